@@ -1,0 +1,1 @@
+"""Everything of Atelier except the page. Nothing in here imports gradio."""

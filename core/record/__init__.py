@@ -1,0 +1,1 @@
+"""What a run leaves behind: folders, journal, events, commands, atomic files, problems and addressed draws."""

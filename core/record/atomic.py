@@ -1,0 +1,101 @@
+"""Files that are whole or absent: written beside the target, flushed to the disk, then renamed over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# Windows refuses to replace or delete a file that a virus scanner or an open mapping still holds.
+RETRIES = 20
+RETRY_SECONDS = 0.05
+
+
+def _retry(action, *arguments) -> None:
+    for attempt in range(RETRIES):
+        try:
+            return action(*arguments)
+        except PermissionError:
+            if attempt == RETRIES - 1:
+                raise
+            time.sleep(RETRY_SECONDS)
+
+
+def replace(source: Path | str, target: Path | str) -> None:
+    """Rename `source` over `target`."""
+    _retry(os.replace, source, target)
+
+
+def remove(path: Path | str) -> None:
+    """Delete a file; a missing one is fine."""
+    with suppress(FileNotFoundError):
+        _retry(os.unlink, path)
+
+
+def remove_folder(path: Path | str) -> None:
+    """Delete a folder and what is in it; a missing one is fine."""
+    with suppress(FileNotFoundError):
+        _retry(shutil.rmtree, path)
+
+
+def sync_file(path: Path | str) -> None:
+    """Wait until the file's bytes are on the disk."""
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def sync_folder(path: Path | str) -> None:
+    """Wait until the folder's entries are on the disk (POSIX only; Windows has no such call)."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def open_atomic(target: Path | str) -> Iterator[Path]:
+    """Give a temporary path in the target's folder; when the block ends well it becomes the target, else it is removed."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        sync_file(temporary)
+        _give_usual_mode(temporary)
+        replace(temporary, target)
+        sync_folder(target.parent)
+    finally:
+        remove(temporary)
+
+
+def _give_usual_mode(path: Path) -> None:
+    """mkstemp makes files only the owner can read; results are ordinary files."""
+    if os.name != "nt":
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(path, 0o666 & ~mask)
+
+
+def write_bytes(target: Path | str, data: bytes) -> None:
+    with open_atomic(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(target: Path | str, text: str) -> None:
+    """UTF-8 without a byte-order mark, line ends as given."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_json(target: Path | str, value: Any) -> None:
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

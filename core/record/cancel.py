@@ -1,0 +1,25 @@
+"""A word that a job looks at between its units of work (step, picture, layer)."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Cancelled(Exception):
+    """The person asked to stop: finished units are kept, an open one is removed."""
+
+
+class CancelToken:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        self._event.set()
+
+    @property
+    def wanted(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        if self._event.is_set():
+            raise Cancelled

@@ -1,0 +1,74 @@
+"""Where things live: one project folder, its outputs, models and presets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one server. Relative paths of settings mean relative to the project folder."""
+
+    outputs: Path = PROJECT / "outputs"
+    models: Path = PROJECT / "models"
+    presets: Path = PROJECT / "presets"
+
+    @classmethod
+    def of(cls, outputs=None, models=None, presets=None) -> Workspace:
+        """Folders as given on the command line, relative to where it was typed; the project's own where not given."""
+        return cls(
+            outputs=Path(outputs).expanduser().resolve() if outputs else PROJECT / "outputs",
+            models=Path(models).expanduser().resolve() if models else PROJECT / "models",
+            presets=Path(presets).expanduser().resolve() if presets else PROJECT / "presets",
+        )
+
+    @property
+    def private(self) -> Path:
+        return self.outputs / ".atelier"
+
+    @property
+    def cache(self) -> Path:
+        return self.private / "cache"
+
+    @property
+    def thumbs(self) -> Path:
+        return self.private / "thumbs"
+
+    @property
+    def trash(self) -> Path:
+        return self.private / "trash"
+
+    @property
+    def runs(self) -> Path:
+        return self.outputs / "runs"
+
+    @property
+    def images(self) -> Path:
+        return self.outputs / "images"
+
+    @property
+    def datasets(self) -> Path:
+        return self.outputs / "datasets"
+
+    @property
+    def user_presets(self) -> Path:
+        return self.presets / "user"
+
+
+def resolve_path(text: str | os.PathLike) -> Path:
+    """A path of a setting: `~` opened, relative ones against the project folder."""
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else PROJECT / path
+
+
+def display_path(path: str | os.PathLike) -> str:
+    """The short form to show: relative to the project folder where it lies inside."""
+    path = Path(path)
+    try:
+        return path.resolve().relative_to(PROJECT).as_posix()
+    except ValueError:
+        return str(path)
