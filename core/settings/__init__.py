@@ -1,0 +1,1 @@
+"""What can be asked of Atelier: one declaration per setting, one file per group."""

@@ -1,0 +1,162 @@
+"""The form every setting is declared in, and how the declarations are read back."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, unknown names refused, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def setting(
+    default: Any = ...,
+    *,
+    title: str,
+    help: str,
+    level: Literal["shown", "more"] = "more",
+    unit: str = "",
+    kohya: str = "",
+    source: str = "",
+    labels: dict[str, str] | None = None,
+    widget: str = "",
+    costs: str = "",
+    default_factory: Any = None,
+    **bounds: Any,
+) -> Any:
+    """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
+
+    title   the label                     help    what it does and when to change it
+    level   shown, or behind "More"       unit    of the number ("pictures", "minutes")
+    kohya   its name in sd-scripts        source  paper or program it follows
+    labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
+    costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
+    """
+    about = {"level": level, "unit": unit, "kohya": kohya, "source": source, "labels": labels or {}, "widget": widget}
+    about["costs"] = costs
+    if default_factory is not None:
+        return Field(default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds)
+    return Field(default, title=title, description=help, json_schema_extra={"about": about}, **bounds)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One setting as declared. `path` is its dotted name ("noise.min_snr_gamma")."""
+
+    path: str
+    group: str
+    name: str
+    info: FieldInfo
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        extra = self.info.json_schema_extra
+        return extra.get("about", {}) if isinstance(extra, dict) else {}
+
+    title = property(lambda self: self.info.title or self.name)
+    help = property(lambda self: self.info.description or "")
+    level = property(lambda self: self._about.get("level", "more"))
+    unit = property(lambda self: self._about.get("unit", ""))
+    kohya = property(lambda self: self._about.get("kohya", ""))
+    source = property(lambda self: self._about.get("source", ""))
+    labels = property(lambda self: self._about.get("labels", {}))
+    widget = property(lambda self: self._about.get("widget", ""))
+    costs = property(lambda self: self._about.get("costs", ""))
+
+    @property
+    def default(self) -> Any:
+        return self.info.get_default(call_default_factory=True)
+
+    @property
+    def optional(self) -> bool:
+        return type(None) in union_members(self.info.annotation)
+
+    @property
+    def choices(self) -> list[Any]:
+        """The values of a Literal, else an empty list."""
+        for member in union_members(self.info.annotation):
+            if get_origin(member) is Literal:
+                return list(get_args(member))
+        return []
+
+    @property
+    def kind(self) -> str:
+        """ "choice", "bool", "int", "float", "text", "pair" (width and height) or "list"."""
+        if self.choices:
+            return "choice"
+        members = [member for member in union_members(self.info.annotation) if member is not type(None)]
+        origins = [get_origin(member) or member for member in members]
+        if tuple in origins:
+            return "pair"
+        if list in origins:
+            return "list"
+        for plain, name in ((bool, "bool"), (float, "float"), (int, "int")):
+            if plain in origins:
+                return name
+        return "text"
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """ge, gt, le, lt, multiple_of as declared."""
+        found: dict[str, Any] = {}
+        for constraint in _constraints(self.info):
+            for name in ("ge", "gt", "le", "lt", "multiple_of"):
+                value = getattr(constraint, name, None)
+                if value is not None:
+                    found[name] = value
+        return found
+
+    @property
+    def range_text(self) -> str:
+        """The allowed values in words: "1 to 1000", "above 0", "constant, cosine or linear"."""
+        if self.choices:
+            return ", ".join(str(choice) for choice in self.choices)
+        bounds = self.bounds
+        low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+        steps = f", a multiple of {bounds['multiple_of']}" if "multiple_of" in bounds else ""
+        if low is not None and high is not None:
+            return f"{low} to {high}{steps}"
+        if low is not None:
+            return (f"above {low}" if "gt" in bounds else f"{low} or more") + steps
+        if high is not None:
+            return f"up to {high}{steps}"
+        return steps.removeprefix(", ")
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of X | Y, or the annotation alone; Annotated wrappers taken off."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
+
+
+def _constraints(info: FieldInfo) -> list[Any]:
+    """Bounds of the field itself and of Annotated members of its type."""
+    found = list(info.metadata)
+    members = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
+    for member in members:
+        if get_origin(member) is Annotated:
+            for extra in get_args(member)[1:]:
+                found.extend(extra.metadata if isinstance(extra, FieldInfo) else [extra])
+    return found
+
+
+def declared(model: type[BaseModel]) -> Iterator[Declared]:
+    """Every setting of a job model, group by group, in the order of declaration."""
+    for group, group_info in model.model_fields.items():
+        group_type = group_info.annotation
+        if isinstance(group_type, type) and issubclass(group_type, Settings):
+            for name, info in group_type.model_fields.items():
+                yield Declared(f"{group}.{name}", group, name, info)
+
+
+def every(value: int | float | None) -> int | float | None:
+    """A period of an "every n" or "keep last n" setting: None, 0 and negative mean off."""
+    return value if value is not None and value > 0 else None

@@ -1,0 +1,84 @@
+"""The jobs: groups of settings put together. Every job is whole, frozen and checked before anything starts."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from core.settings.base import Settings
+from core.settings.caption import CaptionWriteSettings
+from core.settings.captions import CaptionSettings
+from core.settings.dataset import DatasetSettings
+from core.settings.embedding import EmbeddingSettings
+from core.settings.generate import GenerateSettings
+from core.settings.logging import LoggingSettings
+from core.settings.memory import MemorySettings
+from core.settings.method import MethodSettings
+from core.settings.model import ModelSettings
+from core.settings.network import NetworkSettings
+from core.settings.noise import NoiseSettings
+from core.settings.optimizer import OptimizerSettings
+from core.settings.samples import SampleSettings
+from core.settings.saving import SavingSettings
+from core.settings.schedule import ScheduleSettings
+from core.settings.tool import ToolSettings
+from core.settings.validation import ValidationSettings
+
+SCHEMA_VERSION = 1
+
+
+class TrainJob(Settings):
+    """A training. All groups are always present; a method only greys what it does not use."""
+
+    method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
+    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    network: NetworkSettings = Field(default_factory=NetworkSettings, title="Network")
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings, title="Embedding")
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, title="Optimizer and rate")
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and schedule")
+    noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
+    memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
+    saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
+    samples: SampleSettings = Field(default_factory=SampleSettings, title="Samples")
+    validation: ValidationSettings = Field(default_factory=ValidationSettings, title="Validation")
+    logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
+
+
+class PrepareJob(TrainJob):
+    """Fill the caches that a training with the same settings will use."""
+
+
+class GenerateJob(Settings):
+    """Draw pictures."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
+    generate: GenerateSettings = Field(default_factory=GenerateSettings, title="Generate")
+    memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
+
+
+class CaptionJob(Settings):
+    """Report on the captions of a folder, and write missing ones."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
+
+
+class ToolJob(Settings):
+    """A small job on a file."""
+
+    tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
+
+
+JOBS: dict[str, type[Settings]] = {
+    "train": TrainJob,
+    "prepare": PrepareJob,
+    "generate": GenerateJob,
+    "caption": CaptionJob,
+    "tool": ToolJob,
+}
+
+# A recipe leaves these to the person: what is taught, to which model, under which name.
+NOT_IN_A_RECIPE = {"model", "dataset"}
+NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}

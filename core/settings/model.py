@@ -1,0 +1,50 @@
+"""The model that training starts from, or that draws."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+
+class ModelSettings(Settings):
+    """Which weights to start from."""
+
+    base_model: str = setting(
+        "models/starter",
+        title="Base model",
+        level="shown",
+        widget="model",
+        kohya="pretrained_model_name_or_path",
+        help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a hub id such as owner/name.",
+    )
+    vae: str | None = setting(
+        None,
+        title="VAE",
+        widget="model",
+        kohya="vae",
+        help="Another VAE than the model's own: a file, a folder or a hub id. Empty keeps the model's.",
+    )
+    family: Literal["auto", "sd1"] = setting(
+        "auto",
+        title="Model family",
+        labels={"auto": "detect", "sd1": "SD 1.x"},
+        help="Detected from the file. Set it only when the detection is wrong.",
+    )
+    prediction: Literal["auto", "epsilon", "v"] = setting(
+        "auto",
+        title="Prediction type",
+        kohya="v_parameterization",
+        labels={"auto": "detect", "epsilon": "epsilon (noise)", "v": "v"},
+        source="Salimans and Ho 2022, arXiv:2202.00512",
+        help="What the model was trained to predict. Nearly every SD 1.x model predicts the noise (epsilon).",
+    )
+    clip_skip: int | None = setting(
+        None,
+        ge=1,
+        le=12,
+        unit="layers",
+        title="Clip skip",
+        kohya="clip_skip",
+        help="Which text-encoder layer is read, counted from the last. Empty or 1 is the last; many anime models use 2.",
+    )
