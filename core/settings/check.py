@@ -1,0 +1,110 @@
+"""From raw values to a whole job, or to the list of everything that is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import Declared, Settings, declared
+
+Job = TypeVar("Job", bound=Settings)
+
+
+def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
+    """A job from nested values ({"noise": {"min_snr_gamma": 5}}); what is not given takes its default.
+
+    Types are strict, as JSON has them: "5" is not a number and 1 is not a yes. Raises ProblemsError with all findings.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ProblemsError(explain(model, error, where)) from None
+
+
+def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") -> list[Problem]:
+    """What `build` would refuse."""
+    try:
+        build(model, values, where)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
+    """pydantic's findings as Problems: one for each name, with the nearest known name and the allowed range."""
+    known = {entry.path: entry for entry in declared(model)}
+    found: dict[str, Problem] = {}
+    for item in error.errors():
+        path = _setting_path(item["loc"], known)
+        place = f"{where}, {path}" if where else path
+        if path in found:  # a union reports once for each of its members
+            continue
+        if item["type"] == "extra_forbidden":
+            found[path] = Problem(f"There is no setting '{path}'", place, _nearest(path, model, known))
+        elif item["type"] == "missing":
+            found[path] = Problem(f"'{path}' is needed and not given", place, "give it a value")
+        else:
+            found[path] = _bad_value(path, item, known.get(path), place)
+    return list(found.values())
+
+
+def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
+    """The dotted path of the finding, cut where pydantic adds the member of a union or an item's index."""
+    words = [str(part) for part in loc]
+    two = ".".join(words[:2])
+    if two in known and known[two].kind != "list":
+        return two
+    return ".".join(words)
+
+
+def _bad_value(path: str, item: dict[str, Any], entry: Declared | None, place: str) -> Problem:
+    value = shorten(item["input"])
+    if entry is None:
+        return Problem(f"'{path}' is {value}", place, item["msg"].lower())
+    return Problem(f"{entry.title} is {value}", place, f"use {allowed(entry)}")
+
+
+def allowed(entry: Declared) -> str:
+    """What may be written: "a whole number from 1 to 1000, or empty"."""
+    kinds = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "text": "text in quotes",
+        "pair": "one number or two",
+        "list": "a list",
+    }
+    words = f"one of {entry.range_text}" if entry.kind == "choice" else kinds[entry.kind]
+    if entry.kind in ("int", "float", "pair") and entry.range_text:
+        words += f", {entry.range_text}"
+    if entry.unit:
+        words += f" ({entry.unit})"
+    return words + (", or null for off" if entry.optional else "")
+
+
+def shorten(value: Any) -> str:
+    """A value as a person would recognise it, at most 60 characters."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
+    """The setting that was probably meant: by name, by sd-scripts' name, else by spelling."""
+    name = path.rsplit(".", 1)[-1]
+    for entry in known.values():
+        if name in (entry.name, entry.kohya):
+            return f"did you mean '{entry.path}'?"
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.6) or [
+        entry.path for entry in known.values() if difflib.get_close_matches(name, [entry.name, entry.kohya], cutoff=0.75)
+    ]
+    if near:
+        return f"did you mean '{near[0]}'?"
+    groups = difflib.get_close_matches(path.split(".")[0], list(model.model_fields), n=1)
+    return f"did you mean the group '{groups[0]}'?" if groups and "." not in path else "remove it"

@@ -1,0 +1,57 @@
+"""docs/settings.md, written from the declarations: `python -m core.settings.docs`. A test fails when it is stale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from core.settings.base import Settings, declared
+from core.settings.job import CaptionJob, GenerateJob, ToolJob, TrainJob
+
+TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+PARTS = (
+    ("Training (`train`, `prepare`)", TrainJob, ()),
+    ("Drawing (`generate`)", GenerateJob, ("model", "memory")),
+    ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
+    ("Tools (`tool`)", ToolJob, ()),
+)
+
+
+def render() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Written by `./launch.sh docs` from the declarations in `core/settings`. The same names stand in the page, in presets and,",
+        "as `--group.name value`, on the command line.",
+    ]
+    for title, model, told_above in PARTS:
+        lines += ["", f"## {title}"]
+        lines += [f"\nAs above: {', '.join(f'`{group}`' for group in told_above)}."] if told_above else []
+        lines += _tables(model, told_above)
+    return "\n".join(lines) + "\n"
+
+
+def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
+    lines: list[str] = []
+    for group, info in model.model_fields.items():
+        entries = [entry for entry in declared(model) if entry.group == group]
+        if group in skip:
+            continue
+        lines += ["", f"### {info.title or group}", "", (info.annotation.__doc__ or "").strip()]
+        if not entries:
+            continue
+        lines += ["", "| setting | default | allowed | what it does | sd-scripts | source |", "|---|---|---|---|---|---|"]
+        for entry in entries:
+            allowed = " ".join(part for part in (entry.range_text, f"({entry.unit})" if entry.unit else "") if part)
+            default = json.dumps(entry.default, default=str)
+            text = " ".join(part for part in (f"**{entry.title}.**", entry.help, entry.costs) if part)
+            row = (f"`{entry.path}`", f"`{default}`", allowed, text, f"`{entry.kohya}`" if entry.kohya else "", entry.source)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    from core.record.atomic import write_text
+
+    write_text(TARGET, render())
+    print(f"wrote {TARGET.name}")

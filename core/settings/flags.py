@@ -1,0 +1,117 @@
+"""The command line: `--group.name value`, read from the declarations. Everything wrong is collected and listed at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.base import Declared, Settings, declared
+
+
+def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """Nested values from `--group.name value`, `--group.name=value` and, for a yes-or-no, `--group.name` or `--no-group.name`.
+
+    `null` is off. Lists and pairs are JSON, or separated by commas. Returns (values, problems).
+    """
+    known = {entry.path: entry for entry in declared(model)}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    index = 0
+    while index < len(words):
+        word, index = words[index], index + 1
+        if not word.startswith("--"):
+            problems.append(Problem(f"'{word}' stands alone", "command line", "write settings as --group.name value"))
+            continue
+        path, equals, text = word[2:].partition("=")
+        negated = path.startswith("no-") and path[3:] in known
+        path = path[3:] if negated else path
+        entry = known.get(path)
+        takes_next = index < len(words) and not words[index].startswith("--")
+        if entry is None:
+            problems.append(_unknown(path, known))
+            index += 1 if takes_next and not equals else 0
+            continue
+        if negated:
+            value: Any = False
+        elif not equals and entry.kind == "bool" and not (takes_next and words[index].lower() in ("true", "false")):
+            value = True
+        else:
+            if not equals:
+                if not takes_next:
+                    problems.append(Problem(f"--{path} has no value", "command line", f"write --{path} VALUE"))
+                    continue
+                text, index = words[index], index + 1
+            value = coerce(entry, text)
+        values.setdefault(entry.group, {})[entry.name] = value
+    return values, problems
+
+
+def coerce(entry: Declared, text: str) -> Any:
+    """What a typed word means for this setting; what fits nothing stays text, and the check then refuses it."""
+    if text == "null" or (text == "" and entry.optional):
+        return None
+    kind = entry.kind
+    if kind == "text" or (kind == "choice" and all(isinstance(choice, str) for choice in entry.choices)):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if value is None and kind in ("pair", "list") and "," in text:
+        parts = [part.strip() for part in text.split(",")]
+        return [_number(part) for part in parts] if kind == "pair" else parts
+    if value is None:
+        value = _number(text)
+    if kind == "list" and not isinstance(value, list):
+        return [text]
+    if kind == "int" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _unknown(path: str, known: dict[str, Declared]) -> Problem:
+    name = path.rsplit(".", 1)[-1]
+    meant = [entry.path for entry in known.values() if name in (entry.name, entry.kohya)]
+    meant = meant or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
+    return Problem(f"There is no setting --{path}", "command line", fix)
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `above` winning."""
+    merged = dict(below)
+    for group, fields in above.items():
+        merged[group] = {**merged.get(group, {}), **fields} if isinstance(fields, dict) else fields
+    return merged
+
+
+def help_text(model: type[Settings], width: int = 110) -> str:
+    """Every setting of a job with its default, range and help."""
+    lines: list[str] = []
+    group = ""
+    for entry in declared(model):
+        if entry.group != group:
+            group = entry.group
+            lines += ["", f"{model.model_fields[group].title or group}:"]
+        default = json.dumps(entry.default, default=str)
+        facts = "; ".join(part for part in (f"default {default}", entry.range_text, entry.unit) if part)
+        lines.append(f"  --{entry.path}  [{facts}]")
+        lines += [f"        {line}" for line in _wrap(f"{entry.title}. {entry.help}", width - 8)]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)
