@@ -1,0 +1,51 @@
+"""Commands to a run: appended to its commands.jsonl with ids, read at step ends. One way for the page, a terminal and other processes."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+NAMES = ("pause", "resume", "stop", "save", "sample")
+
+
+def send(folder: Path, name: str) -> str:
+    """Append a command and return its id."""
+    if name not in NAMES:
+        raise ValueError(f"unknown command {name!r}")
+    identity = uuid.uuid4().hex
+    line = json.dumps({"id": identity, "time": round(time.time(), 3), "name": name})
+    with open(folder / "commands.jsonl", "a", encoding="utf-8", newline="\n") as handle:
+        handle.write(line + "\n")
+    return identity
+
+
+class CommandReader:
+    """Reads the commands that arrived since it was made (older ones belong to an earlier life of the run)."""
+
+    def __init__(self, folder: Path):
+        self._path = folder / "commands.jsonl"
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def new(self) -> list[str]:
+        """Names of new commands in their order. Costs one stat when there are none."""
+        try:
+            if self._path.stat().st_size <= self._offset:
+                return []
+            with open(self._path, "rb") as handle:
+                handle.seek(self._offset)
+                data = handle.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        names = []
+        for text in whole.splitlines():
+            try:
+                name = json.loads(text)["name"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if name in NAMES:
+                names.append(name)
+        return names

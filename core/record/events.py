@@ -1,0 +1,119 @@
+"""What a run tells: frozen events, one JSON line each in the run's journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events. The journal adds v, seq and time. Urgent ones are flushed at once."""
+
+    kind: ClassVar[str] = ""
+    urgent: ClassVar[bool] = False
+
+    def facts(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+@dataclass(frozen=True)
+class StateChanged(Event):
+    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" is never written, it is what a reader concludes."""
+
+    kind: ClassVar[str] = "state"
+    urgent: ClassVar[bool] = True
+    state: str
+    message: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Stage(Event):
+    """What is being done now, with a count where there is one."""
+
+    kind: ClassVar[str] = "stage"
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """Length of the run, said once it is known."""
+
+    kind: ClassVar[str] = "planned"
+    total: int
+    epochs: int
+    steps_per_epoch: int
+    pictures: int
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Steps(Event):
+    """Losses read back from the device for some steps. last is the newest step; rates are by part."""
+
+    kind: ClassVar[str] = "steps"
+    steps: list[int]
+    losses: list[float]
+    rates: dict[str, float]
+    epoch: int
+    seconds_per_step: float
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Sampled(Event):
+    """A sample picture was drawn. step 0 is the base model. file is relative to the run folder."""
+
+    kind: ClassVar[str] = "sample"
+    urgent: ClassVar[bool] = True
+    step: int
+    index: int
+    prompt: str
+    seed: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A file for people was written. file is relative to the run folder."""
+
+    kind: ClassVar[str] = "saved"
+    urgent: ClassVar[bool] = True
+    step: int
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BackedUp(Event):
+    """A state to continue from was written."""
+
+    kind: ClassVar[str] = "backed_up"
+    urgent: ClassVar[bool] = True
+    step: int
+
+
+@dataclass(frozen=True)
+class Said(Event):
+    """A line for the log, in plain language. level: "info", "warning" or "error"."""
+
+    kind: ClassVar[str] = "log"
+    level: str
+    text: str
+    fix: str = ""
+    detail: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Drawn(Event):
+    """A generated picture. file is absolute: it lies under outputs/images."""
+
+    kind: ClassVar[str] = "picture"
+    urgent: ClassVar[bool] = True
+    file: str
+    seed: int

@@ -1,0 +1,114 @@
+"""A run's journal: events in memory first, then as JSON lines, flushed each second and at state changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.record.events import VERSION, Event
+
+FLUSH_SECONDS = 1.0
+Line = dict[str, Any]
+
+
+class Journal:
+    """The one writer of a run's events.jsonl. Thread-safe; a thread of its own flushes and touches the heartbeat."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
+        self.path = folder / "events.jsonl"
+        self.heartbeat = folder / "heartbeat"
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: list[str] = []
+        self._listeners: list[Callable[[Line], None]] = []
+        self._closed = threading.Event()
+        cut_torn_line(self.path)
+        self._seq = max((line["seq"] for line in read_lines(self.path)), default=0)
+        self._thread = threading.Thread(target=self._beat, name="journal", daemon=True)
+        self._thread.start()
+
+    def listen(self, listener: Callable[[Line], None]) -> None:
+        """Call `listener` with each further line, in the writer's thread."""
+        self._listeners.append(listener)
+
+    def put(self, event: Event) -> Line:
+        with self._lock:
+            self._seq += 1
+            line = {"v": VERSION, "seq": self._seq, "time": round(self._clock(), 3), "kind": event.kind, **event.facts()}
+            self._waiting.append(json.dumps(line, ensure_ascii=False, allow_nan=True))
+        for listener in self._listeners:
+            listener(line)
+        if event.urgent:
+            self.flush()
+        return line
+
+    def flush(self) -> None:
+        """Write what waits. A full disk is not allowed to end a training: the lines wait on and are tried again."""
+        with self._lock:
+            if not self._waiting:
+                return
+            text = "\n".join(self._waiting) + "\n"
+            try:
+                with open(self.path, "a", encoding="utf-8", newline="\n") as handle:
+                    handle.write(text)
+            except OSError:
+                cut_torn_line(self.path)
+                return
+            self._waiting.clear()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(FLUSH_SECONDS):
+            self.flush()
+            try:
+                self.heartbeat.touch()
+            except OSError:
+                continue
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(timeout=5)
+        self.flush()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove an unfinished last line, left by a process that was killed while writing."""
+    try:
+        with open(path, "rb+") as handle:
+            end = handle.seek(0, os.SEEK_END)
+            if end == 0:
+                return
+            handle.seek(0)
+            keep = handle.read().rfind(b"\n") + 1
+            if keep != end:
+                handle.truncate(keep)
+    except OSError:
+        return
+
+
+def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
+    """The journal's events after `since_seq`; a torn or damaged line is left out."""
+    try:
+        handle = open(path, encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    with handle:
+        for text in handle:
+            if not text.endswith("\n"):
+                return
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("seq"), int) and line["seq"] > since_seq:
+                yield line

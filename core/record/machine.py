@@ -1,0 +1,87 @@
+"""The machine: devices, memory, processor abilities. Answers without torch where it can, so that the page starts fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+
+def default_device() -> str:
+    """ "cuda", "mps" or "cpu": what torch finds on this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def threads() -> int:
+    """Threads for computing: the cores this process may use."""
+    return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+
+def cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def device_words(device: str) -> str:
+    """A short name to show: "CPU, 2 cores" or the graphics card's name."""
+    if device.startswith("cpu"):
+        return f"CPU, {cores()} cores"
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return {"mps": "Apple GPU"}.get(device, device)
+
+
+@cache
+def bf16_is_fast(device: str) -> bool:
+    """Whether bf16 products run in hardware: AMX or AVX-512 bf16 on a CPU, compute capability 8 and up on CUDA."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if not device.startswith("cpu"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def memory(device: str) -> tuple[int, int]:
+    """(bytes used, bytes in all) of the device; for a CPU, this process's resident memory and the machine's."""
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total
+
+
+def peak_memory() -> int:
+    """Highest resident memory of this process so far, bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes where `folder` lies or will lie."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return psutil.disk_usage(str(folder)).free

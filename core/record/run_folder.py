@@ -1,0 +1,150 @@
+"""A run is a folder: settings, journal, samples, files for people, states to continue from. What is not in it did not happen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+
+
+class RunFolder:
+    """outputs/runs/<time>_<name>/ and the names in it."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+
+    name = property(lambda self: self.path.name)
+    job_file = property(lambda self: self.path / "job.json")
+    dataset_file = property(lambda self: self.path / "dataset.json")
+    journal_file = property(lambda self: self.path / "events.jsonl")
+    samples = property(lambda self: self.path / "samples")
+    logs = property(lambda self: self.path / "logs")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    states = property(lambda self: self.path / "state")
+
+    @classmethod
+    def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
+        """Make a new run folder with its job.json. `job` is a preset's content (kind, schema_version, groups)."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+        stem = f"{stamp}_{safe_name(name)}"
+        for number in range(1, 1000):
+            path = runs / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise ProblemsError.one(
+                    f"The output folder cannot be written: {error.strerror}", str(runs), "choose another with --outputs"
+                ) from None
+            folder = cls(path)
+            atomic.write_json(folder.job_file, job)
+            return folder
+        raise ProblemsError.one("A thousand runs began in this second", str(runs), "wait a moment")
+
+    def job(self) -> dict[str, Any]:
+        return json.loads(self.job_file.read_text("utf-8"))
+
+    def lock(self) -> None:
+        """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds it."""
+        lock = FileLock(self.path / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ProblemsError.one(f"'{self.name}' is already running", str(self.path), "watch it in Monitor") from None
+        self._lock = lock
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @property
+    def held(self) -> bool:
+        """Whether some process runs this folder now."""
+        if self._lock is not None:
+            return True
+        if not (self.path / "lock").exists():
+            return False
+        probe = FileLock(self.path / "lock", timeout=0)
+        try:
+            probe.acquire()
+        except Timeout:
+            return True
+        except OSError:
+            return False
+        probe.release()
+        return False
+
+
+def safe_name(text: str) -> str:
+    """A part of a file name that every system takes: letters and digits of any script, - and _; at most 60 characters."""
+    text = unicodedata.normalize("NFC", text).strip()
+    text = re.sub(r"[^\w\-]+", "_", text).strip("_")
+    return text[:60] or "run"
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """Run folders, newest first."""
+    if not runs.is_dir():
+        return []
+    found = [RunFolder(path) for path in runs.iterdir() if (path / "job.json").is_file()]
+    return sorted(found, key=lambda folder: folder.name, reverse=True)
+
+
+def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    """Hash of a file in chunks; `check` is called between them and may raise to cancel."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            check()
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+COMPLETE = "complete.json"
+
+
+def seal_state(folder: Path) -> None:
+    """Write complete.json (sizes and SHA-256 of every file), last: from now on the state counts."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
+    atomic.write_json(folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files})
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that complete.json names is there with its size and hash."""
+    try:
+        listed = json.loads((folder / COMPLETE).read_text("utf-8"))
+        return all(
+            (folder / name).stat().st_size == facts["bytes"] and sha256_of(folder / name) == facts["sha256"]
+            for name, facts in listed.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def state_step(folder: Path) -> int:
+    match = re.match(r"step(\d+)", folder.name)
+    return int(match.group(1)) if match else -1
+
+
+def newest_state(states: Path) -> Path | None:
+    """The newest whole state, or None."""
+    if not states.is_dir():
+        return None
+    folders = [path for path in states.iterdir() if path.is_dir() and state_step(path) >= 0]
+    for folder in sorted(folders, key=lambda path: (state_step(path), path.name), reverse=True):
+        if is_whole(folder):
+            return folder
+    return None
