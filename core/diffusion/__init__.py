@@ -1,0 +1,1 @@
+"""Diffusion arithmetic: schedule, noise, timesteps, targets, loss weights, samplers. Pure functions of tensors."""

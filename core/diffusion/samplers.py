@@ -1,0 +1,108 @@
+"""The way from noise to picture: diffusers' schedulers, made from explicit numbers.
+
+Nothing is read from a model's scheduler config: those differ between copies of one model, and one that lacks
+`clip_sample: false` turns every DDIM picture magenta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .schedule import BETA_END, BETA_START, TIMESTEPS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
+
+
+def _schedule(prediction: str) -> dict[str, Any]:
+    """What every sampler is told about the model; `steps_offset` only acts with the "leading" spacing of DDIM."""
+    return {
+        "num_train_timesteps": TIMESTEPS,
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": DIFFUSERS_PREDICTION[prediction],
+        "steps_offset": 1,
+    }
+
+
+def _ddim(prediction: str) -> Any:
+    """Song et al. 2020, arXiv:2010.02502, eta 0."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    return DDIMScheduler(**_schedule(prediction), clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+
+
+def _euler(prediction: str) -> Any:
+    """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn."""
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+
+    return EulerDiscreteScheduler(**_schedule(prediction), timestep_spacing="linspace")
+
+
+def _euler_a(prediction: str) -> Any:
+    """Euler with fresh noise at every step (k-diffusion's sample_euler_ancestral)."""
+    from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+
+    return EulerAncestralDiscreteScheduler(**_schedule(prediction), timestep_spacing="linspace")
+
+
+def _dpmsolver_pp(prediction: str) -> Any:
+    """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler(
+        **_schedule(prediction), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
+    )
+
+
+SAMPLERS: dict[str, Callable[[str], Any]] = {
+    "ddim": _ddim,
+    "euler": _euler,
+    "euler_a": _euler_a,
+    "dpmsolver++": _dpmsolver_pp,
+}
+
+
+def make_sampler(name: str, prediction: str = "epsilon") -> Any:
+    """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`. Never shared: it keeps the place it is at.
+
+    name          a key of SAMPLERS
+    prediction    what the U-Net predicts: "epsilon" or "v"
+    """
+    return SAMPLERS[name](prediction)
+
+
+def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per picture. All of a picture's noise comes from its own, so a seed gives the same picture alone,
+    in a batch, and at any place in it, on every device."""
+    import torch
+
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def start_latents(
+    sampler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: object = "cpu"
+) -> Tensor:
+    """The noise that sampling starts from, float32 [B, C, H, W] for `shape` = [C, H, W]; call after `set_timesteps`,
+    which decides its size (`init_noise_sigma`)."""
+    import torch
+
+    noise = torch.stack(
+        [torch.randn(tuple(shape), generator=generator, dtype=torch.float32) for generator in generators]
+    )
+    return (noise * float(sampler.init_noise_sigma)).to(device)  # type: ignore[call-overload, no-any-return]
+
+
+def sampler_step(
+    sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """The latents one step nearer to a picture, [B, C, H, W]; samplers that add noise draw it per picture.
+
+    output    the U-Net's (guided) prediction at `timestep`, which must be the next of `sampler.timesteps`
+    """
+    return sampler.step(output, timestep, latents, generator=list(generators), return_dict=False)[0]  # type: ignore[no-any-return]

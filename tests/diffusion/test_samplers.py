@@ -1,0 +1,83 @@
+from typing import get_args
+
+import torch
+from pytest import approx, mark
+
+from core.diffusion.samplers import SAMPLERS, image_generators, make_sampler, sampler_step, start_latents
+from core.diffusion.schedule import sd_alpha_bar
+from core.settings.samples import SAMPLERS as OFFERED
+
+
+def ideal_epsilon(latents, sigma):
+    """What a perfect model of x0 ~ N(0, 4) predicts, in the variance-exploding form x = x0 + sigma * noise."""
+    return latents * sigma / (4.0 + sigma**2)
+
+
+def run(name, seeds, steps=20, prediction="epsilon"):
+    sampler = make_sampler(name, prediction)
+    sampler.set_timesteps(steps)
+    generators = image_generators(seeds)
+    latents = start_latents(sampler, (4, 8, 8), generators)
+    table = sd_alpha_bar()
+    for t in sampler.timesteps:
+        a = (
+            table[int(t)].sqrt()
+            if float(t) == int(t)
+            else torch.lerp(table[int(t)], table[min(999, int(t) + 1)], float(t) % 1).sqrt()
+        )
+        s = (1 - a**2).sqrt()
+        seen = sampler.scale_model_input(latents, t)  # variance-preserving for every sampler: a * x0 + s * noise
+        epsilon = ideal_epsilon(seen / a, s / a)
+        x0 = (seen - s * epsilon) / a
+        output = epsilon if prediction == "epsilon" else a * epsilon - s * x0
+        latents = sampler_step(sampler, output, t, latents, generators)
+    return latents
+
+
+def test_the_samplers_offered_are_the_samplers_there_are():
+    assert set(get_args(OFFERED)) == set(SAMPLERS)
+
+
+@mark.parametrize("name", sorted(SAMPLERS))
+@mark.parametrize("prediction", ["epsilon", "v"])
+def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, prediction):
+    latents = run(name, range(40), steps=50, prediction=prediction)
+    assert float(latents.std()) == approx(2.0, rel=0.06)  # x0 ~ N(0, 4); 50 steps leave a few percent
+
+
+@mark.parametrize("name", sorted(SAMPLERS))
+def test_a_seed_gives_the_same_picture_alone_and_anywhere_in_a_batch(name):
+    alone = run(name, [5])
+    assert torch.equal(run(name, [5, 6])[0], alone[0])
+    assert torch.equal(run(name, [6, 5])[1], alone[0])
+
+
+def test_euler_a_draws_fresh_noise_and_the_others_do_not():
+    def of_same_start(name, second_seed):
+        sampler = make_sampler(name)
+        sampler.set_timesteps(10)
+        t, latents = sampler.timesteps[0], torch.ones(1, 4, 8, 8)
+        sampler.scale_model_input(latents, t)
+        return sampler_step(sampler, torch.zeros(1, 4, 8, 8), t, latents, image_generators([second_seed]))
+
+    for name in SAMPLERS:
+        assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name != "euler_a")
+
+
+def test_ddim_does_not_clip_the_picture():
+    """diffusers' own default does, which turned every picture magenta: latents reach beyond -1..1."""
+    sampler = make_sampler("ddim")
+    sampler.set_timesteps(1)
+    latents = torch.full((1, 4, 8, 8), 50.0)
+    assert (
+        float(
+            sampler_step(sampler, torch.zeros_like(latents), sampler.timesteps[0], latents, image_generators([0])).min()
+        )
+        > 1
+    )
+
+
+def test_ddim_takes_the_timesteps_of_stable_diffusion():
+    sampler = make_sampler("ddim")
+    sampler.set_timesteps(20)
+    assert sampler.timesteps.tolist() == [50 * i + 1 for i in reversed(range(20))]

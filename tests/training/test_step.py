@@ -1,0 +1,144 @@
+"""Each option of the step against sd-scripts' own operations, written out with diffusers' scheduler as it calls them."""
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from pytest import fixture, mark
+
+from core.diffusion.schedule import sd_alpha_bar
+from core.settings.noise import NoiseSettings
+from core.training.step import training_loss
+
+KOHYA = DDPMScheduler(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False
+)
+TOLERANCE = {"rtol": 1e-5, "atol": 0.0}
+
+
+@fixture
+def batch():
+    draw = torch.Generator().manual_seed(3)
+    make = lambda *shape: torch.randn(*shape, generator=draw)  # noqa: E731
+    return {
+        "latents": make(4, 4, 8, 6),
+        "noise": make(4, 4, 8, 6),
+        "timesteps": torch.tensor([0, 17, 500, 999]),
+        "offset": make(4, 4, 1, 1),
+        "perturbation": make(4, 4, 8, 6),
+    }
+
+
+def predict(noisy_latents, timesteps):
+    """Any function of both will do: it stands for the U-Net."""
+    return torch.tanh(noisy_latents) * (1 + timesteps.view(-1, 1, 1, 1) / 1000)
+
+
+def kohya_loss(batch, *, v=False, gamma=None, noise_offset=None, ip=None, weights=None):
+    noise = batch["noise"] if noise_offset is None else batch["noise"] + noise_offset * batch["offset"]
+    seen = noise if ip is None else noise + ip * batch["perturbation"]
+    noisy = KOHYA.add_noise(batch["latents"], seen, batch["timesteps"])
+    target = KOHYA.get_velocity(batch["latents"], noise, batch["timesteps"]) if v else noise
+    loss = torch.nn.functional.mse_loss(predict(noisy, batch["timesteps"]), target, reduction="none").mean([1, 2, 3])
+    if weights is not None:
+        loss = loss * weights
+    if gamma is not None:
+        alpha, sigma = KOHYA.alphas_cumprod.sqrt(), (1 - KOHYA.alphas_cumprod).sqrt()
+        snr = ((alpha / sigma) ** 2)[batch["timesteps"]]
+        loss = loss * torch.minimum(snr, torch.full_like(snr, gamma)) / (snr + 1 if v else snr)
+    return loss
+
+
+def our_loss(batch, settings=None, **options):
+    settings = settings or NoiseSettings()
+    return training_loss(
+        predict, batch["latents"], batch["noise"], batch["timesteps"], settings, alpha_bar=sd_alpha_bar(), **options
+    )
+
+
+@mark.parametrize("v", [False, True])
+@mark.parametrize("gamma", [None, 1.0, 5.0])
+def test_loss_equals_sd_scripts_for_both_predictions_with_and_without_min_snr(batch, v, gamma):
+    ours = our_loss(batch, NoiseSettings(min_snr_gamma=gamma), prediction="v" if v else "epsilon")
+    torch.testing.assert_close(ours, kohya_loss(batch, v=v, gamma=gamma), **TOLERANCE)
+
+
+@mark.parametrize("v", [False, True])
+def test_noise_offset_shifts_noise_and_target(batch, v):
+    ours = our_loss(
+        batch, NoiseSettings(noise_offset=0.1), prediction="v" if v else "epsilon", offset_noise=batch["offset"]
+    )
+    torch.testing.assert_close(ours, kohya_loss(batch, v=v, noise_offset=0.1), **TOLERANCE)
+
+
+@mark.parametrize("v", [False, True])
+def test_input_perturbation_changes_what_is_seen_and_not_the_target(batch, v):
+    ours = our_loss(
+        batch,
+        NoiseSettings(ip_noise_gamma=0.1),
+        prediction="v" if v else "epsilon",
+        perturbation_noise=batch["perturbation"],
+    )
+    torch.testing.assert_close(ours, kohya_loss(batch, v=v, ip=0.1), **TOLERANCE)
+
+
+def test_all_options_together_equal_sd_scripts(batch):
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
+    settings = NoiseSettings(min_snr_gamma=5.0, noise_offset=0.05, ip_noise_gamma=0.1)
+    ours = our_loss(
+        batch, settings, sample_weights=weights, offset_noise=batch["offset"], perturbation_noise=batch["perturbation"]
+    )
+    torch.testing.assert_close(
+        ours, kohya_loss(batch, gamma=5.0, noise_offset=0.05, ip=0.1, weights=weights), **TOLERANCE
+    )
+
+
+def test_extra_draws_act_only_when_their_setting_is_on(batch):
+    plain = our_loss(batch)
+    assert torch.equal(our_loss(batch, offset_noise=batch["offset"], perturbation_noise=batch["perturbation"]), plain)
+
+
+def test_offset_already_in_the_noise_is_not_added_twice(batch):
+    with_offset = {**batch, "noise": batch["noise"] + 0.1 * batch["offset"]}
+    ours = our_loss(with_offset, NoiseSettings(noise_offset=0.1))
+    torch.testing.assert_close(ours, kohya_loss(batch, noise_offset=0.1), **TOLERANCE)
+
+
+def test_a_full_mask_changes_nothing(batch):
+    torch.testing.assert_close(our_loss(batch, masks=torch.ones(4, 1, 8, 6)), our_loss(batch), **TOLERANCE)
+
+
+def test_a_mask_gives_the_mean_over_its_own_area(batch):
+    masks = torch.zeros(4, 1, 8, 6)
+    masks[:, :, 2:5, 1:3] = 1.0
+    error = (
+        predict(KOHYA.add_noise(batch["latents"], batch["noise"], batch["timesteps"]), batch["timesteps"])
+        - batch["noise"]
+    ) ** 2
+    torch.testing.assert_close(our_loss(batch, masks=masks), error[:, :, 2:5, 1:3].mean(dim=(1, 2, 3)), **TOLERANCE)
+
+
+def test_a_mask_at_picture_size_is_averaged_to_the_latents(batch):
+    masks = torch.rand(4, 1, 64, 48, generator=torch.Generator().manual_seed(1))
+    small = masks.view(4, 1, 8, 8, 6, 8).mean(dim=(3, 5))
+    torch.testing.assert_close(our_loss(batch, masks=masks), our_loss(batch, masks=small), **TOLERANCE)
+
+
+def test_an_empty_mask_gives_no_loss_and_no_nan(batch):
+    masks = torch.ones(4, 1, 8, 6)
+    masks[2] = 0.0
+    loss = our_loss(batch, masks=masks)
+    assert float(loss[2]) == 0.0 and bool(loss.isfinite().all())
+
+
+def test_a_picture_has_the_same_loss_in_any_batch(batch):
+    settings = NoiseSettings(min_snr_gamma=5.0)
+    whole = our_loss(batch, settings)
+    for i in range(4):
+        one = {name: value[i : i + 1] for name, value in batch.items()}
+        torch.testing.assert_close(our_loss(one, settings), whole[i : i + 1], **TOLERANCE)
+
+
+def test_half_precision_latents_are_mixed_in_float32(batch):
+    halved = {**batch, "latents": batch["latents"].bfloat16(), "noise": batch["noise"].bfloat16()}
+    exact = {**batch, "latents": halved["latents"].float(), "noise": halved["noise"].float()}
+    assert torch.equal(our_loss(halved), our_loss(exact))
+    assert our_loss(halved).dtype == torch.float32
