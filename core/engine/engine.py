@@ -1,0 +1,379 @@
+"""The engine: a queue, one thread for device jobs, a lane for light ones, and what the page asks about them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.engine.execute import execute
+from core.engine.explain import Explanation
+from core.engine.light import LightLane, LightTask
+from core.engine.owner import Ownership, collect
+from core.engine.queue import Queue, QueueEntry
+from core.engine.view import ENDED, RunView
+from core.record import atomic, commands, machine
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder, list_runs, state_step
+from core.record.workspace import Workspace
+from core.settings.base import Settings
+from core.settings.check import build
+from core.settings.job import JOBS, TrainJob
+from core.settings.presets import dump, parse, to_values
+
+POISONED = 75
+WAIT_SECONDS = 0.5
+KEPT_JOB_FOLDERS = 100
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A row of the table of runs."""
+
+    name: str
+    title: str
+    task: str
+    state: str
+    step: int
+    total: int
+    started: float
+    seconds: float
+    thumbnail: Path | None
+    files: list[Path]
+    message: str
+    folder: Path
+    resumable_step: int = -1
+
+
+class Engine:
+    """Holds outputs/.atelier/lock while it lives. Every method may be called from any thread."""
+
+    def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
+        self.workspace = workspace
+        self._owner = Ownership(workspace, what)
+        self._device = device
+        self._queue = Queue(workspace.private / "queue.json")
+        self._light = LightLane()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._now: QueueEntry | None = None
+        self._token = CancelToken()
+        self._views: dict[str, RunView] = {}
+        self._views_lock = threading.Lock()
+        self._last_run = ""
+        self._store: Any = None
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+
+    # -- life
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def announce(self, what: str) -> None:
+        """Tell other processes what holds the folder, such as the page's address."""
+        self._owner.say(what)
+
+    def close(self, wait_seconds: float = 120.0) -> None:
+        """Save and stop what runs, keep what waits, let the folder go."""
+        self._closing = True
+        now = self._now
+        if now is not None and now.run:
+            self._token.cancel() if now.task != "train" else commands.send(self._folder(now.run).path, "stop")
+        with self._wake:
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=wait_seconds)
+        self._light.close()
+        self._owner.release()
+
+    @property
+    def device(self) -> str:
+        """The device, found on first use; before torch is loaded "cpu" is said."""
+        return self._device or "cpu"
+
+    # -- queue
+
+    def submit(self, task: str, job: Settings, title: str = "") -> str:
+        entry = self._queue.add(task, title or _title(task, job), to_values(job))
+        self._notify()
+        return entry.id
+
+    def queue(self) -> list[QueueEntry]:
+        return self._queue.entries()
+
+    def move(self, entry_id: str, position: int) -> None:
+        self._queue.move(entry_id, position)
+
+    def cancel(self, entry_id: str) -> None:
+        """Take a waiting job out; ask a running one to stop."""
+        if self._queue.cancel_waiting(entry_id):
+            return
+        entry = self._queue.get(entry_id)
+        if entry.state == "running":
+            if entry.task != "train":
+                self._token.cancel()
+            if entry.run:
+                commands.send(self._folder(entry.run).path, "stop")
+
+    @property
+    def queue_paused(self) -> bool:
+        return self._queue.paused
+
+    def pause_queue(self) -> None:
+        self._queue.pause(True)
+
+    def resume_queue(self) -> None:
+        self._queue.pause(False)
+        self._notify()
+
+    def continue_run(self, run_name: str) -> str:
+        """Queue the rest of an interrupted, stopped or failed run."""
+        folder = self._folder(run_name)
+        if folder.held:
+            raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor")
+        if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
+            raise ProblemsError.one(f"'{run_name}' is in the queue already", run_name, "wait for its turn")
+        job = self.run_job(run_name)
+        entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
+        self._queue.pause(False)
+        self._notify()
+        return entry.id
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
+
+    # -- the device thread
+
+    def _work(self) -> None:
+        while not self._closing:
+            self._collect()
+            entry = self._queue.take()
+            if entry is None:
+                with self._wake:
+                    self._wake.wait(WAIT_SECONDS)
+                continue
+            self._now, self._token = entry, CancelToken()
+            try:
+                self._run(entry)
+            except Exception as error:  # outside the job's own guard: a folder that cannot be made, settings that do not fit
+                from core.engine.explain import explain
+
+                self._queue.change(entry.id, state="failed", message=explain(error).what)
+            finally:
+                self._now = None
+
+    def _collect(self) -> None:
+        for item in collect(self.workspace):
+            try:
+                job = build(JOBS[item["task"]], item["job"])
+                self._queue.add(item["task"], str(item.get("title") or _title(item["task"], job)), to_values(job))
+            except (ProblemsError, KeyError, TypeError):
+                continue
+
+    def _run(self, entry: QueueEntry) -> None:
+        import torch
+
+        torch.set_num_threads(machine.threads())
+        self._device = self._device or machine.default_device()
+        job = build(JOBS[entry.task], entry.job)
+        folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
+        entry = self._now = self._queue.change(entry.id, run=folder.name)
+        view = self._view(folder.name)
+        self._last_run = folder.name if entry.task == "train" else self._last_run
+        if entry.task == "train" and self._store is not None:
+            self._store.release()  # training builds its own modules: the kept one makes room
+        state, words = execute(
+            entry.task,
+            job,
+            folder,
+            self.workspace,
+            self._device,
+            listener=view.apply,
+            token=self._token,
+            store=self._model_store(),
+        )
+        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
+        if words is not None and words.poisoned:
+            self._restart(words)
+
+    def _restart(self, words: Explanation) -> None:
+        """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""
+        print(words.what, flush=True)
+        self._owner.release()
+        os._exit(POISONED)
+
+    def _model_store(self) -> Any:
+        if self._store is None:
+            from core.engine.drawing import make_store
+
+            self._store = make_store()
+        return self._store
+
+    def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
+        runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
+        if entry.task != "train":
+            for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
+                atomic.remove_folder(old.path)
+        return RunFolder.create(runs, entry.title, dump(job, task=entry.task))
+
+    # -- runs
+
+    def _folder(self, run_name: str) -> RunFolder:
+        """The folder of a run by its name; a name with path parts finds nothing."""
+        if run_name == Path(run_name).name and run_name not in ("", ".", ".."):
+            for parent in (self.workspace.runs, self.workspace.private / "jobs"):
+                if (parent / run_name / "job.json").is_file():
+                    return RunFolder(parent / run_name)
+        raise ProblemsError.one("There is no such run", run_name, "look at the list of runs")
+
+    def _view(self, run_name: str) -> RunView:
+        """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
+        folder = self._folder(run_name)
+        with self._views_lock:
+            view = self._views.get(run_name)
+            if view is None:
+                view = self._views[run_name] = RunView.read(folder)
+            return view
+
+    def _refresh(self, run_name: str) -> RunView:
+        """A view that also knows what another process wrote."""
+        now = self._now
+        view = self._view(run_name)
+        if now is None or now.run != run_name:
+            view.catch_up()
+        return view
+
+    def command(self, run_name: str, name: str) -> str:
+        """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
+        return commands.send(self._folder(run_name).path, name)
+
+    def current_run(self) -> str | None:
+        """The training that runs, else the last one of this server, else the newest on disk."""
+        now = self._now
+        if now is not None and now.task == "train" and now.run:
+            return now.run
+        if self._last_run and (self.workspace.runs / self._last_run).is_dir():
+            return self._last_run
+        newest = list_runs(self.workspace.runs)
+        return newest[0].name if newest else None
+
+    def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
+        view = self._refresh(run_name)
+        return view.snapshot(since_seq, self._is_held(view))
+
+    def _is_held(self, view: RunView) -> bool:
+        now = self._now
+        if now is not None and now.run == view.folder.name:
+            return True
+        return view.state not in ENDED and view.folder.held
+
+    def run_job(self, run_name: str) -> TrainJob:
+        """The settings of a training, checked."""
+        folder = self._folder(run_name)
+        preset = parse(folder.job(), str(folder.job_file))
+        return build(TrainJob, preset.values, str(folder.job_file))
+
+    def runs(self) -> list[RunSummary]:
+        """Every training on disk, newest first."""
+        return [self._summary(folder) for folder in list_runs(self.workspace.runs)]
+
+    def _summary(self, folder: RunFolder) -> RunSummary:
+        facts = (view := self._refresh(folder.name)).snapshot(0, self._is_held(view))
+        drawn = [Path(sample["file"]) for sample in facts["samples"]]
+        state = newest_state_name(folder)
+        return RunSummary(
+            name=folder.name,
+            title=facts["title"],
+            task="train",
+            state=facts["state"],
+            step=facts["step"],
+            total=facts["total"],
+            started=facts["started"] or folder.path.stat().st_mtime,
+            seconds=facts["seconds"],
+            thumbnail=max(drawn, key=lambda path: path.name, default=None),
+            files=[Path(file["path"]) for file in facts["files"]],
+            message=facts["message"],
+            folder=folder.path,
+            resumable_step=state,
+        )
+
+    def delete_run(self, run_name: str) -> None:
+        """Move a run to the trash of this project."""
+        folder = self._folder(run_name)
+        if folder.held:
+            raise ProblemsError.one(f"'{run_name}' is running and cannot be deleted", run_name, "stop it first")
+        target = self.workspace.trash / f"{run_name}-{int(time.time())}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(folder.path, target)
+        with self._views_lock:
+            self._views.pop(run_name, None)
+
+    # -- light jobs, pictures, status
+
+    def light(self, work: Any, *arguments: Any, title: str = "") -> LightTask:
+        return self._light.submit(work, *arguments, title=title)
+
+    def generated(self, limit: int = 200) -> list[dict[str, Any]]:
+        """Pictures under outputs/images, newest first."""
+        folder = self.workspace.images
+        if not folder.is_dir():
+            return []
+        files = sorted(folder.rglob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)[:limit]
+        return [{"path": path, "seed": _seed_of(path), "time": path.stat().st_mtime} for path in files]
+
+    def status(self) -> dict[str, Any]:
+        used, total = machine.memory(self.device)
+        return {
+            "device": machine.device_words(self.device),
+            "memory_used": used,
+            "memory_total": total,
+            "job": self._job_status(),
+        }
+
+    def _job_status(self) -> dict[str, Any] | None:
+        now = self._now
+        if now is None:
+            return None
+        facts: dict[str, Any] = {"title": now.title, "task": now.task, "run": now.run, "entry": now.id, "state": "running"}
+        if now.run:
+            view = self._view(now.run)
+            facts |= {
+                "state": view.state or "running",
+                "stage": view.stage,
+                "step": view.step,
+                "total": view.total,
+                "seconds_per_step": view.seconds_per_step,
+                "eta_seconds": max(view.total - view.step, 0) * view.seconds_per_step,
+            }
+        return facts
+
+
+def newest_state_name(folder: RunFolder) -> int:
+    """The step of the newest state by its name alone (hashes are checked when it is used), -1 when there is none."""
+    if not folder.states.is_dir():
+        return -1
+    return max((state_step(path) for path in folder.states.iterdir() if (path / "complete.json").is_file()), default=-1)
+
+
+def _queue_state(state: str) -> str:
+    return {"done": "done", "stopped": "cancelled", "failed": "failed"}.get(state, state)
+
+
+def _title(task: str, job: Settings) -> str:
+    if isinstance(job, TrainJob):
+        return job.saving.output_name
+    prompt = getattr(getattr(job, "generate", None), "prompt", "")
+    return (prompt or task)[:60]
+
+
+def _seed_of(path: Path) -> int | None:
+    """Pictures are named <time>_<seed>.png, with -2, -3 behind where a name was taken."""
+    tail = path.stem.rsplit("_", 1)[-1].split("-")[0]
+    return int(tail) if tail.isdigit() else None
+
+

@@ -1,0 +1,123 @@
+"""Run one job in this thread: lock, journal, the task's own code, and the last stop for whatever goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from core.engine.explain import Explanation, explain
+from core.record import atomic
+from core.record.cancel import CancelToken, Cancelled
+from core.record.commands import CommandReader
+from core.record.context import JobContext
+from core.record.events import StateChanged
+from core.record.journal import Journal, Line
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.settings.base import Settings
+
+
+def run_train(job: Any, context: JobContext) -> str:
+    from core.training.run import run_training
+
+    return run_training(job, context)
+
+
+def run_prepare(job: Any, context: JobContext) -> str:
+    from core.training.setup import prepare_caches
+
+    return prepare_caches(job, context)
+
+
+def run_generate(job: Any, context: JobContext) -> str:
+    from core.engine.drawing import draw_pictures
+
+    return draw_pictures(job, context)
+
+
+def run_caption(job: Any, context: JobContext) -> str:
+    from core.captioning.report import run_captions
+
+    return run_captions(job, context)
+
+
+def run_tool(job: Any, context: JobContext) -> str:
+    from core.engine.drawing import use_tool
+
+    return use_tool(job, context)
+
+
+# Each returns the state it ended in: "done" or "stopped".
+TASKS: dict[str, Callable[[Any, JobContext], str]] = {
+    "train": run_train,
+    "prepare": run_prepare,
+    "generate": run_generate,
+    "caption": run_caption,
+    "tool": run_tool,
+}
+
+
+def execute(
+    task: str,
+    job: Settings,
+    folder: RunFolder,
+    workspace: Workspace,
+    device: str,
+    *,
+    listener: Callable[[Line], None] = lambda line: None,
+    token: CancelToken | None = None,
+    store: Any = None,
+) -> tuple[str, Explanation | None]:
+    """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
+    folder.lock()
+    try:
+        with Journal(folder.path) as journal:
+            journal.listen(listener)
+            context = JobContext(workspace, folder, journal, CommandReader(folder.path), device, token or CancelToken(), store)
+            journal.put(StateChanged("running"))
+            return _guarded(task, job, context)
+    finally:
+        folder.unlock()
+
+
+def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explanation | None]:
+    journal = context.journal
+    try:
+        state = TASKS[task](job, context)
+        journal.put(StateChanged(state))
+        return state, None
+    except Cancelled:
+        journal.put(StateChanged("stopped", "Stopped before training began" if task == "train" else "Cancelled"))
+        return "stopped", None
+    except Exception as error:
+        words = explain(error)
+        if isinstance(error, ProblemsError):
+            for problem in error.problems[1:]:
+                context.say(f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix)
+        _write_details(context.folder, traceback.format_exc())
+        error.__traceback__ = None
+        journal.put(StateChanged("failed", words.what, words.fix))
+        return "failed", words
+    finally:
+        free_memory()
+
+
+def _write_details(folder: RunFolder, text: str) -> None:
+    """The traceback, for a report of a defect; never shown on its own."""
+    try:
+        folder.logs.mkdir(exist_ok=True)
+        atomic.write_text(folder.logs / "error.txt", text)
+    except OSError:
+        return
+
+
+def free_memory() -> None:
+    """Give back what the job held: frames first, then the device's cache."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,55 @@
+"""From an exception to what a person can do about it."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from core.record.problems import ProblemsError
+
+POISON = ("device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address", "illegal instruction")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process."""
+
+    what: str
+    fix: str = ""
+    poisoned: bool = False
+
+
+def explain(error: BaseException) -> Explanation:
+    """Plain words for whatever ended a job."""
+    text = str(error)
+    if isinstance(error, ProblemsError):
+        first = error.problems[0]
+        more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
+        where = f" ({first.where})" if first.where else ""
+        return Explanation(f"{first.what}{where}{more}", first.fix)
+    if is_out_of_memory(error):
+        return Explanation(
+            "The device ran out of memory",
+            "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+        )
+    if any(sign in text.lower() for sign in POISON):
+        return Explanation(
+            "The graphics card reported an error that only a restart clears",
+            "Atelier restarts itself; the run can be continued from its last saved state",
+            poisoned=True,
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Explanation("The disk is full", "free some space, then continue the run; files saved before are whole")
+    if isinstance(error, PermissionError):
+        return Explanation(f"A file or folder cannot be written: {error.filename}", "check its permissions, or choose another folder")
+    if isinstance(error, FileNotFoundError):
+        return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
+    return Explanation(f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}", "the log file of the run holds the details")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch's and Python's ways of saying it."""
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+        return "memory" in str(error).lower() or isinstance(error, MemoryError)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)

@@ -1,0 +1,83 @@
+"""The light lane: scans, thumbnails, checks and downloads, on a thread of their own, so that a long training never blocks them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+
+
+class LightTask:
+    """A job on the light lane, as its starter sees it. progress: 0 to 1."""
+
+    def __init__(self, title: str = ""):
+        self.title, self.text = title, ""
+        self.progress = 0.0
+        self.result: Any = None
+        self.error: ProblemsError | None = None
+        self.token = CancelToken()
+        self.started = time.time()
+        self._finished = threading.Event()
+
+    @property
+    def done(self) -> bool:
+        return self._finished.is_set()
+
+    def report(self, progress: float, text: str = "") -> None:
+        self.progress, self.text = min(max(progress, 0.0), 1.0), text
+
+    def cancel(self) -> None:
+        self.token.cancel()
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """The result once it is there; raises what went wrong, or TimeoutError."""
+        if not self._finished.wait(timeout):
+            raise TimeoutError(self.title)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def _run(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        from core.engine.explain import explain
+
+        try:
+            self.token.check()
+            self.result = work(*arguments, task=self)
+        except ProblemsError as error:
+            self.error = error
+        except Exception as error:
+            words = explain(error) if not self.token.wanted else None
+            self.error = ProblemsError.one(words.what if words else "Cancelled", self.title, words.fix if words else "")
+        finally:
+            self._finished.set()
+
+
+class LightLane:
+    """Two threads: one job that waits for a network does not hold up the next scan."""
+
+    THREADS = 2
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[tuple[LightTask, Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
+        self._threads = [threading.Thread(target=self._work, name=f"light-{n}", daemon=True) for n in range(self.THREADS)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "") -> LightTask:
+        task = LightTask(title)
+        self._jobs.put((task, work, arguments))
+        return task
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            task, work, arguments = job
+            task._run(work, arguments)
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)

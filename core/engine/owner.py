@@ -1,0 +1,75 @@
+"""One engine for one outputs folder: who holds it, and how another process adds to its queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+
+
+class Ownership:
+    """The lock outputs/.atelier/lock with a note of who holds it."""
+
+    def __init__(self, workspace: Workspace, what: str):
+        self._folder = workspace.private
+        self._note = self._folder / "holder.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self._folder / "lock", timeout=0.5)
+            self._lock.acquire()
+        except Timeout:
+            raise ProblemsError.one(self._who(), str(workspace.outputs), "add --queue to have it done there, or choose another --outputs") from None
+        except OSError as error:
+            raise ProblemsError.one(
+                f"The output folder cannot be written: {error.strerror}", str(workspace.outputs), "choose another with --outputs"
+            ) from None
+        self.say(what)
+
+    def _who(self) -> str:
+        try:
+            note = json.loads(self._note.read_text("utf-8"))
+            since = time.strftime("%H:%M", time.localtime(note["since"]))
+            return f"Atelier already works with this output folder: {note['what']} (process {note['pid']}, since {since})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "Atelier already works with this output folder in another process"
+
+    def say(self, what: str) -> None:
+        """Change the words that another process reads, such as the page's address."""
+        atomic.write_json(self._note, {"what": what, "pid": os.getpid(), "since": time.time()})
+
+    def release(self) -> None:
+        atomic.remove(self._note)
+        self._lock.release()
+
+
+def inbox(workspace: Workspace) -> Path:
+    return workspace.private / "inbox"
+
+
+def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any]) -> None:
+    """Leave a job for the engine that holds the folder; it picks it up within a second."""
+    name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
+    atomic.write_json(inbox(workspace) / name, {"task": task, "title": title, "job": job})
+
+
+def collect(workspace: Workspace) -> list[dict[str, Any]]:
+    """Jobs handed in since the last call, oldest first; damaged files are removed."""
+    folder, found = inbox(workspace), []
+    if not folder.is_dir():
+        return []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError):
+            pass
+        atomic.remove(path)
+    return found

@@ -1,0 +1,122 @@
+"""The queue: jobs in order, on disk, so that a restart loses none."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+
+KEPT_ENDED = 50
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one."""
+
+    id: str
+    task: str
+    title: str
+    job: dict[str, Any]
+    state: str = "waiting"
+    run: str = ""
+    added: float = 0.0
+    message: str = ""
+
+
+class Queue:
+    """Thread-safe; every change is written before it is told."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = threading.RLock()
+        self._entries: list[QueueEntry] = []
+        self.paused = False
+        self._read()
+
+    def _read(self) -> None:
+        """Load what an earlier process left. A job that was running was interrupted, and the queue then comes up paused."""
+        try:
+            raw = json.loads(self._path.read_text("utf-8"))
+            self._entries = [QueueEntry(**entry) for entry in raw["entries"]]
+            self.paused = bool(raw.get("paused"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):
+            atomic.replace(self._path, self._path.with_suffix(f".broken-{int(time.time())}"))
+            return
+        if any(entry.state == "running" for entry in self._entries):
+            self._entries = [replace(entry, state="interrupted") if entry.state == "running" else entry for entry in self._entries]
+            self.paused = any(entry.state == "waiting" for entry in self._entries)
+            self._write()
+
+    def _write(self) -> None:
+        ended = [entry for entry in self._entries if entry.state not in ("waiting", "running")]
+        dropped = {entry.id for entry in ended[:-KEPT_ENDED]}
+        self._entries = [entry for entry in self._entries if entry.id not in dropped]
+        atomic.write_json(self._path, {"paused": self.paused, "entries": [asdict(entry) for entry in self._entries]})
+
+    def entries(self) -> list[QueueEntry]:
+        with self._lock:
+            return list(self._entries)
+
+    def get(self, identity: str) -> QueueEntry:
+        with self._lock:
+            for entry in self._entries:
+                if entry.id == identity:
+                    return entry
+        raise ProblemsError.one("This job is no longer in the queue", identity, "look at the list again")
+
+    def add(self, task: str, title: str, job: dict[str, Any], run: str = "") -> QueueEntry:
+        entry = QueueEntry(uuid.uuid4().hex[:12], task, title, job, run=run, added=time.time())
+        with self._lock:
+            self._entries.append(entry)
+            self._write()
+        return entry
+
+    def change(self, identity: str, **changes: Any) -> QueueEntry:
+        with self._lock:
+            entry = replace(self.get(identity), **changes)
+            self._entries = [entry if old.id == identity else old for old in self._entries]
+            self._write()
+        return entry
+
+    def cancel_waiting(self, identity: str) -> bool:
+        """Cancel a job that has not begun; False when it has."""
+        with self._lock:
+            if self.get(identity).state != "waiting":
+                return False
+            self.change(identity, state="cancelled")
+            return True
+
+    def move(self, identity: str, position: int) -> None:
+        """Put a waiting job at `position` among the waiting ones, 0 first."""
+        with self._lock:
+            entry = self.get(identity)
+            if entry.state != "waiting":
+                return
+            waiting = [old for old in self._entries if old.state == "waiting" and old.id != identity]
+            waiting.insert(max(0, min(position, len(waiting))), entry)
+            self._entries = [old for old in self._entries if old.state != "waiting"] + waiting
+            self._write()
+
+    def take(self) -> QueueEntry | None:
+        """The next waiting job, marked running; None when there is none or the queue is paused."""
+        with self._lock:
+            if self.paused:
+                return None
+            for entry in self._entries:
+                if entry.state == "waiting":
+                    return self.change(entry.id, state="running")
+        return None
+
+    def pause(self, paused: bool) -> None:
+        with self._lock:
+            self.paused = paused
+            self._write()

@@ -1,0 +1,178 @@
+"""A run as the page sees it: the journal's events gathered into one snapshot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from core.record.journal import Line, read_lines
+from core.record.run_folder import RunFolder
+
+SERIES_POINTS = 500
+LOG_LINES = 200
+SMOOTHING_STEPS = 20.0
+ENDED = ("done", "stopped", "failed")
+
+
+class RunView:
+    """Gathers events one by one. `apply` may be called from the writer's thread, `snapshot` from any."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self._lock = threading.Lock()
+        self.state, self.message, self.fix, self.stage = "", "", "", ""
+        self.seq = self.step = self.total = self.epoch = self.epochs = self.pictures = 0
+        self.sentence = ""
+        self.seconds_per_step = 0.0
+        self.started = self.ended = self._last_time = 0.0
+        self.losses: list[list[float]] = []
+        self.rates: list[list[Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.saves: list[dict[str, Any]] = []
+        self.log: list[dict[str, Any]] = []
+        self.pictures_drawn: list[dict[str, Any]] = []
+        self._smooth: float | None = None
+        self._size = 0
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> RunView:
+        view = cls(folder)
+        for line in read_lines(folder.journal_file):
+            view.apply(line)
+        return view
+
+    def catch_up(self) -> None:
+        """Read what was appended by another process since the last call; costs one stat when nothing was."""
+        try:
+            size = self.folder.journal_file.stat().st_size
+        except OSError:
+            return
+        if size != self._size:
+            self._size = size
+            for line in read_lines(self.folder.journal_file, self.seq):
+                self.apply(line)
+
+    def apply(self, line: Line) -> None:
+        with self._lock:
+            if line["seq"] <= self.seq:
+                return
+            self.seq = line["seq"]
+            self._last_time = line["time"]
+            self.started = self.started or line["time"]
+            handler = getattr(self, "_on_" + line["kind"], None)
+            if handler is not None:
+                handler(line)
+
+    def _on_state(self, line: Line) -> None:
+        self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
+        self.ended = line["time"] if self.state in ENDED else 0.0
+        if line["message"]:
+            level = "error" if self.state == "failed" else "info"
+            self._say(line["time"], level, line["message"], line["fix"])
+
+    def _on_stage(self, line: Line) -> None:
+        count = f" {line['done']}/{line['total']}" if line["total"] else ""
+        self.stage = line["text"] + count
+
+    def _on_planned(self, line: Line) -> None:
+        self.total, self.epochs, self.pictures = line["total"], line["epochs"], line["pictures"]
+        self.sentence = line["sentence"]
+
+    def _on_steps(self, line: Line) -> None:
+        self._forget_after(line["steps"][0] - 1)
+        for step, loss in zip(line["steps"], line["losses"], strict=True):
+            finite = loss == loss and abs(loss) != float("inf")
+            if finite:
+                weight = max(1 / SMOOTHING_STEPS, 1 / (len(self.losses) + 1))
+                self._smooth = loss if self._smooth is None else self._smooth + weight * (loss - self._smooth)
+                self.losses.append([step, loss, self._smooth])
+        self.step, self.epoch = line["steps"][-1], line["epoch"]
+        self.seconds_per_step = line["seconds_per_step"]
+        self.rates.append([self.step, line["rates"]])
+
+    def _forget_after(self, step: int) -> None:
+        """A run that continues from an earlier state repeats steps: the newer ones count."""
+        if self.losses and self.losses[-1][0] > step:
+            self.losses = [point for point in self.losses if point[0] <= step]
+            self.rates = [point for point in self.rates if point[0] <= step]
+            self._smooth = self.losses[-1][2] if self.losses else None
+
+    def _on_sample(self, line: Line) -> None:
+        entry = {name: line[name] for name in ("step", "index", "prompt", "seed")}
+        entry["file"] = str(self.folder.path / line["file"])
+        self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
+        self.samples.append(entry)
+
+    def _on_saved(self, line: Line) -> None:
+        self.saves = [old for old in self.saves if old["file"] != line["file"]]
+        self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
+
+    def _on_log(self, line: Line) -> None:
+        self._say(line["time"], line["level"], line["text"], line["fix"])
+
+    def _on_picture(self, line: Line) -> None:
+        self.pictures_drawn.append({"file": line["file"], "seed": line["seed"]})
+
+    def _say(self, when: float, level: str, text: str, fix: str) -> None:
+        self.log.append({"time": when, "level": level, "text": text, "fix": fix})
+        del self.log[:-LOG_LINES]
+
+    def true_state(self, held: bool) -> str:
+        """The state with what only the lock tells: a run that nobody holds and that did not end was interrupted."""
+        if self.state in ENDED:
+            return self.state
+        return (self.state or "running") if held else "interrupted"
+
+    def snapshot(self, since_seq: int, held: bool) -> dict[str, Any]:
+        with self._lock:
+            state = self.true_state(held)
+            left = max(self.total - self.step, 0) * self.seconds_per_step if state in ("running", "paused") else 0.0
+            return {
+                "run": self.folder.name,
+                "title": title_of(self.folder),
+                "state": state,
+                "message": self.message,
+                "fix": self.fix,
+                "seq": self.seq,
+                "new": self.seq > since_seq,
+                "stage": self.stage,
+                "step": self.step,
+                "total": self.total,
+                "epoch": self.epoch,
+                "epochs": self.epochs,
+                "pictures": self.pictures,
+                "sentence": self.sentence,
+                "seconds_per_step": self.seconds_per_step,
+                "eta_seconds": left,
+                "started": self.started,
+                "seconds": (self.ended or (time.time() if held else self._last_time)) - self.started if self.started else 0.0,
+                "loss": thin(self.losses),
+                "lr": thin(self.rates),
+                "saves": [save["step"] for save in self.saves],
+                "samples": sorted(self.samples, key=lambda entry: (entry["index"], entry["step"])),
+                "log": list(self.log),
+                "files": self._files(),
+            }
+
+    def _files(self) -> list[dict[str, Any]]:
+        """Saved files that are still there (old ones may have been rotated away)."""
+        found = []
+        for save in self.saves:
+            path = self.folder.path / save["file"]
+            if path.is_file():
+                found.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
+        return found
+
+
+def title_of(folder: RunFolder) -> str:
+    """The name after the time stamp."""
+    return folder.name.split("_", 1)[-1]
+
+
+def thin(points: list[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:
+    """At most `limit` points, evenly picked, the first and the last kept."""
+    if len(points) <= limit:
+        return list(points)
+    stride = (len(points) - 1) / (limit - 1)
+    return [points[round(index * stride)] for index in range(limit)]

@@ -1,0 +1,58 @@
+"""What a job is given to work with: folders, device, its journal, the commands to it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.record.cancel import CancelToken
+from core.record.commands import CommandReader
+from core.record.events import Said, Stage
+from core.record.journal import Journal
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+
+STAGE_SECONDS = 0.25
+
+
+@dataclass
+class JobContext:
+    """One job's surroundings. `store` keeps a loaded model between generate jobs."""
+
+    workspace: Workspace
+    folder: RunFolder
+    journal: Journal
+    commands: CommandReader
+    device: str = "cpu"
+    token: CancelToken = field(default_factory=CancelToken)
+    store: Any = None
+    pending: list[str] = field(default_factory=list)
+    _stage_time: float = 0.0
+    _stage_text: str = ""
+
+    def stage(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Say what is being done; counts are told at most a few times a second, the last always."""
+        now = time.monotonic()
+        if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
+            return
+        self._stage_time, self._stage_text = now, text
+        self.journal.put(Stage(text, done, total))
+
+    def say(self, text: str, level: str = "info", fix: str = "") -> None:
+        self.journal.put(Said(level, text, fix))
+
+    def take_commands(self) -> list[str]:
+        """Commands that arrived since the last call; "stop" also sets the token."""
+        self.pending += self.commands.new()
+        taken, self.pending = self.pending, []
+        if "stop" in taken:
+            self.token.cancel()
+        return taken
+
+    def check(self) -> None:
+        """Between units of work outside a training's loop: raise Cancelled when a stop was asked for. Others are kept."""
+        self.pending += self.commands.new()
+        if "stop" in self.pending:
+            self.token.cancel()
+        self.token.check()
