@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from core.record.draws import normal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Picture = tuple[str, str]
@@ -40,8 +41,8 @@ def draw_posterior(shape: Sequence[int], seed: int, epoch: int, picture: Picture
     return normal(tuple(shape), seed, "posterior", epoch, picture, repeat)
 
 
-def stack_draws(draws: Sequence[Tensor], device: object = None) -> Tensor:
-    """[C, ...] draws of a batch's pictures as one [B, C, ...] on `device` (a torch device or its name)."""
+def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
+    """[C, ...] draws of a batch's pictures as one [B, C, ...] on `device`."""
     import torch
 
-    return torch.stack(list(draws)).to(device=device, non_blocking=True)  # type: ignore[call-overload]
+    return torch.stack(list(draws)).to(device, non_blocking=True)

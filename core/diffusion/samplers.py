@@ -86,7 +86,7 @@ def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def start_latents(
-    sampler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: object = "cpu"
+    sampler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
 ) -> Tensor:
     """The noise that sampling starts from, float32 [B, C, H, W] for `shape` = [C, H, W]; call after `set_timesteps`,
     which decides its size (`init_noise_sigma`)."""
@@ -95,7 +95,7 @@ def start_latents(
     noise = torch.stack(
         [torch.randn(tuple(shape), generator=generator, dtype=torch.float32) for generator in generators]
     )
-    return (noise * float(sampler.init_noise_sigma)).to(device)  # type: ignore[call-overload, no-any-return]
+    return (noise * float(sampler.init_noise_sigma)).to(device)
 
 
 def sampler_step(
@@ -105,4 +105,5 @@ def sampler_step(
 
     output    the U-Net's (guided) prediction at `timestep`, which must be the next of `sampler.timesteps`
     """
-    return sampler.step(output, timestep, latents, generator=list(generators), return_dict=False)[0]  # type: ignore[no-any-return]
+    after: Tensor = sampler.step(output, timestep, latents, generator=list(generators), return_dict=False)[0]
+    return after

@@ -1,0 +1,174 @@
+import copy
+import sys
+
+import torch
+from pytest import approx, mark, raises
+from torch import nn
+
+from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.optimization.optimizers import OPTIMIZERS, build_optimizer, parameter_groups
+from core.record.problems import ProblemsError
+from core.settings.optimizer import OptimizerSettings
+
+
+def parts_of(seed=0):
+    """Large enough (16 x 400) that the 8-bit optimizer keeps 8-bit states, and one small one that it keeps in 32 bits."""
+    draw = torch.Generator().manual_seed(seed)
+    make = lambda *shape: nn.Parameter(torch.randn(*shape, generator=draw))  # noqa: E731
+    return {"text_encoder": [make(16, 400)], "unet": [make(16, 400), make(16, 3)]}
+
+
+def take_step(optimizer, parts, step):
+    draw = torch.Generator().manual_seed(100 + step)
+    for parameter in [*parts["text_encoder"], *parts["unet"]]:
+        parameter.grad = torch.randn(parameter.shape, generator=draw)
+    optimizer.step()
+
+
+def values(parts):
+    return [parameter.detach().clone() for parameter in [*parts["text_encoder"], *parts["unet"]]]
+
+
+def test_groups_come_text_encoder_first_each_with_its_own_rate():
+    parts = parts_of()
+    settings = OptimizerSettings(learning_rate=1e-4, text_encoder_lr=5e-5)
+    groups = parameter_groups(settings, dict(reversed(parts.items())))
+    assert [(group["name"], group["lr"], len(group["params"])) for group in groups] == [
+        ("text_encoder", 5e-5, 1),
+        ("unet", 1e-4, 2),
+    ]
+
+
+def test_a_part_with_rate_0_is_left_out_and_asks_for_no_gradients():
+    parts = parts_of()
+    groups = parameter_groups(OptimizerSettings(text_encoder_lr=0.0), parts)
+    assert [group["name"] for group in groups] == ["unet"]
+    assert not parts["text_encoder"][0].requires_grad and parts["unet"][0].requires_grad
+
+
+def test_a_run_in_which_nothing_would_learn_is_refused():
+    with raises(ProblemsError, match="Nothing would be trained"):
+        parameter_groups(OptimizerSettings(learning_rate=0.0), parts_of())
+    with raises(ProblemsError, match="Nothing would be trained"):
+        parameter_groups(OptimizerSettings(unet_lr=0.0), {"text_encoder": [], "unet": parts_of()["unet"]})
+
+
+def test_every_optimizer_offered_can_be_built():
+    offered = set(OptimizerSettings.model_fields["optimizer_type"].annotation.__args__)
+    assert offered == set(OPTIMIZERS)
+
+
+def test_adamw_moves_weights_as_the_paper_says():
+    parts = parts_of()
+    settings = OptimizerSettings(learning_rate=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+    x = parts["unet"][0].detach().double()
+    m = v = torch.zeros_like(x)
+    for step in range(1, 4):
+        take_step(optimizer, parts, step)
+        g = parts["unet"][0].grad.double()
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        x = x - 1e-2 * 0.1 * x - 1e-2 * (m / (1 - 0.8**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-6)
+        torch.testing.assert_close(parts["unet"][0].detach().double(), x, rtol=1e-5, atol=1e-6)
+
+
+@mark.parametrize("name", ["AdamW", "AdamW8bit"])
+def test_an_optimizer_trains_and_resumes_to_the_bit(name):
+    settings = OptimizerSettings(optimizer_type=name, learning_rate=1e-2, text_encoder_lr=5e-3)
+    parts = parts_of()
+    start = values(parts)
+    optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+    for step in range(3):
+        take_step(optimizer, parts, step)
+    assert all(not torch.equal(now, before) for now, before in zip(values(parts), start, strict=True))
+
+    resumed_parts = copy.deepcopy(parts)
+    resumed = build_optimizer(settings, parameter_groups(settings, resumed_parts))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for step in range(3, 6):
+        take_step(optimizer, parts, step)
+        take_step(resumed, resumed_parts, step)
+    assert all(torch.equal(one, other) for one, other in zip(values(parts), values(resumed_parts), strict=True))
+
+
+def test_the_8_bit_optimizer_stays_near_the_full_one_and_keeps_bytes():
+    results = []
+    for name in ("AdamW", "AdamW8bit"):
+        settings = OptimizerSettings(optimizer_type=name, learning_rate=1e-2)
+        parts = parts_of()
+        before = values(parts)
+        optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+        for step in range(3):
+            take_step(optimizer, parts, step)
+        results.append([now - then for now, then in zip(values(parts), before, strict=True)])
+    large, small = optimizer.state[parts["unet"][0]], optimizer.state[parts["unet"][1]]
+    assert (large["state1"].dtype, small["state1"].dtype) == (torch.uint8, torch.float32)
+    for full, eight in zip(*results, strict=True):
+        assert float((full - eight).norm() / full.norm()) < 0.1  # blocks of 256 values share a scale of 8 bits
+
+
+def test_a_missing_8_bit_library_is_said_with_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)  # importing it now raises
+    settings = OptimizerSettings(optimizer_type="AdamW8bit")
+    with raises(ProblemsError) as caught:
+        build_optimizer(settings, parameter_groups(settings, parts_of()))
+    assert "bitsandbytes" in str(caught.value) and "choose AdamW" in str(caught.value)
+
+
+def test_clipping_scales_all_gradients_to_the_norm_asked_for_and_returns_the_old_one():
+    one, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    one.grad, other.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    norm = clip_grad_norm([one, other, nn.Parameter(torch.zeros(5))], 1.0)  # the last has no gradient
+    assert float(norm) == 5.0
+    torch.testing.assert_close(torch.cat([one.grad, other.grad]), torch.tensor([0.6, 0.0, 0.8]), rtol=1e-5, atol=1e-6)
+
+
+@mark.parametrize("max_norm", [0.0, 10.0])
+def test_gradients_within_the_norm_or_without_a_limit_stay_as_they_are(max_norm):
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert float(clip_grad_norm([parameter], max_norm)) == approx(5.0)
+    assert parameter.grad.tolist() == [3.0, 4.0]
+
+
+@mark.parametrize("name", ["AdamW", "AdamW8bit"])
+@mark.parametrize("bad", ["loss", "gradient"])
+def test_after_a_non_finite_number_no_step_moves_a_weight(name, bad):
+    settings = OptimizerSettings(optimizer_type=name, learning_rate=1e-2)
+    parts = parts_of()
+    optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+    guard = NonFiniteGuard("cpu")
+    trained = [*parts["text_encoder"], *parts["unet"]]
+
+    def step(number):
+        for parameter in trained:
+            parameter.grad = torch.ones_like(parameter)
+        if number == 1 and bad == "gradient":
+            trained[0].grad[0, 0] = float("inf")
+        loss = torch.tensor([0.5, float("nan") if number == 1 and bad == "loss" else 0.5])
+        guard.watch(loss, clip_grad_norm(trained, 1.0))
+        guard.step(optimizer)
+
+    step(0)
+    good = values(parts)
+    assert not guard.tripped() and not torch.equal(good[0], parts_of()["text_encoder"][0])
+    step(1)
+    step(2)  # all is finite again, but the run must stop with the weights of the last good step
+    assert guard.tripped()
+    assert all(torch.equal(now, before) for now, before in zip(values(parts), good, strict=True))
+
+
+def test_a_withheld_step_does_not_count_as_one():
+    """The bias correction of AdamW counts steps; a state saved after a withheld one must be that of the last good step."""
+    settings = OptimizerSettings(learning_rate=1e-2)
+    parts = parts_of()
+    optimizer = build_optimizer(settings, parameter_groups(settings, parts))
+    guard = NonFiniteGuard("cpu")
+    for parameter in [*parts["text_encoder"], *parts["unet"]]:
+        parameter.grad = torch.ones_like(parameter)
+    guard.step(optimizer)
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    guard.watch(torch.tensor(float("nan")))
+    guard.step(optimizer)
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[i][key], state[i][key]) for i in state for key in state[i])

@@ -1,0 +1,144 @@
+"""A recorded sd-scripts training, replayed: the same model, inputs and settings must give the same losses and weights."""
+
+import json
+import zlib
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pytest import approx, fixture
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from core.diffusion.schedule import sd_alpha_bar
+from core.networks.lora import LoraNetwork, attached
+from core.optimization.clipping import clip_grad_norm
+from core.optimization.optimizers import build_optimizer, parameter_groups
+from core.optimization.schedules import multiplier, set_learning_rates
+from core.settings.network import NetworkSettings
+from core.settings.noise import NoiseSettings
+from core.settings.optimizer import OptimizerSettings
+from core.training.step import training_loss
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+def by_formula(key, shape):
+    """The base model's tensors are functions of their key and shape (tests/vectors/README.md)."""
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())), dtype=torch.float32)
+    module, _, kind = key.rpartition(".")
+    name = module.rpartition(".")[2]
+    if kind == "bias" or name in ("token_embedding", "position_embedding"):
+        return 0.02 * r
+    return 1 + 0.1 * r if "norm" in name else r / (r.numel() / r.shape[0]) ** 0.5
+
+
+def fill(model, prefix=""):
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(by_formula(prefix + key, tuple(parameter.shape)))
+    return model.requires_grad_(False).eval()
+
+
+def build_unet():
+    return fill(
+        UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64, 128, 128),
+            layers_per_block=2,
+            attention_head_dim=8,  # diffusers' name for the number of heads
+            cross_attention_dim=64,
+            norm_num_groups=32,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        )
+    )
+
+
+def build_text_encoder():
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CLIPTextConfig(
+        **sizes, vocab_size=49408, max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=64
+    )
+    model = CLIPTextModel(config)
+    has_prefix = any(key.startswith("text_model.") for key, _ in model.named_parameters())
+    return fill(model, "" if has_prefix else "text_model.")  # transformers 5.6 and later drop the prefix
+
+
+def targets_of(unet):
+    """What kohya hooks in a U-Net without 3x3 convolutions: every Linear and 1x1 convolution inside the transformers."""
+    for path, module in unet.named_modules():
+        if "attentions" in path and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            parent, _, attribute = path.rpartition(".")
+            yield "lora_unet_" + path.replace(".", "_"), unet.get_submodule(parent), attribute, module
+
+
+@fixture(scope="module")
+def replay():
+    """The 20 steps as our own parts take them: (losses, rates, network, weights before, recorded)."""
+    record = json.loads((VECTORS / "trajectory_unet_only.json").read_text())["runs"]["unet_only"]
+    inputs = load_file(VECTORS / "trajectory_unet_only.safetensors")
+    weights = load_file(VECTORS / "trajectory_unet_only_weights.safetensors")
+    unet, text_encoder = build_unet(), build_text_encoder()
+
+    network = LoraNetwork.create(targets_of(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
+    network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
+    settings = OptimizerSettings(learning_rate=5e-3)
+    optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
+    alpha_bar, losses, rates = sd_alpha_bar(), [], []
+    with attached(network):
+        for number in range(len(record["steps"])):
+            fed = {
+                name: inputs[f"{number:02d}.{name}"]
+                for name in ("latents", "noise", "timesteps", "input_ids", "loss_weights")
+            }
+            with torch.no_grad():
+                context = text_encoder(fed["input_ids"].squeeze(1)).last_hidden_state
+
+            def predict(noisy_latents, timesteps, context=context):
+                return unet(noisy_latents, timesteps, context).sample
+
+            rates.append(set_learning_rates(optimizer, multiplier("constant", number, 0, len(record["steps"]))))
+            loss = training_loss(
+                predict,
+                fed["latents"],
+                fed["noise"],
+                fed["timesteps"],
+                NoiseSettings(),
+                alpha_bar=alpha_bar,
+                sample_weights=fed["loss_weights"],
+            ).mean()
+            loss.backward()
+            clip_grad_norm(network.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+    return losses, rates, network, weights, record
+
+
+def test_every_loss_equals_the_recorded_one(replay):
+    losses, rates, _, _, record = replay
+    assert len(losses) == 20
+    assert losses == approx([step["loss"] for step in record["steps"]], rel=1e-5)
+    assert rates == [step["lr"] for step in record["steps"]]
+
+
+def test_the_network_is_named_and_shaped_as_recorded(replay):
+    _, _, network, weights, _ = replay
+    recorded = {key.removeprefix("final."): value.shape for key, value in weights.items() if key.startswith("final.")}
+    assert {key: value.shape for key, value in network.state_dict().items()} == recorded
+    assert len(network.layers) == 192  # the published count of SD 1
+
+
+def test_the_weights_end_where_sd_scripts_ended(replay):
+    _, _, network, weights, _ = replay
+    ours = network.state_dict()
+    moved = error = 0.0
+    for key, value in ours.items():
+        if key.endswith("weight"):
+            moved += float((weights[f"final.{key}"] - weights[f"init.{key}"]).square().sum())
+            error += float((value - weights[f"final.{key}"]).square().sum())
+    assert moved > 0
+    assert (error / moved) ** 0.5 < 1e-3  # the libraries differ in version; 3e-6 when written
