@@ -1,0 +1,151 @@
+"""The page: its frame, its tabs, its routes, and the server behind it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import secrets
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.record.workspace import Workspace
+from core.settings.presets import PresetStore
+from tabs.context import TABS, Page, run_all
+from tabs.links import Links
+from tabs.project import Project
+from tabs.safety import Roots
+from tabs.theme import theme
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("base.js",)
+STYLES = ("page.css",)
+PORTS_TRIED = 100
+
+
+def make_page(engine: Any, workspace: Workspace, *, shared: bool = False) -> Page:
+    """Everything the tabs are handed, before any widget exists."""
+    presets = PresetStore(workspace.presets)
+    roots = Roots(workspace, local=not shared)
+    project = Project(workspace.private / "project.json", presets)
+    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
+
+
+def build(page: Page) -> gr.Blocks:
+    """All widgets and listeners. Tabs are built in the order of the work."""
+    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
+        with gr.Tabs(selected="Train", elem_id="tabs") as page.tabs:
+            opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
+        for name, tab in opened.items():
+            with tab:
+                importlib.import_module(f"tabs.{name.lower()}").build(page)
+        for name, tab in opened.items():
+            run_all(page, tab.select, page.shows.get(name, []))
+        run_all(page, blocks.load, page.loads + page.shows.get("Train", []))
+        _only_the_open_tab_ticks(page)
+    return blocks
+
+
+def _module(tab: str) -> bool:
+    return importlib.util.find_spec(f"tabs.{tab.lower()}") is not None
+
+
+def _only_the_open_tab_ticks(page: Page) -> None:
+    """A timer runs in the browser while its tab is open; the switch costs no request."""
+    keys = list(page.timers)
+    if not keys:
+        return
+    names = [tab for tab, _ in keys]
+    js = (
+        "() => { const open = document.querySelector('#tabs > .tab-wrapper [role=tab][aria-selected=true]')?.textContent.trim();"
+        f" return {names!r}.map(tab => ({{__type__: 'update', active: tab === open}})); }}"
+    )
+    page.listen(page.tabs.select, None, None, [page.timers[key] for key in keys], js=js)
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or the next one that nobody listens on."""
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if os.name != "nt":  # a port that waits for its last packets is free; on Windows this option means another thing
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                return candidate
+            except OSError:
+                continue
+    raise OSError(f"no free port from {port} to {port + PORTS_TRIED - 1}")
+
+
+def launch(page: Page, *, host: str, port: int, share: bool, auth: tuple[str, str] | None, browser: bool = False) -> gr.Blocks:
+    """Start serving and return at once. `blocks.local_url` is the address, `blocks.share_url` the public one."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
+    blocks = build(page)
+    blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        auth=auth,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        allowed_paths=[str(page.workspace.runs), str(page.workspace.images)],
+        theme=theme(),
+        css="\n".join((ASSETS / name).read_text("utf-8") for name in STYLES),
+        head="<script>\n" + "\n".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS) + "\n</script>",
+        app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
+    )
+    page.links.logged_in = _login_check(blocks)
+    return blocks
+
+
+def _login_check(blocks: gr.Blocks):
+    """The check that Gradio's own routes make: no password set, or a cookie with a token of a login."""
+    app = blocks.app
+
+    def logged_in(request) -> bool:
+        if app.auth is None:
+            return True
+        names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+        return any(app.tokens.get(request.cookies.get(name)) is not None for name in names)
+
+    return logged_in
+
+
+def serve(
+    engine: Any,
+    workspace: Workspace,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    auth: str | tuple[str, str] | None = None,
+    browser: bool = True,
+) -> None:
+    """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
+    shared = share or host not in ("127.0.0.1", "localhost", "::1")
+    login = tuple(auth.partition(":")[::2]) if isinstance(auth, str) else auth
+    if shared and not login:
+        login = ("atelier", secrets.token_urlsafe(9))
+        print(f"User: {login[0]}  Password: {login[1]}", flush=True)
+    page = make_page(engine, workspace, shared=shared)
+    chosen = free_port(host, port)
+    if chosen != port:
+        print(f"Port {port} is taken; using {chosen}.", flush=True)
+    blocks = launch(page, host=host, port=chosen, share=share, auth=login, browser=browser)
+    print(f"Atelier is at {getattr(blocks, 'share_url', None) or blocks.local_url}", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        blocks.close()

@@ -1,0 +1,128 @@
+"""What every tab is handed: the engine, the folders, the project, and the few ways in which a tab meets the page."""
+
+from __future__ import annotations
+
+import functools
+import html
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.presets import PresetStore
+from tabs.links import Links
+from tabs.project import Project
+from tabs.safety import Roots
+
+if TYPE_CHECKING:
+    from core.engine.engine import Engine
+
+TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
+
+
+@dataclass
+class Page:
+    """One page for one engine and one project. Tabs build their widgets inside `build(page)` and keep no state of their own:
+    what must survive a refresh goes into `project.keep(tab, {...})`, what belongs to a run is asked of the engine."""
+
+    engine: Engine
+    workspace: Workspace
+    project: Project
+    presets: PresetStore
+    roots: Roots
+    links: Links
+    shared: bool = False
+    tabs: Any = None  # the gr.Tabs; return gr.Tabs(selected="Train") to lead somewhere
+    timers: dict[tuple[str, float], Any] = field(default_factory=dict)
+    shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    loads: list[dict[str, Any]] = field(default_factory=list)
+
+    def file_url(self, path: str | os.PathLike) -> str:
+        """Address of a file as it is (relative to the page), for <img src> or <a href download>."""
+        return self.links.file_url(path)
+
+    def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
+        """Address of a picture made smaller: its longer side is at most `size` pixels."""
+        return self.links.thumb_url(path, size)
+
+    def listen(self, triggers: Any, fn: Callable | None, inputs: Any = None, outputs: Any = None, **more: Any) -> Any:
+        """One private listener. `triggers` is a component's event (box.blur) or a list of them.
+
+        Problems that `fn` raises appear as a message that stays until it is closed; nothing else changes then.
+        """
+        more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
+        triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
+        return gr.on(triggers, told(fn) if fn else None, inputs, outputs, **more)
+
+    def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
+        """Call `fn` every so many seconds while `tab` is open. It returns gr.skip() when nothing is new."""
+        key = (tab, seconds)
+        if key not in self.timers:
+            self.timers[key] = gr.Timer(seconds, active=False)
+        self.listen(self.timers[key].tick, fn, inputs, outputs, trigger_mode="once")
+
+    def on_show(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
+        """Call `fn` each time `tab` is opened (also when the page opens on it)."""
+        self.shows.setdefault(tab, []).append({"fn": fn, "inputs": inputs, "outputs": outputs})
+
+    def on_load(self, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
+        """Call `fn` when a browser opens the page."""
+        self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
+
+
+def told(fn: Callable) -> Callable:
+    """`fn`, with its problems shown to the person instead of "Error"."""
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        try:
+            return fn(*args, **kwargs)
+        except ProblemsError as error:
+            raise gr.Error(problems_html(error.problems), duration=None, title="Not done", print_exception=False) from None
+
+    return wrapped
+
+
+def problems_html(problems: Iterable[Problem]) -> str:
+    """Problems as a list: what, where, fix."""
+    rows = []
+    for problem in problems:
+        parts = [f"<strong>{html.escape(problem.what)}</strong>"]
+        if problem.where:
+            parts.append(f"<span class='where'>{html.escape(problem.where)}</span>")
+        if problem.fix:
+            parts.append(f"<span class='fix'>{html.escape(problem.fix)}</span>")
+        rows.append(f"<li class='problem {html.escape(problem.level)}'>{''.join(parts)}</li>")
+    return f"<ul class='problems'>{''.join(rows)}</ul>"
+
+
+def empty_state(title: str, hint: str = "") -> str:
+    """What to say where nothing is yet: one sentence, and what to do next."""
+    return f"<div class='empty'><strong>{html.escape(title)}</strong><span>{html.escape(hint)}</span></div>"
+
+
+def clock(seconds: float | None) -> str:
+    """h:mm:ss, or m:ss below an hour; a dash when not known."""
+    if seconds is None or seconds != seconds or seconds < 0:
+        return "–"
+    whole = int(round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def file_size(count: float) -> str:
+    """Bytes as a person reads them: 8.4 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
+    for call in calls:
+        page.listen(event, call["fn"], call["inputs"], call["outputs"])

@@ -1,0 +1,117 @@
+"""Addresses of pictures and files, and the routes behind them.
+
+The page shows pictures that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders) is not
+used for them. An address holds the path and a signature made with a secret of this server: only paths that the page itself
+handed out are served, only to someone who is logged in, and only while the path is inside the open folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import mimetypes
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tabs.safety import Roots
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
+SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
+SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+DAY = 24 * 3600
+
+
+class Links:
+    """Makes the addresses and answers them. `logged_in(request)` is set when the server starts."""
+
+    def __init__(self, roots: Roots, thumbs: Path):
+        self.roots, self.thumbs = roots, thumbs
+        self._secret = secrets.token_bytes(32)
+        self.logged_in = lambda request: True
+
+    def file_url(self, path: str | os.PathLike) -> str:
+        """The address of a file as it is: a finished picture, a LoRA to download."""
+        return "atelier/file?" + self._query(path, "")
+
+    def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
+        """The address of a picture made smaller: its longer side is at most `size` pixels."""
+        return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
+
+    def routes(self) -> list[Route]:
+        return [Route("/atelier/file", self._file), Route("/atelier/thumb", self._thumb)]
+
+    def _query(self, path: str | os.PathLike, size: str) -> str:
+        text = os.path.abspath(path)
+        query = {"path": text, "size": size, "v": _version(text), "key": self._sign(text, size)}
+        return urlencode({name: value for name, value in query.items() if value})
+
+    def _sign(self, path: str, size: str) -> str:
+        return hmac.new(self._secret, f"{size}\n{path}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+    def _allowed(self, request: Request) -> Path | Response:
+        """The path that is asked for, or the refusal."""
+        if not self.logged_in(request):
+            return PlainTextResponse("Log in first.", 401)
+        path, size = request.query_params.get("path", ""), request.query_params.get("size", "")
+        if not hmac.compare_digest(request.query_params.get("key", ""), self._sign(path, size)) or not self.roots.holds(path):
+            return PlainTextResponse("This address is not one that the page gave out.", 403)
+        if not os.path.isfile(path):
+            return PlainTextResponse("The file is gone.", 404)
+        return Path(path)
+
+    def _file(self, request: Request) -> Response:
+        path = self._allowed(request)
+        if isinstance(path, Response):
+            return path
+        if path.suffix.lower() in SHOWN_BY_BROWSERS:
+            return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_headers(request))
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers={"X-Content-Type-Options": "nosniff"})
+
+    def _thumb(self, request: Request) -> Response:
+        path = self._allowed(request)
+        if isinstance(path, Response):
+            return path
+        try:
+            small = self.thumbnail(path, int(request.query_params.get("size") or 256))
+        except (OSError, ValueError, SyntaxError, MemoryError):  # Pillow's ways of saying that this is no whole picture
+            return PlainTextResponse("This picture cannot be read.", 415)
+        return FileResponse(small, media_type="image/webp", headers=_headers(request))
+
+    def thumbnail(self, path: Path, size: int) -> Path:
+        """The small copy, made once for each state of the file (path, time and length) and kept in the thumbs folder."""
+        from PIL import Image, ImageOps
+
+        from core.record.atomic import open_atomic
+
+        name = hashlib.sha256(f"{path}\n{_version(path)}\n{size}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        target = self.thumbs / name[:2] / f"{name}.webp"
+        if target.is_file():
+            return target
+        with Image.open(path) as picture:
+            picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at a fraction of the size
+            small = ImageOps.exif_transpose(picture)
+            small.thumbnail((size, size))
+            small = small.convert("RGBA" if "A" in small.getbands() or "transparency" in small.info else "RGB")
+        with open_atomic(target) as temporary:
+            small.save(temporary, "WEBP", quality=88, method=2)
+        return target
+
+
+def _version(path: str | os.PathLike) -> str:
+    """Changes when the file does, so that browsers may keep what they have. Empty for a missing file."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{state.st_mtime_ns:x}-{state.st_size:x}"
+
+
+def _headers(request: Request) -> dict[str, str]:
+    keep = f"private, max-age={DAY}" if request.query_params.get("v") else "no-store"
+    return {"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}

@@ -1,0 +1,62 @@
+"""Which files the page may touch.
+
+On this machine alone, a person may point at any folder: the page can do no more than they can. As soon as the page is shared or
+listens on the network, only the project's own folders are open. Every handler that takes a path from the browser asks here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace, resolve_path
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The folders that are open. `local` opens all others as well."""
+
+    workspace: Workspace
+    local: bool = True
+
+    @property
+    def folders(self) -> list[Path]:
+        space = self.workspace
+        return [path.resolve() for path in (space.outputs, space.models, space.presets)]
+
+    def holds(self, path: str | os.PathLike) -> bool:
+        """Whether the page may read this path. Links are followed first, so none leads outside."""
+        try:
+            real = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
+            return False
+        if self.local:
+            return True
+        return any(real.is_relative_to(folder) for folder in self.folders)
+
+    def check(self, text: str | os.PathLike, where: str = "path") -> Path:
+        """The path that `text` names (relative ones against the project), or a ProblemsError when it is not open."""
+        try:
+            path = resolve_path(str(text).strip())
+            path.resolve()
+        except (OSError, ValueError, RuntimeError):
+            raise ProblemsError.one(f"'{text}' is not a path", where, "write a folder or file of this machine") from None
+        if not self.holds(path):
+            shown = ", ".join(_short(folder) for folder in self.folders)
+            raise ProblemsError.one(
+                f"'{text}' is not open to a shared page", where, f"use a path inside {shown}, or open the page on the machine itself"
+            )
+        return path
+
+    def in_outputs(self, path: str | os.PathLike) -> bool:
+        """Whether the path lies in the outputs folder (runs, pictures, datasets)."""
+        try:
+            return Path(path).resolve().is_relative_to(self.workspace.outputs.resolve())
+        except (OSError, ValueError, RuntimeError):
+            return False
+
+
+def _short(folder: Path) -> str:
+    return folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name

@@ -1,0 +1,151 @@
+"""Between a setting's value and what its widget shows: texts as people write them, checked on the way in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.base import Declared
+from core.settings.check import allowed
+from core.settings.dataset import Source
+
+SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class BadText(Exception):
+    """A text that cannot be the value of its field."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        super().__init__(problem.what)
+
+
+def text_of(entry: Declared, value: Any) -> Any:
+    """What the widget shows for a value: the text, or the bare value for check boxes and choices."""
+    if entry.kind in ("bool", "choice"):
+        return value
+    if value is None:
+        return ""
+    if entry.widget == "sources":
+        return "\n".join(_source_text(source) for source in value)
+    if entry.kind == "list":
+        return "\n".join(str(item) for item in value)
+    if isinstance(value, (list, tuple)):
+        return " x ".join(number_text(item) for item in value) if _is_size(entry) else ", ".join(number_text(item) for item in value)
+    if entry.unit == "bytes":
+        return bytes_text(int(value))
+    return number_text(value) if isinstance(value, (int, float)) else str(value)
+
+
+def value_from(entry: Declared, raw: Any) -> Any:
+    """The JSON value that a widget's content stands for. Raises BadText; the declaration's own checks come after."""
+    if entry.kind == "bool":
+        return bool(raw)
+    if entry.kind == "choice":
+        return raw
+    text = "" if raw is None else str(raw)
+    if entry.widget == "sources":
+        return [_source(entry, line) for line in text.splitlines() if line.strip()]
+    if entry.kind == "list":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    if entry.kind == "text":
+        return _words(entry, text)
+    text = text.strip()
+    if not text:
+        if entry.optional:
+            return None
+        raise BadText(Problem(f"{entry.title} is empty", entry.path, f"use {allowed(entry)}"))
+    if entry.kind == "pair":
+        parts = [part for part in re.split(r"[x×,;\s]+", text.strip("()[]")) if part]
+        numbers = [_number(entry, part, text) for part in parts]
+        return numbers[0] if len(numbers) == 1 else numbers
+    return _number(entry, text, text)
+
+
+def _words(entry: Declared, text: str) -> str | None:
+    """Spaces at the ends of names and paths are slips; a prefix or separator may want its own."""
+    if entry.optional and not text.strip():
+        return None
+    return text.strip() if entry.widget or entry.name == "output_name" else text
+
+
+def _number(entry: Declared, part: str, whole: str) -> int | float:
+    wanted = f"use {allowed(entry)}"
+    bad = BadText(Problem(f"{entry.title} is '{whole[:40]}', which is not a number", entry.path, wanted))
+    if entry.unit == "bytes" and (size := re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", part.lower())):
+        return int(float(size[1]) * SIZE_SIGNS[size[2]])
+    try:
+        number = float(part)
+    except ValueError:
+        raise bad from None
+    if not math.isfinite(number):
+        raise bad
+    if entry.kind == "float":
+        return number
+    if number != int(number):
+        # Not the plain bad text: 2.5 is a number, only not one that this setting takes.
+        if entry.kind == "int" or _is_size(entry):
+            raise BadText(Problem(f"{entry.title} is {part}, which is not whole", entry.path, wanted))
+        return number
+    return number if entry.kind == "pair" and not _is_size(entry) else int(number)
+
+
+def _is_size(entry: Declared) -> bool:
+    """A pair of whole numbers (width and height), not of rates."""
+    return entry.unit == "pixels"
+
+
+def number_text(value: int | float) -> str:
+    """A number as people of the field write it: 0.0001 is 1e-4, 16.0 is 16."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value!r}" if "e" in repr(value) else f"{value:e}", ""
+        mantissa, exponent = mantissa.split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return repr(value)
+
+
+def bytes_text(count: int) -> str:
+    """1 GB, 512 MB (powers of 1024); the bare number where it is not whole."""
+    for sign in ("t", "g", "m"):
+        if count >= SIZE_SIGNS[sign] and count % SIZE_SIGNS[sign] == 0:
+            return f"{count // SIZE_SIGNS[sign]} {sign.upper()}B"
+    return str(count)
+
+
+# A further folder stands on one line: path | repeats | words | off
+
+
+def _source_text(source: Source | dict) -> str:
+    item = source.model_dump() if isinstance(source, Source) else source
+    repeats = "" if item.get("num_repeats") is None else str(item["num_repeats"])
+    parts = [item["folder"], repeats, item.get("class_tokens") or "", "" if item.get("enabled", True) else "off"]
+    while len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    return " | ".join(parts)
+
+
+def _source(entry: Declared, line: str) -> dict[str, Any]:
+    parts = [part.strip() for part in line.split("|")]
+    parts += [""] * (4 - len(parts))
+    fix = "write: folder | repeats | words | off (only the folder is needed)"
+    if not parts[0]:
+        raise BadText(Problem(f"'{line.strip()[:40]}' names no folder", entry.path, fix))
+    if len(parts) > 4 or parts[3].lower() not in ("", "on", "off"):
+        raise BadText(Problem(f"'{line.strip()[:40]}' has more parts than expected", entry.path, fix))
+    if parts[1] and not parts[1].isdigit():
+        raise BadText(Problem(f"Repeats are '{parts[1][:20]}', which is not a whole number", entry.path, fix))
+    repeats = int(parts[1]) if parts[1] else None
+    return {"folder": parts[0], "num_repeats": repeats, "class_tokens": parts[2] or None, "enabled": parts[3].lower() != "off"}
+
+
+def same(entry: Declared, first: Any, second: Any) -> bool:
+    """Whether two values are the same setting (lists and tuples alike)."""
+    return json.dumps(first, default=str) == json.dumps(second, default=str)
