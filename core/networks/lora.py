@@ -24,17 +24,25 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
 
-Target = tuple[
     str, nn.Module, str, nn.Module
-]  # kohya name, parent, attribute of the parent, the Linear or Conv2d itself
-
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
 CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 STACK = "_lora_layers"
 KEYS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
-class TensorsAndMetadata(Protocol):
+class Target(Protocol):
+    """A layer to be hooked, as the families list them (see core.families.sd1.targets)."""
+
+    @property
+    def name(self) -> str: ...  # in kohya's spelling
+    @property
+    def parent(self) -> nn.Module: ...  # the module it sits in
+    @property
+    def module(self) -> nn.Module: ...  # the Linear or Conv2d itself
+
+
+class HasTensors(Protocol):
     """What a LoRA file gives: its tensors by kohya key (see core.formats.lora_file.LoraFile)."""
 
     @property
@@ -146,21 +154,19 @@ class LoraNetwork:
         """A fresh network over the targets that the settings ask for: parts by `train_unet` and `train_text_encoder`,
         residual and resampling blocks by `conv_rank`. Only 3x3 convolutions get `conv_rank` and `conv_alpha`."""
         layers = []
-        for name, parent, _, module in targets:
-            wanted = settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
-            if not wanted or (settings.conv_rank is None and needs_conv_rank(parent, module)):
+        for target in targets:
+            wanted = settings.train_unet if part_of(target.name) == "unet" else settings.train_text_encoder
+            if not wanted or (settings.conv_rank is None and needs_conv_rank(target)):
                 continue
             rank, alpha = settings.rank, settings.alpha
-            if settings.conv_rank is not None and has_large_kernel(module):
+            if settings.conv_rank is not None and has_large_kernel(target.module):
                 rank = settings.conv_rank
                 alpha = float(rank) if settings.conv_alpha is None else settings.conv_alpha
-            layers.append(LoraLayer.fresh(name, module, rank, alpha, seed))
+            layers.append(LoraLayer.fresh(target.name, target.module, rank, alpha, seed))
         return cls(layers)
 
     @classmethod
-    def from_file(
-        cls, lora_file: TensorsAndMetadata, targets: Iterable[Target], multiplier: float = 1.0
-    ) -> LoraNetwork:
+    def from_file(cls, lora_file: HasTensors, targets: Iterable[Target], multiplier: float = 1.0) -> LoraNetwork:
         """The network a file holds, with each module's own rank and alpha (no alpha: alpha = rank, so the scale is 1).
 
         Weights of a 1x1 convolution fit a Linear and the reverse. Modules this model lacks, or whose keys are of another
@@ -168,16 +174,16 @@ class LoraNetwork:
         """
         by_module = group_by_module(lora_file.tensors)
         layers = []
-        for name, _, _, module in targets:
-            tensors = by_module.get(name)
+        for target in targets:
+            tensors = by_module.get(target.name)
             if tensors is None or not set(KEYS[:2]) <= set(tensors) <= set(KEYS):
                 continue
-            shaped = fit_shapes(tensors[KEYS[0]], tensors[KEYS[1]], module)
+            shaped = fit_shapes(tensors[KEYS[0]], tensors[KEYS[1]], target.module)
             if shaped is None:
                 continue
             down, up = shaped
             alpha = float(tensors["alpha"]) if "alpha" in tensors else float(down.shape[0])
-            layer = LoraLayer(name, module, down, up, alpha)
+            layer = LoraLayer(target.name, target.module, down, up, alpha)
             layer.down.requires_grad_(False)
             layer.up.requires_grad_(False)
             layers.append(layer)
@@ -296,9 +302,9 @@ def has_large_kernel(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
 
 
-def needs_conv_rank(parent: nn.Module, module: nn.Module) -> bool:
+def needs_conv_rank(target: Target) -> bool:
     """Hooked only by C3Lier: 3x3 convolutions, and whatever else sits in the residual and resampling blocks."""
-    return has_large_kernel(module) or type(parent).__name__ in CONV_CONTAINERS
+    return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 
 def group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -57,9 +57,9 @@ EVERYTHING = NetworkSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=1.5, tra
 
 def targets_of(model):
     for path, name in NAMES.items():
-        parent = model.get_submodule(path.rpartition(".")[0])
-        attribute = path.rpartition(".")[2]
-        yield name, parent, attribute, getattr(parent, attribute)
+        yield SimpleNamespace(
+            name=name, parent=model.get_submodule(path.rpartition(".")[0]), module=model.get_submodule(path)
+        )
 
 
 @fixture

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.schedule import sd_alpha_bar
+from core.families.sd1.targets import lora_targets
 from core.networks.lora import LoraNetwork, attached
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.optimizers import build_optimizer, parameter_groups
@@ -67,14 +68,6 @@ def build_text_encoder():
     return fill(model, "" if has_prefix else "text_model.")  # transformers 5.6 and later drop the prefix
 
 
-def targets_of(unet):
-    """What kohya hooks in a U-Net without 3x3 convolutions: every Linear and 1x1 convolution inside the transformers."""
-    for path, module in unet.named_modules():
-        if "attentions" in path and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-            parent, _, attribute = path.rpartition(".")
-            yield "lora_unet_" + path.replace(".", "_"), unet.get_submodule(parent), attribute, module
-
-
 @fixture(scope="module")
 def replay():
     """The 20 steps as our own parts take them: (losses, rates, network, weights before, recorded)."""
@@ -83,7 +76,7 @@ def replay():
     weights = load_file(VECTORS / "trajectory_unet_only_weights.safetensors")
     unet, text_encoder = build_unet(), build_text_encoder()
 
-    network = LoraNetwork.create(targets_of(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
+    network = LoraNetwork.create(lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
     settings = OptimizerSettings(learning_rate=5e-3)
     optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
