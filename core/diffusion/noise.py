@@ -31,8 +31,8 @@ def draw_offset_noise(channels: int, seed: int, epoch: int, picture: Picture, re
 
 
 def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
-    """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise the
-    model sees but not to its target."""
+    """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
+    the model sees but not to its target."""
     return normal(tuple(shape), seed, "input_perturbation", epoch, picture, repeat)
 
 

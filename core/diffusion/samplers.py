@@ -69,7 +69,7 @@ SAMPLERS: dict[str, Callable[[str], Any]] = {
 
 
 def make_sampler(name: str, prediction: str = "epsilon") -> Any:
-    """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`. Never shared: it keeps the place it is at.
+    """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it remembers how far it is.
 
     name          a key of SAMPLERS
     prediction    what the U-Net predicts: "epsilon" or "v"
@@ -78,8 +78,8 @@ def make_sampler(name: str, prediction: str = "epsilon") -> Any:
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per picture. All of a picture's noise comes from its own, so a seed gives the same picture alone,
-    in a batch, and at any place in it, on every device."""
+    """One CPU generator per picture. All of a picture's noise comes from its own, so a seed gives the same picture
+    alone, in a batch, and at any place in it, on every device."""
     import torch
 
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

@@ -1,6 +1,7 @@
 """The noise schedule shared by Stable Diffusion 1.x, 2.x and SDXL.
 
-A latent at timestep t is `alpha_bar ** .5 * x0 + (1 - alpha_bar) ** .5 * noise` (Ho et al. 2020, arXiv:2006.11239, eq. 4).
+A latent at timestep t is `alpha_bar ** .5 * x0 + (1 - alpha_bar) ** .5 * noise` (Ho et al. 2020,
+arXiv:2006.11239, eq. 4).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank
 
-down is [rank, in] (or [rank, in, kh, kw] with the module's own stride and padding), up is [out, rank] (or [out, rank, 1, 1]).
-Names, shapes and alpha are those of kohya's files, so a file and a network map one to one. Weights are float32; they are
-cast to the type the module computes in at each call.
+down is [rank, in] (or [rank, in, kh, kw] with the module's own stride and padding), up is [out, rank] (or
+[out, rank, 1, 1]). Names, shapes and alpha are those of kohya's files, so a file and a network map one to one. Weights
+are float32; they are cast to the type the module computes in at each call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
 
-    str, nn.Module, str, nn.Module
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
 CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 STACK = "_lora_layers"
@@ -50,7 +49,7 @@ class HasTensors(Protocol):
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a kohya module name belongs to: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
+    """The part that a kohya module name belongs to: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
     return "unet" if name.startswith("lora_unet") else "text_encoder"
 
 
@@ -169,8 +168,8 @@ class LoraNetwork:
     def from_file(cls, lora_file: HasTensors, targets: Iterable[Target], multiplier: float = 1.0) -> LoraNetwork:
         """The network a file holds, with each module's own rank and alpha (no alpha: alpha = rank, so the scale is 1).
 
-        Weights of a 1x1 convolution fit a Linear and the reverse. Modules this model lacks, or whose keys are of another
-        kind of adapter, are listed in `unmatched`.
+        Weights of a 1x1 convolution fit a Linear and the reverse. Modules this model lacks, or whose keys are of
+        another kind of adapter, are listed in `unmatched`.
         """
         by_module = group_by_module(lora_file.tensors)
         layers = []
@@ -274,7 +273,7 @@ class LoraNetwork:
 
 
 class _Forward:
-    """A module's instance-level `forward`. (A class rather than a partial, so that copying a model copies a working one.)"""
+    """A module's own `forward` while adapted. (A class, so that copying a model copies a working one.)"""
 
     def __init__(self, module: nn.Module):
         self.module = module

@@ -1,4 +1,4 @@
-"""Frozen modules with `strength * up(down(x))` beside them, with a backward pass that computes no more than is asked for."""
+"""Frozen modules with `strength * up(down(x))` beside them; the backward pass computes no more than is asked for."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: 
 
 
 class _LinearWithLowRank(torch.autograd.Function):
-    """One autograd node in place of five. Products run in x's type and are summed into the frozen product as they are made;
-    the gradients of down and up come back in their own type (float32 masters). The frozen weight gets none."""
+    """One autograd node in place of five. Products run in x's type and are summed into the frozen product as they are
+    made; the gradients of down and up come back in their own type (float32 masters). The frozen weight gets none."""
 
     @staticmethod
     def forward(

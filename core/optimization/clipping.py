@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients together so that their L2 norm is at most `max_norm` (0: leave them); returns the norm before, 0-d.
+    """Scale all gradients together so that their norm is at most `max_norm` (0: leave them); returns the norm before.
 
-    The norm stays on the device. A non-finite one leaves non-finite gradients: `NonFiniteGuard` then withholds the update.
+    The L2 norm is 0-d and stays on the device. A non-finite one leaves non-finite gradients: `NonFiniteGuard` then
+    withholds the update.
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in with_gradient if parameter.grad is not None])
@@ -40,8 +41,8 @@ class NonFiniteGuard:
             self.flag.copy_(torch.maximum(self.flag, bad.to(self.flag)))
 
     def step(self, optimizer: Optimizer) -> None:
-        """`optimizer.step()`, unless the flag is set. A fused optimizer reads the flag on the device; any other makes the
-        host wait for it, once."""
+        """`optimizer.step()`, unless the flag is set. A fused optimizer reads the flag on the device; any other makes
+        the host wait for it, once."""
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             optimizer.step()

@@ -20,8 +20,8 @@ Group = dict[str, Any]  # "name", "params", "lr": what a torch optimizer takes
 def parameter_groups(settings: OptimizerSettings, parts: Mapping[str, Sequence[nn.Parameter]]) -> list[Group]:
     """One group per part that learns, text encoder first as sd-scripts orders them; a rate of 0 leaves a part out.
 
-    Parameters of a part left out stop asking for gradients, so nothing is computed for them and they do not count in the
-    gradient's norm. They are still saved with the network.
+    Parameters of a part left out stop asking for gradients, so nothing is computed for them and they do not count in
+    the gradient's norm. They are still saved with the network.
     """
     own = {"text_encoder": settings.text_encoder_lr, "unet": settings.unet_lr}
     groups: list[Group] = []
@@ -69,15 +69,15 @@ def adamw(settings: OptimizerSettings, groups: Sequence[Group]) -> Optimizer:
 
 
 def adamw_8bit(settings: OptimizerSettings, groups: Sequence[Group]) -> Optimizer:
-    """AdamW with its two moments in 8 bits, block by block (Dettmers et al. 2022, arXiv:2110.02861). Tensors of fewer than
-    4096 elements keep 32 bits, as sd-scripts has it (the library's default)."""
+    """AdamW with its two moments in 8 bits, block by block (Dettmers et al. 2022, arXiv:2110.02861). Tensors of fewer
+    than 4096 elements keep 32 bits, as sd-scripts has it (the library's default)."""
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except (
         Exception
     ) as error:  # a library without a build for this machine fails in many ways: ImportError, OSError, RuntimeError
         raise ProblemsError.one(
-            f"The 8-bit AdamW needs the library bitsandbytes, which does not work here ({type(error).__name__}: {error})",
+            f"The 8-bit AdamW needs bitsandbytes, which does not work here ({type(error).__name__}: {error})",
             "optimizer.optimizer_type",
             "choose AdamW, or install bitsandbytes for this machine",
         ) from error

@@ -1,7 +1,7 @@
 """Learning-rate curves as pure functions of the step: nothing to save, nothing to resume.
 
-The values are those of sd-scripts (transformers' schedules): the first optimizer step is tick 0, so under any warm-up its
-rate is 0.
+The values are those of sd-scripts (transformers' schedules): the first optimizer step is tick 0, so under any warm-up
+its rate is 0.
 """
 
 from __future__ import annotations

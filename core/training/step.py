@@ -41,7 +41,7 @@ def training_loss(
     alpha_bar             [1000], on the device of the timesteps
     prediction            "epsilon" or "v"
     sample_weights        [B]: 1, or the weight of regularisation pictures
-    masks                 [B, 1, h, w] in 0..1, what of each picture counts; another size is averaged to the latents' size
+    masks                 [B, 1, h, w] in 0..1, what counts of each picture; another size is averaged to the latents'
     offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset`; None: noise holds it already
     perturbation_noise    standard normal [B, C, H, W], scaled by `settings.ip_noise_gamma`
     """

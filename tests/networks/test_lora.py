@@ -162,7 +162,7 @@ def test_the_start_of_a_module_depends_on_seed_and_name_alone(model):
     )
 
 
-def test_down_starts_uniform_within_one_over_the_root_of_its_inputs():  # kaiming_uniform with a = sqrt 5, sd-scripts' start
+def test_down_starts_uniform_within_one_over_the_root_of_its_inputs():  # kaiming, a = sqrt 5
     layer = LoraLayer.fresh("lora_unet_x", nn.Linear(400, 8), 64, 1.0, seed=3)
     down = layer.down.detach()
     assert float(down.abs().max()) == approx(1 / 20, rel=1e-2)

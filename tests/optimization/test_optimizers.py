@@ -12,7 +12,7 @@ from core.settings.optimizer import OptimizerSettings
 
 
 def parts_of(seed=0):
-    """Large enough (16 x 400) that the 8-bit optimizer keeps 8-bit states, and one small one that it keeps in 32 bits."""
+    """Large enough (16 x 400) that the 8-bit optimizer keeps 8-bit states, and a small one it keeps in 32."""
     draw = torch.Generator().manual_seed(seed)
     make = lambda *shape: nn.Parameter(torch.randn(*shape, generator=draw))  # noqa: E731
     return {"text_encoder": [make(16, 400)], "unet": [make(16, 400), make(16, 3)]}
@@ -159,7 +159,7 @@ def test_after_a_non_finite_number_no_step_moves_a_weight(name, bad):
 
 
 def test_a_withheld_step_does_not_count_as_one():
-    """The bias correction of AdamW counts steps; a state saved after a withheld one must be that of the last good step."""
+    """The bias correction of AdamW counts steps; a state saved after a withheld one is that of the last good step."""
     settings = OptimizerSettings(learning_rate=1e-2)
     parts = parts_of()
     optimizer = build_optimizer(settings, parameter_groups(settings, parts))

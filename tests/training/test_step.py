@@ -1,4 +1,4 @@
-"""Each option of the step against sd-scripts' own operations, written out with diffusers' scheduler as it calls them."""
+"""Each option of the step against sd-scripts' own operations, written out with diffusers' scheduler."""
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

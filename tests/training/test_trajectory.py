@@ -1,4 +1,4 @@
-"""A recorded sd-scripts training, replayed: the same model, inputs and settings must give the same losses and weights."""
+"""A recorded sd-scripts training, replayed: the same model, inputs and settings give the same losses and weights."""
 
 import json
 import zlib
