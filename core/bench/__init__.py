@@ -1,0 +1,1 @@
+"""The benchmark: this machine's own rates beside what training reaches of them."""

@@ -1,0 +1,35 @@
+"""webui.py generate: draw pictures without the page. The paths of the pictures are printed."""
+
+from __future__ import annotations
+
+import json
+
+from core.cli.jobs import run_job
+from core.cli.main import DONE
+from core.cli.options import SUBCOMMAND, job_from, split_options
+from core.cli.train import get_models
+from core.settings.job import GenerateJob
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, SUBCOMMAND["generate"])
+    if "prompt" in options.values:
+        options.settings += [f"--generate.prompt={options.values['prompt']}"]
+    if "lora" in options.values:
+        options.settings += [f"--generate.loras={json.dumps([lora_use(text) for text in options.values['lora']])}"]
+    job = job_from("generate", options)
+    assert isinstance(job, GenerateJob)
+    if options.values.get("check"):
+        print("The settings are right.")
+        return DONE
+    get_models(job.model, options)
+    return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
+
+
+def lora_use(text: str) -> dict[str, object]:
+    """FILE or FILE:STRENGTH; a drive letter's colon is no strength."""
+    file, colon, strength = text.rpartition(":")
+    try:
+        return {"file": file, "strength": float(strength)} if colon and file else {"file": text, "strength": 1.0}
+    except ValueError:
+        return {"file": text, "strength": 1.0}

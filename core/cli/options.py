@@ -1,0 +1,134 @@
+"""Free-standing options, and the way from typed words to a checked job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.base import Settings
+from core.settings.check import build
+from core.settings.flags import merge, read_flags
+from core.settings.job import JOBS
+from core.settings.presets import apply, read, to_values
+
+# name -> (placeholder of its value, or "" for a switch; help)
+COMMON = {
+    "outputs": ("DIR", "where runs, pictures and caches go (default: outputs)"),
+    "models": ("DIR", "where models lie (default: models)"),
+    "presets": ("DIR", "where presets lie (default: presets)"),
+    "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the best there is)"),
+}
+PAGE = {
+    **COMMON,
+    "port": ("NUMBER", "the page's port (default: 7860; the next free one when taken)"),
+    "listen": ("", "let other machines of the network in; needs a password"),
+    "share": ("", "open a public share link; needs a password"),
+    "auth": ("USER:PASSWORD", "the password for --listen and --share; without it one is made and printed"),
+    "no-browser": ("", "do not open a browser"),
+}
+JOB = {
+    **COMMON,
+    "check": ("", "say what would be done and what is wrong, and stop"),
+    "queue": ("", "hand the job to the page that is running on this output folder"),
+}
+SUBCOMMAND = {
+    "train": {**JOB, "continue": ("RUN", "go on with an interrupted or stopped run")},
+    "prepare": JOB,
+    "caption": JOB,
+    "generate": {**JOB, "prompt": ("TEXT", "short for --generate.prompt"), "lora": ("FILE[:STRENGTH]", "add a LoRA; may be repeated")},
+    "tool": JOB,
+    "bench": {**COMMON, "quick": ("", "fewer repeats"), "only": ("NAME", "one part of the benchmark"), "json": ("FILE", "write the numbers")},
+}
+REPEATED = {"lora"}
+
+
+@dataclass
+class Options:
+    """Options by name, the preset, and the words that are settings."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    settings: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def workspace(self) -> Workspace:
+        return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
+
+
+def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_allowed: bool = True) -> Options:
+    """Sort words into free-standing options, one preset, and `--group.name` settings. Problems are collected."""
+    options = Options()
+    index = 0
+    while index < len(words):
+        word, index = words[index], index + 1
+        name, equals, text = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        if name in known:
+            if not known[name][0]:
+                options.values[name] = True
+                continue
+            if not equals:
+                if index >= len(words):
+                    options.problems.append(Problem(f"--{name} has no value", "command line", f"write --{name} {known[name][0]}"))
+                    continue
+                text, index = words[index], index + 1
+            if name in REPEATED:
+                options.values.setdefault(name, []).append(text)
+            else:
+                options.values[name] = text
+        elif word.startswith("--"):
+            options.settings.append(word)
+            if not equals and index < len(words) and not words[index].startswith("--"):
+                options.settings.append(words[index])
+                index += 1
+        elif preset_allowed and options.preset is None:
+            options.preset = word
+        else:
+            options.problems.append(Problem(f"'{word}' is not understood", "command line", "see --help"))
+    return options
+
+
+def job_from(task: str, options: Options) -> Settings:
+    """Defaults below the preset below the flags. Raises ProblemsError with everything that is wrong anywhere."""
+    model = JOBS[task]
+    problems = list(options.problems)
+    below: dict[str, Any] = {}
+    if options.preset is not None:
+        try:
+            preset = read(preset_path(options.preset, options.workspace()))
+            if not _fits(preset.task, task):
+                problems.append(Problem(f"The preset is for '{preset.task}', not for '{task}'", options.preset, f"use: webui.py {preset.task}"))
+            else:
+                below = {name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields}
+        except ProblemsError as error:
+            problems += error.problems
+    above, wrong = read_flags(model, options.settings)
+    problems += wrong
+    try:
+        job = build(model, merge(below, above), "command line")
+    except ProblemsError as error:
+        problems += error.problems
+    if problems:
+        raise ProblemsError(problems)
+    return job
+
+
+def _fits(preset_task: str, task: str) -> bool:
+    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption"}
+
+
+def preset_path(text: str, workspace: Workspace) -> Path:
+    """A preset by path, or by its name in the presets folder."""
+    path = Path(text).expanduser()
+    if path.is_file() or path.suffix == ".json":
+        return path
+    return workspace.presets / f"{text}.json"
+
+
+def options_help(known: dict[str, tuple[str, str]]) -> str:
+    lines = []
+    for name, (value, text) in known.items():
+        lines.append(f"  --{name} {value}".rstrip().ljust(30) + f"  {text}")
+    return "\n".join(lines)

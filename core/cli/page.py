@@ -1,0 +1,41 @@
+"""webui.py: the page."""
+
+from __future__ import annotations
+
+from core.cli.main import DONE
+from core.cli.options import PAGE, split_options
+from core.record.problems import Problem, ProblemsError
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, PAGE, preset_allowed=False)
+    problems = list(options.problems)
+    problems += [Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings]
+    port = options.values.get("port", "7860")
+    if not (str(port).isdigit() and 1 <= int(port) <= 65535):
+        problems.append(Problem(f"--port is {port}", "command line", "use a number from 1 to 65535"))
+    auth = options.values.get("auth")
+    if auth is not None and (":" not in auth or not all(auth.split(":", 1))):
+        problems.append(Problem("--auth is not USER:PASSWORD", "command line", "write both, with a colon between"))
+    if problems:
+        raise ProblemsError(problems)
+
+    from core.engine.engine import Engine
+    from tabs.app import serve
+
+    workspace = options.workspace()
+    engine = Engine(workspace, options.values.get("device"))
+    try:
+        engine.start()
+        serve(
+            engine,
+            workspace,
+            host="0.0.0.0" if options.values.get("listen") else "127.0.0.1",
+            port=int(port),
+            share=bool(options.values.get("share")),
+            auth=tuple(auth.split(":", 1)) if auth else None,
+            browser=not options.values.get("no-browser"),
+        )
+    finally:
+        engine.close()
+    return DONE

@@ -1,0 +1,77 @@
+"""webui.py train: a training without the page."""
+
+from __future__ import annotations
+
+import sys
+
+from core.cli.jobs import find_run, run_job
+from core.cli.main import DONE
+from core.cli.options import SUBCOMMAND, job_from, split_options
+from core.record.problems import Problem, ProblemsError, errors
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import parse
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, SUBCOMMAND["train"])
+    if "continue" in options.values:
+        if options.preset or options.settings:
+            raise ProblemsError.one(
+                "--continue takes the settings of the run and no others", "command line", "leave out the preset and the settings"
+            )
+        folder = find_run(options.values["continue"], options.workspace())
+        preset = parse(folder.job(), str(folder.job_file))
+        job = build(TrainJob, preset.values, str(folder.job_file))
+        return run_job("train", job, job.saving.output_name, options, resume=folder)
+    job = job_from("train", options)
+    assert isinstance(job, TrainJob)
+    get_models(job.model, options)
+    report = check(job, options)
+    if options.values.get("check"):
+        print(report)
+        return DONE
+    return run_job("train", job, job.saving.output_name, options)
+
+
+def check(job: TrainJob, options) -> str:
+    """The preflight: raises ProblemsError with all errors, prints advice, returns the sentence on what will be trained."""
+    from core.dataset.preflight import preflight
+    from core.training.setup import model_problems
+
+    report = preflight(job, options.workspace())
+    found = [*report.problems, *model_problems(job, options.workspace())]
+    if errors(found):
+        raise ProblemsError(found)
+    say_advice(found)
+    return report.sentence
+
+
+def say_advice(problems: list[Problem]) -> None:
+    for problem in problems:
+        print(f"advice: {problem}", file=sys.stderr)
+
+
+def get_models(settings, options) -> None:
+    """Download a base model or VAE that is named by a hub id and not there yet, with a progress bar."""
+    from core.formats.hub import HubId, download, resolve
+
+    workspace = options.workspace()
+    for reference in (settings.base_model, settings.vae):
+        if reference is None:
+            continue
+        found = resolve(reference, workspace.models)
+        if isinstance(found, HubId) and not options.values.get("check"):
+            _download(found, workspace, download)
+
+
+def _download(hub_id, workspace, download) -> None:
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, desc=str(hub_id), file=sys.stderr) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        download(hub_id, workspace.models, on_progress)

@@ -1,0 +1,1 @@
+"""What learns: one file per way of training."""

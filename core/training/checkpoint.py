@@ -1,0 +1,95 @@
+"""States to continue from: everything that learning depends on, whole or absent."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record import atomic
+from core.record.run_folder import newest_state, seal_state, state_step
+
+if TYPE_CHECKING:
+    from core.training.run import Run
+
+STATE_FILE = "training.pt"
+KEPT_STATES = 2
+
+
+def save_state(run: Run) -> Path:
+    """Write state/step00000120/: into a new folder, sealed last, then renamed. A whole state of this step is left as it is."""
+    import torch
+
+    states = run.context.folder.states
+    states.mkdir(parents=True, exist_ok=True)
+    name = f"step{run.state.step:08d}"
+    newest = newest_state(states)
+    if newest is not None and state_step(newest) == run.state.step:
+        return newest
+    target = next(path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists())
+    temporary = states / f".tmp-{name}"
+    atomic.remove_folder(temporary)
+    temporary.mkdir()
+    try:
+        torch.save(_content(run), temporary / STATE_FILE)
+        atomic.sync_file(temporary / STATE_FILE)
+        seal_state(temporary)
+        atomic.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    atomic.sync_folder(states)
+    _remove_old(states)
+    return target
+
+
+def _content(run: Run) -> dict[str, Any]:
+    return {
+        "step": run.state.step,
+        "seconds": run.state.seconds,
+        "weights": run.method.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict() if run.scaler is not None else None,
+        "made_with": made_with(run),
+    }
+
+
+def made_with(run: Run) -> dict[str, str]:
+    """What bit-equality of a resumed run depends on besides the settings."""
+    import torch
+
+    return {
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "device": run.context.device,
+        "processor": platform.processor() or platform.machine(),
+        "precision": run.precision.name,
+    }
+
+
+def _remove_old(states: Path) -> None:
+    """Keep the newest states; more than one, so that a damaged newest leaves another."""
+    sealed = [path for path in states.iterdir() if (path / "complete.json").is_file() and state_step(path) >= 0]
+    for folder in sorted(sealed, key=lambda path: (state_step(path), path.name))[:-KEPT_STATES]:
+        atomic.remove_folder(folder)
+
+
+def load_state(run: Run) -> bool:
+    """Put the newest whole state in force; False when there is none. A state made elsewhere is taken, and that is said."""
+    import torch
+
+    folder = newest_state(run.context.folder.states)
+    if folder is None:
+        return False
+    content = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    run.method.load_state_dict(content["weights"])
+    run.optimizer.load_state_dict(content["optimizer"])
+    if run.scaler is not None and content["scaler"] is not None:
+        run.scaler.load_state_dict(content["scaler"])
+    run.state.step, run.state.seconds = content["step"], content["seconds"]
+    now = made_with(run)
+    other = [f"{name} {content['made_with'].get(name)} (now {value})" for name, value in now.items() if content["made_with"].get(name) != value]
+    if other:
+        run.context.say("The state was made with another " + ", ".join(other) + ": the result may differ in the last digits", "warning")
+    return True

@@ -1,0 +1,82 @@
+"""The loop: epoch -> batch -> step -> tasks that are due. It owns the run's state and touches no widget."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from core.optimization.schedules import multiplier
+from core.record.events import StateChanged, Steps
+from core.training.update import optimizer_update
+
+if TYPE_CHECKING:
+    from core.training.losses import ReadBack
+    from core.training.run import Run
+
+PAUSE_SECONDS = 0.1
+
+
+def train(run: Run) -> str:
+    """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
+    run.tasks.before_first_step(run)
+    while run.state.step < run.total and not run.stop_wanted:
+        started = time.monotonic()
+        optimizer_update(run)  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
+        run.state.step += 1
+        run.clock.add(time.monotonic() - started)
+        report(run, run.losses.read_if_due())
+        run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
+        obey(run)
+    report(run, run.losses.read())
+    if run.state.step >= run.total:
+        run.tasks.at_the_end(run)
+        return "done"
+    run.tasks.at_a_stop(run)
+    return "stopped"
+
+
+def report(run: Run, read: ReadBack | None) -> None:
+    """Tell the journal and the tracker about steps whose losses have arrived."""
+    if read is None:
+        return
+    step = read.steps[-1]
+    factor = multiplier(run.job.schedule.lr_scheduler, step - 1, run.job.schedule.lr_warmup_steps, run.total)
+    rates = {group["name"]: group["initial_lr"] * factor for group in run.optimizer.param_groups}
+    run.state.seconds = run.clock.total
+    run.context.journal.put(
+        Steps(read.steps, read.losses, rates, run.plan.epoch_of(step - 1) + 1, run.clock.per_step, read.norm)
+    )
+    for number, loss in zip(read.steps, read.losses, strict=True):
+        run.tracker.add("loss/current", loss, number)
+    for name, rate in rates.items():
+        run.tracker.add(f"lr/{name}", rate, step)
+
+
+def obey(run: Run) -> None:
+    """Commands that arrived: at a step's end nothing is half-done."""
+    for name in run.context.take_commands():
+        if name == "save":
+            report(run, run.losses.read())
+            run.tasks.save_now(run)
+        elif name == "sample":
+            report(run, run.losses.read())
+            run.tasks.sample_now(run)
+        elif name == "pause":
+            _pause(run)
+
+
+def _pause(run: Run) -> None:
+    """Hold here until "resume" or "stop"; what was learnt is on disk, so even a kill in the pause loses nothing."""
+    report(run, run.losses.read())
+    run.tasks.back_up(run)
+    run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))
+    while not run.stop_wanted:
+        time.sleep(PAUSE_SECONDS)
+        for name in run.context.take_commands():
+            if name == "save":
+                run.tasks.save_now(run)
+            elif name == "sample":
+                run.tasks.sample_now(run)
+            elif name == "resume":
+                run.context.journal.put(StateChanged("running", "Resumed"))
+                return

@@ -1,0 +1,108 @@
+"""A run: what the loop works on, and the way from a job to its end."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from core.record import atomic
+from core.record.context import JobContext
+from core.record.events import Planned
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+from core.training.clock import StepClock
+from core.training.losses import LossBuffer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from core.methods.network import NetworkMethod
+    from core.optimization.clipping import NonFiniteGuard
+    from core.training.plan import Plan
+    from core.training.precision import Precision
+    from core.training.sources import Latents, Text
+    from core.training.tasks import Tasks
+    from core.training.trackers import Tracker
+
+
+@dataclass
+class RunState:
+    """Where a run stands: step = optimizer updates done; the place in the data follows from it."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """Everything of a running training. Built by setup.build_run, driven by loop.train."""
+
+    job: TrainJob
+    context: JobContext
+    seed: int
+    plan: Plan
+    total: int
+    precision: Precision
+    components: Any
+    method: NetworkMethod
+    latents: Latents
+    text: Text
+    parameters: list[nn.Parameter]
+    optimizer: Any
+    guard: NonFiniteGuard
+    scaler: Any
+    alpha_bar: Tensor
+    prediction: str
+    tracker: Tracker
+    tasks: Tasks
+    facts: dict[str, Any]
+    state: RunState = field(default_factory=RunState)
+    losses: LossBuffer = field(default_factory=LossBuffer)
+    clock: StepClock = field(default_factory=StepClock)
+
+    @property
+    def stop_wanted(self) -> bool:
+        return self.context.token.wanted
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, text_states: Tensor) -> Tensor:
+        from core.families import family
+
+        return family(self.components.family).predict(self.components, noisy_latents, timesteps, text_states)
+
+    def release(self) -> None:
+        """Let go of everything large; also after an error, or the next job starts with less memory."""
+        self.tracker.close()
+        self.method.release()
+        self.components = self.optimizer = self.latents = self.text = self.tasks = None  # type: ignore[assignment]
+        self.parameters = []
+
+
+def run_training(job: TrainJob, context: JobContext) -> str:
+    """Train from the start, or from the folder's newest whole state. Returns "done" or "stopped"."""
+    from core.training.checkpoint import load_state
+    from core.training.loop import train
+    from core.training.setup import build_run
+
+    job = with_seed(job, context)
+    run = build_run(job, context)
+    try:
+        if load_state(run):
+            context.say(f"Continuing from step {run.state.step}")
+            run.clock = StepClock(run.state.seconds)
+        context.journal.put(
+            Planned(run.total, -(-run.total // run.plan.updates_per_epoch), run.plan.updates_per_epoch, len(run.plan.placed), run.facts["sentence"])
+        )
+        context.stage("training")
+        return train(run)
+    finally:
+        run.release()
+
+
+def with_seed(job: TrainJob, context: JobContext) -> TrainJob:
+    """The job with a seed: an empty one is drawn and written into the run's job.json, so that continuing finds the same."""
+    if job.schedule.seed is not None:
+        return job
+    seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
+    atomic.write_json(context.folder.job_file, dump(seeded))
+    return seeded

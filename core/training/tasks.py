@@ -1,0 +1,129 @@
+"""What is due besides learning: files for people, states to continue from, sample pictures. Each knows when it is due."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from core.record.cancel import Cancelled
+from core.record.events import BackedUp
+from core.settings.base import every
+from core.training import saving
+from core.training.checkpoint import save_state
+
+if TYPE_CHECKING:
+    from core.training.run import Run
+
+
+class Tasks:
+    """The timetable of a run, made from its settings and its length."""
+
+    def __init__(self, run: Run):
+        settings, plan, total = run.job.saving, run.plan, run.total
+        self._save_steps = every(settings.save_every_n_steps)
+        self._save_epochs = every(settings.save_every_n_epochs)
+        count = int(every(settings.save_n_evenly) or 0)
+        self._even_steps = {round(total * number / count) for number in range(1, count)}
+        self._minutes = every(settings.save_every_minutes)
+        self._sample_steps = every(run.job.samples.sample_every_n_steps)
+        self._sample_epochs = every(run.job.samples.sample_every_n_epochs)
+        self._per_epoch = plan.updates_per_epoch
+        self._last_backup = time.monotonic()
+
+    # -- moments of a run
+
+    def before_first_step(self, run: Run) -> None:
+        """The base model's pictures, to compare with; not again when a run continues."""
+        wanted = run.job.samples.sample_at_first and run.job.samples.sample_prompts
+        if wanted and run.state.step == 0:
+            self._sample(run)
+
+    def after_step(self, run: Run) -> None:
+        step = run.state.step
+        if step >= run.total:
+            return
+        epoch_ends = step % self._per_epoch == 0
+        epoch = step // self._per_epoch
+        if epoch_ends and self._save_epochs and epoch % self._save_epochs == 0:
+            self._save(run, saving.epoch_name(run, epoch))
+        elif (self._save_steps and step % self._save_steps == 0) or step in self._even_steps:
+            self._save(run, saving.step_name(run, step))
+        elif self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
+            self.back_up(run)
+        by_step = self._sample_steps and step % self._sample_steps == 0
+        by_epoch = epoch_ends and self._sample_epochs and epoch % self._sample_epochs == 0
+        if (by_step or by_epoch) and run.job.samples.sample_prompts:
+            self._sample(run)
+
+    def at_the_end(self, run: Run) -> None:
+        """The finished file, which nothing may prevent, then its pictures."""
+        self._read_back(run)
+        saving.write_file(run, saving.final_name(run), final=True)
+        self.back_up(run)
+        if run.job.samples.sample_prompts:
+            self._sample(run)
+
+    def at_a_stop(self, run: Run) -> None:
+        """Stop and save: a file to use and a state to continue from."""
+        if run.state.step > 0:
+            saving.write_file(run, saving.step_name(run, run.state.step))
+            self.back_up(run)
+
+    # -- commands
+
+    def save_now(self, run: Run) -> None:
+        self._save(run, saving.step_name(run, run.state.step))
+
+    def sample_now(self, run: Run) -> None:
+        if run.job.samples.sample_prompts:
+            self._sample(run)
+        else:
+            run.context.say("There are no sample prompts to draw", "warning", "write some before the next run")
+
+    def back_up(self, run: Run) -> None:
+        """A state to continue from."""
+        self._read_back(run)
+        try:
+            save_state(run)
+        except OSError as error:
+            _say_disk(run, error)
+            return
+        finally:
+            self._last_backup = time.monotonic()
+        run.context.journal.put(BackedUp(run.state.step))
+
+    # -- doing them
+
+    def _save(self, run: Run, name: str) -> None:
+        """A periodic file and state. A full disk is said and tried again next time: training goes on."""
+        self._read_back(run)
+        try:
+            saving.write_file(run, name)
+            saving.remove_old(run)
+        except OSError as error:
+            _say_disk(run, error)
+        self.back_up(run)
+
+    def _sample(self, run: Run) -> None:
+        """Sample pictures. What goes wrong with them does not end a training."""
+        from core.training.samples import draw_samples
+
+        self._read_back(run)
+        try:
+            draw_samples(run)
+        except Cancelled:
+            run.context.say("Sampling was left unfinished")
+        except Exception as error:
+            run.context.say(f"The samples could not be drawn: {error}", "warning", "training goes on; check the sample settings")
+
+    def _read_back(self, run: Run) -> None:
+        """Nothing is saved or shown before all its losses are known to be finite."""
+        from core.training.loop import report
+
+        report(run, run.losses.read())
+
+
+def _say_disk(run: Run, error: OSError) -> None:
+    what = "The disk is full" if error.errno == errno.ENOSPC else f"A file cannot be written ({error.strerror or error})"
+    run.context.say(f"{what}: nothing was saved at step {run.state.step}", "error", "free some space; what was saved before is whole")

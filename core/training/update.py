@@ -1,0 +1,85 @@
+"""One optimizer update: its micro-batches, the gradient, the guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.diffusion.noise import draw_noise, draw_offset_noise, draw_perturbation, stack_draws
+from core.diffusion.timesteps import draw_timestep
+from core.optimization.clipping import clip_grad_norm
+from core.optimization.schedules import multiplier, set_learning_rates
+from core.training.losses import StepRecord
+from core.training.step import training_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.dataset.batches import Batch
+    from core.training.run import Run
+
+
+def optimizer_update(run: Run) -> None:
+    """Move the weights once. The loss is the mean over all pictures of the update, so a short batch weighs by its true count."""
+    epoch, batches = run.plan.update(run.state.step)
+    run.text.need(run.plan.captions(epoch))
+    schedule = run.job.schedule
+    set_learning_rates(run.optimizer, multiplier(schedule.lr_scheduler, run.state.step, schedule.lr_warmup_steps, run.total))
+    pictures = sum(len(batch.items) for batch in batches)
+    total = None
+    timesteps: list[int] = []
+    for batch in batches:
+        losses_B, drawn = micro_batch(run, epoch, batch)
+        loss = losses_B.sum() / pictures
+        (run.scaler.scale(loss) if run.scaler is not None else loss).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+        timesteps += drawn
+    norm = _step(run, total)
+    run.optimizer.zero_grad(set_to_none=True)
+    names = [placed.picture.relative for batch in batches for placed, _ in batch.items]
+    run.losses.put(StepRecord(run.state.step + 1, total, norm, names, timesteps))
+
+
+def _step(run: Run, loss: Tensor) -> Tensor:
+    """Clip, guard and step; returns the gradient's norm before clipping, 0-d on the device."""
+    if run.scaler is None:
+        norm = clip_grad_norm(run.parameters, run.job.optimizer.max_grad_norm)
+        run.guard.watch(loss, norm)
+        run.guard.step(run.optimizer)
+        return norm
+    run.scaler.unscale_(run.optimizer)
+    norm = clip_grad_norm(run.parameters, run.job.optimizer.max_grad_norm)
+    run.guard.watch(loss)
+    if not run.guard.tripped():
+        run.scaler.step(run.optimizer)  # leaves out a step whose gradient overflowed
+        run.scaler.update()
+    return norm
+
+
+def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
+    """Losses [B] of one batch and the timesteps drawn. Every draw is addressed by (seed, purpose, epoch, picture, repeat)."""
+    import torch
+
+    seed, noise_settings, device = run.seed, run.job.noise, run.context.device
+    addresses = [(seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
+    latents = torch.stack([run.latents.draw(placed, epoch, repeat) for placed, repeat in batch.items]).to(device)
+    shape = latents.shape[1:]
+    noise = stack_draws([draw_noise(shape, *address) for address in addresses], device)
+    timesteps = [draw_timestep(noise_settings.min_timestep, noise_settings.max_timestep, *address) for address in addresses]
+    offset = perturbation = None
+    if noise_settings.noise_offset:
+        offset = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
+    if noise_settings.ip_noise_gamma:
+        perturbation = stack_draws([draw_perturbation(shape, *address) for address in addresses], device)
+    text = run.text.states([run.plan.caption(placed, epoch, repeat) for placed, repeat in batch.items])
+    losses_B = training_loss(
+        lambda noisy, at: run.predict(noisy, at, text),
+        latents,
+        noise,
+        torch.tensor(timesteps, device=device),
+        noise_settings,
+        alpha_bar=run.alpha_bar,
+        prediction=run.prediction,
+        offset_noise=offset,
+        perturbation_noise=perturbation,
+    )
+    return losses_B, timesteps

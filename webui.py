@@ -1,0 +1,19 @@
+"""Atelier: `python webui.py` opens the page; `python webui.py train PRESET ...` runs a job without it. See --help."""
+
+import os
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("Atelier needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Start it with launch.sh or launch.bat.")
+
+# Before any library loads: waiting threads must not spin (a spinning one stalls a training that takes every core), and
+# nothing is reported home.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+from core.cli.main import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
