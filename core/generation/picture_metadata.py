@@ -1,0 +1,298 @@
+"""What a picture was drawn with, written into its PNG and read back.
+
+Two text chunks: `parameters`, the block that A1111, Forge and picture sites read, and `atelier`, the whole job as JSON.
+Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is given away.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
+
+from core.record.problems import Problem
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.job import GenerateJob
+from core.settings.samples import SAMPLER_LABELS, SAMPLERS
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+CHUNK = "atelier"
+FORMAT = 1
+EXIF_USER_COMMENT = 0x9286
+EXIF_FOLDER = 0x8769
+
+# One `Name: value` of A1111's last line; a value with commas or colons stands in double quotes, escaped as in JSON.
+PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+LORA_TAG = re.compile(r"\s*<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """SHA-256 as hex text; of the LoRAs, by their names in the settings, the one A1111 shows (of the tensors alone)."""
+
+    model: str = ""
+    loras: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """What a picture tells about itself.
+
+    job       the settings that draw it again; None when the picture tells nothing that can be used
+    source    "atelier" or "a1111"; "" when there is no job
+    reason    why there is no job, in one plain sentence
+    notes     what could not be taken over as it stands
+    """
+
+    job: GenerateJob | None = None
+    source: str = ""
+    reason: str = ""
+    notes: list[Problem] = field(default_factory=list)
+    hashes: Hashes = field(default_factory=Hashes)
+
+
+def portable_name(path: str | Path, workspace: Workspace) -> str:
+    """A name without the machine's folders: relative to the project or to what holds the models or outputs folder, else
+    the bare file name. `library.find_lora` and `formats.hub.resolve` find it again on a machine that has the file."""
+    resolved = Path(path).expanduser().resolve()
+    for root in (PROJECT, workspace.models.parent, workspace.outputs.parent):
+        if resolved.is_relative_to(root.resolve()):
+            return resolved.relative_to(root.resolve()).as_posix()
+    return resolved.name
+
+
+# -- writing
+
+
+def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngInfo:
+    """The text chunks for one picture. `job` holds the settings of this very picture: its seed, its size, count 1."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("parameters", a1111_text(job, hashes, version))
+    content = {
+        "format": FORMAT,
+        "job": job.model_dump(mode="json"),
+        "hashes": {"model": hashes.model, "loras": hashes.loras},
+    }
+    info.add_text(CHUNK, json.dumps(content))
+    return info
+
+
+def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> str:
+    """A1111's `parameters` block: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs."""
+    asked = job.generate
+    tags = "".join(f" <lora:{Path(use.file).stem}:{use.strength:g}>" for use in asked.loras)
+    lines = [asked.prompt + tags]
+    if asked.negative_prompt:
+        lines.append(f"Negative prompt: {asked.negative_prompt}")
+    pairs = {
+        "Steps": asked.steps,
+        "Sampler": SAMPLER_LABELS[asked.sampler],
+        "CFG scale": f"{asked.guidance_scale:g}",
+        "Seed": asked.seed,
+        "Size": f"{asked.width}x{asked.height}",
+        "Model hash": hashes.model[:10],
+        "Model": Path(job.model.base_model).name.removesuffix(".safetensors"),
+        "VAE": Path(job.model.vae).name if job.model.vae else None,
+        "Clip skip": job.model.clip_skip,
+        "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
+        "Version": version,
+    }
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value not in (None, "")))
+    return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',\n:"') else text
+
+
+# -- reading
+
+
+def read_picture(path: str | Path) -> PictureRecord:
+    """The settings a picture was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            texts = {
+                key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)
+            }
+            comment = _exif_comment(picture)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        return PictureRecord(reason=f"This file could not be read as a picture ({error.__class__.__name__}).")
+    if CHUNK in texts:
+        return _from_chunk(texts[CHUNK])
+    block = texts.get("parameters") or comment
+    if block:
+        return from_a1111_text(block)
+    return PictureRecord(
+        reason="This picture holds no settings; a site or program it went through may have stripped them."
+    )
+
+
+def _exif_comment(picture: Any) -> str:
+    """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
+    raw = picture.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+    if not isinstance(raw, bytes) or len(raw) <= 8:
+        return ""
+    if raw.startswith(b"UNICODE"):
+        body = raw[8:]
+        # A1111 writes big-endian whatever the file's own order; a Latin letter then has its zero byte first.
+        return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", errors="replace")
+    return raw[8:].decode("utf-8", errors="replace")
+
+
+def _from_chunk(text: str) -> PictureRecord:
+    try:
+        content = json.loads(text)
+        if content["format"] > FORMAT:
+            return PictureRecord(reason="This picture was drawn by a newer Atelier; update to read its settings.")
+        job = GenerateJob.model_validate(content["job"])
+        stored = content.get("hashes", {})
+        hashes = Hashes(
+            str(stored.get("model", "")), {str(name): str(digest) for name, digest in stored.get("loras", {}).items()}
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        return PictureRecord(reason="The settings in this picture are damaged or were changed by hand.")
+    return PictureRecord(job=job, source="atelier", hashes=hashes)
+
+
+def from_a1111_text(text: str) -> PictureRecord:
+    """A1111's block as settings. What this program draws otherwise is noted, never dropped in silence."""
+    lines = text.strip().replace("\r\n", "\n").split("\n")
+    pairs: dict[str, str] = {}
+    if PARAMETER.match(lines[-1]):
+        found = {name.strip(): _unquoted(value) for name, value in PARAMETER.findall(lines[-1])}
+        if "Steps" in found or len(found) >= 3:  # a shorter last line is part of the prompt
+            pairs = found
+            lines = lines[:-1]
+    if not pairs:
+        return PictureRecord(reason="This picture holds a text, but not the settings it was drawn with.")
+    start = next((number for number, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    prompt = "\n".join(lines[:start]).strip()
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
+    notes: list[Problem] = []
+    loras = [{"file": name, "strength": float(strength)} for name, strength in LORA_TAG.findall(prompt)]
+    wanted: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip(), "negative_prompt": negative, "loras": loras}
+    for name, setting_name, convert in (
+        ("Steps", "steps", int),
+        ("CFG scale", "guidance_scale", float),
+        ("Seed", "seed", int),
+    ):
+        _take(wanted, notes, pairs, name, setting_name, convert)
+    _take_size(wanted, notes, pairs)
+    _take_sampler(wanted, notes, pairs)
+    kept = _valid(wanted, notes)
+    clip_skip = int(pairs["Clip skip"]) if pairs.get("Clip skip", "").isdecimal() else None
+    model: dict[str, Any] = {"clip_skip": clip_skip} if clip_skip and 1 <= clip_skip <= 12 else {}
+    if pairs.get("Model"):
+        notes.append(
+            _advice(
+                f"It was drawn with the model {pairs['Model']}; the chosen model is kept",
+                "choose that model to draw it again",
+            )
+        )
+    job = GenerateJob.model_validate({"generate": kept, "model": model})
+    hashes = Hashes(
+        pairs.get("Model hash", ""), dict(re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]+)", pairs.get("Lora hashes", "")))
+    )
+    return PictureRecord(job=job, source="a1111", notes=notes, hashes=hashes)
+
+
+def _advice(what: str, fix: str = "") -> Problem:
+    return Problem(what, "the picture's settings", fix, level="advice")
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value.startswith('"') and value.endswith('"'):
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value[1:-1]
+    return value.strip()
+
+
+def _take(
+    wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str], name: str, setting_name: str, convert: Any
+) -> None:
+    if name in pairs:
+        try:
+            wanted[setting_name] = convert(pairs[name])
+        except ValueError:
+            notes.append(_advice(f"{name} '{pairs[name]}' was not understood and is left as it is"))
+
+
+def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", ""))
+    if size:
+        wanted["width"], wanted["height"] = int(size[1]), int(size[2])
+    elif "Size" in pairs:
+        notes.append(_advice(f"Size '{pairs['Size']}' was not understood and is left as it is"))
+
+
+def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
+    """The sampler by its label; a noise schedule of another program (Karras ...) is noted, as none is offered here."""
+    label = pairs.get("Sampler")
+    if label is None:
+        return
+    plain = re.sub(r"\s+(Karras|Exponential|SGM Uniform|Automatic)$", "", label, flags=re.IGNORECASE)
+    by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {
+        name: name for name in get_args(SAMPLERS)
+    }
+    if plain.lower() in by_label:
+        wanted["sampler"] = by_label[plain.lower()]
+    else:
+        notes.append(_advice(f"The sampler {label} is not offered here; {SAMPLER_LABELS['ddim']} is chosen"))
+        return
+    schedule = pairs.get("Schedule type", "Automatic")
+    if plain != label or schedule.lower() not in ("automatic", "uniform"):
+        named = label if plain != label else schedule
+        notes.append(_advice(f"It was drawn with another noise schedule ({named}); the picture will differ a little"))
+
+
+def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
+    """The settings that are within range; the others are noted and left at their defaults."""
+    try:
+        GenerateSettings.model_validate(wanted)
+    except ValidationError as error:
+        for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
+            title = GenerateSettings.model_fields[name].title or name
+            notes.append(_advice(f"{title} '{wanted[name]}' is out of range here and is left as it is"))
+            del wanted[name]
+    return wanted
+
+
+def one_picture(
+    job: GenerateJob,
+    *,
+    seed: int,
+    width: int,
+    height: int,
+    workspace: Workspace,
+    lora_paths: list[Path],
+    model_path: Path | None,
+) -> GenerateJob:
+    """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files."""
+    loras = [
+        LoraUse(file=portable_name(path, workspace), strength=use.strength)
+        for use, path in zip(job.generate.loras, lora_paths, strict=True)
+    ]
+    generate = job.generate.model_copy(
+        update={"seed": seed, "width": width, "height": height, "count": 1, "loras": loras}
+    )
+    model: dict[str, Any] = {}
+    if model_path is not None:
+        model["base_model"] = portable_name(model_path, workspace)
+    if job.model.vae and Path(job.model.vae).expanduser().is_absolute():
+        model["vae"] = portable_name(job.model.vae, workspace)
+    return job.model_copy(update={"generate": generate, "model": job.model.model_copy(update=model)})

@@ -1,0 +1,200 @@
+"""From a prompt to pictures: encode the text, take the noise away step by step, decode.
+
+Three parts that can be used alone, since training draws its samples with text states of its own: `encode_prompts`,
+`denoise` and `decode`; `draw` is the three together. Nothing here reads torch's global random generator: all noise of a
+picture comes from a generator seeded with that picture's seed on the CPU, as in diffusers, so a seed gives the same
+picture alone and in a batch, and on every device up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
+from core.families import family
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from core.record.cancel import CancelToken
+
+WINDOW = 75  # content tokens that CLIP reads at once
+LATENT_CHANNELS = 4
+PIXELS_PER_LATENT = 8
+MAX_AT_ONCE = 4
+# Room the U-Net takes for one picture, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
+LIVE_TENSORS = 64
+CPU_LATENT_PIXELS = 64 * 64  # a CPU computes no faster with more than this at once
+
+Predict = Callable[
+    ["Tensor", "Tensor", "Tensor"], "Tensor"
+]  # (noisy latents [B, 4, h, w], timesteps, text states [B, T, C])
+OnStep = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """What the U-Net reads. positive and negative: [1, T, C], of equal T."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def windows_needed(components: Any, *texts: str) -> int:
+    """How many windows of 75 tokens the longest of these texts takes, at least 1."""
+    longest = max(family(components.family).count_tokens(components, text) for text in texts)
+    return max(1, -(-longest // WINDOW))
+
+
+def encode_prompts(
+    components: Any, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None
+) -> PromptStates:
+    """Text states of a prompt and its opposite, of any length.
+
+    Long texts go through the encoder in windows of 75 tokens; both texts get as many windows as the longer one needs.
+    The windows' states are joined whole, each with its BOS and EOS: T = 77 n, as A1111, ComfyUI and kohya's generator
+    do (a training's captions are joined to 75 n + 2 instead).
+    """
+    import torch
+
+    kind = family(components.family)
+    count = windows_needed(components, prompt, negative_prompt)
+    with torch.no_grad():
+        ids = kind.tokenize(components, [prompt, negative_prompt], WINDOW * count)  # [2, n, 77]
+        states = kind.encode_text(components, ids.flatten(0, 1)[:, None], clip_skip=clip_skip)  # [2 n, 77, C]
+    states = states.reshape(2, -1, states.shape[-1])
+    return PromptStates(states[:1], states[1:])
+
+
+def denoise(
+    predict: Predict,
+    positive: Tensor,
+    negative: Tensor | None,
+    *,
+    seeds: Sequence[int],
+    width: int,
+    height: int,
+    sampler: str = "ddim",
+    steps: int = 20,
+    guidance_scale: float = 7.5,
+    prediction: str = "epsilon",
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
+) -> Tensor:
+    """Latents of one picture a seed, scaled as the U-Net knows them: float32 [B, 4, height / 8, width / 8].
+
+    predict      (noisy latents [B, 4, h, w], timesteps, text states [B, T, C]) -> noise or v, [B, 4, h, w]
+    positive     [1, T, C] for all pictures or [B, T, C]; they lie on the U-Net's device
+    negative     the same for what is not wanted; not read when guidance_scale <= 1
+    width, height in pixels, multiples of 8
+    Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
+    """
+    import torch
+
+    assert width % PIXELS_PER_LATENT == 0 and height % PIXELS_PER_LATENT == 0, f"{width}x{height} is no multiple of 8"
+    device, count = positive.device, len(seeds)
+    guided = guidance_scale > 1 and negative is not None
+    states = positive.expand(count, -1, -1)
+    if guided:
+        states = torch.cat([negative.expand(count, -1, -1), states])  # type: ignore[union-attr]
+    way = make_sampler(sampler, prediction)
+    way.set_timesteps(steps, device=device)
+    generators = image_generators(seeds)
+    shape = (LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
+    with torch.no_grad():
+        latents = start_latents(way, shape, generators, device)
+        for done, timestep in enumerate(way.timesteps):
+            if cancel is not None:
+                cancel.check()
+            noisy = torch.cat([latents, latents]) if guided else latents
+            output = predict(way.scale_model_input(noisy, timestep), timestep, states).float()
+            if guided:
+                unwanted, wanted = output.chunk(2)
+                output = unwanted + guidance_scale * (wanted - unwanted)
+            latents = sampler_step(way, output, timestep, latents, generators)
+            if on_step is not None:
+                on_step(done + 1, steps)
+    return latents
+
+
+def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> list[Image]:
+    """Pictures of scaled latents [B, 4, h, w], decoded one at a time: the VAE takes more memory than the U-Net."""
+    from PIL import Image
+
+    pictures = []
+    for one in latents.split(1):
+        if cancel is not None:
+            cancel.check()
+        pixels = decode_pixels(vae, one)[0]
+        pictures.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
+    return pictures
+
+
+def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
+    """float32 [B, 3, 8h, 8w] in [0, 1] of scaled latents [B, 4, h, w]."""
+    from core.families.sd1.latents import decode_latents  # the same for every family whose VAE is an AutoencoderKL
+
+    pixels = decode_latents(vae, latents)
+    if not bool(pixels.isfinite().all()):
+        raise ProblemsError.one(
+            "The picture came out as numbers that are none (NaN), and would be black",
+            "generation",
+            "set Precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged",
+        )
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def pictures_at_once(components: Any, width: int, height: int) -> int:
+    """How many pictures of this size to draw together, 1 to 4: on a CPU as many as still gain speed, else what fits in
+    half of the device's free memory."""
+    import torch
+
+    weight = components.unet.conv_in.weight
+    latent_pixels = (width // PIXELS_PER_LATENT) * (height // PIXELS_PER_LATENT)
+    if weight.device.type == "cpu":
+        return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))
+    if weight.device.type != "cuda":
+        return 1
+    free, _ = torch.cuda.mem_get_info(weight.device)
+    needed = 2 * LIVE_TENSORS * latent_pixels * weight.shape[0] * weight.element_size()  # twice, for guidance
+    return max(1, min(MAX_AT_ONCE, free // 2 // needed))
+
+
+def draw(
+    components: Any,
+    states: PromptStates,
+    *,
+    seeds: Sequence[int],
+    width: int,
+    height: int,
+    sampler: str = "ddim",
+    steps: int = 20,
+    guidance_scale: float = 7.5,
+    prediction: str | None = None,
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
+) -> list[Image]:
+    """One picture a seed, all in one batch. `prediction` None is what the model's file says."""
+
+    def predict(noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return family(components.family).predict(components, noisy, timesteps, text)
+
+    latents = denoise(
+        predict,
+        states.positive,
+        states.negative,
+        seeds=seeds,
+        width=width,
+        height=height,
+        sampler=sampler,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        prediction=prediction or components.prediction,
+        on_step=on_step,
+        cancel=cancel,
+    )
+    return decode(components.vae, latents, cancel=cancel)

@@ -1,0 +1,166 @@
+"""What is written into a picture comes back, and what others wrote is understood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from core.generation.picture_metadata import (
+    EXIF_FOLDER,
+    EXIF_USER_COMMENT,
+    Hashes,
+    a1111_text,
+    from_a1111_text,
+    one_picture,
+    png_info,
+    portable_name,
+    read_picture,
+)
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.job import GenerateJob
+from core.settings.model import ModelSettings
+
+A1111_EXAMPLE = """a portrait of a knight, <lora:armor_v2:0.8> (silver:1.2)
+oil painting
+Negative prompt: blurry, low quality
+hands
+Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 2179987202, Size: 768x512, Model hash: 93b79e09ed, """
+A1111_EXAMPLE += 'Model: anything-v4.5, Clip skip: 2, Lora hashes: "armor_v2: 1a2b3c4d5e6f", Version: v1.9.4'
+
+
+def whole_job() -> GenerateJob:
+    generate = GenerateSettings(
+        prompt='a fox, "quoted"\nsecond line; naïve 狐',
+        negative_prompt="blurry\nSteps: 3, not these",
+        width=192,
+        height=128,
+        steps=12,
+        guidance_scale=4.25,
+        seed=4294967295,
+        count=1,
+        sampler="dpmsolver++",
+        loras=[
+            LoraUse(file="models/loras/glyph.safetensors", strength=-0.75),
+            LoraUse(file="outputs/runs/a/checkpoints/b.safetensors"),
+        ],
+    )
+    return GenerateJob(
+        generate=generate, model=ModelSettings(base_model="models/starter", clip_skip=2, prediction="epsilon")
+    )
+
+
+def save(path: Path, info: PngInfo) -> Path:
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def test_a_job_comes_back_from_its_picture_exactly(tmp_path):
+    job, hashes = whole_job(), Hashes("ab" * 32, {"models/loras/glyph.safetensors": "cd" * 32})
+    record = read_picture(save(tmp_path / "a.png", png_info(job, hashes)))
+    assert record.job == job
+    assert record.hashes == hashes
+    assert (record.source, record.notes) == ("atelier", [])
+
+
+def test_the_a1111_block_has_the_published_form():
+    text = a1111_text(whole_job(), Hashes("ab" * 32, {"models/loras/glyph.safetensors": "cd" * 32}))
+    lines = text.split("\n")
+    assert lines[1] == "second line; naïve 狐 <lora:glyph:-0.75> <lora:b:1>"
+    assert lines[2] == "Negative prompt: blurry"
+    assert lines[-1] == (
+        "Steps: 12, Sampler: DPM++ 2M, CFG scale: 4.25, Seed: 4294967295, Size: 192x128, Model hash: ababababab, "
+        'Model: starter, Clip skip: 2, Lora hashes: "glyph: cdcdcdcdcdcd", Version: Atelier'
+    )
+
+
+def test_our_own_a1111_block_reads_back_to_the_same_drawing():
+    job = whole_job()
+    record = from_a1111_text(a1111_text(job, Hashes("ab" * 32)))
+    assert record.job is not None
+    again, asked = record.job.generate, job.generate
+    for name in ("prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "sampler"):
+        assert getattr(again, name) == getattr(asked, name), name
+    assert [(use.file, use.strength) for use in again.loras] == [("glyph", -0.75), ("b", 1.0)]
+    assert record.job.model.clip_skip == 2
+
+
+def test_a_picture_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", A1111_EXAMPLE)
+    record = read_picture(save(tmp_path / "a.png", info))
+    assert record.source == "a1111" and record.job is not None
+    asked = record.job.generate
+    assert asked.prompt == "a portrait of a knight, (silver:1.2)\noil painting"
+    assert asked.negative_prompt == "blurry, low quality\nhands"
+    assert (asked.steps, asked.guidance_scale, asked.seed, asked.width, asked.height) == (28, 6.5, 2179987202, 768, 512)
+    assert asked.sampler == "dpmsolver++"
+    assert asked.loras == [LoraUse(file="armor_v2", strength=0.8)]
+    assert record.hashes == Hashes("93b79e09ed", {"armor_v2": "1a2b3c4d5e6f"})
+    said = " ".join(note.what for note in record.notes)
+    assert "Karras" in said and "anything-v4.5" in said
+    assert all(note.level == "advice" for note in record.notes)
+
+
+def test_values_out_of_range_are_noted_and_the_others_kept():
+    record = from_a1111_text("a fox\nSteps: 5000, Sampler: UniPC, CFG scale: seven, Seed: -1, Size: 513x512")
+    assert record.job is not None
+    assert record.job.generate == GenerateSettings(prompt="a fox", height=512)
+    assert len(record.notes) == 5
+
+
+def test_exif_of_a_jpeg_is_read(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    exif = picture.getexif()
+    exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = b"UNICODE\0" + A1111_EXAMPLE.encode("utf-16-be")
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    record = read_picture(tmp_path / "a.jpg")
+    assert record.job is not None and record.job.generate.steps == 28
+
+
+def test_pictures_without_usable_settings_say_why_in_one_sentence(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "no_picture.png").write_bytes(b"not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    damaged, newer, words = PngInfo(), PngInfo(), PngInfo()
+    damaged.add_text("atelier", '{"format": 1, "job": {"generate": {"steps": "many"}}}')
+    newer.add_text("atelier", '{"format": 99}')
+    words.add_text("parameters", "only a prompt")
+    save(tmp_path / "damaged.png", damaged)
+    save(tmp_path / "newer.png", newer)
+    save(tmp_path / "words.png", words)
+    reasons = {path.stem: read_picture(path) for path in tmp_path.iterdir()}
+    assert len(reasons) == 6
+    assert all(record.job is None and record.reason.endswith(".") for record in reasons.values())
+    assert len({record.reason for record in reasons.values()}) == 5  # the two that are no pictures agree
+    for content in ("[]", "null", "3", '{"format": "1"}', '{"format": 1, "job": {}, "hashes": 5}'):
+        info = PngInfo()
+        info.add_text("atelier", content)
+        assert read_picture(save(tmp_path / "odd.png", info)).reason
+
+
+def test_no_folder_of_the_machine_is_written(tmp_path):
+    workspace = Workspace(outputs=tmp_path / "out" / "outputs", models=tmp_path / "lib" / "models")
+    outside = tmp_path / "secret_person" / "x.safetensors"
+    assert portable_name(workspace.models / "loras" / "a.safetensors", workspace) == "models/loras/a.safetensors"
+    assert (
+        portable_name(workspace.runs / "r" / "checkpoints" / "b.safetensors", workspace)
+        == "outputs/runs/r/checkpoints/b.safetensors"
+    )
+    assert portable_name(PROJECT / "models" / "starter", workspace) == "models/starter"
+    assert portable_name(outside, workspace) == "x.safetensors"
+    job = GenerateJob(
+        model=ModelSettings(base_model=str(outside), vae=str(tmp_path / "secret_person" / "v.safetensors")),
+        generate=GenerateSettings(loras=[LoraUse(file=str(outside), strength=0.5)]),
+    )
+    drawn = one_picture(
+        job, seed=7, width=128, height=128, workspace=workspace, lora_paths=[outside], model_path=outside
+    )
+    path = save(tmp_path / "a.png", png_info(drawn, Hashes()))
+    with Image.open(path) as picture:
+        assert "secret_person" not in json.dumps(picture.info)
+    read = read_picture(path).job
+    assert read == drawn and read.generate.seed == 7 and read.generate.count == 1
