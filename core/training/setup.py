@@ -1,0 +1,277 @@
+"""From a job to a run that is ready for its first step: dataset, caches, model, network, optimizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.latent_cache import LatentCache
+from core.dataset.preflight import Report, dataset_fingerprint, preflight
+from core.dataset.text_cache import TextCache
+from core.families import family, family_of
+from core.formats.hashes import HashMemo
+from core.formats.hub import HubId, resolve
+from core.methods.network import NetworkMethod
+from core.record import atomic
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+from core.settings.rules import training_problems
+from core.training.losses import LossBuffer
+from core.training.plan import Plan
+from core.training.precision import Precision, choose_precision
+from core.training.run import Run, with_seed
+from core.training.samples import sample_captions
+from core.training.sources import FrozenText, Latents, LearningText, Text
+from core.training.tasks import Tasks
+from core.training.trackers import make_tracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DECODE_THREADS = 2
+
+
+def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
+    """The file or folder of a model setting. A hub id that is not here is a problem that says how to get it."""
+    found = resolve(reference, workspace.models)
+    if isinstance(found, HubId):
+        raise ProblemsError.one(
+            f"The model '{reference}' is not on this machine", setting, "get it in the page under Get a base model, or choose a file"
+        )
+    return found
+
+
+def model_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Whether the base model and VAE are there and of a family that can be trained; from their headers alone."""
+    found: list[Problem] = []
+    try:
+        family_of(model_path(job.model.base_model, workspace), job.model.family)
+    except ProblemsError as error:
+        found += error.problems
+    if job.model.vae is not None:
+        try:
+            from core.formats.checkpoint import open_vae
+
+            open_vae(model_path(job.model.vae, workspace, "model.vae"))
+        except ProblemsError as error:
+            found += error.problems
+    return found
+
+
+def checked(job: TrainJob, context: JobContext) -> Report:
+    """The preflight once more, at the moment of training: files may have changed while the job waited."""
+    context.stage("looking at the dataset")
+    report = preflight(job, context.workspace)
+    raise_if_errors([*training_problems(job), *report.problems, *model_problems(job, context.workspace)])
+    return report
+
+
+class Builder:
+    """The steps of building, in their order; what one needs of another it keeps."""
+
+    def __init__(self, job: TrainJob, context: JobContext):
+        self.job, self.context = job, context
+        self.seed = job.schedule.seed or 0
+        self.report = checked(job, context)
+        self.model = model_path(job.model.base_model, context.workspace)
+        self.vae = model_path(job.model.vae, context.workspace, "model.vae") if job.model.vae else None
+        self.family_name = family_of(self.model, job.model.family)
+        self.family = family(self.family_name)
+        self.memo = HashMemo(context.workspace.private / "hashes.json")
+        self.plan = Plan(self.report.placed, job, self.seed)
+        self.method = NetworkMethod(job, self.seed)
+        self.precision = self._precision()
+        self._text_model: Any = None
+        self._vae_model: Any = None
+
+    def _precision(self) -> Precision:
+        sizes = self.family.weight_bytes(self.model)
+        return choose_precision(self.job.memory, self.context.device, sizes["unet"])
+
+    # -- latents
+
+    def latent_cache(self) -> LatentCache:
+        identity = self.family.digest(self.model, "vae", vae=self.vae, memo=self.memo)
+        return LatentCache(self.context.workspace.cache / "latents", identity, "fp32", memo=self.memo)
+
+    def fill_latents(self, cache: LatentCache) -> None:
+        """Encode the pictures that no earlier run encoded with the same VAE, size and crop."""
+        missing = cache.missing(self.plan.placed)
+        if not missing:
+            return
+        self.context.stage("loading the VAE")
+        vae = self._vae()
+        cache.fill(
+            missing,
+            lambda pixels: self.family.encode_picture_latents(vae, pixels),
+            batch_size=self.job.memory.vae_batch_size,
+            threads=DECODE_THREADS,
+            check=self.context.check,
+            progress=lambda done, total: self.context.stage("encoding pictures", done, total),
+        )
+        if not self.job.samples.sample_prompts:
+            self._vae_model = None
+
+    def _vae(self) -> Any:
+        if self._vae_model is None:
+            loaded = self.family.load(self.model, parts=("vae",), vae=self.vae, device=self.context.device)
+            self._vae_model = loaded.vae
+        return self._vae_model
+
+    # -- text
+
+    def text_cache(self) -> TextCache:
+        identity = self.family.digest(self.model, "text_encoder", memo=self.memo)
+        settings = self.job
+        return TextCache(
+            self.context.workspace.cache / "text",
+            identity,
+            clip_skip=settings.model.clip_skip,
+            max_token_length=settings.captions.max_token_length,
+            dtype=self.precision.name,
+            room_bytes=settings.memory.text_cache_bytes,
+        )
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """Text states of captions with the encoder as it is now; loads it at first use."""
+        if self._text_model is None:
+            self.context.stage("loading the text encoder")
+            self._text_model = self.family.load(
+                self.model, parts=("text_encoder", "tokenizer"), dtype=self.precision.compute, device=self.context.device
+            )
+        loaded = self._text_model
+        ids = self.family.tokenize(loaded.tokenizer, captions, self.job.captions.max_token_length)
+        return self.family.encode_text(loaded.text_encoder, ids.to(self.context.device), clip_skip=self.job.model.clip_skip)
+
+    def frozen_text(self) -> FrozenText:
+        """Encodes what the first epoch and the samples need, then lets the encoder go."""
+        import torch
+
+        def encode(captions: Sequence[str]) -> Tensor:
+            with torch.no_grad():
+                return self.encode(captions)
+
+        def release() -> None:
+            self._text_model = None
+
+        text = FrozenText(self.text_cache(), encode, release, self.context.device)
+        self.context.stage("encoding captions")
+        wanted = sample_captions(self.job.samples) if self.job.samples.sample_prompts else []
+        text.need([*self.plan.captions(0), *wanted])
+        return text
+
+    # -- model and network
+
+    def load_model(self, text: Text | None) -> Any:
+        """The U-Net, and the text encoder when it learns."""
+        self.context.stage("loading the model")
+        parts = ("unet",) if text is not None else ("unet", "text_encoder", "tokenizer")
+        loaded = self.family.load(self.model, parts=parts, dtype=self.precision.compute, device=self.context.device)
+        loaded.vae = self._vae_model
+        if text is None:
+            self._text_model = loaded
+        if self.job.memory.gradient_checkpointing:
+            loaded.unet.enable_gradient_checkpointing()
+            loaded.unet.train()  # checkpointing is skipped in eval mode; there is no dropout to switch on
+            if text is None:
+                loaded.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+                loaded.text_encoder.train()
+        return loaded
+
+    def targets(self, components: Any) -> list[tuple]:
+        """The modules that the network adapts, text encoder first as in kohya's files."""
+        with_conv = self.job.network.conv_rank is not None
+        found = []
+        if self.job.network.train_text_encoder:
+            found += list(self.family.lora_targets(self._text_encoder(components)))
+        found += list(self.family.lora_targets(components.unet, conv=with_conv))
+        return [(target.name, target.parent, target.attribute, target.module) for target in found]
+
+    def _text_encoder(self, components: Any) -> Any:
+        return components.text_encoder
+
+
+def build_run(job: TrainJob, context: JobContext) -> Run:
+    """Everything up to the first step. `job` has its seed."""
+    builder = Builder(job, context)
+    _write_fingerprint(builder)
+    cache = builder.latent_cache()
+    builder.fill_latents(cache)
+    posteriors = cache.load(builder.plan.placed)
+    learns_text = builder.method.learns_text
+    text: Text | None = None if learns_text else builder.frozen_text()
+    components = builder.load_model(text)
+    return _assemble(builder, components, text or LearningText(builder.encode), posteriors)
+
+
+def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) -> Run:
+    import torch
+
+    from core.diffusion.schedule import sd_alpha_bar
+    from core.optimization.clipping import NonFiniteGuard
+    from core.optimization.optimizers import build_optimizer, parameter_groups
+
+    job, context, device = builder.job, builder.context, builder.context.device
+    parts = builder.method.build(builder.targets(components))
+    make_ready(components.unet, device)
+    optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
+    precision = builder.precision
+    total = job.schedule.max_train_steps or builder.report.total_steps
+    run = Run(
+        job=job,
+        context=context,
+        seed=builder.seed,
+        plan=builder.plan,
+        total=total,
+        precision=precision,
+        components=components,
+        method=builder.method,
+        latents=Latents(posteriors, components.vae_scale, builder.seed, device),
+        text=text,
+        parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
+        optimizer=optimizer,
+        guard=NonFiniteGuard(device),
+        scaler=torch.amp.GradScaler(device.split(":")[0]) if precision.scaled else None,
+        alpha_bar=sd_alpha_bar().to(device),
+        prediction=components.prediction if job.model.prediction == "auto" else job.model.prediction,
+        tracker=make_tracker(job.logging.log_with, context.folder.logs),
+        tasks=None,  # type: ignore[arg-type]
+        facts={"sentence": builder.report.sentence, "vae_path": builder.vae, "report": builder.report, "memo": builder.memo},
+        losses=LossBuffer(scaled=precision.scaled),
+    )
+    run.tasks = Tasks(run)
+    return run
+
+
+def make_ready(unet: Any, device: str) -> None:
+    """Layouts that make frozen convolutions fast on this device; the results are the same."""
+    from core.networks.frozen import install
+
+    if device.startswith("cpu"):
+        install(unet)
+
+
+def _write_fingerprint(builder: Builder) -> None:
+    """dataset.json: what the run learns from. A run that continues says when the pictures are not the same any more."""
+    path = builder.context.folder.dataset_file
+    now = dataset_fingerprint(builder.report)
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        if before != now:
+            builder.context.say("The pictures or captions changed since this run began; it goes on with the present ones", "warning")
+    atomic.write_json(path, now)
+
+
+def prepare_caches(job: TrainJob, context: JobContext) -> str:
+    """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
+    builder = Builder(with_seed(job, context), context)
+    cache = builder.latent_cache()
+    builder.fill_latents(cache)
+    if not builder.method.learns_text:
+        builder.frozen_text()
+    context.say(f"The caches are ready: {builder.report.sentence}")
+    return "done"

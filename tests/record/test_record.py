@@ -1,0 +1,154 @@
+"""Files are whole or absent, journals survive a kill, draws depend on their address alone."""
+
+import errno
+import json
+import threading
+
+import pytest
+
+from core.record import atomic, commands, draws
+from core.record.events import Said, StateChanged, Steps
+from core.record.journal import Journal, read_lines
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder, is_whole, newest_state, safe_name, seal_state
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path):
+    target = tmp_path / "a.json"
+    atomic.write_json(target, {"old": 1})
+    with pytest.raises(OSError), atomic.open_atomic(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert json.loads(target.read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_replace_tries_again_while_another_program_holds_the_file(tmp_path, monkeypatch):
+    calls = []
+    real = atomic.os.replace
+
+    def busy(source, target):
+        calls.append(1)
+        if len(calls) < 4:
+            raise PermissionError(13, "in use")
+        return real(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", busy)
+    monkeypatch.setattr(atomic, "RETRY_SECONDS", 0)
+    atomic.write_text(tmp_path / "a", "x")
+    assert len(calls) == 4 and (tmp_path / "a").read_text() == "x"
+
+
+def test_a_draw_depends_on_its_address_alone():
+    first = draws.normal((4, 2), 1, "noise", 3, ("a", "b.png"), 0)
+    draws.normal((100,), 1, "noise", 9)
+    assert draws.normal((4, 2), 1, "noise", 3, ("a", "b.png"), 0).equal(first)
+    others = [draws.address(1, "noise", 3), draws.address(1, "noise", 4), draws.address(2, "noise", 3), draws.address(1, "crop", 3)]
+    assert len(set(others)) == 4
+
+
+def test_draws_are_the_same_on_every_machine_and_in_every_version():
+    assert draws.address(1, "noise", 0, "a", 0) == 8906886968893381510
+    assert 0 <= draws.uniform(1, "x") < 1
+    assert {draws.integer(2, 5, 1, "t", n) for n in range(100)} == {2, 3, 4}
+
+
+def test_a_torn_last_line_is_ignored_and_writing_goes_on_after_it(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.put(Said("info", "one"))
+    with open(tmp_path / "events.jsonl", "a") as handle:
+        handle.write('{"seq": 2, "kind": "lo')
+    assert [line["text"] for line in read_lines(tmp_path / "events.jsonl")] == ["one"]
+    with Journal(tmp_path) as journal:
+        assert journal.put(Said("info", "two"))["seq"] == 2
+    assert [line["text"] for line in read_lines(tmp_path / "events.jsonl")] == ["one", "two"]
+
+
+def test_state_changes_are_on_disk_at_once(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.put(StateChanged("running"))
+        assert [line["state"] for line in read_lines(tmp_path / "events.jsonl")] == ["running"]
+
+
+def test_a_journal_takes_events_from_many_threads_without_losing_or_mixing_them(tmp_path):
+    with Journal(tmp_path) as journal:
+        threads = [
+            threading.Thread(target=lambda: [journal.put(Steps([1], [0.5], {"unet": 1e-4}, 1, 0.1)) for _ in range(50)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(line["seq"] for line in read_lines(tmp_path / "events.jsonl")) == list(range(1, 201))
+
+
+def test_a_journal_outlasts_a_full_disk(tmp_path, monkeypatch):
+    with Journal(tmp_path) as journal:
+        real = open
+
+        def full(path, mode="r", *arguments, **named):
+            if "a" in mode:
+                raise OSError(errno.ENOSPC, "full")
+            return real(path, mode, *arguments, **named)
+
+        monkeypatch.setattr("builtins.open", full)
+        journal.put(StateChanged("running"))
+        monkeypatch.undo()
+        journal.put(StateChanged("done"))
+    assert [line["state"] for line in read_lines(tmp_path / "events.jsonl")] == ["running", "done"]
+
+
+def test_commands_are_read_once_and_old_ones_belong_to_an_earlier_life(tmp_path):
+    commands.send(tmp_path, "stop")
+    reader = commands.CommandReader(tmp_path)
+    assert reader.new() == []
+    commands.send(tmp_path, "pause")
+    commands.send(tmp_path, "resume")
+    with open(tmp_path / "commands.jsonl", "a") as handle:
+        handle.write('not json\n{"name": "explode"}\n{"name": "sto')
+    assert reader.new() == ["pause", "resume"]
+    assert reader.new() == []
+
+
+def test_only_one_process_may_run_a_folder(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    assert not folder.held
+    folder.lock()
+    assert RunFolder(folder.path).held
+    with pytest.raises(ProblemsError, match="already running"):
+        RunFolder(folder.path).lock()
+    folder.unlock()
+    assert not RunFolder(folder.path).held
+
+
+def test_two_runs_of_the_same_second_get_two_folders(tmp_path):
+    names = {RunFolder.create(tmp_path, "a/../b", {}, now=0).name for _ in range(3)}
+    assert len(names) == 3 and all("/" not in name and ".." not in name for name in names)
+
+
+@pytest.mark.parametrize("text", ["a/b", "../..", "", "x" * 500, "狐 style", "a\x00b", "CON"])
+def test_names_of_folders_are_safe(text):
+    name = safe_name(text)
+    assert name and "/" not in name and ".." not in name and len(name) <= 60
+
+
+def test_the_newest_whole_state_counts_and_a_damaged_one_does_not(tmp_path):
+    for step in (10, 20):
+        folder = tmp_path / f"step{step:08d}"
+        folder.mkdir()
+        (folder / "training.pt").write_bytes(b"x" * step)
+        seal_state(folder)
+    (tmp_path / "step00000030").mkdir()
+    (tmp_path / "step00000030" / "training.pt").write_bytes(b"half")
+    assert newest_state(tmp_path).name == "step00000020"
+    (tmp_path / "step00000020" / "training.pt").write_bytes(b"y" * 20)
+    assert not is_whole(tmp_path / "step00000020")
+    assert newest_state(tmp_path).name == "step00000010"
+
+
+def test_an_output_folder_that_cannot_be_written_is_a_plain_problem(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(ProblemsError, match="cannot be written"):
+        RunFolder.create(blocked / "runs", "x", {})

@@ -1,0 +1,111 @@
+"""Everything wrong is listed at once, with the fix."""
+
+import pytest
+
+from core.record.problems import ProblemsError
+from core.settings.check import build, problems_of
+from core.settings.flags import read_flags
+from core.settings.job import GenerateJob, TrainJob
+from core.settings.rules import bad_name, ineffective, training_problems
+
+
+def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():
+    found = problems_of(
+        TrainJob,
+        {
+            "noise": {"max_timestep": 5000, "max_timestp": 3, "min_snr_gamma": "5"},
+            "optimizer": {"learning_rate": float("nan")},
+            "nois": {},
+            "network": {"network_dim": 4, "rank": True},
+        },
+        "presets/x.json",
+    )
+    by_what = {problem.what: problem.fix for problem in found}
+    assert by_what["Highest timestep is 5000"] == "use a whole number, 1 to 1000 (timesteps)"
+    assert by_what["There is no setting 'noise.max_timestp'"] == "did you mean 'noise.max_timestep'?"
+    assert 'Min-SNR gamma is "5"' in by_what
+    assert "Learning rate is not a number" in by_what
+    assert by_what["There is no setting 'nois'"] == "did you mean the group 'noise'?"
+    assert by_what["There is no setting 'network.network_dim'"] == "did you mean 'network.rank'?"
+    assert "Rank is true" in by_what
+    assert len(found) == 7 and all("presets/x.json" in problem.where for problem in found)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-4])
+def test_a_rate_that_is_no_number_infinite_or_negative_is_refused(rate):
+    assert len(problems_of(TrainJob, {"optimizer": {"learning_rate": rate}})) == 1
+
+
+def test_a_union_is_reported_once():
+    assert [problem.where for problem in problems_of(TrainJob, {"dataset": {"resolution": "big"}})] == ["dataset.resolution"]
+
+
+def test_a_bad_source_is_named_by_its_place():
+    found = problems_of(TrainJob, {"dataset": {"sources": [{"folder": "a"}, {"foldr": "b"}]}})
+    assert {problem.where for problem in found} == {"dataset.sources.1.folder", "dataset.sources.1.foldr"}
+
+
+def test_flags_become_nested_values():
+    words = (
+        "--optimizer.learning_rate 2e-4 --dataset.folder=/a/b --dataset.resolution 512,768 --network.train_text_encoder "
+        "--no-dataset.enable_bucket --noise.min_snr_gamma null --schedule.max_train_steps 4"
+    ).split()
+    values, problems = read_flags(TrainJob, words)
+    assert not problems
+    job = build(TrainJob, values)
+    assert job.optimizer.learning_rate == 2e-4 and job.dataset.folder == "/a/b" and job.dataset.resolution == (512, 768)
+    assert job.network.train_text_encoder and not job.dataset.enable_bucket and job.noise.min_snr_gamma is None
+
+
+def test_a_boolean_flag_takes_true_or_false_too():
+    assert read_flags(TrainJob, ["--network.train_unet", "false"])[0] == {"network": {"train_unet": False}}
+
+
+def test_wrong_flags_are_all_listed_with_the_nearest_name():
+    _, problems = read_flags(TrainJob, "--network.network_dim 4 --optimizer.learning_rat 1 stray --dataset.folder".split())
+    assert [problem.fix for problem in problems] == [
+        "did you mean --network.rank?",
+        "did you mean --optimizer.learning_rate?",
+        "write settings as --group.name value",
+        "write --dataset.folder VALUE",
+    ]
+
+
+def test_loras_come_as_json_on_the_command_line():
+    values, problems = read_flags(GenerateJob, ["--generate.loras", '[{"file": "a", "strength": 0.5}]'])
+    assert not problems and build(GenerateJob, values).generate.loras[0].strength == 0.5
+
+
+def test_negative_periods_are_said_and_treated_as_off():
+    job = build(TrainJob, {"saving": {"save_every_n_steps": -5, "save_last_n": -1}})
+    said = [problem for problem in training_problems(job) if "treated as off" in problem.what]
+    assert len(said) == 2 and all(problem.level == "advice" for problem in said)
+
+
+def test_nothing_to_train_is_an_error():
+    off = build(TrainJob, {"network": {"train_unet": False}})
+    zero = build(TrainJob, {"optimizer": {"learning_rate": 0}})
+    assert any(problem.what == "Nothing would be trained" for problem in training_problems(off))
+    assert any("learning rate is 0" in problem.what for problem in training_problems(zero))
+
+
+def test_settings_without_effect_say_why():
+    reasons = ineffective(build(TrainJob, {"schedule": {"max_train_steps": 4, "max_train_epochs": 3}}))
+    assert reasons["schedule.max_train_epochs"] == "ignored: steps are set"
+    assert "network.conv_alpha" in reasons and "network.rank" not in reasons
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "nul", "a\\b", "x:y", "", " a", "a.", "con.txt", "\x00"])
+def test_names_that_some_system_refuses_are_refused(name):
+    assert bad_name(name)
+
+
+@pytest.mark.parametrize("name", ["glyph_style", "狐-2", "ü b", "a.b"])
+def test_names_in_any_script_are_fine(name):
+    assert bad_name(name) is None
+
+
+def test_build_raises_with_every_problem():
+    with pytest.raises(ProblemsError) as caught:
+        build(TrainJob, {"network": {"rank": 0}, "noise": {"noise_offset": 2}})
+    assert len(caught.value.problems) == 2

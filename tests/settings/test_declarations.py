@@ -1,0 +1,66 @@
+"""Every setting is declared once, and everything that is read from the declaration is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.settings import docs
+from core.settings.base import declared, every
+from core.settings.flags import help_text
+from core.settings.job import JOBS, TrainJob
+
+ALL = [(task, entry) for task, model in JOBS.items() for entry in declared(model)]
+
+
+@pytest.mark.parametrize(("task", "entry"), ALL, ids=[f"{task}-{entry.path}" for task, entry in ALL])
+def test_a_setting_has_title_help_and_a_flag(task, entry):
+    assert entry.title and entry.help.strip().endswith((".", "?"))
+    assert f"--{entry.path} " in help_text(JOBS[task])
+    assert entry.level in ("shown", "more")
+
+
+@pytest.mark.parametrize(("task", "entry"), ALL, ids=[f"{task}-{entry.path}" for task, entry in ALL])
+def test_every_choice_has_a_name_to_show_or_speaks_for_itself(task, entry):
+    for choice in entry.choices:
+        assert entry.labels.get(choice, choice) != ""
+    assert set(entry.labels) <= set(entry.choices)
+
+
+def test_the_groups_are_those_that_presets_lean_on():
+    assert list(TrainJob.model_fields) == (
+        "method model dataset captions network embedding optimizer schedule noise memory saving samples validation logging".split()
+    )
+
+
+def test_the_settings_page_of_the_docs_is_fresh():
+    assert docs.TARGET.read_text("utf-8") == docs.render(), "run ./launch.sh docs"
+
+
+def test_the_docs_have_a_row_for_every_setting():
+    text = docs.render()
+    for _, entry in ALL:
+        assert re.search(rf"^\| `{re.escape(entry.path)}` \|", text, re.M)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(None, None), (0, None), (-3, None), (5, 5), (0.5, 0.5)])
+def test_an_every_n_field_is_off_when_empty_zero_or_negative(value, wanted):
+    assert every(value) == wanted
+
+
+def test_kinds_and_ranges_are_read_from_the_types():
+    by_path = {entry.path: entry for entry in declared(TrainJob)}
+    assert (by_path["samples.width"].kind, by_path["samples.width"].bounds["multiple_of"]) == ("int", 8)
+    assert by_path["dataset.resolution"].kind == "pair"
+    assert by_path["optimizer.learning_rate"].range_text == "0 to 10"
+    assert by_path["saving.save_precision"].choices == ["fp32", "fp16", "bf16"]
+    assert by_path["noise.min_snr_gamma"].optional and not by_path["network.rank"].optional
+
+
+def test_settings_load_without_torch_and_without_the_page():
+    import subprocess
+    import sys
+
+    code = "import core.settings.presets, core.engine.engine, sys; print([m for m in ('torch', 'gradio') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    assert found.stdout.strip() == "[]"

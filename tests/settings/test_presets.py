@@ -1,0 +1,159 @@
+"""A preset is whole: loading gives exactly the saved job."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import GenerateJob, TrainJob
+from core.settings.presets import PresetStore, apply, differences, dump, parse, read, to_values
+
+SHIPPED = Path(__file__).parents[2] / "presets"
+VERSIONS = Path(__file__).parent / "versions"
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_preset_loads_and_is_written_back_the_same(path):
+    preset = read(path)
+    job = apply(preset)
+    assert preset.title and preset.description
+    again = dump(job, kind=preset.kind, task=preset.task, title=preset.title, description=preset.description)
+    assert again == json.loads(path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(VERSIONS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_preset_of_every_version_ever_written_still_loads(path):
+    assert isinstance(apply(read(path)), TrainJob)
+
+
+job_values = st.fixed_dictionaries(
+    {},
+    optional={
+        "network": st.fixed_dictionaries({}, optional={"rank": st.integers(1, 1024), "conv_rank": st.none() | st.integers(1, 99)}),
+        "optimizer": st.fixed_dictionaries(
+            {}, optional={"learning_rate": st.floats(0, 10), "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list)}
+        ),
+        "dataset": st.fixed_dictionaries(
+            {}, optional={"folder": st.none() | st.text(), "resolution": st.integers(64, 8192) | st.just([512, 768])}
+        ),
+        "samples": st.fixed_dictionaries({}, optional={"sample_prompts": st.lists(st.text(max_size=20), max_size=3)}),
+        "schedule": st.fixed_dictionaries({}, optional={"seed": st.none() | st.integers(0, 2**32 - 1)}),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=job_values)
+def test_saving_and_loading_gives_exactly_the_job(values, tmp_path_factory):
+    store = PresetStore(tmp_path_factory.mktemp("presets"))
+    job = build(TrainJob, values)
+    name = store.save("mine", job)
+    assert apply(store.load(name), current=TrainJob()) == job
+
+
+def test_loading_never_mixes_with_what_the_form_held(tmp_path):
+    store = PresetStore(tmp_path)
+    saved = build(TrainJob, {"network": {"rank": 4}})
+    form = build(TrainJob, {"network": {"rank": 64, "conv_rank": 8}, "dataset": {"folder": "elsewhere"}})
+    assert apply(store.load(store.save("small", saved)), form) == saved
+
+
+def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
+    store = PresetStore(tmp_path)
+    recipe = build(TrainJob, {"network": {"rank": 4}, "dataset": {"folder": "a"}, "saving": {"output_name": "a", "save_last_n": 2}})
+    form = build(
+        TrainJob,
+        {
+            "dataset": {"folder": "b"},
+            "model": {"base_model": "m"},
+            "saving": {"output_name": "b"},
+            "samples": {"sample_prompts": ["p"], "sample_steps": 5},
+        },
+    )
+    got = apply(store.load(store.save("r", recipe, kind="recipe")), form)
+    assert (got.dataset.folder, got.model.base_model, got.saving.output_name, got.samples.sample_prompts) == ("b", "m", "b", ["p"])
+    assert (got.network.rank, got.saving.save_last_n, got.samples.sample_steps) == (4, 2, 20)
+
+
+def test_a_recipe_that_names_a_dataset_is_refused(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"kind": "recipe", "schema_version": 1, "dataset": {"folder": "a"}}))
+    with pytest.raises(ProblemsError, match="A recipe does not hold 'dataset'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "A preset is an object"),
+        ("{}", "schema_version is missing"),
+        ('{"schema_version": 99}', "knows up to"),
+        ('{"schema_version": "1"}', "schema_version is"),
+        ('{"schema_version": 1, "kind": "thing"}', 'kind is "thing"'),
+        ('{"schema_version": 1, "network": {"rank": 1, "rank": 2}}', "given twice"),
+        ('{"schema_version": 1, "network": 3}', "'network' is 3"),
+    ],
+)
+def test_a_damaged_preset_says_what_is_wrong(tmp_path, text, what):
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(ProblemsError, match=what):
+        read(path)
+
+
+def test_a_preset_in_utf16_says_so(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_bytes("{}".encode("utf-16"))
+    with pytest.raises(ProblemsError, match="UTF-8"):
+        read(path)
+
+
+def test_everything_wrong_in_a_preset_is_listed_at_once(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"schema_version": 1, "network": {"rank": 0, "rnk": 1}, "noise": {"min_snr_gamma": "x"}}))
+    with pytest.raises(ProblemsError) as caught:
+        read(path)
+    assert len(caught.value.problems) == 3
+
+
+def test_presets_are_saved_renamed_and_deleted_by_name(tmp_path):
+    store = PresetStore(tmp_path)
+    name = store.save("one", TrainJob())
+    with pytest.raises(ProblemsError, match="already"):
+        store.save("one", TrainJob())
+    store.save("one", TrainJob(), replace=True)
+    new = store.rename(name, "zwei ü")
+    assert store.names() == ["user/zwei ü"] == [new]
+    store.delete(new)
+    assert store.names() == []
+
+
+def test_shipped_presets_are_never_changed(tmp_path):
+    (tmp_path / "shipped.json").write_text(json.dumps(dump(TrainJob())))
+    store = PresetStore(tmp_path)
+    for action in (lambda: store.delete("shipped"), lambda: store.rename("shipped", "x")):
+        with pytest.raises(ProblemsError, match="comes with Atelier"):
+            action()
+
+
+@pytest.mark.parametrize("name", ["../x", "user/../../x", "a/b", "C:\\x", "nul", ""])
+def test_a_preset_name_cannot_leave_its_folder(tmp_path, name):
+    store = PresetStore(tmp_path)
+    for action in (lambda: store.load(name), lambda: store.save(name, TrainJob()), lambda: store.delete(name)):
+        with pytest.raises(ProblemsError):
+            action()
+
+
+def test_differences_name_each_setting_with_both_values():
+    assert differences(build(TrainJob, {"network": {"rank": 4}}), TrainJob()) == {"network.rank": (4, 16)}
+
+
+def test_a_generate_job_is_a_preset_too():
+    job = GenerateJob()
+    assert apply(parse(dump(job, task="generate"), "x.json")) == job
+    assert "generate" in to_values(job)
