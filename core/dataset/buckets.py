@@ -1,0 +1,199 @@
+"""Aspect-ratio buckets: the sizes pictures train at, which one a picture takes, how it is resized and cropped to it.
+
+The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that a picture trains at the size it
+would have there. Sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from core.record.problems import Problem, ProblemsError
+from core.settings.dataset import DatasetSettings
+
+Size = tuple[int, int]
+
+LATENT_PIXELS = 8  # one latent pixel stands for 8 x 8 pixels, so every size is a multiple of it
+MIN_KEPT = 0.05  # a picture of which less than this would train is too narrow for its bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a picture comes to its bucket: resized to cover it, then cropped in the middle.
+
+    picture  its own size              bucket  the size that trains
+    resized  its size before the crop  crop    (left, top) of the bucket in the resized picture
+    """
+
+    picture: Size
+    bucket: Size
+    resized: Size
+    crop: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Resized to own size, the larger of both sides: above 1 the picture is enlarged."""
+        return max(self.resized[0] / self.picture[0], self.resized[1] / self.picture[1])
+
+    @property
+    def kept(self) -> float:
+        """Share of the picture's area that trains, 0 to 1."""
+        return (self.bucket[0] * self.bucket[1]) / (self.resized[0] * self.resized[1])
+
+    @property
+    def frame(self) -> tuple[float, float, float, float]:
+        """What trains, as fractions of the picture: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
+        (width, height), (left, top) = self.resized, self.crop
+        return (left / width, top / height, (left + self.bucket[0]) / width, (top + self.bucket[1]) / height)
+
+
+@dataclass(frozen=True)
+class BucketPlan:
+    """The sizes of one dataset, and the rule that gives a picture its own.
+
+    sizes   sorted by (width, height); empty when every picture makes its own (no_upscale)
+    area    most pixels a bucket has      step    sides are multiples of it
+    """
+
+    sizes: tuple[Size, ...]
+    area: int
+    step: int
+    no_upscale: bool = False
+    advice: tuple[Problem, ...] = ()
+    _known: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def assign(self, width: int, height: int) -> Placement | None:
+        """Where a picture of this size goes; None when it is too narrow for any bucket."""
+        if (width, height) not in self._known:
+            find = self._own_size if self.no_upscale else self._nearest
+            self._known[width, height] = find(width, height)
+        return self._known[width, height]
+
+    def _nearest(self, width: int, height: int) -> Placement:
+        """The bucket of nearest width / height (plain difference; the first of equals), covered without a gap."""
+        ratio = width / height
+        if (width, height) in self.sizes:
+            bucket = (width, height)
+        else:
+            bucket = min(self.sizes, key=lambda size: abs(size[0] / size[1] - ratio))
+        scale = bucket[1] / height if ratio > bucket[0] / bucket[1] else bucket[0] / width
+        resized = (int(width * scale + 0.5), int(height * scale + 0.5))
+        return _placement((width, height), bucket, resized)
+
+    def _own_size(self, width: int, height: int) -> Placement | None:
+        """Never enlarged: shrunk to the area where it is larger, then cropped to multiples of the step."""
+        resized = (width, height)
+        if width * height > self.area:
+            shrunk = _shrink_to_area(width / height, self.area, self.step)
+            if shrunk is None:
+                return None
+            resized = shrunk
+        bucket = (resized[0] - resized[0] % self.step, resized[1] - resized[1] % self.step)
+        return _placement((width, height), bucket, resized) if min(bucket) > 0 else None
+
+
+def _placement(picture: Size, bucket: Size, resized: Size) -> Placement:
+    return Placement(picture, bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+
+
+def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
+    """The size of this ratio near `area` with one side on the step; of both choices the one whose bucket has the nearer
+    ratio (the height on the step when equal). None where a side would vanish."""
+
+    def on_step(length: float) -> int:
+        whole = int(length + 0.5)
+        return whole - whole % step
+
+    width = math.sqrt(area * ratio)
+    width_first, height_first = on_step(width), on_step(area / width)
+    height_of_width, width_of_height = on_step(width_first / ratio), on_step(height_first * ratio)
+    if not (height_of_width and height_first):
+        return None
+    if abs(width_first / height_of_width - ratio) < abs(width_of_height / height_first - ratio):
+        return (width_first, int(width_first / ratio + 0.5))
+    return (int(height_first * ratio + 0.5), height_first)
+
+
+# ---- the list of sizes
+
+
+def plan_buckets(settings: DatasetSettings) -> BucketPlan:
+    """The sizes that the settings ask for. ProblemsError where they contradict each other."""
+    resolution = settings.resolution
+    width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    step = settings.bucket_reso_steps
+    if not settings.enable_bucket:
+        return _one_size(width, height)
+    area = width * height
+    if settings.bucket_no_upscale:
+        return BucketPlan((), area, step, no_upscale=True)
+    square = _square(area, step)
+    if square == 0:
+        what = f"The resolution {width} x {height} is smaller than the bucket step {step}: no size is left."
+        raise ProblemsError.one(
+            what, "dataset.bucket_reso_steps", f"Use a step of at most {math.isqrt(area) // 8 * 8}."
+        )
+    highest = settings.max_bucket_reso or 2 * max(width, height)
+    lowest = settings.min_bucket_reso
+    advice: list[Problem] = []
+    if lowest >= square or lowest > min(width, height):
+        lowered = min(width, height) // 2
+        if lowest != DatasetSettings.model_fields["min_bucket_reso"].default:
+            what = f"Shortest bucket side {lowest} leaves no choice at {width} x {height}; half the resolution is used."
+            advice.append(
+                Problem(what, "dataset.min_bucket_reso", f"Use {lowered} or less, or turn buckets off.", "advice")
+            )
+        lowest = lowered
+    lowest, highest = rounded_limits(lowest, highest, step)
+    if highest < max(width, height):
+        what = f"Longest bucket side {highest} is below the resolution {width} x {height}."
+        fix = f"Leave it empty (twice the resolution), or use {max(width, height)} or more."
+        raise ProblemsError.one(what, "dataset.max_bucket_reso", fix)
+    return BucketPlan(tuple(bucket_sizes((width, height), lowest, highest, step)), area, step, advice=tuple(advice))
+
+
+def _one_size(width: int, height: int) -> BucketPlan:
+    """Buckets off: every picture is cropped to one size."""
+    fitting = (width - width % LATENT_PIXELS, height - height % LATENT_PIXELS)
+    advice: tuple[Problem, ...] = ()
+    if fitting != (width, height):
+        what = f"Sizes must be multiples of {LATENT_PIXELS}: {width} x {height} trains as {fitting[0]} x {fitting[1]}."
+        fix = f"Set the resolution to {fitting[0]} x {fitting[1]}."
+        advice = (Problem(what, "dataset.resolution", fix, "advice"),)
+    return BucketPlan((fitting,), fitting[0] * fitting[1], LATENT_PIXELS, advice=advice)
+
+
+def rounded_limits(lowest: int, highest: int, step: int) -> tuple[int, int]:
+    """Shortest side down and longest side up to multiples of the step; the shortest is at least one step."""
+    return max(lowest // step * step, step), -(-highest // step) * step
+
+
+def _square(area: int, step: int) -> int:
+    """Side of the largest square on the step within the area."""
+    return int(math.sqrt(area) // step) * step
+
+
+def bucket_sizes(resolution: Size, lowest: int, highest: int, step: int) -> list[Size]:
+    """Every size on the step of at most the resolution's area, for each width the tallest, both ways round, sorted.
+
+    lowest, highest   limits of a side, multiples of the step
+    """
+    area = resolution[0] * resolution[1]
+    square = _square(area, step)
+    sizes = {(square, square)}
+    for width in range(lowest, highest + 1, step):
+        height = min(highest, area // width // step * step)
+        if height >= lowest:
+            sizes |= {(width, height), (height, width)}
+    return sorted(sizes)
+
+
+def bucket_counts(placements: Iterable[tuple[Placement, int]]) -> dict[Size, tuple[int, int]]:
+    """{bucket: (pictures, pictures with repeats)}, sorted. placements: (placement, repeats)."""
+    counts: dict[Size, tuple[int, int]] = {}
+    for placement, repeats in placements:
+        pictures, views = counts.get(placement.bucket, (0, 0))
+        counts[placement.bucket] = (pictures + 1, views + repeats)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,70 @@
+"""SHA-256 of picture files, read once and remembered: the part of cache keys that says which picture it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.files import printable
+from core.dataset.memo import Memo
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from core.dataset.scan import Picture
+
+_CHUNK = 1 << 20
+
+
+def content_hashes(
+    pictures: Sequence[Picture],
+    memo_path: Path | str | None = None,
+    cancel: CancelToken | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 4,
+) -> dict[tuple[str, str], str]:
+    """{picture key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
+
+    ProblemsError names the files that cannot be read.
+    """
+    memo = Memo(memo_path)
+    known = memo.known("sha256", pictures)
+    unread = [picture for picture in pictures if picture.path not in known]
+    problems: list[Problem] = []
+    remaining, done = iter(unread), len(pictures) - len(unread)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        while part := list(islice(remaining, 16 * threads)):
+            if cancel:
+                cancel.check()
+            found: dict[Path, str] = {}
+            for picture, said in zip(part, pool.map(_sha256, part), strict=True):
+                if isinstance(said, OSError):
+                    fix = "Put it back, or start again so that the folder is read anew."
+                    problems.append(
+                        Problem(f"The picture cannot be read ({said.strerror}).", printable(picture.path), fix)
+                    )
+                else:
+                    found[picture.path] = said
+            memo.remember("sha256", found, part)
+            known.update(found)
+            done += len(part)
+            if progress:
+                progress(done, len(pictures))
+    if problems:
+        raise ProblemsError(problems)
+    return {picture.key: known[picture.path] for picture in pictures}
+
+
+def _sha256(picture: Picture) -> str | OSError:
+    digest = hashlib.sha256()
+    try:
+        with open(picture.path, "rb") as handle:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        return error
+    return digest.hexdigest()
