@@ -195,7 +195,7 @@ class Engine:
             self._device,
             listener=view.apply,
             token=self._token,
-            store=self._model_store(),
+            store=self._model_store() if entry.task == "generate" else None,
         )
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
         if words is not None and words.poisoned:

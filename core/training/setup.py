@@ -65,7 +65,13 @@ def model_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def checked(job: TrainJob, context: JobContext) -> Report:
     """The preflight once more, at the moment of training: files may have changed while the job waited."""
     context.stage("looking at the dataset")
-    report = preflight(job, context.workspace)
+    report = preflight(
+        job,
+        context.workspace,
+        decode=True,
+        cancel=context.token,
+        progress=lambda done, total: context.stage("checking pictures", done, total),
+    )
     raise_if_errors([*training_problems(job), *report.problems, *model_problems(job, context.workspace)])
     return report
 
@@ -220,7 +226,7 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
     make_ready(components.unet, device)
     optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
     precision = builder.precision
-    total = job.schedule.max_train_steps or builder.report.total_steps
+    total = builder.report.total_steps
     run = Run(
         job=job,
         context=context,
@@ -258,7 +264,9 @@ def make_ready(unet: Any, device: str) -> None:
 def _write_fingerprint(builder: Builder) -> None:
     """dataset.json: what the run learns from. A run that continues says when the pictures are not the same any more."""
     path = builder.context.folder.dataset_file
-    now = dataset_fingerprint(builder.report)
+    now = dataset_fingerprint(
+        builder.report.placed, memo_path=builder.context.workspace.private / "index.sqlite", cancel=builder.context.token
+    )
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
         if before != now:

@@ -1,0 +1,270 @@
+"""The queue survives everything, a failing job takes nothing with it, and a snapshot tells the truth."""
+
+import json
+import time
+
+import pytest
+
+from core.engine import execute as execution
+from core.engine.engine import Engine
+from core.engine.explain import explain
+from core.engine.owner import hand_in
+from core.engine.queue import Queue
+from core.engine.view import RunView, thin
+from core.record.events import Planned, Sampled, Saved, Stage, StateChanged, Steps
+from core.record.journal import Journal
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import dump, to_values
+
+
+def job(name="a", **groups):
+    return build(TrainJob, {"saving": {"output_name": name}, **groups})
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
+
+
+@pytest.fixture
+def engine(workspace):
+    engine = Engine(workspace, "cpu")
+    yield engine
+    engine.close(wait_seconds=10)
+
+
+def states(engine):
+    return [entry.state for entry in engine.queue()]
+
+
+def stepper(total=3, error=None, wait=0.0):
+    """A stand-in for a training that follows the same protocol."""
+
+    def run(job, context):
+        context.journal.put(Planned(total, 1, total, 4, "4 pictures"))
+        for step in range(1, total + 1):
+            if error is not None and step == 2:
+                raise error
+            context.journal.put(Steps([step], [1.0 / step], {"unet": 1e-4}, 1, 0.01))
+            time.sleep(wait)
+            context.take_commands()
+            if context.token.wanted:
+                return "stopped"
+        return "done"
+
+    return run
+
+
+def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engine, monkeypatch):
+    def by_name(job, context):
+        return stepper(error=RuntimeError("CUDA out of memory") if job.saving.output_name == "bad" else None)(job, context)
+
+    monkeypatch.setitem(execution.TASKS, "train", by_name)
+    for name in ("one", "bad", "two"):
+        engine.submit("train", job(name))
+    engine.start()
+    until(lambda: states(engine) == ["done", "failed", "done"])
+    failed = next(run for run in engine.runs() if run.title == "bad")
+    assert failed.state == "failed" and failed.message == "The device ran out of memory"
+    snapshot = engine.snapshot(failed.name)
+    assert "gradient checkpointing" in snapshot["fix"] and snapshot["log"][-1]["level"] == "error"
+    assert (failed.folder / "logs" / "error.txt").is_file()
+
+
+def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
+    from core.record.problems import Problem
+
+    error = ProblemsError([Problem("First wrong", "here", "mend it"), Problem("Second wrong", "there")])
+    monkeypatch.setitem(execution.TASKS, "train", stepper(error=error))
+    engine.submit("train", job())
+    engine.start()
+    until(lambda: states(engine) == ["failed"])
+    texts = [entry["text"] for entry in engine.snapshot(engine.current_run())["log"]]
+    assert texts == ["Second wrong (there)", "First wrong (here) (and 1 more)"]
+
+
+def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engine, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    first, second = engine.submit("train", job("a")), engine.submit("train", job("b"))
+    engine.start()
+    until(lambda: engine.status()["job"] is not None and engine.status()["job"].get("step", 0) > 2)
+    assert engine.status()["job"]["title"] == "a"
+    engine.cancel(second)
+    engine.cancel(first)
+    until(lambda: states(engine) == ["cancelled", "cancelled"])
+    assert [run.state for run in engine.runs()] == ["stopped"]
+
+
+def test_waiting_jobs_can_be_put_in_another_order(engine):
+    ids = [engine.submit("train", job(name)) for name in "abc"]
+    engine.move(ids[2], 0)
+    assert [entry.title for entry in engine.queue()] == ["c", "a", "b"]
+    engine.move(ids[2], 99)
+    assert [entry.title for entry in engine.queue()] == ["a", "b", "c"]
+
+
+def test_the_queue_survives_a_kill_and_comes_up_paused(workspace):
+    path = workspace.private / "queue.json"
+    queue = Queue(path)
+    queue.add("train", "a", to_values(job()))
+    queue.add("train", "b", to_values(job()))
+    queue.take()
+    again = Queue(path)
+    assert [entry.state for entry in again.entries()] == ["interrupted", "waiting"]
+    assert again.paused and again.take() is None
+    again.pause(False)
+    assert again.take().title == "b"
+
+
+def test_a_damaged_queue_is_set_aside_not_lost(workspace):
+    workspace.private.mkdir(parents=True)
+    (workspace.private / "queue.json").write_text("{half")
+    assert Queue(workspace.private / "queue.json").entries() == []
+    assert [path.read_text() for path in workspace.private.glob("queue.broken-*")] == ["{half"]
+
+
+def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, workspace):
+    engine.announce("the page at http://127.0.0.1:7860")
+    with pytest.raises(ProblemsError, match=r"already works .* the page at http://127.0.0.1:7860"):
+        Engine(workspace)
+
+
+def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    hand_in(workspace, "train", "from a terminal", to_values(job()))
+    (workspace.private / "inbox" / "0.json").write_text("{broken")
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    assert engine.queue()[0].title == "from a terminal"
+
+
+def killed_run(workspace, steps=5):
+    """What a process leaves that was killed in mid-run."""
+    folder = RunFolder.create(workspace.runs, "victim", dump(job("victim")))
+    with Journal(folder.path) as journal:
+        journal.put(StateChanged("running"))
+        journal.put(Planned(10, 2, 5, 4))
+        journal.put(Steps(list(range(1, steps + 1)), [0.5] * steps, {"unet": 1e-4}, 1, 0.5))
+    return folder
+
+
+def test_a_killed_run_shows_as_interrupted_at_its_step_and_continues(engine, workspace, monkeypatch):
+    folder = killed_run(workspace)
+    assert engine.snapshot(folder.name)["state"] == "interrupted"
+    summary = engine.runs()[0]
+    assert (summary.state, summary.step, summary.total) == ("interrupted", 5, 10)
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    engine.continue_run(folder.name)
+    with pytest.raises(ProblemsError, match="in the queue already"):
+        engine.continue_run(folder.name)
+    engine.start()
+    until(lambda: engine.snapshot(folder.name)["state"] == "done")
+    assert len(list(workspace.runs.iterdir())) == 1
+
+
+def test_a_run_is_deleted_into_the_trash_but_not_while_it_runs(engine, workspace):
+    folder = killed_run(workspace)
+    folder.lock()
+    with pytest.raises(ProblemsError, match="is running"):
+        engine.delete_run(folder.name)
+    folder.unlock()
+    engine.delete_run(folder.name)
+    assert engine.runs() == [] and len(list(workspace.trash.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "", "/etc", "a/b"])
+def test_a_run_name_cannot_leave_the_runs_folder(engine, name):
+    with pytest.raises(ProblemsError):
+        engine.snapshot(name)
+
+
+def test_a_snapshot_gathers_what_the_journal_says(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    with Journal(folder.path) as journal:
+        journal.put(StateChanged("running"))
+        journal.put(Stage("encoding pictures", 3, 24))
+        journal.put(Planned(2000, 2, 1000, 24, "24 pictures"))
+        for step in range(1, 1501):
+            journal.put(Steps([step], [1.0 + (step % 2)], {"unet": 1e-4}, 1 + step // 1000, 0.25))
+        journal.put(Sampled(0, 0, "a fox", 1, "samples/0.png"))
+        (folder.path / "checkpoints").mkdir()
+        (folder.path / "checkpoints" / "x.safetensors").write_bytes(b"x")
+        journal.put(Saved(1500, "checkpoints/x.safetensors", 1))
+        journal.put(Saved(1000, "checkpoints/gone.safetensors", 1))
+    view = RunView.read(folder)
+    snapshot = view.snapshot(0, held=True)
+    assert (snapshot["step"], snapshot["total"], snapshot["epoch"], snapshot["eta_seconds"]) == (1500, 2000, 2, 125.0)
+    assert snapshot["stage"] == "encoding pictures 3/24" and len(snapshot["loss"]) == 500
+    assert snapshot["loss"][0][0] == 1 and snapshot["loss"][-1][0] == 1500
+    assert 1.3 < snapshot["loss"][-1][2] < 1.7, "the smooth line is near the mean of 1 and 2"
+    assert [file["name"] for file in snapshot["files"]] == ["x.safetensors"], "files rotated away are not listed"
+    assert snapshot["new"] and not view.snapshot(snapshot["seq"], held=True)["new"]
+    json.dumps(snapshot)
+
+
+def test_a_continued_run_forgets_the_steps_it_repeats(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    with Journal(folder.path) as journal:
+        for step in range(1, 11):
+            journal.put(Steps([step], [1.0], {}, 1, 0.1))
+        journal.put(Steps([6], [2.0], {}, 1, 0.1))
+    assert [point[:2] for point in RunView.read(folder).losses] == [[step, 1.0] for step in range(1, 6)] + [[6, 2.0]]
+
+
+def test_thinning_keeps_the_first_and_last_point():
+    points = [[number] for number in range(12345)]
+    thinned = thin(points, 500)
+    assert len(thinned) == 500 and thinned[0] == [0] and thinned[-1] == [12344]
+
+
+def test_light_work_reports_and_fails_in_plain_words(engine):
+    def work(number, task):
+        task.report(0.5, "half")
+        if number < 0:
+            raise ProblemsError.one("No", "here", "mend")
+        return number * 2
+
+    assert engine.light(work, 21).wait(10) == 42
+    with pytest.raises(ProblemsError, match="No"):
+        engine.light(work, -1).wait(10)
+    with pytest.raises(ProblemsError, match="unforeseen"):
+        engine.light(lambda task: 1 / 0).wait(10)
+
+
+def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    engine.submit("train", job())
+    engine.start()
+    until(lambda: engine.status()["job"] is not None)
+    assert engine.light(lambda task: "scanned").wait(5) == "scanned"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "ran out of memory"),
+        (MemoryError(), "ran out of memory"),
+        (OSError(28, "No space left on device"), "disk is full"),
+        (PermissionError(13, "denied", "/x"), "cannot be written: /x"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "only a restart clears"),
+        (ValueError("odd"), "unforeseen went wrong: ValueError: odd"),
+    ],
+)
+def test_errors_are_told_in_plain_words(error, words):
+    assert words in explain(error).what
+
+
+def test_a_poisoned_card_is_recognised():
+    assert explain(RuntimeError("CUDA error: an illegal memory access was encountered")).poisoned
+    assert not explain(RuntimeError("shapes do not match")).poisoned
