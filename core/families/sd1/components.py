@@ -1,0 +1,39 @@
+"""A loaded SD 1.x model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer")
+
+
+@dataclass
+class Components:
+    """The parts that were asked for; the others are None or empty.
+
+    prediction   "epsilon" or "v"
+    vae_scale    latents = VAE's own latents * vae_scale (0.18215)
+    source       the file or folder it came from
+    hashes       part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
+    """
+
+    unet: Any = None
+    vae: Any = None
+    text_encoders: list[Any] = field(default_factory=list)
+    tokenizers: list[Any] = field(default_factory=list)
+    prediction: str = "epsilon"
+    vae_scale: float = 0.18215
+    family: str = "sd1"
+    source: Path | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.text_encoders[0] if self.text_encoders else None
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.tokenizers[0] if self.tokenizers else None

@@ -1,0 +1,30 @@
+"""Pictures <-> latents, by the VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+@torch.no_grad()
+def encode_picture_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The VAE's posterior over latents, not yet scaled: training latents are (mean + exp(logvar / 2) * noise) * vae_scale.
+
+    pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
+    returns  mean, logvar: float32 [B, 4, H/8, W/8]
+    """
+    first = next(vae.parameters())
+    posterior = vae.encode(pixels.to(first.device, first.dtype)).latent_dist
+    return posterior.mean.float(), posterior.logvar.float()
+
+
+@torch.no_grad()
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The picture of scaled latents, as training and samplers hold them.
+
+    latents  [B, 4, h, w], scaled by vae_scale
+    returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped
+    """
+    first = next(vae.parameters())
+    return vae.decode((latents / vae.config.scaling_factor).to(first.device, first.dtype)).sample.float()

@@ -1,0 +1,240 @@
+"""Where the weights of a model's parts lie, in one file or a diffusers folder, under diffusers' names.
+
+Only headers are read here; `read_part` then brings in one part's tensors, one at a time, in the type they are needed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats import sd_keys
+from core.formats.detect import ModelKind, identify, identify_header, read_json
+from core.formats.hashes import HashMemo
+from core.formats.header import ITEM_BYTES, TensorEntry, read_header
+from core.formats.tensors import TensorFile
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.record.cancel import CancelToken
+
+# Names of a weight file in a diffusers folder, best first: full precision before a 16-bit variant, safetensors before a pickle.
+WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
+    "pytorch_model.fp16.bin",
+)
+VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+PART_TITLES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor: the file, its name there, and its entry."""
+
+    file: Path
+    name: str
+    entry: TensorEntry
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model. `places` are keyed by diffusers' names (of CLIP without `text_model.`); config None: the family's own."""
+
+    name: str
+    source: Path
+    places: Mapping[str, Place]
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted({place.file for place in self.places.values()})
+
+    def weight_bytes(self, item_bytes: int | None = None) -> int:
+        """Bytes as stored, or with `item_bytes` for each number."""
+        return sum(
+            prod(place.entry.shape) * (item_bytes or ITEM_BYTES[place.entry.dtype]) for place in self.places.values()
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, its header read: what it is and where its parts lie."""
+
+    path: Path
+    kind: ModelKind
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+
+def open_checkpoint(path: Path | str, family: str = "sd1") -> Checkpoint:
+    """Find the parts of a single file or a diffusers folder of a family with one text encoder (SD 1)."""
+    path = Path(path)
+    if path.is_dir():
+        return Checkpoint(path, identify(path), _folder_parts(path))
+    entries, metadata = read_header(path)
+    kind = identify_header(entries, metadata)
+    return Checkpoint(path, kind, _file_parts(path, entries, family))
+
+
+def open_vae(path: Path | str) -> Part:
+    """A VAE from its own file or folder, or out of a whole model's file or folder."""
+    path = Path(path)
+    if path.is_dir():
+        for folder in (path, path / "vae"):
+            config = read_json(folder / "config.json")
+            if config is not None and config.get("_class_name") == "AutoencoderKL":
+                return _folder_part("vae", folder, config)
+        raise ProblemsError.one(
+            "This folder holds no VAE.",
+            str(path),
+            "Choose a folder whose config.json names AutoencoderKL, or a VAE file.",
+        )
+    entries, metadata = read_header(path)
+    part = _vae_part(path, entries)
+    if part is None:
+        kind = identify_header(entries, metadata)
+        raise ProblemsError.one(
+            f"This is no VAE but: {kind}.", str(path), "Choose a VAE, or leave the VAE setting empty."
+        )
+    return part
+
+
+def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str) -> dict[str, Part]:
+    places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}}
+    clip_prefix = sd_keys.CLIP_PREFIXES.get(family, "cond_stage_model.transformer.")
+    for name, entry in entries.items():
+        if name.startswith(sd_keys.UNET_PREFIX):
+            ours = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
+            places["unet"][ours] = Place(path, name, entry)
+        elif name.startswith(clip_prefix):
+            places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip_prefix))] = Place(path, name, entry)
+    parts = {part: Part(part, path, _without_ballast(found)) for part, found in places.items() if found}
+    vae = _vae_part(path, entries)
+    return parts | ({"vae": vae} if vae is not None else {})
+
+
+def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
+    """The VAE of a file under any of its prefixes; losses and averages of its own training are left out."""
+    for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
+        places = {
+            sd_keys.vae_to_diffusers(name.removeprefix(prefix)): Place(path, name, entry)
+            for name, entry in entries.items()
+            if name.startswith(tuple(prefix + module for module in VAE_MODULES))
+        }
+        if "encoder.conv_in.weight" in places:
+            return Part("vae", path, places)
+    return None
+
+
+def _folder_parts(path: Path) -> dict[str, Part]:
+    parts = {}
+    for name in ("unet", "vae", "text_encoder"):
+        config = read_json(path / name / "config.json")
+        if config is not None:
+            parts[name] = _folder_part(name, path / name, config)
+    return parts
+
+
+def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
+    rename = {"vae": sd_keys.vae_to_diffusers, "text_encoder": sd_keys.clip_to_diffusers}.get(name, lambda key: key)
+    places = {}
+    for file in _weight_files(folder):
+        entries, _ = read_header(file)
+        places.update({rename(key): Place(file, key, entry) for key, entry in entries.items()})
+    return Part(name, folder, _without_ballast(places), config)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The file with the weights, or the shards that an index names."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = read_json(folder / f"{name}.index.json")
+        if index is not None:
+            shards = sorted(set((index.get("weight_map") or {}).values()))
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise ProblemsError.one(
+                    f"A part of the model is missing: {missing[0]}.", str(folder), "Download it into this folder."
+                )
+            return [folder / shard for shard in shards]
+    raise ProblemsError.one(
+        "The folder holds no weights.",
+        str(folder),
+        f"Put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it.",
+    )
+
+
+def _without_ballast(places: Mapping[str, Place]) -> dict[str, Place]:
+    """Without CLIP's position_ids (a counter, which half-precision files even round wrongly) and its unused projection."""
+    return {
+        name: place
+        for name, place in places.items()
+        if not name.endswith("embeddings.position_ids") and name != "text_projection.weight"
+    }
+
+
+def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
+    """(file, its tensors in the order of their bytes): disks like to be read forwards."""
+    places = sorted(part.places.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
+    for file, group in groupby(places, key=lambda item: item[1].file):
+        yield file, list(group)
+
+
+def read_part(
+    part: Part, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", cancel: CancelToken | None = None
+) -> dict[str, torch.Tensor]:
+    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors, and one more at a time."""
+    state = {}
+    for file, places in in_file_order(part):
+        with TensorFile(file) as handle:
+            for name, place in places:
+                if cancel is not None:
+                    cancel.check()
+                state[name] = handle.read(place.name, dtype).to(device)
+    return state
+
+
+def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> str:
+    """SHA-256 of a part's names, types, shapes and bytes: equal for the same weights in a file and in a folder.
+
+    Caches of latents and text states are keyed by it.
+    """
+    memo = memo or HashMemo()
+    return memo.get(f"part:{part.name}", part.files, lambda: _digest(part, cancel))
+
+
+def _digest(part: Part, cancel: CancelToken | None) -> str:
+    whole = hashlib.sha256()
+    with_lines: dict[str, str] = {}
+    for file, places in in_file_order(part):
+        with open(file, "rb") as handle:
+            for name, place in places:
+                if cancel is not None:
+                    cancel.check()
+                handle.seek(place.entry.start)
+                content = hashlib.sha256(handle.read(place.entry.stop - place.entry.start)).hexdigest()
+                shape = _core_shape(place.entry.shape)
+                with_lines[name] = f"{name} {place.entry.dtype} {shape} {place.entry.strides} {content}\n"
+    for name in sorted(with_lines):
+        whole.update(with_lines[name].encode())
+    return whole.hexdigest()
+
+
+def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A linear layer and a 1x1 convolution are the same weights: trailing ones of 3 and 4 dimensions are left out."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

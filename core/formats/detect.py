@@ -1,0 +1,399 @@
+"""Tell what a model file or folder is from its header: checkpoint, LoRA, VAE, embedding ..., and of which family.
+
+The keys and shapes that decide are those of the published models; sizes of files decide nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.formats.header import TensorEntry, read_header
+from core.record.problems import ProblemsError
+
+UNET = "model.diffusion_model."
+FAMILY_NAMES = {
+    "sd1": "SD 1.x",
+    "sd2": "SD 2.x",
+    "sdxl": "SDXL",
+    "sdxl_refiner": "SDXL refiner",
+    "sd3": "Stable Diffusion 3",
+    "flux": "Flux",
+    "other": "other",
+}
+# Width of the text states that cross-attention reads.
+CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
+# Channels of the U-Net's input: 4 of the latent, and what a variant adds.
+INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
+KIND_NAMES = {
+    "checkpoint": "checkpoint",
+    "unet": "U-Net alone",
+    "text_encoder": "text encoder alone",
+    "vae": "VAE",
+    "lora": "LoRA",
+    "embedding": "textual inversion embedding",
+    "controlnet": "ControlNet",
+    "controlnet_lllite": "ControlNet-LLLite",
+    "hypernetwork": "hypernetwork",
+    "unknown": "model of a kind that is not known here",
+}
+XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a path holds.
+
+    kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None where nothing tells
+    layout      "single_file" or "diffusers"; of a LoRA whose names it uses: "kohya", "peft", "diffusers"
+    prediction  "epsilon", "v" or None (SD 2 files do not say)
+    evidence    one sentence: what told           variant     "inpainting", "loha" ..., or None for the plain kind
+    """
+
+    kind: str
+    family: str | None
+    layout: str
+    prediction: str | None
+    evidence: str
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        """In words: "SDXL checkpoint", "SD 1.x inpainting checkpoint"."""
+        words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", KIND_NAMES[self.kind]]
+        return " ".join(word for word in words if word and word != "other")
+
+
+def identify(path: Path | str) -> ModelKind:
+    """What the file or folder is. Raises ProblemsError for a missing, damaged or truncated file, never for an unknown kind."""
+    path = Path(path)
+    if path.is_dir():
+        return _identify_folder(path)
+    tensors, metadata = read_header(path)
+    return identify_header(tensors, metadata)
+
+
+def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
+    """The same for a header that has been read already. The order of the questions matters: a checkpoint holds a VAE too."""
+    for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_embedding, _as_component):
+        answer = question(tensors, metadata)
+        if answer is not None:
+            return answer
+    if tensors and all(re.match(r"(320|640|768|1024|1280)\.", name) for name in tensors):
+        return ModelKind("hypernetwork", None, "single_file", None, "its keys are layer widths")
+    return ModelKind("unknown", None, "single_file", None, _first_keys(tensors))
+
+
+def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
+    if not tensors:
+        return "it holds no tensors"
+    return "its first keys are " + ", ".join(list(tensors)[:3])
+
+
+# ---- checkpoints ----
+
+
+def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    if not any(name.startswith(UNET) for name in tensors):
+        return None
+    family, evidence = _checkpoint_family(tensors)
+    first = tensors.get(f"{UNET}input_blocks.0.0.weight")
+    variant = _shape_variant(tensors) or (
+        INPUT_VARIANTS.get(first.shape[1]) if first and len(first.shape) == 4 else None
+    )
+    return ModelKind("checkpoint", family, "single_file", _prediction(family, tensors, metadata), evidence, variant)
+
+
+def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str]:
+    for key, family in (
+        ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl"),
+        ("conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias", "sdxl_refiner"),
+        (f"{UNET}joint_blocks.0.x_block.attn.qkv.weight", "sd3"),
+        (f"{UNET}double_blocks.0.img_attn.qkv.weight", "flux"),
+    ):
+        if key in tensors:
+            return family, f"it has the key {key}"
+    label = tensors.get(f"{UNET}label_emb.0.0.weight")
+    if label is not None and label.shape[-1] in (2816, 2560):
+        return (
+            "sdxl" if label.shape[-1] == 2816 else "sdxl_refiner"
+        ), f"label_emb.0.0.weight reads {label.shape[-1]} values"
+    context = tensors.get(f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
+    if context is not None and context.shape[-1] in (768, 1024):
+        return CONTEXT_FAMILY[context.shape[-1]], f"its cross-attention reads {context.shape[-1]} values"
+    if any(name.startswith("cond_stage_model.model.") for name in tensors):
+        return "sd2", "its text encoder is OpenCLIP (cond_stage_model.model)"
+    if any(name.startswith("cond_stage_model.transformer.") for name in tensors):
+        return "sd1", "its text encoder is CLIP (cond_stage_model.transformer)"
+    return None, _first_keys(tensors)
+
+
+def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
+    """Models that have SDXL's shape and another noise law, or parts of SDXL only."""
+    if "edm_vpred.sigma_max" in tensors:
+        return "CosXL"
+    if "edm_mean" in tensors or "edm_std" in tensors:
+        return "Playground 2.5"
+    depth = [
+        int(found[1])
+        for name in tensors
+        if (found := re.match(rf"{re.escape(UNET)}input_blocks\.7\.1\.transformer_blocks\.(\d+)\.", name))
+    ]
+    label = tensors.get(f"{UNET}label_emb.0.0.weight")
+    if depth and label is not None and label.shape[-1] == 2816 and max(depth) < 9:
+        return "pruned (SSD-1B or Vega)"
+    return None
+
+
+def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
+    """Evidence in this order: metadata, marker tensors, the step counts of the published SD 2 files, the family's only law."""
+    said = metadata.get("modelspec.prediction_type")
+    # Merge tools write "v" for every SD 2 file because they cannot know: there it says nothing.
+    if said in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
+        return "epsilon" if said == "epsilon" else "v"
+    if "v_pred" in tensors:
+        return "v"
+    if family == "sd2":
+        return {"875000": "epsilon", "220000": "epsilon", "110000": "v"}.get(metadata.get("global_step", ""))
+    return "epsilon" if family in ("sd1", "sdxl", "sdxl_refiner") else None
+
+
+# ---- LoRA and its kin ----
+
+LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first found names the file
+    ("hada_w1_a", "LoHa"),
+    ("lokr_w1", "LoKr"),
+    ("lokr_w1_a", "LoKr"),
+    ("oft_blocks", "OFT"),
+    ("oft_diag", "OFT"),
+    ("a1.weight", "GLoRA"),
+    ("on_input", "IA3"),
+    ("diff", "full difference"),
+    ("w_norm", "norm difference"),
+)
+LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
+# The matrix that reads the text states: its input width is the family's.
+CONTEXT_READER = re.compile(
+    r"attn2[._](processor\.)?to_k[._](lora\.)?(lora_down\.weight|lora_A(\.default)?\.weight|down\.weight|hada_w1_b)$"
+)
+NAMES_FAMILY = (
+    (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
+    (re.compile(r"(lora_unet_|unet\.).*_block.*transformer_blocks[._][1-9]"), "sdxl"),
+    (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
+    (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
+)
+OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
+
+
+def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    if any(name.startswith("lllite_unet_") for name in tensors):
+        return ModelKind(
+            "controlnet_lllite", _family_of_names(tensors), "single_file", None, "its keys begin with lllite_unet_"
+        )
+    layout = None
+    if any(name.startswith(LORA_PREFIXES) for name in tensors):
+        layout = "kohya"
+    elif any(".lora_A." in name or ".lora_B." in name for name in tensors):
+        layout = "peft"
+    elif any(name.endswith(OLD_DIFFUSERS) for name in tensors):
+        layout = "diffusers"
+    if layout is None:
+        return None
+    variant = next(
+        (title for suffix, title in LORA_VARIANTS if any(name.endswith("." + suffix) for name in tensors)), None
+    )
+    if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
+        variant = "DoRA"
+    family, evidence = _lora_family(tensors, metadata)
+    said = metadata.get("modelspec.prediction_type", "")
+    prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(said)
+    return ModelKind("lora", family, layout, prediction, evidence, variant)
+
+
+def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
+    by_name = _family_of_names(tensors)
+    if by_name is not None:
+        return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
+    for name, entry in tensors.items():
+        if CONTEXT_READER.search(name) and len(entry.shape) >= 2:
+            width = entry.shape[1]
+            if width in CONTEXT_FAMILY:
+                return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+    version = metadata.get("ss_base_model_version", "")
+    for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
+        if version.startswith(start):
+            return family, f"its metadata say {version}"
+    architecture = metadata.get("modelspec.architecture", "")
+    for start, family in (
+        ("stable-diffusion-xl", "sdxl"),
+        ("stable-diffusion-v1", "sd1"),
+        ("stable-diffusion-v2", "sd2"),
+        ("stable-diffusion-3", "sd3"),
+        ("flux", "flux"),
+    ):
+        if architecture.lower().startswith(start):
+            return family, f"its metadata say {architecture}"
+    for name, entry in tensors.items():  # a LoRA of the text encoder only: its width tells
+        if name.endswith(("self_attn_q_proj.lora_down.weight", "self_attn.q_proj.lora_A.weight")) and entry.shape[
+            -1
+        ] in (768, 1024):
+            return CONTEXT_FAMILY[entry.shape[-1]], f"its text encoder is {entry.shape[-1]} wide"
+    return None, _first_keys(tensors)
+
+
+def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
+    """SDXL LoRAs use the original block names, number their text encoders, or have deep transformers."""
+    return next((family for pattern, family in NAMES_FAMILY if any(pattern.match(name) for name in tensors)), None)
+
+
+# ---- everything else ----
+
+
+def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    if "controlnet_cond_embedding.conv_in.weight" in tensors:
+        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else None
+        context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
+        if family is None and context is not None:
+            family = CONTEXT_FAMILY.get(context.shape[-1])
+        return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding")
+    bare = "input_hint_block.0.weight" in tensors  # kohya's own trainer leaves the prefix out
+    if not bare and not any(name.startswith("control_model.") for name in tensors):
+        return None
+    prefix = "" if bare else "control_model."
+    context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
+    family = CONTEXT_FAMILY.get(context.shape[-1]) if context is not None else None
+    variant = "difference" if "difference" in tensors else None
+    return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
+
+
+def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    names = set(tensors)
+    if names == XTI_KEYS:
+        width = tensors["MID"].shape[-1]
+        return ModelKind(
+            "embedding", CONTEXT_FAMILY.get(width), "single_file", None, "it has one vector for each layer", "XTI"
+        )
+    if names & {"clip_l", "clip_g"} and names <= {"clip_l", "clip_g"}:
+        return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
+    vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
+    if not vectors and len(names) == 1:
+        vectors = [name for name in names if len(tensors[name].shape) <= 2]
+    for name in vectors:
+        width = tensors[name].shape[-1] if tensors[name].shape else 0
+        if width in (768, 1024, 1280):
+            family = {768: "sd1", 1024: "sd2"}.get(width, "sdxl")
+            return ModelKind("embedding", family, "single_file", None, f"its only vectors are {width} wide")
+    return None
+
+
+def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    """A VAE, U-Net or text encoder alone."""
+    for prefix in ("", "first_stage_model.", "vae."):
+        if f"{prefix}encoder.conv_in.weight" in tensors or f"{prefix}decoder.conv_in.weight" in tensors:
+            diffusers = any(
+                name.startswith((f"{prefix}encoder.down_blocks.", f"{prefix}decoder.up_blocks.")) for name in tensors
+            )
+            layout = "diffusers" if diffusers else "single_file"
+            return ModelKind("vae", None, layout, None, f"it has {prefix}encoder.conv_in and no U-Net")
+    context = tensors.get("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight")
+    if context is not None and "conv_in.weight" in tensors:
+        family = CONTEXT_FAMILY.get(context.shape[-1])
+        variant = INPUT_VARIANTS.get(tensors["conv_in.weight"].shape[1])
+        return ModelKind(
+            "unet", family, "diffusers", None, f"its cross-attention reads {context.shape[-1]} values", variant
+        )
+    for prefix in ("", "text_model."):
+        embedding = tensors.get(f"{prefix}embeddings.token_embedding.weight")
+        if embedding is not None:
+            family = CONTEXT_FAMILY.get(embedding.shape[-1])
+            return ModelKind(
+                "text_encoder", family, "diffusers", None, f"its token vectors are {embedding.shape[-1]} wide"
+            )
+    return None
+
+
+# ---- diffusers folders ----
+
+PIPELINE_FAMILY = {
+    "StableDiffusion3": "sd3",
+    "Flux": "flux",
+    "StableDiffusionXLImg2Img": "sdxl_refiner",
+    "StableDiffusionXL": "sdxl",
+}
+
+
+def _identify_folder(path: Path) -> ModelKind:
+    index = read_json(path / "model_index.json")
+    unet = read_json(path / "unet" / "config.json")
+    if index is None and unet is None:
+        return _identify_part_folder(path)
+    pipeline = str((index or {}).get("_class_name", ""))
+    family = next((name for start, name in PIPELINE_FAMILY.items() if pipeline.startswith(start)), None)
+    evidence = f"model_index.json names {pipeline}"
+    if family is None and unet is not None:
+        family, evidence = _unet_config_family(unet)
+    variant = INPUT_VARIANTS.get((unet or {}).get("in_channels", 4))
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
+    said = scheduler.get("prediction_type", "epsilon" if family == "sd1" else None)
+    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(said)
+    return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant)
+
+
+def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
+    """By the width of the text states; a model of another width with SD 1's topology (the starter) is SD 1."""
+    width = config.get("cross_attention_dim")
+    if config.get("addition_embed_type") == "text_time":
+        return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"
+    if width in CONTEXT_FAMILY:
+        return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+    blocks = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+    if (
+        config.get("down_block_types") == blocks
+        and config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel"
+    ):
+        family = "sd2" if config.get("use_linear_projection") else "sd1"
+        return family, f"its U-Net has {FAMILY_NAMES[family]}'s blocks"
+    return None, "its U-Net has blocks of no known family"
+
+
+def _identify_part_folder(path: Path) -> ModelKind:
+    """A folder that holds one model: its config.json names the class."""
+    config = read_json(path / "config.json")
+    if config is None:
+        raise ProblemsError.one(
+            "This folder holds no model: it has neither model_index.json nor unet/config.json.",
+            str(path),
+            "Choose a diffusers folder, or a .safetensors file in it.",
+        )
+    name = config.get("_class_name") or next(iter(config.get("architectures") or []), "")
+    evidence = f"its config.json names {name}"
+    if name == "UNet2DConditionModel":
+        family, evidence = _unet_config_family(config)
+        return ModelKind("unet", family, "diffusers", None, evidence, INPUT_VARIANTS.get(config.get("in_channels", 4)))
+    if name == "AutoencoderKL":
+        family = "sdxl" if config.get("scaling_factor") == 0.13025 else None
+        return ModelKind("vae", family, "diffusers", None, evidence)
+    kind = {
+        "ControlNetModel": "controlnet",
+        "CLIPTextModel": "text_encoder",
+        "CLIPTextModelWithProjection": "text_encoder",
+    }.get(name)
+    return ModelKind(kind or "unknown", None, "diffusers", None, evidence)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, None when the file is missing; a damaged one is a problem with its place."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ProblemsError.one(
+            f"The file is not valid JSON: {error}.", str(path), "Download or copy it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise ProblemsError.one("The file holds no JSON object.", str(path), "Download or copy it again.")
+    return value

@@ -1,0 +1,77 @@
+"""Hashes that other programs know files by, and a memo so that a file is read for them once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.record import atomic
+
+if TYPE_CHECKING:
+    from core.record.cancel import CancelToken
+
+CHUNK_BYTES = 1 << 22
+LEGACY_START, LEGACY_BYTES = 0x100000, 0x10000  # A1111's first hash reads 64 KiB there
+
+
+class HashMemo:
+    """Remembers values computed from files by path, size and change time; on disk when given a path (one JSON file)."""
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.path = Path(path) if path else None
+        self._lock = threading.Lock()
+        self._known: dict[str, dict] = {}
+        if self.path is not None:
+            with suppress(OSError, ValueError):
+                known = json.loads(self.path.read_text(encoding="utf-8"))
+                self._known = known if isinstance(known, dict) else {}
+
+    def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
+        """The remembered value while no file has changed, else `compute()`."""
+        key = f"{purpose}|" + "|".join(str(file.resolve()) for file in files)
+        stamps = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        known = self._known.get(key)
+        if isinstance(known, dict) and known.get("stamps") == stamps:
+            return known["value"]
+        value = compute()
+        with self._lock:
+            self._known[key] = {"stamps": stamps, "value": value}
+            if self.path is not None:
+                with suppress(OSError):  # a memo that cannot be kept costs time, nothing else
+                    atomic.write_json(self.path, self._known)
+        return value
+
+
+def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:
+    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is looked at between them."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        handle.seek(start)
+        while chunk := handle.read(CHUNK_BYTES):
+            if cancel is not None:
+                cancel.check()
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def legacy_hash(path: Path | str) -> str:
+    """A1111's old model hash: 8 digits of the SHA-256 of 64 KiB at 1 MiB (of nothing in a smaller file: e3b0c442)."""
+    with open(path, "rb") as handle:
+        handle.seek(LEGACY_START)
+        return hashlib.sha256(handle.read(LEGACY_BYTES)).hexdigest()[:8]
+
+
+def model_hashes(path: Path | str, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> tuple[str, str]:
+    """(old hash, SHA-256) of a model as LoRA metadata name it; sd-scripts' words for a folder and for nothing."""
+    path = Path(path)
+    if path.is_dir():
+        return "IsADirectory", "IsADirectory"
+    if not path.is_file():
+        return "NOFILE", "NOFILE"
+    memo = memo or HashMemo()
+    return legacy_hash(path), memo.get("sha256", [path], lambda: file_sha256(path, cancel))

@@ -1,0 +1,256 @@
+"""LoRA files: kohya's key names and metadata, written whole or not at all, read with or without alphas.
+
+    <name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
+    weight change = (alpha / r) * up @ down; a missing alpha means alpha = r
+
+`<name>` is `lora_unet_` or `lora_te_` and the layer's diffusers path with `_` for `.`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.detect import ModelKind, identify_header
+from core.formats.hashes import LEGACY_BYTES, LEGACY_START
+from core.formats.lora_metadata import RunFacts, lora_metadata
+from core.formats.lora_names import kohya_name, module_path
+from core.formats.tensors import TensorFile
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoraFile", "LoraModule", "RunFacts", "load_lora", "lora_metadata", "save_lora", "to_diffusers"]
+
+CHUNK_BYTES = 1 << 24
+PEFT_SUFFIXES = {"A": "lora_down.weight", "B": "lora_up.weight", "alpha": "alpha"}
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One layer: down [r, in(, kh, kw)], up [out, r(, 1, 1)], alpha."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was; `modules` are the same by layer."""
+
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    family: str | None = None
+    path: Path | None = None
+
+    @property
+    def modules(self) -> dict[str, LoraModule]:
+        """Layer name -> its matrices and alpha, in the order of the file."""
+        found = {}
+        for key, down in self.tensors.items():
+            name, _, suffix = key.partition(".")
+            if suffix == "lora_down.weight":
+                alpha = self.tensors.get(f"{name}.alpha")
+                found[name] = LoraModule(
+                    down, self.tensors[f"{name}.lora_up.weight"], down.shape[0] if alpha is None else float(alpha)
+                )
+        return found
+
+
+# ---- writing ----
+
+
+def save_lora(
+    path: Path | str,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a LoRA file; the file appears whole or not at all. Adds the hashes that A1111 knows it by.
+
+    tensors  by kohya key, on any device     metadata  all strings; None or empty writes the hashes only
+    dtype    of the matrices; alphas stay float32, which holds them exactly
+    """
+    import torch
+    from safetensors.torch import save
+
+    path = Path(path)
+    ready = {}
+    for name, value in tensors.items():
+        wanted = torch.float32 if name.endswith(".alpha") else (dtype or value.dtype)
+        ready[name] = value.detach().to("cpu", wanted).contiguous().clone()
+    _refuse_not_finite(path, ready)
+    described = {str(key): str(value) for key, value in (metadata or {}).items()}
+    ours = {key: value for key, value in described.items() if key.startswith("ss_")}
+    serialised = save(ready, metadata=ours or None)
+    ready.clear()
+    described |= _weight_hashes(serialised)
+    with atomic.open_atomic(path) as temporary:
+        _write_with_metadata(temporary, serialised, described)
+    return path
+
+
+def _refuse_not_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        raise ProblemsError.one(
+            f"The weights hold values that are not numbers: {shown}.",
+            str(path),
+            "Go back to an earlier file and lower the learning rate; if they are only too large for fp16, save as bf16 or fp32.",
+        )
+
+
+def _weight_hashes(serialised: bytes) -> dict[str, str]:
+    """A1111's two hashes of a LoRA, both of the file as it is with the `ss_` metadata only.
+
+    sshs_model_hash: SHA-256 after the header. sshs_legacy_hash: 8 digits of that of 64 KiB at 1 MiB.
+    """
+    content = memoryview(serialised)
+    after_header = 8 + int.from_bytes(serialised[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(content[after_header:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(content[LEGACY_START : LEGACY_START + LEGACY_BYTES]).hexdigest()[:8],
+    }
+
+
+def _write_with_metadata(path: Path, serialised: bytes, metadata: Mapping[str, str]) -> None:
+    """The same tensors under a header with other metadata. Their bytes need not be written twice for it."""
+    length = int.from_bytes(serialised[:8], "little")
+    listing = json.loads(serialised[8 : 8 + length])
+    listing.pop("__metadata__", None)
+    text = json.dumps({"__metadata__": dict(metadata), **listing}, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8"
+    )
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    content = memoryview(serialised)[8 + length :]
+    with open(path, "wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for start in range(0, len(content), CHUNK_BYTES):
+            handle.write(content[start : start + CHUNK_BYTES])
+
+
+# ---- reading ----
+
+
+def load_lora(path: Path | str) -> LoraFile:
+    """Read a LoRA of kohya's or PEFT's layout. Anything else is refused with what it is."""
+    path = Path(path)
+    with TensorFile(path) as file:
+        kind = identify_header(file.entries, file.metadata)
+        _refuse_other(kind, path)
+        tensors = {name: file.read(name) for name in file.entries}
+        metadata = dict(file.metadata)
+    if kind.layout == "peft":
+        tensors = _from_peft(tensors, metadata, path)
+    _refuse_incomplete(tensors, path)
+    return LoraFile(tensors, metadata, kind.family, path)
+
+
+def _refuse_other(kind: ModelKind, path: Path) -> None:
+    if kind.kind != "lora":
+        raise ProblemsError.one(f"This is no LoRA but: {kind} ({kind.evidence}).", str(path), "Choose a LoRA file.")
+    if kind.variant is not None:
+        raise ProblemsError.one(
+            f"This is a {kind.variant} file; LoRAs of that kind cannot be used here.",
+            str(path),
+            "Choose a plain LoRA file.",
+        )
+    if kind.layout not in ("kohya", "peft"):
+        raise ProblemsError.one(
+            "This LoRA has the names of an old diffusers version.",
+            str(path),
+            "Load and save it once with a current diffusers.",
+        )
+
+
+def _from_peft(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> dict[str, torch.Tensor]:
+    """PEFT's names -> kohya's. Alphas stand in the metadata (`lora_adapter_metadata`), else alpha = rank."""
+    import torch
+
+    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    found: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, value in tensors.items():
+        layer, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
+        if name.endswith(".alpha"):
+            layer, kind = name.removesuffix(".alpha"), "alpha"
+        part, _, inner = layer.partition(".")
+        kohya, suffix = (
+            kohya_name(part, inner),
+            PEFT_SUFFIXES.get(kind.removesuffix(".weight").removesuffix(".default")),
+        )
+        if kohya is None or suffix is None:
+            unknown.append(name)
+            continue
+        found[f"{kohya}.{suffix}"] = value
+        if kind.startswith("A") and f"{part}.r" in settings:
+            pattern = settings.get(f"{part}.alpha_pattern") or {}
+            alpha = pattern.get(inner, settings.get(f"{part}.lora_alpha", value.shape[0]))
+            found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
+    if unknown:
+        raise ProblemsError.one(
+            f"The LoRA names layers of no known part: {unknown[0]}.", str(path), "Choose a LoRA for Stable Diffusion."
+        )
+    return found
+
+
+def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Every down needs an up of the same rank, and the other way round."""
+    problems = []
+    for key, value in tensors.items():
+        name, _, suffix = key.partition(".")
+        other = {"lora_down.weight": "lora_up.weight", "lora_up.weight": "lora_down.weight"}.get(suffix)
+        if other is not None and f"{name}.{other}" not in tensors:
+            problems.append(f"{name} has {suffix} but no {other}")
+        elif suffix == "lora_down.weight" and tensors[f"{name}.lora_up.weight"].shape[1] != value.shape[0]:
+            problems.append(f"{name} has a down of rank {value.shape[0]} and an up of another")
+        elif other is None and suffix != "alpha":
+            problems.append(f"{key} is of no known kind")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ProblemsError(
+            [Problem(f"The LoRA is incomplete: {problems[0]}{more}.", str(path), "Download or copy it again.")]
+        )
+
+
+# ---- for diffusers and PEFT ----
+
+
+def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The LoRA as diffusers and PEFT name it, with alpha / rank multiplied into B, so that every layer's alpha is its rank.
+
+    diffusers 0.42 reads kohya files right only when all layers have one alpha; this form it reads right for any.
+    dtype    float32 by default: the multiplied B would be rounded once more in 16 bits
+    returns  tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and metadata
+    """
+    import torch
+
+    wanted = dtype or torch.float32
+    tensors = {}
+    for name, module in lora.modules.items():
+        found = module_path(name)
+        if found is None:
+            raise ProblemsError.one(
+                f"The LoRA has a layer of no known part: {name}.", str(lora.path or ""), "Choose an SD 1.x LoRA."
+            )
+        part, inner = found
+        tensors[f"{part}.{inner}.lora_A.weight"] = module.down.to(wanted).contiguous()
+        tensors[f"{part}.{inner}.lora_B.weight"] = (module.up.double() * module.scale).to(wanted).contiguous()
+    kept = {key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")}
+    return tensors, {"format": "pt", **kept}

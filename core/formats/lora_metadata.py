@@ -1,0 +1,221 @@
+"""What a LoRA file says about its making, in the words of sd-scripts (`ss_*`) and of Stability's model spec (`modelspec.*`).
+
+A1111, Forge, ComfyUI managers and kohya tools read these; every value is a string.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
+
+BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
+OPTIMIZER_CLASSES = {"AdamW": "torch.optim.adamw.AdamW", "AdamW8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
+# What sd-scripts also writes and this program does not do: said as it says it.
+NOT_USED = {
+    "ss_full_fp16": False,
+    "ss_lowram": False,
+    "ss_fp8_base": False,
+    "ss_network_dropout": None,
+    "ss_color_aug": False,
+    "ss_flip_aug": False,
+    "ss_random_crop": False,
+    "ss_face_crop_aug_range": None,
+    "ss_caption_dropout_every_n_epochs": 0,
+    "ss_caption_tag_dropout_rate": 0.0,
+    "ss_noise_offset_random_strength": False,
+    "ss_ip_noise_gamma_random_strength": False,
+    "ss_adaptive_noise_scale": None,
+    "ss_multires_noise_iterations": None,
+    "ss_multires_noise_discount": None,
+    "ss_zero_terminal_snr": False,
+    "ss_debiased_estimation": False,
+    "ss_loss_type": "l2",
+    "ss_huber_schedule": None,
+    "ss_huber_c": None,
+    "ss_prior_loss_weight": 1.0,
+    "ss_scale_weight_norms": None,
+}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run knows beside its settings, at the moment of a save.
+
+    started_at, saved_at    Unix seconds            epoch, step  counted from 1, those that are finished
+    num_train_images        pictures x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
+    dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
+    tag_frequency           folder name -> {tag: n}
+    bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
+    extra                   more metadata, taken as they are
+    """
+
+    session_id: int = 0
+    started_at: float = 0.0
+    saved_at: float | None = None
+    family: str = "sd1"
+    prediction: str = "epsilon"
+    mixed_precision: str = "no"
+    seed: int | None = None
+    num_train_images: int = 0
+    num_reg_images: int = 0
+    num_batches_per_epoch: int = 0
+    num_epochs: int = 0
+    epoch: int = 0
+    step: int = 0
+    max_train_steps: int = 0
+    total_batch_size: int | None = None
+    resolution: tuple[int, int] = (512, 512)
+    base_model_name: str = ""
+    base_model_hash: str | None = None
+    base_model_sha256: str | None = None
+    vae_name: str | None = None
+    vae_hash: str | None = None
+    vae_sha256: str | None = None
+    dataset_dirs: Mapping[str, Any] = field(default_factory=dict)
+    reg_dataset_dirs: Mapping[str, Any] = field(default_factory=dict)
+    tag_frequency: Mapping[str, Any] = field(default_factory=dict)
+    bucket_info: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
+    """Everything that is written into a LoRA file of this job at this moment, but for the hashes of its weights."""
+    saved_at = time.time() if facts.saved_at is None else facts.saved_at
+    values: dict[str, Any] = dict(NOT_USED)
+    values |= _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
+    values |= _dataset_values(job, facts)
+    return _strings(values) | modelspec(job, facts, saved_at) | dict(facts.extra)
+
+
+def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, Any]:
+    return {
+        "ss_session_id": facts.session_id,
+        "ss_training_started_at": float(facts.started_at),
+        "ss_training_finished_at": float(saved_at),
+        "ss_output_name": job.saving.output_name,
+        "ss_training_comment": job.saving.training_comment,
+        "ss_num_train_images": facts.num_train_images,
+        "ss_num_reg_images": facts.num_reg_images,
+        "ss_num_batches_per_epoch": facts.num_batches_per_epoch,
+        "ss_num_epochs": facts.num_epochs,
+        "ss_epoch": facts.epoch,
+        "ss_steps": facts.step,
+        "ss_max_train_steps": facts.max_train_steps,
+        "ss_seed": job.schedule.seed if facts.seed is None else facts.seed,
+    }
+
+
+def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+    optimizer, network, noise = job.optimizer, job.network, job.noise
+    arguments = f"weight_decay={optimizer.weight_decay},betas={tuple(optimizer.betas)},eps={optimizer.eps}"
+    values = {
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": optimizer.unet_lr,
+        "ss_text_encoder_lr": optimizer.text_encoder_lr,
+        "ss_optimizer": f"{OPTIMIZER_CLASSES[optimizer.optimizer_type]}({arguments})",
+        "ss_max_grad_norm": optimizer.max_grad_norm,
+        "ss_lr_scheduler": job.schedule.lr_scheduler,
+        "ss_lr_warmup_steps": job.schedule.lr_warmup_steps,
+        "ss_gradient_accumulation_steps": job.schedule.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": job.memory.gradient_checkpointing,
+        "ss_mixed_precision": facts.mixed_precision,
+        "ss_cache_latents": True,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": network.rank,
+        "ss_network_alpha": network.alpha,
+        "ss_noise_offset": noise.noise_offset,
+        "ss_ip_noise_gamma": noise.ip_noise_gamma,
+        "ss_min_snr_gamma": noise.min_snr_gamma,
+    }
+    if network.conv_rank is not None:
+        alpha = network.conv_rank if network.conv_alpha is None else network.conv_alpha
+        values["ss_network_args"] = json.dumps({"conv_dim": str(network.conv_rank), "conv_alpha": str(alpha)})
+    return values
+
+
+def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+    version = BASE_MODEL_VERSIONS[facts.family]
+    values: dict[str, Any] = {
+        "ss_v2": facts.family == "sd2",
+        "ss_base_model_version": version + ("_v" if facts.prediction == "v" else ""),
+        "ss_clip_skip": job.model.clip_skip,
+        "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
+        "ss_sd_model_name": facts.base_model_name,
+    }
+    known = {
+        "ss_sd_model_hash": facts.base_model_hash,
+        "ss_new_sd_model_hash": facts.base_model_sha256,
+        "ss_vae_name": facts.vae_name,
+        "ss_vae_hash": facts.vae_hash,
+        "ss_new_vae_hash": facts.vae_sha256,
+    }
+    return values | {key: value for key, value in known.items() if value is not None}
+
+
+def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
+    dataset, captions = job.dataset, job.captions
+    batch = dataset.train_batch_size
+    total = (
+        batch * job.schedule.gradient_accumulation_steps if facts.total_batch_size is None else facts.total_batch_size
+    )
+    return {
+        "ss_batch_size_per_device": batch,
+        "ss_total_batch_size": total,
+        "ss_resolution": tuple(facts.resolution),
+        "ss_enable_bucket": dataset.enable_bucket,
+        "ss_bucket_no_upscale": dataset.bucket_no_upscale,
+        "ss_min_bucket_reso": dataset.min_bucket_reso,
+        "ss_max_bucket_reso": dataset.max_bucket_reso,
+        "ss_shuffle_caption": captions.shuffle_caption,
+        "ss_keep_tokens": captions.keep_tokens,
+        "ss_caption_dropout_rate": captions.caption_dropout_rate,
+        "ss_dataset_dirs": _json(facts.dataset_dirs),
+        "ss_reg_dataset_dirs": _json(facts.reg_dataset_dirs),
+        "ss_tag_frequency": _json(facts.tag_frequency),
+        "ss_bucket_info": _json(facts.bucket_info),
+    }
+
+
+def modelspec(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, str]:
+    """Stability's model metadata, 1.0.1, as sd-scripts fills it for a LoRA."""
+    architecture = ARCHITECTURES[facts.family]
+    if facts.family == "sd2" and facts.prediction == "v":
+        architecture = "stable-diffusion-v2-768-v"
+    values = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture + "/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
+        if facts.family == "sdxl"
+        else "diffusers",
+        "modelspec.title": job.saving.output_name,
+        "modelspec.resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
+        "modelspec.date": datetime.fromtimestamp(int(saved_at)).isoformat(),
+        "modelspec.prediction_type": facts.prediction,
+    }
+    noise = job.noise
+    if (noise.min_timestep, noise.max_timestep) != (0, 1000):
+        values["modelspec.timestep_range"] = f"{noise.min_timestep},{noise.max_timestep}"
+    if job.model.clip_skip is not None:
+        values["modelspec.encoder_layer"] = str(job.model.clip_skip)
+    return values
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _strings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Python's own words, as sd-scripts writes them: "True", "None", "0.0001"."""
+    return {key: str(value) for key, value in values.items()}

@@ -1,0 +1,79 @@
+"""kohya's layer names <-> module paths. Underscores stand for dots there, so the names of modules must be known."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from core.formats import sd_keys
+from core.formats.text_keys import full_name
+
+PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
+# Names of modules that hold an underscore; every other underscore is a dot.
+JOINED = {
+    *(
+        "down_blocks",
+        "up_blocks",
+        "mid_block",
+        "transformer_blocks",
+        "time_emb_proj",
+        "conv_shortcut",
+        "conv_in",
+        "conv_out",
+    ),
+    *(
+        "proj_in",
+        "proj_out",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out",
+        "time_embedding",
+        "add_embedding",
+        "linear_1",
+        "linear_2",
+    ),
+    *("input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers", "skip_connection"),
+    *("time_embed", "label_emb"),
+    *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
+}
+LONGEST = max(name.count("_") + 1 for name in JOINED)
+
+
+@cache
+def module_path(name: str) -> tuple[str, str] | None:
+    """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for another name.
+
+    SDXL's original block names become diffusers' too. Paths of text encoders begin with `text_model.`, as diffusers' files have them.
+    """
+    head, words = _split(name)
+    if head is None:
+        return None
+    parts, place = [], 0
+    while place < len(words):
+        for count in range(LONGEST, 0, -1):
+            joined = "_".join(words[place : place + count])
+            if count == 1 or (joined in JOINED and place + count <= len(words)):
+                parts.append(joined)
+                place += count
+                break
+    path = ".".join(parts)
+    part = PREFIXES[head]
+    if part == "unet" and parts[0] in ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb"):
+        path = sd_keys.unet_to_diffusers(path, "sdxl")
+    return part, path
+
+
+def _split(name: str) -> tuple[str | None, list[str]]:
+    for head in sorted(PREFIXES, key=len, reverse=True):
+        if name.startswith(head + "_") and len(name) > len(head) + 1:
+            return head, name[len(head) + 1 :].split("_")
+    return None, []
+
+
+def kohya_name(part: str, path: str) -> str | None:
+    """The other way, for SD 1 and 2: ("unet", "mid_block.attentions.0.proj_in") -> `lora_unet_mid_block_attentions_0_proj_in`."""
+    if part == "unet":
+        return "lora_unet_" + path.replace(".", "_")
+    if part == "text_encoder":
+        return "lora_te_" + full_name(path).replace(".", "_")
+    return None

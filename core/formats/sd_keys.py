@@ -1,0 +1,148 @@
+"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE and CLIP-L.
+
+Renamed by whole components of the dotted name, never by substring: `out.2` and `input_blocks.1` occur inside other names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from core.formats.text_keys import bare_name, full_name
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_PREFIXES = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+
+
+class BlockPlan(NamedTuple):
+    """Which U-Net blocks have attention; index 0 is nearest to the picture on the way down."""
+
+    down_attention: tuple[bool, ...]
+    up_attention: tuple[bool, ...]
+
+
+SD_PLAN = BlockPlan((True, True, True, False), (False, True, True, True))
+UNET_PLANS = {"sd1": SD_PLAN, "sd2": SD_PLAN, "sdxl": BlockPlan((False, True, True), (True, True, False))}
+
+RESNET = {  # inside a resnet of the U-Net, LDM -> diffusers
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+# diffusers before 0.17 named the VAE's attention so; old folders and VAE files still do.
+OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@cache
+def _unet_modules(family: str) -> dict[str, str]:
+    """LDM module -> diffusers module, for every module of the U-Net that has another name (attentions: their root)."""
+    plan = UNET_PLANS[family]
+    names = {
+        "time_embed.0": "time_embedding.linear_1",
+        "time_embed.2": "time_embedding.linear_2",
+        "label_emb.0.0": "add_embedding.linear_1",
+        "label_emb.0.2": "add_embedding.linear_2",
+        "input_blocks.0.0": "conv_in",
+        "out.0": "conv_norm_out",
+        "out.2": "conv_out",
+        "middle_block.1": "mid_block.attentions.0",
+    }
+    resnets = {"middle_block.0": "mid_block.resnets.0", "middle_block.2": "mid_block.resnets.1"}
+    for block, attention in enumerate(plan.down_attention):
+        for layer in range(2):
+            resnets[f"input_blocks.{3 * block + layer + 1}.0"] = f"down_blocks.{block}.resnets.{layer}"
+            if attention:
+                names[f"input_blocks.{3 * block + layer + 1}.1"] = f"down_blocks.{block}.attentions.{layer}"
+        names[f"input_blocks.{3 * (block + 1)}.0.op"] = f"down_blocks.{block}.downsamplers.0.conv"
+    for block, attention in enumerate(plan.up_attention):
+        for layer in range(3):
+            resnets[f"output_blocks.{3 * block + layer}.0"] = f"up_blocks.{block}.resnets.{layer}"
+            if attention:
+                names[f"output_blocks.{3 * block + layer}.1"] = f"up_blocks.{block}.attentions.{layer}"
+        # The upsampler comes after the resnet, and after the attention where there is one.
+        names[f"output_blocks.{3 * block + 2}.{2 if attention else 1}.conv"] = f"up_blocks.{block}.upsamplers.0.conv"
+    for ldm, diffusers in resnets.items():
+        names.update({f"{ldm}.{inner}": f"{diffusers}.{theirs}" for inner, theirs in RESNET.items()})
+    return names
+
+
+@cache
+def _vae_modules() -> dict[str, str]:
+    """LDM module -> diffusers module of the VAE, for those with another name."""
+    names = {}
+    for half, down in (("encoder", True), ("decoder", False)):
+        names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
+        for number in (1, 2):
+            names.update(_vae_resnet(f"{half}.mid.block_{number}", f"{half}.mid_block.resnets.{number - 1}"))
+        for theirs, ours in VAE_ATTENTION.items():
+            names[f"{half}.mid.attn_1.{theirs}"] = f"{half}.mid_block.attentions.0.{ours}"
+        for block in range(4):
+            # The decoder's blocks are counted from the picture in LDM, from the latent in diffusers.
+            ldm, diffusers = (
+                (f"down.{block}", f"down_blocks.{block}") if down else (f"up.{3 - block}", f"up_blocks.{block}")
+            )
+            for layer in range(2 if down else 3):
+                names.update(_vae_resnet(f"{half}.{ldm}.block.{layer}", f"{half}.{diffusers}.resnets.{layer}"))
+            sampler, theirs = ("downsample", "downsamplers") if down else ("upsample", "upsamplers")
+            names[f"{half}.{ldm}.{sampler}.conv"] = f"{half}.{diffusers}.{theirs}.0.conv"
+    return names
+
+
+def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
+    inner = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
+    return {f"{ldm}.{theirs}": f"{diffusers}.{ours}" for theirs, ours in inner.items()}
+
+
+@cache
+def _inverse(part: str, family: str) -> dict[str, str]:
+    names = _unet_modules(family) if part == "unet" else _vae_modules()
+    return {ours: theirs for theirs, ours in names.items()}
+
+
+def _rename(name: str, modules: dict[str, str]) -> str:
+    """Replace the longest leading run of components that is a known module; a name with none stays."""
+    components = name.split(".")
+    for length in range(len(components), 0, -1):
+        found = modules.get(".".join(components[:length]))
+        if found is not None:
+            return ".".join([found, *components[length:]])
+    return name
+
+
+def unet_to_diffusers(name: str, family: str = "sd1") -> str:
+    """`input_blocks.1.0.in_layers.2.weight` -> `down_blocks.0.resnets.0.conv1.weight` (both without prefix)."""
+    return _rename(name, _unet_modules(family))
+
+
+def unet_to_ldm(name: str, family: str = "sd1") -> str:
+    """The other way."""
+    return _rename(name, _inverse("unet", family))
+
+
+def vae_to_diffusers(name: str) -> str:
+    """`decoder.up.0.block.2.conv1.weight` -> `decoder.up_blocks.3.resnets.2.conv1.weight`; old diffusers names become today's."""
+    name = _rename(name, _vae_modules())
+    components = name.split(".")
+    if "attentions" in components and components[-2] in OLD_VAE_ATTENTION:
+        components[-2] = OLD_VAE_ATTENTION[components[-2]]
+    return ".".join(components)
+
+
+def vae_to_ldm(name: str) -> str:
+    """The other way. The weights of q, k, v and proj_out are 1x1 convolutions there: give them two dimensions more."""
+    return _rename(name, _inverse("vae", ""))
+
+
+def clip_to_diffusers(name: str) -> str:
+    """CLIP-L's names without prefix are transformers' own, with or without `text_model.`; without is ours."""
+    return bare_name(name)
+
+
+def clip_to_ldm(name: str) -> str:
+    """Single files have the `text_model.` level."""
+    return full_name(name)

@@ -1,0 +1,87 @@
+"""Read tensors out of a model file one at a time, into memory of their own.
+
+Nothing stays mapped: on Windows a mapped file cannot be replaced, and half of a mapping that is converted anyway is memory twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from core.formats.header import TensorEntry, read_header
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+TORCH_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+
+
+class TensorFile:
+    """An open model file: safetensors or pickle, told by its first bytes. For one thread at a time."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.entries, self.metadata = read_header(self.path)
+        self._handle = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._scratch: torch.Tensor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+        self._scratch = None
+
+    def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor on the CPU, in its own type or converted to `dtype`; integers are never converted."""
+        import torch
+
+        entry = self.entries[name]
+        stored = getattr(torch, TORCH_NAMES[entry.dtype])
+        converts = dtype is not None and dtype != stored and stored.is_floating_point
+        if not converts and entry.strides is None:
+            raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+            self._fill(entry, raw)
+            return raw.view(stored).view(entry.shape)
+        # Bytes that are converted next go through one buffer that is used again: fresh pages cost more than the copy.
+        raw = self._buffer(entry.stop - entry.start)
+        self._fill(entry, raw)
+        tensor = raw.view(stored)
+        tensor = tensor.view(entry.shape) if entry.strides is None else tensor.as_strided(entry.shape, entry.strides)
+        return tensor.to(dtype if converts else stored, memory_format=torch.contiguous_format, copy=True)
+
+    def _buffer(self, count: int) -> torch.Tensor:
+        import torch
+
+        if self._scratch is None or self._scratch.numel() < count:
+            self._scratch = torch.empty(count, dtype=torch.uint8)
+        return self._scratch[:count]
+
+    def _fill(self, entry: TensorEntry, raw: torch.Tensor) -> None:
+        """Read the entry's bytes into a uint8 tensor. Released from the interpreter lock while it copies."""
+        view, done = memoryview(raw.numpy()), 0
+        self._handle.seek(entry.start)
+        while done < len(view):
+            count = self._handle.readinto(view[done:])
+            if not count:
+                raise ProblemsError.one(
+                    "The file ended before its last tensor.", str(self.path), "Download or copy it again."
+                )
+            done += count
