@@ -23,7 +23,7 @@ from tabs.theme import theme
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("base.js",)
-STYLES = ("page.css",)
+STYLES = ("page.css", "work.css")
 PORTS_TRIED = 100
 
 

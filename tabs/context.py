@@ -40,6 +40,7 @@ class Page:
     timers: dict[tuple[str, float], Any] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
+    reading: Any = None  # what Dataset and Captions know of the pictures (tabs.reading)
 
     def file_url(self, path: str | os.PathLike) -> str:
         """Address of a file as it is (relative to the page), for <img src> or <a href download>."""

@@ -1,0 +1,289 @@
+"""The Dataset tab: which pictures train, what is wrong with them, and how each is cropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.dataset.files import printable
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path, resolve_path
+from core.settings.check import build as build_job
+from core.settings.dataset import Source
+from core.settings.job import TrainJob
+from core.settings.presets import to_values
+from tabs import dataset_view, folder_browser
+from tabs.context import Page, problems_html
+from tabs.markup import act_of, board, button, on_act, page_of, progress
+from tabs.reading import Reading, reading_of
+from tabs.uploads import take_in
+
+TAB = "Dataset"
+AREAS = ("summary", "sources", "checks", "buckets", "grid")
+
+
+def build(page: Page) -> None:
+    """Widgets and listeners of the tab."""
+    desk = Desk(page)
+    with gr.Row(elem_id="ds-choose", equal_height=False):
+        with gr.Column(scale=3, min_width=380):
+            folder = gr.Textbox(
+                label="Picture folder", info="Any folder of pictures.", max_lines=1, elem_id="ds-folder"
+            )
+            with gr.Row(elem_classes="tight"):
+                browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
+                again = gr.Button("Read again", size="sm", elem_id="ds-again")
+        with gr.Column(scale=2, min_width=300):
+            drop = gr.File(
+                label="Drop pictures or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
+            )
+    intake = board("ds-intake")
+    browser = board("ds-browser")
+    boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
+    with gr.Row(equal_height=False, elem_id="ds-main"):
+        with gr.Column(scale=2, min_width=380):
+            boards |= {name: board(f"ds-{name}") for name in ("sources", "checks", "buckets")}
+        with gr.Column(scale=3, min_width=420):
+            boards["grid"] = board("ds-grid")
+    seen = gr.State({})
+    areas = [boards[name] for name in AREAS]
+    shown = [folder, intake, browser, *areas]
+    page.on_show(TAB, desk.show, None, [seen, *shown])
+    page.on_tick(TAB, desk.tick, seen, [seen, *shown])
+    page.listen([folder.blur, folder.submit], desk.choose, folder, shown)
+    page.listen(browse.click, desk.open_browser, None, browser)
+    page.listen(again.click, desk.read_again, None, shown)
+    page.listen(drop.upload, desk.take, drop, [drop, intake])
+    on_act(intake, desk.intake_act, None, intake)
+    on_act(browser, desk.browse, None, shown)
+    on_act(areas, desk.act, None, [page.tabs, *shown])
+
+
+class Desk:
+    """What the tab's handlers do. Holds nothing of a browser: views are kept by the project, pictures by the reading."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.reading: Reading = reading_of(page)
+        self._intake: Any = None
+        self._lock = threading.Lock()
+
+    # -- showing
+
+    def show(self):
+        self.reading.want(again=True)
+        return {}, *self._render()
+
+    def tick(self, seen: dict[str, Any]):
+        """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
+        self.reading.want()
+        stamp = self._stamp()
+        if stamp == seen.get("stamp"):
+            return gr.skip()
+        return news(seen, stamp, self._render())
+
+    def _stamp(self) -> str:
+        task = self._intake
+        intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
+        return f"{self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
+
+    def _render(self) -> tuple[Any, ...]:
+        """What `shown` in `build` shows, in its order."""
+        reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
+        show, number = str(state.get("show", "all")), int(state.get("page", 0))
+        return (
+            self.page.project.shown("dataset.folder"),
+            self._intake_html(),
+            self._browser_html(),
+            dataset_view.summary(reading.report, reading.layout, reading.doing),
+            f"<div data-n='{state.get('turn', 0)}'>{dataset_view.sources(entries_of(job), reading.report)}</div>",
+            dataset_view.checks(job, reading.report, reading.problems + reading.failure),
+            dataset_view.histogram(reading.report, show),
+            dataset_view.grid(reading.report, show, number, self.page.thumb_url, reading.busy),
+        )
+
+    def _keep(self, **changes: Any) -> None:
+        with self._lock:
+            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | changes)
+
+    # -- choosing
+
+    def choose(self, text: str, request: gr.Request):
+        """The folder as written."""
+        self._set_folder(text, request.session_hash or "")
+        return self._render()
+
+    def _set_folder(self, text: str, session: str = "") -> None:
+        """The same field as in Train. A path that is not open to this page is refused."""
+        if text.strip():
+            self.page.roots.check(text, "dataset.folder")
+        if self.page.project.edit("dataset.folder", text, session=session):
+            self._keep(show="all", page=0)
+        self.reading.want()
+
+    def read_again(self):
+        self.reading.want(again=True)
+        return self._render()
+
+    def open_browser(self):
+        """Where the chosen folder lies, else the first place to start from."""
+        if self.page.project.tab_state(TAB).get("browse"):
+            self._keep(browse="")
+            return ""
+        chosen = resolve_path(self.page.project.job.dataset.folder or ".")
+        begin = (
+            chosen
+            if chosen.is_dir() and self.page.roots.holds(chosen)
+            else folder_browser.starts(self.page.roots)[0][1]
+        )
+        self._keep(browse=printable(begin))
+        return self._browser_html()
+
+    def _browser_html(self) -> str:
+        folder = str(self.page.project.tab_state(TAB).get("browse", ""))
+        return folder_browser.panel(self.page.roots, folder) if folder else ""
+
+    def browse(self, event: gr.EventData, request: gr.Request):
+        act, arg, _ = act_of(event)
+        now = str(self.page.project.tab_state(TAB).get("browse", ""))
+        if act == "close":
+            self._keep(browse="")
+        elif act == "use":
+            self._set_folder(display_path(self.page.roots.check(now)), request.session_hash or "")
+            self._keep(browse="")
+        elif act == "also":
+            entries = [*entries_of(self.page.project.job), Source(folder=display_path(self.page.roots.check(now)))]
+            self._set_sources(entries, "adding a folder", request.session_hash or "")
+            self._keep(browse="")
+        else:
+            self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
+        return self._render()
+
+    # -- dropped files
+
+    def take(self, files: list[str] | None):
+        """Start taking in what was dropped; the drop area is free again at once."""
+        if not files:
+            return gr.skip(), gr.skip()
+        if self._intake is not None and not self._intake.done:
+            raise ProblemsError.one(
+                "Other files are still being taken in", "the drop area", "wait until they are there"
+            )
+        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Taking in pictures")
+        return None, self._intake_html()
+
+    def _take_in(self, files: list[str], task: Any) -> Path:
+        try:
+            folder = take_in(files, self.page.workspace.datasets, task)
+        finally:
+            for file in files:  # the server's own copies of the upload
+                atomic.remove(file)
+        self._set_folder(display_path(folder))
+        return folder
+
+    def _intake_html(self) -> str:
+        task = self._intake
+        if task is None:
+            return ""
+        if not task.done:
+            return f"<div class='intake'>{progress(task.text or 'Taking in the files', task.progress)}{button('cancel', 'Cancel')}</div>"
+        if task.error is not None:
+            return f"<div class='intake failed'>{problems_html(task.error.problems)}{button('close', 'Close')}</div>"
+        return ""
+
+    def intake_act(self, event: gr.EventData):
+        act, _, _ = act_of(event)
+        task = self._intake
+        if task is not None and act == "cancel":
+            task.cancel()
+        elif act == "close":
+            self._intake = None
+        return self._intake_html()
+
+    # -- lists and pictures
+
+    def act(self, event: gr.EventData, request: gr.Request):
+        """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
+        act, arg, value = act_of(event)
+        session, tabs = request.session_hash or "", gr.skip()
+        if act == "show":
+            self._keep(show=value or arg, page=0)
+        elif act == "page":
+            self._keep(page=page_of(value or arg, 10**6))
+        elif act == "skip":
+            self.page.project.edit("dataset.skip_broken", value == "true", session=session)
+        elif act == "open":
+            tabs = self._open_caption(arg)
+        elif act in ("enable", "repeats", "words", "remove"):
+            try:
+                self._change_source(act, arg, value, session)
+            except ProblemsError:
+                self._keep(turn=time.time_ns())  # so that the field goes back to what holds
+                raise
+        self.reading.want()
+        return tabs, *self._render()
+
+    def _open_caption(self, arg: str):
+        """Lead to the Captions tab at this picture."""
+        report = self.reading.report
+        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+        if report is None or not 0 <= number < len(report.rows):
+            return gr.skip()
+        kept = self.page.project.tab_state("Captions")
+        self.page.project.keep("Captions", kept | {"key": list(report.rows[number].key), "show": "all"})
+        return gr.Tabs(selected="Captions")
+
+    def _change_source(self, act: str, arg: str, value: str, session: str) -> None:
+        entries = entries_of(self.page.project.job)
+        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+        if not 0 <= number < len(entries):
+            return
+        entry = to_values(entries[number])
+        if act == "remove":
+            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder", session)
+            return
+        if act == "enable":
+            entry["enabled"] = value == "true"
+        elif act == "words":
+            entry["class_tokens"] = value.strip() or None
+        else:
+            text = value.strip()
+            if text and not text.isdecimal():
+                raise ProblemsError.one(
+                    f"Repeats are '{text[:40]}'", "repeats", "use a whole number from 1 to 10000, or leave it empty"
+                )
+            entry["num_repeats"] = int(text[:12]) if text else None
+        self._set_sources([*entries[:number], entry, *entries[number + 1 :]], f"change of a folder's {act}", session)
+
+    def _set_sources(self, entries: list[Any], did: str, session: str) -> None:
+        self.page.project.replace(with_entries(self.page.project.job, entries), did=did, session=session)
+        self.reading.want()
+
+
+def news(seen: dict[str, Any], stamp: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a tick returns: what it has sent so far, then each value that this browser was not sent before."""
+    sent = seen.get("sent") or [None] * len(values)
+    marks = [hash(value) for value in values]
+    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, sent, strict=True)]
+    return {"stamp": stamp, "sent": marks}, *fresh
+
+
+def entries_of(job: TrainJob) -> list[Source]:
+    """Every chosen folder, also those that are switched off; the short form `dataset.folder` first."""
+    short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
+    return short + list(job.dataset.sources)
+
+
+def with_entries(job: TrainJob, entries: list[Any]) -> TrainJob:
+    """`job` with these folders. The first takes the short form again where it says no more than a path."""
+    plain = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
+    values = to_values(job)
+    is_short = bool(plain) and plain[0] == to_values(Source(folder=plain[0]["folder"]))
+    values["dataset"]["folder"] = plain[0]["folder"] if is_short else None
+    values["dataset"]["sources"] = plain[1:] if is_short else plain
+    return build_job(TrainJob, values)

@@ -1,0 +1,120 @@
+"""Choosing a folder inside the page: nothing opens on the server, and only open folders are listed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from core.dataset.files import is_junk, is_picture_name, printable
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, resolve_path
+from tabs.markup import button, count, esc
+from tabs.safety import Roots
+
+MOST_FOLDERS = 500
+LOOKED_AT = 5000  # entries of one folder; a set of a million files must not hold up the list
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder and what is directly in it. parent is None where going up would leave the open folders."""
+
+    folder: Path
+    parent: Path | None
+    folders: list[str]
+    pictures: int
+    more: bool
+    reason: str = ""
+
+
+def starts(roots: Roots) -> list[tuple[str, Path]]:
+    """Where browsing may begin: (name, folder)."""
+    space = roots.workspace
+    found = [
+        ("Starter pictures", PROJECT / "models" / "starter" / "pictures"),
+        ("Uploaded sets", space.datasets),
+        ("Outputs", space.outputs),
+    ]
+    if roots.local:
+        found += [("Home", Path.home()), ("Project", PROJECT)]
+        found += [(drive, Path(drive)) for drive in _drives()]
+    return [(name, path) for name, path in found if path.is_dir() and roots.holds(path)]
+
+
+def _drives() -> list[str]:
+    if sys.platform == "win32":
+        return [drive for drive in (f"{letter}:\\" for letter in "CDEFGHIJKLMNOPQRSTUVWXYZ") if os.path.isdir(drive)]
+    return ["/"]
+
+
+def listing(roots: Roots, text: str) -> Listing:
+    """What lies in the folder that `text` names. Raises ProblemsError when it is not open."""
+    folder = roots.check(text or str(PROJECT), "folder")
+    folder = Path(os.path.abspath(folder))
+    parent = folder.parent if folder.parent != folder and roots.holds(folder.parent) else None
+    try:
+        entries = list(islice(os.scandir(folder), LOOKED_AT + 1))
+    except (OSError, ValueError) as error:
+        return Listing(folder, parent, [], 0, False, getattr(error, "strerror", None) or "it cannot be opened")
+    folders, pictures = [], 0
+    for entry in entries[:LOOKED_AT]:
+        if is_junk(entry.name):
+            continue
+        if is_picture_name(entry.name):
+            pictures += 1
+        elif _is_folder(entry) and roots.holds(entry.path):
+            folders.append(entry.name)
+    folders.sort(key=lambda name: (name.casefold(), name))
+    return Listing(
+        folder, parent, folders[:MOST_FOLDERS], pictures, len(entries) > LOOKED_AT or len(folders) > MOST_FOLDERS
+    )
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
+    """The folder after a click: "in" names a sub-folder by its number, "up" goes up, "start" takes a starting place by its number."""
+    now = listing(roots, folder)
+    if act == "up":
+        return now.parent or now.folder
+    number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+    if act == "in" and 0 <= number < len(now.folders):
+        return roots.check(now.folder / now.folders[number], "folder")
+    places = starts(roots)
+    if act == "start" and 0 <= number < len(places):
+        return places[number][1]
+    raise ProblemsError.one("This folder is no longer there", printable(folder), "look at the list again")
+
+
+def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
+    """The browser as HTML: where one is, the starting places, the folders, and what to do with this one."""
+    try:
+        now = listing(roots, folder)
+    except ProblemsError as error:
+        now = Listing(resolve_path("."), None, [], 0, False, error.problems[0].what)
+    places = "".join(button("start", name, number, kind="quiet") for number, (name, _) in enumerate(starts(roots)))
+    rows = [button("up", ".. one level up", kind="row")] if now.parent else []
+    rows += [button("in", name, number, kind="row") for number, name in enumerate(now.folders)]
+    if now.reason:
+        rows.append(f'<p class="hint">This folder cannot be opened: {esc(now.reason)}.</p>')
+    elif not now.folders:
+        rows.append('<p class="hint">No folders inside.</p>')
+    if now.more:
+        rows.append('<p class="hint">There is more in this folder than is listed. Write the path above instead.</p>')
+    holds = count(now.pictures, "picture") + (" here" if not now.more else " or more here")
+    use = button("use", "Use this folder", kind="primary", disabled=bool(now.reason))
+    also = button("also", "Add to the chosen ones", disabled=bool(now.reason)) if add else ""
+    return (
+        f'<div class="browser" role="group" aria-label="Folder browser"><div class="places">{places}'
+        f'<span class="grow"></span>{button("close", "Close", kind="quiet")}</div>'
+        f'<div class="where"><code>{esc(printable(now.folder))}</code><span class="hint">{holds}</span></div>'
+        f'<div class="rows">{"".join(rows)}</div><div class="actions">{use}{also}</div></div>'
+    )

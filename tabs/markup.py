@@ -1,0 +1,157 @@
+"""Pieces of HTML that the working tabs share, and the one way in which clicks in them reach the server.
+
+Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`; the board
+reports them as one event, and the handler looks the argument up in its own list, so a made-up argument finds nothing.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from tabs.context import told
+
+# Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element: the board
+# replaces what is inside it.
+ACTS = """
+const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
+element.addEventListener('click', (event) => {
+  const target = event.target.closest('button[data-act]');
+  if (target && element.contains(target) && !target.disabled) trigger('act', said(target, {}));
+});
+element.addEventListener('change', (event) => {
+  const target = event.target.closest('input[data-act], select[data-act]');
+  if (target) trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
+});
+element.addEventListener('input', (event) => {
+  const twin = event.target.dataset.twin && element.querySelector('#' + event.target.dataset.twin);
+  if (twin) twin.value = event.target.value;
+});
+// What a person has touched no longer follows its attributes by itself.
+watch('value', () => {
+  element.querySelectorAll('input, select').forEach((field) => {
+    if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
+    else if (field === document.activeElement) return;
+    else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || {value: field.value}).value;
+    else field.value = field.getAttribute('value') || '';
+  });
+});
+"""
+
+
+def esc(text: Any) -> str:
+    """A text for HTML, in contents as well as in quoted attributes. Bytes that are no UTF-8 become a mark."""
+    return html.escape(str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace"), quote=True)
+
+
+def board(elem_id: str, value: str = "", label: str = "", script: str = "", **more: Any) -> gr.HTML:
+    """An HTML area whose buttons and inputs report to `.act`."""
+    return gr.HTML(
+        value,
+        elem_id=elem_id,
+        elem_classes=["board"],
+        label=label,
+        js_on_load=ACTS + script,
+        apply_default_css=False,
+        **more,
+    )
+
+
+def on_act(boards: gr.HTML | Sequence[gr.HTML], fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
+    """One listener for what is clicked or changed in these boards. Every click counts, also while an earlier one is answered."""
+    for each in boards if isinstance(boards, (list, tuple)) else [boards]:
+        # gr.on, and so page.listen, does not take a board's own events.
+        each.act(
+            told(fn),
+            inputs,
+            outputs,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+            trigger_mode="multiple",
+        )
+
+
+def act_of(event: gr.EventData) -> tuple[str, str, str]:
+    """(act, arg, value) of a board's event, as texts whatever the browser sent."""
+    data = event._data if isinstance(event._data, dict) else {}
+    return tuple(str(data.get(name, ""))[:4000] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+
+
+def button(
+    act: str, text: str, arg: Any = "", *, kind: str = "", title: str = "", disabled: bool = False, label: str = ""
+) -> str:
+    """A button. kind: "" plain, "primary", "quiet" (no border) or "danger"."""
+    parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
+    if title:
+        parts.append(f' title="{esc(title)}"')
+    if label:
+        parts.append(f' aria-label="{esc(label)}"')
+    return "".join(parts) + (" disabled" if disabled else "") + f">{esc(text)}</button>"
+
+
+def link(href: str, text: str, *, download: str | None = None, kind: str = "") -> str:
+    """A link, or a download under the given name."""
+    more = f' download="{esc(download)}"' if download is not None else ' target="_blank" rel="noopener"'
+    return f'<a class="btn {kind}" href="{esc(href)}"{more}>{esc(text)}</a>'
+
+
+def pager(act: str, page: int, pages: int, total: int, noun: str) -> str:
+    """Previous, next and where one is. page counts from 0."""
+    if pages <= 1:
+        return ""
+    before = button(act, "Previous", page - 1, disabled=page <= 0)
+    after = button(act, "Next", page + 1, disabled=page >= pages - 1)
+    choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
+    choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
+    return f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages} · {total:,} {esc(noun)}</span>{after}</nav>'
+
+
+def page_of(text: str, pages: int) -> int:
+    """A page number from the browser, kept within what there is."""
+    number = int(text) if text.isdecimal() and len(text) < 9 else 0
+    return max(0, min(number, pages - 1))
+
+
+def page_count(total: int, size: int) -> int:
+    return max(1, -(-total // size))
+
+
+def progress(text: str, share: float | None) -> str:
+    """A line that says what is going on, with a bar; share 0 to 1, None while it is unknown."""
+    value = "" if share is None else f' value="{share:.3f}"'
+    return f'<div class="going" role="status"><span>{esc(text)}</span><progress max="1"{value} aria-label="{esc(text)}"></progress></div>'
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """A list of names and values; values are HTML already."""
+    return '<dl class="facts">' + "".join(f"<dt>{esc(name)}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
+
+
+def section(title: str, body: str, aside: str = "") -> str:
+    """A titled block; `aside` stands at the right of the title (HTML)."""
+    right = f'<span class="aside">{aside}</span>' if aside else ""
+    return f'<section class="block-part"><h3>{esc(title)}{right}</h3>{body}</section>'
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """1 picture, 24 pictures, 10,000 pictures."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def short(text: str, most: int = 60) -> str:
+    """A text on one line, at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str) -> str:
+    """A select that reports `elem`. choices: (words, value)."""
+    options = "".join(
+        f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(words)}</option>'
+        for words, value in choices
+    )
+    return f'<select data-act="{esc(elem)}" aria-label="{esc(label)}">{options}</select>'

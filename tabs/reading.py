@@ -1,0 +1,188 @@
+"""What the server knows of the chosen pictures: read on the light lane, shared by the Dataset and Captions tabs and all browsers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from core.dataset.captions import plain_caption, read_caption
+from core.dataset.preflight import Report, Row, preflight
+from core.dataset.scan import recognise
+from core.record.problems import Problem, ProblemsError
+from core.settings.job import TrainJob
+from core.settings.presets import to_values
+from tabs.context import Page
+from tabs.markup import count
+from tabs.tokens import count_tokens
+
+FRESH_SECONDS = 5.0
+
+
+class Reading:
+    """The newest report on the project's pictures. `version` rises with everything that could change what is shown."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._lock = threading.RLock()
+        self._key = ""
+        self._revision = -1
+        self._task: Any = None
+        self._finished = 0.0
+        self.report: Report | None = None
+        self.layout = ""
+        self.problems: tuple[Problem, ...] = ()
+        self.job: TrainJob = page.project.job
+        self.version = 0
+        self._saved: list[tuple[str, str]] = []  # captions that were saved while the folder was being read
+
+    # -- asking for it
+
+    def want(self, again: bool = False) -> None:
+        """See to it that the present settings are read. `again` reads the disk anew unless that was done just now."""
+        revision = self._page.project.revision
+        if revision == self._revision and not again:
+            return
+        self._revision = revision
+        job = self._page.project.job
+        key = json.dumps(
+            {name: to_values(job)[name] for name in ("dataset", "captions", "schedule")}, sort_keys=True, default=str
+        )
+        with self._lock:
+            old = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
+            if key == self._key and not (again and old and not self.busy):
+                return
+            if self._task is not None:
+                self._task.cancel()
+            if key != self._key:
+                self.report = None if _folders(job) != _folders(self.job) else self.report
+                self.problems = ()
+            self._key, self.job, self._finished, self._saved = key, job, 0.0, []
+            self.version += 1
+            self._task = self._page.engine.light(self._read, job, key, title="Reading the pictures")
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None and not self._task.done
+
+    @property
+    def doing(self) -> tuple[str, float]:
+        """What is being done now and how much of it, ("", 0) when nothing is."""
+        task = self._task
+        return (task.text or "Reading the folder", task.progress) if self.busy else ("", 0.0)
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever something to show has changed."""
+        text, share = self.doing
+        return f"{self.version} {text} {share:.2f} {bool(self.failure)}"
+
+    @property
+    def failure(self) -> tuple[Problem, ...]:
+        """Why the last reading came to nothing, if it did."""
+        task = self._task
+        return (
+            tuple(task.error.problems)
+            if task is not None and task.done and task.error is not None and not task.token.wanted
+            else ()
+        )
+
+    # -- reading
+
+    def _read(self, job: TrainJob, key: str, task: Any) -> None:
+        try:
+            self._check_open(job)
+            layout = _layout(job)
+            first = preflight(job, self._page.workspace, count_tokens=count_tokens, cancel=task.token)
+            self._publish(key, first, layout)
+
+            def say(done: int, total: int) -> None:
+                task.report(done / max(total, 1), f"Checking that pictures are whole: {done:,} of {total:,}")
+
+            whole = preflight(
+                job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
+            )
+            self._publish(key, whole, layout, finished=True)
+        except ProblemsError as error:
+            self._publish(key, None, "", tuple(error.problems), finished=True)
+
+    def _check_open(self, job: TrainJob) -> None:
+        """A shared page reads only open folders, whatever the settings say."""
+        for source in job.dataset.all_sources():
+            self._page.roots.check(source.folder, "dataset.folder")
+
+    def _publish(
+        self,
+        key: str,
+        report: Report | None,
+        layout: str,
+        problems: tuple[Problem, ...] = (),
+        *,
+        finished: bool = False,
+    ) -> None:
+        with self._lock:
+            if key != self._key:
+                return
+            self.report, self.layout = report, layout
+            self.problems = problems or (report.problems if report else ())
+            self.version += 1
+            for saved in self._saved:
+                self._take_over(saved)
+            if finished:
+                self._finished = time.monotonic()
+
+    # -- a caption that was saved
+
+    def caption_saved(self, key: tuple[str, str]) -> None:
+        """Read one picture's caption again, so that lists and counts follow without reading the folder."""
+        with self._lock:
+            if self.busy:
+                self._saved.append(key)
+            self._take_over(key)
+            self.version += 1
+
+    def _take_over(self, key: tuple[str, str]) -> None:
+        report = self.report
+        placed = list(report.placed) if report else []
+        at = next((number for number, each in enumerate(placed) if each.key == key), None)
+        if report is None or at is None:
+            return
+        settings = self.job.captions
+        caption = read_caption(placed[at].picture, settings)
+        placed[at] = replace(placed[at], caption=caption)
+        text = plain_caption(caption.text, settings)
+        tokens = count_tokens(text)
+        rows: list[Row] = [
+            replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
+            if row.key == key
+            else row
+            for row in report.rows
+        ]
+        found = sum(each.caption.source == "file" for each in placed)
+        longest = max((row.tokens or 0 for row in rows), default=None)
+        self.report = replace(
+            report, placed=tuple(placed), rows=tuple(rows), captions_found=found, longest_tokens=longest
+        )
+
+
+def reading_of(page: Page) -> Reading:
+    """The page's one reading."""
+    if page.reading is None:
+        page.reading = Reading(page)
+    return page.reading
+
+
+def _folders(job: TrainJob) -> list[str]:
+    return [source.folder for source in job.dataset.all_sources()]
+
+
+def _layout(job: TrainJob) -> str:
+    """What kind of folder it is, in one sentence; further folders are counted."""
+    folders = _folders(job)
+    if not folders:
+        return ""
+    more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
+    said = recognise(folders[0]).rstrip(".")
+    return said[:1].upper() + said[1:] + more + "."

@@ -1,0 +1,103 @@
+"""Files dropped on the page -> a folder under outputs/datasets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.dataset.archive import unpack_zip
+from core.dataset.files import CAPTION_EXTENSIONS, extension, is_junk, is_picture_name, printable
+from core.record.atomic import remove_folder, replace
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+from core.settings.rules import bad_name
+
+FIX = "Drop pictures (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
+
+
+def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
+    """One zip, or any number of pictures with their captions, become a new folder; returns it. `task` is a LightTask."""
+    token = task.token if task else CancelToken()
+    paths = [Path(file) for file in files]
+    zips = [path for path in paths if extension(path.name) == ".zip"]
+    if zips and len(paths) > 1:
+        raise ProblemsError.one(
+            "A zip was dropped together with other files", printable(zips[0].name), "drop one zip, or only pictures"
+        )
+    if zips:
+        if task:
+            task.report(0.0, f"Unpacking {printable(zips[0].name)}")
+        return unpack_zip(zips[0], datasets, token)
+    return gather(paths, datasets, task)
+
+
+def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
+    """Copy pictures and captions into one new folder: all of them, or nothing."""
+    wanted = [
+        path
+        for path in paths
+        if not is_junk(path.name) and (is_picture_name(path.name) or extension(path.name) in CAPTION_EXTENSIONS)
+    ]
+    pictures = [path for path in wanted if is_picture_name(path.name)]
+    if not pictures:
+        names = ", ".join(printable(path.name) for path in paths[:3])
+        raise ProblemsError.one("There is no picture among the dropped files", names, FIX)
+    datasets.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
+    try:
+        for number, path in enumerate(wanted):
+            if task:
+                task.token.check()
+                task.report(number / len(wanted), f"Copying {number + 1} of {len(wanted)}")
+            shutil.copyfile(path, _free(temporary, path.name))
+        os.chmod(temporary, 0o755)
+        return _give_name(temporary, datasets, _name_for(pictures))
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        what = (
+            "The disk is full; nothing was kept of the dropped files"
+            if full
+            else f"The files could not be copied ({error.strerror})"
+        )
+        raise ProblemsError.one(
+            what, str(datasets), "free some space" if full else "check the folder's permissions"
+        ) from error
+    finally:
+        remove_folder(temporary)
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A name that is not taken, on file systems that know no case too."""
+    stem, ending = os.path.splitext(name)
+    taken = {each.name.casefold() for each in folder.iterdir()} if (folder / name).exists() else set()
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{stem}-{number}{ending}"
+    return folder / free
+
+
+def _name_for(pictures: Sequence[Path]) -> str:
+    """A name from the pictures' common beginning ("fox_01.png", "fox_02.png" -> "fox"), else "pictures"."""
+    common = os.path.commonprefix([path.stem for path in pictures]) if len(pictures) > 1 else pictures[0].stem
+    name = common.rstrip(" 0123456789._-")
+    return name if len(name) >= 3 and bad_name(name) is None else "pictures"
+
+
+def _give_name(temporary: Path, parent: Path, name: str) -> Path:
+    for number in range(1, 100_000):
+        target = parent / (name if number == 1 else f"{name}-{number}")
+        if target.exists():
+            continue
+        try:
+            replace(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return target
+    raise ProblemsError.one(f"There are too many folders named {name}", str(parent), "remove some of them")
