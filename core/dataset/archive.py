@@ -103,9 +103,11 @@ def _name(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & 0x800:
         return info.filename
     try:
-        return decode_text(info.filename.encode("cp437")).text
+        decoded = decode_text(info.filename.encode("cp437"))
     except UnicodeEncodeError:
         return info.filename
+    # Western Windows packs in its DOS page, which is what zipfile took it for.
+    return info.filename if decoded.encoding in ("cp1252", "latin-1") else decoded.text
 
 
 def _safe_name(part: str) -> str:

@@ -6,8 +6,8 @@ import os
 import re
 
 # Formats that Pillow reads here, by what it calls them. A closed list: other readers run outside programs (EPS) or
-# take minutes (PDF), and a file's content, not its name, chooses the reader.
-PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+# take minutes (PDF), and a file's content, not its name, chooses the reader. (JPEG includes the MPO of phones.)
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 PICTURE_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
 CAPTION_EXTENSIONS = (".txt", ".caption")
 TRASH_FOLDER = "_atelier_trash"

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (they register)
+from PIL import (  # the readers register themselves when imported
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from core.dataset.files import PICTURE_FORMATS, printable
 from core.dataset.memo import Memo
@@ -144,9 +155,10 @@ def _orientation(image: Image.Image) -> int:
     Image.Image.getexif and not the PNG reader's own, which decodes the whole picture to look for a tag at its end.
     """
     info = image.info
+    if image.format == "TIFF":  # its reader turns the picture itself and gives the turned size
+        return 1
     if not ("exif" in info or "xmp" in info or "Raw profile type exif" in info or "XML:com.adobe.xmp" in info):
-        if image.format != "TIFF":
-            return 1
+        return 1
     try:
         return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF: viewers show such a picture unturned

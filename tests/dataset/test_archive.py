@@ -1,0 +1,158 @@
+"""A zip of pictures becomes a folder that a scan reads; a hostile or damaged one leaves nothing behind."""
+
+import stat
+import zipfile
+
+import pytest
+
+from core.dataset.archive import unpack_zip
+from core.dataset.scan import scan
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.settings.dataset import DatasetSettings
+
+
+@pytest.fixture
+def picture(add):
+    return add("source.png").read_bytes()
+
+
+@pytest.fixture
+def pack(tmp_path):
+    def write(files: dict, name="fox.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for entry, data in files.items():
+                archive.writestr(entry, data)
+        return tmp_path / name
+
+    return write
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_zip_of_pictures_and_captions_trains(tmp_path, pack, picture):
+    folder = unpack_zip(
+        pack({"a.png": picture, "a.txt": "a fox", "notes.pdf": b"x", "run.exe": b"x"}), tmp_path / "sets"
+    )
+    assert folder == tmp_path / "sets" / "fox"
+    assert tree(folder) == ["a.png", "a.txt"]
+    found = scan(DatasetSettings(folder=str(folder)))
+    assert len(found.pictures) == 1 and not found.problems
+
+
+def test_one_folder_around_everything_is_taken_off_unless_its_name_says_repeats(tmp_path, pack, picture):
+    assert tree(unpack_zip(pack({"my set/a.png": picture, "my set/b/c.png": picture}), tmp_path)) == [
+        "a.png",
+        "b/c.png",
+    ]
+    assert tree(unpack_zip(pack({"10_fox/a.png": picture}), tmp_path)) == ["10_fox/a.png"]
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path, pack, picture):
+    path = pack({"a.png": picture})
+    names = [unpack_zip(path, tmp_path / "sets").name for _ in range(3)]
+    assert names == ["fox", "fox-2", "fox-3"]
+
+
+def test_junk_is_left_in_the_zip(tmp_path, pack, picture):
+    files = {"a.png": picture, "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "Thumbs.db": b"x", "sub/": b""}
+    assert tree(unpack_zip(pack(files), tmp_path)) == ["a.png"]
+
+
+def test_names_of_windows_and_names_it_forbids_become_plain(tmp_path, pack, picture):
+    files = {"sub\\a.png": picture, "C:\\x\\b?.png": picture, "/root/c.png": picture, "con.png": picture}
+    assert tree(unpack_zip(pack(files), tmp_path)) == ["_con.png", "root/c.png", "sub/a.png", "x/b_.png"]
+
+
+def test_names_that_differ_only_in_case_do_not_overwrite_each_other(tmp_path, pack, picture):
+    assert tree(unpack_zip(pack({"a.png": picture, "A.PNG": picture}), tmp_path)) == ["A-2.PNG", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("cp932", "きつねの写真.png"), ("utf-8", "狐.png"), ("cp437", "café à.png")]
+)
+def test_names_in_an_old_encoding_are_repaired(tmp_path, picture, encoding, name):
+    """Such a zip holds the raw bytes without saying so; Python can only write one with the bytes put in afterwards."""
+    raw = name.encode(encoding)
+    stand_in = "x" * len(raw)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(stand_in, picture)
+    data = (tmp_path / "a.zip").read_bytes().replace(stand_in.encode(), raw)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert tree(unpack_zip(tmp_path / "a.zip", tmp_path / "sets")) == [name]
+
+
+def refused(path, sets, match, where=None):
+    with pytest.raises(ProblemsError, match=match) as error:
+        unpack_zip(path, sets)
+    (problem,) = error.value.problems
+    assert problem.fix and (where or path.name) in problem.where
+    assert not sets.exists() or not list(sets.iterdir())
+
+
+def test_a_path_out_of_the_folder_is_refused_whole(tmp_path, pack, picture):
+    for name in ("../evil.png", "a/../../evil.png", "..\\evil.png"):
+        refused(pack({"a.png": picture, name: picture}), tmp_path / "sets", "outside its own folder")
+    assert not (tmp_path / "evil.png").exists()
+
+
+def test_links_in_a_zip_are_left_out(tmp_path, pack, picture):
+    path = pack({"a.png": picture})
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert tree(unpack_zip(path, tmp_path / "sets")) == ["a.png"]
+
+
+def test_what_is_no_zip_or_holds_no_picture_is_said(tmp_path, pack):
+    (tmp_path / "no.zip").write_bytes(b"no zip")
+    refused(tmp_path / "no.zip", tmp_path / "sets", "not a zip file")
+    refused(pack({"a.txt": "words"}), tmp_path / "sets", "no picture in the zip")
+    refused(pack({"a/": ""}), tmp_path / "sets", "no picture in the zip")
+
+
+def test_a_damaged_zip_leaves_nothing(tmp_path, pack, picture):
+    path = pack({"a.png": picture, "b.png": picture[::-1]})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+    refused(path, tmp_path / "sets", "damaged")
+
+
+def test_a_zip_made_to_fill_the_disk_is_refused(tmp_path, pack):
+    refused(pack({"a.png": b"\0" * (80 << 20)}), tmp_path / "sets", "fill the disk")
+
+
+def test_a_zip_with_a_password_is_refused(tmp_path, pack, picture):
+    path = pack({"a.png": picture})
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # the flag in the file's own header and in the table
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    refused(path, tmp_path / "sets", "password")
+
+
+def test_a_zip_larger_than_the_free_space_is_refused(tmp_path, pack, picture, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 20})())
+    refused(pack({"a.png": picture}), tmp_path / "sets", "are free", "sets")
+
+
+def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path, pack, picture, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.dataset.archive._copy", full)
+    with pytest.raises(ProblemsError, match="disk is full"):
+        unpack_zip(pack({"a.png": picture}), tmp_path / "sets")
+    assert not list((tmp_path / "sets").iterdir())
+
+
+def test_a_cancel_leaves_nothing(tmp_path, pack, picture):
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        unpack_zip(pack({"a.png": picture}), tmp_path / "sets", token)
+    assert not list((tmp_path / "sets").iterdir())

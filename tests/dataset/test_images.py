@@ -1,0 +1,311 @@
+"""Pictures as arrays: every mode and rotation comes out as a viewer shows it, at exactly the bucket's size."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from core.dataset.buckets import Placement, plan_buckets
+from core.dataset.images import (
+    BrokenPicture,
+    area_average,
+    check_decodes,
+    load_bucketed,
+    load_pixels,
+    open_rgb,
+    read_header,
+    resize,
+    thumbnail,
+)
+from core.dataset.scan import scan
+from core.record.cancel import Cancelled, CancelToken
+from core.settings.dataset import DatasetSettings
+
+# ---- rotation and colour
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp", "jpg", "avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_comes_out_upright_and_its_header_gave_the_same_size(tmp_path, ending, orientation):
+    """Upright: red left of green over blue left of white, 40 x 24. Stored so that the orientation turns it back."""
+    upright = Image.new("RGB", (40, 24), "white")
+    for box, colour in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
+        upright.paste(colour, box)
+    stored_so = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(stored_so[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    stored.save(
+        path, exif=exif, **({"lossless": True} if ending == "webp" else {"quality": 95} if ending != "png" else {})
+    )
+    image = open_rgb(path)
+    header = read_header(path)
+    assert image.size == (header.width, header.height) == (40, 24)
+    corners = [np.array(image.getpixel(at)) for at in ((8, 5), (32, 5), (8, 19), (32, 19))]
+    expected = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    for got, wanted in zip(corners, expected, strict=True):
+        assert np.abs(got - wanted).max() <= (3 if ending in ("jpg", "avif") else 0)
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def corner(path):
+    return open_rgb(path).getpixel((0, 0))
+
+
+def test_what_is_transparent_becomes_white_and_half_transparent_is_mixed(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0] = 200  # hidden red under alpha 0
+    assert corner(saved(tmp_path, Image.fromarray(pixels))) == (255, 255, 255)
+    pixels[..., 3] = 51  # alpha 0.2: 0.2 * 200 + 0.8 * 255 = 244, 0.8 * 255 = 204
+    assert corner(saved(tmp_path, Image.fromarray(pixels))) == (244, 204, 204)
+
+
+def test_grey_with_alpha_is_composited_too(tmp_path):
+    image = Image.merge("LA", (Image.new("L", (4, 4), 10), Image.new("L", (4, 4), 0)))
+    assert corner(saved(tmp_path, image)) == (255, 255, 255)
+
+
+def test_a_palette_picture_with_a_transparent_colour_is_composited(tmp_path):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 9, 8, 7])
+    assert corner(saved(tmp_path, image)) == (9, 8, 7)
+    assert corner(saved(tmp_path, image, transparency=1)) == (255, 255, 255)
+
+
+def test_an_rgb_picture_with_a_transparent_colour_is_composited(tmp_path):
+    assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3))) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (32768, 128), (65535, 255), (257, 1)])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, value, expected):
+    image = Image.fromarray(np.full((4, 4), value, np.uint16))
+    for name in ("a.png", "a.tif"):
+        assert corner(saved(tmp_path, image, name)) == (expected,) * 3
+
+
+def test_floating_point_pictures_of_0_to_1_are_scaled(tmp_path):
+    assert corner(saved(tmp_path, Image.fromarray(np.full((4, 4), 0.5, np.float32)), "a.tif")) == (128, 128, 128)
+
+
+def test_one_bit_and_cmyk_pictures_are_read(tmp_path):
+    assert corner(saved(tmp_path, Image.new("1", (4, 4), 1))) == (255, 255, 255)
+    assert corner(saved(tmp_path, Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "a.tif")) == (255, 0, 0)
+
+
+def profile_with_red_and_green_swapped() -> bytes:
+    """An sRGB profile whose rXYZ and gXYZ tags point at each other's values."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    entries = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    red, green = entries[b"rXYZ"] + 4, entries[b"gXYZ"] + 4
+    data[red : red + 8], data[green : green + 8] = data[green : green + 8], data[red : red + 8]
+    return bytes(data)
+
+
+def test_a_colour_profile_is_applied_also_under_alpha(tmp_path):
+    profile = profile_with_red_and_green_swapped()
+    solid = Image.new("RGB", (4, 4), (255, 0, 0))
+    red, green, blue = corner(saved(tmp_path, solid, icc_profile=profile))
+    assert green > 250 and red < 5 and blue < 5
+    solid.putalpha(255)
+    red, green, blue = corner(saved(tmp_path, solid, icc_profile=profile))
+    assert green > 250 and red < 5 and blue < 5
+
+
+def test_a_damaged_colour_profile_is_passed_over(tmp_path):
+    assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), icc_profile=b"no profile")) == (255, 0, 0)
+
+
+def test_damaged_exif_leaves_the_picture_as_stored(tmp_path):
+    image = Image.new("RGB", (40, 24), "red")
+    path = saved(tmp_path, image, "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert open_rgb(path).size == (40, 24)
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png"):
+        options = {"lossless": True} if name == "a.webp" else {}
+        path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
+        assert corner(path) == (255, 0, 0) and read_header(path).animated
+
+
+# ---- sizes
+
+
+def coverage(n: int, m: int) -> np.ndarray:
+    """[m, n] share of pixel i that lies in new pixel j, divided by the new pixel's size."""
+    edges = np.arange(n)
+    low, high = np.arange(m)[:, None] * n / m, (np.arange(m)[:, None] + 1) * n / m
+    return (np.minimum(edges + 1, high) - np.maximum(edges, low)).clip(0) * m / n
+
+
+@settings(max_examples=60, deadline=None)
+@given(h=st.integers(1, 50), w=st.integers(1, 50), data=st.data())
+def test_shrinking_is_the_mean_over_the_covered_area(h, w, data):
+    new_h, new_w = data.draw(st.integers(1, h)), data.draw(st.integers(1, w))
+    pixels = np.random.default_rng(h * 51 + w).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    exact = np.einsum("jh,hwc,iw->jic", coverage(h, new_h), pixels.astype(float), coverage(w, new_w))
+    # float32 sums of at most 50 * 255 are good to 1e-3; rounding to whole numbers adds a half
+    assert np.abs(area_average(pixels, (new_w, new_h)) - exact).max() <= 0.5 + 2e-3
+
+
+def test_whole_ratios_are_block_means_and_a_flat_picture_stays_flat():
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    blocks = pixels.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3))
+    assert np.array_equal(area_average(pixels, (3, 2)), np.rint(blocks).astype(np.uint8))
+    flat = np.full((377, 211, 3), 93, np.uint8)
+    assert (area_average(flat, (100, 333)) == 93).all()
+
+
+def test_growing_on_either_side_uses_lanczos():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    for size in ((40, 40), (40, 10)):
+        assert np.array_equal(resize(image, size), image.resize(size, Image.Resampling.LANCZOS))
+    assert resize(image, (30, 20)) is image
+
+
+def test_pixels_are_the_crop_of_the_resized_picture_from_minus_one_to_one(tmp_path, add):
+    path = add("a.png", 100, 150)
+    placement = plan_buckets(DatasetSettings(resolution=64, bucket_reso_steps=16)).assign(100, 150)
+    (left, top), (width, height) = placement.crop, placement.bucket
+    whole = np.asarray(resize(open_rgb(path), placement.resized), np.float32)
+    expected = whole[top : top + height, left : left + width].transpose(2, 0, 1) / 127.5 - 1
+    pixels = load_pixels(path, placement)
+    assert pixels.dtype == np.float32 and pixels.shape == (3, height, width) and pixels.flags.c_contiguous
+    assert np.allclose(pixels, expected, atol=1e-6)
+    assert np.array_equal(load_pixels(path, placement, flip=True), pixels[:, :, ::-1])
+    assert load_bucketed(path, placement).size == placement.bucket
+
+
+def test_black_is_minus_one_and_white_is_one(tmp_path):
+    same = Placement((8, 8), (8, 8), (8, 8), (0, 0))
+    for colour, value in (("black", -1), ("white", 1)):
+        assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), colour)), same) == value).all()
+
+
+def test_a_picture_that_changed_its_size_since_the_scan_is_named(tmp_path, add):
+    path = add("a.png", 80, 64)
+    with pytest.raises(BrokenPicture, match=r"was 64 x 64 pixels .* is 80 x 64 now"):
+        load_pixels(path, Placement((64, 64), (64, 64), (64, 64), (0, 0)))
+
+
+# ---- thumbnails
+
+
+def test_a_thumbnail_is_made_once_for_each_state_of_the_picture(tmp_path, add):
+    path = add("a.png", 640, 480)
+    small = thumbnail(path, 128, tmp_path / "thumbs")
+    assert Image.open(small).size == (128, 96)
+    written = small.stat().st_mtime_ns
+    assert thumbnail(path, 128, tmp_path / "thumbs") == small and small.stat().st_mtime_ns == written
+    os.utime(path, ns=(1, 1))
+    assert thumbnail(path, 128, tmp_path / "thumbs") != small
+    assert not [each for each in (tmp_path / "thumbs").rglob("*") if each.name.startswith(".tmp")]
+
+
+def test_a_thumbnail_of_a_large_jpeg_keeps_its_shape(tmp_path, add):
+    assert Image.open(thumbnail(add("a.jpg", 1600, 400), 100, tmp_path / "t")).size == (100, 25)
+
+
+def test_a_thumbnail_of_a_broken_picture_says_why(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(BrokenPicture, match="not a picture"):
+        thumbnail(tmp_path / "a.png", 64, tmp_path / "t")
+    with pytest.raises(BrokenPicture, match="gone"):
+        thumbnail(tmp_path / "b.png", 64, tmp_path / "t")
+
+
+# ---- full decode
+
+
+def cut_off(path, share=0.5):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def test_a_full_decode_names_the_pictures_whose_headers_looked_right(tmp_path, add):
+    for name in ("good.png", "cut.png", "cut.jpg", "cut.webp", "cut.bmp"):
+        path = add(f"fox/{name}", 200, 150)
+        if name.startswith("cut") and name != "cut.webp":
+            cut_off(path)
+    found = scan(DatasetSettings(folder=str(tmp_path / "fox")))
+    cut_off(tmp_path / "fox/cut.webp")  # WebP is refused by its header already, so it is cut after the scan
+    seen = []
+    reasons = check_decodes(found.pictures, progress=lambda done, total: seen.append((done, total)))
+    assert {key[1] for key in reasons} == {"cut.png", "cut.jpg", "cut.webp", "cut.bmp"}
+    assert "truncated" in reasons["fox", "cut.jpg"]
+    assert seen[-1] == (5, 5)
+
+
+def test_a_checksum_error_in_a_png_is_found(tmp_path, add):
+    path = add("fox/a.png", 64, 64)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    found = scan(DatasetSettings(folder=str(tmp_path / "fox")))
+    assert "damaged" in check_decodes(found.pictures)["fox", "a.png"]
+
+
+def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypatch):
+    good, bad = add("fox/a.png", 64, 64), add("fox/b.png", 64, 64)
+    cut_off(bad)
+    settings = DatasetSettings(folder=str(tmp_path / "fox"))
+    memo = tmp_path / "private" / "index.sqlite"
+    first = check_decodes(scan(settings).pictures, memo_path=memo)
+    opened = []
+    monkeypatch.setattr("core.dataset.images.open_rgb", lambda path: opened.append(path) or Image.new("RGB", (64, 64)))
+    assert check_decodes(scan(settings).pictures, memo_path=memo) == first and not opened
+    os.utime(good, ns=(5, 5))
+    check_decodes(scan(settings).pictures, memo_path=memo)
+    assert opened == [good]
+
+
+def test_a_damaged_memory_costs_only_the_memory(tmp_path, add):
+    add("fox/a.png")
+    memo = tmp_path / "index.sqlite"
+    memo.write_bytes(b"this is no database " * 100)
+    pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
+    assert check_decodes(pictures, memo_path=memo) == {}
+    assert check_decodes(pictures, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite") == {}
+
+
+def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
+    for index in range(20):
+        add(f"fox/{index:02}.png")
+    pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        check_decodes(pictures, token, lambda done, total: token.cancel(), tmp_path / "i.sqlite", threads=1)
+    opened = []
+    real = open_rgb
+    monkeypatch.setattr("core.dataset.images.open_rgb", lambda path: opened.append(path) or real(path))
+    assert check_decodes(pictures, memo_path=tmp_path / "i.sqlite") == {}
+    assert len(opened) == 12  # 8 were done before the cancel
+
+
+def test_a_picture_too_large_for_memory_is_named(tmp_path, add, monkeypatch):
+    path = add("a.png")
+
+    def no_room(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("core.dataset.images._to_srgb", no_room)
+    with pytest.raises(BrokenPicture, match="64 x 48 pixels does not fit in memory"):
+        open_rgb(path)

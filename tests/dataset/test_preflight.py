@@ -1,0 +1,251 @@
+"""The report before a start: everything wrong at once, every picture with its place, and the true number of steps."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.dataset.batches import plan_epoch
+from core.dataset.contents import content_hashes
+from core.dataset.length import advised_epochs, length_of, length_sentence
+from core.dataset.preflight import dataset_fingerprint, preflight
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+from core.settings.schedule import ScheduleSettings
+
+
+@pytest.fixture
+def check(tmp_path):
+    """check(dataset={...}, schedule={...}, decode=True) -> the report on tmp_path/fox."""
+
+    def run(decode=False, count_tokens=None, advice=(), **groups):
+        groups["dataset"] = {"folder": str(tmp_path / "fox"), "resolution": 128, "bucket_reso_steps": 32} | groups.get(
+            "dataset", {}
+        )
+        job = TrainJob.model_validate(groups)
+        workspace = Workspace(outputs=tmp_path / "outputs")
+        return preflight(job, workspace, decode=decode, count_tokens=count_tokens, advice=advice)
+
+    return run
+
+
+def caption(path, text="a fox"):
+    path.with_suffix(".txt").write_text(text)
+
+
+def test_a_good_folder_has_no_problems_and_every_number(check, add):
+    for index in range(6):
+        caption(add(f"fox/{index}.png", 256, 256))
+    caption(add("fox/wide.png", 320, 192), "a wide fox, running")
+    report = check(
+        dataset={"train_batch_size": 4}, schedule={"max_train_epochs": 10}, count_tokens=lambda text: len(text.split())
+    )
+    assert report.ok and not report.problems
+    assert (report.trained, report.skipped, report.captions_found) == (7, 0, 7)
+    assert report.buckets == {(128, 128): (6, 6), (160, 96): (1, 1)}
+    assert (report.batches_per_epoch, report.steps_per_epoch, report.epochs, report.total_steps) == (3, 3, 10, 30)
+    assert report.sentence == "7 pictures in 3 batches of up to 4 x 10 passes = 30 steps"
+    assert (report.longest_tokens, report.token_limit) == (4, 75)
+    row = report.rows[-1]
+    assert (row.caption, row.source, row.tokens, row.trains) == ("a wide fox, running", "file", 4, True)
+    assert (row.size, row.bucket, row.scale) == ((320, 192), (160, 96), 0.5) and row.frame == (0, 0, 1, 1)
+    assert report.summary()["total_steps"] == 30
+
+
+def test_everything_wrong_is_listed_at_once(check, add):
+    add("fox/a.png").write_bytes(b"")
+    add("fox/b.png", 4000, 8)
+    report = check(
+        dataset={"max_bucket_reso": 64, "sources": [{"folder": "/nowhere/at/all"}]},
+        advice=[Problem("Epochs are ignored.", "schedule", "Empty them.", "advice")],
+    )
+    whats = " / ".join(problem.what for problem in report.problems)
+    for part in ("Epochs are ignored", "is empty (0 bytes)", "does not exist", "64 is below the resolution"):
+        assert part in whats
+    assert not report.ok and report.trained == 0 and report.sentence == "No picture trains."
+
+
+def test_broken_pictures_block_until_they_may_be_left_out(check, add):
+    caption(add("fox/good.png", 256, 256))
+    add("fox/zero.png").write_bytes(b"")
+    cut = add("fox/cut.png", 256, 256)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    caption(cut)
+    assert not check(decode=True).ok
+    report = check(decode=True, dataset={"skip_broken": True})
+    assert report.ok and report.trained == 1 and report.skipped == 2
+    assert {row.key[1]: row.why for row in report.rows if not row.trains} == {
+        "zero.png": "is empty (0 bytes)",
+        "cut.png": "is cut off (truncated)",
+    }
+    assert sum("cut.png" in problem.what or "zero.png" in problem.what for problem in report.problems) == 2
+    assert check(dataset={"skip_broken": True}).trained == 2  # the first pass reads headers only
+
+
+def test_a_picture_too_narrow_for_any_bucket_is_named(check, add):
+    caption(add("fox/a.png", 256, 256))
+    caption(add("fox/line.png", 3, 900))
+    report = check()
+    (problem,) = report.problems
+    assert "line.png (3 x 900) is too narrow" in problem.what and problem.level == "error"
+    assert check(dataset={"skip_broken": True}).ok
+
+
+def test_small_and_heavily_cropped_pictures_are_advice(check, add):
+    caption(add("fox/small.png", 64, 64))
+    caption(add("fox/long.png", 1500, 150))
+    report = check()
+    whats = [problem.what for problem in report.problems]
+    assert report.ok and len(whats) == 2
+    assert (
+        "1 of 2 pictures are smaller than their bucket and are enlarged, the most by 2.0 times: small.png" in whats[0]
+    )
+    assert "long.png" in whats[1] and "lose more than half" in whats[1]
+
+
+def test_missing_empty_and_unread_captions_are_counted(check, add):
+    for name in ("a", "b", "c"):
+        add(f"fox/{name}.png", 256, 256)
+    (add("fox/d.png", 256, 256).with_suffix(".txt")).write_text(" ")
+    add("fox/e.png", 256, 256).with_suffix(".caption").write_text("a fox")
+    report = check(captions={"caption_extension": ".txt"})
+    whats = " / ".join(problem.what for problem in report.problems)
+    assert report.ok and report.captions_found == 0
+    assert "4 of 5 pictures have no caption file; the folder's words are used: fox" in whats
+    assert "1 of 5 pictures have an empty caption file" in whats
+    assert "1 pictures have caption files that are not read: beside them lie 1 .caption" in whats
+
+
+def test_captions_in_an_old_encoding_are_one_finding(check, add):
+    for name in ("a", "b"):
+        add(f"fox/{name}.png", 256, 256).with_suffix(".txt").write_bytes("un café".encode("utf-16"))
+    (problem,) = check().problems
+    assert "2 captions were read as utf-16" in problem.what and "a.png, b.png" in problem.what
+
+
+def test_captions_beyond_the_mark_are_named(check, add):
+    caption(add("fox/a.png", 256, 256), "word " * 80)
+    report = check(count_tokens=lambda text: len(text.split()))
+    (problem,) = report.problems
+    assert report.longest_tokens == 80 and "longer than 75 tokens (the longest has 80)" in problem.what
+    assert not check(count_tokens=lambda text: len(text.split()), captions={"max_token_length": 150}).problems
+
+
+def test_prefix_and_suffix_count_as_tokens(check, add):
+    caption(add("fox/a.png", 256, 256), "one two")
+    report = check(count_tokens=lambda text: len(text.split()), captions={"caption_prefix": "zero"})
+    assert report.rows[0].tokens == 3 and report.rows[0].caption == "zero one two"
+
+
+def test_the_report_needs_no_torch(tmp_path):
+    code = "import sys; import core.dataset.preflight, core.dataset.archive; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- length
+
+
+def test_the_sentence_is_true_arithmetic():
+    def sentence(pictures, views, batches, size, accumulation=1, **schedule):
+        schedule["gradient_accumulation_steps"] = accumulation
+        length = length_of(ScheduleSettings(**schedule), views, batches, size)
+        return length_sentence(length, pictures, views, batches, size, accumulation)
+
+    assert sentence(24, 24, 6, 4, max_train_epochs=66) == "24 pictures x 66 passes / batch 4 = 396 steps"
+    assert sentence(1, 1, 1, 1, max_train_epochs=1) == "1 picture x 1 pass / batch 1 = 1 step"
+    assert sentence(24, 60, 15, 4, max_train_epochs=2) == (
+        "24 pictures (60 with repeats) x 2 passes / batch 4 = 30 steps"
+    )
+    assert sentence(24, 24, 7, 4, max_train_epochs=10) == "24 pictures in 7 batches of up to 4 x 10 passes = 70 steps"
+    assert sentence(24, 24, 7, 4, 2, max_train_epochs=10) == (
+        "24 pictures in 7 batches of up to 4, 2 batches to a step, so 4 steps a pass x 10 passes = 40 steps"
+    )
+    assert sentence(24, 24, 6, 4, max_train_steps=100) == "100 steps = 16.67 passes x 24 pictures / batch 4"
+
+
+def test_steps_win_over_epochs_and_the_advice_fills_in_for_both():
+    def chosen(**schedule):
+        length = length_of(ScheduleSettings(**schedule), 24, 6, 4)
+        return length.total_steps, length.epochs, length.chosen_by
+
+    assert chosen(max_train_steps=100, max_train_epochs=3) == (100, 17, "steps")
+    assert chosen(max_train_epochs=3) == (18, 3, "epochs")
+    assert chosen() == (6 * advised_epochs(24, 4), advised_epochs(24, 4), "advice")
+
+
+@given(views=st.integers(1, 100_000), batch=st.integers(1, 64))
+def test_the_advised_length_keeps_its_promises(views, batch):
+    epochs = advised_epochs(views, batch)
+    assert epochs * -(-views // batch) >= 100  # updates
+    assert epochs >= 10
+    if batch == 1:
+        assert epochs <= 100
+        if 15 <= views <= 300:  # rounding to whole passes moves the total by at most half a pass
+            assert 1500 - views / 2 <= epochs * views <= 3000 + views / 2
+        assert advised_epochs(views + 1) <= epochs
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_steps_shown_are_the_steps_trained(tmp_path_factory, data):
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("set")
+    for name in data.draw(st.lists(st.sampled_from(["1_a", "3_b", "loose"]), min_size=1, max_size=3, unique=True)):
+        (folder / name).mkdir()
+        for index in range(data.draw(st.integers(1, 6))):
+            size = (data.draw(st.integers(60, 400)), data.draw(st.integers(60, 400)))
+            Image.new("RGB", size).save(folder / name / f"{index}.bmp")
+    batch, accumulation, epochs = (data.draw(st.integers(1, top)) for top in (5, 4, 5))
+    job = TrainJob.model_validate(
+        {
+            "dataset": {"folder": str(folder), "resolution": 128, "bucket_reso_steps": 16, "train_batch_size": batch},
+            "schedule": {"max_train_epochs": epochs, "gradient_accumulation_steps": accumulation},
+        }
+    )
+    report = preflight(job, Workspace(outputs=folder / "out"))
+    made = 0
+    for epoch in range(1, report.epochs + 1):
+        batches = plan_epoch(report.placed, batch, 1, epoch)
+        made += len(range(0, len(batches), accumulation))
+    assert report.total_steps == made
+
+
+# ---- fingerprint
+
+
+def test_the_fingerprint_names_every_picture_with_content_caption_and_place(check, add, tmp_path):
+    import hashlib
+    import json
+
+    path = add("fox/a.png", 256, 256)
+    caption(path)
+    placed = check().placed
+    fingerprint = dataset_fingerprint(placed, memo_path=tmp_path / "index.sqlite")
+    (row,) = json.loads(json.dumps(fingerprint))["pictures"]
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (row["source"], row["path"], row["caption"], row["bucket"]) == ("fox", "a.png", "a fox", [128, 128])
+    assert dataset_fingerprint(placed, hashes=False)["pictures"][0]["sha256"] is None
+
+
+def test_hashes_are_read_once_and_again_after_a_change(check, add, tmp_path, monkeypatch):
+    path = add("fox/a.png", 256, 256)
+    memo = tmp_path / "index.sqlite"
+    pictures = [each.picture for each in check().placed]
+    first = content_hashes(pictures, memo)
+    monkeypatch.setattr("core.dataset.contents._sha256", lambda picture: "read again")
+    assert content_hashes(pictures, memo) == first
+    path.write_bytes(path.read_bytes() + b"x")
+    changed = [each.picture for each in check().placed]
+    assert content_hashes(changed, memo) == {("fox", "a.png"): "read again"}
+
+
+def test_a_picture_that_vanished_is_named(check, add):
+    path = add("fox/a.png", 256, 256)
+    pictures = [each.picture for each in check().placed]
+    path.unlink()
+    with pytest.raises(ProblemsError, match=r"a\.png"):
+        content_hashes(pictures)
