@@ -1,4 +1,4 @@
-"""Model families: which parts a model has, how they are loaded and read. A family is a folder; nothing else lists them."""
+"""Model families: which parts a model has, how they are loaded and read. A family is a folder here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def family(name: str) -> ModuleType:
     """The family's module: load, tokenize, encode_text, predict, lora_targets ..."""
     if name not in FAMILIES:
         raise ProblemsError.one(
-            f"The model family '{name}' is not known.", "model family", f"Use one of: {', '.join(FAMILIES)}."
+            f"The model family '{name}' is not known", "model family", f"use one of: {', '.join(FAMILIES)}"
         )
     return import_module(f"core.families.{name}")
 
 
 def family_of(path: Path | str, wanted: str = "auto") -> str:
-    """The family to train or draw with at this path; a model that is of none of ours, or not of the wanted one, is a problem.
+    """The family of the model at this path; one that is none of ours, or not the wanted one, is a problem.
 
     wanted  "auto", or the family that the settings name: it decides where the file itself tells nothing
     """
@@ -33,28 +33,28 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
     """The same for a file that has been identified already."""
     handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
-        fix = "Choose a checkpoint or a diffusers folder as the base model."
+        fix = "choose a checkpoint or a diffusers folder as the base model"
         if kind.kind in ("lora", "vae", "embedding"):
-            fix += f" This file belongs in the {'LoRA' if kind.kind == 'lora' else kind.kind} setting."
-        raise ProblemsError.one(f"This is no whole model but: {kind} ({kind.evidence}).", str(path), fix)
+            fix += f"; this file belongs among the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
+        raise ProblemsError.one(f"This is no whole model but: {kind} ({kind.evidence})", str(path), fix)
     if kind.variant is not None:
         raise ProblemsError.one(
-            f"This is an {kind} ({kind.evidence}); that variant cannot be used here.",
+            f"This model is of a variant, {kind} ({kind.evidence}), that cannot be used here",
             str(path),
-            f"Choose a plain {handled} model.",
+            f"choose a plain {handled} model",
         )
     found = kind.family or (wanted if wanted != "auto" else None)
     if found is None:
         raise ProblemsError.one(
-            f"It does not show which family this model is of ({kind.evidence}).",
+            f"It does not show which family this model is of ({kind.evidence})",
             str(path),
-            "Set the model family if you know it.",
+            "set the model family if you know it",
         )
     if found not in FAMILIES or wanted not in ("auto", found):
         article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
         raise ProblemsError.one(
-            f"This is {article} {kind}; this job works with {handled}.",
+            f"This is {article} {kind}; this job works with {handled}",
             str(path),
-            f"Choose a {handled} model as the base model ({kind.evidence}).",
+            f"choose a {handled} model as the base model ({kind.evidence})",
         )
     return found

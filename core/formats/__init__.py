@@ -1,1 +1,1 @@
-"""Files on disk: single-file checkpoints, diffusers folders, LoRA files, metadata and hashes. Nothing here imports torch at import."""
+"""Files on disk: checkpoints, diffusers folders, LoRA files, metadata, hashes. Torch is imported only when needed."""

@@ -1,6 +1,6 @@
 """Where the weights of a model's parts lie, in one file or a diffusers folder, under diffusers' names.
 
-Only headers are read here; `read_part` then brings in one part's tensors, one at a time, in the type they are needed in.
+Only headers are read here; `read_part` then brings in one part's tensors, one at a time, in the type asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from core.record.cancel import CancelToken
 
-# Names of a weight file in a diffusers folder, best first: full precision before a 16-bit variant, safetensors before a pickle.
+# Names of a weight file in a diffusers folder, best first: full precision before 16 bits, safetensors before a pickle.
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -51,7 +51,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model. `places` are keyed by diffusers' names (of CLIP without `text_model.`); config None: the family's own."""
+    """One part of a model.
+
+    places  by diffusers' names (of CLIP without `text_model.`)    config  of the folder; None in a single file
+    """
 
     name: str
     source: Path
@@ -97,16 +100,16 @@ def open_vae(path: Path | str) -> Part:
             if config is not None and config.get("_class_name") == "AutoencoderKL":
                 return _folder_part("vae", folder, config)
         raise ProblemsError.one(
-            "This folder holds no VAE.",
+            "This folder holds no VAE",
             str(path),
-            "Choose a folder whose config.json names AutoencoderKL, or a VAE file.",
+            "choose a folder whose config.json names AutoencoderKL, or a VAE file",
         )
     entries, metadata = read_header(path)
     part = _vae_part(path, entries)
     if part is None:
         kind = identify_header(entries, metadata)
         raise ProblemsError.one(
-            f"This is no VAE but: {kind}.", str(path), "Choose a VAE, or leave the VAE setting empty."
+            f"This is no VAE but: {kind}", str(path), "choose a VAE, or leave the VAE setting empty"
         )
     return part
 
@@ -167,18 +170,18 @@ def _weight_files(folder: Path) -> list[Path]:
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ProblemsError.one(
-                    f"A part of the model is missing: {missing[0]}.", str(folder), "Download it into this folder."
+                    f"A part of the model is missing: {missing[0]}", str(folder), "download it into this folder"
                 )
             return [folder / shard for shard in shards]
     raise ProblemsError.one(
-        "The folder holds no weights.",
+        "The folder holds no weights",
         str(folder),
-        f"Put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it.",
+        f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it",
     )
 
 
 def _without_ballast(places: Mapping[str, Place]) -> dict[str, Place]:
-    """Without CLIP's position_ids (a counter, which half-precision files even round wrongly) and its unused projection."""
+    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly) and its unused projection."""
     return {
         name: place
         for name, place in places.items()

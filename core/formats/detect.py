@@ -68,7 +68,7 @@ class ModelKind:
 
 
 def identify(path: Path | str) -> ModelKind:
-    """What the file or folder is. Raises ProblemsError for a missing, damaged or truncated file, never for an unknown kind."""
+    """What the file or folder is. Raises ProblemsError for a missing or damaged file, never for an unknown kind."""
     path = Path(path)
     if path.is_dir():
         return _identify_folder(path)
@@ -77,7 +77,7 @@ def identify(path: Path | str) -> ModelKind:
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
-    """The same for a header that has been read already. The order of the questions matters: a checkpoint holds a VAE too."""
+    """The same for a header that has been read. The order of the questions matters: a checkpoint holds a VAE too."""
     for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_embedding, _as_component):
         answer = question(tensors, metadata)
         if answer is not None:
@@ -149,7 +149,7 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """Evidence in this order: metadata, marker tensors, the step counts of the published SD 2 files, the family's only law."""
+    """Evidence, best first: metadata, marker tensors, steps of the published SD 2 files, the family's only law."""
     said = metadata.get("modelspec.prediction_type")
     # Merge tools write "v" for every SD 2 file because they cannot know: there it says nothing.
     if said in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
@@ -337,7 +337,7 @@ def _identify_folder(path: Path) -> ModelKind:
         family, evidence = _unet_config_family(unet)
     variant = INPUT_VARIANTS.get((unet or {}).get("in_channels", 4))
     scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
-    said = scheduler.get("prediction_type", "epsilon" if family == "sd1" else None)
+    said = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(said)
     return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant)
 
@@ -364,11 +364,11 @@ def _identify_part_folder(path: Path) -> ModelKind:
     config = read_json(path / "config.json")
     if config is None:
         raise ProblemsError.one(
-            "This folder holds no model: it has neither model_index.json nor unet/config.json.",
+            "This folder holds no model: it has neither model_index.json nor unet/config.json",
             str(path),
-            "Choose a diffusers folder, or a .safetensors file in it.",
+            "choose a diffusers folder, or a .safetensors file in it",
         )
-    name = config.get("_class_name") or next(iter(config.get("architectures") or []), "")
+    name = str(config.get("_class_name") or next(iter(config.get("architectures") or []), ""))
     evidence = f"its config.json names {name}"
     if name == "UNet2DConditionModel":
         family, evidence = _unet_config_family(config)
@@ -392,8 +392,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, UnicodeDecodeError) as error:
         raise ProblemsError.one(
-            f"The file is not valid JSON: {error}.", str(path), "Download or copy it again."
+            f"The file is not valid JSON: {error}", str(path), "download or copy it again"
         ) from error
     if not isinstance(value, dict):
-        raise ProblemsError.one("The file holds no JSON object.", str(path), "Download or copy it again.")
+        raise ProblemsError.one("The file holds no JSON object", str(path), "download or copy it again")
     return value

@@ -30,12 +30,12 @@ ITEM_BYTES = {
     "U64": 8,
 }
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
-AGAIN = "Download or copy the file again."
+AGAIN = "download or copy the file again"
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file. `start` and `stop` are absolute byte offsets; `strides` (in elements) only where not row by row."""
+    """One tensor of a file, from byte `start` to `stop`; `strides` (in elements) only where not row by row."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class TensorEntry:
 
 
 def sniff(path: Path | str) -> str:
-    """What the first bytes say, whatever the file's name says: "safetensors", "zip", "pickle", "empty", "page", "pointer", "unknown"."""
+    """What the first bytes say, whatever the name says: safetensors, zip, pickle, empty, page, pointer or unknown."""
     with open(path, "rb") as handle:
         first = handle.read(512)
     if not first:
@@ -64,16 +64,16 @@ def sniff(path: Path | str) -> str:
 
 
 NOT_A_MODEL = {
-    "empty": ("The file is empty.", AGAIN),
+    "empty": ("The file is empty", AGAIN),
     "page": (
-        "This is a web page, not a model: the download saved an error or login page.",
-        "Download the file itself.",
+        "This is a web page, not a model: the download saved an error or login page",
+        "download the file itself",
     ),
     "pointer": (
-        "This is a Git LFS pointer, not the model it stands for.",
-        "Run `git lfs pull`, or download the file itself.",
+        "This is a Git LFS pointer, not the model it stands for",
+        "run `git lfs pull`, or download the file itself",
     ),
-    "unknown": ("This is not a model file.", "Choose a .safetensors, .ckpt, .pt or .bin file, or a diffusers folder."),
+    "unknown": ("This is not a model file", "choose a .safetensors, .ckpt, .pt or .bin file, or a diffusers folder"),
 }
 
 
@@ -84,9 +84,9 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
     """
     path = Path(path)
     if not path.exists():
-        raise ProblemsError.one("There is no such file.", str(path), "Check the path.")
+        raise ProblemsError.one("There is no such file", str(path), "check the path")
     if path.is_dir():
-        raise ProblemsError.one("This is a folder, not a file.", str(path), "Choose a file in it.")
+        raise ProblemsError.one("This is a folder, not a file", str(path), "choose a file in it")
     try:
         form = sniff(path)
         if form == "safetensors":
@@ -97,7 +97,7 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
             return read_pickled_header(path, form)
     except OSError as error:
         raise ProblemsError.one(
-            f"The file cannot be read: {error.strerror or error}.", str(path), "Check its permissions."
+            f"The file cannot be read: {error.strerror or error}", str(path), "check its permissions"
         ) from error
     what, fix = NOT_A_MODEL[form]
     raise ProblemsError.one(what, str(path), fix)
@@ -115,7 +115,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
         metadata = {str(key): str(value) for key, value in (listing.pop("__metadata__", None) or {}).items()}
         tensors = {name: _entry(described, 8 + length) for name, described in listing.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProblemsError.one("The file's list of tensors is damaged.", str(path), AGAIN) from error
+        raise ProblemsError.one("The file's list of tensors is damaged", str(path), AGAIN) from error
     end = max((entry.stop for entry in tensors.values()), default=8 + length)
     if end > size:
         raise _cut_short(path, end, size)
@@ -133,7 +133,7 @@ def _entry(described: dict, data_start: int) -> TensorEntry:
 
 def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:
     return ProblemsError.one(
-        f"The file is cut short: {found:,} bytes of {promised:,} are there.",
+        f"The file is cut short: {found:,} bytes of {promised:,} are there",
         str(path),
-        "Download or copy the whole file again.",
+        "download or copy the whole file again",
     )

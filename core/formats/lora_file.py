@@ -110,9 +110,9 @@ def _refuse_not_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     if broken:
         shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
         raise ProblemsError.one(
-            f"The weights hold values that are not numbers: {shown}.",
+            f"The weights hold values that are not numbers: {shown}",
             str(path),
-            "Go back to an earlier file and lower the learning rate; if they are only too large for fp16, save as bf16 or fp32.",
+            "lower the learning rate and go on from an earlier file; if they are only too large for fp16, save as bf16",
         )
 
 
@@ -164,18 +164,18 @@ def load_lora(path: Path | str) -> LoraFile:
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
     if kind.kind != "lora":
-        raise ProblemsError.one(f"This is no LoRA but: {kind} ({kind.evidence}).", str(path), "Choose a LoRA file.")
+        raise ProblemsError.one(f"This is no LoRA but: {kind} ({kind.evidence})", str(path), "choose a LoRA file")
     if kind.variant is not None:
         raise ProblemsError.one(
-            f"This is a {kind.variant} file; LoRAs of that kind cannot be used here.",
+            f"This is a {kind.variant} file; LoRAs of that kind cannot be used here",
             str(path),
-            "Choose a plain LoRA file.",
+            "choose a plain LoRA file",
         )
     if kind.layout not in ("kohya", "peft"):
         raise ProblemsError.one(
-            "This LoRA has the names of an old diffusers version.",
+            "This LoRA has the names of an old diffusers version",
             str(path),
-            "Load and save it once with a current diffusers.",
+            "load and save it once with a current diffusers",
         )
 
 
@@ -205,7 +205,7 @@ def _from_peft(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str],
             found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
     if unknown:
         raise ProblemsError.one(
-            f"The LoRA names layers of no known part: {unknown[0]}.", str(path), "Choose a LoRA for Stable Diffusion."
+            f"The LoRA names layers of no known part: {unknown[0]}", str(path), "choose a LoRA for Stable Diffusion"
         )
     return found
 
@@ -225,7 +225,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ProblemsError(
-            [Problem(f"The LoRA is incomplete: {problems[0]}{more}.", str(path), "Download or copy it again.")]
+            [Problem(f"The LoRA is incomplete: {problems[0]}{more}", str(path), "download or copy it again")]
         )
 
 
@@ -233,7 +233,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA as diffusers and PEFT name it, with alpha / rank multiplied into B, so that every layer's alpha is its rank.
+    """The LoRA as diffusers and PEFT name it, with alpha / rank multiplied into B: every layer's alpha is its rank.
 
     diffusers 0.42 reads kohya files right only when all layers have one alpha; this form it reads right for any.
     dtype    float32 by default: the multiplied B would be rounded once more in 16 bits
@@ -247,7 +247,7 @@ def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict
         found = module_path(name)
         if found is None:
             raise ProblemsError.one(
-                f"The LoRA has a layer of no known part: {name}.", str(lora.path or ""), "Choose an SD 1.x LoRA."
+                f"The LoRA has a layer of no known part: {name}", str(lora.path or ""), "choose an SD 1.x LoRA"
             )
         part, inner = found
         tensors[f"{part}.{inner}.lora_A.weight"] = module.down.to(wanted).contiguous()

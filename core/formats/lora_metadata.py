@@ -1,4 +1,4 @@
-"""What a LoRA file says about its making, in the words of sd-scripts (`ss_*`) and of Stability's model spec (`modelspec.*`).
+"""What a LoRA file says about its making: sd-scripts' words (`ss_*`) and Stability's model spec (`modelspec.*`).
 
 A1111, Forge, ComfyUI managers and kohya tools read these; every value is a string.
 """

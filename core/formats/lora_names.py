@@ -43,7 +43,7 @@ LONGEST = max(name.count("_") + 1 for name in JOINED)
 def module_path(name: str) -> tuple[str, str] | None:
     """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for another name.
 
-    SDXL's original block names become diffusers' too. Paths of text encoders begin with `text_model.`, as diffusers' files have them.
+    SDXL's original block names become diffusers' too. Paths of text encoders begin with `text_model.`.
     """
     head, words = _split(name)
     if head is None:
@@ -71,7 +71,7 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 
 
 def kohya_name(part: str, path: str) -> str | None:
-    """The other way, for SD 1 and 2: ("unet", "mid_block.attentions.0.proj_in") -> `lora_unet_mid_block_attentions_0_proj_in`."""
+    """The other way, for SD 1 and 2: ("unet", "conv_in") -> `lora_unet_conv_in`; None for another part."""
     if part == "unet":
         return "lora_unet_" + path.replace(".", "_")
     if part == "text_encoder":

@@ -1,8 +1,8 @@
 """Pickled model files (.ckpt, .pt, .bin), read without running anything from them.
 
-A pickle is a program. Here every class and function that it names is replaced by an inert stand-in, save the few that describe
-tensors, and those only note where the bytes lie. So a hostile file can do nothing, and old checkpoints that carry training
-callbacks (which `torch.load(weights_only=True)` refuses) can still be read.
+A pickle is a program. Here every class and function that it names is replaced by an inert stand-in, save the few that
+describe tensors, and those only note where the bytes lie. So a hostile file can do nothing, and old checkpoints that
+carry training callbacks (which `torch.load(weights_only=True)` refuses) can still be read.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
         raise
     except Exception as error:  # a damaged pickle can raise anything at all
         raise ProblemsError.one(
-            f"The file is damaged or is not a model ({type(error).__name__}).",
+            f"The file is damaged or is not a model ({type(error).__name__})",
             str(path),
-            AGAIN + " A .safetensors version is best.",
+            AGAIN + "; a .safetensors version is best",
         ) from error
     plain = root if isinstance(root, dict) else {}
     return tensors, {str(key): str(value) for key, value in plain.items() if isinstance(value, (str, int, float))}
@@ -129,12 +129,12 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if listing is None:
-            raise ProblemsError.one("This zip file holds no model.", str(path), "Unpack it and choose the model in it.")
+            raise ProblemsError.one("This zip file holds no model", str(path), "unpack it and choose the model in it")
         root = listing.removesuffix("data.pkl")
         order = members.get(root + "byteorder")
         if order is not None and archive.read(order) != b"little":
             raise ProblemsError.one(
-                "The file was written on a big-endian machine.", str(path), "Use a .safetensors version."
+                "The file was written on a big-endian machine", str(path), "use a .safetensors version"
             )
         with archive.open(listing) as pickled:
             content = _Reader(pickled).load()
@@ -143,26 +143,26 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
             if name.startswith(root + "data/"):
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise ProblemsError.one(
-                        "The file was packed again by another program.", str(path), "Use the original file."
+                        "The file was packed again by another program", str(path), "use the original file"
                     )
                 places[name.removeprefix(root + "data/")] = (_member_start(handle, info), info.file_size)
     return content, places
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: its local header is 30 bytes, the name, and extra bytes (torch aligns by them)."""
+    """Where a stored member's bytes begin: after a header of 30 bytes, the name, and filling (torch aligns by it)."""
     handle.seek(info.header_offset + 26)
     name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
     return info.header_offset + 30 + name_bytes + extra_bytes
 
 
 def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """torch before 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count and bytes."""
+    """torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count, bytes."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         if _Reader(handle).load() != LEGACY_MAGIC or _Reader(handle).load() != LEGACY_PROTOCOL:
             raise ProblemsError.one(
-                "This pickle is not a model.", str(path), "Choose a .safetensors, .ckpt or .pt model."
+                "This pickle is not a model", str(path), "choose a .safetensors, .ckpt or .pt model"
             )
         _Reader(handle).load()
         reader = _StorageNoting(handle)
@@ -173,7 +173,7 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
             length = count * ITEM_BYTES[reader.dtypes[str(key)]]
             places[str(key)] = (handle.tell(), length)
             if handle.tell() + length > size:
-                raise ProblemsError.one("The file is cut short.", str(path), AGAIN)
+                raise ProblemsError.one("The file is cut short", str(path), AGAIN)
             handle.seek(length, 1)
     return content, places
 
@@ -199,7 +199,7 @@ def _unwrap(content: Any) -> Any:
 
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0) -> dict[str, _Tensor]:
-    """Tensors by dotted name, from nested dicts too (an embedding's string_to_param), and from inert objects' states."""
+    """Tensors by dotted name, from nested dicts too (an embedding's string_to_param) and from inert objects' states."""
     if isinstance(content, Inert):
         content = content.state
     if isinstance(content, dict) and isinstance(content.get("_parameters"), dict):  # an nn.ParameterDict

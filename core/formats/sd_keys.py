@@ -1,6 +1,6 @@
 """Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE and CLIP-L.
 
-Renamed by whole components of the dotted name, never by substring: `out.2` and `input_blocks.1` occur inside other names.
+Renamed by whole components of the dotted name, never by substring: `out.2` occurs inside other names.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def unet_to_ldm(name: str, family: str = "sd1") -> str:
 
 
 def vae_to_diffusers(name: str) -> str:
-    """`decoder.up.0.block.2.conv1.weight` -> `decoder.up_blocks.3.resnets.2.conv1.weight`; old diffusers names become today's."""
+    """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names: today's."""
     name = _rename(name, _vae_modules())
     components = name.split(".")
     if "attentions" in components and components[-2] in OLD_VAE_ATTENTION:

@@ -1,6 +1,6 @@
 """Read tensors out of a model file one at a time, into memory of their own.
 
-Nothing stays mapped: on Windows a mapped file cannot be replaced, and half of a mapping that is converted anyway is memory twice.
+Nothing stays mapped: on Windows a mapped file cannot be replaced.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TensorFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.entries, self.metadata = read_header(self.path)
-        self._handle = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self._handle = open(self.path, "rb", buffering=0)
         self._scratch: torch.Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -82,6 +82,6 @@ class TensorFile:
             count = self._handle.readinto(view[done:])
             if not count:
                 raise ProblemsError.one(
-                    "The file ended before its last tensor.", str(self.path), "Download or copy it again."
+                    "The file ended before its last tensor", str(self.path), "download or copy it again"
                 )
             done += count

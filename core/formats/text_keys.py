@@ -1,7 +1,7 @@
 """The one place that knows whether CLIP's names begin with `text_model.`.
 
-transformers 5.6 and later build `CLIPTextModel` without that level, while `CLIPTextModelWithProjection`, older folders, single-file
-checkpoints and LoRA names of kohya tools keep it.
+transformers 5.6 and later build `CLIPTextModel` without that level, while `CLIPTextModelWithProjection`, older folders,
+single-file checkpoints and LoRA names of kohya tools keep it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 
 @torch.no_grad()
 def encode_picture_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VAE's posterior over latents, not yet scaled: training latents are (mean + exp(logvar / 2) * noise) * vae_scale.
+    """The VAE's posterior over latents, unscaled: training latents are (mean + exp(logvar / 2) * noise) * vae_scale.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
     returns  mean, logvar: float32 [B, 4, H/8, W/8]

@@ -1,7 +1,7 @@
 """Load an SD 1.x model from one file or a diffusers folder: offline, straight into the compute type, quickly.
 
-The modules are built without memory (on the "meta" device) and given the tensors as they come from the file. Reading runs beside
-the imports of diffusers and transformers, which take several seconds of their own.
+The modules are built without memory (on the "meta" device) and given the tensors as they come from the file. Reading
+runs beside the imports of diffusers and transformers, which take several seconds of their own.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def _chosen_parts(checkpoint: Checkpoint, vae: Path | str | None, wanted: set[st
     missing = [PART_TITLES[name] for name in names if name not in parts]
     if missing:
         fix = (
-            "Set a VAE in the model settings."
+            "set a VAE in the model settings"
             if missing == ["VAE"]
-            else "Choose a whole model: U-Net, text encoder and VAE."
+            else "choose a whole model: U-Net, text encoder and VAE"
         )
-        raise ProblemsError.one(f"The model has no {' and no '.join(missing)}.", str(checkpoint.path), fix)
+        raise ProblemsError.one(f"The model has no {' and no '.join(missing)}", str(checkpoint.path), fix)
     return [parts[name] for name in names]
 
 
@@ -141,7 +141,7 @@ _MAKERS = {"unet": _unet_maker, "vae": _vae_maker, "text_encoder": _text_encoder
 
 @contextmanager
 def turns_often() -> Iterator[None]:
-    """Let the reading thread have its turn 25 times as often: at the usual 5 ms, beside the imports, it waits for most of its life."""
+    """Give the reading thread its turn 25 times as often: at the usual 5 ms, beside the imports, it mostly waits."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)
     try:
@@ -186,7 +186,7 @@ def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part) -> No
 
 
 def _fitted(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """The tensor in the shape asked for. Only dimensions of 1 at the end may differ: 1x1 convolution or linear layer."""
+    """The tensor in the shape asked for. Only ones at the end may differ: 1x1 convolution or linear layer."""
     if tensor.shape == shape:
         return tensor
     shorter, longer = sorted((tensor.shape, shape), key=len)
@@ -210,20 +210,20 @@ def _fill_counters(module: Any, device: torch.device) -> None:
 def _keys_problem(verb: str, keys: list[str], part: Part) -> Problem:
     shown = ", ".join(keys[:SHOWN_KEYS]) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "")
     return Problem(
-        f"The {PART_TITLES[part.name]} {verb} {len(keys)} {'tensor' if len(keys) == 1 else 'tensors'}: {shown}.",
+        f"The {PART_TITLES[part.name]} {verb} {len(keys)} {'tensor' if len(keys) == 1 else 'tensors'}: {shown}",
         str(part.source),
-        "The file is incomplete or not a plain SD 1.x model: choose another.",
+        "the file is incomplete or not a plain SD 1.x model: choose another",
     )
 
 
 def _shapes_problem(lines: list[str], part: Part) -> Problem:
     shown = "; ".join(lines[:SHOWN_KEYS]) + (f" and {len(lines) - SHOWN_KEYS} more" if len(lines) > SHOWN_KEYS else "")
     fix = (
-        "A single file must have SD 1.5's sizes: use the model's diffusers folder, whose config tells its sizes."
+        "a single file must have SD 1.5's sizes: use the model's diffusers folder, whose config tells its sizes."
         if part.config is None
-        else "The folder's config.json and its weights are of different models: download it again."
+        else "the folder's config.json and its weights are of different models: download it again."
     )
-    return Problem(f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}.", str(part.source), fix)
+    return Problem(f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}", str(part.source), fix)
 
 
 def _size(shape: torch.Size) -> str:
@@ -231,7 +231,7 @@ def _size(shape: torch.Size) -> str:
 
 
 def load_tokenizer(path: Path | str | None = None) -> Any:
-    """CLIP's tokenizer, from the model's folder when it has one, else the shipped one (the same 49,408 words). Never from a hub."""
+    """CLIP's tokenizer: the model folder's own, else the shipped one (the same 49,408 words). Never from a hub."""
     with quick_imports():
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
@@ -250,12 +250,12 @@ def digest(
     memo: HashMemo | None = None,
     cancel: CancelToken | None = None,
 ) -> str:
-    """SHA-256 of a part's weights as stored ("unet", "vae", "text_encoder"), without loading it: caches are keyed by it."""
+    """SHA-256 of a part's weights as stored ("unet", "vae", "text_encoder"), for the keys of caches. Loads nothing."""
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
     return part_digest(_chosen_parts(open_checkpoint(path), None, {part})[0], memo, cancel)
 
 
 def weight_bytes(path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
-    """Bytes of each part's weights as stored, or with `item_bytes` for each number (2 in bf16): what loading will take."""
+    """Bytes of each part's weights as stored, or with `item_bytes` for each number (2 in bf16): what loading takes."""
     return {name: part.weight_bytes(item_bytes) for name, part in open_checkpoint(path).parts.items()}

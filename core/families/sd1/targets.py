@@ -35,7 +35,7 @@ class Target:
 
 
 def module_name(prefix: str, path: str) -> str:
-    """kohya's name of a layer: `lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
+    """kohya's name: `lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
     path = path if prefix == UNET_PREFIX else full_name(path)
     return f"{prefix}_{path}".replace(".", "_")
 
@@ -43,12 +43,12 @@ def module_name(prefix: str, path: str) -> str:
 def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
     """The layers of a U-Net or CLIP text model, in the order of the model.
 
-    conv  also the resnets and samplers of the U-Net (C3Lier): their 3x3 convolutions, and the Linear and 1x1 layers in them
+    conv  also the U-Net's resnets and samplers (C3Lier): their 3x3 convolutions, and the Linear and 1x1 layers in them
     """
     if type(part).__name__.startswith("CLIPTextModel"):
-        prefix, classes = TEXT_PREFIXES[0], TEXT_CLASSES
+        prefix, classes = TEXT_PREFIXES[0], set(TEXT_CLASSES)
     else:
-        prefix, classes = UNET_PREFIX, UNET_CLASSES + (UNET_CONV_CLASSES if conv else ())
+        prefix, classes = UNET_PREFIX, {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
     for root, container in part.named_modules():
         if type(container).__name__ not in classes:
             continue

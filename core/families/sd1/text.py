@@ -65,7 +65,7 @@ def encode_text(text_encoder: Any, ids: torch.Tensor, *, clip_skip: int | None =
 
 
 def _join_windows(states: torch.Tensor, length: int) -> torch.Tensor:
-    """BOS of the first window, the 75 content states of each, and the last state of the last. [B, n*77, C] -> [B, n*75+2, C]."""
+    """BOS of the first window, 75 contents of each, the last state of the last. [B, n*77, C] -> [B, n*75+2, C]."""
     if states.shape[1] == length:
         return states
     contents = [states[:, start : start + WINDOW] for start in range(1, states.shape[1], length)]
