@@ -1,0 +1,43 @@
+"""Finds the Chromium that the page's tests drive, and installs Debian's where it may."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
+MISSING = (
+    "the tests of the page need Chromium or Chrome, and none was found: install one (on Debian and Ubuntu: "
+    "sudo apt install chromium), or name it in ATELIER_BROWSER."
+)
+
+
+def find_browser() -> str | None:
+    """Path of a Chromium, Chrome or Edge; ATELIER_BROWSER first."""
+    named = os.environ.get("ATELIER_BROWSER")
+    if named:
+        return shutil.which(named)
+    found = (shutil.which(name) for name in NAMES)
+    return next((path for path in found if path), None) or next(
+        (place for place in PLACES if Path(place).exists()), None
+    )
+
+
+def install_browser() -> None:
+    """Debian's package, where this process may install it (root, apt-get), with fonts: without them text is boxes."""
+    if sys.platform == "win32" or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    packages = ["chromium", "fonts-liberation"]
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run(command, env=quiet, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)

@@ -1,0 +1,284 @@
+"""`.venv`: made beside the old one as `.venv-new`, tried out, and only then put in its place."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.setup.choose import (
+    TITLES,
+    TORCH_INDEX,
+    Build,
+    MachineFacts,
+    adapted_requirements,
+    choose_build,
+    on_default_index,
+    pins_from,
+)
+from core.setup.facts import machine_facts
+from core.setup.stamp import SCHEMA, digest, is_current, python_of, python_version, read_stamp, write_stamp
+
+INDEX_SECONDS = 6.0  # an index that has not answered by then is skipped
+RENAME_TRIES, RENAME_PAUSE = 20, 0.05  # a virus scanner on Windows holds new files for a moment
+
+# torch is the one package whose wheel can install and yet not run (a missing system library, a driver too old).
+TRY_OUT = """
+import torch
+cuda = torch.cuda.is_available()
+device = torch.cuda.get_device_name(0) if cuda else "Apple GPU" if torch.backends.mps.is_available() else "CPU"
+print(f"PyTorch {torch.__version__} works here on: {device}")
+"""
+
+
+class SetupError(Exception):
+    """Ends the setting up; the message is for the user."""
+
+
+def say(message: str) -> None:
+    """Everything the launcher says goes to stderr: stdout belongs to the command that is run."""
+    print(f"Atelier: {message}", file=sys.stderr, flush=True)
+
+
+def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None = None) -> None:
+    """Make `.venv` fit requirements.txt and this machine. Without `force`, one that fits is left alone, without a look
+    at the machine.
+    probe   (index url) -> whether it answers; for tests
+    raises  SetupError, with the old environment still in place
+    """
+    with lock(root):
+        recover(root)
+        if not force and is_current(str(root)):
+            return
+        facts = machine_facts()
+        build = build_for(root, facts, probe or index_answers)
+        stamp = stamp_for(root, build)
+        new, current = root / ".venv-new", root / ".venv"
+        if same(read_stamp(str(current)), stamp):
+            say("everything is up to date.")
+            return
+        for note in build.notes:
+            say(note)
+        if not same(
+            read_stamp(str(new)), stamp
+        ):  # one that waits is put in place: it was ready, but the old one was in use
+            make(root, new, build)
+            write_stamp(str(new), stamp)
+        swap(root)
+
+
+def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> Build:
+    """The build for this machine; its index is given up if it does not answer. raises SetupError: none fits"""
+    want = os.environ.get("ATELIER_BUILD") or None
+    if want and want not in TITLES:
+        raise SetupError(f"ATELIER_BUILD is '{want}': use one of {', '.join(TITLES)}, or unset it.")
+    index = os.environ.get("ATELIER_TORCH_INDEX") or TORCH_INDEX
+    try:
+        pins = pins_from((root / "requirements.txt").read_text(encoding="utf-8"))
+    except KeyError as error:
+        raise SetupError(f"requirements.txt has no line that pins {error.args[0]} (name==version).") from error
+    build = choose_build(facts, pins, want, index.rstrip("/") + "/")
+    if build.problem:
+        raise SetupError(build.problem)
+    if build.index_url and not probe(build.index_url):
+        say(
+            f"{build.index_url} does not answer within {INDEX_SECONDS:.0f} seconds: "
+            "PyTorch comes from pip's default index instead."
+        )
+        build = on_default_index(build, facts, pins)
+    return build
+
+
+def stamp_for(root: Path, build: Build) -> dict:
+    chosen = {key: getattr(build, key) for key in ("name", "index_url", "torch", "xformers", "onnxruntime")}
+    return {
+        "schema": SCHEMA,
+        "python": python_version(),
+        "requirements": digest(str(root / "requirements.txt")),
+        "build": chosen,
+    }
+
+
+def same(found: dict | None, wanted: dict) -> bool:
+    """Whether an environment was made from exactly this; what was added for the tests does not count."""
+    return found is not None and all(found.get(key) == value for key, value in wanted.items())
+
+
+def index_answers(url: str) -> bool:
+    """Whether a wheel index answers for torch within INDEX_SECONDS. In a thread: a name look-up has no time limit."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(f"{url}/torch/", timeout=INDEX_SECONDS):
+                answers.append(True)
+        except urllib.error.URLError as error:
+            # Someone is there, but this Python has no certificates (macOS, company proxies): pip brings its own.
+            answers.append(isinstance(error.reason, ssl.SSLError))
+        except (OSError, ValueError, http.client.HTTPException):
+            answers.append(False)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(INDEX_SECONDS)
+    return bool(answers and answers[0])
+
+
+def make(root: Path, target: Path, build: Build) -> None:
+    """A new environment in `target`: torch and xformers together from their index, the rest, and a first import."""
+    remove(target)
+    say(f"making an environment with Python {python_version()} and PyTorch for {build.title}.")
+    run_step([sys.executable, "-m", "venv", str(target)], VENV_FAILED)
+    text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
+    listed = target / "requirements.txt"
+    listed.write_text(text, encoding="utf-8")
+    if build.index_url:
+        pair = [line for line in (build.torch, build.xformers) if line]
+        say(f"installing {' and '.join(pair)} from {build.index_url}.")
+        pip(target, ["install", "--index-url", build.index_url, *pair])
+    say("installing what requirements.txt lists.")
+    pip(target, ["install", "-r", str(listed)])
+    run_step([python_of(str(target)), "-c", TRY_OUT], TORCH_FAILED)
+
+
+VENV_FAILED = (
+    "this Python could not make an environment. On Debian and Ubuntu: sudo apt install python3-venv. Then start again."
+)
+PIP_FAILED = "the installation did not finish (see above): check the network and the free disk space, then start again."
+TORCH_FAILED = "PyTorch was installed but does not start (see above)."
+if os.name == "nt":
+    PIP_FAILED += (
+        " If a file with a very long name could not be written, move this folder to a shorter path (C:\\Atelier)."
+    )
+    TORCH_FAILED += " If a DLL is missing, install Microsoft's Visual C++ Redistributable (x64), then start again."
+
+
+def pip(environment: Path, arguments: list[str]) -> None:
+    run_step(
+        [python_of(str(environment)), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], PIP_FAILED
+    )
+
+
+def run_step(command: list[str], failed: str) -> None:
+    """Run one step of the installation with its output shown on stderr. raises SetupError(failed)"""
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX")
+    }
+    quiet = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONUTF8": "1"}
+    try:
+        code = subprocess.run(command, env=inherited | quiet, stdout=sys.stderr, check=False).returncode
+    except OSError as error:
+        raise SetupError(f"{failed} ({error})") from error
+    if code:
+        raise SetupError(failed)
+
+
+def swap(root: Path) -> None:
+    """`.venv` -> `.venv-old`, `.venv-new` -> `.venv`, then the old one goes. raises SetupError, the old one in place"""
+    new, current, old = root / ".venv-new", root / ".venv", root / ".venv-old"
+    remove(old)
+    if current.exists() and not rename(current, old):
+        raise SetupError(
+            "the old environment is in use, so it was not replaced: close the running Atelier and start again. "
+            "The new one is ready and will be put in place then."
+        )
+    if not rename(new, current):
+        if old.exists():
+            rename(old, current)
+        raise SetupError(
+            "the new environment could not be put in place: close programs that use this folder and start again."
+        )
+    point_scripts_to(current, str(new))
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """After a stop in the middle of a swap: the old environment goes back, unless the new one made it."""
+    current, old = root / ".venv", root / ".venv-old"
+    if old.exists() and not current.exists():
+        rename(old, current)
+
+
+def rename(source: Path, target: Path) -> bool:
+    for _ in range(RENAME_TRIES):
+        try:
+            source.rename(target)
+            return True
+        except OSError:
+            time.sleep(RENAME_PAUSE)
+    return False
+
+
+def remove(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise SetupError(f"{folder.name} could not be removed: close programs that use it and start again.")
+
+
+def point_scripts_to(environment: Path, made_as: str) -> None:
+    """An environment's scripts hold the path it was made under. Windows' .exe scripts are left: none is called."""
+    for script in (environment / ("Scripts" if os.name == "nt" else "bin")).iterdir():
+        if script.is_symlink() or not script.is_file() or script.stat().st_size > 100_000:
+            continue
+        before = script.read_bytes()
+        after = before.replace(made_as.encode(), str(environment).encode())
+        if after != before and b"\0" not in before:
+            script.write_bytes(after)
+
+
+def sync_tests(root: Path) -> None:
+    """Add what requirements-test.txt lists to `.venv`, once. It adds tools and changes nothing that the page uses."""
+    environment, listed = root / ".venv", root / "requirements-test.txt"
+    stamp = read_stamp(str(environment)) or {}
+    if stamp.get("tests") == digest(str(listed)):
+        return
+    say("installing what requirements-test.txt lists.")
+    pip(environment, ["install", "-r", str(listed)])
+    write_stamp(str(environment), stamp | {"tests": digest(str(listed))})
+
+
+@contextmanager
+def lock(root: Path) -> Iterator[None]:
+    """One launcher at a time changes the environment; a second one waits and says so."""
+    try:
+        handle = open(root / ".venv.lock", "a+b")
+    except OSError as error:
+        raise SetupError(
+            f"this folder cannot be written to ({error.strerror}): {root}. Move Atelier to a folder of yours."
+        ) from error
+    with handle:
+        if not take(handle.fileno()):
+            say("another start is installing right now: waiting for it.")
+            while not take(handle.fileno()):
+                time.sleep(0.5)
+        yield  # closing the file gives the lock back, also after a crash
+
+
+def take(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

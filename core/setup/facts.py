@@ -1,0 +1,89 @@
+"""Looks at this machine and fills in MachineFacts for the choice of builds (choose.py)."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from core.setup.choose import MachineFacts
+
+NVIDIA_SMI_PLACES = (
+    "/usr/lib/wsl/lib/nvidia-smi",  # Windows Subsystem for Linux, often not on PATH
+    r"C:\Windows\System32\nvidia-smi.exe",
+    r"C:\Program Files\NVIDIA Corporation\NVSMI\nvidia-smi.exe",
+)
+
+
+def machine_facts() -> MachineFacts:
+    system = platform.system()
+    driver, compute = ask_nvidia_smi(find_nvidia_smi())
+    return MachineFacts(
+        system=system,
+        machine=interpreter_machine(system),
+        driver=driver,
+        compute=compute,
+        nvidia_card=has_pci_display("0x10de"),
+        amd_card=Path("/dev/kfd").exists() or (system == "Windows" and shutil.which("hipInfo") is not None),
+        macos=platform.mac_ver()[0] if system == "Darwin" else "",
+        glibc=platform.libc_ver()[1] if system == "Linux" and platform.libc_ver()[0] == "glibc" else "",
+        translated=system == "Darwin" and answer(["sysctl", "-n", "sysctl.proc_translated"]).strip() == "1",
+    )
+
+
+def interpreter_machine(system: str) -> str:
+    """The processor this Python was built for: on Windows on ARM an x86 Python says ARM64, but takes x86 wheels."""
+    if system == "Windows":
+        return {"win-amd64": "AMD64", "win-arm64": "ARM64", "win32": "x86"}.get(
+            sysconfig.get_platform(), platform.machine()
+        )
+    return platform.machine()
+
+
+def find_nvidia_smi() -> str | None:
+    return shutil.which("nvidia-smi") or next((place for place in NVIDIA_SMI_PLACES if Path(place).exists()), None)
+
+
+def ask_nvidia_smi(program: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """(driver version or None, compute capabilities). Drivers before 510 do not know the field compute_cap."""
+    if program is None:
+        return None, ()
+    for fields in ("driver_version,compute_cap", "driver_version"):
+        driver, compute = parse_nvidia_smi(answer([program, f"--query-gpu={fields}", "--format=csv,noheader"]))
+        if driver:
+            return driver, compute
+    return None, ()
+
+
+def parse_nvidia_smi(text: str) -> tuple[str | None, tuple[str, ...]]:
+    """Lines "580.65.06, 8.6", one a card. Anything else (an error message) counts as no answer."""
+    driver, compute = None, []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if not fields[0].replace(".", "").isdigit():
+            continue
+        driver = fields[0]
+        if len(fields) > 1 and fields[1].replace(".", "").isdigit():
+            compute.append(fields[1])
+    return driver, tuple(compute)
+
+
+def has_pci_display(vendor: str) -> bool:
+    """Whether Linux sees a display controller (PCI class 03) of this vendor; False where there is no such listing."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        try:
+            if (device / "vendor").read_text().strip() == vendor and (device / "class").read_text().startswith("0x03"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def answer(command: list[str]) -> str:
+    """What a command prints, or nothing when it is missing, fails or takes over 20 seconds (a hung driver)."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

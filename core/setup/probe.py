@@ -1,0 +1,34 @@
+"""Asked of every Python the launchers find: prints `version|fitness|path`, for example `3.11|ok|/usr/bin/python3.11`.
+
+Fitness is `ok`, or why this Python cannot carry Atelier: `old`, `new`, `32bit`, `freethreaded`, `pypy`, or `novenv`
+(Debian ships Python without the part that makes environments). Runs on every Python since 2.7: an old one must answer.
+"""
+
+import sys
+
+OLDEST, NEWEST = (3, 11), (3, 13)  # the same two numbers are in launch.py; a test compares them
+
+
+def fitness():
+    version = sys.version_info[:2]
+    if version < OLDEST:
+        return "old"
+    if version > NEWEST:
+        return "new"
+    if sys.maxsize <= 2**32:
+        return "32bit"
+    if sys.implementation.name != "cpython":
+        return sys.implementation.name
+    import sysconfig
+
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "freethreaded"
+    from importlib.util import find_spec
+
+    if find_spec("venv") is None or find_spec("ensurepip") is None:
+        return "novenv"
+    return "ok"
+
+
+if __name__ == "__main__":
+    sys.stdout.write("%d.%d|%s|%s\n" % (sys.version_info[0], sys.version_info[1], fitness(), sys.executable))

@@ -1,0 +1,188 @@
+"""What `launch.sh` and `launch.bat` do with their arguments, once a fitting Python runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from core.setup.stamp import is_current, python_of, read_stamp
+
+USAGE = """\
+Atelier: usage (launch.bat on Windows)
+  ./launch.sh                     start the page (and set everything up the first time)
+  ./launch.sh train|prepare|caption|generate|tool|bench ...   a job without the page
+  ./launch.sh update              newer code (with Git) and a matching environment
+  ./launch.sh test [for pytest]   run the tests
+  ./launch.sh check               format, lint and types
+  ./launch.sh docs                write docs/settings.md anew
+Options of the page: --port --listen --share --auth user:password --models DIR --outputs DIR --device --no-browser
+  ./launch.sh train --help        every setting of a training
+Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
+PyTorch's wheel index), ATELIER_BROWSER (for the tests). docs/install.md tells more.
+"""
+
+POISONED = 75  # webui.py: a CUDA error that only a new process gets rid of
+RESTARTS, SHORT_RUN = 3, 120.0  # give up after so many runs in a row that were shorter than so many seconds
+
+
+def run(root: str, arguments: list[str]) -> int:
+    """The exit code. On Linux and macOS a job replaces this process, so signals and exit codes are its own."""
+    for name, value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("GRADIO_ANALYTICS_ENABLED", "False"), ("PYTHONUTF8", "1")):
+        os.environ.setdefault(name, value)
+    command = arguments[0] if arguments else ""
+    if command in ("help", "-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        if command == "update":
+            from pathlib import Path
+
+            from core.setup.update import update
+
+            return update(Path(root))
+        ready = set_up(root, force=command == "sync")
+        if not ready or command == "sync":
+            return 0 if ready else 1
+        if command in COMMANDS:
+            return COMMANDS[command](root, arguments[1:])
+        webui = [python_of(os.path.join(root, ".venv")), os.path.join(root, "webui.py"), *arguments]
+        return page(webui) if not command or command.startswith("-") else replace_by(webui)
+    except KeyboardInterrupt:
+        sys.stderr.write("Atelier: stopped.\n")
+        return 130
+
+
+def set_up(root: str, *, force: bool = False) -> bool:
+    """Whether there is an environment to start with: a fitting one, or the old one after an update that failed."""
+    if not force and is_current(root):
+        return True
+    from pathlib import Path
+
+    from core.setup.environment import SetupError, say, sync
+
+    try:
+        sync(Path(root), force=force)
+        return True
+    except SetupError as error:
+        say(str(error))
+        if force or read_stamp(os.path.join(root, ".venv")) is None:
+            return False
+        say("the environment from before is still whole, so it starts with that one.")
+        return True
+
+
+def replace_by(command: list[str]) -> int:
+    if os.name != "nt":
+        os.execv(command[0], command)
+    return supervise(command)
+
+
+def page(command: list[str]) -> int:
+    """Run the page, and start it again when it ends because CUDA broke (exit code 75): its queue goes on by itself."""
+    import time
+
+    short_runs = 0
+    while True:
+        started = time.monotonic()
+        code = supervise(command)
+        if code != POISONED:
+            return code
+        short_runs = short_runs + 1 if time.monotonic() - started < SHORT_RUN else 0
+        if short_runs > RESTARTS:
+            sys.stderr.write(
+                f"Atelier: the graphics card failed {short_runs} times in a row, so it is not started again: "
+                "restart the computer or update the card's driver.\n"
+            )
+            return code
+        sys.stderr.write("Atelier: the graphics card's driver gave up on this process: starting again.\n")
+        if "--no-browser" not in command:
+            command = [*command, "--no-browser"]  # the tab is open already
+
+
+def supervise(command: list[str]) -> int:
+    """Run a child to its end; its exit code. Ctrl-C is the child's, a signal sent to this process alone is passed on."""
+    import signal
+    import subprocess
+
+    passed = ("SIGTERM", "SIGHUP") if terminal_is_ours() else ("SIGTERM", "SIGHUP", "SIGINT")
+    children: list[subprocess.Popen] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        if children and signal.Signals(number).name in passed:
+            children[0].send_signal(number)
+
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # A signal that is ignored (nohup, a job in the background) stays ignored, here and in the child.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, pass_on)
+    try:
+        children.append(subprocess.Popen(command))
+        code = children[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code  # a child that a signal ended: 130 for SIGINT, as shells say
+
+
+def terminal_is_ours() -> bool:
+    """Whether Ctrl-C reaches the child by itself: both are in the terminal's foreground group (Windows: always)."""
+    if os.name == "nt":
+        return True
+    try:
+        with open("/dev/tty") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def run_tests(root: str, arguments: list[str]) -> int:
+    from pathlib import Path
+
+    from core.setup.browser import MISSING, find_browser, install_browser
+    from core.setup.environment import SetupError, say, sync_tests
+
+    try:
+        sync_tests(Path(root))
+    except SetupError as error:
+        say(str(error))
+        return 1
+    if find_browser() is None:
+        install_browser()
+    if find_browser() is None:
+        say(MISSING)
+        if os.environ.get("CI"):
+            return 1
+    os.chdir(root)
+    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *arguments])
+
+
+def run_checks(root: str, arguments: list[str]) -> int:
+    """Every check runs, whatever an earlier one said."""
+    import subprocess
+    from pathlib import Path
+
+    from core.setup.environment import SetupError, say, sync_tests
+
+    try:
+        sync_tests(Path(root))
+    except SetupError as error:
+        say(str(error))
+        return 1
+    python = python_of(os.path.join(root, ".venv"))
+    failed = []
+    for check in (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]):
+        say(" ".join(check))
+        if subprocess.run([python, "-m", *check], cwd=root, check=False).returncode:
+            failed.append(" ".join(check))
+    say(f"failed: {'; '.join(failed)}" if failed else "all checks passed.")
+    return 1 if failed else 0
+
+
+def write_docs(root: str, arguments: list[str]) -> int:
+    os.chdir(root)
+    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "core.settings.docs", *arguments])
+
+
+COMMANDS = {"test": run_tests, "check": run_checks, "docs": write_docs}

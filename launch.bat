@@ -1,0 +1,89 @@
+@echo off
+rem Finds a Python that fits (3.11 to 3.13) and hands over to core\setup\launch.py with all arguments. "launch.bat help" tells more.
+rem No administrator, no activation, no execution policy, no Git. 3.11 first, as in launch.sh.
+rem Paths may hold spaces and brackets: each stands in quotes, and none in a bracketed block, which cmd would read as a whole.
+setlocal EnableExtensions DisableDelayedExpansion
+chcp 65001 >nul 2>&1
+set "PYTHONUTF8=1"
+rem The Python install manager would download a version that is only asked for.
+set "PYTHON_MANAGER_AUTOMATIC_INSTALL=false"
+set "answer=%TEMP%\atelier_%RANDOM%.txt"
+set "list=%TEMP%\atelier_%RANDOM%_list.txt"
+set "python="
+set "flag="
+set "found="
+set "stub="
+set "code=1"
+
+if not defined ATELIER_PYTHON goto look
+set "python=%ATELIER_PYTHON%"
+goto run
+
+:look
+rem The py launcher knows the Pythons that are installed but not on PATH.
+for %%v in (3.11 3.12 3.13) do call :ask_py %%v
+for %%v in (311 312 313) do call :ask_file "%LOCALAPPDATA%\Programs\Python\Python%%v\python.exe"
+for %%v in (311 312 313) do call :ask_file "%ProgramFiles%\Python%%v\python.exe"
+where python python3 >"%list%" 2>nul
+for /f "usebackq delims=" %%p in ("%list%") do call :ask_file "%%p"
+for %%f in (miniconda3 anaconda3 miniforge3 mambaforge) do call :ask_file "%USERPROFILE%\%%f\python.exe"
+del "%answer%" "%list%" >nul 2>&1
+if defined python goto run
+if defined found goto wrong
+if defined stub goto store
+echo Atelier needs Python 3.11, 3.12 or 3.13 and found none: install Python 3.11 (64-bit) from python.org, then start launch.bat again.
+goto end
+
+:wrong
+echo Atelier needs Python 3.11, 3.12 or 3.13 (64-bit) and found only%found%: install Python 3.11 from python.org, then start launch.bat again.
+goto end
+
+:store
+echo Atelier needs Python, and what Windows calls python is only a link to the Microsoft Store: install Python 3.11 from python.org, then start launch.bat again.
+goto end
+
+:run
+"%python%" %flag% "%~dp0core\setup\launch.py" %*
+set "code=%ERRORLEVEL%"
+
+:end
+rem After a double click the window would close before the message is read. Windows then names this file by its full path in quotes,
+rem without arguments; typed in a console it is named as typed, and there is nothing to wait for.
+if "%code%"=="0" exit /b 0
+if defined CI exit /b %code%
+if not "%~1"=="" exit /b %code%
+if /i %0=="%~f0" pause
+exit /b %code%
+
+:ask_py
+if defined python exit /b 0
+py -%1 "%~dp0core\setup\probe.py" >"%answer%" 2>nul
+call :judge
+if not "%fit%"=="ok" exit /b 0
+set "python=py"
+set "flag=-%1"
+exit /b 0
+
+:ask_file
+if defined python exit /b 0
+if not exist "%~1" exit /b 0
+"%~1" "%~dp0core\setup\probe.py" >"%answer%" 2>nul
+call :judge
+if "%fit%"=="ok" set "python=%~1"
+if defined fit exit /b 0
+rem The Store's stub answers nothing; a Python that was really installed from the Store answers like any other.
+set "place=%~1"
+if /i not "%place:\WindowsApps\=%"=="%place%" set "stub=1"
+exit /b 0
+
+:judge
+set "version="
+set "fit="
+for /f "usebackq tokens=1 delims=|" %%a in ("%answer%") do set "version=%%a"
+for /f "usebackq tokens=2 delims=|" %%a in ("%answer%") do set "fit=%%a"
+if not defined fit exit /b 0
+if "%fit%"=="ok" exit /b 0
+if defined found set "found=%found%,"
+set "found=%found% %version%"
+if not "%fit%"=="old" if not "%fit%"=="new" set "found=%found% (%fit%)"
+exit /b 0
