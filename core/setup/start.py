@@ -100,7 +100,7 @@ def page(command: list[str]) -> int:
 
 
 def supervise(command: list[str]) -> int:
-    """Run a child to its end; its exit code. Ctrl-C is the child's, a signal sent to this process alone is passed on."""
+    """Run a child to its end; its exit code. Ctrl-C is the child's; a signal to this process alone is passed on."""
     import signal
     import subprocess
 
