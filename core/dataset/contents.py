@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from core.dataset.files import printable
 from core.dataset.memo import Memo
-from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -23,11 +22,13 @@ _CHUNK = 1 << 20
 def content_hashes(
     pictures: Sequence[Picture],
     memo_path: Path | str | None = None,
-    cancel: CancelToken | None = None,
+    check: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int = 4,
 ) -> dict[tuple[str, str], str]:
     """{picture key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
+
+    check   called between chunks of files; what it raises (a cancel) ends the work, hashes so far are remembered
 
     ProblemsError names the files that cannot be read.
     """
@@ -38,8 +39,8 @@ def content_hashes(
     remaining, done = iter(unread), len(pictures) - len(unread)
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 16 * threads)):
-            if cancel:
-                cancel.check()
+            if check:
+                check()
             found: dict[Path, str] = {}
             for picture, said in zip(part, pool.map(_sha256, part), strict=True):
                 if isinstance(said, OSError):

@@ -391,7 +391,11 @@ def dataset_fingerprint(
 
     hashes   also the SHA-256 of each file's bytes, read once and then remembered in `memo_path`
     """
-    found = content_hashes([each.picture for each in placed], memo_path, cancel, progress) if hashes else {}
+    found = (
+        content_hashes([each.picture for each in placed], memo_path, cancel.check if cancel else None, progress)
+        if hashes
+        else {}
+    )
     pictures = [
         {
             "source": each.picture.source,

@@ -1,0 +1,160 @@
+"""Text states of captions, encoded once: the most recently used in memory, the rest on disk.
+
+An entry is named by everything it depends on (caption, encoder weights, clip skip, token length, type), so an edited
+caption or another model never meets a stale one. What a run starts with is kept on disk for the next; variants that a
+shuffle draws later are written only when memory runs short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.cache_files import file_of, key_of, read_tensors, write_tensors
+from core.record.atomic import remove
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EncodeText = Callable[[Sequence[str]], "Tensor"]  # captions -> [B, T, C]
+
+CODE_VERSION = 1
+# Always this many at a time, the last batch filled up: products of another shape differ in their last bits, and a run
+# that was resumed asks for other captions together than one that was not.
+ENCODED_AT_ONCE = 8
+DISK_BYTES = 8 << 30
+
+
+class TextCache:
+    """States [T, C] by caption, for one encoder and one way of reading it.
+
+    folder      where entries lie; several encoders share it      room_bytes   what memory may hold
+    encoder_id  hash of the encoder's weights                     disk_bytes   what the folder may hold
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        encoder_id: str,
+        *,
+        clip_skip: int | None = None,
+        max_token_length: int = 75,
+        dtype: str = "fp32",
+        room_bytes: int = 1 << 30,
+        disk_bytes: int = DISK_BYTES,
+    ):
+        self.folder = Path(folder)
+        self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
+        self._room, self._disk_room = room_bytes, disk_bytes
+        self._held: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
+        self._held_bytes = 0
+        self._on_disk: set[str] = set()
+        self._disk_bytes: int | None = None  # counted when first written to
+        self._begun = False
+        self._ensured: list[str] = []
+        self._needed: set[str] = set()
+
+    def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
+        """Make `get` of these captions find them without an encoder; return how many had to be encoded.
+
+        Costs next to nothing when asked again for the same captions. The first call also keeps them for later runs.
+        """
+        if self._begun and captions == self._ensured:
+            return 0
+        unique = {self._key(caption): caption for caption in captions}
+        self._needed = set(unique) if self._begun else self._needed | set(unique)
+        missing = [(key, caption) for key, caption in unique.items() if not self._find(key)]
+        for start in range(0, len(missing), ENCODED_AT_ONCE):
+            part = missing[start : start + ENCODED_AT_ONCE]
+            for (key, _), states in zip(part, _encode([caption for _, caption in part], encode), strict=True):
+                if not self._begun:
+                    self._write(key, states)
+                self._hold(key, states)
+        self._begun, self._ensured = True, list(captions)
+        self._prune()
+        return len(missing)
+
+    def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> Tensor:
+        """[B, T, C] on the CPU, in the order asked. What is neither in memory nor on disk goes through `encode`."""
+        import torch
+
+        keys = [self._key(caption) for caption in captions]
+        found: dict[str, Tensor] = {}
+        for key, caption in zip(keys, captions, strict=True):
+            states = found.get(key)
+            if states is None:
+                states = self._held[key] if self._find(key) else None
+            if states is None:
+                if encode is None:
+                    raise KeyError(f"not cached: {caption!r}")
+                states = next(iter(_encode([caption], encode)))
+                self._hold(key, states)
+            found[key] = states
+        return torch.stack([found[key] for key in keys])
+
+    def _key(self, caption: str) -> str:
+        return key_of("text", CODE_VERSION, *self._identity, caption)
+
+    # -- memory
+
+    def _find(self, key: str) -> bool:
+        """Whether it is held, if need be by reading it from disk; it is then the most recently used."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return True
+        tensors = read_tensors(file_of(self.folder, key))
+        if tensors is None or "states" not in tensors:
+            self._on_disk.discard(key)
+            return False
+        self._on_disk.add(key)
+        self._hold(key, tensors["states"])
+        return True
+
+    def _hold(self, key: str, states: Tensor) -> None:
+        self._held[key] = states
+        self._held_bytes += states.nbytes
+        while self._held_bytes > self._room and len(self._held) > 1:
+            old, gone = self._held.popitem(last=False)
+            self._held_bytes -= gone.nbytes
+            if old not in self._on_disk and old in self._needed:
+                self._write(old, gone)
+
+    # -- disk
+
+    def _write(self, key: str, states: Tensor) -> None:
+        if key not in self._on_disk:
+            if self._disk_bytes is None:
+                self._disk_bytes = sum(size for _, size, _ in self._entries())
+            self._disk_bytes += write_tensors(file_of(self.folder, key), {"states": states})
+            self._on_disk.add(key)
+
+    def _entries(self) -> Iterable[tuple[float, int, Path]]:
+        """(time of writing, bytes, path) of every entry in the folder."""
+        for path in self.folder.glob("??/*.safetensors"):
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            yield found.st_mtime, found.st_size, path
+
+    def _prune(self) -> None:
+        """Delete the oldest entries that are not needed now while the folder holds more than it may."""
+        if self._disk_bytes is None or self._disk_bytes <= self._disk_room:
+            return
+        for _, size, path in sorted(self._entries()):
+            if self._disk_bytes <= self._disk_room:
+                return
+            if path.stem not in self._needed:
+                remove(path)
+                self._on_disk.discard(path.stem)
+                self._disk_bytes -= size
+
+
+def _encode(captions: Sequence[str], encode: EncodeText) -> Iterable[Tensor]:
+    """States of each caption on the CPU, through a batch of fixed size."""
+    filled = [*captions, *[captions[-1]] * (ENCODED_AT_ONCE - len(captions))]
+    states = encode(filled).detach().cpu()
+    return (states[index].clone() for index in range(len(captions)))

@@ -1,0 +1,243 @@
+"""Latents are encoded once for each content, place and VAE; what cannot be encoded is named, what is done is kept."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from core.dataset.batches import Placed
+from core.dataset.buckets import plan_buckets
+from core.dataset.captions import Caption
+from core.dataset.images import load_pixels
+from core.dataset.latent_cache import LatentCache, sample_latent
+from core.dataset.scan import scan
+from core.record.cancel import Cancelled
+from core.record.problems import ProblemsError
+from core.settings.dataset import DatasetSettings
+
+
+def pooled(pixels):
+    """Stands in for a VAE: 4 channels, an eighth of the size, each sample on its own."""
+    mean = torch.nn.functional.avg_pool2d(pixels, 8)
+    mean = torch.cat([mean, mean.mean(1, keepdim=True)], 1)
+    return mean, mean.abs() - 3
+
+
+class Encoder:
+    """Counts what it encodes."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, pixels):
+        self.batches.append(tuple(pixels.shape))
+        return pooled(pixels)
+
+    @property
+    def pictures(self):
+        return sum(shape[0] for shape in self.batches)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """place(resolution) -> every picture of tmp_path/fox in its bucket."""
+
+    def run(resolution=64):
+        plan = plan_buckets(DatasetSettings(resolution=resolution, bucket_reso_steps=16))
+        pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
+        return [
+            Placed(each, plan.assign(each.width, each.height), Caption("", "none", each.path.with_suffix(".txt")))
+            for each in pictures
+        ]
+
+    return run
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return lambda vae="vae", dtype="fp32": LatentCache(tmp_path / "cache", vae, dtype, tmp_path / "index.sqlite")
+
+
+def six(add):
+    """Six pictures of three shapes."""
+    for index, size in enumerate([(64, 64), (80, 80), (100, 60), (50, 50), (60, 100), (200, 120)]):
+        add(f"fox/{'abcdef'[index]}{'x' * index}.png", *size)
+
+
+def test_every_picture_is_encoded_once_in_batches_of_one_size(add, place, cache):
+    six(add)
+    encoder, told = Encoder(), []
+    assert cache().fill(place(), encoder, batch_size=2, progress=lambda *counts: told.append(counts)) == 6
+    assert encoder.pictures == 6 and max(shape[0] for shape in encoder.batches) == 2
+    assert len(encoder.batches) == 4  # squares 2 + 1, wide 2, tall 1
+    assert told[-1] == (6, 6)
+    again = Encoder()
+    assert cache().missing(place()) == [] and cache().fill(place(), again) == 0 and not again.batches
+
+
+def test_what_is_loaded_is_what_was_encoded_bit_for_bit(add, place, cache):
+    six(add)
+    cache().fill(place(), pooled, batch_size=3, threads=4)
+    loaded = cache().load(place())
+    assert set(loaded) == {placed.key for placed in place()}
+    for placed in place():
+        pixels = torch.from_numpy(load_pixels(placed.picture.path, placed.placement))[None]
+        mean, logvar = pooled(pixels)
+        assert torch.equal(loaded[placed.key][0], mean[0]) and torch.equal(loaded[placed.key][1], logvar[0])
+
+
+def test_the_entry_follows_the_content_and_not_the_name_or_time(tmp_path, add, place, cache):
+    path = add("fox/a.png", 64, 64)
+    cache().fill(place(), pooled)
+    os.rename(path, tmp_path / "fox/other name.png")
+    os.utime(tmp_path / "fox/other name.png", ns=(1, 1))
+    assert cache().missing(place()) == []
+    add("fox/other name.png", 64, 64)  # other noise under the same name and size
+    assert len(cache().missing(place())) == 1
+
+
+def test_another_vae_type_or_size_is_another_entry(add, place, cache):
+    six(add)
+    cache().fill(place(), pooled)
+    assert len(cache(vae="other").missing(place())) == 6
+    assert len(cache(dtype="bf16").missing(place())) == 6
+    assert len(cache().missing(place(80))) == 6
+
+
+def test_pictures_of_one_content_share_an_entry(tmp_path, add, place, cache):
+    data = add("fox/a.png", 64, 64).read_bytes()
+    (tmp_path / "fox/b.png").write_bytes(data)
+    encoder = Encoder()
+    cache().fill(place(), encoder)
+    assert encoder.pictures == 1 and len(cache().load(place())) == 2
+
+
+def test_a_damaged_entry_is_encoded_again(tmp_path, add, place, cache):
+    six(add)
+    cache().fill(place(), pooled)
+    before = cache().load(place())
+    entries = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    entries[0].write_bytes(entries[0].read_bytes()[:-7])
+    entries[1].write_bytes(b"")
+    entries[2].unlink()
+    assert len(cache().missing(place())) == 3
+    with pytest.raises(ProblemsError, match="missing from the cache"):
+        cache().load(place())
+    cache().fill(place(), pooled)
+    after = cache().load(place())
+    assert all(torch.equal(before[key][0], after[key][0]) for key in before)
+
+
+def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, place, cache):
+    six(add)
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 4:
+            raise Cancelled
+
+    before = threading.active_count()
+    with pytest.raises(Cancelled):
+        cache().fill(place(), pooled, check=check)
+    assert threading.active_count() == before
+    rest = cache().missing(place())
+    assert 0 < len(rest) < 6
+    encoder = Encoder()
+    cache().fill(place(), encoder)
+    assert encoder.pictures == len(rest)
+    assert not list((tmp_path / "cache").rglob(".tmp-*"))
+
+
+def test_a_picture_whose_result_is_not_finite_is_tried_again_and_then_named(add, place, cache):
+    six(add)
+    bad = next(placed for placed in place() if placed.key[1] == "bx.png")
+    pixels = torch.from_numpy(load_pixels(bad.picture.path, bad.placement))
+
+    def overflowing(batch):
+        mean, logvar = pooled(batch)
+        for index in range(len(batch)):
+            if torch.equal(batch[index], pixels):
+                mean[index, 0, 0, 0] = torch.nan
+        return mean, logvar
+
+    with pytest.raises(ProblemsError) as error:
+        cache().fill(place(), overflowing, batch_size=2)
+    (problem,) = error.value.problems
+    assert "NaN" in problem.what and "bx.png" in problem.what
+    assert [placed.key for placed in cache().missing(place())] == [bad.key]  # the others are stored
+    tried = []
+    cache().fill(place(), overflowing, retry=lambda batch: tried.append(tuple(batch.shape)) or pooled(batch))
+    assert tried == [(1, 3, 64, 64)] and cache().missing(place()) == []
+    assert torch.isfinite(cache().load(place())[bad.key][0]).all()
+
+
+def test_a_picture_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tmp_path, add, place, cache):
+    six(add)
+    items = place()
+    path = items[1].picture.path
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ProblemsError, match="bx") as error:
+        cache().fill(items, pooled)
+    assert len(error.value.problems) == 1
+    assert len(cache().missing([items[0], *items[2:]])) == 0
+
+
+def test_too_little_space_is_said_before_anything_is_encoded(add, place, cache, monkeypatch):
+    six(add)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    encoder = Encoder()
+    with pytest.raises(ProblemsError, match="are free"):
+        cache().fill(place(), encoder)
+    assert not encoder.batches
+
+
+def test_a_disk_that_fills_up_while_caching_is_said(add, place, cache, monkeypatch):
+    six(add)
+    items = place()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.dataset.cache_files.replace", full)
+    with pytest.raises(ProblemsError, match="The disk is full"):
+        cache().fill(items, pooled)
+
+
+def test_a_warm_start_reads_no_picture(add, place, cache, monkeypatch):
+    six(add)
+    cache().fill(place(), pooled)
+
+    def never(*_):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("core.dataset.contents._sha256", never)
+    monkeypatch.setattr("core.dataset.latent_cache.load_pixels", never)
+    warm = cache()
+    assert warm.missing(place()) == [] and len(warm.load(place())) == 6
+
+
+# ---- draws
+
+
+def test_a_draw_is_mean_plus_deviation_times_addressed_noise():
+    mean, logvar = torch.full((4, 64, 64), 2.0), torch.full((4, 64, 64), 2 * torch.log(torch.tensor(3.0)).item())
+    drawn = sample_latent(mean, logvar, 1, 2, ("fox", "a.png"), 0)
+    # 16384 normal numbers: 4 standard errors are 0.03 deviations for the mean, 0.022 for the deviation
+    assert drawn.mean().item() == pytest.approx(2, abs=3 * 0.032)
+    assert drawn.std().item() == pytest.approx(3, rel=0.023)
+    assert torch.equal(drawn, sample_latent(mean, logvar, 1, 2, ("fox", "a.png"), 0))
+    for other in (
+        (2, 2, ("fox", "a.png"), 0),
+        (1, 3, ("fox", "a.png"), 0),
+        (1, 2, ("fox", "b.png"), 0),
+        (1, 2, ("fox", "a.png"), 1),
+    ):
+        assert not torch.equal(drawn, sample_latent(mean, logvar, *other))
+
+
+def test_without_variance_a_draw_is_the_mean():
+    mean = torch.randn(4, 8, 8)
+    drawn = sample_latent(mean, torch.full_like(mean, -100.0), 1, 1, ("fox", "a.png"), 0)
+    assert torch.allclose(drawn, mean, atol=2e-6)  # clamped at -30: a deviation of 3e-7

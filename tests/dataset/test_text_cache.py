@@ -1,0 +1,149 @@
+"""Text states: encoded once, found again in the next run, never those of another caption or encoder."""
+
+import hashlib
+
+import pytest
+import torch
+
+from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
+
+ENTRY_BYTES = 77 * 8 * 4
+
+
+def states_of(caption):
+    seed = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4], "little")
+    return torch.randn(77, 8, generator=torch.Generator().manual_seed(seed))
+
+
+class Encoder:
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, captions):
+        self.batches.append(list(captions))
+        return torch.stack([states_of(caption) for caption in captions])
+
+
+@pytest.fixture
+def cache(tmp_path):
+    def make(encoder_id="clip", **options):
+        return TextCache(tmp_path / "text", encoder_id, **options)
+
+    return make
+
+
+def entries(tmp_path):
+    return len(list((tmp_path / "text").rglob("*.safetensors")))
+
+
+def test_captions_come_back_in_the_order_asked_and_are_encoded_once(cache):
+    encoder, texts = Encoder(), cache()
+    captions = [f"caption {index}" for index in range(11)]
+    assert texts.ensure(captions, encoder) == 11
+    assert texts.ensure(captions, encoder) == 0 and texts.ensure(captions[::-1], encoder) == 0
+    got = texts.get(["caption 3", "caption 0", "caption 3"])
+    assert torch.equal(got, torch.stack([states_of("caption 3"), states_of("caption 0"), states_of("caption 3")]))
+    assert len(encoder.batches) == 2
+
+
+def test_every_batch_has_the_same_size_so_that_results_do_not_depend_on_company(cache):
+    encoder = Encoder()
+    cache().ensure([f"caption {index}" for index in range(11)], encoder)
+    assert [len(batch) for batch in encoder.batches] == [ENCODED_AT_ONCE] * 2
+
+
+def test_the_next_run_needs_no_encoder(cache):
+    cache().ensure(["a", "b", ""], Encoder())
+    never = Encoder()
+    texts = cache()
+    assert texts.ensure(["", "b", "a"], never) == 0 and not never.batches
+    assert torch.equal(texts.get([""])[0], states_of(""))
+
+
+@pytest.mark.parametrize(
+    "other", [{"encoder_id": "other"}, {"clip_skip": 2}, {"max_token_length": 150}, {"dtype": "bf16"}]
+)
+def test_another_encoder_or_way_of_reading_it_is_another_entry(cache, other):
+    cache().ensure(["a"], Encoder())
+    assert cache(**other).ensure(["a"], Encoder()) == 1
+
+
+def test_clip_skip_1_is_the_same_as_none(cache):
+    cache().ensure(["a"], Encoder())
+    assert cache(clip_skip=1).ensure(["a"], Encoder()) == 0
+
+
+def test_a_small_memory_still_finds_everything(cache):
+    texts, encoder = cache(room_bytes=3 * ENTRY_BYTES), Encoder()
+    first = [f"start {index}" for index in range(10)]
+    texts.ensure(first, encoder)
+    for epoch in range(3):  # variants drawn later do not fit either
+        variants = [f"variant {epoch} {index}" for index in range(10)]
+        assert texts.ensure(variants, encoder) == 10
+        for caption in variants + first:
+            assert torch.equal(texts.get([caption])[0], states_of(caption))
+        assert texts._held_bytes <= 3 * ENTRY_BYTES
+    assert sum(len(set(batch)) for batch in encoder.batches) == 40
+
+
+def test_variants_drawn_later_stay_in_memory_while_there_is_room(cache, tmp_path):
+    texts = cache()
+    texts.ensure(["start"], Encoder())
+    texts.ensure(["a shuffled one"], Encoder())
+    assert entries(tmp_path) == 1
+    assert torch.equal(texts.get(["a shuffled one"])[0], states_of("a shuffled one"))
+
+
+def test_the_folder_does_not_grow_beyond_its_share(cache, tmp_path):
+    for run in range(5):
+        texts = cache(disk_bytes=4 * (ENTRY_BYTES + 100))
+        texts.ensure([f"run {run} caption {index}" for index in range(3)], Encoder())
+        assert entries(tmp_path) <= 4
+        assert len(texts.get([f"run {run} caption {index}" for index in range(3)])) == 3
+    assert cache().ensure(["run 4 caption 0"], Encoder()) == 0  # the newest is still there
+
+
+def test_a_damaged_entry_is_encoded_again(cache, tmp_path):
+    cache().ensure(["a"], Encoder())
+    (path,) = (tmp_path / "text").rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    texts = cache()
+    assert texts.ensure(["a"], Encoder()) == 1
+    assert torch.equal(texts.get(["a"])[0], states_of("a"))
+
+
+def test_the_type_of_the_states_is_kept(cache):
+    cache(dtype="bf16").ensure(["a"], lambda captions: Encoder()(captions).bfloat16())
+    got = cache(dtype="bf16").get(["a"])
+    assert got.dtype == torch.bfloat16 and torch.equal(got[0], states_of("a").bfloat16())
+
+
+def test_a_caption_that_was_not_announced_goes_through_the_encoder(cache):
+    texts = cache()
+    with pytest.raises(KeyError, match="not cached: 'new'"):
+        texts.get(["new"])
+    assert torch.equal(texts.get(["new"], Encoder())[0], states_of("new"))
+
+
+def test_states_do_not_depend_on_the_captions_beside_them_in_a_real_encoder(cache, tmp_path):
+    """What makes a resumed run equal an unbroken one: it asks for other captions together."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128
+    )
+    model = CLIPTextModel(config).eval()
+
+    @torch.no_grad()
+    def encode(captions):
+        ids = torch.tensor([[ord(letter) % 299 for letter in caption.ljust(77)] for caption in captions])
+        return model(ids).last_hidden_state
+
+    captions = [f"caption number {index}" for index in range(19)]
+    together = TextCache(tmp_path / "one", "clip")
+    together.ensure(captions, encode)
+    for caption in captions:
+        alone = TextCache(tmp_path / f"alone {caption}", "clip")
+        alone.ensure([caption], encode)
+        assert torch.equal(alone.get([caption]), together.get([caption]))
