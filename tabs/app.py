@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ import gradio as gr
 
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
+from tabs import form, header, pulse
 from tabs.context import TABS, Page, run_all
 from tabs.links import Links
 from tabs.project import Project
@@ -22,8 +24,8 @@ from tabs.safety import Roots
 from tabs.theme import theme
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("base.js",)
-STYLES = ("page.css", "work.css")
+FIRST_SCRIPT = "base.js"
+FIRST_STYLE = "page.css"
 PORTS_TRIED = 100
 
 
@@ -38,6 +40,7 @@ def make_page(engine: Any, workspace: Workspace, *, shared: bool = False) -> Pag
 def build(page: Page) -> gr.Blocks:
     """All widgets and listeners. Tabs are built in the order of the work."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
+        header.build(page)
         with gr.Tabs(selected="Train", elem_id="tabs") as page.tabs:
             opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
         for name, tab in opened.items():
@@ -47,6 +50,7 @@ def build(page: Page) -> gr.Blocks:
             run_all(page, tab.select, page.shows.get(name, []))
         run_all(page, blocks.load, page.loads + page.shows.get("Train", []))
         _only_the_open_tab_ticks(page)
+        pulse.build(page)
     return blocks
 
 
@@ -100,12 +104,24 @@ def launch(page: Page, *, host: str, port: int, share: bool, auth: tuple[str, st
         ssr_mode=False,
         allowed_paths=[str(page.workspace.runs), str(page.workspace.images)],
         theme=theme(),
-        css="\n".join((ASSETS / name).read_text("utf-8") for name in STYLES),
-        head="<script>\n" + "\n".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS) + "\n</script>",
+        css=_assets("css", FIRST_STYLE),
+        head=f"<script>\n{_field_facts()}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
         app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     page.links.logged_in = _login_check(blocks)
     return blocks
+
+
+def _assets(kind: str, first: str) -> str:
+    """All files of a kind under tabs/assets as one text, the base first."""
+    paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
+    return "\n".join(path.read_text("utf-8") for path in paths)
+
+
+def _field_facts() -> str:
+    """What the page's script knows of every field; `</` would end the script element."""
+    text = json.dumps(form.facts(), ensure_ascii=False).replace("</", "<\\/")
+    return f"window.atelier = {{fields: {text}}};"
 
 
 def _login_check(blocks: gr.Blocks):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import html
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,12 @@ import gradio as gr
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
+from tabs.browsers import Browser, Browsers
+from tabs.checks import Checks
 from tabs.links import Links
 from tabs.project import Project
 from tabs.safety import Roots
+from tabs.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
@@ -37,10 +40,22 @@ class Page:
     links: Links
     shared: bool = False
     tabs: Any = None  # the gr.Tabs; return gr.Tabs(selected="Train") to lead somewhere
+    browsers: Browsers = field(default_factory=Browsers)
+    widgets: dict[str, Any] = field(default_factory=dict)  # the Train form's, by dotted path
+    form_bus: Any = None  # carries the form's state to the browser and its actions back
+    pulse_bus: Any = None  # carries what changes by itself, and commands back
+    envelope: Any = None  # the hidden input that the page's script fills in
+    commands: dict[str, Callable[[dict[str, Any], Browser], None]] = field(default_factory=dict)  # of other tabs, by name
+    pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=list)  # (tab, asked) -> parts
+    run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
     timers: dict[tuple[str, float], Any] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     reading: Any = None  # what Dataset and Captions know of the pictures (tabs.reading)
+
+    def __post_init__(self) -> None:
+        self.checks = Checks(self)
+        self.tensorboard = TensorBoard(offered=not self.shared)
 
     def file_url(self, path: str | os.PathLike) -> str:
         """Address of a file as it is (relative to the page), for <img src> or <a href download>."""
@@ -53,9 +68,12 @@ class Page:
     def listen(self, triggers: Any, fn: Callable | None, inputs: Any = None, outputs: Any = None, **more: Any) -> Any:
         """One private listener. `triggers` is a component's event (box.blur) or a list of them.
 
+        A parameter of `fn` called `request` gets the gr.Request, one called `event` the gr.EventData.
         Problems that `fn` raises appear as a message that stays until it is closed; nothing else changes then.
         """
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
+        if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
+            return triggers(told(fn), inputs, outputs, **more)  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
         return gr.on(triggers, told(fn) if fn else None, inputs, outputs, **more)
 
@@ -76,16 +94,33 @@ class Page:
 
 
 def told(fn: Callable) -> Callable:
-    """`fn`, with its problems shown to the person instead of "Error"."""
+    """`fn`, with its problems shown to the person instead of "Error".
 
-    @functools.wraps(fn)
+    Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when one names a
+    type that exists only for type checkers. So the wrapper carries just those that it needs: `request` and `event`.
+    """
+
     def wrapped(*args, **kwargs):
         try:
             return fn(*args, **kwargs)
         except ProblemsError as error:
             raise gr.Error(problems_html(error.problems), duration=None, title="Not done", print_exception=False) from None
 
+    signature = inspect.signature(fn)
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
+    wrapped.__name__ = getattr(fn, "__name__", getattr(getattr(fn, "func", None), "__name__", "handler"))
+    wrapped.__annotations__ = {name: kind for name, each in signature.parameters.items() if (kind := _filled_in(name, each.annotation))}
     return wrapped
+
+
+SPECIAL = {kind.__name__: kind for kind in (gr.Request, gr.EventData, gr.SelectData, gr.KeyUpData, gr.DeletedFileData)}
+
+
+def _filled_in(name: str, annotation: Any) -> Any:
+    """The class that Gradio fills this parameter with, or None for an ordinary one."""
+    words = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    by_type = SPECIAL.get(words.rsplit(".", 1)[-1])
+    return by_type or {"request": gr.Request, "event": gr.EventData}.get(name)
 
 
 def problems_html(problems: Iterable[Problem]) -> str:

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from core.dataset.images import BrokenPicture, thumbnail
 from tabs.safety import Roots
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif"}
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 DAY = 24 * 3600
@@ -33,7 +33,7 @@ class Links:
     def __init__(self, roots: Roots, thumbs: Path):
         self.roots, self.thumbs = roots, thumbs
         self._secret = secrets.token_bytes(32)
-        self.logged_in = lambda request: True
+        self.logged_in = lambda request: False
 
     def file_url(self, path: str | os.PathLike) -> str:
         """The address of a file as it is: a finished picture, a LoRA to download."""
@@ -78,29 +78,10 @@ class Links:
         if isinstance(path, Response):
             return path
         try:
-            small = self.thumbnail(path, int(request.query_params.get("size") or 256))
-        except (OSError, ValueError, SyntaxError, MemoryError):  # Pillow's ways of saying that this is no whole picture
+            small = thumbnail(path, int(request.query_params.get("size") or 256), self.thumbs)
+        except BrokenPicture:
             return PlainTextResponse("This picture cannot be read.", 415)
-        return FileResponse(small, media_type="image/webp", headers=_headers(request))
-
-    def thumbnail(self, path: Path, size: int) -> Path:
-        """The small copy, made once for each state of the file (path, time and length) and kept in the thumbs folder."""
-        from PIL import Image, ImageOps
-
-        from core.record.atomic import open_atomic
-
-        name = hashlib.sha256(f"{path}\n{_version(path)}\n{size}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
-        target = self.thumbs / name[:2] / f"{name}.webp"
-        if target.is_file():
-            return target
-        with Image.open(path) as picture:
-            picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decodes at a fraction of the size
-            small = ImageOps.exif_transpose(picture)
-            small.thumbnail((size, size))
-            small = small.convert("RGBA" if "A" in small.getbands() or "transparency" in small.info else "RGB")
-        with open_atomic(target) as temporary:
-            small.save(temporary, "WEBP", quality=88, method=2)
-        return target
+        return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 
 def _version(path: str | os.PathLike) -> str:

@@ -27,6 +27,7 @@ from tabs.values import BadText, text_of, value_from
 STARTER_PRESET = "starter_lora"
 STARTER_PICTURES = "models/starter/pictures"
 UNDO_STEPS = 100
+KEPT_CHANGES = 200
 FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
 
 
@@ -61,7 +62,7 @@ class Project:
         self.revision = 1
         self.notice = ""
         self._lock = threading.RLock()
-        self._others: list[tuple[int, str]] = []  # (revision, session) of the latest changes
+        self._log: list[tuple[int, str, bool]] = []  # (revision, session, typed into a field) of the latest changes
         self._undo: list[_Past] = []
         self._redo: list[_Past] = []
         self._tabs: dict[str, Any] = {}
@@ -103,9 +104,15 @@ class Project:
             self.preset, loaded = "", TrainJob()
         return loaded if isinstance(loaded, TrainJob) else TrainJob()
 
-    def changed(self) -> dict[str, str]:
-        """{path: the preset's value as the field would show it} for every field that differs from the preset."""
-        return {path: text_of(FIELDS[path], theirs) for path, (_, theirs) in differences(self.job, self.reference()).items()}
+    def changed(self) -> dict[str, Any]:
+        """{path: the preset's value} for every field that differs from the preset."""
+        return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
+
+    def only_own_edits(self, since: int, session: str) -> bool:
+        """Whether a browser whose widgets show revision `since` still shows the truth: all later changes were typed into it."""
+        later = [item for item in self._log if item[0] > since]
+        complete = since >= self.revision or (later and later[0][0] == since + 1)
+        return bool(since) and bool(complete) and all(who == session and typed for _, who, typed in later)
 
     def shown(self, path: str) -> Any:
         """What the field's widget shows: the bad text while there is one, else the value."""
@@ -135,7 +142,10 @@ class Project:
         boot, _, number = str(stamp).partition(":")
         if boot != self.boot or not number.isdigit():
             raise OldRevision
-        if any(revision > int(number) and who != session for revision, who in self._others):
+        oldest = self._log[0][0] if self._log else self.revision + 1
+        if int(number) + 1 < oldest and int(number) < self.revision:
+            raise OldRevision  # too long ago to know who changed what
+        if any(revision > int(number) and who != session for revision, who, _ in self._log):
             raise OldRevision
 
     def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
@@ -155,7 +165,7 @@ class Project:
             self._remember(f"change of {entry.title}")
             self.bad.pop(path, None)
             self.job = job
-            self._changed(session)
+            self._changed(session, typed=True)
             return True
 
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
@@ -164,7 +174,7 @@ class Project:
             return False
         self._remember(f"change of {FIELDS[path].title}")
         self.bad[path] = bad
-        self._changed(session)
+        self._changed(session, typed=True)
         return True
 
     def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
@@ -241,9 +251,9 @@ class Project:
         self._undo = (self._undo + [_Past(self.job, self.preset, dict(self.bad), did)])[-UNDO_STEPS:]
         self._redo.clear()
 
-    def _changed(self, session: str) -> None:
+    def _changed(self, session: str, typed: bool = False) -> None:
         self.revision += 1
-        self._others = (self._others + [(self.revision, session)])[-200:]
+        self._log = (self._log + [(self.revision, session, typed)])[-KEPT_CHANGES:]
         self._save()
 
     # -- the file

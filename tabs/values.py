@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -145,7 +144,3 @@ def _source(entry: Declared, line: str) -> dict[str, Any]:
     repeats = int(parts[1]) if parts[1] else None
     return {"folder": parts[0], "num_repeats": repeats, "class_tokens": parts[2] or None, "enabled": parts[3].lower() != "off"}
 
-
-def same(entry: Declared, first: Any, second: Any) -> bool:
-    """Whether two values are the same setting (lists and tuples alike)."""
-    return json.dumps(first, default=str) == json.dumps(second, default=str)

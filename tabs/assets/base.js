@@ -1,1 +1,241 @@
-window.atelier = {};
+"use strict";
+/* The page's own script: small, without libraries, and without any request but the page's own messages.
+   Gradio carries the messages; this file hands them to the parts that draw (form.js, monitor.js, ...). */
+(() => {
+  const atelier = (window.atelier = window.atelier || {});
+  const parts = {};        // name -> function(data): who draws which part of a message
+  const have = {};         // name -> signature of the part that is on the screen
+  const buses = {};        // name -> {element, props, watch, trigger} of a carrier
+  const outstanding = new Map(); // number of a sent change -> time
+  let sent = 0;
+
+  atelier.parts = parts;
+  atelier.have = have;
+  atelier.stamp = "";
+  atelier.filled = 0;      // revision that the widgets show
+  atelier.fields = atelier.fields || {};
+
+  /* ---- small helpers ---- */
+
+  /** An element: h("button", {class: "btn", onclick: f, "aria-label": "Close"}, "text", child, ...). Texts are never HTML. */
+  const SVG = new Set(["svg", "path", "line", "rect", "circle", "text", "g"]);
+  atelier.h = (tag, attributes, ...children) => {
+    const node = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "class") node.setAttribute("class", value);
+      else if (name === "value" && "value" in node) node.value = value;
+      else node.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children.flat()) if (child !== null && child !== undefined && child !== false) node.append(child);
+    return node;
+  };
+  const h = atelier.h;
+  atelier.byId = (id) => document.getElementById(id);
+
+  /** Put texts, attributes and children in only where they differ, so that nothing flickers and selections stay. */
+  atelier.text = (node, text) => { if (node && node.textContent !== text) node.textContent = text; };
+  atelier.show = (node, shown) => { if (node && node.hidden === !!shown) node.hidden = !shown; };
+  atelier.attr = (node, name, value) => {
+    if (!node) return;
+    if (value === null || value === undefined || value === false) { if (node.hasAttribute(name)) node.removeAttribute(name); }
+    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+  };
+
+  /** Seconds as m:ss or h:mm:ss. */
+  atelier.clock = (seconds) => {
+    if (seconds === null || seconds === undefined || !isFinite(seconds) || seconds < 0) return "–";
+    const whole = Math.round(seconds), two = (n) => String(n).padStart(2, "0");
+    const hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60);
+    return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+  };
+  atelier.bytes = (count) => {
+    if (!isFinite(count)) return "–";
+    for (const unit of ["bytes", "kB", "MB", "GB"]) {
+      if (Math.abs(count) < 1000) return unit === "bytes" ? `${count} bytes` : `${count.toFixed(count < 100 ? 1 : 0)} ${unit}`;
+      count /= 1000;
+    }
+    return `${count.toFixed(1)} TB`;
+  };
+  /** A number with four figures: 0.1342, 1.2e-4. */
+  atelier.number = (value) => {
+    if (value === null || value === undefined || !isFinite(value)) return "–";
+    if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+    return String(+value.toPrecision(4));
+  };
+  atelier.pace = (seconds) => seconds > 0 ? `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(1)} s/step` : "";
+
+  /** A list of problems: what, where, fix. */
+  atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
+    h("li", {class: `problem ${problem.level || "error"}`},
+      h("span", {class: "kind"}, problem.level === "advice" ? "Advice" : problem.level === "warning" ? "Warning" : "Error"),
+      h("div", {},
+        h("strong", {}, problem.what),
+        problem.where ? (atelier.fields[problem.where]
+          ? h("button", {type: "button", class: "link", onclick: () => atelier.goToField(problem.where)}, `Go to ${atelier.fields[problem.where].title}`)
+          : h("span", {class: "where"}, problem.where)) : null,
+        problem.fix ? h("span", {class: "fix"}, problem.fix) : null))));
+
+  /* ---- messages ---- */
+
+  /** Called by the hidden carriers when they appear; `js_on_load` may run before or after this file. */
+  atelier.attach = () => {
+    for (const bus of window.atelierBuses || []) {
+      if (buses[bus.name] && buses[bus.name].element === bus.element) continue;
+      buses[bus.name] = bus;
+      bus.watch("value", () => atelier.receive(bus.props.value));
+    }
+  };
+
+  atelier.receive = (text) => {
+    if (!text) return;
+    let message;
+    try { message = JSON.parse(text); } catch { return; }
+    for (const [name, part] of Object.entries(message)) {
+      if (name === "acks") { for (const number of part) outstanding.delete(number); continue; }
+      have[name] = part.sig;
+      try { if (parts[name]) parts[name](part.data); }
+      catch (error) { console.error(`The part '${name}' cannot be drawn`, error); }
+    }
+  };
+
+  /** What the tick asks with: which parts the screen holds, and which run is looked at. */
+  atelier.ask = () => JSON.stringify({have, filled: atelier.filled, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+
+  /** The envelope of one change of a field; the number lets the server keep the order and Start wait for it. */
+  atelier.envelope = (path) => {
+    sent += 1;
+    outstanding.set(sent, Date.now());
+    return JSON.stringify({stamp: atelier.stamp, n: sent, path, filled: atelier.filled});
+  };
+
+  /** An action on the form or the presets (put back, undo, load ...). */
+  atelier.act = (name, data) => buses.form && buses.form.trigger("act", {name, stamp: atelier.stamp, filled: atelier.filled, ...(data || {})});
+  /** An action on runs, the queue or a download. */
+  atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
+  atelier.server = (bus) => buses[bus] && buses[bus].server;
+
+  const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  /** Leave the field that is being typed in, and wait until the server has every change. */
+  atelier.settle = async () => {
+    const active = document.activeElement;
+    if (active && active.closest && active.closest(".field, #json-pane")) active.blur();
+    await pause(60);
+    const end = Date.now() + 4000;
+    while (outstanding.size && Date.now() < end) await pause(25);
+    return [...outstanding.keys()];
+  };
+  atelier.startMessage = async (how) => {
+    const button = atelier.byId(how === "start" ? "start" : "enqueue");
+    const token = crypto.getRandomValues(new Uint32Array(2)).join("-");
+    if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
+    atelier.say({id: token, kind: "info", text: "Checking the settings and pictures ..."});
+    const open = await atelier.settle();
+    return JSON.stringify({stamp: atelier.stamp, filled: atelier.filled, how, token, open});
+  };
+
+  /* ---- tabs ---- */
+
+  const tabButtons = () => [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
+  atelier.openTab = () => {
+    const open = tabButtons().find((button) => button.getAttribute("aria-selected") === "true");
+    return open ? open.textContent.trim() : "";
+  };
+  atelier.goTo = (tab) => {
+    const wanted = tabButtons().find((button) => button.textContent.trim() === tab);
+    if (wanted && wanted.getAttribute("aria-selected") !== "true") wanted.click();
+    return !!wanted;
+  };
+  /* The address keeps the open tab and the chosen run (#Monitor/<run>), so that a refresh shows the same. */
+  const follow = () => {
+    const [tab, run] = decodeURIComponent(location.hash.slice(1)).split("/");
+    if (run !== undefined && tab === "Monitor") atelier.chooseRun && atelier.chooseRun(run, true);
+    if (tab) atelier.goTo(tab);
+  };
+  atelier.keepAddress = () => {
+    const tab = atelier.openTab();
+    const wanted = "#" + (tab === "Monitor" && atelier.chosenRun ? `Monitor/${encodeURIComponent(atelier.chosenRun)}` : tab);
+    if (tab && location.hash !== wanted) history.replaceState(null, "", wanted);
+  };
+  addEventListener("hashchange", follow);
+
+  /* ---- dialogs ---- */
+
+  /** Ask inside the page. Returns the text (or true), null when it was cancelled. */
+  atelier.dialog = ({title, text, input, ok = "OK", danger = false, check}) => new Promise((done) => {
+    const field = input === undefined ? null : h("input", {type: "text", value: input, "aria-label": title, autocomplete: "off", maxlength: 100});
+    const warning = h("p", {class: "field-error", role: "alert", hidden: true});
+    const box = h("dialog", {class: "atelier-dialog", "aria-label": title},
+      h("form", {method: "dialog", onsubmit: (event) => {
+        event.preventDefault();
+        const problem = field && check ? check(field.value.trim()) : "";
+        if (problem) { warning.textContent = problem; warning.hidden = false; return; }
+        done(field ? field.value.trim() : true); box.close();
+      }},
+        h("h2", {}, title), text ? h("p", {}, text) : null, field, warning,
+        h("div", {class: "buttons"},
+          h("button", {type: "button", class: "btn", onclick: () => box.close()}, "Cancel"),
+          h("button", {type: "submit", class: "btn " + (danger ? "danger" : "primary")}, ok))));
+    box.addEventListener("close", () => { done(null); box.remove(); });
+    document.body.append(box);
+    box.showModal();
+    if (field) field.select();
+  });
+
+  /** The message panel above the form: errors stay until closed, successes go by themselves. */
+  let sayTimer = 0, lastSaid = "";
+  atelier.say = (said) => {
+    const panel = atelier.byId("said");
+    if (!panel || !said || said.id === lastSaid) return;
+    lastSaid = said.id;
+    clearTimeout(sayTimer);
+    const kind = said.kind || "info";
+    panel.className = `said ${kind}`;
+    panel.setAttribute("role", kind === "error" ? "alert" : "status");
+    panel.replaceChildren(
+      h("div", {class: "words"}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
+        said.problems && said.problems.length ? atelier.problems(said.problems) : null),
+      h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
+    panel.hidden = false;
+    if (said.go && atelier.goTo(said.go)) { atelier.chooseRun && atelier.chooseRun(""); scrollTo(0, 0); }
+    if (kind === "error") panel.scrollIntoView({block: "nearest"});
+    else sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
+  };
+
+  parts.said = (said) => atelier.say(said);
+
+  /* ---- light and dark ---- */
+
+  const wanted = () => localStorage.getItem("atelier-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const dress = () => {
+    if (!document.body) return;
+    document.body.classList.toggle("dark", wanted() === "dark");
+    const button = atelier.byId("theme-toggle");
+    if (button) { atelier.text(button, wanted() === "dark" ? "Light" : "Dark"); button.title = `Change to ${wanted() === "dark" ? "light" : "dark"} colours`; }
+    document.dispatchEvent(new Event("atelier-theme"));
+  };
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest || !event.target.closest("#theme-toggle")) return;
+    localStorage.setItem("atelier-theme", wanted() === "dark" ? "light" : "dark");
+    dress();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+
+  /* ---- begin ---- */
+
+  const ready = [];
+  /** `work` runs once the page's widgets stand. */
+  atelier.whenReady = (work) => ready.push(work);
+  const begin = () => {
+    if (!document.querySelector("#atelier-header") || !tabButtons().length) return setTimeout(begin, 30);
+    document.title = "Atelier";
+    dress();
+    atelier.attach();
+    for (const work of ready) work();
+    follow();
+    setInterval(() => { atelier.attach(); atelier.keepAddress(); }, 500);
+    document.body.dataset.atelier = "ready";
+  };
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin); else begin();
+})();

@@ -1,0 +1,124 @@
+"use strict";
+/* A small line chart in SVG: hover and arrow keys show the values, log scale, markers for saved files. Drawn only when its data change. */
+(() => {
+  const atelier = window.atelier, {h} = atelier;
+  const MARGIN = {left: 58, right: 14, top: 10, bottom: 26};
+
+  /** Round steps between two numbers, at most `most` of them. */
+  const ticks = (low, high, most) => {
+    if (!(high > low)) return [low];
+    const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+    const found = [];
+    for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-6; value += step) found.push(Math.abs(value) < step * 1e-9 ? 0 : value);
+    return found;
+  };
+  const logTicks = (low, high) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1)
+      for (const n of [1, 2, 5]) { const value = n * 10 ** power; if (value >= low * 0.999 && value <= high * 1.001) found.push(value); }
+    return found.length >= 2 ? found : ticks(low, high, 4);
+  };
+
+  atelier.Chart = class {
+    /* lines: [{name, values, kind}], steps: [..], markers: [step..], total: last step */
+    constructor(holder, {label, log = false}) {
+      Object.assign(this, {holder, label, log, data: null, at: null});
+      this.svg = h("svg", {class: "plot", role: "img", tabindex: "0", "aria-label": label});
+      this.tip = h("div", {class: "chart-tip", hidden: true, role: "status"});
+      holder.replaceChildren(this.svg, this.tip);
+      this.svg.addEventListener("pointermove", (event) => this.point(event));
+      this.svg.addEventListener("pointerleave", () => this.unpoint());
+      this.svg.addEventListener("blur", () => this.unpoint());
+      this.svg.addEventListener("keydown", (event) => this.walk(event));
+      new ResizeObserver(() => this.draw()).observe(holder);
+    }
+    set(data) { this.data = data; this.draw(); }
+    setLog(log) { this.log = log; this.draw(); }
+
+    frame() {
+      const width = Math.max(160, this.holder.clientWidth), height = Math.max(100, this.holder.clientHeight);
+      const {steps, lines, total} = this.data;
+      const all = lines.flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
+      const left = Math.min(steps[0], 1), right = Math.max(steps[steps.length - 1], total || 0, left + 1);
+      let low = Math.min(...all), high = Math.max(...all);
+      if (!all.length) { low = 0; high = 1; }
+      if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= this.log ? low * 0.1 : pad; high += pad; }
+      else if (!this.log) { const pad = (high - low) * 0.06; low = low >= 0 ? Math.max(0, low - pad) : low - pad; high += pad; }
+      const scale = this.log ? Math.log10 : (value) => value;
+      const x = (step) => MARGIN.left + (step - left) / (right - left) * (width - MARGIN.left - MARGIN.right);
+      const y = (value) => height - MARGIN.bottom - (scale(value) - scale(low)) / (scale(high) - scale(low)) * (height - MARGIN.top - MARGIN.bottom);
+      return {width, height, left, right, low, high, x, y};
+    }
+
+    draw() {
+      const {data, svg} = this;
+      if (!this.holder.clientWidth) return;
+      if (!data || !data.steps.length) { svg.replaceChildren(h("text", {x: 16, y: 28, class: "chart-none"}, "Nothing to draw yet.")); return; }
+      const frame = (this.now = this.frame()), {width, height, x, y} = frame;
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      const parts = [];
+      for (const value of this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5)) {
+        parts.push(h("line", {class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value)}));
+        parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, atelier.number(value)));
+      }
+      for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(3, Math.floor(width / 110)))) {
+        if (step < frame.left) continue;
+        parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
+      }
+      for (const step of data.markers || []) {
+        if (step < frame.left || step > frame.right) continue;
+        parts.push(h("line", {class: "marker", x1: x(step), x2: x(step), y1: MARGIN.top, y2: height - MARGIN.bottom}));
+        parts.push(h("path", {class: "marker-head", d: `M${x(step) - 4} ${MARGIN.top} h8 l-4 6 z`}));
+      }
+      for (const line of data.lines) parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values)}));
+      this.cursor = h("g", {class: "cursor"});
+      svg.replaceChildren(...parts, this.cursor);
+      const last = data.steps.length - 1;
+      svg.setAttribute("aria-label", `${this.label}, step ${data.steps[last]}: ` + data.lines.map((line) => `${line.name} ${atelier.number(line.values[last])}`).join(", "));
+      if (this.at !== null) this.mark(Math.min(this.at, last));
+    }
+
+    path(values) {
+      const {x, y} = this.now, steps = this.data.steps;
+      let path = "", pen = false;
+      values.forEach((value, n) => {
+        if (value === null || (this.log && value <= 0)) { pen = false; return; }
+        path += `${pen ? "L" : "M"}${x(steps[n]).toFixed(1)} ${y(value).toFixed(1)}`;
+        pen = true;
+      });
+      if (values.filter((value) => value !== null).length === 1) path += "h0.01";
+      return path;
+    }
+
+    point(event) {
+      if (!this.now || !this.data || !this.data.steps.length) return;
+      const box = this.svg.getBoundingClientRect(), place = (event.clientX - box.left) / box.width * this.now.width;
+      let best = 0;
+      this.data.steps.forEach((step, n) => { if (Math.abs(this.now.x(step) - place) < Math.abs(this.now.x(this.data.steps[best]) - place)) best = n; });
+      this.mark(best);
+    }
+    walk(event) {
+      const moves = {ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity};
+      if (!(event.key in moves) || !this.data || !this.data.steps.length) return;
+      event.preventDefault();
+      const last = this.data.steps.length - 1;
+      this.mark(Math.max(0, Math.min(last, (this.at === null ? last + (event.key === "ArrowLeft" ? 1 : 0) : this.at) + moves[event.key])));
+    }
+    mark(n) {
+      this.at = n;
+      const {x, y, height, width} = this.now, {steps, lines} = this.data;
+      const dots = lines.filter((line) => line.values[n] !== null && (!this.log || line.values[n] > 0))
+        .map((line) => h("circle", {class: `dot ${line.kind}`, cx: x(steps[n]), cy: y(line.values[n]), r: 3.5}));
+      this.cursor.replaceChildren(h("line", {x1: x(steps[n]), x2: x(steps[n]), y1: MARGIN.top, y2: height - MARGIN.bottom}), ...dots);
+      const saved = (this.data.markers || []).includes(steps[n]);
+      this.tip.replaceChildren(h("strong", {}, `Step ${steps[n]}${saved ? ", saved" : ""}`),
+        ...lines.map((line) => h("span", {}, `${line.name} ${atelier.number(line.values[n])}`)));
+      this.tip.hidden = false;
+      const share = x(steps[n]) / width;
+      this.tip.style.left = share < 0.6 ? `calc(${share * 100}% + 12px)` : "";
+      this.tip.style.right = share < 0.6 ? "" : `calc(${(1 - share) * 100}% + 12px)`;
+    }
+    unpoint() { this.at = null; this.tip.hidden = true; if (this.cursor) this.cursor.replaceChildren(); }
+  };
+})();

@@ -1,0 +1,304 @@
+"use strict";
+/* The Train form: marks on fields, notes, search, undo, presets, the JSON pane. The widgets are Gradio's; this paints around them. */
+(() => {
+  const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
+  let state = {changed: {}, errors: {}, notes: {}, ignored: {}, groups: {}, preset: {}, json: ""};
+
+  /* ---- one field ---- */
+
+  /** The part of a field that belongs to this script: a note button, and lines below the widget. Made when the field appears. */
+  const dress = (path) => {
+    const facts = atelier.fields[path], block = byId(facts.id);
+    if (!block || block.querySelector(":scope > .field-foot")) return block;
+    const help = h("button", {type: "button", class: "field-help", "aria-label": `About ${facts.title}`, "data-path": path}, "?");
+    const foot = h("div", {class: "field-foot"});
+    block.dataset.path = path;
+    block.append(help, foot);
+    const input = block.querySelector("input, textarea");
+    foot.id = `${facts.id}-foot`;
+    if (input) input.setAttribute("aria-describedby", foot.id);
+    return block;
+  };
+
+  const paint = (path) => {
+    const facts = atelier.fields[path], block = dress(path);
+    if (!block) return;
+    const foot = block.querySelector(":scope > .field-foot");
+    const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
+    const key = JSON.stringify([error, ignored, was, notes]);
+    if (foot.dataset.key === key) return;
+    foot.dataset.key = key;
+    block.classList.toggle("has-error", !!error);
+    block.classList.toggle("is-changed", was !== undefined);
+    block.classList.toggle("is-ignored", !!ignored);
+    for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
+    const lines = [];
+    if (error) lines.push(h("p", {class: "field-error", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
+    for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
+    if (ignored) lines.push(h("p", {class: "field-ignored"}, sentence(ignored)));
+    if (was !== undefined || error) {
+      const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
+      lines.push(h("p", {class: "field-changed"}, was !== undefined ? h("span", {class: "mark"}, "Changed") : null,
+        h("button", {type: "button", class: "link", title: was === undefined ? "" : `${baseline()}: ${was}`, onclick: () => atelier.act("put_back", {path})},
+          was === undefined ? "Put the value back" : `Put back ${value}`)));
+    }
+    foot.replaceChildren(...lines);
+  };
+  const baseline = () => state.preset.name ? "In the preset" : "The default";
+  const sentence = (words) => words ? words[0].toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".") : "";
+
+  /* ---- groups ---- */
+
+  const paintGroups = () => {
+    for (const [group, info] of Object.entries(state.groups)) {
+      const button = document.querySelector(`#group-${group} > button.label-wrap`);
+      if (!button) continue;
+      let line = button.querySelector(".group-line");
+      if (!line) {
+        line = h("span", {class: "group-line"}, h("span", {class: "group-summary"}), h("span", {class: "group-count"}), h("span", {class: "group-errors"}));
+        button.querySelector("span").after(line);
+      }
+      text(line.querySelector(".group-summary"), info.summary);
+      text(line.querySelector(".group-count"), info.changed ? `${info.changed} changed` : "");
+      text(line.querySelector(".group-errors"), info.errors ? `${info.errors} to mend` : "");
+    }
+    for (const button of document.querySelectorAll("#train-form button.label-wrap")) {
+      attr(button, "aria-expanded", button.classList.contains("open") ? "true" : "false");
+    }
+  };
+
+  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintBar(); };
+
+  /* Fields appear when their group is opened: paint them then. */
+  let planned = false;
+  const soon = () => { if (planned) return; planned = true; requestAnimationFrame(() => { planned = false; paintAll(); }); };
+
+  /* ---- preset bar ---- */
+
+  const paintBar = () => {
+    const {preset} = state;
+    const count = Object.keys(state.changed).length;
+    const words = count ? `${count} field${count === 1 ? "" : "s"} changed` : preset.name ? "as saved" : "defaults";
+    text(byId("preset-state"), words);
+    const bar = byId("preset-bar");
+    if (!bar) return;
+    bar.classList.toggle("is-changed", count > 0);
+    for (const [name, words] of [["undo", state.undo], ["redo", state.redo]]) {
+      const button = bar.querySelector(`[data-do=${name}]`);
+      if (!button) continue;
+      button.disabled = !words;
+      button.title = words ? `${name === "undo" ? "Undo" : "Redo"}: ${words} (Ctrl+Alt+${name === "undo" ? "Z" : "Y"})` : `Nothing to ${name}`;
+    }
+    for (const button of bar.querySelectorAll("[data-needs]")) {
+      const needs = button.dataset.needs;
+      button.disabled = (needs === "own" && !preset.own) || (needs === "changes" && !count);
+    }
+  };
+
+  const nameCheck = (name) => !name ? "Write a name." : /[<>:"/\\|?*]/.test(name) ? "These signs cannot be in a file's name: < > : \" / \\ | ? *" : "";
+  const plain = (name) => (name || "").replace(/^user\//, "");
+  const chores = {
+    undo: () => atelier.act("undo"),
+    redo: () => atelier.act("redo"),
+    save: () => state.preset.own ? atelier.act("save", {preset: state.preset.name, replace: true}) : chores["save-as"](),
+    "save-as": async () => {
+      const name = await atelier.dialog({title: "Save as a preset", text: "Everything in the form is saved: loading gives exactly this job.",
+        input: state.preset.own ? plain(state.preset.name) : state.names.project, ok: "Save", check: nameCheck});
+      if (!name) return;
+      const taken = (state.preset.all || []).includes("user/" + name);
+      if (taken && !(await atelier.dialog({title: "Replace it?", text: `There is a preset '${name}' already.`, ok: "Replace"}))) return;
+      atelier.act("save", {preset: name, replace: taken});
+    },
+    rename: async () => {
+      const name = await atelier.dialog({title: "Rename the preset", input: plain(state.preset.name), ok: "Rename", check: nameCheck});
+      if (name && name !== plain(state.preset.name)) atelier.act("rename", {preset: state.preset.name, to: name});
+    },
+    delete: async () => {
+      const sure = await atelier.dialog({title: "Delete the preset?", text: `'${plain(state.preset.name)}' is removed for good. The form keeps its values.`, ok: "Delete", danger: true});
+      if (sure) atelier.act("delete", {preset: state.preset.name});
+    },
+    "put-all-back": () => atelier.act("put_all_back"),
+    reset: () => atelier.act("reset"),
+    open: () => byId("preset-file").click(),
+    download: () => {
+      const name = (plain(state.preset.name) || state.names.project || "preset") + ".json";
+      const link = h("a", {href: URL.createObjectURL(new Blob([state.json], {type: "application/json"})), download: name});
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    },
+  };
+  const takeFile = async (file) => {
+    if (!file) return;
+    if (file.size > 1 << 20) return atelier.say({id: String(Date.now()), kind: "error", title: "Not loaded", text: `${file.name} is too large for a preset.`});
+    atelier.act("file", {file: file.name, text: await file.text()});
+  };
+
+  /* ---- search ---- */
+
+  const fold = (words) => words.toLowerCase().replace(/[^a-z0-9]+/g, " ").trim();
+  const found = (query) => {
+    const words = fold(query).split(" ").filter(Boolean);
+    if (!words.length) return [];
+    const ranked = [];
+    for (const [path, facts] of Object.entries(atelier.fields)) {
+      const title = fold(facts.title), names = fold(`${path} ${facts.kohya}`), rest = fold(`${facts.help} ${facts.groupTitle} ${facts.unit}`);
+      if (!words.every((word) => `${title} ${names} ${rest}`.includes(word))) continue;
+      const rank = words.every((word) => title.includes(word)) ? (title.startsWith(words[0]) ? 0 : 1) : words.every((word) => `${title} ${names}`.includes(word)) ? 2 : 3;
+      ranked.push([rank, path]);
+    }
+    return ranked.sort((a, b) => a[0] - b[0]).slice(0, 8).map((item) => item[1]);
+  };
+  const beginSearch = () => {
+    const input = byId("field-search"), list = byId("field-results");
+    if (!input || input.dataset.begun) return;
+    input.dataset.begun = "1";
+    let paths = [], active = 0;
+    const draw = () => {
+      list.replaceChildren(...paths.map((path, n) => h("li", {role: "option", id: `result-${n}`, "aria-selected": n === active ? "true" : "false",
+        onmousedown: (event) => { event.preventDefault(); choose(path); }},
+        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "above"),
+        atelier.fields[path].kohya ? h("code", {}, atelier.fields[path].kohya) : null)));
+      if (input.value.trim() && !paths.length) list.append(h("li", {class: "none"}, "No field by that name"));
+      show(list, !!input.value.trim());
+      attr(input, "aria-expanded", input.value.trim() ? "true" : "false");
+      attr(input, "aria-activedescendant", paths.length ? `result-${active}` : null);
+    };
+    const choose = (path) => { input.value = ""; paths = []; draw(); atelier.goToField(path); };
+    input.addEventListener("input", () => { paths = found(input.value); active = 0; draw(); });
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+        event.preventDefault();
+        active = (active + (event.key === "ArrowDown" ? 1 : -1) + paths.length) % Math.max(1, paths.length);
+        draw();
+      } else if (event.key === "Enter" && paths[active]) { event.preventDefault(); choose(paths[active]); }
+      else if (event.key === "Escape") { input.value = ""; paths = []; draw(); }
+    });
+    input.addEventListener("blur", () => show(list, false));
+    input.addEventListener("focus", () => { if (input.value.trim()) show(list, true); });
+  };
+
+  const waitFor = async (find) => {
+    for (let tries = 0; tries < 60; tries += 1) {
+      const node = find();
+      if (node) return node;
+      await new Promise((done) => setTimeout(done, 25));
+    }
+    return null;
+  };
+  const unfold = async (selector) => {
+    const button = await waitFor(() => document.querySelector(`${selector} > button.label-wrap`));
+    if (button && !button.classList.contains("open")) button.click();
+  };
+  /** Open the group that holds a field, bring it into view and mark it for a moment. */
+  atelier.goToField = async (path) => {
+    const facts = atelier.fields[path];
+    if (!facts) return;
+    atelier.goTo("Train");
+    if (facts.group) {
+      await unfold(`#group-${facts.group}`);
+      if (facts.more && document.querySelector(`#more-${facts.group}`) !== null) await unfold(`#more-${facts.group}`);
+      if (facts.more && !byId(facts.id)) { await waitFor(() => byId(facts.id) || document.querySelector(`#more-${facts.group}`)); if (!byId(facts.id)) await unfold(`#more-${facts.group}`); }
+    }
+    const block = await waitFor(() => byId(facts.id));
+    if (!block) return;
+    block.scrollIntoView({block: "center"});
+    block.classList.remove("flash"); void block.offsetWidth; block.classList.add("flash");
+    const input = block.querySelector("input:checked, input, textarea");
+    if (input) input.focus({preventScroll: true});
+  };
+
+  /* ---- the note about a field ---- */
+
+  let note = null;
+  const openNote = (button) => {
+    const path = button.dataset.path, facts = atelier.fields[path];
+    closeNote();
+    const rows = [["Default", facts.default], ["Preset", state.changed[path] !== undefined ? state.changed[path] : null], ["Allowed", facts.range],
+      ["Unit", facts.unit], ["Cost", facts.costs], ["sd-scripts", facts.kohya], ["Command line", `--${path}`], ["Source", facts.source]];
+    note = h("div", {class: "field-note", role: "tooltip", id: "field-note"}, h("strong", {}, facts.title), h("p", {}, facts.help),
+      h("dl", {}, rows.filter((row) => row[1]).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+    document.body.append(note);
+    button.setAttribute("aria-describedby", "field-note");
+    const place = button.getBoundingClientRect(), own = note.getBoundingClientRect();
+    const left = Math.max(8, Math.min(place.right - own.width, innerWidth - own.width - 8));
+    const below = place.bottom + 6 + own.height < innerHeight;
+    note.style.left = `${left + scrollX}px`;
+    note.style.top = `${(below ? place.bottom + 6 : Math.max(8, place.top - own.height - 6)) + scrollY}px`;
+  };
+  const closeNote = () => { if (note) note.remove(); note = null; };
+  for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, (event) => {
+    const button = event.target.closest && event.target.closest(".field-help");
+    if (button) openNote(button); else if (note && !event.target.closest(".field-note")) closeNote();
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeNote(); });
+  document.addEventListener("click", (event) => { const button = event.target.closest(".field-help"); if (button) { event.preventDefault(); openNote(button); } });
+
+  /* ---- the JSON pane ---- */
+
+  const paintJson = () => {
+    const pane = byId("json-text");
+    if (!pane) return;
+    if ((state.json_problems || []).length) delete pane.dataset.sent;
+    const edited = pane.dataset.base !== undefined && pane.value !== pane.dataset.base;
+    if (!edited || pane.dataset.sent === pane.value) { pane.value = state.json; pane.dataset.base = state.json; delete pane.dataset.sent; }
+    show(byId("json-edited"), pane.value !== pane.dataset.base);
+    text(byId("json-edited"), pane.dataset.base === state.json ? "Edited, not applied yet" : "Edited, not applied yet. The form has changed since.");
+    const dirty = pane.value !== pane.dataset.base;
+    for (const button of document.querySelectorAll("#json-pane [data-json]")) button.disabled = !dirty;
+    const problems = byId("json-problems");
+    const key = JSON.stringify(state.json_problems || []);
+    if (problems && problems.dataset.key !== key) {
+      problems.dataset.key = key;
+      problems.replaceChildren(...((state.json_problems || []).length ? [atelier.problems(state.json_problems)] : []));
+    }
+  };
+
+  /* ---- messages ---- */
+
+  atelier.parts.form = (data) => {
+    state = {...state, ...data};
+    atelier.stamp = data.stamp;
+    if (data.filled) atelier.filled = data.filled;
+    paintAll();
+    paintJson();
+    if (data.names) atelier.parts.names(data.names);
+    if (data.said) atelier.say(data.said);
+    if (data.notice) atelier.say({id: data.notice, kind: "error", text: data.notice});
+    if (data.refill) atelier.act("refill");
+  };
+
+  atelier.whenReady(() => {
+    new MutationObserver(soon).observe(document.querySelector("#tabs"), {childList: true, subtree: true});
+    soon();
+  });
+  const inMenu = (event) => event.target.closest && event.target.closest("#preset-bar details.menu");
+  document.addEventListener("click", (event) => {
+    const chore = event.target.closest && event.target.closest("[data-do]");
+    const menu = document.querySelector("#preset-bar details.menu");
+    if (chore && chores[chore.dataset.do] && !chore.disabled) { event.preventDefault(); if (menu) menu.open = false; chores[chore.dataset.do](); }
+    else if (menu && menu.open && !inMenu(event)) menu.open = false;
+    const json = event.target.closest && event.target.closest("[data-json]");
+    const pane = byId("json-text");
+    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = pane.value; atelier.act("json", {text: pane.value}); }
+    if (json && pane && json.dataset.json === "revert") { pane.value = pane.dataset.base = state.json; state.json_problems = []; paintJson(); }
+  });
+  document.addEventListener("input", (event) => { if (event.target.id === "json-text") paintJson(); });
+  document.addEventListener("focusin", beginSearch);
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "preset-file") return;
+    takeFile(event.target.files[0]);
+    event.target.value = "";
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey && event.altKey && ["z", "y"].includes(event.key.toLowerCase()) && atelier.openTab() === "Train") {
+      event.preventDefault();
+      atelier.act(event.key.toLowerCase() === "z" ? "undo" : "redo");
+    }
+    if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && atelier.openTab() === "Train") { const start = byId("start"); if (start) start.click(); }
+    if (event.key === "Escape") { const menu = document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
+  });
+  /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */
+  const isFile = (event) => atelier.openTab() === "Train" && event.dataTransfer && [...event.dataTransfer.types].includes("Files");
+  document.addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => { if (isFile(event)) { event.preventDefault(); takeFile(event.dataTransfer.files[0]); } });
+})();

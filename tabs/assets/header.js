@@ -1,0 +1,54 @@
+"use strict";
+/* The header on every tab: project, model family, device and memory, the running job with Stop. */
+(() => {
+  const atelier = window.atelier, {text, show, attr, byId} = atelier;
+
+  const words = (job) => {
+    if (job.task !== "train" || !job.total) return [job.title, job.stage || job.state].filter(Boolean).join(" · ");
+    if (job.state === "paused") return `paused at step ${job.step} of ${job.total}`;
+    const left = job.step && job.eta_seconds > 0 ? `${atelier.clock(job.eta_seconds)} left` : "";
+    if (!job.step) return job.stage || "starting";
+    return [`step ${job.step} of ${job.total}`, atelier.pace(job.seconds_per_step), left].filter(Boolean).join(" · ");
+  };
+
+  atelier.parts.status = (status) => {
+    text(byId("header-device"), status.device);
+    const share = status.memory_total ? status.memory_used / status.memory_total : 0;
+    const said = status.memory_total ? `${(status.memory_used / 2 ** 30).toFixed(1)} of ${(status.memory_total / 2 ** 30).toFixed(0)} GB` : "";
+    const bar = byId("header-memory");
+    if (bar) { bar.style.width = `${Math.min(100, share * 100).toFixed(1)}%`; bar.classList.toggle("high", share > 0.9); }
+    text(byId("header-memory-words"), said);
+    attr(byId("header-meter"), "aria-valuenow", Math.round(share * 100));
+    attr(byId("header-meter"), "aria-valuetext", said);
+    const job = status.job;
+    show(byId("header-idle"), !job);
+    show(byId("header-job"), !!job);
+    show(byId("header-stop"), !!job);
+    if (job) {
+      text(byId("header-job"), words(job));
+      attr(byId("header-job"), "href", job.task === "train" && job.run ? `#Monitor/${encodeURIComponent(job.run)}` : job.task === "generate" ? "#Generate" : "#Monitor");
+      attr(byId("header-job"), "title", job.title);
+      const stop = byId("header-stop");
+      if (stop) { stop.dataset.entry = job.entry || ""; stop.dataset.task = job.task || ""; }
+      if (stop && stop.dataset.asked !== stop.dataset.entry) { stop.disabled = false; text(stop, "Stop"); }
+    }
+    document.title = job && job.total ? `${Math.floor(100 * job.step / job.total)} % · Atelier` : "Atelier";
+  };
+
+  atelier.parts.names = (names) => {
+    text(byId("header-project"), names.project);
+    text(byId("header-family"), names.family);
+    show(byId("header-family"), !!names.family);
+    attr(byId("header-family"), "title", names.evidence);
+  };
+
+  atelier.whenReady(() => {
+    const stop = byId("header-stop");
+    if (stop) stop.addEventListener("click", () => {
+      stop.dataset.asked = stop.dataset.entry;
+      stop.disabled = true;
+      text(stop, stop.dataset.task === "train" ? "Saving ..." : "Stopping ...");
+      atelier.command("cancel", {entry: stop.dataset.entry});
+    });
+  });
+})();

@@ -1,0 +1,274 @@
+"use strict";
+/* The Monitor tab: draws the parts of the tick. Each part touches only what changed, so pictures never flicker. */
+(() => {
+  const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
+  const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
+  const ACTIONS = {
+    sample: ["Sample now", "Drawing ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Going on ..."],
+    stop: ["Stop and save", "Stopping ..."], continue: ["Continue", "Adding to the queue ..."], cancel: ["Take out of the queue", "Taking out ..."],
+    settings: ["Use its settings", "Loading ..."], generate: ["Draw with it", ""], tensorboard: ["Open TensorBoard", "Starting ..."],
+  };
+  const charts = {};
+  let run = null, samples = null;
+  atelier.chosenRun = "";
+
+  atelier.chooseRun = (name, quiet) => {
+    atelier.chosenRun = name || "";
+    for (const part of ["run", "loss", "rates", "samples", "log", "files"]) delete atelier.have[part];
+    if (!quiet) atelier.keepAddress();
+  };
+  /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
+  let openBefore = "";
+  setInterval(() => {
+    const open = atelier.openTab();
+    if (open === openBefore) return;
+    openBefore = open;
+    const own = {Monitor: ["run", "runs", "queue", "loss", "rates", "samples", "log", "files"], Train: ["form", "checks"]}[open] || [];
+    for (const part of own) delete atelier.have[part];
+  }, 100);
+
+  const begun = () => {
+    const board = byId("monitor");
+    if (!board) return false;
+    if (!board.dataset.begun) {
+      board.dataset.begun = "1";
+      charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
+      charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
+      byId("loss-log").checked = charts.loss.log;
+      byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
+      byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
+      byId("queue-pause").addEventListener("click", (event) => { event.target.disabled = true; atelier.command(event.target.dataset.name, {ask: atelier.ask()}); });
+    }
+    return true;
+  };
+
+  /* ---- the run ---- */
+
+  atelier.parts.run = (data) => {
+    if (!begun()) return;
+    const before = run;
+    run = data;
+    show(byId("monitor-empty"), !run);
+    show(byId("monitor-run"), !!run);
+    if (!run) return;
+    text(byId("run-title"), run.title);
+    text(byId("run-state"), STATES[run.state] || run.state);
+    byId("run-state").className = `chip state-${run.state}`;
+    text(byId("run-epoch"), run.epochs ? `epoch ${run.epoch} of ${run.epochs}` : "");
+    text(byId("run-step"), run.total ? `step ${run.step} of ${run.total}` : "");
+    text(byId("run-pace"), run.step ? atelier.pace(run.seconds_per_step) : "");
+    const live = run.state === "running" || run.state === "paused";
+    text(byId("run-left"), run.state === "running" && run.step ? `${clock(run.eta_seconds)} left` : run.seconds ? `took ${clock(run.seconds)}` : "");
+    const share = run.total ? Math.min(1, run.step / run.total) : 0, bar = byId("run-bar");
+    bar.firstElementChild.style.width = `${(share * 100).toFixed(2)}%`;
+    bar.className = `progress state-${run.state}` + (run.state === "running" && !run.step ? " unknown" : "");
+    attr(bar, "aria-valuenow", Math.round(share * 100));
+    text(byId("run-stage"), run.state === "interrupted" ? `Interrupted at step ${run.step}. Continue takes it up from its last saved state.` : live ? run.stage : run.message || "");
+    if (!before || before.run !== run.run || before.state !== run.state || JSON.stringify(before.actions) !== JSON.stringify(run.actions)) drawActions();
+    markChoice();
+  };
+
+  const drawActions = () => {
+    byId("run-actions").replaceChildren(...run.actions.map((name) => {
+      const primary = ["continue", "resume", "generate"].includes(name);
+      const button = h("button", {type: "button", class: `btn ${primary ? "primary" : ""}`, "data-action": name}, ACTIONS[name][0]);
+      button.addEventListener("click", () => press(button, name));
+      return button;
+    }));
+  };
+  const press = (button, name) => {
+    if (name === "generate") return atelier.goTo("Generate");
+    button.disabled = true;
+    text(button, ACTIONS[name][1]);
+    atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
+    if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
+    if (name === "tensorboard") opening = run.run;
+    /* Sampling and saving leave the state as it is: the button comes back by itself. */
+    setTimeout(() => { if (button.isConnected) { button.disabled = false; text(button, ACTIONS[name][0]); } }, ["sample", "save"].includes(name) ? 3000 : 20000);
+  };
+
+  let opening = "";
+  atelier.parts.tensorboard = (data) => {
+    if (!opening || data.run !== opening || !data.ready) return;
+    opening = "";
+    const button = document.querySelector('#run-actions [data-action="tensorboard"]');
+    if (button) button.replaceWith(h("a", {class: "btn", href: data.address, target: "_blank", rel: "noopener", "data-action": "tensorboard"}, "TensorBoard is ready: open it"));
+    window.open(data.address, "_blank", "noopener");
+  };
+
+  const markChoice = () => {
+    const choice = byId("run-choice"), wanted = atelier.chosenRun || "";
+    if (choice && choice.value !== wanted && document.activeElement !== choice) choice.value = wanted;
+  };
+  atelier.parts.runs = (names) => {
+    if (!begun()) return;
+    const choice = byId("run-choice");
+    choice.replaceChildren(h("option", {value: ""}, "the running or latest one"),
+      ...names.map((item) => h("option", {value: item.name}, `${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}  ${item.title}, ${STATES[item.state] || item.state}`)));
+    markChoice();
+  };
+  atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun(""); };
+
+  /* ---- charts ---- */
+
+  atelier.parts.loss = (data) => {
+    if (!begun()) return;
+    charts.loss.set({steps: data.steps, total: data.total, markers: data.saves,
+      lines: [{name: "loss", values: data.raw, kind: "raw"}, {name: "smoothed", values: data.smooth, kind: "smooth"}]});
+  };
+  atelier.parts.rates = (data) => {
+    if (!begun()) return;
+    const kinds = ["smooth", "second", "third"];
+    const lines = data.lines.map((line, n) => ({name: line.name, values: line.values, kind: kinds[n % kinds.length]}));
+    charts.rate.set({steps: data.steps, total: data.total, lines});
+    byId("rate-legend").replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
+  };
+
+  /* ---- samples: prompts down, time across ---- */
+
+  const stepName = (step) => step === 0 ? "base model" : `step ${step}`;
+  atelier.parts.samples = (data) => {
+    if (!begun()) return;
+    const holder = byId("samples");
+    const other = !samples || samples.run !== data.run;
+    samples = data;
+    show(byId("samples-hint"), data.rows.length > 0);
+    if (!data.rows.length) { holder.replaceChildren(h("p", {class: "hint"}, "No samples yet. Write sample prompts in Train, or press Sample now.")); return; }
+    let table = holder.querySelector("table");
+    if (!table || other) {
+      table = h("table", {class: "samples"}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Prompt"))), h("tbody", {}));
+      holder.replaceChildren(h("div", {class: "samples-scroll", tabindex: "0", role: "region", "aria-label": "Samples"}, table));
+    }
+    const scroll = holder.firstElementChild, atEnd = scroll.scrollLeft + scroll.clientWidth >= scroll.scrollWidth - 8;
+    const headRow = table.tHead.rows[0];
+    fit(headRow, data.steps, (cell) => cell.dataset.step, (step) => h("th", {scope: "col", "data-step": step}, stepName(step)));
+    data.rows.forEach((row, n) => {
+      let line = table.tBodies[0].rows[n];
+      if (!line) { line = h("tr", {}, h("th", {scope: "row"}, "")); table.tBodies[0].append(line); }
+      text(line.cells[0], row.prompt);
+      fit(line, data.steps, (cell) => cell.dataset.step, (step) => h("td", {"data-step": step}));
+      data.steps.forEach((step, column) => {
+        const cell = line.cells[column + 1], picture = row.cells[step];
+        if (!picture || cell.dataset.url === picture.small) return;
+        cell.dataset.url = picture.small;
+        cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step)},
+          h("img", {src: picture.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
+      });
+    });
+    while (table.tBodies[0].rows.length > data.rows.length) table.tBodies[0].lastElementChild.remove();
+    if (atEnd) scroll.scrollLeft = scroll.scrollWidth;
+  };
+  /** Keep the cells whose step still stands, add the new ones in order. */
+  const fit = (row, steps, stepOf, make) => {
+    const known = new Map([...row.cells].slice(1).map((cell) => [Number(stepOf(cell)), cell]));
+    const wanted = steps.map((step) => known.get(step) || make(step));
+    for (const [step, cell] of known) if (!steps.includes(step)) cell.remove();
+    wanted.forEach((cell, n) => { if (row.cells[n + 1] !== cell) row.insertBefore(cell, row.cells[n + 1] || null); });
+  };
+
+  /** Two pictures of one prompt side by side: the base model's and the one that was clicked. Arrow keys move through time and prompts. */
+  const enlarge = (index, step) => {
+    let row = index, right = step, left = samples.steps[0];
+    const pane = (side) => {
+      const image = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} picture`});
+      choice.addEventListener("change", () => { if (side === "left") left = Number(choice.value); else right = Number(choice.value); draw(); });
+      return {node: h("figure", {}, h("figcaption", {}, choice), image), image, choice};
+    };
+    const one = pane("left"), two = pane("right"), title = h("h2", {}), about = h("p", {class: "hint"});
+    const box = h("dialog", {class: "atelier-dialog enlarged", "aria-label": "Compare samples"},
+      h("div", {class: "card-head"}, title, h("span", {class: "grow"}), h("button", {type: "button", class: "btn", onclick: () => box.close()}, "Close")),
+      h("div", {class: "pair"}, one.node, two.node), about);
+    const draw = () => {
+      const line = samples.rows[row];
+      text(title, line.prompt);
+      for (const [side, at] of [[one, left], [two, right]]) {
+        side.choice.replaceChildren(...samples.steps.map((n) => h("option", {value: n}, stepName(n))));
+        side.choice.value = String(at);
+        const picture = line.cells[at];
+        attr(side.image, "src", picture ? picture.whole : null);
+        attr(side.image, "alt", picture ? `${line.prompt}, ${stepName(at)}` : "not drawn");
+      }
+      show(one.node, samples.steps.length > 1);
+      const picture = line.cells[right];
+      text(about, `${picture ? `Seed ${picture.seed}. ` : ""}Left and right arrow: through time. Up and down: through the prompts.`);
+    };
+    box.addEventListener("keydown", (event) => {
+      if (event.target.tagName === "SELECT") return;
+      const at = samples.steps.indexOf(right);
+      if (event.key === "ArrowLeft" && at > 0) right = samples.steps[at - 1];
+      else if (event.key === "ArrowRight" && at < samples.steps.length - 1) right = samples.steps[at + 1];
+      else if (event.key === "ArrowUp") row = Math.max(0, row - 1);
+      else if (event.key === "ArrowDown") row = Math.min(samples.rows.length - 1, row + 1);
+      else return;
+      event.preventDefault();
+      draw();
+    });
+    box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
+    box.addEventListener("close", () => box.remove());
+    document.body.append(box);
+    draw();
+    box.showModal();
+  };
+
+  /* ---- log, files, queue ---- */
+
+  const hour = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], {hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false});
+  atelier.parts.log = (lines) => {
+    if (!begun()) return;
+    const list = byId("run-log"), atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
+    const known = [...list.children];
+    lines.forEach((line, n) => {
+      const key = `${line.time}${line.level}${line.text}`;
+      if (known[n] && known[n].dataset.key === key) return;
+      const item = h("li", {class: line.level, "data-key": key}, h("time", {}, hour(line.time)),
+        h("span", {}, line.level === "info" ? null : h("b", {}, line.level === "error" ? "Error: " : "Warning: "), line.text, line.fix ? h("em", {}, ` ${line.fix}`) : null));
+      if (known[n]) known[n].replaceWith(item); else list.append(item);
+    });
+    while (list.children.length > lines.length) list.lastElementChild.remove();
+    if (!lines.length) list.replaceChildren(h("li", {class: "none"}, "Nothing yet."));
+    if (atEnd) list.scrollTop = list.scrollHeight;
+    /* Errors stand at the top of the page too, in plain words, until the run is left. */
+    const errors = lines.filter((line) => line.level === "error").slice(-3);
+    const holder = byId("run-errors"), key = JSON.stringify(errors);
+    if (holder.dataset.key !== key) {
+      holder.dataset.key = key;
+      holder.replaceChildren(...(errors.length ? [atelier.problems(errors.map((line) => ({what: line.text, fix: line.fix, level: "error"})))] : []));
+    }
+  };
+
+  atelier.parts.files = (files) => {
+    if (!begun()) return;
+    byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
+      h("li", {}, h("a", {href: file.url, download: file.name}, file.name), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
+      : [h("li", {class: "none"}, "Nothing saved yet.")]));
+  };
+
+  const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
+  const TASKS = {train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
+  atelier.parts.queue = (data) => {
+    if (!begun()) return;
+    const waiting = data.entries.filter((entry) => entry.state === "waiting");
+    const act = (name, more) => (event) => { event.currentTarget.disabled = true; atelier.command(name, {...more, ask: atelier.ask()}); };
+    const button = (words, label, name, more, off) => h("button", {type: "button", class: "btn small quiet", "aria-label": label, title: label, disabled: off, onclick: act(name, more)}, words);
+    byId("queue").replaceChildren(...(data.entries.length ? data.entries.map((entry) => {
+      const place = waiting.indexOf(entry);
+      return h("li", {class: `state-${entry.state}`},
+        h("span", {class: "chip"}, ENTRY[entry.state] || entry.state),
+        entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, entry.title) : h("span", {class: "title"}, entry.title),
+        h("span", {class: "hint"}, [TASKS[entry.task] || entry.task, entry.message].filter(Boolean).join(": ")),
+        h("span", {class: "grow"}),
+        place >= 0 ? [button("Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
+          button("Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
+          button("Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id})] : null,
+        entry.state === "running" ? button("Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}) : null,
+        entry.state === "interrupted" && entry.run && entry.task === "train" ? button("Continue", `Continue ${entry.title}`, "continue", {run: entry.run}) : null);
+    }) : [h("li", {class: "none"}, "Nothing waits.")]));
+    text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not begin." : waiting.length ? `${waiting.length} waiting` : "");
+    byId("queue-words").classList.toggle("warning", data.paused);
+    const pause = byId("queue-pause");
+    text(pause, data.paused ? "Resume the queue" : "Pause the queue");
+    pause.dataset.name = data.paused ? "resume_queue" : "pause_queue";
+    pause.disabled = false;
+    show(pause, data.paused || waiting.length > 0);
+  };
+})();

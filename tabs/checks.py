@@ -1,0 +1,149 @@
+"""What is known about the job in the form before it starts: the model's family and the preflight, looked up in the background."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import resolve_path
+from core.settings.job import TrainJob
+from core.settings.rules import training_problems
+from tabs.tokens import count_tokens
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+LOOKED_AFTER = 5.0  # seconds after which an unchanged job's folders are looked at again while the page is open
+SHOWN_PICTURES = 12
+
+
+class Checks:
+    """Runs the first pass of the preflight (headers and captions, no model) whenever the job has changed. Thread-safe."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._asked: tuple[TrainJob, float] | None = None
+        self._facts: dict[str, Any] = {}
+        self._models: dict[Any, dict[str, Any]] = {}
+
+    # -- the model
+
+    def model(self, text: str, family: str = "auto") -> dict[str, Any]:
+        """{"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id or ""} for what a model field holds."""
+        key = (text, family, self._state_of(text))
+        with self._lock:
+            if key in self._models:
+                return self._models[key]
+        found = self._identify(text, family)
+        with self._lock:
+            self._models = dict(list(self._models.items())[-50:]) | {key: found}
+        return found
+
+    def _state_of(self, text: str) -> Any:
+        """Changes when the file or folder does."""
+        try:
+            path = self._place(text)
+            return (str(path), os.stat(path).st_mtime_ns)
+        except (OSError, ValueError, ProblemsError):
+            return time.monotonic() // LOOKED_AFTER
+
+    def _place(self, text: str) -> Path:
+        """Where the model lies: a path, or a name under models/ (a hub id lies there as owner/name)."""
+        path = resolve_path(text)
+        named = self.page.workspace.models / text
+        return self.page.roots.check(named if not path.exists() and named.exists() else path, "model.base_model")
+
+    def _identify(self, text: str, family: str) -> dict[str, Any]:
+        from core.formats.detect import FAMILY_NAMES, identify
+
+        answer = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": ""}
+        try:
+            path = self._place(text)
+            if not path.exists():
+                return answer | _absent(text)
+            kind = identify(path)
+        except ProblemsError as error:
+            return answer | {"problem": error.problems[0].what, "fix": error.problems[0].fix}
+        answer["family"] = FAMILY_NAMES.get(kind.family or "", "") or "unknown"
+        answer["evidence"] = f"{kind}: {kind.evidence}" if kind.evidence else str(kind)
+        if kind.kind != "checkpoint":
+            answer |= {"problem": f"This is a {kind}, not a model to train from", "fix": "choose a checkpoint or a diffusers folder"}
+        elif kind.family not in (None, "sd1") and family == "auto":
+            answer |= {"problem": f"This is a model of the family {answer['family']}", "fix": "Atelier trains SD 1.x models; choose one of those"}
+        return answer
+
+    # -- the preflight
+
+    def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
+        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed."""
+        with self._lock:
+            now = time.monotonic()
+            stale = self._asked is None or self._asked[0] != job or again
+            idle = self._task is None or self._task.done
+            if stale and not idle:
+                self._task.cancel()
+            if stale or (idle and self._asked is not None and now - self._asked[1] > LOOKED_AFTER):
+                self._asked = (job, now)
+                self._task = self.page.engine.light(self._preflight, job, title="preflight")
+            return {"checking": bool(stale or not self._facts), **self._facts}
+
+    def again(self) -> None:
+        """Look at the folders anew, whatever is known."""
+        self.look(self.page.project.job, again=True)
+
+    def _preflight(self, job: TrainJob, task: Any) -> None:
+        facts = self.facts(job, task.token)
+        with self._lock:
+            if self._asked is not None and self._asked[0] == job:
+                self._facts = facts
+
+    def facts(self, job: TrainJob, token: Any = None) -> dict[str, Any]:
+        """The findings as the page shows them."""
+        try:
+            report = self.report(job, token)
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+        facts = report.summary()
+        shown = [row for row in report.rows if row.trains][:SHOWN_PICTURES]
+        facts["pictures"] = [_shown(self.page, row) for row in shown]
+        facts["problems"] = [problem.to_dict() for problem in self.problems(job, report)]
+        return facts
+
+    def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Any:
+        from core.dataset.preflight import preflight
+
+        for source in job.dataset.all_sources():
+            self.page.roots.check(source.folder, "dataset.folder")
+        return preflight(job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode)
+
+    def problems(self, job: TrainJob, report: Any) -> list[Problem]:
+        """Everything against this job: its settings, its model and its pictures."""
+        found = list(training_problems(job))
+        model = self.model(job.model.base_model, job.model.family)
+        if model["problem"]:
+            found.append(Problem(model["problem"], "model.base_model", model["fix"]))
+        unique: dict[tuple[str, str], Problem] = {}
+        for problem in [*found, *report.problems]:
+            unique.setdefault((problem.what, problem.where), problem)
+        return sorted(unique.values(), key=lambda problem: problem.level != "error")
+
+
+def _absent(text: str) -> dict[str, str]:
+    """What to say of a model that is not on this machine: a hub id is offered for download."""
+    parts = text.strip().split("/")
+    looks_like_hub = len(parts) == 2 and all(parts) and not text.startswith((".", "~", "/")) and not text.endswith((".safetensors", ".ckpt"))
+    if looks_like_hub and parts[0] not in ("models", "outputs"):
+        return {"problem": f"'{text}' is not on this machine", "fix": "get it from the hub, or choose another", "offer": text}
+    return {"problem": f"There is no model at '{text}'", "fix": "choose one of the list, or write the path of a .safetensors file or a diffusers folder"}
+
+
+def _shown(page: Page, row: Any) -> dict[str, Any]:
+    """One picture as it will be cropped: its address, its frame, its shape."""
+    width, height = row.bucket
+    return {"url": page.thumb_url(row.path, 192), "frame": row.frame, "ratio": width / height, "caption": row.caption, "bucket": f"{width} x {height}"}

@@ -1,0 +1,251 @@
+"""Settings to widgets: what each field of the Train form looks like, where it stands, and how a group sums itself up.
+
+Everything is read from the declarations in core/settings; this file only says what they do not know: the order on the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from core.settings.base import Declared, Settings, every
+from core.settings.job import TrainJob
+from tabs.project import FIELDS
+from tabs.values import number_text, text_of
+
+# On the first screen, without opening anything.
+FIRST = (
+    "method.kind",
+    "model.base_model",
+    "dataset.folder",
+    "schedule.max_train_epochs",
+    "schedule.max_train_steps",
+    "saving.output_name",
+    "samples.sample_prompts",
+)
+WIDE = {"lines", "sources"}
+RADIO_CHOICES = 4
+RADIO_LETTERS = 34
+
+
+def element_id(path: str) -> str:
+    """The id of a field's element in the page."""
+    return "field-" + path.replace(".", "-").replace("_", "-")
+
+
+def groups() -> dict[str, list[Declared]]:
+    """The groups below the first screen with their fields, in the order of declaration; groups without fields are left out."""
+    found: dict[str, list[Declared]] = {}
+    for path, entry in FIELDS.items():
+        if path not in FIRST:
+            found.setdefault(entry.group, []).append(entry)
+    return found
+
+
+def group_title(group: str) -> str:
+    return TrainJob.model_fields[group].title or group
+
+
+def label(entry: Declared) -> str:
+    """Title and unit: "Warm-up (steps)"."""
+    return f"{entry.title} ({entry.unit})" if entry.unit else entry.title
+
+
+def choices(entry: Declared) -> list[tuple[str, Any]]:
+    return [(entry.labels.get(choice, str(choice)), choice) for choice in entry.choices]
+
+
+def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None) -> Any:
+    """The widget for one setting, chosen by its type. `paths` lists what a model or folder field may offer."""
+    value = text_of(entry, getattr(getattr(job, entry.group), entry.name))
+    common: dict[str, Any] = {
+        "label": label(entry),
+        "info": entry.help,
+        "elem_id": element_id(entry.path),
+        "elem_classes": ["field", f"field-{entry.kind}"] + (["field-wide"] if entry.widget in WIDE else []),
+        "interactive": True,
+        "min_width": 120,
+    }
+    if entry.kind == "choice":
+        options = choices(entry)
+        if len(options) <= RADIO_CHOICES and sum(len(words) for words, _ in options) <= RADIO_LETTERS:
+            return gr.Radio(options, value=value, **common)
+        return gr.Dropdown(options, value=value, filterable=False, **common)
+    if entry.kind == "bool":
+        return gr.Checkbox(value=value, **common)
+    if paths is not None and entry.widget in ("model", "folder"):
+        return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
+    if entry.widget in WIDE:
+        return gr.Textbox(value=value, lines=3, max_lines=6, **common)
+    number = entry.kind in ("int", "float", "pair")
+    return gr.Textbox(value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common)
+
+
+def offered(options: list[Any], value: Any) -> list[Any]:
+    """The list of a free field always holds its present value."""
+    known = {option[1] if isinstance(option, tuple) else option for option in options}
+    return options if value in known or not value else [value, *options]
+
+
+def placeholder(entry: Declared) -> str:
+    """What stands in an empty field: nothing is also a choice where the setting is optional."""
+    return "off" if entry.optional and "off" in entry.help else "empty" if entry.optional else ""
+
+
+def events(component: Any) -> list[Any]:
+    """The events that mean a person has finished changing the widget; never `change`, which a filled-in preset fires too."""
+    if isinstance(component, gr.Textbox):
+        return [component.blur, component.submit]
+    if isinstance(component, gr.Slider):
+        return [component.release]
+    return [component.input]
+
+
+def facts() -> dict[str, dict[str, Any]]:
+    """What the browser knows about every field: for search, for the note on hover, and for where to find it."""
+    found = {}
+    for path, entry in FIELDS.items():
+        found[path] = {
+            "id": element_id(path),
+            "title": entry.title,
+            "unit": entry.unit,
+            "help": entry.help,
+            "group": "" if path in FIRST else entry.group,
+            "groupTitle": group_title(entry.group),
+            "more": entry.level != "shown" and path not in FIRST,
+            "default": shown_value(entry, entry.default),
+            "range": entry.range_text,
+            "costs": entry.costs,
+            "kohya": entry.kohya,
+            "source": entry.source,
+        }
+    return found
+
+
+def shown_value(entry: Declared, value: Any) -> str:
+    """A value in words, for notes: "empty", "on", "cosine to 0", "1e-4"."""
+    if entry.kind == "bool":
+        return "on" if value else "off"
+    if entry.kind == "choice":
+        return str(entry.labels.get(value, value))
+    text = str(text_of(entry, value))
+    return text.replace("\n", "; ") if text else "empty"
+
+
+# -- a group in one line
+
+
+def summary(group: str, job: TrainJob) -> str:
+    """What a closed group holds: "LoRA rank 16, alpha 16"."""
+    return SUMMARIES[group](job) if group in SUMMARIES else ""
+
+
+def _model(job: TrainJob) -> str:
+    own = job.model
+    parts = [f"VAE {own.vae}" if own.vae else "own VAE"]
+    parts += [f"family {own.family}"] if own.family != "auto" else []
+    parts += [f"{own.prediction} prediction"] if own.prediction != "auto" else []
+    return ", ".join(parts + ([f"clip skip {own.clip_skip}"] if (own.clip_skip or 1) > 1 else []))
+
+
+def _dataset(job: TrainJob) -> str:
+    own = job.dataset
+    size = own.resolution
+    parts = [f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels", f"batch {own.train_batch_size}"]
+    parts.append("shapes kept" if own.enable_bucket else "cropped to one size")
+    more = len([source for source in own.sources if source.enabled])
+    return ", ".join(parts + ([f"{more} more folder" + ("" if more == 1 else "s")] if more else []))
+
+
+def _captions(job: TrainJob) -> str:
+    own = job.captions
+    parts = ["as written"]
+    if own.shuffle_caption:
+        parts = ["tags shuffled" + (f", first {own.keep_tokens} kept" if own.keep_tokens else "")]
+    parts += [f"'{own.caption_prefix.strip()}' in front"] if own.caption_prefix else []
+    parts += [f"{own.caption_dropout_rate:.0%} dropped"] if own.caption_dropout_rate else []
+    return ", ".join([*parts, f"up to {own.max_token_length} tokens"])
+
+
+def _network(job: TrainJob) -> str:
+    own = job.network
+    parts = [f"LoRA rank {own.rank}", f"alpha {number_text(own.alpha)}"]
+    parts += [f"3x3 convolutions rank {own.conv_rank}"] if own.conv_rank else []
+    learns = [name for name, on in (("U-Net", own.train_unet), ("text encoder", own.train_text_encoder)) if on]
+    return ", ".join([*parts, " and ".join(learns) or "nothing trained"])
+
+
+def _optimizer(job: TrainJob) -> str:
+    own = job.optimizer
+    name = FIELDS["optimizer.optimizer_type"].labels.get(own.optimizer_type, own.optimizer_type)
+    parts = [name, f"rate {number_text(own.learning_rate)}"]
+    parts += [f"U-Net {number_text(own.unet_lr)}"] if own.unet_lr is not None else []
+    return ", ".join(parts + ([f"text encoder {number_text(own.text_encoder_lr)}"] if own.text_encoder_lr is not None else []))
+
+
+def _schedule(job: TrainJob) -> str:
+    own = job.schedule
+    curve = FIELDS["schedule.lr_scheduler"].labels[own.lr_scheduler]
+    parts = [f"{curve} rate" if own.lr_scheduler == "constant" else curve]
+    parts += [f"{own.lr_warmup_steps} steps of warm-up"] if own.lr_warmup_steps else []
+    parts += [f"{own.gradient_accumulation_steps} batches a step"] if own.gradient_accumulation_steps > 1 else []
+    return ", ".join([*parts, f"seed {own.seed}" if own.seed is not None else "any seed"])
+
+
+def _noise(job: TrainJob) -> str:
+    own = job.noise
+    parts = [f"min-SNR {number_text(own.min_snr_gamma)}"] if own.min_snr_gamma else ["plain loss"]
+    parts += [f"offset {number_text(own.noise_offset)}"] if own.noise_offset else []
+    parts += [f"perturbation {number_text(own.ip_noise_gamma)}"] if own.ip_noise_gamma else []
+    whole = (own.min_timestep, own.max_timestep) == (0, 1000)
+    return ", ".join([*parts, "all timesteps" if whole else f"timesteps {own.min_timestep} to {own.max_timestep}"])
+
+
+def _memory(job: TrainJob) -> str:
+    own = job.memory
+    precision = FIELDS["memory.mixed_precision"].labels[own.mixed_precision]
+    first = "precision as the machine allows" if own.mixed_precision == "auto" else precision
+    return f"{first}, {'gradient checkpointing' if own.gradient_checkpointing else 'no checkpointing'}"
+
+
+def _saving(job: TrainJob) -> str:
+    own = job.saving
+    periods = (("save_every_n_epochs", "epochs"), ("save_every_n_steps", "steps"))
+    parts = [f"every {getattr(own, name)} {unit}" for name, unit in periods if every(getattr(own, name))]
+    parts += [f"{own.save_n_evenly} spread evenly"] if every(own.save_n_evenly) else []
+    parts = parts or ["at the end"]
+    parts += [f"keep last {own.save_last_n}"] if every(own.save_last_n) else []
+    parts += [f"back up every {number_text(own.save_every_minutes)} min"] if every(own.save_every_minutes) else []
+    return ", ".join([*parts, own.save_precision] + (["copied to a second folder"] if own.copy_to else []))
+
+
+def _samples(job: TrainJob) -> str:
+    own = job.samples
+    if not own.sample_prompts:
+        return "no prompts, none drawn"
+    parts = [f"every {own.sample_every_n_steps} steps"] if every(own.sample_every_n_steps) else []
+    parts += [f"every {own.sample_every_n_epochs} epochs"] if every(own.sample_every_n_epochs) else []
+    parts = parts or ["not during training"]
+    parts += ["base model first"] if own.sample_at_first else []
+    return ", ".join([*parts, f"{FIELDS['samples.sample_sampler'].labels[own.sample_sampler]}, {own.sample_steps} steps"])
+
+
+def _logging(job: TrainJob) -> str:
+    return FIELDS["logging.log_with"].labels[job.logging.log_with]
+
+
+SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
+    "model": _model,
+    "dataset": _dataset,
+    "captions": _captions,
+    "network": _network,
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+    "noise": _noise,
+    "memory": _memory,
+    "saving": _saving,
+    "samples": _samples,
+    "logging": _logging,
+}

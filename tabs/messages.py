@@ -1,0 +1,76 @@
+"""What the server tells a browser about the form: one message holds the whole state, so a lost one costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from core.settings.presets import dump
+from core.settings.rules import ineffective, training_problems
+from tabs import form
+from tabs.browsers import Browser
+from tabs.project import FIELDS
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+
+def signed(data: Any) -> dict[str, Any]:
+    """A part of a message with the signature by which a browser says that it holds it."""
+    text = json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)
+    return {"sig": hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest(), "data": data}
+
+
+def packed(parts: dict[str, Any]) -> str:
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> dict[str, Any]:
+    """Everything that is painted on the form. `filled` is the revision that the browser's widgets show."""
+    project = page.project
+    with project.lock:
+        job, bad, changed = project.job, dict(project.bad), project.changed()
+        fresh = just_filled or project.only_own_edits(filled, browser.session)
+        errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
+        notes: dict[str, list[dict[str, str]]] = {}
+        for problem in training_problems(job):
+            if problem.where in FIELDS and problem.where not in bad:
+                notes.setdefault(problem.where, []).append({"what": problem.what, "fix": problem.fix, "level": problem.level})
+        return {
+            "stamp": project.stamp,
+            "filled": project.revision if fresh else 0,
+            "refill": not fresh,
+            "preset": preset_facts(page),
+            "changed": {path: form.shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
+            "errors": errors,
+            "notes": notes,
+            "ignored": ineffective(job),
+            "groups": {group: _group(group, job, changed, errors) for group in form.groups()},
+            "undo": project.can_undo,
+            "redo": project.can_redo,
+            "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
+            "json_problems": browser.json_problems,
+            "names": names(page),
+            "said": browser.said,
+            "notice": project.notice,
+        }
+
+
+def _group(group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any]) -> dict[str, Any]:
+    def inside(paths: Any) -> int:
+        return sum(path.split(".")[0] == group and path not in form.FIRST for path in paths)
+
+    return {"summary": form.summary(group, job), "changed": inside(changed), "errors": inside(errors)}
+
+
+def preset_facts(page: Page) -> dict[str, Any]:
+    name = page.project.preset
+    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names()}
+
+
+def names(page: Page) -> dict[str, str]:
+    """What the header says of the project."""
+    job = page.project.job
+    model = page.checks.model(job.model.base_model, job.model.family)
+    return {"project": job.saving.output_name, "family": model["family"], "evidence": model["evidence"]}

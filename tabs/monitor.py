@@ -1,0 +1,205 @@
+"""The Monitor tab: the running job or a chosen run, as it happens. The server holds all of it; the browser only draws."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import ProblemsError
+from tabs.browsers import Browser, whole
+from tabs.charts import loss_series, rate_series
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+COMMANDS = ("pause", "resume", "stop", "save", "sample")
+LIVE = ("running", "paused")
+CONTINUABLE = ("interrupted", "stopped", "failed")
+SHOWN_ENDED = 5
+RUNS_SECONDS = 5.0
+SAMPLE_SIZE = 256
+
+BOARD = """
+<div id="monitor">
+  <div id="monitor-empty" class="empty" hidden>
+    <strong>No runs yet.</strong><span>Start with the starter preset: it trains a small LoRA in a few minutes.</span>
+    <a class="btn primary" href="#Train">Go to Train</a>
+  </div>
+  <div id="monitor-run" hidden>
+    <section class="card run-head" aria-label="Run">
+      <div class="run-line">
+        <h2 id="run-title"></h2><span id="run-state" class="chip"></span>
+        <span id="run-epoch" class="figures"></span><span id="run-step" class="figures"></span>
+        <span id="run-pace" class="figures"></span><span id="run-left" class="figures"></span>
+        <span class="grow"></span>
+        <label class="run-choice">Run <select id="run-choice" aria-label="Run to show"></select></label>
+      </div>
+      <div id="run-bar" class="progress" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"><i></i></div>
+      <p id="run-stage" aria-live="polite"></p>
+      <div id="run-errors" role="alert"></div>
+      <div id="run-actions" class="buttons" role="group" aria-label="What to do with the run"></div>
+    </section>
+    <div class="monitor-columns">
+      <section class="card" aria-label="Loss">
+        <div class="card-head"><h3>Loss</h3><span class="legend"><i class="raw"></i>each step <i class="smooth"></i>smoothed <i class="save"></i>saved</span>
+          <span class="grow"></span><label class="check"><input type="checkbox" id="loss-log"> log scale</label></div>
+        <div id="loss-chart" class="chart tall"></div>
+      </section>
+      <section class="card" aria-label="Learning rate">
+        <div class="card-head"><h3>Learning rate</h3><span id="rate-legend" class="legend"></span></div>
+        <div id="rate-chart" class="chart"></div>
+        <div class="card-head"><h3>Files</h3></div>
+        <ul id="run-files" class="files"></ul>
+      </section>
+    </div>
+    <section class="card" aria-label="Samples">
+      <div class="card-head"><h3>Samples</h3><span class="hint" id="samples-hint">Prompts down, time across, the base model first. Click one to enlarge and compare.</span></div>
+      <div id="samples"></div>
+    </section>
+  </div>
+  <div class="monitor-columns">
+    <section class="card" aria-label="Queue">
+      <div class="card-head"><h3>Queue</h3><span id="queue-words" class="hint"></span><span class="grow"></span>
+        <button type="button" class="btn small" id="queue-pause"></button></div>
+      <ol id="queue" class="queue"></ol>
+    </section>
+    <section class="card" aria-label="Log">
+      <div class="card-head"><h3>Log</h3></div>
+      <ol id="run-log" class="log" tabindex="0" aria-label="Log lines"></ol>
+    </section>
+  </div>
+</div>
+"""
+
+
+def build(page: Page) -> None:
+    gr.HTML(BOARD, elem_id="monitor-holder", apply_default_css=False)
+
+
+# -- what is shown
+
+
+def parts(page: Page, chosen: str) -> dict[str, Any]:
+    """The parts of the message for an open Monitor. `chosen` is a run's name, or "" for the running or last one."""
+    found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
+    name = chosen or page.engine.current_run() or ""
+    if not name:
+        return found | {"run": None}
+    try:
+        facts = page.engine.snapshot(name, 0)
+    except ProblemsError as error:
+        return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
+    found["run"] = head(page, name, facts)
+    found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
+    found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
+    found["samples"] = samples(page, facts["samples"]) | {"run": name}
+    found["tensorboard"] = {"run": page.tensorboard.run, "address": page.tensorboard.address, "ready": page.tensorboard.ready}
+    found["log"] = facts["log"]
+    found["files"] = [
+        {"name": file["name"], "url": page.file_url(file["path"]), "bytes": file["bytes"], "step": file["step"]} for file in facts["files"]
+    ]
+    return found
+
+
+def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """State, progress and the actions that make sense now."""
+    state = facts["state"]
+    entry = next((entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None)
+    shown = {key: facts.get(key) for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")}
+    return shown | {
+        "run": name,
+        "state": "waiting" if entry is not None and entry.state == "waiting" else state,
+        "entry": entry.id if entry else "",
+        "seconds_per_step": round(facts.get("seconds_per_step") or 0.0, 3),
+        "eta_seconds": round(facts["eta_seconds"]) if facts.get("eta_seconds") else None,
+        "seconds": round(facts.get("seconds") or 0.0),
+        "actions": actions(page, state, entry),
+    }
+
+
+def actions(page: Page, state: str, entry: Any) -> list[str]:
+    if entry is not None and entry.state == "waiting":
+        return ["cancel"]
+    if state == "running":
+        found = ["sample", "save", "pause", "stop"]
+    elif state == "paused":
+        found = ["resume", "stop"]
+    elif state in CONTINUABLE:
+        found = ["continue", "settings"]
+    else:
+        found = ["generate", "settings"]
+    return found + (["tensorboard"] if page.tensorboard.offered else [])
+
+
+def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows are prompts, columns are steps; step 0 is the base model."""
+    steps = sorted({item["step"] for item in drawn})
+    rows: dict[int, dict[str, Any]] = {}
+    for item in drawn:
+        row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
+        cell = {"small": page.thumb_url(item["file"], SAMPLE_SIZE), "whole": page.file_url(item["file"]), "seed": item["seed"]}
+        row["cells"][str(item["step"])] = cell
+    return {"steps": steps, "rows": [rows[index] for index in sorted(rows)]}
+
+
+def queue(page: Page) -> dict[str, Any]:
+    """Running and waiting jobs in order, then the latest ended ones."""
+    entries = page.engine.queue()
+    going = [entry for entry in entries if entry.state == "running"] + [entry for entry in entries if entry.state == "waiting"]
+    ended = [entry for entry in entries if entry.state not in ("running", "waiting")][-SHOWN_ENDED:]
+    shown = [_row(entry) for entry in [*going, *reversed(ended)]]
+    return {"paused": page.engine.queue_paused, "entries": shown}
+
+
+def _row(entry: Any) -> dict[str, Any]:
+    facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
+    return {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
+
+
+def run_names(page: Page) -> list[dict[str, str]]:
+    """Every run for the list, newest first; asked of the engine every few seconds, for it reads folders."""
+    when, known = page.run_list
+    if time.monotonic() - when > RUNS_SECONDS:
+        known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.runs()[:200]]
+        page.run_list = (time.monotonic(), known)
+    return known
+
+
+# -- what is done
+
+
+def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
+    name = str(data.get("name", ""))
+    try:
+        _command(page, name, data, browser)
+    except ProblemsError as error:
+        page.browsers.say(browser, "error", title="Not done", problems=error.problems)
+    page.run_list = (0.0, page.run_list[1])
+
+
+def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
+    engine = page.engine
+    run, entry = str(data.get("run", "")), str(data.get("entry", ""))
+    if name in COMMANDS:
+        engine.command(run, name)
+    elif name == "cancel":
+        engine.cancel(entry)
+    elif name == "move":
+        engine.move(entry, whole(data.get("position")))
+    elif name == "continue":
+        engine.continue_run(run)
+    elif name == "pause_queue":
+        engine.pause_queue()
+    elif name == "resume_queue":
+        engine.resume_queue()
+    elif name == "settings":
+        page.project.replace(engine.run_job(run), preset="", did=f"taking the settings of {run}", session=browser.session)
+    elif name == "tensorboard":
+        page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
+    elif name in page.commands:
+        page.commands[name](data, browser)

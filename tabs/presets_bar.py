@@ -1,0 +1,178 @@
+"""The preset bar: choose, save, rename, delete, reset, undo and redo. A preset is whole: loading gives exactly the saved job."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import Problem, ProblemsError
+from core.settings import presets as preset_files
+from core.settings.job import TrainJob
+from core.settings.rules import bad_name
+from tabs.browsers import Browser
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+DEFAULTS = ""
+LARGEST = 1 << 20
+
+BAR = """
+<div id="preset-bar" role="group" aria-label="Preset">
+  <span id="preset-state" aria-live="polite"></span>
+  <span class="grow"></span>
+  <button type="button" class="btn quiet" data-do="undo" aria-label="Undo" disabled>Undo</button>
+  <button type="button" class="btn quiet" data-do="redo" aria-label="Redo" disabled>Redo</button>
+  <details class="menu">
+    <summary class="btn quiet">Preset menu</summary>
+    <div class="menu-items" role="group" aria-label="Preset menu">
+      <button type="button" class="btn row" data-do="save" data-needs="own">Save</button>
+      <button type="button" class="btn row" data-do="save-as">Save as ...</button>
+      <button type="button" class="btn row" data-do="rename" data-needs="own">Rename ...</button>
+      <button type="button" class="btn row" data-do="delete" data-needs="own">Delete ...</button>
+      <hr>
+      <button type="button" class="btn row" data-do="put-all-back" data-needs="changes">Put all changes back</button>
+      <button type="button" class="btn row" data-do="reset">Reset all to default</button>
+      <hr>
+      <button type="button" class="btn row" data-do="open">Open a preset file ...</button>
+      <button type="button" class="btn row" data-do="download">Download as a file</button>
+    </div>
+  </details>
+  <input type="file" id="preset-file" accept=".json,application/json" hidden aria-label="Preset file">
+</div>
+"""
+
+
+def choices(page: Page) -> list[tuple[str, str]]:
+    """(words, name) for the list: own presets by their bare name."""
+    shown = []
+    for name in page.presets.names():
+        shown.append((f"{name.removeprefix('user/')} (yours)" if name.startswith("user/") else words_of(page, name), name))
+    return [("Defaults", DEFAULTS), *shown]
+
+
+def words_of(page: Page, name: str) -> str:
+    """A shipped preset's title, else its name."""
+    try:
+        return page.presets.load(name).title or name
+    except ProblemsError:
+        return name
+
+
+def dropdown(page: Page) -> gr.Dropdown:
+    return gr.Dropdown(
+        choices(page),
+        value=page.project.preset,
+        label="Preset",
+        info="Settings that belong together. Yours are kept in presets/user.",
+        elem_id="preset",
+        elem_classes=["field"],
+        filterable=False,
+        interactive=True,
+    )
+
+
+def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
+    """Load a preset, or the defaults."""
+    if name == DEFAULTS:
+        return reset(page, browser, stamp)
+    known = page.presets.names()
+    if name not in known:
+        raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
+    left = page.project.load_preset(name, session=browser.session, stamp=stamp)
+    words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
+    page.browsers.say(browser, "done", f"Loaded {name.removeprefix('user/')}.{words} Undo brings the former settings back.")
+
+
+def reset(page: Page, browser: Browser, stamp: str | None) -> None:
+    """Every setting at its default, the folder and the model included: the defaults are whole like any preset."""
+    page.project.replace(TrainJob(), preset="", did="reset to default", session=browser.session, stamp=stamp)
+    page.browsers.say(browser, "done", "All settings are at their defaults. Undo brings the former ones back.")
+
+
+def put_all_back(page: Page, browser: Browser, stamp: str | None) -> None:
+    page.project.replace(page.project.reference(), did="putting all changes back", session=browser.session, stamp=stamp)
+
+
+def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    """Save the form as an own preset and make it the loaded one."""
+    project = page.project
+    with project.lock:
+        project.guard(stamp, browser.session)
+        if project.bad:
+            raise ProblemsError([item.problem for item in project.bad.values()])
+        name = page.presets.save(str(data.get("preset", "")), project.job, replace=bool(data.get("replace")))
+        project.saved_as(name)
+    page.browsers.say(browser, "done", f"Saved as {name.removeprefix('user/')}.")
+
+
+def rename(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    old = str(data.get("preset", ""))
+    new = page.presets.rename(old, str(data.get("to", "")))
+    page.project.rename_preset(old, new)
+    page.browsers.say(browser, "done", f"Renamed to {new.removeprefix('user/')}.")
+
+
+def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    name = str(data.get("preset", ""))
+    page.presets.delete(name)
+    page.project.rename_preset(name, "")
+    page.browsers.say(browser, "done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
+
+
+def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded. With errors nothing changes."""
+    given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
+    preset = _read_text(given, text)
+    if preset.task != "train":
+        raise ProblemsError.one(f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line")
+    current = page.project.job
+    job = preset_files.apply(preset, current)
+    stem = Path(given).stem
+    stem = stem if bad_name(stem) is None else "opened"
+    taken = set(page.presets.names())
+    name = next(name for number in range(1, 10**6) if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken)
+    kept = page.presets.save(name, job, kind=preset.kind)
+    page.project.load_preset(kept, session=browser.session, stamp=stamp)
+    page.browsers.say(browser, "done", f"Opened {given} and kept it as {name}.")
+
+
+def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
+    try:
+        preset = _read_text("JSON", str(data.get("text", "")))
+        if preset.task != "train":
+            raise ProblemsError.one(f"task is {preset.task}", "JSON", 'write "task": "train"')
+        job = preset_files.apply(preset, page.project.job)
+    except ProblemsError as error:
+        browser.json_problems = [problem.to_dict() for problem in error.problems]
+        return
+    browser.json_problems = []
+    assert isinstance(job, TrainJob)
+    page.project.replace(job, did="change in the JSON pane", session=browser.session, stamp=stamp)
+
+
+def _read_text(given: str, text: str) -> preset_files.Preset:
+    """Check a preset's text as a file of that name would be checked."""
+    if len(text) > LARGEST:
+        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file")
+    folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
+    path = folder / "preset.json"
+    try:
+        path.write_text(text, "utf-8", errors="surrogatepass")
+        return preset_files.read(path)
+    except ProblemsError as error:
+        raise ProblemsError([_placed(problem, str(path), given) for problem in error.problems]) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _placed(problem: Problem, path: str, given: str) -> Problem:
+    """The problem with the file's own name; one that names a setting says where to find it."""
+    where = problem.where.replace(path, given)
+    return Problem(problem.what.replace(path, given), where, problem.fix, problem.level)
+

@@ -1,0 +1,69 @@
+"""The tick: once a second each browser says what it shows, and gets what has changed since, or nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from tabs import monitor
+from tabs.browsers import Browser, unpack, whole
+from tabs.messages import form_part, names, packed, signed
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
+
+
+def build(page: Page) -> None:
+    """The listener of the timer that all tabs share, and the one for commands."""
+
+    def tick(asked: str, request: gr.Request) -> Any:
+        return answer(page, unpack(asked), page.browsers.of(request.session_hash))
+
+    def command(request: gr.Request, event: gr.EventData) -> Any:
+        data = event._data if isinstance(event._data, dict) else {}
+        browser = page.browsers.of(request.session_hash)
+        monitor.command(page, data, browser)
+        return answer(page, unpack(data.get("ask")), browser)
+
+    js = "() => [atelier.ask()]"
+    timer = gr.Timer(1.0)
+    page.listen(timer.tick, tick, page.envelope, page.pulse_bus, js=js, trigger_mode="once")
+    page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
+    page.on_load(tick, page.envelope, page.pulse_bus)
+
+
+def answer(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
+    """The parts that differ from what the browser holds; gr.skip() when all are the same."""
+    have = asked.get("have") if isinstance(asked.get("have"), dict) else {}
+    parts = {name: signed(data) for name, data in all_parts(page, asked, browser).items()}
+    news = {name: part for name, part in parts.items() if have.get(name) != part["sig"]}
+    return packed(news) if news else gr.skip()
+
+
+def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, Any]:
+    """What the open tab shows. The form is left out while it is hidden: it is painted again when its tab opens."""
+    tab = asked.get("tab")
+    parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.said}
+    if tab in ("Train", "", None):
+        parts["form"] = form_part(page, browser, whole(asked.get("filled")))
+        parts["checks"] = page.checks.look(page.project.job)
+    if tab == "Monitor":
+        parts |= monitor.parts(page, str(asked.get("run", "")))
+    for more in page.pulse_parts:
+        parts |= more(tab, asked)
+    return parts
+
+
+def status(page: Page) -> dict[str, Any]:
+    """The engine's status with the memory rounded, so that it changes only when a person would see it."""
+    facts = dict(page.engine.status())
+    facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
+    if facts.get("job"):
+        job = dict(facts["job"])
+        job["seconds_per_step"] = round(job.get("seconds_per_step") or 0.0, 3)
+        job["eta_seconds"] = round(job.get("eta_seconds") or 0)
+        facts["job"] = job
+    return facts

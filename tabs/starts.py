@@ -1,0 +1,62 @@
+"""Start and Add to queue: wait for the browser's last changes, check everything, then hand the job to the engine, once."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from core.record.cancel import Cancelled
+from core.record.problems import Problem, ProblemsError, errors
+from core.settings.job import TrainJob
+from tabs.browsers import Browser, whole
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+LATE_SECONDS = 2.0
+QUICK_SECONDS = 0.4  # most checks are done by then, and the press is answered with their result
+
+
+def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
+    """One press of Start ("how": "start") or Add to queue ("queue"). The outcome is said in the browser's panel."""
+    how = "start" if sent.get("how") == "start" else "queue"
+    token = str(sent.get("token", ""))[:60]
+    awaited = [whole(number) for number in sent.get("open", []) if whole(number)][:200]
+    if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
+        text = "Your last change has not reached the server yet. Look at the fields, then press again."
+        return page.browsers.say(browser, "error", text, title="Not started")
+    with page.project.lock:
+        page.project.guard(str(sent.get("stamp", "")), browser.session)
+        job, bad = page.project.job, [item.problem for item in page.project.bad.values()]
+    if page.browsers.double_press(browser, how, token):
+        return None
+    page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
+    work = threading.Thread(target=_check_and_submit, args=(page, browser, job, bad, how, token), name="start", daemon=True)
+    work.start()
+    work.join(QUICK_SECONDS)
+    return None
+
+
+def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Problem], how: str, token: str) -> None:
+    """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
+    try:
+        problems = bad + errors(page.checks.problems(job, page.checks.report(job, decode=True)))
+        if problems:
+            raise ProblemsError(problems)
+        page.engine.submit("train", job)
+    except ProblemsError as error:
+        number = len(error.problems)
+        title = "Not started" if how == "start" else "Not added"
+        text = f"{number} thing{'' if number == 1 else 's'} to mend first:"
+        browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
+        return page.browsers.say(browser, "error", text, title=title, problems=error.problems, identity=f"{token}-refused")
+    except Cancelled:
+        return None
+    others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
+    ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""
+    if page.engine.queue_paused and how == "start" and others <= 0:
+        page.engine.resume_queue()
+    paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""
+    words = "Started" if how == "start" and not ahead and not paused else "Added to the queue"
+    go = "Monitor" if how == "start" else ""
+    page.browsers.say(browser, "done", f"{words}: {job.saving.output_name}.{ahead}{paused}", identity=f"{token}-{how}ed", go=go)

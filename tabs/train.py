@@ -1,0 +1,263 @@
+"""The Train tab: what to train, on what, for how long; the preflight; Start. Everything else stands in groups below."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import ProblemsError
+from core.settings.base import Declared
+from tabs import form, presets_bar
+from tabs.browsers import Browser, unpack, whole
+from tabs.messages import form_part, packed, signed
+from tabs.places import model_choices, picture_folders
+from tabs.project import FIELDS, OldRevision
+from tabs.starts import press
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+SEARCH = """
+<div id="search-bar">
+  <label for="field-search">All settings</label>
+  <div class="search-box">
+    <input id="field-search" type="search" role="combobox" aria-autocomplete="list" aria-controls="field-results" aria-expanded="false"
+      placeholder="Find a setting by its name, or by the name sd-scripts gives it" autocomplete="off" spellcheck="false">
+    <ul id="field-results" role="listbox" aria-label="Settings found" hidden></ul>
+  </div>
+</div>
+"""
+LENGTH = '<p id="length-line" aria-live="polite"></p>'
+PREFLIGHT = """
+<section id="preflight" aria-label="Preflight">
+  <div class="card-head"><h2>Preflight</h2><span id="preflight-verdict" aria-live="polite">Looking at the pictures ...</span></div>
+  <dl id="preflight-facts" class="facts"></dl>
+  <div id="preflight-problems"></div>
+</section>
+"""
+PICTURES = """
+<section id="first-pictures" aria-label="First pictures">
+  <h3>First pictures, as they will be cropped</h3>
+  <div id="preflight-pictures" class="crops"></div>
+</section>
+"""
+JSON_PANE = """
+<div id="json-pane">
+  <p class="hint">The whole job, as a preset file holds it. It follows the form; Apply checks it whole and takes it over.</p>
+  <textarea id="json-text" rows="22" spellcheck="false" aria-label="Job as JSON" autocomplete="off"></textarea>
+  <div class="buttons"><span id="json-edited" class="hint" hidden></span><span class="grow"></span>
+    <button type="button" class="btn" data-json="revert" disabled>Drop the edits</button>
+    <button type="button" class="btn primary" data-json="apply" disabled>Apply</button></div>
+  <div id="json-problems" role="alert"></div>
+</div>
+"""
+
+
+def build(page: Page) -> None:
+    """All widgets of the tab, one private listener each."""
+    widgets: dict[str, Any] = {}
+    page.widgets = widgets
+    make = functools.partial(_field, page, widgets)
+    with gr.Row(elem_id="train", elem_classes="split"):
+        with gr.Column(scale=5, min_width=480, elem_id="train-form"):
+            preset = _first_screen(page, make)
+            gr.HTML(SEARCH, elem_id="search-holder")
+            _groups(make)
+            with gr.Accordion("The job as JSON", open=False, elem_id="group-json", elem_classes="group"):
+                gr.HTML(JSON_PANE)
+        with gr.Column(scale=3, min_width=300, elem_id="train-side"):
+            gr.HTML(PREFLIGHT, elem_id="preflight-holder")
+            with gr.Row(elem_classes="buttons-row"):
+                check = gr.Button("Check again", elem_id="check", size="md")
+                enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
+            start = gr.Button("Start", variant="primary", elem_id="start", size="lg")
+            gr.HTML(PICTURES, elem_id="pictures-holder")
+    _listen_to_fields(page, widgets)
+    _listen_to_actions(page, widgets, preset)
+    _listen_to_buttons(page, start, enqueue, check)
+
+
+def _field(page: Page, widgets: dict[str, Any], path: str, **more: Any) -> Any:
+    entry = FIELDS[path]
+    paths = functools.partial(_offers, page) if path in form.FIRST or entry.widget == "model" else None
+    widgets[path] = form.widget(entry, page.project.job, paths)
+    return widgets[path]
+
+
+def _offers(page: Page, entry: Declared) -> list[Any]:
+    """What a model or folder field lists."""
+    if entry.path == "model.base_model":
+        return model_choices(page.workspace)
+    return picture_folders(page.workspace) if entry.widget == "folder" else []
+
+
+def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
+    with gr.Group(elem_classes="card"):
+        with gr.Row(elem_classes="fields two"):
+            make("method.kind")
+            with gr.Column(min_width=120, elem_id="preset-column"):
+                preset = presets_bar.dropdown(page)
+                gr.HTML(presets_bar.BAR, elem_id="preset-bar-holder")
+        with gr.Row(elem_classes="fields two"):
+            make("model.base_model")
+            make("dataset.folder")
+    with gr.Group(elem_classes="card"):
+        with gr.Row(elem_classes="fields two"):
+            make("schedule.max_train_epochs")
+            make("schedule.max_train_steps")
+        gr.HTML(LENGTH, elem_id="length-holder")
+    with gr.Group(elem_classes="card"), gr.Row(elem_classes="fields two"):
+        make("saving.output_name")
+        make("samples.sample_prompts")
+    return preset
+
+
+def _groups(make: Callable[..., Any]) -> None:
+    """One closed accordion a group: shown fields first, the rest behind More."""
+    for group, entries in form.groups().items():
+        shown = [entry.path for entry in entries if entry.level == "shown"]
+        more = [entry.path for entry in entries if entry.level != "shown"]
+        with gr.Accordion(form.group_title(group), open=False, elem_id=f"group-{group}", elem_classes="group"):
+            with gr.Row(elem_classes="fields"):
+                for path in shown or more:
+                    make(path)
+            if shown and more:
+                with gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"), gr.Row(elem_classes="fields"):
+                    for path in more:
+                        make(path)
+
+
+# -- listeners
+
+
+def _listen_to_fields(page: Page, widgets: dict[str, Any]) -> None:
+    for path, component in widgets.items():
+        page.listen(
+            form.events(component),
+            functools.partial(_changed, page, path),
+            [component, page.envelope],
+            page.form_bus,
+            js=f"(value) => [value, atelier.envelope('{path}')]",
+            trigger_mode="multiple",
+        )
+
+
+def _changed(page: Page, path: str, value: Any, envelope: str, request: gr.Request) -> Any:
+    """One field changed in one browser."""
+    sent = unpack(envelope)
+    browser = page.browsers.of(request.session_hash)
+    number = whole(sent.get("n"))
+    try:
+        if page.browsers.is_newest(browser, path, number):
+            page.project.edit(path, value, session=browser.session, stamp=str(sent.get("stamp", "")))
+    except OldRevision:
+        _say_refused(page, browser)
+    finally:
+        page.browsers.arrive(browser, number)
+    return _message(page, browser, whole(sent.get("filled")))
+
+
+def _say_refused(page: Page, browser: Browser) -> None:
+    text = "Another browser changed the form in the meantime. It is shown as it is now; your last change was not applied."
+    page.browsers.say(browser, "error", text, title="Not applied")
+
+
+def _message(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> str:
+    return packed({"form": signed(form_part(page, browser, filled, just_filled=just_filled)), "acks": list(browser.arrived)})
+
+
+ACTIONS: dict[str, Callable[..., None]] = {
+    "load": lambda page, data, browser, stamp: presets_bar.load(page, data.get("preset"), browser, stamp),
+    "save": presets_bar.save,
+    "rename": presets_bar.rename,
+    "delete": presets_bar.delete,
+    "file": presets_bar.take_file,
+    "json": presets_bar.apply_json,
+    "reset": lambda page, data, browser, stamp: presets_bar.reset(page, browser, stamp),
+    "put_all_back": lambda page, data, browser, stamp: presets_bar.put_all_back(page, browser, stamp),
+    "undo": lambda page, data, browser, stamp: page.project.undo(session=browser.session, stamp=stamp),
+    "redo": lambda page, data, browser, stamp: page.project.redo(session=browser.session, stamp=stamp),
+    "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
+    "refill": lambda page, data, browser, stamp: None,
+}
+REFUSED = {
+    "load": "The preset was not loaded; nothing has changed.",
+    "file": "The file was not loaded; nothing has changed.",
+    "save": "The preset was not saved.",
+}
+
+
+def _put_back(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    if data.get("path") in FIELDS:
+        page.project.put_back(data["path"], session=browser.session, stamp=stamp)
+
+
+def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown) -> None:
+    outputs = [*widgets.values(), preset, page.form_bus]
+
+    def fill(browser: Browser) -> dict[Any, Any]:
+        """Every widget as the project has it."""
+        with page.project.lock:
+            updates: dict[Any, Any] = {component: _shown(page, path, component) for path, component in widgets.items()}
+            updates[preset] = gr.Dropdown(choices=presets_bar.choices(page), value=page.project.preset)
+            updates[page.form_bus] = _message(page, browser, 0, just_filled=True)
+        return updates
+
+    def act(request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        data = event._data if isinstance(event._data, dict) else {}
+        browser = page.browsers.of(request.session_hash)
+        _do(page, str(data.get("name", "")), data, browser)
+        return fill(browser)
+
+    def choose(name: Any, envelope: str, request: gr.Request) -> dict[Any, Any]:
+        browser = page.browsers.of(request.session_hash)
+        _do(page, "load", {"preset": name, **unpack(envelope)}, browser)
+        return fill(browser)
+
+    page.listen(page.form_bus.act, act, None, outputs, trigger_mode="multiple")
+    page.listen(
+        preset.input, choose, [preset, page.envelope], outputs, js="(value) => [value, atelier.envelope('preset')]", trigger_mode="multiple"
+    )
+    page.on_load(lambda request: fill(page.browsers.of(request.session_hash)), None, outputs)
+
+
+def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
+    """One action; what goes wrong is said in the browser's panel, and nothing else changes."""
+    action = ACTIONS.get(name)
+    if action is None:
+        return
+    try:
+        action(page, data, browser, None if name == "refill" else str(data.get("stamp", "")))
+    except OldRevision:
+        _say_refused(page, browser)
+    except ProblemsError as error:
+        page.browsers.say(browser, "error", REFUSED.get(name, ""), title="Not done", problems=error.problems)
+    finally:
+        if "n" in data:
+            page.browsers.arrive(browser, whole(data["n"]))
+
+
+def _shown(page: Page, path: str, component: Any) -> Any:
+    value = page.project.shown(path)
+    if isinstance(component, gr.Dropdown) and FIELDS[path].kind != "choice":
+        return gr.Dropdown(choices=form.offered(_offers(page, FIELDS[path]), value), value=value)
+    return value
+
+
+def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: gr.Button) -> None:
+    def pressed(envelope: str, request: gr.Request) -> str:
+        sent = unpack(envelope)
+        browser = page.browsers.of(request.session_hash)
+        try:
+            press(page, browser, sent)
+        except OldRevision:
+            _say_refused(page, browser)
+        return _message(page, browser, whole(sent.get("filled")))
+
+    for button, how in ((start, "start"), (enqueue, "queue")):
+        js = f"async () => [await atelier.startMessage('{how}')]"
+        page.listen(button.click, pressed, page.envelope, page.form_bus, js=js, trigger_mode="once")
+    page.listen(check.click, lambda: page.checks.again(), None, None, js="() => { atelier.checking(); return []; }", trigger_mode="once")

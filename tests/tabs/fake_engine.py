@@ -1,0 +1,284 @@
+"""An engine that only pretends: the contract that the page speaks, with a simulated run of a few seconds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from core.engine.light import LightLane
+from core.record.problems import ProblemsError
+from core.settings.presets import to_values
+
+
+@dataclass(frozen=True)
+class Entry:
+    id: str
+    task: str
+    title: str
+    job: dict[str, Any]
+    state: str = "waiting"
+    run: str = ""
+    added: float = 0.0
+    message: str = ""
+
+
+@dataclass
+class Run:
+    name: str
+    title: str
+    job: Any
+    folder: Path
+    state: str = "running"
+    step: int = 0
+    total: int = 60
+    seq: int = 1
+    commands: list[str] = field(default_factory=list)
+    loss: list[list[float]] = field(default_factory=list)
+    rates: list[list[Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    saves: list[int] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stage: str = "loading model"
+    started: float = field(default_factory=time.time)
+
+    def say(self, text: str, level: str = "info", fix: str = "") -> None:
+        self.log.append({"time": time.time(), "level": level, "text": text, "fix": fix})
+        self.seq += 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    name: str
+    title: str
+    task: str
+    state: str
+    step: int
+    total: int
+    started: float
+    seconds: float
+    thumbnail: Path | None
+    files: list[Path]
+    message: str
+    folder: Path
+    resumable_step: int = -1
+
+
+class FakeEngine:
+    """One thread runs the queue. `step_seconds` is how long a pretended step takes, `steps` how many there are."""
+
+    def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
+        self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps
+        self._lock = threading.RLock()
+        self._entries: list[Entry] = []
+        self._runs: dict[str, Run] = {}
+        self._now: Run | None = None
+        self._numbers = itertools.count(1)
+        self._light = LightLane()
+        self._closing = threading.Event()
+        self.queue_paused = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self.device = "cpu"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(5)
+        self._light.close()
+
+    # -- queue
+
+    def submit(self, task: str, job: Any, title: str = "") -> str:
+        with self._lock:
+            entry = Entry(f"e{next(self._numbers)}", task, title or job.saving.output_name, to_values(job), added=time.time())
+            self._entries.append(entry)
+            self._jobs = {**getattr(self, "_jobs", {}), entry.id: job}
+            return entry.id
+
+    def queue(self) -> list[Entry]:
+        with self._lock:
+            return list(self._entries)
+
+    def _change(self, entry_id: str, **changes: Any) -> None:
+        with self._lock:
+            self._entries = [replace(entry, **changes) if entry.id == entry_id else entry for entry in self._entries]
+
+    def move(self, entry_id: str, position: int) -> None:
+        with self._lock:
+            entry = next(entry for entry in self._entries if entry.id == entry_id)
+            waiting = [other for other in self._entries if other.state == "waiting" and other.id != entry_id]
+            waiting.insert(max(0, min(position, len(waiting))), entry)
+            self._entries = [other for other in self._entries if other.state != "waiting"] + waiting
+
+    def cancel(self, entry_id: str) -> None:
+        entry = next((entry for entry in self.queue() if entry.id == entry_id), None)
+        if entry is None:
+            raise ProblemsError.one("This job is no longer in the queue", entry_id, "look at the list again")
+        if entry.state == "waiting":
+            self._change(entry_id, state="cancelled")
+        elif entry.state == "running":
+            self.command(entry.run, "stop")
+
+    def pause_queue(self) -> None:
+        self.queue_paused = True
+
+    def resume_queue(self) -> None:
+        self.queue_paused = False
+
+    def command(self, run_name: str, name: str) -> None:
+        run = self._find(run_name)
+        run.commands.append(name)
+
+    def continue_run(self, run_name: str) -> str:
+        run = self._find(run_name)
+        with self._lock:
+            entry = Entry(f"e{next(self._numbers)}", "train", run.title, {}, run=run_name, added=time.time())
+            self._entries.append(entry)
+            return entry.id
+
+    def _find(self, name: str) -> Run:
+        if name not in self._runs:
+            raise ProblemsError.one("There is no such run", name, "look at the list of runs")
+        return self._runs[name]
+
+    # -- the pretended work
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            entry = next((entry for entry in self.queue() if entry.state == "waiting"), None)
+            if entry is None or self.queue_paused:
+                self._closing.wait(0.05)
+                continue
+            run = self._runs.get(entry.run) or self._new_run(entry)
+            self._change(entry.id, state="running", run=run.name)
+            self._now = run
+            self._run(run)
+            self._now = None
+            self._change(entry.id, state={"done": "done", "stopped": "cancelled"}.get(run.state, run.state))
+
+    def _new_run(self, entry: Entry) -> Run:
+        name = f"20250101-12{len(self._runs):02d}00_{entry.title}"
+        folder = self.workspace.runs / name
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        run = self._runs[name] = Run(name, entry.title, self._jobs[entry.id], folder, total=self.steps)
+        return run
+
+    def _run(self, run: Run) -> None:
+        run.state, run.stage = "running", "encoding pictures 3/24"
+        self._closing.wait(self.step_seconds)
+        if not run.step:
+            self._sample(run)
+        run.stage = "training"
+        run.say("24 pictures, 60 steps")
+        while run.step < run.total and not self._closing.is_set():
+            self._closing.wait(self.step_seconds)
+            if not self._obey(run):
+                return
+            if run.state == "paused":
+                continue
+            run.step += 1
+            raw = 0.12 + 0.2 * math.exp(-run.step / 20) + 0.03 * math.sin(run.step * 2.7)
+            smooth = raw if not run.loss else run.loss[-1][2] * 0.9 + raw * 0.1
+            run.loss.append([run.step, raw, smooth])
+            run.rates.append([run.step, {"unet": 1e-3 * (1 - run.step / run.total / 1.1), "text_encoder": 5e-4}])
+            run.seq += 1
+            if run.step % 20 == 0:
+                self._sample(run)
+                self._save(run)
+        run.state, run.stage = "done", ""
+        self._save(run)
+        run.say("Finished.")
+
+    def _obey(self, run: Run) -> bool:
+        """Take the commands; False when the run is to end."""
+        while run.commands:
+            name = run.commands.pop(0)
+            run.seq += 1
+            if name == "stop":
+                run.state = "stopped"
+                self._save(run)
+                run.say("Stopped and saved.")
+                return False
+            if name == "pause":
+                run.state = "paused"
+            elif name == "resume":
+                run.state = "running"
+            elif name == "save":
+                self._save(run)
+            elif name == "sample":
+                self._sample(run)
+        return True
+
+    def _sample(self, run: Run) -> None:
+        from PIL import Image
+
+        for index, prompt in enumerate(run.job.samples.sample_prompts):
+            path = run.folder / "samples" / f"{index}-{run.step:06d}.png"
+            Image.new("RGB", (128, 128), (40 + 60 * index, 90, min(255, 60 + run.step * 3))).save(path)
+            run.samples = [old for old in run.samples if (old["step"], old["index"]) != (run.step, index)]
+            run.samples.append({"step": run.step, "prompt": prompt, "index": index, "file": str(path), "seed": 1 + index})
+        run.seq += 1
+
+    def _save(self, run: Run) -> None:
+        (run.folder / "checkpoints" / f"{run.title}-step{run.step:08d}.safetensors").write_bytes(b"x" * 1000)
+        run.saves = [*run.saves, run.step] if run.step not in run.saves else run.saves
+        run.say(f"Saved at step {run.step}.")
+
+    # -- what the page asks
+
+    def runs(self) -> list[Summary]:
+        found = []
+        for run in reversed(list(self._runs.values())):
+            files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
+            drawn = Path(run.samples[-1]["file"]) if run.samples else None
+            facts = (run.name, run.title, "train", run.state, run.step, run.total, run.started, time.time() - run.started)
+            found.append(Summary(*facts, drawn, files, "", run.folder))
+        return found
+
+    def run_job(self, run_name: str) -> Any:
+        return self._find(run_name).job
+
+    def delete_run(self, run_name: str) -> None:
+        if self._now is not None and self._now.name == run_name:
+            raise ProblemsError.one(f"'{run_name}' is running and cannot be deleted", run_name, "stop it first")
+        self._runs.pop(run_name)
+
+    def current_run(self) -> str | None:
+        if self._now is not None:
+            return self._now.name
+        return next(reversed(self._runs), None) if self._runs else None
+
+    def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
+        run = self._find(run_name)
+        files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
+        return {
+            "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
+            "new": run.seq > since_seq, "stage": run.stage, "step": run.step, "total": run.total,
+            "epoch": run.step // 6 + 1, "epochs": 10, "pictures": 24, "sentence": "", "seconds_per_step": self.step_seconds,
+            "eta_seconds": (run.total - run.step) * self.step_seconds, "started": run.started, "seconds": time.time() - run.started,
+            "loss": list(run.loss), "lr": list(run.rates), "saves": list(run.saves),
+            "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
+            "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": 0} for path in files],
+        }  # fmt: skip
+
+    def light(self, work: Any, *arguments: Any, title: str = "") -> Any:
+        return self._light.submit(work, *arguments, title=title)
+
+    def generated(self) -> list[dict[str, Any]]:
+        return []
+
+    def status(self) -> dict[str, Any]:
+        run, job = self._now, None
+        if run is not None:
+            entry = next(entry.id for entry in self.queue() if entry.run == run.name and entry.state == "running")
+            job = {"title": run.title, "task": "train", "state": run.state, "stage": run.stage, "step": run.step, "total": run.total,
+                   "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
+                   "run": run.name, "entry": entry}  # fmt: skip
+        return {"device": "CPU, 2 cores", "memory_used": 7 << 30, "memory_total": 24 << 30, "job": job}
