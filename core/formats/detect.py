@@ -78,7 +78,7 @@ def identify(path: Path | str) -> ModelKind:
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
     """The same for a header that has been read. The order of the questions matters: a checkpoint holds a VAE too."""
-    for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_embedding, _as_component):
+    for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         answer = question(tensors, metadata)
         if answer is not None:
             return answer

@@ -1,0 +1,371 @@
+"""What a file is, told from its header: every row of the published models' marks."""
+
+import gzip
+import json
+import struct
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.families import FAMILIES, check_family, family, family_of
+from core.formats.detect import identify, identify_header
+from core.formats.header import TensorEntry
+from core.record.problems import ProblemsError
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+U = "model.diffusion_model."
+CONTEXT = f"{U}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+FIRST = f"{U}input_blocks.0.0.weight"
+SD1 = {
+    FIRST: (320, 4, 3, 3),
+    CONTEXT: (320, 768),
+    "cond_stage_model.transformer.text_model.final_layer_norm.bias": (768,),
+}
+SD2 = {FIRST: (320, 4, 3, 3), CONTEXT: (320, 1024), "cond_stage_model.model.ln_final.bias": (1024,)}
+SDXL = {
+    FIRST: (320, 4, 3, 3),
+    f"{U}label_emb.0.0.weight": (1280, 2816),
+    f"{U}input_blocks.7.1.transformer_blocks.9.attn2.to_k.weight": (1280, 2048),
+    "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
+}
+REFINER = {
+    FIRST: (384, 4, 3, 3),
+    f"{U}label_emb.0.0.weight": (1536, 2560),
+    "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
+}
+VAE_LDM = {"encoder.conv_in.weight": (128, 3, 3, 3), "encoder.down.0.block.0.conv1.weight": (128, 128, 3, 3)}
+VAE_DIFFUSERS = {
+    "encoder.conv_in.weight": (128, 3, 3, 3),
+    "encoder.down_blocks.0.resnets.0.conv1.weight": (128, 128, 3, 3),
+}
+
+
+def header(shapes, dtype="F16"):
+    return {name: TensorEntry(dtype, tuple(shape), 0, 0) for name, shape in shapes.items()}
+
+
+def known(shapes, **metadata):
+    return identify_header(header(shapes), {key.replace("__", "."): value for key, value in metadata.items()})
+
+
+def with_first(model, channels):
+    return {**model, FIRST: (320, channels, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (SD1, "SD 1.x checkpoint"),
+        (SD2, "SD 2.x checkpoint"),
+        (SDXL, "SDXL checkpoint"),
+        ({**SDXL, **{name: shape for name, shape in VAE_LDM.items()}}, "SDXL checkpoint"),
+        (REFINER, "SDXL refiner checkpoint"),
+        ({k: v for k, v in SDXL.items() if not k.startswith("cond")}, "SDXL checkpoint"),
+        (with_first(SD1, 9), "SD 1.x inpainting checkpoint"),
+        (with_first(SD2, 9), "SD 2.x inpainting checkpoint"),
+        (with_first(SDXL, 9), "SDXL inpainting checkpoint"),
+        (with_first(SD1, 8), "SD 1.x instruct-pix2pix checkpoint"),
+        (with_first(SD2, 5), "SD 2.x depth checkpoint"),
+        (with_first(SD2, 7), "SD 2.x upscaler checkpoint"),
+        ({**SDXL, "edm_mean": (4,), "edm_std": (4,)}, "SDXL Playground 2.5 checkpoint"),
+        ({**SDXL, "edm_vpred.sigma_max": ()}, "SDXL CosXL checkpoint"),
+        (
+            {name.replace("blocks.9.attn2", "blocks.3.attn2"): shape for name, shape in SDXL.items()},
+            "SDXL pruned (SSD-1B or Vega) checkpoint",
+        ),
+        ({f"{U}joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)}, "Stable Diffusion 3 checkpoint"),
+        ({f"{U}double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "Flux checkpoint"),
+        ({FIRST: (32, 4, 3, 3), "cond_stage_model.transformer.embeddings.position_ids": (1, 77)}, "SD 1.x checkpoint"),
+        (VAE_LDM, "VAE"),
+        (VAE_DIFFUSERS, "VAE"),
+        ({f"first_stage_model.{name}": shape for name, shape in VAE_LDM.items()}, "VAE"),
+        ({"control_model.input_hint_block.0.weight": (16, 3, 3, 3), "difference": ()}, "difference ControlNet"),
+        (
+            {
+                "control_model.input_hint_block.0.weight": (16, 3, 3, 3),
+                "control_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+            },
+            "SD 1.x ControlNet",
+        ),
+        ({"input_hint_block.0.weight": (16, 3, 3, 3)}, "ControlNet"),
+        (
+            {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "add_embedding.linear_1.weight": (1280, 2816)},
+            "SDXL ControlNet",
+        ),
+        ({"lllite_unet_input_blocks_4_1_x.conditioning1.0.weight": (4, 3, 4, 4)}, "SDXL ControlNet-LLLite"),
+        ({"emb_params": (3, 768)}, "SD 1.x textual inversion embedding"),
+        ({"emb_params": (3, 1024)}, "SD 2.x textual inversion embedding"),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "SDXL textual inversion embedding"),
+        ({"string_to_param.*": (2, 768)}, "SD 1.x textual inversion embedding"),
+        ({"<my-token>": (768,)}, "SD 1.x textual inversion embedding"),
+        ({"320.0.linear1.weight": (640, 320), "768.1.linear1.weight": (1536, 768)}, "hypernetwork"),
+        (
+            {
+                "conv_in.weight": (320, 4, 3, 3),
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (640, 768),
+            },
+            "SD 1.x U-Net alone",
+        ),
+        ({"text_model.embeddings.token_embedding.weight": (49408, 768)}, "SD 1.x text encoder alone"),
+        ({"something.else": (3, 3)}, "model of a kind that is not known here"),
+        ({}, "model of a kind that is not known here"),
+    ],
+)
+def test_each_kind_is_named(shapes, words):
+    assert str(known(shapes)) == words
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "layout"),
+    [
+        (
+            {"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)},
+            "SD 1.x LoRA",
+            "kohya",
+        ),
+        (
+            {"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 1024)},
+            "SD 2.x LoRA",
+            "kohya",
+        ),
+        (
+            {"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 2048)},
+            "SDXL LoRA",
+            "kohya",
+        ),
+        (
+            {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight": (4, 640)},
+            "SDXL LoRA",
+            "kohya",
+        ),
+        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 1280)}, "SDXL LoRA", "kohya"),
+        ({"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 768)}, "SD 1.x LoRA", "kohya"),
+        ({"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 32)}, "LoRA", "kohya"),
+        (
+            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (4, 768)},
+            "SD 1.x LoRA",
+            "peft",
+        ),
+        ({"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_q.lora_A.weight": (4, 1280)}, "SDXL LoRA", "peft"),
+        (
+            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (4, 768)},
+            "SD 1.x LoRA",
+            "diffusers",
+        ),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)}, "Flux LoRA", "kohya"),
+        (
+            {"lora_unet_x_attn2_to_k.hada_w1_b": (4, 768), "lora_unet_x_attn2_to_k.hada_w1_a": (320, 4)},
+            "SD 1.x LoHa LoRA",
+            "kohya",
+        ),
+        ({"lora_unet_x_attn2_to_k.lokr_w1": (4, 4)}, "LoKr LoRA", "kohya"),
+        ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT LoRA", "kohya"),
+        (
+            {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 768), "lora_unet_x_attn2_to_k.dora_scale": (1, 768)},
+            "SD 1.x DoRA LoRA",
+            "kohya",
+        ),
+    ],
+)
+def test_each_lora_is_told_by_its_keys(names, words, layout):
+    kind = known(names)
+    assert (str(kind), kind.layout, kind.kind) == (words, layout, "lora")
+
+
+def test_a_lora_without_telling_keys_is_told_by_its_metadata():
+    names = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 1280, 1, 1)}
+    assert known(names).family is None
+    assert known(names, ss_base_model_version="sd_v1").family == "sd1"
+    assert known(names, ss_base_model_version="sd_v2_v").family == "sd2"
+    assert known(names, ss_base_model_version="sdxl_base_v1-0").family == "sdxl"
+    assert known(names, modelspec__architecture="stable-diffusion-v1/lora").family == "sd1"
+
+
+@pytest.mark.parametrize("case", ["lora_lierla", "lora_c3lier", "dylora", "oft_attn"])
+def test_loras_that_sd_scripts_wrote_are_of_the_right_family(case):
+    with gzip.open(VECTORS / "network_keys.json.gz") as file:
+        cases = json.load(file)["cases"]
+    for model, name in (("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")):
+        kind = known(cases[f"{model}/{case}"]["keys"])
+        assert kind.kind == "lora"
+        if case != "oft_attn":  # its blocks have the output's width, which SD 1 and 2 share
+            assert kind.family == name, (model, case)
+
+
+def test_whole_published_headers_are_told_apart():
+    with gzip.open(VECTORS / "checkpoint_keys.json.gz") as file:
+        models = json.load(file)["models"]
+    for model, words in (("sd15", "SD 1.x checkpoint"), ("sd21", "SD 2.x checkpoint"), ("sdxl", "SDXL checkpoint")):
+        shapes = {
+            name: entry["shape"]
+            for part in ("unet", "text_encoder", "text_encoder_2")
+            for name, entry in models[model].get(part, {}).items()
+        }
+        assert str(known(shapes)) == words
+
+
+@pytest.mark.parametrize(
+    ("shapes", "metadata", "prediction"),
+    [
+        (SD1, {}, "epsilon"),
+        (SD1, {"modelspec__prediction_type": "v"}, "v"),
+        (SD1, {"modelspec__prediction_type": "v_prediction"}, "v"),
+        (SD2, {}, None),
+        (SD2, {"modelspec__prediction_type": "epsilon"}, "epsilon"),
+        (SD2, {"modelspec__prediction_type": "v", "modelspec__merged_from": "a, b"}, None),
+        (SD2, {"global_step": "875000"}, "epsilon"),
+        (SD2, {"global_step": "110000"}, "v"),
+        (SD2, {"global_step": "220000"}, "epsilon"),
+        (SDXL, {}, "epsilon"),
+        ({**SDXL, "v_pred": (0,), "ztsnr": (0,)}, {}, "v"),
+    ],
+)
+def test_the_prediction_type_goes_by_the_best_evidence(shapes, metadata, prediction):
+    assert known(shapes, **metadata).prediction == prediction
+
+
+def write_sparse(path, shapes, dtype, item):
+    """A file with this header and a hole for the weights."""
+    listing, place = {}, 0
+    for name, shape in shapes.items():
+        listing[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [place, place + prod(shape) * item]}
+        place += prod(shape) * item
+    text = json.dumps(listing).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + place)
+    return path
+
+
+def test_size_decides_nothing(tmp_path):
+    """kohya's rule calls a file above 5.5 GiB SDXL: SD 1 in fp32 with averages is larger, SDXL in fp8 smaller."""
+    large = write_sparse(tmp_path / "sd1.safetensors", {**SD1, "model_ema.all": (1_600_000_000,)}, "F32", 4)
+    small = write_sparse(tmp_path / "sdxl.safetensors", SDXL, "F8_E4M3", 1)
+    assert large.stat().st_size > 5.5 * 2**30 > small.stat().st_size
+    assert str(identify(large)) == "SD 1.x checkpoint" and str(identify(small)) == "SDXL checkpoint"
+
+
+# ---- folders ----
+
+
+def folder(path, **configs):
+    for name, config in configs.items():
+        target = path / "model_index.json" if name == "index" else path / name / "config.json"
+        if name == "scheduler":
+            target = path / "scheduler" / "scheduler_config.json"
+        if name == "own":
+            target = path / "config.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(config))
+    return path
+
+
+SD_INDEX, XL_INDEX = {"_class_name": "StableDiffusionPipeline"}, {"_class_name": "StableDiffusionXLPipeline"}
+
+
+@pytest.mark.parametrize(
+    ("configs", "words", "prediction"),
+    [
+        ({"index": SD_INDEX, "unet": {"cross_attention_dim": 768}}, "SD 1.x checkpoint", "epsilon"),
+        (
+            {
+                "index": SD_INDEX,
+                "unet": {"cross_attention_dim": 1024},
+                "scheduler": {"prediction_type": "v_prediction"},
+            },
+            "SD 2.x checkpoint",
+            "v",
+        ),
+        (
+            {"index": XL_INDEX, "unet": {"cross_attention_dim": 2048}, "scheduler": {"prediction_type": "epsilon"}},
+            "SDXL checkpoint",
+            "epsilon",
+        ),
+        ({"index": {"_class_name": "StableDiffusionXLImg2ImgPipeline"}}, "SDXL refiner checkpoint", None),
+        (
+            {
+                "index": {"_class_name": "StableDiffusionInpaintPipeline"},
+                "unet": {"cross_attention_dim": 768, "in_channels": 9},
+            },
+            "SD 1.x inpainting checkpoint",
+            "epsilon",
+        ),
+        ({"index": {"_class_name": "StableDiffusion3Pipeline"}}, "Stable Diffusion 3 checkpoint", None),
+        ({"unet": {"cross_attention_dim": 768}}, "SD 1.x checkpoint", "epsilon"),
+        ({"own": {"_class_name": "AutoencoderKL"}}, "VAE", None),
+        ({"own": {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768}}, "SD 1.x U-Net alone", None),
+        ({"own": {"architectures": ["CLIPTextModel"]}}, "text encoder alone", None),
+    ],
+)
+def test_each_folder_is_named(tmp_path, configs, words, prediction):
+    kind = identify(folder(tmp_path, **configs))
+    assert (str(kind), kind.prediction, kind.layout) == (words, prediction, "diffusers")
+
+
+def test_a_folder_without_a_model_or_with_a_broken_config_is_a_problem(tmp_path):
+    with pytest.raises(ProblemsError, match="holds no model"):
+        identify(tmp_path)
+    (tmp_path / "model_index.json").write_text("{ not json")
+    with pytest.raises(ProblemsError, match="not valid JSON"):
+        identify(tmp_path)
+
+
+# ---- what a job is told ----
+
+
+def message(shapes, wanted="auto"):
+    with pytest.raises(ProblemsError) as caught:
+        check_family(known(shapes), "model.safetensors", wanted)
+    (problem,) = caught.value.problems
+    assert problem.where == "model.safetensors" and problem.fix
+    return problem.what
+
+
+def test_a_model_of_another_family_is_refused_by_its_name():
+    assert message(SDXL) == "This is an SDXL checkpoint; this job works with SD 1.x"
+    assert message(SD2, "sd1") == "This is an SD 2.x checkpoint; this job works with SD 1.x"
+    assert message({f"{U}double_blocks.0.img_attn.qkv.weight": (1, 1)}).startswith("This is a Flux checkpoint;")
+
+
+def test_a_file_that_is_no_whole_model_is_refused_by_its_name():
+    lora = {"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)}
+    assert message(lora).startswith("This is no whole model but: SD 1.x LoRA")
+    assert message(VAE_LDM).startswith("This is no whole model but: VAE")
+    assert message(with_first(SD1, 9)).startswith("This model is of a variant, SD 1.x inpainting checkpoint")
+
+
+def test_the_family_setting_decides_where_the_file_tells_nothing():
+    silent = {FIRST: (32, 4, 3, 3)}
+    assert "does not show which family" in message(silent)
+    assert check_family(known(silent), "x", "sd1") == "sd1"
+    assert check_family(known(SD1), "x") == "sd1"
+
+
+def test_the_starter_is_sd1_although_narrower():
+    starter = Path(__file__).parents[2] / "models" / "starter"
+    assert family_of(starter) == "sd1"
+    assert identify(starter).prediction == "epsilon"
+
+
+def test_every_family_has_the_same_functions():
+    names = (
+        "load",
+        "tokenize",
+        "encode_text",
+        "count_tokens",
+        "encode_picture_latents",
+        "decode_latents",
+        "predict",
+        "lora_targets",
+    )
+    for name in FAMILIES:
+        assert all(callable(getattr(family(name), function)) for function in names)
+    with pytest.raises(ProblemsError, match="not known"):
+        family("sd9")
+
+
+def test_a_pickled_checkpoint_is_identified_without_its_weights(tmp_path):
+    torch.save({"state_dict": {name: torch.zeros(shape) for name, shape in SD1.items()}}, tmp_path / "old.ckpt")
+    assert str(identify(tmp_path / "old.ckpt")) == "SD 1.x checkpoint"

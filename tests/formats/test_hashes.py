@@ -1,0 +1,62 @@
+"""Hashes of models, and the memo that saves reading them twice."""
+
+import hashlib
+import os
+
+import pytest
+
+from core.formats.hashes import HashMemo, file_sha256, legacy_hash, model_hashes
+from core.record.cancel import Cancelled, CancelToken
+
+
+def test_the_old_hash_reads_64_kib_at_1_mib(tmp_path):
+    path = tmp_path / "model.ckpt"
+    content = os.urandom(0x120000)
+    path.write_bytes(content)
+    assert legacy_hash(path) == hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+    path.write_bytes(b"small")
+    assert legacy_hash(path) == "e3b0c442", "of a file under 1 MiB it is the hash of nothing"
+
+
+def test_the_new_hash_is_sha256_of_the_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(os.urandom(5_000_000))
+    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_sha256(path, start=8) == hashlib.sha256(path.read_bytes()[8:]).hexdigest()
+
+
+def test_hashing_can_be_cancelled(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        file_sha256(path, token)
+
+
+def test_folders_and_missing_files_have_sd_scripts_words(tmp_path):
+    assert model_hashes(tmp_path) == ("IsADirectory", "IsADirectory")
+    assert model_hashes(tmp_path / "none") == ("NOFILE", "NOFILE")
+
+
+def test_the_memo_remembers_until_the_file_changes_also_across_starts(tmp_path):
+    path, memo_path, asked = tmp_path / "x", tmp_path / "memo.json", []
+    path.write_bytes(b"one")
+
+    def compute():
+        asked.append(1)
+        return file_sha256(path)
+
+    first = HashMemo(memo_path).get("sha256", [path], compute)
+    assert HashMemo(memo_path).get("sha256", [path], compute) == first and len(asked) == 1
+    path.write_bytes(b"other")
+    changed = HashMemo(memo_path).get("sha256", [path], compute)
+    assert changed == hashlib.sha256(b"other").hexdigest() and len(asked) == 2
+    assert HashMemo(memo_path).get("another purpose", [path], lambda: "y") == "y"
+
+
+def test_a_damaged_memo_is_only_forgotten(tmp_path):
+    (tmp_path / "memo.json").write_text("{ broken")
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    assert HashMemo(tmp_path / "memo.json").get("p", [path], lambda: "value") == "value"

@@ -1,0 +1,121 @@
+"""Headers of model files, whole and broken."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core.formats.header import read_header, sniff
+from core.formats.tensors import TensorFile
+from core.record.problems import ProblemsError
+
+
+@pytest.fixture
+def model(tmp_path):
+    tensors = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b.half": torch.ones(4, dtype=torch.bfloat16),
+        "n": torch.tensor(7),
+    }
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata={"note": "Füchse"})
+    return path, tensors
+
+
+def problem_of(path):
+    with pytest.raises(ProblemsError) as caught:
+        read_header(path)
+    (problem,) = caught.value.problems
+    assert str(path) == problem.where and problem.fix
+    return problem.what
+
+
+def test_names_types_and_shapes_are_read_without_the_weights(model):
+    path, _ = model
+    entries, metadata = read_header(path)
+    assert metadata == {"note": "Füchse"}
+    assert {name: (entry.dtype, entry.shape) for name, entry in entries.items()} == {
+        "a": ("F32", (2, 3)),
+        "b.half": ("BF16", (4,)),
+        "n": ("I64", ()),
+    }
+
+
+def test_tensors_are_read_bit_for_bit_and_can_be_converted(model):
+    path, tensors = model
+    with TensorFile(path) as file:
+        for name, tensor in tensors.items():
+            assert torch.equal(file.read(name), tensor) and file.read(name).dtype == tensor.dtype
+        assert torch.equal(file.read("a", torch.float16), tensors["a"].half())
+        assert file.read("n", torch.float16).dtype == torch.int64, "integers keep their type"
+
+
+def test_tensors_own_their_memory_so_the_file_can_be_replaced(model):
+    path, tensors = model
+    with TensorFile(path) as file:
+        first, converted = file.read("a"), file.read("a", torch.float64)
+        file.read("b.half", torch.float32)  # the same buffer is used again
+    path.write_bytes(b"")
+    assert torch.equal(first, tensors["a"]) and torch.equal(converted, tensors["a"].double())
+
+
+def test_the_name_of_a_file_does_not_decide_what_it_is(tmp_path, model):
+    for name, content in (("x.ckpt", model[0].read_bytes()),):
+        (tmp_path / name).write_bytes(content)
+        assert sniff(tmp_path / name) == "safetensors"
+        assert set(read_header(tmp_path / name)[0]) == {"a", "b.half", "n"}
+    torch.save({"w": torch.zeros(2)}, tmp_path / "y.safetensors")
+    assert sniff(tmp_path / "y.safetensors") == "zip"
+    assert read_header(tmp_path / "y.safetensors")[0]["w"].shape == (2,)
+
+
+def test_a_file_cut_short_says_how_many_bytes_are_missing(model):
+    path, _ = model
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    assert problem_of(path) == f"The file is cut short: {len(whole) - 3:,} bytes of {len(whole):,} are there"
+    path.write_bytes(whole[:20])
+    assert "cut short" in problem_of(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 20]},
+        {"dtype": "F32", "shape": [-2, -3], "data_offsets": [0, 24]},
+        {"dtype": "F99", "shape": [6], "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": [6], "data_offsets": [-24, 0]},
+        {"dtype": "F32", "shape": [6]},
+        7,
+    ],
+)
+def test_a_header_that_contradicts_itself_is_damaged(tmp_path, entry):
+    text = json.dumps({"a": entry}).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(24))
+    assert problem_of(path) == "The file's list of tensors is damaged"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>Log in", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"just text that is long enough to be read", "not a model file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a model file"),
+        (b"\x80\x02not really a pickle", "damaged"),
+        (b"PK\x03\x04not really a zip", "damaged"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path, content, words):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert words in problem_of(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    assert problem_of(tmp_path / "none.safetensors") == "There is no such file"
+    assert problem_of(tmp_path) == "This is a folder, not a file"

@@ -1,0 +1,154 @@
+"""Metadata of LoRA files, in the words other programs look for."""
+
+import json
+
+import pytest
+
+from core.formats.lora_metadata import RunFacts, lora_metadata
+from core.settings.job import TrainJob
+
+
+def job(**groups):
+    return TrainJob.model_validate(groups)
+
+
+FACTS = RunFacts(
+    session_id=42,
+    started_at=1000.0,
+    saved_at=2000.5,
+    seed=7,
+    num_train_images=24,
+    num_batches_per_epoch=6,
+    num_epochs=10,
+    epoch=3,
+    step=18,
+    max_train_steps=60,
+    mixed_precision="bf16",
+    resolution=(128, 192),
+    base_model_name="starter",
+    base_model_hash="e3b0c442",
+    base_model_sha256="ab" * 32,
+    dataset_dirs={"10_fox": {"n_repeats": 10, "img_count": 24}},
+    tag_frequency={"10_fox": {"a fox": 1, "füchse": 2}},
+    bucket_info={"buckets": {"0": {"resolution": [128, 128], "count": 24}}, "mean_img_ar_error": 0.0},
+)
+
+
+def test_every_value_is_a_string_in_pythons_words():
+    metadata = lora_metadata(TrainJob(), FACTS)
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in metadata.items())
+    assert (
+        metadata["ss_v2"] == "False" and metadata["ss_clip_skip"] == "None" and metadata["ss_cache_latents"] == "True"
+    )
+
+
+def test_the_run_is_described():
+    metadata = lora_metadata(TrainJob(), FACTS)
+    expected = {
+        "ss_session_id": "42",
+        "ss_training_started_at": "1000.0",
+        "ss_training_finished_at": "2000.5",
+        "ss_seed": "7",
+        "ss_epoch": "3",
+        "ss_steps": "18",
+        "ss_num_epochs": "10",
+        "ss_max_train_steps": "60",
+        "ss_num_train_images": "24",
+        "ss_num_batches_per_epoch": "6",
+        "ss_mixed_precision": "bf16",
+        "ss_resolution": "(128, 192)",
+        "ss_sd_model_name": "starter",
+        "ss_sd_model_hash": "e3b0c442",
+        "ss_new_sd_model_hash": "ab" * 32,
+        "modelspec.resolution": "128x192",
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert json.loads(metadata["ss_tag_frequency"]) == {"10_fox": {"a fox": 1, "füchse": 2}}
+    assert json.loads(metadata["ss_dataset_dirs"])["10_fox"] == {"n_repeats": 10, "img_count": 24}
+    assert "ss_vae_name" not in metadata, "no VAE was chosen"
+
+
+def test_the_settings_are_described():
+    metadata = lora_metadata(
+        job(
+            network={"rank": 8, "alpha": 4, "conv_rank": 4, "conv_alpha": 1},
+            optimizer={"optimizer_type": "AdamW8bit", "learning_rate": 0.0001, "unet_lr": 0.0005, "weight_decay": 0.1},
+            saving={"output_name": "fox", "training_comment": "first"},
+            noise={"min_snr_gamma": 5, "max_timestep": 900},
+            captions={"max_token_length": 150, "shuffle_caption": True},
+            dataset={"train_batch_size": 4},
+            schedule={"gradient_accumulation_steps": 2},
+            model={"clip_skip": 2},
+        ),
+        FACTS,
+    )
+    expected = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "8",
+        "ss_network_alpha": "4.0",
+        "ss_learning_rate": "0.0001",
+        "ss_unet_lr": "0.0005",
+        "ss_text_encoder_lr": "None",
+        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.999),eps=1e-08)",
+        "ss_output_name": "fox",
+        "ss_training_comment": "first",
+        "ss_min_snr_gamma": "5.0",
+        "ss_max_token_length": "150",
+        "ss_shuffle_caption": "True",
+        "ss_batch_size_per_device": "4",
+        "ss_total_batch_size": "8",
+        "ss_clip_skip": "2",
+        "modelspec.title": "fox",
+        "modelspec.encoder_layer": "2",
+        "modelspec.timestep_range": "0,900",
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "1.0"}
+
+
+def test_a_plain_lora_has_no_network_args_and_conv_alpha_follows_the_rank():
+    assert "ss_network_args" not in lora_metadata(TrainJob(), FACTS)
+    with_conv = lora_metadata(job(network={"conv_rank": 8}), FACTS)
+    assert json.loads(with_conv["ss_network_args"]) == {"conv_dim": "8", "conv_alpha": "8"}
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "version", "architecture", "implementation"),
+    [
+        ("sd1", "epsilon", "sd_v1", "stable-diffusion-v1/lora", "diffusers"),
+        ("sd1", "v", "sd_v1_v", "stable-diffusion-v1/lora", "diffusers"),
+        ("sd2", "epsilon", "sd_v2", "stable-diffusion-v2-512/lora", "diffusers"),
+        ("sd2", "v", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "diffusers"),
+        (
+            "sdxl",
+            "epsilon",
+            "sdxl_base_v1-0",
+            "stable-diffusion-xl-v1-base/lora",
+            "https://github.com/Stability-AI/generative-models",
+        ),
+    ],
+)
+def test_the_base_model_is_named_as_uis_expect(family, prediction, version, architecture, implementation):
+    metadata = lora_metadata(TrainJob(), RunFacts(family=family, prediction=prediction, saved_at=0.0))
+    assert metadata["ss_base_model_version"] == version
+    assert metadata["modelspec.architecture"] == architecture
+    assert metadata["modelspec.implementation"] == implementation
+    assert metadata["modelspec.prediction_type"] == prediction
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+
+
+def test_kohyas_minimum_and_what_a1111_reads_is_there():
+    metadata = lora_metadata(TrainJob(), FACTS)
+    minimum = {"ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha"}
+    assert minimum | {"ss_output_name", "ss_tag_frequency"} <= set(metadata)
+
+
+def test_the_date_is_local_time_without_fractions():
+    date = lora_metadata(TrainJob(), FACTS)["modelspec.date"]
+    assert "." not in date and "T" in date and len(date) == 19
+
+
+def test_more_metadata_is_taken_as_it_is():
+    facts = RunFacts(extra={"ss_datasets": "[]", "modelspec.author": "me"})
+    metadata = lora_metadata(TrainJob(), facts)
+    assert metadata["ss_datasets"] == "[]" and metadata["modelspec.author"] == "me"
