@@ -1,0 +1,69 @@
+"""`python -m core.setup.in_place`: install into the Python that runs this, without `.venv`. For Colab and containers, which
+bring their own torch and are thrown away after use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from core.setup.choose import Build, adapted_requirements
+from core.setup.environment import (
+    PIP_FAILED,
+    TORCH_FAILED,
+    TRY_OUT,
+    SetupError,
+    build_for,
+    index_answers,
+    run_step,
+    say,
+)
+from core.setup.facts import machine_facts
+
+
+def install(root: Path) -> None:
+    """raises SetupError"""
+    build = build_for(root, machine_facts(), index_answers)
+    for note in build.notes:
+        say(note)
+    steps, lines = plan(installed_torch(), build, (root / "requirements.txt").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "requirements.txt"
+        listed.write_text(lines, encoding="utf-8")
+        for step in [*steps, ["-r", str(listed)]]:
+            say(f"installing {' '.join(step)}")
+            run_step([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *step], PIP_FAILED)
+    run_step([sys.executable, "-c", TRY_OUT], TORCH_FAILED)
+
+
+def installed_torch() -> str | None:
+    """Version of the torch that is there, such as "2.13.0+cu126"; None without one."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def plan(present: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
+    """(arguments of pip for torch and xformers, text of the requirements for the last step).
+    present   the torch that is there; kept when its version is the pinned one, whatever CUDA it was built for, because
+              its makers fitted it to the machine
+    """
+    if present and f"torch=={present.split('+')[0]}" == build.torch:
+        if build.index_url and build.xformers and present.endswith(f"+{build.name}"):
+            return [["--index-url", build.index_url, build.xformers]], adapted_requirements(requirements, build)
+        alone = Build(build.name, build.title, None, f"torch=={present}", None, build.onnxruntime)
+        return [], adapted_requirements(requirements, alone)
+    pair = [line for line in (build.torch, build.xformers) if line]
+    steps = [["--index-url", build.index_url, *pair]] if build.index_url else []
+    return steps, adapted_requirements(requirements, build)
+
+
+if __name__ == "__main__":
+    try:
+        install(Path(os.path.abspath(__file__)).parents[2])
+    except SetupError as error:
+        say(str(error))
+        sys.exit(1)
