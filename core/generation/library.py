@@ -6,11 +6,11 @@ import difflib
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from core.formats.detect import identify
 from core.record.problems import ProblemsError
-from core.record.workspace import Workspace, display_path, resolve_path
+from core.record.workspace import Workspace, resolve_path
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 INDEX = "model_index.json"
@@ -30,14 +30,19 @@ def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
     return ours + results
 
 
-def find_lora(name: str, workspace: Workspace) -> Path:
-    """The file a LoRA's name stands for: a path (also relative to the project, the models or the outputs folder), else
-    a label or a file name with or without its ending. Of several with that name, the newest. Raises ProblemsError."""
+def find_file(name: str, workspace: Workspace) -> Path | None:
+    """The file or folder at a path that is absolute or relative to the project, the models or the outputs folder."""
     text = name.strip()
-    if text:
-        for path in _as_paths(text, workspace):
-            if path.is_file():
-                return path
+    return next((path for path in _as_paths(text, workspace) if path.exists()), None) if text else None
+
+
+def find_lora(name: str, workspace: Workspace) -> Path:
+    """The file a LoRA's name stands for: a path as in `find_file`, else a label or a file name with or without its
+    ending. Of several with that name, the newest. Raises ProblemsError."""
+    text = name.strip()
+    path = find_file(text, workspace)
+    if path is not None and path.is_file():
+        return path
     known = list_loras(workspace)
     wanted = _plain(text)
     for label, path in known:
@@ -47,9 +52,17 @@ def find_lora(name: str, workspace: Workspace) -> Path:
 
 
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
+    """Places where a path may lie; `models/...` and `outputs/...` mean those folders, wherever they are."""
+    if "\0" in text:
+        return
     yield resolve_path(text)
-    for root in (workspace.models, workspace.models.parent, workspace.outputs, workspace.outputs.parent):
-        yield root / text
+    inside = PurePosixPath(text.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts:
+        return
+    for name, root in (("models", workspace.models), ("outputs", workspace.outputs)):
+        yield root / inside
+        if inside.parts[:1] == (name,):
+            yield root / PurePosixPath(*inside.parts[1:])
 
 
 def _plain(name: str) -> str:
@@ -121,8 +134,3 @@ def _kind(path: str, size: int, changed: int) -> str:
         return identify(path).kind
     except ProblemsError:
         return "unreadable"
-
-
-def shown_name(path: Path) -> str:
-    """A file in an error message: short where it lies in the project."""
-    return display_path(path)

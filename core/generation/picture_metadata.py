@@ -59,12 +59,13 @@ class PictureRecord:
 
 
 def portable_name(path: str | Path, workspace: Workspace) -> str:
-    """A name without the machine's folders: relative to the project or to what holds the models or outputs folder, else
-    the bare file name. `library.find_lora` and `formats.hub.resolve` find it again on a machine that has the file."""
+    """A name without the machine's folders: `models/...` or `outputs/...` for what lies in those folders, relative for
+    what else lies in the project, else the bare file name. `library.find_lora` and `formats.hub.resolve` find it again
+    on any machine that has the file."""
     resolved = Path(path).expanduser().resolve()
-    for root in (PROJECT, workspace.models.parent, workspace.outputs.parent):
-        if resolved.is_relative_to(root.resolve()):
-            return resolved.relative_to(root.resolve()).as_posix()
+    for root, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
+        if resolved.is_relative_to(root.resolve()) and resolved != root.resolve():
+            return prefix + resolved.relative_to(root.resolve()).as_posix()
     return resolved.name
 
 
@@ -279,8 +280,9 @@ def one_picture(
     width: int,
     height: int,
     workspace: Workspace,
+    model_path: Path,
+    vae_path: Path | None,
     lora_paths: list[Path],
-    model_path: Path | None,
 ) -> GenerateJob:
     """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files."""
     loras = [
@@ -290,9 +292,6 @@ def one_picture(
     generate = job.generate.model_copy(
         update={"seed": seed, "width": width, "height": height, "count": 1, "loras": loras}
     )
-    model: dict[str, Any] = {}
-    if model_path is not None:
-        model["base_model"] = portable_name(model_path, workspace)
-    if job.model.vae and Path(job.model.vae).expanduser().is_absolute():
-        model["vae"] = portable_name(job.model.vae, workspace)
+    vae = portable_name(vae_path, workspace) if vae_path is not None else None
+    model = {"base_model": portable_name(model_path, workspace), "vae": vae}
     return job.model_copy(update={"generate": generate, "model": job.model.model_copy(update=model)})

@@ -152,12 +152,25 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
     )
     assert portable_name(PROJECT / "models" / "starter", workspace) == "models/starter"
     assert portable_name(outside, workspace) == "x.safetensors"
+    assert portable_name(tmp_path / "lib" / "private" / "y.safetensors", workspace) == "y.safetensors"
     job = GenerateJob(
         model=ModelSettings(base_model=str(outside), vae=str(tmp_path / "secret_person" / "v.safetensors")),
         generate=GenerateSettings(loras=[LoraUse(file=str(outside), strength=0.5)]),
     )
     drawn = one_picture(
-        job, seed=7, width=128, height=128, workspace=workspace, lora_paths=[outside], model_path=outside
+        job,
+        seed=7,
+        width=128,
+        height=128,
+        workspace=workspace,
+        model_path=outside,
+        vae_path=outside.with_name("v.safetensors"),
+        lora_paths=[outside],
+    )
+    assert (drawn.model.base_model, drawn.model.vae, drawn.generate.loras[0].file) == (
+        "x.safetensors",
+        "v.safetensors",
+        "x.safetensors",
     )
     path = save(tmp_path / "a.png", png_info(drawn, Hashes()))
     with Image.open(path) as picture:

@@ -1,0 +1,301 @@
+"""A generate job from its settings to PNG files under outputs/images/<date>/."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families import family, family_of
+from core.formats.checkpoint import open_vae
+from core.formats.hashes import HashMemo, file_sha256
+from core.formats.header import sniff
+from core.formats.hub import HubId, resolve
+from core.generation.library import find_lora
+from core.generation.loras import LorasReport, check_file, loras_attached
+from core.generation.picture_metadata import Hashes, one_picture, png_info, portable_name
+from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, encode_prompts, pictures_at_once
+from core.generation.store import ModelStore
+from core.record import atomic, machine
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from core.record.cancel import CancelToken
+    from core.settings.memory import MemorySettings
+    from core.settings.model import ModelSettings
+
+OnEvent = Callable[..., None]  # on_event(kind, **facts); kinds: "progress", "picture", "log"
+
+# Below this many bytes of weights a CPU gains nothing from bf16: converting costs what the faster products save.
+SMALL_MODEL_BYTES = 200 << 20
+SECONDS_BETWEEN_PROGRESS = 0.25
+SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files a job draws with, found and looked at from their headers alone."""
+
+    model: Path
+    family: str
+    vae: Path | None
+    loras: list[Path]
+
+
+def make_store() -> ModelStore:
+    """The store that the engine keeps between generate jobs."""
+    return ModelStore(load_model)
+
+
+def load_model(
+    settings: ModelSettings, path: Path, vae: Path | None, dtype: torch.dtype, device: torch.device | str
+) -> Any:
+    """All parts of a model, frozen, ready to draw. The VAE stays in float32: in 16 bits it costs visible precision."""
+    import torch
+
+    components = family(family_of(path, settings.family)).load(path, dtype=dtype, device=device, vae=vae)
+    if torch.device(device).type == "cuda":  # the layout that its convolutions want; results differ by rounding only
+        components.unet.to(memory_format=torch.channels_last)
+        components.vae.to(memory_format=torch.channels_last)
+    return components
+
+
+def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
+    """Where the files are. All that is missing or of the wrong kind is raised together, before a model loads."""
+    problems: list[Problem] = []
+    model = _collect(problems, _model_path, job.model.base_model, workspace, "model.base_model")
+    name = _collect(problems, family_of, model, job.model.family) if model else None
+    vae = None
+    if job.model.vae:
+        vae = _collect(problems, _model_path, job.model.vae, workspace, "model.vae")
+        if vae is not None:
+            _collect(problems, open_vae, vae)
+    loras = []
+    for use in job.generate.loras:
+        path = _collect(problems, find_lora, use.file, workspace)
+        if path is not None:
+            _collect(problems, check_file, path, name or "sd1")
+            loras.append(path)
+    if problems:
+        raise ProblemsError(problems)
+    assert model is not None and name is not None
+    return Sources(model, name, vae, loras)
+
+
+def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
+    """What `look` returns; None after an error, which joins the problems."""
+    try:
+        return look(*given)
+    except ProblemsError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _model_path(reference: str, workspace: Workspace, setting: str) -> Path:
+    found = resolve(reference, workspace.models)
+    if isinstance(found, HubId):
+        raise ProblemsError.one(
+            f"The model '{reference}' is not on this machine",
+            setting,
+            "download it (Get a base model in the page, or `webui.py tool --tool.name download`), or choose a file",
+        )
+    return found
+
+
+def compute_type(memory: MemorySettings, device: str, weight_bytes: int) -> torch.dtype:
+    """The type U-Net and text encoder compute in. "auto": fp16 on CUDA (more digits than bf16, and nothing here
+    overflows it), bf16 for large models on CPUs that multiply it in hardware (four times faster there), else fp32."""
+    import torch
+
+    name = memory.mixed_precision
+    if name == "auto":
+        name = "no"
+        if device.startswith("cuda"):
+            name = "fp16"
+        elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and machine.bf16_is_fast(device):
+            name = "bf16"
+    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def run_generate(
+    job: GenerateJob,
+    workspace: Workspace,
+    *,
+    store: ModelStore,
+    device: str = "cpu",
+    on_event: OnEvent = lambda kind, **facts: None,
+    cancel: CancelToken | None = None,
+) -> list[Path]:
+    """Draw the job's pictures; returns their files, in the order of their seeds.
+
+    on_event   "progress": text, done, total (in steps of all pictures); "picture": path, seed; "log": text, level, fix
+    A cancelled job raises Cancelled and leaves the pictures that were finished.
+    """
+    on_event("progress", text="looking for the files", done=0, total=0)
+    sources = find_sources(job, workspace)
+    hashes = _hashes(sources, workspace, cancel)
+    dtype = compute_type(job.memory, device, family(sources.family).weight_bytes(sources.model)["unet"])
+    on_event("progress", text="loading the model", done=0, total=0)
+    with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
+        paths = iter(sources.loras)  # found above, in the order of the settings
+        with loras_attached(components, job.generate.loras, lambda _: next(paths)) as report:
+            _say(report, on_event)
+            asked = job.generate
+            states = encode_prompts(components, asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
+            drawing = _Drawing(job, workspace, sources, hashes, components, states, on_event, cancel)
+            return drawing.all_pictures()
+
+
+def _say(report: LorasReport, on_event: OnEvent) -> None:
+    for problem in report.problems:
+        on_event("log", text=problem.what, level="warning", fix=problem.fix)
+
+
+class _Drawing:
+    """The pictures of one job, a few at a time."""
+
+    def __init__(
+        self,
+        job: GenerateJob,
+        workspace: Workspace,
+        sources: Sources,
+        hashes: Hashes,
+        components: Any,
+        states: PromptStates,
+        on_event: OnEvent,
+        cancel: CancelToken | None,
+    ):
+        self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
+        self.components, self.states = components, states
+        self.on_event, self.cancel = on_event, cancel
+        own = int(components.unet.config.sample_size) * PIXELS_PER_LATENT
+        self.width, self.height = job.generate.width or own, job.generate.height or own
+        first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
+        self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
+        self.steps_done = 0
+        self.said = 0.0
+
+    def all_pictures(self) -> list[Path]:
+        files: list[Path] = []
+        at_once = pictures_at_once(self.components, self.width, self.height)
+        self._progress(0, 0)
+        for start in range(0, len(self.seeds), at_once):
+            seeds = self.seeds[start : start + at_once]
+            for seed, picture in zip(seeds, self._draw(start, seeds), strict=True):
+                path = self._save(picture, seed)
+                files.append(path)
+                self.on_event("picture", path=str(path), seed=seed)
+        self._progress(len(self.seeds), 0)
+        return files
+
+    def _draw(self, start: int, seeds: Sequence[int]) -> list[Image]:
+        asked, chosen = self.job.generate, self.job.model.prediction
+
+        def on_step(done: int, total: int) -> None:
+            # At most a few times a second: each report is a line in the job's journal.
+            if done < total and time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
+                self._progress(start, done * len(seeds))
+
+        return draw(
+            self.components,
+            self.states,
+            seeds=seeds,
+            width=self.width,
+            height=self.height,
+            sampler=asked.sampler,
+            steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            prediction=None if chosen == "auto" else chosen,
+            on_step=on_step,
+            cancel=self.cancel,
+        )
+
+    def _progress(self, pictures: int, steps_of_next: int) -> None:
+        self.said = time.monotonic()
+        count, steps = len(self.seeds), self.job.generate.steps
+        text = f"drawing picture {min(pictures + 1, count)} of {count}"
+        self.on_event("progress", text=text, done=pictures * steps + steps_of_next, total=count * steps)
+
+    def _save(self, picture: Image, seed: int) -> Path:
+        drawn = one_picture(
+            self.job,
+            seed=seed,
+            width=self.width,
+            height=self.height,
+            workspace=self.workspace,
+            lora_paths=self.sources.loras,
+            model_path=self.sources.model,
+            vae_path=self.sources.vae,
+        )
+        return save_picture(picture, drawn, self.hashes, self.workspace)
+
+
+def save_picture(picture: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:
+    """Write a picture and its settings to outputs/images/<date>/<time>_<seed>.png: whole or not at all, over none."""
+    now = time.localtime()
+    folder = workspace.images / time.strftime("%Y-%m-%d", now)
+    content = BytesIO()
+    picture.save(content, format="PNG", pnginfo=png_info(job, hashes))
+    path = _reserve(folder, f"{time.strftime('%H%M%S', now)}_{job.generate.seed}")
+    try:
+        atomic.write_bytes(path, content.getvalue())
+    except BaseException:
+        atomic.remove(path)  # the empty file that held the name
+        raise
+    return path
+
+
+def _reserve(folder: Path, stem: str) -> Path:
+    """An empty file of a name that was free: stem.png, stem-2.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _names(folder, stem):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("the names never end")
+
+
+def _names(folder: Path, stem: str) -> Iterator[Path]:
+    yield folder / f"{stem}.png"
+    number = 2
+    while True:
+        yield folder / f"{stem}-{number}.png"
+        number += 1
+
+
+def _hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
+    """What other programs know the files by; each file is read once for it and remembered while it does not change."""
+    memo = HashMemo(workspace.private / "hashes.json")
+    if sources.model.is_dir():  # no other program hashes folders: the U-Net's weights stand for it
+        model = family(sources.family).digest(sources.model, "unet", memo=memo, cancel=cancel)
+    else:
+        model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
+    loras = {}
+    for path in sources.loras:
+        digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
+        loras[portable_name(path, workspace)] = digest
+    return Hashes(model, loras)
+
+
+def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
+    """SHA-256 of a file without its header, so that a changed comment keeps it: what A1111 shows for a LoRA
+    (`sshs_model_hash`). Of a pickle, of the whole file."""
+    if sniff(path) != "safetensors":
+        return file_sha256(path, cancel)
+    with open(path, "rb") as handle:
+        (header,) = struct.unpack("<Q", handle.read(8))
+    return file_sha256(path, cancel, start=8 + header)

@@ -1,0 +1,86 @@
+"""Small jobs on files: what a file is, a LoRA for diffusers, a model from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from core.record.cancel import CancelToken
+    from core.record.workspace import Workspace
+    from core.settings.job import ToolJob
+    from core.settings.tool import ToolSettings
+
+OnEvent = Callable[..., None]  # on_event(kind, **facts): "progress": text, done, total; "log": text, level, fix
+
+
+def run_tool(
+    job: ToolJob,
+    workspace: Workspace,
+    on_event: OnEvent = lambda kind, **facts: None,
+    cancel: CancelToken | None = None,
+) -> Any:
+    """Do what the job asks for. Returns the facts (inspect) or the new file (export_diffusers, download)."""
+    tools = {"inspect": _inspect, "export_diffusers": _export, "download": _download}
+    return tools[job.tool.name](job.tool, workspace, on_event, cancel)
+
+
+def _inspect(
+    asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel: CancelToken | None
+) -> dict[str, Any]:
+    from core.tools.inspect import in_words, inspect
+
+    path = _file(asked, workspace)
+    on_event("progress", text=f"reading {path.name}", done=0, total=0)
+    facts = inspect(path, cancel)
+    for line in in_words(facts):
+        on_event("log", text=line, level="info", fix="")
+    return facts
+
+
+def _export(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel: CancelToken | None) -> Path:
+    from core.record.workspace import display_path, resolve_path
+    from core.tools.export import export_diffusers
+
+    path = _file(asked, workspace)
+    output = resolve_path(asked.output) if asked.output else None
+    written = export_diffusers(path, output)
+    on_event("log", text=f"Written: {display_path(written)}", level="info", fix="")
+    return written
+
+
+def _download(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel: CancelToken | None) -> Path:
+    from core.formats.hub import HubId, download, parse_hub_id, resolve
+    from core.record.workspace import display_path
+
+    hub_id = parse_hub_id(asked.hub_id or "")
+    if hub_id is None:
+        raise ProblemsError.one(
+            "No hub model is named" if not asked.hub_id else f"'{asked.hub_id}' is no hub id",
+            "tool.hub_id",
+            "give owner/name, or owner/name/file.safetensors for one file of it",
+        )
+    found = resolve(str(hub_id), workspace.models)
+    if not isinstance(found, HubId):
+        on_event("log", text=f"{hub_id} is here already: {display_path(found)}", level="info", fix="")
+        return found
+
+    def on_progress(done: int, total: int) -> None:
+        on_event("progress", text=f"downloading {hub_id}", done=done, total=total)
+
+    path = download(hub_id, workspace.models, on_progress, cancel)
+    on_event("log", text=f"Downloaded: {display_path(path)}", level="info", fix="")
+    return path
+
+
+def _file(asked: ToolSettings, workspace: Workspace) -> Path:
+    """The file a tool works on: a path, or the name of a LoRA."""
+    from core.generation.library import find_file, find_lora
+
+    if not (asked.file or "").strip():
+        raise ProblemsError.one("No file is named", "tool.file", "give a path, or the name of a LoRA")
+    assert asked.file is not None
+    return find_file(asked.file, workspace) or find_lora(asked.file, workspace)

@@ -1,0 +1,173 @@
+"""What a model file or folder is: kind, family, metadata, hashes, and of a LoRA its ranks and its numbers' health."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.header import read_header, sniff
+from core.formats.tensors import TensorFile
+from core.record.workspace import display_path
+
+if TYPE_CHECKING:
+    from core.record.cancel import CancelToken
+
+SHOWN_NAMES = 5
+FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
+
+
+def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """Facts about a file or folder, as JSON takes them. Raises ProblemsError for a damaged one.
+
+    path, what (in words), kind, family, layout, prediction, evidence, bytes; of a file also tensors, parameters, types,
+    sha256, model_hash (A1111's old one), metadata; of a LoRA also `lora` (see `inspect_lora`).
+    """
+    path = Path(path)
+    kind = identify(path)
+    facts: dict[str, Any] = {
+        "path": display_path(path),
+        "what": str(kind),
+        "kind": kind.kind,
+        "family": kind.family,
+        "layout": kind.layout,
+        "prediction": kind.prediction,
+        "evidence": kind.evidence,
+        "bytes": total_bytes(path),
+    }
+    if path.is_dir():
+        facts["parts"] = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+        return facts
+    tensors, metadata = read_header(path)
+    facts["tensors"] = len(tensors)
+    facts["parameters"] = sum(math.prod(entry.shape) for entry in tensors.values())
+    facts["types"] = dict(Counter(entry.dtype for entry in tensors.values()))
+    facts["sha256"] = file_sha256(path, cancel)
+    facts["model_hash"] = legacy_hash(path)
+    facts["metadata"] = readable(metadata)
+    if kind.kind == "lora":
+        facts["lora"] = inspect_lora(path, cancel)
+        facts["weights_hash"] = weights_hash(path, metadata, cancel)
+    return facts
+
+
+def total_bytes(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata sorted by name; values that are JSON objects or lists in text are opened."""
+    return {name: _opened(metadata[name]) for name in sorted(metadata)}
+
+
+def _opened(text: str) -> Any:
+    if text[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | None = None) -> dict[str, Any]:
+    """SHA-256 of the tensors alone, and whether it is the one the metadata name; a file changed by hand shows here."""
+    if sniff(path) != "safetensors":
+        return {"sha256": None, "as_in_metadata": None}
+    with open(path, "rb") as handle:
+        start = 8 + int.from_bytes(handle.read(8), "little")
+    found, told = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
+    return {"sha256": found, "as_in_metadata": None if told is None else told == found}
+
+
+def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """Ranks, alphas and the state of a LoRA's numbers.
+
+    layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers that have it
+    not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
+    untrained   layers whose up matrix is all zero   largest          the largest absolute value of all
+    """
+    layers: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    alphas: Counter[float] = Counter()
+    found: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
+    largest = 0.0
+    with TensorFile(path) as file:
+        for name, entry in file.entries.items():
+            if cancel is not None:
+                cancel.check()
+            value = file.read(name)
+            if not value.is_floating_point():
+                continue
+            layer, _, suffix = name.rpartition(".lora_")
+            if name.endswith(".alpha"):
+                alphas[float(value)] += 1
+            elif suffix.startswith(("down", "A.")):
+                layers["unet" if "unet" in layer.split(".")[0] else "text_encoder"] += 1
+                ranks[entry.shape[0]] += 1
+            peak = float(value.float().abs().max()) if value.numel() else 0.0
+            if not math.isfinite(peak):
+                found["not_finite"].append(name)
+                continue
+            largest = max(largest, peak)
+            if peak > FAR_TOO_LARGE and not name.endswith(".alpha"):
+                found["too_large"].append(name)
+            if suffix.startswith(("up", "B.")) and peak == 0.0:
+                found["untrained"].append(layer)
+    counts = {"layers": dict(layers), "ranks": dict(sorted(ranks.items())), "alphas": dict(sorted(alphas.items()))}
+    return {**counts, **found, "largest": largest}
+
+
+def in_words(facts: Mapping[str, Any]) -> list[str]:
+    """The facts as lines for people; the last ones are the metadata."""
+    lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
+    if facts["family"] is not None:
+        lines.append(f"family: {FAMILY_NAMES[facts['family']]}")
+    if facts["prediction"] is not None:
+        lines.append(f"predicts: {facts['prediction']}")
+    if "parts" in facts:
+        return [*lines, f"parts: {', '.join(facts['parts'])}"]
+    types = ", ".join(f"{name} x {count}" for name, count in facts["types"].items())
+    lines.append(f"tensors: {facts['tensors']:,} with {facts['parameters']:,} numbers ({types})")
+    lines.append(
+        f"SHA-256: {facts['sha256']} (model hash {facts['sha256'][:10]}, old model hash {facts['model_hash']})"
+    )
+    if "lora" in facts:
+        lines += _lora_lines(facts["lora"], facts["weights_hash"])
+    lines += [f"{name}: {_short(value)}" for name, value in facts["metadata"].items()] or ["metadata: none"]
+    return lines
+
+
+def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]:
+    layers = ", ".join(f"{count} of {part.replace('_', ' ')}" for part, count in lora["layers"].items())
+    lines = [f"layers: {layers or 'none of a plain LoRA'}"]
+    for title, name in (("rank", "ranks"), ("alpha", "alphas")):
+        values = lora[name]
+        if values:
+            several = len(values) > 1
+            each = [f"{value:g} in {count} layers" if several else f"{value:g}" for value, count in values.items()]
+            lines.append(f"{title}: {', '.join(each)}")
+    if hashed["sha256"]:
+        told = {None: "", True: ", as its metadata say", False: ", NOT what its metadata say: it was changed since"}
+        lines.append(f"hash of the weights: {hashed['sha256']}{told[hashed['as_in_metadata']]}")
+    for name, words in (
+        ("not_finite", "DAMAGED: NaN or infinity in"),
+        ("too_large", "DAMAGED: values above 10,000 in"),
+        ("untrained", "without effect (up is zero):"),
+    ):
+        if lora[name]:
+            more = f" and {len(lora[name]) - SHOWN_NAMES} more" if len(lora[name]) > SHOWN_NAMES else ""
+            lines.append(f"{words} {', '.join(lora[name][:SHOWN_NAMES])}{more}")
+    if not lora["not_finite"] and not lora["too_large"]:
+        lines.append(f"all numbers are sound; the largest is {lora['largest']:.4g}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 500 else text[:500] + " ..."

@@ -1,0 +1,236 @@
+"""LoRAs in use: the same picture as diffusers draws with the same file, and a model that is untouched afterwards."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from core.families import family
+from core.formats.lora_file import load_lora, save_lora, to_diffusers
+from core.generation.library import find_lora, list_loras, list_models
+from core.generation.loras import loras_attached
+from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generate import LoraUse
+
+STARTER = PROJECT / "models" / "starter"
+PROMPT, SEED, STEPS, GUIDANCE = "a fox, flat icon", 11, 5, 4.0
+SD1 = {"ss_base_model_version": "sd_v1"}
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return family("sd1").load(STARTER)
+
+
+def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: float = 0.4):
+    """kohya tensors of every layer that a LoRA can hook, random and strong enough to be seen. With conv, 3x3
+    convolutions have another rank and alpha, and the other layers several alphas; without, all have alpha 2."""
+    made = torch.Generator().manual_seed(seed)
+    tensors = {}
+    kind = family("sd1")
+    targets = [*kind.lora_targets(components.text_encoder), *kind.lora_targets(components.unet, conv=conv)]
+    for number, target in enumerate(targets):
+        weight = target.module.weight
+        own_rank, alpha = (
+            (rank, 2.0) if not conv else (2, 1.0) if target.is_wide_convolution else (rank, 1.0 + number % 3)
+        )
+        inputs = weight[0].numel()
+        down = torch.randn(own_rank, *weight.shape[1:], generator=made) / inputs**0.5
+        up = torch.randn(weight.shape[0], own_rank, *(1 for _ in weight.shape[2:]), generator=made)
+        up *= size * float(weight.std()) * inputs**0.5 / alpha * own_rank**0.5
+        tensors[f"{target.name}.lora_down.weight"] = down
+        tensors[f"{target.name}.lora_up.weight"] = up
+        tensors[f"{target.name}.alpha"] = torch.tensor(alpha)
+    return tensors
+
+
+def our_picture(components, uses=()):
+    """float32 [H, W, 3] in [0, 1] with these (path, strength) LoRAs."""
+    found = {str(path): path for path, _ in uses}
+    asked = [LoraUse(file=str(path), strength=strength) for path, strength in uses]
+    with loras_attached(components, asked, found.__getitem__):
+        states = encode_prompts(components, PROMPT, "")
+        latents = denoise(
+            lambda noisy, timesteps, text: family("sd1").predict(components, noisy, timesteps, text),
+            states.positive,
+            states.negative,
+            seeds=[SEED],
+            width=128,
+            height=128,
+            sampler="ddim",
+            steps=STEPS,
+            guidance_scale=GUIDANCE,
+        )
+    return decode_pixels(components.vae, latents)[0].permute(1, 2, 0).numpy()
+
+
+def their_picture(path, strength=None):
+    """The same by diffusers alone: its pipeline, its reading of the file."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        STARTER, dtype=torch.float32, safety_checker=None, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name="one", local_files_only=True)
+    if strength is not None:
+        pipeline.set_adapters(["one"], [strength])
+    made = pipeline(
+        PROMPT,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=torch.Generator("cpu").manual_seed(SEED),
+        output_type="np",
+    )
+    return made.images[0]
+
+
+def distance(one, other) -> float:
+    return float(np.abs(one - other).max())
+
+
+@pytest.fixture(scope="module")
+def plain(starter):
+    return our_picture(starter)
+
+
+def test_a_file_with_one_alpha_draws_diffusers_picture(starter, plain, tmp_path):
+    path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False), SD1)
+    ours = our_picture(starter, [(path, 1.0)])
+    assert np.abs(ours - plain).mean() > 0.03  # visible
+    assert distance(ours, their_picture(path)) < 1e-4
+
+
+def test_strength_is_diffusers_adapter_weight(starter, tmp_path):
+    path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False, seed=1), SD1)
+    assert distance(our_picture(starter, [(path, 0.5)]), their_picture(path, 0.5)) < 1e-4
+
+
+def test_a_file_with_several_alphas_draws_diffusers_picture_through_our_export(starter, plain, tmp_path):
+    path = save_lora(tmp_path / "conv.safetensors", random_lora(starter, conv=True, size=0.15), SD1)
+    tensors, metadata = to_diffusers(load_lora(path))
+    export = tmp_path / "conv_diffusers.safetensors"
+    save_file(tensors, export, metadata)
+    ours = our_picture(starter, [(path, 1.0)])
+    assert np.abs(ours - plain).mean() > 0.03
+    assert distance(ours, their_picture(export)) < 1e-4
+    assert distance(ours, our_picture(starter, [(export, 1.0)])) < 1e-4  # our own reading of the export
+
+
+def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plain, tmp_path):
+    path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=True, size=0.2), SD1)
+    before = {
+        name: value.clone()
+        for part in (starter.unet, starter.text_encoder)
+        for name, value in part.state_dict().items()
+    }
+    our_picture(starter, [(path, 1.0), (path, -0.3)])
+    with pytest.raises(KeyboardInterrupt), loras_attached(starter, [LoraUse(file="a")], lambda name: path):
+        raise KeyboardInterrupt
+    after = {name: value for part in (starter.unet, starter.text_encoder) for name, value in part.state_dict().items()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert np.array_equal(our_picture(starter), plain)
+
+
+def test_strength_0_is_the_plain_picture_and_two_halves_are_one_whole(starter, plain, tmp_path):
+    path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=False), SD1)
+    assert np.array_equal(our_picture(starter, [(path, 0.0)]), plain)
+    whole = our_picture(starter, [(path, 1.0)])
+    assert distance(our_picture(starter, [(path, 0.5), (path, 0.5)]), whole) < 1e-4
+    assert distance(our_picture(starter, [(path, 1.0), (path, -1.0)]), plain) < 1e-4
+
+
+def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(starter, tmp_path):
+    wide = {
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.ones(4, 2048),
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": torch.ones(640, 4),
+    }
+    loha = {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(2, 2)}
+    other = {
+        "lora_unet_mid_block_attentions_9_proj_in.lora_down.weight": torch.ones(2, 8),
+        "lora_unet_mid_block_attentions_9_proj_in.lora_up.weight": torch.ones(8, 2),
+    }
+    for name, tensors in {
+        "sdxl": wide,
+        "loha": loha,
+        "stranger": other,
+        "vae": {"encoder.conv_in.weight": torch.ones(1)},
+    }.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors", {})
+    names = ["sdxl", "loha", "stranger", "vae", "missing"]
+    uses = [LoraUse(file=name) for name in names]
+    workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path)
+
+    def find(name):
+        return tmp_path / f"{name}.safetensors" if name != "missing" else find_lora(name, workspace)
+
+    with pytest.raises(ProblemsError) as caught, loras_attached(starter, uses, find):
+        pass
+    said = [problem.what for problem in caught.value.problems]
+    assert len(said) == 5
+    for words, sentence in zip(["SDXL", "LoHa", "fits no layer", "VAE", "no LoRA 'missing'"], said, strict=True):
+        assert words in sentence
+    assert all(problem.where and problem.fix for problem in caught.value.problems)
+    assert not any("forward" in module.__dict__ for module in starter.unet.modules())
+
+
+def test_layers_that_the_model_lacks_are_named_and_the_others_used(starter, plain, tmp_path):
+    tensors = random_lora(starter, conv=False)
+    tensors["lora_unet_mid_block_attentions_9_proj_in.lora_down.weight"] = torch.ones(4, 8)
+    tensors["lora_unet_mid_block_attentions_9_proj_in.lora_up.weight"] = torch.ones(8, 4)
+    path = save_lora(tmp_path / "a.safetensors", tensors, SD1)
+    with loras_attached(starter, [LoraUse(file="a", strength=0.7)], lambda name: path) as report:
+        [problem] = report.problems
+        [used] = report.loras
+    assert "lora_unet_mid_block_attentions_9_proj_in" in problem.what and problem.level == "advice"
+    assert (used.path, used.strength, used.modules) == (path, 0.7, len(tensors) // 3)
+
+
+def test_loras_are_listed_newest_first_and_found_by_path_label_and_name(starter, tmp_path):
+    workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+    places = [
+        workspace.models / "loras" / "old.safetensors",
+        workspace.models / "loras" / "deep" / "fox.safetensors",
+        workspace.runs / "2026-01-01_a" / "checkpoints" / "fox.safetensors",
+        workspace.runs / "2026-01-02_b" / "checkpoints" / "fox-000002.safetensors",
+    ]
+    tensors = {name: value for name, value in list(random_lora(starter, conv=False).items())[:3]}
+    for age, place in enumerate(places):
+        save_lora(place, tensors, SD1)
+        os.utime(place, (1_000_000 + age, 1_000_000 + age))
+    (workspace.models / "loras" / "broken.safetensors").write_bytes(b"no model")
+    (workspace.runs / "2026-01-02_b" / "state").mkdir()
+    save_lora(workspace.runs / "2026-01-02_b" / "state" / "network.safetensors", tensors, SD1)
+    assert [label for label, _ in list_loras(workspace)] == [
+        "2026-01-02_b / fox-000002",
+        "2026-01-01_a / fox",
+        "loras/deep/fox",
+        "loras/old",
+    ]
+    assert find_lora(str(places[0]), workspace) == places[0]
+    assert find_lora("models/loras/old.safetensors", workspace) == places[0]
+    assert find_lora("loras/old.safetensors", workspace) == places[0]
+    assert find_lora("outputs/runs/2026-01-01_a/checkpoints/fox.safetensors", workspace) == places[2]
+    assert find_lora("Fox", workspace) == places[2]  # the newest of two with this name
+    assert find_lora("loras/deep/fox", workspace) == places[1]
+    assert find_lora("fox-000002.safetensors", workspace) == places[3]
+    with pytest.raises(ProblemsError) as caught:
+        find_lora("fxo", workspace)
+    assert "fox" in caught.value.problems[0].fix
+    with pytest.raises(ProblemsError):
+        find_lora("", workspace)
+
+
+def test_models_are_files_and_folders_and_not_the_parts_of_folders():
+    labels = dict(list_models(Workspace(outputs=PROJECT / "no such folder")))
+    assert labels["starter"] == STARTER
+    assert not any("unet" in label or "vae" in label for label in labels)

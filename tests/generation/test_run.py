@@ -1,0 +1,227 @@
+"""A generate job from settings to files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core.families import family
+from core.formats.lora_file import load_lora, save_lora
+from core.generation import run as run_module
+from core.generation.picture_metadata import read_picture
+from core.generation.run import compute_type, find_sources, make_store, run_generate, save_picture, tensors_sha256
+from core.generation.style_distance import colourfulness, style_distance
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.job import GenerateJob
+from core.settings.memory import MemorySettings
+from core.settings.model import ModelSettings
+
+STARTER = PROJECT / "models" / "starter"
+STYLE = sorted((STARTER / "pictures").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def store():
+    return make_store()
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+
+
+def job_of(memory=None, model=None, **asked) -> GenerateJob:
+    asked = {"prompt": "a fox, flat icon", "steps": 3, "guidance_scale": 4.0, "width": 64, "height": 64} | asked
+    return GenerateJob(
+        generate=GenerateSettings(**asked),
+        model=model or ModelSettings(base_model="models/starter"),
+        memory=memory or MemorySettings(),
+    )
+
+
+def small_lora(path: Path) -> Path:
+    """A random LoRA on the last layer of every transformer of the U-Net, strong enough to be seen."""
+    components = family("sd1").load(STARTER, parts=("unet",))
+    made = torch.Generator().manual_seed(0)
+    tensors = {}
+    for target in family("sd1").lora_targets(components.unet):
+        if target.name.endswith("proj_out"):
+            shape = target.module.weight.shape
+            tensors[f"{target.name}.lora_down.weight"] = torch.randn(2, *shape[1:], generator=made) / shape[1] ** 0.5
+            tensors[f"{target.name}.lora_up.weight"] = torch.randn(shape[0], 2, *shape[2:], generator=made)
+    return save_lora(path, tensors, {"ss_base_model_version": "sd_v1"})
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_a_job_writes_its_pictures_with_everything_needed_to_draw_them_again(workspace, store):
+    lora = small_lora(workspace.runs / "2026-01-01_a" / "checkpoints" / "odd.safetensors")
+    events = []
+    job = job_of(
+        count=3, seed=2**32 - 2, sampler="euler_a", negative_prompt="red", loras=[LoraUse(file="odd", strength=0.5)]
+    )
+    files = run_generate(job, workspace, store=store, on_event=lambda kind, **facts: events.append((kind, facts)))
+
+    seeds = [2**32 - 2, 2**32 - 1, 0]  # counted up, round the end
+    assert [facts["seed"] for kind, facts in events if kind == "picture"] == seeds
+    assert [facts["path"] for kind, facts in events if kind == "picture"] == [str(path) for path in files]
+    steps = [facts for kind, facts in events if kind == "progress" and facts["total"]]
+    assert (steps[0]["done"], steps[-1]["done"], steps[-1]["total"]) == (0, 9, 9)
+    assert [facts["done"] for facts in steps] == sorted(facts["done"] for facts in steps)
+    for path, seed in zip(files, seeds, strict=True):
+        assert re.fullmatch(
+            rf"images/\d{{4}}-\d\d-\d\d/\d{{6}}_{seed}\.png", path.relative_to(workspace.outputs).as_posix()
+        )
+        record = read_picture(path)
+        assert record.job is not None and record.job.generate.seed == seed and record.job.generate.count == 1
+        assert record.hashes.loras == {"outputs/runs/2026-01-01_a/checkpoints/odd.safetensors": tensors_sha256(lora)}
+        assert len(record.hashes.model) == 64
+        assert str(workspace.outputs) not in path.read_bytes().decode("latin-1")
+
+    again = run_generate(read_picture(files[1]).job, workspace, store=store)
+    assert again[0] not in files
+    assert np.abs(pixels(again[0]) - pixels(files[1])).max() <= 1  # alone now, in a batch of three before
+    plain = run_generate(job_of(seed=seeds[1], sampler="euler_a", negative_prompt="red"), workspace, store=store)
+    assert np.abs(pixels(plain[0]) - pixels(files[1])).mean() > 5
+
+
+def test_the_hash_of_a_lora_is_the_one_its_metadata_name(workspace):
+    lora = small_lora(workspace.models.parent / workspace.outputs / "x.safetensors")
+    assert load_lora(lora).metadata["sshs_model_hash"] == tensors_sha256(lora)
+
+
+def test_an_empty_size_is_the_models_own_and_an_empty_seed_is_drawn_and_recorded(workspace, store):
+    job = job_of(width=None, height=None, steps=1)
+    records = [read_picture(run_generate(job, workspace, store=store)[0]).job for _ in range(2)]
+    assert all((record.generate.width, record.generate.height) == (128, 128) for record in records)
+    first, second = (record.generate.seed for record in records)
+    assert first is not None and second is not None and first != second
+
+
+def test_no_picture_is_ever_written_over(workspace):
+    from core.generation.picture_metadata import Hashes
+
+    job = job_of(seed=5)
+    files = [save_picture(Image.new("RGB", (8, 8)), job, Hashes(), workspace) for _ in range(12)]
+    assert len(set(files)) == 12
+    assert all(path.stat().st_size > 0 for path in files)
+    assert not [path for path in files[0].parent.iterdir() if path not in files]
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing_behind(workspace, monkeypatch):
+    from core.generation.picture_metadata import Hashes
+
+    def full_disk(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module.atomic, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_picture(Image.new("RGB", (8, 8)), job_of(seed=5), Hashes(), workspace)
+    assert not [path for path in workspace.images.rglob("*") if path.is_file()]
+
+
+def test_a_cancelled_job_keeps_the_pictures_that_were_finished(workspace, store):
+    token, drawn = CancelToken(), []
+
+    def on_event(kind, **facts):
+        if kind == "picture":
+            drawn.append(facts["path"])
+            token.cancel()
+
+    with pytest.raises(Cancelled):  # four are drawn together, the fifth alone
+        run_generate(job_of(count=5, seed=1, steps=1), workspace, store=store, on_event=on_event, cancel=token)
+    assert len(drawn) == 4 and sorted(map(str, workspace.images.rglob("*.png"))) == sorted(drawn)
+
+
+def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, tmp_path):
+    save_file({"encoder.conv_in.weight": torch.zeros(1)}, tmp_path / "vae_like.safetensors")
+    job = job_of(
+        model=ModelSettings(base_model=str(tmp_path / "vae_like.safetensors"), vae="models/no_such_vae.safetensors"),
+        loras=[LoraUse(file="nowhere"), LoraUse(file=str(tmp_path / "vae_like.safetensors"))],
+    )
+
+    def never(*_):
+        raise AssertionError("loaded")
+
+    with pytest.raises(ProblemsError) as caught:
+        run_generate(job, workspace, store=run_module.ModelStore(never))
+    said = " | ".join(problem.what for problem in caught.value.problems)
+    assert len(caught.value.problems) == 4
+    for words in ("no whole model", "no_such_vae", "'nowhere'", "is no LoRA"):
+        assert words in said
+    with pytest.raises(ProblemsError, match="not on this machine"):
+        find_sources(job_of(model=ModelSettings(base_model="someone/some-model")), workspace)
+
+
+def test_one_model_is_loaded_for_many_jobs_and_another_vae_is_another_model(workspace, monkeypatch):
+    loads = []
+    load = run_module.load_model
+    store = run_module.ModelStore(lambda *given: loads.append(given) or load(*given))
+    for _ in range(2):
+        run_generate(job_of(steps=1), workspace, store=store)
+    assert len(loads) == 1
+    run_generate(
+        job_of(steps=1, model=ModelSettings(base_model="models/starter", vae="models/starter/vae")),
+        workspace,
+        store=store,
+    )
+    assert len(loads) == 2
+    store.release()
+    assert store.holds is None
+
+
+def test_the_type_follows_the_machine_where_it_may(monkeypatch):
+    large = 800 << 20
+    monkeypatch.setattr(run_module.machine, "bf16_is_fast", lambda device: True)
+    auto = MemorySettings()
+    assert compute_type(auto, "cpu", 14 << 20) is torch.float32
+    assert compute_type(auto, "cpu", large) is torch.bfloat16
+    assert compute_type(auto, "cuda", large) is torch.float16
+    assert compute_type(auto, "mps", large) is torch.float32
+    assert compute_type(MemorySettings(mixed_precision="no"), "cuda", large) is torch.float32
+    assert compute_type(MemorySettings(mixed_precision="bf16"), "cpu", 0) is torch.bfloat16
+    monkeypatch.setattr(run_module.machine, "bf16_is_fast", lambda device: False)
+    assert compute_type(auto, "cpu", large) is torch.float32
+
+
+def test_bf16_draws_nearly_the_same_picture(workspace, store):
+    full, half = (
+        run_generate(
+            job_of(seed=3, steps=8, width=128, height=128, memory=MemorySettings(mixed_precision=name)),
+            workspace,
+            store=store,
+        )
+        for name in ("no", "bf16")
+    )
+    assert 0 < np.abs(pixels(full[0]) - pixels(half[0])).mean() < 8
+
+
+def test_the_starters_own_pictures_are_far_from_the_glyph_style(workspace, store):
+    """What the end-to-end test leans on: before any training the distance is far above what it is within the style."""
+    style = [Image.open(path) for path in STYLE]
+    within = style_distance(style[::2], style[1::2])
+    assert within < 15
+    for seed in (1, 2, 3):
+        files = [
+            run_generate(
+                job_of(prompt=f"{thing}, glyph style", seed=seed, steps=10, width=128, height=128),
+                workspace,
+                store=store,
+            )[0]
+            for thing in ("a fox", "a tree")
+        ]
+        drawn = [Image.open(path) for path in files]
+        assert style_distance(drawn, style) > 50
+        assert colourfulness(drawn) > 30 > 1 > colourfulness(style)

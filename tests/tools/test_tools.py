@@ -1,0 +1,143 @@
+"""Small jobs on files: what they say and what they write."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from core.formats.lora_file import load_lora, save_lora
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.job import ToolJob
+from core.settings.tool import ToolSettings
+from core.tools import run_tool
+from core.tools.inspect import in_words, inspect
+
+LAYER = "lora_unet_mid_block_attentions_0_proj_in"
+CONV = "lora_unet_mid_block_resnets_0_conv1"
+TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+METADATA = {"ss_base_model_version": "sd_v1", "ss_tag_frequency": '{"fox": {"a": 2}}', "modelspec.title": "glyph"}
+
+
+def lora(path, **changed):
+    tensors = {
+        f"{LAYER}.lora_down.weight": torch.full((4, 8), 0.5),
+        f"{LAYER}.lora_up.weight": torch.full((8, 4), 0.25),
+        f"{LAYER}.alpha": torch.tensor(2.0),
+        f"{CONV}.lora_down.weight": torch.full((2, 8, 3, 3), 0.5),
+        f"{CONV}.lora_up.weight": torch.full((8, 2, 1, 1), 3.0),
+        f"{CONV}.alpha": torch.tensor(1.0),
+        f"{TEXT}.lora_down.weight": torch.full((4, 8), 0.5),
+        f"{TEXT}.lora_up.weight": torch.zeros(8, 4),
+        f"{TEXT}.alpha": torch.tensor(2.0),
+    }
+    return save_lora(path, tensors | changed, METADATA)
+
+
+def use(workspace=None, **asked):
+    lines = []
+    result = run_tool(
+        ToolJob(tool=ToolSettings(**asked)),
+        workspace or Workspace(),
+        on_event=lambda kind, **facts: lines.append(facts["text"]) if kind == "log" else None,
+    )
+    return result, lines
+
+
+def test_inspect_tells_what_a_lora_is(tmp_path):
+    path = lora(tmp_path / "glyph.safetensors")
+    facts, lines = use(name="inspect", file=str(path))
+    assert (facts["kind"], facts["family"], facts["layout"]) == ("lora", "sd1", "kohya")
+    assert facts["lora"]["layers"] == {"unet": 2, "text_encoder": 1}
+    assert facts["lora"]["ranks"] == {2: 1, 4: 2} and facts["lora"]["alphas"] == {1.0: 1, 2.0: 2}
+    assert facts["lora"]["untrained"] == [TEXT]
+    assert facts["lora"]["largest"] == 3.0
+    assert facts["metadata"]["ss_tag_frequency"] == {"fox": {"a": 2}}
+    assert facts["weights_hash"] == {"sha256": facts["metadata"]["sshs_model_hash"], "as_in_metadata": True}
+    assert facts["model_hash"] == "e3b0c442"  # A1111's old hash of any file under 1 MiB
+    said = "\n".join(lines)
+    assert "SD 1.x LoRA" in said and "rank: 2 in 1 layers, 4 in 2 layers" in said and "modelspec.title: glyph" in said
+    assert "all numbers are sound" in said
+    json.dumps(facts, allow_nan=False)  # what the page and the journal take
+
+
+def test_inspect_finds_damaged_numbers_and_changed_weights(tmp_path):
+    path = lora(tmp_path / "a.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-4:] = b"\x00\x00\xc0\x7f"  # the last float32 becomes NaN
+    path.write_bytes(content)
+    facts = inspect(path)
+    assert len(facts["lora"]["not_finite"]) == 1
+    assert facts["weights_hash"]["as_in_metadata"] is False
+    said = "\n".join(in_words(facts))
+    assert "DAMAGED: NaN or infinity" in said and "it was changed since" in said and "sound" not in said
+    large = lora(tmp_path / "b.safetensors", **{f"{CONV}.lora_up.weight": torch.full((8, 2, 1, 1), 2e4)})
+    assert inspect(large)["lora"]["too_large"] == [f"{CONV}.lora_up.weight"]
+
+
+def test_inspect_tells_what_models_and_their_parts_are():
+    facts, lines = use(name="inspect", file="models/starter")
+    assert (facts["kind"], facts["family"], facts["layout"]) == ("checkpoint", "sd1", "diffusers")
+    assert facts["path"] == "models/starter" and {"unet", "vae", "text_encoder"} <= set(facts["parts"])
+    assert "checkpoint" in lines[0]
+    part = inspect(PROJECT / "models/starter/vae/diffusion_pytorch_model.safetensors")
+    assert part["kind"] == "vae" and part["parameters"] > 1_000_000 and part["types"] == {"F16": 244}
+
+
+def test_files_that_are_none_are_refused_in_plain_words(tmp_path):
+    (tmp_path / "page.safetensors").write_text("<!doctype html><html>login")
+    for asked, words in (
+        ({"name": "inspect", "file": None}, "No file is named"),
+        ({"name": "inspect", "file": str(tmp_path / "page.safetensors")}, "web page"),
+        ({"name": "inspect", "file": str(tmp_path / "missing.safetensors")}, "There is no LoRA"),
+        ({"name": "download", "hub_id": None}, "No hub model is named"),
+        ({"name": "download", "hub_id": "no id"}, "is no hub id"),
+    ):
+        with pytest.raises(ProblemsError, match=words):
+            use(**asked)
+
+
+def test_a_lora_is_exported_for_diffusers_with_its_strength_in_the_weights(tmp_path):
+    path = lora(tmp_path / "glyph.safetensors")
+    written, lines = use(name="export_diffusers", file=str(path))
+    assert written == tmp_path / "glyph_diffusers.safetensors" and "glyph_diffusers" in lines[0]
+    with safe_open(written, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        assert file.metadata()["modelspec.title"] == "glyph"
+    assert len(tensors) == 6
+    for name, module in load_lora(path).modules.items():
+        inner = {LAYER: "unet.mid_block.attentions.0.proj_in", CONV: "unet.mid_block.resnets.0.conv1"}.get(
+            name, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+        )
+        assert torch.equal(tensors[f"{inner}.lora_A.weight"], module.down)
+        assert torch.equal(tensors[f"{inner}.lora_B.weight"], module.up * module.scale)
+
+
+def test_an_export_writes_over_nothing(tmp_path):
+    path = lora(tmp_path / "glyph.safetensors")
+    before = path.read_bytes()
+    into = tmp_path / "out"
+    assert use(name="export_diffusers", file=str(path), output=str(into))[0] == into / "glyph_diffusers.safetensors"
+    for output in (str(path), str(into), str(tmp_path / "x.txt")):
+        with pytest.raises(ProblemsError):
+            use(name="export_diffusers", file=str(path), output=output)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "x.txt").exists()
+
+
+def test_the_name_of_a_lora_is_enough(tmp_path):
+    workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+    lora(workspace.models / "loras" / "glyph.safetensors")
+    assert use(workspace, name="inspect", file="glyph")[0]["what"] == "SD 1.x LoRA"
+
+
+def test_a_model_that_is_here_is_not_downloaded_again(tmp_path):
+    workspace = Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+    folder = workspace.models / "someone--some-model"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    path, lines = use(workspace, name="download", hub_id="someone/some-model")
+    assert path == folder and "here already" in lines[0]
