@@ -1,0 +1,304 @@
+"""Models by name: found here, or fetched from a hub that in these tests runs on this machine."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from core.formats import hub
+from core.formats.hub import HubId, RemoteFile, choose_files, download, parse_hub_id, resolve
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
+from tests.offline import no_network
+
+WEIGHTS = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
+FOLDER = {
+    "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
+    "README.md": b"words",
+    "unet/config.json": b"{}",
+    "unet/diffusion_pytorch_model.bin": b"pickle",
+    "unet/diffusion_pytorch_model.safetensors": b"32 bits",
+    "unet/diffusion_pytorch_model.fp16.safetensors": WEIGHTS,
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"no",
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.safetensors": b"vae",
+    "text_encoder/config.json": b"{}",
+    "text_encoder/model.safetensors": b"text",
+    "text_encoder/flax_model.msgpack": b"flax",
+    "tokenizer/vocab.json": b"{}",
+    "tokenizer/merges.txt": b"",
+    "scheduler/scheduler_config.json": b"{}",
+    "safety_checker/model.safetensors": b"not wanted",
+    "v1-5-pruned.ckpt": b"all of it",
+}
+NEEDED = {
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "scheduler/scheduler_config.json",
+}
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """Two calls of the hub: what a model holds, and the bytes of a file (with ranges)."""
+
+    def do_GET(self):
+        server = self.server
+        server.asked.append((self.path, self.headers.get("Range"), self.headers.get("Authorization")))
+        if self.path.startswith("/api/models/"):
+            if server.status != 200:
+                self.send_response(server.status)
+                if server.status == 403:
+                    self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            siblings = []
+            for name, data in server.files.items():
+                entry = {"rfilename": name, "size": len(data), "blobId": "0"}
+                if len(data) > 1000:
+                    entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+                siblings.append(entry)
+            answer = {"id": "owner/model", "sha": "0", "siblings": siblings}
+            self._send(json.dumps(answer).encode())
+            return
+        data = server.files[self.path.partition("/resolve/main/")[2]]
+        served = server.damaged or data
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self._send(served[start:], 206 if start else 200, cut=server.cut_after)
+
+    def _send(self, data, status=200, cut=None):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data if cut is None else data[:cut])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.files, server.asked, server.status, server.cut_after, server.damaged = dict(FOLDER), [], 200, None, None
+    server.endpoint = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+OWNER = HubId("owner", "model")
+
+
+def get(server, models, hub_id=OWNER, **more):
+    return download(hub_id, models, endpoint=server.endpoint, **more)
+
+
+# ---- resolving ----
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "a b ü.safetensors"
+    file.write_bytes(b"x")
+    assert resolve(str(file), tmp_path / "models") == file
+    assert resolve(f"  {file} ", tmp_path / "models") == file
+    assert resolve("models/starter", tmp_path) == PROJECT / "models" / "starter", "relative to the project"
+
+
+def test_a_name_under_models_is_found_with_and_without_its_ending(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "fox.safetensors").write_bytes(b"x")
+    for name in ("sub/fox", "sub/fox.safetensors", "models/sub/fox", "sub\\fox"):
+        assert resolve(name, tmp_path) == tmp_path / "sub" / "fox.safetensors"
+
+
+def test_a_hub_id_that_is_here_is_used_and_one_that_is_not_is_returned(tmp_path):
+    assert resolve("owner/model", tmp_path) == HubId("owner", "model")
+    assert str(resolve("owner/model/sub/file.safetensors", tmp_path)) == "owner/model/sub/file.safetensors"
+    (tmp_path / "owner--model").mkdir()
+    (tmp_path / "owner--model" / "model_index.json").write_text("{}")
+    assert resolve("owner/model", tmp_path) == tmp_path / "owner--model"
+
+
+def test_a_folder_that_wraps_one_file_stands_for_it(tmp_path):
+    (tmp_path / "owner--model").mkdir()
+    (tmp_path / "owner--model" / "v1.safetensors").write_bytes(b"x")
+    assert resolve("owner/model", tmp_path) == tmp_path / "owner--model" / "v1.safetensors"
+    assert resolve("owner/model/v1.safetensors", tmp_path) == tmp_path / "owner--model" / "v1.safetensors"
+    assert resolve("owner/model/v2.safetensors", tmp_path) == HubId("owner", "model", "v2.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "nothing-here", "models/none", "sub/none.safetensors", "../x/y", "/no/such", "a\0b"]
+)
+def test_what_is_neither_here_nor_a_hub_id_is_a_problem(tmp_path, name):
+    with pytest.raises(ProblemsError) as caught:
+        resolve(name, tmp_path)
+    assert caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize("text", ["models/x", "a/b.ckpt", "a/../b", "justone", "-a/b", "https://host/a/b", "C:\\a\\b"])
+def test_paths_are_not_taken_for_hub_ids(text):
+    assert parse_hub_id(text) is None
+
+
+# ---- choosing ----
+
+
+def remote(*names):
+    return [RemoteFile(name, 1) for name in names]
+
+
+def names_of(files):
+    return {file.name for file in files}
+
+
+def test_only_one_form_of_the_weights_is_fetched():
+    assert names_of(choose_files(OWNER, remote(*FOLDER))) == NEEDED
+
+
+def test_a_vae_alone_and_a_single_file_are_fetched():
+    vae = remote("config.json", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "README.md")
+    assert names_of(choose_files(OWNER, vae)) == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert names_of(choose_files(OWNER, remote("README.md", "v1.safetensors", "v1.ckpt"))) == {"v1.safetensors"}
+    one = HubId("owner", "model", "b.safetensors")
+    assert names_of(choose_files(one, remote("a.safetensors", "b.safetensors"))) == {"b.safetensors"}
+
+
+def test_shards_are_fetched_with_their_index():
+    shards = [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    assert names_of(choose_files(OWNER, remote("model_index.json", index, *shards))) == {
+        "model_index.json",
+        index,
+        *shards,
+    }
+
+
+def test_several_files_or_none_are_a_problem_that_names_them():
+    with pytest.raises(ProblemsError, match=r"it has: a.safetensors, b.safetensors") as caught:
+        choose_files(OWNER, remote("a.safetensors", "b.safetensors"))
+    assert "owner/model/a.safetensors" in caught.value.problems[0].fix
+    with pytest.raises(ProblemsError, match="it has: none"):
+        choose_files(OWNER, remote("README.md"))
+    with pytest.raises(ProblemsError, match="does not say which file"):
+        choose_files(HubId("owner", "model", "c.safetensors"), remote("a.safetensors"))
+
+
+# ---- fetching ----
+
+
+def test_a_model_is_fetched_whole_with_progress(tmp_path, fake_hub):
+    steps = []
+    path = get(fake_hub, tmp_path, on_progress=lambda done, total: steps.append((done, total)))
+    assert path == tmp_path / "owner--model"
+    here = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert here == {name: FOLDER[name] for name in NEEDED}
+    total = sum(len(FOLDER[name]) for name in NEEDED)
+    assert steps[0] == (0, total) and steps[-1] == (total, total) and len(steps) > 5
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert [file.name for file in tmp_path.iterdir()] == ["owner--model"], "nothing temporary stays"
+    assert resolve("owner/model", tmp_path) == path
+
+
+def test_one_file_is_fetched_into_its_models_folder(tmp_path, fake_hub):
+    path = get(fake_hub, tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
+    assert path == tmp_path / "owner--model" / "v1-5-pruned.ckpt" and path.read_bytes() == b"all of it"
+    second = get(fake_hub, tmp_path, HubId("owner", "model", "vae/config.json"))
+    assert second.is_file() and path.is_file(), "a second file joins the first"
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path, fake_hub):
+    fake_hub.cut_after = 1_500_000
+    with pytest.raises(ProblemsError, match="could not be downloaded"):
+        get(fake_hub, tmp_path)
+    assert not (tmp_path / "owner--model").exists(), "half a model is no model"
+    unfinished = next(tmp_path.rglob("*.unfinished"))
+    kept = unfinished.stat().st_size
+    assert 0 < kept <= 1_500_000
+    fake_hub.cut_after = None
+    fake_hub.asked.clear()
+    path = get(fake_hub, tmp_path)
+    assert (path / "unet" / "diffusion_pytorch_model.fp16.safetensors").read_bytes() == WEIGHTS
+    assert f"bytes={kept}-" in [wanted for _, wanted, _ in fake_hub.asked]
+
+
+def test_cancelling_keeps_what_is_there_for_the_next_time(tmp_path, fake_hub):
+    token = CancelToken()
+
+    def progress(done, total):
+        if done > 1_000_000:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        get(fake_hub, tmp_path, on_progress=progress, cancel=token)
+    assert not (tmp_path / "owner--model").exists()
+    assert next(tmp_path.rglob("*.unfinished")).stat().st_size > 1_000_000
+
+
+def test_a_file_that_arrives_damaged_is_thrown_away(tmp_path, fake_hub):
+    fake_hub.damaged = WEIGHTS[:-1] + b"?"
+    file = HubId("owner", "model", "unet/diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(ProblemsError, match="arrived damaged"):
+        get(fake_hub, tmp_path, file)
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_the_token_of_the_environment_is_sent(tmp_path, fake_hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    get(fake_hub, tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
+    assert {sent for _, _, sent in fake_hub.asked} == {"Bearer hf_secret"}
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(tmp_path, fake_hub, monkeypatch):
+    monkeypatch.setattr(hub, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(ProblemsError, match="GB are free"):
+        get(fake_hub, tmp_path)
+    assert len(fake_hub.asked) == 1
+
+
+# ---- when it fails ----
+
+
+def one_line(caught):
+    (problem,) = caught.value.problems
+    assert "\n" not in str(problem)
+    return str(problem)
+
+
+def test_without_a_network_one_line_says_what_failed_and_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with no_network(allow_attempts=True), pytest.raises(ProblemsError) as caught:
+        download(OWNER, tmp_path)
+    line = one_line(caught)
+    assert "'owner/model' could not be downloaded: the hub does not answer" in line
+    assert str(tmp_path / "owner--model") in line and "by hand" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(404, "no such model, or it is private"), (403, "consent"), (500, "answered 500")],
+)
+def test_the_hubs_refusals_are_told_apart(tmp_path, fake_hub, status, words):
+    fake_hub.status = status
+    with pytest.raises(ProblemsError) as caught:
+        get(fake_hub, tmp_path)
+    assert words in one_line(caught)
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path, fake_hub):
+    (tmp_path / "models").write_text("a file, not a folder")
+    with pytest.raises(ProblemsError, match="could not be written"):
+        get(fake_hub, tmp_path / "models")
