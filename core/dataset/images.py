@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # Above twice its limit Pillow raises, which is reported by name; its warning at the limit itself helps nobody.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is then taken as stored, as viewers do
 # Pillow refuses a PNG whose text chunk is above 1 MB. Programs that draw pictures store whole workflows there.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20
 
@@ -240,20 +241,24 @@ def area_average(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """[N, W, C] -> float32 [count, W, C]: mean over N / count rows each, the first and last of them by their share."""
+    """[N, W, C] -> float32 [count, W, C]: the mean over N / count rows each, the first and last of them by their share.
+
+    New row j takes the old rows first[j], first[j] + 1, ...: all new rows' k-th old row at once, weighed by its share.
+    """
     n = pixels.shape[0]
     if count == n:
         return pixels.astype(np.float32)
-    step = n / count
-    result = np.empty((count, *pixels.shape[1:]), np.float32)
-    for index in range(count):
-        low, high = index * step, (index + 1) * step
-        first, last = math.floor(low), min(math.ceil(high - 1e-9), n)
-        total = pixels[first:last].sum(axis=0, dtype=np.float32)
-        total -= np.float32(low - first) * pixels[first]
-        total -= np.float32(max(last - high, 0.0)) * pixels[last - 1]
-        result[index] = total / np.float32(step)
-    return result
+    flat, step = pixels.reshape(n, -1), n / count
+    low = np.arange(count) * step
+    high = np.minimum(low + step, n)
+    first = np.floor(low + 1e-9).astype(np.intp)
+    result: np.ndarray = np.zeros((count, flat.shape[1]), np.float32)
+    for k in range(math.ceil(step - 1e-9) + 1):
+        row = first + k
+        share = (np.minimum(row + 1, high) - np.maximum(row, low)).clip(0) / step
+        if share.any():
+            result += share.astype(np.float32)[:, None] * flat[np.minimum(row, n - 1)]
+    return result.reshape(count, *pixels.shape[1:])
 
 
 def load_bucketed(path: Path | str, placement: Placement, flip: bool = False) -> Image.Image:
