@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.formats.lora_file import save_lora
-from core.networks.lora import LoraNetwork, Target
+from core.networks.lora import LoraNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +28,7 @@ class NetworkMethod:
         self.learns_text = job.network.train_text_encoder and text_rate != 0
         self.learns_unet = job.network.train_unet and unet_rate != 0
 
-    def build(self, targets: Iterable[Target]) -> dict[str, list[nn.Parameter]]:
+    def build(self, targets: Iterable[Any]) -> dict[str, list[nn.Parameter]]:
         """Make the network over these modules and attach it; returns what learns, by part."""
         self.network = LoraNetwork.create(targets, self._settings, self._seed)
         self.network.attach()

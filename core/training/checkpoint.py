@@ -60,7 +60,7 @@ def made_with(run: Run) -> dict[str, str]:
     import torch
 
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
         "device": run.context.device,
         "processor": platform.processor() or platform.machine(),

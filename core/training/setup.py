@@ -88,6 +88,7 @@ class Builder:
         self.family_name = family_of(self.model, job.model.family)
         self.family = family(self.family_name)
         self.memo = HashMemo(context.workspace.private / "hashes.json")
+        self._index = context.workspace.private / "index.sqlite"
         self.plan = Plan(self.report.placed, job, self.seed)
         self.method = NetworkMethod(job, self.seed)
         self.precision = self._precision()
@@ -102,11 +103,11 @@ class Builder:
 
     def latent_cache(self) -> LatentCache:
         identity = self.family.digest(self.model, "vae", vae=self.vae, memo=self.memo)
-        return LatentCache(self.context.workspace.cache / "latents", identity, "fp32", memo=self.memo)
+        return LatentCache(self.context.workspace.cache / "latents", identity, "fp32", self._index)
 
     def fill_latents(self, cache: LatentCache) -> None:
         """Encode the pictures that no earlier run encoded with the same VAE, size and crop."""
-        missing = cache.missing(self.plan.placed)
+        missing = cache.missing(self.plan.placed, self.context.check)
         if not missing:
             return
         self.context.stage("loading the VAE")
@@ -188,17 +189,11 @@ class Builder:
                 loaded.text_encoder.train()
         return loaded
 
-    def targets(self, components: Any) -> list[tuple]:
+    def targets(self, components: Any) -> list[Any]:
         """The modules that the network adapts, text encoder first as in kohya's files."""
         with_conv = self.job.network.conv_rank is not None
-        found = []
-        if self.job.network.train_text_encoder:
-            found += list(self.family.lora_targets(self._text_encoder(components)))
-        found += list(self.family.lora_targets(components.unet, conv=with_conv))
-        return [(target.name, target.parent, target.attribute, target.module) for target in found]
-
-    def _text_encoder(self, components: Any) -> Any:
-        return components.text_encoder
+        text = self.family.lora_targets(components.text_encoder) if components.text_encoder is not None else ()
+        return [*text, *self.family.lora_targets(components.unet, conv=with_conv)]
 
 
 def build_run(job: TrainJob, context: JobContext) -> Run:
@@ -223,7 +218,6 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
 
     job, context, device = builder.job, builder.context, builder.context.device
     parts = builder.method.build(builder.targets(components))
-    make_ready(components.unet, device)
     optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
     precision = builder.precision
     total = builder.report.total_steps
@@ -251,14 +245,6 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
     )
     run.tasks = Tasks(run)
     return run
-
-
-def make_ready(unet: Any, device: str) -> None:
-    """Layouts that make frozen convolutions fast on this device; the results are the same."""
-    from core.networks.frozen import install
-
-    if device.startswith("cpu"):
-        install(unet)
 
 
 def _write_fingerprint(builder: Builder) -> None:

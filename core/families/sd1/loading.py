@@ -136,6 +136,12 @@ def _text_encoder_maker() -> Any:
     )
 
 
+def make_empty(name: str, config: dict[str, Any]) -> Any:
+    """A part without numbers, on the meta device: for counting shapes and work."""
+    with torch.device("meta"):
+        return _MAKERS[name]()(config)
+
+
 _MAKERS = {"unet": _unet_maker, "vae": _vae_maker, "text_encoder": _text_encoder_maker}
 
 

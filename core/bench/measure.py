@@ -1,0 +1,154 @@
+"""Measure whole trainings in processes of their own, from the journal they leave and what the system says of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.record.journal import read_lines
+from core.record.run_folder import list_runs
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+
+SAMPLE_SECONDS = 0.05
+WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """seconds_per_step: median after the warm-up. peak_bytes: resident memory of the process and its children."""
+
+    seconds_per_step: float
+    start_to_first_step: float
+    peak_bytes: int
+    cache_seconds: float
+    steps: int
+
+
+def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Measured:
+    """Run `webui.py train` on these settings and read what happened."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    preset = outputs / "bench_job.json"
+    preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
+    known = {folder.name for folder in list_runs(outputs / "runs")}
+    words = [sys.executable, str(PROJECT / "webui.py"), "train", str(preset), "--outputs", str(outputs), "--device", device]
+    started = time.time()
+    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    watch = PeakWatch(process.pid)
+    _, errors = process.communicate()
+    peak = watch.finish()
+    if process.returncode:
+        raise RuntimeError(f"the measured training ended with {process.returncode}:\n{errors[-2000:]}")
+    folder = next(folder for folder in list_runs(outputs / "runs") if folder.name not in known)
+    return _read(folder.journal_file, started, peak)
+
+
+def _read(journal: Path, started: float, peak: int) -> Measured:
+    lines = list(read_lines(journal))
+    steps = [line for line in lines if line["kind"] == "steps"]
+    first = steps[0]
+    # The first event holds the first step alone when a step takes longer than the reading interval.
+    begun = first["time"] - (len(first["steps"]) - 1) * first["seconds_per_step"]
+    times = [(line["steps"][-1], line["time"]) for line in steps]
+    paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(times, times[1:], strict=False) if a[0] >= WARM_UP_STEPS]
+    encoding = [line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "encoding pictures"]
+    return Measured(
+        seconds_per_step=statistics.median(paces) if paces else float("nan"),
+        start_to_first_step=begun - started,
+        peak_bytes=peak,
+        cache_seconds=encoding[-1] - encoding[0] if len(encoding) > 1 else 0.0,
+        steps=times[-1][0],
+    )
+
+
+class PeakWatch:
+    """Highest resident memory of a process tree, sampled; on Linux the kernel's own high-water mark of the process counts too."""
+
+    def __init__(self, pid: int):
+        self._process = psutil.Process(pid)
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            try:
+                members = [self._process, *self._process.children(recursive=True)]
+                self.peak = max(self.peak, sum(member.memory_info().rss for member in members), self._high_water())
+            except psutil.Error:
+                continue
+
+    def _high_water(self) -> int:
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text("ascii")
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+    def finish(self) -> int:
+        self._done.set()
+        self._thread.join()
+        return self.peak
+
+
+def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: int) -> dict[str, float]:
+    """Answer times of the page, in seconds, while a training of these settings runs in it."""
+    import urllib.request
+
+    from core.engine.owner import hand_in
+
+    outputs.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, str(PROJECT / "webui.py"), "--outputs", str(outputs), "--no-browser", "--port", "7900", "--device", device]
+    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        address = _address(process)
+        from core.record.workspace import Workspace
+
+        hand_in(Workspace.of(outputs), "train", "bench", values)
+        journal = _wait_for_steps(outputs)
+        times = []
+        for _ in range(requests):
+            started = time.perf_counter()
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                answer.read()
+            times.append(time.perf_counter() - started)
+            time.sleep(0.1)
+        assert journal.exists()
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    times.sort()
+    return {"median": statistics.median(times), "p95": times[round(0.95 * (len(times) - 1))], "requests": float(len(times))}
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """The address that the page prints."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        for word in line.split():
+            if word.startswith("http://"):
+                return word.rstrip(".,")
+    raise RuntimeError("the page did not start")
+
+
+def _wait_for_steps(outputs: Path, seconds: float = 120.0) -> Path:
+    """Wait until a run of this folder has made a few steps."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for folder in list_runs(outputs / "runs")[:1]:
+            if sum(line["kind"] == "steps" for line in read_lines(folder.journal_file)) >= WARM_UP_STEPS:
+                return folder.journal_file
+        time.sleep(0.5)
+    raise RuntimeError("the training in the page did not begin")

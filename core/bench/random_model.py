@@ -1,0 +1,75 @@
+"""Models of random numbers with SD 1.5's exact architecture: for the benchmark and the tests, since no weights are shipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from core.families.sd1.loading import CONFIGS, make_empty
+
+PERIOD = 1_000_003  # prime: the rows of no layer repeat
+WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+def shipped_config(name: str) -> dict[str, Any]:
+    """SD 1.5's configuration of a part."""
+    return json.loads((CONFIGS / name / "config.json").read_text(encoding="utf-8"))
+
+
+def empty_sd15() -> tuple[Any, Any]:
+    """U-Net and text encoder without numbers, on the meta device: for counting."""
+    return make_empty("unet", shipped_config("unet")), make_empty("text_encoder", shipped_config("text_encoder"))
+
+
+def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of unit gain, small biases, norms about 1: activations keep their size through the model.
+
+    All are cut from one pattern of random numbers: drawing a billion of them would take most of a minute.
+    """
+    pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed))
+    state, place = {}, 0
+    for key, value in make_empty(name, config).state_dict().items():
+        count = prod(value.shape)
+        scale, shift = _spread(key, count, value.shape)
+        cut = torch.roll((pattern * scale + shift).to(dtype), -(place % PERIOD))
+        state[key] = cut.repeat(-(-count // PERIOD))[:count].reshape(value.shape).clone()
+        place += count
+    return state
+
+
+def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
+    """Deviation and mean of a tensor's numbers."""
+    if key.endswith("bias"):
+        return 0.02, 0.0
+    if "norm" in key.split(".")[-2]:
+        return 0.05, 1.0
+    if "embedding" in key and "time" not in key:
+        return 0.02, 0.0
+    return (count / shape[0]) ** -0.5, 0.0
+
+
+def write_folder(folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0) -> Path:
+    """A diffusers folder with random weights for these configurations."""
+    for name, config in configs.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        save_file(random_state(name, config, dtype, seed), folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
+    for name in ("scheduler", "tokenizer"):
+        shutil.copytree(CONFIGS / name, folder / name, dirs_exist_ok=True)
+    shutil.copy(CONFIGS / "model_index.json", folder / "model_index.json")
+    return folder
+
+
+def write_sd15_folder(folder: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
+    """A diffusers folder with exactly SD 1.5's architecture (2.1 GB in fp16)."""
+    return write_folder(Path(folder), {name: shipped_config(name) for name in WEIGHT_FILES}, dtype, seed)

@@ -1,0 +1,108 @@
+"""The benchmark: this machine's GEMM rate first, then what trainings and the page reach on it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.bench import workload
+from core.bench.flops import step_flops
+from core.bench.gemm import gemm_rate
+from core.bench.measure import measure_page, measure_training
+from core.record import machine
+from core.settings.network import NetworkSettings
+
+PARTS = ("train", "page")
+SIZE = 256
+
+
+def run_bench(outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """All numbers as plain JSON. Ratios within one run are what counts: machines differ and are noisy."""
+    import torch
+
+    torch.set_num_threads(machine.threads())
+    folder = outputs / ".atelier" / "bench"
+    result: dict[str, Any] = {"machine": machine_facts(device)}
+    say("measuring the GEMM rate")
+    rates = {name: gemm_rate(name, device, 3 if quick else 8) for name in ("float32", "bfloat16")}
+    result["gemm_flops_per_second"] = rates
+    if only in (None, "train"):
+        result["train"] = train_part(folder, device, rates, quick, say)
+    if only in (None, "page"):
+        result["page"] = page_part(folder, device, quick, say)
+    return result
+
+
+def machine_facts(device: str) -> dict[str, Any]:
+    import torch
+
+    return {
+        "device": machine.device_words(device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": machine.threads(),
+        "bf16_in_hardware": machine.bf16_is_fast(device),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def train_part(folder: Path, device: str, rates: dict[str, float], quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: first with empty caches, then with full ones."""
+    say("making a model of random numbers with SD 1.5's architecture")
+    model, pictures = workload.make_model(folder), workload.make_pictures(folder, SIZE)
+    say("counting the work of a step")
+    flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
+    values = workload.job_values(model, pictures, SIZE, 6 if quick else 20, "bf16")
+    say("training with empty caches")
+    cold = measure_training(values, folder / "outputs", device)
+    say("training with full caches")
+    warm = measure_training(values, folder / "outputs", device)
+    reached = flops / warm.seconds_per_step
+    return {
+        "what": "SD 1.5 architecture, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16",
+        "flops_per_step": flops,
+        "seconds_per_step": warm.seconds_per_step,
+        "share_of_bf16_gemm": reached / rates["bfloat16"],
+        "start_to_first_step_seconds": warm.start_to_first_step,
+        "start_to_first_step_with_empty_caches_seconds": cold.start_to_first_step,
+        "peak_bytes": warm.peak_bytes,
+        "peak_bytes_with_empty_caches": cold.peak_bytes,
+        "cached_pictures_per_second": (workload.PICTURES - 1) / cold.cache_seconds if cold.cache_seconds else None,
+        "runs": {"cold": asdict(cold), "warm": asdict(warm)},
+    }
+
+
+def page_part(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """HTTP round trips for the whole page while SD 1.5 trains in it."""
+    say("asking the page while it trains")
+    model, pictures = workload.make_model(folder), workload.make_pictures(folder, SIZE)
+    values = workload.job_values(model, pictures, SIZE, 100000, "bf16")
+    return measure_page(values, folder / "page_outputs", device, 15 if quick else 60)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The numbers as a Markdown table."""
+    facts, rates = result["machine"], result["gemm_flops_per_second"]
+    rows = [
+        ("machine", f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}, torch {facts['torch']}"),
+        ("GEMM fp32", f"{rates['float32'] / 1e12:.3f} TFLOP/s"),
+        ("GEMM bf16", f"{rates['bfloat16'] / 1e12:.3f} TFLOP/s"),
+    ]
+    if train := result.get("train"):
+        rows += [
+            ("job", train["what"]),
+            ("work of a step", f"{train['flops_per_step'] / 1e12:.3f} TFLOP"),
+            ("seconds per step", f"{train['seconds_per_step']:.3f}"),
+            ("share of the bf16 GEMM rate", f"{train['share_of_bf16_gemm']:.0%}"),
+            ("start to first step, caches full", f"{train['start_to_first_step_seconds']:.1f} s"),
+            ("start to first step, caches empty", f"{train['start_to_first_step_with_empty_caches_seconds']:.1f} s"),
+            ("peak memory, caches full", f"{train['peak_bytes'] / 1e9:.2f} GB"),
+            ("peak memory, caches empty", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
+            ("caching", f"{train['cached_pictures_per_second'] or 0:.2f} pictures/s"),
+        ]
+    if page := result.get("page"):
+        rows.append(("page while training", f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile"))
+    return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

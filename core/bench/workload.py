@@ -1,0 +1,48 @@
+"""Something to train on: an SD 1.5 model of random numbers and a few pictures, made once in the benchmark's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.bench.random_model import write_sd15_folder
+from core.record.draws import python_random
+
+PICTURES = 8
+
+
+def make_model(folder: Path) -> Path:
+    """A diffusers folder with SD 1.5's architecture in fp16 (2.1 GB)."""
+    model = folder / "sd15_random"
+    if not (model / "model_index.json").is_file():
+        write_sd15_folder(model)
+    return model
+
+
+def make_pictures(folder: Path, size: int, count: int = PICTURES) -> Path:
+    """Coloured pictures of `size` x `size` with captions; random, so that nothing is compressed away."""
+    from PIL import Image
+
+    pictures = folder / f"pictures_{size}"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = pictures / f"{number:03d}.png"
+        if path.is_file():
+            continue
+        noise = python_random(0, "bench picture", size, number).randbytes(16 * 16 * 3)
+        Image.frombytes("RGB", (16, 16), noise).resize((size, size), Image.Resampling.BICUBIC).save(path)
+        path.with_suffix(".txt").write_text(f"picture number {number} of a set", encoding="utf-8")
+    return pictures
+
+
+def job_values(model: Path, pictures: Path, size: int, steps: int, precision: str) -> dict[str, Any]:
+    """The measured job: LoRA of rank 16 on U-Net and text encoder, batch 1, AdamW."""
+    return {
+        "model": {"base_model": str(model)},
+        "dataset": {"folder": str(pictures), "resolution": size},
+        "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
+        "schedule": {"max_train_steps": steps, "seed": 1},
+        "memory": {"mixed_precision": precision},
+        "saving": {"output_name": "bench", "save_every_minutes": None},
+        "logging": {"log_with": "none"},
+    }

@@ -1,0 +1,33 @@
+"""webui.py bench: measure this machine; a table, and JSON with --json FILE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from core.bench.run import PARTS, run_bench, table
+from core.cli.main import DONE
+from core.cli.options import SUBCOMMAND, split_options
+from core.record import atomic, machine
+from core.record.problems import Problem, ProblemsError
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, SUBCOMMAND["bench"], preset_allowed=False)
+    problems = [*options.problems, *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings)]
+    only = options.values.get("only")
+    if only is not None and only not in PARTS:
+        problems.append(Problem(f"There is no part '{only}'", "command line", f"use one of {', '.join(PARTS)}"))
+    if problems:
+        raise ProblemsError(problems)
+    result = run_bench(
+        options.workspace().outputs,
+        options.values.get("device") or machine.default_device(),
+        quick=bool(options.values.get("quick")),
+        only=only,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    if "json" in options.values:
+        atomic.write_json(Path(options.values["json"]), result)
+    print(table(result))
+    return DONE

@@ -1,0 +1,185 @@
+"""The same job without the page: exit codes, Ctrl-C, kill -9."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core.record.journal import read_lines
+from core.record.run_folder import list_runs
+from core.record.workspace import PROJECT
+
+PICTURES = PROJECT / "models" / "starter" / "pictures"
+SMALL = "--dataset.resolution 64 --network.rank 2 --network.conv_rank null --samples.sample_prompts [] --logging.log_with none".split()
+
+
+def words(outputs, *more):
+    return [sys.executable, "webui.py", "train", "presets/starter_lora.json", *SMALL, "--outputs", str(outputs), "--device", "cpu", *more]
+
+
+def run(outputs, *more):
+    return subprocess.run(words(outputs, *more), cwd=PROJECT, capture_output=True, text=True, timeout=300)
+
+
+def journal(outputs):
+    return list(read_lines(list_runs(outputs / "runs")[0].journal_file))
+
+
+def wait_for_steps(outputs, process, count):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[1]
+        runs = list_runs(outputs / "runs")
+        if runs and any(line["kind"] == "steps" and line["steps"][-1] >= count for line in read_lines(runs[0].journal_file)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no steps came")
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One output folder for the module, so that pictures are encoded once."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+def test_a_preset_with_flags_trains_and_exits_with_0(outputs):
+    done = run(outputs, "--schedule.max_train_steps", "4", "--optimizer.learning_rate", "2e-4")
+    assert done.returncode == 0, done.stderr
+    assert "4/4" in done.stderr and "epoch 1" in done.stderr, "a progress bar is shown"
+    folder = list_runs(outputs / "runs")[0]
+    assert folder.job()["optimizer"]["learning_rate"] == 2e-4 and folder.job()["network"]["conv_rank"] is None
+    assert (folder.checkpoints / "glyph_style.safetensors").is_file()
+
+
+def test_bad_input_exits_with_2_and_lists_everything(outputs, tmp_path):
+    before = len(list_runs(outputs / "runs"))
+    done = run(outputs, "--dataset.folder", str(tmp_path / "nowhere"), "--optimizer.learning_rate", "nan", "--network.rnk", "3")
+    assert done.returncode == 2
+    assert "Learning rate" in done.stderr and "did you mean --network.rank" in done.stderr
+    assert run(outputs, "--dataset.folder", str(tmp_path / "nowhere")).returncode == 2
+    assert len(list_runs(outputs / "runs")) == before, "nothing was begun"
+
+
+def test_a_missing_preset_and_a_newer_one_exit_with_2(outputs, tmp_path):
+    newer = tmp_path / "newer.json"
+    newer.write_text(json.dumps({"kind": "job", "schema_version": 99}))
+    for preset, said in ((tmp_path / "none.json", "no such preset"), (newer, "update Atelier")):
+        done = subprocess.run([sys.executable, "webui.py", "train", str(preset)], cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_made_exits_with_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file" / "outputs")
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+
+
+def test_a_model_of_another_family_exits_with_2_and_is_named(outputs, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "xl.safetensors"
+    names = {
+        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
+        "model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+    }
+    save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in names.items()}, path)
+    done = run(outputs, "--model.base_model", str(path))
+    assert done.returncode == 2 and "SDXL" in done.stderr
+
+
+def test_check_says_what_would_be_trained_and_begins_nothing(tmp_path):
+    done = run(tmp_path, "--check")
+    assert done.returncode == 0 and "24 pictures" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs):
+    process = subprocess.Popen(
+        words(outputs, "--schedule.max_train_steps", "400"), cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_steps(outputs, process, 3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    folder = list_runs(outputs / "runs")[0]
+    assert f"--continue {folder.name}" in errors
+    assert len(list(folder.checkpoints.iterdir())) == 1
+    stopped = max(line["steps"][-1] for line in journal(outputs) if line["kind"] == "steps")
+    text = json.loads(folder.job_file.read_text())
+    text["schedule"]["max_train_steps"] = stopped + 3
+    folder.job_file.write_text(json.dumps(text))
+    done = subprocess.run(
+        [sys.executable, "webui.py", "train", "--continue", folder.name, "--outputs", str(outputs)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Continuing from step {stopped}" in done.stderr
+
+
+KILLS = int(os.environ.get("ATELIER_KILLS", "2"))  # scripts/kill_often sets 50
+
+
+def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_continues(outputs):
+    from random import Random
+
+    from safetensors.torch import load_file
+
+    random = Random(time.time_ns())
+    more = ["--schedule.max_train_steps", "100000", "--saving.save_every_n_steps", "3", "--saving.save_last_n", "2"]
+    process = subprocess.Popen(words(outputs, *more), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(outputs, process, 4)
+    folder = list_runs(outputs / "runs")[0]
+    for _ in range(KILLS):
+        time.sleep(random.uniform(0, 0.7))
+        process.kill()
+        process.communicate()
+        assert not folder.held
+        for path in folder.checkpoints.glob("*.safetensors"):
+            load_file(path)
+        reached = max(line["steps"][-1] for line in journal(outputs) if line["kind"] == "steps")
+        again = [sys.executable, "webui.py", "train", "--continue", folder.name, "--outputs", str(outputs)]
+        process = subprocess.Popen(again, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        wait_for_steps(outputs, process, reached + 2)
+    process.kill()
+    process.communicate()
+
+
+def test_help_lists_every_setting():
+    from core.settings.base import declared
+    from core.settings.job import TrainJob
+
+    for arguments in (["--help"], ["train", "--help"]):
+        done = subprocess.run([sys.executable, "webui.py", *arguments], cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert all(f"--{entry.path} " in done.stdout for entry in declared(TrainJob))
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "caption", "generate", "tool", "bench"])
+def test_every_subcommand_has_help(command):
+    done = subprocess.run([sys.executable, "webui.py", command, "--help"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and f"webui.py {command}" in done.stdout
+
+
+def test_captions_are_reported_and_missing_ones_written(tmp_path):
+    folder = tmp_path / "red fox"
+    folder.mkdir()
+    for name in ("fox", "bear"):
+        shutil.copy(PICTURES / f"{name}.png", folder)
+    (folder / "bear.txt").write_text("a bear")
+    base = [sys.executable, "webui.py", "caption", "--dataset.folder", str(folder), "--outputs", str(tmp_path / "out")]
+    done = subprocess.run(base, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and "2 pictures, 1 with a caption file" in done.stdout
+    done = subprocess.run([*base, "--caption.write_missing", "a photo of {words}"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "fox.txt").read_text() == "a photo of red fox" and (folder / "bear.txt").read_text() == "a bear"

@@ -1,0 +1,100 @@
+"""Small real trainings on the shipped starter."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from core.record.cancel import CancelToken
+from core.record.commands import CommandReader
+from core.record.context import JobContext
+from core.record.journal import Journal, read_lines
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+
+STARTER = PROJECT / "models" / "starter"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Five starter pictures of three shapes with captions."""
+    folder = tmp_path_factory.mktemp("dataset") / "glyphs"
+    folder.mkdir()
+    for path in sorted((STARTER / "pictures").glob("*.png"))[:5]:
+        shutil.copy(path, folder)
+        shutil.copy(path.with_suffix(".txt"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    """Latents and text states are encoded once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def workspace(tmp_path, shared_cache):
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    workspace.private.mkdir(parents=True)
+    workspace.cache.symlink_to(shared_cache)
+    return workspace
+
+
+@pytest.fixture
+def make_job(pictures):
+    def make(**groups) -> TrainJob:
+        values = {
+            "model": {"base_model": str(STARTER)},
+            "dataset": {"folder": str(pictures), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
+            "network": {"rank": 4, "alpha": 4.0},
+            "optimizer": {"learning_rate": 1e-3},
+            "schedule": {"max_train_steps": 4, "seed": 7},
+            "saving": {"output_name": "t", "save_every_minutes": None, "save_precision": "fp32"},
+            "logging": {"log_with": "none"},
+        }
+        return build(TrainJob, merge(values, groups))
+
+    return make
+
+
+class Training:
+    """One run driven by hand: `start` runs it to its end in this thread."""
+
+    def __init__(self, job: TrainJob, workspace: Workspace, folder: Path | None = None):
+        self.job, self.workspace = job, workspace
+        self.folder = RunFolder(folder) if folder else RunFolder.create(workspace.runs, "t", dump(job))
+        self.token = CancelToken()
+        self.on_line = lambda line: None
+
+    def start(self) -> str:
+        from core.training.run import run_training
+
+        with Journal(self.folder.path) as journal:
+            journal.listen(lambda line: self.on_line(line))
+            context = JobContext(self.workspace, self.folder, journal, CommandReader(self.folder.path), "cpu", self.token)
+            return run_training(self.job, context)
+
+    def again(self) -> "Training":
+        """The same folder in a new life."""
+        return Training(self.job, self.workspace, self.folder.path)
+
+    def lines(self, kind: str) -> list[dict]:
+        return [line for line in read_lines(self.folder.journal_file) if line["kind"] == kind]
+
+    def losses(self) -> dict[int, float]:
+        return {step: loss for line in self.lines("steps") for step, loss in zip(line["steps"], line["losses"], strict=True)}
+
+    def file(self, name: str = "t.safetensors") -> Path:
+        return self.folder.checkpoints / name
+
+
+@pytest.fixture
+def train(workspace, make_job):
+    def make(**groups) -> Training:
+        return Training(make_job(**groups), workspace)
+
+    return make

@@ -1,0 +1,303 @@
+"""Whole trainings on the starter: what they leave, resuming bit for bit, and what they do when things go wrong."""
+
+import errno
+import json
+from contextlib import suppress
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.record import atomic, commands
+from core.record.cancel import Cancelled
+from core.record.problems import ProblemsError
+from core.record.run_folder import newest_state
+
+
+def weights(path):
+    return load_file(path)
+
+
+def assert_same_weights(a, b):
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def test_a_training_leaves_a_file_a_state_and_a_journal(train):
+    training = train(samples={"sample_prompts": ["a fox, glyph style"], "sample_steps": 2, "sample_every_n_steps": 2})
+    assert training.start() == "done"
+    assert sorted(training.losses()) == [1, 2, 3, 4]
+    assert [line["step"] for line in training.lines("sample")] == [0, 2, 4], "the base model's picture comes first"
+    assert all((training.folder.path / line["file"]).is_file() for line in training.lines("sample"))
+    assert newest_state(training.folder.states).name == "step00000004"
+    assert len(json.loads(training.folder.dataset_file.read_text())) >= 1
+    with safe_open(training.file(), "pt") as file:
+        metadata, names = file.metadata(), list(file.keys())
+    assert metadata["ss_network_dim"] == "4" and metadata["ss_steps"] == "4" and metadata["sshs_model_hash"]
+    assert metadata["ss_seed"] == "7" and "modelspec.architecture" in metadata
+    assert all(name.startswith("lora_unet_") for name in names)
+    ups = [tensor for name, tensor in weights(training.file()).items() if name.endswith("lora_up.weight")]
+    assert all(bool(up.abs().sum() > 0) for up in ups), "every module has learnt something"
+
+
+def test_the_same_seed_trains_the_same_file_and_another_seed_another(train):
+    first, second, other = train(), train(), train(schedule={"max_train_steps": 4, "seed": 8})
+    for training in (first, second, other):
+        training.start()
+    assert_same_weights(first.file(), second.file())
+    a, b = weights(first.file()), weights(other.file())
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+VARIANTS = {
+    "plain": {},
+    "text encoder, 3x3 convolutions": {"network": {"rank": 4, "alpha": 4.0, "conv_rank": 2, "train_text_encoder": True}},
+    "accumulation over an epoch's end": {"schedule": {"max_train_steps": 5, "seed": 7, "gradient_accumulation_steps": 2}},
+    "8-bit optimizer, cosine": {
+        "optimizer": {"optimizer_type": "AdamW8bit", "learning_rate": 1e-3},
+        "schedule": {"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine", "lr_warmup_steps": 2},
+    },
+    "shuffled captions, dropout, offset, min-SNR": {
+        "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
+        "noise": {"noise_offset": 0.1, "min_snr_gamma": 5.0, "ip_noise_gamma": 0.1},
+    },
+    "bf16": {"memory": {"mixed_precision": "bf16"}},
+    "fp16 with scaled losses": {"memory": {"mixed_precision": "fp16"}},
+    "checkpointing": {"memory": {"gradient_checkpointing": True}, "network": {"rank": 4, "train_text_encoder": True}},
+}
+
+
+@pytest.mark.parametrize("groups", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(train, groups):
+    whole = train(**groups)
+    assert whole.start() == "done"
+    broken = train(**groups)
+
+    def stop_after_two(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= 2:
+            broken.token.cancel()
+
+    broken.on_line = stop_after_two
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        assert broken.start() == "stopped"
+    stopped_at = max(broken.losses())
+    assert stopped_at < max(whole.losses()), "it was stopped on the way"
+    rest = broken.again()
+    assert rest.start() == "done"
+    assert rest.losses() == whole.losses()
+    assert_same_weights(whole.file(), rest.file())
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(train):
+    plain, checkpointed = train(), train(memory={"gradient_checkpointing": True})
+    plain.start()
+    checkpointed.start()
+    a, b = weights(plain.file()), weights(checkpointed.file())
+    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-6) for name in a)
+
+
+def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
+    training = train(schedule={"max_train_epochs": 12, "seed": 7}, optimizer={"learning_rate": 5e-3}, noise={"min_timestep": 400})
+    training.start()
+    losses = training.losses()
+    planned = training.lines("planned")[0]
+    assert max(losses) == planned["total"] == 12 * planned["steps_per_epoch"]
+    third = len(losses) // 3
+    first = sum(losses[step] for step in range(1, third + 1)) / third
+    last = sum(losses[step] for step in range(len(losses) - third + 1, len(losses) + 1)) / third
+    assert last < first
+
+
+def test_saves_come_when_they_are_due_and_old_ones_go(train):
+    training = train(
+        schedule={"max_train_steps": 7, "seed": 7},
+        saving={"output_name": "t", "save_every_n_steps": 2, "save_last_n": 2, "save_every_minutes": None},
+    )
+    training.start()
+    assert sorted(path.name for path in training.folder.checkpoints.iterdir()) == [
+        "t-step00000004.safetensors",
+        "t-step00000006.safetensors",
+        "t.safetensors",
+    ]
+
+
+def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
+    epochs = train(schedule={"max_train_epochs": 3, "seed": 7}, saving={"output_name": "e", "save_every_n_epochs": 1})
+    epochs.start()
+    assert sorted(path.name for path in epochs.folder.checkpoints.iterdir()) == [
+        "e-000001.safetensors",
+        "e-000002.safetensors",
+        "e.safetensors",
+    ]
+    even = train(schedule={"max_train_steps": 6, "seed": 7}, saving={"output_name": "v", "save_n_evenly": 3})
+    even.start()
+    assert sorted(path.name for path in even.folder.checkpoints.iterdir()) == [
+        "v-step00000002.safetensors",
+        "v-step00000004.safetensors",
+        "v.safetensors",
+    ]
+
+
+def test_the_finished_file_is_copied_and_never_over_another(train, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "t.safetensors").write_text("mine")
+    training = train(saving={"output_name": "t", "copy_to": str(folder), "save_every_minutes": None})
+    training.start()
+    assert (folder / "t.safetensors").read_text() == "mine"
+    assert (folder / "t-2.safetensors").read_bytes() == training.file().read_bytes()
+
+
+def test_commands_pause_save_sample_resume_and_stop(train):
+    training = train(
+        schedule={"max_train_steps": 500, "seed": 7},
+        samples={"sample_prompts": ["a fox"], "sample_steps": 1, "sample_at_first": False},
+    )
+    order = iter(["save", "sample", "pause", "resume", "stop"])
+    waiting_for = {"save": "saved", "sample": "sample", "pause": "state", "resume": "state"}
+    asked = []
+
+    def drive(line):
+        if (not asked and line["kind"] == "steps") or (asked and line["kind"] == waiting_for.get(asked[-1])):
+            asked.append(next(order))
+            commands.send(training.folder.path, asked[-1])
+
+    training.on_line = drive
+    assert training.start() == "stopped"
+    assert asked == ["save", "sample", "pause", "resume", "stop"]
+    states = [line["state"] for line in training.lines("state")]
+    assert states == ["paused", "running"]
+    assert len(training.lines("sample")) == 1
+    assert len(list(training.folder.checkpoints.iterdir())) >= 1 and newest_state(training.folder.states) is not None
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_pictures(train, monkeypatch):
+    import core.training.update as update
+
+    training = train(schedule={"max_train_steps": 50, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
+    real, calls = update.training_loss, []
+
+    def poisoned(*arguments, **named):
+        calls.append(1)
+        loss = real(*arguments, **named)
+        return loss * float("nan") if len(calls) == 4 else loss
+
+    monkeypatch.setattr(update, "training_loss", poisoned)
+    with pytest.raises(ProblemsError) as caught:
+        training.start()
+    problem = caught.value.problems[0]
+    assert "step 4 is not a number" in problem.what and ".png" in problem.where and "timesteps" in problem.where
+    monkeypatch.setattr(update, "training_loss", real)
+    whole = train(schedule={"max_train_steps": 2, "seed": 7})
+    whole.start()
+    assert_same_weights(training.file("t-step00000002.safetensors"), whole.file())
+    assert newest_state(training.folder.states).name == "step00000002"
+
+
+def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_read_it(train, monkeypatch):
+    import core.training.update as update
+
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
+    monkeypatch.setattr("core.training.losses.MOST_WAITING", 4)
+    real, calls, seen = update.training_loss, [], []
+    training = train(schedule={"max_train_steps": 50, "seed": 7})
+
+    def poisoned(*arguments, **named):
+        calls.append(1)
+        loss = real(*arguments, **named)
+        return loss * float("nan") if len(calls) == 2 else loss
+
+    real_step = update._step
+
+    def watched(run, loss):
+        before = [parameter.detach().clone() for parameter in run.parameters]
+        norm = real_step(run, loss)
+        seen.append(all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True)))
+        return norm
+
+    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(update, "_step", watched)
+    with pytest.raises(ProblemsError, match="step 2 is not a number"):
+        training.start()
+    assert seen == [False, True, True, True], "step 1 moved the weights, step 2 and those after it did not"
+
+
+def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch):
+    training = train(schedule={"max_train_steps": 6, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
+    real = atomic.sync_file
+
+    def full(path):
+        if "state" not in str(path) and len(training.lines("saved")) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(atomic, "sync_file", full)
+    with suppress(OSError):
+        training.start()
+    said = [line for line in training.lines("log") if line["level"] == "error"]
+    assert said and "disk is full" in said[0]["text"]
+    assert weights(training.file("t-step00000002.safetensors"))
+    assert not list(training.folder.checkpoints.glob(".tmp*"))
+
+
+def test_an_empty_seed_is_drawn_recorded_and_found_again(train):
+    training = train(schedule={"max_train_steps": 2})
+    training.job = training.job.model_copy(update={"schedule": training.job.schedule.model_copy(update={"seed": None})})
+    training.start()
+    recorded = training.folder.job()["schedule"]["seed"]
+    assert isinstance(recorded, int)
+    with safe_open(training.file(), "pt") as file:
+        assert file.metadata()["ss_seed"] == str(recorded)
+
+
+def test_a_stop_while_pictures_are_encoded_is_a_cancel(train):
+    training = train()
+    training.token.cancel()
+    with pytest.raises(Cancelled):
+        training.start()
+
+
+def test_a_rate_of_0_leaves_a_part_out(train):
+    training = train(
+        network={"rank": 4, "alpha": 4.0, "train_text_encoder": True},
+        optimizer={"learning_rate": 1e-3, "text_encoder_lr": 0.0},
+    )
+    training.start()
+    tensors = weights(training.file())
+    ups = {name: tensor for name, tensor in tensors.items() if name.endswith("lora_up.weight")}
+    text = [tensor for name, tensor in ups.items() if name.startswith("lora_te_")]
+    unet = [tensor for name, tensor in ups.items() if name.startswith("lora_unet_")]
+    assert not text, "what does not learn is not in the file"
+    assert all(bool(up.abs().sum() > 0) for up in unet)
+
+
+def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, pictures):
+    import shutil
+
+    folder = tmp_path / "own"
+    shutil.copytree(pictures, folder)
+    training = train(dataset={"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16})
+    training.start()
+    next(folder.glob("*.txt")).write_text("changed")
+    training.again().start()
+    assert any("changed since this run began" in line["text"] for line in training.lines("log"))
+
+
+def test_prepare_fills_the_caches_that_training_uses(train):
+    from core.record.commands import CommandReader
+    from core.record.context import JobContext
+    from core.record.journal import Journal
+    from core.training.setup import prepare_caches
+
+    training = train(dataset={"resolution": 80, "bucket_reso_steps": 16, "folder": train().job.dataset.folder})
+    with Journal(training.folder.path) as journal:
+        context = JobContext(training.workspace, training.folder, journal, CommandReader(training.folder.path))
+        assert prepare_caches(training.job, context) == "done"
+    prepared = len(training.lines("stage"))
+    training.start()
+    stages = [line["text"] for line in training.lines("stage")[prepared:]]
+    assert "encoding pictures" not in stages and "loading the VAE" not in stages and "loading the text encoder" not in stages
