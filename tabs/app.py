@@ -9,21 +9,21 @@ import os
 import secrets
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
 from tabs import form, header, pulse
 from tabs.context import TABS, Page, run_all
 from tabs.links import Links
+from tabs.pieces import ASSETS
 from tabs.project import Project
 from tabs.safety import Roots
 from tabs.theme import theme
 
-ASSETS = Path(__file__).parent / "assets"
 FIRST_SCRIPT = "base.js"
 FIRST_STYLE = "page.css"
 PORTS_TRIED = 100
@@ -41,7 +41,7 @@ def build(page: Page) -> gr.Blocks:
     """All widgets and listeners. Tabs are built in the order of the work."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
         header.build(page)
-        with gr.Tabs(selected="Train", elem_id="tabs") as page.tabs:
+        with gr.Tabs(selected="Train", elem_id="tabs", overflow_behavior="wrap") as page.tabs:
             opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
         for name, tab in opened.items():
             with tab:
@@ -64,10 +64,7 @@ def _only_the_open_tab_ticks(page: Page) -> None:
     if not keys:
         return
     names = [tab for tab, _ in keys]
-    js = (
-        "() => { const open = document.querySelector('#tabs > .tab-wrapper [role=tab][aria-selected=true]')?.textContent.trim();"
-        f" return {names!r}.map(tab => ({{__type__: 'update', active: tab === open}})); }}"
-    )
+    js = f"() => {names!r}.map(tab => ({{__type__: 'update', active: tab === atelier.openTab()}}))"
     page.listen(page.tabs.select, None, None, [page.timers[key] for key in keys], js=js)
 
 
@@ -75,7 +72,7 @@ def free_port(host: str, port: int) -> int:
     """`port`, or the next one that nobody listens on."""
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name != "nt":  # a port that waits for its last packets is free; on Windows this option means another thing
+            if os.name != "nt":  # a port that waits for its last packets is free; on Windows it means more
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, candidate))
@@ -85,7 +82,9 @@ def free_port(host: str, port: int) -> int:
     raise OSError(f"no free port from {port} to {port + PORTS_TRIED - 1}")
 
 
-def launch(page: Page, *, host: str, port: int, share: bool, auth: tuple[str, str] | None, browser: bool = False) -> gr.Blocks:
+def launch(
+    page: Page, *, host: str, port: int, share: bool, auth: tuple[str, str] | None, browser: bool = False
+) -> gr.Blocks:
     """Start serving and return at once. `blocks.local_url` is the address, `blocks.share_url` the public one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
@@ -149,7 +148,12 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
     shared = share or host not in ("127.0.0.1", "localhost", "::1")
-    login = tuple(auth.partition(":")[::2]) if isinstance(auth, str) else auth
+    if isinstance(auth, str):
+        name, _, password = auth.partition(":")
+        auth = (name, password)
+    login = auth
+    if login and not all(login):
+        raise ProblemsError.one("The login has no name or no password", "--auth", "write user:password")
     if shared and not login:
         login = ("atelier", secrets.token_urlsafe(9))
         print(f"User: {login[0]}  Password: {login[1]}", flush=True)
@@ -158,10 +162,14 @@ def serve(
     if chosen != port:
         print(f"Port {port} is taken; using {chosen}.", flush=True)
     blocks = launch(page, host=host, port=chosen, share=share, auth=login, browser=browser)
-    print(f"Atelier is at {getattr(blocks, 'share_url', None) or blocks.local_url}", flush=True)
+    address = getattr(blocks, "share_url", None) or blocks.local_url
+    print(f"Atelier is at {address}", flush=True)
+    if hasattr(engine, "announce"):
+        engine.announce(f"the page at {address}")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
+        page.tensorboard.close()
         blocks.close()

@@ -16,7 +16,7 @@ DOUBLE_PRESS_SECONDS = 1.5
 
 @dataclass
 class Browser:
-    """One open page. `arrived` holds the numbers of its latest changes; `newest` the last number seen for each field."""
+    """One open page. `arrived`: the numbers of its latest changes; `newest`: the last number seen for each field."""
 
     session: str
     arrived: deque = field(default_factory=lambda: deque(maxlen=KEPT_CHANGES))
@@ -41,7 +41,7 @@ class Browsers:
             return browser
 
     def is_newest(self, browser: Browser, path: str, number: int) -> bool:
-        """Whether this change of a field is not older than one already applied (two messages may overtake each other)."""
+        """Whether this change of a field is not older than one already applied (messages may overtake each other)."""
         with self._news:
             if number < browser.newest.get(path, 0):
                 return False
@@ -68,11 +68,26 @@ class Browsers:
             return ""
 
     def say(
-        self, browser: Browser, kind: str, text: str = "", *, title: str = "", problems: Any = (), identity: str = "", go: str = ""
+        self,
+        browser: Browser,
+        kind: str,
+        text: str = "",
+        *,
+        title: str = "",
+        problems: Any = (),
+        identity: str = "",
+        go: str = "",
     ) -> None:
-        """A message for this browser's panel: "error" stays until closed, "done" and "info" do not interrupt. `go` opens a tab."""
+        """A message for this browser's panel. "error" stays until closed, "done" and "info" go; `go` opens a tab."""
         listed = [problem.to_dict() for problem in problems]
-        said = {"id": identity or f"{time.time():.6f}", "kind": kind, "title": title, "text": text, "problems": listed, "go": go}
+        said = {
+            "id": identity or f"{time.time():.6f}",
+            "kind": kind,
+            "title": title,
+            "text": text,
+            "problems": listed,
+            "go": go,
+        }
         browser.said = said
 
 

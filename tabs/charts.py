@@ -26,7 +26,7 @@ def loss_series(points: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """[[step, {"unet": 1e-4, ...}], ...] as columns; groups of parameters with the same rates throughout share one line."""
+    """[[step, {"unet": 1e-4, ...}], ...] as columns; groups with the same rates throughout share one line."""
     names = list(dict.fromkeys(name for _, rates in points for name in rates))
     columns = {name: [rounded(rates.get(name)) for _, rates in points] for name in names}
     lines: dict[tuple, list[str]] = {}
@@ -34,7 +34,10 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
         lines.setdefault(tuple(values), []).append(name)
     return {
         "steps": [int(point[0]) for point in points],
-        "lines": [{"name": " and ".join(_words(name) for name in same), "values": list(values)} for values, same in lines.items()],
+        "lines": [
+            {"name": " and ".join(_words(name) for name in same), "values": list(values)}
+            for values, same in lines.items()
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""What is known about the job in the form before it starts: the model's family and the preflight, looked up in the background."""
+"""What is known of the job in the form before it starts: model family and preflight, found in the background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import resolve_path
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
 from tabs.tokens import count_tokens
@@ -17,7 +16,7 @@ from tabs.tokens import count_tokens
 if TYPE_CHECKING:
     from tabs.context import Page
 
-LOOKED_AFTER = 5.0  # seconds after which an unchanged job's folders are looked at again while the page is open
+LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
 SHOWN_PICTURES = 12
 
 
@@ -49,15 +48,16 @@ class Checks:
         """Changes when the file or folder does."""
         try:
             path = self._place(text)
-            return (str(path), os.stat(path).st_mtime_ns)
+            return (str(path), os.stat(path).st_mtime_ns if path else time.monotonic() // LOOKED_AFTER)
         except (OSError, ValueError, ProblemsError):
             return time.monotonic() // LOOKED_AFTER
 
-    def _place(self, text: str) -> Path:
-        """Where the model lies: a path, or a name under models/ (a hub id lies there as owner/name)."""
-        path = resolve_path(text)
-        named = self.page.workspace.models / text
-        return self.page.roots.check(named if not path.exists() and named.exists() else path, "model.base_model")
+    def _place(self, text: str) -> Path | None:
+        """Where the model lies; None for a hub id that is not on this machine."""
+        from core.formats.hub import resolve
+
+        found = resolve(text, self.page.workspace.models)
+        return self.page.roots.check(found, "model.base_model") if isinstance(found, Path) else None
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
         from core.formats.detect import FAMILY_NAMES, identify
@@ -65,17 +65,27 @@ class Checks:
         answer = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": ""}
         try:
             path = self._place(text)
-            if not path.exists():
-                return answer | _absent(text)
+            if path is None:
+                return answer | {
+                    "problem": f"'{text}' is not on this machine",
+                    "fix": "get it from the hub, or choose another",
+                    "offer": text,
+                }
             kind = identify(path)
         except ProblemsError as error:
             return answer | {"problem": error.problems[0].what, "fix": error.problems[0].fix}
         answer["family"] = FAMILY_NAMES.get(kind.family or "", "") or "unknown"
         answer["evidence"] = f"{kind}: {kind.evidence}" if kind.evidence else str(kind)
         if kind.kind != "checkpoint":
-            answer |= {"problem": f"This is a {kind}, not a model to train from", "fix": "choose a checkpoint or a diffusers folder"}
+            answer |= {
+                "problem": f"This is a {kind}, not a model to train from",
+                "fix": "choose a checkpoint or a diffusers folder",
+            }
         elif kind.family not in (None, "sd1") and family == "auto":
-            answer |= {"problem": f"This is a model of the family {answer['family']}", "fix": "Atelier trains SD 1.x models; choose one of those"}
+            answer |= {
+                "problem": f"This is a model of the family {answer['family']}",
+                "fix": "Atelier trains SD 1.x models; choose one of those",
+            }
         return answer
 
     # -- the preflight
@@ -120,7 +130,9 @@ class Checks:
 
         for source in job.dataset.all_sources():
             self.page.roots.check(source.folder, "dataset.folder")
-        return preflight(job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode)
+        return preflight(
+            job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
+        )
 
     def problems(self, job: TrainJob, report: Any) -> list[Problem]:
         """Everything against this job: its settings, its model and its pictures."""
@@ -134,16 +146,13 @@ class Checks:
         return sorted(unique.values(), key=lambda problem: problem.level != "error")
 
 
-def _absent(text: str) -> dict[str, str]:
-    """What to say of a model that is not on this machine: a hub id is offered for download."""
-    parts = text.strip().split("/")
-    looks_like_hub = len(parts) == 2 and all(parts) and not text.startswith((".", "~", "/")) and not text.endswith((".safetensors", ".ckpt"))
-    if looks_like_hub and parts[0] not in ("models", "outputs"):
-        return {"problem": f"'{text}' is not on this machine", "fix": "get it from the hub, or choose another", "offer": text}
-    return {"problem": f"There is no model at '{text}'", "fix": "choose one of the list, or write the path of a .safetensors file or a diffusers folder"}
-
-
 def _shown(page: Page, row: Any) -> dict[str, Any]:
     """One picture as it will be cropped: its address, its frame, its shape."""
     width, height = row.bucket
-    return {"url": page.thumb_url(row.path, 192), "frame": row.frame, "ratio": width / height, "caption": row.caption, "bucket": f"{width} x {height}"}
+    return {
+        "url": page.thumb_url(row.path, 192),
+        "frame": row.frame,
+        "ratio": width / height,
+        "caption": row.caption,
+        "bucket": f"{width} x {height}",
+    }

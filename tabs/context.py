@@ -29,7 +29,7 @@ TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
 @dataclass
 class Page:
-    """One page for one engine and one project. Tabs build their widgets inside `build(page)` and keep no state of their own:
+    """One page for one engine and one project. Tabs build their widgets inside `build(page)` and keep no state:
     what must survive a refresh goes into `project.keep(tab, {...})`, what belongs to a run is asked of the engine."""
 
     engine: Engine
@@ -45,8 +45,12 @@ class Page:
     form_bus: Any = None  # carries the form's state to the browser and its actions back
     pulse_bus: Any = None  # carries what changes by itself, and commands back
     envelope: Any = None  # the hidden input that the page's script fills in
-    commands: dict[str, Callable[[dict[str, Any], Browser], None]] = field(default_factory=dict)  # of other tabs, by name
-    pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=list)  # (tab, asked) -> parts
+    commands: dict[str, Callable[[dict[str, Any], Browser], None]] = field(
+        default_factory=dict
+    )  # of other tabs, by name
+    pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(
+        default_factory=list
+    )  # (tab, asked) -> parts
     run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
     timers: dict[tuple[str, float], Any] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -73,7 +77,9 @@ class Page:
         """
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
-            return triggers(told(fn), inputs, outputs, **more)  # an event that a gr.HTML's own script raises
+            return triggers(
+                told(fn) if fn else None, inputs, outputs, **more
+            )  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
         return gr.on(triggers, told(fn) if fn else None, inputs, outputs, **more)
 
@@ -96,20 +102,24 @@ class Page:
 def told(fn: Callable) -> Callable:
     """`fn`, with its problems shown to the person instead of "Error".
 
-    Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when one names a
-    type that exists only for type checkers. So the wrapper carries just those that it needs: `request` and `event`.
+    Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when
+    one names a type that exists only for type checkers. So the wrapper carries just those that it needs.
     """
 
     def wrapped(*args, **kwargs):
         try:
             return fn(*args, **kwargs)
         except ProblemsError as error:
-            raise gr.Error(problems_html(error.problems), duration=None, title="Not done", print_exception=False) from None
+            raise gr.Error(
+                problems_html(error.problems), duration=None, title="Not done", print_exception=False
+            ) from None
 
     signature = inspect.signature(fn)
     wrapped.__signature__ = signature  # type: ignore[attr-defined]
     wrapped.__name__ = getattr(fn, "__name__", getattr(getattr(fn, "func", None), "__name__", "handler"))
-    wrapped.__annotations__ = {name: kind for name, each in signature.parameters.items() if (kind := _filled_in(name, each.annotation))}
+    wrapped.__annotations__ = {
+        name: kind for name, each in signature.parameters.items() if (kind := _filled_in(name, each.annotation))
+    }
     return wrapped
 
 
@@ -145,7 +155,7 @@ def clock(seconds: float | None) -> str:
     """h:mm:ss, or m:ss below an hour; a dash when not known."""
     if seconds is None or seconds != seconds or seconds < 0:
         return "–"
-    whole = int(round(seconds))
+    whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 

@@ -1,6 +1,7 @@
 """Settings to widgets: what each field of the Train form looks like, where it stands, and how a group sums itself up.
 
-Everything is read from the declarations in core/settings; this file only says what they do not know: the order on the screen.
+Everything is read from the declarations in core/settings; this file only says what they do not know: the order on the
+screen.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def element_id(path: str) -> str:
 
 
 def groups() -> dict[str, list[Declared]]:
-    """The groups below the first screen with their fields, in the order of declaration; groups without fields are left out."""
+    """The groups below the first screen with their fields, in the order of declaration; empty groups are left out."""
     found: dict[str, list[Declared]] = {}
     for path, entry in FIELDS.items():
         if path not in FIRST:
@@ -50,7 +51,9 @@ def group_title(group: str) -> str:
 
 def label(entry: Declared) -> str:
     """Title and unit: "Warm-up (steps)"."""
-    return f"{entry.title} ({entry.unit})" if entry.unit else entry.title
+    return (
+        f"{entry.title} ({entry.unit})" if entry.unit and entry.unit.lower() not in entry.title.lower() else entry.title
+    )
 
 
 def choices(entry: Declared) -> list[tuple[str, Any]]:
@@ -78,9 +81,11 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if paths is not None and entry.widget in ("model", "folder"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
-        return gr.Textbox(value=value, lines=3, max_lines=6, **common)
+        return gr.Textbox(value=value, lines=3, max_lines=4 if entry.path in FIRST else 8, **common)
     number = entry.kind in ("int", "float", "pair")
-    return gr.Textbox(value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common)
+    return gr.Textbox(
+        value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common
+    )
 
 
 def offered(options: list[Any], value: Any) -> list[Any]:
@@ -95,7 +100,7 @@ def placeholder(entry: Declared) -> str:
 
 
 def events(component: Any) -> list[Any]:
-    """The events that mean a person has finished changing the widget; never `change`, which a filled-in preset fires too."""
+    """The events that mean a person has changed the widget; never `change`, which a loaded preset fires too."""
     if isinstance(component, gr.Textbox):
         return [component.blur, component.submit]
     if isinstance(component, gr.Slider):
@@ -153,7 +158,10 @@ def _model(job: TrainJob) -> str:
 def _dataset(job: TrainJob) -> str:
     own = job.dataset
     size = own.resolution
-    parts = [f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels", f"batch {own.train_batch_size}"]
+    parts = [
+        f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels",
+        f"batch {own.train_batch_size}",
+    ]
     parts.append("shapes kept" if own.enable_bucket else "cropped to one size")
     more = len([source for source in own.sources if source.enabled])
     return ", ".join(parts + ([f"{more} more folder" + ("" if more == 1 else "s")] if more else []))
@@ -182,7 +190,9 @@ def _optimizer(job: TrainJob) -> str:
     name = FIELDS["optimizer.optimizer_type"].labels.get(own.optimizer_type, own.optimizer_type)
     parts = [name, f"rate {number_text(own.learning_rate)}"]
     parts += [f"U-Net {number_text(own.unet_lr)}"] if own.unet_lr is not None else []
-    return ", ".join(parts + ([f"text encoder {number_text(own.text_encoder_lr)}"] if own.text_encoder_lr is not None else []))
+    return ", ".join(
+        parts + ([f"text encoder {number_text(own.text_encoder_lr)}"] if own.text_encoder_lr is not None else [])
+    )
 
 
 def _schedule(job: TrainJob) -> str:
@@ -217,7 +227,8 @@ def _saving(job: TrainJob) -> str:
     parts += [f"{own.save_n_evenly} spread evenly"] if every(own.save_n_evenly) else []
     parts = parts or ["at the end"]
     parts += [f"keep last {own.save_last_n}"] if every(own.save_last_n) else []
-    parts += [f"back up every {number_text(own.save_every_minutes)} min"] if every(own.save_every_minutes) else []
+    minutes = every(own.save_every_minutes)
+    parts += [f"back up every {number_text(minutes)} min"] if minutes is not None else []
     return ", ".join([*parts, own.save_precision] + (["copied to a second folder"] if own.copy_to else []))
 
 
@@ -229,7 +240,9 @@ def _samples(job: TrainJob) -> str:
     parts += [f"every {own.sample_every_n_epochs} epochs"] if every(own.sample_every_n_epochs) else []
     parts = parts or ["not during training"]
     parts += ["base model first"] if own.sample_at_first else []
-    return ", ".join([*parts, f"{FIELDS['samples.sample_sampler'].labels[own.sample_sampler]}, {own.sample_steps} steps"])
+    return ", ".join(
+        [*parts, f"{FIELDS['samples.sample_sampler'].labels[own.sample_sampler]}, {own.sample_steps} steps"]
+    )
 
 
 def _logging(job: TrainJob) -> str:

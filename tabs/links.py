@@ -1,8 +1,8 @@
 """Addresses of pictures and files, and the routes behind them.
 
-The page shows pictures that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders) is not
-used for them. An address holds the path and a signature made with a secret of this server: only paths that the page itself
-handed out are served, only to someone who is logged in, and only while the path is inside the open folders.
+The page shows pictures that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders)
+is not used for them. An address holds the path and a signature made with a secret of this server: only paths that the
+page itself handed out are served, only to someone who is logged in, and only inside the open folders.
 """
 
 from __future__ import annotations
@@ -52,14 +52,18 @@ class Links:
         return urlencode({name: value for name, value in query.items() if value})
 
     def _sign(self, path: str, size: str) -> str:
-        return hmac.new(self._secret, f"{size}\n{path}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self._secret, f"{size}\n{path}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[
+            :32
+        ]
 
     def _allowed(self, request: Request) -> Path | Response:
         """The path that is asked for, or the refusal."""
         if not self.logged_in(request):
             return PlainTextResponse("Log in first.", 401)
         path, size = request.query_params.get("path", ""), request.query_params.get("size", "")
-        if not hmac.compare_digest(request.query_params.get("key", ""), self._sign(path, size)) or not self.roots.holds(path):
+        if not hmac.compare_digest(request.query_params.get("key", ""), self._sign(path, size)) or not self.roots.holds(
+            path
+        ):
             return PlainTextResponse("This address is not one that the page gave out.", 403)
         if not os.path.isfile(path):
             return PlainTextResponse("The file is gone.", 404)
@@ -71,7 +75,12 @@ class Links:
             return path
         if path.suffix.lower() in SHOWN_BY_BROWSERS:
             return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=_headers(request))
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers={"X-Content-Type-Options": "nosniff"})
+        return FileResponse(
+            path,
+            media_type="application/octet-stream",
+            filename=path.name,
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
 
     def _thumb(self, request: Request) -> Response:
         path = self._allowed(request)

@@ -36,7 +36,9 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
         notes: dict[str, list[dict[str, str]]] = {}
         for problem in training_problems(job):
             if problem.where in FIELDS and problem.where not in bad:
-                notes.setdefault(problem.where, []).append({"what": problem.what, "fix": problem.fix, "level": problem.level})
+                notes.setdefault(problem.where, []).append(
+                    {"what": problem.what, "fix": problem.fix, "level": problem.level}
+                )
         return {
             "stamp": project.stamp,
             "filled": project.revision if fresh else 0,
@@ -52,6 +54,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
             "json_problems": browser.json_problems,
             "names": names(page),
+            "model": page.checks.model(job.model.base_model, job.model.family),
             "said": browser.said,
             "notice": project.notice,
         }

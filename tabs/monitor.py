@@ -1,4 +1,4 @@
-"""The Monitor tab: the running job or a chosen run, as it happens. The server holds all of it; the browser only draws."""
+"""The Monitor tab: the running job or a chosen run, as it happens. The server holds it all, the browser draws."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series
+from tabs.pieces import piece
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -23,61 +24,9 @@ SHOWN_ENDED = 5
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
 
-BOARD = """
-<div id="monitor">
-  <div id="monitor-empty" class="empty" hidden>
-    <strong>No runs yet.</strong><span>Start with the starter preset: it trains a small LoRA in a few minutes.</span>
-    <a class="btn primary" href="#Train">Go to Train</a>
-  </div>
-  <div id="monitor-run" hidden>
-    <section class="card run-head" aria-label="Run">
-      <div class="run-line">
-        <h2 id="run-title"></h2><span id="run-state" class="chip"></span>
-        <span id="run-epoch" class="figures"></span><span id="run-step" class="figures"></span>
-        <span id="run-pace" class="figures"></span><span id="run-left" class="figures"></span>
-        <span class="grow"></span>
-        <label class="run-choice">Run <select id="run-choice" aria-label="Run to show"></select></label>
-      </div>
-      <div id="run-bar" class="progress" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"><i></i></div>
-      <p id="run-stage" aria-live="polite"></p>
-      <div id="run-errors" role="alert"></div>
-      <div id="run-actions" class="buttons" role="group" aria-label="What to do with the run"></div>
-    </section>
-    <div class="monitor-columns">
-      <section class="card" aria-label="Loss">
-        <div class="card-head"><h3>Loss</h3><span class="legend"><i class="raw"></i>each step <i class="smooth"></i>smoothed <i class="save"></i>saved</span>
-          <span class="grow"></span><label class="check"><input type="checkbox" id="loss-log"> log scale</label></div>
-        <div id="loss-chart" class="chart tall"></div>
-      </section>
-      <section class="card" aria-label="Learning rate">
-        <div class="card-head"><h3>Learning rate</h3><span id="rate-legend" class="legend"></span></div>
-        <div id="rate-chart" class="chart"></div>
-        <div class="card-head"><h3>Files</h3></div>
-        <ul id="run-files" class="files"></ul>
-      </section>
-    </div>
-    <section class="card" aria-label="Samples">
-      <div class="card-head"><h3>Samples</h3><span class="hint" id="samples-hint">Prompts down, time across, the base model first. Click one to enlarge and compare.</span></div>
-      <div id="samples"></div>
-    </section>
-  </div>
-  <div class="monitor-columns">
-    <section class="card" aria-label="Queue">
-      <div class="card-head"><h3>Queue</h3><span id="queue-words" class="hint"></span><span class="grow"></span>
-        <button type="button" class="btn small" id="queue-pause"></button></div>
-      <ol id="queue" class="queue"></ol>
-    </section>
-    <section class="card" aria-label="Log">
-      <div class="card-head"><h3>Log</h3></div>
-      <ol id="run-log" class="log" tabindex="0" aria-label="Log lines"></ol>
-    </section>
-  </div>
-</div>
-"""
-
 
 def build(page: Page) -> None:
-    gr.HTML(BOARD, elem_id="monitor-holder", apply_default_css=False)
+    gr.HTML(piece("monitor"), elem_id="monitor-holder", apply_default_css=False)
 
 
 # -- what is shown
@@ -97,10 +46,15 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
     found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
     found["samples"] = samples(page, facts["samples"]) | {"run": name}
-    found["tensorboard"] = {"run": page.tensorboard.run, "address": page.tensorboard.address, "ready": page.tensorboard.ready}
+    found["tensorboard"] = {
+        "run": page.tensorboard.run,
+        "address": page.tensorboard.address,
+        "ready": page.tensorboard.ready,
+    }
     found["log"] = facts["log"]
     found["files"] = [
-        {"name": file["name"], "url": page.file_url(file["path"]), "bytes": file["bytes"], "step": file["step"]} for file in facts["files"]
+        {"name": file["name"], "url": page.file_url(file["path"]), "bytes": file["bytes"], "step": file["step"]}
+        for file in facts["files"]
     ]
     return found
 
@@ -108,8 +62,13 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """State, progress and the actions that make sense now."""
     state = facts["state"]
-    entry = next((entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None)
-    shown = {key: facts.get(key) for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")}
+    entry = next(
+        (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
+    )
+    shown = {
+        key: facts.get(key)
+        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")
+    }
     return shown | {
         "run": name,
         "state": "waiting" if entry is not None and entry.state == "waiting" else state,
@@ -141,7 +100,11 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
     rows: dict[int, dict[str, Any]] = {}
     for item in drawn:
         row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
-        cell = {"small": page.thumb_url(item["file"], SAMPLE_SIZE), "whole": page.file_url(item["file"]), "seed": item["seed"]}
+        cell = {
+            "small": page.thumb_url(item["file"], SAMPLE_SIZE),
+            "whole": page.file_url(item["file"]),
+            "seed": item["seed"],
+        }
         row["cells"][str(item["step"])] = cell
     return {"steps": steps, "rows": [rows[index] for index in sorted(rows)]}
 
@@ -149,7 +112,9 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
 def queue(page: Page) -> dict[str, Any]:
     """Running and waiting jobs in order, then the latest ended ones."""
     entries = page.engine.queue()
-    going = [entry for entry in entries if entry.state == "running"] + [entry for entry in entries if entry.state == "waiting"]
+    going = [entry for entry in entries if entry.state == "running"] + [
+        entry for entry in entries if entry.state == "waiting"
+    ]
     ended = [entry for entry in entries if entry.state not in ("running", "waiting")][-SHOWN_ENDED:]
     shown = [_row(entry) for entry in [*going, *reversed(ended)]]
     return {"paused": page.engine.queue_paused, "entries": shown}
@@ -198,7 +163,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "resume_queue":
         engine.resume_queue()
     elif name == "settings":
-        page.project.replace(engine.run_job(run), preset="", did=f"taking the settings of {run}", session=browser.session)
+        page.project.replace(
+            engine.run_job(run), preset="", did=f"taking the settings of {run}", session=browser.session
+        )
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

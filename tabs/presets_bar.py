@@ -1,4 +1,4 @@
-"""The preset bar: choose, save, rename, delete, reset, undo and redo. A preset is whole: loading gives exactly the saved job."""
+"""The preset bar: choose, save, rename, delete, reset, undo, redo. Loading gives exactly the saved job."""
 
 from __future__ import annotations
 
@@ -21,37 +21,14 @@ if TYPE_CHECKING:
 DEFAULTS = ""
 LARGEST = 1 << 20
 
-BAR = """
-<div id="preset-bar" role="group" aria-label="Preset">
-  <span id="preset-state" aria-live="polite"></span>
-  <span class="grow"></span>
-  <button type="button" class="btn quiet" data-do="undo" aria-label="Undo" disabled>Undo</button>
-  <button type="button" class="btn quiet" data-do="redo" aria-label="Redo" disabled>Redo</button>
-  <details class="menu">
-    <summary class="btn quiet">Preset menu</summary>
-    <div class="menu-items" role="group" aria-label="Preset menu">
-      <button type="button" class="btn row" data-do="save" data-needs="own">Save</button>
-      <button type="button" class="btn row" data-do="save-as">Save as ...</button>
-      <button type="button" class="btn row" data-do="rename" data-needs="own">Rename ...</button>
-      <button type="button" class="btn row" data-do="delete" data-needs="own">Delete ...</button>
-      <hr>
-      <button type="button" class="btn row" data-do="put-all-back" data-needs="changes">Put all changes back</button>
-      <button type="button" class="btn row" data-do="reset">Reset all to default</button>
-      <hr>
-      <button type="button" class="btn row" data-do="open">Open a preset file ...</button>
-      <button type="button" class="btn row" data-do="download">Download as a file</button>
-    </div>
-  </details>
-  <input type="file" id="preset-file" accept=".json,application/json" hidden aria-label="Preset file">
-</div>
-"""
-
 
 def choices(page: Page) -> list[tuple[str, str]]:
     """(words, name) for the list: own presets by their bare name."""
     shown = []
     for name in page.presets.names():
-        shown.append((f"{name.removeprefix('user/')} (yours)" if name.startswith("user/") else words_of(page, name), name))
+        shown.append(
+            (f"{name.removeprefix('user/')} (yours)" if name.startswith("user/") else words_of(page, name), name)
+        )
     return [("Defaults", DEFAULTS), *shown]
 
 
@@ -85,7 +62,9 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
     words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
-    page.browsers.say(browser, "done", f"Loaded {name.removeprefix('user/')}.{words} Undo brings the former settings back.")
+    page.browsers.say(
+        browser, "done", f"Loaded {name.removeprefix('user/')}.{words} Undo brings the former settings back."
+    )
 
 
 def reset(page: Page, browser: Browser, stamp: str | None) -> None:
@@ -125,17 +104,23 @@ def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None
 
 
 def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded. With errors nothing changes."""
+    """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
     given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
     preset = _read_text(given, text)
     if preset.task != "train":
-        raise ProblemsError.one(f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line")
+        raise ProblemsError.one(
+            f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line"
+        )
     current = page.project.job
     job = preset_files.apply(preset, current)
     stem = Path(given).stem
     stem = stem if bad_name(stem) is None else "opened"
     taken = set(page.presets.names())
-    name = next(name for number in range(1, 10**6) if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken)
+    name = next(
+        name
+        for number in range(1, 10**6)
+        if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken
+    )
     kept = page.presets.save(name, job, kind=preset.kind)
     page.project.load_preset(kept, session=browser.session, stamp=stamp)
     page.browsers.say(browser, "done", f"Opened {given} and kept it as {name}.")
@@ -175,4 +160,3 @@ def _placed(problem: Problem, path: str, given: str) -> Problem:
     """The problem with the file's own name; one that names a setting says where to find it."""
     where = problem.where.replace(path, given)
     return Problem(problem.what.replace(path, given), where, problem.fix, problem.level)
-

@@ -1,7 +1,7 @@
 """The project: what the Train form holds, kept by the server.
 
-Browsers show it and send single changes, so closing one loses nothing. Every change raises the revision; a change made on top of
-a state that another browser has altered since is refused, and the browser that sent it is shown the present state.
+Browsers show it and send single changes, so closing one loses nothing. Every change raises the revision; a change made
+on a state that another browser has altered since is refused, and the browser that sent it is shown the present state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OldRevision(Exception):
 
 @dataclass(frozen=True)
 class Bad:
-    """What a person typed into a field that cannot be used: the text stays in view, the value before it stays in force."""
+    """What a person typed and cannot be used: the text stays in view, the value before it stays in force."""
 
     text: Any
     problem: Problem
@@ -109,7 +109,7 @@ class Project:
         return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
 
     def only_own_edits(self, since: int, session: str) -> bool:
-        """Whether a browser whose widgets show revision `since` still shows the truth: all later changes were typed into it."""
+        """Whether widgets that show revision `since` still show the truth: all later changes were typed into them."""
         later = [item for item in self._log if item[0] > since]
         complete = since >= self.revision or (later and later[0][0] == since + 1)
         return bool(since) and bool(complete) and all(who == session and typed for _, who, typed in later)
@@ -189,7 +189,13 @@ class Project:
             self._changed(session)
 
     def replace(
-        self, job: TrainJob, *, preset: str | None = None, did: str = "loading settings", session: str = "", stamp: str | None = None
+        self,
+        job: TrainJob,
+        *,
+        preset: str | None = None,
+        did: str = "loading settings",
+        session: str = "",
+        stamp: str | None = None,
     ) -> None:
         """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name."""
         with self._lock:
@@ -205,7 +211,9 @@ class Project:
         """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
         preset = self.presets.load(name)
         if preset.task != "train":
-            raise ProblemsError.one(f"'{name}' is a preset for the task {preset.task}", "preset", "load it in its own tab")
+            raise ProblemsError.one(
+                f"'{name}' is a preset for the task {preset.task}", "preset", "load it in its own tab"
+            )
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
@@ -271,7 +279,7 @@ class Project:
             atomic.write_json(self.file, content)
             self.notice = ""
         except OSError as error:
-            self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space or check {self.file.parent.name}."
+            self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space."
 
     def _open(self) -> None:
         """What the last server left, else the starter."""

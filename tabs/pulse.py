@@ -37,7 +37,8 @@ def build(page: Page) -> None:
 
 def answer(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
     """The parts that differ from what the browser holds; gr.skip() when all are the same."""
-    have = asked.get("have") if isinstance(asked.get("have"), dict) else {}
+    said = asked.get("have")
+    have = said if isinstance(said, dict) else {}
     parts = {name: signed(data) for name, data in all_parts(page, asked, browser).items()}
     news = {name: part for name, part in parts.items() if have.get(name) != part["sig"]}
     return packed(news) if news else gr.skip()

@@ -1,7 +1,8 @@
 """Which files the page may touch.
 
-On this machine alone, a person may point at any folder: the page can do no more than they can. As soon as the page is shared or
-listens on the network, only the project's own folders are open. Every handler that takes a path from the browser asks here.
+On this machine alone, a person may point at any folder: the page can do no more than they can. As soon as the page is
+shared or listens on the network, only the project's own folders are open. Every handler that takes a path from the
+browser asks here.
 """
 
 from __future__ import annotations
@@ -42,11 +43,15 @@ class Roots:
             path = resolve_path(str(text).strip())
             path.resolve()
         except (OSError, ValueError, RuntimeError):
-            raise ProblemsError.one(f"'{text}' is not a path", where, "write a folder or file of this machine") from None
+            raise ProblemsError.one(
+                f"'{text}' is not a path", where, "write a folder or file of this machine"
+            ) from None
         if not self.holds(path):
             shown = ", ".join(_short(folder) for folder in self.folders)
             raise ProblemsError.one(
-                f"'{text}' is not open to a shared page", where, f"use a path inside {shown}, or open the page on the machine itself"
+                f"'{text}' is not open to a shared page",
+                where,
+                f"use a path inside {shown}, or open the page on the machine itself",
             )
         return path
 

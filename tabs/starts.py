@@ -1,4 +1,4 @@
-"""Start and Add to queue: wait for the browser's last changes, check everything, then hand the job to the engine, once."""
+"""Start and Add to queue: wait for the browser's last changes, check everything, hand the job over once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     if page.browsers.double_press(browser, how, token):
         return None
     page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
-    work = threading.Thread(target=_check_and_submit, args=(page, browser, job, bad, how, token), name="start", daemon=True)
+    work = threading.Thread(
+        target=_check_and_submit, args=(page, browser, job, bad, how, token), name="start", daemon=True
+    )
     work.start()
     work.join(QUICK_SECONDS)
     return None
@@ -49,7 +51,9 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
         title = "Not started" if how == "start" else "Not added"
         text = f"{number} thing{'' if number == 1 else 's'} to mend first:"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
-        return page.browsers.say(browser, "error", text, title=title, problems=error.problems, identity=f"{token}-refused")
+        return page.browsers.say(
+            browser, "error", text, title=title, problems=error.problems, identity=f"{token}-refused"
+        )
     except Cancelled:
         return None
     others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
@@ -59,4 +63,6 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
     paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""
     words = "Started" if how == "start" and not ahead and not paused else "Added to the queue"
     go = "Monitor" if how == "start" else ""
-    page.browsers.say(browser, "done", f"{words}: {job.saving.output_name}.{ahead}{paused}", identity=f"{token}-{how}ed", go=go)
+    page.browsers.say(
+        browser, "done", f"{words}: {job.saving.output_name}.{ahead}{paused}", identity=f"{token}-{how}ed", go=go
+    )

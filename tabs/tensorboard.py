@@ -1,4 +1,4 @@
-"""TensorBoard for a run's logs: a process of its own on this machine's loopback address; not offered on a shared page."""
+"""TensorBoard for a run's logs: a process on this machine's loopback address; not offered on a shared page."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ class TensorBoard:
     def open(self, run: str, logs: Path) -> str:
         """The address that shows `logs`; answers once the process listens (a few seconds the first time)."""
         if not self.offered:
-            raise ProblemsError.one("TensorBoard is only opened on the machine itself", "TensorBoard", "open the page there")
+            raise ProblemsError.one(
+                "TensorBoard is only opened on the machine itself", "TensorBoard", "open the page there"
+            )
         if not logs.is_dir() or not any(logs.rglob("events.out.*")):
             raise ProblemsError.one(
-                "This run has written no TensorBoard files", str(logs), "set 'Also write' to TensorBoard files before the next run"
+                "This run has written no TensorBoard files",
+                str(logs),
+                "set 'Also write' to TensorBoard files before the next run",
             )
         with self._lock:
             if self._folder != logs or self._process is None or self._process.poll() is not None:
@@ -45,8 +49,22 @@ class TensorBoard:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
-        line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--host", HOST, "--port", str(port), "--load_fast", "false"]
-        self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        line = [
+            sys.executable,
+            "-m",
+            "tensorboard.main",
+            "--logdir",
+            str(logs),
+            "--host",
+            HOST,
+            "--port",
+            str(port),
+            "--load_fast",
+            "false",
+        ]
+        self._process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self._folder, self.address = logs, f"http://{HOST}:{port}/"
         atexit.register(self.close)
 

@@ -13,6 +13,7 @@ from core.settings.base import Declared
 from tabs import form, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
+from tabs.pieces import piece
 from tabs.places import model_choices, picture_folders
 from tabs.project import FIELDS, OldRevision
 from tabs.starts import press
@@ -20,40 +21,7 @@ from tabs.starts import press
 if TYPE_CHECKING:
     from tabs.context import Page
 
-SEARCH = """
-<div id="search-bar">
-  <label for="field-search">All settings</label>
-  <div class="search-box">
-    <input id="field-search" type="search" role="combobox" aria-autocomplete="list" aria-controls="field-results" aria-expanded="false"
-      placeholder="Find a setting by its name, or by the name sd-scripts gives it" autocomplete="off" spellcheck="false">
-    <ul id="field-results" role="listbox" aria-label="Settings found" hidden></ul>
-  </div>
-</div>
-"""
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
-PREFLIGHT = """
-<section id="preflight" aria-label="Preflight">
-  <div class="card-head"><h2>Preflight</h2><span id="preflight-verdict" aria-live="polite">Looking at the pictures ...</span></div>
-  <dl id="preflight-facts" class="facts"></dl>
-  <div id="preflight-problems"></div>
-</section>
-"""
-PICTURES = """
-<section id="first-pictures" aria-label="First pictures">
-  <h3>First pictures, as they will be cropped</h3>
-  <div id="preflight-pictures" class="crops"></div>
-</section>
-"""
-JSON_PANE = """
-<div id="json-pane">
-  <p class="hint">The whole job, as a preset file holds it. It follows the form; Apply checks it whole and takes it over.</p>
-  <textarea id="json-text" rows="22" spellcheck="false" aria-label="Job as JSON" autocomplete="off"></textarea>
-  <div class="buttons"><span id="json-edited" class="hint" hidden></span><span class="grow"></span>
-    <button type="button" class="btn" data-json="revert" disabled>Drop the edits</button>
-    <button type="button" class="btn primary" data-json="apply" disabled>Apply</button></div>
-  <div id="json-problems" role="alert"></div>
-</div>
-"""
 
 
 def build(page: Page) -> None:
@@ -64,17 +32,17 @@ def build(page: Page) -> None:
     with gr.Row(elem_id="train", elem_classes="split"):
         with gr.Column(scale=5, min_width=480, elem_id="train-form"):
             preset = _first_screen(page, make)
-            gr.HTML(SEARCH, elem_id="search-holder")
+            gr.HTML(piece("search"), elem_id="search-holder")
             _groups(make)
             with gr.Accordion("The job as JSON", open=False, elem_id="group-json", elem_classes="group"):
-                gr.HTML(JSON_PANE)
+                gr.HTML(piece("json_pane"))
         with gr.Column(scale=3, min_width=300, elem_id="train-side"):
-            gr.HTML(PREFLIGHT, elem_id="preflight-holder")
+            gr.HTML(piece("preflight"), elem_id="preflight-holder")
             with gr.Row(elem_classes="buttons-row"):
                 check = gr.Button("Check again", elem_id="check", size="md")
                 enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
             start = gr.Button("Start", variant="primary", elem_id="start", size="lg")
-            gr.HTML(PICTURES, elem_id="pictures-holder")
+            gr.HTML(piece("first_pictures"), elem_id="pictures-holder")
     _listen_to_fields(page, widgets)
     _listen_to_actions(page, widgets, preset)
     _listen_to_buttons(page, start, enqueue, check)
@@ -95,23 +63,22 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
 
 
 def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
-    with gr.Group(elem_classes="card"):
+    with gr.Column(elem_classes="card first"):
         with gr.Row(elem_classes="fields two"):
             make("method.kind")
             with gr.Column(min_width=120, elem_id="preset-column"):
                 preset = presets_bar.dropdown(page)
-                gr.HTML(presets_bar.BAR, elem_id="preset-bar-holder")
+                gr.HTML(piece("preset_bar"), elem_id="preset-bar-holder")
         with gr.Row(elem_classes="fields two"):
             make("model.base_model")
             make("dataset.folder")
-    with gr.Group(elem_classes="card"):
         with gr.Row(elem_classes="fields two"):
             make("schedule.max_train_epochs")
             make("schedule.max_train_steps")
         gr.HTML(LENGTH, elem_id="length-holder")
-    with gr.Group(elem_classes="card"), gr.Row(elem_classes="fields two"):
-        make("saving.output_name")
-        make("samples.sample_prompts")
+        with gr.Row(elem_classes="fields two"):
+            make("saving.output_name")
+            make("samples.sample_prompts")
     return preset
 
 
@@ -125,7 +92,10 @@ def _groups(make: Callable[..., Any]) -> None:
                 for path in shown or more:
                     make(path)
             if shown and more:
-                with gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"), gr.Row(elem_classes="fields"):
+                with (
+                    gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"),
+                    gr.Row(elem_classes="fields"),
+                ):
                     for path in more:
                         make(path)
 
@@ -161,12 +131,16 @@ def _changed(page: Page, path: str, value: Any, envelope: str, request: gr.Reque
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
-    text = "Another browser changed the form in the meantime. It is shown as it is now; your last change was not applied."
+    text = (
+        "Another browser changed the form in the meantime. It is shown as it is now; your last change was not applied."
+    )
     page.browsers.say(browser, "error", text, title="Not applied")
 
 
 def _message(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> str:
-    return packed({"form": signed(form_part(page, browser, filled, just_filled=just_filled)), "acks": list(browser.arrived)})
+    return packed(
+        {"form": signed(form_part(page, browser, filled, just_filled=just_filled)), "acks": list(browser.arrived)}
+    )
 
 
 ACTIONS: dict[str, Callable[..., None]] = {
@@ -219,7 +193,12 @@ def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown)
 
     page.listen(page.form_bus.act, act, None, outputs, trigger_mode="multiple")
     page.listen(
-        preset.input, choose, [preset, page.envelope], outputs, js="(value) => [value, atelier.envelope('preset')]", trigger_mode="multiple"
+        preset.input,
+        choose,
+        [preset, page.envelope],
+        outputs,
+        js="(value) => [value, atelier.envelope('preset')]",
+        trigger_mode="multiple",
     )
     page.on_load(lambda request: fill(page.browsers.of(request.session_hash)), None, outputs)
 
@@ -260,4 +239,11 @@ def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: 
     for button, how in ((start, "start"), (enqueue, "queue")):
         js = f"async () => [await atelier.startMessage('{how}')]"
         page.listen(button.click, pressed, page.envelope, page.form_bus, js=js, trigger_mode="once")
-    page.listen(check.click, lambda: page.checks.again(), None, None, js="() => { atelier.checking(); return []; }", trigger_mode="once")
+    page.listen(
+        check.click,
+        lambda: page.checks.again(),
+        None,
+        None,
+        js="() => { atelier.checking(); return []; }",
+        trigger_mode="once",
+    )

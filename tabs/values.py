@@ -33,7 +33,11 @@ def text_of(entry: Declared, value: Any) -> Any:
     if entry.kind == "list":
         return "\n".join(str(item) for item in value)
     if isinstance(value, (list, tuple)):
-        return " x ".join(number_text(item) for item in value) if _is_size(entry) else ", ".join(number_text(item) for item in value)
+        return (
+            " x ".join(number_text(item) for item in value)
+            if _is_size(entry)
+            else ", ".join(number_text(item) for item in value)
+        )
     if entry.unit == "bytes":
         return bytes_text(int(value))
     return number_text(value) if isinstance(value, (int, float)) else str(value)
@@ -142,5 +146,9 @@ def _source(entry: Declared, line: str) -> dict[str, Any]:
     if parts[1] and not parts[1].isdigit():
         raise BadText(Problem(f"Repeats are '{parts[1][:20]}', which is not a whole number", entry.path, fix))
     repeats = int(parts[1]) if parts[1] else None
-    return {"folder": parts[0], "num_repeats": repeats, "class_tokens": parts[2] or None, "enabled": parts[3].lower() != "off"}
-
+    return {
+        "folder": parts[0],
+        "num_repeats": repeats,
+        "class_tokens": parts[2] or None,
+        "enabled": parts[3].lower() != "off",
+    }

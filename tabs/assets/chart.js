@@ -58,11 +58,13 @@
       const frame = (this.now = this.frame()), {width, height, x, y} = frame;
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       const parts = [];
-      for (const value of this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5)) {
+      const levels = this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5);
+      const tiny = levels.every((value) => Math.abs(value) < 0.01);  // one way of writing on one axis
+      for (const value of levels) {
         parts.push(h("line", {class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value)}));
-        parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, atelier.number(value)));
+        parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, tiny && value ? Number(value.toPrecision(2)).toExponential().replace("e+", "e") : atelier.number(value)));
       }
-      for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(3, Math.floor(width / 110)))) {
+      for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(4, Math.floor(width / 75)))) {
         if (step < frame.left) continue;
         parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
       }

@@ -25,7 +25,8 @@
     if (!block) return;
     const foot = block.querySelector(":scope > .field-foot");
     const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
-    const key = JSON.stringify([error, ignored, was, notes]);
+    const model = path === "model.base_model" ? state.model : null;
+    const key = JSON.stringify([error, ignored, was, notes, model, model && model.offer ? atelier.downloadOf(model.offer) : null]);
     if (foot.dataset.key === key) return;
     foot.dataset.key = key;
     block.classList.toggle("has-error", !!error);
@@ -35,6 +36,7 @@
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
+    if (model && !error) lines.push(...about(model));
     if (ignored) lines.push(h("p", {class: "field-ignored"}, sentence(ignored)));
     if (was !== undefined || error) {
       const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
@@ -44,6 +46,18 @@
     }
     foot.replaceChildren(...lines);
   };
+  /** What the base model is, and by what it was told; a model that is not here is offered. */
+  const about = (model) => model.problem
+    ? [h("p", {class: "field-error", role: "alert"}, `${sentence(model.problem)} `, h("span", {}, sentence(model.fix))),
+      model.offer ? offer(model.offer) : null].filter(Boolean)
+    : model.family ? [h("p", {class: "model-family", title: model.evidence}, h("span", {class: "chip"}, model.family), h("span", {class: "hint"}, model.evidence))] : [];
+  const offer = (hubId) => {
+    const work = atelier.downloadOf(hubId);
+    const again = !work || work.state === "failed" || work.state === "cancelled";
+    return h("div", {class: "offer"}, work ? atelier.workLine(work) : null,
+      again ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(hubId)}, `Get ${hubId}`) : null);
+  };
+  atelier.repaintModel = () => paint("model.base_model");
   const baseline = () => state.preset.name ? "In the preset" : "The default";
   const sentence = (words) => words ? words[0].toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".") : "";
 

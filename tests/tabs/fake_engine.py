@@ -96,7 +96,9 @@ class FakeEngine:
 
     def submit(self, task: str, job: Any, title: str = "") -> str:
         with self._lock:
-            entry = Entry(f"e{next(self._numbers)}", task, title or job.saving.output_name, to_values(job), added=time.time())
+            entry = Entry(
+                f"e{next(self._numbers)}", task, title or job.saving.output_name, to_values(job), added=time.time()
+            )
             self._entries.append(entry)
             self._jobs = {**getattr(self, "_jobs", {}), entry.id: job}
             return entry.id
@@ -223,7 +225,9 @@ class FakeEngine:
             path = run.folder / "samples" / f"{index}-{run.step:06d}.png"
             Image.new("RGB", (128, 128), (40 + 60 * index, 90, min(255, 60 + run.step * 3))).save(path)
             run.samples = [old for old in run.samples if (old["step"], old["index"]) != (run.step, index)]
-            run.samples.append({"step": run.step, "prompt": prompt, "index": index, "file": str(path), "seed": 1 + index})
+            run.samples.append(
+                {"step": run.step, "prompt": prompt, "index": index, "file": str(path), "seed": 1 + index}
+            )
         run.seq += 1
 
     def _save(self, run: Run) -> None:
@@ -238,7 +242,16 @@ class FakeEngine:
         for run in reversed(list(self._runs.values())):
             files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
             drawn = Path(run.samples[-1]["file"]) if run.samples else None
-            facts = (run.name, run.title, "train", run.state, run.step, run.total, run.started, time.time() - run.started)
+            facts = (
+                run.name,
+                run.title,
+                "train",
+                run.state,
+                run.step,
+                run.total,
+                run.started,
+                time.time() - run.started,
+            )
             found.append(Summary(*facts, drawn, files, "", run.folder))
         return found
 
@@ -261,8 +274,9 @@ class FakeEngine:
         return {
             "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
             "new": run.seq > since_seq, "stage": run.stage, "step": run.step, "total": run.total,
-            "epoch": run.step // 6 + 1, "epochs": 10, "pictures": 24, "sentence": "", "seconds_per_step": self.step_seconds,
-            "eta_seconds": (run.total - run.step) * self.step_seconds, "started": run.started, "seconds": time.time() - run.started,
+            "epoch": run.step // 6 + 1, "epochs": 10, "pictures": 24, "sentence": "",
+            "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
+            "started": run.started, "seconds": time.time() - run.started,
             "loss": list(run.loss), "lr": list(run.rates), "saves": list(run.saves),
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
             "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": 0} for path in files],
@@ -278,7 +292,8 @@ class FakeEngine:
         run, job = self._now, None
         if run is not None:
             entry = next(entry.id for entry in self.queue() if entry.run == run.name and entry.state == "running")
-            job = {"title": run.title, "task": "train", "state": run.state, "stage": run.stage, "step": run.step, "total": run.total,
+            job = {"title": run.title, "task": "train", "state": run.state, "stage": run.stage,
+                   "step": run.step, "total": run.total,
                    "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
                    "run": run.name, "entry": entry}  # fmt: skip
         return {"device": "CPU, 2 cores", "memory_used": 7 << 30, "memory_total": 24 << 30, "job": job}

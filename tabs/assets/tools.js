@@ -1,0 +1,46 @@
+"use strict";
+/* The Tools tab, and the download that Train offers beside the base model. */
+(() => {
+  const atelier = window.atelier, {h, text, byId} = atelier;
+  let works = [];
+
+  atelier.getModel = (hubId) => atelier.command("tool", {tool: "download", about: hubId, ask: atelier.ask()});
+  /** The latest download of a hub id: shown in place of the button while it runs. */
+  atelier.downloadOf = (hubId) => works.find((work) => work.tool === "download" && work.about === hubId);
+
+  const line = (work) => h("div", {class: `tool-task ${work.state}`},
+    h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
+      h("span", {class: "hint figures"}, {running: work.text, done: "done", failed: "failed", cancelled: "cancelled; it goes on where it stopped when asked for again"}[work.state]),
+      h("span", {class: "grow"}),
+      work.state === "running" ? h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command("tool_cancel", {work: work.id, ask: atelier.ask()}); }}, "Cancel") : null),
+    work.state === "running" ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
+    work.problems.length ? atelier.problems(work.problems) : null,
+    work.lines.length ? h("ul", {class: "tool-lines"}, work.lines.map((words) => h("li", {}, words))) : null);
+  atelier.workLine = line;
+
+  atelier.parts.works = (list) => {
+    const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
+    works = list;
+    for (const holder of document.querySelectorAll("[data-tasks]")) {
+      const mine = works.filter((work) => work.tool === holder.dataset.tasks).slice(0, 3);
+      const key = JSON.stringify(mine);
+      if (holder.dataset.key === key) continue;
+      holder.dataset.key = key;
+      holder.replaceChildren(...mine.map(line));
+    }
+    if (finished) atelier.act("refill");  // the list of base models has grown
+    atelier.repaintModel && atelier.repaintModel();
+  };
+  atelier.parts.tool_files = (names) => {
+    const list = byId("tool-files");
+    if (list) list.replaceChildren(...names.map((name) => h("option", {value: name})));
+  };
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest("form[data-tool]");
+    if (!form) return;
+    event.preventDefault();
+    const field = form.querySelector("input");
+    atelier.command("tool", {tool: form.dataset.tool, about: field.value.trim(), ask: atelier.ask()});
+  });
+})();

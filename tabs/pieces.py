@@ -1,0 +1,12 @@
+"""Fixed pieces of HTML, kept as files beside the styles and scripts that belong to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def piece(name: str) -> str:
+    """The contents of assets/<name>.html."""
+    return (ASSETS / f"{name}.html").read_text("utf-8")

@@ -1,0 +1,121 @@
+"""The Tools tab: get a base model, look into a file, export a LoRA for diffusers. Each runs on the light lane."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+from core.settings.check import build as build_job
+from core.settings.job import ToolJob
+from tabs.browsers import Browser
+from tabs.pieces import piece
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+KEPT = 10
+DOWNLOAD, INSPECT, EXPORT = "download", "inspect", "export_diffusers"
+
+
+@dataclass
+class Work:
+    """One use of a tool. `task` is the light lane's; `lines` are what the tool said."""
+
+    id: str
+    tool: str
+    about: str
+    task: Any = None
+    share: float | None = None
+    text: str = "waiting"
+    lines: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        error = self.task.error if self.task is not None and self.task.done else None
+        cancelled = error is not None and self.task.token.wanted
+        state = "cancelled" if cancelled else "failed" if error else "done" if self.task.done else "running"
+        problems = [problem.to_dict() for problem in error.problems] if error and not cancelled else []
+        facts = {"id": self.id, "tool": self.tool, "about": self.about, "state": state, "text": self.text}
+        return facts | {"share": self.share, "lines": list(self.lines), "problems": problems}
+
+
+class Tools:
+    """The uses of tools since the server started; every browser sees the same."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._works: list[Work] = []
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def use(self, data: dict[str, Any], browser: Browser) -> None:
+        """Start a tool: {"tool", "about": hub id or file}."""
+        tool, about = str(data.get("tool", "")), str(data.get("about", "")).strip()
+        if tool not in (DOWNLOAD, INSPECT, EXPORT):
+            return
+        if not about and tool == DOWNLOAD:
+            raise ProblemsError.one("No hub model is named", "Tools", "write owner/name")
+        if not about:
+            raise ProblemsError.one("No file is named", "Tools", "choose one of the list, or write its path")
+        asked = {"name": tool} | ({"hub_id": about} if tool == DOWNLOAD else {"file": str(self._file(about))})
+        job = build_job(ToolJob, {"tool": asked})
+        work = Work(f"w{next(self._numbers)}", tool, about)
+        with self._lock:
+            if any(other.tool == tool and other.about == about and not other.task.done for other in self._works):
+                return
+            work.task = self.page.engine.light(self._run, work, job, title=f"{tool} {about}")
+            self._works = [*self._works, work][-KEPT:]
+
+    def cancel(self, data: dict[str, Any], browser: Browser) -> None:
+        for work in self._works:
+            if work.id == data.get("work"):
+                work.task.cancel()
+
+    def _file(self, about: str) -> Path:
+        """The file that a path or a LoRA's name stands for, if it is open to this page."""
+        from core.generation.library import find_file, find_lora
+
+        space = self.page.workspace
+        return self.page.roots.check(find_file(about, space) or find_lora(about, space), "Tools")
+
+    def _run(self, work: Work, job: ToolJob, task: Any) -> None:
+        from core.tools import run_tool
+
+        def on_event(kind: str, **facts: Any) -> None:
+            if kind == "progress":
+                total = facts.get("total") or 0
+                work.share = facts.get("done", 0) / total if total else None
+                work.text = str(facts.get("text", ""))
+                if job.tool.name == DOWNLOAD and total:
+                    work.text += f": {facts['done'] / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            elif kind == "log":
+                work.lines.append(str(facts.get("text", "")))
+
+        run_tool(job, self.page.workspace, on_event, task.token)
+        work.text, work.share = "", None
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """Train shows downloads beside the base model; Tools shows everything and what files there are."""
+        if tab not in ("Train", "Tools"):
+            return {}
+        works = [work.facts() for work in reversed(self._works) if tab == "Tools" or work.tool == DOWNLOAD]
+        return {"works": works} | ({"tool_files": self._known_files()} if tab == "Tools" else {})
+
+    def _known_files(self) -> list[str]:
+        from core.generation.library import list_loras, list_models
+
+        space = self.page.workspace
+        return [display_path(path) for _, path in [*list_loras(space), *list_models(space)]][:300]
+
+
+def build(page: Page) -> None:
+    tools = Tools(page)
+    page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel}
+    page.pulse_parts.append(tools.parts)
+    gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
