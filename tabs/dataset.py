@@ -18,8 +18,9 @@ from core.settings.dataset import Source
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs import dataset_view, folder_browser
+from tabs.caption_edits import key_of
 from tabs.context import Page, problems_html
-from tabs.markup import act_of, board, button, on_act, page_of, progress
+from tabs.markup import act_of, board, button, news, on_act, page_of, progress
 from tabs.reading import Reading, reading_of
 from tabs.uploads import take_in
 
@@ -65,7 +66,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the tab's handlers do. Holds nothing of a browser: views are kept by the project, pictures by the reading."""
+    """What the tab's handlers do. The project keeps the views, the reading the pictures."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -191,7 +192,8 @@ class Desk:
         if task is None:
             return ""
         if not task.done:
-            return f"<div class='intake'>{progress(task.text or 'Taking in the files', task.progress)}{button('cancel', 'Cancel')}</div>"
+            doing = progress(task.text or "Taking in the files", task.progress)
+            return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
         if task.error is not None:
             return f"<div class='intake failed'>{problems_html(task.error.problems)}{button('close', 'Close')}</div>"
         return ""
@@ -235,7 +237,7 @@ class Desk:
         if report is None or not 0 <= number < len(report.rows):
             return gr.skip()
         kept = self.page.project.tab_state("Captions")
-        self.page.project.keep("Captions", kept | {"key": list(report.rows[number].key), "show": "all"})
+        self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
         return gr.Tabs(selected="Captions")
 
     def _change_source(self, act: str, arg: str, value: str, session: str) -> None:
@@ -263,14 +265,6 @@ class Desk:
     def _set_sources(self, entries: list[Any], did: str, session: str) -> None:
         self.page.project.replace(with_entries(self.page.project.job, entries), did=did, session=session)
         self.reading.want()
-
-
-def news(seen: dict[str, Any], stamp: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a tick returns: what it has sent so far, then each value that this browser was not sent before."""
-    sent = seen.get("sent") or [None] * len(values)
-    marks = [hash(value) for value in values]
-    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, sent, strict=True)]
-    return {"stamp": stamp, "sent": marks}, *fresh
 
 
 def entries_of(job: TrainJob) -> list[Source]:

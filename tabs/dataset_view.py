@@ -13,7 +13,7 @@ from core.record.workspace import display_path, resolve_path
 from core.settings.dataset import Source
 from core.settings.job import TrainJob
 from tabs.context import empty_state, problems_html
-from tabs.markup import button, choice_list, count, esc, page_count, pager, progress, section
+from tabs.markup import button, choice_list, count, crop_frame, esc, page_count, pager, progress, section
 
 PAGE_SIZE = 48
 BUCKETS_SHOWN = 16
@@ -91,34 +91,38 @@ def _source(number: int, entry: Source, found: Sequence[Folder]) -> str:
     repeats_hint = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     words_hint = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "")
     use = (
-        f'<label class="check"><input type="checkbox" data-act="enable" data-arg="{number}"{" checked" if entry.enabled else ""}>'
+        f'<label class="switch"><input type="checkbox" data-act="enable" '
+        f'data-arg="{number}"{" checked" if entry.enabled else ""}>'
         f'<span><b>{esc(name)}</b><span class="hint path" title="{esc(shown)}">{esc(shown)}</span></span></label>'
     )
     remove = button("remove", "Remove", number, kind="quiet", label=f"Remove {name}")
     fields = (
         f"<label>Repeats {_field('repeats', number, entry.num_repeats, repeats_hint, 'number')}</label>"
-        f'<label class="grow">Words without a caption {_field("words", number, entry.class_tokens, words_hint, "text")}</label>'
+        f'<label class="grow">Words without a caption '
+        f"{_field('words', number, entry.class_tokens, words_hint, 'text')}</label>"
     )
     inner = [folder for folder in found if folder.path != root]
     rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
     if len(inner) > FOLDERS_SHOWN:
         rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
     table = (
-        f"<table><tr><th>Inside</th><th class='num'>Pictures</th><th class='num'>Repeats</th><th>Words</th></tr>{rows}</table>"
+        f"<table><tr><th>Inside</th><th class='num'>Pictures</th><th class='num'>Repeats</th><th>Words</th>"
+        f"</tr>{rows}</table>"
         if rows
         else ""
     )
     off = "" if entry.enabled else " off"
     return (
-        f'<div class="source{off}"><div class="line">{use}<span class="num">{esc(pictures)}</span>{remove}</div>'
-        f'<div class="line fields">{fields}</div>{table}</div>'
+        f'<div class="source{off}"><div class="strip">{use}<span class="num">{esc(pictures)}</span>{remove}</div>'
+        f'<div class="strip inputs">{fields}</div>{table}</div>'
     )
 
 
 def _field(act: str, number: int, value: Any, hint: str, kind: str) -> str:
     more = ' min="1" max="10000" step="1"' if kind == "number" else ""
     return (
-        f'<input type="{kind}" data-act="{act}" data-arg="{number}" value="{esc("" if value is None else value)}" placeholder="{esc(hint)}"'
+        f'<input type="{kind}" data-act="{act}" data-arg="{number}" value="{esc("" if value is None else value)}" '
+        f'placeholder="{esc(hint)}"'
         f' title="Empty takes what the folder\'s name says"{more}>'
     )
 
@@ -143,7 +147,10 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem]) ->
             else "Leave out broken pictures"
         )
         ticked = " checked" if job.dataset.skip_broken else ""
-        body += f'<label class="check consent"><input type="checkbox" data-act="skip"{ticked}><span>{esc(said)}</span></label>'
+        body += (
+            f'<label class="switch consent"><input type="checkbox" data-act="skip"{ticked}>'
+            f"<span>{esc(said)}</span></label>"
+        )
     ordered = sorted(problems, key=lambda problem: problem.level != "error")
     shown = ordered[:PROBLEMS_SHOWN]
     if shown:
@@ -171,12 +178,16 @@ def histogram(report: Report | None, show: str) -> str:
     for (width, height), (number, views) in ordered[:BUCKETS_SHOWN]:
         value = f"{width}x{height}"
         pressed = "true" if show == value else "false"
-        shape = f'<i class="shape" style="aspect-ratio:{width}/{height};{"width" if width >= height else "height"}:14px"></i>'
+        longer = "width" if width >= height else "height"
+        shape = f'<i class="shape" style="aspect-ratio:{width}/{height};{longer}:14px"></i>'
         repeated = f", {views:,} with repeats" if views != number else ""
         rows.append(
-            f'<button type="button" class="bar" data-act="show" data-arg="{value if show != value else "all"}" aria-pressed="{pressed}"'
-            f' title="{number:,} pictures{repeated}"><span class="shape-box">{shape}</span><span class="size">{width} × {height}</span>'
-            f'<span class="track"><i style="width:{100 * number / most:.1f}%"></i></span><span class="num">{number:,}</span></button>'
+            f'<button type="button" class="bar" data-act="show" data-arg="{value if show != value else "all"}" '
+            f'aria-pressed="{pressed}"'
+            f' title="{number:,} pictures{repeated}"><span class="shape-box">{shape}</span><span '
+            f'class="size">{width} × {height}</span>'
+            f'<span class="track"><i style="width:{100 * number / most:.1f}%"></i></span><span '
+            f'class="num">{number:,}</span></button>'
         )
     if len(ordered) > BUCKETS_SHOWN:
         rows.append(f'<p class="hint">and {count(len(ordered) - BUCKETS_SHOWN, "smaller bucket")}</p>')
@@ -235,29 +246,33 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str]) -> str:
     else:
         width, height = row.size
         shape = "wide" if width >= height else "tall"
-        frame = _frame(row) if row.frame else ""
+        frame = crop_frame(row.frame) if row.frame else ""
         picture = (
-            f'<span class="pic {shape}" style="aspect-ratio:{width}/{height}"><img src="{esc(thumb_url(row.path, 256))}" loading="lazy"'
+            f'<span class="pic {shape}" style="aspect-ratio:{width}/{height}"><img '
+            f'src="{esc(thumb_url(row.path, 256))}" loading="lazy"'
             f' decoding="async" alt="{esc(name)}">{frame}</span>'
         )
     sizes = f"{row.size[0]} × {row.size[1]}" if row.size else ""
     if row.trains and row.bucket:
         facts = f"{sizes} → <b>{row.bucket[0]} × {row.bucket[1]}</b>"
         facts += f" · {row.repeats} times" if row.repeats != 1 else ""
-        words = f'<div class="says{"" if row.source == "file" else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
-        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="Edit the caption of {esc(name)}">'
+        words = (
+            f'<div class="says{"" if row.source == "file" else " folder"}" '
+            f'title="{esc(row.caption)}">{_caption(row)}</div>'
+        )
+        opener = (
+            f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="Edit the '
+            f'caption of {esc(name)}">'
+        )
         body = opener + picture + "</button>"
     else:
         facts = f'<span class="out">left out</span> {sizes}'
         words = f'<div class="says">{esc("It " + row.why if row.why else "It does not train.")}</div>'
         body = f'<div class="shot">{picture}</div>'
-    return f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}<div class="sizes">{facts}</div></li>'
-
-
-def _frame(row: Row) -> str:
-    left, top, right, bottom = row.frame or (0, 0, 1, 1)
-    place = f"left:{100 * left:.2f}%;top:{100 * top:.2f}%;width:{100 * (right - left):.2f}%;height:{100 * (bottom - top):.2f}%"
-    return f'<span class="crop" style="{place}"></span>'
+    return (
+        f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}<div '
+        f'class="sizes">{facts}</div></li>'
+    )
 
 
 def _caption(row: Row) -> str:

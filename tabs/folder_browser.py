@@ -81,7 +81,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
-    """The folder after a click: "in" names a sub-folder by its number, "up" goes up, "start" takes a starting place by its number."""
+    """The folder after a click: "in" and "start" name a sub-folder or a starting place by number, "up" goes up."""
     now = listing(roots, folder)
     if act == "up":
         return now.parent or now.folder
@@ -101,8 +101,8 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
     except ProblemsError as error:
         now = Listing(resolve_path("."), None, [], 0, False, error.problems[0].what)
     places = "".join(button("start", name, number, kind="quiet") for number, (name, _) in enumerate(starts(roots)))
-    rows = [button("up", ".. one level up", kind="row")] if now.parent else []
-    rows += [button("in", name, number, kind="row") for number, name in enumerate(now.folders)]
+    rows = [button("up", ".. one level up", kind="folder")] if now.parent else []
+    rows += [button("in", name, number, kind="folder") for number, name in enumerate(now.folders)]
     if now.reason:
         rows.append(f'<p class="hint">This folder cannot be opened: {esc(now.reason)}.</p>')
     elif not now.folders:
@@ -115,6 +115,6 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
     return (
         f'<div class="browser" role="group" aria-label="Folder browser"><div class="places">{places}'
         f'<span class="grow"></span>{button("close", "Close", kind="quiet")}</div>'
-        f'<div class="where"><code>{esc(printable(now.folder))}</code><span class="hint">{holds}</span></div>'
+        f'<div class="at"><code>{esc(printable(now.folder))}</code><span class="hint">{holds}</span></div>'
         f'<div class="rows">{"".join(rows)}</div><div class="actions">{use}{also}</div></div>'
     )

@@ -1,7 +1,7 @@
 """Pieces of HTML that the working tabs share, and the one way in which clicks in them reach the server.
 
-Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`; the board
-reports them as one event, and the handler looks the argument up in its own list, so a made-up argument finds nothing.
+Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`;
+the board reports them as one event, and the handler looks the argument up in its own list, so a made-up one finds nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import gradio as gr
 
 from tabs.context import told
 
-# Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element: the board
-# replaces what is inside it.
+# Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
+# the board replaces what is inside it.
 ACTS = """
 const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
 element.addEventListener('click', (event) => {
@@ -35,7 +35,7 @@ watch('value', () => {
   element.querySelectorAll('input, select').forEach((field) => {
     if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
     else if (field === document.activeElement) return;
-    else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || {value: field.value}).value;
+    else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
     else field.value = field.getAttribute('value') || '';
   });
 });
@@ -61,8 +61,9 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
 
 
 def on_act(boards: gr.HTML | Sequence[gr.HTML], fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
-    """One listener for what is clicked or changed in these boards. Every click counts, also while an earlier one is answered."""
-    for each in boards if isinstance(boards, (list, tuple)) else [boards]:
+    """One listener for what is clicked or changed in these boards. Every click counts, also during an earlier one."""
+    listed: list[Any] = list(boards) if isinstance(boards, (list, tuple)) else [boards]
+    for each in listed:
         # gr.on, and so page.listen, does not take a board's own events.
         each.act(
             told(fn),
@@ -79,6 +80,14 @@ def act_of(event: gr.EventData) -> tuple[str, str, str]:
     """(act, arg, value) of a board's event, as texts whatever the browser sent."""
     data = event._data if isinstance(event._data, dict) else {}
     return tuple(str(data.get(name, ""))[:4000] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+
+
+def news(seen: dict[str, Any], stamp: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """What a tick returns: what it has sent so far, then each value that this browser was not sent before."""
+    sent = seen.get("sent") or [None] * len(values)
+    marks = [hash(value) for value in values]
+    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, sent, strict=True)]
+    return {"stamp": stamp, "sent": marks}, *fresh
 
 
 def button(
@@ -107,7 +116,10 @@ def pager(act: str, page: int, pages: int, total: int, noun: str) -> str:
     after = button(act, "Next", page + 1, disabled=page >= pages - 1)
     choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
     choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
-    return f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages} · {total:,} {esc(noun)}</span>{after}</nav>'
+    return (
+        f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages} · {total:,} '
+        f"{esc(noun)}</span>{after}</nav>"
+    )
 
 
 def page_of(text: str, pages: int) -> int:
@@ -123,7 +135,17 @@ def page_count(total: int, size: int) -> int:
 def progress(text: str, share: float | None) -> str:
     """A line that says what is going on, with a bar; share 0 to 1, None while it is unknown."""
     value = "" if share is None else f' value="{share:.3f}"'
-    return f'<div class="going" role="status"><span>{esc(text)}</span><progress max="1"{value} aria-label="{esc(text)}"></progress></div>'
+    return (
+        f'<div class="going" role="status"><span>{esc(text)}</span><progress max="1"{value} '
+        f'aria-label="{esc(text)}"></progress></div>'
+    )
+
+
+def crop_frame(frame: tuple[float, float, float, float]) -> str:
+    """The frame of what trains, to lie on a picture. frame: (left, top, right, bottom) as fractions of the picture."""
+    left, top, right, bottom = (100 * side for side in frame)
+    place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+    return f'<span class="crop" style="{place}"></span>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

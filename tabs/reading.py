@@ -1,4 +1,4 @@
-"""What the server knows of the chosen pictures: read on the light lane, shared by the Dataset and Captions tabs and all browsers."""
+"""What the server knows of the chosen pictures: read on the light lane, shared by two tabs and all browsers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FIX = "Drop pictures (.png, .jpg, .webp ...) with their .txt captions, or one zi
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
-    """One zip, or any number of pictures with their captions, become a new folder; returns it. `task` is a LightTask."""
+    """One zip, or any number of pictures with captions, become a new folder; returns it. `task` is a LightTask."""
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
     zips = [path for path in paths if extension(path.name) == ".zip"]
@@ -83,7 +83,7 @@ def _free(folder: Path, name: str) -> Path:
 
 def _name_for(pictures: Sequence[Path]) -> str:
     """A name from the pictures' common beginning ("fox_01.png", "fox_02.png" -> "fox"), else "pictures"."""
-    common = os.path.commonprefix([path.stem for path in pictures]) if len(pictures) > 1 else pictures[0].stem
+    common = _common_start([path.stem for path in pictures]) if len(pictures) > 1 else pictures[0].stem
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "pictures"
 
@@ -101,3 +101,12 @@ def _give_name(temporary: Path, parent: Path, name: str) -> Path:
         else:
             return target
     raise ProblemsError.one(f"There are too many folders named {name}", str(parent), "remove some of them")
+
+
+def _common_start(names: Sequence[str]) -> str:
+    """The letters that all names begin with."""
+    first, last = min(names), max(names)
+    same = next(
+        (number for number, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
+    )
+    return first[:same]

@@ -1,0 +1,192 @@
+"""Captions while they are edited: what each browser has open, what is not saved yet, and the way back.
+
+A visit is one showing of a picture's caption in one browser. Messages of a browser can overtake each other (leaving the
+box and pressing Next are two), so each names its visit; a visit that was left takes no more changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from core.dataset.batches import Placed
+from core.dataset.captions import Caption, read_caption, save_caption, undo
+from core.dataset.files import printable
+from core.dataset.preflight import Row
+from core.record.problems import ProblemsError
+from tabs.reading import Reading
+
+KEPT_VISITS = 500
+KEPT_UNDO = 200
+SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more than this
+
+
+def key_of(placed: Placed | Row) -> str:
+    """A picture's address as a short text that any file and browser takes, whatever bytes its name holds."""
+    return hashlib.sha256("\n".join(placed.key).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass
+class Visit:
+    """One showing. saved: the text as it stands on the disk; draft: what was typed and not saved yet."""
+
+    token: str
+    key: str
+    saved: str
+    draft: str | None = None
+    undo_token: str = ""
+    left: bool = False
+
+
+class Edits:
+    """All visits and the stack of undo. Safe to call from any thread.
+
+    load, keep   read and write plain values that survive a restart: {"undo": [...], "redo": [...]}
+    """
+
+    def __init__(self, reading: Reading, load: Callable[[], dict[str, Any]], keep: Callable[[dict[str, Any]], None]):
+        self._reading = reading
+        self._load, self._keep = load, keep
+        self._lock = threading.RLock()
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._timer: threading.Timer | None = None
+        self._found: tuple[Any, dict[str, Placed]] = (None, {})
+
+    # -- pictures
+
+    def picture(self, key: str) -> Placed | None:
+        """The picture of that key, if it is among those that train now."""
+        report = self._reading.report
+        with self._lock:
+            if self._found[0] is not report:
+                self._found = (report, {key_of(each): each for each in report.placed} if report else {})
+            return self._found[1].get(key)
+
+    def caption(self, placed: Placed) -> Caption:
+        """The caption as it is on the disk now."""
+        return read_caption(placed.picture, self._reading.job.captions)
+
+    # -- visits
+
+    def open(self, placed: Placed) -> tuple[str, Caption]:
+        """Begin a visit: its token and the caption to show."""
+        caption = self.caption(placed)
+        visit = Visit(secrets.token_hex(6), key_of(placed), plain(caption.text))
+        with self._lock:
+            self._visits[visit.token] = visit
+            while len(self._visits) > KEPT_VISITS:
+                self._visits.popitem(last=False)
+        return visit.token, caption
+
+    def visit(self, token: str) -> Visit | None:
+        """A visit that still takes changes."""
+        with self._lock:
+            found = self._visits.get(token)
+            return found if found is not None and not found.left else None
+
+    def typed(self, token: str, text: str) -> bool:
+        """Note what the box holds; returns whether it is not saved yet. A timer saves it in case nothing else does."""
+        with self._lock:
+            visit = self.visit(token)
+            if visit is None:
+                return False
+            visit.draft = text if plain(text) != visit.saved else None
+            self._save_later()
+            return visit.draft is not None
+
+    def flush(self, token: str, text: str, *, always: bool = False) -> str:
+        """Save the box's text when it differs; returns the name of the written file, "" when there was nothing to do.
+
+        always   also write a caption file where there is none, when the text is the folder's words unchanged
+        """
+        with self._lock:
+            visit = self.visit(token)
+            placed = self.picture(visit.key) if visit else None
+            if visit is None or placed is None:
+                return ""
+            if plain(text) == visit.saved and not (always and self.caption(placed).source in ("words", "none")):
+                visit.draft = None
+                return ""
+            visit.draft = text
+            return self._save(visit, placed, text)
+
+    def _save(self, visit: Visit, placed: Placed, text: str) -> str:
+        token = save_caption(placed.picture.path, text, self._reading.job.captions.caption_extension)
+        visit.saved, visit.draft = plain(text), None
+        if token and not visit.undo_token:  # one undo takes back all that was typed in one visit
+            visit.undo_token = token
+            self._push(placed, token)
+        self._reading.caption_saved(placed.key)
+        return self.caption(placed).path.name
+
+    def leave(self, token: str) -> None:
+        """End a visit: later messages of it change nothing."""
+        with self._lock:
+            visit = self._visits.get(token)
+            if visit is not None:
+                visit.left = True
+
+    def save_drafts(self) -> None:
+        """Save whatever was typed and not saved. One that cannot be saved stays a draft."""
+        with self._lock:
+            for visit in list(self._visits.values()):
+                placed = self.picture(visit.key)
+                if visit.draft is not None and not visit.left and placed is not None:
+                    try:
+                        self._save(visit, placed, visit.draft)
+                    except ProblemsError:
+                        continue
+
+    def _save_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(SAFETY_SECONDS, self.save_drafts)
+        self._timer.daemon = True
+        self._timer.start()
+
+    # -- the way back
+
+    def _push(self, placed: Placed, token: str) -> None:
+        step = [key_of(placed), printable(placed.picture.relative), quote_from_bytes(os.fsencode(token))]
+        self._keep({"undo": [*self._load().get("undo", []), step][-KEPT_UNDO:], "redo": []})
+
+    def next_step(self, which: str) -> str:
+        """The picture whose saving "undo" or "redo" would take back or repeat; "" when there is none."""
+        steps = self._load().get(which, [])
+        return str(steps[-1][1]) if steps else ""
+
+    def step(self, which: str) -> str:
+        """Take back the newest saving ("undo"), or repeat it ("redo"). Returns the picture's key, "" for none."""
+        with self._lock:
+            state = self._load()
+            steps = list(state.get(which, []))
+            if not steps:
+                return ""
+            key, name, token = steps.pop()
+            other = "redo" if which == "undo" else "undo"
+            others = list(state.get(other, []))
+            try:
+                back = undo(os.fsdecode(unquote_to_bytes(token)))
+            finally:  # a text that is gone from the trash is not offered again
+                self._keep({which: steps})
+            if back:
+                others.append([key, name, quote_from_bytes(os.fsencode(back))])
+            self._keep({other: others[-KEPT_UNDO:]})
+            for visit in self._visits.values():
+                visit.left = visit.left or visit.key == key
+            placed = self.picture(key)
+            if placed is not None:
+                self._reading.caption_saved(placed.key)
+            return key
+
+
+def plain(text: str) -> str:
+    """A text as it is saved: one kind of line end, no blanks around it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()

@@ -1,0 +1,249 @@
+"""The Captions tab: a picture beside its caption, one after the other by keys."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import gradio as gr
+
+from core.dataset.captions import plain_caption
+from core.dataset.preflight import Row
+from core.record.problems import ProblemsError
+from tabs import captions_view as view
+from tabs.caption_edits import Edits, key_of
+from tabs.context import Page
+from tabs.markup import act_of, board, news, on_act, page_of
+from tabs.reading import Reading, reading_of
+from tabs.tokens import count_tokens
+
+TAB = "Captions"
+
+# One listener for the whole page, deaf while another tab is open.
+KEYS = """
+document.addEventListener('keydown', (event) => {
+  if (!element.isConnected || element.offsetParent === null) return;
+  const control = event.ctrlKey || event.metaKey;
+  const arrow = {ArrowLeft: 'previous', ArrowUp: 'previous', ArrowRight: 'next', ArrowDown: 'next'}[event.key];
+  const busy = event.target.closest('input, textarea, select, [contenteditable=true], [role=radio], [role=listbox]');
+  const sideways = event.key === 'ArrowLeft' || event.key === 'ArrowRight';
+  let act = '';
+  if (control && !event.altKey && !event.shiftKey && event.key.toLowerCase() === 's') act = 'save';
+  else if (arrow && event.altKey && !control && !event.shiftKey) act = arrow;
+  else if (sideways && !busy && !event.altKey && !control && !event.shiftKey) act = arrow;
+  if (!act) return;
+  event.preventDefault();
+  if (!event.repeat || act !== 'save') trigger('act', {act: act, arg: ''});
+});
+// The open picture stays in view in its list.
+watch('value', () => {
+  const open = element.querySelector('[aria-current=true]'), list = element.querySelector('.picks');
+  if (!open || !list || open.dataset.seen) return;
+  element.querySelectorAll('[data-seen]').forEach((each) => delete each.dataset.seen);
+  open.dataset.seen = '1';
+  const box = open.getBoundingClientRect(), frame = list.getBoundingClientRect();
+  if (box.top >= frame.top && box.bottom <= frame.bottom) return;
+  list.scrollTop += box.top - frame.top - frame.height / 2 + box.height / 2;
+});
+"""
+
+
+def build(page: Page) -> None:
+    """Widgets and listeners of the tab."""
+    desk = Desk(page)
+    tally = board("cap-tally")
+    with gr.Row(equal_height=False, elem_id="cap-main"):
+        with gr.Column(scale=3, min_width=270):
+            pictures = board("cap-list", script=KEYS)
+        with gr.Column(scale=4, min_width=320):
+            stage = board("cap-stage")
+        with gr.Column(scale=4, min_width=340):
+            box = gr.Textbox(label="Caption", lines=5, max_lines=14, elem_id="cap-box")
+            visit = gr.Textbox(visible="hidden", elem_id="cap-visit", label="visit")
+            meter = board("cap-meter")
+            state = board("cap-state")
+            buttons = board("cap-buttons")
+            notes = board("cap-notes")
+    seen = gr.State({})
+    lists = [tally, pictures, stage, meter, state, buttons, notes]
+    everything = [box, visit, *lists]
+    page.on_show(TAB, desk.show, None, [seen, *everything])
+    page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
+    page.listen(box.input, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
+    page.listen(box.blur, desk.left_box, [box, visit], [tally, pictures, meter, state, buttons, notes])
+    on_act([pictures, buttons], desk.act, [box, visit], everything)
+
+
+class Desk:
+    """What the tab's handlers do. The project keeps views, the reading the pictures, the edits the open captions."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.reading: Reading = reading_of(page)
+        self._lock = threading.RLock()
+        self.edits = Edits(self.reading, lambda: self._state().get("edits", {}), self._keep_edits)
+
+    def _state(self) -> dict[str, Any]:
+        return self.page.project.tab_state(TAB)
+
+    def _keep(self, **changes: Any) -> None:
+        with self._lock:
+            self.page.project.keep(TAB, self._state() | changes)
+
+    def _keep_edits(self, changes: dict[str, Any]) -> None:
+        with self._lock:
+            self._keep(edits=self._state().get("edits", {}) | changes)
+
+    # -- showing
+
+    def show(self):
+        self.edits.save_drafts()
+        self.reading.want(again=True)
+        return {}, *self._open(str(self._state().get("key", "")))
+
+    def tick(self, seen: dict[str, Any], text: str, token: str):
+        """Lists follow what changed elsewhere; the box is touched only when its picture is gone, or none was there."""
+        self.reading.want()
+        stamp = f"{self.reading.version} {self._state()}"
+        if stamp == seen.get("stamp"):
+            return gr.skip()
+        visit = self.edits.visit(token)
+        if visit is None or self.edits.picture(visit.key) is None:
+            return {}, *self._open(str(self._state().get("key", "")))
+        values = self._render(visit.key, text, visit.draft is not None)
+        told, *fresh = news(seen, stamp, values)
+        return told, gr.skip(), gr.skip(), *fresh
+
+    def _open(self, key: str, said: str = "") -> tuple[Any, ...]:
+        """Begin with a picture: the asked one, else the first of the list. Returns all of `everything`."""
+        rows = self._rows()
+        placed = self.edits.picture(key) or next((self.edits.picture(key_of(row)) for row in rows), None)
+        if placed is None:
+            return gr.Textbox(value="", interactive=False), "", *self._render("", "", False, said)
+        token, caption = self.edits.open(placed)
+        if self._state().get("key") != key_of(placed):
+            self._keep(key=key_of(placed))
+        return (
+            gr.Textbox(value=caption.text, interactive=True),
+            token,
+            *self._render(key_of(placed), caption.text, False, said),
+        )
+
+    def _rows(self) -> list[Row]:
+        state = self._state()
+        return view.listed(self.reading.report, str(state.get("show", "all")), str(state.get("find", "")))
+
+    def _render(self, key: str, text: str, unsaved: bool, said: str = "") -> tuple[Any, ...]:
+        """What `lists` in `build` shows, in its order."""
+        state, report, settings = self._state(), self.reading.report, self.reading.job.captions
+        show, find = str(state.get("show", "all")), str(state.get("find", ""))
+        rows = self._rows()
+        placed = self.edits.picture(key)
+        place = next((number for number, row in enumerate(rows) if key_of(row) == key), -1) if placed else -1
+        page = int(state.get("page", 0)) if "page" in state else max(place, 0) // view.PAGE_SIZE
+        return (
+            f'<p class="lead">{view.tally(report)}</p>' if report else "",
+            view.picture_list(report, rows, key, page, show, find, self.page.thumb_url),
+            view.picture(placed, place, len(rows), self.page.thumb_url),
+            self._meter(text) if placed else "",
+            view.status(said or ("Not saved yet" if unsaved else ""), unsaved and not said),
+            view.actions(
+                place, len(rows), self.edits.next_step("undo"), self.edits.next_step("redo"), placed is not None
+            ),
+            view.notes(self.edits.caption(placed), text, settings) if placed else "",
+        )
+
+    def _meter(self, text: str) -> str:
+        settings = self.reading.job.captions
+        return view.meter(count_tokens(plain_caption(text, settings)), settings.max_token_length)
+
+    # -- editing
+
+    def typed(self, text: str, token: str):
+        """While typing: the count, and that it is not saved yet."""
+        unsaved = self.edits.typed(token, text)
+        visit = self.edits.visit(token)
+        placed = self.edits.picture(visit.key) if visit else None
+        if placed is None:
+            return gr.skip()
+        notes = view.notes(self.edits.caption(placed), text, self.reading.job.captions)
+        return self._meter(text), view.status("Not saved yet" if unsaved else "", unsaved), notes
+
+    def left_box(self, text: str, token: str):
+        """Leaving the box saves."""
+        name = self.edits.flush(token, text)
+        visit = self.edits.visit(token)
+        if not name or visit is None:
+            return gr.skip()
+        tally, pictures, _, meter, state, buttons, notes = self._render(visit.key, text, False, _saved(name))
+        return tally, pictures, meter, state, buttons, notes
+
+    def act(self, text: str, token: str, event: gr.EventData):
+        """Keys, buttons and the list. What was typed is saved before anything else is shown."""
+        act, arg, value = act_of(event)
+        name = self.edits.flush(token, text, always=act == "save")
+        visit = self.edits.visit(token)
+        key = visit.key if visit else str(self._state().get("key", ""))
+        if act == "save" and visit is not None:
+            return gr.skip(), gr.skip(), *self._render(key, text, False, _saved(name) if name else "Saved already")
+        self.edits.leave(token)
+        said = _saved(name) if name else ""
+        if act in ("undo", "redo"):
+            return self._take_back(act, key)
+        if act in ("next", "previous", "pick"):
+            self._keep_page(None)
+            key = self._neighbour(key, act, arg)
+        elif act == "show":
+            self._keep(show=value if value in view.SHOWS else "all")
+            self._keep_page(None)
+        elif act == "find":
+            self._keep(find=value[:200])
+            self._keep_page(None)
+        elif act == "page":
+            self._keep_page(page_of(value or arg, 10**6))
+        return self._open(key, said)
+
+    def _keep_page(self, page: int | None) -> None:
+        """A page of the list that was chosen; None follows the open picture."""
+        with self._lock:
+            kept = {name: each for name, each in self._state().items() if name != "page"}
+            self.page.project.keep(TAB, kept | ({} if page is None else {"page": page}))
+
+    def _neighbour(self, key: str, act: str, arg: str) -> str:
+        """The key of the picture to go to. The list goes round; a picture that just left it leads to its first."""
+        keys = [key_of(row) for row in self._rows()]
+        if not keys:
+            return key
+        if act == "pick":
+            number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+            return keys[number] if 0 <= number < len(keys) else key
+        if key not in keys:
+            return self._next_to_gone(key, act, keys)
+        return keys[(keys.index(key) + (1 if act == "next" else -1)) % len(keys)]
+
+    def _next_to_gone(self, key: str, act: str, keys: list[str]) -> str:
+        """The picture was captioned, so the list "without a caption" no longer holds it: go on from where it stood."""
+        report = self.reading.report
+        order = [key_of(row) for row in report.rows] if report else []
+        if key not in order:
+            return keys[0]
+        here, held = order.index(key), set(keys)
+        ahead = order[here + 1 :] + order[:here] if act == "next" else order[:here][::-1] + order[here + 1 :][::-1]
+        return next((each for each in ahead if each in held), keys[0])
+
+    def _take_back(self, act: str, key: str) -> tuple[Any, ...]:
+        name = self.edits.next_step(act)
+        try:
+            found = self.edits.step(act)
+        except ProblemsError:
+            return self._open(
+                key, f"The earlier caption of {name} is no longer in the trash folder; nothing was changed"
+            )
+        self._keep_page(None)
+        done = "Taken back" if act == "undo" else "Repeated"
+        return self._open(found or key, f"{done}: {name}" if found else "")
+
+
+def _saved(name: str) -> str:
+    return f"Saved to {name} at {time.strftime('%H:%M:%S')}"

@@ -1,0 +1,164 @@
+"""What the Generate tab's fields hold, and the jobs that come of it. Texts are kept as typed, checked at the start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.generation.library import find_file, find_lora
+from core.generation.picture_metadata import portable_name
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.base import Declared, declared
+from core.settings.check import build
+from core.settings.generate import LoraUse
+from core.settings.job import GenerateJob, TrainJob
+from core.settings.presets import to_values
+from tabs.values import BadText, text_of, value_from
+
+ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
+FIELDS = tuple(name for name in ENTRIES if name != "loras")
+MOST_LORAS = 20
+SEEDS = 2**32
+
+
+def start_values() -> dict[str, Any]:
+    """The fields as a first visitor finds them."""
+    return {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS} | {
+        "base_model": "",
+        "loras": [],
+        "compare": False,
+    }
+
+
+def values_of(
+    job: GenerateJob, before: dict[str, Any], workspace: Workspace, base: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields that draw `job` again, and what of it is not on this machine. `base` is the model that Train holds."""
+    values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
+    values["count"] = "1"
+    notes: list[Problem] = []
+    loras = []
+    for use in job.generate.loras:
+        try:
+            path = find_lora(use.file, workspace)
+            loras.append({"file": portable_name(path, workspace), "strength": use.strength})
+        except ProblemsError as error:
+            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
+    values["loras"] = loras
+    wanted = job.model.base_model
+    found = find_file(wanted, workspace)
+    if found is None:
+        notes.append(
+            Problem(f"The model '{wanted}' is not on this machine; the chosen one is kept", "base model", "", "advice")
+        )
+    else:
+        same = find_file(base, workspace)
+        values["base_model"] = "" if same is not None and same.resolve() == found.resolve() else wanted
+    return values, notes
+
+
+def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
+    """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
+    problems: list[Problem] = []
+    generate: dict[str, Any] = {}
+    for name in FIELDS:
+        entry = ENTRIES[name]
+        try:
+            generate[name] = value_from(entry, values.get(name))
+        except BadText as error:
+            problems.append(error.problem)
+    generate["loras"] = [use for use in values.get("loras", []) if use.get("strength")]
+    model = to_values(project.model)
+    if values.get("base_model"):
+        # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it.
+        model = {"base_model": str(values["base_model"]).strip()}
+    given = {"generate": generate, "model": model, "memory": to_values(project.memory)}
+    try:
+        job = build(GenerateJob, given)
+    except ProblemsError as error:
+        raise ProblemsError(problems + error.problems) from None
+    if problems:
+        raise ProblemsError(problems)
+    return job
+
+
+def with_seed(job: GenerateJob) -> GenerateJob:
+    """`job` with a seed of its own, so that two of them draw from the same noise."""
+    if job.generate.seed is not None:
+        return job
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})})
+
+
+def jobs_to_draw(job: GenerateJob, compare: bool) -> list[GenerateJob]:
+    """The job, or first the same without its LoRAs and then the job."""
+    if not compare:
+        return [job]
+    if not job.generate.loras:
+        what = "There is nothing to compare: no LoRA is chosen"
+        raise ProblemsError.one(what, "Compare with the base model", "add a LoRA, or switch the comparison off")
+    job = with_seed(job)
+    plain = job.model_copy(update={"generate": job.generate.model_copy(update={"loras": []})})
+    return [plain, job]
+
+
+def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
+    """One more LoRA at full strength; one that is there already is not added again."""
+    name = portable_name(path, workspace)
+    loras = list(values.get("loras", []))
+    if any(use["file"] == name for use in loras):
+        return values
+    if len(loras) >= MOST_LORAS:
+        raise ProblemsError.one(f"There are {MOST_LORAS} LoRAs already", "LoRAs", "remove one first")
+    return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
+
+
+def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:
+    """Another strength for one of them, or None to remove it."""
+    loras = list(values.get("loras", []))
+    if not 0 <= number < len(loras):
+        return values
+    if strength is None:
+        return values | {"loras": loras[:number] + loras[number + 1 :]}
+    bounds = "use a number from -10 to 10"
+    try:
+        wanted = LoraUse(file=loras[number]["file"], strength=float(strength))
+    except ValueError:
+        raise ProblemsError.one(f"The strength is '{strength[:40]}'", "LoRAs", bounds) from None
+    loras[number] = {"file": wanted.file, "strength": wanted.strength}
+    return values | {"loras": loras}
+
+
+def kept_values(state: dict[str, Any]) -> dict[str, Any]:
+    """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
+    values = start_values()
+    kept = state.get("values", {})
+    values |= {name: kept[name] for name in values if name in kept and isinstance(kept[name], type(values[name]))}
+    values["loras"] = [use for use in values["loras"] if _is_use(use)]
+    return values
+
+
+def _is_use(use: Any) -> bool:
+    try:
+        LoraUse.model_validate(use)
+    except ValueError:
+        return False
+    return True
+
+
+def signature(job: GenerateJob) -> tuple[Any, ...]:
+    """What two pictures share when they differ in nothing but their LoRAs."""
+    asked = job.generate
+    fields: Sequence[str] = (
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "steps",
+        "guidance_scale",
+        "seed",
+        "sampler",
+    )
+    return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)

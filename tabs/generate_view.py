@@ -1,0 +1,246 @@
+"""The Generate tab as HTML: LoRAs with their strengths, what is going on, the gallery and the enlarged picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core.engine.queue import QueueEntry
+from core.generation.picture_metadata import PictureRecord, read_picture
+from core.record.problems import Problem
+from core.settings.job import GenerateJob
+from core.settings.samples import SAMPLER_LABELS
+from tabs.context import clock, empty_state, problems_html
+from tabs.generate_form import signature
+from tabs.markup import button, count, esc, facts, link, page_count, pager, progress, section, short
+
+PAGE_SIZE = 36
+PAIRED = 240  # so many of the newest pictures are looked through for one that differs only in its LoRAs
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One place of the gallery: a picture, and the same one without LoRAs where there is one."""
+
+    path: Path
+    seed: int | None
+    record: PictureRecord
+    base: Path | None = None
+
+
+# -- LoRAs
+
+
+def loras(uses: Sequence[dict[str, Any]]) -> str:
+    """One row a LoRA: name, strength as slider and number, remove."""
+    if not uses:
+        return (
+            '<p class="hint">No LoRA: the base model draws alone. Choose one above; results of your runs are in '
+            "the list.</p>"
+        )
+    return f'<ul class="loras">{"".join(_lora(number, use) for number, use in enumerate(uses))}</ul>'
+
+
+def _lora(number: int, use: dict[str, Any]) -> str:
+    path = Path(str(use["file"]))
+    name, strength = path.name.removesuffix(path.suffix), float(use["strength"])
+    where = path.parent.parent.name if path.parent.name == "checkpoints" else path.parent.name
+    place = min(max(strength, -1.0), 2.0)
+    label = esc(f"Strength of {name}")
+    return (
+        f'<li><div class="strip"><b title="{esc(use["file"])}">{esc(name)}</b><span '
+        f'class="hint">{esc(where)}</span><span class="grow"></span>'
+        f"{button('remove', 'Remove', number, kind='quiet', label=f'Remove {name}')}</div>"
+        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" '
+        f'id="lora-slide-{number}" data-act="strength"'
+        f' data-arg="{number}" data-twin="lora-value-{number}" aria-label="{label}">'
+        f'<input type="number" min="-10" max="10" step="0.05" value="{strength:g}" id="lora-value-{number}" '
+        f'data-act="strength"'
+        f' data-arg="{number}" data-twin="lora-slide-{number}" aria-label="{label}, as a number"></div></li>'
+    )
+
+
+# -- what is going on
+
+
+def status(
+    entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | None, failures: Sequence[tuple[str, Problem]]
+) -> str:
+    """Drawing jobs that wait or run, each with its Cancel; failed ones stay until they are closed."""
+    parts = []
+    waiting = [entry for entry in entries if entry.state == "waiting"]
+    for entry in entries:
+        if entry.task != "generate" or entry.state not in ("waiting", "running"):
+            continue
+        cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}")
+        line = _running(entry, now) if entry.state == "running" else _waiting(entry, waiting, now, paused)
+        parts.append(f'<li>{line}<span class="grow"></span>{cancel}</li>')
+    if paused and waiting:
+        said = "The queue is paused, as it is after an unclean end."
+        parts.append(f'<li><span>{said}</span><span class="grow"></span>{button("resume", "Go on")}</li>')
+    for identity, problem in failures:
+        parts.append(f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>')
+    return f'<ul class="jobs" aria-live="polite">{"".join(parts)}</ul>' if parts else ""
+
+
+def _running(entry: QueueEntry, now: dict[str, Any] | None) -> str:
+    stage = str(now.get("stage") or "starting") if now and now.get("entry") == entry.id else "starting"
+    text, _, tail = stage.rpartition(" ")
+    done, _, total = tail.partition("/")
+    if done.isdecimal() and total.isdecimal() and int(total):
+        return progress(f"{text[:1].upper()}{text[1:]}", int(done) / int(total))
+    return progress(f"{stage[:1].upper()}{stage[1:]}", None)
+
+
+def _waiting(entry: QueueEntry, waiting: Sequence[QueueEntry], now: dict[str, Any] | None, paused: bool) -> str:
+    ahead = [each.id for each in waiting].index(entry.id)
+    title = f"<q>{esc(short(entry.title, 40))}</q>"
+    if now is not None and now.get("task") == "train":
+        left = f", {clock(now.get('eta_seconds'))} left" if now.get("eta_seconds") else ""
+        reason = (
+            f"Waiting for training {now.get('title', '')} (step {now.get('step', 0):,} of "
+            f"{now.get('total', 0):,}{left})"
+        )
+    elif paused:
+        reason = "Waiting in the paused queue"
+    else:
+        reason = "Waiting for its turn" if now is not None or ahead else "About to start"
+    place = f", {count(ahead, 'job')} before it" if ahead else ""
+    return f"<span>{esc(reason)}{esc(place)}: {title}</span>"
+
+
+# -- gallery
+
+
+def record_of(path: Path) -> PictureRecord:
+    """What a picture tells about itself, remembered while the file does not change."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return PictureRecord(reason="The file is gone.")
+    return _record(str(path), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=2048)
+def _record(path: str, changed: int, size: int) -> PictureRecord:
+    return read_picture(path)
+
+
+def paired(pictures: Sequence[dict[str, Any]]) -> list[Shown]:
+    """Each picture once, newest first; one drawn with LoRAs takes the same one without them to its side."""
+    records = [record_of(Path(each["path"])) for each in pictures[:PAIRED]]
+    plain: dict[tuple[Any, ...], Path] = {}
+    for each, record in zip(pictures, records, strict=False):
+        if record.job is not None and not record.job.generate.loras:
+            plain.setdefault(signature(record.job), Path(each["path"]))
+    shown, beside = [], set()
+    for number, each in enumerate(pictures):
+        path = Path(each["path"])
+        record = records[number] if number < len(records) else PictureRecord()
+        base = plain.get(signature(record.job)) if record.job is not None and record.job.generate.loras else None
+        if base is not None:
+            beside.add(base)
+        shown.append(Shown(path, each.get("seed"), record, base))
+    return [each for each in shown if each.path not in beside]
+
+
+def gallery(shown: Sequence[Shown], page: int, thumb_url: Callable[..., str]) -> str:
+    """One page of pictures, newest first; a click enlarges."""
+    if not shown:
+        return section("Pictures", empty_state("No pictures yet.", "Write a prompt and press Generate."))
+    pages = page_count(len(shown), PAGE_SIZE)
+    page = max(0, min(page, pages - 1))
+    part = shown[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    tiles = "".join(_tile(page * PAGE_SIZE + number, each, thumb_url) for number, each in enumerate(part))
+    return section(
+        "Pictures", f'<ul class="tiles drawn">{tiles}</ul>{pager("page", page, pages, len(shown), "pictures")}'
+    )
+
+
+def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
+    prompt = shown.record.job.generate.prompt if shown.record.job else shown.path.name
+    alt = esc(f"{short(prompt, 80)}, seed {shown.seed}" if shown.seed is not None else short(prompt, 80))
+    with_words = esc(lora_words(shown.record.job)) if shown.record.job else ""
+    if shown.base is not None:
+        images = (
+            f'<figure><img src="{esc(thumb_url(shown.base, 384))}" alt="{alt}, base model" loading="lazy">'
+            f"<figcaption>base model</figcaption></figure>"
+            f'<figure><img src="{esc(thumb_url(shown.path, 384))}" alt="{alt}, {with_words}" loading="lazy">'
+            f"<figcaption>{with_words}</figcaption></figure>"
+        )
+        kind = " double"
+    else:
+        under = f"<figcaption>{with_words}</figcaption>" if with_words else ""
+        images = f'<figure><img src="{esc(thumb_url(shown.path, 384))}" alt="{alt}" loading="lazy">{under}</figure>'
+        kind = ""
+    seed = f"seed {shown.seed}" if shown.seed is not None else ""
+    return (
+        f'<li class="tile{kind}"><button type="button" class="shot" data-act="open" data-arg="{number}" '
+        f'aria-label="Enlarge: {alt}">{images}</button>'
+        f'<div class="says" title="{esc(prompt)}">{esc(short(prompt, 90))}</div><div class="sizes">{seed}</div></li>'
+    )
+
+
+def lora_words(job: GenerateJob) -> str:
+    """The LoRAs of a job in a few words: "fox 0.8, glyphs"."""
+    used = job.generate.loras
+    words = [Path(use.file).stem + (f" {use.strength:g}" if use.strength != 1 else "") for use in used]
+    return ", ".join(words)
+
+
+def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) -> str:
+    """The picture over the page, beside what it was drawn with."""
+    if not 0 <= number < len(shown):
+        return ""
+    each = shown[number]
+    job = each.record.job
+    prompt = job.generate.prompt if job else each.path.name
+    alt = esc(short(prompt, 120))
+    if each.base is not None:
+        pictures = (
+            f'<figure><img src="{esc(file_url(each.base))}" alt="{alt}, base model"><figcaption>base '
+            f"model</figcaption></figure>"
+            f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}">'
+            f"<figcaption>{esc(lora_words(job) if job else '')}</figcaption></figure>"
+        )
+    else:
+        pictures = f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}"></figure>'
+    use = button("use", "Use these settings", number, kind="primary") if job else ""
+    bar = (
+        f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0)}'
+        f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1)}"
+        f'<span class="hint">{number + 1:,} of {len(shown):,}</span><span class="grow">'
+        f"</span>{button('shut', 'Close', title='Esc')}</div>"
+    )
+    links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open alone")
+    about = about_job(job, each.record) + f'<div class="actions">{use}{links}</div>'
+    return (
+        f'<div class="lightbox" role="dialog" aria-modal="true" aria-label="Enlarged picture"><div class="light">{bar}'
+        f'<div class="light-main"><div class="light-pictures{" two" if each.base else ""}">{pictures}</div><div '
+        f'class="light-about">{about}</div></div></div></div>'
+    )
+
+
+def about_job(job: GenerateJob | None, record: PictureRecord) -> str:
+    """Every setting a picture was drawn with, or why they are not known."""
+    if job is None:
+        return f'<p class="hint">{esc(record.reason)}</p>'
+    asked = job.generate
+    rows = [
+        ("Prompt", esc(asked.prompt) or "<i>empty</i>"),
+        ("Negative", esc(asked.negative_prompt)),
+        ("Size", f"{asked.width} × {asked.height}" if asked.width and asked.height else ""),
+        ("Steps", f"{asked.steps}"),
+        ("Sampler", esc(SAMPLER_LABELS.get(asked.sampler, asked.sampler))),
+        ("Guidance", f"{asked.guidance_scale:g}"),
+        ("Seed", "" if asked.seed is None else str(asked.seed)),
+        ("Model", esc(job.model.base_model) if record.source == "atelier" else ""),
+        ("VAE", esc(job.model.vae or "")),
+        ("Clip skip", str(job.model.clip_skip or "")),
+        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{use.strength:g}</b>" for use in asked.loras)),
+    ]
+    return facts([(name, value) for name, value in rows if value])

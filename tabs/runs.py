@@ -1,0 +1,173 @@
+"""The Runs tab: every training on disk, what can be done with it, and what waits its turn."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.engine.engine import RunSummary
+from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
+from tabs import generate_form, runs_view
+from tabs.context import Page
+from tabs.markup import act_of, board, button, esc, news, on_act, page_of
+
+TAB = "Runs"
+SECONDS = 2.0
+
+
+def build(page: Page) -> None:
+    """Widgets and listeners of the tab."""
+    desk = Desk(page)
+    said = board("runs-said")
+    queue = board("runs-queue")
+    main = board("runs-main")
+    seen, place = gr.State({}), gr.State({})
+    page.on_show(TAB, desk.show, place, [seen, said, queue, main])
+    page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
+    on_act(main, desk.act, place, [page.tabs, place, said, queue, main])
+    on_act(queue, desk.queue_act, place, [queue, main])
+    on_act(said, lambda: "", None, said)
+
+
+class Desk:
+    """What the tab's handlers do. Runs and queue are the engine's; which run is open in a browser is that browser's."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._lock = threading.Lock()
+        self._sizes: dict[str, tuple[float, int]] = {}
+
+    # -- showing
+
+    def show(self, place: dict[str, Any]):
+        return {}, "", self._queue(), self._main(place)
+
+    def tick(self, seen: dict[str, Any], place: dict[str, Any]):
+        values = (self._queue(), self._main(place))
+        told, *fresh = news(seen, "", values)
+        return gr.skip() if told == seen else (told, *fresh)
+
+    def _queue(self) -> str:
+        engine = self.page.engine
+        return runs_view.queue(engine.queue(), engine.queue_paused, engine.status()["job"])
+
+    def _main(self, place: dict[str, Any]) -> str:
+        """The table, or the run that this browser has open."""
+        runs = self.page.engine.runs()
+        name = place.get("open", "")
+        run = next((each for each in runs if each.name == name), None)
+        if run is not None:
+            return self._details(run, bool(place.get("asking")))
+        show, find = str(place.get("show", "all")), str(place.get("find", ""))
+        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url)
+
+    def _details(self, run: RunSummary, asking: bool) -> str:
+        now = self.page.engine.snapshot(run.name)
+        size = self._size(run)
+        return runs_view.details(run, now, self._job(run.name), size, asking, self.page.thumb_url, self.page.file_url)
+
+    def _job(self, name: str) -> TrainJob | None:
+        try:
+            return self.page.engine.run_job(name)
+        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
+            return None
+
+    def _size(self, run: RunSummary) -> int:
+        """Bytes of the run's folder, counted at most every few seconds."""
+        with self._lock:
+            known = self._sizes.get(run.name)
+            if known and time.monotonic() - known[0] < 10 * SECONDS:
+                return known[1]
+        size = folder_bytes(run.folder)
+        with self._lock:
+            self._sizes[run.name] = (time.monotonic(), size)
+        return size
+
+    # -- doing
+
+    def act(self, place: dict[str, Any], event: gr.EventData, request: gr.Request):
+        act, arg, value = act_of(event)
+        place, tabs, said = dict(place), gr.skip(), ""
+        if act == "open":
+            place |= {"open": arg, "asking": False}
+        elif act == "back":
+            place |= {"open": "", "asking": False}
+        elif act in ("ask", "keep"):
+            place["asking"] = act == "ask"
+        elif act == "show":
+            place |= {"show": value, "page": 0}
+        elif act == "find":
+            place |= {"find": value[:100], "page": 0}
+        elif act == "page":
+            place["page"] = page_of(value or arg, 10**6)
+        elif act == "watch":
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "continue":
+            self.page.engine.continue_run(arg)
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "use":
+            self._use(arg, request.session_hash or "")
+            tabs = gr.Tabs(selected="Train")
+        elif act == "draw":
+            self._draw_with(arg)
+            tabs = gr.Tabs(selected="Generate")
+        elif act == "delete" and place.get("asking") and place.get("open") == arg:
+            self.page.engine.delete_run(arg)
+            place |= {"open": "", "asking": False}
+            said = _notice(f"{arg} was moved to the trash of the outputs folder.")
+        return tabs, place, said, self._queue(), self._main(place)
+
+    def _use(self, name: str, session: str) -> None:
+        """The run's settings into the form of Train; undo there brings the former ones back."""
+        job = self.page.engine.run_job(name)
+        self.page.project.replace(job, preset="", did=f"loading the settings of {name}", session=session)
+
+    def _draw_with(self, name: str) -> None:
+        """The run's last file into the LoRAs of Generate, with the run's base model."""
+        run = next((each for each in self.page.engine.runs() if each.name == name), None)
+        if run is None or not run.files:
+            raise ProblemsError.one("This run has no finished file", name, "let it save first")
+        newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+        kept = self.page.project.tab_state("Generate")
+        values = generate_form.add_lora(generate_form.kept_values(kept), newest, self.page.workspace)
+        job = self._job(name)
+        if job is not None:
+            same = job.model.base_model == self.page.project.job.model.base_model
+            values |= {"base_model": "" if same else job.model.base_model}
+        self.page.project.keep("Generate", kept | {"values": values})
+
+    def queue_act(self, place: dict[str, Any], event: gr.EventData):
+        act, arg, _ = act_of(event)
+        engine = self.page.engine
+        waiting = [entry.id for entry in engine.queue() if entry.state == "waiting"]
+        if act == "go":
+            engine.resume_queue()
+        elif act == "hold":
+            engine.pause_queue()
+        elif act == "cancel":
+            engine.cancel(arg)
+        elif act in ("earlier", "later") and arg in waiting:
+            engine.move(arg, waiting.index(arg) + (-1 if act == "earlier" else 1))
+        return self._queue(), self._main(place)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; what vanishes meanwhile does not count."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _notice(text: str) -> str:
+    return f'<div class="intake" role="status"><span>{esc(text)}</span>{button("close", "Close")}</div>'

@@ -1,0 +1,353 @@
+"""The Runs tab as HTML: the table of runs, one run in full, and the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from core.engine.engine import RunSummary
+from core.engine.queue import QueueEntry
+from core.settings.base import declared
+from core.settings.job import TrainJob
+from core.settings.presets import differences
+from tabs.context import clock, empty_state, file_size
+from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, section, short
+from tabs.values import text_of
+
+PAGE_SIZE = 25
+LOG_SHOWN = 60
+ENDED_SHOWN = 6
+SAMPLE_STEPS = 7
+TITLES = {entry.path: entry for entry in declared(TrainJob)}
+CONTINUABLE = ("interrupted", "stopped", "failed")
+
+SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "all": ("all runs", ()),
+    "done": ("finished", ("done",)),
+    "open": ("to be continued", CONTINUABLE),
+    "live": ("running or waiting", ("running", "paused", "waiting")),
+}
+
+
+def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSummary]:
+    """The runs of the chosen kind whose name holds the words looked for."""
+    states = SHOWS.get(show, SHOWS["all"])[1]
+    wanted = find.casefold().strip()
+    return [run for run in runs if (not states or run.state in states) and wanted in run.name.casefold()]
+
+
+def state_words(run: RunSummary) -> str:
+    """The state in words: "interrupted at step 120"."""
+    if run.state in ("interrupted", "stopped", "failed") and run.step:
+        return f"{run.state} at step {run.step:,}"
+    return run.state
+
+
+def badge(run: RunSummary) -> str:
+    return f'<span class="badge {esc(run.state)}">{esc(state_words(run))}</span>'
+
+
+def when(started: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "–"
+
+
+# -- the table
+
+
+def table(runs: Sequence[RunSummary], show: str, find: str, page: int, thumb_url: Callable[..., str]) -> str:
+    """One page of runs, newest first."""
+    if not runs:
+        return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
+    rows = listed(runs, show, find)
+    pages = page_count(len(rows), PAGE_SIZE)
+    page = max(0, min(page, pages - 1))
+    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    head = (
+        "<tr><th></th><th>Run</th><th>State</th><th class='num'>Steps</th><th class='num'>Time</th>"
+        "<th class='num'>Files</th><th>Started</th><th></th></tr>"
+    )
+    body = "".join(_row(run, thumb_url) for run in part)
+    choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
+    aside = (
+        f'<input type="text" data-act="find" value="{esc(find)}" placeholder="find by name" aria-label="Find by name">'
+        f"{choice_list('show', choices, show, 'Which runs are shown')}"
+    )
+    content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
+    if not part:
+        content = empty_state("None of these.", "Choose another view, or clear the words to find.")
+    return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
+
+
+def _row(run: RunSummary, thumb_url: Callable[..., str]) -> str:
+    thumb = '<span class="no-thumb"></span>'
+    if run.thumbnail is not None:
+        thumb = f'<img src="{esc(thumb_url(run.thumbnail, 96))}" alt="" loading="lazy" width="44" height="44">'
+    steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
+    more = _continue(run) if run.state in CONTINUABLE else ""
+    more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
+    return (
+        f'<tr><td>{thumb}</td><td><button type="button" class="open" data-act="open" '
+        f'data-arg="{esc(run.name)}">{esc(run.title)}</button></td>'
+        f'<td>{badge(run)}</td><td class="num">{steps}</td><td class="num">{clock(run.seconds)}</td>'
+        f'<td class="num">{len(run.files)}</td><td class="date">{when(run.started)}</td><td class="num">{more}</td>'
+        f"</tr>"
+    )
+
+
+def _continue(run: RunSummary) -> str:
+    """Go on from the newest saved state; without one the run begins again."""
+    if run.resumable_step > 0:
+        return button("continue", "Continue", run.name, kind="primary", title=f"From step {run.resumable_step:,}")
+    return button("continue", "Begin again", run.name, title="Nothing was saved that it could continue from")
+
+
+# -- one run
+
+
+def details(
+    run: RunSummary,
+    facts_now: dict[str, Any],
+    job: TrainJob | None,
+    size: int,
+    asking: bool,
+    thumb_url: Callable[..., str],
+    file_url: Callable[..., str],
+) -> str:
+    """A run in full: what can be done with it, its files, samples, settings and log."""
+    parts = [_head(run, asking, size, job is not None)]
+    if facts_now.get("message") and run.state in ("failed", "stopped"):
+        level = "error" if run.state == "failed" else "advice"
+        fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
+        parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
+    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url)]
+    right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
+    parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
+    parts.append(_settings(job))
+    parts.append(_log(facts_now.get("log", [])))
+    return f'<div class="run-details">{"".join(parts)}</div>'
+
+
+def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
+    back = button("back", "All runs", kind="quiet")
+    does = []
+    if run.state in CONTINUABLE:
+        does.append(_continue(run))
+    if run.state in ("running", "paused"):
+        does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
+    if run.files:
+        does.append(button("draw", "Draw with it", run.name))
+    if has_job:
+        does.append(button("use", "Use its settings", run.name))
+    if run.state not in ("running", "paused"):
+        does.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
+    question = ""
+    if asking:
+        question = (
+            f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
+            f"<b>{esc(run.title)}</b> with "
+            f"{count(len(run.files), 'LoRA file')} ({file_size(size)})? Its folder moves to the trash of the "
+            f"outputs folder.</span>"
+            f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
+            f"{button('keep', 'Keep it', run.name)}</div>"
+        )
+    return (
+        f'<div class="run-head">{back}<h2>{esc(run.title)}</h2>{badge(run)}<span class="grow">'
+        f"</span>{''.join(does)}</div>{question}"
+    )
+
+
+def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
+    losses = now.get("loss", [])
+    rows = [
+        ("Steps", f"{run.step:,} of {run.total:,}" if run.total else f"{run.step:,}"),
+        ("Epochs", f"{now.get('epoch', 0):,} of {now['epochs']:,}" if now.get("epochs") else ""),
+        ("Time", clock(run.seconds)),
+        ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
+        ("Started", when(run.started)),
+        ("Loss", f"{losses[-1][2]:.4f} (smoothed)" if losses else ""),
+        ("Folder", f"<code>{esc(run.name)}</code>, {file_size(size)}"),
+    ]
+    plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
+    return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
+
+
+def sparkline(losses: Sequence[Sequence[float]]) -> str:
+    """The smoothed loss as a small line, lowest and highest written out."""
+    values = [point[2] for point in losses]
+    if len(values) < 3:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    points = " ".join(
+        f"{300 * number / (len(values) - 1):.1f},{46 - 42 * (value - low) / span:.1f}"
+        for number, value in enumerate(values)
+    )
+    words = f"Smoothed loss from {values[0]:.4f} to {values[-1]:.4f}"
+    return (
+        f'<figure class="spark"><svg viewBox="0 0 300 48" preserveAspectRatio="none" role="img" aria-label="{words}">'
+        f'<polyline points="{points}"/></svg><figcaption>{words}</figcaption></figure>'
+    )
+
+
+def _files(files: Sequence[dict[str, Any]], file_url: Callable[..., str]) -> str:
+    if not files:
+        return section("Files", '<p class="hint">No file has been saved yet.</p>')
+    ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
+    rows = "".join(
+        f"<tr><td>{esc(file['name'])}</td><td class='num'>step {file['step']:,}</td><td "
+        f"class='num'>{file_size(file['bytes'])}</td>"
+        f"<td class='num'>{link(file_url(file['path']), 'Download', download=file['name'])}</td></tr>"
+        for file in ordered
+    )
+    return section("Files", f'<table class="files">{rows}</table>')
+
+
+def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
+    """Prompts down, steps across, the base model first."""
+    if not samples:
+        return section(
+            "Samples", '<p class="hint">This run drew no samples. Give sample prompts in Train to see it learn.</p>'
+        )
+    steps = sorted({sample["step"] for sample in samples})
+    shown = steps if len(steps) <= SAMPLE_STEPS else _spread(steps)
+    by_place = {(sample["index"], sample["step"]): sample for sample in samples}
+    prompts = {sample["index"]: sample["prompt"] for sample in samples}
+    head = "".join(f"<th>{'base model' if step == 0 else f'step {step:,}'}</th>" for step in shown)
+    rows = []
+    for index in sorted(prompts):
+        cells = "".join(_sample(by_place.get((index, step)), thumb_url, file_url) for step in shown)
+        prompt = esc(prompts[index])
+        rows.append(f"<tr><th scope='row' title='{prompt}'>{esc(short(prompts[index], 60))}</th>{cells}</tr>")
+    more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
+    grid = (
+        f'<div class="run-samples"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f"</table></div>"
+    )
+    return section("Samples", grid, more)
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """The first, the last, and others evenly between them."""
+    picked = [steps[round(number * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for number in range(SAMPLE_STEPS)]
+    return list(dict.fromkeys(picked))
+
+
+def _sample(sample: dict[str, Any] | None, thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
+    if sample is None:
+        return "<td></td>"
+    moment = "base model" if sample["step"] == 0 else f"step {sample['step']}"
+    alt = esc(f"{short(sample['prompt'], 60)}, {moment}")
+    url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 192))
+    return f'<td><a href="{url}" target="_blank" rel="noopener"><img src="{small}" alt="{alt}" loading="lazy"></a></td>'
+
+
+def _settings(job: TrainJob | None) -> str:
+    """What differs from the defaults."""
+    if job is None:
+        return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
+    found = differences(job, TrainJob())
+    if not found:
+        return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
+    rows = "".join(
+        f"<tr><td>{esc(TITLES[path].title)}<span class='hint'>{esc(path)}</span></td>"
+        f"<td>{_value(path, mine)}</td><td class='hint'>{_value(path, default)}</td></tr>"
+        for path, (mine, default) in found.items()
+    )
+    head = "<tr><th>Setting</th><th>This run</th><th>Default</th></tr>"
+    body = f'<table class="settings"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+    return section("Settings that differ from the defaults", body, count(len(found), "setting"))
+
+
+def _value(path: str, value: Any) -> str:
+    entry = TITLES[path]
+    if entry.kind == "bool":
+        return "on" if value else "off"
+    if entry.kind == "choice":
+        return esc(entry.labels.get(value, value))
+    text = str(text_of(entry, value))
+    return "<br>".join(esc(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
+
+
+def _log(lines: Sequence[dict[str, Any]]) -> str:
+    """What the run said, errors first on top."""
+    if not lines:
+        return section("Log", '<p class="hint">Nothing was said.</p>')
+    errors = [line for line in lines if line["level"] == "error"]
+    shown = errors[-5:] + [line for line in lines[-LOG_SHOWN:] if line["level"] != "error"]
+    rows = []
+    for line in shown:
+        moment = time.strftime("%H:%M:%S", time.localtime(line["time"]))
+        level = "" if line["level"] == "info" else f"<b>{esc(line['level'])}</b> "
+        fix = f'<span class="hint">{esc(line["fix"])}</span>' if line.get("fix") else ""
+        rows.append(
+            f'<li class="{esc(line["level"])}"><time>{moment}</time><span>{level}{esc(line["text"])} {fix}</span></li>'
+        )
+    return section("Log", f'<ul class="run-log">{"".join(rows)}</ul>')
+
+
+# -- the queue
+
+
+def queue(entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | None) -> str:
+    """What runs, what waits and in which order; what ended badly stays for a while."""
+    running = [entry for entry in entries if entry.state == "running"]
+    waiting = [entry for entry in entries if entry.state == "waiting"]
+    ended = [entry for entry in entries if entry.state in ("failed", "interrupted")][-ENDED_SHOWN:][::-1]
+    if not (running or waiting or paused):
+        body = '<p class="hint">Nothing runs or waits. Start puts a training here; Generate adds its drawings.</p>'
+        return section("Queue", body + _ended(ended))
+    rows = [_queue_row(entry, -1, 0, now) for entry in running]
+    rows += [_queue_row(entry, place, len(waiting), now) for place, entry in enumerate(waiting)]
+    head = ""
+    if paused:
+        head = (
+            f'<div class="question"><span>The queue is paused: waiting jobs do not start.</span><span '
+            f'class="grow"></span>{button("go", "Go on", kind="primary")}</div>'
+        )
+    aside = "" if paused or not (running or waiting) else button("hold", "Pause the queue", kind="quiet")
+    return section("Queue", f'{head}<ol class="line-up">{"".join(rows)}</ol>{_ended(ended)}', aside)
+
+
+def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | None) -> str:
+    title = f"<b>{esc(short(entry.title, 60))}</b>"
+    task = esc(
+        {"train": "training", "generate": "drawing", "prepare": "preparing", "caption": "captions"}.get(
+            entry.task, entry.task
+        )
+    )
+    name = short(entry.title, 40)
+    if entry.state == "running":
+        doing = ""
+        if now is not None and now.get("entry") == entry.id:
+            doing = str(now.get("stage") or "")
+            if now.get("total") and entry.task == "train":
+                doing = f"step {now.get('step', 0):,} of {now['total']:,}, {clock(now.get('eta_seconds'))} left"
+        stop = button("cancel", "Stop" if entry.task == "train" else "Cancel", entry.id, label=f"Stop {name}")
+        return (
+            f'<li class="now"><span class="badge running">running</span>{title}<span class="hint">{task}</span>'
+            f'<span class="hint">{esc(doing)}</span><span class="grow"></span>{stop}</li>'
+        )
+    earlier = button("earlier", "Earlier", entry.id, disabled=place <= 0, label=f"Move {name} forward")
+    later = button("later", "Later", entry.id, disabled=place >= many - 1, label=f"Move {name} back")
+    out = button("cancel", "Remove", entry.id, label=f"Remove {name} from the queue")
+    return (
+        f'<li><span class="place">{place + 1}.</span>{title}<span class="hint">{task}</span><span class="grow">'
+        f"</span>{earlier}{later}{out}</li>"
+    )
+
+
+def _ended(entries: Sequence[QueueEntry]) -> str:
+    """Jobs that failed or were interrupted, also those that never got a run folder."""
+    if not entries:
+        return ""
+    rows = "".join(
+        f'<li><span class="badge {esc(entry.state)}">{esc(entry.state)}</span>'
+        f"<span>{esc(short(entry.title, 60))}</span>"
+        f'<span class="hint">{esc(short(entry.message, 200))}</span></li>'
+        for entry in entries
+    )
+    return (
+        f'<details class="ended"><summary>{count(len(entries), "job")} that failed or was interrupted</summary>'
+        f'<ul class="line-up">{rows}</ul></details>'
+    )
