@@ -132,6 +132,7 @@ def test_a_damaged_colour_profile_is_passed_over(tmp_path):
     assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), icc_profile=b"no profile")) == (255, 0, 0)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_leaves_the_picture_as_stored(tmp_path):
     image = Image.new("RGB", (40, 24), "red")
     path = saved(tmp_path, image, "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
