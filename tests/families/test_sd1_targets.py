@@ -1,0 +1,72 @@
+"""The layers a LoRA hooks in SD 1.5, against the keys and shapes of files that sd-scripts wrote."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.families.sd1 import lora_targets, module_name
+from core.families.sd1.loading import _MAKERS
+from tests.models import shipped_config
+
+with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
+    CASES = json.load(file)["cases"]
+
+
+@pytest.fixture(scope="module")
+def sd15():
+    """SD 1.5's U-Net and text encoder without weights."""
+    with torch.device("meta"):
+        return {name: _MAKERS[name]()(shipped_config(name)) for name in ("unet", "text_encoder")}
+
+
+def shapes(target, rank, conv_rank):
+    """Down and up as sd-scripts shapes them."""
+    weight = target.module.weight
+    r = conv_rank if target.is_wide_convolution else rank
+    if weight.ndim == 2:
+        return [r, weight.shape[1]], [weight.shape[0], r]
+    return [r, *weight.shape[1:]], [weight.shape[0], r, 1, 1]
+
+
+def test_counts_are_those_of_sd_scripts(sd15):
+    assert len(list(lora_targets(sd15["text_encoder"]))) == 72
+    assert len(list(lora_targets(sd15["unet"]))) == 192
+    assert len(list(lora_targets(sd15["unet"], conv=True))) == 278
+
+
+@pytest.mark.parametrize(("case", "conv"), [("sd15/lora_lierla", False), ("sd15/lora_c3lier", True)])
+def test_every_key_and_shape_is_that_of_sd_scripts(sd15, case, conv):
+    expected = CASES[case]
+    rank, conv_rank = expected["dim"], int(expected["network_args"].get("conv_dim", 0))
+    ours = {}
+    for target in [*lora_targets(sd15["text_encoder"]), *lora_targets(sd15["unet"], conv=conv)]:
+        down, up = shapes(target, rank, conv_rank)
+        ours |= {
+            f"{target.name}.alpha": [],
+            f"{target.name}.lora_down.weight": down,
+            f"{target.name}.lora_up.weight": up,
+        }
+    assert ours == expected["keys"]
+
+
+def test_a_target_can_be_replaced_in_its_parent(sd15):
+    for part in sd15.values():
+        for target in lora_targets(part, conv=True):
+            assert getattr(target.parent, target.attribute) is target.module
+            assert part.get_submodule(target.path) is target.module
+
+
+def test_no_layer_is_named_twice(sd15):
+    names = [target.name for target in lora_targets(sd15["unet"], conv=True)]
+    assert len(set(names)) == len(names)
+
+
+def test_names_of_the_text_encoder_have_the_text_model_level():
+    assert module_name("lora_te", "encoder.layers.0.mlp.fc1") == "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    assert (
+        module_name("lora_te", "text_model.encoder.layers.0.mlp.fc1") == "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    )
+    assert module_name("lora_unet", "mid_block.attentions.0.proj_in") == "lora_unet_mid_block_attentions_0_proj_in"
