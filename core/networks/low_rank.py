@@ -16,7 +16,7 @@ def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor,
     x    [..., in], of the weight's type        down    [rank, in], any floating type
                                                 up      [out, rank]
     """
-    y: Tensor = _LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)  # type: ignore[no-untyped-call]
+    y: Tensor = _LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)
     return y
 
 
@@ -26,7 +26,13 @@ def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength
 
 
 def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
-    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one."""
+    """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one.
+
+    y is the output of `conv`, used nowhere else: with a 1x1 kernel and channels_last its memory is used again.
+    """
+    if conv.kernel_size == conv.stride == (1, 1) and y.is_contiguous(memory_format=torch.channels_last):
+        sum_: Tensor = _AddLowRankOverChannels.apply(y, x, down, up, strength)
+        return sum_
     hidden = conv2d(x, down.to(y.dtype), None, conv.stride, conv.padding, conv.dilation)
     return torch.add(y, conv2d(hidden, up.to(y.dtype)), alpha=strength)
 
@@ -39,28 +45,68 @@ class _LinearWithLowRank(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, strength: float
     ) -> Tensor:
-        cast_down, cast_up = down.to(x.dtype), up.to(x.dtype)
+        ctx.strength, ctx.master_type = strength, down.dtype
+        down, up = down.to(x.dtype), up.to(x.dtype)
         y = linear(x, weight, bias)
-        hidden = x.reshape(-1, x.shape[-1]) @ cast_down.t()
-        y.view(-1, y.shape[-1]).addmm_(hidden, cast_up.t(), alpha=strength)
-        ctx.save_for_backward(x, hidden, weight, cast_down, cast_up)
-        ctx.strength = strength
-        ctx.master_type = down.dtype
+        hidden = x.reshape(-1, x.shape[-1]) @ down.t()
+        y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
+        ctx.save_for_backward(x, hidden, weight, down, up)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, weight, down, up = ctx.saved_tensors
         need_x, _, _, need_down, need_up, _ = ctx.needs_input_grad
-        rows = grad_y.reshape(-1, grad_y.shape[-1])
-        grad_x = grad_down = grad_up = None
-        if need_up:
-            grad_up = (rows.t() @ hidden).to(ctx.master_type).mul_(ctx.strength)
-        if need_x or need_down:
-            grad_hidden = (rows @ up).mul_(ctx.strength)
-            if need_down:
-                grad_down = (grad_hidden.t() @ x.reshape(-1, x.shape[-1])).to(ctx.master_type)
-            if need_x:
-                grad_x = (rows @ weight).addmm_(grad_hidden, down).view(x.shape)
+        grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        grad_down, grad_up, grad_hidden = _factor_gradients(ctx, grad, rows, hidden, up, need_x, need_down, need_up)
+        grad_x = (grad @ weight).addmm_(grad_hidden, down).view(x.shape) if need_x else None
         return grad_x, None, None, grad_down, grad_up, None
+
+
+class _AddLowRankOverChannels(torch.autograd.Function):
+    """The same sum at every place of a picture: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
+        ctx.strength, ctx.master_type = strength, down.dtype
+        down, up = down.flatten(1).to(y.dtype), up.flatten(1).to(y.dtype)
+        hidden = _places(x) @ down.t()
+        y.permute(0, 2, 3, 1).view(-1, y.shape[1]).addmm_(hidden, up.t(), alpha=strength)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, hidden, down, up)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, down, up = ctx.saved_tensors
+        _, need_x, need_down, need_up, _ = ctx.needs_input_grad
+        grad_down, grad_up, grad_hidden = _factor_gradients(
+            ctx, _places(grad), _places(x), hidden, up, need_x, need_down, need_up
+        )
+        grad_x = None
+        if need_x:
+            batch, channels, height, width = x.shape
+            grad_x = (grad_hidden @ down).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        if grad_down is not None:
+            grad_down = grad_down[:, :, None, None]
+        if grad_up is not None:
+            grad_up = grad_up[:, :, None, None]
+        return grad, grad_x, grad_down, grad_up, None
+
+
+def _places(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B * H * W, C], without a copy where the channels lie together."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _factor_gradients(
+    ctx: Any, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor, need_x: bool, need_down: bool, need_up: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Gradients of down [rank, in] and up [out, rank] in the masters' type, and of hidden [rows, rank] (or empty)."""
+    grad_up = (grad.t() @ hidden).to(ctx.master_type).mul_(ctx.strength) if need_up else None
+    if not (need_x or need_down):
+        return None, grad_up, hidden.new_empty(0)
+    grad_hidden = (grad @ up).mul_(ctx.strength)
+    return (grad_hidden.t() @ rows).to(ctx.master_type) if need_down else None, grad_up, grad_hidden

@@ -100,7 +100,7 @@ def test_each_kind_of_module_computes_its_own_output_plus_scale_times_up_of_down
     network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
     images, words = inputs
     layers = {path: network.layers[name] for path, name in NAMES.items()}
-    wide = torch.randn(2, 12, 6, 4)
+    wide = torch.randn(2, 12, 6, 4).to(memory_format=torch.channels_last)
     plain = {
         "text": model.text(words),
         "resnet.conv1": model.resnet.conv1(images),
@@ -171,9 +171,11 @@ def test_down_starts_uniform_within_one_over_the_root_of_its_inputs():  # kaimin
 
 
 @mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_are_those_of_the_written_out_formula(model, inputs, dtype):
-    model = model.to(dtype)
-    images, words = (value.to(dtype).requires_grad_() for value in inputs)
+@mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_gradients_are_those_of_the_written_out_formula(model, inputs, dtype, memory_format):
+    model = model.to(dtype).to(memory_format=memory_format)
+    images, words = (value.to(dtype) for value in inputs)
+    images, words = images.to(memory_format=memory_format).requires_grad_(), words.requires_grad_()
     network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
     merged = copy.deepcopy(model)
     changes = {}

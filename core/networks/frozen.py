@@ -1,0 +1,209 @@
+"""Frozen convolutions on a CPU, with their weights put into oneDNN's blocked order once instead of at every call.
+
+A convolution whose weight does not learn needs only two products: its output, and the gradient of its input. The second
+is itself a convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both
+weights are prepacked; the plain one is given up meanwhile, so the cost in memory is one copy more, not two. 1x1
+convolutions become matrix products over the channels, which need no packing.
+
+Measured on SD 1.5 at 256 px in bf16 on 2 cores: all convolutions of a step 0.53 s instead of 1.17 s.
+
+The calls are private ones of torch, so they run behind one probe that compares them with the plain convolution; where
+it fails, nothing is installed and everything works as before, slower.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv2d
+
+ATTRIBUTE = "_conv_forward"  # nn.Conv2d.forward is this method with its weight and bias
+SMALLEST = 16  # channels; below, packing gains nothing (the first and last layer of a U-Net)
+
+
+def install(model: nn.Module) -> int:
+    """Give every frozen convolution of `model` that can have it the fast form; returns how many have it now.
+
+    From its first use until `uninstall`, the weight of a 3x3 convolution holds NaN without taking memory: shape and
+    type can be read, the values cannot. Where packing does not work on this machine, nothing changes and 0 is returned.
+    """
+    count = 0
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and ATTRIBUTE not in module.__dict__
+            and suits(module)
+            and works(module.weight.dtype)
+        ):
+            module.__dict__[ATTRIBUTE] = PointwiseConv(module) if module.kernel_size == (1, 1) else PackedConv(module)
+            count += 1
+    return count
+
+
+def extra_bytes(model: nn.Module) -> int:
+    """Memory that `install` costs once both directions have run: as much again as the packed weights take."""
+    packed = (m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) and suits(m))
+    return sum(weight.numel() * weight.element_size() for weight in packed)
+
+
+def uninstall(model: nn.Module) -> None:
+    """Put the plain convolutions and their weights back, bit for bit as they were."""
+    for module in model.modules():
+        fast = module.__dict__.pop(ATTRIBUTE, None)
+        if isinstance(fast, PackedConv):
+            fast.restore()
+
+
+def suits(conv: nn.Conv2d) -> bool:
+    """Frozen, on the CPU, of a type oneDNN packs, and with an output of its input's size."""
+    weight = conv.weight
+    same_size = (
+        tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
+        if conv.padding != "same"
+        else False
+    )
+    return (
+        type(conv).forward is nn.Conv2d.forward
+        and not weight.requires_grad
+        and (conv.bias is None or not conv.bias.requires_grad)
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.bfloat16, torch.float32)
+        and same_size
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and min(conv.in_channels, conv.out_channels) >= SMALLEST
+    )
+
+
+@lru_cache
+def works(dtype: torch.dtype) -> bool:
+    """Whether prepacked convolutions of this type exist here and agree with plain ones, forwards and backwards."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(24, 40, 3, padding=1).to(dtype).requires_grad_(False)
+        x = torch.randn(2, 24, 9, 7).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+        grad = torch.randn(2, 40, 9, 7).to(dtype)
+    try:
+        with torch.enable_grad():
+            plain = conv(x)
+            (plain_grad,) = torch.autograd.grad(plain, x, grad)
+            packed = PackedConv(conv)(x, conv.weight, conv.bias)
+            (packed_grad,) = torch.autograd.grad(packed, x, grad)
+    except (RuntimeError, AttributeError, TypeError):  # the private calls are not there, or take other arguments
+        return False
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4  # a few roundings of numbers near 1
+    return all(
+        torch.allclose(one.float(), other.float(), rtol=tolerance, atol=tolerance)
+        for one, other in ((plain, packed), (plain_grad, packed_grad))
+    )
+
+
+class PackedConv:
+    """Stands for a 3x3 convolution's `_conv_forward`.
+
+    There is one pack for each direction, made for the picture size that comes first. Other sizes use the same packs,
+    which oneDNN reorders at the call if it must: right for any size, and hardly slower than the plain convolution. So
+    memory does not grow with the number of buckets.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        self.conv = conv
+        self.forward_pack: Tensor | None = None
+        self.backward_pack: Tensor | None = None
+        self.channels_last = conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = _PackedConvolution.apply(x.to(weight.dtype), self)
+        return y
+
+    def product(self, x: Tensor) -> Tensor:
+        """The convolution, bias included: [B, in, H, W] -> [B, out, H, W]."""
+        if self.forward_pack is None:
+            self.forward_pack = self._pack(self.conv.weight, x)
+            self._give_up_weight()
+        return self._convolve(x, self.forward_pack, self.conv.bias)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """What reaches the input: [B, out, H, W] -> [B, in, H, W]."""
+        if self.backward_pack is None:
+            assert self.forward_pack is not None
+            self.backward_pack = self._pack(self.forward_pack.to_dense().flip(2, 3).transpose(0, 1), grad)
+        return self._convolve(grad, self.backward_pack, None)
+
+    def restore(self) -> None:
+        if self.forward_pack is not None:
+            order = torch.channels_last if self.channels_last else torch.contiguous_format
+            self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        weight = weight.detach().contiguous().to_mkldnn()
+        pad, ones = list(self.conv.padding), [1, 1]
+        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, pad, ones, ones, 1, list(x.shape))
+
+    def _convolve(self, x: Tensor, pack: Tensor, bias: Tensor | None) -> Tensor:
+        pad, ones = list(self.conv.padding), [1, 1]
+        return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
+
+    def _give_up_weight(self) -> None:
+        """Leave shape, type and device readable; any use of the values shows as NaN."""
+        weight = self.conv.weight
+        weight.data = torch.full((1, 1, 1, 1), float("nan"), dtype=weight.dtype).expand(weight.shape)
+
+
+class PointwiseConv:
+    """Stands for a 1x1 convolution's `_conv_forward`: a matrix product where the channels lie together."""
+
+    def __init__(self, conv: nn.Conv2d):
+        self.conv = conv
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return conv2d(x, weight, bias)
+        y: Tensor = _PointwiseConvolution.apply(x.to(weight.dtype), weight.flatten(1), bias)
+        return y
+
+
+class _PackedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, conv: PackedConv) -> Tensor:
+        ctx.conv = conv
+        return conv.product(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        return ctx.conv.input_gradient(grad) if ctx.needs_input_grad[0] else None, None
+
+
+class _PointwiseConvolution(torch.autograd.Function):
+    """x: [B, in, H, W] in channels_last order, weight: [out, in]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return over_channels(x, weight.t(), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return over_channels(grad, weight, None) if ctx.needs_input_grad[0] else None, None, None
+
+
+def over_channels(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """x's channels times a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W]."""
+    batch, _, height, width = x.shape
+    y = torch.empty((batch, matrix.shape[1], height, width), dtype=x.dtype, memory_format=torch.channels_last)
+    rows, out = x.permute(0, 2, 3, 1).reshape(-1, matrix.shape[0]), y.permute(0, 2, 3, 1).view(-1, matrix.shape[1])
+    if bias is None:
+        torch.mm(rows, matrix, out=out)
+    else:
+        torch.addmm(bias, rows, matrix, out=out)
+    return y

@@ -1,0 +1,166 @@
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pytest import fixture, mark, skip
+from torch import nn
+
+from core.families.sd1.targets import lora_targets
+from core.networks import frozen
+from core.networks.lora import LoraNetwork, attached
+from core.settings.network import NetworkSettings
+
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+def rough(dtype):
+    """Sums in another order: a few last places of numbers near 1."""
+    return {"rtol": 2e-2, "atol": 2e-2} if dtype == BF16 else {"rtol": 1e-4, "atol": 1e-5}
+
+
+def build_unet(dtype=FP32):
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=16,
+        norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    return unet.to(dtype).requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+@fixture(autouse=True)
+def _packing_works_here():
+    """Where oneDNN and its bf16 are, the private calls must work; elsewhere nothing is installed."""
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        skip("no oneDNN with bf16 on this processor")
+    assert frozen.works(FP32) and frozen.works(BF16)
+
+
+def weights_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@mark.parametrize("dtype", [FP32, BF16])
+@mark.parametrize("kernel", [1, 3, 5])
+@mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_frozen_convolution_gives_the_plain_output_and_gradient_at_every_size(dtype, kernel, memory_format):
+    torch.manual_seed(1)
+    conv = nn.Conv2d(32, 48, kernel, padding=kernel // 2).to(dtype).requires_grad_(False)
+    model = nn.Sequential(conv)
+    for batch, height, width in ((1, 8, 8), (2, 4, 6), (3, 16, 8), (1, 1, 1)):  # the first decides the packs
+        x = torch.randn(batch, 32, height, width).to(dtype).to(memory_format=memory_format).requires_grad_()
+        grad = torch.randn(batch, 48, height, width).to(dtype)
+        frozen.uninstall(model)
+        plain = model(x)
+        (plain_grad,) = torch.autograd.grad(plain, x, grad)
+        assert frozen.install(model) == 1
+        fast = model(x)
+        (fast_grad,) = torch.autograd.grad(fast, x, grad)
+        torch.testing.assert_close(fast, plain, **rough(dtype))
+        torch.testing.assert_close(fast_grad, plain_grad, **rough(dtype))
+
+
+@mark.parametrize("dtype", [FP32, BF16])
+def test_a_whole_unet_predicts_and_teaches_a_lora_as_before(dtype):
+    unet = build_unet(dtype)
+    settings = NetworkSettings(rank=4, alpha=4, conv_rank=4)
+    network = LoraNetwork.create(lora_targets(unet, conv=True), settings, seed=1)
+    for layer in network.layers.values():
+        nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(2))
+    latents, text = torch.randn(2, 4, 8, 8).to(dtype), torch.randn(2, 5, 16).to(dtype)
+
+    def run():
+        with attached(network):
+            output = unet(latents, torch.tensor([10, 900]), text).sample
+            return output.detach().float(), torch.autograd.grad(output.float().square().mean(), network.parameters())
+
+    plain, plain_grads = run()
+    assert frozen.install(unet) > 0
+    fast, fast_grads = run()
+    apart = 1e-5 if dtype == FP32 else 3e-2  # of the whole's size; bf16 keeps 3 digits a layer
+    assert float((fast - plain).norm() / plain.norm()) < apart
+    difference = sum(float((one - other).square().sum()) for one, other in zip(fast_grads, plain_grads, strict=True))
+    size = sum(float(one.square().sum()) for one in plain_grads)
+    assert (difference / size) ** 0.5 < 3 * apart
+
+
+def test_a_fresh_lora_on_a_frozen_unet_changes_no_output_bit():
+    unet = build_unet(BF16)
+    frozen.install(unet)
+    given = torch.randn(1, 4, 8, 8).to(BF16), torch.tensor([500]), torch.randn(1, 5, 16).to(BF16)
+    before = unet(*given).sample
+    settings = NetworkSettings(rank=4, alpha=4, conv_rank=4)
+    with attached(LoraNetwork.create(lora_targets(unet, conv=True), settings, seed=1)):
+        assert torch.equal(unet(*given).sample, before)
+
+
+@mark.parametrize("dtype", [FP32, BF16])
+def test_taking_it_off_puts_every_weight_and_output_back_to_the_bit(dtype):
+    unet = build_unet(dtype)
+    given = torch.randn(1, 4, 8, 8).to(dtype), torch.tensor([500]), torch.randn(1, 5, 16).to(dtype)
+    weights, before = weights_of(unet), unet(*given).sample
+    strides = {key: value.stride() for key, value in unet.state_dict().items()}
+    frozen.install(unet)
+    unet(given[0].requires_grad_(), *given[1:]).sample.sum().backward()  # both packs are made
+    frozen.uninstall(unet)
+    assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
+    assert all(value.stride() == strides[key] for key, value in unet.state_dict().items())  # channels_last stays so
+    assert torch.equal(unet(*given).sample, before)
+
+
+def test_the_plain_weight_takes_no_memory_meanwhile_and_cannot_be_used_by_mistake():
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))
+    expected = 32 * 32 * 9 * 4
+    assert frozen.extra_bytes(model) == expected
+    frozen.install(model)
+    model(torch.randn(1, 32, 8, 8))
+    weight = model[0].weight
+    assert weight.shape == (32, 32, 3, 3) and weight.dtype == FP32
+    assert weight.untyped_storage().nbytes() == 4 and bool(weight.isnan().all())
+
+
+@mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(32, 32, 3, padding=1),  # learns
+        nn.Conv2d(32, 32, 3, padding=1, stride=2).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=0).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect").requires_grad_(False),
+        nn.Conv2d(4, 32, 3, padding=1).requires_grad_(False),
+        nn.Conv2d(32, 32, 3, padding=1).half().requires_grad_(False),
+    ],
+    ids=["learning", "strided", "shrinking", "dilated", "grouped", "reflecting", "first layer", "float16"],
+)
+def test_other_convolutions_are_left_alone(conv):
+    assert frozen.install(nn.Sequential(conv)) == 0
+    assert "_conv_forward" not in conv.__dict__
+
+
+def test_where_the_private_calls_are_missing_nothing_changes(monkeypatch):
+    def gone(*args):
+        raise AttributeError("no such call")
+
+    monkeypatch.setattr(frozen.PackedConv, "_pack", gone)
+    frozen.works.cache_clear()
+    try:
+        model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))
+        weight = model[0].weight.clone()
+        assert frozen.install(model) == 0
+        assert torch.equal(model[0].weight, weight)
+    finally:
+        frozen.works.cache_clear()
+
+
+def test_where_packing_gives_other_numbers_nothing_is_installed(monkeypatch):
+    right = frozen.PackedConv._convolve
+    monkeypatch.setattr(frozen.PackedConv, "_convolve", lambda self, x, pack, bias: right(self, x, pack, bias) * 1.5)
+    frozen.works.cache_clear()
+    try:
+        assert frozen.install(nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))) == 0
+    finally:
+        frozen.works.cache_clear()
