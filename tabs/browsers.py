@@ -23,6 +23,7 @@ class Browser:
     newest: dict[str, int] = field(default_factory=dict)
     said: dict[str, Any] | None = None
     json_problems: list[dict[str, Any]] = field(default_factory=list)
+    json_applied: str = ""  # the token of the JSON pane's text that was taken over last
     pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
 
 

@@ -21,7 +21,7 @@ SHOWN_PICTURES = 12
 
 
 class Checks:
-    """Runs the first pass of the preflight (headers and captions, no model) whenever the job has changed. Thread-safe."""
+    """Runs the first pass of the preflight (headers and captions) whenever the job has changed. Thread-safe."""
 
     def __init__(self, page: Page):
         self.page = page

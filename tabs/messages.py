@@ -53,6 +53,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "redo": project.can_redo,
             "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
             "json_problems": browser.json_problems,
+            "json_applied": browser.json_applied,
             "names": names(page),
             "model": page.checks.model(job.model.base_model, job.model.family),
             "said": browser.said,

@@ -136,9 +136,9 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
     except ProblemsError as error:
         browser.json_problems = [problem.to_dict() for problem in error.problems]
         return
-    browser.json_problems = []
     assert isinstance(job, TrainJob)
     page.project.replace(job, did="change in the JSON pane", session=browser.session, stamp=stamp)
+    browser.json_problems, browser.json_applied = [], str(data.get("token", ""))[:40]
 
 
 def _read_text(given: str, text: str) -> preset_files.Preset:

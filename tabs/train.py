@@ -165,8 +165,9 @@ REFUSED = {
 
 
 def _put_back(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
-    if data.get("path") in FIELDS:
-        page.project.put_back(data["path"], session=browser.session, stamp=stamp)
+    # The name is not "path": Gradio takes any object with that key for a file and refuses the message.
+    if data.get("field") in FIELDS:
+        page.project.put_back(data["field"], session=browser.session, stamp=stamp)
 
 
 def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown) -> None:

@@ -41,7 +41,7 @@
     if (was !== undefined || error) {
       const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
       lines.push(h("p", {class: "field-changed"}, was !== undefined ? h("span", {class: "mark"}, "Changed") : null,
-        h("button", {type: "button", class: "link", title: was === undefined ? "" : `${baseline()}: ${was}`, onclick: () => atelier.act("put_back", {path})},
+        h("button", {type: "button", class: "link", title: was === undefined ? "" : `${baseline()}: ${was}`, onclick: () => atelier.act("put_back", {field: path})},
           was === undefined ? "Put the value back" : `Put back ${value}`)));
     }
     foot.replaceChildren(...lines);
@@ -81,7 +81,7 @@
     }
   };
 
-  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintBar(); };
+  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintBar(); paintJson(); };
 
   /* Fields appear when their group is opened: paint them then. */
   let planned = false;
@@ -252,9 +252,10 @@
   const paintJson = () => {
     const pane = byId("json-text");
     if (!pane) return;
-    if ((state.json_problems || []).length) delete pane.dataset.sent;
     const edited = pane.dataset.base !== undefined && pane.value !== pane.dataset.base;
-    if (!edited || pane.dataset.sent === pane.value) { pane.value = state.json; pane.dataset.base = state.json; delete pane.dataset.sent; }
+    const applied = pane.dataset.sent && pane.dataset.sent === state.json_applied;
+    if (applied) delete pane.dataset.sent;
+    if (!edited || applied) { pane.value = state.json; pane.dataset.base = state.json; }
     show(byId("json-edited"), pane.value !== pane.dataset.base);
     text(byId("json-edited"), pane.dataset.base === state.json ? "Edited, not applied yet" : "Edited, not applied yet. The form has changed since.");
     const dirty = pane.value !== pane.dataset.base;
@@ -269,16 +270,21 @@
 
   /* ---- messages ---- */
 
+  const revisionOf = (stamp) => Number((stamp || "").split(":")[1]) || 0;
+  let asked = 0;
   atelier.parts.form = (data) => {
+    const revision = revisionOf(data.stamp), sameServer = (atelier.stamp || data.stamp).split(":")[0] === data.stamp.split(":")[0];
+    /* Messages may overtake each other: an older one than what is shown is dropped. */
+    if (sameServer && revision < revisionOf(atelier.stamp)) { delete atelier.have.form; return; }
+    if (!sameServer) { atelier.filled = 0; asked = 0; }
     state = {...state, ...data};
     atelier.stamp = data.stamp;
     if (data.filled) atelier.filled = data.filled;
     paintAll();
-    paintJson();
     if (data.names) atelier.parts.names(data.names);
     if (data.said) atelier.say(data.said);
     if (data.notice) atelier.say({id: data.notice, kind: "error", text: data.notice});
-    if (data.refill) atelier.act("refill");
+    if (data.refill && revision > atelier.filled && revision > asked) { asked = revision; atelier.act("refill"); }
   };
 
   atelier.whenReady(() => {
@@ -293,7 +299,7 @@
     else if (menu && menu.open && !inMenu(event)) menu.open = false;
     const json = event.target.closest && event.target.closest("[data-json]");
     const pane = byId("json-text");
-    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = pane.value; atelier.act("json", {text: pane.value}); }
+    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = String(Date.now()); atelier.act("json", {text: pane.value, token: pane.dataset.sent}); }
     if (json && pane && json.dataset.json === "revert") { pane.value = pane.dataset.base = state.json; state.json_problems = []; paintJson(); }
   });
   document.addEventListener("input", (event) => { if (event.target.id === "json-text") paintJson(); });

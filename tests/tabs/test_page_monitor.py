@@ -1,0 +1,123 @@
+"""The Monitor tab, the header and the frame in a real browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+
+def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(visit, served):
+    window = visit()
+    tab = window.open()
+    tab.locator("#start").click()
+    expect(tab.locator("#run-state")).to_have_text("training")
+    expect(tab.locator("#run-step")).to_contain_text("of 100")
+    expect(tab.locator("#header-job")).to_contain_text("s/step")
+    expect(tab.locator("table.samples thead th").nth(1)).to_have_text("base model")
+    expect(tab.locator("#loss-chart path.smooth")).to_have_attribute("d", re.compile("M.*L"))
+    tab.get_by_role("button", name="Pause", exact=True).click()
+    expect(tab.locator("#run-state")).to_have_text("paused")
+    expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+    expect(tab.get_by_role("button", name="Pause", exact=True)).to_have_count(0)
+    step = tab.locator("#run-step").inner_text()
+    tab.reload()
+    expect(tab.locator("#run-state")).to_have_text("paused")
+    expect(tab.locator("#run-step")).to_have_text(step)
+    tab.get_by_role("button", name="Resume", exact=True).click()
+    expect(tab.locator("#run-state")).to_have_text("training")
+    samples = tab.locator("table.samples thead th").count()
+    tab.get_by_role("button", name="Sample now").click()
+    expect(tab.locator("table.samples thead th")).not_to_have_count(samples)
+    tab.get_by_role("button", name="Save now").click()
+    expect(tab.locator("#run-files a").first).to_be_visible()
+    tab.get_by_role("button", name="Stop and save").click()
+    expect(tab.locator("#run-state")).to_have_text("stopped and saved")
+    expect(tab.get_by_role("button", name="Continue", exact=True)).to_be_visible()
+    assert window.errors == [] and window.outside == []
+
+
+def test_pictures_that_stand_are_never_drawn_anew(visit, served):
+    tab = visit().open()
+    tab.locator("#start").click()
+    first = tab.locator("table.samples td img").first
+    expect(first).to_be_visible()
+    first.evaluate("(image) => { image.dataset.mine = 'yes'; }")
+    expect(tab.locator("#run-step")).to_contain_text("step 4")
+    assert first.get_attribute("data-mine") == "yes"
+    first.click()
+    expect(tab.get_by_role("dialog")).to_contain_text("Seed 1")
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
+    served.engine.pause_queue()
+    tab = visit().open()
+    names = ["one", "two", "three"]
+    for name in names:
+        tab.locator("#field-saving-output-name textarea, #field-saving-output-name input").first.fill(name)
+        tab.locator("#enqueue").click()
+        expect(tab.locator("#said")).to_contain_text(f"Added to the queue: {name}")
+    tab.get_by_role("tab", name="Monitor").click()
+    tab.get_by_role("button", name="Move three up").click()
+    expect(tab.get_by_role("button", name="Move two down")).to_be_disabled()
+    tab.get_by_role("button", name="Cancel one").click()
+    expect(tab.get_by_role("button", name="Cancel one")).to_have_count(0)
+    waiting = [entry.title for entry in served.engine.queue() if entry.state == "waiting"]
+    assert waiting == ["three", "two"]
+    expect(tab.locator("#queue-words")).to_contain_text("Paused")
+    tab.get_by_role("button", name="Resume the queue").click()
+    expect(tab.locator("#run-title")).to_have_text("three")
+
+
+def test_the_page_is_as_wide_on_every_tab_and_fits_800_pixels(visit):
+    window = visit()
+    tab = window.open()
+    widths = set()
+    for name in [button.inner_text() for button in tab.get_by_role("tab").all() if button.is_visible()]:
+        tab.get_by_role("tab", name=name).first.click()
+        tab.wait_for_timeout(150)
+        widths.add(tab.evaluate("document.querySelector('#tabs').getBoundingClientRect().width"))
+    assert len(widths) == 1
+    tab.set_viewport_size({"width": 800, "height": 900})
+    for name in ("Train", "Monitor"):
+        tab.get_by_role("tab", name=name).first.click()
+        tab.wait_for_timeout(150)
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} needs sideways scrolling"
+
+
+def test_light_and_dark_are_kept_and_the_page_has_no_footer_and_no_web_font(visit):
+    tab = visit().open()
+    before = tab.evaluate("document.body.classList.contains('dark')")
+    tab.locator("#theme-toggle").click()
+    assert tab.evaluate("document.body.classList.contains('dark')") is not before
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    assert tab.evaluate("document.body.classList.contains('dark')") is not before
+    tab.locator("#theme-toggle").click()
+    assert tab.locator("footer:visible").count() == 0
+    assert tab.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
+    assert tab.evaluate("[...document.fonts].every(font => font.status !== 'loaded')")
+
+
+# Contrast by WCAG 2.1: 4.5 for texts (3 for large ones), measured on what stands on the screen.
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8").split("*/", 1)[1]
+
+
+def test_every_text_of_train_and_monitor_has_enough_contrast_in_light_and_dark(visit, served):
+    for scheme in ("light", "dark"):
+        tab = visit(color_scheme=scheme).open()
+        for group in ("network", "optimizer", "captions"):
+            tab.locator(f"#group-{group} > button").click()
+        tab.locator("#field-saving-output-name textarea, #field-saving-output-name input").first.fill("a/b")
+        tab.keyboard.press("Tab")
+        expect(tab.locator("#field-saving-output-name .field-error")).to_be_visible()
+        tab.mouse.move(5, 5)
+        tab.wait_for_timeout(400)
+        assert tab.evaluate(CONTRAST) == [], scheme
+        served.page.project.load_preset("starter_lora")
+        tab.get_by_role("tab", name="Monitor").first.click()
+        tab.wait_for_timeout(1300)
+        assert tab.evaluate(CONTRAST) == [], scheme

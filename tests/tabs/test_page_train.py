@@ -1,0 +1,231 @@
+"""The Train tab in a real browser."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from playwright.sync_api import expect
+
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+
+
+def field(tab, path: str):
+    return tab.locator("#field-" + path.replace(".", "-").replace("_", "-"))
+
+
+def box(tab, path: str):
+    return field(tab, path).locator("textarea, input[type=text]").first
+
+
+def unfold(tab, group: str, more: bool = False) -> None:
+    tab.locator(f"#group-{group} > button").click()
+    if more:
+        tab.locator(f"#more-{group} > button").click()
+
+
+def menu(tab, words: str) -> None:
+    tab.get_by_text("Preset menu", exact=True).click()
+    tab.get_by_role("button", name=words, exact=True).click()
+
+
+def server_value(served, path: str):
+    group, name = path.split(".")
+    return getattr(getattr(served.page.project.job, group), name)
+
+
+def until(true, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.03)
+    return true()
+
+
+def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(visit):
+    window = visit()
+    tab = window.open()
+    expect(field(tab, "model.base_model").locator("input")).to_have_value("starter (SD 1.x, 128 px)")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#length-line")).to_contain_text("24 pictures x")
+    expect(tab.locator("#header-family")).to_have_text("SD 1.x")
+    for target in ("#start", "#enqueue", "#check", "#field-samples-sample-prompts", "#preset"):
+        place = tab.locator(target).bounding_box()
+        assert place["y"] >= 0 and place["y"] + place["height"] <= 860, f"{target} needs scrolling at 1280 x 860"
+    assert window.errors == [] and window.outside == []
+
+
+def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
+    tab = visit().open()
+    preset_rank = server_value(served, "network.rank")
+    unfold(tab, "network")
+    box(tab, "network.rank").fill(str(preset_rank + 1))
+    tab.keyboard.press("Tab")
+    expect(field(tab, "network.rank").get_by_text("Changed")).to_be_visible()
+    expect(tab.locator("#group-network .group-count")).to_have_text("1 changed")
+    assert server_value(served, "network.rank") == preset_rank + 1
+    field(tab, "network.rank").get_by_role("button", name=f"Put back {preset_rank}").click()
+    expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
+    expect(field(tab, "network.rank").get_by_text("Changed")).to_have_count(0)
+    assert server_value(served, "network.rank") == preset_rank
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    expect(box(tab, "network.rank")).to_have_value(str(preset_rank + 1))
+    tab.locator("#preset-bar").get_by_role("button", name="Redo").click()
+    expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
+
+
+def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start(visit, served):
+    tab = visit().open()
+    before = server_value(served, "optimizer.learning_rate")
+    jobs = len(served.engine.queue())
+    unfold(tab, "optimizer")
+    box(tab, "optimizer.learning_rate").fill("quick")
+    tab.keyboard.press("Tab")
+    expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_contain_text(
+        "'quick', which is not a number"
+    )
+    box(tab, "saving.output_name").fill("a/b")
+    tab.keyboard.press("Tab")
+    expect(field(tab, "saving.output_name").locator(".field-error")).to_contain_text("cannot be a file name")
+    assert server_value(served, "optimizer.learning_rate") == before
+    tab.locator("#start").click()
+    said = tab.locator("#said.error")
+    expect(said).to_contain_text("2 things to mend first")
+    expect(said).to_contain_text("'quick'")
+    assert len(served.engine.queue()) == jobs
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    unfold(tab, "optimizer")
+    expect(box(tab, "optimizer.learning_rate")).to_have_value("quick")
+    box(tab, "optimizer.learning_rate").fill("2e-4")
+    tab.keyboard.press("Enter")
+    expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_have_count(0)
+    assert server_value(served, "optimizer.learning_rate") == 2e-4
+
+
+def test_start_takes_a_value_that_is_still_being_typed(visit, served):
+    tab = visit().open()
+    box(tab, "saving.output_name").fill("typed_name")
+    tab.evaluate("document.querySelector('#start').click()")  # without leaving the field first, as a key shortcut does
+    assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
+
+
+def test_a_double_click_starts_one_training_and_two_browsers_make_two_entries(visit, served):
+    tab, other = visit().open(), visit().open()
+    before = len(served.engine.queue())
+    tab.locator("#start").dblclick()
+    expect(tab.locator("#monitor-run")).to_be_visible()
+    other.locator("#start").click()
+    assert until(lambda: len(served.engine.queue()) == before + 2)
+    time.sleep(0.7)
+    assert len(served.engine.queue()) == before + 2
+    states = [entry.state for entry in served.engine.queue()[before:]]
+    assert states == ["running", "waiting"]
+
+
+def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
+    tab = visit().open()
+    unfold(tab, "network")
+    box(tab, "network.rank").fill("7")
+    tab.keyboard.press("Tab")
+    menu(tab, "Save as ...")
+    tab.get_by_role("textbox", name="Save as a preset").fill("mine")
+    tab.get_by_role("button", name="Save", exact=True).last.click()
+    expect(tab.locator("#preset input")).to_have_value("mine (yours)")
+    expect(tab.locator("#preset-state")).to_have_text("as saved")
+    box(tab, "network.rank").fill("9")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#preset-state")).to_have_text("1 field changed")
+    tab.locator("#preset input").click()
+    tab.get_by_role("option", name="Starter style LoRA").click()
+    expect(tab.locator("#preset-state")).to_have_text("as saved")
+    tab.locator("#preset input").click()
+    tab.get_by_role("option", name="mine (yours)").click()
+    expect(box(tab, "network.rank")).to_have_value("7")
+    menu(tab, "Rename ...")
+    tab.get_by_role("textbox", name="Rename the preset").fill("ours")
+    tab.get_by_role("button", name="Rename", exact=True).click()
+    expect(tab.locator("#preset input")).to_have_value("ours (yours)")
+    assert [name for name in served.page.presets.names() if name.startswith("user/")] == ["user/ours"]
+    menu(tab, "Delete ...")
+    tab.get_by_role("button", name="Delete", exact=True).click()
+    expect(tab.locator("#preset input")).to_have_value("Defaults")
+    assert not any(name.startswith("user/") for name in served.page.presets.names())
+    expect(box(tab, "network.rank")).to_have_value("7")
+    menu(tab, "Reset all to default")
+    expect(box(tab, "network.rank")).to_have_value("16")
+    assert served.page.project.job == TrainJob()
+
+
+def test_a_preset_file_with_errors_is_listed_whole_and_applied_nowhere(visit, served, tmp_path):
+    tab = visit().open()
+    before = served.page.project.job
+    bad = dump(before)
+    bad["network"]["rank"] = "big"
+    bad["optimizer"]["learning_rat"] = 1e-4
+    bad["noise"]["max_timestep"] = 5000
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(bad))
+    tab.set_input_files("#preset-file", str(path))
+    said = tab.locator("#said.error")
+    for words in ("Rank is", "optimizer.learning_rat", "Highest timestep is 5000", "broken.json"):
+        expect(said).to_contain_text(words)
+    assert served.page.project.job == before
+    good = dump(before)
+    good["network"]["rank"] = 5
+    path.write_text(json.dumps(good))
+    tab.set_input_files("#preset-file", str(path))
+    expect(tab.locator("#preset input")).to_have_value("broken (yours)")
+    assert served.page.project.job.network.rank == 5
+    served.page.presets.delete("user/broken")
+
+
+def test_the_json_pane_follows_the_form_and_is_checked(visit, served):
+    tab = visit().open()
+    unfold(tab, "json")
+    pane = tab.locator("#json-text")
+    expect(pane).to_have_value(json.dumps(dump(served.page.project.job), indent=2, ensure_ascii=False))
+    box(tab, "saving.output_name").fill("from_the_form")
+    tab.keyboard.press("Tab")
+    tab.wait_for_function("document.querySelector('#json-text').value.includes('from_the_form')")
+    text = pane.input_value()
+    pane.fill(text.replace('"train_batch_size": 4', '"train_batch_size": 0'))
+    tab.get_by_role("button", name="Apply").click()
+    expect(tab.locator("#json-problems")).to_contain_text("Batch size is 0")
+    assert served.page.project.job.dataset.train_batch_size == 4
+    pane.fill(text.replace('"train_batch_size": 4', '"train_batch_size": 3'))
+    tab.get_by_role("button", name="Apply").click()
+    expect(tab.locator("#json-edited")).to_be_hidden()
+    assert served.page.project.job.dataset.train_batch_size == 3
+
+
+def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name(visit):
+    tab = visit().open()
+    tab.locator("#field-search").fill("min_snr")
+    tab.keyboard.press("Enter")
+    expect(box(tab, "noise.min_snr_gamma")).to_be_focused()
+    expect(box(tab, "noise.min_snr_gamma")).to_be_in_viewport()
+
+
+def test_a_change_in_one_browser_reaches_the_other_and_an_old_one_is_refused(visit, served):
+    tab, other = visit().open(), visit().open()
+    other.evaluate("atelier.ask = () => JSON.stringify({have: atelier.have, tab: 'none'})")  # this one hears of nothing
+    box(tab, "saving.output_name").fill("first")
+    tab.keyboard.press("Tab")
+    assert until(lambda: served.page.project.job.saving.output_name == "first")
+    box(other, "saving.output_name").fill("second")
+    other.keyboard.press("Tab")
+    expect(other.locator("#said.error")).to_contain_text("Another browser changed the form")
+    expect(box(other, "saving.output_name")).to_have_value("first")
+    assert served.page.project.job.saving.output_name == "first"
+    box(other, "saving.output_name").fill("third")
+    other.keyboard.press("Tab")
+    expect(box(tab, "saving.output_name")).to_have_value("third")
+
+
+def test_a_field_without_effect_says_why(visit):
+    tab = visit().open()
+    box(tab, "schedule.max_train_steps").fill("40")
+    tab.keyboard.press("Tab")
+    expect(field(tab, "schedule.max_train_epochs").locator(".field-ignored")).to_have_text("Ignored: steps are set.")
+    expect(tab.locator("#length-line")).to_contain_text("40 steps")
