@@ -43,22 +43,35 @@ def tiny_sd1(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     return _write_folder(Path(folder), configs, dtype, seed)
 
 
+def random_sd15(
+    folder: Path | None = None, file: Path | None = None, dtype: torch.dtype = torch.float16, seed: int = 0
+) -> tuple[Path | None, Path | None]:
+    """The same random weights of exactly SD 1.5's architecture as a diffusers folder and as one file (2.1 GB each)."""
+    tensors = {}
+    for name in WEIGHT_FILES:
+        state = random_state(name, shipped_config(name), dtype, seed)
+        if folder is not None:
+            _write_part(Path(folder), name, shipped_config(name), state)
+        if file is not None:
+            tensors.update(single_file_tensor(name, key, value) for key, value in state.items())
+    if folder is not None:
+        _write_rest(Path(folder))
+    if file is not None:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, file, metadata={"format": "pt"})
+    return folder, file
+
+
 def random_sd15_folder(folder: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
     """A diffusers folder with exactly SD 1.5's architecture (2.1 GB in fp16)."""
-    return _write_folder(Path(folder), {name: shipped_config(name) for name in WEIGHT_FILES}, dtype, seed)
+    random_sd15(folder, None, dtype, seed)
+    return Path(folder)
 
 
 def random_sd15_file(path: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
     """The weights of `random_sd15_folder` with the same seed, as one file with single-file names."""
-    tensors = {}
-    for name in WEIGHT_FILES:
-        for key, value in random_state(name, shipped_config(name), dtype, seed).items():
-            ours, value = single_file_tensor(name, key, value)
-            tensors[ours] = value
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return path
+    random_sd15(None, path, dtype, seed)
+    return Path(path)
 
 
 def single_file_tensor(part: str, key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
@@ -96,9 +109,17 @@ def random_state(name: str, config: dict, dtype: torch.dtype, seed: int = 0) -> 
             scale, shift = (count / shape[0]) ** -0.5, 0.0
         cut = (pattern * scale + shift).to(dtype)
         cut = torch.roll(cut, -(place % PERIOD))
-        state[key] = cut.repeat(-(-count // PERIOD))[:count].reshape(shape).clone()
+        state[key] = _tiled(cut, count).reshape(shape)
         place += count
     return state
+
+
+def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
+    """The pattern again and again, up to `count` numbers."""
+    tiled = torch.empty(count, dtype=pattern.dtype)
+    for start in range(0, count, len(pattern)):
+        tiled[start : start + len(pattern)] = pattern[: count - start]
+    return tiled
 
 
 def _shapes(name: str, config: dict) -> dict[str, tuple[int, ...]]:
@@ -111,12 +132,18 @@ def _shapes(name: str, config: dict) -> dict[str, tuple[int, ...]]:
 
 def _write_folder(folder: Path, configs: dict[str, dict], dtype: torch.dtype, seed: int) -> Path:
     for name, config in configs.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file(
-            random_state(name, config, dtype, seed), folder / name / WEIGHT_FILES[name], metadata={"format": "pt"}
-        )
+        _write_part(folder, name, config, random_state(name, config, dtype, seed))
+    _write_rest(folder)
+    return folder
+
+
+def _write_part(folder: Path, name: str, config: dict, state: dict[str, torch.Tensor]) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(state, folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
+
+
+def _write_rest(folder: Path) -> None:
     for name in ("scheduler", "tokenizer"):
         shutil.copytree(CONFIGS / name, folder / name, dirs_exist_ok=True)
     shutil.copy(CONFIGS / "model_index.json", folder / "model_index.json")
-    return folder
