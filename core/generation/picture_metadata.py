@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,10 +29,11 @@ CHUNK = "atelier"
 FORMAT = 1
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
+LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is no list of settings
 
 # One `Name: value` of A1111's last line; a value with commas or colons stands in double quotes, escaped as in JSON.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-LORA_TAG = re.compile(r"\s*<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
+LORA_TAG = re.compile(r" ?<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,20 @@ def _quoted(value: Any) -> str:
 
 def read_picture(path: str | Path) -> PictureRecord:
     """The settings a picture was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            texts = {
-                key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)
-            }
+            texts = _texts(picture)
             comment = _exif_comment(picture)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         return PictureRecord(reason=f"This file could not be read as a picture ({error.__class__.__name__}).")
     if CHUNK in texts:
         return _from_chunk(texts[CHUNK])
@@ -139,6 +147,14 @@ def read_picture(path: str | Path) -> PictureRecord:
     return PictureRecord(
         reason="This picture holds no settings; a site or program it went through may have stripped them."
     )
+
+
+def _texts(picture: Any) -> dict[str, str]:
+    """The text chunks. They mostly stand before the pixels; where ours is not among those, the rest of the file is read."""
+    if picture.format == "PNG" and not {CHUNK, "parameters"} & picture.info.keys():
+        with suppress(OSError, EOFError):  # cut short in the pixels
+            picture.load()
+    return {key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _exif_comment(picture: Any) -> str:
@@ -172,7 +188,7 @@ def from_a1111_text(text: str) -> PictureRecord:
     """A1111's block as settings. What this program draws otherwise is noted, never dropped in silence."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     pairs: dict[str, str] = {}
-    if PARAMETER.match(lines[-1]):
+    if len(lines[-1]) <= LONGEST_LINE and PARAMETER.match(lines[-1]):
         found = {name.strip(): _unquoted(value) for name, value in PARAMETER.findall(lines[-1])}
         if "Steps" in found or len(found) >= 3:  # a shorter last line is part of the prompt
             pairs = found

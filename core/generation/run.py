@@ -22,7 +22,7 @@ from core.generation.library import find_lora
 from core.generation.loras import LorasReport, check_file, loras_attached
 from core.generation.picture_metadata import Hashes, one_picture, png_info, portable_name
 from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, encode_prompts, pictures_at_once
-from core.generation.store import ModelStore
+from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic, machine
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -184,28 +184,43 @@ class _Drawing:
         self.width, self.height = job.generate.width or own, job.generate.height or own
         first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
         self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
-        self.steps_done = 0
         self.said = 0.0
 
     def all_pictures(self) -> list[Path]:
         files: list[Path] = []
         at_once = pictures_at_once(self.components, self.width, self.height)
         self._progress(0, 0)
-        for start in range(0, len(self.seeds), at_once):
-            seeds = self.seeds[start : start + at_once]
-            for seed, picture in zip(seeds, self._draw(start, seeds), strict=True):
-                path = self._save(picture, seed)
-                files.append(path)
-                self.on_event("picture", path=str(path), seed=seed)
+        while len(files) < len(self.seeds):
+            seeds = self.seeds[len(files) : len(files) + at_once]
+            pictures = self._draw_if_it_fits(len(files), seeds)
+            if pictures is None:
+                at_once = 1
+                continue
+            for seed, picture in zip(seeds, pictures, strict=True):
+                files.append(self._save(picture, seed))
+                self.on_event("picture", path=str(files[-1]), seed=seed)
         self._progress(len(self.seeds), 0)
         return files
+
+    def _draw_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
+        """None when several pictures together took more memory than the device has; one alone raises as ever."""
+        import torch
+
+        try:
+            return self._draw(start, seeds)
+        except torch.OutOfMemoryError:
+            if len(seeds) == 1:
+                raise
+        empty_device_cache()
+        self.on_event("log", text="Several pictures at once do not fit into memory; going on one by one", level="info")
+        return None
 
     def _draw(self, start: int, seeds: Sequence[int]) -> list[Image]:
         asked, chosen = self.job.generate, self.job.model.prediction
 
         def on_step(done: int, total: int) -> None:
             # At most a few times a second: each report is a line in the job's journal.
-            if done < total and time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
+            if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
                 self._progress(start, done * len(seeds))
 
         return draw(

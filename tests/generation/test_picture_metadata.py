@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -177,3 +179,27 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
         assert "secret_person" not in json.dumps(picture.info)
     read = read_picture(path).job
     assert read == drawn and read.generate.seed == 7 and read.generate.count == 1
+
+
+def test_texts_behind_the_pixels_are_found(tmp_path):
+    job = whole_job()
+    content = save(tmp_path / "a.png", png_info(job, Hashes())).read_bytes()
+    chunks, place = [], 8
+    while place < len(content):
+        length = 12 + int.from_bytes(content[place : place + 4], "big")
+        chunks.append(content[place : place + length])
+        place += length
+    texts = [chunk for chunk in chunks if chunk[4:8] in (b"tEXt", b"iTXt")]
+    others = [chunk for chunk in chunks if chunk not in texts]
+    assert len(texts) == 2
+    (tmp_path / "b.png").write_bytes(content[:8] + b"".join([*others[:-1], *texts, others[-1]]))
+    assert read_picture(tmp_path / "b.png").job == job
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 900_000, " " * 900_000 + "Steps: 1", "<lora:" * 100_000 + "\nSteps: 2, a: b, c: d"]
+)
+def test_texts_made_to_be_slow_are_answered_at_once(text):
+    began = time.process_time()
+    from_a1111_text(text)
+    assert time.process_time() - began < 5

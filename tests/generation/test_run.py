@@ -145,6 +145,32 @@ def test_a_cancelled_job_keeps_the_pictures_that_were_finished(workspace, store)
     assert len(drawn) == 4 and sorted(map(str, workspace.images.rglob("*.png"))) == sorted(drawn)
 
 
+def test_pictures_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
+    draw, sizes, said = run_module.draw, [], []
+
+    def little_memory(components, states, *, seeds, **how):
+        sizes.append(len(seeds))
+        if len(seeds) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return draw(components, states, seeds=seeds, **how)
+
+    monkeypatch.setattr(run_module, "draw", little_memory)
+    job = job_of(count=3, seed=1, steps=1)
+    files = run_generate(
+        job, workspace, store=store, on_event=lambda kind, **facts: kind == "log" and said.append(facts["text"])
+    )
+    assert sizes == [3, 1, 1, 1] and len(said) == 1
+    assert [int(path.stem.rpartition("_")[2]) for path in files] == [1, 2, 3]
+
+    def no_memory(*given, **how):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(run_module, "draw", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_generate(job, workspace, store=store)
+    assert store.holds is None  # a model in an unknown state is not used again
+
+
 def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, tmp_path):
     save_file({"encoder.conv_in.weight": torch.zeros(1)}, tmp_path / "vae_like.safetensors")
     job = job_of(
