@@ -2,6 +2,9 @@
 
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +122,27 @@ def test_what_is_no_model_is_named(tmp_path, content, words):
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert problem_of(tmp_path / "none.safetensors") == "There is no such file"
     assert problem_of(tmp_path) == "This is a folder, not a file"
+
+
+def test_looking_at_files_does_not_import_torch():
+    """The page lists and identifies models; torch alone takes a second or two to import."""
+    names = (
+        "header",
+        "pickles",
+        "detect",
+        "checkpoint",
+        "tensors",
+        "hashes",
+        "hub",
+        "lora_file",
+        "lora_names",
+        "sd_keys",
+    )
+    code = (
+        "import sys, core.families\n"
+        + "\n".join(f"import core.formats.{name}" for name in names)
+        + "\nfrom core.formats.detect import identify\nidentify('models/starter')"
+        + "\nidentify('models/starter/vae/diffusion_pytorch_model.safetensors')"
+        + "\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

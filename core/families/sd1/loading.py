@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -139,7 +140,7 @@ def _text_encoder_maker() -> Any:
 def make_empty(name: str, config: dict[str, Any]) -> Any:
     """A part without numbers, on the meta device: for counting shapes and work."""
     with torch.device("meta"):
-        return _MAKERS[name]()(config)
+        return _MAKERS[name]()(config).requires_grad_(False)
 
 
 _MAKERS = {"unet": _unet_maker, "vae": _vae_maker, "text_encoder": _text_encoder_maker}
@@ -158,13 +159,18 @@ def turns_often() -> Iterator[None]:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Without garbage collections in between, importing diffusers and transformers takes a fifth less time."""
-    was_on = gc.isenabled()
+    """Import diffusers and transformers a fifth faster, by collecting no garbage in between, and without the remark of
+    bitsandbytes (which they pull in) on kernels that nobody here asked for."""
+    collected = gc.isenabled()
+    remarks = logging.getLogger("bitsandbytes")
+    level = remarks.level
     gc.disable()
+    remarks.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        if was_on:
+        remarks.setLevel(level)
+        if collected:
             gc.enable()
 
 
