@@ -130,14 +130,7 @@ def read_picture(path: str | Path) -> PictureRecord:
         with Image.open(path) as picture:
             texts = _texts(picture)
             comment = _exif_comment(picture)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         return PictureRecord(reason=f"This file could not be read as a picture ({error.__class__.__name__}).")
     if CHUNK in texts:
         return _from_chunk(texts[CHUNK])
@@ -150,7 +143,7 @@ def read_picture(path: str | Path) -> PictureRecord:
 
 
 def _texts(picture: Any) -> dict[str, str]:
-    """The text chunks. They mostly stand before the pixels; where ours is not among those, the rest of the file is read."""
+    """The text chunks. They mostly stand before the pixels; where ours is not there, the rest of the file is read."""
     if picture.format == "PNG" and not {CHUNK, "parameters"} & picture.info.keys():
         with suppress(OSError, EOFError):  # cut short in the pixels
             picture.load()
