@@ -83,4 +83,13 @@ def _file(asked: ToolSettings, workspace: Workspace) -> Path:
     if not (asked.file or "").strip():
         raise ProblemsError.one("No file is named", "tool.file", "give a path, or the name of a LoRA")
     assert asked.file is not None
-    return find_file(asked.file, workspace) or find_lora(asked.file, workspace)
+    found = find_file(asked.file, workspace)
+    if found is not None:
+        return found
+    try:
+        return find_lora(asked.file, workspace)
+    except ProblemsError as error:
+        fix = f"give a path, or the name of a LoRA: {error.problems[0].fix}"
+        raise ProblemsError.one(
+            f"There is no file '{asked.file}', and no LoRA of that name", "tool.file", fix
+        ) from None

@@ -90,7 +90,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
 
     layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers that have it
     not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
-    untrained   layers whose up matrix is all zero   largest          the largest absolute value of all
+    untrained   layers whose up matrix is all zero   largest          the largest absolute value of the matrices
     """
     layers: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -105,17 +105,18 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             if not value.is_floating_point():
                 continue
             layer, _, suffix = name.rpartition(".lora_")
-            if name.endswith(".alpha"):
-                alphas[float(value)] += 1
-            elif suffix.startswith(("down", "A.")):
+            if suffix.startswith(("down", "A.")):
                 layers["unet" if "unet" in layer.split(".")[0] else "text_encoder"] += 1
                 ranks[entry.shape[0]] += 1
             peak = float(value.float().abs().max()) if value.numel() else 0.0
             if not math.isfinite(peak):
                 found["not_finite"].append(name)
                 continue
+            if name.endswith(".alpha"):
+                alphas[float(value)] += 1
+                continue
             largest = max(largest, peak)
-            if peak > FAR_TOO_LARGE and not name.endswith(".alpha"):
+            if peak > FAR_TOO_LARGE:
                 found["too_large"].append(name)
             if suffix.startswith(("up", "B.")) and peak == 0.0:
                 found["untrained"].append(layer)
