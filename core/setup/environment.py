@@ -138,7 +138,7 @@ def make(root: Path, target: Path, build: Build) -> None:
     """A new environment in `target`: torch and xformers together from their index, the rest, and a first import."""
     remove(target)
     say(f"making an environment with Python {python_version()} and PyTorch for {build.title}.")
-    run_step([sys.executable, "-m", "venv", str(target)], VENV_FAILED)
+    run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
     text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
     listed = target / "requirements.txt"
     listed.write_text(text, encoding="utf-8")

@@ -1,5 +1,7 @@
-"""`python -m core.setup.in_place`: install into the Python that runs this, without `.venv`. For Colab and containers, which
-bring their own torch and are thrown away after use."""
+"""`python -m core.setup.in_place`: install into the Python that runs this, without `.venv`.
+
+For Colab and containers, which bring their own torch and are thrown away after use.
+"""
 
 from __future__ import annotations
 
