@@ -213,11 +213,14 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
     import torch
 
     from core.diffusion.schedule import sd_alpha_bar
+    from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
     from core.optimization.optimizers import build_optimizer, parameter_groups
 
     job, context, device = builder.job, builder.context, builder.context.device
     parts = builder.method.build(builder.targets(components))
+    if device.startswith("cpu"):
+        install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
     optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
     precision = builder.precision
     total = builder.report.total_steps

@@ -101,7 +101,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(train):
 
 
 def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
-    training = train(schedule={"max_train_epochs": 12, "seed": 7}, optimizer={"learning_rate": 5e-3}, noise={"min_timestep": 400})
+    training = train(schedule={"max_train_epochs": 12, "max_train_steps": None, "seed": 7}, optimizer={"learning_rate": 5e-3}, noise={"min_timestep": 400})
     training.start()
     losses = training.losses()
     planned = training.lines("planned")[0]
@@ -126,7 +126,7 @@ def test_saves_come_when_they_are_due_and_old_ones_go(train):
 
 
 def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
-    epochs = train(schedule={"max_train_epochs": 3, "seed": 7}, saving={"output_name": "e", "save_every_n_epochs": 1})
+    epochs = train(schedule={"max_train_epochs": 3, "max_train_steps": None, "seed": 7}, saving={"output_name": "e", "save_every_n_epochs": 1})
     epochs.start()
     assert sorted(path.name for path in epochs.folder.checkpoints.iterdir()) == [
         "e-000001.safetensors",

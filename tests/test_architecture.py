@@ -1,0 +1,76 @@
+"""The layout is what docs/architecture.md says: imports point one way, files stay small, the core knows no page."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Later stages may import earlier ones. Those on one line stand beside each other and do not import one another.
+ORDER = [
+    ["record"],
+    ["settings"],
+    ["diffusion", "formats"],
+    ["dataset"],
+    ["families"],
+    ["networks", "optimization"],
+    ["methods"],
+    ["generation"],
+    ["training", "captioning", "tools"],
+    ["engine"],
+    ["bench"],
+    ["cli"],
+]
+PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
+# settings/check.py and presets.py use the Problem form and the atomic files of the record, which itself imports no settings.
+FILES = sorted(path for folder in ("core", "tabs") for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    tree = ast.parse(path.read_text("utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[-2] != "core"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    parts = path.relative_to(ROOT).parts
+    for module in imported(path):
+        words = module.split(".")
+        if parts[0] == "tabs":
+            continue
+        assert words[0] not in ("gradio", "tabs") or parts[1] == "cli", f"{path} imports {module}"
+        if words[0] != "core" or len(words) < 2 or words[1] == parts[1] or parts[1] == "setup":
+            continue
+        assert words[1] in PLACE, f"{path} imports {module}, which has no place"
+        assert PLACE[words[1]] < PLACE[parts[1]], f"{path} imports {module}"
+
+
+def test_the_set_up_runs_on_a_bare_python():
+    allowed = {"core"}
+    import sys
+
+    for path in (ROOT / "core" / "setup").glob("*.py"):
+        outside = {module.split(".")[0] for module in imported(path)} - set(sys.stdlib_module_names) - allowed
+        assert not outside, f"{path.name} imports {outside}"
+
+
+def test_no_file_is_longer_than_a_few_screens():
+    long = [f"{path.relative_to(ROOT)}: {lines}" for path in FILES if (lines := path.read_text("utf-8").count("\n")) > 600]
+    assert not long
+
+
+def test_the_entry_stays_small():
+    assert (ROOT / "webui.py").read_text("utf-8").count("\n") < 100
+
+
+def test_nothing_is_left_unfinished():
+    words = ("raise NotImplementedError", "TO" + "DO", "FIX" + "ME")
+    found = [f"{path.relative_to(ROOT)}: {word}" for path in FILES for word in words if word in path.read_text("utf-8")]
+    assert not found
