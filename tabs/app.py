@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -64,8 +65,12 @@ def _only_the_open_tab_ticks(page: Page) -> None:
     if not keys:
         return
     names = [tab for tab, _ in keys]
-    js = f"() => {names!r}.map(tab => ({{__type__: 'update', active: tab === atelier.openTab()}}))"
-    page.listen(page.tabs.select, None, None, [page.timers[key] for key in keys], js=js)
+    # A switch that the server asks for is reported before the tab bar shows it.
+    wait = "await new Promise((done) => setTimeout(done, 60));"
+    each = "({__type__: 'update', active: tab === atelier.openTab()})"
+    js = f"async () => {{ {wait} return {names!r}.map((tab) => {each}); }}"
+    timers = [page.timers[key] for key in keys]
+    page.listen([page.tabs.select, page.tabs.change], None, None, timers, js=js)
 
 
 def free_port(host: str, port: int) -> int:
@@ -108,6 +113,8 @@ def launch(
         app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     page.links.logged_in = _login_check(blocks)
+    # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works through a link too.
+    blocks.share = False
     return blocks
 
 
@@ -148,21 +155,18 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
     shared = share or host not in ("127.0.0.1", "localhost", "::1")
-    if isinstance(auth, str):
-        name, _, password = auth.partition(":")
-        auth = (name, password)
-    login = auth
-    if login and not all(login):
-        raise ProblemsError.one("The login has no name or no password", "--auth", "write user:password")
-    if shared and not login:
-        login = ("atelier", secrets.token_urlsafe(9))
-        print(f"User: {login[0]}  Password: {login[1]}", flush=True)
+    login = _login(auth, shared)
     page = make_page(engine, workspace, shared=shared)
     chosen = free_port(host, port)
     if chosen != port:
         print(f"Port {port} is taken; using {chosen}.", flush=True)
-    blocks = launch(page, host=host, port=chosen, share=share, auth=login, browser=browser)
-    address = getattr(blocks, "share_url", None) or blocks.local_url
+    blocks = launch(page, host=host, port=chosen, share=share, auth=login, browser=browser and can_show_a_browser())
+    address = getattr(blocks, "share_url", None) or reachable(host, chosen)
+    if share and not getattr(blocks, "share_url", None):
+        print(
+            "The share link could not be made (no connection to the relay); the page is open on this machine.",
+            flush=True,
+        )
     print(f"Atelier is at {address}", flush=True)
     if hasattr(engine, "announce"):
         engine.announce(f"the page at {address}")
@@ -173,3 +177,33 @@ def serve(
     finally:
         page.tensorboard.close()
         blocks.close()
+
+
+def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] | None:
+    """The login as given; a shared page without one gets a password, which is printed."""
+    if isinstance(auth, str):
+        name, _, password = auth.partition(":")
+        auth = (name, password)
+    if auth and not all(auth):
+        raise ProblemsError.one("The login has no name or no password", "--auth", "write user:password")
+    if shared and not auth:
+        auth = ("atelier", secrets.token_urlsafe(9))
+        print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)
+    return auth
+
+
+def reachable(host: str, port: int) -> str:
+    """The address to type: for a page that listens everywhere, this machine's own in its network."""
+    if host not in ("0.0.0.0", "::"):
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # chooses a network card; a datagram socket sends nothing by this
+            return f"http://{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"http://127.0.0.1:{port}"
+
+
+def can_show_a_browser() -> bool:
+    """Without a desktop, opening a browser would start a text one in the terminal."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -81,7 +81,9 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if paths is not None and entry.widget in ("model", "folder"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
-        return gr.Textbox(value=value, lines=3, max_lines=4 if entry.path in FIRST else 8, **common)
+        hint = "one a line: folder | repeats | words | off" if entry.widget == "sources" else ""
+        most = 4 if entry.path in FIRST else 8
+        return gr.Textbox(value=value, lines=3, max_lines=most, placeholder=hint, **common)
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
         value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common

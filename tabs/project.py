@@ -21,7 +21,7 @@ from core.settings.base import Declared, declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import PresetStore, differences, to_values
-from core.settings.rules import value_of
+from core.settings.rules import bad_name, value_of
 from tabs.values import BadText, text_of, value_from
 
 STARTER_PRESET = "starter_lora"
@@ -156,6 +156,7 @@ class Project:
             try:
                 value = value_from(entry, raw)
                 job = with_value(self.job, path, value)
+                _check_name(path, value)
             except BadText as error:
                 return self._mark_bad(path, raw, error.problem, session)
             except ProblemsError as error:
@@ -312,6 +313,13 @@ class Project:
         except ProblemsError:
             pass
         return with_value(TrainJob(), "dataset.folder", STARTER_PICTURES), ""
+
+
+def _check_name(path: str, value: Any) -> None:
+    """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
+    reason = bad_name(value) if path == "saving.output_name" else None
+    if reason:
+        raise ProblemsError.one(f"'{value}' cannot be a file name: {reason}", path, "use letters, digits, - and _")
 
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,19 +21,35 @@ def build(page: Page) -> None:
     """The listener of the timer that all tabs share, and the one for commands."""
 
     def tick(asked: str, request: gr.Request) -> Any:
-        return answer(page, unpack(asked), page.browsers.of(request.session_hash))
+        return guarded(page, unpack(asked), page.browsers.of(request.session_hash))
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
         browser = page.browsers.of(request.session_hash)
         monitor.command(page, data, browser)
-        return answer(page, unpack(data.get("ask")), browser)
+        return guarded(page, unpack(data.get("ask")), browser)
 
     js = "() => [atelier.ask()]"
     timer = gr.Timer(1.0)
     page.listen(timer.tick, tick, page.envelope, page.pulse_bus, js=js, trigger_mode="once")
     page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
     page.on_load(tick, page.envelope, page.pulse_bus)
+
+
+def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
+    """`answer`; a mistake of ours is told once, not once a second."""
+    try:
+        return answer(page, asked, browser)
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        if words not in page.troubles:
+            page.troubles.add(words)
+            traceback.print_exc()
+        text = "What is going on cannot be shown; training goes on. The terminal has the details."
+        said = {"id": words, "kind": "error", "title": "The page has a fault", "text": f"{text} ({words})"}
+        news = signed(said)
+        known = asked.get("have")
+        return gr.skip() if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})
 
 
 def answer(page: Page, asked: dict[str, Any], browser: Browser) -> Any:

@@ -147,6 +147,7 @@
     if (wanted && wanted.getAttribute("aria-selected") !== "true") wanted.click();
     return !!wanted;
   };
+  atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
   /* The address keeps the open tab and the chosen run (#Monitor/<run>), so that a refresh shows the same. */
   const follow = () => {
     const [tab, run] = decodeURIComponent(location.hash.slice(1)).split("/");

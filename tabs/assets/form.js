@@ -29,13 +29,14 @@
     const key = JSON.stringify([error, ignored, was, notes, model, model && model.offer ? atelier.downloadOf(model.offer) : null]);
     if (foot.dataset.key === key) return;
     foot.dataset.key = key;
-    block.classList.toggle("has-error", !!error);
+    block.classList.toggle("has-error", !!error || notes.some((note) => note.level === "error"));
     block.classList.toggle("is-changed", was !== undefined);
     block.classList.toggle("is-ignored", !!ignored);
     for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
+    if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through pictures")));
     if (model && !error) lines.push(...about(model));
     if (ignored) lines.push(h("p", {class: "field-ignored"}, sentence(ignored)));
     if (was !== undefined || error) {
@@ -170,7 +171,7 @@
     const draw = () => {
       list.replaceChildren(...paths.map((path, n) => h("li", {role: "option", id: `result-${n}`, "aria-selected": n === active ? "true" : "false",
         onmousedown: (event) => { event.preventDefault(); choose(path); }},
-        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "above"),
+        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "at the top"),
         atelier.fields[path].kohya ? h("code", {}, atelier.fields[path].kohya) : null)));
       if (input.value.trim() && !paths.length) list.append(h("li", {class: "none"}, "No field by that name"));
       show(list, !!input.value.trim());
@@ -234,7 +235,7 @@
     document.body.append(note);
     button.setAttribute("aria-describedby", "field-note");
     const place = button.getBoundingClientRect(), own = note.getBoundingClientRect();
-    const left = Math.max(8, Math.min(place.right - own.width, innerWidth - own.width - 8));
+    const left = Math.max(8, Math.min(place.left - 12, innerWidth - own.width - 24));
     const below = place.bottom + 6 + own.height < innerHeight;
     note.style.left = `${left + scrollX}px`;
     note.style.top = `${(below ? place.bottom + 6 : Math.max(8, place.top - own.height - 6)) + scrollY}px`;
@@ -290,6 +291,7 @@
   atelier.whenReady(() => {
     new MutationObserver(soon).observe(document.querySelector("#tabs"), {childList: true, subtree: true});
     soon();
+    attr(byId("start"), "title", "Ctrl+Enter");
   });
   const inMenu = (event) => event.target.closest && event.target.closest("#preset-bar details.menu");
   document.addEventListener("click", (event) => {

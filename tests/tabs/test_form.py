@@ -1,0 +1,75 @@
+"""Settings to widgets."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+
+from core.settings.base import Settings, declared, setting
+from core.settings.job import TrainJob
+from core.settings.rules import ineffective
+from tabs import form
+from tabs.project import FIELDS, with_value
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path):
+    entry = FIELDS[path]
+    with gr.Blocks():
+        made = form.widget(entry, TrainJob())
+    assert entry.title in made.label and made.info == entry.help
+    assert made.elem_id == form.element_id(path)
+    names = [event.event_name for event in form.events(made)]
+    assert names and "change" not in names
+
+
+def test_ids_are_one_for_each_setting():
+    assert len({form.element_id(path) for path in FIELDS}) == len(FIELDS)
+
+
+def test_every_setting_stands_once_on_the_screen():
+    below = [entry.path for entries in form.groups().values() for entry in entries]
+    assert sorted([*form.FIRST, *below]) == sorted(FIELDS)
+
+
+def test_every_group_sums_itself_up_in_one_line():
+    for group in form.groups():
+        words = form.summary(group, TrainJob())
+        assert words and "\n" not in words and len(words) < 110, group
+
+
+def test_summaries_say_what_was_changed():
+    job = with_value(with_value(TrainJob(), "network.rank", 24), "optimizer.learning_rate", 0.0005)
+    assert form.summary("network", job) == "LoRA rank 24, alpha 16, U-Net"
+    assert form.summary("optimizer", job) == "AdamW, rate 5e-4"
+    job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
+    assert form.summary("saving", job) == "at the end, back up every 10 min, fp16"
+
+
+def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
+    facts = form.facts()["network.rank"]
+    assert (facts["default"], facts["range"], facts["kohya"]) == ("16", "1 to 1024", "network_dim")
+    assert form.facts()["noise.min_snr_gamma"]["default"] == "empty"
+
+
+def test_reasons_for_greying_name_fields_of_the_form():
+    job = with_value(TrainJob(), "schedule.max_train_steps", 5)
+    assert set(ineffective(job)) <= set(FIELDS)
+
+
+def test_a_new_setting_needs_no_word_in_the_page():
+    class Group(Settings):
+        """A group."""
+
+        weight: float | None = setting(None, ge=0, le=1, title="Weight", unit="parts", help="How much.")
+        way: str = setting("a", title="Way", help="Which.")
+        on: bool = setting(True, title="On", help="Whether.")
+
+    class Job(Settings):
+        """A job."""
+
+        group: Group = Group()
+
+    with gr.Blocks():
+        kinds = [type(form.widget(entry, Job())).__name__ for entry in declared(Job)]
+    assert kinds == ["Textbox", "Textbox", "Checkbox"]

@@ -1,0 +1,176 @@
+"""The form's state on the server: edits, undo, revisions, and the file it lives in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
+from core.settings.presets import PresetStore, dump, to_values
+from tabs.project import FIELDS, STARTER_PICTURES, OldRevision, Project, with_value
+
+
+@pytest.fixture
+def store(tmp_path):
+    return PresetStore(tmp_path / "presets")
+
+
+@pytest.fixture
+def project(tmp_path, store):
+    return Project(tmp_path / "project.json", store)
+
+
+def test_without_a_starter_preset_the_starter_pictures_are_chosen(project):
+    assert project.job == with_value(TrainJob(), "dataset.folder", STARTER_PICTURES)
+    assert project.preset == ""
+
+
+def test_an_edit_is_kept_across_a_restart_with_the_preset_and_the_bad_texts(project, store):
+    project.edit("network.rank", "32")
+    project.edit("optimizer.learning_rate", "fast")
+    project.keep("Generate", {"prompt": "a fox"})
+    again = Project(project.file, store)
+    assert again.job == project.job and again.job.network.rank == 32
+    assert again.shown("optimizer.learning_rate") == "fast"
+    assert again.bad["optimizer.learning_rate"].problem.what == "Learning rate is 'fast', which is not a number"
+    assert again.tab_state("Generate") == {"prompt": "a fox"}
+    assert again.revision > project.revision - 1
+
+
+def test_a_bad_text_changes_no_value_and_goes_when_a_good_one_comes(project):
+    before = project.job
+    project.edit("network.rank", "0")
+    assert project.job == before and project.bad["network.rank"].problem.fix.startswith("use a whole number, 1 to 1024")
+    project.edit("network.rank", "8")
+    assert project.bad == {} and project.job.network.rank == 8
+
+
+def test_a_name_no_file_can_have_is_refused_in_its_field(project):
+    before = project.job.saving.output_name
+    for name in ("a/b", "..", "con", " ", "x" * 101):
+        project.edit("saving.output_name", name)
+        assert "saving.output_name" in project.bad, name
+        assert project.job.saving.output_name == before
+
+
+def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(project):
+    ranks = []
+    for rank in (4, 8, 12):
+        project.edit("network.rank", str(rank))
+    for _ in range(2):
+        project.undo()
+        ranks.append(project.job.network.rank)
+    project.redo()
+    ranks.append(project.job.network.rank)
+    assert ranks == [8, 4, 8]
+    assert project.can_undo == "change of Rank"
+    project.edit("network.rank", "9")
+    project.redo()
+    assert project.job.network.rank == 9 and project.can_redo == ""
+
+
+def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
+    saved = with_value(with_value(TrainJob(), "network.rank", 77), "samples.sample_prompts", ["a", "b"])
+    name = store.save("whole", saved)
+    project.edit("noise.noise_offset", "0.1")
+    assert project.load_preset(name) == []
+    assert project.job == saved and project.changed() == {}
+
+
+def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
+    name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
+    project.edit("dataset.folder", "my/pictures")
+    left = project.load_preset(name)
+    assert left == ["model", "pictures", "sample prompts", "output name"]
+    assert project.job.dataset.folder == "my/pictures" and project.job.network.rank == 64
+    project.edit("dataset.folder", "other/pictures")
+    assert project.changed() == {}
+    project.edit("network.rank", "2")
+    assert project.changed() == {"network.rank": 64}
+
+
+def test_put_back_takes_the_presets_value_for_one_field(project, store):
+    project.load_preset(store.save("p", with_value(with_value(TrainJob(), "network.rank", 5), "network.alpha", 3.0)))
+    project.edit("network.rank", "6")
+    project.edit("network.alpha", "6")
+    project.put_back("network.rank")
+    assert (project.job.network.rank, project.job.network.alpha) == (5, 6.0)
+
+
+def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compare_with(project, store):
+    project.load_preset(store.save("gone", with_value(TrainJob(), "network.rank", 5)))
+    store.delete("user/gone")
+    assert project.changed() == {"network.rank": 16}
+    assert project.preset == ""
+
+
+def test_a_change_on_a_state_that_another_browser_altered_is_refused(project):
+    seen = project.stamp
+    project.edit("network.rank", "4", session="mine", stamp=seen)
+    project.edit("network.alpha", "4", session="mine", stamp=seen)  # one's own changes do not make one's view old
+    with pytest.raises(OldRevision):
+        project.edit("network.rank", "5", session="other", stamp=seen)
+    assert project.job.network.rank == 4
+    project.edit("network.rank", "5", session="other", stamp=project.stamp)
+    with pytest.raises(OldRevision):
+        project.undo(session="mine", stamp=seen)
+
+
+def test_a_browser_of_another_server_process_is_refused(project, store):
+    project.edit("network.rank", "4")
+    stale = project.stamp
+    again = Project(project.file, store)
+    for stamp in (stale, "", "nonsense", f"{again.boot}:x"):
+        with pytest.raises(OldRevision):
+            again.edit("network.rank", "5", session="s", stamp=stamp)
+
+
+def test_widgets_are_refilled_only_after_changes_they_did_not_see(project):
+    seen = project.revision
+    project.edit("network.rank", "4", session="mine")
+    assert project.only_own_edits(seen, "mine")
+    assert not project.only_own_edits(seen, "other")
+    project.put_back("network.rank", session="mine")
+    assert not project.only_own_edits(seen, "mine")
+    assert not project.only_own_edits(0, "mine")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"job": {"network": {"rank": -1}}}', '{"job": {}, "bad": 3}', "\0"])
+def test_an_unreadable_project_is_put_aside_and_said(tmp_path, store, text):
+    file = tmp_path / "project.json"
+    file.write_text(text)
+    project = Project(file, store)
+    assert "put aside" in project.notice
+    assert [path.read_text() for path in tmp_path.glob("project-unreadable-*.json")] == [text]
+    assert project.job.dataset.folder == STARTER_PICTURES
+
+
+def test_a_project_that_cannot_be_written_goes_on_and_says_so(tmp_path, store):
+    blocker = tmp_path / "outputs"
+    blocker.write_text("a file where a folder should be")
+    project = Project(blocker / "project.json", store)
+    project.edit("network.rank", "4")
+    assert project.job.network.rank == 4 and "cannot be saved" in project.notice
+
+
+def test_the_file_holds_the_whole_job(project):
+    project.edit("network.rank", "4")
+    assert json.loads(project.file.read_text())["job"] == to_values(project.job)
+
+
+def test_a_preset_of_another_task_is_refused(project, store, tmp_path):
+    from core.settings.job import GenerateJob
+
+    (tmp_path / "presets").mkdir(exist_ok=True)
+    (tmp_path / "presets" / "draw.json").write_text(json.dumps(dump(GenerateJob(), task="generate")))
+    before = project.job
+    with pytest.raises(ProblemsError):
+        project.load_preset("draw")
+    assert project.job == before
+
+
+def test_every_setting_is_a_field():
+    assert len(FIELDS) > 60
+    assert {path.split(".")[0] for path in FIELDS} <= set(TrainJob.model_fields)

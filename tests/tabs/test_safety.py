@@ -1,0 +1,186 @@
+"""What the page lets out, and to whom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.cookiejar import CookieJar
+
+import pytest
+from PIL import Image
+
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from tabs.safety import Roots
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    from conftest import Served
+
+    page = Served(tmp_path_factory.mktemp("shared"), shared=True, auth=("mira", "secret"))
+    yield page
+    page.close()
+
+
+def fetch(opener, url: str, data: bytes | None = None, **headers) -> tuple[int, bytes]:
+    try:
+        with opener.open(urllib.request.Request(url, data, headers), timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def stranger():
+    return urllib.request.build_opener()
+
+
+def guest(served):
+    """Someone who has logged in."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+    form = urllib.parse.urlencode({"username": "mira", "password": "secret"}).encode()
+    assert fetch(opener, served.url + "login", form)[0] == 200
+    return opener
+
+
+def picture(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
+    return folder / "red.png"
+
+
+def test_pictures_are_served_to_the_logged_in_only(shared):
+    url = shared.url + shared.page.thumb_url(picture(shared.workspace.images), 64)
+    assert fetch(stranger(), url)[0] == 401
+    status, content = fetch(guest(shared), url)
+    assert status == 200 and content[:2] == b"\xff\xd8"
+
+
+def test_an_address_that_was_changed_is_refused(shared, tmp_path):
+    opener = guest(shared)
+    inside = shared.page.file_url(picture(shared.workspace.images))
+    other = urllib.parse.quote(str(PROJECT / "pyproject.toml"))
+    for url in (
+        inside.replace("red.png", "blue.png"),
+        inside.replace("key=", "key=0"),
+        f"atelier/file?path={other}",
+        f"atelier/thumb?path={other}&size=64&key=",
+        inside.replace("atelier/file", "atelier/thumb") + "&size=1024",
+    ):
+        assert fetch(opener, shared.url + url)[0] in (403, 404), url
+
+
+def test_a_shared_page_serves_nothing_outside_its_folders_even_signed(shared, tmp_path):
+    outside = picture(tmp_path / "elsewhere")
+    assert fetch(guest(shared), shared.url + shared.page.file_url(outside))[0] == 403
+    link = shared.workspace.images / "link.png"
+    link.symlink_to(outside)
+    assert fetch(guest(shared), shared.url + shared.page.file_url(link))[0] == 403
+
+
+def test_gradios_own_file_route_opens_neither_the_project_nor_the_disk(shared, served, tmp_path):
+    secret = shared.workspace.private / "project.json"
+    shared.page.project.keep("x", {"y": 1})
+    assert secret.is_file()
+    paths = ["/etc/passwd", str(PROJECT / "webui.py"), str(secret), str(picture(tmp_path / "elsewhere"))]
+    paths += [f"{shared.workspace.images}/../.atelier/project.json"]
+    for who, page in ((guest(shared), shared), (stranger(), served)):
+        for path in paths:
+            assert fetch(who, f"{page.url}gradio_api/file={path}")[0] in (403, 404), path
+
+
+def test_without_a_login_no_handler_answers(shared):
+    body = json.dumps({"data": ["{}"], "fn_index": 0, "session_hash": "s"}).encode()
+    for route in ("gradio_api/run/predict", "gradio_api/queue/join", "gradio_api/component_server", "gradio_api/upload"):
+        assert fetch(stranger(), shared.url + route, body, **{"Content-Type": "application/json"})[0] == 401, route
+    assert fetch(stranger(), shared.url + "config")[0] == 401
+
+
+def test_every_handler_is_private(served):
+    status, content = fetch(stranger(), served.url + "gradio_api/info")
+    assert status == 200 and json.loads(content)["named_endpoints"] == {}
+    assert all(not each.queue and each.api_visibility == "private" for each in _own_handlers(served))
+
+
+def _own_handlers(served):
+    return [each for each in served.blocks.fns.values() if each.fn is not None]
+
+
+def test_every_field_has_one_listener_with_itself_as_first_input_and_none_on_change(served):
+    fields = {component._id: path for path, component in served.page.widgets.items()}
+    heard: dict[str, int] = {}
+    for each in served.blocks.fns.values():
+        for component, event in each.targets:
+            if component in fields:
+                assert event in ("input", "blur", "submit", "release"), event
+                assert each.inputs[0]._id == component
+        if each.targets and each.targets[0][0] in fields:
+            path = fields[each.targets[0][0]]
+            heard[path] = heard.get(path, 0) + 1
+    assert heard == dict.fromkeys(fields.values(), 1)
+
+
+def test_roots_of_a_shared_page(tmp_path):
+    space = Workspace(tmp_path / "out", tmp_path / "models", tmp_path / "presets")
+    for folder in (space.outputs, space.models, space.presets):
+        folder.mkdir()
+    (tmp_path / "out" / "way").symlink_to("/etc")
+    closed, open_ = Roots(space, local=False), Roots(space, local=True)
+    for bad in ("/etc/passwd", f"{space.outputs}/../x", f"{space.outputs}/way/passwd", "~", "a\0b"):
+        assert not closed.holds(bad), bad
+        with pytest.raises(ProblemsError):
+            closed.check(bad)
+    assert closed.holds(space.outputs / "runs" / "x") and open_.holds("/etc")
+    with pytest.raises(ProblemsError):
+        open_.check("a\0b")
+
+
+def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
+    from core.settings.job import TrainJob
+    from tabs.project import with_value
+
+    picture(tmp_path / "private")
+    facts = shared.page.checks.facts(with_value(TrainJob(), "dataset.folder", str(tmp_path / "private")))
+    assert "not open to a shared page" in facts["problems"][0]["what"] and "pictures" not in facts
+    assert "not open" in shared.page.checks.model(str(tmp_path))["problem"]
+
+
+def test_tensorboard_is_not_offered_on_a_shared_page(shared):
+    assert not shared.page.tensorboard.offered
+    with pytest.raises(ProblemsError):
+        shared.page.tensorboard.open("run", shared.workspace.runs)
+
+
+def test_a_page_for_others_always_has_a_password(capsys):
+    from tabs.app import _login
+
+    made = _login(None, shared=True)
+    assert made is not None and len(made[1]) >= 12 and made[1] in capsys.readouterr().out
+    assert _login(None, shared=False) is None
+    assert _login("me:x:y", shared=True) == ("me", "x:y")
+    with pytest.raises(ProblemsError):
+        _login("me", shared=True)
+
+
+def test_the_page_is_imported_without_torch_and_asks_no_one():
+    code = "import sys, tabs.app, tabs.train, tabs.monitor, tabs.tools, tabs.pulse; print(*(name for name in "
+    code += "('torch', 'diffusers', 'transformers', 'tensorboard') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_a_taken_port_gives_the_next_free_one():
+    import socket
+
+    from tabs.app import free_port
+
+    first = free_port("127.0.0.1", 18500)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert free_port("127.0.0.1", first) == first + 1

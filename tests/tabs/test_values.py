@@ -1,0 +1,78 @@
+"""Texts of the form and the values they stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.settings.base import declared
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import to_values
+from core.settings.rules import value_of
+from tabs.project import FIELDS
+from tabs.values import BadText, number_text, text_of, value_from
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (1e-8, "1e-8"), (16.0, "16"), (0.05, "0.05"), (0.001, "0.001"), (0, "0"), (1.5, "1.5"),
+     (-3e-7, "-3e-7"), (0.00012345, "1.2345e-4"), (4294967295, "4294967295")],
+)  # fmt: skip
+def test_numbers_are_written_as_people_of_the_field_do(value, text):
+    assert number_text(value) == text
+    assert float(text) == value
+
+
+def test_every_default_survives_the_way_through_its_widget():
+    for entry in declared(TrainJob):
+        value = value_of(TrainJob(), entry.path)
+        back = value_from(entry, text_of(entry, value))
+        assert build(TrainJob, {entry.group: {entry.name: back}}) == TrainJob(), entry.path
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("dataset.resolution", "512", 512),
+        ("dataset.resolution", "512 x 768", [512, 768]),
+        ("dataset.resolution", "512,768", [512, 768]),
+        ("dataset.resolution", "(640×640)", [640, 640]),
+        ("optimizer.betas", "0.9, 0.99", [0.9, 0.99]),
+        ("optimizer.learning_rate", " 1E-4 ", 1e-4),
+        ("memory.text_cache_bytes", "512 MB", 512 << 20),
+        ("memory.text_cache_bytes", "1.5g", 1610612736),
+        ("schedule.max_train_steps", "", None),
+        ("schedule.max_train_steps", "1e3", 1000),
+        ("samples.sample_prompts", " a fox \n\n a tree", ["a fox", "a tree"]),
+        ("captions.caption_prefix", "glyph, ", "glyph, "),
+        ("captions.caption_prefix", "  ", None),
+        ("dataset.folder", " my pictures ", "my pictures"),
+        (
+            "dataset.sources",
+            "a | 3 | fox\nb\nc | | | off",
+            [
+                {"folder": "a", "num_repeats": 3, "class_tokens": "fox", "enabled": True},
+                {"folder": "b", "num_repeats": None, "class_tokens": None, "enabled": True},
+                {"folder": "c", "num_repeats": None, "class_tokens": None, "enabled": False},
+            ],
+        ),
+    ],
+)
+def test_texts_become_values(path, text, value):
+    found = value_from(FIELDS[path], text)
+    assert found == value
+    group, name = path.split(".")
+    job = build(TrainJob, {group: {name: found}})
+    assert value_from(FIELDS[path], text_of(FIELDS[path], value_of(job, path))) == to_values(job)[group][name]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"), ("network.alpha", "inf"),
+     ("optimizer.learning_rate", "1,5"), ("dataset.resolution", "axb"), ("dataset.resolution", "1 2.5"), ("dataset.sources", "| 3"),
+     ("dataset.sources", "a | many"), ("dataset.sources", "a | 1 | b | maybe"), ("dataset.sources", "a|1|b|off|more")],
+)  # fmt: skip
+def test_texts_that_are_no_value_are_told_with_the_fix(path, text):
+    with pytest.raises(BadText) as told:
+        value_from(FIELDS[path], text)
+    assert told.value.problem.where == path and told.value.problem.fix.startswith(("use ", "write"))
