@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -30,7 +31,12 @@ SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more th
 
 def key_of(placed: Placed | Row) -> str:
     """A picture's address as a short text that any file and browser takes, whatever bytes its name holds."""
-    return hashlib.sha256("\n".join(placed.key).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return _short_key(placed.key)
+
+
+@lru_cache(maxsize=100_000)
+def _short_key(key: tuple[str, str]) -> str:
+    return hashlib.sha256("\n".join(key).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass

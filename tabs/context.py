@@ -51,6 +51,7 @@ class Page:
     pulse_parts: list[Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(
         default_factory=list
     )  # (tab, asked) -> parts
+    troubles: set[str] = field(default_factory=set)  # faults of our own that were told already
     run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
     timers: dict[tuple[str, float], Any] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -135,6 +136,7 @@ def _filled_in(name: str, annotation: Any) -> Any:
 
 def problems_html(problems: Iterable[Problem]) -> str:
     """Problems as a list: what, where, fix."""
+    kinds = {"advice": "Advice", "warning": "Warning"}
     rows = []
     for problem in problems:
         parts = [f"<strong>{html.escape(problem.what)}</strong>"]
@@ -142,7 +144,8 @@ def problems_html(problems: Iterable[Problem]) -> str:
             parts.append(f"<span class='where'>{html.escape(problem.where)}</span>")
         if problem.fix:
             parts.append(f"<span class='fix'>{html.escape(problem.fix)}</span>")
-        rows.append(f"<li class='problem {html.escape(problem.level)}'>{''.join(parts)}</li>")
+        kind = f"<span class='kind'>{kinds.get(problem.level, 'Error')}</span>"
+        rows.append(f"<li class='problem {html.escape(problem.level)}'>{kind}<div>{''.join(parts)}</div></li>")
     return f"<ul class='problems'>{''.join(rows)}</ul>"
 
 

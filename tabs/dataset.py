@@ -124,7 +124,7 @@ class Desk:
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text, session=session):
-            self._keep(show="all", page=0)
+            self._keep(show="all", page=0, browse="")
         self.reading.want()
 
     def read_again(self):

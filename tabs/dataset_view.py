@@ -241,7 +241,7 @@ def grid(report: Report | None, show: str, page: int, thumb_url: Callable[..., s
 def tile(number: int, row: Row, thumb_url: Callable[..., str]) -> str:
     """A thumbnail; the frame on it is what trains."""
     name = printable(row.key[1])
-    if row.size is None:
+    if row.size is None or not (row.trains or "narrow" in row.why or "bucket" in row.why):
         picture = '<span class="pic none">cannot be read</span>'
     else:
         width, height = row.size

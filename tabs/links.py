@@ -13,7 +13,7 @@ import mimetypes
 import os
 import secrets
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -49,7 +49,8 @@ class Links:
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
         query = {"path": text, "size": size, "v": _version(text), "key": self._sign(text, size)}
-        return urlencode({name: value for name, value in query.items() if value})
+        # Linux allows names that are no UTF-8; their bytes travel as they are.
+        return urlencode({name: value for name, value in query.items() if value}, errors="surrogateescape")
 
     def _sign(self, path: str, size: str) -> str:
         return hmac.new(self._secret, f"{size}\n{path}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[
@@ -60,10 +61,10 @@ class Links:
         """The path that is asked for, or the refusal."""
         if not self.logged_in(request):
             return PlainTextResponse("Log in first.", 401)
-        path, size = request.query_params.get("path", ""), request.query_params.get("size", "")
-        if not hmac.compare_digest(request.query_params.get("key", ""), self._sign(path, size)) or not self.roots.holds(
-            path
-        ):
+        asked = dict(parse_qsl(request.url.query, errors="surrogateescape"))
+        path, size, key = asked.get("path", ""), asked.get("size", ""), asked.get("key", "")
+        signed = hmac.compare_digest(key.encode("utf-8", "surrogatepass"), self._sign(path, size).encode())
+        if not signed or not self.roots.holds(path):
             return PlainTextResponse("This address is not one that the page gave out.", 403)
         if not os.path.isfile(path):
             return PlainTextResponse("The file is gone.", 404)
