@@ -12,11 +12,15 @@ from tabs import form
 from tabs.project import FIELDS, with_value
 
 
+@pytest.fixture(scope="module")
+def widgets():
+    with gr.Blocks(analytics_enabled=False):
+        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items()}
+
+
 @pytest.mark.parametrize("path", FIELDS)
-def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path):
-    entry = FIELDS[path]
-    with gr.Blocks():
-        made = form.widget(entry, TrainJob())
+def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path, widgets):
+    entry, made = FIELDS[path], widgets[path]
     assert entry.title in made.label and made.info == entry.help
     assert made.elem_id == form.element_id(path)
     names = [event.event_name for event in form.events(made)]
@@ -70,6 +74,6 @@ def test_a_new_setting_needs_no_word_in_the_page():
 
         group: Group = Group()
 
-    with gr.Blocks():
+    with gr.Blocks(analytics_enabled=False):
         kinds = [type(form.widget(entry, Job())).__name__ for entry in declared(Job)]
     assert kinds == ["Textbox", "Textbox", "Checkbox"]

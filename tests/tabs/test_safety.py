@@ -95,7 +95,12 @@ def test_gradios_own_file_route_opens_neither_the_project_nor_the_disk(shared, s
 
 def test_without_a_login_no_handler_answers(shared):
     body = json.dumps({"data": ["{}"], "fn_index": 0, "session_hash": "s"}).encode()
-    for route in ("gradio_api/run/predict", "gradio_api/queue/join", "gradio_api/component_server", "gradio_api/upload"):
+    for route in (
+        "gradio_api/run/predict",
+        "gradio_api/queue/join",
+        "gradio_api/component_server",
+        "gradio_api/upload",
+    ):
         assert fetch(stranger(), shared.url + route, body, **{"Content-Type": "application/json"})[0] == 401, route
     assert fetch(stranger(), shared.url + "config")[0] == 401
 

@@ -15,8 +15,8 @@ from tabs.values import BadText, number_text, text_of, value_from
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (1e-8, "1e-8"), (16.0, "16"), (0.05, "0.05"), (0.001, "0.001"), (0, "0"), (1.5, "1.5"),
-     (-3e-7, "-3e-7"), (0.00012345, "1.2345e-4"), (4294967295, "4294967295")],
+    [(1e-4, "1e-4"), (2.5e-5, "2.5e-5"), (1e-8, "1e-8"), (16.0, "16"), (0.05, "0.05"), (0.001, "0.001"), (0, "0"),
+     (1.5, "1.5"), (-3e-7, "-3e-7"), (0.00012345, "1.2345e-4"), (4294967295, "4294967295")],
 )  # fmt: skip
 def test_numbers_are_written_as_people_of_the_field_do(value, text):
     assert number_text(value) == text
@@ -68,8 +68,9 @@ def test_texts_become_values(path, text, value):
 
 @pytest.mark.parametrize(
     ("path", "text"),
-    [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"), ("network.alpha", "inf"),
-     ("optimizer.learning_rate", "1,5"), ("dataset.resolution", "axb"), ("dataset.resolution", "1 2.5"), ("dataset.sources", "| 3"),
+    [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"),
+     ("network.alpha", "inf"), ("optimizer.learning_rate", "1,5"), ("dataset.resolution", "axb"),
+     ("dataset.resolution", "1 2.5"), ("dataset.sources", "| 3"),
      ("dataset.sources", "a | many"), ("dataset.sources", "a | 1 | b | maybe"), ("dataset.sources", "a|1|b|off|more")],
 )  # fmt: skip
 def test_texts_that_are_no_value_are_told_with_the_fix(path, text):

@@ -1,0 +1,291 @@
+"""The smaller parts behind the page: checks before a start, the start itself, messages, series, tools, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from core.record.problems import Problem, ProblemsError
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+from tabs import monitor, presets_bar
+from tabs.browsers import Browsers, unpack, whole
+from tabs.charts import loss_series, rate_series
+from tabs.messages import signed
+from tabs.project import with_value
+from tabs.pulse import all_parts, answer, guarded
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page without a server."""
+    from conftest import make_workspace
+    from fake_engine import FakeEngine
+
+    from tabs.app import make_page
+
+    workspace = make_workspace(tmp_path_factory.mktemp("parts"))
+    engine = FakeEngine(workspace, step_seconds=0.01, steps=20)
+    made = make_page(engine, workspace)
+    yield made
+    engine._light.close()
+
+
+def until(true, seconds: float = 8.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(true())
+
+
+# -- checks
+
+
+def test_the_model_is_told_by_its_contents(page, tmp_path):
+    known = page.checks.model("models/starter")
+    assert known["family"] == "SD 1.x" and known["evidence"] and known["problem"] == ""
+    absent = page.checks.model("someone/some-model")
+    assert absent["offer"] == "someone/some-model" and "not on this machine" in absent["problem"]
+    assert page.checks.model("nowhere/at/all.safetensors")["problem"]
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\xff" * 20)
+    assert page.checks.model(str(broken))["problem"]
+
+
+def test_the_preflight_counts_and_lists_everything_wrong_at_once(page, tmp_path):
+    job = with_value(TrainJob(), "dataset.folder", "models/starter/pictures")
+    facts = page.checks.facts(job)
+    assert facts["trained"] == 24 and facts["skipped"] == 0 and len(facts["pictures"]) == 12
+    bad = with_value(with_value(job, "noise.max_timestep", 1), "noise.min_timestep", 5)
+    bad = with_value(
+        with_value(bad, "model.base_model", "nowhere.safetensors"), "dataset.folder", str(tmp_path / "none")
+    )
+    wheres = {problem["where"] for problem in page.checks.facts(bad)["problems"] if problem["level"] == "error"}
+    assert {"noise.min_timestep", "model.base_model"} <= wheres and len(wheres) >= 3
+
+
+def test_a_changed_job_is_looked_at_again_in_the_background(page):
+    first = with_value(TrainJob(), "dataset.folder", "models/starter/pictures")
+    assert until(lambda: page.checks.look(first).get("trained") == 24)
+    second = with_value(first, "schedule.max_train_steps", 7)
+    assert page.checks.look(second)["checking"]
+    assert until(lambda: page.checks.look(second).get("total_steps") == 7)
+
+
+# -- start
+
+
+def press(page, browser, how="start", token="t", open_changes=()):
+    from tabs.starts import press as real
+
+    real(page, browser, {"how": how, "token": token, "stamp": page.project.stamp, "open": list(open_changes)})
+
+
+def test_start_lists_what_is_wrong_and_hands_nothing_over(page):
+    browser = page.browsers.of("lists")
+    page.project.replace(with_value(TrainJob(), "network.train_unet", False))
+    press(page, browser)
+    assert until(lambda: browser.said["kind"] == "error")
+    words = [problem["what"] for problem in browser.said["problems"]]
+    assert "Nothing would be trained" in words and any("folder" in word for word in words)
+    assert page.engine.queue() == []
+
+
+def test_start_waits_for_changes_that_are_still_on_their_way(page):
+    browser = page.browsers.of("late")
+    page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/pictures"))
+    began = time.monotonic()
+    press(page, browser, open_changes=[5])
+    assert 1.5 < time.monotonic() - began < 6 and "has not reached the server" in browser.said["text"]
+    page.browsers.arrive(browser, 5)
+    press(page, browser, how="queue", open_changes=[5])
+    assert until(lambda: len(page.engine.queue()) == 1)
+    press(page, browser, how="queue", token="second of a double click")
+    time.sleep(0.3)
+    assert len(page.engine.queue()) == 1
+    press(page, page.browsers.of("another browser"), how="queue")
+    assert until(lambda: len(page.engine.queue()) == 2)
+
+
+def test_start_wakes_a_queue_that_only_waits_for_it(page):
+    for entry in page.engine.queue():
+        page.engine.cancel(entry.id)
+    page.engine.pause_queue()
+    press(page, page.browsers.of("wake"))
+    assert until(lambda: not page.engine.queue_paused)
+    page.engine.pause_queue()
+    press(page, page.browsers.of("wait"))
+    assert until(lambda: "queue is paused" in str(page.browsers.of("wait").said))
+    assert page.engine.queue_paused
+    page.engine.resume_queue()
+
+
+# -- presets
+
+
+def test_a_file_that_is_no_preset_is_said_by_its_own_name(page):
+    browser = page.browsers.of("files")
+    before = page.project.job
+    for text, words in (
+        ("{", "not valid JSON"),
+        ("[1]", "object with groups"),
+        (json.dumps(dump(TrainJob()) | {"schema_version": 99}), "schema version 99"),
+        (json.dumps(dump(TrainJob()) | {"task": "generate"}), "no setting"),
+        ("\udcff", "UTF-8"),
+        ("x" * (2 << 20), "too large"),
+    ):
+        with pytest.raises(ProblemsError) as told:
+            presets_bar.take_file(page, {"file": "../../evil.json", "text": text}, browser, None)
+        assert words in str(told.value) and "tmp" not in str(told.value)
+        assert "evil.json" in told.value.problems[0].where
+    assert page.project.job == before and not page.presets.user.is_dir()
+
+
+def test_an_opened_file_is_kept_under_a_free_name_and_loaded(page):
+    browser = page.browsers.of("files")
+    text = json.dumps(dump(with_value(TrainJob(), "network.rank", 3)))
+    for name in ("opened", "opened-2"):
+        presets_bar.take_file(page, {"file": "opened.json", "text": text}, browser, None)
+        assert page.project.preset == f"user/{name}" and page.project.job.network.rank == 3
+        assert page.project.changed() == {}
+    for name in ("opened", "opened-2"):
+        presets_bar.delete(page, {"preset": f"user/{name}"}, browser, None)
+
+
+def test_shipped_presets_are_never_changed(page):
+    browser = page.browsers.of("files")
+    for act, data in ((presets_bar.delete, {}), (presets_bar.rename, {"to": "mine"})):
+        with pytest.raises(ProblemsError):
+            act(page, {"preset": "starter_lora", **data}, browser, None)
+    for name in ("../up", "a/b", "", "con"):
+        with pytest.raises(ProblemsError):
+            presets_bar.save(page, {"preset": name}, browser, None)
+
+
+# -- messages
+
+
+def test_the_tick_sends_only_what_changed(page):
+    browser = page.browsers.of("tick")
+    asked = {"have": {}, "tab": "Monitor", "run": ""}
+    first = json.loads(answer(page, asked, browser))
+    asked["have"] = {name: part["sig"] for name, part in first.items()}
+    again = answer(page, asked, browser)
+    news = json.loads(again) if isinstance(again, str) else {}
+    assert set(news) <= {"status", "run", "loss", "rates", "log", "samples", "files", "queue", "runs"} - {
+        "queue",
+        "runs",
+    }
+    page.browsers.say(browser, "done", "hello")
+    assert "said" in json.loads(answer(page, asked, browser))
+
+
+def test_nonsense_from_a_browser_is_answered_like_an_empty_message(page):
+    browser = page.browsers.of("nonsense")
+    for text in ("", "{", "[]", "null", '{"have": 3, "tab": [], "filled": "x", "run": {}}', None, 7):
+        assert set(json.loads(answer(page, unpack(text), browser))) >= {"status", "names"}
+    assert [whole(value) for value in (True, -1, 2.0, "3", 4, None)] == [0, 0, 0, 0, 4, 0]
+
+
+def test_a_fault_of_our_own_is_told_once(page, monkeypatch, capsys):
+    monkeypatch.setattr(page.engine, "status", lambda: 1 / 0)
+    browser = page.browsers.of("fault")
+    said = json.loads(guarded(page, {"have": {}}, browser))["said"]
+    assert "ZeroDivisionError" in said["data"]["text"]
+    assert not isinstance(guarded(page, {"have": {"said": said["sig"]}}, browser), str)
+    assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_the_same_content_has_the_same_signature():
+    assert signed({"a": 1, "b": [2]})["sig"] == signed({"b": [2], "a": 1})["sig"] != signed({"a": 1})["sig"]
+
+
+def test_a_late_change_of_a_field_does_not_undo_a_newer_one():
+    browsers = Browsers()
+    browser = browsers.of("s")
+    assert browsers.is_newest(browser, "network.rank", 2)
+    assert not browsers.is_newest(browser, "network.rank", 1)
+    assert browsers.is_newest(browser, "network.alpha", 1)
+
+
+def test_browsers_not_heard_of_for_longest_are_forgotten():
+    browsers = Browsers()
+    for number in range(300):
+        browsers.of(str(number))
+    assert browsers.of("299").arrived.maxlen and len(browsers._all) <= 201
+
+
+# -- monitor
+
+
+def test_actions_are_those_that_make_sense_in_the_state(page):
+    got = {state: monitor.actions(page, state, None) for state in ("running", "paused", "interrupted", "done")}
+    assert got["running"][:4] == ["sample", "save", "pause", "stop"]
+    assert "resume" in got["paused"] and "pause" not in got["paused"]
+    assert got["interrupted"][0] == "continue" and "stop" not in got["interrupted"]
+    assert "continue" not in got["done"]
+
+
+def test_samples_are_prompts_by_steps_with_the_base_model_first(page, tmp_path):
+    drawn = [
+        {"step": step, "index": index, "prompt": f"p{index}", "file": str(tmp_path / "a.png"), "seed": index}
+        for step in (20, 0)
+        for index in (1, 0)
+    ]
+    table = monitor.samples(page, drawn)
+    assert table["steps"] == [0, 20] and [row["prompt"] for row in table["rows"]] == ["p0", "p1"]
+    assert set(table["rows"][0]["cells"]) == {"0", "20"}
+
+
+def test_a_run_that_is_gone_is_said_and_the_rest_still_shown(page):
+    parts = all_parts(page, {"tab": "Monitor", "run": "../../etc"}, page.browsers.of("gone"))
+    assert parts["run"] is None and parts["gone"] and "queue" in parts
+
+
+def test_problems_of_a_command_are_said_in_the_panel(page):
+    browser = page.browsers.of("command")
+    monitor.command(page, {"name": "pause", "run": "no such run"}, browser)
+    assert browser.said["problems"][0]["what"] == "There is no such run"
+    monitor.command(page, {"name": "__class__", "run": "x"}, browser)
+
+
+def test_series_are_rounded_and_equal_rates_share_a_line():
+    assert loss_series([[1, 0.123456789, float("nan")]]) == {"steps": [1], "raw": [0.12346], "smooth": [None]}
+    series = rate_series([[1, {"unet": 1e-4, "text_encoder": 1e-4}], [2, {"unet": 5e-5, "text_encoder": 5e-5}]])
+    assert series == {"steps": [1, 2], "lines": [{"name": "U-Net and text encoder", "values": [1e-4, 5e-5]}]}
+    assert len(rate_series([[1, {"unet": 1e-4, "text_encoder": 5e-5}]])["lines"]) == 2
+
+
+def test_problems_are_escaped_in_html():
+    from tabs.context import problems_html
+
+    shown = problems_html([Problem("<b>bold</b>", "a&b", '"fix"')])
+    assert "<b>bold" not in shown and "&lt;b&gt;" in shown and "a&amp;b" in shown
+
+
+# -- tools and TensorBoard
+
+
+def test_a_tool_tells_what_a_file_is_and_refuses_what_is_not_there(page):
+    from tabs.tools import Tools
+
+    tools = Tools(page)
+    browser = page.browsers.of("tools")
+    tools.use({"tool": "inspect", "about": "models/starter"}, browser)
+    assert until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 30)
+    work = tools.parts("Tools", {})["works"][0]
+    assert any("SD 1.x" in line for line in work["lines"])
+    for data in ({"tool": "inspect", "about": "nothing-here"}, {"tool": "inspect"}, {"tool": "download", "about": ""}):
+        with pytest.raises(ProblemsError):
+            tools.use(data, browser)
+    tools.use({"tool": "rm", "about": "x"}, browser)
+    assert len(tools.parts("Tools", {})["works"]) == 1
+    assert tools.parts("Generate", {}) == {}
+
+
+def test_tensorboard_without_files_says_what_to_set(page, tmp_path):
+    with pytest.raises(ProblemsError) as told:
+        page.tensorboard.open("run", tmp_path)
+    assert "Also write" in str(told.value)
