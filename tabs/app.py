@@ -113,7 +113,7 @@ def launch(
         app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     page.links.logged_in = _login_check(blocks)
-    # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works through a link too.
+    # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
     return blocks
 

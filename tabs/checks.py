@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
+SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
 SHOWN_PICTURES = 12
 
 
@@ -29,6 +30,7 @@ class Checks:
         self._task: Any = None
         self._asked: tuple[TrainJob, float] | None = None
         self._facts: dict[str, Any] = {}
+        self._took = 0.0  # seconds of the last look
         self._models: dict[Any, dict[str, Any]] = {}
 
     # -- the model
@@ -98,7 +100,9 @@ class Checks:
             idle = self._task is None or self._task.done
             if stale and not idle:
                 self._task.cancel()
-            if stale or (idle and self._asked is not None and now - self._asked[1] > LOOKED_AFTER):
+            if stale or (
+                idle and self._asked is not None and now - self._asked[1] > max(LOOKED_AFTER, SPARING * self._took)
+            ):
                 self._asked = (job, now)
                 self._task = self.page.engine.light(self._preflight, job, title="preflight")
             return {"checking": bool(stale or not self._facts), **self._facts}
@@ -108,8 +112,10 @@ class Checks:
         self.look(self.page.project.job, again=True)
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
+        began = time.monotonic()
         facts = self.facts(job, task.token)
         with self._lock:
+            self._took = time.monotonic() - began
             if self._asked is not None and self._asked[0] == job:
                 self._facts = facts
 

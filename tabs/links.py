@@ -53,9 +53,8 @@ class Links:
         return urlencode({name: value for name, value in query.items() if value}, errors="surrogateescape")
 
     def _sign(self, path: str, size: str) -> str:
-        return hmac.new(self._secret, f"{size}\n{path}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[
-            :32
-        ]
+        said = f"{size}\n{path}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._secret, said, hashlib.sha256).hexdigest()[:32]
 
     def _allowed(self, request: Request) -> Path | Response:
         """The path that is asked for, or the refusal."""

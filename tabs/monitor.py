@@ -116,8 +116,15 @@ def queue(page: Page) -> dict[str, Any]:
         entry for entry in entries if entry.state == "waiting"
     ]
     ended = [entry for entry in entries if entry.state not in ("running", "waiting")][-SHOWN_ENDED:]
-    shown = [_row(entry) for entry in [*going, *reversed(ended)]]
+    latest = {
+        entry.run: entry.id for entry in entries if entry.run
+    }  # a run that was continued is no longer interrupted
+    shown = [_row(entry) | {"continuable": _continuable(entry, latest)} for entry in [*going, *reversed(ended)]]
     return {"paused": page.engine.queue_paused, "entries": shown}
+
+
+def _continuable(entry: Any, latest: dict[str, str]) -> bool:
+    return entry.task == "train" and entry.state == "interrupted" and latest.get(entry.run) == entry.id
 
 
 def _row(entry: Any) -> dict[str, Any]:

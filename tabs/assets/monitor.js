@@ -261,7 +261,7 @@
           button("Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
           button("Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id})] : null,
         entry.state === "running" ? button("Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}) : null,
-        entry.state === "interrupted" && entry.run && entry.task === "train" ? button("Continue", `Continue ${entry.title}`, "continue", {run: entry.run}) : null);
+        entry.continuable ? button("Continue", `Continue ${entry.title}`, "continue", {run: entry.run}) : null);
     }) : [h("li", {class: "none"}, "Nothing waits.")]));
     text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not begin." : waiting.length ? `${waiting.length} waiting` : "");
     byId("queue-words").classList.toggle("warning", data.paused);
