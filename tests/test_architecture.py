@@ -38,7 +38,9 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parts[-2] != "core"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parts[-2] != "core"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_imports_point_one_way(path):
     parts = path.relative_to(ROOT).parts
     for module in imported(path):
@@ -62,7 +64,9 @@ def test_the_set_up_runs_on_a_bare_python():
 
 
 def test_no_file_is_longer_than_a_few_screens():
-    long = [f"{path.relative_to(ROOT)}: {lines}" for path in FILES if (lines := path.read_text("utf-8").count("\n")) > 600]
+    long = [
+        f"{path.relative_to(ROOT)}: {lines}" for path in FILES if (lines := path.read_text("utf-8").count("\n")) > 600
+    ]
     assert not long
 
 

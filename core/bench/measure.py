@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,16 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
     preset = outputs / "bench_job.json"
     preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
     known = {folder.name for folder in list_runs(outputs / "runs")}
-    words = [sys.executable, str(PROJECT / "webui.py"), "train", str(preset), "--outputs", str(outputs), "--device", device]
+    words = [
+        sys.executable,
+        str(PROJECT / "webui.py"),
+        "train",
+        str(preset),
+        "--outputs",
+        str(outputs),
+        "--device",
+        device,
+    ]
     started = time.time()
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
@@ -61,7 +71,7 @@ def _read(journal: Path, started: float, peak: int) -> Measured:
     # The first event holds the first step alone when a step takes longer than the reading interval.
     begun = first["time"] - (len(first["steps"]) - 1) * first["seconds_per_step"]
     times = [(line["steps"][-1], line["time"]) for line in steps]
-    paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(times, times[1:], strict=False) if a[0] >= WARM_UP_STEPS]
+    paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if a[0] >= WARM_UP_STEPS]
     encoding = [line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "encoding pictures"]
     return Measured(
         seconds_per_step=statistics.median(paces) if paces else float("nan"),
@@ -110,7 +120,17 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
     from core.engine.owner import hand_in
 
     outputs.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, str(PROJECT / "webui.py"), "--outputs", str(outputs), "--no-browser", "--port", "7900", "--device", device]
+    words = [
+        sys.executable,
+        str(PROJECT / "webui.py"),
+        "--outputs",
+        str(outputs),
+        "--no-browser",
+        "--port",
+        "7900",
+        "--device",
+        device,
+    ]
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         address = _address(process)
@@ -130,7 +150,11 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
         process.terminate()
         process.wait(timeout=60)
     times.sort()
-    return {"median": statistics.median(times), "p95": times[round(0.95 * (len(times) - 1))], "requests": float(len(times))}
+    return {
+        "median": statistics.median(times),
+        "p95": times[round(0.95 * (len(times) - 1))],
+        "requests": float(len(times)),
+    }
 
 
 def _address(process: subprocess.Popen[str]) -> str:

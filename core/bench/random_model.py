@@ -63,7 +63,9 @@ def write_folder(folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.
     for name, config in configs.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file(random_state(name, config, dtype, seed), folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
+        save_file(
+            random_state(name, config, dtype, seed), folder / name / WEIGHT_FILES[name], metadata={"format": "pt"}
+        )
     for name in ("scheduler", "tokenizer"):
         shutil.copytree(CONFIGS / name, folder / name, dirs_exist_ok=True)
     shutil.copy(CONFIGS / "model_index.json", folder / "model_index.json")

@@ -19,7 +19,9 @@ PARTS = ("train", "page")
 SIZE = 256
 
 
-def run_bench(outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run_bench(
+    outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """All numbers as plain JSON. Ratios within one run are what counts: machines differ and are noisy."""
     import torch
 
@@ -49,7 +51,9 @@ def machine_facts(device: str) -> dict[str, Any]:
     }
 
 
-def train_part(folder: Path, device: str, rates: dict[str, float], quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def train_part(
+    folder: Path, device: str, rates: dict[str, float], quick: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
     """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: first with empty caches, then with full ones."""
     say("making a model of random numbers with SD 1.5's architecture")
     model, pictures = workload.make_model(folder), workload.make_pictures(folder, SIZE)
@@ -87,7 +91,10 @@ def table(result: dict[str, Any]) -> str:
     """The numbers as a Markdown table."""
     facts, rates = result["machine"], result["gemm_flops_per_second"]
     rows = [
-        ("machine", f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}, torch {facts['torch']}"),
+        (
+            "machine",
+            f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}, torch {facts['torch']}",
+        ),
         ("GEMM fp32", f"{rates['float32'] / 1e12:.3f} TFLOP/s"),
         ("GEMM bf16", f"{rates['bfloat16'] / 1e12:.3f} TFLOP/s"),
     ]
@@ -104,5 +111,10 @@ def table(result: dict[str, Any]) -> str:
             ("caching", f"{train['cached_pictures_per_second'] or 0:.2f} pictures/s"),
         ]
     if page := result.get("page"):
-        rows.append(("page while training", f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile"))
+        rows.append(
+            (
+                "page while training",
+                f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile",
+            )
+        )
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

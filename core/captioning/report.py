@@ -24,9 +24,14 @@ class CaptionReport:
         return [(picture, caption) for picture, caption in self.rows if caption.source in ("words", "none")]
 
     def text(self) -> str:
-        lines = [f"{picture.relative}: {caption.text}" + ("" if caption.source in ("file", "blank") else "   (no file)") for picture, caption in self.rows]
+        lines = [
+            f"{picture.relative}: {caption.text}" + ("" if caption.source in ("file", "blank") else "   (no file)")
+            for picture, caption in self.rows
+        ]
         lines += [str(problem) for problem in self.problems]
-        return "\n".join([*lines, f"{len(self.rows)} pictures, {len(self.rows) - len(self.missing)} with a caption file"])
+        return "\n".join(
+            [*lines, f"{len(self.rows)} pictures, {len(self.rows) - len(self.missing)} with a caption file"]
+        )
 
 
 def caption_report(job: CaptionJob) -> CaptionReport:

@@ -14,7 +14,10 @@ from core.record.problems import Problem, ProblemsError
 
 def run(words: list[str]) -> int:
     options = split_options(words, SUBCOMMAND["bench"], preset_allowed=False)
-    problems = [*options.problems, *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings)]
+    problems = [
+        *options.problems,
+        *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),
+    ]
     only = options.values.get("only")
     if only is not None and only not in PARTS:
         problems.append(Problem(f"There is no part '{only}'", "command line", f"use one of {', '.join(PARTS)}"))

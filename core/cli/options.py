@@ -38,9 +38,18 @@ SUBCOMMAND = {
     "train": {**JOB, "continue": ("RUN", "go on with an interrupted or stopped run")},
     "prepare": JOB,
     "caption": JOB,
-    "generate": {**JOB, "prompt": ("TEXT", "short for --generate.prompt"), "lora": ("FILE[:STRENGTH]", "add a LoRA; may be repeated")},
+    "generate": {
+        **JOB,
+        "prompt": ("TEXT", "short for --generate.prompt"),
+        "lora": ("FILE[:STRENGTH]", "add a LoRA; may be repeated"),
+    },
     "tool": JOB,
-    "bench": {**COMMON, "quick": ("", "fewer repeats"), "only": ("NAME", "one part of the benchmark"), "json": ("FILE", "write the numbers")},
+    "bench": {
+        **COMMON,
+        "quick": ("", "fewer repeats"),
+        "only": ("NAME", "one part of the benchmark"),
+        "json": ("FILE", "write the numbers"),
+    },
 }
 REPEATED = {"lora"}
 
@@ -71,7 +80,9 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
                 continue
             if not equals:
                 if index >= len(words):
-                    options.problems.append(Problem(f"--{name} has no value", "command line", f"write --{name} {known[name][0]}"))
+                    options.problems.append(
+                        Problem(f"--{name} has no value", "command line", f"write --{name} {known[name][0]}")
+                    )
                     continue
                 text, index = words[index], index + 1
             if name in REPEATED:
@@ -99,9 +110,17 @@ def job_from(task: str, options: Options) -> Settings:
         try:
             preset = read(preset_path(options.preset, options.workspace()))
             if not _fits(preset.task, task):
-                problems.append(Problem(f"The preset is for '{preset.task}', not for '{task}'", options.preset, f"use: webui.py {preset.task}"))
+                problems.append(
+                    Problem(
+                        f"The preset is for '{preset.task}', not for '{task}'",
+                        options.preset,
+                        f"use: webui.py {preset.task}",
+                    )
+                )
             else:
-                below = {name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields}
+                below = {
+                    name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields
+                }
         except ProblemsError as error:
             problems += error.problems
     above, wrong = read_flags(model, options.settings)

@@ -18,12 +18,14 @@ def run(words: list[str]) -> int:
     if "continue" in options.values:
         if options.preset or options.settings:
             raise ProblemsError.one(
-                "--continue takes the settings of the run and no others", "command line", "leave out the preset and the settings"
+                "--continue takes the settings of the run and no others",
+                "command line",
+                "leave out the preset and the settings",
             )
         folder = find_run(options.values["continue"], options.workspace())
         preset = parse(folder.job(), str(folder.job_file))
-        job = build(TrainJob, preset.values, str(folder.job_file))
-        return run_job("train", job, job.saving.output_name, options, resume=folder)
+        earlier = build(TrainJob, preset.values, str(folder.job_file))
+        return run_job("train", earlier, earlier.saving.output_name, options, resume=folder)
     job = job_from("train", options)
     assert isinstance(job, TrainJob)
     get_models(job.model, options)
@@ -37,10 +39,11 @@ def run(words: list[str]) -> int:
 def check(job: TrainJob, options) -> str:
     """The preflight: raises ProblemsError with all errors, prints advice, returns the sentence on what will be trained."""
     from core.dataset.preflight import preflight
-    from core.training.setup import model_problems
+    from core.families.locate import model_problems
+    from core.settings.rules import training_problems
 
     report = preflight(job, options.workspace())
-    found = [*report.problems, *model_problems(job, options.workspace())]
+    found = [*training_problems(job), *report.problems, *model_problems(job.model, options.workspace())]
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)

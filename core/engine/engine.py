@@ -160,7 +160,9 @@ class Engine:
             self._now, self._token = entry, CancelToken()
             try:
                 self._run(entry)
-            except Exception as error:  # outside the job's own guard: a folder that cannot be made, settings that do not fit
+            except (
+                Exception
+            ) as error:  # outside the job's own guard: a folder that cannot be made, settings that do not fit
                 from core.engine.explain import explain
 
                 self._queue.change(entry.id, state="failed", message=explain(error).what)
@@ -323,7 +325,9 @@ class Engine:
         folder = self.workspace.images
         if not folder.is_dir():
             return []
-        files = sorted(folder.rglob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)[:limit]
+        files = sorted(folder.rglob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)[
+            :limit
+        ]
         return [{"path": path, "seed": _seed_of(path), "time": path.stat().st_mtime} for path in files]
 
     def status(self) -> dict[str, Any]:
@@ -339,7 +343,13 @@ class Engine:
         now = self._now
         if now is None:
             return None
-        facts: dict[str, Any] = {"title": now.title, "task": now.task, "run": now.run, "entry": now.id, "state": "running"}
+        facts: dict[str, Any] = {
+            "title": now.title,
+            "task": now.task,
+            "run": now.run,
+            "entry": now.id,
+            "state": "running",
+        }
         if now.run:
             view = self._view(now.run)
             facts |= {
@@ -375,5 +385,3 @@ def _seed_of(path: Path) -> int | None:
     """Pictures are named <time>_<seed>.png, with -2, -3 behind where a name was taken."""
     tail = path.stem.rsplit("_", 1)[-1].split("-")[0]
     return int(tail) if tail.isdigit() else None
-
-

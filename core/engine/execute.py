@@ -10,7 +10,7 @@ from typing import Any
 
 from core.engine.explain import Explanation, explain
 from core.record import atomic
-from core.record.cancel import CancelToken, Cancelled
+from core.record.cancel import Cancelled, CancelToken
 from core.record.commands import CommandReader
 from core.record.context import JobContext
 from core.record.events import StateChanged
@@ -77,7 +77,9 @@ def execute(
     try:
         with Journal(folder.path) as journal:
             journal.listen(listener)
-            context = JobContext(workspace, folder, journal, CommandReader(folder.path), device, token or CancelToken(), store)
+            context = JobContext(
+                workspace, folder, journal, CommandReader(folder.path), device, token or CancelToken(), store
+            )
             journal.put(StateChanged("running"))
             return _guarded(task, job, context)
     finally:
@@ -97,7 +99,9 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         words = explain(error)
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
-                context.say(f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix)
+                context.say(
+                    f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix
+                )
         _write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         journal.put(StateChanged("failed", words.what, words.fix))

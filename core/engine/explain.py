@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from core.record.problems import ProblemsError
 
-POISON = ("device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address", "illegal instruction")
+POISON = (
+    "device-side assert",
+    "illegal memory access",
+    "unspecified launch failure",
+    "misaligned address",
+    "illegal instruction",
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,15 @@ def explain(error: BaseException) -> Explanation:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Explanation("The disk is full", "free some space, then continue the run; files saved before are whole")
     if isinstance(error, PermissionError):
-        return Explanation(f"A file or folder cannot be written: {error.filename}", "check its permissions, or choose another folder")
+        return Explanation(
+            f"A file or folder cannot be written: {error.filename}", "check its permissions, or choose another folder"
+        )
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
-    return Explanation(f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}", "the log file of the run holds the details")
+    return Explanation(
+        f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}",
+        "the log file of the run holds the details",
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -52,4 +63,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
         return "memory" in str(error).lower() or isinstance(error, MemoryError)
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )

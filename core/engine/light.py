@@ -64,7 +64,9 @@ class LightLane:
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[tuple[LightTask, Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
-        self._threads = [threading.Thread(target=self._work, name=f"light-{n}", daemon=True) for n in range(self.THREADS)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"light-{n}", daemon=True) for n in range(self.THREADS)
+        ]
         for thread in self._threads:
             thread.start()
 

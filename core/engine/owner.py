@@ -27,10 +27,14 @@ class Ownership:
             self._lock = FileLock(self._folder / "lock", timeout=0.5)
             self._lock.acquire()
         except Timeout:
-            raise ProblemsError.one(self._who(), str(workspace.outputs), "add --queue to have it done there, or choose another --outputs") from None
+            raise ProblemsError.one(
+                self._who(), str(workspace.outputs), "add --queue to have it done there, or choose another --outputs"
+            ) from None
         except OSError as error:
             raise ProblemsError.one(
-                f"The output folder cannot be written: {error.strerror}", str(workspace.outputs), "choose another with --outputs"
+                f"The output folder cannot be written: {error.strerror}",
+                str(workspace.outputs),
+                "choose another with --outputs",
             ) from None
         self.say(what)
 
@@ -38,7 +42,9 @@ class Ownership:
         try:
             note = json.loads(self._note.read_text("utf-8"))
             since = time.strftime("%H:%M", time.localtime(note["since"]))
-            return f"Atelier already works with this output folder: {note['what']} (process {note['pid']}, since {since})"
+            return (
+                f"Atelier already works with this output folder: {note['what']} (process {note['pid']}, since {since})"
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return "Atelier already works with this output folder in another process"
 

@@ -52,7 +52,9 @@ class Queue:
             atomic.replace(self._path, self._path.with_suffix(f".broken-{int(time.time())}"))
             return
         if any(entry.state == "running" for entry in self._entries):
-            self._entries = [replace(entry, state="interrupted") if entry.state == "running" else entry for entry in self._entries]
+            self._entries = [
+                replace(entry, state="interrupted") if entry.state == "running" else entry for entry in self._entries
+            ]
             self.paused = any(entry.state == "waiting" for entry in self._entries)
             self._write()
 

@@ -146,7 +146,9 @@ class RunView:
                 "seconds_per_step": self.seconds_per_step,
                 "eta_seconds": left,
                 "started": self.started,
-                "seconds": (self.ended or (time.time() if held else self._last_time)) - self.started if self.started else 0.0,
+                "seconds": (self.ended or (time.time() if held else self._last_time)) - self.started
+                if self.started
+                else 0.0,
                 "loss": thin(self.losses),
                 "lr": thin(self.rates),
                 "saves": [save["step"] for save in self.saves],

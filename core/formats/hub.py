@@ -234,13 +234,21 @@ def _fetch_all(
     total, done = sum(file.size for file in wanted), 0
     on_progress(0, total)
     for file in wanted:
-        inside = PurePosixPath(file.name)
-        assert not inside.is_absolute() and ".." not in inside.parts, file.name
-        path = partial / inside
+        path = partial / _safe_name(hub_id, file.name)
         if not (path.is_file() and path.stat().st_size == file.size):
             _fetch(hub_id, file, path, _progress_after(on_progress, done, total), cancel, endpoint)
         done += file.size
         on_progress(done, total)
+
+
+def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
+    """A file's name as a path inside the model's folder; names come from outside and must not lead out of it."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
+        raise ProblemsError.one(
+            f"'{hub_id}' has a file whose name is not allowed: {name!r}", "", "choose another model"
+        )
+    return inside
 
 
 def _progress_after(on_progress: Progress, before: int, total: int) -> Callable[[int], None]:

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family, family_of
+from core.families.locate import model_path
+from core.families.precision import choose_precision
 from core.formats.checkpoint import open_vae
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.header import sniff
-from core.formats.hub import HubId, resolve
 from core.generation.library import find_lora
 from core.generation.loras import LorasReport, check_file, loras_attached
 from core.generation.picture_metadata import Hashes, one_picture, png_info, portable_name
 from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, encode_prompts, pictures_at_once
 from core.generation.store import ModelStore, empty_device_cache
-from core.record import atomic, machine
+from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
@@ -33,13 +34,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from core.record.cancel import CancelToken
-    from core.settings.memory import MemorySettings
     from core.settings.model import ModelSettings
 
 OnEvent = Callable[..., None]  # on_event(kind, **facts); kinds: "progress", "picture", "log"
 
-# Below this many bytes of weights a CPU gains nothing from bf16: converting costs what the faster products save.
-SMALL_MODEL_BYTES = 200 << 20
 SECONDS_BETWEEN_PROGRESS = 0.25
 SEEDS = 2**32
 
@@ -75,11 +73,11 @@ def load_model(
 def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
     """Where the files are. All that is missing or of the wrong kind is raised together, before a model loads."""
     problems: list[Problem] = []
-    model = _collect(problems, _model_path, job.model.base_model, workspace, "model.base_model")
+    model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
     name = _collect(problems, family_of, model, job.model.family) if model else None
     vae = None
     if job.model.vae:
-        vae = _collect(problems, _model_path, job.model.vae, workspace, "model.vae")
+        vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")
         if vae is not None:
             _collect(problems, open_vae, vae)
     loras = []
@@ -103,32 +101,6 @@ def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> 
         return None
 
 
-def _model_path(reference: str, workspace: Workspace, setting: str) -> Path:
-    found = resolve(reference, workspace.models)
-    if isinstance(found, HubId):
-        raise ProblemsError.one(
-            f"The model '{reference}' is not on this machine",
-            setting,
-            "download it (Get a base model in the page, or `webui.py tool --tool.name download`), or choose a file",
-        )
-    return found
-
-
-def compute_type(memory: MemorySettings, device: str, weight_bytes: int) -> torch.dtype:
-    """The type U-Net and text encoder compute in. "auto": fp16 on CUDA (more digits than bf16, and nothing here
-    overflows it), bf16 for large models on CPUs that multiply it in hardware (four times faster there), else fp32."""
-    import torch
-
-    name = memory.mixed_precision
-    if name == "auto":
-        name = "no"
-        if device.startswith("cuda"):
-            name = "fp16"
-        elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and machine.bf16_is_fast(device):
-            name = "bf16"
-    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
 def run_generate(
     job: GenerateJob,
     workspace: Workspace,
@@ -146,7 +118,8 @@ def run_generate(
     on_event("progress", text="looking for the files", done=0, total=0)
     sources = find_sources(job, workspace)
     hashes = _hashes(sources, workspace, cancel)
-    dtype = compute_type(job.memory, device, family(sources.family).weight_bytes(sources.model)["unet"])
+    weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
+    dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
     on_event("progress", text="loading the model", done=0, total=0)
     with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings

@@ -39,7 +39,13 @@ class Journal:
     def put(self, event: Event) -> Line:
         with self._lock:
             self._seq += 1
-            line = {"v": VERSION, "seq": self._seq, "time": round(self._clock(), 3), "kind": event.kind, **event.facts()}
+            line = {
+                "v": VERSION,
+                "seq": self._seq,
+                "time": round(self._clock(), 3),
+                "kind": event.kind,
+                **event.facts(),
+            }
             self._waiting.append(json.dumps(line, ensure_ascii=False, allow_nan=True))
         for listener in self._listeners:
             listener(line)

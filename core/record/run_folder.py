@@ -62,7 +62,9 @@ class RunFolder:
         try:
             lock.acquire()
         except Timeout:
-            raise ProblemsError.one(f"'{self.name}' is already running", str(self.path), "watch it in Monitor") from None
+            raise ProblemsError.one(
+                f"'{self.name}' is already running", str(self.path), "watch it in Monitor"
+            ) from None
         self._lock = lock
 
     def unlock(self) -> None:
@@ -119,7 +121,9 @@ COMPLETE = "complete.json"
 def seal_state(folder: Path) -> None:
     """Write complete.json (sizes and SHA-256 of every file), last: from now on the state counts."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
-    atomic.write_json(folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files})
+    atomic.write_json(
+        folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
+    )
 
 
 def is_whole(folder: Path) -> bool:

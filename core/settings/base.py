@@ -40,10 +40,19 @@ def setting(
     labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
     costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     """
-    about = {"level": level, "unit": unit, "kohya": kohya, "source": source, "labels": labels or {}, "widget": widget}
+    about: Any = {
+        "level": level,
+        "unit": unit,
+        "kohya": kohya,
+        "source": source,
+        "labels": labels or {},
+        "widget": widget,
+    }
     about["costs"] = costs
     if default_factory is not None:
-        return Field(default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds)
+        return Field(
+            default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds
+        )
     return Field(default, title=title, description=help, json_schema_extra={"about": about}, **bounds)
 
 
@@ -59,7 +68,7 @@ class Declared:
     @property
     def _about(self) -> dict[str, Any]:
         extra = self.info.json_schema_extra
-        return extra.get("about", {}) if isinstance(extra, dict) else {}
+        return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
 
     title = property(lambda self: self.info.title or self.name)
     help = property(lambda self: self.info.description or "")
@@ -140,7 +149,9 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 def _constraints(info: FieldInfo) -> list[Any]:
     """Bounds of the field itself and of Annotated members of its type."""
     found = list(info.metadata)
-    members = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
+    members = (
+        get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
+    )
     for member in members:
         if get_origin(member) is Annotated:
             for extra in get_args(member)[1:]:

@@ -24,7 +24,10 @@ class CaptionSettings(Settings):
         help="Joined with one space; a comma must be part of it. A trigger word goes here.",
     )
     caption_suffix: str | None = setting(
-        None, title="Put after each caption", kohya="caption_suffix", help="Joined with one space; a comma must be part of it."
+        None,
+        title="Put after each caption",
+        kohya="caption_suffix",
+        help="Joined with one space; a comma must be part of it.",
     )
     shuffle_caption: bool = setting(
         False,
@@ -33,7 +36,11 @@ class CaptionSettings(Settings):
         help="Puts the parts of a caption, divided at the separator, in a new order each time. For tag lists, not for sentences.",
     )
     caption_separator: str = setting(
-        ",", min_length=1, title="Tag separator", kohya="caption_separator", help="Where a caption is divided into tags."
+        ",",
+        min_length=1,
+        title="Tag separator",
+        kohya="caption_separator",
+        help="Where a caption is divided into tags.",
     )
     keep_tokens: int = setting(
         0,

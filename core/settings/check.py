@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -62,7 +63,7 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
     return ".".join(words)
 
 
-def _bad_value(path: str, item: dict[str, Any], entry: Declared | None, place: str) -> Problem:
+def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place: str) -> Problem:
     value = shorten(item["input"])
     if entry is None:
         return Problem(f"'{path}' is {value}", place, item["msg"].lower())
@@ -102,7 +103,9 @@ def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> st
         if name in (entry.name, entry.kohya):
             return f"did you mean '{entry.path}'?"
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.6) or [
-        entry.path for entry in known.values() if difflib.get_close_matches(name, [entry.name, entry.kohya], cutoff=0.75)
+        entry.path
+        for entry in known.values()
+        if difflib.get_close_matches(name, [entry.name, entry.kohya], cutoff=0.75)
     ]
     if near:
         return f"did you mean '{near[0]}'?"

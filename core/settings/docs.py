@@ -40,12 +40,23 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
         lines += ["", f"### {info.title or group}", "", (info.annotation.__doc__ or "").strip()]
         if not entries:
             continue
-        lines += ["", "| setting | default | allowed | what it does | sd-scripts | source |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            "| setting | default | allowed | what it does | sd-scripts | source |",
+            "|---|---|---|---|---|---|",
+        ]
         for entry in entries:
             allowed = " ".join(part for part in (entry.range_text, f"({entry.unit})" if entry.unit else "") if part)
             default = json.dumps(entry.default, default=str)
             text = " ".join(part for part in (f"**{entry.title}.**", entry.help, entry.costs) if part)
-            row = (f"`{entry.path}`", f"`{default}`", allowed, text, f"`{entry.kohya}`" if entry.kohya else "", entry.source)
+            row = (
+                f"`{entry.path}`",
+                f"`{default}`",
+                allowed,
+                text,
+                f"`{entry.kohya}`" if entry.kohya else "",
+                entry.source,
+            )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
     return lines
 

@@ -10,7 +10,9 @@ class LoraUse(Settings):
     """A LoRA and how strongly it acts."""
 
     file: str = setting(title="LoRA", help="A file, or the name of one that lies under models/ or in a run.")
-    strength: float = setting(1.0, ge=-10, le=10, title="Strength", help="1 is as trained, 0 is off, negative is away from it.")
+    strength: float = setting(
+        1.0, ge=-10, le=10, title="Strength", help="1 is as trained, 0 is off, negative is away from it."
+    )
 
 
 class GenerateSettings(Settings):
@@ -18,15 +20,43 @@ class GenerateSettings(Settings):
 
     prompt: str = setting("a fox, glyph style", title="Prompt", level="shown", widget="text", help="What to draw.")
     negative_prompt: str = setting("", title="Negative prompt", level="shown", widget="text", help="What not to draw.")
-    width: Side | None = setting(None, unit="pixels", title="Width", level="shown", help="Empty is the model's own size.")
-    height: Side | None = setting(None, unit="pixels", title="Height", level="shown", help="Empty is the model's own size.")
-    steps: int = setting(20, ge=1, le=1000, unit="steps", title="Steps", level="shown", help="More steps draw finer and take longer.")
+    width: Side | None = setting(
+        None, unit="pixels", title="Width", level="shown", help="Empty is the model's own size."
+    )
+    height: Side | None = setting(
+        None, unit="pixels", title="Height", level="shown", help="Empty is the model's own size."
+    )
+    steps: int = setting(
+        20, ge=1, le=1000, unit="steps", title="Steps", level="shown", help="More steps draw finer and take longer."
+    )
     guidance_scale: float = setting(
-        7.5, ge=0, le=50, title="Guidance", level="shown", help="How strictly the prompt is followed. 1 or less switches guidance off."
+        7.5,
+        ge=0,
+        le=50,
+        title="Guidance",
+        level="shown",
+        help="How strictly the prompt is followed. 1 or less switches guidance off.",
     )
     seed: int | None = setting(
-        None, ge=0, le=2**32 - 1, title="Seed", level="shown", help="The same seed draws the same picture. Empty draws one and records it."
+        None,
+        ge=0,
+        le=2**32 - 1,
+        title="Seed",
+        level="shown",
+        help="The same seed draws the same picture. Empty draws one and records it.",
     )
-    count: int = setting(1, ge=1, le=1000, unit="pictures", title="How many", level="shown", help="Each next picture counts the seed up by one.")
-    sampler: SAMPLERS = setting("ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The way from noise to picture.")
-    loras: list[LoraUse] = setting(default_factory=list, title="LoRAs", level="shown", widget="loras", help="Any number, each with a strength.")
+    count: int = setting(
+        1,
+        ge=1,
+        le=1000,
+        unit="pictures",
+        title="How many",
+        level="shown",
+        help="Each next picture counts the seed up by one.",
+    )
+    sampler: SAMPLERS = setting(
+        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The way from noise to picture."
+    )
+    loras: list[LoraUse] = setting(
+        default_factory=list, title="LoRAs", level="shown", widget="loras", help="Any number, each with a strength."
+    )

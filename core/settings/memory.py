@@ -26,7 +26,13 @@ class MemorySettings(Settings):
         costs="Far less memory, about a third more time.",
     )
     vae_batch_size: int = setting(
-        1, ge=1, le=64, unit="pictures", title="Pictures encoded at once", kohya="vae_batch_size", help="While latents are cached."
+        1,
+        ge=1,
+        le=64,
+        unit="pictures",
+        title="Pictures encoded at once",
+        kohya="vae_batch_size",
+        help="While latents are cached.",
     )
     text_cache_bytes: int = setting(
         1 << 30,

@@ -45,7 +45,10 @@ class NetworkSettings(Settings):
         help="Acts with alpha / rank of the 3x3 convolutions. Empty is the same as their rank.",
     )
     train_unet: bool = setting(
-        True, title="Train the U-Net", kohya="network_train_text_encoder_only", help="The part that draws. Nearly always on."
+        True,
+        title="Train the U-Net",
+        kohya="network_train_text_encoder_only",
+        help="The part that draws. Nearly always on.",
     )
     train_text_encoder: bool = setting(
         False,

@@ -36,7 +36,13 @@ class NoiseSettings(Settings):
         help="Adds a little more noise to the input than the model is asked to remove. The paper uses 0.1; empty is off.",
     )
     min_timestep: int = setting(
-        0, ge=0, le=999, unit="timesteps", title="Lowest timestep", kohya="min_timestep", help="Timesteps below are never drawn."
+        0,
+        ge=0,
+        le=999,
+        unit="timesteps",
+        title="Lowest timestep",
+        kohya="min_timestep",
+        help="Timesteps below are never drawn.",
     )
     max_timestep: int = setting(
         1000,

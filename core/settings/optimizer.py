@@ -33,7 +33,12 @@ class OptimizerSettings(Settings):
         help="How far each step moves. 1e-4 for a LoRA of SD 1.5; too high burns the picture, too low learns nothing.",
     )
     unet_lr: float | None = setting(
-        None, ge=0, le=10, title="Rate of the U-Net", kohya="unet_lr", help="Empty is the learning rate; 0 leaves the U-Net as it is."
+        None,
+        ge=0,
+        le=10,
+        title="Rate of the U-Net",
+        kohya="unet_lr",
+        help="Empty is the learning rate; 0 leaves the U-Net as it is.",
     )
     text_encoder_lr: float | None = setting(
         None,
@@ -44,12 +49,19 @@ class OptimizerSettings(Settings):
         help="Empty is the learning rate; half of it is usual. 0 leaves the text encoder as it is.",
     )
     weight_decay: float = setting(
-        0.01, ge=0, le=10, title="Weight decay", kohya="optimizer_args", help="Pulls weights towards zero at every step."
+        0.01,
+        ge=0,
+        le=10,
+        title="Weight decay",
+        kohya="optimizer_args",
+        help="Pulls weights towards zero at every step.",
     )
     betas: tuple[Beta, Beta] = setting(
         (0.9, 0.999), title="Betas", kohya="optimizer_args", help="How long gradients and their squares are remembered."
     )
-    eps: float = setting(1e-8, gt=0, le=1, title="Epsilon", kohya="optimizer_args", help="Keeps the division of AdamW finite.")
+    eps: float = setting(
+        1e-8, gt=0, le=1, title="Epsilon", kohya="optimizer_args", help="Keeps the division of AdamW finite."
+    )
     max_grad_norm: float = setting(
         1.0,
         ge=0,

@@ -51,7 +51,9 @@ def recipe_values(job: TrainJob) -> dict[str, Any]:
     return values
 
 
-def dump(job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "") -> dict[str, Any]:
+def dump(
+    job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = ""
+) -> dict[str, Any]:
     """The content of a preset file."""
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     return head | (recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job))
@@ -64,10 +66,12 @@ def parse(raw: Any, where: str) -> Preset:
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         text = f"schema_version is {shorten(version)}" if "schema_version" in raw else "schema_version is missing"
-        raise ProblemsError.one(text, where, f"write \"schema_version\": {SCHEMA_VERSION}")
+        raise ProblemsError.one(text, where, f'write "schema_version": {SCHEMA_VERSION}')
     if version > SCHEMA_VERSION:
         raise ProblemsError.one(
-            f"The preset has schema version {version}; this Atelier knows up to {SCHEMA_VERSION}", where, "update Atelier"
+            f"The preset has schema version {version}; this Atelier knows up to {SCHEMA_VERSION}",
+            where,
+            "update Atelier",
         )
     while version < SCHEMA_VERSION:
         raw = MIGRATIONS[version](raw)
@@ -75,7 +79,9 @@ def parse(raw: Any, where: str) -> Preset:
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
     if kind not in ("job", "recipe") or task not in JOBS or (kind == "recipe" and task != "train"):
         raise ProblemsError.one(
-            f"kind is {shorten(kind)} and task is {shorten(task)}", where, f"kind: job or recipe; task: {', '.join(JOBS)}"
+            f"kind is {shorten(kind)} and task is {shorten(task)}",
+            where,
+            f"kind: job or recipe; task: {', '.join(JOBS)}",
         )
     values = {key: value for key, value in raw.items() if key not in HEADER}
     return Preset(Path(where).stem, kind, task, values, str(raw.get("title", "")), str(raw.get("description", "")))
@@ -88,7 +94,9 @@ def read(path: Path) -> Preset:
     except FileNotFoundError:
         raise ProblemsError.one("There is no such preset", str(path), "check the name") from None
     except UnicodeDecodeError as error:
-        raise ProblemsError.one("The preset is not UTF-8 text", str(path), f"save it as UTF-8 (byte {error.start})") from None
+        raise ProblemsError.one(
+            "The preset is not UTF-8 text", str(path), f"save it as UTF-8 (byte {error.start})"
+        ) from None
     except json.JSONDecodeError as error:
         raise ProblemsError.one(
             f"The preset is not valid JSON: {error.msg.lower()}", f"{path}, line {error.lineno}", "mend that line"
@@ -119,8 +127,13 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     if preset.kind != "recipe":
         return []
     inside = [group for group in preset.values if group in NOT_IN_A_RECIPE]
-    inside += [path for path in NOT_IN_A_RECIPE_FIELDS if path.split(".")[1] in preset.values.get(path.split(".")[0], {})]
-    return [Problem(f"A recipe does not hold '{name}'", where, "remove it, or make it a preset of kind job") for name in inside]
+    inside += [
+        path for path in NOT_IN_A_RECIPE_FIELDS if path.split(".")[1] in preset.values.get(path.split(".")[0], {})
+    ]
+    return [
+        Problem(f"A recipe does not hold '{name}'", where, "remove it, or make it a preset of kind job")
+        for name in inside
+    ]
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
@@ -161,7 +174,9 @@ class PresetStore:
         stem = name.removeprefix("user/")
         reason = bad_name(stem)
         if reason:
-            raise ProblemsError.one(f"'{stem}' cannot be a preset's name: {reason}", "preset name", "use letters, digits, - and _")
+            raise ProblemsError.one(
+                f"'{stem}' cannot be a preset's name: {reason}", "preset name", "use letters, digits, - and _"
+            )
         return (self.user if own else self.shipped) / f"{stem}.json"
 
     def load(self, name: str) -> Preset:
@@ -172,7 +187,9 @@ class PresetStore:
         name = "user/" + name.strip().removeprefix("user/")
         path = self.path(name)
         if path.exists() and not replace:
-            raise ProblemsError.one(f"There is a preset '{name}' already", "preset name", "take another name, or replace it")
+            raise ProblemsError.one(
+                f"There is a preset '{name}' already", "preset name", "take another name, or replace it"
+            )
         atomic.write_json(path, dump(job, kind=kind, task=task))
         return name
 
@@ -189,10 +206,10 @@ class PresetStore:
 
     def _own(self, name: str) -> Path:
         if not name.startswith("user/"):
-            raise ProblemsError.one(f"'{name}' comes with Atelier and stays", "preset", "save it under your own name first")
+            raise ProblemsError.one(
+                f"'{name}' comes with Atelier and stays", "preset", "save it under your own name first"
+            )
         path = self.path(name)
         if not path.exists():
             raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
         return path
-
-

@@ -58,7 +58,11 @@ def training_problems(job: TrainJob) -> list[Problem]:
     if not (job.network.train_unet or job.network.train_text_encoder):
         found.append(Problem("Nothing would be trained", "network", "train the U-Net, the text encoder, or both"))
     elif not _some_rate(job):
-        found.append(Problem("Every learning rate is 0, so nothing would change", "optimizer", "give a rate above 0, such as 1e-4"))
+        found.append(
+            Problem(
+                "Every learning rate is 0, so nothing would change", "optimizer", "give a rate above 0, such as 1e-4"
+            )
+        )
     if job.noise.min_timestep >= job.noise.max_timestep:
         found.append(
             Problem(
@@ -83,7 +87,11 @@ def training_problems(job: TrainJob) -> list[Problem]:
     for path in PERIODS:
         value = value_of(job, path)
         if value is not None and value < 0:
-            found.append(Problem(f"{titles[path]} is {value}, which is treated as off", path, "leave it empty or write 0", "advice"))
+            found.append(
+                Problem(
+                    f"{titles[path]} is {value}, which is treated as off", path, "leave it empty or write 0", "advice"
+                )
+            )
     if not every(job.saving.save_every_minutes) and not every(job.saving.save_every_n_steps):
         found.append(
             Problem(

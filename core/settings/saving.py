@@ -26,7 +26,10 @@ class SavingSettings(Settings):
         None, unit="steps", title="Save every n steps", kohya="save_every_n_steps", help="Empty or 0 is off."
     )
     save_every_minutes: float | None = setting(
-        10.0, unit="minutes", title="Back up every n minutes", help="Saves what is needed to continue after a crash. Empty or 0 is off."
+        10.0,
+        unit="minutes",
+        title="Back up every n minutes",
+        help="Saves what is needed to continue after a crash. Empty or 0 is off.",
     )
     save_n_evenly: int | None = setting(
         None,

@@ -14,9 +14,15 @@ class ToolSettings(Settings):
         "inspect",
         title="Tool",
         level="shown",
-        labels={"inspect": "Inspect a file", "export_diffusers": "Export a LoRA for diffusers", "download": "Download a model"},
+        labels={
+            "inspect": "Inspect a file",
+            "export_diffusers": "Export a LoRA for diffusers",
+            "download": "Download a model",
+        },
         help="inspect says what a model file is and shows its metadata; export_diffusers writes a LoRA in diffusers' form; download fetches a hub model into models/.",
     )
     file: str | None = setting(None, title="File", level="shown", help="The file to read.")
-    output: str | None = setting(None, title="Output", level="shown", help="Where export_diffusers writes. Empty is beside the file.")
+    output: str | None = setting(
+        None, title="Output", level="shown", help="Where export_diffusers writes. Empty is beside the file."
+    )
     hub_id: str | None = setting(None, title="Hub id", level="shown", help="owner/name of the model to download.")

@@ -27,7 +27,9 @@ def save_state(run: Run) -> Path:
     newest = newest_state(states)
     if newest is not None and state_step(newest) == run.state.step:
         return newest
-    target = next(path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists())
+    target = next(
+        path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
+    )
     temporary = states / f".tmp-{name}"
     atomic.remove_folder(temporary)
     temporary.mkdir()
@@ -89,7 +91,14 @@ def load_state(run: Run) -> bool:
         run.scaler.load_state_dict(content["scaler"])
     run.state.step, run.state.seconds = content["step"], content["seconds"]
     now = made_with(run)
-    other = [f"{name} {content['made_with'].get(name)} (now {value})" for name, value in now.items() if content["made_with"].get(name) != value]
+    other = [
+        f"{name} {content['made_with'].get(name)} (now {value})"
+        for name, value in now.items()
+        if content["made_with"].get(name) != value
+    ]
     if other:
-        run.context.say("The state was made with another " + ", ".join(other) + ": the result may differ in the last digits", "warning")
+        run.context.say(
+            "The state was made with another " + ", ".join(other) + ": the result may differ in the last digits",
+            "warning",
+        )
     return True

@@ -84,5 +84,7 @@ def _buckets(placed: Sequence[Placed]) -> dict[str, Any]:
         width, height = each.placement.bucket
         counts[(width, height)] += each.repeats
         errors.append(abs(width / height - each.picture.width / each.picture.height))
-    buckets = {str(number): {"resolution": list(size), "count": counts[size]} for number, size in enumerate(sorted(counts))}
+    buckets = {
+        str(number): {"resolution": list(size), "count": counts[size]} for number, size in enumerate(sorted(counts))
+    }
     return {"buckets": buckets, "mean_img_ar_error": sum(errors) / max(len(errors), 1)}

@@ -21,7 +21,9 @@ def train(run: Run) -> str:
     run.tasks.before_first_step(run)
     while run.state.step < run.total and not run.stop_wanted:
         started = time.monotonic()
-        optimizer_update(run)  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
+        optimizer_update(
+            run
+        )  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
         run.state.step += 1
         run.clock.add(time.monotonic() - started)
         report(run, run.losses.read_if_due())

@@ -47,7 +47,9 @@ class Plan:
         """Every caption that an epoch uses, each once."""
         if self._captioned == epoch or (self._captioned >= 0 and not is_random(self._captions)):
             return self._variants
-        items = ((placed.key, repeat, placed.caption.text) for placed in self.placed for repeat in range(placed.repeats))
+        items = (
+            (placed.key, repeat, placed.caption.text) for placed in self.placed for repeat in range(placed.repeats)
+        )
         self._variants = caption_variants_of_epoch(items, self._captions, self._seed, epoch)
         self._captioned = epoch
         return self._variants

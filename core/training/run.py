@@ -17,10 +17,10 @@ from core.training.losses import LossBuffer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from core.families.precision import Precision
     from core.methods.network import NetworkMethod
     from core.optimization.clipping import NonFiniteGuard
     from core.training.plan import Plan
-    from core.training.precision import Precision
     from core.training.sources import Latents, Text
     from core.training.tasks import Tasks
     from core.training.trackers import Tracker
@@ -91,7 +91,13 @@ def run_training(job: TrainJob, context: JobContext) -> str:
             context.say(f"Continuing from step {run.state.step}")
             run.clock = StepClock(run.state.seconds)
         context.journal.put(
-            Planned(run.total, -(-run.total // run.plan.updates_per_epoch), run.plan.updates_per_epoch, len(run.plan.placed), run.facts["sentence"])
+            Planned(
+                run.total,
+                -(-run.total // run.plan.updates_per_epoch),
+                run.plan.updates_per_epoch,
+                len(run.plan.placed),
+                run.facts["sentence"],
+            )
         )
         context.stage("training")
         return train(run)

@@ -59,7 +59,9 @@ def _copy(run: Run, path: Path) -> None:
             shutil.copyfile(path, temporary)
         run.context.say(f"Copied to {target}")
     except OSError as error:
-        run.context.say(f"The finished file could not be copied to {folder}: {error.strerror}", "error", f"copy it yourself: {path}")
+        run.context.say(
+            f"The finished file could not be copied to {folder}: {error.strerror}", "error", f"copy it yourself: {path}"
+        )
 
 
 def remove_old(run: Run) -> None:

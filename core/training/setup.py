@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.latent_cache import LatentCache
 from core.dataset.preflight import Report, dataset_fingerprint, preflight
 from core.dataset.text_cache import TextCache
 from core.families import family, family_of
+from core.families.locate import model_path, model_problems
+from core.families.precision import Precision, choose_precision
 from core.formats.hashes import HashMemo
-from core.formats.hub import HubId, resolve
 from core.methods.network import NetworkMethod
 from core.record import atomic
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.record.workspace import Workspace
+from core.record.problems import raise_if_errors
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
 from core.training.losses import LossBuffer
 from core.training.plan import Plan
-from core.training.precision import Precision, choose_precision
 from core.training.run import Run, with_seed
 from core.training.samples import sample_captions
 from core.training.sources import FrozenText, Latents, LearningText, Text
@@ -35,33 +33,6 @@ if TYPE_CHECKING:
 DECODE_THREADS = 2
 
 
-def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
-    """The file or folder of a model setting. A hub id that is not here is a problem that says how to get it."""
-    found = resolve(reference, workspace.models)
-    if isinstance(found, HubId):
-        raise ProblemsError.one(
-            f"The model '{reference}' is not on this machine", setting, "get it in the page under Get a base model, or choose a file"
-        )
-    return found
-
-
-def model_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Whether the base model and VAE are there and of a family that can be trained; from their headers alone."""
-    found: list[Problem] = []
-    try:
-        family_of(model_path(job.model.base_model, workspace), job.model.family)
-    except ProblemsError as error:
-        found += error.problems
-    if job.model.vae is not None:
-        try:
-            from core.formats.checkpoint import open_vae
-
-            open_vae(model_path(job.model.vae, workspace, "model.vae"))
-        except ProblemsError as error:
-            found += error.problems
-    return found
-
-
 def checked(job: TrainJob, context: JobContext) -> Report:
     """The preflight once more, at the moment of training: files may have changed while the job waited."""
     context.stage("looking at the dataset")
@@ -72,7 +43,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking pictures", done, total),
     )
-    raise_if_errors([*training_problems(job), *report.problems, *model_problems(job, context.workspace)])
+    raise_if_errors([*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)])
     return report
 
 
@@ -148,11 +119,16 @@ class Builder:
         if self._text_model is None:
             self.context.stage("loading the text encoder")
             self._text_model = self.family.load(
-                self.model, parts=("text_encoder", "tokenizer"), dtype=self.precision.compute, device=self.context.device
+                self.model,
+                parts=("text_encoder", "tokenizer"),
+                dtype=self.precision.compute,
+                device=self.context.device,
             )
         loaded = self._text_model
         ids = self.family.tokenize(loaded.tokenizer, captions, self.job.captions.max_token_length)
-        return self.family.encode_text(loaded.text_encoder, ids.to(self.context.device), clip_skip=self.job.model.clip_skip)
+        return self.family.encode_text(
+            loaded.text_encoder, ids.to(self.context.device), clip_skip=self.job.model.clip_skip
+        )
 
     def frozen_text(self) -> FrozenText:
         """Encodes what the first epoch and the samples need, then lets the encoder go."""
@@ -243,7 +219,12 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
         prediction=components.prediction if job.model.prediction == "auto" else job.model.prediction,
         tracker=make_tracker(job.logging.log_with, context.folder.logs),
         tasks=None,  # type: ignore[arg-type]
-        facts={"sentence": builder.report.sentence, "vae_path": builder.vae, "report": builder.report, "memo": builder.memo},
+        facts={
+            "sentence": builder.report.sentence,
+            "vae_path": builder.vae,
+            "report": builder.report,
+            "memo": builder.memo,
+        },
         losses=LossBuffer(scaled=precision.scaled),
     )
     run.tasks = Tasks(run)
@@ -254,12 +235,16 @@ def _write_fingerprint(builder: Builder) -> None:
     """dataset.json: what the run learns from. A run that continues says when the pictures are not the same any more."""
     path = builder.context.folder.dataset_file
     now = dataset_fingerprint(
-        builder.report.placed, memo_path=builder.context.workspace.private / "index.sqlite", cancel=builder.context.token
+        builder.report.placed,
+        memo_path=builder.context.workspace.private / "index.sqlite",
+        cancel=builder.context.token,
     )
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
         if before != now:
-            builder.context.say("The pictures or captions changed since this run began; it goes on with the present ones", "warning")
+            builder.context.say(
+                "The pictures or captions changed since this run began; it goes on with the present ones", "warning"
+            )
     atomic.write_json(path, now)
 
 

@@ -19,7 +19,9 @@ DEVICE_BYTES = 2 << 30
 class Latents:
     """The VAE's posteriors of all pictures, on the device when they are small, and addressed draws from them."""
 
-    def __init__(self, posteriors: Mapping[tuple[str, str], tuple[Tensor, Tensor]], scale: float, seed: int, device: str):
+    def __init__(
+        self, posteriors: Mapping[tuple[str, str], tuple[Tensor, Tensor]], scale: float, seed: int, device: str
+    ):
         size = sum(mean.nbytes + logvar.nbytes for mean, logvar in posteriors.values())
         place = device if size <= DEVICE_BYTES else "cpu"
         self._posteriors = {key: (mean.to(place), logvar.to(place)) for key, (mean, logvar) in posteriors.items()}
@@ -34,7 +36,9 @@ class Latents:
 class FrozenText:
     """Text states of an encoder that does not learn: encoded once per caption variant. The encoder is loaded only when needed."""
 
-    def __init__(self, cache: TextCache, encode: Callable[[Sequence[str]], Tensor], release: Callable[[], None], device: str):
+    def __init__(
+        self, cache: TextCache, encode: Callable[[Sequence[str]], Tensor], release: Callable[[], None], device: str
+    ):
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
 
     def need(self, captions: Sequence[str]) -> None:

@@ -115,7 +115,9 @@ class Tasks:
         except Cancelled:
             run.context.say("Sampling was left unfinished")
         except Exception as error:
-            run.context.say(f"The samples could not be drawn: {error}", "warning", "training goes on; check the sample settings")
+            run.context.say(
+                f"The samples could not be drawn: {error}", "warning", "training goes on; check the sample settings"
+            )
 
     def _read_back(self, run: Run) -> None:
         """Nothing is saved or shown before all its losses are known to be finite."""
@@ -125,5 +127,11 @@ class Tasks:
 
 
 def _say_disk(run: Run, error: OSError) -> None:
-    what = "The disk is full" if error.errno == errno.ENOSPC else f"A file cannot be written ({error.strerror or error})"
-    run.context.say(f"{what}: nothing was saved at step {run.state.step}", "error", "free some space; what was saved before is whole")
+    what = (
+        "The disk is full" if error.errno == errno.ENOSPC else f"A file cannot be written ({error.strerror or error})"
+    )
+    run.context.say(
+        f"{what}: nothing was saved at step {run.state.step}",
+        "error",
+        "free some space; what was saved before is whole",
+    )

@@ -23,7 +23,9 @@ def optimizer_update(run: Run) -> None:
     epoch, batches = run.plan.update(run.state.step)
     run.text.need(run.plan.captions(epoch))
     schedule = run.job.schedule
-    set_learning_rates(run.optimizer, multiplier(schedule.lr_scheduler, run.state.step, schedule.lr_warmup_steps, run.total))
+    set_learning_rates(
+        run.optimizer, multiplier(schedule.lr_scheduler, run.state.step, schedule.lr_warmup_steps, run.total)
+    )
     pictures = sum(len(batch.items) for batch in batches)
     total = None
     timesteps: list[int] = []
@@ -64,7 +66,9 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     latents = torch.stack([run.latents.draw(placed, epoch, repeat) for placed, repeat in batch.items]).to(device)
     shape = latents.shape[1:]
     noise = stack_draws([draw_noise(shape, *address) for address in addresses], device)
-    timesteps = [draw_timestep(noise_settings.min_timestep, noise_settings.max_timestep, *address) for address in addresses]
+    timesteps = [
+        draw_timestep(noise_settings.min_timestep, noise_settings.max_timestep, *address) for address in addresses
+    ]
     offset = perturbation = None
     if noise_settings.noise_offset:
         offset = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)

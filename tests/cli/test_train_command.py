@@ -19,7 +19,18 @@ SMALL = "--dataset.resolution 64 --network.rank 2 --network.conv_rank null --sam
 
 
 def words(outputs, *more):
-    return [sys.executable, "webui.py", "train", "presets/starter_lora.json", *SMALL, "--outputs", str(outputs), "--device", "cpu", *more]
+    return [
+        sys.executable,
+        "webui.py",
+        "train",
+        "presets/starter_lora.json",
+        *SMALL,
+        "--outputs",
+        str(outputs),
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def run(outputs, *more):
@@ -35,7 +46,9 @@ def wait_for_steps(outputs, process, count):
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()[1]
         runs = list_runs(outputs / "runs")
-        if runs and any(line["kind"] == "steps" and line["steps"][-1] >= count for line in read_lines(runs[0].journal_file)):
+        if runs and any(
+            line["kind"] == "steps" and line["steps"][-1] >= count for line in read_lines(runs[0].journal_file)
+        ):
             return
         time.sleep(0.1)
     raise AssertionError("no steps came")
@@ -58,7 +71,9 @@ def test_a_preset_with_flags_trains_and_exits_with_0(outputs):
 
 def test_bad_input_exits_with_2_and_lists_everything(outputs, tmp_path):
     before = len(list_runs(outputs / "runs"))
-    done = run(outputs, "--dataset.folder", str(tmp_path / "nowhere"), "--optimizer.learning_rate", "nan", "--network.rnk", "3")
+    done = run(
+        outputs, "--dataset.folder", str(tmp_path / "nowhere"), "--optimizer.learning_rate", "nan", "--network.rnk", "3"
+    )
     assert done.returncode == 2
     assert "Learning rate" in done.stderr and "did you mean --network.rank" in done.stderr
     assert run(outputs, "--dataset.folder", str(tmp_path / "nowhere")).returncode == 2
@@ -69,7 +84,9 @@ def test_a_missing_preset_and_a_newer_one_exit_with_2(outputs, tmp_path):
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({"kind": "job", "schema_version": 99}))
     for preset, said in ((tmp_path / "none.json", "no such preset"), (newer, "update Atelier")):
-        done = subprocess.run([sys.executable, "webui.py", "train", str(preset)], cwd=PROJECT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "webui.py", "train", str(preset)], cwd=PROJECT, capture_output=True, text=True
+        )
         assert done.returncode == 2 and said in done.stderr
 
 
@@ -180,6 +197,8 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path):
     base = [sys.executable, "webui.py", "caption", "--dataset.folder", str(folder), "--outputs", str(tmp_path / "out")]
     done = subprocess.run(base, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0 and "2 pictures, 1 with a caption file" in done.stdout
-    done = subprocess.run([*base, "--caption.write_missing", "a photo of {words}"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*base, "--caption.write_missing", "a photo of {words}"], cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (folder / "fox.txt").read_text() == "a photo of red fox" and (folder / "bear.txt").read_text() == "a bear"

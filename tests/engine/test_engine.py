@@ -68,7 +68,9 @@ def stepper(total=3, error=None, wait=0.0):
 
 def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engine, monkeypatch):
     def by_name(job, context):
-        return stepper(error=RuntimeError("CUDA out of memory") if job.saving.output_name == "bad" else None)(job, context)
+        return stepper(error=RuntimeError("CUDA out of memory") if job.saving.output_name == "bad" else None)(
+            job, context
+        )
 
     monkeypatch.setitem(execution.TASKS, "train", by_name)
     for name in ("one", "bad", "two"):

@@ -9,6 +9,7 @@ import torch
 from core.families import sd1
 from core.families.sd1.loading import load_tokenizer
 from tests.models import tiny_sd1
+from tests.offline import no_network
 
 ROOT = Path(__file__).parents[2]
 CASES = json.loads((ROOT / "tests" / "vectors" / "prompts.json").read_text(encoding="utf-8"))["cases"]

@@ -261,6 +261,17 @@ def test_the_token_of_the_environment_is_sent(tmp_path, fake_hub, monkeypatch):
     assert {sent for _, _, sent in fake_hub.asked} == {"Bearer hf_secret"}
 
 
+@pytest.mark.parametrize(
+    "name", ["unet/../../../outside.json", "/outside.json", "unet\\..\\..\\outside.json", "C:outside.json"]
+)
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path, fake_hub, name):
+    models = tmp_path / "a" / "b"
+    fake_hub.files[name] = b"{}"
+    with pytest.raises(ProblemsError, match="not allowed"):
+        get(fake_hub, models, HubId("owner", "model", name))
+    assert not list(tmp_path.rglob("outside.json"))
+
+
 def test_too_little_room_is_said_before_anything_is_fetched(tmp_path, fake_hub, monkeypatch):
     monkeypatch.setattr(hub, "SPARE_BYTES", 1 << 60)
     with pytest.raises(ProblemsError, match="GB are free"):

@@ -15,7 +15,7 @@ from core.families import family
 from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
 from core.generation.picture_metadata import read_picture
-from core.generation.run import compute_type, find_sources, make_store, run_generate, save_picture, tensors_sha256
+from core.generation.run import find_sources, make_store, run_generate, save_picture, tensors_sha256
 from core.generation.style_distance import colourfulness, style_distance
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -206,20 +206,6 @@ def test_one_model_is_loaded_for_many_jobs_and_another_vae_is_another_model(work
     assert len(loads) == 2
     store.release()
     assert store.holds is None
-
-
-def test_the_type_follows_the_machine_where_it_may(monkeypatch):
-    large = 800 << 20
-    monkeypatch.setattr(run_module.machine, "bf16_is_fast", lambda device: True)
-    auto = MemorySettings()
-    assert compute_type(auto, "cpu", 14 << 20) is torch.float32
-    assert compute_type(auto, "cpu", large) is torch.bfloat16
-    assert compute_type(auto, "cuda", large) is torch.float16
-    assert compute_type(auto, "mps", large) is torch.float32
-    assert compute_type(MemorySettings(mixed_precision="no"), "cuda", large) is torch.float32
-    assert compute_type(MemorySettings(mixed_precision="bf16"), "cpu", 0) is torch.bfloat16
-    monkeypatch.setattr(run_module.machine, "bf16_is_fast", lambda device: False)
-    assert compute_type(auto, "cpu", large) is torch.float32
 
 
 def test_bf16_draws_nearly_the_same_picture(workspace, store):

@@ -43,7 +43,12 @@ def test_a_draw_depends_on_its_address_alone():
     first = draws.normal((4, 2), 1, "noise", 3, ("a", "b.png"), 0)
     draws.normal((100,), 1, "noise", 9)
     assert draws.normal((4, 2), 1, "noise", 3, ("a", "b.png"), 0).equal(first)
-    others = [draws.address(1, "noise", 3), draws.address(1, "noise", 4), draws.address(2, "noise", 3), draws.address(1, "crop", 3)]
+    others = [
+        draws.address(1, "noise", 3),
+        draws.address(1, "noise", 4),
+        draws.address(2, "noise", 3),
+        draws.address(1, "crop", 3),
+    ]
     assert len(set(others)) == 4
 
 

@@ -37,7 +37,9 @@ def test_a_rate_that_is_no_number_infinite_or_negative_is_refused(rate):
 
 
 def test_a_union_is_reported_once():
-    assert [problem.where for problem in problems_of(TrainJob, {"dataset": {"resolution": "big"}})] == ["dataset.resolution"]
+    assert [problem.where for problem in problems_of(TrainJob, {"dataset": {"resolution": "big"}})] == [
+        "dataset.resolution"
+    ]
 
 
 def test_a_bad_source_is_named_by_its_place():
@@ -62,7 +64,9 @@ def test_a_boolean_flag_takes_true_or_false_too():
 
 
 def test_wrong_flags_are_all_listed_with_the_nearest_name():
-    _, problems = read_flags(TrainJob, "--network.network_dim 4 --optimizer.learning_rat 1 stray --dataset.folder".split())
+    _, problems = read_flags(
+        TrainJob, "--network.network_dim 4 --optimizer.learning_rat 1 stray --dataset.folder".split()
+    )
     assert [problem.fix for problem in problems] == [
         "did you mean --network.rank?",
         "did you mean --optimizer.learning_rate?",

@@ -33,9 +33,15 @@ def test_a_preset_of_every_version_ever_written_still_loads(path):
 job_values = st.fixed_dictionaries(
     {},
     optional={
-        "network": st.fixed_dictionaries({}, optional={"rank": st.integers(1, 1024), "conv_rank": st.none() | st.integers(1, 99)}),
+        "network": st.fixed_dictionaries(
+            {}, optional={"rank": st.integers(1, 1024), "conv_rank": st.none() | st.integers(1, 99)}
+        ),
         "optimizer": st.fixed_dictionaries(
-            {}, optional={"learning_rate": st.floats(0, 10), "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list)}
+            {},
+            optional={
+                "learning_rate": st.floats(0, 10),
+                "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list),
+            },
         ),
         "dataset": st.fixed_dictionaries(
             {}, optional={"folder": st.none() | st.text(), "resolution": st.integers(64, 8192) | st.just([512, 768])}
@@ -64,7 +70,9 @@ def test_loading_never_mixes_with_what_the_form_held(tmp_path):
 
 def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
     store = PresetStore(tmp_path)
-    recipe = build(TrainJob, {"network": {"rank": 4}, "dataset": {"folder": "a"}, "saving": {"output_name": "a", "save_last_n": 2}})
+    recipe = build(
+        TrainJob, {"network": {"rank": 4}, "dataset": {"folder": "a"}, "saving": {"output_name": "a", "save_last_n": 2}}
+    )
     form = build(
         TrainJob,
         {
@@ -75,7 +83,12 @@ def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
         },
     )
     got = apply(store.load(store.save("r", recipe, kind="recipe")), form)
-    assert (got.dataset.folder, got.model.base_model, got.saving.output_name, got.samples.sample_prompts) == ("b", "m", "b", ["p"])
+    assert (got.dataset.folder, got.model.base_model, got.saving.output_name, got.samples.sample_prompts) == (
+        "b",
+        "m",
+        "b",
+        ["p"],
+    )
     assert (got.network.rank, got.saving.save_last_n, got.samples.sample_steps) == (4, 2, 20)
 
 
@@ -115,7 +128,9 @@ def test_a_preset_in_utf16_says_so(tmp_path):
 
 def test_everything_wrong_in_a_preset_is_listed_at_once(tmp_path):
     path = tmp_path / "p.json"
-    path.write_text(json.dumps({"schema_version": 1, "network": {"rank": 0, "rnk": 1}, "noise": {"min_snr_gamma": "x"}}))
+    path.write_text(
+        json.dumps({"schema_version": 1, "network": {"rank": 0, "rnk": 1}, "noise": {"min_snr_gamma": "x"}})
+    )
     with pytest.raises(ProblemsError) as caught:
         read(path)
     assert len(caught.value.problems) == 3

@@ -75,7 +75,9 @@ class Training:
 
         with Journal(self.folder.path) as journal:
             journal.listen(lambda line: self.on_line(line))
-            context = JobContext(self.workspace, self.folder, journal, CommandReader(self.folder.path), "cpu", self.token)
+            context = JobContext(
+                self.workspace, self.folder, journal, CommandReader(self.folder.path), "cpu", self.token
+            )
             return run_training(self.job, context)
 
     def again(self) -> "Training":
@@ -86,7 +88,9 @@ class Training:
         return [line for line in read_lines(self.folder.journal_file) if line["kind"] == kind]
 
     def losses(self) -> dict[int, float]:
-        return {step: loss for line in self.lines("steps") for step, loss in zip(line["steps"], line["losses"], strict=True)}
+        return {
+            step: loss for line in self.lines("steps") for step, loss in zip(line["steps"], line["losses"], strict=True)
+        }
 
     def file(self, name: str = "t.safetensors") -> Path:
         return self.folder.checkpoints / name

@@ -54,8 +54,12 @@ def test_the_same_seed_trains_the_same_file_and_another_seed_another(train):
 
 VARIANTS = {
     "plain": {},
-    "text encoder, 3x3 convolutions": {"network": {"rank": 4, "alpha": 4.0, "conv_rank": 2, "train_text_encoder": True}},
-    "accumulation over an epoch's end": {"schedule": {"max_train_steps": 5, "seed": 7, "gradient_accumulation_steps": 2}},
+    "text encoder, 3x3 convolutions": {
+        "network": {"rank": 4, "alpha": 4.0, "conv_rank": 2, "train_text_encoder": True}
+    },
+    "accumulation over an epoch's end": {
+        "schedule": {"max_train_steps": 5, "seed": 7, "gradient_accumulation_steps": 2}
+    },
     "8-bit optimizer, cosine": {
         "optimizer": {"optimizer_type": "AdamW8bit", "learning_rate": 1e-3},
         "schedule": {"max_train_steps": 4, "seed": 7, "lr_scheduler": "cosine", "lr_warmup_steps": 2},
@@ -101,7 +105,11 @@ def test_gradient_checkpointing_changes_nothing_but_memory(train):
 
 
 def test_the_loss_falls_and_steps_match_what_the_plan_said(train):
-    training = train(schedule={"max_train_epochs": 12, "max_train_steps": None, "seed": 7}, optimizer={"learning_rate": 5e-3}, noise={"min_timestep": 400})
+    training = train(
+        schedule={"max_train_epochs": 12, "max_train_steps": None, "seed": 7},
+        optimizer={"learning_rate": 5e-3},
+        noise={"min_timestep": 400},
+    )
     training.start()
     losses = training.losses()
     planned = training.lines("planned")[0]
@@ -126,7 +134,10 @@ def test_saves_come_when_they_are_due_and_old_ones_go(train):
 
 
 def test_epoch_saves_carry_the_epoch_and_even_saves_are_spread(train):
-    epochs = train(schedule={"max_train_epochs": 3, "max_train_steps": None, "seed": 7}, saving={"output_name": "e", "save_every_n_epochs": 1})
+    epochs = train(
+        schedule={"max_train_epochs": 3, "max_train_steps": None, "seed": 7},
+        saving={"output_name": "e", "save_every_n_epochs": 1},
+    )
     epochs.start()
     assert sorted(path.name for path in epochs.folder.checkpoints.iterdir()) == [
         "e-000001.safetensors",
@@ -300,4 +311,8 @@ def test_prepare_fills_the_caches_that_training_uses(train):
     prepared = len(training.lines("stage"))
     training.start()
     stages = [line["text"] for line in training.lines("stage")[prepared:]]
-    assert "encoding pictures" not in stages and "loading the VAE" not in stages and "loading the text encoder" not in stages
+    assert (
+        "encoding pictures" not in stages
+        and "loading the VAE" not in stages
+        and "loading the text encoder" not in stages
+    )

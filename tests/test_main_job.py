@@ -1,0 +1,110 @@
+"""The main job, whole: pictures in, a LoRA out, pictures made with it that have moved towards the style; diffusers draws the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from core.generation.style_distance import colourfulness, style_distance
+from core.record.run_folder import list_runs
+from core.record.workspace import PROJECT
+
+PICTURES = PROJECT / "models" / "starter" / "pictures"
+PROMPTS = [
+    "a fox, glyph style",
+    "a tree, glyph style",
+    "a lion, glyph style",
+]  # no lion and no tree are among the pictures
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """The shipped preset, cut to 120 of its 270 steps."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    words = [
+        sys.executable,
+        "webui.py",
+        "train",
+        "presets/starter_lora.json",
+        "--outputs",
+        str(outputs),
+        "--device",
+        "cpu",
+    ]
+    more = ["--schedule.max_train_steps", "120", "--samples.sample_prompts", "[]", "--saving.save_precision", "fp32"]
+    done = subprocess.run([*words, *more], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return outputs
+
+
+def draw(outputs: Path, prompt: str, *more: str) -> list[Image.Image]:
+    words = [sys.executable, "webui.py", "generate", "--prompt", prompt, "--outputs", str(outputs), "--device", "cpu"]
+    fixed = ["--generate.seed", "11", "--generate.count", str(SEEDS), "--generate.guidance_scale", "4"]
+    done = subprocess.run([*words, *fixed, *more], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [Image.open(path).convert("RGB") for path in done.stdout.split("\n") if path.endswith(".png")]
+
+
+def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs):
+    style = [Image.open(path) for path in sorted(PICTURES.glob("*.png"))]
+    lora = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
+    base, ours = [], []
+    for prompt in PROMPTS:
+        base.append(draw(outputs, prompt))
+        ours.append(draw(outputs, prompt, "--lora", str(lora)))
+    for seed in range(SEEDS):
+        before = style_distance([pictures[seed] for pictures in base], style)
+        after = style_distance([pictures[seed] for pictures in ours], style)
+        assert after < 0.6 * before, f"seed {seed}: {before:.1f} -> {after:.1f}"
+    flat = [picture for pictures in ours for picture in pictures]
+    assert colourfulness(flat) < 0.6 * colourfulness([picture for pictures in base for picture in pictures])
+
+
+def test_diffusers_draws_the_same_picture_with_the_trained_file(outputs):
+    """One alpha for all layers (the shipped preset's): diffusers reads kohya's file directly."""
+    import numpy as np
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    from core.diffusion.samplers import make_sampler
+    from core.families.sd1 import load
+    from core.generation.loras import loras_attached
+    from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+    from core.settings.generate import LoraUse
+
+    path = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
+    components = load(PROJECT / "models" / "starter")
+    with loras_attached(components, [LoraUse(file=str(path))], Path), torch.no_grad():
+        states = encode_prompts(components, PROMPTS[0])
+        from core.families.sd1 import predict
+
+        latents = denoise(
+            lambda noisy, at, text: predict(components, noisy, at, text),
+            states.positive,
+            states.negative,
+            seeds=[5],
+            width=128,
+            height=128,
+            steps=8,
+            guidance_scale=4.0,
+        )
+        ours = decode_pixels(components.vae, latents)[0].permute(1, 2, 0).numpy()
+    pipe = StableDiffusionPipeline.from_pretrained(
+        PROJECT / "models" / "starter", torch_dtype=torch.float32, local_files_only=True
+    )
+    pipe.scheduler = DDIMScheduler.from_config(make_sampler("ddim").config)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        PROMPTS[0],
+        num_inference_steps=8,
+        guidance_scale=4.0,
+        width=128,
+        height=128,
+        generator=torch.Generator("cpu").manual_seed(5),
+        output_type="np",
+    ).images[0]
+    assert np.abs(ours - theirs).max() < 1e-4
