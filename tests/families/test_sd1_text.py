@@ -67,9 +67,9 @@ def test_a_folder_with_the_older_vocabulary_files_gives_the_same_ids(tmp_path):
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
     )
     captions = [case["prompt"] for case in CASES]
-    assert torch.equal(
-        sd1.tokenize(load_tokenizer(tmp_path), captions, 225), sd1.tokenize(load_tokenizer(), captions, 225)
-    )
+    with no_network():
+        older = load_tokenizer(tmp_path)
+    assert torch.equal(sd1.tokenize(older, captions, 225), sd1.tokenize(load_tokenizer(), captions, 225))
 
 
 def test_tokens_are_counted_without_the_marks_of_beginning_and_end(model):
