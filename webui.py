@@ -4,7 +4,11 @@ import os
 import sys
 
 if sys.version_info < (3, 11):
-    sys.exit("Atelier needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Start it with launch.sh or launch.bat.")
+    sys.exit(
+        "Atelier needs Python 3.11, 3.12 or 3.13; this is "
+        + sys.version.split()[0]
+        + ". Start it with launch.sh or launch.bat."
+    )
 
 # Before any library loads: waiting threads must not spin (a spinning one stalls a training that takes every core), and
 # nothing is reported home.
