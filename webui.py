@@ -17,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-from core.cli.main import main  # noqa: E402
+from core.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
