@@ -143,7 +143,7 @@ class PackedConv:
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
-        weight = weight.detach().contiguous().to_mkldnn()
+        weight = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
         return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, pad, ones, ones, 1, list(x.shape))
 

@@ -87,6 +87,22 @@ def test_a_whole_unet_predicts_and_teaches_a_lora_as_before(dtype):
     assert (difference / size) ** 0.5 < 3 * apart
 
 
+def test_gradient_checkpointing_gives_the_same_gradients():
+    unet = build_unet()
+    frozen.install(unet)
+    network = LoraNetwork.create(lora_targets(unet, conv=True), NetworkSettings(rank=4, alpha=4, conv_rank=4), seed=1)
+    for layer in network.layers.values():
+        nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(2))
+    given = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), torch.randn(2, 5, 16)
+    with attached(network):
+        whole = torch.autograd.grad(unet(*given).sample.square().mean(), network.parameters())
+        unet.enable_gradient_checkpointing()
+        unet.train()  # it has no dropout; diffusers checkpoints in training mode only
+        again = torch.autograd.grad(unet(*given).sample.square().mean(), network.parameters())
+    for one, other in zip(whole, again, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_fresh_lora_on_a_frozen_unet_changes_no_output_bit():
     unet = build_unet(BF16)
     frozen.install(unet)
