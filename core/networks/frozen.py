@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -29,8 +30,11 @@ def install(model: nn.Module) -> int:
     """Give every frozen convolution of `model` that can have it the fast form; returns how many have it now.
 
     From its first use until `uninstall`, the weight of a 3x3 convolution holds NaN without taking memory: shape and
-    type can be read, the values cannot. Where packing does not work on this machine, nothing changes and 0 is returned.
+    type can be read, the values cannot. Where packing does not work on this machine, or would take more than half of its
+    free memory, nothing changes and 0 is returned.
     """
+    if extra_bytes(model) > psutil.virtual_memory().available / 2:
+        return 0
     count = 0
     for module in model.modules():
         if (

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pytest import fixture, mark, skip
@@ -170,6 +172,13 @@ def test_where_the_private_calls_are_missing_nothing_changes(monkeypatch):
         assert torch.equal(model[0].weight, weight)
     finally:
         frozen.works.cache_clear()
+
+
+def test_where_memory_is_short_nothing_is_installed(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False))
+    for free, expected in ((frozen.extra_bytes(model) * 2 - 1, 0), (frozen.extra_bytes(model) * 2, 1)):
+        monkeypatch.setattr(frozen.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert frozen.install(model) == expected
 
 
 def test_where_packing_gives_other_numbers_nothing_is_installed(monkeypatch):
