@@ -62,8 +62,8 @@ def build(page: Page) -> None:
             box = gr.Textbox(label="Caption", lines=5, max_lines=14, elem_id="cap-box")
             visit = gr.Textbox(visible="hidden", elem_id="cap-visit", label="visit")
             meter = board("cap-meter")
-            state = board("cap-state")
             buttons = board("cap-buttons")
+            state = board("cap-state")
             notes = board("cap-notes")
     seen = gr.State({})
     lists = [tally, pictures, stage, meter, state, buttons, notes]
@@ -105,7 +105,7 @@ class Desk:
     def tick(self, seen: dict[str, Any], text: str, token: str):
         """Lists follow what changed elsewhere; the box is touched only when its picture is gone, or none was there."""
         self.reading.want()
-        stamp = f"{self.reading.version} {self._state()}"
+        stamp = f"{self.reading.version} {self.reading.busy and self.reading.report is None} {self._state()}"
         if stamp == seen.get("stamp"):
             return gr.skip()
         visit = self.edits.visit(token)
@@ -144,7 +144,7 @@ class Desk:
         page = int(state.get("page", 0)) if "page" in state else max(place, 0) // view.PAGE_SIZE
         return (
             f'<p class="lead">{view.tally(report)}</p>' if report else "",
-            view.picture_list(report, rows, key, page, show, find, self.page.thumb_url),
+            view.picture_list(report, rows, key, page, show, find, self.page.thumb_url, self.reading.busy),
             view.picture(placed, place, len(rows), self.page.thumb_url),
             self._meter(text) if placed else "",
             view.status(said or ("Not saved yet" if unsaved else ""), unsaved and not said),

@@ -12,7 +12,7 @@ from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
 from tabs.context import empty_state, problems_html
-from tabs.markup import button, choice_list, count, crop_frame, esc, page_count, pager, section, short
+from tabs.markup import button, choice_list, count, crop_frame, esc, page_count, pager, progress, section, short
 from tabs.tokens import WINDOWS, words_on_length
 
 PAGE_SIZE = 60
@@ -33,9 +33,18 @@ def listed(report: Report | None, show: str, find: str = "") -> list[Row]:
 
 
 def picture_list(
-    report: Report | None, rows: Sequence[Row], key: str, page: int, show: str, find: str, thumb_url: Callable[..., str]
+    report: Report | None,
+    rows: Sequence[Row],
+    key: str,
+    page: int,
+    show: str,
+    find: str,
+    thumb_url: Callable[..., str],
+    busy: bool = False,
 ) -> str:
     """One page of the list; the open picture is marked."""
+    if report is None and busy:
+        return section("Pictures", progress("Reading the folder", None))
     if report is None or not any(row.trains for row in report.rows):
         return section("Pictures", empty_state("No pictures to caption.", "Choose a folder in Dataset."))
     trained = [row for row in report.rows if row.trains]
@@ -56,7 +65,7 @@ def picture_list(
         f'<input type="text" data-act="find" value="{esc(find)}" placeholder="find in names and captions" '
         f'aria-label="Find in names and captions"></div>'
     )
-    return section("Pictures", controls + body + pager("page", page, pages, len(rows), "pictures"))
+    return section("Pictures", controls + body + pager("page", page, pages))
 
 
 def _item(row: Row, current: bool, number: int, thumb_url: Callable[..., str]) -> str:

@@ -97,12 +97,13 @@ class Desk:
         """What `shown` in `build` shows, in its order."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
+        folders = dataset_view.sources(entries_of(job), reading.report, reading.busy)
         return (
             self.page.project.shown("dataset.folder"),
             self._intake_html(),
             self._browser_html(),
             dataset_view.summary(reading.report, reading.layout, reading.doing),
-            f"<div data-n='{state.get('turn', 0)}'>{dataset_view.sources(entries_of(job), reading.report)}</div>",
+            f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             dataset_view.checks(job, reading.report, reading.problems + reading.failure),
             dataset_view.histogram(reading.report, show),
             dataset_view.grid(reading.report, show, number, self.page.thumb_url, reading.busy),

@@ -60,14 +60,18 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 # -- folders
 
 
-def sources(entries: Sequence[Source], report: Report | None) -> str:
+def sources(entries: Sequence[Source], report: Report | None, busy: bool = False) -> str:
     """One row a chosen folder, with what was found below it."""
     if not entries:
         return section(
             "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
         )
     return section(
-        "Folders", "".join(_source(number, entry, _folders_of(entry, report)) for number, entry in enumerate(entries))
+        "Folders",
+        "".join(
+            _source(number, entry, _folders_of(entry, report), busy and report is None)
+            for number, entry in enumerate(entries)
+        ),
     )
 
 
@@ -79,14 +83,14 @@ def _folders_of(entry: Source, report: Report | None) -> list[Folder]:
     return [folder for folder in report.folders if folder.path == root or folder.path.parent == root]
 
 
-def _source(number: int, entry: Source, found: Sequence[Folder]) -> str:
+def _source(number: int, entry: Source, found: Sequence[Folder], unread: bool) -> str:
     root = resolve_path(entry.folder)
     shown, name = display_path(root), printable(root.name or entry.folder)
-    pictures = (
-        count(sum(folder.pictures for folder in found), "picture")
-        if found
-        else ("no pictures" if entry.enabled else "left out")
-    )
+    pictures = "no pictures" if entry.enabled else "left out"
+    if found:
+        pictures = count(sum(folder.pictures for folder in found), "picture")
+    elif unread:
+        pictures = ""
     repeats, words = {folder.repeats for folder in found}, {folder.words for folder in found}
     repeats_hint = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     words_hint = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "")
@@ -252,9 +256,9 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str]) -> str:
             f'src="{esc(thumb_url(row.path, 256))}" loading="lazy"'
             f' decoding="async" alt="{esc(name)}">{frame}</span>'
         )
-    sizes = f"{row.size[0]} × {row.size[1]}" if row.size else ""
+    sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     if row.trains and row.bucket:
-        facts = f"{sizes} → <b>{row.bucket[0]} × {row.bucket[1]}</b>"
+        facts = f"{sizes} → <b>{row.bucket[0]}×{row.bucket[1]}</b>"
         facts += f" · {row.repeats} times" if row.repeats != 1 else ""
         words = (
             f'<div class="says{"" if row.source == "file" else " folder"}" '

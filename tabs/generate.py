@@ -61,11 +61,11 @@ def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
     with gr.Row(equal_height=False, elem_id="gen-main"):
-        with gr.Column(scale=2, min_width=370, elem_id="gen-form"):
+        with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
             fields = _prompts()
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
-                label="Compare with the base model: draw the same seeds without the LoRAs too",
+                label="Compare with the base model (same seeds without LoRAs)",
                 container=False,
                 elem_id="gen-compare",
             )
@@ -89,7 +89,7 @@ def build(page: Page) -> None:
                 allow_custom_value=True,
                 elem_id="gen-model",
             )
-        with gr.Column(scale=3, min_width=400):
+        with gr.Column(scale=3, min_width=360):
             drop = gr.File(
                 label="Picture to read",
                 show_label=False,
@@ -147,7 +147,7 @@ def _small_fields() -> dict[str, Any]:
         with gr.Row(equal_height=True, elem_classes="level"):
             for name in SMALL[first : first + 2]:
                 hint = {"seed": "random", "width": "model's own", "height": "model's own"}.get(name, "")
-                made[name] = _text(name, text_align="right", placeholder=hint, min_width=140)
+                made[name] = _text(name, text_align="right", placeholder=hint, min_width=120)
     entry = form.ENTRIES["sampler"]
     made["sampler"] = gr.Dropdown(
         choices(entry), label=label(entry), info=entry.help, filterable=False, elem_id="gen-sampler"

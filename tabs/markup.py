@@ -1,7 +1,8 @@
 """Pieces of HTML that the working tabs share, and the one way in which clicks in them reach the server.
 
 Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`;
-the board reports them as one event, and the handler looks the argument up in its own list, so a made-up one finds nothing.
+the board reports them as one event, and the handler looks the argument up in its own list, so a made-up one does
+nothing.
 """
 
 from __future__ import annotations
@@ -108,18 +109,16 @@ def link(href: str, text: str, *, download: str | None = None, kind: str = "") -
     return f'<a class="btn {kind}" href="{esc(href)}"{more}>{esc(text)}</a>'
 
 
-def pager(act: str, page: int, pages: int, total: int, noun: str) -> str:
-    """Previous, next and where one is. page counts from 0."""
+def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "") -> str:
+    """Previous, next and where one is; the total where a noun is given. page counts from 0."""
     if pages <= 1:
         return ""
     before = button(act, "Previous", page - 1, disabled=page <= 0)
     after = button(act, "Next", page + 1, disabled=page >= pages - 1)
     choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
     choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
-    return (
-        f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages} · {total:,} '
-        f"{esc(noun)}</span>{after}</nav>"
-    )
+    of = f" · {total:,} {esc(noun)}" if noun else ""
+    return f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages:,}{of}</span>{after}</nav>'
 
 
 def page_of(text: str, pages: int) -> int:
@@ -134,11 +133,11 @@ def page_count(total: int, size: int) -> int:
 
 def progress(text: str, share: float | None) -> str:
     """A line that says what is going on, with a bar; share 0 to 1, None while it is unknown."""
-    value = "" if share is None else f' value="{share:.3f}"'
-    return (
-        f'<div class="going" role="status"><span>{esc(text)}</span><progress max="1"{value} '
-        f'aria-label="{esc(text)}"></progress></div>'
-    )
+    now = "" if share is None else f' aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100"'
+    width = "" if share is None else f' style="width:{100 * share:.1f}%"'
+    kind = " unknown" if share is None else ""
+    bar = f'<span class="gauge{kind}" role="progressbar" aria-label="{esc(text)}"{now}><i{width}></i></span>'
+    return f'<div class="going"><span>{esc(text)}</span>{bar}</div>'
 
 
 def crop_frame(frame: tuple[float, float, float, float]) -> str:

@@ -153,7 +153,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         )
     return (
         f'<div class="run-head">{back}<h2>{esc(run.title)}</h2>{badge(run)}<span class="grow">'
-        f"</span>{''.join(does)}</div>{question}"
+        f"</span><span class='does'>{''.join(does)}</span></div>{question}"
     )
 
 
@@ -348,6 +348,6 @@ def _ended(entries: Sequence[QueueEntry]) -> str:
         for entry in entries
     )
     return (
-        f'<details class="ended"><summary>{count(len(entries), "job")} that failed or was interrupted</summary>'
+        f'<details class="ended"><summary>{count(len(entries), "job")} failed or interrupted</summary>'
         f'<ul class="line-up">{rows}</ul></details>'
     )

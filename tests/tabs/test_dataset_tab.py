@@ -1,0 +1,251 @@
+"""The Dataset tab without a browser: what is read, shown and changed."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import gradio as gr
+import pytest
+from work_parts import HOSTILE, event, make_page, picture, request, wait_until
+
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.dataset import Source
+from core.settings.job import TrainJob
+from tabs import dataset_view as view
+from tabs import folder_browser
+from tabs.dataset import Desk, entries_of, with_entries
+from tabs.reading import reading_of
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path))
+
+
+def choose(desk: Desk, folder) -> None:
+    """Choose a folder and wait until it has been read."""
+    desk.choose(str(folder), request())
+    wait_until(lambda: not desk.reading.busy)
+
+
+def areas(desk: Desk) -> dict[str, str]:
+    names = ("folder", "intake", "browser", "summary", "sources", "checks", "buckets", "grid")
+    return dict(zip(names, desk._render(), strict=True))
+
+
+def test_the_starter_pictures_are_there_at_first(desk):
+    desk.show()
+    wait_until(lambda: desk.reading.report is not None)
+    shown = areas(desk)
+    assert "24 of 24 pictures will train" in shown["summary"] and "24 pictures in one folder." in shown["summary"]
+    assert shown["grid"].count('class="tile"') == 24 and "error" not in shown["checks"]
+
+
+def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
+    picture(tmp_path / "foxes" / "a.png", caption="a fox")
+    choose(desk, tmp_path / "foxes")
+    assert desk.page.project.job.dataset.folder == str(tmp_path / "foxes")
+    assert "1 of 1 picture will train" in areas(desk)["summary"]
+    desk.page.project.edit("dataset.folder", "models/starter/pictures")  # as Train does
+    seen, folder, *_ = desk.tick({})
+    assert folder == "models/starter/pictures" and seen["stamp"]
+
+
+def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_path):
+    picture(tmp_path / "foxes" / "a.png")
+    choose(desk, tmp_path / "foxes")
+    seen, *_ = desk.tick({})
+    assert isinstance(desk.tick(seen), dict)  # gr.skip()
+    picture(tmp_path / "foxes" / "b.png")
+    desk.reading._finished -= 100
+    desk.reading.want(again=True)
+    wait_until(lambda: not desk.reading.busy)
+    _, folder, _, _, summary, *_ = desk.tick(seen)
+    assert folder == gr.skip() and "2 of 2 pictures" in summary
+
+
+def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path):
+    folder = tmp_path / "set"
+    picture(folder / "good.png", (200, 200))
+    (folder / "zero.png").write_bytes(b"")
+    whole = picture(folder / "cut.png", (300, 300))
+    import random
+
+    from PIL import Image
+
+    Image.frombytes("RGB", (300, 300), random.Random(1).randbytes(270_000)).save(whole)
+    whole.write_bytes(whole.read_bytes()[:100_000])
+    choose(desk, folder)
+    shown = areas(desk)
+    assert "1 of 3 pictures will train" in shown["summary"]
+    assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
+    assert "Leave out broken pictures (2 pictures, named below)" in shown["checks"]
+    assert shown["grid"].count("left out</span>") == 2 and shown["grid"].count("<img") == 1
+    desk.act(event("skip", value="true"), request())
+    wait_until(lambda: not desk.reading.busy)
+    assert desk.page.project.job.dataset.skip_broken and "errors" not in areas(desk)["checks"]
+
+
+def test_the_frame_on_the_picture_is_the_bucket_in_fractions(desk, tmp_path):
+    picture(tmp_path / "set" / "wide.png", (300, 200))
+    choose(desk, tmp_path / "set")
+    row = desk.reading.report.rows[0]
+    left, top, right, bottom = row.frame
+    assert (right - left) / (bottom - top) * 300 / 200 == pytest.approx(row.bucket[0] / row.bucket[1], rel=0.02)
+    width = float(re.search(r"class=\"crop\" style=\"left:[\d.]+%;top:[\d.]+%;width:([\d.]+)%", areas(desk)["grid"])[1])
+    assert width == pytest.approx(100 * (right - left), abs=0.01)
+    assert f"{row.bucket[0]}×{row.bucket[1]}" in areas(desk)["grid"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
+def test_names_and_captions_never_become_markup(desk, tmp_path):
+    picture(tmp_path / "set" / f"{HOSTILE}.png", caption="<script>alert(1)</script>")
+    picture(tmp_path / "set" / f"10_{HOSTILE}" / "b.png")
+    (tmp_path / "set" / f"zero{HOSTILE}.png").write_bytes(b"")
+    choose(desk, tmp_path / "set")
+    shown = "".join(areas(desk).values())
+    assert "<img src=x" not in shown and "<script" not in shown
+    assert "&lt;img src=x" in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")
+def test_a_name_that_is_no_utf8_is_shown_and_its_caption_opens(desk, tmp_path):
+    good = picture(tmp_path / "set" / "a.png")
+    good.rename(tmp_path / "set" / "\udcff.png")
+    choose(desk, tmp_path / "set")
+    assert "1 of 1 picture will train" in areas(desk)["summary"] and "<img" in areas(desk)["grid"]
+    desk.act(event("open", "0"), request())
+    assert len(desk.page.project.tab_state("Captions")["key"]) == 16
+
+
+def test_ten_thousand_pictures_show_48_at_a_time(desk):
+    from core.dataset.preflight import Row
+
+    row = Row(
+        ("s", "a.png"),
+        desk.page.workspace.outputs / "a.png",
+        (64, 64),
+        (64, 64),
+        (0, 0, 1, 1),
+        1.0,
+        1,
+        "",
+        None,
+        "file",
+        1,
+        True,
+    )
+    report = type("R", (), {"rows": (row,) * 10_000})()
+    shown = view.grid(report, "all", 208, desk.page.thumb_url, False)
+    assert shown.count('class="tile"') == 10_000 - 208 * 48 and "of 209 · 10,000 pictures" in shown
+    assert view.grid(report, "all", 0, desk.page.thumb_url, False).count('loading="lazy"') == 48
+
+
+def test_the_view_is_chosen_by_kind_and_by_bucket(desk, tmp_path):
+    picture(tmp_path / "set" / "wide.png", (600, 200), caption="x")
+    picture(tmp_path / "set" / "square.png", (600, 600))
+    choose(desk, tmp_path / "set")
+    desk.act(event("show", value="words"), request())
+    assert areas(desk)["grid"].count('class="tile"') == 1 and "square.png" in areas(desk)["grid"]
+    width, height = next(row.bucket for row in desk.reading.report.rows if "wide" in row.key[1])
+    desk.act(event("show", f"{width}x{height}"), request())
+    assert "wide.png" in areas(desk)["grid"] and "square.png" not in areas(desk)["grid"]
+    assert f'data-arg="{width}x{height}"' not in areas(desk)["buckets"]  # pressed: another click shows all
+
+
+# -- folders
+
+
+def test_a_folder_that_says_no_more_than_a_path_keeps_the_short_form():
+    job = build(TrainJob, {"dataset": {"folder": "a", "sources": [{"folder": "b", "num_repeats": 3}]}})
+    entries = entries_of(job)
+    assert with_entries(job, entries) == job
+    changed = with_entries(job, [Source(folder="a", num_repeats=2), entries[1]])
+    assert changed.dataset.folder is None and [each.num_repeats for each in changed.dataset.sources] == [2, 3]
+    assert with_entries(changed, [Source(folder="a"), entries[1]]) == job
+
+
+def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_path):
+    picture(tmp_path / "10_fox" / "a.png")
+    choose(desk, tmp_path / "10_fox")
+    assert 'placeholder="10"' in areas(desk)["sources"] and 'placeholder="fox"' in areas(desk)["sources"]
+    desk.act(event("repeats", "0", "4"), request())
+    desk.act(event("words", "0", "a red fox"), request())
+    source = desk.page.project.job.dataset.sources[0]
+    assert (source.num_repeats, source.class_tokens, source.enabled) == (4, "a red fox", True)
+    desk.act(event("enable", "0", "false"), request())
+    assert not desk.page.project.job.dataset.sources[0].enabled
+    desk.act(event("remove", "0"), request())
+    assert entries_of(desk.page.project.job) == []
+    desk.page.project.undo()
+    assert len(entries_of(desk.page.project.job)) == 1
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "0", "1.5", "99999"])
+def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, value):
+    picture(tmp_path / "set" / "a.png")
+    choose(desk, tmp_path / "set")
+    before, shown = desk.page.project.job, areas(desk)["sources"]
+    with pytest.raises(ProblemsError):
+        desk.act(event("repeats", "0", value), request())
+    assert desk.page.project.job == before
+    assert areas(desk)["sources"] != shown  # sent anew, so that what was typed does not stay on the screen
+
+
+def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
+    picture(tmp_path / "one" / "a.png")
+    picture(tmp_path / "two" / "b.png")
+    choose(desk, tmp_path / "one")
+    desk.open_browser()
+    desk.browse(event("up"), request())
+    names = folder_browser.listing(desk.page.roots, str(tmp_path)).folders
+    desk.browse(event("in", str(names.index("two"))), request())
+    desk.browse(event("also"), request())
+    wait_until(lambda: not desk.reading.busy)
+    assert [source.folder for source in desk.page.project.job.dataset.all_sources()] == [
+        str(tmp_path / "one"),
+        str(tmp_path / "two"),
+    ]
+    assert "2 of 2 pictures will train" in areas(desk)["summary"] and areas(desk)["browser"] == ""
+
+
+def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
+    choose(desk, tmp_path / "gone")
+    shown = areas(desk)
+    assert "does not exist" in shown["checks"] and "Check the spelling" in shown["checks"]
+
+
+def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
+    picture(tmp_path / "secret" / "a.png")
+    desk = Desk(make_page(tmp_path, shared=True))
+    with pytest.raises(ProblemsError, match="not open to a shared page"):
+        desk.choose(str(tmp_path / "secret"), request())
+    desk.page.project.edit("dataset.folder", str(tmp_path / "secret"))  # by a preset, say
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    assert desk.reading.report is None and "not open" in areas(desk)["checks"]
+
+
+def test_dropped_pictures_become_the_chosen_folder(desk, tmp_path):
+    files = [str(picture(tmp_path / "up" / f"fox{n}.png")) for n in range(3)]
+    desk.take(files)
+    wait_until(lambda: desk._intake.done)
+    assert desk.page.project.job.dataset.folder == str(desk.page.workspace.datasets / "fox")
+    assert not any((tmp_path / "up").iterdir())  # the server's copies of the upload are gone
+
+
+def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text(HOSTILE)
+    before = desk.page.project.job
+    desk.take([str(note)])
+    wait_until(lambda: desk._intake.done)
+    assert "There is no picture among the dropped files" in areas(desk)["intake"] and desk.page.project.job == before
+    desk.intake_act(event("close"))
+    assert areas(desk)["intake"] == ""
+
+
+def test_both_tabs_share_one_reading(desk):
+    assert reading_of(desk.page) is desk.reading

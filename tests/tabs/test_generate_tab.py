@@ -1,0 +1,277 @@
+"""The Generate tab without a browser: fields to jobs, pictures to fields, comparisons, and what is said while waiting."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from PIL import Image
+from work_parts import HOSTILE, event, make_page
+
+from core.engine.queue import QueueEntry
+from core.generation.picture_metadata import Hashes, PictureRecord, png_info
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.job import GenerateJob, TrainJob
+from tabs import generate_form as form
+from tabs import generate_view as view
+from tabs.generate import Desk
+
+
+class Engine:
+    """A queue that never moves, and the pictures of a folder."""
+
+    def __init__(self, folder):
+        self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
+
+    def submit(self, task, job, title=""):
+        self.jobs.append(job)
+        self.entries.append(QueueEntry(f"e{len(self.jobs)}", task, job.generate.prompt, {}))
+        return self.entries[-1].id
+
+    def queue(self):
+        return self.entries
+
+    def status(self):
+        return {"job": self.now}
+
+    def cancel(self, identity):
+        self.entries = [each for each in self.entries if each.id != identity]
+
+    def resume_queue(self):
+        self.queue_paused = False
+
+    def generated(self, limit=200):
+        files = sorted(self.folder.rglob("*.png"), key=lambda path: path.name, reverse=True)[:limit]
+        return [{"path": path, "seed": 1, "time": 0.0} for path in files]
+
+    def snapshot(self, run):
+        return {"fix": "lower the size"}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+
+
+def draw(path, **generate):
+    """A picture as drawing writes it."""
+    generate = {"prompt": "a fox", "width": 64, "height": 64, "seed": 1} | generate
+    job = build(GenerateJob, {"generate": generate, "model": {"base_model": "models/starter"}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), "teal").save(path, pnginfo=png_info(job, Hashes()))
+    return path
+
+
+def press(desk, **changes):
+    values = form.start_values() | changes
+    return desk.draw(*(values[name] for name in form.FIELDS), values["base_model"], values["compare"])
+
+
+# -- fields to a job
+
+
+def test_the_fields_as_they_come_are_the_default_job():
+    job = form.job_of(form.start_values(), TrainJob())
+    assert job.generate == build(GenerateJob, {}).generate
+
+
+def test_the_model_is_the_one_of_train_until_another_is_chosen():
+    project = build(
+        TrainJob, {"model": {"base_model": "models/mine.safetensors", "clip_skip": 2, "vae": "models/v.pt"}}
+    )
+    assert form.job_of(form.start_values(), project).model == project.model
+    other = form.job_of(form.start_values() | {"base_model": "models/starter"}, project).model
+    assert (other.base_model, other.vae, other.clip_skip) == ("models/starter", None, None)
+
+
+def test_everything_that_cannot_be_used_is_listed_at_once():
+    bad = {"steps": "many", "width": "63", "seed": "-4", "guidance_scale": "99", "count": ""}
+    with pytest.raises(ProblemsError) as error:
+        form.job_of(form.start_values() | bad, TrainJob())
+    said = " ".join(problem.what for problem in error.value.problems)
+    for title in ("Steps", "Width", "Seed", "Guidance", "How many"):
+        assert title in said
+
+
+def test_a_comparison_draws_the_same_seed_without_loras_first():
+    values = form.start_values() | {"loras": [{"file": "x", "strength": 0.5}], "compare": True}
+    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True)
+    assert plain.generate.loras == [] and len(full.generate.loras) == 1
+    assert plain.generate.seed == full.generate.seed is not None
+    assert form.signature(plain) == form.signature(full)
+    with pytest.raises(ProblemsError, match="nothing to compare"):
+        form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True)
+
+
+def test_a_lora_of_strength_0_is_left_out_of_the_job():
+    values = form.start_values() | {"loras": [{"file": "x", "strength": 0.0}, {"file": "y", "strength": -0.5}]}
+    assert [use.file for use in form.job_of(values, TrainJob()).generate.loras] == ["y"]
+
+
+def test_strengths_are_changed_removed_and_checked():
+    values = form.start_values() | {"loras": [{"file": "x", "strength": 1.0}, {"file": "y", "strength": 1.0}]}
+    assert form.change_lora(values, 1, "-0.25")["loras"][1] == {"file": "y", "strength": -0.25}
+    assert form.change_lora(values, 0, None)["loras"] == [{"file": "y", "strength": 1.0}]
+    assert form.change_lora(values, 7, "1") == values
+    for bad in ("x", "", "nan", "11", "inf"):
+        with pytest.raises(ProblemsError):
+            form.change_lora(values, 0, bad)
+
+
+def test_a_damaged_project_file_gives_the_start_values():
+    assert form.kept_values({"values": {"prompt": 3, "loras": [{"x": 1}, "y"], "new": 1}}) == form.start_values()
+    assert form.kept_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"
+
+
+# -- pictures to fields
+
+
+def test_a_dropped_picture_fills_the_fields(desk, tmp_path):
+    file = draw(tmp_path / "in.png", prompt="a blue cat", seed=77, steps=5, sampler="euler", width=128, height=64)
+    desk.read(str(file))
+    values = desk._values()
+    assert (values["prompt"], values["seed"], values["steps"], values["sampler"]) == ("a blue cat", "77", "5", "euler")
+    assert (values["width"], values["height"], values["count"]) == ("128", "64", "1")
+    assert not file.exists()  # the server's copy of the upload
+
+
+def test_a_picture_without_settings_changes_nothing_and_says_why(desk, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    before = desk._values()
+    *_, said, _, _ = desk.read(str(tmp_path / "plain.png"))
+    assert "holds no settings" in said and desk._values() == before
+
+
+def test_what_a_picture_used_and_is_not_here_is_said(desk, tmp_path):
+    file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
+    *_, said, _, _ = desk.read(str(file))
+    assert "There is no LoRA" in said and "<img src=x" not in said
+    assert desk._values()["loras"] == []
+
+
+# -- drawing
+
+
+def test_generate_queues_what_the_fields_hold_now(desk):
+    said, status = press(desk, prompt="a cat", seed="5")
+    assert [job.generate.prompt for job in desk.page.engine.jobs] == ["a cat"] and said == ""
+    assert "About to start" in status and "a cat" in status
+    assert desk._values()["seed"] == "5"  # kept for the next visit
+
+
+def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
+    desk._keep(values=form.start_values() | {"loras": [{"file": "gone.safetensors", "strength": 1.0}]})
+    with pytest.raises(ProblemsError, match="gone"):
+        press(desk, base_model="models/nowhere")
+    assert desk.page.engine.jobs == []
+
+
+def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
+    desk = Desk(make_page(tmp_path, Engine(tmp_path), shared=True))
+    outside = tmp_path / "elsewhere"
+    shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("pictures"))
+    with pytest.raises(ProblemsError, match="not open"):
+        press(desk, base_model=str(outside))
+    press(desk)
+    assert len(desk.page.engine.jobs) == 1
+
+
+def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
+    engine = desk.page.engine
+    engine.entries.append(QueueEntry("t", "train", "fox", {}, state="running"))
+    engine.now = {"task": "train", "title": "fox", "entry": "t", "step": 120, "total": 270, "eta_seconds": 65}
+    press(desk, prompt=HOSTILE)
+    _, status = press(desk, prompt="second")
+    assert "Waiting for training fox (step 120 of 270, 1:05 left)" in status
+    assert "1 job before it" in status and "<img src=x" not in status
+    status = desk.status_act(event("cancel", "e1"))
+    assert "second" in status and "1 job before it" not in status
+    desk.status_act(event("cancel", "t"))  # a training is not this tab's to stop
+    assert "t" in [entry.id for entry in engine.entries]
+
+
+def test_progress_failure_and_a_paused_queue_are_shown(desk):
+    engine = desk.page.engine
+    engine.entries.append(QueueEntry("d", "generate", "fox", {}, state="running"))
+    engine.now = {"task": "generate", "entry": "d", "stage": "drawing picture 2 of 4 30/80"}
+    assert "Drawing picture 2 of 4" in desk._status() and "width:37.5%" in desk._status()
+    engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
+    assert "out of memory" in desk._status() and "lower the size" in desk._status()
+    assert desk.status_act(event("close", "d")) == ""
+    engine.now, engine.queue_paused = None, True
+    press(desk)
+    assert "Waiting in the paused queue" in desk._status() and "Go on" in desk._status()
+
+
+# -- gallery
+
+
+def test_a_picture_stands_beside_the_same_one_without_loras(desk):
+    folder = desk.page.workspace.images / "2026-01-01"
+    use = [{"file": "runs/x/glyphs.safetensors", "strength": 0.8}]
+    draw(folder / "1_base.png")
+    draw(folder / "2_lora.png", loras=use)
+    draw(folder / "3_other.png", seed=2, loras=use)
+    shown = desk._shown()
+    assert [each.path.name for each in shown] == ["3_other.png", "2_lora.png"]
+    assert shown[1].base is not None and shown[1].base.name == "1_base.png" and shown[0].base is None
+    page = view.gallery(shown, 0, desk.page.thumb_url)
+    assert page.count("tile double") == 1 and "base model" in page and "glyphs 0.8" in page
+
+
+def test_a_new_picture_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
+    folder = desk.page.workspace.images / "2026-01-01"
+    draw(folder / "1.png")
+    seen, *_ = desk.tick({}, {})
+    assert isinstance(desk.tick(seen, {}), dict)
+    draw(folder / "2.png", seed=2)
+    _, _, status, gallery = desk.tick(seen, {})
+    assert gallery.count('class="tile"') == 2 and isinstance(status, dict)
+
+
+def test_a_click_enlarges_shows_every_setting_and_takes_them_over(desk):
+    draw(desk.page.workspace.images / "d" / "1.png", prompt=f"a {HOSTILE}", negative_prompt="blur", seed=9, steps=3)
+    place, *_, light = desk.gallery_act({}, event("open", "0"))
+    for words in ("64 × 64", "DDIM", "blur", "models/starter", "Download", "Use these settings"):
+        assert words in light
+    assert "<img src=x" not in light and light.count("<img") == 1
+    place, *_, light = desk.gallery_act(place, event("use", "0"))
+    assert light == "" and desk._values()["seed"] == "9" and place["open"] == -1
+    assert desk.gallery_act({}, event("open", "99"))[-1] == "" == desk.gallery_act({}, event("open", "../x"))[-1]
+
+
+def test_a_picture_of_another_program_is_shown_all_the_same(desk):
+    path = desk.page.workspace.images / "d" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(path)
+    assert "holds no settings" in desk.gallery_act({}, event("open", "0"))[-1]
+    (path.parent / "2.png").write_bytes(b"")
+    assert desk._shown()[0].record.job is None
+
+
+def test_the_empty_gallery_says_what_to_do():
+    assert "press Generate" in view.gallery([], 0, str)
+    assert "results of your runs" in view.loras([])
+
+
+def test_only_loras_of_the_list_are_added(desk, monkeypatch):
+    path = desk.page.workspace.runs / "r" / "checkpoints" / "glyphs.safetensors"
+    monkeypatch.setattr("tabs.generate.list_loras", lambda space: [("r / glyphs", path)])
+    name = desk._lora_choices()[0][1]
+    desk.add(name)
+    desk.add(name)
+    assert [use["file"] for use in desk._values()["loras"]] == [name]
+    with pytest.raises(ProblemsError):
+        desk.add("/etc/passwd")
+    assert "glyphs" in desk.change_lora(event("strength", "0", "0.4")) and desk._values()["loras"][0]["strength"] == 0.4
+    assert "No LoRA" in desk.change_lora(event("remove", "0"))
+
+
+def test_names_of_loras_never_become_markup():
+    assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
+    record = PictureRecord(reason=HOSTILE)
+    assert "<img src=x" not in view.about_job(None, record)
+    failed = view.status([], False, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
+    assert "<img src=x" not in failed

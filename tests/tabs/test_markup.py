@@ -1,0 +1,50 @@
+"""Pieces of HTML: nothing of a person's text becomes markup, and nothing a browser sends is trusted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from work_parts import HOSTILE
+
+from tabs import markup
+
+
+def test_a_text_never_becomes_markup():
+    shown = markup.button("open", HOSTILE, HOSTILE, title=HOSTILE, label=HOSTILE)
+    assert "<img" not in shown and shown.count("<") == 2
+    assert markup.esc("'") == "&#x27;" and markup.esc('"') == "&quot;"
+
+
+def test_a_name_that_is_no_utf8_is_shown_with_a_mark():
+    assert markup.esc("a\udcffb") == "a?b" or "�" in markup.esc("a\udcffb")
+    markup.esc("a\udcffb").encode("utf-8")
+
+
+@pytest.mark.parametrize("data", [None, [], "text", {"act": 3}, {"act": {"a": 1}, "arg": ["x"]}])
+def test_an_event_of_any_shape_is_read_as_texts(data):
+    act, arg, value = markup.act_of(SimpleNamespace(_data=data))
+    assert all(isinstance(part, str) for part in (act, arg, value))
+
+
+def test_a_page_number_stays_within_what_there_is():
+    assert [markup.page_of(text, 5) for text in ("2", "99", "-1", "x", "", "9" * 40)] == [2, 4, 0, 0, 0, 0]
+    assert [markup.page_count(total, 48) for total in (0, 1, 48, 49, 10_000)] == [1, 1, 1, 2, 209]
+
+
+def test_one_page_needs_no_pager_and_many_say_where_one_is():
+    assert markup.pager("page", 0, 1, 5, "pictures") == ""
+    shown = markup.pager("page", 208, 209, 10_000, "pictures")
+    assert "10,000 pictures" in shown and 'data-arg="207"' in shown and "disabled" in shown
+
+
+def test_a_tick_sends_each_value_once():
+    seen, *first = markup.news({}, "1", ("a", "b"))
+    assert first == ["a", "b"]
+    _, same, other = markup.news(seen, "2", ("a", "c"))
+    assert other == "c" and same != "a"
+
+
+def test_a_long_text_is_cut_to_one_line():
+    assert markup.short("a\n b   c") == "a b c"
+    assert len(markup.short("word " * 100, 30)) <= 30

@@ -1,0 +1,205 @@
+"""The Runs tab without a browser: real run folders read by the real engine, no training."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from work_parts import HOSTILE, event, make_page, picture, request
+
+from core.engine.engine import Engine
+from core.engine.queue import QueueEntry
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+from tabs import runs_view as view
+from tabs.runs import Desk, folder_bytes
+
+
+def write_run(page, name: str, state: str = "done", steps: int = 30, *, message: str = "", job: TrainJob | None = None):
+    """A run folder as training leaves it: settings, journal, samples, a file."""
+    folder = page.workspace.runs / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "glyphs.safetensors").write_bytes(b"x" * 1000)
+    picture(folder / "samples" / "00000000_00.png")
+    picture(folder / "samples" / f"{steps:08d}_00.png")
+    job = job or build(TrainJob, {"schedule": {"max_train_steps": steps}, "saving": {"output_name": "glyphs"}})
+    (folder / "job.json").write_text(json.dumps(dump(job)), encoding="utf-8")
+    now, lines = time.time() - 100, []
+
+    def put(kind, **facts):
+        lines.append({"v": 1, "seq": len(lines) + 1, "time": now + len(lines), "kind": kind, **facts})
+
+    put("state", state="running", message="", fix="")
+    put("planned", total=steps, epochs=5, pictures=24, sentence=f"24 pictures, {steps} steps")
+    for step in (0, steps):
+        put("sample", step=step, index=0, prompt=f"a fox {HOSTILE}", seed=1, file=f"samples/{step:08d}_00.png")
+    numbers = list(range(1, steps + 1))
+    put("steps", steps=numbers, losses=[0.2] * steps, rates={"unet": 1e-4}, epoch=5, seconds_per_step=0.5)
+    put("saved", step=steps, file="checkpoints/glyphs.safetensors", bytes=1000)
+    put("log", level="warning", text=f"look {HOSTILE}", fix="do this")
+    if state != "interrupted":
+        put("state", state=state, message=message, fix="lower the batch size" if message else "")
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path):
+    page = make_page(tmp_path)
+    page.workspace.outputs.mkdir()
+    page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
+    yield Desk(page)
+    page.engine.close()
+
+
+def test_no_runs_says_what_to_do(desk):
+    assert "No runs yet." in desk._main({}) and "starter preset in Train" in desk._main({})
+    assert "Nothing runs or waits" in desk._queue()
+
+
+def test_the_table_names_state_steps_time_and_files(desk):
+    write_run(desk.page, "20260101-120000_one")
+    write_run(desk.page, "20260102-120000_two", "failed", message="out of memory")
+    write_run(desk.page, "20260103-120000_three", "interrupted")
+    shown = desk._main({})
+    assert shown.index(">three<") < shown.index(">two<") < shown.index(">one<")  # newest first
+    assert "interrupted at step 30" in shown and "failed at step 30" in shown and ">done<" in shown
+    assert shown.count("30 / 30") == 3 and shown.count("<img") == 3
+
+
+def test_the_table_is_filtered_and_paged(desk):
+    for number in range(30):
+        write_run(desk.page, f"20260101-1200{number:02d}_run{number}", "done" if number else "stopped", 2)
+    assert desk._main({}).count("<tr>") == 1 + view.PAGE_SIZE
+    assert desk._main({"page": 1}).count("<tr>") == 1 + 5
+    assert desk._main({"show": "open"}).count("<tr>") == 1 + 1
+    assert desk._main({"find": "RUN7"}).count("<tr>") == 1 + 1
+
+
+def test_an_open_run_shows_files_samples_settings_and_log(desk):
+    write_run(desk.page, "20260101-120000_one", "failed", message="out of memory")
+    shown = desk._main({"open": "20260101-120000_one"})
+    assert "out of memory" in shown and "lower the batch size" in shown
+    assert "glyphs.safetensors" in shown and 'download="glyphs.safetensors"' in shown
+    assert "base model" in shown and "step 30" in shown
+    assert "schedule.max_train_steps" in shown and "2 settings" in shown
+    assert "<b>warning</b>" in shown and "do this" in shown
+
+
+def test_what_a_person_wrote_never_becomes_markup(desk):
+    job = build(TrainJob, {"dataset": {"folder": HOSTILE}, "samples": {"sample_prompts": [HOSTILE]}})
+    write_run(desk.page, "20260101-120000_one", job=job)
+    assert "<img src=x" not in desk._main({"open": "20260101-120000_one"}) + desk._main({"find": HOSTILE})
+    entry = QueueEntry("e", "train", HOSTILE, {}, state="waiting")
+    failed = QueueEntry("f", "train", HOSTILE, {}, state="failed", message=HOSTILE)
+    assert "<img src=x" not in view.queue([entry, failed], True, None)
+
+
+def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
+    folder = write_run(desk.page, "20260101-120000_one")
+    place = {"open": folder.name}
+    desk.act(place, event("delete", folder.name), request())  # without having been asked
+    assert folder.is_dir()
+    _, place, _, _, shown = desk.act(place, event("ask", folder.name), request())
+    assert "Delete it" in shown and "Keep it" in shown and folder.is_dir()
+    _, kept, *_ = desk.act(place, event("keep", folder.name), request())
+    assert not kept["asking"]
+    _, place, said, _, shown = desk.act(place, event("delete", folder.name), request())
+    assert not folder.exists() and "moved to the trash" in said and "No runs yet." in shown
+    assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
+
+
+def test_a_running_run_is_not_deleted(desk):
+    folder = write_run(desk.page, "20260101-120000_one", "interrupted")
+    from core.record.run_folder import RunFolder
+
+    held = RunFolder(folder)
+    held.lock()
+    try:
+        assert ">Delete<" not in desk._main({"open": folder.name})
+        with pytest.raises(ProblemsError, match="running"):
+            desk.act({"open": folder.name, "asking": True}, event("delete", folder.name), request())
+    finally:
+        held.unlock()
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["..", "../..", "", "x/../../y", "\0"])
+def test_a_made_up_name_reaches_no_folder(desk, name):
+    write_run(desk.page, "20260101-120000_one")
+    for act in ("continue", "use", "delete", "draw"):
+        with pytest.raises(ProblemsError):
+            desk.act({"open": name, "asking": True}, event(act, name), request())
+    assert desk.page.workspace.runs.is_dir() and "one" in desk._main({"open": name})
+
+
+def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
+    write_run(desk.page, "20260101-120000_one", "interrupted")
+    tabs, *_ = desk.act({}, event("continue", "20260101-120000_one"), request())
+    assert tabs.selected == "Monitor"
+    assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
+    with pytest.raises(ProblemsError, match="in the queue already"):
+        desk.act({}, event("continue", "20260101-120000_one"), request())
+
+
+def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):
+    write_run(desk.page, "20260101-120000_one", steps=7)
+    before = desk.page.project.job
+    desk.act({}, event("use", "20260101-120000_one"), request())
+    assert desk.page.project.job.schedule.max_train_steps == 7
+    desk.page.project.undo()
+    assert desk.page.project.job == before
+
+
+def test_draw_with_it_puts_the_newest_file_into_generate(desk):
+    write_run(desk.page, "20260101-120000_one")
+    desk.act({}, event("draw", "20260101-120000_one"), request())
+    desk.act({}, event("draw", "20260101-120000_one"), request())
+    loras = desk.page.project.tab_state("Generate")["values"]["loras"]
+    assert [use["file"].endswith("20260101-120000_one/checkpoints/glyphs.safetensors") for use in loras] == [True]
+
+
+def test_the_queue_is_reordered_paused_and_emptied(desk):
+    engine = desk.page.engine
+    ids = [
+        engine.submit("train", build(TrainJob, {"saving": {"output_name": name}})) for name in ("one", "two", "three")
+    ]
+    desk.queue_act({}, event("earlier", ids[2]))
+    desk.queue_act({}, event("later", ids[0]))
+    waiting = [entry.title for entry in engine.queue() if entry.state == "waiting"]
+    assert waiting == ["three", "one", "two"]
+    queue, _ = desk.queue_act({}, event("hold"))
+    assert engine.queue_paused and "The queue is paused" in queue
+    desk.queue_act({}, event("go"))
+    queue, _ = desk.queue_act({}, event("cancel", ids[1]))
+    assert "two" not in queue and not engine.queue_paused
+    with pytest.raises(ProblemsError):
+        desk.queue_act({}, event("cancel", "made up"))
+
+
+def test_a_run_of_another_version_is_shown_without_its_settings(desk):
+    folder = write_run(desk.page, "20260101-120000_one")
+    (folder / "job.json").write_text('{"kind": "job", "schema_version": 99}')
+    shown = desk._main({"open": folder.name})
+    assert "cannot be read by this version" in shown and "Use its settings" not in shown
+
+
+def test_nothing_is_sent_when_nothing_is_new(desk):
+    write_run(desk.page, "20260101-120000_one")
+    seen, *_ = desk.tick({}, {})
+    assert isinstance(desk.tick(seen, {}), dict)
+
+
+def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
+    assert view._spread(list(range(0, 1000, 10)))[0] == 0 and view._spread(list(range(0, 1000, 10)))[-1] == 990
+    assert len(view._spread(list(range(0, 1000, 10)))) == view.SAMPLE_STEPS
+
+
+def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"x" * 300)
+    (tmp_path / "c").write_bytes(b"x" * 200)
+    assert folder_bytes(tmp_path) == 500 and folder_bytes(tmp_path / "gone") == 0

@@ -1,0 +1,66 @@
+"""Dropped files become one folder under outputs/datasets, whole or not at all."""
+
+from __future__ import annotations
+
+import zipfile
+
+import pytest
+from work_parts import picture
+
+from core.record.problems import ProblemsError
+from tabs import uploads
+
+
+def test_pictures_and_captions_land_in_one_new_folder_named_after_them(tmp_path):
+    files = [picture(tmp_path / "in" / f"fox_0{n}.png", caption="a fox") for n in range(3)]
+    files += [path.with_suffix(".txt") for path in files]
+    folder = uploads.take_in(files, tmp_path / "datasets")
+    assert folder == tmp_path / "datasets" / "fox"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "fox_00.png", "fox_00.txt", "fox_01.png", "fox_01.txt", "fox_02.png", "fox_02.txt"
+    ]  # fmt: skip
+
+
+def test_a_second_set_of_that_name_is_numbered(tmp_path):
+    files = [picture(tmp_path / "in" / f"fox_0{n}.png") for n in range(2)]
+    uploads.take_in(files, tmp_path / "datasets")
+    assert uploads.take_in(files, tmp_path / "datasets").name == "fox-2"
+
+
+def test_two_files_of_one_name_are_both_kept(tmp_path):
+    files = [picture(tmp_path / "one" / "a.png"), picture(tmp_path / "two" / "a.png", colour="red")]
+    folder = uploads.take_in(files, tmp_path / "datasets")
+    assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
+
+
+def test_a_zip_is_unpacked(tmp_path):
+    picture(tmp_path / "in" / "a.png", caption="a fox")
+    with zipfile.ZipFile(tmp_path / "foxes.zip", "w") as archive:
+        archive.write(tmp_path / "in" / "a.png", "foxes/a.png")
+        archive.write(tmp_path / "in" / "a.txt", "foxes/a.txt")
+    folder = uploads.take_in([tmp_path / "foxes.zip"], tmp_path / "datasets")
+    assert folder.name == "foxes" and (folder / "a.txt").read_text() == "a fox"
+
+
+def test_no_picture_is_refused_and_leaves_nothing(tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text("words")
+    with pytest.raises(ProblemsError, match="no picture"):
+        uploads.take_in([note], tmp_path / "datasets")
+    assert not (tmp_path / "datasets").exists() or list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_a_zip_among_other_files_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(ProblemsError, match="together"):
+        uploads.take_in([tmp_path / "a.zip", picture(tmp_path / "a.png")], tmp_path / "datasets")
+
+
+def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploads.shutil, "copyfile", full)
+    with pytest.raises(ProblemsError, match="disk is full"):
+        uploads.take_in([picture(tmp_path / "a.png")], tmp_path / "datasets")
+    assert list((tmp_path / "datasets").iterdir()) == []

@@ -1,0 +1,58 @@
+"""What the tests of Dataset, Captions, Generate and Runs share: a page without a server, and sets of pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from core.engine.light import LightLane
+from core.record.workspace import PROJECT, Workspace
+from core.settings.presets import PresetStore
+from tabs.context import Page
+from tabs.links import Links
+from tabs.project import Project
+from tabs.safety import Roots
+
+HOSTILE = "<img src=x onerror=alert(1)> \"two\" 'one' & more"
+
+
+def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page:
+    """A page over an empty outputs folder; its engine has the light lane and no jobs unless one is given."""
+    workspace = Workspace(outputs=folder / "outputs", models=PROJECT / "models", presets=folder / "presets")
+    lane = LightLane()
+    engine = engine or SimpleNamespace(light=lane.submit)
+    presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
+    project = Project(workspace.private / "project.json", presets)
+    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
+
+
+def picture(path: Path, size: tuple[int, int] = (64, 64), colour: str = "teal", caption: str | None = None) -> Path:
+    """A picture, with a caption beside it where one is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def wait_until(test: Any, seconds: float = 15.0) -> None:
+    """Until `test()` is true; the assertion names what did not come."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if test():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come about in time")
+
+
+def event(act: str, arg: str = "", value: str = "") -> Any:
+    """What a board reports."""
+    return SimpleNamespace(_data={"act": act, "arg": arg, "value": value})
+
+
+def request(session: str = "s1") -> Any:
+    return SimpleNamespace(session_hash=session)
