@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from core.families.sd1.loading import CONFIGS
+from core.families.sd1.loading import CONFIGS, make_empty
 from core.formats import sd_keys
 
 PERIOD = 1_000_003  # prime: the rows of no layer repeat
@@ -123,11 +123,7 @@ def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _shapes(name: str, config: dict) -> dict[str, tuple[int, ...]]:
-    from core.families.sd1.loading import _MAKERS
-
-    make = _MAKERS[name]()
-    with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in make(config).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in make_empty(name, config).state_dict().items()}
 
 
 def _write_folder(folder: Path, configs: dict[str, dict], dtype: torch.dtype, seed: int) -> Path:

@@ -70,10 +70,9 @@ MEASURE = """
 import json, resource, sys
 import torch
 from core.families import sd1
-from core.families.sd1.loading import _MAKERS, quick_imports
-with quick_imports():
-    for make in _MAKERS.values():
-        make()
+from core.families.sd1.loading import make_empty
+make_empty("unet", {})
+make_empty("text_encoder", {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 loaded = sd1.load(sys.argv[1], dtype=torch.bfloat16, parts=("unet", "text_encoder"))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

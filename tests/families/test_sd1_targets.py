@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from core.families.sd1 import lora_targets, module_name
-from core.families.sd1.loading import _MAKERS
+from core.families.sd1.loading import make_empty
 from tests.models import shipped_config
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
@@ -18,8 +17,7 @@ with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") a
 @pytest.fixture(scope="module")
 def sd15():
     """SD 1.5's U-Net and text encoder without weights."""
-    with torch.device("meta"):
-        return {name: _MAKERS[name]()(shipped_config(name)) for name in ("unet", "text_encoder")}
+    return {name: make_empty(name, shipped_config(name)) for name in ("unet", "text_encoder")}
 
 
 def shapes(target, rank, conv_rank):

@@ -100,10 +100,7 @@ def _chosen_parts(checkpoint: Checkpoint, vae: Path | str | None, wanted: set[st
 def _build(part: Part, states: Mapping[str, Future]) -> Any:
     """The module of a part, with its weights."""
     config = dict(part.config if part.config is not None else _shipped_config(part.name))
-    with quick_imports():
-        make = _MAKERS[part.name]()
-    with torch.device("meta"):
-        module = make(config)
+    module = make_empty(part.name, config)
     state = states[part.name].result()
     if part.name == "text_encoder":
         state = text_keys.state_for(module, state)
@@ -138,9 +135,11 @@ def _text_encoder_maker() -> Any:
 
 
 def make_empty(name: str, config: dict[str, Any]) -> Any:
-    """A part without numbers, on the meta device: for counting shapes and work."""
+    """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work."""
+    with quick_imports():
+        make = _MAKERS[name]()
     with torch.device("meta"):
-        return _MAKERS[name]()(config).requires_grad_(False)
+        return make(config).requires_grad_(False)
 
 
 _MAKERS = {"unet": _unet_maker, "vae": _vae_maker, "text_encoder": _text_encoder_maker}
