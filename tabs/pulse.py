@@ -67,12 +67,19 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
     parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.said}
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser, whole(asked.get("filled")))
-        parts["checks"] = page.checks.look(page.project.job)
+        parts["checks"] = _checks(page)
     if tab == "Monitor":
         parts |= monitor.parts(page, str(asked.get("run", "")))
     for more in page.pulse_parts:
         parts |= more(tab, asked)
     return parts
+
+
+def _checks(page: Page) -> dict[str, Any]:
+    """The preflight, with the fields that hold something unusable at the head of the list."""
+    found = dict(page.checks.look(page.project.job))
+    bad = [item.problem.to_dict() for item in page.project.bad.values()]
+    return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
 
 def status(page: Page) -> dict[str, Any]:

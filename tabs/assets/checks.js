@@ -23,6 +23,7 @@
       : errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend` : `${data.trained} of ${all} pictures will train`;
     text(verdict, words);
     verdict.dataset.state = errors ? "bad" : data.checking ? "busy" : "fine";
+    for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);
     const line = byId("length-line");
     if (data.trained !== undefined) {
       text(line, data.sentence || "");

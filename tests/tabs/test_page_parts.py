@@ -21,8 +21,8 @@ from tabs.pulse import all_parts, answer, guarded
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A page without a server."""
-    from conftest import make_workspace
     from fake_engine import FakeEngine
+    from page_server import make_workspace
 
     from tabs.app import make_page
 

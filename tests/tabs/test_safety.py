@@ -20,7 +20,7 @@ from tabs.safety import Roots
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    from conftest import Served
+    from page_server import Served
 
     page = Served(tmp_path_factory.mktemp("shared"), shared=True, auth=("mira", "secret"))
     yield page
