@@ -1,0 +1,171 @@
+"""The product as its user meets it: the real page, the real engine, a real browser, a kill in mid-run."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.record.journal import read_lines
+from core.record.run_folder import list_runs
+from core.record.workspace import PROJECT
+from tests.browser_path import browser_path
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120_000  # ms: two cores may be busy
+
+
+class Server:
+    """`webui.py` in a process of its own on one outputs folder."""
+
+    def __init__(self, outputs: Path):
+        words = [
+            sys.executable,
+            "webui.py",
+            "--no-browser",
+            "--outputs",
+            str(outputs),
+            "--device",
+            "cpu",
+            "--port",
+            "7960",
+        ]
+        self.outputs = outputs
+        self.process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            found = re.search(r"http://\S+", line)
+            if found:
+                self.url = found.group().rstrip(".,")
+                return
+        raise AssertionError("".join(said))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def steps(self) -> int:
+        runs = list_runs(self.outputs / "runs")
+        lines = read_lines(runs[0].journal_file) if runs else ()
+        return max((line["steps"][-1] for line in lines if line["kind"] == "steps"), default=0)
+
+    def wait_for_step(self, step: int) -> None:
+        end = time.monotonic() + PATIENCE / 1000
+        while self.steps() < step:
+            assert time.monotonic() < end and self.process.poll() is None, f"step {step} did not come"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+        yield found
+        found.close()
+
+
+def visit(browser, server):
+    """A new browser window on the page; its errors are collected in `page.errors`."""
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_default_timeout(PATIENCE)
+    page.errors = []
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(server.url)
+    page.get_by_role("tab", name="Train").wait_for()
+    return page
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def fill(page, setting, text):
+    """Type into the field of a setting ("schedule.max_train_steps") and leave it."""
+    place = page.locator("#field-" + setting.replace(".", "-").replace("_", "-"))
+    box = place.locator("textarea, input[type=text]").first
+    box.fill(text)
+    box.blur()
+
+
+def test_train_watch_kill_continue_and_draw(browser, tmp_path):
+    server = Server(tmp_path / "outputs")
+    try:
+        page = visit(browser, server)
+        tab(page, "Train")
+        page.get_by_text("24 of 24 pictures will train").first.wait_for()
+        fill(page, "samples.sample_prompts", "a fox, glyph style")
+        fill(page, "schedule.max_train_steps", "60")
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_text(re.compile(r"step \d+ of 60")).first.wait_for()
+        page.get_by_role("button", name="Pause", exact=True).click()
+        page.get_by_role("button", name="Resume", exact=True).click()
+        server.wait_for_step(max(server.steps(), 5) + 3)
+        page.reload()
+        tab(page, "Monitor")
+        page.get_by_text(re.compile(r"step \d+ of 60")).first.wait_for()
+        page.get_by_role("button", name="Save now", exact=True).click()
+        page.get_by_text(re.compile(r"glyph_style-step\d{8}\.safetensors")).first.wait_for()
+        assert page.errors == []
+        page.close()
+        server.kill()
+        killed_at = server.steps()
+
+        server = Server(tmp_path / "outputs")
+        page = visit(browser, server)
+        tab(page, "Monitor")
+        page.get_by_text("interrupted").first.wait_for()
+        page.get_by_role("button", name="Continue").first.click()
+        server.wait_for_step(min(killed_at + 1, 60))
+        page.get_by_text("done", exact=True).first.wait_for()
+        assert list_runs(tmp_path / "outputs" / "runs")[0].checkpoints.joinpath("glyph_style.safetensors").is_file()
+        assert len(list_runs(tmp_path / "outputs" / "runs")) == 1
+
+        tab(page, "Generate")
+        page.get_by_label("Add a LoRA").first.click()
+        page.get_by_role("option", name=re.compile("glyph_style")).first.click()
+        page.get_by_role("button", name="Generate", exact=True).click()
+        page.locator("img[src*='seed'], .picture img, figure img").first.wait_for()
+        assert list((tmp_path / "outputs" / "images").rglob("*.png"))
+        assert page.errors == []
+    finally:
+        server.kill()
+
+
+def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(browser, tmp_path):
+    server = Server(tmp_path / "outputs")
+    try:
+        pages = [visit(browser, server) for _ in range(2)]
+        for page in pages:
+            tab(page, "Train")
+            page.get_by_text("24 of 24 pictures will train").first.wait_for()
+        for page in pages:
+            page.get_by_role("button", name="Start", exact=True).click(no_wait_after=True)
+        server.wait_for_step(1)
+        assert len(list_runs(tmp_path / "outputs" / "runs")) == 1
+        from core.engine.queue import Queue
+
+        states = sorted(entry.state for entry in Queue(tmp_path / "outputs" / ".atelier" / "queue.json").entries())
+        assert len(states) == 2
+    finally:
+        server.kill()
+
+
+def test_the_page_comes_up_within_ten_seconds_of_a_quiet_machine(tmp_path):
+    """No timing decides: only that nothing heavy is loaded before the address is said."""
+    code = "import core.cli.page, tabs.app, sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, env={**os.environ})
+    assert done.stdout.strip().endswith("[]"), done.stderr
