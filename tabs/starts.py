@@ -19,24 +19,27 @@ QUICK_SECONDS = 0.4  # most checks are done by then, and the press is answered w
 
 def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     """One press of Start ("how": "start") or Add to queue ("queue"). The outcome is said in the browser's panel."""
-    how = "start" if sent.get("how") == "start" else "queue"
+    if sent.get("how") not in ("start", "queue"):
+        return  # thought better of it
+    how = sent["how"]
     token = str(sent.get("token", ""))[:60]
-    awaited = [whole(number) for number in sent.get("open", []) if whole(number)][:200]
+    still_open = sent.get("open")
+    awaited = [number for number in map(whole, still_open if isinstance(still_open, list) else []) if number][:200]
     if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
         text = "Your last change has not reached the server yet. Look at the fields, then press again."
-        return page.browsers.say(browser, "error", text, title="Not started")
+        page.browsers.say(browser, "error", text, title="Not started")
+        return
     with page.project.lock:
         page.project.guard(str(sent.get("stamp", "")), browser.session)
         job, bad = page.project.job, [item.problem for item in page.project.bad.values()]
     if page.browsers.double_press(browser, how, token):
-        return None
+        return
     page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
     work = threading.Thread(
         target=_check_and_submit, args=(page, browser, job, bad, how, token), name="start", daemon=True
     )
     work.start()
     work.join(QUICK_SECONDS)
-    return None
 
 
 def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Problem], how: str, token: str) -> None:
@@ -56,6 +59,12 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
         )
     except Cancelled:
         return None
+    except Exception as error:  # the disk is full, a drive is gone: the person must hear of it, whatever it was
+        from core.engine.explain import explain
+
+        plain = explain(error)
+        problem = Problem(plain.what, "start", plain.fix)
+        return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
     ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""
     if page.engine.queue_paused and how == "start" and others <= 0:

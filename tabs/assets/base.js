@@ -66,6 +66,8 @@
   };
   atelier.pace = (seconds) => seconds > 0 ? `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(1)} s/step` : "";
 
+  /** Words as a sentence: a capital in front, a stop behind. */
+  atelier.sentence = (words) => words ? words[0].toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".") : "";
   /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
@@ -75,7 +77,7 @@
         problem.where ? (atelier.fields[problem.where]
           ? h("button", {type: "button", class: "link", onclick: () => atelier.goToField(problem.where)}, `Go to ${atelier.fields[problem.where].title}`)
           : h("span", {class: "where"}, problem.where)) : null,
-        problem.fix ? h("span", {class: "fix"}, problem.fix) : null))));
+        problem.fix ? h("span", {class: "fix"}, atelier.sentence(problem.fix)) : null))));
 
   /* ---- messages ---- */
 
@@ -128,6 +130,8 @@
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
+    if (atelier.jsonEdited && atelier.jsonEdited() && !(await atelier.dialog({title: "Go on without the JSON edits?", ok: "Go on",
+      text: "The JSON pane holds edits that are not applied. The form's values are what trains."}))) return JSON.stringify({how: "nothing"});
     const token = crypto.getRandomValues(new Uint32Array(2)).join("-");
     if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
     atelier.say({id: token, kind: "info", text: "Checking the settings and pictures ..."});

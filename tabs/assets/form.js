@@ -60,7 +60,7 @@
   };
   atelier.repaintModel = () => paint("model.base_model");
   const baseline = () => state.preset.name ? "In the preset" : "The default";
-  const sentence = (words) => words ? words[0].toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".") : "";
+  const sentence = atelier.sentence;
 
   /* ---- groups ---- */
 
@@ -250,6 +250,7 @@
 
   /* ---- the JSON pane ---- */
 
+  atelier.jsonEdited = () => { const pane = byId("json-text"); return !!pane && pane.dataset.base !== undefined && pane.value !== pane.dataset.base; };
   const paintJson = () => {
     const pane = byId("json-text");
     if (!pane) return;
@@ -316,7 +317,7 @@
       event.preventDefault();
       atelier.act(event.key.toLowerCase() === "z" ? "undo" : "redo");
     }
-    if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && atelier.openTab() === "Train") { const start = byId("start"); if (start) start.click(); }
+    if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
     if (event.key === "Escape") { const menu = document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
   });
   /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */

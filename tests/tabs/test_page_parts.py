@@ -122,6 +122,17 @@ def test_start_wakes_a_queue_that_only_waits_for_it(page):
     page.engine.resume_queue()
 
 
+def test_a_start_that_fails_for_a_reason_of_the_machine_says_so(page, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page.engine, "submit", full)
+    browser = page.browsers.of("full")
+    press(page, browser)
+    assert until(lambda: browser.said["kind"] == "error")
+    assert "disk" in browser.said["problems"][0]["what"].lower()
+
+
 # -- presets
 
 
