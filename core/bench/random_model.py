@@ -42,9 +42,17 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
         count = prod(value.shape)
         scale, shift = _spread(key, count, value.shape)
         cut = torch.roll((pattern * scale + shift).to(dtype), -(place % PERIOD))
-        state[key] = cut.repeat(-(-count // PERIOD))[:count].reshape(value.shape).clone()
+        state[key] = _tiled(cut, count).reshape(value.shape)
         place += count
     return state
+
+
+def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
+    """The pattern again and again, up to `count` numbers."""
+    tiled = torch.empty(count, dtype=pattern.dtype)
+    for start in range(0, count, len(pattern)):
+        tiled[start : start + len(pattern)] = pattern[: count - start]
+    return tiled
 
 
 def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
@@ -61,15 +69,22 @@ def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
 def write_folder(folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0) -> Path:
     """A diffusers folder with random weights for these configurations."""
     for name, config in configs.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file(
-            random_state(name, config, dtype, seed), folder / name / WEIGHT_FILES[name], metadata={"format": "pt"}
-        )
+        write_part(folder, name, config, random_state(name, config, dtype, seed))
+    write_rest(folder)
+    return folder
+
+
+def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(state, folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
+
+
+def write_rest(folder: Path) -> None:
+    """Scheduler, tokenizer and the index."""
     for name in ("scheduler", "tokenizer"):
         shutil.copytree(CONFIGS / name, folder / name, dirs_exist_ok=True)
     shutil.copy(CONFIGS / "model_index.json", folder / "model_index.json")
-    return folder
 
 
 def write_sd15_folder(folder: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:

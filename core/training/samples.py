@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from core.families import family
 from core.record.events import Sampled
-from core.settings.base import Settings
+from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:
     from core.training.run import Run
@@ -20,10 +22,9 @@ def sample_size(run: Run) -> tuple[int, int]:
     return (samples.width or width) // 8 * 8, (samples.height or height) // 8 * 8
 
 
-def sample_captions(run_or_samples: Settings) -> list[str]:
+def sample_captions(samples: SampleSettings) -> list[str]:
     """Every text that samples need encoded: the negative prompt, then the prompts."""
-    samples = run_or_samples
-    return [samples.negative_prompt, *samples.sample_prompts]  # type: ignore[attr-defined]
+    return [samples.negative_prompt, *samples.sample_prompts]
 
 
 def draw_samples(run: Run) -> None:
@@ -53,7 +54,8 @@ def draw_samples(run: Run) -> None:
                 guidance_scale=settings.guidance_scale,
                 prediction=run.prediction,
             )
-            picture = decode(vae_of(run), latents)[0]
+            with vae_on_device(run) as vae:
+                picture = decode(vae, latents)[0]
             name = f"{run.state.step:08d}_{index:02d}.png"
             with atomic.open_atomic(context.folder.samples / name) as path:
                 picture.save(path, format="PNG")
@@ -61,11 +63,16 @@ def draw_samples(run: Run) -> None:
     context.stage("training" if run.state.step < run.total else "finishing")
 
 
-def vae_of(run: Run):
-    """The VAE, loaded at the first sample: a run whose latents are cached needs it for nothing else."""
+@contextmanager
+def vae_on_device(run: Run) -> Iterator[Any]:
+    """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
+    device = run.context.device
     if run.components.vae is None:
-        loaded = family(run.components.family).load(
-            run.components.source, parts=("vae",), vae=run.facts["vae_path"], device=run.context.device
-        )
+        loaded = family(run.components.family).load(run.components.source, parts=("vae",), vae=run.facts["vae_path"])
         run.components.vae = loaded.vae
-    return run.components.vae
+    vae = run.components.vae.to(device)
+    try:
+        yield vae
+    finally:
+        if device != "cpu":
+            vae.to("cpu")

@@ -91,8 +91,7 @@ class Builder:
             check=self.context.check,
             progress=lambda done, total: self.context.stage("encoding pictures", done, total),
         )
-        if not self.job.samples.sample_prompts:
-            self._vae_model = None
+        self._vae_model = vae.to("cpu") if self.job.samples.sample_prompts else None  # the device is for what learns
 
     def _vae(self) -> Any:
         if self._vae_model is None:

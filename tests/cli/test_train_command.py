@@ -144,7 +144,7 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs):
     assert f"Continuing from step {stopped}" in done.stderr
 
 
-KILLS = int(os.environ.get("ATELIER_KILLS", "2"))  # scripts/kill_often sets 50
+KILLS = int(os.environ.get("ATELIER_KILLS", "2"))  # ATELIER_KILLS=50 ./launch.sh test tests/cli -k kill
 
 
 def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_continues(outputs):

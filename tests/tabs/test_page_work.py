@@ -1,0 +1,492 @@
+"""Dataset, Captions, Generate and Runs in a real browser."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from work_parts import HOSTILE, picture, wait_until
+
+from core.settings.check import build
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A page of its own, whose engine also draws."""
+    import page_server
+    from work_engine import WorkEngine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_server, "FakeEngine", WorkEngine)
+        page = page_server.Served(tmp_path_factory.mktemp("work"))
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def window(work, chromium):
+    """A browser on that page, with the starter's pictures chosen. Nothing of the test may reach the console or the net."""
+    from page_server import Visit
+
+    work.page.project.load_preset("starter_lora")
+    for tab in ("Dataset", "Captions", "Generate"):
+        work.page.project.keep(tab, {})
+    made = Visit(chromium, work.url)
+    yield made
+    made.close()
+    assert made.errors == [] and made.outside == []
+
+
+@pytest.fixture
+def foxes(tmp_path):
+    """Three captioned pictures and one without a caption."""
+    for number, name in enumerate(("ant", "bee", "cat")):
+        picture(tmp_path / "foxes" / f"{name}.png", (200 + 40 * number, 200), caption=f"a {name}")
+    picture(tmp_path / "foxes" / "dog.png", (200, 300))
+    return tmp_path / "foxes"
+
+
+def folder_box(tab):
+    return tab.locator("#ds-folder textarea, #ds-folder input").first
+
+
+def choose(tab, folder) -> None:
+    folder_box(tab).fill(str(folder))
+    folder_box(tab).press("Enter")
+
+
+def caption_box(tab):
+    return tab.locator("#cap-box textarea")
+
+
+def open_captions(window, work, folder):
+    work.page.project.edit("dataset.folder", str(folder))
+    tab = window.open("Captions")
+    expect(caption_box(tab)).to_have_value("a ant")
+    return tab
+
+
+# -- Dataset
+
+
+def test_pictures_are_shown_with_caption_bucket_and_crop_frame(window):
+    tab = window.open("Dataset")
+    expect(tab.locator("#ds-summary")).to_contain_text("24 of 24 pictures will train")
+    expect(tab.locator("#ds-summary")).to_contain_text("24 pictures in one folder.")
+    tiles = tab.locator("#ds-grid .tile")
+    expect(tiles).to_have_count(24)
+    banana = tiles.filter(has_text="banana.png")
+    expect(banana).to_contain_text("a banana, glyph style")
+    expect(banana).to_contain_text("112×144")
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#ds-grid img')].slice(0, 8).every((each) => each.naturalWidth > 0)"
+    )
+    frame, whole = banana.locator(".crop").bounding_box(), banana.locator("img").bounding_box()
+    assert frame["width"] == pytest.approx(whole["width"], abs=1) and frame["height"] < whole["height"] - 2
+    tab.locator("#ds-buckets .bar").filter(has_text="112 × 144").click()
+    expect(tiles).to_have_count(4)
+    tab.locator("#ds-buckets .bar").filter(has_text="112 × 144").click()
+    expect(tiles).to_have_count(24)
+
+
+def test_a_folder_is_chosen_by_its_path_and_train_holds_the_same(window, work, foxes):
+    tab = window.open("Dataset")
+    choose(tab, foxes)
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 pictures will train, 3 with a caption of their own")
+    assert work.page.project.job.dataset.folder == str(foxes)
+    tab.get_by_role("tab", name="Train", exact=True).click()
+    expect(tab.locator("#field-dataset-folder input").first).to_have_value(str(foxes))
+    work.page.project.edit("dataset.folder", "models/starter/pictures")
+    tab.get_by_role("tab", name="Dataset", exact=True).click()
+    expect(folder_box(tab)).to_have_value("models/starter/pictures")
+
+
+def test_a_folder_is_found_by_browsing_with_the_keyboard(window, work, foxes):
+    work.page.project.edit("dataset.folder", str(foxes.parent))
+    tab = window.open("Dataset")
+    tab.locator("#ds-browse").press("Enter")
+    row = tab.locator(".browser .rows").get_by_role("button", name="foxes", exact=True)
+    row.focus()
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".browser .at")).to_contain_text("4 pictures here")
+    tab.locator(".browser").get_by_role("button", name="Use this folder").press("Enter")
+    expect(folder_box(tab)).to_have_value(str(foxes))
+    expect(tab.locator(".browser")).to_have_count(0)
+
+
+def test_a_dropped_zip_becomes_the_chosen_folder(window, work, foxes, tmp_path):
+    with zipfile.ZipFile(tmp_path / "my foxes.zip", "w") as archive:
+        for file in foxes.iterdir():
+            archive.write(file, f"my foxes/{file.name}")
+    tab = window.open("Dataset")
+    tab.locator("#ds-drop input[type=file]").set_input_files(str(tmp_path / "my foxes.zip"))
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 pictures will train")
+    wait_until(lambda: "foxes" in (work.page.project.job.dataset.folder or ""))
+    tab.locator("#ds-drop input[type=file]").set_input_files([str(file) for file in foxes.iterdir()])
+    wait_until(lambda: Path(work.page.project.job.dataset.folder).name == "pictures")
+    expect(folder_box(tab)).to_have_value(re.compile("pictures$"))
+
+
+def test_a_hostile_zip_is_refused_in_words(window, work, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("../../escape.png", b"x")
+    before = work.page.project.job
+    tab = window.open("Dataset")
+    tab.locator("#ds-drop input[type=file]").set_input_files(str(tmp_path / "bad.zip"))
+    expect(tab.locator("#ds-intake")).to_contain_text("outside its own folder")
+    tab.locator("#ds-intake").get_by_role("button", name="Close").click()
+    expect(tab.locator("#ds-intake .problem")).to_have_count(0)
+    assert work.page.project.job == before
+
+
+def test_broken_pictures_block_until_they_may_be_left_out(window, foxes):
+    (foxes / "zero.png").write_bytes(b"")
+    tab = window.open("Dataset")
+    choose(tab, foxes)
+    expect(tab.locator("#ds-checks")).to_contain_text("zero.png is empty")
+    expect(tab.locator("#ds-checks")).to_contain_text("1 error")
+    tab.get_by_label("Leave out broken pictures").check()
+    expect(tab.locator("#ds-checks .problem.error")).to_have_count(0)
+    expect(tab.locator("#ds-checks")).to_contain_text("zero.png is empty")
+    tab.reload()
+    expect(tab.get_by_label("Leave out broken pictures")).to_be_checked()
+
+
+def test_repeats_of_a_folder_are_set_in_the_list(window, work, foxes):
+    tab = window.open("Dataset")
+    choose(tab, foxes)
+    repeats = tab.locator("#ds-sources").get_by_label("Repeats")
+    repeats.fill("3")
+    repeats.press("Tab")
+    expect(tab.locator("#ds-summary")).to_contain_text("12 with repeats")
+    repeats.fill("0")
+    repeats.press("Tab")
+    expect(tab.get_by_text("Repeats is 0").or_(tab.get_by_text("num_repeats")).first).to_be_visible()
+    expect(repeats).to_have_value("3")
+    assert work.page.project.job.dataset.sources[0].num_repeats == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
+def test_hostile_names_and_captions_run_nothing(window, work, tmp_path):
+    nasty = '<img src=x onerror="window.pwned=1">'
+    picture(
+        tmp_path / "set" / f"{nasty} ${{window.pwned=2}} {{{{x}}}}.png",
+        (200, 200),
+        caption=f"<script>window.pwned=3</script>{nasty}",
+    )
+    picture(tmp_path / "set" / f"10_{nasty}" / "b.png", (200, 200))
+    tab = window.open("Dataset")
+    choose(tab, tmp_path / "set")
+    expect(tab.locator("#ds-summary")).to_contain_text("2 of 2 pictures")
+    expect(tab.locator("#ds-grid .name", has_text="onerror").first).to_be_visible()
+    tab.get_by_role("tab", name="Captions", exact=True).click()
+    expect(tab.locator("#cap-list .pick")).to_have_count(2)
+    tab.locator("#cap-list .pick").first.click()
+    expect(tab.locator("#cap-list [aria-current=true]")).to_have_count(1)
+    assert tab.evaluate("window.pwned") is None
+
+
+# -- Captions
+
+
+def test_a_picture_of_the_grid_leads_to_its_caption(window, work, foxes):
+    tab = window.open("Dataset")
+    choose(tab, foxes)
+    tab.get_by_role("button", name="Edit the caption of cat.png").click()
+    expect(caption_box(tab)).to_have_value("a cat")
+    expect(tab.locator("#cap-stage")).to_contain_text("3 of 4")
+
+
+def test_keys_change_the_picture_and_save_and_the_count_follows(window, work, foxes):
+    tab = open_captions(window, work, foxes)
+    tab.keyboard.press("ArrowRight")
+    expect(caption_box(tab)).to_have_value("a bee")
+    tab.keyboard.press("ArrowLeft")
+    expect(caption_box(tab)).to_have_value("a ant")
+    caption_box(tab).click()
+    tab.keyboard.press("End")
+    tab.keyboard.type(", red and small")
+    expect(tab.locator("#cap-meter")).to_contain_text("6 of 75 tokens")
+    expect(tab.locator("#cap-state")).to_contain_text("Not saved yet")
+    tab.keyboard.press("ArrowLeft")  # moves in the text, not to another picture
+    expect(caption_box(tab)).to_have_value("a ant, red and small")
+    tab.keyboard.press("Alt+ArrowRight")
+    expect(caption_box(tab)).to_have_value("a bee")
+    assert (foxes / "ant.txt").read_text() == "a ant, red and small\n"
+    tab.keyboard.type("x")
+    tab.keyboard.press("Control+s")
+    expect(tab.locator("#cap-state")).to_contain_text("Saved to bee.txt")
+    assert (foxes / "bee.txt").read_text() != "a bee"
+
+
+def test_undo_brings_the_earlier_text_back(window, work, foxes):
+    tab = open_captions(window, work, foxes)
+    caption_box(tab).fill("something else")
+    tab.locator("#cap-buttons").get_by_role("button", name="Next").click()
+    expect(caption_box(tab)).to_have_value("a bee")
+    assert (foxes / "ant.txt").read_text() == "something else\n"
+    tab.locator("#cap-buttons").get_by_role("button", name="Undo").click()
+    expect(caption_box(tab)).to_have_value("a ant")
+    expect(tab.locator("#cap-state")).to_contain_text("Taken back: ant.png")
+    assert (foxes / "ant.txt").read_text() == "a ant"
+    tab.locator("#cap-buttons").get_by_role("button", name="Redo").click()
+    expect(caption_box(tab)).to_have_value("something else")
+
+
+def test_what_was_typed_survives_a_refresh_and_another_tab(window, work, foxes):
+    tab = open_captions(window, work, foxes)
+    caption_box(tab).press_sequentially(" one")
+    expect(tab.locator("#cap-state")).to_contain_text("Not saved yet")
+    tab.reload()
+    expect(caption_box(tab)).to_have_value(re.compile("one"))
+    caption_box(tab).fill("two")
+    tab.get_by_role("tab", name="Dataset", exact=True).click()
+    wait_until(lambda: (foxes / "ant.txt").read_text() == "two\n")
+
+
+def test_pictures_without_a_caption_are_listed_and_captioned(window, work, foxes):
+    tab = open_captions(window, work, foxes)
+    tab.get_by_label("Which pictures are listed").select_option("none")
+    expect(tab.locator("#cap-list .pick")).to_have_count(1)
+    tab.locator("#cap-list .pick").click()
+    expect(tab.locator("#cap-notes")).to_contain_text("these are the folder's words")
+    caption_box(tab).fill("a dog " * 40)
+    expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not learnt")
+    tab.keyboard.press("Control+s")
+    expect(tab.locator("#cap-tally")).to_contain_text("4 pictures with a caption of their own.")
+    expect(tab.locator("#cap-list")).to_contain_text("None of these.")
+
+
+# -- Generate
+
+
+def lora_in(work, name: str) -> Path:
+    """A file with a LoRA's keys among the results of a run."""
+    from safetensors.numpy import save_file
+
+    folder = work.workspace.runs / "20260101-000000_fox" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{layer}.lora_down.weight": np.zeros((4, 64), "f4"), f"{layer}.lora_up.weight": np.zeros((32, 4), "f4")}
+    save_file(tensors, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"
+
+
+def field(tab, name: str):
+    return tab.locator(f"#gen-{name} textarea, #gen-{name} input").first
+
+
+def test_drawing_with_a_lora_beside_the_base_model(window, work):
+    lora_in(work, f"fox {len(HOSTILE)}")
+    tab = window.open("Generate")
+    expect(field(tab, "prompt")).to_have_value("a fox, glyph style")
+    tab.locator("#gen-add input").click()
+    tab.get_by_role("option").filter(has_text="fox").first.click()
+    expect(tab.locator("#gen-loras li")).to_have_count(1)
+    strength = tab.locator("#gen-loras input[type=number]")
+    strength.fill("0.6")
+    strength.press("Tab")
+    wait_until(lambda: work.page.project.tab_state("Generate")["values"]["loras"][0]["strength"] == 0.6)
+    expect(tab.locator("#gen-loras input[type=range]")).to_have_value("0.6")
+    field(tab, "prompt").fill("a small fox")
+    field(tab, "seed").fill("41")
+    tab.get_by_label("Compare with the base model").check()
+    tab.locator("#gen-draw").click()
+    pair = tab.locator(".tile.double").first
+    expect(pair).to_contain_text("base model")
+    expect(pair).to_contain_text(re.compile("fox .*0.6"))
+    expect(pair).to_contain_text("seed 41")
+    pair.locator("button").click()
+    light = tab.get_by_role("dialog")
+    expect(light.locator("img")).to_have_count(2)
+    expect(light).to_contain_text("a small fox")
+    expect(light.get_by_role("link", name="Download")).to_have_attribute("download", re.compile("_41.png$"))
+    tab.keyboard.press("Escape")
+    expect(light).to_have_count(0)
+    job = work.engine._jobs[work.engine.queue()[-1].id]
+    assert job.generate.seed == 41 and job.generate.loras[0].strength == 0.6
+
+
+def test_settings_of_a_picture_come_back_by_a_click_and_by_dropping_it(window, work):
+    work.engine.submit("generate", build_generate(prompt="a rare cactus", seed=123, steps=7))
+    tab = window.open("Generate")
+    tile = tab.locator(".tiles.drawn .tile").filter(has_text="a rare cactus").first
+    tile.locator("button").click()
+    tab.get_by_role("dialog").get_by_role("button", name="Use these settings").click()
+    expect(field(tab, "prompt")).to_have_value("a rare cactus")
+    expect(field(tab, "steps")).to_have_value("7")
+    file = next(path for path in work.workspace.images.rglob("*_123.png"))
+    field(tab, "prompt").fill("other words")
+    field(tab, "prompt").press("Tab")
+    tab.locator("#gen-drop input[type=file]").set_input_files(str(file))
+    expect(field(tab, "prompt")).to_have_value("a rare cactus")
+    expect(tab.locator("#gen-said")).to_contain_text("are in the fields")
+    tab.reload()
+    expect(field(tab, "seed")).to_have_value("123")
+
+
+def build_generate(**generate):
+    from core.settings.job import GenerateJob
+
+    return build(GenerateJob, {"generate": generate})
+
+
+def test_drawing_waits_for_training_and_is_cancelled(window, work):
+    work.engine.step_seconds = 0.2
+    train = work.engine.submit("train", work.page.project.job)
+    tab = window.open("Generate")
+    field(tab, "prompt").fill("in the queue")
+    tab.locator("#gen-draw").click()
+    expect(tab.locator("#gen-status")).to_contain_text(re.compile(r"Waiting for training .*step \d+ of 100"))
+    expect(tab.locator("#gen-status")).to_contain_text("in the queue")
+    tab.get_by_role("button", name="Cancel in the queue").click()
+    expect(tab.locator("#gen-status .jobs")).to_have_count(0)
+    work.engine.cancel(train)
+    work.engine.step_seconds = 0.05
+    wait_until(lambda: all(entry.state not in ("running", "waiting") for entry in work.engine.queue()))
+
+
+def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
+    tab = window.open("Generate")
+    field(tab, "steps").fill("many")
+    field(tab, "width").fill("63")
+    tab.locator("#gen-draw").click()
+    expect(tab.get_by_text("Steps is 'many', which is not a number")).to_be_visible()
+    expect(tab.get_by_text("Width is 63")).to_be_visible()
+    field(tab, "steps").fill("5")
+    field(tab, "width").fill("")
+    field(tab, "prompt").fill("fail")
+    tab.locator("#gen-draw").click()
+    expect(tab.locator("#gen-status")).to_contain_text("The device ran out of memory")
+    expect(tab.locator("#gen-status")).to_contain_text("lower the size")
+    tab.reload()
+    expect(tab.locator("#gen-status")).to_contain_text("The device ran out of memory")
+    tab.locator("#gen-status").get_by_role("button", name="Close").click()
+    expect(tab.locator("#gen-status .jobs")).to_have_count(0)
+
+
+# -- Runs
+
+
+@pytest.fixture
+def run(work):
+    """A finished training in the list."""
+    work.engine.step_seconds = 0.005
+    entry = work.engine.submit("train", work.page.project.job)
+    wait_until(lambda: next(each for each in work.engine.queue() if each.id == entry).state == "done")
+    work.engine.step_seconds = 0.05
+    return next(each for each in work.engine.queue() if each.id == entry).run
+
+
+def test_a_run_is_opened_used_and_deleted_after_asking(window, work, run):
+    tab = window.open("Runs")
+    row = tab.locator("table.runs tbody tr").first
+    expect(row).to_contain_text("100 / 100")
+    row.locator(".open").click()
+    details = tab.locator(".run-details")
+    expect(details).to_contain_text("base model")
+    expect(details.get_by_role("link", name="Download").first).to_be_visible()
+    details.get_by_role("button", name="Delete", exact=True).click()
+    details.get_by_role("button", name="Keep it").click()
+    expect(details.get_by_role("button", name="Keep it")).to_have_count(0)
+    assert run in [each.name for each in work.engine.runs()]
+    work.page.project.edit("schedule.max_train_steps", "7")
+    details.get_by_role("button", name="Use its settings").click()
+    expect(tab.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    wait_until(lambda: work.page.project.job == work.engine.run_job(run))
+    tab.get_by_role("tab", name="Runs", exact=True).click()
+    tab.locator(".run-details").get_by_role("button", name="Delete", exact=True).click()
+    tab.locator(".run-details").get_by_role("button", name="Delete it").click()
+    expect(tab.locator("#runs-said")).to_contain_text("moved to the trash")
+    assert run not in [each.name for each in work.engine.runs()]
+
+
+def test_a_result_goes_from_runs_to_generate(window, work, run):
+    tab = window.open("Generate")
+    tab.get_by_role("tab", name="Runs", exact=True).click()
+    tab.locator("table.runs .open").first.click()
+    tab.locator(".run-details").get_by_role("button", name="Draw with it").click()
+    expect(tab.locator("#gen-loras li")).to_have_count(1)
+    before = tab.locator(".tiles.drawn .tile").count()
+    work.engine.submit("generate", build_generate(prompt="seen at once", seed=900))
+    expect(tab.locator(".tiles.drawn .tile").first).to_contain_text("seen at once")  # the tab that was opened is alive
+    assert tab.locator(".tiles.drawn .tile").count() == before + 1
+
+
+def test_the_queue_is_reordered_and_let_go(window, work):
+    work.engine.pause_queue()
+    ids = [work.engine.submit("generate", build_generate(prompt=name, seed=1)) for name in ("first", "second")]
+    tab = window.open("Runs")
+    rows = tab.locator("#runs-queue .line-up > li")
+    expect(rows).to_have_count(2)
+    tab.get_by_role("button", name="Move second forward").click()
+    expect(rows.first).to_contain_text("second")
+    tab.get_by_role("button", name="Remove first from the queue").click()
+    expect(rows).to_have_count(1)
+    tab.get_by_role("button", name="Go on").click()
+    wait_until(lambda: {entry.id: entry.state for entry in work.engine.queue()}[ids[1]] == "done")
+    expect(tab.locator("#runs-queue")).to_contain_text("Nothing runs or waits")
+
+
+# -- all of them
+
+
+def test_two_browsers_see_the_same(window, work, chromium, foxes):
+    from page_server import Visit
+
+    other = Visit(chromium, work.url)
+    try:
+        one, two = window.open("Dataset"), other.open("Dataset")
+        expect(two.locator("#ds-grid .tile")).to_have_count(24)
+        choose(one, foxes)
+        expect(folder_box(two)).to_have_value(str(foxes))
+        expect(two.locator("#ds-grid .tile")).to_have_count(4)
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_can_be_read_and_nothing_sticks_out_at_800_pixels(window, work, foxes, theme):
+    (foxes / "zero.png").write_bytes(b"")
+    work.page.project.edit("dataset.folder", str(foxes))
+    work.engine.submit("generate", build_generate(prompt="a wide word" * 9, seed=3))
+    window.tab.set_viewport_size({"width": 800, "height": 900})
+    window.tab.goto(f"{window.url}?__theme={theme}#Dataset")
+    marks = {
+        "Dataset": "#ds-grid .tile",
+        "Captions": "#cap-list .pick",
+        "Generate": ".tiles.drawn .tile",
+        "Runs": "#runs-queue h3",
+    }
+    for name, mark in marks.items():
+        window.tab.get_by_role("tab", name=name, exact=True).click()
+        expect(window.tab.locator(mark).first).to_be_visible()
+        assert window.tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        assert window.tab.evaluate(CONTRAST) == [], name
+
+
+def test_every_picture_and_control_has_a_name(window, work, foxes):
+    work.page.project.edit("dataset.folder", str(foxes))
+    tab = window.open("Dataset")
+    for name, mark in {
+        "Dataset": "#ds-grid .tile",
+        "Captions": "#cap-list .pick",
+        "Generate": "#gen-draw",
+        "Runs": "#runs-main",
+    }.items():
+        tab.get_by_role("tab", name=name, exact=True).click()
+        expect(tab.locator(mark).first).to_be_visible()
+        nameless = tab.evaluate(
+            """() => [...document.querySelectorAll('.board button, .board input, .board select, .board a, .board img')]
+              .filter((each) => each.checkVisibility() && !(each.textContent.trim() || each.ariaLabel || each.hasAttribute('alt')
+                || (each.labels && each.labels.length)))
+              .map((each) => each.outerHTML.slice(0, 120))"""
+        )
+        assert nameless == [], name
