@@ -91,10 +91,7 @@ def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> 
     if build.problem:
         raise SetupError(build.problem)
     if build.index_url and not probe(build.index_url):
-        say(
-            f"{build.index_url} does not answer within {INDEX_SECONDS:.0f} seconds: "
-            "PyTorch comes from pip's default index instead."
-        )
+        say(f"{build.index_url} does not answer: PyTorch comes from pip's default index instead.")
         build = on_default_index(build, facts, pins)
     return build
 

@@ -241,9 +241,8 @@ def test_a_silent_index_is_said_aloud_and_the_default_one_taken(project, monkeyp
     with pytest.raises(SetupError):
         sync(project, probe=silent)
     assert made[0].index_url is None
-    assert (
-        "https://download.pytorch.org/whl/cpu does not answer within 6 seconds: PyTorch comes from pip's default"
-        in (capsys.readouterr().err)
+    assert "https://download.pytorch.org/whl/cpu does not answer: PyTorch comes from pip's default" in (
+        capsys.readouterr().err
     )
 
 
