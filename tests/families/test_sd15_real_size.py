@@ -4,7 +4,6 @@ The slowest tests of the loading part: everything that can be shown on a tiny mo
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 
 from core.families import family_of, sd1
 from core.formats.detect import identify
-from tests.models import random_sd15
 from tests.offline import no_network
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +20,8 @@ PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_48
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """(folder, file); removed afterwards, for pytest would keep gigabytes of three runs."""
-    root = tmp_path_factory.mktemp("sd15")
-    folder, file = random_sd15(root / "folder", root / "model.safetensors")
-    yield folder, file
-    shutil.rmtree(root)
+def models(sd15):
+    return sd15
 
 
 def test_both_forms_are_told_from_their_headers(models):

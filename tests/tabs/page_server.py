@@ -27,17 +27,14 @@ def make_workspace(folder: Path) -> Workspace:
 class Served:
     """A page at an address, with what stands behind it."""
 
-    def __init__(self, folder: Path, **more):
+    def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None, port: int = 17860):
         from tabs.app import free_port, launch, make_page
 
         self.workspace = make_workspace(folder)
-        self.engine = FakeEngine(self.workspace, step_seconds=0.05, steps=100)
+        self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)
         self.engine.start()
-        shared = bool(more.pop("shared", False))
         self.page = make_page(self.engine, self.workspace, shared=shared)
-        self.blocks = launch(
-            self.page, host="127.0.0.1", port=free_port("127.0.0.1", 17860), share=False, auth=more.pop("auth", None)
-        )
+        self.blocks = launch(self.page, host="127.0.0.1", port=free_port("127.0.0.1", port), share=False, auth=auth)
         self.url = self.blocks.local_url
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import gradio as gr
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, request, wait_until
+from work_parts import HOSTILE, event, make_page, picture, wait_until
 
 from core.record.problems import ProblemsError
 from core.settings.check import build
@@ -26,7 +26,7 @@ def desk(tmp_path):
 
 def choose(desk: Desk, folder) -> None:
     """Choose a folder and wait until it has been read."""
-    desk.choose(str(folder), request())
+    desk.choose(str(folder))
     wait_until(lambda: not desk.reading.busy)
 
 
@@ -83,7 +83,7 @@ def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path
     assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
     assert "Leave out broken pictures (2 pictures, named below)" in shown["checks"]
     assert shown["grid"].count("left out</span>") == 2 and shown["grid"].count("<img") == 1
-    desk.act(event("skip", value="true"), request())
+    desk.act(event("skip", value="true"))
     wait_until(lambda: not desk.reading.busy)
     assert desk.page.project.job.dataset.skip_broken and "errors" not in areas(desk)["checks"]
 
@@ -116,7 +116,7 @@ def test_a_name_that_is_no_utf8_is_shown_and_its_caption_opens(desk, tmp_path):
     good.rename(tmp_path / "set" / "\udcff.png")
     choose(desk, tmp_path / "set")
     assert "1 of 1 picture will train" in areas(desk)["summary"] and "<img" in areas(desk)["grid"]
-    desk.act(event("open", "0"), request())
+    desk.act(event("open", "0"))
     assert len(desk.page.project.tab_state("Captions")["key"]) == 16
 
 
@@ -147,10 +147,10 @@ def test_the_view_is_chosen_by_kind_and_by_bucket(desk, tmp_path):
     picture(tmp_path / "set" / "wide.png", (600, 200), caption="x")
     picture(tmp_path / "set" / "square.png", (600, 600))
     choose(desk, tmp_path / "set")
-    desk.act(event("show", value="words"), request())
+    desk.act(event("show", value="words"))
     assert areas(desk)["grid"].count('class="tile"') == 1 and "square.png" in areas(desk)["grid"]
     width, height = next(row.bucket for row in desk.reading.report.rows if "wide" in row.key[1])
-    desk.act(event("show", f"{width}x{height}"), request())
+    desk.act(event("show", f"{width}x{height}"))
     assert "wide.png" in areas(desk)["grid"] and "square.png" not in areas(desk)["grid"]
     assert f'data-arg="{width}x{height}"' not in areas(desk)["buckets"]  # pressed: another click shows all
 
@@ -171,13 +171,13 @@ def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_
     picture(tmp_path / "10_fox" / "a.png")
     choose(desk, tmp_path / "10_fox")
     assert 'placeholder="10"' in areas(desk)["sources"] and 'placeholder="fox"' in areas(desk)["sources"]
-    desk.act(event("repeats", "0", "4"), request())
-    desk.act(event("words", "0", "a red fox"), request())
+    desk.act(event("repeats", "0", "4"))
+    desk.act(event("words", "0", "a red fox"))
     source = desk.page.project.job.dataset.sources[0]
     assert (source.num_repeats, source.class_tokens, source.enabled) == (4, "a red fox", True)
-    desk.act(event("enable", "0", "false"), request())
+    desk.act(event("enable", "0", "false"))
     assert not desk.page.project.job.dataset.sources[0].enabled
-    desk.act(event("remove", "0"), request())
+    desk.act(event("remove", "0"))
     assert entries_of(desk.page.project.job) == []
     desk.page.project.undo()
     assert len(entries_of(desk.page.project.job)) == 1
@@ -189,7 +189,7 @@ def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, 
     choose(desk, tmp_path / "set")
     before, shown = desk.page.project.job, areas(desk)["sources"]
     with pytest.raises(ProblemsError):
-        desk.act(event("repeats", "0", value), request())
+        desk.act(event("repeats", "0", value))
     assert desk.page.project.job == before
     assert areas(desk)["sources"] != shown  # sent anew, so that what was typed does not stay on the screen
 
@@ -199,10 +199,10 @@ def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
     picture(tmp_path / "two" / "b.png")
     choose(desk, tmp_path / "one")
     desk.open_browser()
-    desk.browse(event("up"), request())
+    desk.browse(event("up"))
     names = folder_browser.listing(desk.page.roots, str(tmp_path)).folders
-    desk.browse(event("in", str(names.index("two"))), request())
-    desk.browse(event("also"), request())
+    desk.browse(event("in", str(names.index("two"))))
+    desk.browse(event("also"))
     wait_until(lambda: not desk.reading.busy)
     assert [source.folder for source in desk.page.project.job.dataset.all_sources()] == [
         str(tmp_path / "one"),
@@ -221,7 +221,7 @@ def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     picture(tmp_path / "secret" / "a.png")
     desk = Desk(make_page(tmp_path, shared=True))
     with pytest.raises(ProblemsError, match="not open to a shared page"):
-        desk.choose(str(tmp_path / "secret"), request())
+        desk.choose(str(tmp_path / "secret"))
     desk.page.project.edit("dataset.folder", str(tmp_path / "secret"))  # by a preset, say
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)

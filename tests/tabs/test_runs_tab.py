@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, request
+from work_parts import HOSTILE, event, make_page, picture
 
 from core.engine.engine import Engine
 from core.engine.queue import QueueEntry
@@ -101,13 +101,13 @@ def test_what_a_person_wrote_never_becomes_markup(desk):
 def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     folder = write_run(desk.page, "20260101-120000_one")
     place = {"open": folder.name}
-    desk.act(place, event("delete", folder.name), request())  # without having been asked
+    desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
-    _, place, _, _, shown = desk.act(place, event("ask", folder.name), request())
+    _, place, _, _, shown = desk.act(place, event("ask", folder.name))
     assert "Delete it" in shown and "Keep it" in shown and folder.is_dir()
-    _, kept, *_ = desk.act(place, event("keep", folder.name), request())
+    _, kept, *_ = desk.act(place, event("keep", folder.name))
     assert not kept["asking"]
-    _, place, said, _, shown = desk.act(place, event("delete", folder.name), request())
+    _, place, said, _, shown = desk.act(place, event("delete", folder.name))
     assert not folder.exists() and "moved to the trash" in said and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
 
@@ -121,7 +121,7 @@ def test_a_running_run_is_not_deleted(desk):
     try:
         assert ">Delete<" not in desk._main({"open": folder.name})
         with pytest.raises(ProblemsError, match="running"):
-            desk.act({"open": folder.name, "asking": True}, event("delete", folder.name), request())
+            desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
     finally:
         held.unlock()
     assert folder.is_dir()
@@ -132,23 +132,23 @@ def test_a_made_up_name_reaches_no_folder(desk, name):
     write_run(desk.page, "20260101-120000_one")
     for act in ("continue", "use", "delete", "draw"):
         with pytest.raises(ProblemsError):
-            desk.act({"open": name, "asking": True}, event(act, name), request())
+            desk.act({"open": name, "asking": True}, event(act, name))
     assert desk.page.workspace.runs.is_dir() and "one" in desk._main({"open": name})
 
 
 def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
     write_run(desk.page, "20260101-120000_one", "interrupted")
-    tabs, *_ = desk.act({}, event("continue", "20260101-120000_one"), request())
+    tabs, *_ = desk.act({}, event("continue", "20260101-120000_one"))
     assert tabs.selected == "Monitor"
     assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
     with pytest.raises(ProblemsError, match="in the queue already"):
-        desk.act({}, event("continue", "20260101-120000_one"), request())
+        desk.act({}, event("continue", "20260101-120000_one"))
 
 
 def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):
     write_run(desk.page, "20260101-120000_one", steps=7)
     before = desk.page.project.job
-    desk.act({}, event("use", "20260101-120000_one"), request())
+    desk.act({}, event("use", "20260101-120000_one"))
     assert desk.page.project.job.schedule.max_train_steps == 7
     desk.page.project.undo()
     assert desk.page.project.job == before
@@ -156,8 +156,8 @@ def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):
 
 def test_draw_with_it_puts_the_newest_file_into_generate(desk):
     write_run(desk.page, "20260101-120000_one")
-    desk.act({}, event("draw", "20260101-120000_one"), request())
-    desk.act({}, event("draw", "20260101-120000_one"), request())
+    desk.act({}, event("draw", "20260101-120000_one"))
+    desk.act({}, event("draw", "20260101-120000_one"))
     loras = desk.page.project.tab_state("Generate")["values"]["loras"]
     assert [use["file"].endswith("20260101-120000_one/checkpoints/glyphs.safetensors") for use in loras] == [True]
 

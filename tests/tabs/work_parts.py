@@ -52,7 +52,3 @@ def wait_until(test: Any, seconds: float = 15.0) -> None:
 def event(act: str, arg: str = "", value: str = "") -> Any:
     """What a board reports."""
     return SimpleNamespace(_data={"act": act, "arg": arg, "value": value})
-
-
-def request(session: str = "s1") -> Any:
-    return SimpleNamespace(session_hash=session)
