@@ -50,6 +50,7 @@
     run = data;
     show(byId("monitor-empty"), !run);
     show(byId("monitor-run"), !!run);
+    show(byId("run-log-card"), !!run);
     if (!run) return;
     text(byId("run-title"), run.title);
     text(byId("run-state"), STATES[run.state] || run.state);
