@@ -17,7 +17,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-from core.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        from core.cli.main import main
+
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # also while the first modules load
+        code = 130
+    sys.exit(code)
