@@ -55,12 +55,11 @@ def test_the_promised_packages_are_there():
             "onnxruntime",
             "peft",
             "pydantic",
-            "pydantic-settings",
             "filelock",
             "psutil",
             "bitsandbytes",
         ),
-        *("tensorboard", "huggingface_hub", "plotly", "numpy", "nvidia-ml-py"),
+        *("tensorboard", "huggingface_hub", "numpy", "nvidia-ml-py"),
     }
     assert promised <= {r.name for r in requirements("requirements.txt")}
     assert {"pytest", "hypothesis", "playwright", "ruff", "mypy"} <= {
