@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from core.record.cancel import Cancelled
 from core.record.problems import Problem, ProblemsError, errors
 from core.settings.job import TrainJob
+from core.settings.presets import to_values
 from tabs.browsers import Browser, whole
+from tabs.messages import signed
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -32,7 +34,7 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     with page.project.lock:
         page.project.guard(str(sent.get("stamp", "")), browser.session)
         job, bad = page.project.job, [item.problem for item in page.project.bad.values()]
-    if page.browsers.double_press(browser, how, token):
+    if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
     work = threading.Thread(

@@ -26,10 +26,11 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="session")
 def chromium():
     from page_server import FLAGS
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     from tests.browser_path import browser_path
 
+    expect.set_options(timeout=15_000)  # a busy machine is slow, and a right page never waits that long
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         yield browser

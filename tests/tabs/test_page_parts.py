@@ -107,6 +107,9 @@ def test_start_waits_for_changes_that_are_still_on_their_way(page):
     assert len(page.engine.queue()) == 1
     press(page, page.browsers.of("another browser"), how="queue")
     assert until(lambda: len(page.engine.queue()) == 2)
+    page.project.edit("network.rank", "3")
+    press(page, browser, how="queue", token="another job right after")
+    assert until(lambda: len(page.engine.queue()) == 3)
 
 
 def test_start_wakes_a_queue_that_only_waits_for_it(page):
