@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 def file_metadata(run: Run) -> dict[str, str]:
     """ss_* and modelspec metadata of a file saved now."""
     source, vae = run.components.source, run.facts["vae_path"]
-    old_hash, sha256 = model_hashes(source, run.facts["memo"], run.context.token)
-    vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"], run.context.token) if vae else (None, None)
+    # Without the token: "stop and save" has set it by now, and a hash that gave up here would lose the save.
+    old_hash, sha256 = model_hashes(source, run.facts["memo"])
+    vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"]) if vae else (None, None)
     size = run.job.dataset.resolution
     placed = run.plan.placed
     facts = RunFacts(
