@@ -6,6 +6,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from core.engine.explain import Explanation, explain
@@ -124,4 +125,6 @@ def free_memory() -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        # After a poisoning error this raises it once more, which must not hide how the job ended.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()

@@ -33,16 +33,16 @@ def explain(error: BaseException) -> Explanation:
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
         return Explanation(f"{first.what}{where}{more}", first.fix)
-    if is_out_of_memory(error):
-        return Explanation(
-            "The device ran out of memory",
-            "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
-        )
-    if any(sign in text.lower() for sign in POISON):
+    if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The graphics card reported an error that only a restart clears",
             "Atelier restarts itself; the run can be continued from its last saved state",
             poisoned=True,
+        )
+    if is_out_of_memory(error):
+        return Explanation(
+            "The device ran out of memory",
+            "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Explanation("The disk is full", "free some space, then continue the run; files saved before are whole")
@@ -60,9 +60,12 @@ def explain(error: BaseException) -> Explanation:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """torch's and Python's ways of saying it."""
-    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
-        return "memory" in str(error).lower() or isinstance(error, MemoryError)
-    text = str(error).lower()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()  # an AcceleratorError too: "an illegal memory access" is another thing
     return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+        "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+        or "_status_alloc_failed" in text  # cuBLAS and cuDNN have their own words
     )

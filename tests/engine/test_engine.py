@@ -268,5 +268,29 @@ def test_errors_are_told_in_plain_words(error, words):
 
 
 def test_a_poisoned_card_is_recognised():
-    assert explain(RuntimeError("CUDA error: an illegal memory access was encountered")).poisoned
+    class AcceleratorError(RuntimeError):
+        """torch raises CUDA errors by this name."""
+
+    for kind in (RuntimeError, AcceleratorError):
+        assert explain(kind("CUDA error: an illegal memory access was encountered")).poisoned
+        assert explain(kind("CUDA error: out of memory")).what == "The device ran out of memory"
     assert not explain(RuntimeError("shapes do not match")).poisoned
+
+
+def test_a_card_that_cannot_even_free_its_memory_still_ends_the_job_with_the_true_reason(engine, monkeypatch):
+    import torch
+
+    def refuse():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    restarted = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+    monkeypatch.setattr(Engine, "_restart", lambda self, words: restarted.append(words.poisoned))
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setitem(execution.TASKS, "train", stepper(error=error))
+    engine.submit("train", job())
+    engine.start()
+    until(lambda: states(engine) == ["failed"])
+    until(lambda: restarted == [True])
+    assert engine.snapshot(engine.current_run())["state"] == "failed"
