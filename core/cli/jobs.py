@@ -24,7 +24,7 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     """Do the job here and return the exit code. With --queue it goes to the running page."""
     workspace = options.workspace()
     if options.values.get("queue"):
-        hand_in(workspace, task, title, to_values(job))
+        hand_in(workspace, task, title, to_values(job), run=resume.name if resume else "")
         print(f"'{title}' is in the queue of {display_path(workspace.outputs)}")
         return DONE
     owner = Ownership(workspace, f"{task} '{title}' on the command line")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.execute import execute
-from core.engine.explain import Explanation
+from core.engine.explain import Explanation, explain
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
@@ -61,7 +61,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self._now: QueueEntry | None = None
-        self._token = CancelToken()
+        self._tokens: dict[str, CancelToken] = {}
         self._views: dict[str, RunView] = {}
         self._views_lock = threading.Lock()
         self._last_run = ""
@@ -80,9 +80,9 @@ class Engine:
     def close(self, wait_seconds: float = 120.0) -> None:
         """Save and stop what runs, keep what waits, let the folder go."""
         self._closing = True
-        now = self._now
-        if now is not None and now.run:
-            self._token.cancel() if now.task != "train" else commands.send(self._folder(now.run).path, "stop")
+        for entry in self._queue.entries():
+            if entry.state == "running":
+                self._token_of(entry.id).cancel()
         with self._wake:
             self._wake.notify_all()
         if self._thread.is_alive():
@@ -112,12 +112,12 @@ class Engine:
         """Take a waiting job out; ask a running one to stop."""
         if self._queue.cancel_waiting(entry_id):
             return
-        entry = self._queue.get(entry_id)
-        if entry.state == "running":
-            if entry.task != "train":
-                self._token.cancel()
-            if entry.run:
-                commands.send(self._folder(entry.run).path, "stop")
+        if self._queue.get(entry_id).state == "running":
+            self._token_of(entry_id).cancel()
+
+    def _token_of(self, entry_id: str) -> CancelToken:
+        """The token of a job, there before the job looks at it: a stop in its first moments counts too."""
+        return self._tokens.setdefault(entry_id, CancelToken())
 
     @property
     def queue_paused(self) -> bool:
@@ -151,31 +151,40 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closing:
-            self._collect()
-            entry = self._queue.take()
+            entry = self._next()
             if entry is None:
                 with self._wake:
                     self._wake.wait(WAIT_SECONDS)
                 continue
-            self._now, self._token = entry, CancelToken()
+            self._now = entry
             try:
                 self._run(entry)
             except (
                 Exception
             ) as error:  # outside the job's own guard: a folder that cannot be made, settings that do not fit
-                from core.engine.explain import explain
-
                 self._queue.change(entry.id, state="failed", message=explain(error).what)
             finally:
                 self._now = None
+                self._tokens.pop(entry.id, None)
 
-    def _collect(self) -> None:
-        for item in collect(self.workspace):
-            try:
-                job = build(JOBS[item["task"]], item["job"])
-                self._queue.add(item["task"], str(item.get("title") or _title(item["task"], job)), to_values(job))
-            except (ProblemsError, KeyError, TypeError):
-                continue
+    def _next(self) -> QueueEntry | None:
+        """The next job. A disk that fails for now must not end the thread: it is tried again."""
+        try:
+            collect(self.workspace, self._take_in)
+        except OSError:
+            pass
+        return self._queue.take()
+
+    def _take_in(self, item: Any) -> None:
+        """A job that another process handed in, or a run that it wants continued."""
+        try:
+            if item.get("run"):
+                self.continue_run(item["run"])
+                return
+            job = build(JOBS[item["task"]], item["job"])
+            self._queue.add(item["task"], str(item.get("title") or _title(item["task"], job)), to_values(job))
+        except (ProblemsError, AttributeError, KeyError, TypeError):
+            return
 
     def _run(self, entry: QueueEntry) -> None:
         import torch
@@ -196,7 +205,7 @@ class Engine:
             self.workspace,
             self._device,
             listener=view.apply,
-            token=self._token,
+            token=self._token_of(entry.id),
             store=self._model_store() if entry.task == "generate" else None,
         )
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
@@ -252,7 +261,11 @@ class Engine:
 
     def command(self, run_name: str, name: str) -> str:
         """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
-        return commands.send(self._folder(run_name).path, name)
+        identity = commands.send(self._folder(run_name).path, name)
+        now = self._now
+        if name == "stop" and now is not None and now.run == run_name:
+            self._token_of(now.id).cancel()  # at once, and also before the job reads commands
+        return identity
 
     def current_run(self) -> str | None:
         """The training that runs, else the last one of this server, else the newest on disk."""

@@ -6,6 +6,8 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +63,26 @@ def inbox(workspace: Workspace) -> Path:
     return workspace.private / "inbox"
 
 
-def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any]) -> None:
-    """Leave a job for the engine that holds the folder; it picks it up within a second."""
+def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "") -> None:
+    """Leave a job for the engine that holds the folder; it picks it up within a second. `run`: go on with this one."""
     name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
-    atomic.write_json(inbox(workspace) / name, {"task": task, "title": title, "job": job})
+    try:
+        atomic.write_json(inbox(workspace) / name, {"task": task, "title": title, "job": job, "run": run})
+    except OSError as error:
+        raise ProblemsError.one(
+            f"The output folder cannot be written: {error.strerror}", str(inbox(workspace)), "mend that, or use another"
+        ) from None
 
 
-def collect(workspace: Workspace) -> list[dict[str, Any]]:
-    """Jobs handed in since the last call, oldest first; damaged files are removed."""
-    folder, found = inbox(workspace), []
+def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
+    """Hand each job that was left here to `take_in`, oldest first; it leaves the folder when it has been taken in.
+
+    Damaged files are removed. A name with a dot in front is a file that is still being written.
+    """
+    folder = inbox(workspace)
     if not folder.is_dir():
-        return []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found.append(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError):
-            pass
+        return
+    for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
+        with suppress(ValueError):
+            take_in(json.loads(path.read_text("utf-8")))
         atomic.remove(path)
-    return found

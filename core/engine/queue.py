@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class QueueEntry:
 
 
 class Queue:
-    """Thread-safe; every change is written before it is told."""
+    """Thread-safe. A new job is on disk before it is told; what happens to it is remembered also while the disk is full,
+    and written with the next change."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -78,15 +80,21 @@ class Queue:
     def add(self, task: str, title: str, job: dict[str, Any], run: str = "") -> QueueEntry:
         entry = QueueEntry(uuid.uuid4().hex[:12], task, title, job, run=run, added=time.time())
         with self._lock:
-            self._entries.append(entry)
-            self._write()
+            before = self._entries
+            self._entries = [*before, entry]
+            try:
+                self._write()
+            except OSError:
+                self._entries = before
+                raise
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
         with self._lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
-            self._write()
+            with suppress(OSError):
+                self._write()
         return entry
 
     def cancel_waiting(self, identity: str) -> bool:

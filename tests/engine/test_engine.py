@@ -1,6 +1,7 @@
 """The queue survives everything, a failing job takes nothing with it, and a snapshot tells the truth."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from core.engine.explain import explain
 from core.engine.owner import hand_in
 from core.engine.queue import Queue
 from core.engine.view import RunView, thin
+from core.record import atomic
 from core.record.events import Planned, Sampled, Saved, Stage, StateChanged, Steps
 from core.record.journal import Journal
 from core.record.problems import ProblemsError
@@ -294,3 +296,70 @@ def test_a_card_that_cannot_even_free_its_memory_still_ends_the_job_with_the_tru
     until(lambda: states(engine) == ["failed"])
     until(lambda: restarted == [True])
     assert engine.snapshot(engine.current_run())["state"] == "failed"
+
+
+def test_a_stop_in_a_jobs_first_moments_counts(engine, monkeypatch):
+    """While the device thread still loads libraries the run reads no commands yet."""
+    reached, go_on = threading.Event(), threading.Event()
+    real = engine._new_folder
+
+    def slow(entry, job):
+        reached.set()
+        go_on.wait(10)
+        return real(entry, job)
+
+    monkeypatch.setattr(engine, "_new_folder", slow)
+    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    first = engine.submit("train", job())
+    engine.start()
+    assert reached.wait(20)
+    engine.cancel(first)
+    go_on.set()
+    until(lambda: states(engine) == ["cancelled"])
+
+
+def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypatch):
+    real = atomic.write_json
+    full = threading.Event()
+
+    def write(path, value):
+        if full.is_set() and path.name == "queue.json":
+            raise OSError(28, "No space left on device")
+        return real(path, value)
+
+    def fill(job, context):
+        full.set()
+        return "done"
+
+    monkeypatch.setattr(atomic, "write_json", write)
+    monkeypatch.setitem(execution.TASKS, "train", fill)
+    engine.submit("train", job("a"))
+    engine.submit("train", job("b"))
+    engine.start()
+    until(lambda: states(engine) == ["done", "done"])
+    with pytest.raises(OSError):
+        engine.submit("train", job("c"))
+    assert len(engine.queue()) == 2, "a job that was refused is not done all the same"
+    full.clear()
+    engine.submit("train", job("d"))
+    until(lambda: states(engine) == ["done", "done", "done"])
+
+
+def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    half = workspace.private / "inbox" / ".tmp-x.json"
+    half.parent.mkdir(parents=True)
+    half.write_text("{half")
+    hand_in(workspace, "train", "whole", to_values(job()))
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    assert half.exists() and engine.queue()[0].title == "whole"
+
+
+def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, workspace, monkeypatch):
+    folder = killed_run(workspace)
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    hand_in(workspace, "train", "victim", to_values(job("victim")), run=folder.name)
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    assert [path.name for path in workspace.runs.iterdir()] == [folder.name]
