@@ -36,6 +36,13 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   if (!event.repeat || act !== 'save') trigger('act', {act: act, arg: ''});
 });
+// Gradio's own input event misses the first change after the server has filled the box.
+let pause = 0;
+document.addEventListener('input', (event) => {
+  if (!element.isConnected || !event.target.closest('#cap-box')) return;
+  clearTimeout(pause);
+  pause = setTimeout(() => trigger('typed'), 120);
+});
 // The open picture stays in view in its list.
 watch('value', () => {
   const open = element.querySelector('[aria-current=true]'), list = element.querySelector('.picks');
@@ -70,9 +77,9 @@ def build(page: Page) -> None:
     everything = [box, visit, *lists]
     page.on_show(TAB, desk.show, None, [seen, *everything])
     page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
-    page.listen(box.input, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
+    page.listen(pictures.typed, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
     page.listen(box.blur, desk.left_box, [box, visit], [tally, pictures, meter, state, buttons, notes])
-    on_act([pictures, buttons], desk.act, [box, visit], everything)
+    on_act(page, [pictures, buttons], desk.act, [box, visit], everything)
 
 
 class Desk:
@@ -111,9 +118,10 @@ class Desk:
         visit = self.edits.visit(token)
         if visit is None or self.edits.picture(visit.key) is None:
             return {}, *self._open(str(self._state().get("key", "")))
-        values = self._render(visit.key, text, visit.draft is not None)
-        told, *fresh = news(seen, stamp, values)
-        return told, gr.skip(), gr.skip(), *fresh
+        tally, pictures, stage, _, _, buttons, _ = self._render(visit.key, text, False)
+        told, tally, pictures, stage, buttons = news(seen, stamp, (tally, pictures, stage, buttons))
+        # What depends on the text is left to typing: this answer may be older than the newest key.
+        return told, gr.skip(), gr.skip(), tally, pictures, stage, gr.skip(), gr.skip(), buttons, gr.skip()
 
     def _open(self, key: str, said: str = "") -> tuple[Any, ...]:
         """Begin with a picture: the asked one, else the first of the list. Returns all of `everything`."""

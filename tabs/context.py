@@ -77,12 +77,15 @@ class Page:
         Problems that `fn` raises appear as a message that stays until it is closed; nothing else changes then.
         """
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
+        bus, given = self.pulse_bus, outputs
+        if fn is not None and bus is not None:
+            listed = list(outputs) if isinstance(outputs, (list, tuple)) else [] if outputs is None else [outputs]
+            if not any(each is bus for each in listed):
+                fn, given = told(self, fn, len(listed)), [*listed, bus]
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
-            return triggers(
-                told(fn) if fn else None, inputs, outputs, **more
-            )  # an event that a gr.HTML's own script raises
+            return triggers(fn, inputs, given, **more)  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
-        return gr.on(triggers, told(fn) if fn else None, inputs, outputs, **more)
+        return gr.on(triggers, fn, inputs, given, **more)
 
     def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
         """Call `fn` every so many seconds while `tab` is open. It returns gr.skip() when nothing is new."""
@@ -100,28 +103,52 @@ class Page:
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
 
 
-def told(fn: Callable) -> Callable:
-    """`fn`, with its problems shown to the person instead of "Error".
+def told(page: Page, fn: Callable, outputs: int) -> Callable:
+    """`fn` for `outputs` components and the pulse bus, which carries its problems to the message panel of that browser.
 
+    Raised as gr.Error they would be answered with status 500, and the message would be gone at once.
     Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when
     one names a type that exists only for type checkers. So the wrapper carries just those that it needs.
     """
-
-    def wrapped(*args, **kwargs):
-        try:
-            return fn(*args, **kwargs)
-        except ProblemsError as error:
-            raise gr.Error(
-                problems_html(error.problems), duration=None, title="Not done", print_exception=False
-            ) from None
-
     signature = inspect.signature(fn)
-    wrapped.__signature__ = signature  # type: ignore[attr-defined]
+    asks = "request" in signature.parameters
+    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    if not asks:
+        own = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_POSITIONAL]
+        parameters = [own, *parameters] if rest else [*parameters, own]
+    place = next(number for number, each in enumerate(parameters) if each.name == "request")
+
+    def wrapped(*args):
+        request = args[place]
+        try:
+            result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
+        except ProblemsError as error:
+            result, said = gr.skip(), _said(page, request, error)
+        else:
+            said = gr.skip()
+        if isinstance(result, dict) and result.get("__type__") != "update":
+            return result  # by component
+        if outputs < 2:
+            return (result, said) if outputs else said
+        skipped = result is None or isinstance(result, dict)
+        return (*([gr.skip()] * outputs if skipped else result), said)
+
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__name__ = getattr(fn, "__name__", getattr(getattr(fn, "func", None), "__name__", "handler"))
-    wrapped.__annotations__ = {
+    wrapped.__annotations__ = {"request": gr.Request} | {
         name: kind for name, each in signature.parameters.items() if (kind := _filled_in(name, each.annotation))
     }
     return wrapped
+
+
+def _said(page: Page, request: gr.Request, error: ProblemsError) -> str:
+    """The problems for the message panel of the browser that asked."""
+    from tabs.messages import packed, signed
+
+    browser = page.browsers.of(getattr(request, "session_hash", None))
+    page.browsers.say(browser, "error", title="Not done", problems=error.problems)
+    return packed({"said": signed(browser.said)})
 
 
 SPECIAL = {kind.__name__: kind for kind in (gr.Request, gr.EventData, gr.SelectData, gr.KeyUpData, gr.DeletedFileData)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.dataset.files import printable
+from core.dataset.files import MAX_REPEATS, printable
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
@@ -60,9 +60,9 @@ def build(page: Page) -> None:
     page.listen(browse.click, desk.open_browser, None, browser)
     page.listen(again.click, desk.read_again, None, shown)
     page.listen(drop.upload, desk.take, drop, [drop, intake])
-    on_act(intake, desk.intake_act, None, intake)
-    on_act(browser, desk.browse, None, shown)
-    on_act(areas, desk.act, None, [page.tabs, *shown])
+    on_act(page, intake, desk.intake_act, None, intake)
+    on_act(page, browser, desk.browse, None, shown)
+    on_act(page, areas, desk.act, None, [page.tabs, *shown])
 
 
 class Desk:
@@ -115,16 +115,16 @@ class Desk:
 
     # -- choosing
 
-    def choose(self, text: str, request: gr.Request):
+    def choose(self, text: str):
         """The folder as written."""
-        self._set_folder(text, request.session_hash or "")
+        self._set_folder(text)
         return self._render()
 
-    def _set_folder(self, text: str, session: str = "") -> None:
-        """The same field as in Train. A path that is not open to this page is refused."""
+    def _set_folder(self, text: str) -> None:
+        """The same field as in Train, whose form follows as after another browser's change. Only open paths are taken."""
         if text.strip():
             self.page.roots.check(text, "dataset.folder")
-        if self.page.project.edit("dataset.folder", text, session=session):
+        if self.page.project.edit("dataset.folder", text):
             self._keep(show="all", page=0, browse="")
         self.reading.want()
 
@@ -150,17 +150,17 @@ class Desk:
         folder = str(self.page.project.tab_state(TAB).get("browse", ""))
         return folder_browser.panel(self.page.roots, folder) if folder else ""
 
-    def browse(self, event: gr.EventData, request: gr.Request):
+    def browse(self, event: gr.EventData):
         act, arg, _ = act_of(event)
         now = str(self.page.project.tab_state(TAB).get("browse", ""))
         if act == "close":
             self._keep(browse="")
         elif act == "use":
-            self._set_folder(display_path(self.page.roots.check(now)), request.session_hash or "")
+            self._set_folder(display_path(self.page.roots.check(now)))
             self._keep(browse="")
         elif act == "also":
             entries = [*entries_of(self.page.project.job), Source(folder=display_path(self.page.roots.check(now)))]
-            self._set_sources(entries, "adding a folder", request.session_hash or "")
+            self._set_sources(entries, "adding a folder")
             self._keep(browse="")
         else:
             self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
@@ -210,21 +210,21 @@ class Desk:
 
     # -- lists and pictures
 
-    def act(self, event: gr.EventData, request: gr.Request):
+    def act(self, event: gr.EventData):
         """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
         act, arg, value = act_of(event)
-        session, tabs = request.session_hash or "", gr.skip()
+        tabs = gr.skip()
         if act == "show":
             self._keep(show=value or arg, page=0)
         elif act == "page":
             self._keep(page=page_of(value or arg, 10**6))
         elif act == "skip":
-            self.page.project.edit("dataset.skip_broken", value == "true", session=session)
+            self.page.project.edit("dataset.skip_broken", value == "true")
         elif act == "open":
             tabs = self._open_caption(arg)
         elif act in ("enable", "repeats", "words", "remove"):
             try:
-                self._change_source(act, arg, value, session)
+                self._change_source(act, arg, value)
             except ProblemsError:
                 self._keep(turn=time.time_ns())  # so that the field goes back to what holds
                 raise
@@ -241,14 +241,14 @@ class Desk:
         self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
         return gr.Tabs(selected="Captions")
 
-    def _change_source(self, act: str, arg: str, value: str, session: str) -> None:
+    def _change_source(self, act: str, arg: str, value: str) -> None:
         entries = entries_of(self.page.project.job)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if not 0 <= number < len(entries):
             return
         entry = to_values(entries[number])
         if act == "remove":
-            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder", session)
+            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
             return
         if act == "enable":
             entry["enabled"] = value == "true"
@@ -256,15 +256,17 @@ class Desk:
             entry["class_tokens"] = value.strip() or None
         else:
             text = value.strip()
-            if text and not text.isdecimal():
-                raise ProblemsError.one(
-                    f"Repeats are '{text[:40]}'", "repeats", "use a whole number from 1 to 10000, or leave it empty"
+            if text and not (text.isdecimal() and 1 <= int(text[:12]) <= MAX_REPEATS):
+                what, fix = (
+                    f"Repeats are '{text[:40]}'",
+                    f"use a whole number from 1 to {MAX_REPEATS}, or leave it empty",
                 )
+                raise ProblemsError.one(what, "the folder's repeats", fix)
             entry["num_repeats"] = int(text[:12]) if text else None
-        self._set_sources([*entries[:number], entry, *entries[number + 1 :]], f"change of a folder's {act}", session)
+        self._set_sources([*entries[:number], entry, *entries[number + 1 :]], f"change of a folder's {act}")
 
-    def _set_sources(self, entries: list[Any], did: str, session: str) -> None:
-        self.page.project.replace(with_entries(self.page.project.job, entries), did=did, session=session)
+    def _set_sources(self, entries: list[Any], did: str) -> None:
+        self.page.project.replace(with_entries(self.page.project.job, entries), did=did)
         self.reading.want()
 
 

@@ -116,10 +116,10 @@ def build(page: Page) -> None:
     page.listen(refresh.click, desk.refresh, None, [add, model])
     page.listen(draw.click, desk.draw, widgets, [said, status])
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
-    on_act(loras, desk.change_lora, None, loras)
-    on_act(status, desk.status_act, None, status)
-    on_act(said, lambda: "", None, said)
-    on_act([gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
+    on_act(page, loras, desk.change_lora, None, loras)
+    on_act(page, status, desk.status_act, None, status)
+    on_act(page, said, lambda: "", None, said)
+    on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
 
 def _text(name: str, lines: int = 1, **more: Any) -> gr.Textbox:

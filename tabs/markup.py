@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from tabs.context import told
+if TYPE_CHECKING:
+    from tabs.context import Page
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
@@ -61,20 +62,13 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
     )
 
 
-def on_act(boards: gr.HTML | Sequence[gr.HTML], fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
+def on_act(
+    page: Page, boards: gr.HTML | Sequence[gr.HTML], fn: Callable, inputs: Any = None, outputs: Any = None
+) -> None:
     """One listener for what is clicked or changed in these boards. Every click counts, also during an earlier one."""
     listed: list[Any] = list(boards) if isinstance(boards, (list, tuple)) else [boards]
     for each in listed:
-        # gr.on, and so page.listen, does not take a board's own events.
-        each.act(
-            told(fn),
-            inputs,
-            outputs,
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-            trigger_mode="multiple",
-        )
+        page.listen(each.act, fn, inputs, outputs, trigger_mode="multiple")
 
 
 def act_of(event: gr.EventData) -> tuple[str, str, str]:

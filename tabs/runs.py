@@ -30,9 +30,9 @@ def build(page: Page) -> None:
     seen, place = gr.State({}), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, said, queue, main])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
-    on_act(main, desk.act, place, [page.tabs, place, said, queue, main])
-    on_act(queue, desk.queue_act, place, [queue, main])
-    on_act(said, lambda: "", None, said)
+    on_act(page, main, desk.act, place, [page.tabs, place, said, queue, main])
+    on_act(page, queue, desk.queue_act, place, [queue, main])
+    on_act(page, said, lambda: "", None, said)
 
 
 class Desk:
@@ -91,7 +91,7 @@ class Desk:
 
     # -- doing
 
-    def act(self, place: dict[str, Any], event: gr.EventData, request: gr.Request):
+    def act(self, place: dict[str, Any], event: gr.EventData):
         act, arg, value = act_of(event)
         place, tabs, said = dict(place), gr.skip(), ""
         if act == "open":
@@ -112,7 +112,7 @@ class Desk:
             self.page.engine.continue_run(arg)
             tabs = gr.Tabs(selected="Monitor")
         elif act == "use":
-            self._use(arg, request.session_hash or "")
+            self._use(arg)
             tabs = gr.Tabs(selected="Train")
         elif act == "draw":
             self._draw_with(arg)
@@ -123,10 +123,10 @@ class Desk:
             said = _notice(f"{arg} was moved to the trash of the outputs folder.")
         return tabs, place, said, self._queue(), self._main(place)
 
-    def _use(self, name: str, session: str) -> None:
+    def _use(self, name: str) -> None:
         """The run's settings into the form of Train; undo there brings the former ones back."""
         job = self.page.engine.run_job(name)
-        self.page.project.replace(job, preset="", did=f"loading the settings of {name}", session=session)
+        self.page.project.replace(job, preset="", did=f"loading the settings of {name}")
 
     def _draw_with(self, name: str) -> None:
         """The run's last file into the LoRAs of Generate, with the run's base model."""
