@@ -19,8 +19,6 @@ KEPT_STATES = 2
 
 def save_state(run: Run) -> Path:
     """Write state/step00000120/: into a new folder, sealed last, then renamed. A whole state of this step is left as it is."""
-    import torch
-
     states = run.context.folder.states
     states.mkdir(parents=True, exist_ok=True)
     name = f"step{run.state.step:08d}"
@@ -34,7 +32,7 @@ def save_state(run: Run) -> Path:
     atomic.remove_folder(temporary)
     temporary.mkdir()
     try:
-        torch.save(_content(run), temporary / STATE_FILE)
+        write_content(_content(run), temporary / STATE_FILE)
         atomic.sync_file(temporary / STATE_FILE)
         seal_state(temporary)
         atomic.replace(temporary, target)
@@ -44,6 +42,19 @@ def save_state(run: Run) -> Path:
     atomic.sync_folder(states)
     _remove_old(states)
     return target
+
+
+def write_content(content: dict[str, Any], path: Path) -> None:
+    """torch.save, but a disk that is full is an OSError, as everywhere, and not torch's RuntimeError."""
+    import torch
+
+    with open(path, "wb") as handle:
+        try:
+            torch.save(content, handle)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _content(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from core.optimization.schedules import multiplier
@@ -25,8 +26,11 @@ def train(run: Run) -> str:
             run
         )  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
         run.state.step += 1
+        read = (
+            run.losses.read_if_due()
+        )  # inside the clock: here a graphics card is waited for, which only queued the steps
         run.clock.add(time.monotonic() - started)
-        report(run, run.losses.read_if_due())
+        report(run, read)
         run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
         obey(run)
     report(run, run.losses.read())
@@ -56,29 +60,35 @@ def report(run: Run, read: ReadBack | None) -> None:
 
 def obey(run: Run) -> None:
     """Commands that arrived: at a step's end nothing is half-done."""
-    for name in run.context.take_commands():
-        if name == "save":
-            report(run, run.losses.read())
-            run.tasks.save_now(run)
-        elif name == "sample":
-            report(run, run.losses.read())
-            run.tasks.sample_now(run)
-        elif name == "pause":
-            _pause(run)
+    names = deque(run.context.take_commands())
+    while names:
+        name = names.popleft()
+        if name == "pause":
+            _pause(run, names)
+        else:
+            _save_or_sample(run, name)
 
 
-def _pause(run: Run) -> None:
-    """Hold here until "resume" or "stop"; what was learnt is on disk, so even a kill in the pause loses nothing."""
-    report(run, run.losses.read())
+def _save_or_sample(run: Run, name: str) -> None:
+    if name == "save":
+        run.tasks.save_now(run)
+    elif name == "sample":
+        run.tasks.sample_now(run)
+
+
+def _pause(run: Run, names: deque[str]) -> None:
+    """Hold here until "resume" or "stop"; what was learnt is on disk, so even a kill in the pause loses nothing.
+
+    names  commands that arrived in the same step: a "resume" may be among them
+    """
     run.tasks.back_up(run)
     run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))
     while not run.stop_wanted:
-        time.sleep(PAUSE_SECONDS)
-        for name in run.context.take_commands():
-            if name == "save":
-                run.tasks.save_now(run)
-            elif name == "sample":
-                run.tasks.sample_now(run)
-            elif name == "resume":
+        while names:
+            name = names.popleft()
+            if name == "resume":
                 run.context.journal.put(StateChanged("running", "Resumed"))
                 return
+            _save_or_sample(run, name)
+        time.sleep(PAUSE_SECONDS)
+        names.extend(run.context.take_commands())

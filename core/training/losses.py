@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EVENT_SECONDS = 0.3
 MOST_WAITING = 10
+MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1: many more are no matter of range
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class LossBuffer:
         self._waiting: list[StepRecord] = []
         self._last = time.monotonic()
         self._scaled = scaled
+        self._overflows = 0
 
     def put(self, record: StepRecord) -> None:
         self._waiting.append(record)
@@ -63,7 +65,9 @@ class LossBuffer:
         numbers = torch.stack([torch.stack([record.loss.float(), record.norm.float()]) for record in records]).tolist()
         for record, (loss, norm) in zip(records, numbers, strict=True):
             # With scaled losses an infinite gradient is the scaler's business: it skips the step and scales less.
-            if not math.isfinite(loss) or (not math.isfinite(norm) and not self._scaled):
+            self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+            too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
+            if not math.isfinite(loss) or too_many:
                 raise not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
         return ReadBack([record.step for record in records], [loss for loss, _ in numbers], numbers[-1][1])
 

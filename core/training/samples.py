@@ -28,7 +28,7 @@ def sample_captions(samples: SampleSettings) -> list[str]:
 
 
 def draw_samples(run: Run) -> None:
-    """One picture for each prompt, with the weights as they are now."""
+    """One picture for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
     import torch
 
     from core.generation.pipeline import decode, denoise
@@ -53,6 +53,7 @@ def draw_samples(run: Run) -> None:
                 steps=settings.sample_steps,
                 guidance_scale=settings.guidance_scale,
                 prediction=run.prediction,
+                on_step=lambda done, steps: context.check(),
             )
             with vae_on_device(run) as vae:
                 picture = decode(vae, latents)[0]

@@ -216,7 +216,7 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
         scaler=torch.amp.GradScaler(device.split(":")[0]) if precision.scaled else None,
         alpha_bar=sd_alpha_bar().to(device),
         prediction=components.prediction if job.model.prediction == "auto" else job.model.prediction,
-        tracker=make_tracker(job.logging.log_with, context.folder.logs),
+        tracker=make_tracker(job.logging.log_with, context.folder.logs, context.say),
         tasks=None,  # type: ignore[arg-type]
         facts={
             "sentence": builder.report.sentence,

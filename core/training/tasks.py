@@ -23,7 +23,7 @@ class Tasks:
         settings, plan, total = run.job.saving, run.plan, run.total
         self._save_steps = every(settings.save_every_n_steps)
         self._save_epochs = every(settings.save_every_n_epochs)
-        count = int(every(settings.save_n_evenly) or 0)
+        count = min(int(every(settings.save_n_evenly) or 0), total)
         self._even_steps = {round(total * number / count) for number in range(1, count)}
         self._minutes = every(settings.save_every_minutes)
         self._sample_steps = every(run.job.samples.sample_every_n_steps)
@@ -59,16 +59,14 @@ class Tasks:
     def at_the_end(self, run: Run) -> None:
         """The finished file, which nothing may prevent, then its pictures."""
         self._read_back(run)
-        saving.write_file(run, saving.final_name(run), final=True)
-        self.back_up(run)
+        self._write_and_back_up(run, saving.final_name(run), final=True)
         if run.job.samples.sample_prompts:
             self._sample(run)
 
     def at_a_stop(self, run: Run) -> None:
         """Stop and save: a file to use and a state to continue from."""
         if run.state.step > 0:
-            saving.write_file(run, saving.step_name(run, run.state.step))
-            self.back_up(run)
+            self._write_and_back_up(run, saving.step_name(run, run.state.step))
 
     # -- commands
 
@@ -94,6 +92,15 @@ class Tasks:
         run.context.journal.put(BackedUp(run.state.step))
 
     # -- doing them
+
+    def _write_and_back_up(self, run: Run, name: str, final: bool = False) -> None:
+        """A file that must be written, then a state: also without the file, for then continuing repeats no step."""
+        try:
+            saving.write_file(run, name, final)
+        except Exception:
+            self.back_up(run)
+            raise
+        self.back_up(run)
 
     def _save(self, run: Run, name: str) -> None:
         """A periodic file and state. A full disk is said and tried again next time: training goes on."""

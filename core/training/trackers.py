@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,23 +24,34 @@ class NoTracker:
 
 
 class TensorBoard:
-    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step."""
+    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    What goes wrong with them (a full disk, a missing library) is said once and ends no training: the journal has it all.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str, str], None]):
+        self._folder, self._say = folder, say
         self._writer: Any = None
+        self._broken = False
 
     def add(self, name: str, value: float, step: int) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        if self._broken:
+            return
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder))
-        self._writer.add_scalar(name, value, step)
+                self._writer = SummaryWriter(str(self._folder))
+            self._writer.add_scalar(name, value, step)
+        except Exception as error:
+            self._broken = True
+            self._say(f"TensorBoard files cannot be written, training goes on without them: {error}", "warning")
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(Exception):
+                self._writer.close()
 
 
-def make_tracker(log_with: str, folder: Path) -> Tracker:
-    return TensorBoard(folder) if log_with == "tensorboard" else NoTracker()
+def make_tracker(log_with: str, folder: Path, say: Callable[[str, str], None]) -> Tracker:
+    return TensorBoard(folder, say) if log_with == "tensorboard" else NoTracker()

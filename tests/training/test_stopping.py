@@ -1,6 +1,21 @@
 """Stop and save at awkward moments: nothing that was learnt is lost, nothing is waited for in vain."""
 
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
 from core.formats import hashes
+from core.record.problems import ProblemsError
+from core.settings.samples import SampleSettings
+from core.settings.saving import SavingSettings
+from core.training.checkpoint import write_content
+from core.training.loop import obey
+from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
+from core.training.tasks import Tasks
+from core.training.trackers import make_tracker
 
 
 def stop_when(training, wanted):
@@ -27,3 +42,66 @@ def test_a_stop_saves_also_when_the_model_file_was_never_hashed(train, monkeypat
     step = max(training.losses())
     assert training.file(f"t-step{step:08d}.safetensors").is_file()
     assert training.lines("backed_up")[-1]["step"] == step
+
+
+def test_a_stop_is_heard_while_samples_are_drawn(train):
+    training = train(samples={"sample_prompts": ["a fox", "a bear", "a cat"], "sample_steps": 2})
+    stop_when(training, lambda line: line["kind"] == "sample")
+    assert training.start() == "stopped"
+    assert len(training.lines("sample")) == 1 and not training.lines("steps")
+    assert training.again().start() == "done", "a run that was stopped before its first step begins anew"
+
+
+def test_resume_pressed_in_the_same_step_as_pause_resumes():
+    said, done = [], []
+    batches = iter([["pause", "save", "resume", "sample"]])
+    tasks = SimpleNamespace(
+        back_up=lambda run: done.append("back up"),
+        save_now=lambda run: done.append("save"),
+        sample_now=lambda run: done.append("sample"),
+    )
+    context = SimpleNamespace(
+        take_commands=lambda: next(batches), journal=SimpleNamespace(put=lambda event: said.append(event.state))
+    )
+    obey(SimpleNamespace(context=context, tasks=tasks, state=SimpleNamespace(step=3), stop_wanted=False))
+    assert said == ["paused", "running"] and done == ["back up", "save", "sample"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_an_os_error_when_a_state_is_written():
+    with pytest.raises(OSError) as caught:
+        write_content({"weights": torch.zeros(1 << 20)}, Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_tracker_that_cannot_write_is_said_once_and_ends_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    said = []
+    tracker = make_tracker("tensorboard", tmp_path / "file" / "logs", lambda text, level: said.append(level))
+    for step in range(3):
+        tracker.add("loss", 1.0, step)
+    tracker.close()
+    assert said == ["warning"]
+
+
+def test_gradients_that_overflow_for_ever_end_a_run_with_scaled_losses():
+    def record(step, norm):
+        return StepRecord(step, torch.tensor(1.0), torch.tensor(norm), ["a.png"], [5])
+
+    buffer = LossBuffer(scaled=True)
+    for step in range(1, MOST_OVERFLOWS + 1):
+        buffer.put(record(step, float("inf")))
+    assert buffer.read() is not None, "the scaler's first steps are no fault"
+    buffer.put(record(51, float("nan")))
+    with pytest.raises(ProblemsError, match="gradient of step 51"):
+        buffer.read()
+
+
+def test_more_even_saves_than_steps_are_one_a_step():
+    settings = SavingSettings(save_n_evenly=10**15)
+    run = SimpleNamespace(
+        job=SimpleNamespace(saving=settings, samples=SampleSettings()),
+        plan=SimpleNamespace(updates_per_epoch=2),
+        total=4,
+    )
+    assert Tasks(run)._even_steps == {1, 2, 3}
