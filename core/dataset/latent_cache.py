@@ -253,5 +253,5 @@ def sample_latent(mean: Tensor, logvar: Tensor, seed: int, epoch: int, key: Sequ
     The noise is addressed by (seed, epoch, picture, repeat) and drawn on the CPU: the same on every device. The
     log-variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
-    noise = draws.normal(mean.shape, seed, "latent", epoch, *key, repeat).to(mean.device)
+    noise = draws.normal(mean.shape, seed, "latent", epoch, *key, repeat).to(mean.device, non_blocking=mean.is_cuda)
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise

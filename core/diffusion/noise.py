@@ -45,4 +45,4 @@ def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
     """[C, ...] draws of a batch's pictures as one [B, C, ...] on `device`."""
     import torch
 
-    return torch.stack(list(draws)).to(device, non_blocking=True)
+    return torch.stack(list(draws)).to(device, non_blocking=torch.device(device).type == "cuda")

@@ -48,7 +48,7 @@ class FrozenText:
 
     def states(self, captions: Sequence[str]) -> Tensor:
         """[B, T, C] on the device."""
-        return self._cache.get(captions, self._encode).to(self._device)
+        return self._cache.get(captions, self._encode).to(self._device, non_blocking=self._device.startswith("cuda"))
 
 
 class LearningText:

@@ -62,8 +62,11 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     import torch
 
     seed, noise_settings, device = run.seed, run.job.noise, run.context.device
+    queued = device.startswith("cuda")  # a plain copy to a graphics card waits for everything queued before it
     addresses = [(seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
-    latents = torch.stack([run.latents.draw(placed, epoch, repeat) for placed, repeat in batch.items]).to(device)
+    latents = torch.stack([run.latents.draw(placed, epoch, repeat) for placed, repeat in batch.items]).to(
+        device, non_blocking=queued
+    )
     shape = latents.shape[1:]
     noise = stack_draws([draw_noise(shape, *address) for address in addresses], device)
     timesteps = [
@@ -79,7 +82,7 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
         lambda noisy, at: run.predict(noisy, at, text),
         latents,
         noise,
-        torch.tensor(timesteps, device=device),
+        torch.tensor(timesteps).to(device, non_blocking=queued),
         noise_settings,
         alpha_bar=run.alpha_bar,
         prediction=run.prediction,
