@@ -17,6 +17,16 @@ RETRIES = 20
 RETRY_SECONDS = 0.05
 
 
+def _umask() -> int:
+    """It can only be read by setting it, for all threads: so once, at the start."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+
+
 def _retry(action, *arguments) -> None:
     for attempt in range(RETRIES):
         try:
@@ -51,12 +61,13 @@ def sync_file(path: Path | str) -> None:
 
 
 def sync_folder(path: Path | str) -> None:
-    """Wait until the folder's entries are on the disk (POSIX only; Windows has no such call)."""
+    """Wait until the folder's entries are on the disk, where the system can (not Windows, not every network drive)."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with suppress(OSError):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -80,11 +91,10 @@ def open_atomic(target: Path | str) -> Iterator[Path]:
 
 
 def _give_usual_mode(path: Path) -> None:
-    """mkstemp makes files only the owner can read; results are ordinary files."""
+    """mkstemp makes files only the owner can read; results are ordinary files. USB sticks and network drives refuse modes."""
     if os.name != "nt":
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(path, 0o666 & ~mask)
+        with suppress(OSError):
+            os.chmod(path, 0o666 & ~UMASK)
 
 
 def write_bytes(target: Path | str, data: bytes) -> None:
@@ -98,4 +108,6 @@ def write_text(target: Path | str, text: str) -> None:
 
 
 def write_json(target: Path | str, value: Any) -> None:
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """JSON in UTF-8. What is no Unicode (half a name of a file in another encoding) becomes JSON's own escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))

@@ -60,7 +60,8 @@ class Journal:
                 return
             text = "\n".join(self._waiting) + "\n"
             try:
-                with open(self.path, "a", encoding="utf-8", newline="\n") as handle:
+                # backslashreplace: a file name that is no Unicode becomes JSON's own escape
+                with open(self.path, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
                     handle.write(text)
             except OSError:
                 cut_torn_line(self.path)

@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from core.record import atomic
 from core.record.problems import ProblemsError
 
+LOCK_SECONDS = 1.0  # longer than `held` looks at a lock, which it does by taking it for a moment
+
 
 class RunFolder:
     """outputs/runs/<time>_<name>/ and the names in it."""
@@ -54,11 +56,19 @@ class RunFolder:
         raise ProblemsError.one("A thousand runs began in this second", str(runs), "wait a moment")
 
     def job(self) -> dict[str, Any]:
-        return json.loads(self.job_file.read_text("utf-8"))
+        """The content of job.json. Raises ProblemsError when it is damaged."""
+        try:
+            return json.loads(self.job_file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ProblemsError.one(
+                f"The settings of '{self.name}' cannot be read: {error}",
+                str(self.job_file),
+                "start it anew from a preset",
+            ) from None
 
     def lock(self) -> None:
         """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds it."""
-        lock = FileLock(self.path / "lock", timeout=0)
+        lock = FileLock(self.path / "lock", timeout=LOCK_SECONDS)
         try:
             lock.acquire()
         except Timeout:

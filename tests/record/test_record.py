@@ -2,9 +2,12 @@
 
 import errno
 import json
+import os
+import stat
 import threading
 
 import pytest
+from filelock import FileLock
 
 from core.record import atomic, commands, draws
 from core.record.events import Said, StateChanged, Steps
@@ -157,3 +160,46 @@ def test_an_output_folder_that_cannot_be_written_is_a_plain_problem(tmp_path):
     blocked.write_text("")
     with pytest.raises(ProblemsError, match="cannot be written"):
         RunFolder.create(blocked / "runs", "x", {})
+
+
+def test_a_drive_without_modes_and_folder_flushes_still_takes_files(tmp_path, monkeypatch):
+    """vfat and exfat refuse chmod, some network drives refuse fsync of a folder."""
+    real = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(handle)
+
+    def chmod(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    monkeypatch.setattr(atomic.os, "chmod", chmod)
+    atomic.write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+def test_names_that_are_no_unicode_survive_in_journal_and_json(tmp_path):
+    name = "caf\udce9.png"  # how Python reads a Latin-1 name
+    with Journal(tmp_path) as journal:
+        journal.put(StateChanged("failed", name))
+    assert [line["message"] for line in read_lines(tmp_path / "events.jsonl")] == [name]
+    atomic.write_json(tmp_path / "a.json", {"name": name, "other": "café"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"name": name, "other": "café"}
+
+
+def test_a_look_at_a_lock_does_not_keep_a_run_from_beginning(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    look = FileLock(folder.path / "lock", timeout=0, thread_local=False)
+    look.acquire()
+    threading.Timer(0.2, look.release).start()
+    folder.lock()
+    folder.unlock()
+
+
+def test_a_damaged_job_file_is_a_problem_with_a_fix(tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    folder.job_file.write_text("{half")
+    with pytest.raises(ProblemsError, match="cannot be read"):
+        folder.job()
