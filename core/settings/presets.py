@@ -77,7 +77,12 @@ def parse(raw: Any, where: str) -> Preset:
         raw = MIGRATIONS[version](raw)
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
-    if kind not in ("job", "recipe") or task not in JOBS or (kind == "recipe" and task != "train"):
+    if (
+        kind not in ("job", "recipe")
+        or not isinstance(task, str)
+        or task not in JOBS
+        or (kind == "recipe" and task != "train")
+    ):
         raise ProblemsError.one(
             f"kind is {shorten(kind)} and task is {shorten(task)}",
             where,
@@ -103,6 +108,10 @@ def read(path: Path) -> Preset:
         ) from None
     except OSError as error:
         raise ProblemsError.one(f"The preset cannot be read: {error.strerror}", str(path), "check the file") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands
+        raise ProblemsError.one(
+            "The preset is not valid JSON: a number is too long, or brackets too deep", str(path), "mend it"
+        ) from None
     preset = parse(raw, str(path))
     found = _outside_a_recipe(preset, str(path))
     try:
@@ -127,9 +136,10 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     if preset.kind != "recipe":
         return []
     inside = [group for group in preset.values if group in NOT_IN_A_RECIPE]
-    inside += [
-        path for path in NOT_IN_A_RECIPE_FIELDS if path.split(".")[1] in preset.values.get(path.split(".")[0], {})
-    ]
+    for path in sorted(NOT_IN_A_RECIPE_FIELDS):
+        group, name = path.split(".")
+        fields = preset.values.get(group)
+        inside += [path] if isinstance(fields, dict) and name in fields else []
     return [
         Problem(f"A recipe does not hold '{name}'", where, "remove it, or make it a preset of kind job")
         for name in inside
@@ -157,6 +167,11 @@ def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
     return {path: (mine, theirs) for path, mine, theirs in pairs if mine != theirs}
 
 
+def _stems(folder: Path) -> list[str]:
+    """Names of the presets in a folder; one with a dot in front is still being written."""
+    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
 class PresetStore:
     """Presets by name: shipped ones in presets/, the person's own in presets/user/. Shipped ones are never changed."""
 
@@ -165,8 +180,8 @@ class PresetStore:
 
     def names(self) -> list[str]:
         """Own presets as "user/name", shipped ones by name, each sorted."""
-        own = sorted(path.stem for path in self.user.glob("*.json")) if self.user.is_dir() else []
-        return [path.stem for path in sorted(self.shipped.glob("*.json"))] + [f"user/{name}" for name in own]
+        own = [f"user/{name}" for name in _stems(self.user)]
+        return _stems(self.shipped) + own
 
     def path(self, name: str) -> Path:
         """The file of a preset; names with path parts are refused."""

@@ -172,3 +172,27 @@ def test_a_generate_job_is_a_preset_too():
     job = GenerateJob()
     assert apply(parse(dump(job, task="generate"), "x.json")) == job
     assert "generate" in to_values(job)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"kind": "recipe", "schema_version": 1, "samples": null}',
+        '{"kind": "job", "schema_version": 1, "task": ["train"]}',
+        '{"kind": "job", "schema_version": 1, "schedule": {"max_train_steps": ' + "9" * 5000 + "}}",
+        "[" * 100000,
+    ],
+    ids=["a group that is null", "a task that is a list", "a number of 5000 digits", "brackets without end"],
+)
+def test_odd_presets_are_problems_and_no_crash(tmp_path, text):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ProblemsError):
+        read(path)
+
+
+def test_a_preset_that_is_being_written_is_not_listed(tmp_path):
+    (tmp_path / "user").mkdir()
+    for name in ("a", ".tmp-x"):
+        (tmp_path / "user" / f"{name}.json").write_text("{}")
+    assert PresetStore(tmp_path).names() == ["user/a"]
