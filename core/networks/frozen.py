@@ -5,7 +5,7 @@ is itself a convolution, of the output's gradient with the weight flipped in spa
 weights are prepacked; the plain one is given up meanwhile, so the cost in memory is one copy more, not two. 1x1
 convolutions become matrix products over the channels, which need no packing.
 
-Measured on SD 1.5 at 256 px in bf16 on 2 cores: all convolutions of a step 0.53 s instead of 1.17 s.
+Measured on the shapes of SD 1.5 at 256 px in bf16 on 2 cores, each call by itself: 0.53 s instead of 1.17 s a step.
 
 The calls are private ones of torch, so they run behind one probe that compares them with the plain convolution; where
 it fails, nothing is installed and everything works as before, slower.
