@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from core.cli.main import DONE, FAILED, INTERRUPTED
@@ -12,7 +13,7 @@ from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute
 from core.engine.owner import Ownership, hand_in
-from core.record import commands, machine
+from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path
@@ -27,6 +28,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         hand_in(workspace, task, title, to_values(job), run=resume.name if resume else "")
         print(f"'{title}' is in the queue of {display_path(workspace.outputs)}")
         return DONE
+    if "device" in options.values:
+        machine.check_device(options.values["device"])
     owner = Ownership(workspace, f"{task} '{title}' on the command line")
     try:
         folder = resume or _new_folder(task, job, title, workspace)
@@ -48,7 +51,7 @@ def _execute(task: str, job: Settings, folder: RunFolder, workspace: Workspace, 
     torch.set_num_threads(machine.threads())
     device = options.values.get("device") or machine.default_device()
     progress, token = TerminalProgress(), CancelToken()
-    with StopOnSignal(folder, token) as stop:
+    with StopOnSignal(token) as stop:
         state, _ = execute(task, job, folder, workspace, device, listener=progress, token=token)
     progress.close()
     if state == "done":
@@ -56,20 +59,24 @@ def _execute(task: str, job: Settings, folder: RunFolder, workspace: Workspace, 
     if state == "failed":
         return FAILED
     if task == "train":
-        print(f"To go on: python webui.py train --continue {folder.name}", file=sys.stderr)
+        places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
+        print(" ".join(["To go on: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
     return INTERRUPTED if stop.asked or state == "stopped" else FAILED
 
 
 class StopOnSignal:
-    """First Ctrl-C (or a polite end): save and stop. Second: stop now."""
+    """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now."""
 
-    def __init__(self, folder: RunFolder, token: CancelToken):
-        self._folder, self._token = folder, token
+    def __init__(self, token: CancelToken):
+        self._token = token
         self.asked = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last two: not on Windows, only on Windows
+            number = getattr(signal, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                continue  # under nohup a closed terminal is no reason to stop
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -81,10 +88,10 @@ class StopOnSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        # os.write: a print could meet itself half-way through
-        os.write(2, b"\nSaving and stopping. Press Ctrl-C again to stop now.\n")
-        commands.send(self._folder.path, "stop")
         self._token.cancel()
+        with suppress(OSError):  # the terminal may be gone
+            # os.write: a print could meet itself half-way through
+            os.write(2, b"\nSaving and stopping. Press Ctrl-C again to stop now.\n")
 
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:

@@ -41,7 +41,7 @@ SUBCOMMAND = {
     "generate": {
         **JOB,
         "prompt": ("TEXT", "short for --generate.prompt"),
-        "lora": ("FILE[:STRENGTH]", "add a LoRA; may be repeated"),
+        "lora": ("FILE[:STRENGTH]", "draw with this LoRA, and none of the preset's; may be repeated"),
     },
     "tool": JOB,
     "bench": {
@@ -77,9 +77,13 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
         if name in known:
             if not known[name][0]:
                 options.values[name] = True
+                if equals:
+                    options.problems.append(
+                        Problem(f"--{name} takes no value", "command line", f"write --{name}, or leave it out")
+                    )
                 continue
             if not equals:
-                if index >= len(words):
+                if index >= len(words) or words[index].startswith("--"):
                     options.problems.append(
                         Problem(f"--{name} has no value", "command line", f"write --{name} {known[name][0]}")
                     )

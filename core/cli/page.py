@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.cli.main import DONE
 from core.cli.options import PAGE, split_options
+from core.record import machine
 from core.record.problems import Problem, ProblemsError
 
 
@@ -17,6 +18,11 @@ def run(words: list[str]) -> int:
     auth = options.values.get("auth")
     if auth is not None and (":" not in auth or not all(auth.split(":", 1))):
         problems.append(Problem("--auth is not USER:PASSWORD", "command line", "write both, with a colon between"))
+    if "device" in options.values:
+        try:
+            machine.check_device(options.values["device"], look=False)
+        except ProblemsError as error:
+            problems += error.problems
     if problems:
         raise ProblemsError(problems)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from core.record.journal import Line
@@ -15,11 +16,16 @@ class TerminalProgress:
         self._bar: Any = None
         self._stage = ""
         self._smooth = 0.0
+        self._gone = False
 
     def __call__(self, line: Line) -> None:
         handler = getattr(self, "_on_" + line["kind"], None)
-        if handler is not None:
+        if handler is None or self._gone:
+            return
+        try:
             handler(line)
+        except OSError:  # the terminal was closed, or `head` has seen enough: the job goes on without it
+            self._gone = True
 
     def _say(self, text: str) -> None:
         if self._bar is not None:
@@ -73,4 +79,5 @@ class TerminalProgress:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE
@@ -42,12 +45,32 @@ def check(job: TrainJob, options) -> str:
     from core.families.locate import model_problems
     from core.settings.rules import training_problems
 
-    report = preflight(job, options.workspace())
+    with checking_bar() as progress:
+        report = preflight(job, options.workspace(), decode=True, progress=progress)
     found = [*training_problems(job), *report.problems, *model_problems(job.model, options.workspace())]
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)
     return report.sentence
+
+
+@contextmanager
+def checking_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for looking at pictures; none where all were looked at before."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+
+    def on_progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, unit="picture", desc="checking pictures", file=sys.stderr, leave=False))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield on_progress
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def say_advice(problems: list[Problem]) -> None:

@@ -191,6 +191,7 @@ class Engine:
 
         torch.set_num_threads(machine.threads())
         self._device = self._device or machine.default_device()
+        machine.check_device(self._device)
         job = build(JOBS[entry.task], entry.job)
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._now = self._queue.change(entry.id, run=folder.name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
 
 import psutil
+
+from core.record.problems import ProblemsError
 
 
 def default_device() -> str:
@@ -21,9 +24,25 @@ def default_device() -> str:
     return "cpu"
 
 
+def check_device(device: str, *, look: bool = True) -> None:
+    """Raise ProblemsError for a name that is no device; with `look` also for one that this machine lacks (loads torch)."""
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
+        raise ProblemsError.one(f"'{device}' is no device", "--device", "use cpu, cuda, cuda:1 or mps, or leave it out")
+    if not look or device == "cpu":
+        return
+    import torch
+
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(number or 0) >= count:
+        there = f"torch finds {count} of this kind" if count else "torch finds none of this kind here"
+        raise ProblemsError.one(f"There is no device '{device}': {there}", "--device", "leave it out, or use cpu")
+
+
 def threads() -> int:
-    """Threads for computing: the cores this process may use."""
-    return int(os.environ.get("OMP_NUM_THREADS") or cores())
+    """Threads for computing: the cores this process may use, or the first number of OMP_NUM_THREADS."""
+    wanted = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
+    return int(wanted[1]) if wanted else cores()
 
 
 def cores() -> int:

@@ -1,0 +1,84 @@
+"""What is typed wrong is said before anything begins; a closed terminal loses nothing."""
+
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+from core.cli.jobs import StopOnSignal
+from core.cli.main import main
+from core.cli.options import SUBCOMMAND, split_options
+from core.cli.progress import TerminalProgress
+from core.record import machine
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
+
+STARTER = PROJECT / "models" / "starter"
+
+
+def test_an_option_whose_value_is_missing_does_not_swallow_the_next_option():
+    options = split_options(["--outputs", "--device", "cpu"], SUBCOMMAND["train"])
+    assert [problem.what for problem in options.problems] == ["--outputs has no value"]
+    assert options.values == {"device": "cpu"} and options.preset is None
+
+
+def test_a_switch_with_a_value_is_said():
+    options = split_options(["--check=false"], SUBCOMMAND["train"])
+    assert [problem.what for problem in options.problems] == ["--check takes no value"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "cuda:9999", "cuda:999"])
+def test_a_device_that_is_none_is_bad_input(name):
+    with pytest.raises(ProblemsError, match="device"):
+        machine.check_device(name)
+
+
+def test_the_cpu_is_always_there():
+    machine.check_device("cpu")
+
+
+@pytest.mark.parametrize(("text", "count"), [("3", 3), ("2,4", 2), ("many", machine.cores()), ("0", machine.cores())])
+def test_the_number_of_threads_is_read_from_whatever_stands_there(monkeypatch, text, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert machine.threads() == count
+
+
+def test_a_truncated_picture_is_bad_input_and_begins_no_run(tmp_path, capsys):
+    pictures = tmp_path / "fox"
+    pictures.mkdir()
+    shutil.copy(STARTER / "pictures" / "fox.png", pictures / "whole.png")
+    data = (STARTER / "pictures" / "fox.png").read_bytes()
+    (pictures / "half.png").write_bytes(data[: len(data) // 2])
+    words = ["--model.base_model", str(STARTER), "--dataset.folder", str(pictures), "--outputs", str(tmp_path / "out")]
+    assert main(["train", *words]) == 2
+    assert "half.png" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_saves_and_stops_like_ctrl_c():
+    token = CancelToken()
+    with StopOnSignal(token) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.asked and token.wanted
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def flush(self):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    progress = TerminalProgress()
+    for _ in range(2):
+        progress({"kind": "log", "level": "info", "text": "hello", "fix": ""})
+    progress.close()
