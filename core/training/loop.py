@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.optimization.schedules import multiplier
 from core.record.events import StateChanged, Steps
+from core.training.saving import final_name
 from core.training.update import optimizer_update
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ PAUSE_SECONDS = 0.1
 
 def train(run: Run) -> str:
     """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
+    if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).is_file():
+        run.context.say("This run is finished: there is nothing to continue")
+        return "done"
     run.tasks.before_first_step(run)
     while run.state.step < run.total and not run.stop_wanted:
         started = time.monotonic()

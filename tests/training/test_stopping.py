@@ -52,6 +52,13 @@ def test_a_stop_is_heard_while_samples_are_drawn(train):
     assert training.again().start() == "done", "a run that was stopped before its first step begins anew"
 
 
+def test_continuing_a_finished_run_writes_nothing_again(train, tmp_path):
+    training = train(saving={"output_name": "t", "copy_to": str(tmp_path / "copies")}, schedule={"max_train_steps": 1})
+    assert training.start() == "done"
+    assert training.again().start() == "done"
+    assert len(training.lines("saved")) == 1 and len(list((tmp_path / "copies").iterdir())) == 1
+
+
 def test_resume_pressed_in_the_same_step_as_pause_resumes():
     said, done = [], []
     batches = iter([["pause", "save", "resume", "sample"]])
