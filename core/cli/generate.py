@@ -19,10 +19,13 @@ def run(words: list[str]) -> int:
         options.settings += [f"--generate.loras={json.dumps([lora_use(text) for text in options.values['lora']])}"]
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
+    get_models(job.model, options)
+    from core.generation.run import find_sources
+
+    find_sources(job, options.workspace())  # all that is missing or of the wrong kind is said before anything begins
     if options.values.get("check"):
         print("The settings are right.")
         return DONE
-    get_models(job.model, options)
     return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
 
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from core.cli.main import DONE, FAILED, INTERRUPTED
+from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute
@@ -52,12 +52,12 @@ def _execute(task: str, job: Settings, folder: RunFolder, workspace: Workspace, 
     device = options.values.get("device") or machine.default_device()
     progress, token = TerminalProgress(), CancelToken()
     with StopOnSignal(token) as stop:
-        state, _ = execute(task, job, folder, workspace, device, listener=progress, token=token)
+        state, words = execute(task, job, folder, workspace, device, listener=progress, token=token)
     progress.close()
     if state == "done":
         return DONE
     if state == "failed":
-        return FAILED
+        return BAD_INPUT if task == "tool" and words is not None and words.asked else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
         print(" ".join(["To go on: python webui.py train --continue", folder.name, *places]), file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, open_home
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
@@ -144,7 +144,7 @@ def _fits(preset_task: str, task: str) -> bool:
 
 def preset_path(text: str, workspace: Workspace) -> Path:
     """A preset by path, or by its name in the presets folder."""
-    path = Path(text).expanduser()
+    path = open_home(text)
     if path.is_file() or path.suffix == ".json":
         return path
     return workspace.presets / f"{text}.json"

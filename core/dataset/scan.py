@@ -192,6 +192,8 @@ def _count(number: int, noun: str) -> str:
 
 def _roots(source: Source, seen: set[str]) -> tuple[list[_Root], list[Problem]]:
     """The folders of one source. A parent of `<repeats>_<words>` folders gives one each, itself for the rest."""
+    if not source.folder.strip().strip("\"'"):  # it would mean the project's own folder
+        return [], [Problem("A folder of the dataset has no name.", "dataset", "Choose a folder, or remove the entry.")]
     path = resolve_path(source.folder)
     if not os.path.isdir(path):  # a pasted path often comes in quotation marks, or with a space at its end
         path = resolve_path(source.folder.strip().strip("\"'"))

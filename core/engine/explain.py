@@ -18,11 +18,12 @@ POISON = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process."""
+    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong."""
 
     what: str
     fix: str = ""
     poisoned: bool = False
+    asked: bool = False
 
 
 def explain(error: BaseException) -> Explanation:
@@ -32,7 +33,7 @@ def explain(error: BaseException) -> Explanation:
         first = error.problems[0]
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
-        return Explanation(f"{first.what}{where}{more}", first.fix)
+        return Explanation(f"{first.what}{where}{more}", first.fix, asked=True)
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The graphics card reported an error that only a restart clears",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
-from core.record.workspace import display_path, resolve_path
+from core.record.workspace import display_path, open_home, resolve_path
 
 if TYPE_CHECKING:
     from core.record.cancel import CancelToken
@@ -61,7 +62,7 @@ def resolve(reference: str, models: Path | str) -> Path | HubId:
     if not text:
         raise ProblemsError.one("No model is chosen", "model", "choose a file, a folder or a hub id")
     for candidate in _candidates(text, models):
-        if candidate.exists():
+        if os.path.exists(candidate):  # false, not an error, for a name that no disk takes
             return _model_in(candidate)
     hub_id = parse_hub_id(text)
     if hub_id is None:
@@ -77,7 +78,7 @@ def _candidates(text: str, models: Path) -> list[Path]:
     if "\0" in text:
         return []
     places = [resolve_path(text)]
-    if not Path(text).expanduser().is_absolute():
+    if not open_home(text).is_absolute():
         inside = PurePosixPath(text.replace("\\", "/"))
         names = [inside, PurePosixPath(*inside.parts[1:])] if inside.parts[:1] == ("models",) else [inside]
         for name in names:

@@ -21,9 +21,9 @@ class Workspace:
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
         """Folders as given on the command line, relative to where it was typed; the project's own where not given."""
         return cls(
-            outputs=Path(outputs).expanduser().resolve() if outputs else PROJECT / "outputs",
-            models=Path(models).expanduser().resolve() if models else PROJECT / "models",
-            presets=Path(presets).expanduser().resolve() if presets else PROJECT / "presets",
+            outputs=open_home(outputs).resolve() if outputs else PROJECT / "outputs",
+            models=open_home(models).resolve() if models else PROJECT / "models",
+            presets=open_home(presets).resolve() if presets else PROJECT / "presets",
         )
 
     @property
@@ -59,9 +59,18 @@ class Workspace:
         return self.presets / "user"
 
 
+def open_home(text: str | os.PathLike) -> Path:
+    """A path with `~` opened; a `~name` that is no user stays as it was written."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def resolve_path(text: str | os.PathLike) -> Path:
     """A path of a setting: `~` opened, relative ones against the project folder."""
-    path = Path(text).expanduser()
+    path = open_home(text)
     return path if path.is_absolute() else PROJECT / path
 
 

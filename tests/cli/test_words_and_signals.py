@@ -82,3 +82,22 @@ def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
     for _ in range(2):
         progress({"kind": "log", "level": "info", "text": "hello", "fix": ""})
     progress.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--lora", "no such file"],
+        ["generate", "--lora", "no such file", "--check"],
+        ["tool", "--tool.name", "inspect", "--tool.file", "no such file"],
+        ["train", "--model.base_model", "x" * 5000],
+        ["train", "--dataset.folder", " "],
+        ["train", "--dataset.sources", '[{"folder": ""}]'],
+        ["train", "--dataset.folder", "~no-such-user/pictures"],
+        ["train", "--model.base_model", "~no-such-user/model"],
+    ],
+    ids=lambda words: " ".join(words)[:50],
+)
+def test_files_that_are_not_there_are_bad_input_in_every_subcommand(tmp_path, words, capsys):
+    assert main([*words, "--outputs", str(tmp_path / "out")]) == 2
+    assert "fix:" in capsys.readouterr().err
