@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from core.cli.main import DONE
 from core.cli.options import PAGE, split_options
 from core.record import machine
@@ -30,18 +34,43 @@ def run(words: list[str]) -> int:
     from tabs.app import serve
 
     workspace = options.workspace()
-    engine = Engine(workspace, options.values.get("device"))
-    try:
-        engine.start()
-        serve(
-            engine,
-            workspace,
-            host="0.0.0.0" if options.values.get("listen") else "127.0.0.1",
-            port=int(port),
-            share=bool(options.values.get("share")),
-            auth=tuple(auth.split(":", 1)) if auth else None,
-            browser=not options.values.get("no-browser"),
-        )
-    finally:
-        engine.close()
+    with polite_ends():
+        engine = Engine(workspace, options.values.get("device"))
+        try:
+            engine.start()
+            serve(
+                engine,
+                workspace,
+                host="0.0.0.0" if options.values.get("listen") else "127.0.0.1",
+                port=int(port),
+                share=bool(options.values.get("share")),
+                auth=tuple(auth.split(":", 1)) if auth else None,
+                browser=not options.values.get("no-browser"),
+            )
+        except KeyboardInterrupt:
+            pass
+        finally:
+            if any(entry.state == "running" for entry in engine.queue()):
+                with suppress(OSError):  # the terminal may be gone
+                    print("Saving and stopping. Press Ctrl-C again to stop now.", flush=True)
+            engine.close()
     return DONE
+
+
+@contextmanager
+def polite_ends() -> Iterator[None]:
+    """Inside, the end of a service, a closed terminal and Ctrl-Break act like Ctrl-C: what runs is saved first."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup: ignored stays ignored
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -339,10 +340,14 @@ class Engine:
         folder = self.workspace.images
         if not folder.is_dir():
             return []
-        files = sorted(folder.rglob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)[
-            :limit
-        ]
-        return [{"path": path, "seed": _seed_of(path), "time": path.stat().st_mtime} for path in files]
+        found = []
+        for path in folder.rglob("*.png"):
+            with suppress(OSError):  # taken away in this moment
+                facts = path.stat()
+                if facts.st_size and not path.name.startswith("."):  # else it is still being written
+                    found.append((facts.st_mtime_ns, path.name, path))
+        newest = sorted(found, reverse=True)[:limit]
+        return [{"path": path, "seed": _seed_of(path), "time": when / 1e9} for when, _, path in newest]
 
     def status(self) -> dict[str, Any]:
         used, total = machine.memory(self.device)

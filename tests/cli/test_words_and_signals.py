@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,3 +102,18 @@ def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
 def test_files_that_are_not_there_are_bad_input_in_every_subcommand(tmp_path, words, capsys):
     assert main([*words, "--outputs", str(tmp_path / "out")]) == 2
     assert "fix:" in capsys.readouterr().err
+
+
+def test_a_page_that_is_asked_to_end_saves_what_runs(tmp_path, monkeypatch):
+    """systemd, docker and a closed Colab send SIGTERM."""
+    from core.engine.engine import Engine
+
+    closed = []
+    monkeypatch.setattr(Engine, "close", lambda self: (closed.append(1), self._owner.release()))
+
+    def serve(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(sys.modules, "tabs.app", SimpleNamespace(serve=serve))
+    assert main(["--outputs", str(tmp_path / "out")]) == 0
+    assert closed == [1] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

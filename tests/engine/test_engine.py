@@ -363,3 +363,13 @@ def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, 
     engine.start()
     until(lambda: states(engine) == ["done"])
     assert [path.name for path in workspace.runs.iterdir()] == [folder.name]
+
+
+def test_pictures_that_are_being_written_or_go_away_are_not_listed(engine, workspace):
+    folder = workspace.images / "2026-01-31"
+    folder.mkdir(parents=True)
+    (folder / "120000_7.png").write_bytes(b"whole")
+    (folder / "120001_8.png").write_bytes(b"")  # a name that is held for the next picture
+    (folder / ".tmp-x.png").write_bytes(b"half")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    assert [(entry["path"].name, entry["seed"]) for entry in engine.generated()] == [("120000_7.png", 7)]
