@@ -133,7 +133,11 @@ class Builder:
         """Encodes what the first epoch and the samples need, then lets the encoder go."""
         import torch
 
+        started = False
+
         def encode(captions: Sequence[str]) -> Tensor:
+            if not started:  # in the loop a stop is heard at a step's end
+                self.context.check()
             with torch.no_grad():
                 return self.encode(captions)
 
@@ -144,6 +148,7 @@ class Builder:
         self.context.stage("encoding captions")
         wanted = sample_captions(self.job.samples) if self.job.samples.sample_prompts else []
         text.need([*self.plan.captions(0), *wanted])
+        started = True
         return text
 
     # -- model and network

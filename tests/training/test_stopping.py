@@ -1,6 +1,7 @@
 """Stop and save at awkward moments: nothing that was learnt is lost, nothing is waited for in vain."""
 
 import errno
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from core.formats import hashes
+from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
@@ -112,3 +114,16 @@ def test_more_even_saves_than_steps_are_one_a_step():
         total=4,
     )
     assert Tasks(run)._even_steps == {1, 2, 3}
+
+
+def test_a_stop_is_heard_while_captions_are_encoded(train, pictures, tmp_path):
+    """Thousands of captions take minutes on a processor."""
+    folder = tmp_path / "glyphs"
+    shutil.copytree(pictures, folder)
+    for path in folder.glob("*.txt"):
+        path.write_text(f"never encoded before {path.stem} {tmp_path}")
+    training = train(dataset={"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16})
+    stop_when(training, lambda line: line["kind"] == "stage" and line["text"] == "encoding captions")
+    with pytest.raises(Cancelled):
+        training.start()
+    assert not any(line["text"] == "loading the model" for line in training.lines("stage"))
