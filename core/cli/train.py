@@ -43,11 +43,16 @@ def check(job: TrainJob, options) -> str:
     """The preflight: raises ProblemsError with all errors, prints advice, returns the sentence on what will be trained."""
     from core.dataset.preflight import preflight
     from core.families.locate import model_problems
-    from core.settings.rules import training_problems
+    from core.settings.rules import set_without_effect, training_problems
 
     with checking_bar() as progress:
         report = preflight(job, options.workspace(), decode=True, progress=progress)
-    found = [*training_problems(job), *report.problems, *model_problems(job.model, options.workspace())]
+    found = [
+        *training_problems(job),
+        *set_without_effect(job),
+        *report.problems,
+        *model_problems(job.model, options.workspace()),
+    ]
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)

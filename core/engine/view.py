@@ -10,6 +10,7 @@ from core.record.journal import Line, read_lines
 from core.record.run_folder import RunFolder
 
 SERIES_POINTS = 500
+KEPT_POINTS = 2000  # of a run that has ended: hundreds of runs are held at once for the list of runs
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
 ENDED = ("done", "stopped", "failed")
@@ -67,6 +68,8 @@ class RunView:
     def _on_state(self, line: Line) -> None:
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.ended = line["time"] if self.state in ENDED else 0.0
+        if self.ended:
+            self.losses, self.rates = thin(self.losses, KEPT_POINTS), thin(self.rates, KEPT_POINTS)
         if line["message"]:
             level = "error" if self.state == "failed" else "info"
             self._say(line["time"], level, line["message"], line["fix"])

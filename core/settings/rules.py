@@ -35,6 +35,14 @@ def ineffective(job: TrainJob) -> dict[str, str]:
     if not job.network.train_unet:
         reasons["optimizer.unet_lr"] = "ignored: the U-Net is not trained"
         reasons["network.conv_rank"] = "ignored: the U-Net is not trained"
+    own = [
+        (job.network.train_unet, job.optimizer.unet_lr),
+        (job.network.train_text_encoder, job.optimizer.text_encoder_lr),
+    ]
+    if any(trained for trained, _ in own) and all(rate is not None for trained, rate in own if trained):
+        reasons["optimizer.learning_rate"] = "ignored: every part has a rate of its own"
+    if job.network.train_text_encoder and job.optimizer.text_encoder_lr != 0:
+        reasons["memory.text_cache_bytes"] = "ignored: the text encoder is trained, so no text is kept"
     if not job.captions.shuffle_caption:
         for name in ("keep_tokens", "caption_separator"):
             reasons[f"captions.{name}"] = "ignored: tags are not shuffled"
@@ -49,6 +57,16 @@ def ineffective(job: TrainJob) -> dict[str, str]:
             if entry.group == "samples" and entry.name != "sample_prompts":
                 reasons[entry.path] = "ignored: there are no sample prompts"
     return reasons
+
+
+def set_without_effect(job: TrainJob) -> list[Problem]:
+    """Advice for those of them that were set to something: the command line has no fields to grey."""
+    defaults = {entry.path: entry.default for entry in declared(TrainJob)}
+    return [
+        Problem(f"{path} has no effect", path, reason, "advice")
+        for path, reason in ineffective(job).items()
+        if value_of(job, path) != defaults[path]
+    ]
 
 
 def training_problems(job: TrainJob) -> list[Problem]:

@@ -373,3 +373,14 @@ def test_pictures_that_are_being_written_or_go_away_are_not_listed(engine, works
     (folder / ".tmp-x.png").write_bytes(b"half")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     assert [(entry["path"].name, entry["seed"]) for entry in engine.generated()] == [("120000_7.png", 7)]
+
+
+def test_a_run_that_ended_keeps_no_more_points_than_a_list_of_runs_can_hold(tmp_path):
+    view = RunView(RunFolder.create(tmp_path, "x", {}))
+    line = {"kind": "steps", "rates": {"unet": 1e-4}, "epoch": 1, "seconds_per_step": 0.1, "time": 1.0}
+    for step in range(1, 5001):
+        view.apply({**line, "seq": step, "steps": [step], "losses": [1.0]})
+    assert len(view.losses) == 5000
+    view.apply({"kind": "state", "seq": 5001, "time": 2.0, "state": "done", "message": "", "fix": ""})
+    assert len(view.losses) == len(view.rates) == 2000
+    assert (view.losses[0][0], view.losses[-1][0]) == (1, 5000)

@@ -6,7 +6,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build, problems_of
 from core.settings.flags import read_flags
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.rules import bad_name, ineffective, training_problems
+from core.settings.rules import bad_name, ineffective, set_without_effect, training_problems
 
 
 def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():
@@ -97,6 +97,21 @@ def test_settings_without_effect_say_why():
     reasons = ineffective(build(TrainJob, {"schedule": {"max_train_steps": 4, "max_train_epochs": 3}}))
     assert reasons["schedule.max_train_epochs"] == "ignored: steps are set"
     assert "network.conv_alpha" in reasons and "network.rank" not in reasons
+    assert "optimizer.learning_rate" not in reasons and "memory.text_cache_bytes" not in reasons
+
+
+def test_a_rate_that_no_part_takes_is_without_effect():
+    job = build(TrainJob, {"optimizer": {"unet_lr": 1e-4, "learning_rate": 3e-4}})
+    assert "optimizer.learning_rate" in ineffective(job)
+    both = {"unet_lr": 1e-4, "text_encoder_lr": None}
+    job = build(TrainJob, {"optimizer": both, "network": {"train_text_encoder": True}})
+    assert "optimizer.learning_rate" not in ineffective(job), "the text encoder takes it"
+
+
+def test_what_was_set_and_has_no_effect_is_named():
+    job = build(TrainJob, {"schedule": {"max_train_steps": 4, "max_train_epochs": 3}})
+    assert [problem.where for problem in set_without_effect(job)] == ["schedule.max_train_epochs"]
+    assert set_without_effect(build(TrainJob, {})) == []
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "nul", "a\\b", "x:y", "", " a", "a.", "con.txt", "\x00"])
