@@ -12,7 +12,7 @@ from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute
-from core.engine.owner import Ownership, hand_in
+from core.engine.owner import Ownership, hand_in, is_held
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.run_folder import RunFolder
@@ -26,7 +26,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     workspace = options.workspace()
     if options.values.get("queue"):
         hand_in(workspace, task, title, to_values(job), run=resume.name if resume else "")
-        print(f"'{title}' is in the queue of {display_path(workspace.outputs)}")
+        when = "" if is_held(workspace) else "; no page holds this folder now: the next one that is opened takes it up"
+        print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{when}")
         return DONE
     if "device" in options.values:
         machine.check_device(options.values["device"])

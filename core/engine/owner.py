@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from core.record import atomic
 from core.record.problems import ProblemsError
+from core.record.run_folder import lock_is_held
 from core.record.workspace import Workspace
 
 
@@ -57,6 +58,11 @@ class Ownership:
     def release(self) -> None:
         atomic.remove(self._note)
         self._lock.release()
+
+
+def is_held(workspace: Workspace) -> bool:
+    """Whether an engine works with this output folder now."""
+    return lock_is_held(workspace.private / "lock")
 
 
 def inbox(workspace: Workspace) -> Path:

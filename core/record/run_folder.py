@@ -85,19 +85,22 @@ class RunFolder:
     @property
     def held(self) -> bool:
         """Whether some process runs this folder now."""
-        if self._lock is not None:
-            return True
-        if not (self.path / "lock").exists():
-            return False
-        probe = FileLock(self.path / "lock", timeout=0)
-        try:
-            probe.acquire()
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        probe.release()
+        return self._lock is not None or lock_is_held(self.path / "lock")
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether some process holds this lock file now."""
+    if not path.exists():
         return False
+    probe = FileLock(path, timeout=0)
+    try:
+        probe.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    probe.release()
+    return False
 
 
 def safe_name(text: str) -> str:

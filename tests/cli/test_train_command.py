@@ -207,3 +207,15 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path):
     assert (folder / "fox.txt").read_text().strip() == "a photo of red fox" and (
         folder / "bear.txt"
     ).read_text() == "a bear"
+
+
+def test_a_job_for_the_queue_says_when_no_page_is_there_to_take_it(tmp_path):
+    done = run(tmp_path, "--queue")
+    assert done.returncode == 0 and "no page holds this folder now" in done.stdout
+    assert len(list((tmp_path / ".atelier" / "inbox").glob("*.json"))) == 1
+
+
+def test_a_dot_in_the_output_name_stays(outputs):
+    done = run(outputs, "--schedule.max_train_steps", "1", "--saving.output_name", "style v1.5")
+    assert done.returncode == 0, done.stderr
+    assert (list_runs(outputs / "runs")[0].checkpoints / "style v1.5.safetensors").is_file()
