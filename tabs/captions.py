@@ -194,7 +194,7 @@ class Desk:
         visit = self.edits.visit(token)
         key = visit.key if visit else str(self._state().get("key", ""))
         if act == "save" and visit is not None:
-            return gr.skip(), gr.skip(), *self._render(key, text, False, _saved(name) if name else "Saved already")
+            return gr.skip(), gr.skip(), *self._render(key, text, False, _saved(name) if name else "Saved")
         self.edits.leave(token)
         said = _saved(name) if name else ""
         if act in ("undo", "redo"):

@@ -78,7 +78,7 @@ class Desk:
 
     def show(self):
         self.reading.want(again=True)
-        return {}, *self._render()
+        return news({}, self._stamp(), self._render())
 
     def tick(self, seen: dict[str, Any]):
         """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
@@ -129,7 +129,7 @@ class Desk:
         self.reading.want()
 
     def read_again(self):
-        self.reading.want(again=True)
+        self.reading.want(now=True)
         return self._render()
 
     def open_browser(self):

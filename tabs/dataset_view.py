@@ -99,7 +99,8 @@ def _source(number: int, entry: Source, found: Sequence[Folder], unread: bool) -
         f'data-arg="{number}"{" checked" if entry.enabled else ""}>'
         f'<span><b>{esc(name)}</b><span class="hint path" title="{esc(shown)}">{esc(shown)}</span></span></label>'
     )
-    remove = button("remove", "Remove", number, kind="quiet", label=f"Remove {name}")
+    taken_off = "Takes it off this list; its files stay where they are"
+    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
     fields = (
         f"<label>Repeats {_field('repeats', number, entry.num_repeats, repeats_hint, 'number')}</label>"
         f'<label class="grow">Words without a caption '

@@ -24,6 +24,16 @@ TAB = "Generate"
 MOST_PICTURES = 5000
 SMALL = ("width", "height", "steps", "guidance_scale", "seed", "count")
 
+# Ctrl + Enter draws, from any field.
+DRAW_KEY = """
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || !element.isConnected) return;
+  if (element.offsetParent === null || document.querySelector('.lightbox')) return;
+  event.preventDefault();
+  document.querySelector('#gen-draw').click();
+});
+"""
+
 # The enlarged picture: Esc closes it, Left and Right go on, and the keyboard stays inside.
 KEYS = """
 document.addEventListener('keydown', (event) => {
@@ -47,7 +57,6 @@ document.addEventListener('keydown', (event) => {
 let before = null;
 watch('value', () => {
   const box = element.querySelector('.lightbox');
-  document.documentElement.style.overflow = document.body.style.overflow = box ? 'hidden' : '';
   if (box && !box.contains(document.activeElement)) {
     before = document.activeElement;
     [...box.querySelectorAll('button')].find((each) => each.textContent === 'Close').focus();
@@ -98,7 +107,7 @@ def build(page: Page) -> None:
                 elem_id="gen-drop",
             )
             said = board("gen-said")
-            gallery = board("gen-gallery")
+            gallery = board("gen-gallery", script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
     widgets = [fields[name] for name in form.FIELDS] + [model, compare]
@@ -169,7 +178,7 @@ class Desk:
         return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
-        return form.kept_values(self._state())
+        return form.kept_values(self._state(), self.page.project.job)
 
     def _keep(self, **changes: Any) -> None:
         with self._lock:
@@ -187,21 +196,19 @@ class Desk:
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return (
-            {},
-            *self._widgets(),
-            *self._lists(place),
-            view.enlarged(self._shown(), place.get("open", -1), self.page.file_url),
-        )
+        light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
+        return self._news({}, place)[0], *self._widgets(), *self._lists(place), light
 
     def tick(self, seen: dict[str, Any], place: dict[str, Any]):
-        stamp = self._stamp()
-        if stamp == seen.get("stamp"):
+        if self._stamp() == seen.get("stamp"):
             return gr.skip()
-        loras = tuple(self._lora_choices())
-        values = (loras, self._status(), view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url))
-        told, fresh, *others = news(seen, stamp, values)
-        return told, gr.Dropdown(choices=list(loras)) if fresh is loras else gr.skip(), *others
+        told, loras, *others = self._news(seen, place)
+        return told, gr.Dropdown(choices=list(loras)) if isinstance(loras, tuple) else loras, *others
+
+    def _news(self, seen: dict[str, Any], place: dict[str, Any]) -> tuple[Any, ...]:
+        """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
+        gallery = view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
+        return news(seen, self._stamp(), (tuple(self._lora_choices()), self._status(), gallery))
 
     def _stamp(self) -> str:
         engine = self.page.engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.generation.library import find_file, find_lora
 from core.generation.picture_metadata import portable_name
@@ -18,19 +18,22 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets import to_values
 from tabs.values import BadText, text_of, value_from
 
+if TYPE_CHECKING:
+    from tabs.context import Page
+
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
 FIELDS = tuple(name for name in ENTRIES if name != "loras")
 MOST_LORAS = 20
 SEEDS = 2**32
 
 
-def start_values() -> dict[str, Any]:
-    """The fields as a first visitor finds them."""
-    return {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS} | {
-        "base_model": "",
-        "loras": [],
-        "compare": False,
-    }
+def start_values(project: TrainJob | None = None) -> dict[str, Any]:
+    """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
+    model."""
+    values = {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS}
+    if project is not None:
+        values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], project.samples.guidance_scale)
+    return values | {"base_model": "", "loras": [], "compare": False}
 
 
 def values_of(
@@ -115,6 +118,28 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
+def draw_with(page: Page, name: str) -> None:
+    """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples."""
+    run = next((each for each in page.engine.runs() if each.name == name), None)
+    if run is None or not run.files:
+        raise ProblemsError.one("This run has no finished file", name, "let it save first")
+    newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+    kept, now = page.project.tab_state("Generate"), page.project.job
+    before = kept_values(kept, now)
+    file = portable_name(newest, page.workspace)
+    values = add_lora(
+        before | {"loras": [use for use in before["loras"] if use["file"] == file]}, newest, page.workspace
+    )
+    try:
+        job = page.engine.run_job(name)
+    except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
+        job = None
+    if job is not None:
+        values["base_model"] = "" if job.model.base_model == now.model.base_model else job.model.base_model
+        values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale)
+    page.project.keep("Generate", kept | {"values": values})
+
+
 def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:
     """Another strength for one of them, or None to remove it."""
     loras = list(values.get("loras", []))
@@ -131,9 +156,9 @@ def change_lora(values: dict[str, Any], number: int, strength: str | None) -> di
     return values | {"loras": loras}
 
 
-def kept_values(state: dict[str, Any]) -> dict[str, Any]:
+def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
-    values = start_values()
+    values = start_values(project)
     kept = state.get("values", {})
     values |= {name: kept[name] for name in values if name in kept and isinstance(kept[name], type(values[name]))}
     values["loras"] = [use for use in values["loras"] if _is_use(use)]

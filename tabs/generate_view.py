@@ -100,17 +100,21 @@ def _waiting(entry: QueueEntry, waiting: Sequence[QueueEntry], now: dict[str, An
     ahead = [each.id for each in waiting].index(entry.id)
     title = f"<q>{esc(short(entry.title, 40))}</q>"
     if now is not None and now.get("task") == "train":
-        left = f", {clock(now.get('eta_seconds'))} left" if now.get("eta_seconds") else ""
-        reason = (
-            f"Waiting for training {now.get('title', '')} (step {now.get('step', 0):,} of "
-            f"{now.get('total', 0):,}{left})"
-        )
+        reason = f"Waiting for training {now.get('title', '')} ({training_words(now)})"
     elif paused:
         reason = "Waiting in the paused queue"
     else:
         reason = "Waiting for its turn" if now is not None or ahead else "About to start"
     place = f", {count(ahead, 'job')} before it" if ahead else ""
     return f"<span>{esc(reason)}{esc(place)}: {title}</span>"
+
+
+def training_words(now: dict[str, Any]) -> str:
+    """How far a training is: its step and the time left, before the first step what it does."""
+    if not now.get("step") or not now.get("total"):
+        return str(now.get("stage") or "starting")
+    left = f", {clock(now['eta_seconds'])} left" if now.get("eta_seconds") else ""
+    return f"step {now['step']:,} of {now['total']:,}{left}"
 
 
 # -- gallery

@@ -40,10 +40,11 @@ class Reading:
 
     # -- asking for it
 
-    def want(self, again: bool = False) -> None:
-        """See to it that the present settings are read. `again` reads the disk anew unless that was done just now."""
+    def want(self, again: bool = False, now: bool = False) -> None:
+        """See to it that the present settings are read. `again` reads the disk anew unless that was done just now, `now`
+        in any case."""
         revision = self._page.project.revision
-        if revision == self._revision and not again:
+        if revision == self._revision and not (again or now):
             return
         self._revision = revision
         job = self._page.project.job
@@ -52,7 +53,7 @@ class Reading:
         )
         with self._lock:
             old = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
-            if key == self._key and not (again and old and not self.busy):
+            if key == self._key and not now and not (again and old and not self.busy):
                 return
             if self._task is not None:
                 self._task.cancel()

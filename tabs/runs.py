@@ -26,7 +26,7 @@ def build(page: Page) -> None:
     desk = Desk(page)
     said = board("runs-said")
     queue = board("runs-queue")
-    main = board("runs-main")
+    main = board("runs-main", "<p class='hint'>Reading the runs</p>")
     seen, place = gr.State({}), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, said, queue, main])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
@@ -115,7 +115,7 @@ class Desk:
             self._use(arg)
             tabs = gr.Tabs(selected="Train")
         elif act == "draw":
-            self._draw_with(arg)
+            generate_form.draw_with(self.page, arg)
             tabs = gr.Tabs(selected="Generate")
         elif act == "delete" and place.get("asking") and place.get("open") == arg:
             self.page.engine.delete_run(arg)
@@ -127,20 +127,6 @@ class Desk:
         """The run's settings into the form of Train; undo there brings the former ones back."""
         job = self.page.engine.run_job(name)
         self.page.project.replace(job, preset="", did=f"loading the settings of {name}")
-
-    def _draw_with(self, name: str) -> None:
-        """The run's last file into the LoRAs of Generate, with the run's base model."""
-        run = next((each for each in self.page.engine.runs() if each.name == name), None)
-        if run is None or not run.files:
-            raise ProblemsError.one("This run has no finished file", name, "let it save first")
-        newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
-        kept = self.page.project.tab_state("Generate")
-        values = generate_form.add_lora(generate_form.kept_values(kept), newest, self.page.workspace)
-        job = self._job(name)
-        if job is not None:
-            same = job.model.base_model == self.page.project.job.model.base_model
-            values |= {"base_model": "" if same else job.model.base_model}
-        self.page.project.keep("Generate", kept | {"values": values})
 
     def queue_act(self, place: dict[str, Any], event: gr.EventData):
         act, arg, _ = act_of(event)

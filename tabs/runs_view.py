@@ -12,13 +12,14 @@ from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.context import clock, empty_state, file_size
+from tabs.generate_view import training_words
 from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, section, short
 from tabs.values import text_of
 
 PAGE_SIZE = 25
 LOG_SHOWN = 60
 ENDED_SHOWN = 6
-SAMPLE_STEPS = 7
+SAMPLE_STEPS = 6
 TITLES = {entry.path: entry for entry in declared(TrainJob)}
 CONTINUABLE = ("interrupted", "stopped", "failed")
 
@@ -321,8 +322,8 @@ def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | N
         doing = ""
         if now is not None and now.get("entry") == entry.id:
             doing = str(now.get("stage") or "")
-            if now.get("total") and entry.task == "train":
-                doing = f"step {now.get('step', 0):,} of {now['total']:,}, {clock(now.get('eta_seconds'))} left"
+            if entry.task == "train":
+                doing = training_words(now)
         stop = button("cancel", "Stop" if entry.task == "train" else "Cancel", entry.id, label=f"Stop {name}")
         return (
             f'<li class="now"><span class="badge running">running</span>{title}<span class="hint">{task}</span>'

@@ -59,11 +59,17 @@ def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_
     seen, *_ = desk.tick({})
     assert isinstance(desk.tick(seen), dict)  # gr.skip()
     picture(tmp_path / "foxes" / "b.png")
-    desk.reading._finished -= 100
-    desk.reading.want(again=True)
+    desk.read_again()
     wait_until(lambda: not desk.reading.busy)
     _, folder, _, _, summary, *_ = desk.tick(seen)
     assert folder == gr.skip() and "2 of 2 pictures" in summary
+
+
+def test_the_first_tick_after_opening_leaves_the_folder_field_alone(desk):
+    seen, *_ = desk.show()
+    wait_until(lambda: not desk.reading.busy)
+    _, folder, *_ = desk.tick(seen)
+    assert folder == gr.skip()
 
 
 def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path):

@@ -355,6 +355,13 @@ def test_drawing_waits_for_training_and_is_cancelled(window, work):
     wait_until(lambda: all(entry.state not in ("running", "waiting") for entry in work.engine.queue()))
 
 
+def test_control_enter_draws_what_was_just_typed(window, work):
+    tab = window.open("Generate")
+    field(tab, "prompt").fill("by keyboard alone")
+    field(tab, "prompt").press("Control+Enter")
+    expect(tab.locator(".tiles.drawn .tile").first).to_contain_text("by keyboard alone")
+
+
 def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
     tab = window.open("Generate")
     field(tab, "steps").fill("many")
