@@ -12,6 +12,7 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series
+from tabs.generate_form import draw_with
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         page.project.replace(
             engine.run_job(run), preset="", did=f"taking the settings of {run}", session=browser.session
         )
+    elif name == "generate":
+        draw_with(page, run)
+        page.browsers.say(browser, "done", "Generate holds this LoRA now. Write a prompt, then draw.", go="Generate")
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

@@ -203,7 +203,7 @@
         said.problems && said.problems.length ? atelier.problems(said.problems) : null),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.hidden = false;
-    if (said.go && atelier.goTo(said.go)) { atelier.chooseRun && atelier.chooseRun(""); scrollTo(0, 0); }
+    if (said.go && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     if (kind === "error") panel.scrollIntoView({block: "nearest"});
     else sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
   };

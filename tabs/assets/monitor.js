@@ -6,7 +6,7 @@
   const ACTIONS = {
     sample: ["Sample now", "Drawing ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Going on ..."],
     stop: ["Stop and save", "Stopping ..."], continue: ["Continue", "Adding to the queue ..."], cancel: ["Take out of the queue", "Taking out ..."],
-    settings: ["Use its settings", "Loading ..."], generate: ["Draw with it", ""], tensorboard: ["Open TensorBoard", "Starting ..."],
+    settings: ["Use its settings", "Loading ..."], generate: ["Draw with it", "Opening ..."], tensorboard: ["Open TensorBoard", "Starting ..."],
   };
   const charts = {};
   let run = null, samples = null;
@@ -59,12 +59,12 @@
     text(byId("run-step"), run.total ? `step ${run.step} of ${run.total}` : "");
     text(byId("run-pace"), run.step ? atelier.pace(run.seconds_per_step) : "");
     const live = run.state === "running" || run.state === "paused";
-    text(byId("run-left"), run.state === "running" && run.step ? `${clock(run.eta_seconds)} left` : run.seconds ? `took ${clock(run.seconds)}` : "");
+    text(byId("run-left"), run.state === "running" && run.step ? `${run.eta_seconds ? `${clock(run.eta_seconds)} left` : ""}` : run.seconds ? `took ${clock(run.seconds)}` : "");
     const share = run.total ? Math.min(1, run.step / run.total) : 0, bar = byId("run-bar");
     bar.firstElementChild.style.width = `${(share * 100).toFixed(2)}%`;
     bar.className = `progress state-${run.state}` + (run.state === "running" && !run.step ? " unknown" : "");
     attr(bar, "aria-valuenow", Math.round(share * 100));
-    text(byId("run-stage"), run.state === "interrupted" ? `Interrupted at step ${run.step}. Continue takes it up from its last saved state.` : live ? run.stage : run.message || "");
+    text(byId("run-stage"), run.state === "interrupted" ? `Interrupted at step ${run.step}. Continue takes it up from its last saved state.` : run.state === "paused" ? "Resume goes on from here." : live ? run.stage : run.message || "");
     if (!before || before.run !== run.run || before.state !== run.state || JSON.stringify(before.actions) !== JSON.stringify(run.actions)) drawActions();
     markChoice();
   };
@@ -78,14 +78,13 @@
     }));
   };
   const press = (button, name) => {
-    if (name === "generate") return atelier.goTo("Generate");
     button.disabled = true;
     text(button, ACTIONS[name][1]);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     if (name === "tensorboard") opening = run.run;
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    setTimeout(() => { if (button.isConnected) { button.disabled = false; text(button, ACTIONS[name][0]); } }, ["sample", "save"].includes(name) ? 3000 : 20000);
+    setTimeout(() => { if (button.isConnected) { button.disabled = false; text(button, ACTIONS[name][0]); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
   };
 
   let opening = "";

@@ -120,6 +120,12 @@ def test_strengths_are_changed_removed_and_checked():
             form.change_lora(values, 0, bad)
 
 
+def test_the_guidance_starts_as_that_of_the_samples():
+    project = TrainJob.model_validate({"samples": {"guidance_scale": 4}})
+    assert form.kept_values({}, project)["guidance_scale"] == "4"
+    assert form.kept_values({"values": {"guidance_scale": "9"}}, project)["guidance_scale"] == "9"
+
+
 def test_a_damaged_project_file_gives_the_start_values():
     assert form.kept_values({"values": {"prompt": 3, "loras": [{"x": 1}, "y"], "new": 1}}) == form.start_values()
     assert form.kept_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"

@@ -14,7 +14,9 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
+from tabs import monitor
 from tabs import runs_view as view
+from tabs.browsers import Browser
 from tabs.runs import Desk, folder_bytes
 
 
@@ -160,6 +162,12 @@ def test_draw_with_it_puts_the_newest_file_into_generate(desk):
     desk.act({}, event("draw", "20260101-120000_one"))
     loras = desk.page.project.tab_state("Generate")["values"]["loras"]
     assert [use["file"].endswith("20260101-120000_one/checkpoints/glyphs.safetensors") for use in loras] == [True]
+    job = build(TrainJob, {"samples": {"guidance_scale": 4}})
+    write_run(desk.page, "20260102-120000_two", job=job)
+    monitor.command(desk.page, {"name": "generate", "run": "20260102-120000_two"}, browser := Browser(""))
+    values = desk.page.project.tab_state("Generate")["values"]
+    assert [use["file"].split("/")[-3] for use in values["loras"]] == ["20260102-120000_two"]  # alone, as its samples
+    assert values["guidance_scale"] == "4" and browser.said["go"] == "Generate"
 
 
 def test_the_queue_is_reordered_paused_and_emptied(desk):
