@@ -301,7 +301,7 @@ class Engine:
 
     def _summary(self, folder: RunFolder) -> RunSummary:
         facts = (view := self._refresh(folder.name)).snapshot(0, self._is_held(view))
-        drawn = [Path(sample["file"]) for sample in facts["samples"]]
+        shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
         state = newest_state_name(folder)
         return RunSummary(
             name=folder.name,
@@ -312,7 +312,7 @@ class Engine:
             total=facts["total"],
             started=facts["started"] or folder.path.stat().st_mtime,
             seconds=facts["seconds"],
-            thumbnail=max(drawn, key=lambda path: path.name, default=None),
+            thumbnail=Path(shown["file"]) if shown else None,
             files=[Path(file["path"]) for file in facts["files"]],
             message=facts["message"],
             folder=folder.path,

@@ -27,6 +27,8 @@ class RunView:
         self.sentence = ""
         self.seconds_per_step = 0.0
         self.started = self.ended = self._last_time = 0.0
+        self._before = 0.0  # time of the line before this one
+        self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
         self.losses: list[list[float]] = []
         self.rates: list[list[Any]] = []
         self.samples: list[dict[str, Any]] = []
@@ -59,13 +61,15 @@ class RunView:
             if line["seq"] <= self.seq:
                 return
             self.seq = line["seq"]
-            self._last_time = line["time"]
+            self._before, self._last_time = self._last_time or line["time"], line["time"]
             self.started = self.started or line["time"]
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:
                 handler(line)
 
     def _on_state(self, line: Line) -> None:
+        if line["state"] == "running":
+            self._idle += line["time"] - self._before
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
@@ -149,9 +153,7 @@ class RunView:
                 "seconds_per_step": self.seconds_per_step,
                 "eta_seconds": left,
                 "started": self.started,
-                "seconds": (self.ended or (time.time() if held else self._last_time)) - self.started
-                if self.started
-                else 0.0,
+                "seconds": self._seconds(state, held),
                 "loss": thin(self.losses),
                 "lr": thin(self.rates),
                 "saves": [save["step"] for save in self.saves],
@@ -159,6 +161,13 @@ class RunView:
                 "log": list(self.log),
                 "files": self._files(),
             }
+
+    def _seconds(self, state: str, held: bool) -> float:
+        """How long the run has worked; the time in which it was paused, stopped or dead does not count."""
+        if not self.started:
+            return 0.0
+        until = self.ended or (time.time() if held and state == "running" else self._last_time)
+        return max(0.0, until - self.started - self._idle)
 
     def _files(self) -> list[dict[str, Any]]:
         """Saved files that are still there (old ones may have been rotated away)."""

@@ -193,6 +193,28 @@ def test_a_run_name_cannot_leave_the_runs_folder(engine, name):
         engine.snapshot(name)
 
 
+def test_the_time_of_a_run_leaves_out_pauses_and_the_time_it_was_dead(tmp_path):
+    view, seq = RunView(RunFolder.create(tmp_path, "x", {})), 0
+
+    def put(when, kind, **facts):
+        nonlocal seq
+        seq += 1
+        view.apply({"seq": seq, "time": when, "kind": kind, **facts})
+
+    def state(when, name):
+        put(when, "state", state=name, message="", fix="")
+
+    state(100.0, "running")
+    state(130.0, "paused")
+    assert view.snapshot(0, held=True)["seconds"] == 30.0, "a pause stands still"
+    state(190.0, "running")
+    put(200.0, "log", level="info", text="killed after this", fix="")
+    assert view.snapshot(0, held=False)["seconds"] == 40.0
+    state(900.0, "running")
+    state(920.0, "done")
+    assert view.snapshot(0, held=False)["seconds"] == 60.0
+
+
 def test_a_snapshot_gathers_what_the_journal_says(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     with Journal(folder.path) as journal:
