@@ -25,6 +25,10 @@ from tabs.safety import Roots
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 DAY = 24 * 3600
+UNREADABLE = (  # stands in for a picture that is broken; grey that can be read on light and on dark
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><text x="60" y="64" text-anchor="middle"'
+    ' font-family="sans-serif" font-size="13" fill="#7d8894">cannot be read</text></svg>'
+)
 
 
 class Links:
@@ -89,7 +93,7 @@ class Links:
         try:
             small = thumbnail(path, int(request.query_params.get("size") or 256), self.thumbs)
         except BrokenPicture:
-            return PlainTextResponse("This picture cannot be read.", 415)
+            return Response(UNREADABLE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 

@@ -56,6 +56,7 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
         title = "Not started" if how == "start" else "Not added"
         text = f"{number} thing{'' if number == 1 else 's'} to mend first:"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
+        page.checks.again()  # whole pictures were read: the preflight can name the same ones
         return page.browsers.say(
             browser, "error", text, title=title, problems=error.problems, identity=f"{token}-refused"
         )

@@ -346,6 +346,12 @@ def check_decodes(
     return {picture.key: known[picture.path] for picture in pictures if known[picture.path]}
 
 
+def known_broken(pictures: Sequence[Picture], memo_path: Path | str | None) -> dict[tuple[str, str], str]:
+    """{picture key: reason} of those that an earlier `check_decodes` found broken; decodes nothing."""
+    known = Memo(memo_path).known("decodes", pictures)
+    return {picture.key: known[picture.path] for picture in pictures if known.get(picture.path)}
+
+
 def _decode_reason(picture: Picture) -> str:
     """Why it cannot be decoded; empty when it can."""
     try:

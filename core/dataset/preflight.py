@@ -14,7 +14,7 @@ from core.dataset.buckets import MIN_KEPT, BucketPlan, Placement, Size, bucket_c
 from core.dataset.captions import Caption, plain_caption, read_caption
 from core.dataset.contents import content_hashes
 from core.dataset.files import printable
-from core.dataset.images import BrokenPicture, check_decodes, problem_of
+from core.dataset.images import BrokenPicture, check_decodes, known_broken, problem_of
 from core.dataset.length import Length, length_of, length_sentence
 from core.dataset.scan import Folder, Picture, Scan, names_of, scan
 from core.record.cancel import CancelToken
@@ -117,7 +117,8 @@ def preflight(
     """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
 
     count_tokens   caption -> tokens, begin and end marks not counted; handed in, so that no tokenizer is needed here
-    decode         also decode every picture whole (remembered, see `check_decodes`)
+    decode         also decode every picture whole (remembered, see `check_decodes`); without it, what an earlier
+                   decoding found broken still counts
     advice         findings about the settings themselves, listed with the dataset's own
     progress       called with (done, all) pictures while decoding
     """
@@ -126,11 +127,10 @@ def preflight(
     found = scan(dataset, cancel)
     problems += found.problems
     level = "advice" if dataset.skip_broken else "error"
-    refused: dict[tuple[str, str], str] = {}
-    if decode:
-        refused = check_decodes(found.pictures, cancel, progress, workspace.private / "index.sqlite")
-        by_key = {picture.key: picture for picture in found.pictures}
-        problems += [problem_of(by_key[key].path, BrokenPicture(reason), level) for key, reason in refused.items()]
+    memo = workspace.private / "index.sqlite"
+    refused = check_decodes(found.pictures, cancel, progress, memo) if decode else known_broken(found.pictures, memo)
+    by_key = {picture.key: picture for picture in found.pictures}
+    problems += [problem_of(by_key[key].path, BrokenPicture(reason), level) for key, reason in refused.items()]
     plan: BucketPlan | None = None
     try:
         plan = plan_buckets(dataset)
@@ -171,7 +171,7 @@ def _report(
         problems=tuple(problems),
         placed=tuple(placed),
         rows=tuple(_rows(found, placed, refused, counted, job.captions)),
-        folders=found.folders,
+        folders=_folders(found, refused),
         buckets=bucket_counts((each.placement, each.repeats) for each in placed),
         captions_found=sum(each.caption.source == "file" for each in placed),
         batches_per_epoch=batches,
@@ -180,6 +180,12 @@ def _report(
         longest_tokens=max(counted.values(), default=None),
         token_limit=job.captions.max_token_length,
     )
+
+
+def _folders(found: Scan, refused: dict[tuple[str, str], str]) -> tuple[Folder, ...]:
+    """The folders with the number of their pictures that train, as everywhere else on the page."""
+    left = Counter(picture.source for picture in found.pictures if picture.key not in refused)
+    return tuple(replace(folder, pictures=left[folder.id]) for folder in found.folders)
 
 
 def _rows(

@@ -60,6 +60,13 @@ def test_pictures_are_served_to_the_logged_in_only(shared):
     assert status == 200 and content[:2] == b"\xff\xd8"
 
 
+def test_a_broken_picture_is_answered_with_one_that_says_so(shared):
+    path = picture(shared.workspace.images)
+    path.write_bytes(path.read_bytes()[:60])
+    status, content = fetch(guest(shared), shared.url + shared.page.thumb_url(path, 64))
+    assert status == 200 and b"cannot be read" in content and content.startswith(b"<svg")
+
+
 def test_an_address_that_was_changed_is_refused(shared, tmp_path):
     opener = guest(shared)
     inside = shared.page.file_url(picture(shared.workspace.images))
