@@ -80,7 +80,7 @@ class Checks:
         answer["evidence"] = f"{kind}: {kind.evidence}" if kind.evidence else str(kind)
         if kind.kind != "checkpoint":
             answer |= {
-                "problem": f"This is a {kind}, not a model to train from",
+                "problem": f"This is {'an' if str(kind)[:2] == 'SD' else 'a'} {kind}, not a model to train from",
                 "fix": "choose a checkpoint or a diffusers folder",
             }
         elif kind.family not in (None, "sd1") and family == "auto":

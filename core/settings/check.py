@@ -67,6 +67,12 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place
     value = shorten(item["input"])
     if entry is None:
         return Problem(f"'{path}' is {value}", place, item["msg"].lower())
+    if item["type"] == "string_too_short":
+        return Problem(f"{entry.title} is empty", place, "write at least one letter")
+    if item["type"] == "string_too_long":
+        longest = item.get("ctx", {}).get("max_length")
+        what = f"{entry.title} has {len(item['input'])} letters: {value}"
+        return Problem(what, place, f"use {longest} letters at most")
     return Problem(f"{entry.title} is {value}", place, f"use {allowed(entry)}")
 
 
@@ -85,7 +91,7 @@ def allowed(entry: Declared) -> str:
         words += f", {entry.range_text}"
     if entry.unit:
         words += f" ({entry.unit})"
-    return words + (", or null for off" if entry.optional else "")
+    return words + (", or leave it empty (null in files and flags)" if entry.optional else "")
 
 
 def shorten(value: Any) -> str:
@@ -102,7 +108,7 @@ def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> st
     for entry in known.values():
         if name in (entry.name, entry.kohya):
             return f"did you mean '{entry.path}'?"
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.6) or [
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.8) or [
         entry.path
         for entry in known.values()
         if difflib.get_close_matches(name, [entry.name, entry.kohya], cutoff=0.75)

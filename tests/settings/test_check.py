@@ -31,6 +31,17 @@ def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():
     assert len(found) == 7 and all("presets/x.json" in problem.where for problem in found)
 
 
+def test_a_text_too_short_or_too_long_is_told_with_its_bound():
+    (found,) = problems_of(TrainJob, {"saving": {"output_name": ""}})
+    assert (found.what, found.fix) == ("Output name is empty", "write at least one letter")
+    (found,) = problems_of(TrainJob, {"saving": {"output_name": "x" * 300}})
+    assert found.what.startswith("Output name has 300 letters") and found.fix == "use 100 letters at most"
+
+
+def test_a_name_like_no_other_is_not_guessed():
+    assert [problem.fix for problem in problems_of(TrainJob, {"dataset": {"banana": 1}})] == ["remove it"]
+
+
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-4])
 def test_a_rate_that_is_no_number_infinite_or_negative_is_refused(rate):
     assert len(problems_of(TrainJob, {"optimizer": {"learning_rate": rate}})) == 1
