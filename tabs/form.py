@@ -83,7 +83,9 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if entry.widget in WIDE:
         hint = "one a line: folder | repeats | words | off" if entry.widget == "sources" else ""
         most = 4 if entry.path in FIRST else 8
-        return gr.Textbox(value=value, lines=3, max_lines=most, placeholder=hint, **common)
+        return gr.Textbox(
+            value=value, lines=4 if entry.path in FIRST else 3, max_lines=most, placeholder=hint, **common
+        )
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
         value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common
