@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -163,23 +164,34 @@ class Edits:
         step = [key_of(placed), printable(placed.picture.relative), quote_from_bytes(os.fsencode(token))]
         self._keep({"undo": [*self._load().get("undo", []), step][-KEPT_UNDO:], "redo": []})
 
+    def _newest(self, steps: list[Any]) -> int:
+        """Where the newest step about one of the pictures that train now stands, -1 when there is none."""
+        for number in range(len(steps) - 1, -1, -1):
+            key, _, token = steps[number]
+            placed = self.picture(key)
+            if placed is not None and _path(token).parent.parent == placed.picture.path.parent:
+                return number
+        return -1
+
     def next_step(self, which: str) -> str:
         """The picture whose saving "undo" or "redo" would take back or repeat; "" when there is none."""
-        steps = self._load().get(which, [])
-        return str(steps[-1][1]) if steps else ""
+        steps = list(self._load().get(which, []))
+        number = self._newest(steps)
+        return str(steps[number][1]) if number >= 0 else ""
 
     def step(self, which: str) -> str:
         """Take back the newest saving ("undo"), or repeat it ("redo"). Returns the picture's key, "" for none."""
         with self._lock:
             state = self._load()
             steps = list(state.get(which, []))
-            if not steps:
+            number = self._newest(steps)
+            if number < 0:
                 return ""
-            key, name, token = steps.pop()
+            key, name, token = steps.pop(number)
             other = "redo" if which == "undo" else "undo"
             others = list(state.get(other, []))
             try:
-                back = undo(os.fsdecode(unquote_to_bytes(token)))
+                back = undo(str(_path(token)))
             finally:  # a text that is gone from the trash is not offered again
                 self._keep({which: steps})
             if back:
@@ -191,6 +203,11 @@ class Edits:
             if placed is not None:
                 self._reading.caption_saved(placed.key)
             return key
+
+
+def _path(token: str) -> Path:
+    """The record of an earlier caption, from the form it is kept in."""
+    return Path(os.fsdecode(unquote_to_bytes(token)))
 
 
 def plain(text: str) -> str:

@@ -126,6 +126,8 @@ class Desk:
             self.page.roots.check(text, "dataset.folder")
         if self.page.project.edit("dataset.folder", text):
             self._keep(show="all", page=0, browse="")
+            kept = self.page.project.tab_state("Captions")
+            self.page.project.keep("Captions", {"edits": kept.get("edits", {})})  # another set, another list
         self.reading.want()
 
     def read_again(self):

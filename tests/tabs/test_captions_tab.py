@@ -116,6 +116,24 @@ def test_undo_survives_a_restart(desk, folder):
     assert text(folder, "ant") == "a ant"
 
 
+def test_undo_reaches_no_other_set_of_pictures(desk, folder, tmp_path):
+    window = Window(desk)
+    window.box = "a red ant"
+    window.act("save")
+    picture(tmp_path / "elsewhere" / "set" / "ant.png", (200, 200), caption="another ant")  # the same names
+    desk.page.project.edit("dataset.folder", str(tmp_path / "elsewhere" / "set"))
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    other = Window(desk)
+    other.act("undo")
+    assert other.box == "another ant" and text(folder, "ant") == "a red ant"
+    desk.page.project.edit("dataset.folder", str(folder))
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    Window(desk).act("undo")
+    assert text(folder, "ant") == "a ant"
+
+
 def test_a_draft_is_saved_when_the_browser_dies(desk, folder, monkeypatch):
     monkeypatch.setattr(caption_edits, "SAFETY_SECONDS", 0.05)
     window = Window(desk)
