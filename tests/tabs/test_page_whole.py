@@ -7,20 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from core.record.journal import read_lines
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
-from tests.browser_path import browser_path
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 120_000  # ms: two cores may be busy
 
 
@@ -67,19 +57,9 @@ class Server:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
-        yield found
-        found.close()
-
-
-def visit(browser, server):
+def visit(chromium, server):
     """A new browser window on the page; its errors are collected in `page.errors`."""
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page = chromium.new_page(viewport={"width": 1280, "height": 860})
     page.set_default_timeout(PATIENCE)
     page.errors = []
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
@@ -101,10 +81,10 @@ def fill(page, setting, text):
     box.blur()
 
 
-def test_train_watch_kill_continue_and_draw(browser, tmp_path):
+def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
     server = Server(tmp_path / "outputs")
     try:
-        page = visit(browser, server)
+        page = visit(chromium, server)
         tab(page, "Train")
         page.get_by_text("24 of 24 pictures will train").first.wait_for()
         fill(page, "samples.sample_prompts", "a fox, glyph style")
@@ -125,7 +105,7 @@ def test_train_watch_kill_continue_and_draw(browser, tmp_path):
         killed_at = server.steps()
 
         server = Server(tmp_path / "outputs")
-        page = visit(browser, server)
+        page = visit(chromium, server)
         tab(page, "Monitor")
         page.get_by_text("interrupted").first.wait_for()
         page.get_by_role("button", name="Continue").first.click()
@@ -145,10 +125,10 @@ def test_train_watch_kill_continue_and_draw(browser, tmp_path):
         server.kill()
 
 
-def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(browser, tmp_path):
+def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chromium, tmp_path):
     server = Server(tmp_path / "outputs")
     try:
-        pages = [visit(browser, server) for _ in range(2)]
+        pages = [visit(chromium, server) for _ in range(2)]
         for page in pages:
             tab(page, "Train")
             page.get_by_text("24 of 24 pictures will train").first.wait_for()
