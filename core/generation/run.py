@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.families import family, family_of
 from core.families.locate import model_path
-from core.families.precision import choose_precision
+from core.families.precision import choose_precision, use_threads
 from core.formats.checkpoint import open_vae
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.header import sniff
@@ -120,6 +120,7 @@ def run_generate(
     hashes = _hashes(sources, workspace, cancel)
     weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
     dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
+    use_threads(device, weight_bytes)
     on_event("progress", text="loading the model", done=0, total=0)
     with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings

@@ -11,7 +11,7 @@ from core.dataset.preflight import Report, dataset_fingerprint, preflight
 from core.dataset.text_cache import TextCache
 from core.families import family, family_of
 from core.families.locate import model_path, model_problems
-from core.families.precision import Precision, choose_precision
+from core.families.precision import Precision, choose_precision, use_threads
 from core.formats.hashes import HashMemo
 from core.methods.network import NetworkMethod
 from core.record import atomic
@@ -67,8 +67,9 @@ class Builder:
         self._vae_model: Any = None
 
     def _precision(self) -> Precision:
-        sizes = self.family.weight_bytes(self.model)
-        return choose_precision(self.job.memory, self.context.device, sizes["unet"])
+        size = self.family.weight_bytes(self.model)["unet"]
+        use_threads(self.context.device, size)
+        return choose_precision(self.job.memory, self.context.device, size)
 
     # -- latents
 

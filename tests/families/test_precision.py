@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.families import precision
-from core.families.precision import choose_precision
+from core.families.precision import choose_precision, use_threads
 from core.settings.memory import MemorySettings
 
 LARGE, SMALL = 800 << 20, 14 << 20
@@ -35,3 +35,10 @@ def test_what_is_asked_for_is_taken():
 def test_losses_are_scaled_only_while_fp16_learns():
     half = MemorySettings(mixed_precision="fp16")
     assert choose_precision(half, "cpu", 0).scaled and not choose_precision(half, "cpu", 0, learns=False).scaled
+
+
+def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(precision.machine, "threads", lambda: 8)
+    assert [use_threads("cpu", SMALL), use_threads("cpu", LARGE), use_threads("cuda", SMALL)] == set_to == [1, 8, 8]
