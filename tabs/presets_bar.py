@@ -26,14 +26,14 @@ def choices(page: Page) -> list[tuple[str, str]]:
     """(words, name) for the list: own presets by their bare name."""
     shown = []
     for name in page.presets.names():
-        shown.append(
-            (f"{name.removeprefix('user/')} (yours)" if name.startswith("user/") else words_of(page, name), name)
-        )
+        shown.append((shown_name(page, name) + (" (yours)" if name.startswith("user/") else ""), name))
     return [("Defaults", DEFAULTS), *shown]
 
 
-def words_of(page: Page, name: str) -> str:
-    """A shipped preset's title, else its name."""
+def shown_name(page: Page, name: str) -> str:
+    """An own preset's bare name, a shipped one's title."""
+    if name.startswith("user/"):
+        return name.removeprefix("user/")
     try:
         return page.presets.load(name).title or name
     except ProblemsError:
@@ -63,7 +63,7 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
     words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
     page.browsers.say(
-        browser, "done", f"Loaded {name.removeprefix('user/')}.{words} Undo brings the former settings back."
+        browser, "done", f"Loaded {shown_name(page, name)}.{words} Undo brings the former settings back."
     )
 
 

@@ -30,5 +30,10 @@
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     if (ratio < (large ? 3 : 4.5)) found.push(`${words.slice(0, 40)}: ${ratio.toFixed(2)}`);
   }
+  for (const node of document.querySelectorAll("select:not(:disabled)")) {  // its words are in options, drawn on its own ground
+    if (!seen(node) || node.getBoundingClientRect().width < 2) continue;
+    const under = behind(node), [high, low] = [light(over(rgba(getComputedStyle(node).color), under)), light(under)].sort((a, b) => b - a);
+    if ((high + .05) / (low + .05) < 4.5) found.push(`select ${node.id}: ${((high + .05) / (low + .05)).toFixed(2)}`);
+  }
   return found;
 }
