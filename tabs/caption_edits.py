@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
 KEPT_VISITS = 500
+ANSWER_SECONDS = 5.0  # after that an answer is taken for lost
 KEPT_UNDO = 200
 SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more than this
 
@@ -50,6 +52,7 @@ class Visit:
     draft: str | None = None
     undo_token: str = ""
     left: bool = False
+    left_at: float = 0.0  # on the monotonic clock
 
 
 class Edits:
@@ -138,7 +141,13 @@ class Edits:
         with self._lock:
             visit = self._visits.get(token)
             if visit is not None:
-                visit.left = True
+                visit.left, visit.left_at = True, time.monotonic()
+
+    def moving_on(self, token: str) -> bool:
+        """Whether the visit was left just now, so that the answer with the next one is still on its way."""
+        with self._lock:
+            visit = self._visits.get(token)
+            return visit is not None and visit.left and time.monotonic() - visit.left_at < ANSWER_SECONDS
 
     def save_drafts(self) -> None:
         """Save whatever was typed and not saved. One that cannot be saved stays a draft."""

@@ -116,6 +116,8 @@ class Desk:
         if stamp == seen.get("stamp"):
             return gr.skip()
         visit = self.edits.visit(token)
+        if visit is None and self.edits.moving_on(token):
+            return gr.skip()  # else this answer would take the place of the one to the click, with its words
         if visit is None or self.edits.picture(visit.key) is None:
             return {}, *self._open(str(self._state().get("key", "")))
         tally, pictures, stage, _, _, buttons, _ = self._render(visit.key, text, False)
@@ -170,13 +172,16 @@ class Desk:
 
     def typed(self, text: str, token: str):
         """While typing: the count, and that it is not saved yet."""
-        unsaved = self.edits.typed(token, text)
         visit = self.edits.visit(token)
+        before = visit is not None and visit.draft is not None
+        unsaved = self.edits.typed(token, text)
         placed = self.edits.picture(visit.key) if visit else None
         if placed is None:
             return gr.skip()
         notes = view.notes(self.edits.caption(placed), text, self.reading.job.captions)
-        return self._meter(text), view.status("Not saved yet" if unsaved else "", unsaved), notes
+        # A message that comes after the text was saved must not wipe away that it was.
+        state = view.status("Not saved yet" if unsaved else "", unsaved) if unsaved or before else gr.skip()
+        return self._meter(text), state, notes
 
     def left_box(self, text: str, token: str):
         """Leaving the box saves."""

@@ -253,6 +253,27 @@ def test_an_open_caption_is_not_replaced_by_a_tick(desk):
     assert box == visit == meter == state == notes == {"__type__": "update"} and "bee.png" in pictures
 
 
+def test_late_typing_does_not_wipe_away_that_it_was_saved(desk):
+    window = Window(desk)
+    desk.typed("a red ant", window.visit)
+    window.box = "a red ant"
+    window.act("save")
+    assert "Saved to ant.txt" in window.state
+    assert desk.typed("a red ant", window.visit)[1] == {"__type__": "update"}
+    assert "Not saved yet" in desk.typed("a red an", window.visit)[1]
+    assert "Not saved yet" not in desk.typed("a red ant", window.visit)[1], "typed back to what is saved"
+
+
+def test_a_tick_does_not_overtake_the_answer_to_a_click(desk, monkeypatch):
+    window = Window(desk)
+    old = window.visit
+    window.box = "a red ant"
+    window.act("next")
+    assert desk.tick({}, "a red ant", old) == {"__type__": "update"}, "sent before the browser heard of the next one"
+    monkeypatch.setattr("tabs.caption_edits.ANSWER_SECONDS", 0.0)
+    assert len(desk.tick({}, "a red ant", old)) > 1, "a lost answer is made up for"
+
+
 def test_a_folder_chosen_elsewhere_opens_its_first_picture(desk, tmp_path):
     window = Window(desk)
     picture(tmp_path / "other" / "owl.png", (200, 200), caption="an owl")
