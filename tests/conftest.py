@@ -1,6 +1,10 @@
 """What tests of several folders share."""
 
+import os
 import shutil
+
+# One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbour.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
