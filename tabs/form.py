@@ -82,10 +82,7 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
         hint = "one a line: folder | repeats | words | off" if entry.widget == "sources" else ""
-        most = 4 if entry.path in FIRST else 8
-        return gr.Textbox(
-            value=value, lines=4 if entry.path in FIRST else 3, max_lines=most, placeholder=hint, **common
-        )
+        return gr.Textbox(value=value, lines=4 if entry.path in FIRST else 3, max_lines=8, placeholder=hint, **common)
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
         value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common

@@ -62,9 +62,7 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
     words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
-    page.browsers.say(
-        browser, "done", f"Loaded {shown_name(page, name)}.{words} Undo brings the former settings back."
-    )
+    page.browsers.say(browser, "done", f"Loaded {shown_name(page, name)}.{words} Undo brings the former settings back.")
 
 
 def reset(page: Page, browser: Browser, stamp: str | None) -> None:
