@@ -5,7 +5,7 @@
 
   const fact = (name, value) => [h("dt", {}, name), h("dd", {class: "figures"}, value)];
   const buckets = (list) => {
-    const words = list.map((bucket) => `${bucket.width} x ${bucket.height} (${bucket.pictures})`);
+    const words = list.map((bucket) => `${bucket.width}\u00a0x\u00a0${bucket.height}\u00a0(${bucket.pictures})`);
     return words.length > 4 ? `${words.slice(0, 4).join(", ")} and ${words.length - 4} more sizes` : words.join(", ");
   };
 
