@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.dataset.latent_cache import sample_latent
 
@@ -65,4 +65,3 @@ class LearningText:
 
 
 Text = FrozenText | LearningText
-Encode = Callable[[Sequence[str]], Any]

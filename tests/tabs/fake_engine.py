@@ -10,21 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from core.engine.engine import RunSummary as Summary
 from core.engine.light import LightLane
+from core.engine.queue import QueueEntry as Entry
 from core.record.problems import ProblemsError
 from core.settings.presets import to_values
-
-
-@dataclass(frozen=True)
-class Entry:
-    id: str
-    task: str
-    title: str
-    job: dict[str, Any]
-    state: str = "waiting"
-    run: str = ""
-    added: float = 0.0
-    message: str = ""
 
 
 @dataclass
@@ -49,23 +39,6 @@ class Run:
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         self.log.append({"time": time.time(), "level": level, "text": text, "fix": fix})
         self.seq += 1
-
-
-@dataclass(frozen=True)
-class Summary:
-    name: str
-    title: str
-    task: str
-    state: str
-    step: int
-    total: int
-    started: float
-    seconds: float
-    thumbnail: Path | None
-    files: list[Path]
-    message: str
-    folder: Path
-    resumable_step: int = -1
 
 
 class FakeEngine:
