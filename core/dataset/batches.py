@@ -14,19 +14,27 @@ from core.dataset.buckets import Placement, Size
 from core.dataset.captions import Caption
 from core.dataset.scan import Picture
 from core.record import draws
+from core.settings.concepts import PLAIN, Concept
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A picture that trains: where it goes and what is said about it (before the caption pipeline)."""
+    """A picture that trains, at one size: where it goes and what is said about it (before the caption pipeline).
+
+    concept   its folder with the settings in force
+    variant   which of several resolutions this is ("1024x1024"); empty for the first
+    """
 
     picture: Picture
     placement: Placement
     caption: Caption
+    concept: Concept = PLAIN
+    variant: str = ""
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.picture.key
+    def key(self) -> tuple[str, ...]:
+        """The address in random draws."""
+        return (*self.picture.key, self.variant) if self.variant else self.picture.key
 
     @property
     def repeats(self) -> int:

@@ -41,6 +41,9 @@ class Picture:
     width, height   pixels, after the rotation its EXIF asks for
     repeats    how often it is shown in an epoch             words      what is said about it without a caption file
     sidecars   names of the caption files beside it
+    concept    number of the folder's settings (settings/concepts.py)
+    given      its caption from a metadata file or a dataset class; None: captions lie beside the picture
+    conditioning   its mask or control picture             own_bucket   the size that metadata gives it
     """
 
     source: str
@@ -55,6 +58,10 @@ class Picture:
     sidecars: tuple[str, ...] = ()
     animated: bool = False
     rotated: bool = False
+    concept: int = 0
+    given: str | None = None
+    conditioning: Path | None = None
+    own_bucket: tuple[int, int] | None = None
 
     @property
     def key(self) -> tuple[str, str]:

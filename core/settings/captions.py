@@ -10,18 +10,42 @@ from core.settings.base import Settings, setting
 class CaptionSettings(Settings):
     """How caption files become the words that are learnt."""
 
-    caption_extension: Literal["auto", ".txt", ".caption"] = setting(
+    caption_extension: str = setting(
         "auto",
+        pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
         title="Caption files",
         kohya="caption_extension",
-        labels={"auto": ".txt, else .caption"},
-        help="The file beside each picture that holds its caption.",
+        help="The file beside each picture that holds its caption: .txt, .caption or another ending. auto is .txt, else .caption.",
+    )
+    sidecars: Literal["one", "joined", "drawn"] = setting(
+        "one",
+        title="Several caption files",
+        labels={"one": "one of them", "joined": "both, joined", "drawn": "one, drawn each time"},
+        help="Where a picture has a sentence (.caption) beside its tags (.txt): use the one chosen above, the sentence followed by the tags, or one of both by chance.",
+    )
+    sentence_share: float = setting(
+        0.5,
+        ge=0,
+        le=1,
+        title="Share of sentences",
+        help="How often the .caption file is drawn rather than the tags.",
+    )
+    caption_lines: Literal["first", "random", "all"] = setting(
+        "first",
+        title="Captions of several lines",
+        labels={"first": "first line", "random": "a line by chance", "all": "all lines"},
+        help="Which line of a caption file is used. All joins them by spaces.",
+    )
+    trigger_word: str | None = setting(
+        None,
+        title="Trigger word",
+        help="Takes the place of [trigger] and [name] in captions, and is put in front of those that do not have it.",
     )
     caption_prefix: str | None = setting(
         None,
         title="Put before each caption",
         kohya="caption_prefix",
-        help="Joined with one space; a comma must be part of it. A trigger word goes here.",
+        help="Joined with one space; a comma must be part of it.",
     )
     caption_suffix: str | None = setting(
         None,
@@ -49,7 +73,25 @@ class CaptionSettings(Settings):
         title="Tags kept in front",
         unit="tags",
         kohya="keep_tokens",
-        help="The first tags stay where they are when the rest is shuffled.",
+        help="The first tags stay where they are when the rest is shuffled or dropped.",
+    )
+    keep_tokens_separator: str | None = setting(
+        None,
+        title="Mark after kept tags",
+        kohya="keep_tokens_separator",
+        help="What stands before this mark stays in front, what stands after a second one stays at the end; it counts before the number of tags kept. ||| is usual. The mark itself is never learnt.",
+    )
+    secondary_separator: str | None = setting(
+        None,
+        title="Separator within a tag",
+        kohya="secondary_separator",
+        help="Tags joined by this stay together when shuffled; it becomes the tag separator in the end. ;;; is usual.",
+    )
+    enable_wildcard: bool = setting(
+        False,
+        title="Choices in captions",
+        kohya="enable_wildcard",
+        help="{red|blue} becomes one of its parts each time; {{ and }} stand for braces. A caption of several lines gives one of them.",
     )
     caption_dropout_rate: float = setting(
         0.0,
@@ -58,6 +100,55 @@ class CaptionSettings(Settings):
         title="Caption dropout",
         kohya="caption_dropout_rate",
         help="Share of draws that learn the picture without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
+    )
+    caption_dropout_every_n_epochs: int = setting(
+        0,
+        ge=0,
+        le=100000,
+        title="Every n-th epoch without captions",
+        unit="epochs",
+        kohya="caption_dropout_every_n_epochs",
+        help="Epochs n, 2n, ... learn all pictures without captions. 0 is off.",
+    )
+    caption_tag_dropout_rate: float = setting(
+        0.0,
+        ge=0,
+        le=1,
+        title="Tag dropout",
+        kohya="caption_tag_dropout_rate",
+        help="Each tag is left out with this chance; kept tags stay.",
+    )
+    token_warmup_min: int = setting(
+        1,
+        ge=0,
+        le=1000,
+        title="Tags to begin with",
+        unit="tags",
+        kohya="token_warmup_min",
+        help="With a tag warm-up: how many tags the first step sees.",
+    )
+    token_warmup_step: float = setting(
+        0.0,
+        ge=0,
+        le=10_000_000,
+        title="Tag warm-up",
+        unit="steps",
+        kohya="token_warmup_step",
+        help="The number of tags grows to all of them over this many steps; below 1 it is a share of the whole training. 0 is off.",
+    )
+    caption_template: Literal["none", "object", "style"] = setting(
+        "none",
+        title="Sentences instead of captions",
+        kohya="use_object_template",
+        source="Gal et al. 2022, arXiv:2208.01618, appendix",
+        labels={"none": "no", "object": "of an object", "style": "of a style"},
+        help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or the folder's words, in place of the caption.",
+    )
+    compatibility: Literal["none", "kohya"] = setting(
+        "none",
+        title="Captions exactly as sd-scripts",
+        labels={"none": "no", "kohya": "as sd-scripts"},
+        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, a mark that stays in the caption when nothing is shuffled.",
     )
     max_token_length: Literal[75, 150, 225] = setting(
         75,

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Literal
 
-from pydantic import Field
-
-from core.settings.base import Settings, setting
-
-Side = Annotated[int, Field(ge=64, le=8192)]
+from core.settings.base import setting
+from core.settings.pictures import PictureSettings
+from core.settings.source import Source
 
 
-class Source(Settings):
-    """One folder of pictures."""
-
-    folder: str = setting(title="Folder", help="Pictures in it and below it train.", kohya="image_dir")
-    num_repeats: int | None = setting(
-        None,
-        ge=1,
-        le=10000,
-        title="Repeats",
-        kohya="num_repeats",
-        help="How often each picture is shown in an epoch. Empty takes the number in front of the folder's name, else 1.",
-    )
-    class_tokens: str | None = setting(
-        None,
-        title="Words for pictures without a caption",
-        kohya="class_tokens",
-        help="Empty takes the folder's own words.",
-    )
-    enabled: bool = setting(True, title="Use it", help="Off leaves the folder out without forgetting it.")
-
-
-class DatasetSettings(Settings):
+class DatasetSettings(PictureSettings):
     """Which pictures, and at what size they train."""
 
     folder: str | None = setting(
@@ -47,75 +24,62 @@ class DatasetSettings(Settings):
         default_factory=list,
         title="More folders",
         widget="sources",
-        help="Further folders, each with its own repeats and words. The picture folder above is short for one entry here.",
+        help="Further folders, each with settings of its own. The picture folder above is short for one entry here.",
     )
-    resolution: Side | tuple[Side, Side] = setting(
-        512,
-        title="Resolution",
-        unit="pixels",
-        level="shown",
-        kohya="resolution",
-        help="Size that pictures are trained at: one number, or width and height. SD 1.5 was made for 512; the starter for 128.",
-        costs="Memory and time grow with the number of pixels.",
-    )
-    train_batch_size: int = setting(
-        1,
-        ge=1,
-        le=1024,
-        title="Batch size",
-        unit="pictures",
-        level="shown",
-        kohya="train_batch_size",
-        help="Pictures learnt from in one step.",
-        costs="Memory grows with it; a step takes longer, an epoch less.",
-    )
-    enable_bucket: bool = setting(
-        True,
-        title="Keep picture shapes",
-        kohya="enable_bucket",
-        help="Sorts pictures into sizes near their own shape, so that little is cropped. Off crops all to the resolution.",
-    )
-    min_bucket_reso: int = setting(
-        256,
-        ge=64,
-        le=8192,
-        title="Shortest bucket side",
-        unit="pixels",
-        kohya="min_bucket_reso",
-        help="No bucket has a side below this. It is lowered to half the resolution where it would leave no choice.",
-    )
-    max_bucket_reso: int | None = setting(
+    reg_data_dir: str | None = setting(
         None,
-        ge=64,
-        le=16384,
-        title="Longest bucket side",
-        unit="pixels",
-        kohya="max_bucket_reso",
-        help="No bucket has a side above this. Empty is twice the resolution.",
+        title="Regularisation folder",
+        widget="folder",
+        kohya="reg_data_dir",
+        help="Pictures of the class, so that the model keeps it as it is. Short for a folder of the regularisation role.",
     )
-    bucket_reso_steps: int = setting(
-        64,
-        ge=8,
-        le=512,
-        multiple_of=8,
-        title="Bucket step",
-        unit="pixels",
-        kohya="bucket_reso_steps",
-        help="Sides of buckets are multiples of this. Smaller crops less and makes more, smaller buckets.",
+    prior_loss_weight: float = setting(
+        1.0,
+        ge=0,
+        le=100,
+        title="Weight of regularisation",
+        kohya="prior_loss_weight",
+        source="Ruiz et al. 2022, arXiv:2208.12242",
+        help="How much regularisation pictures count beside the others.",
     )
-    bucket_no_upscale: bool = setting(
-        False,
-        title="Never enlarge",
-        kohya="bucket_no_upscale",
-        help="Pictures smaller than the resolution train at their own size.",
+    reg_balance: Literal["rotate", "kohya"] = setting(
+        "rotate",
+        title="Balance of regularisation",
+        labels={"rotate": "all in turn", "kohya": "as sd-scripts: the first ones"},
+        help="As many regularisation views as others are shown in an epoch. In turn, each epoch goes on where the last one ended, so that all are used.",
+    )
+    short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
+        "keep",
+        title="Buckets that do not fill a batch",
+        labels={
+            "keep": "short batches",
+            "refill": "fill up from the bucket",
+            "merge": "join the nearest bucket",
+            "drop": "leave out",
+        },
+        help="The last batch of a bucket may be short. It weighs by its true number of pictures, so nothing is lost by it.",
+    )
+    crop_conditioning: Literal["true", "kohya"] = setting(
+        "true",
+        title="Crop told to SDXL",
+        labels={"true": "the true crop", "kohya": "as sd-scripts computes it"},
+        help="SDXL is told what was cut off. sd-scripts tells a number derived from the bucket; choose it to repeat old results.",
     )
     skip_broken: bool = setting(
         False,
         title="Leave out broken pictures",
         help="Pictures that cannot be read are named; on, the rest trains without them; off, they block the start.",
     )
+    dataset_class: str | None = setting(
+        None,
+        title="Dataset class",
+        kohya="dataset_class",
+        help="package.module.Class that lists the pictures instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
+    )
 
     def all_sources(self) -> list[Source]:
-        """Every enabled folder, the short form `folder` first."""
+        """Every enabled folder, the short forms `folder` and `reg_data_dir` first."""
         short = [Source(folder=self.folder)] if self.folder else []
+        if self.reg_data_dir:
+            short.append(Source(folder=self.reg_data_dir, role="regularisation"))
         return short + [source for source in self.sources if source.enabled]

@@ -25,6 +25,32 @@ class MemorySettings(Settings):
         help="Computes parts of the model twice rather than remembering them. The result is the same.",
         costs="Far less memory, about a third more time.",
     )
+    cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
+        "auto",
+        title="Latent cache",
+        kohya="cache_latents, cache_latents_to_disk",
+        labels={
+            "auto": "on disk where possible",
+            "disk": "on disk",
+            "memory": "in memory",
+            "device": "on the training device",
+            "off": "none",
+        },
+        help="Pictures are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colours need.",
+        costs="Off keeps the VAE on the device and makes each step slower.",
+    )
+    latent_draw: Literal["sample", "mean", "frozen"] = setting(
+        "sample",
+        title="Draw from the latent",
+        labels={"sample": "anew each time", "mean": "its mean", "frozen": "once, as sd-scripts"},
+        help="The VAE gives each picture a mean and a spread. Anew is what the model was trained with; frozen repeats one draw for the whole run.",
+    )
+    npz_caches: bool = setting(
+        False,
+        title="Use .npz caches of sd-scripts",
+        kohya="skip_existing",
+        help="Takes latents from .npz files beside the pictures where they fit in size. They do not say which VAE made them or whether the picture changed since; off encodes anew.",
+    )
     vae_batch_size: int = setting(
         1,
         ge=1,

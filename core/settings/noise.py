@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from core.settings.base import Settings, setting
 
 
@@ -34,6 +36,12 @@ class NoiseSettings(Settings):
         kohya="ip_noise_gamma",
         source="Ning et al. 2023, arXiv:2301.11706",
         help="Adds a little more noise to the input than the model is asked to remove. The paper uses 0.1; empty is off.",
+    )
+    mask_mean: Literal["area", "picture"] = setting(
+        "area",
+        title="Loss under a mask",
+        labels={"area": "mean over the mask", "picture": "mean over the picture, as sd-scripts"},
+        help="Over the mask, a small mask teaches as strongly as a large one. Over the picture, it teaches as little as it is small.",
     )
     min_timestep: int = setting(
         0,

@@ -1,0 +1,80 @@
+"""A folder with the settings that hold for it: its own where it has some, else those of all folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from core.settings.base import Settings
+from core.settings.captions import CaptionSettings
+from core.settings.dataset import DatasetSettings
+from core.settings.job import TrainJob
+from core.settings.pictures import PictureSettings
+from core.settings.source import ONE_FOR_ALL, Source
+from core.settings.validation import ValidationSettings
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One enabled folder. number: its place among the enabled folders.
+
+    source     the folder and what was given for it alone
+    pictures   sizes, crops, masks in force      captions   in force      validation   in force
+    """
+
+    number: int
+    source: Source
+    pictures: PictureSettings
+    captions: CaptionSettings
+    validation: ValidationSettings
+
+    @property
+    def role(self) -> str:
+        return self.source.role
+
+    @cached_property
+    def batch_group(self) -> str:
+        """Folders of one group share batches: they must agree in batch size and network strength."""
+        own = self.source.batch_group
+        agreed = f"{self.pictures.train_batch_size}/{self.pictures.network_multiplier:g}"
+        return agreed if own is None else f"{own}/{agreed}"
+
+
+def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: ValidationSettings) -> list[Concept]:
+    """Every enabled folder of a dataset with what holds for it, the short forms first."""
+    common = PictureSettings.model_construct(**{name: getattr(dataset, name) for name in PictureSettings.model_fields})
+    return [
+        Concept(
+            number,
+            source,
+            common.model_copy(update=_own(source, PictureSettings)),
+            captions.model_copy(update=_own(source, CaptionSettings)),
+            validation.model_copy(update=_own(source, ValidationSettings)),
+        )
+        for number, source in enumerate(dataset.all_sources())
+    ]
+
+
+def concepts_of(job: TrainJob) -> list[Concept]:
+    return concepts(job.dataset, job.captions, job.validation)
+
+
+def own_settings(source: Source) -> dict[str, Any]:
+    """What was given for this folder alone of what is otherwise common, in the order of declaration."""
+    return {
+        name: value
+        for group in (PictureSettings, CaptionSettings, ValidationSettings)
+        for name, value in _own(source, group).items()
+    }
+
+
+def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
+    return {
+        name: value
+        for name in group.model_fields
+        if name not in ONE_FOR_ALL and (value := getattr(source, name)) is not None
+    }
+
+
+PLAIN = Concept(0, Source(folder="."), PictureSettings(), CaptionSettings(), ValidationSettings())  # nothing set
