@@ -1,0 +1,117 @@
+"""What a decoded picture looks like, in a few numbers: for finding near duplicates, blurred and framed pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.memo import Memo
+
+if TYPE_CHECKING:
+    from core.dataset.scan import Picture
+
+MEASURED_SIDE = 256  # pixels of the longer side at which everything is measured, so that sizes compare
+FACT = "look 1"  # the memo's name for it; counted up when a measure changes
+_EVEN = 8  # levels of 255 within which an edge row still counts as one colour (JPEG leaves some noise)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a full decode told about a picture.
+
+    reason       why it cannot be decoded, to be put after "the picture"; empty when it can. Broken ones have no measures
+    transparent  at least one pixel lets something through
+    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). A picture of one
+                 colour has only zeros, which says nothing
+    blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurred ones a few
+    border       share of the area that even rows and columns of one colour take at the edges, 0 to 1
+    """
+
+    reason: str = ""
+    transparent: bool = False
+    dhash: str = ""
+    blur: float = 0.0
+    border: float = 0.0
+
+
+def measure(image: Image.Image, transparent: bool = False) -> Look:
+    """The numbers of a decoded picture (RGB, upright). `transparent` is passed on: the picture has lost it by now."""
+    small = _small(image)
+    grey = np.asarray(small.convert("L"), dtype=np.float32)
+    return Look("", transparent, difference_hash(small), laplacian_variance(grey), border_share(np.asarray(small)))
+
+
+def looks(pictures: Sequence[Picture], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
+    """{picture key: what it looks like} of those that were decoded before (`decoding.look_at_all`); decodes nothing."""
+    if not isinstance(memo, Memo):
+        memo = Memo(memo)
+    known = memo.known(FACT, pictures)
+    return {picture.key: from_text(known[picture.path]) for picture in pictures if picture.path in known}
+
+
+def to_text(look: Look) -> str:
+    return json.dumps(asdict(look))
+
+
+def from_text(text: str) -> Look:
+    return Look(**json.loads(text))
+
+
+def hash_distance(one: str, other: str) -> int:
+    """In how many of their 64 bits two hashes differ. Copies at other sizes and qualities: at most about 6."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+# ---- measures
+
+
+def _small(image: Image.Image) -> Image.Image:
+    """At most 256 pixels long, by the mean over the covered area."""
+    longer = max(image.size)
+    if longer <= MEASURED_SIDE:
+        return image
+    size = tuple(max(1, round(side * MEASURED_SIDE / longer)) for side in image.size)
+    return image.resize((size[0], size[1]), Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def difference_hash(image: Image.Image) -> str:
+    """dHash (N. Krawetz, 2013): is each of 9 x 8 grey pixels darker than its right neighbour. Row by row, 16 hex digits."""
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+
+
+def laplacian_variance(grey_HW: np.ndarray) -> float:
+    """Variance of the second differences (Pech-Pacheco et al. 2000): kernel 0 1 0 / 1 -4 1 / 0 1 0, inner pixels only."""
+    if min(grey_HW.shape) < 3:
+        return 0.0
+    middle = grey_HW[1:-1, 1:-1]
+    around = grey_HW[:-2, 1:-1] + grey_HW[2:, 1:-1] + grey_HW[1:-1, :-2] + grey_HW[1:-1, 2:]
+    return float(np.var(around - 4 * middle))
+
+
+def border_share(pixels_HWC: np.ndarray) -> float:
+    """Share of the area taken by rows and columns at the edges that are one colour, the colour of the outermost.
+
+    The rows are peeled first, then the columns of what is left. A picture of one colour is all border (1.0).
+    """
+    height, width = pixels_HWC.shape[:2]
+    top, bottom = _even_lines(pixels_HWC), _even_lines(pixels_HWC[::-1])
+    if top >= height:
+        return 1.0
+    inner = pixels_HWC[top : height - bottom].transpose(1, 0, 2)
+    left, right = _even_lines(inner), _even_lines(inner[::-1])
+    return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
+
+
+def _even_lines(pixels: np.ndarray) -> int:
+    """How many of the first lines [N, M, C] are of one colour: the mean of the first line."""
+    colour = pixels[0].astype(np.float32).mean(axis=0)
+    even = (np.abs(pixels.astype(np.float32) - colour) <= _EVEN).all(axis=(1, 2))
+    return len(even) if even.all() else int(np.argmin(even))
