@@ -26,7 +26,9 @@ FIRST = (
     "saving.output_name",
     "samples.sample_prompts",
 )
-WIDE = {"lines", "sources"}
+# Drawn by another tab: {path: (tab, id of its element there)}.
+ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
+WIDE = {"lines", "sizes"}
 RADIO_CHOICES = 4
 RADIO_LETTERS = 34
 
@@ -40,7 +42,7 @@ def groups() -> dict[str, list[Declared]]:
     """The groups below the first screen with their fields, in the order of declaration; empty groups are left out."""
     found: dict[str, list[Declared]] = {}
     for path, entry in FIELDS.items():
-        if path not in FIRST:
+        if path not in FIRST and path not in ELSEWHERE:
             found.setdefault(entry.group, []).append(entry)
     return found
 
@@ -81,8 +83,8 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if paths is not None and entry.widget in ("model", "folder"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
-        hint = "one a line: folder | repeats | words | off" if entry.widget == "sources" else ""
-        return gr.Textbox(value=value, lines=4 if entry.path in FIRST else 3, max_lines=8, placeholder=hint, **common)
+        lines = 4 if entry.path in FIRST else 2 if entry.widget == "sizes" else 3
+        return gr.Textbox(value=value, lines=lines, max_lines=8, **common)
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
         value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common
@@ -114,7 +116,8 @@ def facts() -> dict[str, dict[str, Any]]:
     found = {}
     for path, entry in FIELDS.items():
         found[path] = {
-            "id": element_id(path),
+            "id": ELSEWHERE[path][1] if path in ELSEWHERE else element_id(path),
+            "tab": ELSEWHERE[path][0] if path in ELSEWHERE else "Train",
             "title": entry.title,
             "unit": entry.unit,
             "help": entry.help,
@@ -176,6 +179,16 @@ def _captions(job: TrainJob) -> str:
     parts += [f"'{own.caption_prefix.strip()}' in front"] if own.caption_prefix else []
     parts += [f"{own.caption_dropout_rate:.0%} dropped"] if own.caption_dropout_rate else []
     return ", ".join([*parts, f"up to {own.max_token_length} tokens"])
+
+
+def _validation(job: TrainJob) -> str:
+    share = job.validation.validation_split
+    held = sum(bool(source.validation_pictures) for source in job.dataset.sources if source.enabled)
+    held += sum(source.role == "validation" for source in job.dataset.sources if source.enabled)
+    parts = [f"{share:.0%} of the pictures held out" if share else "no share held out"]
+    return ", ".join(
+        parts + ([f"{held} folder{'' if held == 1 else 's'} with pictures for validation"] if held else [])
+    )
 
 
 def _network(job: TrainJob) -> str:
@@ -254,6 +267,7 @@ SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
     "model": _model,
     "dataset": _dataset,
     "captions": _captions,
+    "validation": _validation,
     "network": _network,
     "optimizer": _optimizer,
     "schedule": _schedule,

@@ -63,7 +63,9 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
 
 def _group(group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any]) -> dict[str, Any]:
     def inside(paths: Any) -> int:
-        return sum(path.split(".")[0] == group and path not in form.FIRST for path in paths)
+        return sum(
+            path.split(".")[0] == group and path not in form.FIRST and path not in form.ELSEWHERE for path in paths
+        )
 
     return {"summary": form.summary(group, job), "changed": inside(changed), "errors": inside(errors)}
 

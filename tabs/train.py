@@ -91,6 +91,9 @@ def _groups(make: Callable[..., Any]) -> None:
             with gr.Row(elem_classes="fields"):
                 for path in shown or more:
                     make(path)
+            for path in form.ELSEWHERE:
+                if path.startswith(f"{group}."):
+                    gr.HTML(_pointer(path), elem_classes="elsewhere", apply_default_css=False)
             if shown and more:
                 with (
                     gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"),
@@ -98,6 +101,13 @@ def _groups(make: Callable[..., Any]) -> None:
                 ):
                     for path in more:
                         make(path)
+
+
+def _pointer(path: str) -> str:
+    """Leads to the tab that draws this setting."""
+    tab, _ = form.ELSEWHERE[path]
+    lead = f'<button type="button" class="link" data-field="{path}">Open {tab}</button>'
+    return f'<p class="hint">{FIELDS[path].title} stand on the {tab} tab as cards, with all that a folder sets for itself. {lead}</p>'
 
 
 # -- listeners

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from core.record.problems import Problem
 from core.settings.base import Declared
 from core.settings.check import allowed
 from core.settings.dataset import Source
+from core.settings.presets import to_values
 
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -29,15 +31,13 @@ def text_of(entry: Declared, value: Any) -> Any:
     if value is None:
         return ""
     if entry.widget == "sources":
-        return "\n".join(_source_text(source) for source in value)
+        return "\n".join(source_text(source) for source in value)
+    if entry.widget == "sizes":
+        return "\n".join(_joined(entry, item) if isinstance(item, (list, tuple)) else str(item) for item in value)
     if entry.kind == "list":
         return "\n".join(str(item) for item in value)
     if isinstance(value, (list, tuple)):
-        return (
-            " x ".join(number_text(item) for item in value)
-            if _is_size(entry)
-            else ", ".join(number_text(item) for item in value)
-        )
+        return _joined(entry, value)
     if entry.unit == "bytes":
         return bytes_text(int(value))
     return number_text(value) if isinstance(value, (int, float)) else str(value)
@@ -50,8 +50,8 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if entry.kind == "choice":
         return raw
     text = "" if raw is None else str(raw)
-    if entry.widget == "sources":
-        return [_source(entry, line) for line in text.splitlines() if line.strip()]
+    if entry.widget == "sizes":
+        return [_numbers(entry, line) for line in text.splitlines() if line.strip()]
     if entry.kind == "list":
         return [line.strip() for line in text.splitlines() if line.strip()]
     if entry.kind == "text":
@@ -62,10 +62,20 @@ def value_from(entry: Declared, raw: Any) -> Any:
             return None
         raise BadText(Problem(f"{entry.title} is empty", entry.path, f"use {allowed(entry)}"))
     if entry.kind == "pair":
-        parts = [part for part in re.split(r"[x×,;\s]+", text.strip("()[]")) if part]
-        numbers = [_number(entry, part, text) for part in parts]
-        return numbers[0] if len(numbers) == 1 else numbers
+        return _numbers(entry, text)
     return _number(entry, text, text)
+
+
+def _joined(entry: Declared, value: Sequence[Any]) -> str:
+    """512 x 768 for pixels; 0.9, 0.999 for what is no size."""
+    return (" x " if _is_size(entry) else ", ").join(number_text(item) for item in value)
+
+
+def _numbers(entry: Declared, text: str) -> Any:
+    """One number, or several with x, a comma or blanks between them."""
+    parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
+    numbers = [_number(entry, part, text.strip()) for part in parts]
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _words(entry: Declared, text: str) -> str | None:
@@ -123,32 +133,11 @@ def bytes_text(count: int) -> str:
     return str(count)
 
 
-# A further folder stands on one line: path | repeats | words | off
-
-
-def _source_text(source: Source | dict) -> str:
-    item = source.model_dump() if isinstance(source, Source) else source
-    repeats = "" if item.get("num_repeats") is None else str(item["num_repeats"])
-    parts = [item["folder"], repeats, item.get("class_tokens") or "", "" if item.get("enabled", True) else "off"]
-    while len(parts) > 1 and not parts[-1]:
-        parts.pop()
-    return " | ".join(parts)
-
-
-def _source(entry: Declared, line: str) -> dict[str, Any]:
-    parts = [part.strip() for part in line.split("|")]
-    parts += [""] * (4 - len(parts))
-    fix = "write: folder | repeats | words | off (only the folder is needed)"
-    if not parts[0]:
-        raise BadText(Problem(f"'{line.strip()[:40]}' names no folder", entry.path, fix))
-    if len(parts) > 4 or parts[3].lower() not in ("", "on", "off"):
-        raise BadText(Problem(f"'{line.strip()[:40]}' has more parts than expected", entry.path, fix))
-    if parts[1] and not parts[1].isdigit():
-        raise BadText(Problem(f"Repeats are '{parts[1][:20]}', which is not a whole number", entry.path, fix))
-    repeats = int(parts[1]) if parts[1] else None
-    return {
-        "folder": parts[0],
-        "num_repeats": repeats,
-        "class_tokens": parts[2] or None,
-        "enabled": parts[3].lower() != "off",
-    }
+def source_text(source: Source | dict) -> str:
+    """A folder in one line, to be read: its name, and how many settings it has of its own. Cards edit it."""
+    item = to_values(source) if isinstance(source, Source) else source
+    own = [name for name, value in item.items() if name not in ("folder", "enabled") and value is not None]
+    parts = [str(item["folder"])] + ([] if item.get("enabled", True) else ["left out"])
+    if own:
+        parts.append(f"{len(own)} {'setting' if len(own) == 1 else 'settings'} of its own")
+    return ", ".join(parts)

@@ -53,6 +53,8 @@ def coerce(entry: Declared, text: str) -> Any:
     if text == "null" or (text == "" and entry.optional):
         return None
     kind = entry.kind
+    if entry.widget == "sizes":
+        return _sizes(text)
     if kind == "text" or (kind == "choice" and all(isinstance(choice, str) for choice in entry.choices)):
         return text
     try:
@@ -69,6 +71,16 @@ def coerce(entry: Declared, text: str) -> Any:
     if kind == "int" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _sizes(text: str) -> Any:
+    """Sizes: JSON, or 768,512x768 with a comma between sizes and x between width and height."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        parts = [part.strip().lower().split("x") for part in text.split(",")]
+        return [_number(part[0]) if len(part) == 1 else [_number(side.strip()) for side in part] for part in parts]
+    return value if isinstance(value, list) else [value]
 
 
 def _number(text: str) -> Any:

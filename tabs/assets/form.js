@@ -8,7 +8,7 @@
 
   /** The part of a field that belongs to this script: a note button, and lines below the widget. Made when the field appears. */
   const dress = (path) => {
-    const facts = atelier.fields[path], block = byId(facts.id);
+    const facts = atelier.fields[path], block = facts.tab === "Train" ? byId(facts.id) : null;
     if (!block || block.querySelector(":scope > .field-foot")) return block;
     const help = h("button", {type: "button", class: "field-help", "aria-label": `About ${facts.title}`, "data-path": path}, "?");
     const foot = h("div", {class: "field-foot"});
@@ -205,10 +205,19 @@
     if (button && !button.classList.contains("open")) button.click();
   };
   /** Open the group that holds a field, bring it into view and mark it for a moment. */
+  document.addEventListener("click", (event) => {
+    const lead = event.target.closest && event.target.closest("button[data-field]");
+    if (lead) atelier.goToField(lead.dataset.field);
+  });
   atelier.goToField = async (path) => {
     const facts = atelier.fields[path];
     if (!facts) return;
-    atelier.goTo("Train");
+    atelier.goTo(facts.tab);
+    if (facts.tab !== "Train") {
+      const place = await waitFor(() => byId(facts.id));
+      if (place) place.scrollIntoView({block: "center"});
+      return;
+    }
     if (facts.group) {
       await unfold(`#group-${facts.group}`);
       if (facts.more && document.querySelector(`#more-${facts.group}`) !== null) await unfold(`#more-${facts.group}`);

@@ -70,6 +70,15 @@ def test_flags_become_nested_values():
     assert job.network.train_text_encoder and not job.dataset.enable_bucket and job.noise.min_snr_gamma is None
 
 
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [("768", [768]), ("768,512x640", [768, (512, 640)]), ("[768, [512, 640]]", [768, (512, 640)]), ("[]", [])],
+)
+def test_further_resolutions_are_sizes_divided_by_commas_or_json(text, sizes):
+    values, _ = read_flags(TrainJob, ["--dataset.more_resolutions", text])
+    assert build(TrainJob, values).dataset.more_resolutions == sizes
+
+
 def test_a_boolean_flag_takes_true_or_false_too():
     assert read_flags(TrainJob, ["--network.train_unet", "false"])[0] == {"network": {"train_unet": False}}
 

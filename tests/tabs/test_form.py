@@ -15,10 +15,10 @@ from tabs.project import FIELDS, with_value
 @pytest.fixture(scope="module")
 def widgets():
     with gr.Blocks(analytics_enabled=False):
-        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items()}
+        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items() if path not in form.ELSEWHERE}
 
 
-@pytest.mark.parametrize("path", FIELDS)
+@pytest.mark.parametrize("path", [path for path in FIELDS if path not in form.ELSEWHERE])
 def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path, widgets):
     entry, made = FIELDS[path], widgets[path]
     assert entry.title in made.label and made.info == entry.help
@@ -33,7 +33,7 @@ def test_ids_are_one_for_each_setting():
 
 def test_every_setting_stands_once_on_the_screen():
     below = [entry.path for entries in form.groups().values() for entry in entries]
-    assert sorted([*form.FIRST, *below]) == sorted(FIELDS)
+    assert sorted([*form.FIRST, *form.ELSEWHERE, *below]) == sorted(FIELDS)
 
 
 def test_every_group_sums_itself_up_in_one_line():
@@ -46,6 +46,8 @@ def test_summaries_say_what_was_changed():
     job = with_value(with_value(TrainJob(), "network.rank", 24), "optimizer.learning_rate", 0.0005)
     assert form.summary("network", job) == "LoRA rank 24, alpha 16, U-Net"
     assert form.summary("optimizer", job) == "AdamW, rate 5e-4"
+    job = with_value(job, "validation.validation_split", 0.1)
+    assert form.summary("validation", job) == "10% of the pictures held out"
     job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
     assert form.summary("saving", job) == "at the end, back up every 10 min, fp16"
 
