@@ -99,15 +99,19 @@ def laplacian_variance(grey_HW: np.ndarray) -> float:
 def border_share(pixels_HWC: np.ndarray) -> float:
     """Share of the area taken by rows and columns at the edges that are one colour, the colour of the outermost.
 
-    The rows are peeled first, then the columns of what is left. A picture of one colour is all border (1.0).
+    Rows and columns are peeled in turn until none is left to peel. A picture of one colour is all border (1.0).
     """
-    height, width = pixels_HWC.shape[:2]
-    top, bottom = _even_lines(pixels_HWC), _even_lines(pixels_HWC[::-1])
-    if top >= height:
-        return 1.0
-    inner = pixels_HWC[top : height - bottom].transpose(1, 0, 2)
-    left, right = _even_lines(inner), _even_lines(inner[::-1])
-    return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
+    inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
+    peeled = True
+    while peeled:
+        peeled = False
+        for _ in range(2):  # rows, then (turned) columns
+            first, last = _even_lines(inner), _even_lines(inner[::-1])
+            if first >= len(inner):
+                return 1.0
+            peeled = peeled or first + last > 0
+            inner = inner[first : len(inner) - last].transpose(1, 0, 2)
+    return 1.0 - inner.shape[0] * inner.shape[1] / area
 
 
 def _even_lines(pixels: np.ndarray) -> int:
