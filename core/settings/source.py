@@ -49,6 +49,11 @@ class Source(OwnSettings):
         help="A fine-tuning .json or .jsonl: it names the pictures and holds their captions and tags. The folder then says where they lie.",
     )
     enabled: bool = setting(True, title="Use it", help="Off leaves the folder out without forgetting it.")
+    recursive: bool = setting(
+        True,
+        title="With sub-folders",
+        help="Off takes only the pictures that lie in the folder itself, as the image_dir of an sd-scripts dataset file does.",
+    )
     role: Literal["train", "regularisation", "validation"] = setting(
         "train",
         title="Role",
