@@ -1,0 +1,314 @@
+"""Pictures put away and put back: files move into `_atelier_trash` in the dataset's folder, and nothing is deleted.
+
+One folder per action, `_atelier_trash/<time>/`, holds the files below their own names and a record of where each came
+from. The record is written before the first file moves, so also a power cut leaves a way back.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_picture_name, printable
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+
+RECORD = "put_away.json"
+_FILES = "files"
+# Caches that sd-scripts writes beside a picture (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
+# OneTrainer's masks and control pictures (a-masklabel.png, a-condlabel.png).
+_CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?", re.IGNORECASE)
+_LABEL_ENDINGS = ("-masklabel", "-condlabel")
+
+
+@dataclass(frozen=True, slots=True)
+class PutAway:
+    """One action that can be undone. when: seconds since 1970; pictures: names below the dataset's folder."""
+
+    token: str
+    when: float
+    reason: str
+    pictures: tuple[str, ...]
+    files: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        shown = [printable(name) for name in self.pictures]
+        return {"token": self.token, "when": self.when, "reason": self.reason, "pictures": shown, "files": self.files}
+
+
+def put_away(
+    paths: Iterable[Path | str],
+    dataset_folder: Path | str,
+    reason: str,
+    extra: Mapping[Path, Sequence[Path]] | None = None,
+) -> str:
+    """Move pictures with their captions, masks and npz caches into the trash; return the token for `put_back`.
+
+    extra   {picture: files elsewhere that belong to it}, such as its picture in a mask folder
+
+    All or nothing: when one file cannot be moved, those before it go back and ProblemsError says which it was. What
+    another picture uses too (a.png and a.jpg share a.txt) stays.
+    """
+    folder = Path(os.path.abspath(dataset_folder))
+    pictures = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    gone = [path for path in pictures if not os.path.lexists(path)]
+    if gone or not pictures:
+        raise ProblemsError(
+            [Problem("The picture is not there any more.", printable(path), "Read the folder again.") for path in gone]
+            or [Problem("No picture is chosen.", printable(folder), "Choose the pictures to put away.")]
+        )
+    moved = [*pictures, *companions(pictures)]
+    for path in pictures:
+        moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
+    moved = list(dict.fromkeys(moved))
+    place = _new_place(folder)
+    pairs = _pairs(moved, folder)
+    said = {
+        "v": 1,
+        "when": time.time(),
+        "reason": reason,
+        "pictures": [_named(path, folder) for path in pictures],
+        "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
+    }
+    try:
+        atomic.write_json(place / RECORD, said)
+        _move_all([(path, place / _FILES / kept) for path, kept in pairs])
+    except OSError as error:
+        _tidy(place)
+        fix = "Close programs that use it, check that the folder may be written to, and try again. Nothing was moved."
+        what = f"A file could not be put away ({error.strerror or error})."
+        raise ProblemsError.one(what, printable(error.filename or folder), fix) from error
+    return str(place / RECORD)
+
+
+def put_back(token: str) -> tuple[Path, ...]:
+    """Move everything of one action back to where it was; return the files. Nothing is ever overwritten.
+
+    A file that was deleted from the trash by hand is left out. ProblemsError names what stands in the way: then
+    nothing was moved.
+    """
+    record = Path(token)
+    folder, said = _read(record)
+    waiting: list[tuple[Path, Path]] = []
+    problems: list[Problem] = []
+    for source, target in _moves(record, folder, said):
+        if not os.path.lexists(source):
+            continue
+        if os.path.lexists(target):
+            fix = "Rename or move that file, then undo again. Nothing was moved."
+            problems.append(Problem("Another file has taken the place of one put away.", printable(target), fix))
+        waiting.append((source, target))
+    if problems:
+        raise ProblemsError(problems)
+    if not waiting:
+        raise ProblemsError.one(
+            "These pictures are no longer in the trash folder.", printable(token), "Nothing was changed."
+        )
+    try:
+        _move_all(waiting)
+    except OSError as error:
+        what = f"A file could not be put back ({error.strerror or error}); nothing was moved."
+        fix = "Close programs that use it, and try again."
+        raise ProblemsError.one(what, printable(error.filename or folder), fix) from error
+    _tidy(record.parent)
+    return tuple(target for _, target in waiting)
+
+
+def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
+    """What can be put back, the newest first."""
+    found = []
+    for record in _records(Path(dataset_folder)):
+        try:
+            folder, said = _read(record)
+        except ProblemsError:
+            continue
+        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, said))
+        if left:
+            names = tuple(str(name) for name in said["pictures"])
+            found.append(PutAway(str(record), float(said["when"]), str(said["reason"]), names, left))
+    return sorted(found, key=lambda each: -each.when)
+
+
+def empty(dataset_folder: Path | str) -> tuple[int, int]:
+    """Delete for good what was put away from this folder; return (files, bytes). Earlier captions are kept."""
+    files = size = 0
+    for record in _records(Path(dataset_folder)):
+        for place, _, names in os.walk(record.parent / _FILES):
+            files += len(names)
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(place, name)).st_size
+        atomic.remove_folder(record.parent)
+    return files, size
+
+
+def companions(pictures: Sequence[Path]) -> list[Path]:
+    """Captions, masks and npz caches beside these pictures that no other picture uses."""
+    leaving: dict[Path, set[str]] = defaultdict(set)
+    for path in pictures:
+        leaving[path.parent].add(path.name)
+    found: list[Path] = []
+    for folder, names in leaving.items():
+        beside = sorted(os.listdir(folder))
+        staying = {
+            os.path.splitext(name)[0].casefold()
+            for name in beside
+            if is_picture_name(name) and name not in names and not _is_label(name)
+        }
+        stems = {os.path.splitext(name)[0].casefold() for name in names}
+        own = stems - staying
+        for name in beside:
+            if name not in names and _belongs(name, own, staying | stems):
+                found.append(folder / name)
+    return found
+
+
+def _is_label(name: str) -> bool:
+    return os.path.splitext(name)[0].casefold().endswith(_LABEL_ENDINGS)
+
+
+def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
+    """Whether a file goes with a picture of these stems. `a_b.npz` is a_b.png's, not a.png's."""
+    stem, ending = os.path.splitext(name)
+    stem, ending = stem.casefold(), ending.lower()
+    if ending in CAPTION_EXTENSIONS:
+        return stem in own
+    if ending == ".npz":
+        if stem in all_stems:
+            return stem in own
+        parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
+        return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
+    if is_picture_name(name):
+        return any(stem.endswith(label) and stem.removesuffix(label) in own for label in _LABEL_ENDINGS)
+    return False
+
+
+# ---- records
+
+
+def _new_place(folder: Path) -> Path:
+    """A new folder for one action."""
+    base = folder / TRASH_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
+    while True:
+        place = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            place.mkdir(parents=True)
+            return place
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            what = f"The trash folder cannot be made ({error.strerror}), so nothing was put away."
+            raise ProblemsError.one(
+                what, printable(place.parent), "Check that the folder may be written to."
+            ) from error
+
+
+def _named(path: Path, folder: Path) -> str:
+    """Below the dataset's folder by its relative name, so that the folder may be moved as a whole; else absolute."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
+    """Each file with its place in the trash: its relative name; what lies elsewhere by its name in `outside-<n>`."""
+    places: dict[Path, int] = {}
+    pairs = []
+    for path in paths:
+        try:
+            kept = path.relative_to(folder).as_posix()
+        except ValueError:
+            number = places.setdefault(path.parent, len(places) + 1)
+            kept = f"outside-{number}/{path.name}"
+        pairs.append((path, kept))
+    return pairs
+
+
+def _records(folder: Path) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder / TRASH_FOLDER))
+    except OSError:
+        return []
+    return [path for name in names if (path := folder / TRASH_FOLDER / name / RECORD).is_file()]
+
+
+def _read(record: Path) -> tuple[Path, dict[str, Any]]:
+    """The dataset's folder and what the record says. Only records in a trash folder are read: tokens come from a page."""
+    try:
+        if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
+            raise ValueError
+        said = json.loads(record.read_text(encoding="utf-8"))
+        for each in said["files"]:
+            if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
+                raise ValueError
+        if not isinstance(said["pictures"], list):
+            raise ValueError
+        float(said["when"]), str(said["reason"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProblemsError.one(
+            "There is no record of this in the trash folder any more.", printable(record), "Nothing was changed."
+        ) from error
+    return record.parent.parent.parent, said
+
+
+def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+    """(place in the trash, place it came from) of every file."""
+    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
+
+
+def _tidy(place: Path) -> None:
+    """Take the action's folder away once no file is left in it, and the trash folder when it was the last."""
+    if any(names for _, _, names in os.walk(place / _FILES)):
+        return
+    with suppress(OSError):
+        atomic.remove_folder(place)
+        place.parent.rmdir()
+
+
+# ---- moving
+
+
+def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move each file, or, when one cannot be moved, none: OSError names it."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in pairs:
+            _move(source, target)
+            done.append((source, target))
+    except OSError as error:
+        for source, target in reversed(done):
+            with suppress(OSError):  # what cannot go back either is in the record
+                _move(target, source)
+        if not error.filename:
+            error.filename = str(source)
+        raise
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename without overwriting; onto another disk by a copy that is whole before the source goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "another file is there", str(target))
+    try:
+        atomic.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic.open_atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+            times = os.stat(source)
+            os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+        atomic.remove(source)
