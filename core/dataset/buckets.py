@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from core.record.problems import Problem, ProblemsError
-from core.settings.dataset import DatasetSettings
+from core.settings.pictures import PictureSettings
 
 Size = tuple[int, int]
 
@@ -78,9 +78,7 @@ class BucketPlan:
             bucket = (width, height)
         else:
             bucket = min(self.sizes, key=lambda size: abs(size[0] / size[1] - ratio))
-        scale = bucket[1] / height if ratio > bucket[0] / bucket[1] else bucket[0] / width
-        resized = (int(width * scale + 0.5), int(height * scale + 0.5))
-        return _placement((width, height), bucket, resized)
+        return cover((width, height), bucket)
 
     def _own_size(self, width: int, height: int) -> Placement | None:
         """Never enlarged: shrunk to the area where it is larger, then cropped to multiples of the step."""
@@ -92,6 +90,13 @@ class BucketPlan:
             resized = shrunk
         bucket = (resized[0] - resized[0] % self.step, resized[1] - resized[1] % self.step)
         return _placement((width, height), bucket, resized) if min(bucket) > 0 else None
+
+
+def cover(picture: Size, bucket: Size) -> Placement:
+    """Resized to cover the bucket without a gap, cropped in the middle."""
+    width, height = picture
+    scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
+    return _placement(picture, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
 
 
 def _placement(picture: Size, bucket: Size, resized: Size) -> Placement:
@@ -119,7 +124,7 @@ def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
 # ---- the list of sizes
 
 
-def plan_buckets(settings: DatasetSettings) -> BucketPlan:
+def plan_buckets(settings: PictureSettings) -> BucketPlan:
     """The sizes that the settings ask for. ProblemsError where they contradict each other."""
     resolution = settings.resolution
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
@@ -140,7 +145,7 @@ def plan_buckets(settings: DatasetSettings) -> BucketPlan:
     advice: list[Problem] = []
     if lowest >= square or lowest > min(width, height):
         lowered = min(width, height) // 2
-        if lowest != DatasetSettings.model_fields["min_bucket_reso"].default:
+        if lowest != PictureSettings.model_fields["min_bucket_reso"].default:
             what = f"Shortest bucket side {lowest} leaves no choice at {width} x {height}; half the resolution is used."
             advice.append(
                 Problem(what, "dataset.min_bucket_reso", f"Use {lowered} or less, or turn buckets off.", "advice")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from core.dataset.batches import steps_per_epoch
 from core.settings.schedule import ScheduleSettings
 
 # Few pictures are learnt in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 pictures,
@@ -16,7 +16,10 @@ LEAST_UPDATES = 100
 
 @dataclass(frozen=True)
 class Length:
-    """epochs: passes begun, the last may be cut short. chosen_by: "steps", "epochs" or "advice"."""
+    """epochs: passes begun, the last may be cut short. chosen_by: "steps", "epochs" or "advice".
+
+    steps_per_epoch   of the first epoch; where regularisation pictures come in turn, others may differ a little
+    """
 
     steps_per_epoch: int
     epochs: int
@@ -41,38 +44,64 @@ def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) 
     return max(passes, -(-LEAST_UPDATES // updates))
 
 
-def length_of(schedule: ScheduleSettings, views: int, batches: int, batch_size: int) -> Length:
+class Counts(Protocol):
+    """What is known of the epochs of a dataset without making their batches (epochs.Epochs)."""
+
+    @property
+    def views(self) -> int: ...
+    @property
+    def steady(self) -> bool: ...
+    @property
+    def batch_sizes(self) -> list[int]: ...
+    def batches_in(self, epoch: int) -> int: ...
+    def updates_in(self, epoch: int) -> int: ...
+    def first_update(self, epoch: int) -> int: ...
+    def epoch_of(self, step: int) -> int: ...
+
+
+def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
     """Steps win over epochs; neither takes the advised epochs."""
-    accumulation = schedule.gradient_accumulation_steps
-    steps = steps_per_epoch(batches, accumulation)
+    steps = epochs.updates_in(0)
+    if not steps:
+        return Length(0, 0, 0, "steps" if schedule.max_train_steps is not None else "epochs")
     if schedule.max_train_steps is not None:
-        epochs = -(-schedule.max_train_steps // steps) if steps else 0
-        return Length(steps, epochs, schedule.max_train_steps if steps else 0, "steps")
+        total = schedule.max_train_steps
+        return Length(steps, epochs.epoch_of(total - 1) + 1, total, "steps")
     if schedule.max_train_epochs is not None:
-        return Length(steps, schedule.max_train_epochs, schedule.max_train_epochs * steps, "epochs")
-    epochs = advised_epochs(views, batch_size * accumulation, steps) if steps else 0
-    return Length(steps, epochs, epochs * steps, "advice")
+        number = schedule.max_train_epochs
+        return Length(steps, number, epochs.first_update(number), "epochs")
+    size = epochs.batch_sizes[-1] * schedule.gradient_accumulation_steps
+    number = advised_epochs(epochs.views, size, steps)
+    return Length(steps, number, epochs.first_update(number), "advice")
 
 
-def length_sentence(length: Length, pictures: int, views: int, batches: int, batch_size: int, accumulation: int) -> str:
+def length_sentence(length: Length, epochs: Counts, pictures: int, accumulation: int) -> str:
     """ "24 pictures x 66 passes / batch 4 = 396 steps". Where some batches are short, the batches are counted instead.
 
-    views   pictures with their repeats     batches   of one epoch
+    pictures   how many train, repeats not counted
     """
+    views, batches = epochs.views, epochs.batches_in(0)
     if not batches:
         return "No picture trains."
+    size = epochs.batch_sizes[-1]
     who = _count(pictures, "picture") + (f" ({views} with repeats)" if views != pictures else "")
-    even = views == batches * batch_size and accumulation == 1
+    even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not even:
-        who += f" in {_count(batches, 'batch', 'es')} of up to {batch_size}"
+        about = "" if epochs.steady else "about "
+        who += f" in {about}{_count(batches, 'batch', 'es')} of up to {size}"
     if accumulation > 1:
         who += f", {accumulation} batches to a step, so {_count(length.steps_per_epoch, 'step')} a pass"
-    per = f" / batch {batch_size}" if even else ""
+    per = f" / batch {size}" if even else ""
     if length.chosen_by == "steps":
         passes = length.total_steps / length.steps_per_epoch
-        return f"{_count(length.total_steps, 'step')} = {passes:.4g} passes x {who}{per}"
+        return f"{_count(length.total_steps, 'step')} = {_rounded(passes)} passes x {who}{per}"
     end = f" = {_count(length.total_steps, 'step')}" + (" (advised length)" if length.chosen_by == "advice" else "")
     return f"{who} x {_count(length.epochs, 'pass', 'es')}{per}{end}"
+
+
+def _rounded(passes: float) -> str:
+    """16.67, 6.67, 100: never more than two places."""
+    return f"{passes:.2f}".rstrip("0").rstrip(".")
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

@@ -22,6 +22,7 @@ class NetworkMethod:
         self._settings = job.network
         self._seed = seed
         self.network: LoraNetwork | None = None
+        self._strength = 1.0
         rates = job.optimizer
         text_rate = rates.learning_rate if rates.text_encoder_lr is None else rates.text_encoder_lr
         unet_rate = rates.learning_rate if rates.unet_lr is None else rates.unet_lr
@@ -41,6 +42,13 @@ class NetworkMethod:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         assert self.network is not None
         self.network.load_state(tensors)
+
+    def set_strength(self, strength: float) -> None:
+        """How strongly the network takes part in the next passes: 1 is whole, 0 the model without it."""
+        assert self.network is not None
+        if strength != self._strength:
+            self._strength = strength
+            self.network.set_multiplier(strength)
 
     def write(self, path: Path, metadata: dict[str, str], precision: str) -> None:
         """Write the LoRA file: kohya's keys, the given metadata."""

@@ -15,7 +15,7 @@ from core.settings.source import ONE_FOR_ALL, Source
 from core.settings.validation import ValidationSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object for each folder of a job
 class Concept:
     """One enabled folder. number: its place among the enabled folders.
 

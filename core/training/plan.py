@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.dataset.batches import accumulation_groups, batches_per_epoch, plan_epoch, steps_per_epoch
-from core.dataset.captions import caption_variants_of_epoch, is_random, training_caption
+from core.dataset.captions import Showing, caption_variants_of_epoch, is_random, showing_caption
+from core.dataset.epochs import Epochs
 
 if TYPE_CHECKING:
     from core.dataset.batches import Batch, Placed
@@ -14,42 +14,62 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """The order of a run. Step s belongs to epoch s // updates_per_epoch, so the step alone tells the place in the data."""
+    """The order of a run. The step alone tells the place in the data."""
 
-    def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int):
+    def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)
-        self._batch_size = job.dataset.train_batch_size
-        self._accumulation = job.schedule.gradient_accumulation_steps
-        self._captions = job.captions
-        self._seed = seed
-        self.batches_per_epoch = batches_per_epoch(self.placed, self._batch_size)
-        self.updates_per_epoch = steps_per_epoch(self.batches_per_epoch, self._accumulation)
+        self.epochs = Epochs(self.placed, job.dataset, job.schedule.gradient_accumulation_steps)
+        self._seed, self._total = seed, total_steps
+        self._varies = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1
         self._groups: list[list[Batch]] = []
         self._captioned = -1
         self._variants: list[str] = []
 
     def epoch_of(self, step: int) -> int:
-        return step // self.updates_per_epoch
+        """The epoch (from 0) that optimizer step `step` (from 0) belongs to."""
+        return self.epochs.epoch_of(step)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is over after `step` updates."""
+        return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
 
     def update(self, step: int) -> tuple[int, list[Batch]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
-        epoch, place = divmod(step, self.updates_per_epoch)
-        if epoch != self._epoch:
-            batches = plan_epoch(self.placed, self._batch_size, self._seed, epoch)
-            self._groups, self._epoch = accumulation_groups(batches, self._accumulation), epoch
-        return epoch, self._groups[place]
+        epoch = self.epoch_of(step)
+        return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
 
-    def caption(self, placed: Placed, epoch: int, repeat: int) -> str:
-        return training_caption(placed.caption.text, self._captions, self._seed, epoch, placed.key, repeat)
+    def next_batches(self, step: int) -> list[Batch]:
+        """Those of this step and of the next one in the epoch: what may be got ready."""
+        epoch = self.epoch_of(step)
+        place = step - self.epochs.first_update(epoch)
+        return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
+
+    def _groups_of(self, epoch: int) -> list[list[Batch]]:
+        if epoch != self._epoch:
+            self._groups, self._epoch = self.epochs.groups(self._seed, epoch), epoch
+        return self._groups
+
+    def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
+        return showing_caption(self._showing(placed, repeat, step), self._seed, epoch, self._total)
+
+    def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
+        words = placed.picture.words
+        return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def captions(self, epoch: int) -> list[str]:
         """Every caption that an epoch uses, each once."""
-        if self._captioned == epoch or (self._captioned >= 0 and not is_random(self._captions)):
+        if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
             return self._variants
-        items = (
-            (placed.key, repeat, placed.caption.text) for placed in self.placed for repeat in range(placed.repeats)
-        )
-        self._variants = caption_variants_of_epoch(items, self._captions, self._seed, epoch)
-        self._captioned = epoch
+        first = self.epochs.first_update(epoch)
+        groups = self._groups_of(epoch) if self._varies else []
+        shown = [
+            self._showing(each, repeat, step)
+            for step, group in enumerate(groups, first)
+            for batch in group
+            for each, repeat in batch.items
+        ]
+        if not self._varies:  # all of them, also those whose turn comes later
+            shown = [self._showing(each, 0, 0) for each in self.placed]
+        self._variants, self._captioned = caption_variants_of_epoch(shown, self._seed, epoch, self._total), epoch
         return self._variants

@@ -93,8 +93,8 @@ def run_training(job: TrainJob, context: JobContext) -> str:
         context.journal.put(
             Planned(
                 run.total,
-                -(-run.total // run.plan.updates_per_epoch),
-                run.plan.updates_per_epoch,
+                run.plan.epoch_of(run.total - 1) + 1,
+                run.plan.epochs.updates_in(0),
                 len(run.plan.placed),
                 run.facts["sentence"],
             )

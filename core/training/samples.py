@@ -36,6 +36,7 @@ def draw_samples(run: Run) -> None:
 
     settings, context = run.job.samples, run.context
     width, height = sample_size(run)
+    run.method.set_strength(1.0)
     run.text.need(sample_captions(settings))
     with torch.no_grad():
         negative = run.text.states([settings.negative_prompt])

@@ -80,6 +80,6 @@ def saved_on_the_way(run: Run) -> list[Path]:
     for path in run.context.folder.checkpoints.iterdir():
         match = pattern.fullmatch(path.name)
         if match:
-            step = int(match[1]) if match[1] else int(match[2]) * run.plan.updates_per_epoch
+            step = int(match[1]) if match[1] else run.plan.epochs.first_update(int(match[2]))
             found.append((step, path))
     return [path for _, path in sorted(found)]

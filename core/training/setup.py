@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.latent_cache import LatentCache
-from core.dataset.preflight import Report, dataset_fingerprint, preflight
+from core.dataset.preflight import preflight
+from core.dataset.report import Report
 from core.dataset.text_cache import TextCache
 from core.families import family, family_of
 from core.families.locate import model_path, model_problems
@@ -60,7 +62,7 @@ class Builder:
         self.family = family(self.family_name)
         self.memo = HashMemo(context.workspace.private / "hashes.json")
         self._index = context.workspace.private / "index.sqlite"
-        self.plan = Plan(self.report.placed, job, self.seed)
+        self.plan = Plan(self.report.placed, job, self.seed, self.report.total_steps)
         self.method = NetworkMethod(job, self.seed)
         self.precision = self._precision()
         self._text_model: Any = None

@@ -20,7 +20,7 @@ class Tasks:
     """The timetable of a run, made from its settings and its length."""
 
     def __init__(self, run: Run):
-        settings, plan, total = run.job.saving, run.plan, run.total
+        settings, total = run.job.saving, run.total
         self._save_steps = every(settings.save_every_n_steps)
         self._save_epochs = every(settings.save_every_n_epochs)
         count = min(int(every(settings.save_n_evenly) or 0), total)
@@ -28,7 +28,6 @@ class Tasks:
         self._minutes = every(settings.save_every_minutes)
         self._sample_steps = every(run.job.samples.sample_every_n_steps)
         self._sample_epochs = every(run.job.samples.sample_every_n_epochs)
-        self._per_epoch = plan.updates_per_epoch
         self._last_backup = time.monotonic()
 
     # -- moments of a run
@@ -43,8 +42,8 @@ class Tasks:
         step = run.state.step
         if step >= run.total:
             return
-        epoch_ends = step % self._per_epoch == 0
-        epoch = step // self._per_epoch
+        epoch_ends = run.plan.ends_epoch(step)
+        epoch = run.plan.epoch_of(step)
         if epoch_ends and self._save_epochs and epoch % self._save_epochs == 0:
             self._save(run, saving.epoch_name(run, epoch))
         elif (self._save_steps and step % self._save_steps == 0) or step in self._even_steps:

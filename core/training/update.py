@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from core.dataset.batches import Batch
     from core.training.run import Run
 
+PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictures keep what the base model draws
+
 
 def optimizer_update(run: Run) -> None:
     """Move the weights once. The loss is the mean over all pictures of the update, so a short batch weighs by its true count."""
@@ -29,6 +31,7 @@ def optimizer_update(run: Run) -> None:
     pictures = sum(len(batch.items) for batch in batches)
     total = None
     timesteps: list[int] = []
+    run.latents.expect(epoch, [item for batch in run.plan.next_batches(run.state.step) for item in batch.items])
     for batch in batches:
         losses_B, drawn = micro_batch(run, epoch, batch)
         loss = losses_B.sum() / pictures
@@ -64,9 +67,8 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     seed, noise_settings, device = run.seed, run.job.noise, run.context.device
     queued = device.startswith("cuda")  # a plain copy to a graphics card waits for everything queued before it
     addresses = [(seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
-    latents = torch.stack([run.latents.draw(placed, epoch, repeat) for placed, repeat in batch.items]).to(
-        device, non_blocking=queued
-    )
+    latents, masks = run.latents.batch(epoch, batch.items)
+    latents = latents.to(device, non_blocking=queued)
     shape = latents.shape[1:]
     noise = stack_draws([draw_noise(shape, *address) for address in addresses], device)
     timesteps = [
@@ -77,16 +79,46 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
         offset = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
     if noise_settings.ip_noise_gamma:
         perturbation = stack_draws([draw_perturbation(shape, *address) for address in addresses], device)
-    text = run.text.states([run.plan.caption(placed, epoch, repeat) for placed, repeat in batch.items])
+    strength = batch.items[0][0].concept.pictures.network_multiplier  # one for the batch: see Concept.batch_group
+    run.method.set_strength(strength)
+    step = run.state.step
+    text = run.text.states([run.plan.caption(placed, epoch, repeat, step) for placed, repeat in batch.items])
+
+    def predict(noisy: Tensor, at: Tensor) -> Tensor:
+        return run.predict(noisy, at, text)
+
+    def base_predict(noisy: Tensor, at: Tensor) -> Tensor:
+        run.method.set_strength(0.0)
+        try:
+            return run.predict(noisy, at, text)
+        finally:
+            run.method.set_strength(strength)
+
+    preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
     losses_B = training_loss(
-        lambda noisy, at: run.predict(noisy, at, text),
+        predict,
         latents,
         noise,
         torch.tensor(timesteps).to(device, non_blocking=queued),
         noise_settings,
         alpha_bar=run.alpha_bar,
         prediction=run.prediction,
+        sample_weights=_weights(run, batch),
+        masks=None if masks is None else masks.to(device, non_blocking=queued),
         offset_noise=offset,
         perturbation_noise=perturbation,
+        base_predict=base_predict if any(preserved) else None,
+        preserved=torch.tensor(preserved).to(device, non_blocking=queued) if any(preserved) else None,
     )
     return losses_B, timesteps
+
+
+def _weights(run: Run, batch: Batch) -> Tensor | None:
+    """What each picture's loss counts, [B] on the device; None where all count 1."""
+    import torch
+
+    weights = [placed.loss_weight(run.job.dataset) for placed, _ in batch.items]
+    if all(weight == 1 for weight in weights):
+        return None
+    device = run.context.device
+    return torch.tensor(weights).to(device, non_blocking=device.startswith("cuda"))

@@ -2,61 +2,112 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.batches import Placed, accumulation_groups, batches_per_epoch, plan_epoch, steps_per_epoch
+from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
-from core.dataset.captions import Caption
+from core.dataset.caption_files import Caption
+from core.dataset.epochs import Epochs
+from core.dataset.placing import merged
+from core.dataset.rotation import first_ones
 from core.dataset.scan import Picture
+from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
+from core.settings.source import Source
 
 PLAN = plan_buckets(DatasetSettings(resolution=512))
 
 
-def placed(index: int, width: int, height: int, repeats: int = 1) -> Placed:
-    picture = Picture("folder", f"{index}.png", Path(f"{index}.png"), width, height, 1, 1, repeats)
-    return Placed(picture, PLAN.assign(width, height), Caption("", "none", Path(f"{index}.txt")))
+def concept(number=0, size=1, **source):
+    made = replace(
+        PLAIN,
+        number=number,
+        source=Source(folder=f"f{number}", **source),
+        pictures=PLAIN.pictures.model_copy(update={"train_batch_size": size}),
+    )
+    return made
 
 
-def random_set(draw_sizes) -> list[Placed]:
-    return [placed(index, width, height, repeats) for index, (width, height, repeats) in enumerate(draw_sizes)]
+def placed(index: int, width: int, height: int, repeats: int = 1, of=PLAIN) -> Placed:
+    picture = Picture(f"folder{of.number}", f"{index}.png", Path(f"{index}.png"), width, height, 1, 1, repeats)
+    return Placed(picture, PLAN.assign(width, height), Caption("", "none", Path(f"{index}.txt")), of)
+
+
+def random_set(draw_sizes, of=PLAIN) -> list[Placed]:
+    return [placed(index, width, height, repeats, of) for index, (width, height, repeats) in enumerate(draw_sizes)]
+
+
+def epochs_of(pictures, accumulation=1, **dataset) -> Epochs:
+    return Epochs(pictures, DatasetSettings(**dataset), accumulation)
 
 
 SETS = st.lists(st.tuples(st.integers(100, 3000), st.integers(100, 3000), st.integers(1, 5)), min_size=1, max_size=60)
 
 
 @settings(max_examples=150, deadline=None)
-@given(sizes=SETS, batch_size=st.integers(1, 9), epoch=st.integers(1, 50), accumulation=st.integers(1, 5))
+@given(sizes=SETS, batch_size=st.integers(1, 9), epoch=st.integers(0, 50), accumulation=st.integers(1, 5))
 def test_an_epoch_shows_each_picture_exactly_its_repeats_and_has_the_counted_steps(
     sizes, batch_size, epoch, accumulation
 ):
-    pictures = random_set(sizes)
-    batches = plan_epoch(pictures, batch_size, seed=7, epoch=epoch)
+    pictures = random_set(sizes, concept(size=batch_size))
+    epochs = epochs_of(pictures, accumulation)
+    batches = epochs.batches(7, epoch)
     shown = Counter((item.key, repeat) for batch in batches for item, repeat in batch.items)
     assert shown == Counter((item.key, repeat) for item in pictures for repeat in range(item.repeats))
-    assert len(batches) == batches_per_epoch(pictures, batch_size)
-    groups = accumulation_groups(batches, accumulation)
-    assert len(groups) == steps_per_epoch(batches, accumulation) == steps_per_epoch(len(batches), accumulation)
+    assert len(batches) == epochs.batches_in(epoch)
+    groups = epochs.groups(7, epoch)
+    assert len(groups) == epochs.updates_in(epoch)
     assert [batch for group in groups for batch in group] == batches
     for batch in batches:
         assert 1 <= len(batch) <= batch_size
         assert all(item.placement.bucket == batch.bucket for item, _ in batch.items)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=SETS,
+    regs=SETS,
+    batch_size=st.integers(1, 5),
+    accumulation=st.integers(1, 3),
+    short=st.sampled_from(["keep", "refill", "drop"]),
+    balance=st.sampled_from(["rotate", "kohya"]),
+    samples=st.none() | st.integers(1, 70),
+)
+def test_the_updates_counted_are_those_made_whatever_comes_in_turn(
+    sizes, regs, batch_size, accumulation, short, balance, samples
+):
+    train = random_set(sizes, concept(0, batch_size, samples_per_epoch=samples))
+    extra = random_set(regs, concept(1, batch_size, role="regularisation"))
+    epochs = epochs_of([*train, *extra], accumulation, short_batches=short, reg_balance=balance)
+    step = 0
+    for epoch in range(6):
+        assert epochs.first_update(epoch) == step
+        groups = epochs.groups(1, epoch)
+        if groups:
+            assert [epochs.epoch_of(step), epochs.epoch_of(step + len(groups) - 1)] == [epoch, epoch]
+        step += len(groups)
+        keys = [(item.key, repeat) for group in groups for batch in group for item, repeat in batch.items]
+        assert len(set(keys)) == len(keys)  # each showing has draws of its own
+
+
 def test_only_the_last_batch_of_a_bucket_is_short():
-    pictures = [placed(index, 512, 512) for index in range(3)] + [placed(index, 900, 300) for index in range(3, 18)]
-    lengths = Counter((batch.bucket, len(batch)) for batch in plan_epoch(pictures, 2, seed=1, epoch=1))
+    of = concept(size=2)
+    pictures = [placed(index, 512, 512, of=of) for index in range(3)]
+    pictures += [placed(index, 900, 300, of=of) for index in range(3, 18)]
+    lengths = Counter((batch.bucket, len(batch)) for batch in epochs_of(pictures).batches(1, 1))
     assert lengths == {((512, 512), 2): 1, ((512, 512), 1): 1, ((832, 256), 2): 7, ((832, 256), 1): 1}  # 2 + 8 batches
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    pictures = [placed(index, 512, 512) for index in range(40)]
+    epochs = epochs_of([placed(index, 512, 512, of=concept(size=4)) for index in range(40)])
 
     def order(seed, epoch):
-        return [item.key for batch in plan_epoch(pictures, 4, seed, epoch) for item, _ in batch.items]
+        return [item.key for batch in epochs.batches(seed, epoch) for item, _ in batch.items]
 
     assert order(1, 1) == order(1, 1)
     assert order(1, 1) != order(1, 2) and order(1, 1) != order(2, 1)
@@ -64,9 +115,111 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 def test_planning_time_grows_with_the_pictures_and_not_with_their_square():
     """Told, not timed: the count of batches is checked; the seconds are printed (goal: 100,000 pictures under 3 s)."""
-    pictures = [placed(index, 400 + index % 80, 400 + index % 70) for index in range(100_000)]
+    of = concept(size=4)
+    pictures = [placed(index, 400 + index % 80, 400 + index % 70, of=of) for index in range(100_000)]
     start = time.perf_counter()
-    batches = plan_epoch(pictures, 4, seed=1, epoch=1)
+    epochs = epochs_of(pictures)
+    batches = epochs.batches(1, 1)
     print(f"planned 100,000 pictures in {time.perf_counter() - start:.2f} s")
-    assert len(batches) == batches_per_epoch(pictures, 4)
+    assert len(batches) == epochs.batches_in(1)
     assert sum(len(batch) for batch in batches) == 100_000
+
+
+# ---- buckets that do not fill a batch
+
+
+def five_and_one():
+    of = concept(size=2)
+    return [placed(index, 512, 512, of=of) for index in range(5)] + [placed(9, 900, 300, of=of)]
+
+
+def sizes_of(epochs):
+    return sorted((batch.bucket, len(batch)) for batch in epochs.batches(1, 0))
+
+
+def test_short_batches_are_filled_up_from_their_bucket():
+    epochs = epochs_of(five_and_one(), short_batches="refill")
+    assert sizes_of(epochs) == [((512, 512), 2)] * 3 + [((832, 256), 2)]
+    shown = Counter(item.picture.relative for batch in epochs.batches(1, 0) for item, _ in batch.items)
+    assert sorted(shown.values()) == [1, 1, 1, 1, 2, 2] and shown["9.png"] == 2
+
+
+def test_short_batches_are_left_out_and_what_never_trains_is_known():
+    epochs = epochs_of(five_and_one(), short_batches="drop")
+    assert sizes_of(epochs) == [((512, 512), 2)] * 2
+    assert [each.picture.relative for each in epochs.never_shown()] == ["9.png"]
+    left_out = [
+        {each.picture.relative for each in five_and_one()}
+        - {item.picture.relative for batch in epochs.batches(1, epoch) for item, _ in batch.items}
+        for epoch in range(12)
+    ]
+    assert len(set().union(*left_out)) == 6  # each time another of the five
+
+
+def test_a_bucket_that_cannot_fill_a_batch_joins_the_nearest():
+    joined = merged(five_and_one())
+    assert {each.placement.bucket for each in joined} == {(512, 512)}
+    assert all(each.placement.kept <= 1 and min(each.placement.crop) >= 0 for each in joined)
+    assert sizes_of(epochs_of(joined, short_batches="merge")) == [((512, 512), 2)] * 3
+
+
+def test_folders_of_another_batch_size_or_group_never_share_a_batch():
+    pictures = [
+        placed(index, 512, 512, of=concept(number, size, batch_group=group))
+        for number, (size, group) in enumerate([(2, None), (3, None), (2, "a"), (2, None)])
+        for index in range(4)
+    ]
+    groups = [{item.concept.number for item, _ in batch.items} for batch in epochs_of(pictures).batches(3, 0)]
+    together = set().union(*[{(min(group), max(group))} for group in groups])
+    assert (0, 3) in together and not together & {(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)}
+
+
+# ---- views in turn
+
+
+def test_samples_per_epoch_go_round_the_whole_folder():
+    epochs = epochs_of([placed(index, 512, 512, of=concept(samples_per_epoch=3)) for index in range(7)])
+    assert epochs.views == 3
+    rounds = [[each.picture.relative for each, _ in epochs.views_of(epoch)] for epoch in range(7)]
+    assert Counter(name for one in rounds for name in one) == {f"{index}.png": 3 for index in range(7)}
+    assert len(set(rounds[0] + rounds[1])) == 6
+
+
+def test_more_samples_than_pictures_have_draws_of_their_own():
+    epochs = epochs_of([placed(index, 512, 512, of=concept(samples_per_epoch=5)) for index in range(2)])
+    assert sorted(repeat for _, repeat in epochs.views_of(0)) == [0, 0, 1, 1, 2]
+
+
+def test_regularisation_balances_the_training_views_and_all_of_it_comes_round():
+    train = [placed(index, 512, 512, repeats=3, of=concept(0)) for index in range(2)]
+    extra = [placed(index, 512, 512, of=concept(1, role="regularisation")) for index in range(10)]
+    epochs = epochs_of([*train, *extra])
+    regs = [
+        [each.picture.relative for each, _ in epochs.views_of(epoch) if each.concept.role == "regularisation"]
+        for epoch in range(5)
+    ]
+    assert [len(one) for one in regs] == [6] * 5
+    assert Counter(name for one in regs for name in one) == {f"{index}.png": 3 for index in range(10)}
+
+
+# sd-scripts' own outcomes: (training views, repeats of the folder, pictures) -> repeats of each
+@pytest.mark.parametrize(
+    ("wanted", "repeats", "expected"),
+    [
+        (3, 1, [1, 1, 1, 0]),
+        (6, 1, [2, 2, 1, 1]),
+        (9, 1, [3, 2, 2, 2]),
+        (3, 2, [2, 2, 0, 0]),
+        (9, 4, [4, 4, 4, 0]),
+        (0, 1, [0, 0, 0, 0]),
+    ],
+)
+def test_the_old_balance_is_sd_scripts(wanted, repeats, expected):
+    pool = [placed(index, 512, 512, repeats=repeats) for index in range(4)]
+    counts = Counter(each.picture.relative for each, _ in first_ones(pool, wanted).of_epoch(5))
+    assert [counts[f"{index}.png"] for index in range(4)] == expected
+
+
+def test_regularisation_without_training_pictures_is_not_shown():
+    epochs = epochs_of([placed(0, 512, 512, of=concept(0, role="regularisation"))])
+    assert epochs.views == 0 and epochs.batches(1, 0) == []

@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.dataset.batches import plan_epoch
 from core.dataset.contents import content_hashes
+from core.dataset.epochs import Epochs
+from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.length import advised_epochs, length_of, length_sentence
-from core.dataset.preflight import dataset_fingerprint, preflight
+from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
@@ -153,11 +155,25 @@ def test_the_report_needs_no_torch(tmp_path):
 # ---- length
 
 
+def counts(views, batches, size, accumulation=1):
+    """Epochs of so many views and batches, all alike."""
+    updates = -(-batches // accumulation)
+    return SimpleNamespace(
+        views=views,
+        steady=True,
+        batch_sizes=[size],
+        batches_in=lambda epoch: batches,
+        updates_in=lambda epoch: updates,
+        first_update=lambda epoch: epoch * updates,
+        epoch_of=lambda step: step // updates,
+    )
+
+
 def test_the_sentence_is_true_arithmetic():
     def sentence(pictures, views, batches, size, accumulation=1, **schedule):
         schedule["gradient_accumulation_steps"] = accumulation
-        length = length_of(ScheduleSettings(**schedule), views, batches, size)
-        return length_sentence(length, pictures, views, batches, size, accumulation)
+        epochs = counts(views, batches, size, accumulation)
+        return length_sentence(length_of(ScheduleSettings(**schedule), epochs), epochs, pictures, accumulation)
 
     assert sentence(24, 24, 6, 4, max_train_epochs=66) == "24 pictures x 66 passes / batch 4 = 396 steps"
     assert sentence(1, 1, 1, 1, max_train_epochs=1) == "1 picture x 1 pass / batch 1 = 1 step"
@@ -173,7 +189,7 @@ def test_the_sentence_is_true_arithmetic():
 
 def test_steps_win_over_epochs_and_the_advice_fills_in_for_both():
     def chosen(**schedule):
-        length = length_of(ScheduleSettings(**schedule), 24, 6, 4)
+        length = length_of(ScheduleSettings(**schedule), counts(24, 6, 4))
         return length.total_steps, length.epochs, length.chosen_by
 
     assert chosen(max_train_steps=100, max_train_epochs=3) == (100, 17, "steps")
@@ -213,9 +229,9 @@ def test_the_steps_shown_are_the_steps_trained(tmp_path_factory, data):
     )
     report = preflight(job, Workspace(outputs=folder / "out"))
     made = 0
-    for epoch in range(1, report.epochs + 1):
-        batches = plan_epoch(report.placed, batch, 1, epoch)
-        made += len(range(0, len(batches), accumulation))
+    epochs = Epochs(report.placed, job.dataset, accumulation)
+    for epoch in range(report.epochs):
+        made += len(epochs.groups(1, epoch))
     assert report.total_steps == made
 
 

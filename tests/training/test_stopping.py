@@ -110,7 +110,6 @@ def test_more_even_saves_than_steps_are_one_a_step():
     settings = SavingSettings(save_n_evenly=10**15)
     run = SimpleNamespace(
         job=SimpleNamespace(saving=settings, samples=SampleSettings()),
-        plan=SimpleNamespace(updates_per_epoch=2),
         total=4,
     )
     assert Tasks(run)._even_steps == {1, 2, 3}

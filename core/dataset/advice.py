@@ -1,0 +1,159 @@
+"""Findings that do not block a start: captions, sizes, balance. Each says what, where and what to do."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from core.dataset.batches import Placed
+from core.dataset.epochs import Epochs
+from core.dataset.files import printable
+from core.dataset.rotation import Turn
+from core.dataset.scan import Picture, names_of
+from core.record.problems import Problem
+
+ENLARGED_FROM = 1.05  # scale from which a picture is named as smaller than its bucket
+KEPT_BELOW = 0.5  # share of a picture below which its crop is named
+
+Key = tuple[str, str]
+
+
+def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
+    """counted: tokens by picture key; limit: tokens that are read."""
+    return [
+        *_without_captions(placed),
+        *_other_caption_files(placed),
+        *_encodings(placed),
+        *_unreadable_captions(placed),
+        *_too_long(placed, counted, limit),
+    ]
+
+
+def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
+    groups: dict[tuple[str, str], list[Picture]] = defaultdict(list)
+    for each in placed:
+        if each.caption.source != "file" and not (each.caption.source == "metadata" and each.caption.text):
+            groups[each.caption.source, each.caption.text].append(each.picture)
+    found = []
+    for (source, text), pictures in groups.items():
+        number, names = f"{len(pictures)} of {len(placed)} pictures", names_of(pictures)
+        if source == "blank":
+            what = f"{number} have an empty caption file and would be learned as an empty caption: {names}."
+            fix = "Write captions, or delete the files so that the folder's words are used."
+        elif source == "metadata":
+            what = f"{number} have no caption in their metadata file, so an empty caption is learned: {names}."
+            fix = "Write a caption or tags into the metadata file."
+        elif source == "words":
+            what = f"{number} have no caption file; the folder's words are used: {text}"
+            fix = "Write captions on the Captions tab where pictures differ in more than these words say."
+        else:
+            what = f"{number} have no caption and their folder no words, so an empty caption is learned: {names}."
+            fix = "Write captions, or set the words of this folder."
+        found.append(Problem(what, printable(pictures[0].path.parent), fix, "advice"))
+    return found
+
+
+def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
+    """Files of the other extension, which the setting leaves unread."""
+    unread = [
+        each.picture
+        for each in placed
+        if each.caption.sentence is None
+        and each.caption.source != "metadata"
+        and any(
+            not name.lower().endswith(os.path.splitext(each.caption.path.name)[1].lower())
+            for name in each.picture.sidecars
+        )
+    ]
+    if not unread:
+        return []
+    endings = Counter(os.path.splitext(name)[1].lower() for picture in unread for name in picture.sidecars)
+    used = Counter(
+        os.path.splitext(each.caption.path.name)[1].lower() for each in placed if each.caption.source == "file"
+    )
+    counts = f"beside them lie {_listed(endings)}, read are {_listed(used)}"
+    what = f"{len(unread)} pictures have caption files that are not read: {counts}."
+    fix = "Choose which is read in Captions, Caption files, or use both by Several caption files."
+    return [Problem(what, printable(unread[0].path.parent), fix, "advice")]
+
+
+def _listed(counts: Counter[str]) -> str:
+    return " and ".join(f"{number} {ending}" for ending, number in sorted(counts.items())) or "none"
+
+
+def _encodings(placed: Sequence[Placed]) -> list[Problem]:
+    groups: dict[str, list[Placed]] = defaultdict(list)
+    for each in placed:
+        if each.caption.problem and each.caption.source == "file":
+            groups[each.caption.encoding].append(each)
+    found = []
+    for encoding, group in groups.items():
+        problem = group[0].caption.problem
+        if problem is None:
+            continue
+        if len(group) > 1:
+            names = names_of([each.picture for each in group])
+            what = f"{len(group)} captions were read as {encoding} rather than UTF-8: {names}."
+            problem = replace(problem, what=what, where=printable(group[0].picture.path.parent))
+        found.append(problem)
+    return found
+
+
+def _unreadable_captions(placed: Sequence[Placed]) -> list[Problem]:
+    return [
+        each.caption.problem for each in placed if each.caption.problem and each.caption.source in ("words", "none")
+    ]
+
+
+def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
+    cut = [each.picture for each in placed if counted.get(each.picture.key, 0) > limit]
+    if not cut:
+        return []
+    longest = max(counted.values())
+    what = (
+        f"{len(cut)} captions are longer than {limit} tokens (the longest has {longest}) and are cut: {names_of(cut)}."
+    )
+    fix = "Shorten them, or raise the longest caption to 150 or 225." if limit < 225 else "Shorten them."
+    return [Problem(what, "captions.max_token_length", fix, "advice")]
+
+
+def size_advice(placed: Sequence[Placed]) -> list[Problem]:
+    found = []
+    small = sorted(
+        (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
+    )
+    if small:
+        most = small[0].placement.scale
+        what = f"{len(small)} of {len(placed)} pictures are smaller than their bucket and are enlarged, "
+        what += f"the most by {most:.1f} times: {names_of([each.picture for each in small])}."
+        fix = "Use larger pictures, a lower resolution, or turn on 'Never enlarge'."
+        found.append(Problem(what, printable(small[0].picture.path.parent), fix, "advice"))
+    cropped = sorted(
+        (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
+    )
+    if cropped:
+        least = cropped[0].placement.kept
+        what = f"{len(cropped)} of {len(placed)} pictures lose more than half of themselves to the crop, "
+        what += f"at the most all but {least:.0%}: {names_of([each.picture for each in cropped])}."
+        fix = "Crop them by hand, or raise the longest bucket side."
+        found.append(Problem(what, printable(cropped[0].picture.path.parent), fix, "advice"))
+    return found
+
+
+def balance_advice(epochs: Epochs) -> list[Problem]:
+    """Regularisation without anything to balance, and what no epoch shows."""
+    found = []
+    for part in epochs.parts:
+        if isinstance(part, Turn) and part.pool and not len(part):
+            what = f"{part.pool} regularisation pictures have nothing to balance and are not shown."
+            fix = "Add pictures to learn, or put both into the same batch group."
+            found.append(Problem(what, "dataset.sources", fix, "advice"))
+    never = epochs.never_shown()
+    if never:
+        what = f"{len(never)} pictures never train: their buckets do not fill a batch, and short batches are left out: "
+        what += names_of([each.picture for each in never])
+        fix = "Set 'Buckets that do not fill a batch' to short batches, or lower the batch size."
+        found.append(Problem(what + ".", "dataset.short_batches", fix, "advice"))
+    return found

@@ -1,0 +1,131 @@
+"""The batches of every epoch, known ahead from the dataset, the settings and the seed."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from core.dataset.batches import Batch, Placed, accumulation_groups
+from core.dataset.buckets import Size
+from core.dataset.rotation import View, parts_of
+from core.record import draws
+from core.settings.dataset import DatasetSettings
+
+Bucket = tuple[str, Size]
+
+
+class Epochs:
+    """How the epochs of a dataset are cut into batches and updates. Epochs, steps and batches count from 0.
+
+    placed          what trains, regularisation with it
+    accumulation    batches to one optimizer update
+    """
+
+    def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1):
+        self.parts = parts_of(placed, dataset.reg_balance)
+        self._short = dataset.short_batches
+        self._accumulation = accumulation
+        self._size: dict[Bucket, int] = {each.bucket: each.concept.pictures.train_batch_size for each in placed}
+        self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
+        for each in placed:
+            self._members[each.bucket].append(each)
+        self._counts: dict[int, int] = {}
+        self._first: list[int] = [0]  # the first update of each epoch
+
+    # -- counting
+
+    @property
+    def views(self) -> int:
+        """Pictures shown in an epoch, repeats counted."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return sorted(set(self._size.values()))
+
+    @property
+    def steady(self) -> bool:
+        """Whether every epoch has the same buckets, and so the same number of batches."""
+        return all(hasattr(part, "views") for part in self.parts)
+
+    def batches_in(self, epoch: int) -> int:
+        """How many batches `batches` makes, without making them."""
+        epoch = 0 if self.steady else epoch
+        if epoch not in self._counts:
+            filled = Counter(each.bucket for each, _ in self.views_of(epoch))
+            self._counts[epoch] = sum(self._cut(count, self._size[bucket]) for bucket, count in filled.items())
+        return self._counts[epoch]
+
+    def _cut(self, count: int, size: int) -> int:
+        return count // size if self._short == "drop" else -(-count // size)
+
+    def updates_in(self, epoch: int) -> int:
+        """Optimizer updates of an epoch. An accumulation that is open at its end is closed there."""
+        return -(-self.batches_in(epoch) // self._accumulation)
+
+    def first_update(self, epoch: int) -> int:
+        """The number of updates before this epoch."""
+        if self.steady:
+            return epoch * self.updates_in(0)
+        while len(self._first) <= epoch:
+            self._first.append(self._first[-1] + self.updates_in(len(self._first) - 1))
+        return self._first[epoch]
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that update `step` belongs to."""
+        if self.steady:
+            return step // self.updates_in(0)
+        while self._first[-1] <= step:
+            self.first_update(len(self._first))
+        return bisect_right(self._first, step) - 1
+
+    def never_shown(self) -> list[Placed]:
+        """Pictures that no epoch shows, because their bucket never fills a batch and short ones are left out."""
+        if self._short != "drop":
+            return []
+        filled = Counter(each.bucket for each, _ in self.views_of(0))
+        return [
+            each for bucket, members in self._members.items() if filled[bucket] < self._size[bucket] for each in members
+        ]
+
+    # -- making
+
+    def views_of(self, epoch: int) -> list[View]:
+        """What an epoch shows, in no particular order."""
+        return [view for part in self.parts for view in part.of_epoch(epoch)]
+
+    def batches(self, seed: int, epoch: int) -> list[Batch]:
+        """All batches of an epoch, in order. Time grows with the number of views."""
+        buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
+        for view in self.views_of(epoch):
+            buckets[view[0].bucket].append(view)
+        made: list[Batch] = []
+        for bucket in sorted(buckets):
+            group, size = bucket
+            views = buckets[bucket]
+            draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
+            if self._short == "refill":
+                views += self._fill_up(bucket, views, seed, epoch)
+            at_once = self._size[bucket]
+            end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
+            made += [Batch(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+        draws.python_random(seed, "order of batches", epoch).shuffle(made)
+        return made
+
+    def groups(self, seed: int, epoch: int) -> list[list[Batch]]:
+        """The batches of each update of an epoch."""
+        return accumulation_groups(self.batches(seed, epoch), self._accumulation)
+
+    def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
+        """Further showings of the bucket's own pictures, until its last batch is full."""
+        lacking = -len(views) % self._size[bucket]
+        shown = Counter(each.key for each, _ in views)
+        order = list({each.key: each for each, _ in views}.values())
+        draws.python_random(seed, "filling up", epoch, bucket[0], *bucket[1]).shuffle(order)
+        more: list[View] = []
+        for place in range(lacking):
+            each = order[place % len(order)]
+            more.append((each, shown[each.key]))
+            shown[each.key] += 1
+        return more

@@ -1,0 +1,232 @@
+"""From pictures to what trains: held-out ones apart, each of the others at its size or sizes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+
+from core.dataset.batches import Placed
+from core.dataset.buckets import MIN_KEPT, BucketPlan, Placement, Size, cover, plan_buckets
+from core.dataset.caption_files import Caption
+from core.dataset.files import printable
+from core.dataset.scan import Picture
+from core.record.problems import Problem, ProblemsError
+from core.settings.concepts import Concept
+from core.settings.pictures import PictureSettings
+
+Key = tuple[str, str]
+SIZE_SETTINGS = (
+    "resolution",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+)
+
+
+@dataclass
+class Placing:
+    """Where every picture went. refused: key -> why it does not train."""
+
+    placed: list[Placed] = field(default_factory=list)
+    validation: list[Placed] = field(default_factory=list)
+    refused: dict[Key, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def place(
+    pictures: Sequence[Picture],
+    concepts: Sequence[Concept],
+    captions: Callable[[Picture], Caption],
+    *,
+    held_out: frozenset[Key] = frozenset(),
+    merge: bool = False,
+    level: str = "error",
+) -> Placing:
+    """Give every picture its place at each resolution of its folder.
+
+    held_out   keys of validation pictures (see `held_out`)
+    merge      pictures of buckets that cannot fill one batch go to the nearest bucket
+    level      of the finding about pictures that are too narrow
+    """
+    result = Placing()
+    plans = _Plans(pictures, concepts, result.problems)
+    for picture in pictures:
+        concept = concepts[picture.concept]
+        placements = plans.places(picture, concept)
+        if placements is None:
+            result.refused[picture.key] = "has no bucket: the sizes cannot be planned"
+            continue
+        fitting = [(place, name) for place, name in placements if place is not None and place.kept >= MIN_KEPT]
+        if not fitting:
+            result.refused[picture.key] = "is too narrow for any bucket"
+            result.problems.append(_too_narrow(picture, level))
+            continue
+        caption = captions(picture)
+        out = picture.key in held_out
+        for placement, name in fitting[:1] if out else fitting:
+            (result.validation if out else result.placed).append(Placed(picture, placement, caption, concept, name))
+    if merge:
+        result.placed = merged(result.placed)
+    return result
+
+
+class _Plans:
+    """The sizes of each folder, planned once for each different wish. What contradicts itself is said once."""
+
+    def __init__(self, pictures: Sequence[Picture], concepts: Sequence[Concept], problems: list[Problem]):
+        self._problems = problems
+        self._known: dict[tuple, BucketPlan | None] = {}
+        self._own = _own_buckets(pictures, concepts, problems)
+
+    def places(self, picture: Picture, concept: Concept) -> list[tuple[Placement | None, str]] | None:
+        """The placement for each resolution with the variant's name; None where the sizes cannot be planned."""
+        size = (picture.width, picture.height)
+        if picture.concept in self._own and picture.own_bucket is not None:
+            return [(cover(size, picture.own_bucket), "")]
+        found: list[tuple[Placement | None, str]] = []
+        for number, settings in enumerate(_sizes_of(concept.pictures)):
+            plan = self._plan(settings)
+            if plan is None:
+                return None
+            placement = plan.assign(*size)
+            if any(placement == other for other, _ in found):  # never enlarged: the same at every resolution
+                continue
+            found.append((placement, "" if number == 0 else _name(settings.resolution)))
+        return found
+
+    def _plan(self, settings: PictureSettings) -> BucketPlan | None:
+        key = tuple(getattr(settings, name) for name in SIZE_SETTINGS)
+        if key not in self._known:
+            self._known[key] = None
+            try:
+                plan = plan_buckets(settings)
+            except ProblemsError as error:
+                self._problems.extend(problem for problem in error.problems if problem not in self._problems)
+                return None
+            self._problems.extend(problem for problem in plan.advice if problem not in self._problems)
+            self._known[key] = plan
+        return self._known[key]
+
+
+def _sizes_of(settings: PictureSettings) -> list[PictureSettings]:
+    """The settings once for each resolution asked for."""
+    wanted = [settings.resolution, *settings.more_resolutions]
+    return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(wanted)]
+
+
+def _name(resolution: int | Size) -> str:
+    width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    return f"{width}x{height}"
+
+
+def _own_buckets(pictures: Sequence[Picture], concepts: Sequence[Concept], problems: list[Problem]) -> set[int]:
+    """Numbers of the folders whose metadata gives every picture its size, as prepare_buckets_latents writes it."""
+    with_size = Counter(each.concept for each in pictures if each.own_bucket is not None)
+    whole = Counter(each.concept for each in pictures)
+    found = {number for number, count in with_size.items() if count == whole[number]}
+    for number, count in with_size.items():
+        if number not in found:
+            what = f"{count} of {whole[number]} pictures have a size in the metadata; as not all have, none is used."
+            fix = "Write the sizes of all, or of none; the sizes are planned anew."
+            problems.append(Problem(what, printable(concepts[number].source.metadata_file or ""), fix, "advice"))
+    return found
+
+
+def _too_narrow(picture: Picture, level: str) -> Problem:
+    what = (
+        f"The picture {printable(picture.relative)} ({picture.width} x {picture.height}) is too narrow for any bucket."
+    )
+    return Problem(what, printable(picture.path), "Crop it by hand, or turn on 'Leave out broken pictures'.", level)
+
+
+# ---- buckets that cannot fill a batch
+
+
+def merged(placed: Sequence[Placed]) -> list[Placed]:
+    """Pictures of buckets with fewer views than a batch go to the nearest bucket by shape that they can share.
+
+    The smallest bucket moves first; a bucket that has grown to a batch stays. Regularisation and other folders that
+    share batches count together.
+    """
+    views: Counter[tuple[str, Size]] = Counter()
+    members: defaultdict[tuple[str, Size], list[int]] = defaultdict(list)
+    result = list(placed)
+    for index, each in enumerate(result):
+        views[each.bucket] += each.repeats
+        members[each.bucket].append(index)
+    while True:
+        small = [
+            bucket for bucket in members if views[bucket] < result[members[bucket][0]].concept.pictures.train_batch_size
+        ]
+        small.sort(key=lambda bucket: (views[bucket], bucket))
+        moved = next((move for bucket in small if (move := _nearest(bucket, members)) is not None), None)
+        if moved is None:
+            return result
+        bucket, target = moved
+        for index in members.pop(bucket):
+            each = result[index]
+            result[index] = replace(each, placement=cover((each.picture.width, each.picture.height), target[1]))
+            members[target].append(index)
+        views[target] += views.pop(bucket)
+
+
+def _nearest(bucket: tuple[str, Size], members: Mapping) -> tuple[tuple[str, Size], tuple[str, Size]] | None:
+    """(bucket, the other bucket of the same group that is nearest in shape), near in area too."""
+    group, (width, height) = bucket
+    others = [
+        other
+        for other in members
+        if other != bucket and other[0] == group and 0.5 <= other[1][0] * other[1][1] / (width * height) <= 2
+    ]
+    if not others:
+        return None
+    return bucket, min(others, key=lambda other: (abs(other[1][0] / other[1][1] - width / height), other))
+
+
+# ---- validation
+
+
+def held_out(
+    pictures: Sequence[Picture],
+    concepts: Sequence[Concept],
+    contents: Callable[[Sequence[Picture]], Mapping[Key, str]],
+    seed: int,
+) -> frozenset[Key]:
+    """Keys of the pictures that never train: whole folders of that role, those named, and each folder's share.
+
+    contents   pictures -> SHA-256 of their bytes; asked only for folders that hold out a share
+
+    The share goes by content, not by name or place: a folder that is renamed or moved holds out the same pictures, and
+    two copies of a picture are never on both sides.
+    """
+    found: set[Key] = set()
+    folders: defaultdict[int, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        folders[picture.concept].append(picture)
+    for number, members in folders.items():
+        source, share = concepts[number].source, concepts[number].validation.validation_split
+        if source.role == "validation":
+            found |= {picture.key for picture in members}
+        if source.role != "train":
+            continue
+        named = set(source.validation_pictures)
+        chosen = {each.key for each in members if each.relative in named or each.path.name in named}
+        found |= chosen
+        if share > 0:
+            found |= _share(members, share, contents(members), seed)
+    return frozenset(found)
+
+
+def _share(members: Sequence[Picture], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:
+    """The share of the pictures whose content's hash comes first, copies together; at least one of two or more."""
+    order = {each.key: sha256(f"{seed} {contents[each.key]}".encode()).hexdigest() for each in members}
+    wanted = len(members) if share >= 1 else min(max(round(share * len(members)), 1), len(members) - 1)
+    if wanted <= 0:
+        return set()
+    last = sorted(order.values())[wanted - 1]
+    chosen = {key for key, place in order.items() if place <= last}
+    return chosen if len(chosen) < len(members) or share >= 1 else set()
