@@ -17,6 +17,7 @@ ABOUT = {
     "prepare": "check a dataset and fill the caches that a training will use",
     "caption": "report on captions, and write missing ones",
     "generate": "draw pictures",
+    "class_pictures": "make regularisation pictures of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
     "bench": "measure this machine",
 }
@@ -51,7 +52,7 @@ def print_problems(error: ProblemsError) -> None:
 
 
 def page_help() -> str:
-    names = "\n".join(f"  {name.ljust(10)}{text}" for name, text in ABOUT.items())
+    names = "\n".join(f"  {name.ljust(16)}{text}" for name, text in ABOUT.items())
     return f"""Atelier: from a folder of pictures to a trained LoRA and pictures made with it.
 
 python webui.py [options]                      the page, at localhost:7860

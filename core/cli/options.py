@@ -43,6 +43,7 @@ SUBCOMMAND = {
         "prompt": ("TEXT", "short for --generate.prompt"),
         "lora": ("FILE[:STRENGTH]", "draw with this LoRA, and none of the preset's; may be repeated"),
     },
+    "class_pictures": JOB,
     "tool": JOB,
     "bench": {
         **COMMON,
@@ -139,7 +140,7 @@ def job_from(task: str, options: Options) -> Settings:
 
 
 def _fits(preset_task: str, task: str) -> bool:
-    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption"}
+    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption", "class_pictures"}
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:

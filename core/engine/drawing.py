@@ -1,4 +1,4 @@
-"""Generate and tool jobs on the engine: what generation reports becomes events of the job's journal."""
+"""Generate, class picture and tool jobs on the engine: what generation reports becomes events of the job's journal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from core.record.context import JobContext
 from core.record.events import Drawn
-from core.settings.job import GenerateJob, ToolJob
+from core.settings.job import ClassPicturesJob, GenerateJob, ToolJob
 
 
 def make_store() -> Any:
@@ -20,6 +20,20 @@ def draw_pictures(job: GenerateJob, context: JobContext) -> str:
     from core.generation.run import run_generate
 
     run_generate(
+        job,
+        context.workspace,
+        store=context.store or make_store(),
+        device=context.device,
+        on_event=_to_journal(context),
+        cancel=context.token,
+    )
+    return "done"
+
+
+def draw_class_pictures(job: ClassPicturesJob, context: JobContext) -> str:
+    from core.generation.class_pictures import make_class_pictures
+
+    make_class_pictures(
         job,
         context.workspace,
         store=context.store or make_store(),

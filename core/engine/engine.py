@@ -208,7 +208,7 @@ class Engine:
             self._device,
             listener=view.apply,
             token=self._token_of(entry.id),
-            store=self._model_store() if entry.task == "generate" else None,
+            store=self._model_store() if entry.task in ("generate", "class_pictures") else None,
         )
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
         if words is not None and words.poisoned:

@@ -46,6 +46,12 @@ def run_caption(job: Any, context: JobContext) -> str:
     return run_captions(job, context)
 
 
+def run_class_pictures(job: Any, context: JobContext) -> str:
+    from core.engine.drawing import draw_class_pictures
+
+    return draw_class_pictures(job, context)
+
+
 def run_tool(job: Any, context: JobContext) -> str:
     from core.engine.drawing import use_tool
 
@@ -58,6 +64,7 @@ TASKS: dict[str, Callable[[Any, JobContext], str]] = {
     "prepare": run_prepare,
     "generate": run_generate,
     "caption": run_caption,
+    "class_pictures": run_class_pictures,
     "tool": run_tool,
 }
 

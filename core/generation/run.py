@@ -117,7 +117,7 @@ def run_generate(
     """
     on_event("progress", text="looking for the files", done=0, total=0)
     sources = find_sources(job, workspace)
-    hashes = _hashes(sources, workspace, cancel)
+    hashes = file_hashes(sources, workspace, cancel)
     weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
     dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
     use_threads(device, weight_bytes)
@@ -266,7 +266,7 @@ def _names(folder: Path, stem: str) -> Iterator[Path]:
         number += 1
 
 
-def _hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
+def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
     """What other programs know the files by; each file is read once for it and remembered while it does not change."""
     memo = HashMemo(workspace.private / "hashes.json")
     if sources.model.is_dir():  # no other program hashes folders: the U-Net's weights stand for it

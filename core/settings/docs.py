@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 from core.settings.base import Settings, declared
-from core.settings.job import CaptionJob, GenerateJob, ToolJob, TrainJob
+from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, ToolJob, TrainJob
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 PARTS = (
     ("Training (`train`, `prepare`)", TrainJob, ()),
     ("Drawing (`generate`)", GenerateJob, ("model", "memory")),
     ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
+    ("Class pictures (`class_pictures`)", ClassPicturesJob, ("model", "dataset", "captions", "memory")),
     ("Tools (`tool`)", ToolJob, ()),
 )
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from core.settings.base import Settings
 from core.settings.caption import CaptionWriteSettings
 from core.settings.captions import CaptionSettings
+from core.settings.class_pictures import ClassPictureSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
@@ -65,6 +66,16 @@ class CaptionJob(Settings):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
+class ClassPicturesJob(Settings):
+    """Make regularisation pictures of a class with the base model, at the sizes that the dataset trains at."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    class_pictures: ClassPictureSettings = Field(default_factory=ClassPictureSettings, title="Class pictures")
+    memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
+
+
 class ToolJob(Settings):
     """A small job on a file."""
 
@@ -76,6 +87,7 @@ JOBS: dict[str, type[Settings]] = {
     "prepare": PrepareJob,
     "generate": GenerateJob,
     "caption": CaptionJob,
+    "class_pictures": ClassPicturesJob,
     "tool": ToolJob,
 }
 

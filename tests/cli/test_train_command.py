@@ -185,7 +185,7 @@ def test_help_lists_every_setting():
         assert all(f"--{entry.path} " in done.stdout for entry in declared(TrainJob))
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "caption", "generate", "tool", "bench"])
+@pytest.mark.parametrize("command", ["train", "prepare", "caption", "generate", "class_pictures", "tool", "bench"])
 def test_every_subcommand_has_help(command):
     done = subprocess.run([sys.executable, "webui.py", command, "--help"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0 and f"webui.py {command}" in done.stdout

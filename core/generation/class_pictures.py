@@ -1,0 +1,277 @@
+"""Class pictures drawn with the base model into a folder: only the missing ones, each whole or not there."""
+
+from __future__ import annotations
+
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families import family
+from core.families.precision import choose_precision, use_threads
+from core.formats.hashes import HashMemo, file_sha256
+from core.generation.class_plan import (
+    ClassPlan,
+    Manifest,
+    Size,
+    manifest_for,
+    missing,
+    picture_name,
+    pictures_of_others,
+    plan_class_pictures,
+    seed_of,
+)
+from core.generation.picture_metadata import Hashes, one_picture, png_info
+from core.generation.pipeline import PromptStates, draw, encode_prompts, pictures_at_once
+from core.generation.run import SECONDS_BETWEEN_PROGRESS, OnEvent, Sources, file_hashes, find_sources
+from core.generation.store import ModelStore, empty_device_cache
+from core.record import atomic
+from core.record.workspace import Workspace, display_path
+from core.settings.generate import GenerateSettings
+from core.settings.job import ClassPicturesJob, GenerateJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.record.cancel import CancelToken
+
+
+def make_class_pictures(
+    job: ClassPicturesJob,
+    workspace: Workspace,
+    *,
+    store: ModelStore,
+    device: str = "cpu",
+    on_event: OnEvent = lambda kind, **facts: None,
+    cancel: CancelToken | None = None,
+) -> list[Path]:
+    """Draw the class pictures that are missing; returns their files, in the order in which they were drawn.
+
+    on_event   as of core.generation.run.run_generate
+    A cancelled or broken-off job keeps what is finished; the same job again makes the rest, byte for byte as it would
+    have been.
+    """
+    on_event("progress", text="looking at the dataset", done=0, total=0)
+    plan = plan_class_pictures(job, workspace)
+    drawn_by = generate_job(job, plan)
+    sources = find_sources(drawn_by, workspace)
+    on_event("progress", text="looking for the files", done=0, total=0)
+    hashes = file_hashes(sources, workspace, cancel)
+    manifest, said = manifest_for(plan, settings_of(drawn_by, job, hashes, _vae_hash(sources, workspace, cancel)))
+    for problem in said:
+        on_event("log", text=problem.what, level="warning", fix=problem.fix)
+    wanted = wanted_of(plan)
+    todo = missing(plan.folder, manifest, wanted)
+    on_event("log", text=_what_is_there(plan, wanted, len(todo)), level="info")
+    made: list[Path] = []
+    if todo:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        manifest.write(plan.folder)
+        weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
+        dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
+        use_threads(device, weight_bytes)
+        on_event("progress", text="loading the model", done=0, total=0)
+        with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
+            asked = drawn_by.generate
+            states = encode_prompts(components, asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
+            maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, on_event, cancel)
+            made = maker.all_pictures(todo, job.class_pictures.batch, job.captions.caption_extension)
+    shown = display_path(plan.folder)
+    on_event("log", text=f"The class pictures lie in {shown}", level="info", fix=f"set dataset.reg_data_dir to {shown}")
+    return made
+
+
+def wanted_of(plan: ClassPlan) -> int:
+    """How many pictures are ours to make: those that others put into the folder count."""
+    return max(0, plan.number - len(pictures_of_others(plan.folder)))
+
+
+def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
+    there = plan.number - wanted
+    text = (
+        f"{todo} of {plan.number} class pictures are to be made"
+        if todo
+        else f"All {plan.number} class pictures are there"
+    )
+    return text + (f"; {there} pictures of your own in the folder count" if there > 0 else "")
+
+
+def generate_job(job: ClassPicturesJob, plan: ClassPlan) -> GenerateJob:
+    """What draws the pictures, size and seed left open."""
+    asked = job.class_pictures
+    generate = GenerateSettings(
+        prompt=plan.prompt,
+        negative_prompt=asked.negative_prompt,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        sampler=asked.sampler,
+    )
+    return GenerateJob(model=job.model, generate=generate, memory=job.memory)
+
+
+def settings_of(drawn_by: GenerateJob, job: ClassPicturesJob, hashes: Hashes, vae: str | None) -> dict[str, Any]:
+    """What all pictures of a folder have in common; the names are class_plan.TITLES."""
+    asked = drawn_by.generate
+    return {
+        "prompt": asked.prompt,
+        "negative_prompt": asked.negative_prompt,
+        "seed": job.class_pictures.seed,
+        "sampler": asked.sampler,
+        "steps": asked.steps,
+        "guidance_scale": asked.guidance_scale,
+        "clip_skip": job.model.clip_skip,
+        "prediction": job.model.prediction,
+        "model": hashes.model,
+        "vae": vae,
+    }
+
+
+def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> str | None:
+    """SHA-256 of a VAE that is not the model's own."""
+    if sources.vae is None:
+        return None
+    memo, path = HashMemo(workspace.private / "hashes.json"), sources.vae
+    if path.is_dir():
+        return family(sources.family).digest(sources.model, "vae", vae=path, memo=memo, cancel=cancel)
+    return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
+
+
+class _Maker:
+    """The missing pictures of one folder, drawn in fixed groups of one size.
+
+    A group is drawn whole even where only some of it are missing: a picture differs by rounding with the number that is
+    drawn beside it, and the folder shall hold the same bytes however often the job was broken off.
+    """
+
+    def __init__(
+        self,
+        plan: ClassPlan,
+        manifest: Manifest,
+        drawn_by: GenerateJob,
+        workspace: Workspace,
+        sources: Sources,
+        hashes: Hashes,
+        components: Any,
+        states: PromptStates,
+        on_event: OnEvent,
+        cancel: CancelToken | None,
+    ):
+        self.plan, self.manifest, self.drawn_by, self.workspace = plan, manifest, drawn_by, workspace
+        self.sources, self.hashes, self.components, self.states = sources, hashes, components, states
+        self.on_event, self.cancel = on_event, cancel
+        self.seed = manifest.settings["seed"]
+        self.done, self.total, self.said = 0, 0, 0.0
+
+    def all_pictures(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
+        self.total = len(todo)
+        ending = ".txt" if caption_extension == "auto" else caption_extension
+        made: list[Path] = []
+        left = list(todo)
+        self._progress(0)
+        while left:
+            group = self._group_of(left[0], batch)
+            missing_here = [index for index in group if index in left]
+            pictures = self._draw_if_it_fits(group, len(missing_here))
+            if pictures is None:
+                batch = 1
+                continue
+            for index, picture in zip(group, pictures, strict=True):
+                if index in left:
+                    made.append(self._save(index, picture, ending))
+                    left.remove(index)
+                    self.done += 1
+        self._progress(0)
+        return made
+
+    def _group_of(self, index: int, batch: int | None) -> list[int]:
+        """The pictures that are drawn together with this one: the n-th handful of its size."""
+        sizes = self.manifest.sizes
+        size = sizes[index]
+        name = f"{size[0]}x{size[1]}"
+        at_once = batch or self.manifest.at_once.get(name) or pictures_at_once(self.components, *size)
+        if self.manifest.at_once.get(name) != at_once:
+            self.manifest.at_once[name] = at_once
+            self.manifest.write(self.plan.folder)
+        same = [other for other, its in enumerate(sizes) if its == size]
+        start = same.index(index) // at_once * at_once
+        return same[start : start + at_once]
+
+    def _draw_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
+        """None when several pictures together took more memory than the device has; one alone raises as ever."""
+        import torch
+
+        try:
+            return self._draw(group, counted)
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        empty_device_cache()
+        self.on_event("log", text="Several pictures at once do not fit into memory; going on one by one", level="info")
+        return None
+
+    def _draw(self, group: list[int], counted: int) -> list[Image]:
+        asked, chosen = self.drawn_by.generate, self.drawn_by.model.prediction
+        width, height = self.manifest.sizes[group[0]]
+
+        def on_step(done: int, total: int) -> None:
+            # At most a few times a second: each report is a line in the job's journal.
+            if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
+                self._progress(done * counted)
+
+        return draw(
+            self.components,
+            self.states,
+            seeds=[seed_of(self.seed, index) for index in group],
+            width=width,
+            height=height,
+            sampler=asked.sampler,
+            steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            prediction=None if chosen == "auto" else chosen,
+            on_step=on_step,
+            cancel=self.cancel,
+        )
+
+    def _progress(self, steps_of_next: int) -> None:
+        self.said = time.monotonic()
+        steps = self.drawn_by.generate.steps
+        text = f"drawing class picture {min(self.done + 1, self.total)} of {self.total}"
+        self.on_event("progress", text=text, done=self.done * steps + steps_of_next, total=self.total * steps)
+
+    def _save(self, index: int, picture: Image, ending: str) -> Path:
+        """The caption first: a picture that is there is finished."""
+        path, seed = self.plan.folder / picture_name(index), seed_of(self.seed, index)
+        width, height = self.manifest.sizes[index]
+        if self.plan.caption and not path.with_suffix(ending).exists():
+            atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
+        drawn = one_picture(
+            self.drawn_by,
+            seed=seed,
+            width=width,
+            height=height,
+            workspace=self.workspace,
+            lora_paths=[],
+            model_path=self.sources.model,
+            vae_path=self.sources.vae,
+        )
+        content = BytesIO()
+        picture.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
+        atomic.write_bytes(path, content.getvalue())
+        self.on_event("picture", path=str(path), seed=seed)
+        return path
+
+
+def what_would_be_made(job: ClassPicturesJob, workspace: Workspace) -> str:
+    """One sentence for who asks before the start. Raises ProblemsError like the job itself."""
+    plan = plan_class_pictures(job, workspace)
+    drawn_by = generate_job(job, plan)
+    sources = find_sources(drawn_by, workspace)
+    hashes = file_hashes(sources, workspace, None)
+    manifest, _ = manifest_for(plan, settings_of(drawn_by, job, hashes, _vae_hash(sources, workspace, None)))
+    todo = missing(plan.folder, manifest, wanted_of(plan))
+    counts: dict[Size, int] = {}
+    for index in todo:
+        counts[manifest.sizes[index]] = counts.get(manifest.sizes[index], 0) + 1
+    sizes = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sorted(counts.items()))
+    text = f"{len(todo)} of {plan.number} class pictures of '{plan.prompt}' would be made"
+    return f"{text}{': ' + sizes if sizes else ''}, in {display_path(plan.folder)}"

@@ -1,0 +1,335 @@
+"""Which class pictures to make: the class, how many, at which sizes, and what their folder holds already. Loads no model.
+
+A class picture is what the base model draws of a class ("dog") by itself. Shown beside the pictures of one dog, it
+keeps the model's idea of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.dataset.files import is_junk, is_picture_name, printable
+from core.dataset.preflight import preflight
+from core.record import atomic, draws
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.run_folder import safe_name
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.dataset import DatasetSettings
+from core.settings.job import ClassPicturesJob, TrainJob
+from core.settings.source import Source
+
+Size = tuple[int, int]
+
+MANIFEST = "class_pictures.json"
+FORMAT = 1
+MOST_BY_ITSELF = 200  # pictures, where no number is given; DreamBooth's authors use about 200 for one subject
+SMALLEST_SIDE = 64  # pixels; a smaller picture has no room for what a U-Net halves three times
+OURS = re.compile(r"class_\d{4,}\.png")
+END_OF_PNG = b"IEND\xaeB`\x82"
+# What must be the same for all pictures of a folder, with the words for it.
+TITLES = {
+    "prompt": "prompt",
+    "negative_prompt": "negative prompt",
+    "seed": "seed",
+    "sampler": "sampler",
+    "steps": "number of steps",
+    "guidance_scale": "guidance",
+    "clip_skip": "clip skip",
+    "prediction": "prediction type",
+    "model": "base model",
+    "vae": "VAE",
+}
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """What a job asks for.
+
+    sizes   (width, height) of picture 0, 1, ... as the present dataset gives them, for all of `number`
+    views   how many views of an epoch have which size      number   asked for, those of others in the folder included
+    """
+
+    folder: Path
+    class_word: str
+    prompt: str
+    caption: str
+    number: int
+    views: dict[Size, int]
+
+    @property
+    def sizes(self) -> list[Size]:
+        return sizes_by_views(self.views, self.number)
+
+
+@dataclass
+class Manifest:
+    """What class_pictures.json says of a folder: how its pictures are made and which size each has.
+
+    settings   of TITLES, SHA-256 for the files       sizes    of picture 0, 1, ...; made or still missing
+    at_once    how many of a size ("512x768") are drawn together: rounding depends on it, so it stays
+    """
+
+    settings: dict[str, Any]
+    class_word: str = ""
+    sizes: list[Size] = field(default_factory=list)
+    at_once: dict[str, int] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        content = {"format": FORMAT, "class": self.class_word, "settings": self.settings}
+        content |= {"at_once": self.at_once, "sizes": self.sizes}
+        atomic.write_json(folder / MANIFEST, content)
+
+
+# ---- the plan
+
+
+def plan_class_pictures(job: ClassPicturesJob, workspace: Workspace) -> ClassPlan:
+    """What the job asks for, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
+    asked, dataset = job.class_pictures, job.dataset
+    problems: list[Problem] = []
+    word = (asked.class_word or first_class_word(dataset) or "").strip()
+    if not word and "{class}" in asked.prompt + asked.caption:
+        fix = "set class_pictures.class_word to what the subject is, such as dog"
+        if "{class}" not in asked.prompt:
+            fix += ", or write class_pictures.caption without {class}"
+        problems.append(Problem("No class is given for the class pictures.", "class_pictures.class_word", fix))
+    prompt = asked.prompt.replace("{class}", word).strip()
+    if not prompt:
+        problems.append(Problem("The prompt of the class pictures is empty.", "class_pictures.prompt", "write one"))
+    folder = class_folder(asked.folder, word or prompt, workspace)
+    problems += _folder_problems(folder, dataset)
+    report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)
+    if not report.placed:
+        problems += [problem for problem in report.problems if problem.level == "error"]
+        if not problems:
+            problems.append(Problem("The dataset has no picture to take sizes from.", "dataset", "add pictures"))
+    raise_if_errors(problems)
+    views: dict[Size, int] = {}
+    for (width, height), (_, shown) in report.buckets.items():
+        size = (max(width, SMALLEST_SIDE), max(height, SMALLEST_SIDE))
+        views[size] = views.get(size, 0) + shown
+    number = asked.number or min(max(sum(views.values()), 1), MOST_BY_ITSELF)
+    caption = asked.caption.replace("{class}", word).replace("{prompt}", prompt).strip()
+    return ClassPlan(folder, word, prompt, caption, number, views)
+
+
+def first_class_word(dataset: DatasetSettings) -> str | None:
+    """The class of the first training folder that has one."""
+    sources = [source for source in dataset.all_sources() if source.role == "train"]
+    return next((source.class_word for source in sources if (source.class_word or "").strip()), None)
+
+
+def class_folder(chosen: str | None, words: str, workspace: Workspace) -> Path:
+    """The folder of the settings, else outputs/datasets/<class> class pictures."""
+    if chosen and chosen.strip():
+        return resolve_path(chosen.strip())
+    return workspace.datasets / f"{safe_name(words).replace('_', ' ')} class pictures"
+
+
+def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
+    """The folders whose shapes count: those of this class, else all that train."""
+    sources = [source for source in dataset.all_sources() if source.role == "train"]
+    own = [source for source in sources if (source.class_word or "").strip() == word]
+    return dataset.model_copy(
+        update={"folder": None, "reg_data_dir": None, "sources": own if word and own else sources}
+    )
+
+
+def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
+    if folder.exists() and not folder.is_dir():
+        return [Problem("A file stands where the class pictures would go.", printable(folder), "choose another folder")]
+    inside = [
+        source.folder
+        for source in dataset.all_sources()
+        if source.role == "train" and source.folder.strip() and folder.resolve().is_relative_to(_real(source.folder))
+    ]
+    if not inside:
+        return []
+    what = (
+        f"The class pictures would lie inside a training folder ({printable(inside[0])}) and be learned as the subject."
+    )
+    return [Problem(what, printable(folder), "choose a folder beside it")]
+
+
+def _real(folder: str) -> Path:
+    return resolve_path(folder.strip()).resolve()
+
+
+def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size] = ()) -> list[Size]:
+    """A size for each of `number` pictures, so that any first n of them are spread as the views are (within one picture).
+
+    Each next picture takes the size that is furthest behind its share; of equals the first by (width, height). So a
+    larger number only adds pictures. begun: sizes that are given; the others make up for them.
+    """
+    sizes, total = list(begun[:number]), sum(views.values())
+    made = {size: sizes.count(size) for size in sorted(views)}
+    while len(sizes) < number:
+        # In whole numbers: share * (n + 1) - made, times the total.
+        behind = {size: views[size] * (len(sizes) + 1) - made[size] * total for size in made}
+        size = max(behind, key=lambda one: behind[one])
+        made[size] += 1
+        sizes.append(size)
+    return sizes
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of a picture (from 0): addressed, so that it does not depend on which others are made."""
+    return draws.integer(0, 2**32, seed, "class picture", number)
+
+
+def picture_name(number: int) -> str:
+    """class_0001.png is picture 0: people count from one."""
+    return f"class_{number + 1:04d}.png"
+
+
+# ---- what lies in the folder
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """None where there is none. Raises ProblemsError for one that cannot be read."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        sizes = [(int(width), int(height)) for width, height in content["sizes"]]
+        at_once = {str(size): int(count) for size, count in content["at_once"].items()}
+        if (
+            content["format"] != FORMAT
+            or any(count < 1 for count in at_once.values())
+            or min(map(min, sizes), default=8) < 8
+        ):
+            raise ValueError
+        return Manifest(dict(content["settings"]), str(content["class"]), sizes, at_once)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ProblemsError.one(
+            "The list of what was made in this folder cannot be read.",
+            printable(path),
+            "choose a new folder (class_pictures.folder)",
+        ) from None
+
+
+def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, list[Problem]]:
+    """The folder's manifest, with a size for each picture of the plan; and what is worth saying about it.
+
+    Pictures that were planned before keep their sizes, new ones follow the present dataset. Raises ProblemsError where
+    the folder's pictures were made otherwise: two kinds of pictures are never mixed.
+    """
+    found = read_manifest(plan.folder)
+    if found is None:
+        _refuse_unlisted(plan.folder)
+        found = Manifest(settings, plan.class_word)
+    different = [name for name in TITLES if found.settings.get(name) != settings.get(name)]
+    if different:
+        told = "; ".join(
+            f"{TITLES[name]} {_change(name, found.settings.get(name), settings.get(name))}" for name in different
+        )
+        raise ProblemsError.one(
+            f"The class pictures in this folder were made otherwise, and are not mixed with others: {told}.",
+            printable(plan.folder),
+            f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or set these back",
+        )
+    said = []
+    if found.sizes and not set(found.sizes) <= set(plan.views):
+        what = "The training pictures have other sizes than when these class pictures were planned; those keep their sizes."
+        said.append(Problem(what, printable(plan.folder), "for the present sizes choose a new folder", "advice"))
+    wanted = max(0, plan.number - len(pictures_of_others(plan.folder)))
+    found.sizes = sizes_by_views(plan.views, max(wanted, len(found.sizes)), found.sizes)
+    return found, said
+
+
+def _refuse_unlisted(folder: Path) -> None:
+    """Our names without our list: nothing tells how they were made."""
+    ours = [name for name in _names(folder) if OURS.fullmatch(name)]
+    if ours:
+        raise ProblemsError.one(
+            f"Class pictures lie here ({sorted(ours)[0]}), but {MANIFEST}, which says how they were made, is gone.",
+            printable(folder),
+            "choose a new folder (class_pictures.folder)",
+        )
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name in ("model", "vae"):
+        return "is another file"
+    return f"was {before!r}, is {now!r}"
+
+
+def _free_folder(folder: Path) -> Path:
+    number = 2
+    while (free := folder.with_name(f"{folder.name} {number}")).exists():
+        number += 1
+    return free
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+
+
+def pictures_of_others(folder: Path) -> list[Path]:
+    """Pictures in the folder and below it that this helper did not make. They count towards the number."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        top = Path(place) == folder
+        found += [
+            Path(place, name)
+            for name in names
+            if is_picture_name(name) and not is_junk(name) and not (top and OURS.fullmatch(name))
+        ]
+    return found
+
+
+def missing(folder: Path, manifest: Manifest, number: int) -> list[int]:
+    """Which of the first `number` pictures are not there whole."""
+    return [index for index in range(min(number, len(manifest.sizes))) if not _whole(folder / picture_name(index))]
+
+
+def _whole(path: Path) -> bool:
+    """There, and a PNG to its end: a copy that was cut short is made anew."""
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(-len(END_OF_PNG), os.SEEK_END)
+            return handle.read() == END_OF_PNG
+    except OSError:
+        return False
+
+
+# ---- into a training
+
+
+def with_class_folder(job: TrainJob, folder: str | Path, class_word: str | None = None) -> TrainJob:
+    """The training with this folder as regularisation, once. Sizes that its first folder has of its own hold for it too."""
+    dataset = job.dataset
+    path = resolve_path(str(folder).strip()).resolve()
+    kept = [source for source in dataset.sources if not source.folder.strip() or _real(source.folder) != path]
+    short = dataset.reg_data_dir
+    own = next((source for source in dataset.all_sources() if source.role == "train"), None)
+    sizes = {name: getattr(own, name) for name in SIZES if own is not None and getattr(own, name) is not None}
+    word = class_word or first_class_word(dataset)
+    added = Source(folder=display_path(path), role="regularisation", class_word=word, **sizes)
+    update = {
+        "sources": [*kept, added],
+        "reg_data_dir": None if short and short.strip() and _real(short) == path else short,
+    }
+    return job.model_copy(update={"dataset": dataset.model_copy(update=update)})
+
+
+# What decides at which size a folder's pictures train, and with which others.
+SIZES = (
+    "resolution",
+    "more_resolutions",
+    "train_batch_size",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+    "batch_group",
+)

@@ -1,0 +1,267 @@
+"""Class pictures: the missing ones, at the sizes of the training, the same bytes however often it was broken off."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from core.generation import class_pictures as drawing
+from core.generation.class_pictures import make_class_pictures, what_would_be_made
+from core.generation.class_plan import (
+    MANIFEST,
+    Manifest,
+    first_class_word,
+    manifest_for,
+    plan_class_pictures,
+    seed_of,
+    sizes_by_views,
+    with_class_folder,
+)
+from core.generation.picture_metadata import read_picture
+from core.generation.run import make_store
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.class_pictures import ClassPictureSettings
+from core.settings.dataset import DatasetSettings
+from core.settings.job import ClassPicturesJob, TrainJob
+from core.settings.source import Source
+
+WIDE, SQUARE = (96, 64), (64, 64)
+
+
+@pytest.fixture(scope="module")
+def store():
+    return make_store()
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+
+
+@pytest.fixture
+def dataset(tmp_path) -> DatasetSettings:
+    """Two wide pictures and one square one of a fox, at sizes that are buckets as they are."""
+    folder = tmp_path / "fox"
+    folder.mkdir()
+    for number, size in enumerate((WIDE, WIDE, SQUARE)):
+        Image.new("RGB", size, (200, 80 * number, 20)).save(folder / f"{number}.png")
+    source = Source(folder=str(folder), identifier="sks", class_word="fox")
+    return DatasetSettings(
+        sources=[source], resolution=80, min_bucket_reso=64, bucket_reso_steps=32, bucket_no_upscale=True
+    )
+
+
+def job_of(dataset: DatasetSettings, **asked) -> ClassPicturesJob:
+    asked = {"steps": 1, "guidance_scale": 4.0, "prompt": "a {class}, flat icon"} | asked
+    return ClassPicturesJob(dataset=dataset, class_pictures=ClassPictureSettings(**asked))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+
+
+def sizes_in(folder: Path) -> list[tuple[int, int]]:
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as picture:
+            found.append(picture.size)
+    return found
+
+
+def stop_after(count: int, token: CancelToken):
+    def on_event(kind, **facts):
+        on_event.drawn += kind == "picture"
+        if on_event.drawn == count:
+            token.cancel()
+
+    on_event.drawn = 0
+    return on_event
+
+
+def test_a_cancelled_job_goes_on_and_ends_with_the_same_bytes(workspace, dataset, store, tmp_path):
+    folder, token = tmp_path / "broken off", CancelToken()
+    job = job_of(dataset, folder=str(folder), number=3, batch=1)
+    with pytest.raises(Cancelled):
+        make_class_pictures(job, workspace, store=store, on_event=stop_after(1, token), cancel=token)
+    (first,) = folder.glob("*.png")
+    before = first.stat().st_mtime_ns
+    made = make_class_pictures(job, workspace, store=store)
+    assert len(made) == 2 and first not in made and first.stat().st_mtime_ns == before
+    unbroken = tmp_path / "unbroken"
+    make_class_pictures(job_of(dataset, folder=str(unbroken), number=3, batch=1), workspace, store=store)
+    assert sorted(contents(folder)) == [f"class_000{n}.{end}" for n in (1, 2, 3) for end in ("png", "txt")]
+    assert contents(folder) == contents(unbroken)
+    assert make_class_pictures(job, workspace, store=store) == []  # nothing is missing
+
+
+def test_a_picture_that_is_gone_or_cut_short_is_made_again_as_it_was_also_in_a_group(
+    workspace, dataset, store, tmp_path
+):
+    folder = tmp_path / "class"
+    job = job_of(dataset, folder=str(folder), number=5)
+    make_class_pictures(job, workspace, store=store)
+    at_once = json.loads((folder / MANIFEST).read_text("utf-8"))["at_once"]
+    assert at_once["96x64"] > 1  # else the groups of this test are none
+    before = contents(folder)
+    (folder / "class_0001.png").unlink()
+    cut = folder / "class_0003.png"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    made = make_class_pictures(job, workspace, store=store)
+    assert sorted(path.name for path in made) == ["class_0001.png", "class_0003.png"]
+    assert contents(folder) == before
+
+
+def test_a_broken_write_leaves_no_half_picture(workspace, dataset, store, tmp_path, monkeypatch):
+    folder = tmp_path / "class"
+    job = job_of(dataset, folder=str(folder), number=1)
+    write = drawing.atomic.write_bytes
+
+    def full_disk(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(drawing.atomic, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        make_class_pictures(job, workspace, store=store)
+    assert not list(folder.glob("*.png"))
+    monkeypatch.setattr(drawing.atomic, "write_bytes", write)
+    assert len(make_class_pictures(job, workspace, store=store)) == 1
+
+
+def test_pictures_have_the_sizes_of_the_training_and_say_how_they_were_drawn(workspace, dataset, store):
+    make_class_pictures(job_of(dataset, seed=7, negative_prompt="red"), workspace, store=store)
+    folder = workspace.datasets / "fox class pictures"
+    assert Counter(sizes_in(folder)) == {WIDE: 2, SQUARE: 1}  # as many as an epoch has views, in its shapes
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        record = read_picture(path).job
+        assert record is not None and record.generate.seed == seed_of(7, number)
+        assert (record.generate.prompt, record.generate.negative_prompt) == ("a fox, flat icon", "red")
+        assert (record.generate.width, record.generate.height) == sizes_in(folder)[number]
+        assert path.with_suffix(".txt").read_text("utf-8") == "fox\n"
+        assert str(workspace.outputs).encode() not in path.read_bytes()
+
+
+def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(workspace, dataset, store, tmp_path):
+    folder = tmp_path / "class"
+    make_class_pictures(job_of(dataset, folder=str(folder), number=1), workspace, store=store)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ProblemsError) as error:
+        other = job_of(dataset, folder=str(folder), number=2, prompt="a sleeping {class}", steps=2)
+        make_class_pictures(other, workspace, store=store)
+    (problem,) = error.value.problems
+    assert "prompt was 'a fox, flat icon', is 'a sleeping fox'" in problem.what
+    assert "number of steps was 1, is 2" in problem.what and "class 2" in problem.fix
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
+    draw, said = drawing.draw, []
+
+    def small_device(*given, seeds, **named):
+        if len(seeds) > 1:
+            raise torch.OutOfMemoryError("too little")
+        return draw(*given, seeds=seeds, **named)
+
+    monkeypatch.setattr(drawing, "draw", small_device)
+    job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
+    made = make_class_pictures(
+        job, workspace, store=store, on_event=lambda kind, **facts: said.append(facts.get("text", ""))
+    )
+    assert len(made) == 3 and any("one by one" in text for text in said)
+    assert "The class pictures lie in" in said[-1]
+
+
+# ---- the plan
+
+
+def test_sizes_follow_the_views_and_a_larger_number_only_adds():
+    views = {(64, 64): 1, (96, 64): 6, (64, 96): 3}
+    sizes = sizes_by_views(views, 40)
+    for count in range(1, 41):
+        assert sizes_by_views(views, count) == sizes[:count]
+        for size, shown in views.items():
+            assert abs(sizes[:count].count(size) - count * shown / 10) < 1
+    begun = [(64, 64)] * 3
+    assert sizes_by_views(views, 40, begun)[:3] == begun
+    assert Counter(sizes_by_views(views, 40, begun)) == {(64, 64): 4, (96, 64): 24, (64, 96): 12}
+
+
+def test_repeats_count_as_views_and_other_roles_do_not(workspace, dataset, tmp_path):
+    (tmp_path / "reg").mkdir()
+    Image.new("RGB", (64, 96)).save(tmp_path / "reg" / "a.png")
+    sources = [
+        dataset.sources[0].model_copy(update={"num_repeats": 10}),
+        Source(folder=str(tmp_path / "reg"), role="regularisation", class_word="dog"),
+    ]
+    plan = plan_class_pictures(job_of(dataset.model_copy(update={"sources": sources})), workspace)
+    assert plan.views == {WIDE: 20, SQUARE: 10} and plan.number == 30
+    assert (plan.class_word, plan.prompt, plan.caption) == ("fox", "a fox, flat icon", "fox")
+    many = [dataset.sources[0].model_copy(update={"num_repeats": 1000})]
+    assert plan_class_pictures(job_of(dataset.model_copy(update={"sources": many})), workspace).number == 200
+
+
+def test_what_is_missing_is_said_together(workspace, dataset, tmp_path):
+    source = dataset.sources[0].model_copy(update={"class_word": None})
+    inside = str(tmp_path / "fox" / "class")
+    with pytest.raises(ProblemsError) as error:
+        plan_class_pictures(job_of(dataset.model_copy(update={"sources": [source]}), folder=inside), workspace)
+    first, second = (problem.what for problem in error.value.problems)
+    assert "No class is given" in first and "inside a training folder" in second
+
+
+def test_pictures_of_the_person_count_and_are_left_alone(workspace, dataset, store, tmp_path):
+    folder = tmp_path / "class"
+    folder.mkdir()
+    Image.new("RGB", (50, 50)).save(folder / "own.png")
+    own = (folder / "own.png").read_bytes()
+    job = job_of(dataset, folder=str(folder), number=3)
+    assert "2 of 3 class pictures" in what_would_be_made(job, workspace)
+    assert not (folder / MANIFEST).exists()  # asking makes nothing
+    assert len(make_class_pictures(job, workspace, store=store)) == 2
+    assert (folder / "own.png").read_bytes() == own
+
+
+def test_pictures_without_their_list_are_not_mixed_with_others(workspace, dataset, tmp_path):
+    folder = tmp_path / "class"
+    folder.mkdir()
+    Image.new("RGB", (50, 50)).save(folder / "class_0001.png")
+    plan = plan_class_pictures(job_of(dataset, folder=str(folder)), workspace)
+    with pytest.raises(ProblemsError, match="is gone"):
+        manifest_for(plan, {})
+    for text in (
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "settings": {}, "class": "", "at_once": {}, "sizes": [[0, 8]]}',
+    ):
+        (folder / MANIFEST).write_text(text, "utf-8")
+        with pytest.raises(ProblemsError, match="cannot be read"):
+            manifest_for(plan, {})
+
+
+def test_planned_sizes_stay_when_the_dataset_changes_and_it_is_said(workspace, dataset, tmp_path):
+    folder = tmp_path / "class"
+    Manifest({}, "fox", [(128, 128), (128, 128)]).write(folder)
+    plan = plan_class_pictures(job_of(dataset, folder=str(folder), number=4), workspace)
+    manifest, said = manifest_for(plan, {})
+    assert manifest.sizes[:2] == [(128, 128)] * 2 and set(manifest.sizes[2:]) <= {WIDE, SQUARE}
+    assert len(manifest.sizes) == 4 and [problem.level for problem in said] == ["advice"]
+
+
+def test_the_folder_goes_into_a_training_once(dataset, tmp_path):
+    own = dataset.sources[0].model_copy(update={"resolution": 768, "train_batch_size": 2})
+    folder = str(tmp_path / "class")
+    job = TrainJob(dataset=dataset.model_copy(update={"sources": [own], "reg_data_dir": folder}))
+    once = with_class_folder(job, folder)
+    added = once.dataset.all_sources()[-1]
+    assert (added.role, added.class_word, added.resolution, added.train_batch_size) == ("regularisation", "fox", 768, 2)
+    assert Path(added.folder) == Path(folder) and once.dataset.reg_data_dir is None
+    assert with_class_folder(once, folder) == once
+    assert first_class_word(once.dataset) == "fox"
+    assert TrainJob.model_validate_json(once.model_dump_json()) == once
