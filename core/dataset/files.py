@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 # Formats that Pillow reads here, by what it calls them. A closed list: other readers run outside programs (EPS) or
 # take minutes (PDF), and a file's content, not its name, chooses the reader. (JPEG includes the MPO of phones.)
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-PICTURE_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
+PLUGIN_EXTENSIONS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # read by optional packages
+PICTURE_EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *PLUGIN_EXTENSIONS)
+)
 CAPTION_EXTENSIONS = (".txt", ".caption")
 TRASH_FOLDER = "_atelier_trash"
 JUNK_NAMES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx", "$recycle.bin", TRASH_FOLDER))
@@ -49,6 +53,50 @@ def words_of(folder_name: str) -> str:
     return " ".join(re.sub(r"[_\-]+", " ", folder_name).split())
 
 
+_FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+", re.DOTALL)
+
+
+def without_face(stem: str) -> str | None:
+    """The picture that a face was cut out of: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share.
+
+    sd-scripts takes any four pieces between underscores for the face; here they must be numbers, so that
+    `my_long_name_of_picture.png` does not get the caption `my.txt`.
+    """
+    match = _FACE.fullmatch(stem)
+    return match[1] if match else None
+
+
 def printable(text: str | os.PathLike) -> str:
     """A path that any file and screen takes: bytes that are no UTF-8 (Linux allows them in names) become a mark."""
-    return os.fspath(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = os.fspath(text)
+    if text.startswith(_EXTENDED):
+        text = plain_form(text)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+# ---- long paths on Windows
+
+_EXTENDED, _EXTENDED_SHARE = "\\\\?\\", "\\\\?\\UNC\\"
+_LONGEST_PLAIN = 247  # a folder's path may have no more there: 260 less a file name in the old short form
+
+
+def reachable(path: Path) -> Path:
+    """The path in a form that opens: Windows takes more than 260 characters only in its extended form."""
+    if os.name != "nt" or len(os.fspath(path)) <= _LONGEST_PLAIN:
+        return path
+    return Path(extended_form(os.path.abspath(path)))
+
+
+def extended_form(absolute: str) -> str:
+    r"""C:\a -> \\?\C:\a and \\server\share -> \\?\UNC\server\share. (Microsoft: Maximum Path Length Limitation.)"""
+    if absolute.startswith(_EXTENDED):
+        return absolute
+    text = absolute.replace("/", "\\")
+    return _EXTENDED_SHARE + text[2:] if text.startswith("\\\\") else _EXTENDED + text
+
+
+def plain_form(extended: str) -> str:
+    """As a person writes it."""
+    if extended.startswith(_EXTENDED_SHARE):
+        return "\\\\" + extended[len(_EXTENDED_SHARE) :]
+    return extended[len(_EXTENDED) :] if extended.startswith(_EXTENDED) else extended

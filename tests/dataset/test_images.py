@@ -9,18 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from core.dataset.buckets import Placement, plan_buckets
-from core.dataset.images import (
-    BrokenPicture,
-    area_average,
-    check_decodes,
-    load_bucketed,
-    load_pixels,
-    open_rgb,
-    read_header,
-    resize,
-    thumbnail,
-)
-from core.dataset.scan import scan
+from core.dataset.decoding import check_decodes
+from core.dataset.images import load_bucketed, load_pixels
+from core.dataset.opening import BrokenPicture, open_picture, open_rgb, read_header
+from core.dataset.resize import area_average, resize
+from core.dataset.scan import Picture
+from core.dataset.thumbnails import thumbnail
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset import DatasetSettings
 
@@ -236,6 +230,16 @@ def test_a_thumbnail_of_a_broken_picture_says_why(tmp_path):
 # ---- full decode
 
 
+def found_in(folder) -> list[Picture]:
+    """What a scan finds: size by the header, length and time by the file."""
+    pictures = []
+    for path in sorted(folder.iterdir()):
+        header, state = read_header(path), path.stat()
+        size = (header.width, header.height)
+        pictures.append(Picture(folder.name, path.name, path, *size, state.st_size, state.st_mtime_ns))
+    return pictures
+
+
 def cut_off(path, share=0.5):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -246,10 +250,10 @@ def test_a_full_decode_names_the_pictures_whose_headers_looked_right(tmp_path, a
         path = add(f"fox/{name}", 200, 150)
         if name.startswith("cut") and name != "cut.webp":
             cut_off(path)
-    found = scan(DatasetSettings(folder=str(tmp_path / "fox")))
+    found = found_in(tmp_path / "fox")
     cut_off(tmp_path / "fox/cut.webp")  # WebP is refused by its header already, so it is cut after the scan
     seen = []
-    reasons = check_decodes(found.pictures, progress=lambda done, total: seen.append((done, total)))
+    reasons = check_decodes(found, progress=lambda done, total: seen.append((done, total)))
     assert {key[1] for key in reasons} == {"cut.png", "cut.jpg", "cut.webp", "cut.bmp"}
     assert "truncated" in reasons["fox", "cut.jpg"]
     assert seen[-1] == (5, 5)
@@ -260,21 +264,21 @@ def test_a_checksum_error_in_a_png_is_found(tmp_path, add):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    found = scan(DatasetSettings(folder=str(tmp_path / "fox")))
-    assert "damaged" in check_decodes(found.pictures)["fox", "a.png"]
+    found = found_in(tmp_path / "fox")
+    assert "damaged" in check_decodes(found)["fox", "a.png"]
 
 
 def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypatch):
     good, bad = add("fox/a.png", 64, 64), add("fox/b.png", 64, 64)
     cut_off(bad)
-    settings = DatasetSettings(folder=str(tmp_path / "fox"))
     memo = tmp_path / "private" / "index.sqlite"
-    first = check_decodes(scan(settings).pictures, memo_path=memo)
+    first = check_decodes(found_in(tmp_path / "fox"), memo_path=memo)
     opened = []
-    monkeypatch.setattr("core.dataset.images.open_rgb", lambda path: opened.append(path) or Image.new("RGB", (64, 64)))
-    assert check_decodes(scan(settings).pictures, memo_path=memo) == first and not opened
+    real = open_picture
+    monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path: opened.append(path) or real(path))
+    assert check_decodes(found_in(tmp_path / "fox"), memo_path=memo) == first and not opened
     os.utime(good, ns=(5, 5))
-    check_decodes(scan(settings).pictures, memo_path=memo)
+    check_decodes(found_in(tmp_path / "fox"), memo_path=memo)
     assert opened == [good]
 
 
@@ -282,7 +286,7 @@ def test_a_damaged_memory_costs_only_the_memory(tmp_path, add):
     add("fox/a.png")
     memo = tmp_path / "index.sqlite"
     memo.write_bytes(b"this is no database " * 100)
-    pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
+    pictures = found_in(tmp_path / "fox")
     assert check_decodes(pictures, memo_path=memo) == {}
     assert check_decodes(pictures, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite") == {}
 
@@ -290,13 +294,13 @@ def test_a_damaged_memory_costs_only_the_memory(tmp_path, add):
 def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
     for index in range(20):
         add(f"fox/{index:02}.png")
-    pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
+    pictures = found_in(tmp_path / "fox")
     token = CancelToken()
     with pytest.raises(Cancelled):
         check_decodes(pictures, token, lambda done, total: token.cancel(), tmp_path / "i.sqlite", threads=1)
     opened = []
-    real = open_rgb
-    monkeypatch.setattr("core.dataset.images.open_rgb", lambda path: opened.append(path) or real(path))
+    real = open_picture
+    monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path: opened.append(path) or real(path))
     assert check_decodes(pictures, memo_path=tmp_path / "i.sqlite") == {}
     assert len(opened) == 12  # 8 were done before the cancel
 
@@ -307,6 +311,6 @@ def test_a_picture_too_large_for_memory_is_named(tmp_path, add, monkeypatch):
     def no_room(*_):
         raise MemoryError
 
-    monkeypatch.setattr("core.dataset.images._to_srgb", no_room)
+    monkeypatch.setattr("core.dataset.opening.to_srgb", no_room)
     with pytest.raises(BrokenPicture, match="64 x 48 pixels does not fit in memory"):
         open_rgb(path)

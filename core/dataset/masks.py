@@ -1,0 +1,93 @@
+"""What counts of a picture (masks) and what belongs to it (conditioning pictures), cropped and mirrored with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.colours import BLACK
+from core.dataset.files import printable
+from core.dataset.images import as_training, in_view
+from core.dataset.opening import BrokenPicture, Opened, open_picture, read_header
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    from core.dataset.batches import Placed
+    from core.dataset.views import View
+
+
+def load_mask(placed: Placed, view: View) -> np.ndarray | None:
+    """float32 [1, H, W], 0 does not count to 1 counts, at the bucket's size; None where all of the picture counts.
+
+    From the file of the mask folder where masked_loss uses it (its red channel, transparent parts black), else from
+    the picture's transparency where alpha_mask says so. A mask of another size than its picture is taken to show the
+    same frame: it is resized as the picture is, by the same filter, so both stay aligned.
+    """
+    pictures = placed.concept.pictures
+    if pictures.masked_loss and placed.picture.conditioning is not None:
+        opened = _beside(placed.picture.conditioning, "mask")
+        mask = opened.on(BLACK).getchannel("R")
+    elif pictures.alpha_mask:
+        opened = open_picture(placed.picture.path)
+        if opened.alpha is None:
+            return None
+        mask = opened.alpha
+    else:
+        return None
+    return np.asarray(_fitted(mask, placed, view), dtype=np.float32)[None] / np.float32(255)
+
+
+def load_conditioning(placed: Placed, view: View) -> np.ndarray:
+    """float32 [3, H, W] in [-1, 1]: the conditioning picture, on black, cropped and mirrored with its picture.
+
+    Its colours are never changed by chance. BrokenPicture when there is none.
+    """
+    path = placed.picture.conditioning
+    if path is None:
+        raise BrokenPicture("has no conditioning picture of the same name")
+    image = _beside(path, "conditioning picture").on(BLACK)
+    return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
+
+
+def other_sizes(placed: Sequence[Placed]) -> list[Problem]:
+    """Advice about masks and conditioning pictures of another size than their picture. Reads headers only."""
+    stretched: list[tuple[Placed, str]] = []
+    for each in placed:
+        own, path = (each.picture.width, each.picture.height), each.picture.conditioning
+        if path is None or each.variant:
+            continue
+        try:
+            header = read_header(path)
+        except BrokenPicture:  # named when it is decoded
+            continue
+        if (header.width, header.height) != own:
+            said = f"{printable(path.name)} ({header.width} x {header.height} for {own[0]} x {own[1]})"
+            stretched.append((each, said))
+    if not stretched:
+        return []
+    names = ", ".join(said for _, said in stretched[:5])
+    more = f" and {len(stretched) - 5} more" if len(stretched) > 5 else ""
+    count = "1 mask or conditioning picture has" if len(stretched) == 1 else f"{len(stretched)} masks have"
+    first = stretched[0][0].picture.conditioning
+    what = f"{count} another size than the picture and will be resized to it: {names}{more}."
+    return [
+        Problem(what, printable(first.parent) if first else "", "Make them at the size of their pictures.", "advice")
+    ]
+
+
+def _beside(path: Path, kind: str) -> Opened:
+    """A picture that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
+    so no colour profile is applied."""
+    try:
+        return open_picture(path, managed=False)
+    except BrokenPicture as error:
+        raise BrokenPicture(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
+
+
+def _fitted(image: Image.Image, placed: Placed, view: View) -> Image.Image:
+    return in_view(image, view.placement, view.flip, placed.concept.pictures.resize_interpolation)

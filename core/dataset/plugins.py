@@ -1,0 +1,73 @@
+"""Readers of picture formats that are separate packages: used where they are installed, named where they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from core.dataset.files import PICTURE_FORMATS, PLUGIN_EXTENSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """kind: its name for people; format: Pillow's name; package: what pip installs; module: what is imported."""
+
+    kind: str
+    format: str
+    package: str
+    module: str
+    marks: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
+
+    def begins(self, start: bytes) -> bool:
+        """Whether a file's first bytes are of this kind."""
+        return any(start[at : at + len(mark)] == mark for at, mark in self.marks)
+
+    @property
+    def missing(self) -> str:
+        """Why such a picture cannot be read here, to be put after "the picture"."""
+        return f"is a {self.kind} picture, for which a reader is needed: pip install {self.package}"
+
+
+_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+PLUGINS = (
+    Plugin("HEIC", "HEIF", "pillow-heif", "pillow_heif", tuple((4, b"ftyp" + brand) for brand in _BRANDS)),
+    Plugin(
+        "JPEG XL",
+        "JXL",
+        "pillow-jxl-plugin",
+        "pillow_jxl",
+        ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ),
+)
+
+
+def load_plugins() -> frozenset[str]:
+    """Import those that are installed; their names as Pillow has them. One that fails to load counts as missing."""
+    found = set()
+    for plugin in PLUGINS:
+        try:
+            module = importlib.import_module(plugin.module)
+            if plugin.format == "HEIF":  # the other registers itself
+                module.register_heif_opener()
+        except Exception:  # ImportError, OSError of a shared library, an AttributeError of a version that does not fit
+            continue
+        found.add(plugin.format)
+    return frozenset(found)
+
+
+LOADED = load_plugins()
+
+
+def readable_formats() -> tuple[str, ...]:
+    """What Pillow may open here, by its own names."""
+    return PICTURE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
+
+
+def unreadable_extensions() -> frozenset[str]:
+    """Extensions of pictures whose reader is not installed here. Such files are listed as broken, never passed over."""
+    return frozenset(ending for ending, name in PLUGIN_EXTENSIONS.items() if name not in LOADED)
+
+
+def missing_plugin(start: bytes) -> Plugin | None:
+    """The plug-in that a file with these first bytes would need; None when it is there or none would help."""
+    return next((plugin for plugin in PLUGINS if plugin.begins(start) and plugin.format not in LOADED), None)

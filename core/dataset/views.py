@@ -1,0 +1,171 @@
+"""How one draw shows a picture: mirrored, cropped elsewhere, its colours changed. Every choice is an addressed draw."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from core.dataset.buckets import Placement, Size
+from core.record import draws
+
+if TYPE_CHECKING:
+    from core.dataset.batches import Placed
+    from core.settings.pictures import PictureSettings
+
+# Reference: sections 3.4 and 3.6, that is sd-scripts' own numbers.
+FLIP_SHARE = 0.5
+COLOUR_SHARE = 0.33
+HUE_SHIFT = 8.0  # at most, in OpenCV's hue units: 180 make the circle
+GAMMA = (0.95, 1.05)
+_FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One draw of a picture.
+
+    placement  as planned, or with another crop        flip   mirrored, after the crop
+    hue        shift in OpenCV's units, -8 to 8; 0 none    gamma  power of the 0..255 values, 0.95 to 1.05; 1 none
+    """
+
+    placement: Placement
+    flip: bool = False
+    hue: float = 0.0
+    gamma: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """Where the face is, in pixels of the picture: centre and size."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def is_varied(pictures: PictureSettings) -> bool:
+    """Whether draws differ in more than mirroring, so that each must be encoded anew. Mirroring alone has two forms."""
+    face_crop = pictures.face_crop_aug_range is not None and not pictures.enable_bucket
+    return pictures.color_aug or pictures.random_crop or face_crop
+
+
+def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
+    """What (epoch, repeat) shows of a picture, by its folder's settings.
+
+    Flip, crop and colours have addresses of their own, so that one setting does not change what another one draws.
+    """
+    pictures = placed.concept.pictures
+    placement, flip, hue, gamma = placed.placement, False, 0.0, 1.0
+    if pictures.flip_aug:
+        flip = draws.uniform(seed, "flip", epoch, *placed.key, repeat) < FLIP_SHARE
+    face = face_of(placed.picture.relative)
+    if pictures.face_crop_aug_range is not None and not pictures.enable_bucket and face is not None:
+        draw = draws.python_random(seed, "face crop", epoch, *placed.key, repeat)
+        placement = face_crop(placement, face, pictures.face_crop_aug_range, pictures.random_crop, draw)
+    elif pictures.random_crop:
+        placement = random_crop(placement, draws.python_random(seed, "crop", epoch, *placed.key, repeat))
+    if pictures.color_aug:
+        hue, gamma = _colours(draws.python_random(seed, "colour", epoch, *placed.key, repeat))
+    return View(placement, flip, hue, gamma)
+
+
+def _colours(draw: random.Random) -> tuple[float, float]:
+    """(hue shift, gamma): with a chance of 0.33 exactly one of them, either as likely."""
+    if draw.random() >= COLOUR_SHARE:
+        return 0.0, 1.0
+    if draw.random() < 0.5:
+        return draw.uniform(-HUE_SHIFT, HUE_SHIFT), 1.0
+    return 0.0, draw.uniform(*GAMMA)
+
+
+# ---- crops
+
+
+def random_crop(placement: Placement, draw: random.Random) -> Placement:
+    """The bucket anywhere in the resized picture, every offset as likely. The size before the crop stays: a side that
+    fits exactly is not cropped."""
+    (width, height), bucket = placement.resized, placement.bucket
+    crop = (draw.randint(0, width - bucket[0]), draw.randint(0, height - bucket[1]))
+    return Placement(placement.picture, bucket, placement.resized, crop)
+
+
+def face_of(name: str) -> Face | None:
+    """The face that a file's name tells: "anna_0512_0300_0120_0140.png" is centre 512, 300 and size 120 x 140."""
+    match = _FACE_NAME.fullmatch(PurePath(name).stem)
+    if match is None:
+        return None
+    face = Face(*(int(part) for part in match.groups()))
+    return face if face.width and face.height else None
+
+
+def face_crop(
+    placement: Placement, face: Face, shares: tuple[float, float], jitter: bool, draw: random.Random
+) -> Placement:
+    """The bucket around the face, the face filling between `shares` of its shorter side (reference: section 3.6).
+
+    jitter   random_crop: the window moves far; without it by at most a twentieth of a face that is large enough
+
+    The picture always covers the bucket: one that is smaller is enlarged to it, where sd-scripts refuses it.
+    """
+    low, high = sorted(shares)
+    (own_width, own_height), bucket = placement.picture, placement.bucket
+    face_size, size = max(face.width, face.height), min(bucket)
+    cover = max(bucket[0] / own_width, bucket[1] / own_height)
+    least = max(cover, min(1.0, size / (face_size * high)))
+    most = max(least, min(1.0, size / (face_size * low)))
+    scale = draw.uniform(least, most)
+    resized: Size = (
+        max(bucket[0], int(own_width * scale + 0.5)),
+        max(bucket[1], int(own_height * scale + 0.5)),
+    )
+    small_move = low != high and face_size > size // 10 and face_size >= 40
+    crop = []
+    for length, window, centre in zip(resized, bucket, (face.x, face.y), strict=True):
+        at = min(int(centre * scale + 0.5), length)
+        start = at - window // 2
+        if jitter:
+            reach = max(length - at, at)
+            start += draw.randint(0, reach) + draw.randint(0, reach) - reach
+        elif small_move:
+            start += draw.randint(-(face_size // 20), face_size // 20)
+        crop.append(max(0, min(start, length - window)))
+    return Placement(placement.picture, bucket, resized, (crop[0], crop[1]))
+
+
+# ---- what SDXL is told
+
+
+def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[Size, tuple[int, int], Size]:
+    """(original size (width, height), crop (left, top), target size (width, height)) of one draw, in pixels.
+
+    mode   "true": what was cut off at the left and the top of the resized picture, as in the SDXL paper (Podell et al.
+           2023, arXiv:2307.01952, section 2.2); of a mirrored draw, what was cut from the mirrored picture, so its
+           left is what the plain picture loses at the right
+           "kohya": sd-scripts' number, from the picture fitted into the bucket (reference: section 3.7)
+    """
+    placement = view.placement
+    crop = _kohya_crop(placement, view.flip) if mode == "kohya" else _true_crop(placement, view.flip)
+    return placement.picture, crop, placement.bucket
+
+
+def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
+    left, top = placement.crop
+    return (placement.resized[0] - placement.bucket[0] - left if flip else left), top
+
+
+def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
+    """Half of what stays free when the picture is fitted inside its bucket; never the crop that was drawn."""
+    width, height = placement.bucket
+    ratio = placement.picture[0] / placement.picture[1]
+    if width / height > ratio:
+        fitted_width, fitted_height = height * ratio, float(height)
+    else:
+        fitted_width, fitted_height = float(width), width / ratio
+    left, top = (width - fitted_width) // 2, (height - fitted_height) // 2
+    if flip:
+        left = width - (left + fitted_width)
+    return int(left), int(top)
