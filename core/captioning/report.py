@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from core.dataset.captions import Caption, read_caption, save_caption
-from core.dataset.scan import Picture, scan
+from core.dataset.caption_files import Caption, read_caption, save_caption
+from core.dataset.scan import Picture, scan_dataset
 from core.record.context import JobContext
 from core.record.problems import Problem, raise_if_errors
+from core.settings.concepts import concepts
 from core.settings.job import CaptionJob
+from core.settings.validation import ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CaptionReport:
 
 def caption_report(job: CaptionJob) -> CaptionReport:
     """Read every caption of the dataset. Errors are those of the folders; what a caption lacks is advice."""
-    found = scan(job.dataset)
+    found = scan_dataset(job.dataset, concepts(job.dataset, job.captions, ValidationSettings()))
     rows = [(picture, read_caption(picture, job.captions)) for picture in found.pictures]
     said = [caption.problem for _, caption in rows if caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *said])

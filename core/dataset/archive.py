@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from core.dataset.captions import decode_text
+from core.dataset.caption_encodings import decode_text
 from core.dataset.files import (
     CAPTION_EXTENSIONS,
     PICTURE_EXTENSIONS,

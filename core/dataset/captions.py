@@ -1,222 +1,248 @@
-"""Caption files -> the words that are learnt: read in any encoding, put through the settings, saved with an undo.
+"""Captions -> the words that are learnt: lines, prefix, choices, kept and shuffled tags, dropout, sentences.
 
-The order of the steps is sd-scripts' (reference: section 4.1). Draws are addressed by (seed, epoch, picture,
-repeat), so a preview shows what an epoch will really use.
+The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
+same captions. Draws are addressed by (seed, epoch, picture, repeat), so a preview shows what an epoch will really use.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import math
 import re
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
-from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, printable
-from core.record import atomic, draws
-from core.record.problems import Problem, ProblemsError
+from core.dataset.caption_files import Caption, join_texts, lines_of
+from core.dataset.caption_templates import TEMPLATES
+from core.record import draws
 from core.settings.captions import CaptionSettings
 
-if TYPE_CHECKING:
-    from core.dataset.scan import Picture
-
-MAX_CAPTION_BYTES = 1 << 20  # a larger "caption" is some other file
+# Between a sentence and its tags while they pass the pipeline: a character that Unicode keeps out of texts.
+JOINT = "\ufdd0"
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Text of a file. guessed: the encoding is not certain, so a person should look."""
+class Random(Protocol):
+    """What the pipeline draws with: random.Random, or nothing at all."""
 
-    text: str
-    encoding: str
-    guessed: bool = False
+    def random(self) -> float: ...
+    def choice(self, seq: Sequence[Any], /) -> Any: ...
+    def shuffle(self, x: MutableSequence[Any], /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """What is said about a picture before the pipeline.
+class _Still:
+    """Draws nothing: all is kept, in its order, and the first of several is taken."""
 
-    source    "file", "blank" (a caption file with nothing in it), "words" (the folder's) or "none"
-    path      the caption file, or where one would be written
-    encoding  of the file ("utf-8" when there is none)
+    def random(self) -> float:
+        return 1.0
+
+    def choice(self, seq: Sequence[Any], /) -> Any:
+        return seq[0]
+
+    def shuffle(self, x: MutableSequence[Any], /) -> None:
+        return
+
+
+STILL = _Still()
+
+
+class Showing(NamedTuple):
+    """One time that a picture is shown: what its caption follows from.
+
+    key    the picture's address           repeat   which of its repeats, from 0
+    words  what its folder calls it        step     optimizer step (from 0) at which it is shown; for the tag warm-up
     """
 
+    key: Sequence[str]
+    repeat: int
+    caption: Caption | str
+    settings: CaptionSettings
+    words: str = ""
+    step: int = 0
+
+
+class Drawn(NamedTuple):
+    """A caption that a training will use. epoch and repeat are counted from 1, as a person counts."""
+
+    epoch: int
+    repeat: int
     text: str
-    source: str
-    path: Path
-    encoding: str = "utf-8"
-    problem: Problem | None = None
 
 
-# ---- reading
+# ---- draws by address
 
 
-def read_caption(picture: Picture, settings: CaptionSettings) -> Caption:
-    """The caption file beside a picture, else its folder's words. Line ends become \\n; blanks around are taken off."""
-    for path in caption_files(picture.path, settings.caption_extension, picture.sidecars):
-        try:
-            if os.path.getsize(path) > MAX_CAPTION_BYTES:
-                return _from_words(picture, path, _unreadable(path, "is larger than 1 MB and hardly a caption"))
-            data = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            return _from_words(picture, path, _unreadable(path, f"cannot be read ({error.strerror})"))
-        return _from_file(path, data)
-    return _from_words(picture, caption_path(picture.path, settings.caption_extension, picture.sidecars), None)
+def training_caption(
+    caption: Caption | str,
+    settings: CaptionSettings,
+    seed: int,
+    epoch: int,
+    picture_key: Sequence[str],
+    repeat: int,
+    *,
+    step: int = 0,
+    total_steps: int = 0,
+    words: str = "",
+) -> str:
+    """What the picture is learnt with at this draw.
+
+    epoch        from 0                   step, total_steps   needed with a tag warm-up (see `needs_steps`)
+    picture_key  its address in draws     words               what its folder calls it, for sentences around it
+    """
+    raw, is_sentence = _text_of(caption, settings, seed, epoch, picture_key, repeat)
+    random = draws.python_random(seed, "caption", epoch, *picture_key, repeat) if is_random(settings) else STILL
+    if _dropped(settings, random, epoch):
+        return ""
+    return _worded(raw, settings, random, step, total_steps, words, is_sentence)
 
 
-def caption_files(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
-    """Where a caption may lie, best first. sidecars: names seen beside the picture (A.TXT is one too)."""
-    endings = CAPTION_EXTENSIONS if caption_extension == "auto" else (caption_extension,)
-    candidates: list[Path] = []
-    for ending in endings:
-        candidates += [picture.parent / name for name in sidecars if name.lower().endswith(ending)]
-        candidates.append(picture.parent / (os.path.splitext(picture.name)[0] + ending))
-    return list(dict.fromkeys(candidates))
+def _text_of(
+    caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, picture_key: Sequence[str], repeat: int
+) -> tuple[str, bool]:
+    """The text to begin with, and whether it is a sentence without tags. Of two files: one drawn, or both joined."""
+    if isinstance(caption, str):
+        return caption, False
+    if caption.sentence is None or settings.sidecars == "one":
+        return caption.text, False
+    if settings.sidecars == "drawn":
+        drawn = draws.uniform(seed, "sentence or tags", epoch, *picture_key, repeat) < settings.sentence_share
+        return (caption.sentence, True) if drawn else (caption.tags, False)
+    # sd-scripts joins by the separator and so shuffles the parts of the sentence among the tags.
+    glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
+    return join_texts(caption.sentence, caption.tags, settings, glue), False
 
 
-def caption_path(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
-    """The caption file that is there, else the one to write."""
-    candidates = caption_files(picture, caption_extension, sidecars)
-    return next((path for path in candidates if path.is_file()), candidates[0])
-
-
-def _from_file(path: Path, data: bytes) -> Caption:
-    decoded = decode_text(data)
-    text = decoded.text.replace("\r\n", "\n").replace("\r", "\n").strip()
-    if not text:
-        what = "The caption file is empty: its picture would be learned as an empty caption."
-        fix = "Write a caption, or delete the file so that the folder's words are used."
-        return Caption("", "blank", path, decoded.encoding, Problem(what, printable(path), fix, "advice"))
-    problem = None
-    if decoded.encoding not in ("utf-8", "utf-8 with a mark"):
-        how = "was read as" if decoded.guessed else "is written in"
-        what = f"The caption {how} {decoded.encoding} rather than UTF-8: {text.splitlines()[0][:60]}"
-        problem = Problem(
-            what, printable(path), "Check the words. Saving it on the Captions tab writes it as UTF-8.", "advice"
-        )
-    return Caption(text, "file", path, decoded.encoding, problem)
-
-
-def _from_words(picture: Picture, path: Path, problem: Problem | None) -> Caption:
-    words = picture.words.strip()
-    return Caption(words, "words" if words else "none", path, problem=problem)
-
-
-def _unreadable(path: Path, reason: str) -> Problem:
-    return Problem(
-        f"The caption file {reason}, so the folder's words are used.",
-        printable(path),
-        "Replace or remove it.",
-        "advice",
+def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
+    """What one showing is learnt with."""
+    key, repeat, caption, settings, words, step = shown
+    return training_caption(
+        caption, settings, seed, epoch, key, repeat, step=step, total_steps=total_steps, words=words
     )
 
 
-# ---- encodings
+def caption_variants_of_epoch(showings: Iterable[Showing], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
+    """Every caption an epoch will use, each once, in the order of first use: what must be encoded at its start."""
+    return list(dict.fromkeys(showing_caption(shown, seed, epoch, total_steps) for shown in showings))
 
 
-def decode_text(data: bytes) -> Decoded:
-    """Bytes -> text. Byte-order marks and valid UTF-8 are certain; the rest is a guess between old encodings."""
-    for mark, encoding in (
-        (b"\xef\xbb\xbf", "utf-8"),
-        (b"\xff\xfe\0\0", "utf-32"),
-        (b"\0\0\xfe\xff", "utf-32"),
-        (b"\xff\xfe", "utf-16"),
-        (b"\xfe\xff", "utf-16"),
-    ):
-        if data.startswith(mark):
-            try:
-                text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-            except UnicodeDecodeError:
-                break
-            return Decoded(text, "utf-8 with a mark" if encoding == "utf-8" else encoding)
-    if b"\0" in data:
-        return _utf16_without_mark(data)
-    try:
-        return Decoded(data.decode("utf-8"), "utf-8")
-    except UnicodeDecodeError:
-        return _old_encoding(data)
+def caption_preview(
+    caption: Caption | str,
+    settings: CaptionSettings,
+    seed: int,
+    picture_key: Sequence[str],
+    epochs: int,
+    *,
+    repeats: int = 1,
+    words: str = "",
+    total_steps: int = 0,
+    step_of: Callable[[int, int], int] | None = None,
+) -> list[Drawn]:
+    """The captions that epochs 1 to `epochs` use for a picture, in order.
+
+    step_of   (epoch from 0, repeat from 0) -> the step at which it is shown; only a tag warm-up asks for it, and without
+              it the warm-up is taken to be over
+    """
+    over = max(total_steps, math.ceil(settings.token_warmup_step))
+    found = []
+    for epoch in range(epochs):
+        for repeat in range(repeats):
+            step = step_of(epoch, repeat) if step_of else over
+            shown = Showing(picture_key, repeat, caption, settings, words, step)
+            found.append(Drawn(epoch + 1, repeat + 1, showing_caption(shown, seed, epoch, total_steps)))
+    return found
 
 
-def _utf16_without_mark(data: bytes) -> Decoded:
-    """Latin text in UTF-16 has a zero in every second byte: in the odd ones when the low byte comes first."""
-    encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
-    try:
-        return Decoded(data.decode(encoding), encoding, guessed=True)
-    except UnicodeDecodeError:
-        return Decoded(data.replace(b"\0", b"").decode("cp1252", "replace"), "cp1252", guessed=True)
+def is_random(settings: CaptionSettings) -> bool:
+    """Whether a picture's caption can differ from one draw, epoch or step to the next."""
+    if settings.caption_dropout_rate >= 1 or settings.caption_dropout_every_n_epochs == 1:
+        return False  # always empty
+    return (
+        settings.caption_dropout_rate > 0
+        or settings.caption_dropout_every_n_epochs > 0
+        or settings.enable_wildcard
+        or settings.caption_lines == "random"
+        or settings.shuffle_caption
+        or settings.token_warmup_step > 0
+        or settings.caption_tag_dropout_rate > 0
+        or settings.caption_template != "none"
+        or (settings.sidecars == "drawn" and 0 < settings.sentence_share < 1)
+    )
 
 
-_KANA = re.compile("[\u3041-\u30fe]")
-_HALF_KANA = re.compile("[\uff61-\uff9f]")
-_HANGUL = re.compile("[\uac00-\ud7a3]")
-_HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
-
-
-def _old_encoding(data: bytes) -> Decoded:
-    """Shift-JIS, EUC-JP, EUC-KR, GBK and Windows' Cyrillic leave their own traces; all else is Windows' Western."""
-    runs = _HIGH_RUNS.findall(data)
-    text = _try(data, "cp932")
-    if text and _KANA.search(text) and not _HALF_KANA.search(text):
-        return Decoded(text, "shift-jis", guessed=True)
-    longest = max(map(len, runs))
-    # Both bytes of the EUC family are high, and words are two characters or more. (German has pairs too: "Größe".)
-    in_pairs = longest >= 4 and all(len(run) % 2 == 0 for run in runs)
-    if in_pairs:
-        text = _try(data, "euc_jp")
-        if text and len(_KANA.findall(text)) * 4 >= sum(map(len, runs)) // 2:
-            return Decoded(text, "euc-jp", guessed=True)
-        text = _try(data, "euc_kr") or ""
-        syllables = len(_HANGUL.findall(text))
-        # Hangul begins with B0 to C8; Chinese text soon has a character from beyond.
-        if syllables >= 3 and syllables * 2 == sum(map(len, runs)):
-            return Decoded(text, "euc-kr", guessed=True)
-    high = sum(map(len, runs))
-    letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
-    words_in_high = high >= 0.6 * letters and longest >= 3
-    if in_pairs and (text := _try(data, "gbk")):
-        return Decoded(text, "gbk", guessed=True)
-    if words_in_high:
-        for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
-            text = _try(data, encoding)
-            if text and not _HALF_KANA.search(text) and (encoding != "cp1251" or _mostly_cyrillic(text)):
-                return Decoded(text, {"cp932": "shift-jis"}.get(encoding, encoding), guessed=True)
-    text = _try(data, "cp1252")
-    return Decoded(text, "cp1252", True) if text is not None else Decoded(data.decode("latin-1"), "latin-1", True)
-
-
-def _try(data: bytes, encoding: str) -> str | None:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return None
-
-
-def _mostly_cyrillic(text: str) -> bool:
-    letters = [letter for letter in text if not letter.isascii() and letter.isalpha()]
-    return bool(letters) and sum("\u0400" <= letter <= "\u04ff" for letter in letters) >= 0.9 * len(letters)
+def needs_steps(settings: CaptionSettings) -> bool:
+    """Whether a caption follows from the step too: the tag warm-up."""
+    return settings.token_warmup_step > 0
 
 
 # ---- the pipeline
 
 
-def is_random(settings: CaptionSettings) -> bool:
-    """Whether a picture's caption differs from one draw to the next."""
-    return settings.shuffle_caption or settings.caption_dropout_rate > 0
+def apply_pipeline(
+    raw: str,
+    settings: CaptionSettings,
+    rng: Random,
+    *,
+    epoch: int,
+    step: int = 0,
+    total_steps: int = 0,
+    words: str = "",
+) -> str:
+    """A caption after all steps, drawn from `rng` in sd-scripts' order: dropout, line, choices, shuffle, tags, sentence.
 
-
-def plain_caption(raw: str, settings: CaptionSettings) -> str:
-    """The part without draws: the first line that is not blank, with prefix and suffix, each joined by one space.
-
-    sd-scripts cuts to the first line after the suffix was added and so loses it; here the line is taken first.
+    epoch   from 0, where sd-scripts counts from 1       step   optimizer step, from 0
+    words   what stands in a sentence when there is no trigger word
     """
-    lines = raw.split("\n")
-    caption = next((line for line in lines if line.strip()), "") if len(lines) > 1 else raw
+    return "" if _dropped(settings, rng, epoch) else _worded(raw, settings, rng, step, total_steps, words, False)
+
+
+def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
+    """The caption without draws: nothing shuffled or dropped, of choices, lines and sentences the first."""
+    return _worded(raw, settings, STILL, 1 << 62, 0, words, False)
+
+
+def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
+    """Whether the picture is learnt without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
+    rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
+    by_chance = rate > 0 and (rate >= 1 or rng.random() < rate)
+    return by_chance or (every > 0 and (epoch + 1) % every == 0)
+
+
+def _worded(
+    raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
+) -> str:
+    """All steps after the dropout. is_sentence: it has no tags to shuffle or drop."""
+    caption = _surrounded_line(raw, settings, rng)
+    if settings.enable_wildcard:
+        caption = choose(caption, rng)
+    trigger = (settings.trigger_word or "").strip()
+    if trigger:
+        caption = caption.replace("[trigger]", trigger).replace("[name]", trigger)
+    caption = _arranged(caption, settings, rng, step, total_steps, trigger, is_sentence)
+    if settings.secondary_separator:
+        caption = caption.replace(settings.secondary_separator, settings.caption_separator)
+    if settings.caption_template != "none" and (subject := trigger or words.strip()):
+        return str(rng.choice(TEMPLATES[settings.caption_template])).replace("{}", subject)
+    return caption
+
+
+def _surrounded_line(raw: str, settings: CaptionSettings, rng: Random) -> str:
+    """One line of the caption with prefix and suffix.
+
+    sd-scripts puts them around the whole first: a suffix is then lost with the later lines, a prefix only on the first.
+    """
+    if settings.compatibility == "kohya":
+        caption = _surrounded(raw, settings)
+        return _line(caption, caption.split("\n"), settings, rng) if "\n" in caption else caption
+    return _surrounded(_line(raw, lines_of(raw) or [""], settings, rng) if "\n" in raw else raw, settings)
+
+
+def _line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
+    if settings.caption_lines == "all":
+        return " ".join(lines_of(caption))
+    by_chance = settings.caption_lines == "random" or settings.enable_wildcard
+    return str(rng.choice(lines)) if by_chance and len(lines) > 1 else lines[0]
+
+
+def _surrounded(caption: str, settings: CaptionSettings) -> str:
     if settings.caption_prefix:
         caption = f"{settings.caption_prefix} {caption}"
     if settings.caption_suffix:
@@ -224,21 +250,75 @@ def plain_caption(raw: str, settings: CaptionSettings) -> str:
     return caption
 
 
-def training_caption(
-    raw: str, settings: CaptionSettings, seed: int, epoch: int, picture_key: Sequence[str], repeat: int
+_GROUP = re.compile(r"\{([^}]+)\}")
+
+
+def choose(caption: str, rng: Random) -> str:
+    """{a|b} becomes one of its parts, an empty one too; {{ and }} become braces. Groups do not nest."""
+    if "{" not in caption and "}" not in caption:
+        return caption
+    opening, closing = "\ufdd1", "\ufdd2"
+    caption = caption.replace("{{", opening).replace("}}", closing)
+    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), caption)
+    return caption.replace(opening, "{").replace(closing, "}")
+
+
+# ---- tags
+
+
+def _arranged(
+    caption: str,
+    settings: CaptionSettings,
+    rng: Random,
+    step: int,
+    total_steps: int,
+    trigger: str,
+    is_sentence: bool,
 ) -> str:
-    """What the picture is learned with at this draw. Draws in sd-scripts' order: whole dropout, then the shuffle."""
-    caption = plain_caption(raw, settings)
-    if not is_random(settings):
-        return caption
-    random = draws.python_random(seed, "caption", epoch, *picture_key, repeat)
-    if settings.caption_dropout_rate > 0 and random.random() < settings.caption_dropout_rate:
-        return ""
-    if not settings.shuffle_caption:
-        return caption
-    kept, flexible = split_tags(caption, settings.caption_separator, settings.keep_tokens)
-    random.shuffle(flexible)
-    return ", ".join(kept + flexible)
+    """Tags kept, grown by the warm-up, shuffled and dropped; the trigger word in front.
+
+    Where none of it is wanted the caption stays as it is written. sd-scripts then leaves the mark after kept tags in the
+    caption as well.
+    """
+    mark = settings.keep_tokens_separator
+    divides = not is_sentence and (
+        settings.shuffle_caption or settings.token_warmup_step > 0 or settings.caption_tag_dropout_rate > 0
+    )
+    if not divides and not (mark and mark in caption and settings.compatibility != "kohya"):
+        return _led_by(trigger, caption.replace(JOINT, settings.caption_separator), settings.caption_separator)
+    sentence, _, tags = caption.rpartition(JOINT)
+    head, flexible, tail = _divided(tags, settings)
+    if sentence.strip():
+        head = [sentence.strip(), *head]
+    if trigger:
+        head, flexible = _trigger_kept(trigger, caption, head, flexible)
+    if divides:
+        flexible = flexible[: _warm_tags(len(flexible), settings, step, total_steps)]
+        if settings.shuffle_caption:
+            rng.shuffle(flexible)
+        rate = settings.caption_tag_dropout_rate
+        if rate > 0:
+            flexible = [tag for tag in flexible if rng.random() >= rate]
+    return ", ".join(head + flexible + tail)
+
+
+def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
+    """Tags that stay in front, those that may move, those that stay at the end.
+
+    A mark divides before the number of kept tags does, and drops empty tags, which the number leaves in (as sd-scripts).
+    """
+    mark, separator = settings.keep_tokens_separator, settings.caption_separator
+    if not mark or mark not in caption:
+        return (*split_tags(caption, separator, settings.keep_tokens), [])
+    head, _, rest = caption.partition(mark)
+    middle, _, tail = rest.partition(mark)
+    if settings.compatibility != "kohya":
+        tail = tail.replace(mark, separator)  # a third mark is no word to be learnt
+    return _filled(head, separator), _filled(middle, separator), _filled(tail, separator)
+
+
+def _filled(part: str, separator: str) -> list[str]:
+    return [tag.strip() for tag in part.split(separator) if tag.strip()]
 
 
 def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str], list[str]]:
@@ -247,93 +327,44 @@ def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str
     return tags[:keep_tokens], tags[keep_tokens:]
 
 
-def caption_variants_of_epoch(
-    items: Iterable[tuple[Sequence[str], int, str]], settings: CaptionSettings, seed: int, epoch: int
-) -> list[str]:
-    """Every caption an epoch will use, each once, in the order of first use: what must be encoded at its start.
+def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
+    """How many of `count` tags this step sees: from `token_warmup_min` evenly up to all (reference: 4.3).
 
-    items   (picture key, repeat, raw caption)
+    The product is taken in sd-scripts' order, for its rounding decides where a tag falls short of a whole number.
     """
-    drawn = (training_caption(raw, settings, seed, epoch, key, repeat) for key, repeat, raw in items)
-    return list(dict.fromkeys(drawn))
+    steps = settings.token_warmup_step
+    if 0 < steps < 1:
+        steps = math.floor(steps * total_steps)
+    if step >= steps:
+        return count
+    least = settings.token_warmup_min
+    return math.floor(step * ((count - least) / steps)) + least
 
 
-# ---- saving
+# ---- the trigger word
 
 
-def save_caption(
-    picture_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
-) -> str | None:
-    """Write a picture's caption as UTF-8 and keep the earlier one; None when nothing changed.
-
-    extension   ".txt", ".caption" or "auto": the file that is there, else .txt
-    trash_dir   where earlier texts go; by default `_atelier_trash` beside the picture, which every scan skips
-    returns     a token for `undo`
-    """
-    picture_path = Path(picture_path)
-    beside = [
-        name
-        for name in _names_in(picture_path.parent)
-        if os.path.splitext(name)[0] == os.path.splitext(picture_path.name)[0]
-    ]
-    path = caption_path(picture_path, extension, beside)
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
-    return _replace_text(
-        path, text.encode("utf-8") + b"\n" if text else b"", Path(trash_dir or picture_path.parent / TRASH_FOLDER)
-    )
+@lru_cache(maxsize=64)
+def _word(trigger: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
-def undo(token: str) -> str | None:
-    """Put back what a save replaced. The text that is there now is kept as well: the returned token redoes it."""
-    record = Path(token)
-    try:
-        said = json.loads(record.read_text(encoding="utf-8"))
-        earlier = (record.parent / said["earlier"]).read_bytes() if said["earlier"] else None
-        path = Path(said["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ProblemsError.one(
-            "The earlier caption is no longer in the trash folder.",
-            printable(token),
-            "Type it again; nothing was changed.",
-        ) from error
-    return _replace_text(path, earlier, record.parent)
+def _led_by(trigger: str, caption: str, separator: str) -> str:
+    """The trigger word in front of a caption that does not have it: as a tag where there are tags."""
+    if not trigger or _word(trigger).search(caption):
+        return caption
+    if not caption.strip():
+        return trigger
+    return f"{trigger}{separator} {caption}" if separator in caption else f"{trigger} {caption}"
 
 
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
-def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
-    """Make the file hold `data` (None: make it absent), its former content first put into the trash."""
-    try:
-        earlier = path.read_bytes() if path.exists() else None
-        if earlier == data:
-            return None
-        token = _keep(path, earlier, trash)
-        if data is None:
-            atomic.remove(path)
-        else:
-            atomic.write_bytes(path, data)
-    except OSError as error:
-        what = f"The caption could not be saved ({error.strerror}); the earlier one is unchanged."
-        raise ProblemsError.one(
-            what, printable(path), "Check that the folder may be written to and the disk is not full."
-        ) from error
-    return token
-
-
-def _keep(path: Path, earlier: bytes | None, trash: Path) -> str:
-    """A record `<stem>.<time>.json` beside the earlier bytes; both names are new."""
-    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
-    base = f"{printable(path.stem)[:80]}.{time.time_ns()}.{mark}"
-    if earlier is not None:
-        atomic.write_bytes(trash / (base + path.suffix), earlier)
-    record = trash / f"{base}.json"
-    atomic.write_text(
-        record,
-        json.dumps({"path": str(path.absolute()), "earlier": base + path.suffix if earlier is not None else None}),
-    )
-    return str(record)
+def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
+    """The trigger word among the tags that stay: moved there with the tag that holds it, or put in front."""
+    word = _word(trigger)
+    if not word.search(caption):
+        return [trigger, *head], flexible if any(flexible) else []
+    if not any(word.search(tag) for tag in head):
+        for number, tag in enumerate(flexible):
+            if word.search(tag):
+                return [*head, tag], flexible[:number] + flexible[number + 1 :]
+    return head, flexible

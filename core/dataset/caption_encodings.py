@@ -1,0 +1,97 @@
+"""Bytes of a caption -> text: marks and valid UTF-8 are certain, older encodings are guessed by their traces."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Text of a file. guessed: the encoding is not certain, so a person should look."""
+
+    text: str
+    encoding: str
+    guessed: bool = False
+
+
+def decode_text(data: bytes) -> Decoded:
+    """Bytes -> text. Byte-order marks and valid UTF-8 are certain; the rest is a guess between old encodings."""
+    for mark, encoding in (
+        (b"\xef\xbb\xbf", "utf-8"),
+        (b"\xff\xfe\0\0", "utf-32"),
+        (b"\0\0\xfe\xff", "utf-32"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+    ):
+        if data.startswith(mark):
+            try:
+                text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+            except UnicodeDecodeError:
+                break
+            return Decoded(text, "utf-8 with a mark" if encoding == "utf-8" else encoding)
+    if b"\0" in data:
+        return _utf16_without_mark(data)
+    try:
+        return Decoded(data.decode("utf-8"), "utf-8")
+    except UnicodeDecodeError:
+        return _old_encoding(data)
+
+
+def _utf16_without_mark(data: bytes) -> Decoded:
+    """Latin text in UTF-16 has a zero in every second byte: in the odd ones when the low byte comes first."""
+    encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
+    try:
+        return Decoded(data.decode(encoding), encoding, guessed=True)
+    except UnicodeDecodeError:
+        return Decoded(data.replace(b"\0", b"").decode("cp1252", "replace"), "cp1252", guessed=True)
+
+
+_KANA = re.compile("[\u3041-\u30fe]")
+_HALF_KANA = re.compile("[\uff61-\uff9f]")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+_HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
+
+
+def _old_encoding(data: bytes) -> Decoded:
+    """Shift-JIS, EUC-JP, EUC-KR, GBK and Windows' Cyrillic leave their own traces; all else is Windows' Western."""
+    runs = _HIGH_RUNS.findall(data)
+    text = _try(data, "cp932")
+    if text and _KANA.search(text) and not _HALF_KANA.search(text):
+        return Decoded(text, "shift-jis", guessed=True)
+    longest = max(map(len, runs))
+    # Both bytes of the EUC family are high, and words are two characters or more. (German has pairs too: "Größe".)
+    in_pairs = longest >= 4 and all(len(run) % 2 == 0 for run in runs)
+    if in_pairs:
+        text = _try(data, "euc_jp")
+        if text and len(_KANA.findall(text)) * 4 >= sum(map(len, runs)) // 2:
+            return Decoded(text, "euc-jp", guessed=True)
+        text = _try(data, "euc_kr") or ""
+        syllables = len(_HANGUL.findall(text))
+        # Hangul begins with B0 to C8; Chinese text soon has a character from beyond.
+        if syllables >= 3 and syllables * 2 == sum(map(len, runs)):
+            return Decoded(text, "euc-kr", guessed=True)
+    high = sum(map(len, runs))
+    letters = high + sum(1 for byte in data if chr(byte).isascii() and chr(byte).isalpha())
+    words_in_high = high >= 0.6 * letters and longest >= 3
+    if in_pairs and (text := _try(data, "gbk")):
+        return Decoded(text, "gbk", guessed=True)
+    if words_in_high:
+        for encoding in ("cp932", "gbk", "cp1251"):  # Kanji without kana; GBK beyond GB2312; Cyrillic
+            text = _try(data, encoding)
+            if text and not _HALF_KANA.search(text) and (encoding != "cp1251" or _mostly_cyrillic(text)):
+                return Decoded(text, {"cp932": "shift-jis"}.get(encoding, encoding), guessed=True)
+    text = _try(data, "cp1252")
+    return Decoded(text, "cp1252", True) if text is not None else Decoded(data.decode("latin-1"), "latin-1", True)
+
+
+def _try(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _mostly_cyrillic(text: str) -> bool:
+    letters = [letter for letter in text if not letter.isascii() and letter.isalpha()]
+    return bool(letters) and sum("\u0400" <= letter <= "\u04ff" for letter in letters) >= 0.9 * len(letters)

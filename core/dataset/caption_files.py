@@ -1,0 +1,324 @@
+"""Caption files beside pictures: found, read in any encoding, saved and rewritten with a way back.
+
+A sentence (`.caption`) beside tags (`.txt`) is the normal result of a captioner plus a tagger; settings say which is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.caption_encodings import decode_text
+from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, extension, printable
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.settings.captions import CaptionSettings
+
+if TYPE_CHECKING:
+    from core.dataset.picture import Picture
+
+MAX_CAPTION_BYTES = 1 << 20  # a larger "caption" is some other file
+SENTENCES, TAGS = ".caption", ".txt"
+UTF_8 = ("utf-8", "utf-8 with a mark")
+OWN = ("file", "metadata")  # sources of a caption that is the picture's own
+
+# "name_0512_0300_0120_0140.png": a face cut out of name.png, whose caption it shares (reference: 2.2, 6.8).
+_FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What is said about a picture before the pipeline.
+
+    source    "file", "blank" (a caption file with nothing in it), "metadata" (a list named it), "words" (the folder's)
+              or "none"
+    path      the caption file, or where one would be written
+    encoding  of the file ("utf-8" when there is none)
+    sentence, tags   the texts of both files, where settings join them or draw one each time; `text` is then what a
+              person is shown: both joined, or the tags
+    """
+
+    text: str
+    source: str
+    path: Path
+    encoding: str = "utf-8"
+    problem: Problem | None = None
+    sentence: str | None = None
+    tags: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Everything that may be learnt of it: what changes it changes the training."""
+        return self.text if self.sentence is None else f"{self.sentence}\n{self.tags}"
+
+
+# ---- reading
+
+
+def read_caption(picture: Picture, settings: CaptionSettings) -> Caption:
+    """A picture's caption: from its metadata, else the files beside it, else its folder's words."""
+    if picture.given is not None:
+        return _given(picture, settings)
+    if settings.sidecars == "one":
+        return read_caption_file(picture, settings.caption_extension)
+    tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
+    tags, sentence = read_caption_file(picture, tags_ending), read_caption_file(picture, SENTENCES)
+    if tags.source != "file":
+        other_way = sentence.source == "file" or (tags.source != "blank" and sentence.source == "blank")
+        return sentence if other_way else tags
+    if sentence.source != "file":
+        return tags
+    problem = tags.problem or sentence.problem
+    encoding = tags.encoding if tags.problem or not sentence.problem else sentence.encoding
+    text = tags.text if settings.sidecars == "drawn" else join_texts(sentence.text, tags.text, settings)
+    return replace(tags, text=text, encoding=encoding, problem=problem, sentence=sentence.text, tags=tags.text)
+
+
+def read_caption_file(picture: Picture, caption_extension: str = "auto") -> Caption:
+    """The one caption file beside a picture, else its folder's words: what is edited and saved.
+
+    Line ends become \\n; blanks around are taken off.
+    """
+    own = caption_files(picture.path, caption_extension, picture.sidecars)
+    for path in dict.fromkeys((*own, *_shared_files(picture.path, caption_extension))):
+        try:
+            if os.path.getsize(path) > MAX_CAPTION_BYTES:
+                return _from_words(picture, path, _unreadable(path, "is larger than 1 MB and hardly a caption"))
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return _from_words(picture, path, _unreadable(path, f"cannot be read ({error.strerror})"))
+        return _from_file(path, data)
+    return _from_words(picture, caption_path(picture.path, caption_extension, picture.sidecars), None)
+
+
+def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
+    """A sentence and tags as one caption: sentence, separator (or `glue`), tags, with no blank added (reference: 2.3).
+
+    Of several lines each gets the tags, so whichever is taken has them; sd-scripts does that for drawn lines only, and
+    loses the tags where it takes the first.
+    """
+    if not sentence or not tags:
+        return sentence or tags
+    glue = settings.caption_separator if glue is None else glue
+    if settings.compatibility == "kohya" and not settings.enable_wildcard:
+        return f"{sentence}{glue}{tags}"
+    tags = settings.caption_separator.join(lines_of(tags))
+    if settings.caption_lines == "all":
+        return f"{' '.join(lines_of(sentence))}{glue}{tags}"
+    return "\n".join(f"{line}{glue}{tags}" for line in lines_of(sentence))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, without blanks around them."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def caption_files(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
+    """Where a picture's own caption may lie, best first. sidecars: names seen beside it (A.TXT is one too)."""
+    candidates: list[Path] = []
+    for ending in _endings(caption_extension):
+        candidates += [picture.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
+        candidates.append(picture.parent / (os.path.splitext(picture.name)[0] + ending))
+    return list(dict.fromkeys(candidates))
+
+
+def _shared_files(picture: Path, caption_extension: str) -> list[Path]:
+    """For a face that was cut out of a picture: the picture's caption. Read only, for it belongs to the other."""
+    face = _FACE.fullmatch(os.path.splitext(picture.name)[0])
+    return [picture.parent / (face[1] + ending) for ending in _endings(caption_extension)] if face else []
+
+
+def _endings(caption_extension: str) -> tuple[str, ...]:
+    return CAPTION_EXTENSIONS if caption_extension == "auto" else (caption_extension,)
+
+
+def caption_path(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
+    """The caption file that is there, else the one to write."""
+    candidates = caption_files(picture, caption_extension, sidecars)
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def count_sidecars(pictures: Iterable[Picture]) -> Counter[tuple[str, ...]]:
+    """How many pictures have which caption files beside them: {(".caption", ".txt"): 40, (".txt",): 2, (): 1}."""
+    return Counter(tuple(sorted({extension(name) for name in picture.sidecars})) for picture in pictures)
+
+
+def _given(picture: Picture, settings: CaptionSettings) -> Caption:
+    text = _one_line_end(picture.given or "")
+    path = caption_path(picture.path, settings.caption_extension, picture.sidecars)
+    if text:
+        return Caption(text, "metadata", path)
+    what = "The metadata have no caption for it: the picture would be learned as an empty caption."
+    fix = "Write a caption or tags into the metadata file."
+    return Caption("", "metadata", path, problem=Problem(what, printable(picture.path), fix, "advice"))
+
+
+def _from_file(path: Path, data: bytes) -> Caption:
+    decoded = decode_text(data)
+    text = _one_line_end(decoded.text)
+    if not text:
+        what = "The caption file is empty: its picture would be learned as an empty caption."
+        fix = "Write a caption, or delete the file so that the folder's words are used."
+        return Caption("", "blank", path, decoded.encoding, Problem(what, printable(path), fix, "advice"))
+    problem = None
+    if decoded.encoding not in UTF_8:
+        how = "was read as" if decoded.guessed else "is written in"
+        what = f"The caption {how} {decoded.encoding} rather than UTF-8: {text.splitlines()[0][:60]}"
+        problem = Problem(
+            what, printable(path), "Check the words. Saving it on the Captions tab writes it as UTF-8.", "advice"
+        )
+    return Caption(text, "file", path, decoded.encoding, problem)
+
+
+def _one_line_end(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _from_words(picture: Picture, path: Path, problem: Problem | None) -> Caption:
+    words = picture.words.strip()
+    return Caption(words, "words" if words else "none", path, problem=problem)
+
+
+def _unreadable(path: Path, reason: str) -> Problem:
+    return Problem(
+        f"The caption file {reason}, so the folder's words are used.",
+        printable(path),
+        "Replace or remove it.",
+        "advice",
+    )
+
+
+# ---- saving
+
+
+def save_caption(
+    picture_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
+) -> str | None:
+    """Write a picture's caption as UTF-8 and keep the earlier one; None when nothing changed.
+
+    extension   ".txt", ".caption" or "auto": the file that is there, else .txt
+    trash_dir   where earlier texts go; by default `_atelier_trash` beside the picture, which every scan skips
+    returns     a token for `undo`
+    """
+    picture_path = Path(picture_path)
+    beside = [
+        name
+        for name in _names_in(picture_path.parent)
+        if os.path.splitext(name)[0] == os.path.splitext(picture_path.name)[0]
+    ]
+    path = caption_path(picture_path, extension, beside)
+    text = _one_line_end(text)
+    return _replace_text(
+        path, text.encode("utf-8") + b"\n" if text else b"", Path(trash_dir or picture_path.parent / TRASH_FOLDER)
+    )
+
+
+def undo(token: str) -> str | None:
+    """Put back what a save replaced. The text that is there now is kept as well: the returned token redoes it."""
+    record = Path(token)
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        earlier = (record.parent / said["earlier"]).read_bytes() if said["earlier"] else None
+        path = Path(said["path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProblemsError.one(
+            "The earlier caption is no longer in the trash folder.",
+            printable(token),
+            "Type it again; nothing was changed.",
+        ) from error
+    return _replace_text(path, earlier, record.parent)
+
+
+def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None) -> list[str]:
+    """Write caption files of any encoding as UTF-8 without a mark, with \\n as line end; all of them or none.
+
+    trash     where the earlier bytes go; by default `_atelier_trash` beside each file
+    returns   tokens for `undo`, in the order of `paths`; files that are so already have none
+    """
+    texts: list[tuple[Path, bytes]] = []
+    problems: list[Problem] = []
+    for path in map(Path, paths):
+        try:
+            if os.path.getsize(path) > MAX_CAPTION_BYTES:
+                problems.append(
+                    Problem("This is larger than 1 MB and hardly a caption.", printable(path), "Leave it out.")
+                )
+                continue
+            text = decode_text(path.read_bytes()).text
+        except OSError as error:
+            what = f"The caption cannot be read ({error.strerror}), so none was rewritten."
+            problems.append(Problem(what, printable(path), "Check that the file is there and may be read."))
+            continue
+        texts.append((path, text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")))
+    if problems:
+        raise ProblemsError(problems)
+    tokens: list[str] = []
+    for path, data in texts:
+        try:
+            token = _replace_text(path, data, Path(trash or path.parent / TRASH_FOLDER))
+        except ProblemsError as error:
+            raise ProblemsError([*error.problems, *_taken_back(tokens)]) from error
+        tokens += [token] if token else []
+    return tokens
+
+
+def _taken_back(tokens: Sequence[str]) -> list[Problem]:
+    """Undo these; what could not be undone is said, with where its earlier text lies."""
+    problems: list[Problem] = []
+    for token in reversed(tokens):
+        try:
+            undo(token)
+        except ProblemsError:
+            what = "A caption that was already rewritten as UTF-8 could not be put back."
+            problems.append(Problem(what, printable(token), "Its words are the same; the earlier file lies there."))
+    return problems
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
+    """Make the file hold `data` (None: make it absent), its former content first put into the trash."""
+    try:
+        earlier = path.read_bytes() if path.exists() else None
+        if earlier == data:
+            return None
+        token = _keep(path, earlier, trash)
+        if data is None:
+            atomic.remove(path)
+        else:
+            atomic.write_bytes(path, data)
+    except OSError as error:
+        what = f"The caption could not be saved ({error.strerror}); the earlier one is unchanged."
+        raise ProblemsError.one(
+            what, printable(path), "Check that the folder may be written to and the disk is not full."
+        ) from error
+    return token
+
+
+def _keep(path: Path, earlier: bytes | None, trash: Path) -> str:
+    """A record `<stem>.<time>.json` beside the earlier bytes; both names are new."""
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    base = f"{printable(path.stem)[:80]}.{time.time_ns()}.{mark}"
+    if earlier is not None:
+        atomic.write_bytes(trash / (base + path.suffix), earlier)
+    record = trash / f"{base}.json"
+    atomic.write_text(
+        record,
+        json.dumps({"path": str(path.absolute()), "earlier": base + path.suffix if earlier is not None else None}),
+    )
+    return str(record)

@@ -1,0 +1,312 @@
+"""Caption files: every encoding, sidecars, and saving that can be taken back."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.dataset.caption_encodings import decode_text
+from core.dataset.caption_files import (
+    caption_path,
+    count_sidecars,
+    join_texts,
+    read_caption,
+    read_caption_file,
+    rewrite_as_utf8,
+    save_caption,
+    undo,
+)
+from core.dataset.picture import Picture
+from core.record.problems import ProblemsError
+from core.settings.captions import CaptionSettings
+
+
+def picture(folder, name="a.png", words="", sidecars=(), given=None):
+    return Picture("folder", name, Path(folder) / name, 64, 64, 1, 1, words=words, sidecars=sidecars, given=given)
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "said", "guessed"),
+    [
+        ("utf-8", "un café à Zürich", "utf-8", False),
+        ("utf-8-sig", "un café", "utf-8 with a mark", False),
+        ("utf-16", "a fox, 狐", "utf-16", False),
+        ("utf-32", "a fox, 狐", "utf-32", False),
+        ("utf-16-le", "a red fox", "utf-16-le", True),
+        ("utf-16-be", "a red fox", "utf-16-be", True),
+        ("cp1252", "un café à Zürich, Größe – “très” naïve", "cp1252", True),
+        ("cp932", "1girl, 赤い髪の女の子, カメラ目線", "shift-jis", True),
+        ("euc_jp", "きつねの写真、やまのなか", "euc-jp", True),
+        ("gbk", "1girl, 红色头发的女孩, 看着镜头", "gbk", True),
+        ("euc_kr", "빨간 머리 소녀", "euc-kr", True),
+        ("cp1251", "рыжая лиса в лесу", "cp1251", True),
+    ],
+)
+def test_captions_in_other_encodings_are_read_and_said(tmp_path, encoding, text, said, guessed):
+    data = text.encode(encoding)
+    decoded = decode_text(data)
+    assert (decoded.text, decoded.encoding, decoded.guessed) == (text, said, guessed)
+    (tmp_path / "a.txt").write_bytes(data)
+    caption = read_caption(picture(tmp_path), CaptionSettings())
+    assert caption.text == text and caption.source == "file"
+    if said.startswith("utf-8"):
+        assert caption.problem is None
+    else:
+        assert caption.problem.level == "advice" and said in caption.problem.what and "a.txt" in caption.problem.where
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_any_bytes_are_read_without_an_error(data):
+    assert isinstance(decode_text(data).text, str)
+
+
+@given(st.text(max_size=40))
+def test_utf_8_is_never_taken_for_something_else(text):
+    if "\0" not in text and not text.startswith("\ufeff"):
+        assert decode_text(text.encode("utf-8")).text == text
+
+
+def test_txt_comes_before_caption_and_the_setting_chooses_one(tmp_path):
+    (tmp_path / "a.txt").write_text("tags")
+    (tmp_path / "a.caption").write_text("sentence")
+    assert read_caption(picture(tmp_path), CaptionSettings()).text == "tags"
+    assert read_caption(picture(tmp_path), CaptionSettings(caption_extension=".caption")).text == "sentence"
+    (tmp_path / "a.txt").unlink()
+    assert read_caption(picture(tmp_path), CaptionSettings()).text == "sentence"
+    assert read_caption(picture(tmp_path, words="w"), CaptionSettings(caption_extension=".txt")).source == "words"
+
+
+def test_a_caption_file_whose_name_differs_in_case_is_found(tmp_path):
+    (tmp_path / "a.TXT").write_text("tags")
+    assert read_caption(picture(tmp_path, sidecars=("a.TXT",)), CaptionSettings()).text == "tags"
+
+
+def test_without_a_file_the_folders_words_are_used_and_without_words_nothing(tmp_path):
+    assert read_caption(picture(tmp_path, words="sks fox"), CaptionSettings()).text == "sks fox"
+    nothing = read_caption(picture(tmp_path), CaptionSettings())
+    assert (nothing.text, nothing.source, nothing.path) == ("", "none", tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("content", [b"", b" \r\n\t", b"\xef\xbb\xbf\n"])
+def test_an_empty_caption_file_is_an_empty_caption_and_said(tmp_path, content):
+    (tmp_path / "a.txt").write_bytes(content)
+    caption = read_caption(picture(tmp_path, words="fox"), CaptionSettings())
+    assert (caption.text, caption.source) == ("", "blank")
+    assert "empty" in caption.problem.what and "words" in caption.problem.fix
+
+
+def test_a_caption_file_of_megabytes_is_not_taken_for_a_caption(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
+    caption = read_caption(picture(tmp_path, words="fox"), CaptionSettings())
+    assert caption.text == "fox" and "1 MB" in caption.problem.what
+
+
+def test_windows_line_ends_are_line_ends(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n")
+    assert read_caption(picture(tmp_path), CaptionSettings()).text == "one\ntwo"
+
+
+# ---- saving
+
+
+def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path):
+    earlier = "un café\r\n".encode("cp1252")
+    (tmp_path / "a.txt").write_bytes(earlier)
+    token = save_caption(tmp_path / "a.png", "naïve\r\nfox ")
+    assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
+    redo = undo(token)
+    assert (tmp_path / "a.txt").read_bytes() == earlier
+    undo(redo)
+    assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
+
+
+def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path):
+    token = save_caption(tmp_path / "a.png", "a fox", trash_dir=tmp_path / "trash")
+    redo = undo(token)
+    assert not (tmp_path / "a.txt").exists()
+    undo(redo)
+    assert (tmp_path / "a.txt").read_text() == "a fox\n"
+
+
+def test_saving_the_same_text_changes_nothing(tmp_path):
+    save_caption(tmp_path / "a.png", "a fox")
+    assert save_caption(tmp_path / "a.png", "a fox") is None
+
+
+def test_a_save_goes_to_the_caption_file_that_is_there(tmp_path):
+    (tmp_path / "a.caption").write_text("old")
+    save_caption(tmp_path / "a.png", "new")
+    assert (tmp_path / "a.caption").read_text() == "new\n" and not (tmp_path / "a.txt").exists()
+    assert caption_path(tmp_path / "b.png", "auto") == tmp_path / "b.txt"
+    save_caption(tmp_path / "b.png", "words", ".caption")
+    assert (tmp_path / "b.caption").exists()
+
+
+def test_brackets_and_foreign_letters_in_names_are_letters(tmp_path):
+    (tmp_path / "[a] 狐*.txt").write_text("words")
+    save_caption(tmp_path / "[a] 狐*.png", "other")
+    assert (tmp_path / "[a] 狐*.txt").read_text() == "other\n"
+
+
+def test_an_undo_whose_record_is_gone_says_so_and_changes_nothing(tmp_path):
+    token = save_caption(tmp_path / "a.png", "a fox")
+    Path(token).unlink()
+    with pytest.raises(ProblemsError, match="no longer in the trash"):
+        undo(token)
+    assert (tmp_path / "a.txt").read_text() == "a fox\n"
+
+
+def test_a_caption_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("old")
+    write = __import__("core.record.atomic", fromlist=["write_bytes"]).write_bytes
+
+    def full(target, data):
+        if Path(target).parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        write(target, data)
+
+    monkeypatch.setattr("core.record.atomic.write_bytes", full)
+    with pytest.raises(ProblemsError, match="No space left"):
+        save_caption(tmp_path / "a.png", "new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+# ---- several files, metadata, faces
+
+
+@pytest.fixture
+def both(tmp_path):
+    (tmp_path / "a.txt").write_text("fox, snow\nday")
+    (tmp_path / "a.caption").write_text("A fox runs, fast.\nA red animal.")
+    return picture(tmp_path, sidecars=("a.caption", "a.txt"))
+
+
+def test_one_of_two_files_is_read_unless_both_are_asked_for(both):
+    assert read_caption(both, CaptionSettings()).text == "fox, snow\nday"
+    assert read_caption(both, CaptionSettings(caption_extension=".caption")).text.startswith("A fox")
+    assert read_caption(both, CaptionSettings()).sentence is None
+
+
+def test_joined_files_give_each_line_of_the_sentence_with_the_tags(both):
+    caption = read_caption(both, CaptionSettings(sidecars="joined"))
+    assert caption.text == "A fox runs, fast.,fox, snow,day\nA red animal.,fox, snow,day"
+    assert (caption.sentence, caption.tags) == ("A fox runs, fast.\nA red animal.", "fox, snow\nday")
+    assert caption.path.name == "a.txt" and caption.source == "file"
+
+
+def test_texts_are_joined_as_in_metadata_files():
+    """Reference 2.3: no blank is added; lines get the tags each only when one of them is drawn."""
+    same = CaptionSettings(compatibility="kohya")
+    assert join_texts("a fox", "fox, snow", CaptionSettings()) == "a fox,fox, snow"
+    assert join_texts("one\ntwo", "fox\nsnow", same) == "one\ntwo,fox\nsnow"
+    drawn = CaptionSettings(compatibility="kohya", enable_wildcard=True)
+    assert join_texts("one\ntwo", "fox\nsnow", drawn) == "one,fox,snow\ntwo,fox,snow"
+    assert join_texts("one\ntwo", "fox", CaptionSettings(caption_lines="all")) == "one two,fox"
+    assert join_texts("", "fox", same) == "fox" and join_texts("one", "", same) == "one"
+
+
+def test_files_of_which_one_is_drawn_are_both_held(both):
+    caption = read_caption(both, CaptionSettings(sidecars="drawn"))
+    assert (caption.text, caption.tags) == ("fox, snow\nday", "fox, snow\nday")
+    assert caption.sentence == "A fox runs, fast.\nA red animal."
+    assert "A red animal" in caption.whole and "day" in caption.whole
+
+
+@pytest.mark.parametrize("sidecars", ["joined", "drawn"])
+def test_where_only_one_of_two_files_is_there_it_is_used(tmp_path, sidecars):
+    settings = CaptionSettings(sidecars=sidecars)
+    assert read_caption(picture(tmp_path, words="w"), settings).source == "words"
+    (tmp_path / "a.caption").write_text("A fox.")
+    assert read_caption(picture(tmp_path), settings).text == "A fox."
+    (tmp_path / "a.txt").write_text(" ")
+    assert read_caption(picture(tmp_path), settings).text == "A fox."
+    (tmp_path / "a.txt").write_text("fox")
+    (tmp_path / "a.caption").unlink()
+    assert read_caption(picture(tmp_path), settings).text == "fox"
+    (tmp_path / "a.caption").write_text("")
+    assert (read_caption(picture(tmp_path), settings).text, read_caption(picture(tmp_path), settings).sentence) == (
+        "fox",
+        None,
+    )
+    (tmp_path / "a.txt").unlink()
+    assert read_caption(picture(tmp_path, words="w"), settings).source == "blank"
+
+
+def test_a_caption_from_metadata_comes_before_the_file(tmp_path):
+    (tmp_path / "a.txt").write_text("file")
+    caption = read_caption(picture(tmp_path, given=" from metadata\r\n"), CaptionSettings())
+    assert (caption.text, caption.source) == ("from metadata", "metadata")
+    nothing = read_caption(picture(tmp_path, given=""), CaptionSettings())
+    assert (nothing.text, nothing.source) == ("", "metadata") and "empty caption" in nothing.problem.what
+
+
+def test_a_cut_out_face_has_the_caption_of_its_picture_and_saves_one_of_its_own(tmp_path):
+    (tmp_path / "foo.txt").write_text("a hero")
+    face = picture(tmp_path, "foo_0123_0200_0080_0080.png")
+    assert read_caption(face, CaptionSettings()).text == "a hero"
+    assert read_caption(picture(tmp_path, "foo_bar_baz_a_b.png"), CaptionSettings()).source == "none"
+    save_caption(face.path, "a face")
+    assert (tmp_path / "foo.txt").read_text() == "a hero"
+    assert read_caption(face, CaptionSettings()).text == "a face"
+
+
+def test_caption_files_beside_pictures_are_counted_by_ending(tmp_path):
+    pictures = [picture(tmp_path, sidecars=names) for names in (("a.TXT", "a.caption"), ("a.txt",), ("a.txt",), ())]
+    assert count_sidecars(pictures) == {(".caption", ".txt"): 1, (".txt",): 2, (): 1}
+
+
+# ---- rewriting
+
+
+def test_files_of_any_encoding_are_rewritten_as_utf_8_and_come_back(tmp_path):
+    contents = {
+        "a.txt": "café à Zürich\r\nfox".encode("cp1252"),
+        "b.txt": "赤い髪の女の子".encode("cp932"),
+        "c.txt": "a fox".encode("utf-16"),
+        "d.txt": b"\xef\xbb\xbfa fox",
+        "e.txt": b"plain\n",
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    tokens = rewrite_as_utf8([tmp_path / name for name in contents], tmp_path / "_atelier_trash")
+    assert len(tokens) == 4  # e.txt is UTF-8 already
+    assert (tmp_path / "a.txt").read_bytes() == "café à Zürich\nfox".encode()
+    assert (tmp_path / "b.txt").read_bytes() == "赤い髪の女の子".encode()
+    assert (tmp_path / "c.txt").read_bytes() == (tmp_path / "d.txt").read_bytes() == b"a fox"
+    assert rewrite_as_utf8([tmp_path / name for name in contents]) == []
+    for token in tokens:
+        undo(token)
+    assert {name: (tmp_path / name).read_bytes() for name in contents} == contents
+
+
+def test_a_file_that_cannot_be_read_leaves_all_as_they_are(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é".encode("utf-16"))
+    with pytest.raises(ProblemsError) as caught:
+        rewrite_as_utf8([tmp_path / "a.txt", tmp_path / "missing.txt", tmp_path / "gone.txt"])
+    assert len(caught.value.problems) == 2
+    assert (tmp_path / "a.txt").read_bytes() == "é".encode("utf-16")
+
+
+def test_a_rewrite_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{name}.txt" for name in "abc"]
+    for path in paths:
+        path.write_bytes("é".encode("utf-16"))
+    write = __import__("core.record.atomic", fromlist=["write_bytes"]).write_bytes
+
+    def broken(target, data):
+        if Path(target) == paths[2]:
+            raise OSError(13, "Permission denied")
+        write(target, data)
+
+    monkeypatch.setattr("core.record.atomic.write_bytes", broken)
+    with pytest.raises(ProblemsError, match="Permission denied"):
+        rewrite_as_utf8(paths)
+    assert [path.read_bytes() for path in paths] == ["é".encode("utf-16")] * 3
+
+
+def test_what_is_edited_is_one_file_even_when_two_are_joined(both):
+    assert read_caption_file(both).text == "fox, snow\nday"
