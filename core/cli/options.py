@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.record.allowed import allow
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, open_home
 from core.settings.base import Settings
@@ -20,6 +21,7 @@ COMMON = {
     "models": ("DIR", "where models lie (default: models)"),
     "presets": ("DIR", "where presets lie (default: presets)"),
     "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the best there is)"),
+    "allow-module": ("NAME", "let a dataset class of this Python module run; may be repeated"),
 }
 PAGE = {
     **COMMON,
@@ -52,7 +54,7 @@ SUBCOMMAND = {
         "json": ("FILE", "write the numbers"),
     },
 }
-REPEATED = {"lora"}
+REPEATED = {"lora", "allow-module"}
 
 
 @dataclass
@@ -103,6 +105,11 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
             options.preset = word
         else:
             options.problems.append(Problem(f"'{word}' is not understood", "command line", "see --help"))
+    for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
+        try:
+            allow(name)
+        except ProblemsError as error:
+            options.problems += error.problems
     return options
 
 

@@ -1,459 +1,397 @@
 """Folders -> pictures: what lies there, how large it is, how often it is shown; everything that is wrong, by name.
 
 Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with sub-folders, `<repeats>_<words>`,
-or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last).
+or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). Where a
+metadata file or sd-scripts' list says what trains, it does.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from core.dataset.files import (
-    CAPTION_EXTENSIONS,
-    extension,
-    is_junk,
-    is_picture_name,
-    printable,
-    repeats_and_words,
-    words_of,
-)
-from core.dataset.images import BrokenPicture, Header, problem_of, read_header
+from core.dataset.cache_list import compare_with_disk, write_list
+from core.dataset.conditioning import conditioning_folder, pair
+from core.dataset.files import CAPTION_EXTENSIONS, printable, reachable
+from core.dataset.folders import Root, folder_of, roots_of, whole_root
+from core.dataset.images import BrokenPicture, problem_of
+from core.dataset.memo import Memo
+from core.dataset.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
+from core.dataset.picture import Broken, Folder, Picture, Scan, count, listed, names_of
+from core.dataset.walk import File, Walk, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
-from core.settings.dataset import DatasetSettings, Source
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import Concept
+from core.settings.concepts import concepts as concepts_in
+from core.settings.dataset import DatasetSettings
+from core.settings.pictures import PictureSettings
+from core.settings.source import Source
+from core.settings.validation import ValidationSettings
 
-HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
-MANY_REPEATS = 500  # above it the number in a folder's name is more likely a year
+__all__ = ["Broken", "Folder", "Picture", "Scan", "names_of", "recognise", "scan", "scan_dataset"]
+
+Listed = dict[Path, Entry]  # what a list says about a file
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture that can be read, as its header tells.
+def scan_dataset(
+    dataset: DatasetSettings,
+    concepts: Sequence[Concept] | None = None,
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+) -> Scan:
+    """What a job trains on: its folders, or what its dataset class lists. concepts None: captions are read as by default."""
+    if concepts is None:
+        concepts = concepts_in(dataset, CaptionSettings(), ValidationSettings())
+    if dataset.dataset_class:
+        from core.dataset.custom import scan_class
 
-    source     id of its folder (base name, made unique)     relative   path below that folder, with "/"
-    width, height   pixels, after the rotation its EXIF asks for
-    repeats    how often it is shown in an epoch             words      what is said about it without a caption file
-    sidecars   names of the caption files beside it
-    concept    number of the folder's settings (settings/concepts.py)
-    given      its caption from a metadata file or a dataset class; None: captions lie beside the picture
-    conditioning   its mask or control picture             own_bucket   the size that metadata gives it
+        return scan_class(dataset, concepts, cancel, memo_path)
+    return scan(concepts, cancel, memo_path, skip_broken=dataset.skip_broken)
+
+
+def scan(
+    concepts: Sequence[Concept],
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+    *,
+    skip_broken: bool = False,
+) -> Scan:
+    """Read every folder. Problems are returned, not raised; only a cancel raises.
+
+    memo_path     where headers are remembered by path, size and time; None: nowhere
+    skip_broken   pictures that cannot be read are advice rather than errors
     """
-
-    source: str
-    relative: str
-    path: Path
-    width: int
-    height: int
-    bytes: int
-    mtime_ns: int
-    repeats: int = 1
-    words: str = ""
-    sidecars: tuple[str, ...] = ()
-    animated: bool = False
-    rotated: bool = False
-    concept: int = 0
-    given: str | None = None
-    conditioning: Path | None = None
-    own_bucket: tuple[int, int] | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The picture's address in random draws: never its content or absolute path."""
-        return (self.source, self.relative)
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A file that is named like a picture and cannot train."""
-
-    source: str
-    relative: str
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder that pictures were taken from. named: its name gave the repeats and words."""
-
-    id: str
-    path: Path
-    repeats: int
-    words: str
-    named: bool
-    pictures: int
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Pictures sorted by folder and path; broken ones apart; problems are errors and advice, for a person."""
-
-    pictures: tuple[Picture, ...]
-    broken: tuple[Broken, ...]
-    folders: tuple[Folder, ...]
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class _Root:
-    """A folder to walk: one source, or one `<repeats>_<words>` folder of it."""
-
-    path: Path
-    repeats: int
-    words: str
-    named: bool = False
-    left_out: frozenset[str] = frozenset()  # names of direct sub-folders that are roots of their own
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    relative: str
-    path: Path
-    bytes: int
-    mtime_ns: int
-    sidecars: tuple[str, ...]
-    gone: str = ""  # why its size could not be read
-
-
-@dataclass
-class _Walk:
-    """What a walk found."""
-
-    files: list[_File] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    folders: int = 0
-    others: Counter[str] = field(default_factory=Counter)
-
-
-def scan(settings: DatasetSettings, cancel: CancelToken | None = None) -> Scan:
-    """Read every enabled folder of the settings. Problems are returned, not raised; only a cancel raises."""
-    pictures: list[Picture] = []
-    broken: list[Broken] = []
-    folders: list[Folder] = []
-    problems: list[Problem] = []
-    ids: Counter[str] = Counter()
-    seen: set[str] = set()
-    sources = settings.all_sources()
-    if not sources:
-        problems.append(
-            Problem(
-                "No picture folder is chosen.", "dataset.folder", "Choose the folder that holds the pictures to learn."
-            )
-        )
-    for source in sources:
-        roots, found = _roots(source, seen)
-        problems += found
-        empty: list[_Walk] = []
-        for root in roots:
-            walk = _walk(root, cancel)
-            problems += walk.problems
-            if not walk.files:
-                empty.append(walk)
-                continue
-            folder_id = _unique_id(printable(root.path.name) or "pictures", ids)
-            good, bad = _read_headers(walk.files, folder_id, root, cancel)
-            pictures += good
-            broken += bad
-            folders.append(Folder(folder_id, root.path, root.repeats, root.words, root.named, len(good)))
-        if roots and len(empty) == len(roots):
-            problems.append(_empty_folder(source, empty))
-    level = "advice" if settings.skip_broken else "error"
-    problems += [problem_of(each.path, BrokenPicture(each.reason), level) for each in broken]
-    problems += _advice(pictures)
-    return Scan(tuple(pictures), tuple(broken), tuple(folders), tuple(problems))
+    gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
+    if not concepts:
+        fix = "Choose the folder that holds the pictures to learn."
+        gathered.problems.append(Problem("No picture folder is chosen.", "dataset.folder", fix))
+    for concept in concepts:
+        gathered.add(concept)
+    return gathered.result()
 
 
 def recognise(folder: str | os.PathLike) -> str:
     """One sentence about a folder's layout: "24 pictures in one folder", "2 folders with repeats: 10_fox, 5_style"."""
-    roots, problems = _roots(Source(folder=os.fspath(folder)), set())
+    source = Source(folder=os.fspath(folder))
+    path, problem = folder_of(source)
+    if path is None:
+        return problem.what if problem else "no pictures found"
+    roots, problems = roots_of(source, path)
     if not roots:
         return problems[0].what if problems else "no pictures found"
-    walks = [(root, _walk(root, None)) for root in roots]
-    named = [(root, walk) for root, walk in walks if root.named and walk.files]
-    plain = [(root, walk) for root, walk in walks if not root.named and walk.files]
+    walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
+    named = [(root, found) for root, found in walks if root.named and found.files]
+    plain = [(root, found) for root, found in walks if not root.named and found.files]
     if not named and not plain:
         return "no pictures found"
-    loose = sum(len(walk.files) for _, walk in plain)
+    loose = sum(len(found.files) for _, found in plain)
     if not named:
-        inside = sum(walk.folders for _, walk in plain)
-        return f"{_count(loose, 'picture')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
+        inside = sum(found.folders for _, found in plain)
+        return f"{count(loose, 'picture')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
     names = ", ".join(printable(root.path.name) for root, _ in named[:6]) + (", ..." if len(named) > 6 else "")
-    total = sum(len(walk.files) for _, walk in named)
-    said = f"{_count(len(named), 'folder')} with repeats: {names} ({_count(total, 'picture')})"
-    return said + (f", and {_count(loose, 'picture')} beside" if loose else "")
+    total = sum(len(found.files) for _, found in named)
+    said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'picture')})"
+    return said + (f", and {count(loose, 'picture')} beside" if loose else "")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+class Gathered:
+    """What was found so far, folder by folder."""
 
+    def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
+        self.memo, self.cancel, self.level = memo, cancel, level
+        self.pictures: list[Picture] = []
+        self.broken: list[Broken] = []
+        self.folders: list[Folder] = []
+        self.problems: list[Problem] = []
+        self.left_out: list[tuple[Picture, str]] = []
+        self._ids: Counter[str] = Counter()
+        self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
+        self._settings: dict[int, PictureSettings] = {}
+        self._from_lists: set[tuple[str, str]] = set()  # keys of pictures that a metadata file named
 
-# ---- which folders
-
-
-def _roots(source: Source, seen: set[str]) -> tuple[list[_Root], list[Problem]]:
-    """The folders of one source. A parent of `<repeats>_<words>` folders gives one each, itself for the rest."""
-    if not source.folder.strip().strip("\"'"):  # it would mean the project's own folder
-        return [], [Problem("A folder of the dataset has no name.", "dataset", "Choose a folder, or remove the entry.")]
-    path = resolve_path(source.folder)
-    if not os.path.isdir(path):  # a pasted path often comes in quotation marks, or with a space at its end
-        path = resolve_path(source.folder.strip().strip("\"'"))
-    shown = printable(path)
-    problem = _not_a_folder(path, shown)
-    if problem:
-        return [], [problem]
-    real = os.path.realpath(path)
-    if real in seen:
-        return [], [
-            Problem(
-                "This folder is given twice; it trains once.", shown, "Remove one entry, or set its repeats.", "advice"
-            )
-        ]
-    seen.add(real)
-    name = path.name or os.path.basename(real)
-    own = repeats_and_words(name)
-    if own:
-        return _named_root(path, own, source)
-    roots: list[_Root] = []
-    problems: list[Problem] = []
-    try:
-        children = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not is_junk(entry.name))
-    except OSError as error:
-        return [], [
-            Problem("The picture folder cannot be opened.", shown, f"Check its permissions ({error.strerror}).")
-        ]
-    named = {child: said for child in children if (said := repeats_and_words(child))}
-    words = source.class_tokens if source.class_tokens is not None else words_of(printable(name))
-    roots.append(_Root(path, source.num_repeats or 1, words, left_out=frozenset(named)))
-    for child, said in named.items():
-        found, wrong = _named_root(path / child, said, source)
-        roots += found
-        problems += wrong
-    return roots, problems
-
-
-def _named_root(path: Path, said: tuple[int, str], source: Source) -> tuple[list[_Root], list[Problem]]:
-    """A `<repeats>_<words>` folder; what the source sets itself comes first."""
-    repeats = source.num_repeats or said[0]
-    words = source.class_tokens if source.class_tokens is not None else said[1]
-    if repeats == 0:
-        fix = "Rename the folder, or give it repeats, if its pictures should train."
-        return [], [Problem("A folder's name says 0 repeats, so it is left out.", printable(path), fix, "advice")]
-    problems = []
-    if repeats >= MANY_REPEATS and source.num_repeats is None:
-        what = f"Each picture of {printable(path.name)} would be shown {repeats} times an epoch, as its name says."
-        problems.append(
-            Problem(
-                what, printable(path), "If the number is a year or a count, set this folder's repeats to 1.", "advice"
-            )
-        )
-    return [_Root(path, repeats, words, named=True)], problems
-
-
-def _not_a_folder(path: Path, shown: str) -> Problem | None:
-    if os.path.isdir(path):
-        return None
-    if not os.path.exists(path):
-        return Problem("The picture folder does not exist.", shown, "Check the spelling, or choose another folder.")
-    if path.suffix.lower() == ".zip":
-        return Problem(
-            "A zip file was given where a folder is needed.", shown, "Drop the zip on the Dataset tab, or unpack it."
-        )
-    return Problem(
-        "A file was given where a folder is needed.", shown, f"Give the folder that holds it: {printable(path.parent)}"
-    )
-
-
-def _unique_id(name: str, ids: Counter[str]) -> str:
-    """The folder's name; the second of that name gets " #2"."""
-    ids[name] += 1
-    return name if ids[name] == 1 else f"{name} #{ids[name]}"
-
-
-# ---- which files
-
-
-def _walk(root: _Root, cancel: CancelToken | None) -> _Walk:
-    """Every picture below a folder, in a fixed order. Links are followed, each real folder once, so loops end."""
-    walk = _Walk()
-    visited: set[object] = set()
-    waiting: list[tuple[Path, str]] = [(root.path, "")]
-    while waiting:
-        if cancel:
-            cancel.check()
-        folder, prefix = waiting.pop()
-        try:
-            identity = _identity(folder)
-            if identity in visited:
-                continue
-            visited.add(identity)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            fix = "Allow reading it, or move it elsewhere."
-            walk.problems.append(
-                Problem(f"A folder cannot be opened ({error.strerror}).", printable(folder), fix, "advice")
-            )
-            continue
-        before = len(walk.files)
-        subfolders = _sort_out(entries, folder, prefix, walk, root.left_out if not prefix else frozenset())
-        walk.folders += len(walk.files) > before
-        waiting += reversed(subfolders)
-    walk.files.sort(key=lambda each: each.relative)
-    return walk
-
-
-def _identity(folder: Path) -> object:
-    found = os.stat(folder)
-    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
-
-
-def _sort_out(
-    entries: Sequence[os.DirEntry], folder: Path, prefix: str, walk: _Walk, left_out: frozenset[str]
-) -> list[tuple[Path, str]]:
-    """Put a folder's pictures into the walk; return its sub-folders. A caption may differ from its picture in case."""
-    sidecars: dict[str, list[str]] = defaultdict(list)
-    for entry in entries:
-        stem, ending = os.path.splitext(entry.name)
-        if ending.lower() in CAPTION_EXTENSIONS and not is_junk(entry.name):
-            sidecars[stem.casefold()].append(entry.name)
-    subfolders: list[tuple[Path, str]] = []
-    for entry in entries:
-        if is_junk(entry.name) or entry.name in left_out:
-            continue
-        if entry.is_dir():
-            subfolders.append((folder / entry.name, f"{prefix}{entry.name}/"))
-        elif is_picture_name(entry.name):
-            stem = os.path.splitext(entry.name)[0]
-            beside = sidecars.get(stem.casefold(), ())
-            beside = [name for name in beside if os.path.splitext(name)[0] == stem] or beside
-            walk.files.append(_file(entry, folder, prefix, tuple(beside)))
+    def add(self, concept: Concept) -> None:
+        """One folder of the settings."""
+        self._settings[concept.number] = concept.pictures
+        path, problem = folder_of(concept.source)
+        if path is None:
+            self.problems += [problem] if problem else []
+            return
+        if self._given_before(concept, path):
+            what = "This folder is given twice; it trains once."
+            fix = "Remove one entry, set its repeats, or give one of them other settings."
+            self.problems.append(Problem(what, printable(path), fix, "advice"))
+            return
+        if concept.source.metadata_file and concept.source.metadata_file.strip():
+            self._add_listed(concept, path, concept.source.metadata_file)
         else:
-            walk.others[extension(entry.name) or entry.name] += 1
-    return subfolders
+            self._add_folders(concept, path)
+
+    def result(self) -> Scan:
+        self.problems += [problem_of(each.path, BrokenPicture(each.reason), self.level) for each in self.broken]
+        self.problems += [
+            *_shared_stems(self.pictures),
+            *_animated(self.pictures),
+            *_in_two(self.pictures, self.folders),
+        ]
+        return Scan(
+            tuple(self.pictures),
+            tuple(self.broken),
+            tuple(self.folders),
+            tuple(self.problems),
+            tuple(self.left_out),
+        )
+
+    # ---- one folder of the settings
+
+    def _given_before(self, concept: Concept, path: Path) -> bool:
+        """Whether an earlier entry trains the same in the same way. With other settings it is a dataset of its own: one
+        folder at two resolutions is usual."""
+        source = concept.source
+        where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
+        earlier = self._given[where]
+        same = any((one.pictures, one.captions) == (concept.pictures, concept.captions) for one in earlier)
+        earlier.append(concept)
+        return same
+
+    def _add_folders(self, concept: Concept, path: Path) -> None:
+        roots, found = roots_of(concept.source, path)
+        self.problems += found
+        without = self._without(concept, path)
+        empty: list[Walk] = []
+        taken: list[Picture] = []
+        inside: dict[str, str] = {}
+        for root in roots:
+            walked = walk(
+                root.path, self.cancel, root.left_out, caption_endings(concept), without, concept.source.recursive
+            )
+            self.problems += walked.problems
+            if not walked.files:
+                empty.append(walked)
+                continue
+            id = self.new_id(printable(root.path.name) or "pictures")
+            inside[id] = root.inside
+            taken += self._take(walked.files, id, root, concept)
+        if roots and len(empty) == len(roots):
+            self.problems.append(_empty_folder(path, empty))
+        self.finish(taken, concept, inside)
+
+    def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[Picture]:
+        """The pictures of one folder: all, or those of sd-scripts' list where that is asked for."""
+        path = root.path / CACHE_LIST
+        if not concept.source.cache_info:
+            return self.read(files, id, root, concept)
+        if path.is_file():
+            said = read_metadata(path)
+            kept, entries = self._matched(said, files, root.path)
+            pictures = self.read(kept, id, root, concept, entries)
+            if said.entries:
+                self.problems += compare_with_disk(pictures, kept, entries, concept.captions, path)
+            return pictures
+        pictures = self.read(files, id, root, concept)
+        self.problems += write_list(path, pictures, concept.captions)
+        return pictures
+
+    def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
+        """Pictures that a metadata file names."""
+        said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+        root = whole_root(concept.source, path)
+        without = self._without(concept, path)
+        walked = walk(
+            path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
+        )
+        self.problems += walked.problems
+        kept, entries = self._matched(said, walked.files, path)
+        id = self.new_id(printable(path.name) or "pictures")
+        pictures = self.read(kept, id, root, concept, entries, said.buckets)
+        if said.buckets and concept.pictures.bucket_no_upscale:
+            what = "The metadata file sets the bucket of each picture, so 'Never enlarge' has no effect on them."
+            fix = "Turn it off, or take train_resolution out of the file."
+            self.problems.append(Problem(what, printable(said.path), fix, "advice"))
+        self._replace_earlier(pictures, concept)
+        self._from_lists.update(picture.key for picture in pictures)
+        self.finish(pictures, concept, {})
+
+    def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
+        """The files that the list names, with what it says about each; its problems are noted."""
+        self.problems += said.problems
+        if not said.entries:
+            return [], {}
+        finder = Finder(files, folder, said.path.parent)
+        found = finder.match(said.entries)
+        self.problems += match_problems(found, finder, said)
+        return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
+
+    def _replace_earlier(self, pictures: Sequence[Picture], concept: Concept) -> None:
+        """What two metadata files name trains as the later one says, if both train it at the same sizes."""
+        now = {picture.path for picture in pictures}
+        again = {
+            picture.key
+            for picture in self.pictures
+            if picture.path in now
+            and picture.key in self._from_lists
+            and self._settings[picture.concept] == concept.pictures
+        }
+        if not again:
+            return
+        twice = [picture for picture in self.pictures if picture.key in again]
+        self.pictures = [picture for picture in self.pictures if picture.key not in again]
+        what = f"{count(len(twice), 'picture')} stand in two metadata files; the later one counts: {names_of(twice)}."
+        where = printable(concept.source.metadata_file or "")
+        self.problems.append(Problem(what, where, "Take them out of one of the files.", "advice"))
+
+    def _without(self, concept: Concept, path: Path) -> list[Path]:
+        """Folders inside this one that hold no pictures to learn: the masks."""
+        masks = conditioning_folder(concept.pictures.conditioning_data_dir)
+        return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
+
+    # ---- files to pictures
+
+    def new_id(self, name: str) -> str:
+        """The folder's name; the second of that name gets " #2"."""
+        self._ids[name] += 1
+        return name if self._ids[name] == 1 else f"{name} #{self._ids[name]}"
+
+    def read(
+        self,
+        files: Sequence[File],
+        id: str,
+        root: Root,
+        concept: Concept,
+        entries: Listed | None = None,
+        buckets: bool = False,
+    ) -> list[Picture]:
+        """Files with a header become pictures, the others broken ones. entries: what a list says about each of them."""
+        good: list[Picture] = []
+        for file, header in headers(files, self.memo, self.cancel):
+            if isinstance(header, str):
+                self.broken.append(Broken(id, file.relative, file.path, header))
+                continue
+            entry = entries[file.path] if entries is not None else None
+            good.append(
+                Picture(
+                    source=id,
+                    relative=file.relative,
+                    path=file.path,
+                    width=header.width,
+                    height=header.height,
+                    bytes=file.bytes,
+                    mtime_ns=file.mtime_ns,
+                    repeats=root.repeats,
+                    words=root.words,
+                    sidecars=file.sidecars if entry is None else (),
+                    animated=header.animated,
+                    rotated=header.rotated,
+                    concept=concept.number,
+                    given=entry.text(concept.captions) if entry else None,
+                    own_bucket=entry.train_resolution if entry and buckets else None,
+                    sidecar_states=file.sidecar_states if entry is None else (),
+                )
+            )
+        self.folders.append(Folder(id, root.path, root.repeats, root.words, root.named, len(good), concept.number))
+        if entries:
+            self.problems += _other_sizes(good, entries)
+        return good
+
+    def finish(self, pictures: list[Picture], concept: Concept, inside: dict[str, str]) -> None:
+        """Masks are paired and small pictures left out; the rest is what was found."""
+        masks = conditioning_folder(concept.pictures.conditioning_data_dir)
+        if masks and pictures:
+            paired = pair(pictures, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
+            self.problems += paired.problems
+            self.left_out += [(each, why) for each in pictures if (why := paired.unusable.get(each.key))]
+            pictures = paired.pictures
+        limit = concept.pictures.skip_image_resolution
+        small = [each for each in pictures if each.width * each.height <= limit * limit] if limit else []
+        if small:
+            why = f"has no more pixels than {limit:g} x {limit:g}"
+            self.left_out += [(each, why) for each in small]
+            what = f"{count(len(small), 'picture')} have no more pixels than {limit:g} x {limit:g} and are left out: "
+            fix = "Lower 'Leave out pictures up to' to train them."
+            self.problems.append(Problem(what + names_of(small) + ".", printable(small[0].path.parent), fix, "advice"))
+            gone = {each.key for each in small}
+            pictures = [each for each in pictures if each.key not in gone]
+        self.pictures += pictures
 
 
-def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: tuple[str, ...]) -> _File:
-    relative, path = prefix + entry.name, folder / entry.name
-    try:
-        found = entry.stat()
-    except OSError as error:
-        reason = "is a link that leads nowhere" if entry.is_symlink() else f"cannot be read ({error.strerror})"
-        return _File(relative, path, 0, 0, sidecars, reason)
-    return _File(relative, path, found.st_size, found.st_mtime_ns, sidecars)
+def caption_endings(concept: Concept) -> tuple[str, ...]:
+    """Endings of caption files beside the concept's pictures, in lower case."""
+    chosen = concept.captions.caption_extension.lower()
+    return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
 
 
-def _empty_folder(source: Source, walks: Iterable[_Walk]) -> Problem:
+# ---- findings
+
+
+def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
     others: Counter[str] = Counter()
-    for walk in walks:
-        others.update(walk.others)
+    for found in walks:
+        others.update(found.others)
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
     what = "There is no picture in the folder." + (f" It holds other files: {kinds}." if kinds else " It is empty.")
-    return Problem(
-        what,
-        printable(resolve_path(source.folder)),
-        "Choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files.",
-    )
+    return Problem(what, printable(path), "Choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files.")
 
 
-# ---- headers
-
-
-def _read_headers(
-    files: Sequence[_File], folder_id: str, root: _Root, cancel: CancelToken | None
-) -> tuple[list[Picture], list[Broken]]:
-    good: list[Picture] = []
-    bad: list[Broken] = []
-    for file, header in _headers(files, cancel):
-        relative = file.relative
-        if isinstance(header, str):
-            bad.append(Broken(folder_id, relative, file.path, header))
-            continue
-        good.append(
-            Picture(
-                source=folder_id,
-                relative=relative,
-                path=file.path,
-                width=header.width,
-                height=header.height,
-                bytes=file.bytes,
-                mtime_ns=file.mtime_ns,
-                repeats=root.repeats,
-                words=root.words,
-                sidecars=file.sidecars,
-                animated=header.animated,
-                rotated=header.rotated,
-            )
-        )
-    return good, bad
-
-
-def _headers(files: Sequence[_File], cancel: CancelToken | None) -> Iterator[tuple[_File, Header | str]]:
-    """Each file with its header, or with the reason why it has none."""
-    if len(files) < 64:
-        for file in files:
-            yield file, _header_or_reason(file)
-        return
-    remaining = iter(files)
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        while chunk := list(islice(remaining, 512)):
-            if cancel:
-                cancel.check()
-            yield from zip(chunk, pool.map(_header_or_reason, chunk, chunksize=32), strict=True)
-
-
-def _header_or_reason(file: _File) -> Header | str:
-    if file.gone:
-        return file.gone
-    if file.bytes == 0:
-        return "is empty (0 bytes)"
-    try:
-        return read_header(file.path)
-    except BrokenPicture as error:
-        return str(error)
-
-
-# ---- advice
-
-
-def _advice(pictures: Sequence[Picture]) -> list[Problem]:
-    """Findings that do not block a start."""
-    return [*_shared_stems(pictures), *_animated(pictures)]
-
-
-def names_of(pictures: Sequence[Picture], most: int = 5) -> str:
-    """ "a.png, b.png and 12 more"."""
-    names = ", ".join(printable(picture.relative) for picture in pictures[:most])
-    return names + (f" and {len(pictures) - most} more" if len(pictures) > most else "")
+def _other_sizes(pictures: Sequence[Picture], entries: Listed) -> list[Problem]:
+    """Pictures that were replaced since the list was written. sd-scripts writes sizes before the EXIF rotation."""
+    other = [
+        f"{picture.relative} ({size[0]} x {size[1]} in the list, {picture.width} x {picture.height} now)"
+        for picture in pictures
+        if (size := entries[picture.path].image_size) and sorted(size) != sorted((picture.width, picture.height))
+    ]
+    if not other:
+        return []
+    what = f"{count(len(other), 'picture')} have another size than the list says; their own size is used: "
+    fix = "Write the list again."
+    return [Problem(what + listed(other, 3) + ".", printable(pictures[0].path.parent), fix, "advice")]
 
 
 def _shared_stems(pictures: Sequence[Picture]) -> list[Problem]:
-    """a.png and a.jpg share the caption a.txt."""
+    """a.png and a.jpg share the caption a.txt; a.png and A.png are one file on Windows and macOS."""
     stems: dict[tuple[str, str], list[Picture]] = defaultdict(list)
     for picture in pictures:
         stems[picture.source, os.path.splitext(picture.relative)[0].casefold()].append(picture)
-    shared = [group for group in stems.values() if len(group) > 1]
-    return [
-        Problem(
-            f"{names_of(group)} differ only in the extension: they share a caption and may be one picture twice.",
-            printable(group[0].path.parent),
-            "Rename one of them, or remove it.",
-            "advice",
-        )
-        for group in shared
-    ]
+    found = []
+    for group in stems.values():
+        if len(group) < 2:
+            continue
+        names = {os.path.splitext(picture.relative)[0] for picture in group}
+        if len(names) == 1:
+            what = f"{names_of(group)} differ only in the extension: they share a caption and may be one picture twice."
+        else:
+            what = f"{names_of(group)} differ only in upper and lower case: on Windows and macOS they get in each other's way."
+        fix = "Rename one of them, or remove it."
+        found.append(Problem(what, printable(group[0].path.parent), fix, "advice"))
+    return found
 
 
 def _animated(pictures: Sequence[Picture]) -> list[Problem]:
     moving = [picture for picture in pictures if picture.animated]
     if not moving:
         return []
-    what = f"{_count(len(moving), 'animated picture')}: only the first frame trains ({names_of(moving)})."
+    what = f"{count(len(moving), 'animated picture')}: only the first frame trains ({names_of(moving)})."
+    fix = "Save the frame you want as a picture of its own."
+    return [Problem(what, printable(moving[0].path.parent), fix, "advice")]
+
+
+def _in_two(pictures: Sequence[Picture], folders: Sequence[Folder]) -> list[Problem]:
+    """Pictures that two different entries reach, such as regularisation pictures below the training folder."""
+    paths = {folder.id: folder.path for folder in folders}
+    first: dict[Path, Picture] = {}
+    twice: dict[tuple[Path, Path], list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        earlier = first.setdefault(picture.path, picture)
+        if earlier is not picture and paths[earlier.source] != paths[picture.source]:
+            twice[paths[earlier.source], paths[picture.source]].append(picture)
     return [
-        Problem(what, printable(moving[0].path.parent), "Save the frame you want as a picture of its own.", "advice")
+        Problem(
+            f"{count(len(group), 'picture')} are reached by two entries and train with both: {names_of(group)}.",
+            f"{printable(one)} and {printable(other)}",
+            "Move one folder out of the other, or remove an entry.",
+            "advice",
+        )
+        for (one, other), group in twice.items()
     ]

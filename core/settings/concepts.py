@@ -52,8 +52,14 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
             captions.model_copy(update=_own(source, CaptionSettings)),
             validation.model_copy(update=_own(source, ValidationSettings)),
         )
-        for number, source in enumerate(dataset.all_sources())
+        for number, source in enumerate(_sources(dataset))
     ]
+
+
+def _sources(dataset: DatasetSettings) -> list[Source]:
+    """The folders; for a dataset class, what stands for its pictures and for its regularisation pictures."""
+    name = dataset.dataset_class
+    return [Source(folder=name), Source(folder=name, role="regularisation")] if name else dataset.all_sources()
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:

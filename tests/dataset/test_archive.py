@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from core.dataset.archive import unpack_zip
-from core.dataset.scan import scan
+from core.dataset.scan import scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.settings.dataset import DatasetSettings
@@ -38,7 +38,7 @@ def test_a_zip_of_pictures_and_captions_trains(tmp_path, pack, picture):
     )
     assert folder == tmp_path / "sets" / "fox"
     assert tree(folder) == ["a.png", "a.txt"]
-    found = scan(DatasetSettings(folder=str(folder)))
+    found = scan_dataset(DatasetSettings(folder=str(folder)))
     assert len(found.pictures) == 1 and not found.problems
 
 

@@ -7,14 +7,18 @@ import threading
 import pytest
 
 from core.dataset.files import repeats_and_words, words_of
-from core.dataset.scan import recognise, scan
+from core.dataset.scan import recognise, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
+from core.settings.validation import ValidationSettings
 
 
 def look(*folders, **options):
     sources = [folder if isinstance(folder, dict) else {"folder": str(folder)} for folder in folders]
-    return scan(DatasetSettings.model_validate({"sources": sources, **options}))
+    dataset = DatasetSettings.model_validate({"sources": sources, **options})
+    return scan_dataset(dataset)
 
 
 def keys(found):
@@ -220,7 +224,7 @@ def test_a_folder_that_does_not_exist_is_said(tmp_path):
 
 
 def test_no_folder_at_all_is_said():
-    (problem,) = scan(DatasetSettings()).problems
+    (problem,) = scan([]).problems
     assert "No picture folder is chosen" in problem.what and problem.where == "dataset.folder"
 
 
@@ -303,7 +307,7 @@ def test_a_cancel_ends_the_scan(tmp_path, add):
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        scan(DatasetSettings(folder=str(tmp_path / "fox")), token)
+        scan(concepts(DatasetSettings(folder=str(tmp_path / "fox")), CaptionSettings(), ValidationSettings()), token)
 
 
 def test_many_pictures_come_back_in_order_and_no_thread_is_left(tmp_path, add):

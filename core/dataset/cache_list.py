@@ -1,0 +1,72 @@
+"""sd-scripts' metadata_cache.json: compared with the disk when it is used, written where there is none.
+
+sd-scripts takes the list for the folder: new pictures and edited captions go unnoticed there (reference: section 5.4).
+Here the list counts too, and every difference is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from core.dataset.caption_files import read_caption
+from core.dataset.files import printable
+from core.dataset.metadata import Entry
+from core.dataset.picture import Picture, names_of
+from core.dataset.walk import File
+from core.record import atomic
+from core.record.problems import Problem
+from core.settings.captions import CaptionSettings
+
+
+def compare_with_disk(
+    pictures: Sequence[Picture],
+    files: Sequence[File],
+    entries: dict[Path, Entry],
+    settings: CaptionSettings,
+    path: Path,
+) -> list[Problem]:
+    """Captions that were edited after the list was written. files: of the pictures, with their caption files."""
+    beside = {file.path: file for file in files if file.sidecars}
+    edited = []
+    for picture in pictures:
+        file = beside.get(picture.path)
+        if file is None:
+            continue
+        now = read_caption(
+            replace(picture, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
+        )
+        if now.source == "file" and not _same(now.text, entries[picture.path].caption or ""):
+            edited.append(picture)
+    if not edited:
+        return []
+    what = f"{len(edited)} of {len(pictures)} captions differ from the list, whose words train: {names_of(edited)}."
+    fix = f"Delete {path.name} to read the caption files, or turn off reading it."
+    return [Problem(what, printable(path), fix, "advice")]
+
+
+def _same(text: str, said: str) -> bool:
+    """The list holds the first line, or with choices in captions on every line that is not blank."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return said.strip() in ("\n".join(lines), lines[0] if lines else "")
+
+
+def write_list(path: Path, pictures: Sequence[Picture], settings: CaptionSettings) -> list[Problem]:
+    """Write the list of a folder that has none, in sd-scripts' form. A folder that may not be written to is said."""
+    if not pictures:
+        return []
+    said = {}
+    for picture in pictures:
+        caption = read_caption(picture, settings).text
+        if not settings.enable_wildcard:
+            caption = next((line.strip() for line in caption.split("\n") if line.strip()), "")
+        said[str(picture.path)] = {"caption": caption, "resolution": [picture.width, picture.height]}
+    try:
+        atomic.write_json(path, said)
+    except OSError as error:
+        what = f"The list of pictures could not be written ({error.strerror}); the folder itself was read."
+        return [
+            Problem(what, printable(path), "Allow writing there, or turn off reading metadata_cache.json.", "advice")
+        ]
+    return []

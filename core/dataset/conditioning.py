@@ -1,0 +1,120 @@
+"""Masks and control pictures: each picture with the one of its name in another folder; what is missing or left over."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.dataset.files import extension, printable, reachable
+from core.dataset.images import BrokenPicture, problem_of
+from core.dataset.memo import Memo
+from core.dataset.picture import Picture, count, listed, names_of
+from core.dataset.walk import File, headers, walk
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+from core.record.workspace import resolve_path
+
+
+@dataclass(frozen=True)
+class Paired:
+    """pictures: all of them, with `conditioning` where there is one. unusable: key -> why its mask cannot be used."""
+
+    pictures: list[Picture]
+    unusable: dict[tuple[str, str], str]
+    problems: list[Problem]
+
+
+def conditioning_folder(typed: str | None) -> Path | None:
+    """The folder of a setting, as a path; None when none is set."""
+    text = (typed or "").strip().strip("\"'")
+    return reachable(resolve_path(text)) if text else None
+
+
+def pair(
+    pictures: Sequence[Picture],
+    folder: Path,
+    inside: dict[str, str],
+    *,
+    memo: Memo | None = None,
+    cancel: CancelToken | None = None,
+    level: str = "error",
+) -> Paired:
+    """Give each picture the file of its name below `folder`: any picture extension, any case, sub-folders mirrored.
+
+    inside   source id -> where its folder lies below the one of the settings ("10_fox"), which the masks may mirror too
+    level    of a mask that cannot be read
+
+    A size that differs is no error: the mask is resized with its picture. (sd-scripts refuses it; reference 7.2.)
+    """
+    shown = printable(folder)
+    if not os.path.isdir(folder):
+        what = "The folder of masks does not exist." if not os.path.exists(folder) else "The mask folder is a file."
+        return Paired(list(pictures), {}, [Problem(what, shown, "Check the spelling, or leave the setting empty.")])
+    found = walk(folder, cancel)
+    by_stem: dict[str, list[File]] = defaultdict(list)
+    for file in found.files:
+        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
+    partners: dict[tuple[str, str], File] = {}
+    for picture in pictures:
+        if match := _partner(picture, inside.get(picture.source, ""), by_stem):
+            partners[picture.key] = match
+    used = list({file.path: file for file in partners.values()}.values())
+    seen = {file.path: header for file, header in headers(used, memo, cancel)}
+    unusable: dict[tuple[str, str], str] = {}
+    problems = [*found.problems]
+    paired: list[Picture] = []
+    other_size: list[str] = []
+    for picture in pictures:
+        partner = partners.get(picture.key)
+        if partner is None:
+            paired.append(picture)
+            continue
+        header = seen[partner.path]
+        if isinstance(header, str):
+            unusable[picture.key] = f"has a mask that {header}"
+            problems.append(problem_of(partner.path, BrokenPicture(header), level))
+            continue
+        if (header.width, header.height) != (picture.width, picture.height):
+            other_size.append(
+                f"{picture.relative} ({header.width} x {header.height} for {picture.width} x {picture.height})"
+            )
+        paired.append(replace(picture, conditioning=partner.path))
+    taken = {file.path for file in used}
+    extra = [file.relative for file in found.files if file.path not in taken]
+    missing = [picture for picture in pictures if picture.key not in partners]
+    return Paired(paired, unusable, [*problems, *_advice(shown, len(pictures), missing, extra, other_size)])
+
+
+def _partner(picture: Picture, inside: str, by_stem: dict[str, list[File]]) -> File | None:
+    """Mirrored below the settings' folder, then below its own, then of the bare name; the same extension first."""
+    stem = os.path.splitext(picture.relative)[0]
+    places = (f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2])
+    for place in dict.fromkeys(places):
+        files = by_stem.get(place.casefold())
+        if files:
+            ending = extension(picture.relative)
+            return min(files, key=lambda file: (extension(file.relative) != ending, file.relative))
+    return None
+
+
+def _advice(
+    shown: str, total: int, missing: Sequence[Picture], extra: Sequence[str], other_size: Sequence[str]
+) -> list[Problem]:
+    found = []
+    if missing:
+        what = (
+            f"{len(missing)} of {total} pictures have no mask of their name and count as a whole: {names_of(missing)}."
+        )
+        found.append(Problem(what, shown, "Add the missing ones, if parts of these should not count.", "advice"))
+    if extra:
+        what = f"{count(len(extra), 'file')} of the mask folder belong to no picture: {listed(extra)}."
+        found.append(Problem(what, shown, "Rename them like their pictures, or leave them.", "advice"))
+    if other_size:
+        what = (
+            f"{count(len(other_size), 'mask')} of another size than the picture are resized: {listed(other_size, 3)}."
+        )
+        found.append(Problem(what, shown, "Make them of the picture's size if edges must be exact.", "advice"))
+    return found

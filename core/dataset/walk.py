@@ -1,0 +1,235 @@
+"""A folder -> its picture files, with their caption files and states; then their headers, remembered between scans."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from core.dataset.files import (
+    CAPTION_EXTENSIONS,
+    extension,
+    is_junk,
+    is_picture_name,
+    printable,
+    reachable,
+    without_face,
+)
+from core.dataset.images import BrokenPicture, read_header
+from core.dataset.memo import Memo
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+
+HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
+_CHUNK = 512
+_KIND = "header 1"  # of fact in the memo; the number changes when `read_header` finds other things
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that is named like a picture.
+
+    sidecars   names of the caption files beside it
+    sidecar_states   (bytes, mtime_ns) of each, and of those it shares with the picture that it was cut out of
+    """
+
+    relative: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+    sidecars: tuple[str, ...] = ()
+    sidecar_states: tuple[tuple[int, int], ...] = ()
+    gone: str = ""  # why its size could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is kept of a header."""
+
+    width: int
+    height: int
+    rotated: bool
+    animated: bool
+
+
+@dataclass
+class Walk:
+    """What a walk found."""
+
+    files: list[File] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    folders: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def walk(
+    root: Path,
+    cancel: CancelToken | None = None,
+    left_out: frozenset[str] = frozenset(),
+    endings: Sequence[str] = CAPTION_EXTENSIONS,
+    without: Sequence[Path] = (),
+    recursive: bool = True,
+) -> Walk:
+    """Every picture below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
+
+    left_out   names of direct sub-folders to pass over      without   folders to pass over wherever they lie
+    endings    of caption files, in lower case                recursive   False: the folder alone
+    """
+    found = Walk()
+    visited: set[object] = set()
+    for folder in without:
+        try:
+            visited.add(_identity(folder))
+        except OSError:
+            continue  # it does not exist, so it cannot be met
+    waiting: list[tuple[Path, str]] = [(root, "")]
+    while waiting:
+        if cancel:
+            cancel.check()
+        folder, prefix = waiting.pop()
+        try:
+            identity = _identity(folder)
+            if identity in visited:
+                continue
+            visited.add(identity)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            fix = "Allow reading it, or move it elsewhere."
+            what = f"A folder cannot be opened ({error.strerror})."
+            found.problems.append(Problem(what, printable(folder), fix, "advice"))
+            continue
+        before = len(found.files)
+        subfolders = _sort_out(entries, folder, prefix, found, left_out if not prefix else frozenset(), endings)
+        found.folders += len(found.files) > before
+        waiting += reversed(subfolders) if recursive else ()
+    found.files.sort(key=lambda each: each.relative)
+    return found
+
+
+def _identity(folder: Path) -> object:
+    found = os.stat(folder)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
+
+
+def _sort_out(
+    entries: Sequence[os.DirEntry],
+    folder: Path,
+    prefix: str,
+    found: Walk,
+    left_out: frozenset[str],
+    endings: Sequence[str],
+) -> list[tuple[Path, str]]:
+    """Put a folder's pictures into the walk; return its sub-folders. A caption may differ from its picture in case."""
+    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
+    for entry in entries:
+        ending = _caption_ending(entry.name, endings)
+        if ending and not is_junk(entry.name):
+            sidecars[entry.name[: -len(ending)].casefold()].append(entry)
+    subfolders: list[tuple[Path, str]] = []
+    for entry in entries:
+        name = entry.name
+        if is_junk(name) or name in left_out:
+            continue
+        if entry.is_dir():
+            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
+        elif is_picture_name(name):
+            found.files.append(_file(entry, folder, prefix, sidecars))
+        else:
+            found.others[extension(name) or name] += 1
+    return subfolders
+
+
+def _caption_ending(name: str, endings: Sequence[str]) -> str:
+    """The longest of the endings that the name has; "" when none."""
+    lowered = name.lower()
+    return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
+
+
+def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File:
+    relative, path = prefix + entry.name, reachable(folder / entry.name)
+    stem = os.path.splitext(entry.name)[0]
+    beside = sidecars.get(stem.casefold(), [])
+    if len(beside) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
+        beside = [each for each in beside if each.name.startswith(stem + ".")] or beside
+    whole = without_face(stem)
+    shared = sidecars.get(whole.casefold(), []) if whole else []
+    names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
+    try:
+        found = entry.stat()
+    except OSError as error:
+        reason = "is a link that leads nowhere" if entry.is_symlink() else f"cannot be read ({error.strerror})"
+        return File(relative, path, 0, 0, names, states, reason)
+    return File(relative, path, found.st_size, found.st_mtime_ns, names, states)
+
+
+def _state(entry: os.DirEntry) -> tuple[int, int]:
+    """(-1, -1) for what cannot be looked at: no state is remembered under it."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return (-1, -1)
+    return (found.st_size, found.st_mtime_ns)
+
+
+def file_at(path: Path, relative: str) -> File:
+    """A file that was named by its path, without what lies beside it."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return File(relative, path, 0, 0, gone=f"cannot be read ({error.strerror})")
+    return File(relative, path, found.st_size, found.st_mtime_ns)
+
+
+# ---- headers
+
+
+def headers(
+    files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
+) -> Iterator[tuple[File, Seen | str]]:
+    """Each file with its header, or with the reason why it has none, in order. Headers of unchanged files are not read
+    again; what was wrong with a file is, since rights and links change without a trace in it."""
+    memo = memo or Memo(None)
+    known = memo.known(_KIND, files)
+    remaining = iter(files)
+    unread = len(files) - len(known)
+    with ThreadPoolExecutor(HEADER_THREADS if unread >= 64 else 1) as pool:
+        while chunk := list(islice(remaining, _CHUNK)):
+            if cancel:
+                cancel.check()
+            open_questions = [file for file in chunk if file.path not in known]
+            read = dict(
+                zip(
+                    (file.path for file in open_questions),
+                    pool.map(_header_or_reason, open_questions, chunksize=32),
+                    strict=True,
+                )
+            )
+            facts = {path: _written(seen) for path, seen in read.items() if isinstance(seen, Seen)}
+            memo.remember(_KIND, facts, open_questions)
+            for file in chunk:
+                yield file, read[file.path] if file.path in read else _parsed(known[file.path])
+
+
+def _header_or_reason(file: File) -> Seen | str:
+    if file.gone:
+        return file.gone
+    if file.bytes == 0:
+        return "is empty (0 bytes)"
+    try:
+        header = read_header(file.path)
+    except BrokenPicture as error:
+        return str(error)
+    return Seen(header.width, header.height, header.rotated, header.animated)
+
+
+def _written(seen: Seen) -> str:
+    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)}"
+
+
+def _parsed(text: str) -> Seen:
+    width, height, rotated, animated = text.split()
+    return Seen(int(width), int(height), rotated == "1", animated == "1")
