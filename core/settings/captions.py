@@ -21,7 +21,7 @@ class CaptionSettings(Settings):
         "one",
         title="Several caption files",
         labels={"one": "one of them", "joined": "both, joined", "drawn": "one, drawn each time"},
-        help="Where a picture has a sentence (.caption) beside its tags (.txt): use the one chosen above, the sentence followed by the tags, or one of both by chance.",
+        help="Where a picture has a sentence (.caption) beside its tags (.txt): use the one chosen above, the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
     )
     sentence_share: float = setting(
         0.5,
@@ -34,12 +34,12 @@ class CaptionSettings(Settings):
         "first",
         title="Captions of several lines",
         labels={"first": "first line", "random": "a line by chance", "all": "all lines"},
-        help="Which line of a caption file is used. All joins them by spaces.",
+        help="Which line of a caption is used; blank lines never are. All joins them by spaces. With choices in captions on, the first is a line by chance too.",
     )
     trigger_word: str | None = setting(
         None,
         title="Trigger word",
-        help="Takes the place of [trigger] and [name] in captions, and is put in front of those that do not have it.",
+        help="Takes the place of [trigger] and [name] in captions, and is put in front of those that do not have it. Among tags it is a tag that is neither shuffled nor dropped.",
     )
     caption_prefix: str | None = setting(
         None,
@@ -142,13 +142,13 @@ class CaptionSettings(Settings):
         kohya="use_object_template",
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
         labels={"none": "no", "object": "of an object", "style": "of a style"},
-        help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or the folder's words, in place of the caption.",
+        help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or else the folder's words, in place of the caption with its prefix and suffix. Where there are no such words the caption stays.",
     )
     compatibility: Literal["none", "kohya"] = setting(
         "none",
         title="Captions exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, a mark that stays in the caption when nothing is shuffled.",
+        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, blank lines that are drawn, a mark that stays in the caption when nothing is shuffled, a joined sentence whose parts are shuffled.",
     )
     max_token_length: Literal[75, 150, 225] = setting(
         75,
