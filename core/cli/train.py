@@ -19,7 +19,7 @@ from core.settings.presets import parse
 def run(words: list[str]) -> int:
     options = split_options(words, SUBCOMMAND["train"])
     if "continue" in options.values:
-        if options.preset or options.settings:
+        if options.preset or options.settings or "dataset-config" in options.values:
             raise ProblemsError.one(
                 "--continue takes the settings of the run and no others",
                 "command line",
@@ -31,6 +31,7 @@ def run(words: list[str]) -> int:
         return run_job("train", earlier, earlier.saving.output_name, options, resume=folder)
     job = job_from("train", options)
     assert isinstance(job, TrainJob)
+    say_advice(options.advice)
     get_models(job.model, options)
     report = check(job, options)
     if options.values.get("check"):
@@ -43,7 +44,8 @@ def check(job: TrainJob, options) -> str:
     """The preflight: raises ProblemsError with all errors, prints advice, returns the sentence on what will be trained."""
     from core.dataset.preflight import preflight
     from core.families.locate import model_problems
-    from core.settings.rules import set_without_effect, training_problems
+    from core.settings.ineffective import set_without_effect
+    from core.settings.rules import training_problems
 
     with checking_bar() as progress:
         report = preflight(job, options.workspace(), decode=True, progress=progress)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Picture = tuple[str, str]
+Picture = tuple[str, ...]
 
 
 def draw_noise(shape: Sequence[int], seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
@@ -34,11 +34,6 @@ def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, picture: Pict
     """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
     the model sees but not to its target."""
     return normal(tuple(shape), seed, "input_perturbation", epoch, picture, repeat)
-
-
-def draw_posterior(shape: Sequence[int], seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
-    """The standard normal that picks one latent from the VAE's posterior, `mean + deviation * draw`: [C, H, W]."""
-    return normal(tuple(shape), seed, "posterior", epoch, picture, repeat)
 
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:

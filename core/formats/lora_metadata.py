@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,6 @@ NOT_USED = {
     "ss_lowram": False,
     "ss_fp8_base": False,
     "ss_network_dropout": None,
-    "ss_color_aug": False,
-    "ss_flip_aug": False,
-    "ss_random_crop": False,
-    "ss_face_crop_aug_range": None,
-    "ss_caption_dropout_every_n_epochs": 0,
-    "ss_caption_tag_dropout_rate": 0.0,
     "ss_noise_offset_random_strength": False,
     "ss_ip_noise_gamma_random_strength": False,
     "ss_adaptive_noise_scale": None,
@@ -44,7 +38,6 @@ NOT_USED = {
     "ss_loss_type": "l2",
     "ss_huber_schedule": None,
     "ss_huber_c": None,
-    "ss_prior_loss_weight": 1.0,
     "ss_scale_weight_norms": None,
 }
 
@@ -57,6 +50,7 @@ class RunFacts:
     num_train_images        pictures x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
     dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
     tag_frequency           folder name -> {tag: n}
+    datasets                one entry for each set of folders that share batches, when folders have settings of their own
     bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
     extra                   more metadata, taken as they are
     """
@@ -87,6 +81,7 @@ class RunFacts:
     reg_dataset_dirs: Mapping[str, Any] = field(default_factory=dict)
     tag_frequency: Mapping[str, Any] = field(default_factory=dict)
     bucket_info: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, Any]] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -131,7 +126,8 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": job.schedule.gradient_accumulation_steps,
         "ss_gradient_checkpointing": job.memory.gradient_checkpointing,
         "ss_mixed_precision": facts.mixed_precision,
-        "ss_cache_latents": True,
+        "ss_cache_latents": job.memory.cache_latents != "off",
+        "ss_prior_loss_weight": job.dataset.prior_loss_weight,
         "ss_network_module": "networks.lora",
         "ss_network_dim": network.rank,
         "ss_network_alpha": network.alpha,
@@ -170,7 +166,8 @@ def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     total = (
         batch * job.schedule.gradient_accumulation_steps if facts.total_batch_size is None else facts.total_batch_size
     )
-    return {
+    datasets = {"ss_datasets": json.dumps(facts.datasets, ensure_ascii=False)} if facts.datasets else {}
+    return datasets | {
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": total,
         "ss_resolution": tuple(facts.resolution),
@@ -181,6 +178,12 @@ def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_shuffle_caption": captions.shuffle_caption,
         "ss_keep_tokens": captions.keep_tokens,
         "ss_caption_dropout_rate": captions.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": captions.caption_dropout_every_n_epochs,
+        "ss_caption_tag_dropout_rate": captions.caption_tag_dropout_rate,
+        "ss_color_aug": dataset.color_aug,
+        "ss_flip_aug": dataset.flip_aug,
+        "ss_random_crop": dataset.random_crop,
+        "ss_face_crop_aug_range": dataset.face_crop_aug_range,
         "ss_dataset_dirs": _json(facts.dataset_dirs),
         "ss_reg_dataset_dirs": _json(facts.reg_dataset_dirs),
         "ss_tag_frequency": _json(facts.tag_frequency),

@@ -16,8 +16,9 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings, declared
 from core.settings.check import build, shorten
+from core.settings.ineffective import value_of
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
-from core.settings.rules import bad_name, value_of
+from core.settings.rules import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description")
 

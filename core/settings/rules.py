@@ -1,10 +1,13 @@
-"""Rules over several settings: what has no effect now and why, what is wrong together, and what is worth saying."""
+"""Rules over several settings: what is wrong together, and what is worth saying."""
 
 from __future__ import annotations
 
 from core.record.problems import Problem
 from core.settings.base import declared, every
+from core.settings.concepts import concepts_of
+from core.settings.ineffective import value_of
 from core.settings.job import TrainJob
+from core.settings.pictures import PictureSettings
 
 PERIODS = (
     "saving.save_every_n_epochs",
@@ -15,58 +18,6 @@ PERIODS = (
     "samples.sample_every_n_steps",
     "samples.sample_every_n_epochs",
 )
-
-
-def value_of(job, path: str):
-    """The value at a dotted path."""
-    group, name = path.split(".", 1)
-    return getattr(getattr(job, group), name)
-
-
-def ineffective(job: TrainJob) -> dict[str, str]:
-    """Settings that change nothing as the others stand: {dotted path: reason}. The page greys them with the reason."""
-    reasons: dict[str, str] = {}
-    if job.schedule.max_train_steps is not None:
-        reasons["schedule.max_train_epochs"] = "ignored: steps are set"
-    if job.network.conv_rank is None:
-        reasons["network.conv_alpha"] = "ignored: 3x3 convolutions are not trained"
-    if not job.network.train_text_encoder:
-        reasons["optimizer.text_encoder_lr"] = "ignored: the text encoder is not trained"
-    if not job.network.train_unet:
-        reasons["optimizer.unet_lr"] = "ignored: the U-Net is not trained"
-        reasons["network.conv_rank"] = "ignored: the U-Net is not trained"
-    own = [
-        (job.network.train_unet, job.optimizer.unet_lr),
-        (job.network.train_text_encoder, job.optimizer.text_encoder_lr),
-    ]
-    if any(trained for trained, _ in own) and all(rate is not None for trained, rate in own if trained):
-        reasons["optimizer.learning_rate"] = "ignored: every part has a rate of its own"
-    if job.network.train_text_encoder and job.optimizer.text_encoder_lr != 0:
-        reasons["memory.text_cache_bytes"] = "ignored: the text encoder is trained, so no text is kept"
-    if not job.captions.shuffle_caption:
-        for name in ("keep_tokens", "caption_separator"):
-            reasons[f"captions.{name}"] = "ignored: tags are not shuffled"
-    if not job.dataset.enable_bucket:
-        for name in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"):
-            reasons[f"dataset.{name}"] = "ignored: picture shapes are not kept"
-    elif job.dataset.bucket_no_upscale:
-        for name in ("min_bucket_reso", "max_bucket_reso"):
-            reasons[f"dataset.{name}"] = "ignored: pictures are never enlarged"
-    if not job.samples.sample_prompts:
-        for entry in declared(TrainJob):
-            if entry.group == "samples" and entry.name != "sample_prompts":
-                reasons[entry.path] = "ignored: there are no sample prompts"
-    return reasons
-
-
-def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Advice for those of them that were set to something: the command line has no fields to grey."""
-    defaults = {entry.path: entry.default for entry in declared(TrainJob)}
-    return [
-        Problem(f"{path} has no effect", path, reason, "advice")
-        for path, reason in ineffective(job).items()
-        if value_of(job, path) != defaults[path]
-    ]
 
 
 def training_problems(job: TrainJob) -> list[Problem]:
@@ -119,7 +70,35 @@ def training_problems(job: TrainJob) -> list[Problem]:
                 "advice",
             )
         )
-    return found + _name_problems(job.saving.output_name)
+    return found + cache_problems(job) + _name_problems(job.saving.output_name)
+
+
+def changes_by_chance(pictures: PictureSettings) -> list[str]:
+    """The settings that give a picture another look at each draw, so that its latents cannot be encoded once.
+
+    Mirroring is none of them: both sides are encoded.
+    """
+    found = [name for name in ("color_aug", "random_crop") if getattr(pictures, name)]
+    if pictures.face_crop_aug_range is not None and not pictures.enable_bucket:
+        found.append("face_crop_aug_range")
+    return found
+
+
+def cache_problems(job: TrainJob) -> list[Problem]:
+    """Latents that are kept cannot change at each draw."""
+    if job.memory.cache_latents in ("auto", "off"):
+        return []
+    titles = {name: info.title or name for name, info in PictureSettings.model_fields.items()}
+    return [
+        Problem(
+            f"'{titles[name]}' needs its pictures encoded at each step, and the latent cache keeps them"
+            f" ({concept.source.folder})",
+            "memory.cache_latents",
+            "set it to auto: the pictures of this folder are then encoded at each step, all others once",
+        )
+        for concept in concepts_of(job)
+        for name in changes_by_chance(concept.pictures)
+    ]
 
 
 def _some_rate(job: TrainJob) -> bool:

@@ -3,10 +3,12 @@
 import pytest
 
 from core.record.problems import ProblemsError
+from core.settings.base import declared
 from core.settings.check import build, problems_of
 from core.settings.flags import read_flags
+from core.settings.ineffective import ineffective, set_without_effect
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.rules import bad_name, ineffective, set_without_effect, training_problems
+from core.settings.rules import bad_name, training_problems
 
 
 def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():
@@ -148,3 +150,41 @@ def test_build_raises_with_every_problem():
     with pytest.raises(ProblemsError) as caught:
         build(TrainJob, {"network": {"rank": 0}, "noise": {"noise_offset": 2}})
     assert len(caught.value.problems) == 2
+
+
+def test_what_has_no_effect_is_named_by_settings_that_exist_with_a_reason():
+    known = {entry.path for entry in declared(TrainJob)}
+    for job in (TrainJob(), build(TrainJob, {"dataset": {"enable_bucket": False, "dataset_class": "a.b.C"}})):
+        reasons = ineffective(job)
+        assert set(reasons) <= known and all(reason.startswith("ignored: ") for reason in reasons.values())
+
+
+def test_a_setting_that_one_folder_uses_has_an_effect():
+    quiet = ineffective(build(TrainJob, {"dataset": {"folder": "a"}}))
+    folder = {
+        "folder": "b",
+        "role": "regularisation",
+        "train_batch_size": 2,
+        "shuffle_caption": True,
+        "enable_bucket": False,
+        "validation_split": 0.1,
+        "masked_loss": True,
+        "conditioning_data_dir": "masks",
+        "token_warmup_step": 5,
+        "sidecars": "drawn",
+    }
+    used = ineffective(build(TrainJob, {"dataset": {"folder": "a", "sources": [folder]}}))
+    freed = {
+        "dataset.short_batches",
+        "captions.keep_tokens",
+        "captions.caption_separator",
+        "captions.token_warmup_min",
+        "captions.sentence_share",
+        "dataset.face_crop_aug_range",
+        "dataset.prior_loss_weight",
+        "dataset.reg_balance",
+        "validation.validation_seed",
+        "dataset.masked_loss",
+        "noise.mask_mean",
+    }
+    assert set(quiet) - set(used) == freed

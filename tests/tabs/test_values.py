@@ -6,9 +6,9 @@ import pytest
 
 from core.settings.base import declared
 from core.settings.check import build
+from core.settings.ineffective import value_of
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from core.settings.rules import value_of
 from core.settings.source import Source
 from tabs.form import ELSEWHERE
 from tabs.project import FIELDS

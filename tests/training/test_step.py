@@ -142,3 +142,24 @@ def test_half_precision_latents_are_mixed_in_float32(batch):
     exact = {**batch, "latents": halved["latents"].float(), "noise": halved["noise"].float()}
     assert torch.equal(our_loss(halved), our_loss(exact))
     assert our_loss(halved).dtype == torch.float32
+
+
+def test_a_mask_over_the_picture_is_sd_scripts_mean(batch):
+    masks = torch.rand(4, 1, 8, 6, generator=torch.Generator().manual_seed(2))
+    error = (
+        predict(KOHYA.add_noise(batch["latents"], batch["noise"], batch["timesteps"]), batch["timesteps"])
+        - batch["noise"]
+    ) ** 2
+    loss = our_loss(batch, NoiseSettings(mask_mean="picture"), masks=masks)
+    torch.testing.assert_close(loss, (error * masks).mean(dim=(1, 2, 3)), **TOLERANCE)
+
+
+def test_preserved_pictures_learn_what_the_base_model_predicts(batch):
+    def base(noisy_latents, timesteps):
+        return predict(noisy_latents, timesteps) + 0.5
+
+    kept = torch.tensor([True, False, False, True])
+    loss = our_loss(batch, base_predict=base, preserved=kept)
+    plain = our_loss(batch)
+    torch.testing.assert_close(loss[kept], torch.full((2,), 0.25), **TOLERANCE)  # half a unit off everywhere
+    torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)

@@ -1,0 +1,136 @@
+"""Where pictures go: held out by content, at every resolution of their folder, at the size metadata gives."""
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.dataset.caption_files import Caption
+from core.dataset.placing import held_out, place
+from core.dataset.scan import Picture
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import concepts
+from core.settings.dataset import DatasetSettings
+from core.settings.source import Source
+from core.settings.validation import ValidationSettings
+
+
+def folders(*sources, split=0.0, **dataset):
+    given = DatasetSettings(sources=[Source(folder=f"f{n}", **source) for n, source in enumerate(sources)], **dataset)
+    return concepts(given, CaptionSettings(), ValidationSettings(validation_split=split))
+
+
+def picture(index, concept=0, size=(512, 512), **more):
+    return Picture(f"f{concept}", f"{index}.png", Path(f"{index}.png"), *size, 1, 1, concept=concept, **more)
+
+
+def contents(pictures):
+    return {each.key: sha256(each.relative.encode()).hexdigest() for each in pictures}
+
+
+def no_caption(picture):
+    return Caption("", "none", picture.path)
+
+
+# ---- validation
+
+
+@given(count=st.integers(2, 80), share=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_a_share_is_held_out_and_both_sides_keep_at_least_one(count, share, seed):
+    pictures = [picture(index) for index in range(count)]
+    out = held_out(pictures, folders({}, split=share), contents, seed)
+    assert len(out) == min(max(round(share * count), 1), count - 1)
+    assert out == held_out(pictures[::-1], folders({}, split=share), contents, seed)  # whatever their order
+
+
+def test_what_is_held_out_goes_by_content_not_by_name_or_place():
+    before = [picture(index) for index in range(20)]
+    renamed = [replace(each, relative=f"other/{each.relative}", source="moved") for each in before]
+    same = contents(before)
+
+    def contents_of_both(pictures):
+        return {each.key: same["f0", each.path.name] for each in pictures}
+
+    first = held_out(before, folders({}, split=0.3), contents, 0)
+    second = held_out(renamed, folders({}, split=0.3), contents_of_both, 0)
+    assert {key[1] for key in first} == {Path(key[1]).name for key in second}
+    assert first != held_out(before, folders({}, split=0.3), contents, 1)
+
+
+def test_two_copies_of_a_picture_are_never_on_both_sides():
+    pictures = [picture(index) for index in range(40)]
+    twins = {each.key: str(index // 2) for index, each in enumerate(pictures)}
+    for seed in range(20):
+        out = held_out(pictures, folders({}, split=0.25), lambda members: twins, seed)
+        assert {twins[key] for key in out} & {twins[each.key] for each in pictures if each.key not in out} == set()
+
+
+def test_a_folder_or_named_pictures_are_held_out_and_regularisation_never_is():
+    pictures = [picture(index, concept) for concept in range(3) for index in range(4)]
+    all_of = folders({"role": "validation"}, {"role": "regularisation"}, {"validation_pictures": ["2.png"]}, split=0.0)
+    assert held_out(pictures, all_of, contents, 0) == {*(("f0", f"{n}.png") for n in range(4)), ("f2", "2.png")}
+    shared = folders({"role": "regularisation"}, {}, {"validation_split": 0.0}, split=0.5)
+    assert {key[0] for key in held_out(pictures, shared, contents, 0)} == {"f1"}
+
+
+def test_held_out_pictures_never_train():
+    pictures = [picture(index) for index in range(10)]
+    given = folders({}, split=0.3)
+    out = held_out(pictures, given, contents, 0)
+    placing = place(pictures, given, no_caption, held_out=out)
+    assert {each.picture.key for each in placing.validation} == out and len(out) == 3
+    assert {each.picture.key for each in placing.placed} == {each.key for each in pictures} - out
+
+
+# ---- sizes
+
+
+def test_a_picture_trains_at_every_resolution_of_its_folder():
+    given = folders({"more_resolutions": [768, (768, 512)]}, {"resolution": 256})
+    placing = place([picture(1), picture(1, 1)], given, no_caption)
+    assert [(each.variant, each.placement.bucket) for each in placing.placed] == [
+        ("", (512, 512)),
+        ("768x768", (768, 768)),
+        ("768x512", (576, 576)),  # the square of its area
+        ("", (256, 256)),
+    ]
+    assert len({each.key for each in placing.placed}) == 4
+
+
+def test_a_small_picture_that_is_never_enlarged_trains_once():
+    given = folders({"more_resolutions": [768, 1024], "bucket_no_upscale": True})
+    placing = place([picture(1, size=(500, 500)), picture(2, size=(900, 900))], given, no_caption)
+    assert [(each.picture.relative, each.placement.bucket) for each in placing.placed] == [
+        ("1.png", (448, 448)),
+        ("2.png", (512, 512)),
+        ("2.png", (768, 768)),
+        ("2.png", (896, 896)),
+    ]
+
+
+def test_sizes_from_metadata_are_the_buckets_when_all_pictures_have_one():
+    with_size = [picture(n, size=(1000, 1500), own_bucket=(384, 640)) for n in range(2)]
+    placing = place(with_size, folders({}), no_caption)
+    assert {each.placement.bucket for each in placing.placed} == {(384, 640)}
+    assert placing.placed[0].placement.resized == (427, 640)  # covered and cropped, not squashed
+    placing = place([*with_size, picture(3)], folders({}), no_caption)
+    assert placing.placed[0].placement.bucket != (384, 640) or placing.problems
+    assert "2 of 3 pictures have a size in the metadata" in placing.problems[0].what
+
+
+def test_contradicting_sizes_are_said_once_for_all_pictures():
+    given = folders({"max_bucket_reso": 256, "resolution": 512})
+    placing = place([picture(n) for n in range(5)], given, no_caption)
+    assert len(placing.problems) == 1 and "256 is below the resolution" in placing.problems[0].what
+    assert len(placing.refused) == 5
+
+
+def test_a_picture_too_narrow_is_refused_by_name_and_nothing_crashes():
+    given = folders({"bucket_no_upscale": True})
+    placing = place([picture(1, size=(60, 400)), picture(2, size=(400, 60))], given, no_caption)
+    assert set(placing.refused.values()) == {"is too narrow for any bucket"} and not placing.placed
+    assert ["1.png (60 x 400)" in placing.problems[0].what, "2.png (400 x 60)" in placing.problems[1].what] == [
+        True
+    ] * 2
