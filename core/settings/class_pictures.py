@@ -29,7 +29,6 @@ class ClassPictureSettings(Settings):
         unit="pictures",
         title="How many",
         level="shown",
-        kohya="num_class_images",
         help="Only the missing ones are made. Empty is as many as an epoch has views of training pictures, up to 200.",
     )
     prompt: str = setting(
@@ -38,7 +37,6 @@ class ClassPictureSettings(Settings):
         title="Prompt",
         level="shown",
         widget="text",
-        kohya="class_prompt",
         help="{class} stands for the class.",
     )
     negative_prompt: str = setting("", title="Negative prompt", level="shown", widget="text", help="What not to draw.")
@@ -71,7 +69,6 @@ class ClassPictureSettings(Settings):
         le=64,
         unit="pictures",
         title="Drawn at once",
-        kohya="sample_batch_size",
         help="Pictures of one size drawn together. Empty is what the machine has room for.",
         costs="Memory grows with it.",
     )

@@ -1,0 +1,129 @@
+"""What a word is to CLIP's vocabulary, which is shipped; a small vocabulary of another kind stands beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import Metaspace
+
+from core.captioning.identifiers import (
+    RARE_FROM,
+    about,
+    candidates,
+    has_a_meaning,
+    identifier_note,
+    propose,
+    read_tokenizer,
+    tokenizers_of,
+)
+from core.record.workspace import PROJECT
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return read_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def other():
+    """A vocabulary that marks words in front, as T5's does: 'dog' frequent, 'ndc' and 'kts' rare."""
+    words = [f"\u2581{word}" for word in ("the", "dog", "a", "cat", "in", "on", "of", "it", "ndc", "kts")]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="\u2581the"))
+    tokenizer.pre_tokenizer = Metaspace()
+    return tokenizer
+
+
+# Ids are those of CLIP's published vocabulary: dog 1929, sks 48136, of 49408.
+@pytest.mark.parametrize(
+    ("word", "tokens", "pieces", "known", "common"),
+    [
+        ("sks", 1, ["sks"], True, False),
+        ("SKS", 1, ["sks"], True, False),
+        ("dog", 1, ["dog"], True, True),
+        ("watercolour", 1, ["watercolour"], True, True),
+        ("zwx", 2, ["z", "wx"], False, False),
+        ("xjbq", 3, ["x", "jb", "q"], False, False),
+        ("sks dog", 2, ["sks", "dog"], False, False),
+        ("\u043b\u0438\u0441\u0430", 4, ["\u043b", "\u0438", "\u0441", "\u0430"], False, False),  # a fox in Russian
+        ("", 0, [], False, False),
+    ],
+)
+def test_a_word_is_cut_as_clip_cuts_it(clip, word, tokens, pieces, known, common):
+    facts = about(word, clip)
+    assert (facts.tokens, facts.pieces, facts.known, facts.common) == (tokens, pieces, known, common)
+    assert facts.advice.endswith(".")
+
+
+def test_transformers_tokenizers_tell_the_same(clip):
+    from transformers import CLIPTokenizer
+
+    folder = PROJECT / "models" / "starter" / "tokenizer"
+    theirs = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    for word in ("sks", "dog", "zwx", "redfox", "sks dog", ""):
+        assert about(word, theirs) == about(word, clip)
+    assert propose(theirs, 5, 1) == propose(clip, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("ndc", ["'ndc' is 1 token and no everyday word: good."]),
+        ("sks", ["'sks' is 1 token and no everyday word.", "a rifle"]),
+        ("dog", ["'dog' is 1 token and an everyday word or name.", "Choose a rare word"]),
+        ("ohwx", ["no everyday word.", "weather"]),
+        ("fawn", ["no everyday word: good", "Make sure"]),  # rare, and a word all the same
+        ("zwx", ["'zwx' is 2 tokens (z + wx)."]),
+        ("mymiradog", ["everyday word 'dog'"]),
+        ("sks dog", ["several words", "class has a field of its own"]),
+        ("  ", ["Write a rare word"]),
+    ],
+)
+def test_a_person_is_told_in_a_sentence(word, parts):
+    note = identifier_note(word)
+    assert all(part in note for part in parts), note
+
+
+def test_proposals_are_rare_single_tokens_without_a_meaning(clip):
+    words = propose(clip, 1000, seed=1)
+    assert len(words) >= 80 and len(set(words)) == len(words)
+    vocabulary = clip.get_vocab()
+    for word in words:
+        assert vocabulary[word + "</w>"] >= RARE_FROM * len(vocabulary)
+        assert 3 <= len(word) <= 4 and not has_a_meaning(word)
+        facts = about(word, clip)
+        assert facts.known and not facts.common and "good" in identifier_note(word, clip)
+
+
+def test_the_same_seed_proposes_the_same_and_what_is_taken_is_not_proposed(clip):
+    first = propose(clip, 5, seed=3)
+    assert len(first) == 5 and propose(clip, 5, seed=3) == first and propose(clip, 5, seed=4) != first
+    assert not set(propose(clip, 1000, seed=3, taken=[word.upper() for word in first])) & set(first)
+
+
+def test_several_tokenizers_must_all_know_a_word(clip, other):
+    assert candidates(other) == ["kts", "ndc"]
+    assert sorted(propose([clip, other], 10, seed=1)) == ["kts", "ndc"] == sorted(propose([other, clip], 10, seed=1))
+    assert about("ndc", [clip, other]).known
+    facts = about("zwx", [other, clip])
+    assert (facts.tokens, facts.known) == (2, False)
+    assert about("cat", [clip, other]).common
+
+
+def test_a_vocabulary_without_such_words_proposes_none():
+    assert propose(Tokenizer(BPE({"a": 0, "b": 1}, [])), 3, seed=1) == []
+
+
+def test_a_model_folder_brings_its_own_tokenizer(clip, tmp_path):
+    (own,) = tokenizers_of(PROJECT / "models" / "starter")
+    assert own is not clip and about("sks", own) == about("sks", clip)
+    assert tokenizers_of(tmp_path) == tokenizers_of() == [clip]
+
+
+def test_no_torch_is_loaded():
+    code = "import sys; from core.captioning.identifiers import identifier_note as n; n('sks'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
