@@ -16,7 +16,7 @@ ORDER = [
     ["networks", "optimization"],
     ["methods"],
     ["generation"],
-    ["training", "captioning", "tools"],
+    ["training", "captioning", "tools", "imports"],
     ["engine"],
     ["bench"],
     ["cli"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.allowed import allow
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace, open_home
 from core.settings.base import Settings
 from core.settings.check import build
@@ -36,9 +36,10 @@ JOB = {
     "check": ("", "say what would be done and what is wrong, and stop"),
     "queue": ("", "hand the job to the page that is running on this output folder"),
 }
+DATASET = {"dataset-config": ("FILE", "train on the folders of a dataset file of sd-scripts (.toml or .json)")}
 SUBCOMMAND = {
-    "train": {**JOB, "continue": ("RUN", "go on with an interrupted or stopped run")},
-    "prepare": JOB,
+    "train": {**JOB, **DATASET, "continue": ("RUN", "go on with an interrupted or stopped run")},
+    "prepare": {**JOB, **DATASET},
     "caption": JOB,
     "generate": {
         **JOB,
@@ -65,6 +66,7 @@ class Options:
     preset: str | None = None
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
 
     def workspace(self) -> Workspace:
         return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
@@ -77,6 +79,7 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
     while index < len(words):
         word, index = words[index], index + 1
         name, equals, text = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        name = name if name in known else name.replace("_", "-")  # sd-scripts writes --dataset_config
         if name in known:
             if not known[name][0]:
                 options.values[name] = True
@@ -135,6 +138,8 @@ def job_from(task: str, options: Options) -> Settings:
                 }
         except ProblemsError as error:
             problems += error.problems
+    if "dataset-config" in options.values:
+        below = merge(below, _dataset_config(options, problems))
     above, wrong = read_flags(model, options.settings)
     problems += wrong
     try:
@@ -144,6 +149,17 @@ def job_from(task: str, options: Options) -> Settings:
     if problems:
         raise ProblemsError(problems)
     return job
+
+
+def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]:
+    """The folders of a dataset file of sd-scripts, in place of the preset's. Its advice is kept for the command to say."""
+    from core.imports.dataset_config import read_dataset_config
+
+    found = read_dataset_config(options.values["dataset-config"])
+    problems += errors(found.problems)
+    options.advice += [problem for problem in found.problems if problem.level != "error"]
+    options.advice += [Problem(note, options.values["dataset-config"], level="advice") for note in found.notes]
+    return found.values
 
 
 def _fits(preset_task: str, task: str) -> bool:

@@ -1,0 +1,1 @@
+"""Other programs' files in and out: the dataset config of sd-scripts."""

@@ -1,0 +1,329 @@
+"""The job's dataset, captions and validation groups -> a dataset config of sd-scripts (TOML or JSON).
+
+What sd-scripts has no option for is named as advice, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import toml
+
+from core.dataset.files import extension, repeats_and_words, words_of
+from core.dataset.folders import folder_of, roots_of, words_for
+from core.dataset.walk import walk
+from core.imports.dataset_options import (
+    CONDITIONED,
+    DREAMBOOTH,
+    FINE_TUNING,
+    GENERAL,
+    OPTIONS,
+    SUBSET,
+)
+from core.imports.dataset_toml import dataset_json, dataset_toml, survives
+from core.imports.dataset_unwritten import unwritten
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import open_home, resolve_path
+from core.settings.concepts import Concept, concepts_of
+from core.settings.job import TrainJob
+from core.settings.pictures import PictureSettings
+
+# Written even where they are sd-scripts' defaults: the ones a reader looks for.
+ALWAYS = frozenset(
+    "resolution batch_size enable_bucket min_bucket_reso max_bucket_reso image_dir num_repeats caption_extension".split()
+)
+NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay beside their folder
+
+READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two by plug-ins
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. config: the file's content; problems: advice on what could not be."""
+
+    path: Path
+    config: dict[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One folder as a subset of sd-scripts: its own pictures only. masks: its conditioning folder."""
+
+    path: str
+    repeats: int
+    words: str
+    masks: str | None = None
+
+
+def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | None = None) -> Exported:
+    """Write the folders of a job as a dataset config. kind: "toml" or "json"; None takes it from the file's ending.
+
+    The file is whole or absent. Raises ProblemsError where there is nothing to write or no way to write it.
+    """
+    target = open_home(path)
+    kind = kind or target.suffix.lower().lstrip(".")
+    if kind not in ("toml", "json"):
+        raise ProblemsError.one(f"'{target.name}' is neither .toml nor .json.", str(target), "Name it dataset.toml.")
+    if target.suffix.lower() != f".{kind}":
+        target = target.with_name(f"{target.name}.{kind}")
+    config, problems = dataset_config(job)
+    if kind == "toml":
+        problems += _only_toml(config)
+    text = dataset_toml(config) if kind == "toml" else dataset_json(config)
+    if kind == "toml" and not _reads_back(text, config):
+        fix = "Write a .json file, or rename what has unusual characters."
+        raise ProblemsError.one("The dataset cannot be written as TOML that sd-scripts reads.", str(target), fix)
+    try:
+        atomic.write_text(target, text)
+    except OSError as error:
+        raise ProblemsError.one(
+            f"The file cannot be written: {error.strerror}.", str(target), "Choose a folder that can be written to."
+        ) from None
+    return Exported(target, config, problems)
+
+
+def _reads_back(text: str, config: dict[str, Any]) -> bool:
+    try:
+        text.encode("utf-8")
+        return toml.loads(text) == config
+    except Exception:  # besides its own error the package raises IndexError and the like
+        return False
+
+
+def _only_toml(config: dict[str, Any]) -> list[Problem]:
+    """Custom attributes that JSON holds and TOML does not (null, mixed lists) are left out, and named."""
+    problems = []
+    for dataset in config["datasets"]:
+        for subset in dataset["subsets"]:
+            for name, value in list(subset.get("custom_attributes", {}).items()):
+                if not survives({name: value}):
+                    del subset["custom_attributes"][name]
+                    what = f"The custom attribute '{name}' cannot be written as TOML."
+                    problems.append(Problem(what, subset.get("image_dir", ""), "Write a .json file.", "advice"))
+    return problems
+
+
+def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
+    """The content of the file, and advice on what it cannot hold. Only looks at folders, and writes nothing."""
+    concepts = [*_all_concepts(job)]
+    if not concepts:
+        raise ProblemsError.one("There is no folder to write.", "dataset.sources", "Choose a picture folder first.")
+    problems = unwritten(job, concepts)
+    datasets: dict[tuple, dict[str, Any]] = {}
+    places: dict[str, set[tuple]] = defaultdict(set)
+    for concept in concepts:
+        for each, variant in _resolutions(concept):
+            upper = _dataset_options(each)
+            key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
+            dataset = datasets.setdefault(key, {**upper, "subsets": []})
+            dataset["subsets"] += [_subset_options(each, folder) for folder in _folders(each, problems)]
+            if not variant:
+                places[concept.batch_group].add(key)
+    if any(len(keys) > 1 for keys in places.values()):
+        what = (
+            "Folders that share batches here become datasets of their own: sd-scripts never mixes datasets in a batch."
+        )
+        problems.append(Problem(what, "dataset.sources", "Give them equal sizes if they should share.", "advice"))
+    return _tidy(list(datasets.values()), _seed(job, concepts)), problems
+
+
+def _all_concepts(job: TrainJob) -> Iterator[Concept]:
+    """Every folder, also those switched off: num_repeats = 0 leaves them out there."""
+    everything = job.dataset.model_copy(
+        update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
+    )
+    enabled = [True] * (len(everything.all_sources()) - len(job.dataset.sources))
+    enabled += [source.enabled for source in job.dataset.sources]
+    whole = job.model_copy(update={"dataset": everything})
+    for concept, on in zip(concepts_of(whole), enabled, strict=True):
+        yield concept if on else replace(concept, source=concept.source.model_copy(update={"enabled": False}))
+
+
+def method_of(concept: Concept) -> str:
+    if concept.pictures.conditioning_data_dir:
+        return CONDITIONED
+    return FINE_TUNING if concept.source.metadata_file else DREAMBOOTH
+
+
+def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
+    """The folder once for each of its sizes: a further one is a further dataset over the same folder."""
+    yield concept, ""
+    for size in concept.pictures.more_resolutions:
+        pictures = concept.pictures.model_copy(update={"resolution": size, "more_resolutions": []})
+        yield replace(concept, pictures=pictures), str(size)
+
+
+# ---- values under sd-scripts' names
+
+
+def _dataset_options(concept: Concept) -> dict[str, Any]:
+    """What sd-scripts keeps once for a dataset."""
+    pictures = concept.pictures
+    lowest, highest = _sides(pictures)
+    split = 1.0 if concept.role == "validation" else float(concept.validation.validation_split)
+    size = pictures.resolution
+    return {
+        "resolution": list(size) if isinstance(size, tuple) else size,
+        "batch_size": pictures.train_batch_size,
+        "enable_bucket": pictures.enable_bucket,
+        "min_bucket_reso": lowest,
+        "max_bucket_reso": highest,
+        "bucket_reso_steps": pictures.bucket_reso_steps,
+        "bucket_no_upscale": pictures.bucket_no_upscale,
+        "network_multiplier": float(pictures.network_multiplier),
+        "validation_split": split,
+        "skip_image_resolution": _number(pictures.skip_image_resolution),
+    }
+
+
+def _sides(pictures: PictureSettings) -> tuple[int, int]:
+    """Bucket sides in force: sd-scripts refuses a shortest side above the resolution and a longest side below it."""
+    size = pictures.resolution
+    width, height = size if isinstance(size, tuple) else (size, size)
+    lowest, highest = pictures.min_bucket_reso, pictures.max_bucket_reso or 2 * max(width, height)
+    if pictures.enable_bucket:
+        lowest = lowest if lowest <= min(width, height) else min(width, height) // 2
+        highest = max(highest, max(width, height)) if pictures.bucket_no_upscale else highest
+    return lowest, highest
+
+
+def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
+    """Every option of one folder."""
+    pictures, captions, source = concept.pictures, concept.captions, concept.source
+    method = method_of(concept)
+    found: dict[str, Any] = {"image_dir": folder.path or None}
+    if method == CONDITIONED:
+        found["conditioning_data_dir"] = folder.masks
+    if method == FINE_TUNING:
+        found["metadata_file"] = written_path(source.metadata_file or "")
+    found |= {
+        "is_reg": concept.role == "regularisation",
+        "class_tokens": folder.words,
+        "num_repeats": folder.repeats if source.enabled else 0,
+        "caption_extension": _extension(concept, folder),
+        "cache_info": source.cache_info,
+        "custom_attributes": dict(source.custom_attributes),
+        "resize_interpolation": None if pictures.resize_interpolation == "auto" else pictures.resize_interpolation,
+        "face_crop_aug_range": [float(end) for end in pictures.face_crop_aug_range or ()] or None,
+    }
+    for name, option in OPTIONS.items():
+        if name in found or option.levels == OPTIONS["resolution"].levels or option.kind == "path":
+            continue
+        group: Any = pictures if option.setting in PictureSettings.model_fields else captions
+        value = getattr(group, option.setting or name)
+        found[name] = _number(value) if option.kind == "number" else value
+    return {name: value for name, value in found.items() if method in OPTIONS[name].methods}
+
+
+def _number(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else value
+
+
+def _extension(concept: Concept, folder: _Folder) -> str:
+    """`auto` is .txt where there is one, else .caption; sd-scripts needs one of them."""
+    given = concept.captions.caption_extension
+    if given != "auto":
+        return given
+    try:
+        endings = {os.path.splitext(entry.name)[1].lower() for entry in os.scandir(folder.path)}
+    except OSError:
+        return ".txt"
+    return ".caption" if ".caption" in endings and ".txt" not in endings else ".txt"
+
+
+# ---- which folders
+
+
+def written_path(text: str) -> str:
+    """A path for another program: whole, with "/" also on Windows."""
+    windows = PureWindowsPath(text)
+    if windows.drive:
+        return windows.as_posix()
+    return resolve_path(text).as_posix()
+
+
+def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
+    """The folders that a source stands for: sd-scripts takes neither sub-folders nor numbers in names from an image_dir."""
+    source = concept.source
+    path = written_path(source.folder) if source.folder.strip() else ""
+    masks = written_path(concept.pictures.conditioning_data_dir) if concept.pictures.conditioning_data_dir else None
+    if source.metadata_file:
+        return [_Folder(path, source.num_repeats or 1, "", masks)]
+    words = words_for(source, "\0")  # a name that no folder has: the words are its own otherwise
+    if not source.recursive and (source.num_repeats is not None or not source.enabled) and words != "\0":
+        return [_Folder(path, source.num_repeats or 1, words, masks)]
+    return _looked_into(concept, path, masks, problems)
+
+
+def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
+    """Every folder of a source that holds pictures of its own, with the repeats and words of where it lies."""
+    source = concept.source
+    found: list[_Folder] = []
+    others: Counter[str] = Counter()
+    top, _ = folder_of(source)
+    without = [Path(masks)] if masks else []
+    for root in roots_of(source, top)[0] if top else []:
+        walked = walk(root.path, None, root.left_out, without=without, recursive=source.recursive)
+        for parent in dict.fromkeys(file.path.parent for file in walked.files):
+            written = parent.as_posix()
+            found.append(_Folder(written, root.repeats, root.words, _masks_of(parent, top, masks)))
+        others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
+    if others:
+        what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files."
+        problems.append(Problem(what, path, "Convert them to .png.", "advice"))
+    if not found:
+        said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
+        what = "No picture is found in the folder; it is written as it stands, without sub-folders."
+        problems.append(Problem(what, path, "Check it on the machine that trains.", "advice"))
+        found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]
+    return found
+
+
+def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
+    """Masks of a sub-folder lie in the sub-folder of that name, or all together."""
+    if masks is None or top is None or folder == top:
+        return masks
+    below = Path(masks, os.path.relpath(folder, top))
+    return below.as_posix() if below.is_dir() else masks
+
+
+# ---- where each value stands
+
+
+def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
+    seed = job.validation.validation_seed
+    used = seed or any(concept.validation.validation_split for concept in concepts)
+    return {"validation_seed": seed} if used else {}
+
+
+def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
+    """What all share goes to [general]; what sd-scripts takes anyway is left out."""
+    for name, option in OPTIONS.items():
+        if GENERAL not in option.levels or name in NOT_SHARED:
+            continue
+        tables = [subset for each in datasets for subset in each["subsets"]] if SUBSET in option.levels else datasets
+        having = [table for table in tables if name in table]
+        if having and all(table[name] == having[0][name] for table in having):
+            if not _left_out(name, having[0][name]):
+                general[name] = having[0][name]
+            for table in having:
+                del table[name]
+    for dataset in datasets:
+        for table in (dataset, *dataset["subsets"]):
+            for name in [name for name in table if name != "subsets" and _left_out(name, table[name])]:
+                del table[name]
+        dataset["subsets"] = dataset.pop("subsets")
+    return {**({"general": general} if general else {}), "datasets": datasets}
+
+
+def _left_out(name: str, value: Any) -> bool:
+    if value is None or (value == "" and name == "class_tokens"):
+        return True
+    return name not in ALWAYS and value == OPTIONS[name].default

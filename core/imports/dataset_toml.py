@@ -1,0 +1,81 @@
+"""TOML and JSON text of a dataset config. The TOML is read back by the parser that sd-scripts uses before it is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import toml
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+
+
+def dataset_toml(config: dict[str, Any]) -> str:
+    """[general], [[datasets]] and [[datasets.subsets]] as text."""
+    lines = ["# Dataset config of sd-scripts, for --dataset_config"]
+    if config.get("general"):
+        lines += ["", "[general]", *_table(config["general"], "general", "")]
+    for dataset in config["datasets"]:
+        own = {name: value for name, value in dataset.items() if name != "subsets"}
+        lines += ["", "[[datasets]]", *_table(own, "datasets", "")]
+        for subset in dataset["subsets"]:
+            lines += ["", "  [[datasets.subsets]]", *_table(subset, "datasets.subsets", "  ")]
+    return "\n".join(lines) + "\n"
+
+
+def survives(value: Any) -> bool:
+    """Whether a value comes back whole from sd-scripts' TOML parser (no null, no mixed lists, ...)."""
+    config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
+    try:
+        return toml.loads(dataset_toml(config)) == config
+    except Exception:  # besides its own error the package raises IndexError and the like
+        return False
+
+
+def _table(values: dict[str, Any], path: str, indent: str) -> list[str]:
+    """Plain values first: what follows a sub-table's header would belong to it."""
+    lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
+    for name, value in values.items():
+        if isinstance(value, dict):
+            below = f"{path}.{_key(name)}"
+            lines += ["", f"{indent}[{below}]", *_table(value, below, indent)]
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _basic(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        text = repr(value)
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(each) for each in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_value(each)}" for name, each in value.items()) + " }"
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} has no form in TOML")
+    return _text(value)
+
+
+def _text(text: str) -> str:
+    """In single quotes, where a backslash is a backslash; in double quotes where that cannot hold it."""
+    plain = "'" not in text and not _CONTROL.search(text)
+    return f"'{text}'" if plain and ("\\" in text or "/" in text or '"' in text) else _basic(text)
+
+
+def _basic(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + _CONTROL.sub(lambda match: _SHORT.get(match[0], f"\\u{ord(match[0]):04x}"), text) + '"'
+
+
+def dataset_json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
