@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.caption_encodings import decode_text
+from core.dataset.caption_files import join_texts
 from core.dataset.files import PICTURE_EXTENSIONS, extension, printable
 from core.dataset.picture import count, listed
 from core.dataset.walk import File, file_at
@@ -42,20 +43,9 @@ class Entry:
     image_size: Size | None = None
 
     def text(self, settings: CaptionSettings) -> str:
-        """Caption and tags as sd-scripts joins them: no blank is added at the separator.
-
-        With choices in captions on, each line is a caption of its own: tags become one line and follow every line.
-        """
+        """Caption and tags as one, by sd-scripts' rule (see `join_texts`)."""
         caption, tags = (self.caption, self.tags) if self.caption is not None else (self.tags, None)
-        if caption is None:
-            return ""
-        if not tags:
-            return caption
-        separator = settings.caption_separator
-        if not settings.enable_wildcard:
-            return caption + separator + tags
-        tags = tags.replace("\n", separator)
-        return "\n".join(line + separator + tags for line in caption.split("\n") if line.strip())
+        return join_texts(caption or "", tags or "", settings)
 
 
 @dataclass

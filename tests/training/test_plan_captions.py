@@ -1,0 +1,60 @@
+"""The captions of a run are known ahead: what an epoch is said to need is what its steps use."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.dataset.batches import Placed
+from core.dataset.buckets import plan_buckets
+from core.dataset.caption_files import Caption
+from core.dataset.picture import Picture
+from core.settings.concepts import PLAIN
+from core.settings.dataset import DatasetSettings
+from core.settings.job import TrainJob
+from core.training.plan import Plan
+
+BUCKETS = plan_buckets(DatasetSettings(resolution=512))
+EVERYTHING = {
+    "shuffle_caption": True,
+    "caption_dropout_rate": 0.2,
+    "caption_tag_dropout_rate": 0.2,
+    "token_warmup_step": 0.5,
+    "enable_wildcard": True,
+    "sidecars": "drawn",
+    "trigger_word": "sks",
+}
+
+
+def placed(number: int, **captions) -> Placed:
+    picture = Picture("f", f"{number}.png", Path(f"{number}.png"), 512, 512, 1, 1, 2, "fox")
+    tags = f"{{a|b}}, c, d, e{number}\nf, g"
+    caption = Caption(tags, "file", Path(f"{number}.txt"), sentence="A fox.", tags=tags)
+    concept = replace(PLAIN, captions=PLAIN.captions.model_copy(update=captions))
+    return Placed(picture, BUCKETS.assign(512, 512), caption, concept)
+
+
+def plan_of(pictures, total):
+    job = TrainJob.model_validate({"dataset": {"folder": "f"}, "schedule": {"gradient_accumulation_steps": 2}})
+    return Plan(pictures, job, 3, total)
+
+
+@pytest.mark.parametrize("captions", [EVERYTHING, {"token_warmup_step": 8}, {"caption_dropout_every_n_epochs": 2}, {}])
+def test_every_step_uses_captions_that_its_epoch_needs_and_no_others_are_needed(captions):
+    pictures = [placed(number, **captions) for number in range(5)] + [placed(9)]
+    plan = plan_of(pictures, 20)
+    used: dict[int, set[str]] = {}
+    for step in range(20):
+        epoch, batches = plan.update(step)
+        drawn = {plan.caption(each, epoch, repeat, step) for batch in batches for each, repeat in batch.items}
+        used.setdefault(epoch, set()).update(drawn)
+    assert len(used) > 2
+    for epoch, drawn in used.items():
+        whole = plan.epochs.first_update(epoch + 1) <= 20
+        assert drawn == set(plan.captions(epoch)) if whole else drawn <= set(plan.captions(epoch))
+
+
+def test_a_warm_up_shows_more_tags_from_step_to_step():
+    plan = plan_of([placed(0, token_warmup_step=0.5)], 8)
+    each = plan.placed[0]
+    assert [len(plan.caption(each, 0, 0, step).split(", ")) for step in (0, 1, 2, 3, 4)] == [1, 1, 2, 3, 4]
