@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from core.cli.main import main
+from core.dataset.preflight import preflight
 from core.generation import class_pictures as drawing
 from core.generation.class_pictures import make_class_pictures, what_would_be_made
 from core.generation.class_plan import (
@@ -265,3 +267,36 @@ def test_the_folder_goes_into_a_training_once(dataset, tmp_path):
     assert with_class_folder(once, folder) == once
     assert first_class_word(once.dataset) == "fox"
     assert TrainJob.model_validate_json(once.model_dump_json()) == once
+
+
+def test_the_pictures_train_beside_the_subject_at_its_sizes_with_the_class_as_caption(
+    workspace, dataset, store, tmp_path
+):
+    folder = tmp_path / "class"
+    make_class_pictures(job_of(dataset, folder=str(folder), number=6), workspace, store=store)
+    report = preflight(with_class_folder(TrainJob(dataset=dataset), folder), workspace)
+    assert report.ok, report.problems
+    made = [each for each in report.placed if each.concept.role == "regularisation"]
+    assert len(made) == 6 and all(each.placement.scale == 1 and each.placement.kept == 1 for each in made)
+    assert Counter(each.placement.bucket for each in made) == {WIDE: 4, SQUARE: 2}
+    assert {row.caption for row in report.rows if Path(row.path).parent == folder} == {"fox"}
+
+
+def test_the_command_checks_first_and_then_makes_them(dataset, tmp_path, capsys):
+    folder, outputs = tmp_path / "class", tmp_path / "outputs"
+    words = [
+        "--dataset.folder",
+        str(tmp_path / "fox"),
+        "--dataset.resolution",
+        "64",
+        "--dataset.enable_bucket",
+        "false",
+    ]
+    words += ["--class_pictures.folder", str(folder), "--class_pictures.number", "2", "--class_pictures.steps", "1"]
+    words = ["class_pictures", *words, "--outputs", str(outputs), "--device", "cpu"]
+    assert main(words) == 2 and "No class is given" in capsys.readouterr().err
+    words += ["--class_pictures.class_word", "fox"]
+    assert main([*words, "--check"]) == 0 and "2 of 64 x 64" in capsys.readouterr().out
+    assert not folder.exists()
+    assert main(words) == 0 and sizes_in(folder) == [SQUARE, SQUARE]
+    assert f"set dataset.reg_data_dir to {folder}" in capsys.readouterr().err
