@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from core.record.atomic import remove, replace
 from core.record.problems import ProblemsError
@@ -65,13 +67,54 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The tensors, or None when the file is absent or damaged. Copied: a mapped file cannot be replaced on Windows."""
+    """The tensors, or None when the file is absent or damaged. Copied: a mapped file cannot be replaced on Windows.
+
+    A file that is read is given the present time, so that `prune` knows what is in use.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     if not is_whole(path):
         return None
     try:
-        return load(path.read_bytes())
+        tensors = load(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
+    with suppress(OSError):  # a cache on a disk that is only read still serves
+        os.utime(path)
+    return tensors
+
+
+class Entry(NamedTuple):
+    """A file of a cache; sorted by the time it was last used. bytes: its size."""
+
+    used: float
+    bytes: int
+    path: Path
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """Every entry of a cache folder, in no order."""
+    for path in folder.glob("??/*.safetensors"):
+        with suppress(OSError):
+            found = os.stat(path)
+            yield Entry(found.st_mtime, found.st_size, path)
+
+
+def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = frozenset()) -> int:
+    """Delete the entries that were not used for longest until the folder holds at most `keep_bytes`; return the bytes freed.
+
+    needed   names (keys) that stay in any case
+    """
+    found = sorted(entries(folder))
+    over = sum(entry.bytes for entry in found) - keep_bytes
+    freed = 0
+    for entry in found:
+        if freed >= over:
+            break
+        if entry.path.stem in needed:
+            continue
+        with suppress(OSError):  # in use by another program: it stays
+            remove(entry.path)
+            freed += entry.bytes
+    return freed

@@ -1,38 +1,35 @@
 """What the VAE sees in each picture, encoded once: on disk by content, in memory during a run.
 
-An entry is named by everything it depends on (picture bytes, size, crop, VAE weights, type, this code), so a stale one
-is never found. Mean and log-variance are kept, not a sample: each draw of an epoch makes its own.
+An entry is named by everything it depends on (picture bytes, size, crop, mirroring, colours behind transparency, VAE
+weights, type, this code), so a stale one is never found, whatever the picture or its folder is called. Mean and
+log-variance are kept, not a sample: each draw of an epoch makes its own.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets import LATENT_PIXELS
 from core.dataset.cache_files import file_of, is_whole, key_of, read_tensors, write_tensors
 from core.dataset.contents import content_hashes
+from core.dataset.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.files import printable
-from core.dataset.images import BrokenPicture, load_pixels, problem_of
 from core.record import draws
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from core.dataset.batches import Placed
 
-# pixels [B, 3, H, W] float32 in [-1, 1] -> mean, logvar [B, C, H/8, W/8]
-Encode = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
-PictureKey = tuple[str, str]
+PictureKey = tuple[str, ...]
+Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the CPU
+Check = Callable[[], None]
 
-CODE_VERSION = 1  # raised when resizing, cropping or colours change
+CODE_VERSION = 2  # raised when resizing, cropping or colours change
 SPARE_BYTES = 200 << 20
 
 
@@ -42,17 +39,31 @@ class LatentCache:
     folder     where entries lie; several VAEs and datasets share it
     vae_id     hash of the VAE's weights      dtype   the type it computes in ("fp32")
     memo_path  where the hashes of picture files are remembered, so that a warm start reads no picture
+    writes     False: what is encoded stays in memory, nothing is written
+    others     reads a side from elsewhere (caches of other programs), None where it has none; asked first
     """
 
-    def __init__(self, folder: Path | str, vae_id: str, dtype: str = "fp32", memo_path: Path | str | None = None):
+    def __init__(
+        self,
+        folder: Path | str,
+        vae_id: str,
+        dtype: str = "fp32",
+        memo_path: Path | str | None = None,
+        *,
+        writes: bool = True,
+        others: Callable[[Side], Posterior | None] | None = None,
+    ):
         self.folder = Path(folder)
         self._identity = (vae_id, dtype)
         self._memo_path = memo_path
+        self._writes, self.others = writes, others
         self._contents: dict[tuple, str] = {}
+        self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
-    def missing(self, items: Sequence[Placed], check: Callable[[], None] | None = None) -> list[Placed]:
-        """Those that are not on disk yet; of pictures with one content and place, the first stands for all."""
-        return list(self._missing(items, check).values())
+    def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
+        """Those with a side that is not on disk yet; of pictures with one content and place, the first stands for all."""
+        found = {side.placed.key: side.placed for side in self._missing(items, check).values()}
+        return list(found.values())
 
     def fill(
         self,
@@ -62,192 +73,130 @@ class LatentCache:
         batch_size: int = 1,
         threads: int = 2,
         retry: Encode | None = None,
-        check: Callable[[], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        check: Check | None = None,
+        progress: Progress | None = None,
     ) -> int:
-        """Encode and store those that are missing; return how many. Pictures are decoded ahead by `threads` threads.
-
-        retry     encodes one picture again, in fp32, when the first result is not finite (fp16 VAEs overflow)
-        check     called between batches; what it raises (a cancel) ends the work, finished entries stay
-        progress  called with (done, all)
-
-        ProblemsError at the end names every picture that could not be read or encoded; the others are stored.
-        """
+        """Encode and store those that are missing; return how many. See `encode_sides`: what was stored stays stored
+        whatever ends the work, so the next call goes on from there."""
         missing = self._missing(items, check)
-        files = {placed.key: path for path, placed in missing.items()}
-        todo = sorted(missing.values(), key=lambda placed: placed.placement.bucket)
-        self._check_room(todo)
-        problems: list[Problem] = []
-        done = 0
-        with ThreadPoolExecutor(max(1, threads)) as decoders, ThreadPoolExecutor(1) as writer:
-            store = _Store(writer, files, retry, problems)
-            try:
-                for batch in _batches(_decoded_ahead(todo, decoders, threads + 2 * batch_size, problems), batch_size):
-                    if check:
-                        check()
-                    store.put([placed for placed, _ in batch], *_encode(batch, encode), batch)
-                    done += len(batch)
-                    if progress:
-                        progress(done, len(todo))
-                store.finish()
-            finally:
-                decoders.shutdown(wait=True, cancel_futures=True)
-                writer.shutdown(wait=True)
-        if problems:
-            raise ProblemsError(problems)
-        return done
+        files = {side.key: path for path, side in missing.items()}
+        todo = list(missing.values())
+        if self._writes:
+            self._check_room(todo)
 
-    def load(self, items: Sequence[Placed]) -> dict[PictureKey, tuple[Tensor, Tensor]]:
-        """{picture key: (mean, logvar)}, float32 [C, h, w] on the CPU; pictures of one content share tensors."""
-        loaded: dict[Path, tuple[Tensor, Tensor]] = {}
-        result: dict[PictureKey, tuple[Tensor, Tensor]] = {}
-        for placed, path in self._files(items, None):
-            if path not in loaded:
-                tensors = read_tensors(path)
-                if tensors is None:
-                    raise ProblemsError.one(
-                        "The encoded form of a picture is missing from the cache.",
-                        printable(placed.picture.path),
-                        "Start again: it is encoded anew.",
-                    )
-                loaded[path] = (tensors["mean"], tensors["logvar"])
-            result[placed.key] = loaded[path]
-        return result
+        def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
+            if self._writes:
+                write_tensors(files[side.key], {"mean": mean, "logvar": logvar})
+            else:
+                self._held[files[side.key]] = (mean, logvar)
 
-    def _missing(self, items: Sequence[Placed], check: Callable[[], None] | None) -> dict[Path, Placed]:
-        found: dict[Path, Placed] = {}
-        for placed, path in self._files(items, check):
-            if path not in found and not is_whole(path):
-                found[path] = placed
-        return found
-
-    def _files(self, items: Sequence[Placed], check: Callable[[], None] | None) -> list[tuple[Placed, Path]]:
-        """Each item with its entry. Contents are read once in the life of this object, and once ever with a memo."""
-        unread = [placed.picture for placed in items if _state(placed) not in self._contents]
-        hashes = content_hashes(unread, self._memo_path, check) if unread else {}
-        self._contents |= {_state(placed): hashes[placed.key] for placed in items if placed.key in hashes}
-        return [(placed, file_of(self.folder, self._key(placed, self._contents[_state(placed)]))) for placed in items]
-
-    def _key(self, placed: Placed, content: str) -> str:
-        where = placed.placement
-        return key_of(
-            "latents", CODE_VERSION, content, where.resized, where.crop, where.bucket, "as it is", *self._identity
+        return encode_sides(
+            todo,
+            encode,
+            keep,
+            batch_size=batch_size,
+            threads=threads,
+            retry=retry,
+            check=check,
+            progress=progress,
         )
 
-    def _check_room(self, items: Sequence[Placed]) -> None:
-        need = sum(_stored_bytes(placed) for placed in items)
+    def load(self, items: Sequence[Placed], check: Check | None = None) -> dict[SideKey, Posterior]:
+        """Every side of the items; pictures of one content share tensors."""
+        loaded: dict[Path, Posterior] = {}
+        result: dict[SideKey, Posterior] = {}
+        for side, path in self._files(items, check):
+            if path not in loaded:
+                loaded[path] = self.read(side)
+            result[side.key] = loaded[path]
+        return result
+
+    def read(self, side: Side) -> Posterior:
+        """One side that `missing` did not name."""
+        other = self.others(side) if self.others else None
+        if other is not None:
+            return other
+        ((_, path),) = self._files_of([side], None)
+        if path in self._held:
+            return self._held[path]
+        tensors = read_tensors(path)
+        if tensors is None:
+            raise ProblemsError.one(
+                "The encoded form of a picture is missing from the cache.",
+                printable(side.placed.picture.path),
+                "Start again: it is encoded anew.",
+            )
+        return tensors["mean"], tensors["logvar"]
+
+    def _missing(self, items: Sequence[Placed], check: Check | None) -> dict[Path, Side]:
+        found: dict[Path, Side] = {}
+        for side, path in self._files(items, check):
+            if path in found or path in self._held or is_whole(path):
+                continue
+            if self.others is None or self.others(side) is None:
+                found[path] = side
+        return found
+
+    def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:
+        return self._files_of([side for placed in items for side in sides(placed)], check)
+
+    def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
+        """Each side with its entry. Contents are read once in the life of this object, and once ever with a memo."""
+        unread = {_state(side.placed): side.placed.picture for side in wanted}
+        unread = {state: picture for state, picture in unread.items() if state not in self._contents}
+        hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
+        self._contents |= {state: hashes[picture.key] for state, picture in unread.items()}
+        return [(side, file_of(self.folder, self._key(side))) for side in wanted]
+
+    def _key(self, side: Side) -> str:
+        where, pictures = side.placed.placement, side.placed.concept.pictures
+        return key_of(
+            "latents",
+            CODE_VERSION,
+            self._contents[_state(side.placed)],
+            where.resized,
+            where.crop,
+            where.bucket,
+            "mirrored" if side.mirrored else "as it is",
+            pictures.resize_interpolation,
+            pictures.alpha_color.lower(),
+            *self._identity,
+        )
+
+    def _check_room(self, todo: Sequence[Side]) -> None:
+        need = sum(posterior_bytes(side.placed) for side in todo)
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
-        if items and need + SPARE_BYTES > free:
-            what = f"Caching {len(items)} pictures needs {need / 2**30:.2f} GB and {free / 2**30:.2f} GB are free."
-            raise ProblemsError.one(what, str(self.folder), "Free some space, or start with --outputs on another disk.")
+        if todo and need + SPARE_BYTES > free:
+            what = f"Caching {len(todo)} pictures needs {need / 2**30:.2f} GB and {free / 2**30:.2f} GB are free."
+            fix = "Free some space, start with --outputs on another disk, or set the latent cache to 'in memory'."
+            raise ProblemsError.one(what, str(self.folder), fix)
 
 
 def _state(placed: Placed) -> tuple:
     """A picture file as the scan saw it."""
-    return (placed.key, placed.picture.path, placed.picture.bytes, placed.picture.mtime_ns)
+    picture = placed.picture
+    return (picture.key, picture.path, picture.bytes, picture.mtime_ns)
 
 
-def _stored_bytes(placed: Placed) -> int:
-    """Mean and log-variance of 4 channels in float32."""
+def posterior_bytes(placed: Placed) -> int:
+    """Mean and log-variance of 4 channels in float32, of one side."""
     width, height = placed.placement.bucket
     return width // LATENT_PIXELS * (height // LATENT_PIXELS) * 4 * 4 * 2
 
 
-def _decoded_ahead(
-    items: Sequence[Placed], pool: ThreadPoolExecutor, ahead: int, problems: list[Problem]
-) -> Iterator[tuple[Placed, np.ndarray]]:
-    """Pictures as [3, H, W], in order, at most `ahead` of them waiting; those that fail go to `problems`."""
-    waiting: deque[tuple[Placed, Future]] = deque()
-    remaining = iter(items)
-    while True:
-        while len(waiting) < ahead and (placed := next(remaining, None)) is not None:
-            waiting.append((placed, pool.submit(load_pixels, placed.picture.path, placed.placement)))
-        if not waiting:
-            return
-        placed, future = waiting.popleft()
-        try:
-            pixels = future.result()
-        except BrokenPicture as error:
-            problems.append(problem_of(placed.picture.path, error))
-            continue
-        yield placed, pixels
+def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:
+    """All of them on a device; what shares tensors goes on sharing them."""
+    moved: dict[int, Posterior] = {}
+    for mean, logvar in posteriors.values():
+        if id(mean) not in moved:
+            moved[id(mean)] = (mean.to(place), logvar.to(place))
+    return {key: moved[id(mean)] for key, (mean, _) in posteriors.items()}
 
 
-def _batches(pictures: Iterator[tuple[Placed, np.ndarray]], size: int) -> Iterator[list[tuple[Placed, np.ndarray]]]:
-    """Runs of one bucket, cut to at most `size`."""
-    for _, run in groupby(pictures, key=lambda each: each[0].placement.bucket):
-        batch: list[tuple[Placed, np.ndarray]] = []
-        for each in run:
-            batch.append(each)
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _encode(batch: Sequence[tuple[Placed, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
-    import numpy as np
-    import torch
-
-    return encode(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
-
-
-class _Store:
-    """Takes results one batch late: reading a result waits for the device, which meanwhile has the next batch."""
-
-    def __init__(
-        self, writer: ThreadPoolExecutor, files: dict[PictureKey, Path], retry: Encode | None, problems: list[Problem]
-    ):
-        self._writer, self._files, self._retry, self._problems = writer, files, retry, problems
-        self._late: tuple | None = None
-        self._writing: deque[Future] = deque()
-
-    def put(self, pictures: Sequence[Placed], mean: Tensor, logvar: Tensor, batch: Sequence) -> None:
-        self._settle()
-        self._late = (pictures, mean, logvar, batch)
-
-    def finish(self) -> None:
-        self._settle()
-        while self._writing:
-            self._writing.popleft().result()
-
-    def _settle(self) -> None:
-        import torch
-
-        if self._late is None:
-            return
-        (pictures, mean, logvar, batch), self._late = self._late, None
-        mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
-        for index, placed in enumerate(pictures):
-            one = (mean[index], logvar[index])
-            if not all(torch.isfinite(part).all() for part in one):
-                one = self._again(batch[index])
-            if not all(torch.isfinite(part).all() for part in one):
-                self._problems.append(_not_finite(placed))
-                continue
-            path, tensors = self._files[placed.key], {"mean": one[0].clone(), "logvar": one[1].clone()}
-            self._writing.append(self._writer.submit(write_tensors, path, tensors))
-        while len(self._writing) > 64 or (self._writing and self._writing[0].done()):
-            self._writing.popleft().result()  # raises what the writing met: a full disk ends the work here
-
-    def _again(self, picture: tuple[Placed, np.ndarray]) -> tuple[Tensor, Tensor]:
-        import torch
-
-        if self._retry is None:
-            return torch.tensor([torch.nan]), torch.tensor([torch.nan])
-        mean, logvar = _encode([picture], self._retry)
-        return mean[0].detach().float().cpu(), logvar[0].detach().float().cpu()
-
-
-def _not_finite(placed: Placed) -> Problem:
-    name = printable(placed.picture.relative)
-    what = f"The VAE gives no finite numbers (NaN) for the picture {name}."
-    return Problem(what, printable(placed.picture.path), "Remove the picture, or choose another VAE.")
-
-
-def sample_latent(mean: Tensor, logvar: Tensor, seed: int, epoch: int, key: Sequence[str], repeat: int) -> Tensor:
+def sample_latent(
+    mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
+) -> Tensor:
     """One draw from a picture's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
 
     The noise is addressed by (seed, epoch, picture, repeat) and drawn on the CPU: the same on every device. The
@@ -255,3 +204,8 @@ def sample_latent(mean: Tensor, logvar: Tensor, seed: int, epoch: int, key: Sequ
     """
     noise = draws.normal(mean.shape, seed, "latent", epoch, *key, repeat).to(mean.device, non_blocking=mean.is_cuda)
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
+
+
+def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
+    """The one draw that sd-scripts keeps for a whole run: each side of a picture has its own."""
+    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")

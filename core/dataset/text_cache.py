@@ -7,14 +7,13 @@ shuffle draws later are written only when memory runs short.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.cache_files import file_of, key_of, read_tensors, write_tensors
-from core.record.atomic import remove
+from core.dataset.cache_files import entries, file_of, key_of, prune, read_tensors, write_tensors
+from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +32,9 @@ class TextCache:
 
     folder      where entries lie; several encoders share it      room_bytes   what memory may hold
     encoder_id  hash of the encoder's weights                     disk_bytes   what the folder may hold
+
+    A disk that takes no more is no end: what does not fit is encoded again when it is asked for. `unwritten` then says
+    what was wrong, and `warn` is called with it once.
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class TextCache:
         dtype: str = "fp32",
         room_bytes: int = 1 << 30,
         disk_bytes: int = DISK_BYTES,
+        warn: Callable[[Problem], None] | None = None,
     ):
         self.folder = Path(folder)
+        self.unwritten: Problem | None = None
+        self._warn = warn
         self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
         self._room, self._disk_room = room_bytes, disk_bytes
         self._held: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
@@ -81,19 +86,23 @@ class TextCache:
         """[B, T, C] on the CPU, in the order asked. What is neither in memory nor on disk goes through `encode`."""
         import torch
 
-        keys = [self._key(caption) for caption in captions]
+        keys = {self._key(caption): caption for caption in captions}
         found: dict[str, Tensor] = {}
-        for key, caption in zip(keys, captions, strict=True):
-            states = found.get(key)
-            if states is None:
-                states = self._held[key] if self._find(key) else None
-            if states is None:
-                if encode is None:
-                    raise KeyError(f"not cached: {caption!r}")
-                states = next(iter(_encode([caption], encode)))
+        missing: list[str] = []
+        for key in keys:
+            if self._find(key):
+                found[key] = self._held[key]
+            else:
+                missing.append(key)
+        if missing and encode is None:
+            raise KeyError(f"not cached: {keys[missing[0]]!r}")
+        for start in range(0, len(missing), ENCODED_AT_ONCE):
+            part = missing[start : start + ENCODED_AT_ONCE]
+            assert encode is not None
+            for key, states in zip(part, _encode([keys[key] for key in part], encode), strict=True):
+                found[key] = states
                 self._hold(key, states)
-            found[key] = states
-        return torch.stack([found[key] for key in keys])
+        return torch.stack([found[self._key(caption)] for caption in captions])
 
     def _key(self, caption: str) -> str:
         return key_of("text", CODE_VERSION, *self._identity, caption)
@@ -125,32 +134,23 @@ class TextCache:
     # -- disk
 
     def _write(self, key: str, states: Tensor) -> None:
-        if key not in self._on_disk:
-            if self._disk_bytes is None:
-                self._disk_bytes = sum(size for _, size, _ in self._entries())
+        if key in self._on_disk or self.unwritten is not None:
+            return
+        if self._disk_bytes is None:
+            self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
+        try:
             self._disk_bytes += write_tensors(file_of(self.folder, key), {"states": states})
-            self._on_disk.add(key)
-
-    def _entries(self) -> Iterable[tuple[float, int, Path]]:
-        """(time of writing, bytes, path) of every entry in the folder."""
-        for path in self.folder.glob("??/*.safetensors"):
-            try:
-                found = os.stat(path)
-            except OSError:
-                continue
-            yield found.st_mtime, found.st_size, path
+        except ProblemsError as error:
+            self.unwritten = error.problems[0]
+            if self._warn:
+                self._warn(self.unwritten)
+            return
+        self._on_disk.add(key)
 
     def _prune(self) -> None:
-        """Delete the oldest entries that are not needed now while the folder holds more than it may."""
-        if self._disk_bytes is None or self._disk_bytes <= self._disk_room:
-            return
-        for _, size, path in sorted(self._entries()):
-            if self._disk_bytes <= self._disk_room:
-                return
-            if path.stem not in self._needed:
-                remove(path)
-                self._on_disk.discard(path.stem)
-                self._disk_bytes -= size
+        """Delete what was not used for longest and is not needed now while the folder holds more than it may."""
+        if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
+            self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
 
 
 def _encode(captions: Sequence[str], encode: EncodeText) -> Iterable[Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.fingerprint import dataset_fingerprint
-from core.dataset.latent_cache import LatentCache
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.dataset.text_cache import TextCache
@@ -21,6 +20,7 @@ from core.record.context import JobContext
 from core.record.problems import raise_if_errors
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
+from core.training.latents import build_latents, prepare_latents
 from core.training.losses import LossBuffer
 from core.training.plan import Plan
 from core.training.run import Run, with_seed
@@ -31,8 +31,6 @@ from core.training.trackers import make_tracker
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DECODE_THREADS = 2
 
 
 def checked(job: TrainJob, context: JobContext) -> Report:
@@ -61,7 +59,6 @@ class Builder:
         self.family_name = family_of(self.model, job.model.family)
         self.family = family(self.family_name)
         self.memo = HashMemo(context.workspace.private / "hashes.json")
-        self._index = context.workspace.private / "index.sqlite"
         self.plan = Plan(self.report.placed, job, self.seed, self.report.total_steps)
         self.method = NetworkMethod(job, self.seed)
         self.precision = self._precision()
@@ -75,32 +72,17 @@ class Builder:
 
     # -- latents
 
-    def latent_cache(self) -> LatentCache:
-        identity = self.family.digest(self.model, "vae", vae=self.vae, memo=self.memo)
-        return LatentCache(self.context.workspace.cache / "latents", identity, "fp32", self._index)
-
-    def fill_latents(self, cache: LatentCache) -> None:
-        """Encode the pictures that no earlier run encoded with the same VAE, size and crop."""
-        missing = cache.missing(self.plan.placed, self.context.check)
-        if not missing:
-            return
-        self.context.stage("loading the VAE")
-        vae = self._vae()
-        cache.fill(
-            missing,
-            lambda pixels: self.family.encode_picture_latents(vae, pixels),
-            batch_size=self.job.memory.vae_batch_size,
-            threads=DECODE_THREADS,
-            check=self.context.check,
-            progress=lambda done, total: self.context.stage("encoding pictures", done, total),
-        )
-        self._vae_model = vae.to("cpu") if self.job.samples.sample_prompts else None  # the device is for what learns
-
-    def _vae(self) -> Any:
+    def load_vae(self) -> Any:
+        """The VAE; loaded at first use."""
         if self._vae_model is None:
             loaded = self.family.load(self.model, parts=("vae",), vae=self.vae, device=self.context.device)
             self._vae_model = loaded.vae
         return self._vae_model
+
+    def put_vae_away(self) -> None:
+        """The device is for what learns; samples need the VAE again."""
+        if self._vae_model is not None:
+            self._vae_model = self._vae_model.to("cpu") if self.job.samples.sample_prompts else None
 
     # -- text
 
@@ -114,6 +96,11 @@ class Builder:
             max_token_length=settings.captions.max_token_length,
             dtype=self.precision.name,
             room_bytes=settings.memory.text_cache_bytes,
+            warn=lambda problem: self.context.say(
+                f"{problem.what} Encoded captions are not kept there",
+                "warning",
+                "captions are encoded again when needed",
+            ),
         )
 
     def encode(self, captions: Sequence[str]) -> Tensor:
@@ -183,16 +170,14 @@ def build_run(job: TrainJob, context: JobContext) -> Run:
     """Everything up to the first step. `job` has its seed."""
     builder = Builder(job, context)
     _write_fingerprint(builder)
-    cache = builder.latent_cache()
-    builder.fill_latents(cache)
-    posteriors = cache.load(builder.plan.placed)
+    latents = build_latents(builder)
     learns_text = builder.method.learns_text
     text: Text | None = None if learns_text else builder.frozen_text()
     components = builder.load_model(text)
-    return _assemble(builder, components, text or LearningText(builder.encode), posteriors)
+    return _assemble(builder, components, text or LearningText(builder.encode), latents)
 
 
-def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) -> Run:
+def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -> Run:
     import torch
 
     from core.diffusion.schedule import sd_alpha_bar
@@ -207,6 +192,7 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
     optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
     precision = builder.precision
     total = builder.report.total_steps
+    latents.scale = components.vae_scale
     run = Run(
         job=job,
         context=context,
@@ -216,7 +202,7 @@ def _assemble(builder: Builder, components: Any, text: Text, posteriors: Any) ->
         precision=precision,
         components=components,
         method=builder.method,
-        latents=Latents(posteriors, components.vae_scale, builder.seed, device),
+        latents=latents,
         text=text,
         parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
         optimizer=optimizer,
@@ -258,8 +244,7 @@ def _write_fingerprint(builder: Builder) -> None:
 def prepare_caches(job: TrainJob, context: JobContext) -> str:
     """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
     builder = Builder(with_seed(job, context), context)
-    cache = builder.latent_cache()
-    builder.fill_latents(cache)
+    prepare_latents(builder)
     if not builder.method.learns_text:
         builder.frozen_text()
     context.say(f"The caches are ready: {builder.report.sentence}")

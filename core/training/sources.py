@@ -1,36 +1,162 @@
-"""What feeds a step: latents from the cache, text states from the cache or, while the text encoder learns, from itself."""
+"""What feeds a step: latents from the cache or encoded anew; text states from the cache or, while the text encoder
+learns, from itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
-from core.dataset.latent_cache import sample_latent
+from core.dataset.encoding import Encode, Side
+from core.dataset.latent_cache import Posterior, frozen_latent, sample_latent
+from core.dataset.mask_cache import at_latent_size
+from core.dataset.opening import BrokenPicture, problem_of
+from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from core.dataset.batches import Placed
     from core.dataset.text_cache import TextCache
 
-DEVICE_BYTES = 2 << 30
+DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
+
+Item = tuple["Placed", int]  # a picture and which of its repeats
+
+
+class Shown(NamedTuple):
+    """A picture as one draw shows it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+
+
+class FreshViews:
+    """Pictures that look different at each draw: decoded ahead by threads, so that the device does not wait for them.
+
+    load    (picture, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
+    ahead   views that may wait in memory
+    """
+
+    def __init__(self, load: Callable[[Placed, int, int], Shown], threads: int, ahead: int):
+        self._load, self._ahead = load, ahead
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._waiting: OrderedDict[tuple, Future[Shown]] = OrderedDict()
+
+    def expect(self, epoch: int, items: Iterable[Item]) -> None:
+        """Begin with those that will be asked for next, in their order, as far as there is room."""
+        for placed, repeat in items:
+            if len(self._waiting) >= self._ahead:
+                return
+            address = (epoch, placed.key, repeat)
+            if address not in self._waiting:
+                self._waiting[address] = self._pool.submit(self._load, placed, epoch, repeat)
+
+    def take(self, placed: Placed, epoch: int, repeat: int) -> Shown:
+        """ProblemsError names a picture that cannot be read any more."""
+        waiting = self._waiting.pop((epoch, placed.key, repeat), None)
+        try:
+            return waiting.result() if waiting is not None else self._load(placed, epoch, repeat)
+        except BrokenPicture as error:
+            raise ProblemsError([problem_of(placed.picture.path, error)]) from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._waiting.clear()
 
 
 class Latents:
-    """The VAE's posteriors of all pictures, on the device when they are small, and addressed draws from them."""
+    """Addressed draws of latents: from posteriors that were encoded once, or of pictures that are encoded at each step.
+
+    posterior   side of a picture -> its posterior       mirrored   (picture, epoch, repeat) -> whether the draw is so
+    fresh       the views of those that `is_fresh`, with what encodes a batch of them; None when there are none
+    masks       {picture key: [1, h, w] in 0..1 at latent size}, of those that have one
+    mode        "sample": a draw for each (epoch, picture, repeat); "mean"; "frozen": one draw for the whole run
+    scale       the VAE's factor, known when the model is loaded
+    """
 
     def __init__(
-        self, posteriors: Mapping[tuple[str, str], tuple[Tensor, Tensor]], scale: float, seed: int, device: str
+        self,
+        posterior: Callable[[Side], Posterior],
+        mirrored: Callable[[Placed, int, int], bool],
+        seed: int,
+        *,
+        mode: str = "sample",
+        masks: Mapping[tuple[str, ...], Tensor] | None = None,
+        fresh: FreshViews | None = None,
+        is_fresh: Callable[[Placed], bool] = lambda placed: False,
+        encode: Encode | None = None,
+        encode_at_once: int = 1,
     ):
-        size = sum(mean.nbytes + logvar.nbytes for mean, logvar in posteriors.values())
-        place = device if size <= DEVICE_BYTES else "cpu"
-        self._posteriors = {key: (mean.to(place), logvar.to(place)) for key, (mean, logvar) in posteriors.items()}
-        self._scale, self._seed = scale, seed
+        self.scale = 1.0
+        self._posterior, self._mirrored, self._seed, self._mode = posterior, mirrored, seed, mode
+        self._masks = masks or {}
+        self._fresh, self._is_fresh, self._encode, self._at_once = fresh, is_fresh, encode, encode_at_once
+
+    def expect(self, epoch: int, items: Iterable[Item]) -> None:
+        """Say what the next calls of `batch` will ask for, this step's first."""
+        if self._fresh is not None:
+            self._fresh.expect(epoch, (item for item in items if self._is_fresh(item[0])))
+
+    def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
+        """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of pictures of one size, float32. Masks are None when no
+        picture has one; else those that have none get ones."""
+        import torch
+
+        anew = self._encoded(epoch, items)
+        latents: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        for index, (placed, repeat) in enumerate(items):
+            if index in anew:
+                posterior, mask = anew[index]
+                mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
+            else:
+                mirrored = self._mirrored(placed, epoch, repeat)
+                posterior, mask = self._posterior(Side(placed, mirrored)), self._masks.get(placed.key)
+                mask = mask.flip(-1) if mask is not None and mirrored else mask
+            latents.append(self._drawn(posterior, placed, epoch, repeat, mirrored) * self.scale)
+            masks.append(mask)
+        stacked = torch.stack(latents)
+        if all(mask is None for mask in masks):
+            return stacked, None
+        ones = torch.ones(1, *stacked.shape[-2:])
+        return stacked, torch.stack([ones if mask is None else mask for mask in masks]).to(stacked.device)
 
     def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
-        """Scaled latents [4, h, w], float32: one draw for each (epoch, picture, repeat)."""
-        mean, logvar = self._posteriors[placed.key]
-        return sample_latent(mean, logvar, self._seed, epoch, placed.key, repeat) * self._scale
+        """The latents [C, h, w] of one picture: one draw for each (epoch, picture, repeat)."""
+        return self.batch(epoch, [(placed, repeat)])[0][0]
+
+    def close(self) -> None:
+        if self._fresh is not None:
+            self._fresh.close()
+
+    def _drawn(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
+        mean, logvar = posterior
+        if self._mode == "mean":
+            return mean.float()
+        if self._mode == "frozen":
+            return frozen_latent(mean, logvar, self._seed, placed.key, mirrored)
+        return sample_latent(mean, logvar, self._seed, epoch, placed.key, repeat)
+
+    def _encoded(self, epoch: int, items: Sequence[Item]) -> dict[int, tuple[Posterior, Tensor | None]]:
+        """{place in the batch: posterior and mask} of those that are encoded at each step."""
+        import numpy as np
+        import torch
+
+        places = [index for index, (placed, _) in enumerate(items) if self._is_fresh(placed)]
+        if not places or self._fresh is None or self._encode is None:
+            return {}
+        found: dict[int, tuple[Posterior, Tensor | None]] = {}
+        for start in range(0, len(places), self._at_once):
+            part = places[start : start + self._at_once]
+            shown = [self._fresh.take(items[index][0], epoch, items[index][1]) for index in part]
+            mean, logvar = self._encode(torch.from_numpy(np.stack([view.pixels for view in shown])))
+            for row, (index, view) in enumerate(zip(part, shown, strict=True)):
+                mask = None if view.mask is None else at_latent_size(view.mask)
+                found[index] = ((mean[row], logvar[row]), mask)
+        return found
 
 
 class FrozenText:

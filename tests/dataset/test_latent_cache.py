@@ -1,20 +1,27 @@
 """Latents are encoded once for each content, place and VAE; what cannot be encoded is named, what is done is kept."""
 
 import os
+import subprocess
+import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
-from core.dataset.captions import Caption
+from core.dataset.cache_files import prune
+from core.dataset.caption_files import Caption
 from core.dataset.images import load_pixels
-from core.dataset.latent_cache import LatentCache, sample_latent
-from core.dataset.scan import scan
+from core.dataset.latent_cache import LatentCache, frozen_latent, sample_latent
+from core.dataset.opening import read_header
+from core.dataset.picture import Picture
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
-from core.settings.dataset import DatasetSettings
+from core.settings.concepts import PLAIN
+from core.settings.pictures import PictureSettings
 
 
 def pooled(pixels):
@@ -43,20 +50,26 @@ class Encoder:
 def place(tmp_path):
     """place(resolution) -> every picture of tmp_path/fox in its bucket."""
 
-    def run(resolution=64):
-        plan = plan_buckets(DatasetSettings(resolution=resolution, bucket_reso_steps=16))
-        pictures = scan(DatasetSettings(folder=str(tmp_path / "fox"))).pictures
-        return [
-            Placed(each, plan.assign(each.width, each.height), Caption("", "none", each.path.with_suffix(".txt")))
-            for each in pictures
-        ]
+    def run(resolution=64, **own):
+        settings = PictureSettings(resolution=resolution, bucket_reso_steps=16, **own)
+        plan, concept = plan_buckets(settings), replace(PLAIN, pictures=settings)
+        placed = []
+        for path in sorted((tmp_path / "fox").iterdir()):
+            header, found = read_header(path), path.stat()
+            picture = Picture("fox", path.name, path, header.width, header.height, found.st_size, found.st_mtime_ns)
+            where = plan.assign(header.width, header.height)
+            placed.append(Placed(picture, where, Caption("", "none", path.with_suffix(".txt")), concept))
+        return placed
 
     return run
 
 
 @pytest.fixture
 def cache(tmp_path):
-    return lambda vae="vae", dtype="fp32": LatentCache(tmp_path / "cache", vae, dtype, tmp_path / "index.sqlite")
+    def make(vae="vae", dtype="fp32", **options):
+        return LatentCache(tmp_path / "cache", vae, dtype, tmp_path / "index.sqlite", **options)
+
+    return make
 
 
 def six(add):
@@ -80,11 +93,13 @@ def test_what_is_loaded_is_what_was_encoded_bit_for_bit(add, place, cache):
     six(add)
     cache().fill(place(), pooled, batch_size=3, threads=4)
     loaded = cache().load(place())
-    assert set(loaded) == {placed.key for placed in place()}
+    assert set(loaded) == {(placed.key, False) for placed in place()}
     for placed in place():
         pixels = torch.from_numpy(load_pixels(placed.picture.path, placed.placement))[None]
         mean, logvar = pooled(pixels)
-        assert torch.equal(loaded[placed.key][0], mean[0]) and torch.equal(loaded[placed.key][1], logvar[0])
+        assert torch.equal(loaded[placed.key, False][0], mean[0]) and torch.equal(
+            loaded[placed.key, False][1], logvar[0]
+        )
 
 
 def test_the_entry_follows_the_content_and_not_the_name_or_time(tmp_path, add, place, cache):
@@ -170,7 +185,7 @@ def test_a_picture_whose_result_is_not_finite_is_tried_again_and_then_named(add,
     tried = []
     cache().fill(place(), overflowing, retry=lambda batch: tried.append(tuple(batch.shape)) or pooled(batch))
     assert tried == [(1, 3, 64, 64)] and cache().missing(place()) == []
-    assert torch.isfinite(cache().load(place())[bad.key][0]).all()
+    assert torch.isfinite(cache().load(place())[bad.key, False][0]).all()
 
 
 def test_a_picture_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tmp_path, add, place, cache):
@@ -213,9 +228,118 @@ def test_a_warm_start_reads_no_picture(add, place, cache, monkeypatch):
         raise AssertionError("a picture was read")
 
     monkeypatch.setattr("core.dataset.contents._sha256", never)
-    monkeypatch.setattr("core.dataset.latent_cache.load_pixels", never)
+    monkeypatch.setattr("core.dataset.encoding.load_pixels", never)
     warm = cache()
     assert warm.missing(place()) == [] and len(warm.load(place())) == 6
+
+
+def test_what_the_pixels_depend_on_is_part_of_the_name(add, place, cache):
+    add("fox/a.png", 64, 80)
+    cache().fill(place(), pooled)
+    for other in ({"alpha_color": "#000000"}, {"resize_interpolation": "nearest"}):
+        assert len(cache().missing(place(**other))) == 1, other
+    assert cache().missing(place(alpha_color="#FFFFFF")) == []
+
+
+def test_two_resolutions_of_one_folder_never_meet(add, place, cache):
+    six(add)
+    small, large = place(64), [replace(placed, variant="96x96") for placed in place(96)]
+    encoder = Encoder()
+    assert cache().fill([*small, *large], encoder) == 12 and encoder.pictures == 12
+    loaded = cache().load([*small, *large])
+    for placed in [*small, *large]:
+        width, height = placed.placement.bucket
+        assert loaded[placed.key, False][0].shape == (4, height // 8, width // 8)
+
+
+def test_pictures_of_one_stem_never_meet(add, place, cache):
+    add("fox/a.png", 64, 64)
+    add("fox/a.jpg", 64, 64)
+    cache().fill(place(), pooled)
+    loaded = cache().load(place())
+    png, jpg = (loaded[("fox", name), False][0] for name in ("a.png", "a.jpg"))
+    assert not torch.equal(png, jpg)
+
+
+def test_an_edited_picture_of_the_same_size_is_encoded_anew(tmp_path, add, place, cache):
+    path = add("fox/a.png", 64, 64)
+    cache().fill(place(), pooled)
+    before = cache().load(place())[("fox", "a.png"), False][0]
+    data = bytearray(path.read_bytes())
+    path.write_bytes(add("fox/a longer name.png", 64, 64).read_bytes())
+    (tmp_path / "fox/a longer name.png").unlink()
+    assert path.read_bytes() != data
+    assert cache().fill(place(), pooled) == 1
+    assert not torch.equal(cache().load(place())[("fox", "a.png"), False][0], before)
+
+
+def test_a_mirrored_side_is_encoded_from_the_mirrored_picture(add, place, cache):
+    six(add)
+    cache().fill(place(), pooled)
+    encoder = Encoder()
+    assert cache().fill(place(flip_aug=True), encoder) == 6, "the sides as they are were there"
+    loaded = cache().load(place(flip_aug=True))
+    assert len(loaded) == 12
+    for placed in place():
+        pixels = torch.from_numpy(load_pixels(placed.picture.path, placed.placement, flip=True))[None]
+        assert torch.equal(loaded[placed.key, True][0], pooled(pixels)[0][0])
+
+
+def test_kept_in_memory_nothing_is_written(tmp_path, add, place, cache):
+    six(add)
+    held = cache(writes=False)
+    assert held.fill(place(), pooled) == 6 and held.missing(place()) == []
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    cache().fill(place(), pooled)
+    written = cache().load(place())
+    assert all(torch.equal(mean, written[key][0]) for key, (mean, _) in held.load(place()).items())
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+import test_latent_cache as here
+folder = Path(sys.argv[3])
+place = here.place.__wrapped__(folder)
+cache = here.cache.__wrapped__(folder)
+done = []
+def encode(pixels):
+    done.append(1)
+    if len(done) == 4:
+        os._exit(9)
+    return here.pooled(pixels)
+cache().fill(place(), encode)
+"""
+
+
+def test_a_process_that_is_killed_leaves_whole_entries_and_the_next_goes_on(tmp_path, add, place, cache):
+    six(add)
+    here = Path(__file__).parent
+    words = [sys.executable, "-c", KILLED, str(here.parents[1]), str(here), str(tmp_path)]
+    killed = subprocess.run(words, capture_output=True, timeout=120)
+    assert killed.returncode == 9, killed.stderr
+    rest = cache().missing(place())
+    assert 0 < len(rest) < 6
+    encoder = Encoder()
+    assert cache().fill(place(), encoder) == encoder.pictures == len(rest)
+    assert len(cache().load(place())) == 6
+
+
+def test_pruning_leaves_what_was_used_last(tmp_path, add, place, cache):
+    six(add)
+    cache().fill(place(), pooled)
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    for path in files:
+        os.utime(path, (1000, 1000))
+    used = place()[:2]
+    cache().load(used)
+    size = sum(path.stat().st_size for path in files)
+    freed = prune(tmp_path / "cache", size // 2)
+    assert size - freed <= size // 2 and cache().missing(used) == []
+    assert prune(tmp_path / "cache", size) == 0
+    prune(tmp_path / "cache", 0)
+    assert len(cache().missing(place())) == 6
 
 
 # ---- draws
@@ -241,3 +365,11 @@ def test_without_variance_a_draw_is_the_mean():
     mean = torch.randn(4, 8, 8)
     drawn = sample_latent(mean, torch.full_like(mean, -100.0), 1, 1, ("fox", "a.png"), 0)
     assert torch.allclose(drawn, mean, atol=2e-6)  # clamped at -30: a deviation of 3e-7
+
+
+def test_a_frozen_draw_is_one_for_each_side_of_a_picture():
+    mean, logvar = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)
+    frozen = frozen_latent(mean, logvar, 1, ("fox", "a.png"))
+    assert torch.equal(frozen, frozen_latent(mean, logvar, 1, ("fox", "a.png")))
+    for other in ((2, ("fox", "a.png")), (1, ("fox", "b.png")), (1, ("fox", "a.png"), True)):
+        assert not torch.equal(frozen, frozen_latent(mean, logvar, *other))

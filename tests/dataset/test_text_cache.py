@@ -147,3 +147,27 @@ def test_states_do_not_depend_on_the_captions_beside_them_in_a_real_encoder(cach
         alone = TextCache(tmp_path / f"alone {caption}", "clip")
         alone.ensure([caption], encode)
         assert torch.equal(alone.get([caption]), together.get([caption]))
+
+
+def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypatch):
+    warned = []
+    texts, encoder = cache(room_bytes=3 * ENTRY_BYTES, warn=warned.append), Encoder()
+    texts.ensure([f"start {index}" for index in range(5)], encoder)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.dataset.cache_files.replace", full)
+    variants = [f"variant {index}" for index in range(20)]
+    texts.ensure(variants, encoder)
+    for start in range(0, 20, 4):
+        got = texts.get(variants[start : start + 4], encoder)
+        assert torch.equal(got, torch.stack([states_of(caption) for caption in variants[start : start + 4]]))
+    assert texts._held_bytes <= 3 * ENTRY_BYTES
+    assert len(warned) == 1 and "disk is full" in warned[0].what and texts.unwritten is warned[0]
+
+
+def test_captions_that_are_missing_together_are_encoded_together(cache):
+    texts, encoder = cache(), Encoder()
+    texts.get(["a", "b", "a", "c"], encoder)
+    assert len(encoder.batches) == 1

@@ -1,0 +1,205 @@
+"""From the pictures of a run to its latents: which are encoded once, which at each step, and where they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.encoding import Encode, Side, sides
+from core.dataset.images import load_pixels
+from core.dataset.latent_cache import LatentCache, Posterior, frozen_latent, on_place, posterior_bytes
+from core.dataset.mask_cache import MaskCache, mask_source, plain_mask
+from core.dataset.masks import load_mask
+from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
+from core.dataset.views import draw_view
+from core.record import machine
+from core.settings.rules import changes_by_chance
+from core.training.sources import DEVICE_BYTES, FreshViews, Latents, Shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.dataset.batches import Placed
+    from core.training.setup import Builder
+
+VAE_PRECISION = "fp32"  # what the VAE is loaded in: 16 bits cost visible precision, and some overflow
+MOST_DECODERS = 8
+NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
+
+
+def encoded_each_time(placed: Placed, where: str) -> bool:
+    """Whether each draw of it goes through the VAE. where: the setting memory.cache_latents."""
+    return where == "off" or bool(changes_by_chance(placed.concept.pictures))
+
+
+def build_latents(builder: Builder) -> Latents:
+    """Encode what no earlier run encoded, and make the source of all draws. Its `scale` is set when the model is there."""
+    memory, device = builder.job.memory, builder.context.device
+    pictures = pictures_of(builder)
+    kept = [placed for placed in pictures if not encoded_each_time(placed, memory.cache_latents)]
+    anew = len(kept) < len(pictures)
+    cache = latent_cache(builder, kept, writes=memory.cache_latents in ("auto", "disk"))
+    fill(builder, cache, kept, keep_vae=anew)
+    if anew:
+        builder.context.say(f"{len(pictures) - len(kept)} pictures are encoded at each step")
+        builder.context.stage("loading the VAE")
+        builder.load_vae()
+    decoders = decode_threads(device)
+    return Latents(
+        _posteriors(cache, kept, memory.cache_latents, device),
+        lambda placed, epoch, repeat: mirrored(placed, builder.seed, epoch, repeat),
+        builder.seed,
+        mode=memory.latent_draw,
+        masks=latent_masks(builder, kept),
+        fresh=FreshViews(_loader(builder.seed), decoders, ahead=2 * decoders + 2 * _largest_batch(pictures))
+        if anew
+        else None,
+        is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
+        encode=encoder(builder) if anew else None,
+        encode_at_once=memory.vae_batch_size,
+    )
+
+
+def pictures_of(builder: Builder) -> list[Placed]:
+    """All that need latents: those that train and those that are held out."""
+    return [*builder.plan.placed, *builder.report.validation]
+
+
+def _largest_batch(pictures: Sequence[Placed]) -> int:
+    return max(placed.concept.pictures.train_batch_size for placed in pictures)
+
+
+def decode_threads(device: str) -> int:
+    """A graphics card waits for decoding unless many threads do it; beside a VAE on the CPU two fill the gaps."""
+    return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
+
+
+# ---- cached
+
+
+def latent_cache(builder: Builder, pictures: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+    identity = builder.family.digest(builder.model, "vae", vae=builder.vae, memo=builder.memo)
+    others = None
+    if builder.job.memory.npz_caches:
+        others = NpzCaches(pictures, NPZ_KINDS.get(builder.family_name, "sd"))
+    folder, index = builder.context.workspace.cache / "latents", builder.context.workspace.private / "index.sqlite"
+    return LatentCache(folder, identity, VAE_PRECISION, index, writes=writes, others=others)
+
+
+def fill(builder: Builder, cache: LatentCache, pictures: Sequence[Placed], *, keep_vae: bool = False) -> None:
+    """Encode the pictures that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
+    context = builder.context
+    missing = cache.missing(pictures, context.check)
+    if isinstance(cache.others, NpzCaches):
+        for line in cache.others.said():
+            context.say(line)
+    if missing:
+        context.stage("loading the VAE")
+        vae = builder.load_vae()
+        cache.fill(
+            missing,
+            encoder(builder),
+            batch_size=builder.job.memory.vae_batch_size,
+            threads=decode_threads(context.device),
+            retry=fp32_retry(builder.family, vae),
+            check=context.check,
+            progress=lambda done, total: context.stage("encoding pictures", done, total),
+        )
+        if not keep_vae:
+            builder.put_vae_away()
+
+
+def encoder(builder: Builder) -> Encode:
+    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays."""
+
+    def encode(pixels: torch.Tensor) -> Posterior:
+        vae = builder.load_vae().to(builder.context.device)  # samples put it away when they are done
+        return builder.family.encode_picture_latents(vae, pixels)
+
+    return encode
+
+
+def fp32_retry(family: Any, vae: Any) -> Encode | None:
+    """How a picture whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
+    import torch
+
+    own = next(vae.parameters()).dtype
+    if own == torch.float32:
+        return None
+
+    def encode(pixels: torch.Tensor) -> Posterior:
+        vae.float()
+        try:
+            return family.encode_picture_latents(vae, pixels)
+        finally:
+            vae.to(own)
+
+    return encode
+
+
+def _posteriors(cache: LatentCache, pictures: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
+    """Small ones and those for the device are held there; what lies on the disk is otherwise read at each draw."""
+    size = sum(posterior_bytes(placed) * len(sides(placed)) for placed in pictures)
+    if where != "device" and size > DEVICE_BYTES:
+        return cache.read
+    held = on_place(cache.load(pictures), "cpu" if where == "memory" else device)
+    return lambda side: held[side.key]
+
+
+# ---- at each step
+
+
+def mirrored(placed: Placed, seed: int, epoch: int, repeat: int) -> bool:
+    return placed.concept.pictures.flip_aug and draw_view(placed, seed, epoch, repeat).flip
+
+
+def _loader(seed: int) -> Callable[[Placed, int, int], Shown]:
+    def load(placed: Placed, epoch: int, repeat: int) -> Shown:
+        view = draw_view(placed, seed, epoch, repeat)
+        pixels = load_pixels(placed.picture.path, view, pictures=placed.concept.pictures)
+        return Shown(pixels, load_mask(placed, view))
+
+    return load
+
+
+def latent_masks(builder: Builder, pictures: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
+    """{picture key: [1, h, w]} of those that have a mask."""
+    masked = [placed for placed in pictures if mask_source(placed) is not None]
+    if not masked:
+        return {}
+    context = builder.context
+    context.stage("reading masks")
+    writes = builder.job.memory.cache_latents in ("auto", "disk")
+    cache = MaskCache(context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=writes)
+    return cache.load(masked, threads=decode_threads(context.device), check=context.check)
+
+
+# ---- the prepare job
+
+
+def prepare_latents(builder: Builder) -> None:
+    """Latents and masks on disk, for those settings that keep them there."""
+    where = builder.job.memory.cache_latents
+    kept = [placed for placed in pictures_of(builder) if not encoded_each_time(placed, where)]
+    if where not in ("auto", "disk") or not kept:
+        builder.context.say("Latents are not cached: with these settings a training encodes its pictures itself")
+        return
+    fill(builder, latent_cache(builder, kept), kept)
+    latent_masks(builder, kept)
+
+
+def write_npz_caches(builder: Builder) -> Exported:
+    """<stem>.npz beside each picture that trains, for sd-scripts: the frozen draw of each; none is overwritten."""
+    pictures = [placed for placed in pictures_of(builder) if not encoded_each_time(placed, "disk")]
+    cache = latent_cache(builder, pictures)
+    fill(builder, cache, pictures)
+
+    def sample(side: Side) -> torch.Tensor:
+        mean, logvar = cache.read(side)
+        return frozen_latent(mean, logvar, builder.seed, side.placed.key, side.mirrored)
+
+    done = export_npz(pictures, sample, plain_mask, builder.context.check)
+    builder.context.say(f"{done.written} .npz caches were written beside their pictures")
+    if done.kept:
+        builder.context.say(f"{len(done.kept)} were there already or fit several pictures: {shortened(done.kept)}")
+    return done
