@@ -8,7 +8,7 @@ import pytest
 
 from core.dataset import trash
 from core.dataset.files import TRASH_FOLDER
-from core.dataset.scan import scan
+from core.dataset.scan import scan_dataset
 from core.record.problems import ProblemsError
 from core.settings.dataset import DatasetSettings
 
@@ -33,7 +33,7 @@ def test_a_picture_leaves_with_its_captions_mask_and_caches_and_comes_back(add, 
     token = trash.put_away([picture], tmp_path, "blurred")
     left = tree(tmp_path)
     assert set(before) - set(left) == {f"sub/{name}" for name in ("a.png", "a-masklabel.png", *belongs)}
-    assert [p.relative for p in scan(DatasetSettings(folder=str(tmp_path))).pictures] == ["sub/a_b.png"]
+    assert [p.relative for p in scan_dataset(DatasetSettings(folder=str(tmp_path))).pictures] == ["sub/a_b.png"]
     (lately,) = trash.put_away_lately(tmp_path)
     assert (lately.token, lately.reason, lately.pictures, lately.files) == (token, "blurred", ("sub/a.png",), 8)
     json.dumps(lately.to_dict())

@@ -1,0 +1,103 @@
+"""The dataset doctor: copies, blur, borders, sizes and captions that harm a training, each with a way to mend it.
+
+It reads what the decode pass has measured (`decoding.look_at_all`) and decodes anew only what must be seen twice.
+Nothing is changed by an examination; `treat` moves pictures into the trash folder, from where `trash.put_back` returns
+them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.dataset.batches import Placed
+from core.dataset.decoding import look_at_all
+from core.dataset.doctor_captions import caption_findings
+from core.dataset.doctor_finding import Finding, Patient, Seen
+from core.dataset.doctor_pictures import Limits, copies, looks_wrong, wrong_size
+from core.dataset.report import Report
+from core.dataset.trash import put_away
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+
+__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "treat"]
+
+Progress = Callable[[int, int], None]
+
+# kind of a finding -> its heading
+KINDS = {
+    "leak": "The same pictures in training and validation",
+    "near leak": "Nearly the same pictures in training and validation",
+    "class": "The same pictures in training and regularisation",
+    "near class": "Nearly the same pictures in training and regularisation",
+    "copy": "The same picture more than once",
+    "near copy": "Nearly the same picture more than once",
+    "plain": "One colour only",
+    "blur": "Blurred",
+    "border": "Frames and bars",
+    "small": "Very small",
+    "enlarged": "Enlarged much",
+    "long": "Very long or very wide",
+    "no caption": "No caption of its own",
+    "one caption": "One caption for all",
+    "alike captions": "Captions that are alike",
+    "file name": "File names for captions",
+    "rare tags": "Tags that occur once",
+}
+
+
+def examine(
+    dataset: Report | Sequence[Placed],
+    memo_path: Path | str | None,
+    *,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+    settings: Limits | None = None,
+) -> tuple[Finding, ...]:
+    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing.
+
+    dataset    a preflight's report, or pictures with their places (validation is then told by their folder's role)
+    memo_path  where measures of files are remembered, as for the decode pass
+    progress   called with (done, all) while pictures are decoded: first those never seen, then those to see twice
+    """
+    limits = settings or Limits()
+    patients = _patients(dataset)
+    if not patients:
+        return ()
+    pictures = [patient.picture for patient in patients]
+    seen = {key: look for key, look in look_at_all(pictures, cancel, progress, memo_path).items() if not look.reason}
+    whole = [patient for patient in patients if patient.key in seen]
+    found = [
+        *copies(whole, seen, limits, memo_path, cancel, progress),
+        *looks_wrong(whole, seen, limits, memo_path, cancel, progress),
+        *wrong_size(whole, limits),
+        *caption_findings(whole),
+    ]
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    return tuple(sorted(found, key=lambda finding: (finding.level != "error", order[finding.kind])))
+
+
+def treat(finding: Finding, dataset_folder: Path | str) -> str:
+    """Put the advised pictures of a finding away, with what belongs to them; a token for `trash.put_back`."""
+    advised = set(finding.advised)
+    chosen = [seen for group in finding.pictures for seen in group if seen.key in advised]
+    if not chosen:
+        raise ProblemsError.one(
+            "This finding has no pictures to put away.", KINDS.get(finding.kind, finding.kind), finding.fix
+        )
+    beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
+    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
+
+
+def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
+    """Each picture once, however many resolutions it trains at: at the first, which comes first."""
+    found: dict[tuple[str, str], Patient] = {}
+    if isinstance(dataset, Report):
+        both = [(dataset.placed, ""), (dataset.validation, "validation")]
+    else:
+        both = [(tuple(dataset), "")]
+    for members, role in both:
+        for placed in members:
+            found.setdefault(placed.picture.key, Patient(placed, role or placed.concept.role))
+    return list(found.values())

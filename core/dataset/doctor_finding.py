@@ -1,0 +1,159 @@
+"""What the dataset doctor finds, as plain data for the page: which pictures, why, and what a bulk action would put away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.batches import Placed
+from core.dataset.files import printable
+from core.dataset.scan import Picture
+from core.record.problems import Problem
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One picture of a finding. note: what it is about this one ("320 x 240, validation"); beside: its mask, if any."""
+
+    key: Key
+    path: Path
+    note: str = ""
+    beside: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found in a dataset.
+
+    kind      "same", "near", "leak", "blur", ...: see `doctor.KINDS`
+    level     "error" blocks a start, "advice" does not
+    what, fix   one sentence each
+    pictures  groups that belong together (copies of one picture); single pictures are groups of one
+    advised   keys of those that `doctor.treat` puts away
+    action    "put away" where that mends it, "open" where a person has to look or write
+    """
+
+    kind: str
+    level: str
+    what: str
+    fix: str
+    pictures: tuple[tuple[Seen, ...], ...]
+    advised: tuple[Key, ...] = ()
+    action: str = "open"
+
+    @property
+    def id(self) -> str:
+        """The same for the same finding about the same pictures: how a page asks for it."""
+        keys = sorted("/".join(seen.key) for group in self.pictures for seen in group)
+        text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
+        return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
+
+    @property
+    def count(self) -> int:
+        """Pictures it is about."""
+        return sum(map(len, self.pictures))
+
+    def problem(self) -> Problem:
+        """The form that a preflight lists."""
+        where = printable(self.pictures[0][0].path.parent) if self.pictures else "dataset"
+        return Problem(self.what, where, self.fix, self.level)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON. Names that are no Unicode are shown with marks, so actions go by `id`."""
+        advised = set(self.advised)
+        groups = [
+            [
+                {
+                    "key": [printable(part) for part in seen.key],
+                    "path": printable(seen.path),
+                    "note": seen.note,
+                    "advised": seen.key in advised,
+                }
+                for seen in group
+            ]
+            for group in self.pictures
+        ]
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "level": self.level,
+            "what": self.what,
+            "fix": self.fix,
+            "count": self.count,
+            "pictures": groups,
+            "advised": len(advised),
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A picture as the doctor sees it. role: "train", "regularisation" or "validation"."""
+
+    placed: Placed
+    role: str
+
+    @property
+    def picture(self) -> Picture:
+        return self.placed.picture
+
+    @property
+    def key(self) -> Key:
+        return self.placed.picture.key
+
+    def seen(self, note: str = "") -> Seen:
+        mask = self.picture.conditioning
+        return Seen(self.key, self.picture.path, note, (mask,) if mask is not None else ())
+
+
+def one_by_one(
+    kind: str,
+    found: Sequence[Patient],
+    what: str,
+    fix: str,
+    note: Callable[[Patient], str] = lambda patient: "",
+    put_away: bool = False,
+) -> list[Finding]:
+    """A finding about single pictures; none where nothing was found. `{n}` in `what` becomes "3 pictures are"."""
+    if not found:
+        return []
+    number = "1 picture is" if len(found) == 1 else f"{len(found)} pictures are"
+    return [
+        Finding(
+            kind,
+            "advice",
+            what.replace("{n}", number),
+            fix,
+            tuple((patient.seen(note(patient)),) for patient in found),
+            tuple(patient.key for patient in found) if put_away else (),
+            "put away" if put_away else "open",
+        )
+    ]
+
+
+def size_of(patient: Patient) -> str:
+    return f"{patient.picture.width} x {patient.picture.height}"
+
+
+def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
+    """Numbers 0 to count - 1 that pairs connect, in groups of two and more, each sorted (union-find)."""
+    parent = list(range(count))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for number in range(count):
+        groups.setdefault(root(number), []).append(number)
+    return [group for group in groups.values() if len(group) > 1]

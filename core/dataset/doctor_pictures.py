@@ -1,0 +1,381 @@
+"""The doctor's findings about pictures themselves: copies, blur, borders, sizes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.contents import content_hashes
+from core.dataset.doctor_finding import Finding, Key, Patient, joined_groups, one_by_one, size_of
+from core.dataset.look import Look
+from core.dataset.memo import Memo
+from core.dataset.opening import BrokenPicture, open_rgb
+from core.dataset.scan import Picture
+from core.record.cancel import CancelToken
+
+Progress = Callable[[int, int], None]
+
+# Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
+# in up to 11, different pictures in 15 and more. Chance pairs of a large set are sorted out by the second look.
+NEAR_DISTANCE = 8
+# Difference of two 16 x 16 greys over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
+NEAR_DIFFERENCE = 0.5
+# Variance of the Laplacian at 256 pixels. Drawings and sharp photographs have several hundreds and more; a Gaussian blur
+# of radius 2 at that size (8 pixels at 1024) leaves at most 92 of what were 1650 to 5000.
+BLUR_BELOW = 100.0
+BORDER_FROM = 0.03  # share of the area; thinner ones are a pixel row of a scan
+STRONG_SCALE = 1.5  # twice as many pixels and more are made up: softness is learnt as the style
+SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
+EXTREME_ASPECT = 3.0  # longer than any bucket of the usual ranges, so much is cropped or shrunk away
+
+_CLOSER = "closer 1"  # the memo's name for a second look
+_SIDE = 16
+_EVEN, _CLEAR = 8, 16  # levels of 255: still the border's colour; clearly another
+_STRAIGHT = (
+    0.6  # share of the first line inside a border that is clearly another colour: bars end at once, grounds do not
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a finding begins."""
+
+    near_distance: int = NEAR_DISTANCE
+    near_difference: float = NEAR_DIFFERENCE
+    blur_below: float = BLUR_BELOW
+    border_from: float = BORDER_FROM
+    strong_scale: float = STRONG_SCALE
+    small_side: int = SMALL_SIDE
+    extreme_aspect: float = EXTREME_ASPECT
+
+
+# ---- copies
+
+
+def copies(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[Finding]:
+    """Exact copies by content and near ones by look: within training, and across training, validation and classes."""
+    exact = _same_content(patients, memo_path, cancel)
+    near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
+    found: dict[str, list[list[Patient]]] = defaultdict(list)
+    for groups, alike in ((exact, ""), (near, "near ")):
+        for group in groups:
+            roles = {patient.role for patient in group}
+            kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
+            found[alike + kind].append(sorted(group, key=_worth))
+    return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
+
+
+# kind -> (level, what, fix); {groups} and {n} are put in
+_COPIES = {
+    "leak": (
+        "error",
+        "{groups} in training and in validation: the validation loss would praise what was learnt by heart and says nothing.",
+        "Put the copies away, or take that folder out of the validation.",
+    ),
+    "near leak": (
+        "advice",
+        "{groups}, nearly alike, in training and in validation: the validation loss would be far too good to be true.",
+        "Look at each pair, and put the copies away.",
+    ),
+    "class": (
+        "advice",
+        "{groups} in training and among the regularisation pictures: these teach the opposite of each other.",
+        "Put the regularisation copies away.",
+    ),
+    "near class": (
+        "advice",
+        "{groups}, nearly alike, in training and among the regularisation pictures: these teach the opposite of each other.",
+        "Look at each pair, and put the regularisation copies away.",
+    ),
+    "copy": (
+        "advice",
+        "{groups} more than once, byte for byte: {n} too many, which are learnt that much more strongly.",
+        "Put the copies away; for more weight, set repeats instead.",
+    ),
+    "near copy": (
+        "advice",
+        "{groups} nearly more than once, at another size or quality: {n} that may be too many.",
+        "Look at each group, and put the copies away.",
+    ),
+}
+
+
+def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
+    level, what, fix = _COPIES[kind]
+    advised = [patient.key for group in groups for patient in _too_many(group)]
+    said = "1 picture is there" if len(groups) == 1 else f"{len(groups)} pictures are there"
+    shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
+    what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
+    return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
+
+
+def _too_many(group: Sequence[Patient]) -> list[Patient]:
+    """All but the first. One file that two entries name cannot be put away without losing both."""
+    return [patient for patient in group[1:] if patient.picture.path != group[0].picture.path]
+
+
+_ROLE_ORDER = {"train": 0, "regularisation": 1, "validation": 2}
+
+
+def _worth(patient: Patient) -> tuple:
+    """The copy to keep comes first: one that trains, has a caption, has more pixels, more bytes, the first name."""
+    picture = patient.picture
+    captioned = patient.placed.caption.source in ("file", "metadata")
+    pixels = picture.width * picture.height
+    return (_ROLE_ORDER.get(patient.role, 3), not captioned, -pixels, -picture.bytes, patient.key)
+
+
+def _same_content(
+    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
+) -> list[list[Patient]]:
+    """Groups of equal bytes. Only files of equal length are read."""
+    lengths = Counter(patient.picture.bytes for patient in patients)
+    suspects = [patient for patient in patients if lengths[patient.picture.bytes] > 1]
+    hashes = content_hashes([patient.picture for patient in suspects], memo_path, cancel.check if cancel else None)
+    groups: dict[str, list[Patient]] = defaultdict(list)
+    for patient in suspects:
+        groups[hashes[patient.key]].append(patient)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _near(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    exact: Sequence[Sequence[Patient]],
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[list[Patient]]:
+    """Groups of pictures that look alike; of exact copies only the one to keep takes part."""
+    left_out = set()
+    for group in exact:
+        ordered = sorted(group, key=_worth)
+        left_out |= {patient.key for patient in ordered[1:]}
+    able = [
+        patient
+        for patient in patients
+        if patient.key not in left_out and patient.key in seen and int(seen[patient.key].dhash or "0", 16)
+    ]
+    pairs = list(close_pairs([seen[patient.key].dhash for patient in able], limits.near_distance, cancel))
+    wanted = sorted({number for pair in pairs for number in pair})
+    closer = second_look([able[number].picture for number in wanted], memo_path, cancel, progress)
+    alike = []
+    for one, other in pairs:
+        first, second = closer.get(able[one].key), closer.get(able[other].key)
+        if first and second and difference(first.grey, second.grey) <= limits.near_difference:
+            alike.append((one, other))
+    return [[able[number] for number in group] for group in joined_groups(alike, len(able))]
+
+
+def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
+    """Every pair (i, j), i < j, of hashes (16 hex digits) that differ in at most `distance` bits; exact.
+
+    All pairs are counted, a row at a time: 50 million XORs with a bit count take a fraction of a second, where a tree
+    of distances in Python takes longer and a table of bands misses some.
+    """
+    values = np.array([int(each, 16) for each in hashes], dtype=np.uint64)
+    for number in range(len(values) - 1):
+        if cancel and number % 256 == 0:
+            cancel.check()
+        near = np.bitwise_count(values[number + 1 :] ^ values[number]) <= distance
+        for other in np.flatnonzero(near):
+            yield number, number + 1 + int(other)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Root mean square of the difference of two greys over the smaller contrast of both (at least 8 levels)."""
+    contrast = max(8.0, min(float(one.std()), float(other.std())))
+    return float(np.sqrt(((one - other) ** 2).mean())) / contrast
+
+
+# ---- a second look
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """What a second decode tells. grey: float32 [16, 16]; frame: share of the area of bars with straight edges."""
+
+    grey: np.ndarray
+    frame: float
+
+
+def second_look(
+    pictures: Sequence[Picture],
+    memo_path: Path | str | None,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+    threads: int = 4,
+) -> dict[Key, Closer]:
+    """Decode those pictures small and keep what is needed to be sure; remembered by file."""
+    memo = Memo(memo_path)
+    known = memo.known(_CLOSER, pictures)
+    remaining = iter([picture for picture in pictures if picture.path not in known])
+    done = len(pictures) - sum(picture.path not in known for picture in pictures)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        while part := list(islice(remaining, 16 * threads)):
+            if cancel:
+                cancel.check()
+            found = dict(zip((picture.path for picture in part), pool.map(_look_closer, part), strict=True))
+            memo.remember(_CLOSER, found, part)
+            known.update(found)
+            done += len(part)
+            if progress:
+                progress(done, len(pictures))
+    result = {}
+    for picture in pictures:
+        said = json.loads(known[picture.path])
+        if said:
+            grey = np.frombuffer(bytes.fromhex(said["grey"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
+            result[picture.key] = Closer(grey, said["frame"])
+    return result
+
+
+def _look_closer(picture: Picture) -> str:
+    try:
+        image = open_rgb(picture.path, draft=(512, 512))
+    except BrokenPicture:
+        return "null"
+    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    image.thumbnail((256, 256), Image.Resampling.BOX)
+    return json.dumps({"grey": grey.tobytes().hex(), "frame": round(frame_share(np.asarray(image)), 4)})
+
+
+def frame_share(pixels_HWC: np.ndarray) -> float:
+    """Share of the area that bars or a frame of one colour take, 0 where an even ground just surrounds something.
+
+    A bar ends in one line: most of the first line inside is clearly another colour. The outline of a thing on an even
+    ground is curved or pointed at some side, so the line that first meets it holds little of it.
+    """
+    colours: np.ndarray = pixels_HWC.astype(np.float32)
+    height, width = colours.shape[:2]
+    ends = []
+    for lines in (colours, colours[::-1], colours.transpose(1, 0, 2), colours.transpose(1, 0, 2)[::-1]):
+        ground = lines[0].mean(axis=0)
+        off = np.abs(lines - ground).max(axis=2)
+        even = (off <= _EVEN).all(axis=1)
+        if even.all():
+            return 0.0
+        ends.append(int(np.argmin(even)))
+    top, bottom, left, right = ends
+    inner = colours[top : height - bottom, left : width - right]
+    # One line further in: area-averaging mixes the bar's last line with the picture's first.
+    sides = (
+        (top, colours[0].mean(axis=0), inner[min(1, len(inner) - 1)]),
+        (bottom, colours[-1].mean(axis=0), inner[max(-2, -len(inner))]),
+        (left, colours[:, 0].mean(axis=0), inner[:, min(1, inner.shape[1] - 1)]),
+        (right, colours[:, -1].mean(axis=0), inner[:, max(-2, -inner.shape[1])]),
+    )
+    for lines_of_bar, ground, line in sides:
+        if lines_of_bar and (np.abs(line - ground).max(axis=1) > _CLEAR).mean() < _STRAIGHT:
+            return 0.0
+    return 1.0 - inner.shape[0] * inner.shape[1] / (height * width)
+
+
+# ---- single pictures
+
+
+def looks_wrong(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[Finding]:
+    """Blurred, empty and framed pictures."""
+    whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
+    plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
+    rest = [patient for patient in whole if seen[patient.key].border < 1.0]
+    blurred = sorted(
+        (patient for patient in rest if seen[patient.key].blur < limits.blur_below),
+        key=lambda patient: seen[patient.key].blur,
+    )
+    edged = [patient for patient in rest if seen[patient.key].border >= limits.border_from]
+    closer = second_look([patient.picture for patient in edged], memo_path, cancel, progress)
+    frames = {patient.key: closer[patient.key].frame for patient in edged if patient.key in closer}
+    framed = sorted(
+        (patient for patient in edged if frames.get(patient.key, 0.0) >= limits.border_from),
+        key=lambda patient: -frames[patient.key],
+    )
+    return [
+        *one_by_one(
+            "plain",
+            plain,
+            "{n} of one colour and nothing else: there is nothing to learn.",
+            "Put them away.",
+            put_away=True,
+        ),
+        *one_by_one(
+            "blur",
+            blurred,
+            "{n} blurred or very soft: what is trained on them draws soft pictures.",
+            "Look at each, and put away those that are not meant to be soft.",
+            lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
+            put_away=True,
+        ),
+        *one_by_one(
+            "border",
+            framed,
+            "{n} framed or between bars of one colour: the frame is learnt with the picture.",
+            "Crop them with the picture tools, or put them away.",
+            lambda patient: f"{frames[patient.key]:.0%} is border",
+            put_away=True,
+        ),
+    ]
+
+
+def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
+    """Pictures that are enlarged much, tiny or very long."""
+
+    def aspect(patient: Patient) -> float:
+        sides = sorted((patient.picture.width, patient.picture.height))
+        return sides[1] / sides[0]
+
+    small = [p for p in patients if min(p.picture.width, p.picture.height) < limits.small_side]
+    tiny = {patient.key for patient in small}
+    enlarged = sorted(
+        (p for p in patients if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
+        key=lambda patient: -patient.placed.placement.scale,
+    )
+    long = sorted((p for p in patients if aspect(p) > limits.extreme_aspect), key=lambda patient: -aspect(patient))
+    return [
+        *one_by_one(
+            "small",
+            small,
+            f"{{n}} under {limits.small_side} pixels at the short side: hardly anything of them is left for the model to see.",
+            "Find larger ones, or put them away.",
+            size_of,
+            put_away=True,
+        ),
+        *one_by_one(
+            "enlarged",
+            enlarged,
+            f"{{n}} enlarged more than {limits.strong_scale:g} times: the softness is learnt as the style.",
+            "Find larger ones, train at a lower resolution, turn on 'Never enlarge', or put them away.",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
+            put_away=True,
+        ),
+        *one_by_one(
+            "long",
+            long,
+            f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: most is cropped away or shrunk.",
+            "Crop them with the picture tools.",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} trains",
+        ),
+    ]

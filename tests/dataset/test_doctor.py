@@ -1,0 +1,224 @@
+"""The dataset doctor finds what was put into the starter's drawings, and nothing in the drawings themselves."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from core.dataset import trash
+from core.dataset.batches import Placed
+from core.dataset.buckets import plan_buckets
+from core.dataset.caption_files import read_caption
+from core.dataset.doctor import KINDS, examine, treat
+from core.dataset.doctor_pictures import close_pairs, frame_share
+from core.dataset.scan import scan
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import concepts
+from core.settings.dataset import DatasetSettings
+from core.settings.source import Source
+from core.settings.validation import ValidationSettings
+
+
+def drawing(seed: int, width: int = 96, height: int = 80) -> Image.Image:
+    """Hard-edged boxes: sharp, and as different from each other as photographs are."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((height, width, 3), random.integers(0, 256, 3), dtype=np.uint8)
+    for _ in range(12):
+        x, y = random.integers(0, width), random.integers(0, height)
+        pixels[y : y + random.integers(8, 40), x : x + random.integers(8, 40)] = random.integers(0, 256, 3)
+    pixels[0, :5] = pixels[-1, -5:] = (255, 0, 0)
+    pixels[0, 5:9] = pixels[-1, -9:-5] = (0, 255, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight different drawings, each with a caption of its own."""
+    root = tmp_path / "set"
+    root.mkdir()
+    words = "red green blue black white brown golden silver".split()
+    for number, word in enumerate(words):
+        drawing(number).save(root / f"{word}.png")
+        (root / f"{word}.txt").write_text(f"a {word} thing")
+    return root
+
+
+def placed(*sources: Source):
+    settings = DatasetSettings(sources=list(sources), resolution=64)
+    found = concepts(settings, CaptionSettings(), ValidationSettings())
+    plan = plan_buckets(settings)
+    result = []
+    for picture in scan(found).pictures:
+        concept = found[picture.concept]
+        caption = read_caption(picture, concept.captions)
+        result.append(Placed(picture, plan.assign(picture.width, picture.height), caption, concept))
+    return result
+
+
+def findings(*sources, memo=None, **options):
+    sources = [source if isinstance(source, Source) else Source(folder=str(source)) for source in sources]
+    return {finding.kind: finding for finding in examine(placed(*sources), memo, **options)}
+
+
+def names(finding):
+    return [sorted(seen.key[1] for seen in group) for group in finding.pictures]
+
+
+def test_a_sound_dataset_has_no_findings(folder):
+    assert findings(folder) == {}
+
+
+def test_exact_and_near_copies_are_found_and_the_best_is_kept(folder):
+    shutil.copy(folder / "red.png", folder / "red_copy.png")
+    original = Image.open(folder / "blue.png")
+    original.resize((48, 40), Image.Resampling.LANCZOS).save(folder / "blue_small.jpg", quality=60)
+    original.resize((160, 134), Image.Resampling.BICUBIC).save(folder / "blue_large.webp", quality=50)
+    found = findings(folder)
+    assert names(found["copy"]) == [["red.png", "red_copy.png"]]
+    assert [key[1] for key in found["copy"].advised] == ["red_copy.png"]  # it has no caption
+    assert names(found["near copy"]) == [["blue.png", "blue_large.webp", "blue_small.jpg"]]
+    assert sorted(key[1] for key in found["near copy"].advised) == ["blue_large.webp", "blue_small.jpg"]
+
+
+def test_a_copy_in_the_validation_folder_is_an_error_and_one_in_the_class_folder_advice(folder, tmp_path):
+    for name in ("held", "class"):
+        (tmp_path / name).mkdir()
+        drawing(100 + len(name)).save(tmp_path / name / "own.png")
+        (tmp_path / name / "own.txt").write_text(f"the {name}'s own")
+    shutil.copy(folder / "red.png", tmp_path / "held" / "x.png")
+    drawing(2).resize((48, 40)).save(tmp_path / "held" / "y.png")
+    shutil.copy(folder / "green.png", tmp_path / "class" / "z.png")
+    found = findings(
+        folder,
+        Source(folder=str(tmp_path / "held"), role="validation"),
+        Source(folder=str(tmp_path / "class"), role="regularisation"),
+    )
+    assert found["leak"].level == "error" and found["leak"].problem().level == "error"
+    assert found["leak"].advised == (("held", "x.png"),)
+    assert found["near leak"].level == "advice" and found["near leak"].advised == (("held", "y.png"),)
+    assert found["class"].advised == (("class", "z.png"),) and found["class"].level == "advice"
+    assert next(iter(found)) == "leak"
+
+
+def test_blurred_plain_framed_small_enlarged_and_long_pictures_are_found(folder):
+    drawing(20, 256, 200).filter(ImageFilter.GaussianBlur(4)).save(folder / "blurred.png")
+    Image.new("RGB", (90, 90), (20, 30, 40)).save(folder / "plain.png")
+    barred = Image.new("RGB", (96, 100))
+    barred.paste(drawing(21), (0, 10))
+    barred.save(folder / "barred.png")
+    drawing(22, 60, 60).save(folder / "small.png")
+    drawing(23, 400, 100).save(folder / "long.png")
+    found = findings(folder)
+    for kind, name in {
+        "blur": "blurred.png",
+        "plain": "plain.png",
+        "border": "barred.png",
+        "small": "small.png",
+        "long": "long.png",
+    }.items():
+        assert names(found[kind]) == [[name]], kind
+    assert found["border"].pictures[0][0].note == "20% is border"
+    assert "enlarged" not in found
+    drawing(24, 66, 66).save(folder / "little.png")
+    settings = DatasetSettings(resolution=128)
+    plan = plan_buckets(settings)
+    larger = [
+        Placed(each.picture, plan.assign(each.picture.width, each.picture.height), each.caption)
+        for each in placed(Source(folder=str(folder)))
+    ]
+    enlarged = {finding.kind: finding for finding in examine(larger, None)}["enlarged"]
+    assert ["little.png"] in names(enlarged) and ["small.png"] not in names(enlarged)
+
+
+def test_a_thing_on_an_even_ground_is_not_framed():
+    round_one = Image.new("RGB", (100, 100), "white")
+    ys, xs = np.mgrid[:100, :100]
+    pixels = np.asarray(round_one).copy()
+    pixels[(xs - 50) ** 2 + (ys - 50) ** 2 < 900] = (200, 30, 30)
+    assert frame_share(pixels) == 0
+    pixels[:] = 0
+    pixels[20:80] = np.asarray(drawing(3, 100, 60))
+    assert frame_share(pixels) == pytest.approx(0.4)
+
+
+def test_captions_that_teach_little_are_found(folder):
+    (folder / "red.txt").unlink()
+    (folder / "green.txt").write_text("green")
+    (folder / "green.txt").rename(folder / "IMG_0231.txt")
+    (folder / "green.png").rename(folder / "IMG_0231.png")
+    (folder / "IMG_0231.txt").write_text("img 0231")
+    long = "a tall old tower beside a calm lake under a cloudy autumn sky"
+    (folder / "blue.txt").write_text(long)
+    (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
+    found = findings(folder)
+    assert names(found["no caption"]) == [["red.png"]]
+    assert found["no caption"].pictures[0][0].note == "learnt as: set"
+    assert names(found["file name"]) == [["IMG_0231.png"]]
+    assert names(found["alike captions"]) == [["black.png", "blue.png"]]
+    for path in folder.glob("*.txt"):
+        path.write_text("a fox")
+    assert "one caption" in findings(folder)
+
+
+def test_tags_of_one_picture_are_found_and_sentences_are_not_taken_for_tags(folder):
+    for path in sorted(folder.glob("*.txt")):
+        path.write_text("fox, red fur, forest, looking at viewer, " + path.stem[:1])
+    (folder / "red.txt").write_text("fox, red fur, forrest, looking at viewer, r")
+    found = findings(folder)["rare tags"]
+    assert ["red.png"] in names(found)
+    assert "forrest" in next(seen.note for group in found.pictures for seen in group if seen.key[1] == "red.png")
+    for path in folder.glob("*.txt"):
+        path.write_text(f"a {path.stem} thing on a table, in front of an old brick wall, seen from above, at night")
+    assert "rare tags" not in findings(folder)
+
+
+def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
+    shutil.copy(folder / "red.png", folder / "red_copy.png")
+    before = sorted(path.name for path in folder.iterdir())
+    found = findings(folder)["copy"]
+    token = treat(found, folder)
+    assert not (folder / "red_copy.png").exists() and "copy" not in findings(folder)
+    assert trash.put_away_lately(folder)[0].reason == KINDS["copy"]
+    trash.put_back(token)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "red.txt").unlink()
+    with pytest.raises(ProblemsError, match="no pictures to put away"):
+        treat(findings(folder)["no caption"], folder)
+
+
+def test_one_file_named_by_two_entries_is_never_put_away(folder, tmp_path):
+    twice = placed(Source(folder=str(folder)))
+    from dataclasses import replace
+
+    other = [replace(each, picture=replace(each.picture, source="other")) for each in twice[:1]]
+    found = {finding.kind: finding for finding in examine([*twice, *other], None)}["copy"]
+    assert found.advised == () and found.action == "open"
+
+
+def test_findings_are_plain_data_and_ids_stay(folder, tmp_path):
+    (folder / "red.txt").unlink()
+    memo = tmp_path / "memo.sqlite"
+    steps = []
+    first = findings(folder, memo=memo, progress=lambda done, total: steps.append((done, total)))["no caption"]
+    again = findings(folder, memo=memo)["no caption"]
+    said = json.loads(json.dumps(first.to_dict()))
+    assert first.id == again.id == said["id"] and said["pictures"][0][0]["key"] == ["set", "red.png"]
+    assert steps and steps[-1][0] == steps[-1][1]
+
+
+def test_an_examination_can_be_cancelled(folder):
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        findings(folder, cancel=token)
+
+
+def test_close_pairs_are_exactly_those_within_the_distance():
+    values = np.random.default_rng(1).integers(0, 2**16, 200)  # 16 bits: many pairs are close
+    hashes = [f"{int(value):016x}" for value in values]
+    pairs = {(i, j) for i in range(200) for j in range(i + 1, 200) if int(values[i] ^ values[j]).bit_count() <= 3}
+    assert set(close_pairs(hashes, 3)) == pairs and pairs
