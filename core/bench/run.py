@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from core.bench import workload
+from core.bench.datasets import measure_datasets
 from core.bench.flops import step_flops
 from core.bench.gemm import gemm_rate
 from core.bench.measure import measure_page, measure_training
 from core.record import machine
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page")
+PARTS = ("train", "page", "datasets")
 SIZE = 256
 
 
@@ -28,6 +29,8 @@ def run_bench(
     torch.set_num_threads(machine.threads())
     folder = outputs / ".atelier" / "bench"
     result: dict[str, Any] = {"machine": machine_facts(device)}
+    if only == "datasets":  # nothing of it computes tensors
+        return result | {"datasets": measure_datasets(quick, say)}
     say("measuring the GEMM rate")
     rates = {name: gemm_rate(name, device, 3 if quick else 8) for name in ("float32", "bfloat16")}
     result["gemm_flops_per_second"] = rates
@@ -35,6 +38,8 @@ def run_bench(
         result["train"] = train_part(folder, device, rates, quick, say)
     if only in (None, "page"):
         result["page"] = page_part(folder, device, quick, say)
+    if only is None:
+        result["datasets"] = measure_datasets(quick, say)
     return result
 
 
@@ -90,15 +95,18 @@ def page_part(folder: Path, device: str, quick: bool, say: Callable[[str], None]
 
 def table(result: dict[str, Any]) -> str:
     """The numbers as a Markdown table."""
-    facts, rates = result["machine"], result["gemm_flops_per_second"]
+    facts, rates = result["machine"], result.get("gemm_flops_per_second")
     rows = [
         (
             "machine",
             f"{facts['device']}, {facts['threads']} threads, bf16 in hardware: {facts['bf16_in_hardware']}, torch {facts['torch']}",
         ),
-        ("GEMM fp32", f"{rates['float32'] / 1e12:.3f} TFLOP/s"),
-        ("GEMM bf16", f"{rates['bfloat16'] / 1e12:.3f} TFLOP/s"),
     ]
+    if rates:
+        rows += [
+            ("GEMM fp32", f"{rates['float32'] / 1e12:.3f} TFLOP/s"),
+            ("GEMM bf16", f"{rates['bfloat16'] / 1e12:.3f} TFLOP/s"),
+        ]
     if train := result.get("train"):
         rows += [
             ("job", train["what"]),
@@ -122,4 +130,16 @@ def table(result: dict[str, Any]) -> str:
                 f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile",
             )
         )
+    if datasets := result.get("datasets"):
+        rows += dataset_rows(datasets)
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def dataset_rows(datasets: dict[str, Any]) -> list[tuple[str, str]]:
+    many = f"{datasets['pictures']} pictures with captions"
+    return [
+        (f"reading {many}", f"{datasets['scan_pictures_per_second']:.0f} pictures/s"),
+        (f"opening {many} again", f"{datasets['reopen_seconds']:.2f} s"),
+        (f"memory for {many}", f"{datasets['memory_bytes'] / 1e6:.0f} MB"),
+        (f"planning an epoch of {datasets['planned_pictures']} pictures", f"{datasets['plan_seconds']:.2f} s"),
+    ]

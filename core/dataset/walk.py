@@ -25,7 +25,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
-_CHUNK = 512
+_CHUNK, _AT_ONCE = 1024, 32  # files between two looks at a cancel; files one thread takes at a time
 _KIND = "header 1"  # of fact in the memo; the number changes when `read_header` finds other things
 
 
@@ -201,17 +201,16 @@ def headers(
             if cancel:
                 cancel.check()
             open_questions = [file for file in chunk if file.path not in known]
-            read = dict(
-                zip(
-                    (file.path for file in open_questions),
-                    pool.map(_header_or_reason, open_questions, chunksize=32),
-                    strict=True,
-                )
-            )
+            parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
+            read = {file.path: seen for part in pool.map(_headers_of, parts) for file, seen in part}
             facts = {path: _written(seen) for path, seen in read.items() if isinstance(seen, Seen)}
             memo.remember(_KIND, facts, open_questions)
             for file in chunk:
                 yield file, read[file.path] if file.path in read else _parsed(known[file.path])
+
+
+def _headers_of(files: Sequence[File]) -> list[tuple[File, Seen | str]]:
+    return [(file, _header_or_reason(file)) for file in files]
 
 
 def _header_or_reason(file: File) -> Seen | str:
