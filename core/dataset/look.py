@@ -99,23 +99,29 @@ def laplacian_variance(grey_HW: np.ndarray) -> float:
 def border_share(pixels_HWC: np.ndarray) -> float:
     """Share of the area taken by rows and columns at the edges that are one colour, the colour of the outermost.
 
-    Rows and columns are peeled in turn until none is left to peel. A picture of one colour is all border (1.0).
+    Rows and columns are peeled in turn until none is left to peel, each side in the one colour it began with, so that
+    a sky that slowly changes is no border. A picture of one colour is all border (1.0).
     """
     inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
+    colours: dict[tuple[int, bool], np.ndarray] = {}  # of the sides that were peeled before
     peeled = True
     while peeled:
         peeled = False
-        for _ in range(2):  # rows, then (turned) columns
-            first, last = _even_lines(inner), _even_lines(inner[::-1])
-            if first >= len(inner):
+        for axis in (0, 1):  # rows, then (turned) columns
+            counts = []
+            for side, lines in ((False, inner), (True, inner[::-1])):
+                colour = colours.get((axis, side), lines[0].astype(np.float32).mean(axis=0))
+                counts.append(_even_lines(lines, colour))
+                if counts[-1]:
+                    colours[axis, side] = colour
+            if counts[0] >= len(inner):
                 return 1.0
-            peeled = peeled or first + last > 0
-            inner = inner[first : len(inner) - last].transpose(1, 0, 2)
+            peeled = peeled or sum(counts) > 0
+            inner = inner[counts[0] : len(inner) - counts[1]].transpose(1, 0, 2)
     return 1.0 - inner.shape[0] * inner.shape[1] / area
 
 
-def _even_lines(pixels: np.ndarray) -> int:
-    """How many of the first lines [N, M, C] are of one colour: the mean of the first line."""
-    colour = pixels[0].astype(np.float32).mean(axis=0)
+def _even_lines(pixels: np.ndarray, colour: np.ndarray) -> int:
+    """How many of the first lines [N, M, C] are of this colour [C]."""
     even = (np.abs(pixels.astype(np.float32) - colour) <= _EVEN).all(axis=(1, 2))
     return len(even) if even.all() else int(np.argmin(even))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,7 @@ from PIL import Image
 from core.dataset.colours import BLACK
 from core.dataset.files import printable
 from core.dataset.images import as_training, in_view
-from core.dataset.opening import BrokenPicture, Opened, open_picture, read_header
-from core.record.problems import Problem
+from core.dataset.opening import BrokenPicture, Opened, open_picture
 
 if TYPE_CHECKING:
     from core.dataset.batches import Placed
@@ -26,7 +24,7 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
     From the file of the mask folder where masked_loss uses it (its red channel, transparent parts black), else from
     the picture's transparency where alpha_mask says so. A mask of another size than its picture is taken to show the
-    same frame: it is resized as the picture is, by the same filter, so both stay aligned.
+    same frame (`conditioning.py` lists it): it is resized as the picture is, by the same filter, so both stay aligned.
     """
     pictures = placed.concept.pictures
     if pictures.masked_loss and placed.picture.conditioning is not None:
@@ -52,32 +50,6 @@ def load_conditioning(placed: Placed, view: View) -> np.ndarray:
         raise BrokenPicture("has no conditioning picture of the same name")
     image = _beside(path, "conditioning picture").on(BLACK)
     return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
-
-
-def other_sizes(placed: Sequence[Placed]) -> list[Problem]:
-    """Advice about masks and conditioning pictures of another size than their picture. Reads headers only."""
-    stretched: list[tuple[Placed, str]] = []
-    for each in placed:
-        own, path = (each.picture.width, each.picture.height), each.picture.conditioning
-        if path is None or each.variant:
-            continue
-        try:
-            header = read_header(path)
-        except BrokenPicture:  # named when it is decoded
-            continue
-        if (header.width, header.height) != own:
-            said = f"{printable(path.name)} ({header.width} x {header.height} for {own[0]} x {own[1]})"
-            stretched.append((each, said))
-    if not stretched:
-        return []
-    names = ", ".join(said for _, said in stretched[:5])
-    more = f" and {len(stretched) - 5} more" if len(stretched) > 5 else ""
-    count = "1 mask or conditioning picture has" if len(stretched) == 1 else f"{len(stretched)} masks have"
-    first = stretched[0][0].picture.conditioning
-    what = f"{count} another size than the picture and will be resized to it: {names}{more}."
-    return [
-        Problem(what, printable(first.parent) if first else "", "Make them at the size of their pictures.", "advice")
-    ]
 
 
 def _beside(path: Path, kind: str) -> Opened:

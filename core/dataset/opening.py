@@ -21,7 +21,7 @@ from PIL import (  # the readers register themselves when imported
 
 from core.dataset.colours import WHITE, composite, to_srgb
 from core.dataset.files import printable
-from core.dataset.plugins import missing_plugin, readable_formats
+from core.dataset.plugins import LOADED, plugin_for, readable_formats
 from core.record.problems import Problem
 
 # Above twice its limit Pillow raises, which is reported by name; its warning at the limit itself helps nobody.
@@ -170,9 +170,9 @@ def _what_it_is_instead(path: Path | str) -> str:
         return "is a web page that was saved under a picture's name"
     if text.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; the picture itself was not downloaded"
-    plugin = missing_plugin(start)
+    plugin = plugin_for(start)
     if plugin is not None:
-        return plugin.missing
+        return plugin.missing if plugin.format not in LOADED else f"is a damaged or cut off {plugin.kind} picture"
     if not start.strip(b"\0"):
         return "holds only zeros (an unfinished copy or download)"
     return "is not a picture that can be read"

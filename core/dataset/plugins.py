@@ -68,6 +68,6 @@ def unreadable_extensions() -> frozenset[str]:
     return frozenset(ending for ending, name in PLUGIN_EXTENSIONS.items() if name not in LOADED)
 
 
-def missing_plugin(start: bytes) -> Plugin | None:
-    """The plug-in that a file with these first bytes would need; None when it is there or none would help."""
-    return next((plugin for plugin in PLUGINS if plugin.begins(start) and plugin.format not in LOADED), None)
+def plugin_for(start: bytes) -> Plugin | None:
+    """The plug-in, here or not, that reads a file with these first bytes; None when none would."""
+    return next((plugin for plugin in PLUGINS if plugin.begins(start)), None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets import Placement, Size
 from core.record import draws
+from core.settings.rules import changes_by_chance
 
 if TYPE_CHECKING:
     from core.dataset.batches import Placed
@@ -49,8 +50,7 @@ class Face:
 
 def is_varied(pictures: PictureSettings) -> bool:
     """Whether draws differ in more than mirroring, so that each must be encoded anew. Mirroring alone has two forms."""
-    face_crop = pictures.face_crop_aug_range is not None and not pictures.enable_bucket
-    return pictures.color_aug or pictures.random_crop or face_crop
+    return bool(changes_by_chance(pictures))
 
 
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
@@ -103,15 +103,15 @@ def face_of(name: str) -> Face | None:
 
 
 def face_crop(
-    placement: Placement, face: Face, shares: tuple[float, float], jitter: bool, draw: random.Random
+    placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, draw: random.Random
 ) -> Placement:
-    """The bucket around the face, the face filling between `shares` of its shorter side (reference: section 3.6).
+    """The bucket around the face, its shorter side between `sizes` times the face (reference: section 3.6).
 
     jitter   random_crop: the window moves far; without it by at most a twentieth of a face that is large enough
 
     The picture always covers the bucket: one that is smaller is enlarged to it, where sd-scripts refuses it.
     """
-    low, high = sorted(shares)
+    low, high = sorted(sizes)
     (own_width, own_height), bucket = placement.picture, placement.bucket
     face_size, size = max(face.width, face.height), min(bucket)
     cover = max(bucket[0] / own_width, bucket[1] / own_height)

@@ -9,7 +9,7 @@ from pydantic import Field
 from core.settings.base import Settings, setting
 
 Side = Annotated[int, Field(ge=64, le=8192)]
-Share = Annotated[float, Field(gt=0, le=1)]
+FaceSizes = Annotated[float, Field(gt=0, le=100)]
 
 
 class PictureSettings(Settings):
@@ -119,11 +119,11 @@ class PictureSettings(Settings):
         help="Each draw cuts another part of the picture rather than its middle. Latents cannot be cached then.",
         costs="Each step encodes its pictures anew.",
     )
-    face_crop_aug_range: tuple[Share, Share] | None = setting(
+    face_crop_aug_range: tuple[FaceSizes, FaceSizes] | None = setting(
         None,
         title="Face crop",
         kohya="face_crop_aug_range",
-        help="Smallest and largest share of the crop that the face fills, such as 0.2, 0.6. For pictures named _x_y_width_height by the face tool, with picture shapes not kept; empty is off.",
+        help="Smallest and largest crop in sizes of the face: with 2, 4 the face fills a half to a quarter of it. For pictures named _x_y_width_height by the face tool, with picture shapes not kept; empty is off.",
     )
     alpha_mask: bool = setting(
         False,
