@@ -1,31 +1,12 @@
-"""How many tokens a caption has, without torch: the same vocabulary file that the text encoder's tokenizer reads."""
+"""Captions' lengths in words."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from core.families.token_count import count_tokens
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+__all__ = ["WINDOWS", "count_tokens", "words_on_length"]
 
-VOCABULARY = (
-    Path(__file__).resolve().parents[1] / "core" / "families" / "sd1" / "configs" / "tokenizer" / "tokenizer.json"
-)
 WINDOWS = (75, 150, 225)  # one, two and three passes through the text encoder
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(VOCABULARY))
-
-
-@lru_cache(maxsize=50_000)
-def count_tokens(caption: str) -> int:
-    """Content tokens, without the marks of beginning and end. One window holds 75."""
-    return len(_tokenizer().encode(caption).ids) - 2
 
 
 def words_on_length(tokens: int, longest: int) -> str:

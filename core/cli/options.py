@@ -39,7 +39,12 @@ JOB = {
 DATASET = {"dataset-config": ("FILE", "train on the folders of a dataset file of sd-scripts (.toml or .json)")}
 SUBCOMMAND = {
     "train": {**JOB, **DATASET, "continue": ("RUN", "go on with an interrupted or stopped run")},
-    "prepare": {**JOB, **DATASET},
+    "prepare": {
+        **JOB,
+        **DATASET,
+        "check": ("", "list every picture with its place and captions and what is wrong, and stop"),
+        "debug-dataset": ("EPOCHS", "list the batches of so many epochs as a training would see them, and stop"),
+    },
     "caption": JOB,
     "generate": {
         **JOB,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE
@@ -14,6 +14,9 @@ from core.record.problems import Problem, ProblemsError, errors
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import parse
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
 
 
 def run(words: list[str]) -> int:
@@ -35,20 +38,21 @@ def run(words: list[str]) -> int:
     get_models(job.model, options)
     report = check(job, options)
     if options.values.get("check"):
-        print(report)
+        print(report.sentence)
         return DONE
     return run_job("train", job, job.saving.output_name, options)
 
 
-def check(job: TrainJob, options) -> str:
-    """The preflight: raises ProblemsError with all errors, prints advice, returns the sentence on what will be trained."""
+def check(job: TrainJob, options) -> Report:
+    """The preflight: raises ProblemsError with all errors, prints advice, returns what was found."""
     from core.dataset.preflight import preflight
     from core.families.locate import model_problems
+    from core.families.token_count import count_tokens
     from core.settings.ineffective import set_without_effect
     from core.settings.rules import training_problems
 
     with checking_bar() as progress:
-        report = preflight(job, options.workspace(), decode=True, progress=progress)
+        report = preflight(job, options.workspace(), count_tokens=count_tokens, decode=True, progress=progress)
     found = [
         *training_problems(job),
         *set_without_effect(job),
@@ -58,7 +62,7 @@ def check(job: TrainJob, options) -> str:
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)
-    return report.sentence
+    return report
 
 
 @contextmanager

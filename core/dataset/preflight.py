@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 from core.dataset.advice import balance_advice, caption_advice, size_advice
 from core.dataset.batches import Placed
 from core.dataset.buckets import Size
-from core.dataset.caption_files import OWN, read_caption
+from core.dataset.caption_files import OWN
+from core.dataset.caption_memo import captions_of
 from core.dataset.captions import plain_caption
 from core.dataset.contents import content_hashes
+from core.dataset.decoding import look_at_all
 from core.dataset.epochs import Epochs
-from core.dataset.images import BrokenPicture, check_decodes, known_broken, problem_of
 from core.dataset.length import length_of, length_sentence
+from core.dataset.look import Look
+from core.dataset.look import looks as looks_of
+from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.placing import Key, Placing, held_out, place
+from core.dataset.questions import Question, questions_of
 from core.dataset.report import Report, Row
-from core.dataset.scan import Folder, Picture, Scan, scan
+from core.dataset.scan import Folder, Picture, Scan, scan_dataset
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, errors
 from core.record.workspace import Workspace
@@ -44,51 +49,58 @@ def preflight(
     """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
 
     count_tokens   caption -> tokens, begin and end marks not counted; handed in, so that no tokenizer is needed here
-    decode         also decode every picture whole (remembered, see `check_decodes`); without it, what an earlier
+    decode         also decode every picture whole (remembered, see `look_at_all`); without it, what an earlier
                    decoding found broken still counts
     advice         findings about the settings themselves, listed with the dataset's own
     progress       called with (done, all) pictures while decoding
     """
-    dataset, concepts = job.dataset, concepts_of(job)
+    concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
-    level = "advice" if dataset.skip_broken else "error"
-    problems = list(advice)
-    found = scan(dataset, cancel)
-    problems += found.problems
-    refused = check_decodes(found.pictures, cancel, progress, memo) if decode else known_broken(found.pictures, memo)
-    by_key = {picture.key: picture for picture in found.pictures}
-    problems += [problem_of(by_key[key].path, BrokenPicture(reason), level) for key, reason in refused.items()]
-    whole = [picture for picture in found.pictures if picture.key not in refused]
-    out = _held_out(job, concepts, whole, memo, cancel)
-    placing = place(
-        whole,
-        concepts,
-        lambda picture: read_caption(picture, concepts[picture.concept].captions),
-        held_out=out,
-        merge=dataset.short_batches == "merge",
-        level=level,
-    )
-    placing.refused |= refused
+    found = scan_dataset(job.dataset, concepts, cancel, memo)
+    problems = [*advice, *found.problems]
+    looks = look_at_all(found.pictures, cancel, progress, memo) if decode else looks_of(found.pictures, memo)
+    placing = _place(job, concepts, found, looks, memo, cancel)
     problems += placing.problems
-    epochs = Epochs(placing.placed, dataset, job.schedule.gradient_accumulation_steps)
+    epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps)
     counted = _count_all(placing, count_tokens)
-    everything = _each_once([*placing.placed, *placing.validation])
-    problems += caption_advice(everything, counted, job.captions.max_token_length)
-    problems += size_advice(everything) + balance_advice(epochs)
+    once = _each_once([*placing.placed, *placing.validation])
+    problems += caption_advice(once, counted, job.captions.max_token_length)
+    problems += size_advice(once) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         problems.append(
             Problem("No picture is left to train.", "dataset", "Add pictures, or see the findings beside this one.")
         )
-    return _report(job, found, placing, epochs, counted, problems)
+    return _report(job, found, placing, epochs, counted, problems, questions_of(once, looks))
 
 
-def _held_out(
-    job: TrainJob, concepts: Sequence[Concept], pictures: Sequence[Picture], memo: Path, cancel: CancelToken | None
-) -> frozenset[Key]:
+def _place(
+    job: TrainJob,
+    concepts: Sequence[Concept],
+    found: Scan,
+    looks: Mapping[Key, Look],
+    memo: Path,
+    cancel: CancelToken | None,
+) -> Placing:
+    """Every picture at its place; those that cannot be decoded are refused by name."""
+    level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
-    return held_out(
-        pictures, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
+    broken = {key: look.reason for key, look in looks.items() if look.reason}
+    whole = [picture for picture in found.pictures if picture.key not in broken]
+    captions = captions_of(whole, [concept.captions for concept in concepts], memo, check)
+    placing = place(
+        whole,
+        concepts,
+        lambda picture: captions[picture.key],
+        held_out=held_out(
+            whole, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
+        ),
+        merge=job.dataset.short_batches == "merge",
+        level=level,
     )
+    by_key = {picture.key: picture for picture in found.pictures}
+    placing.problems += [problem_of(by_key[key].path, BrokenPicture(why), level) for key, why in broken.items()]
+    placing.refused |= broken
+    return placing
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:
@@ -103,6 +115,7 @@ def _report(
     epochs: Epochs,
     counted: Mapping[Key, int],
     problems: list[Problem],
+    questions: tuple[Question, ...],
 ) -> Report:
     placed = placing.placed
     length = length_of(job.schedule, epochs)
@@ -121,6 +134,7 @@ def _report(
         sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
         longest_tokens=max(counted.values(), default=None),
         token_limit=job.captions.max_token_length,
+        questions=questions,
     )
 
 
@@ -147,6 +161,7 @@ def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int]) -> list[Row
     for picture in found.pictures:
         at = places.get(picture.key, [])
         rows.append(_row(picture, at, picture.key in out, placing.refused.get(picture.key, ""), counted))
+    rows += [_row(picture, [], False, why, counted) for picture, why in found.left_out]
     for broken in found.broken:
         key = (broken.source, broken.relative)
         rows.append(Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason))

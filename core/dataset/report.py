@@ -9,6 +9,7 @@ from typing import Any
 from core.dataset.batches import Placed
 from core.dataset.buckets import Size
 from core.dataset.length import Length
+from core.dataset.questions import Question
 from core.dataset.scan import Folder
 from core.record.problems import Problem, errors
 
@@ -42,20 +43,6 @@ class Row:
     concept: int = 0
     more: tuple[Size, ...] = ()
     mask: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something that a dataset leaves open, to be asked once. kind: "transparency", "sidecars" or "lines".
-
-    pictures   how many it concerns      examples   names of some
-    counts     what was found, in words -> how many ("several lines": 12)
-    """
-
-    kind: str
-    pictures: int
-    examples: tuple[str, ...]
-    counts: dict[str, int]
 
 
 @dataclass(frozen=True)

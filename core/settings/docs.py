@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from core.settings.base import Settings, declared
-from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, ToolJob, TrainJob
+from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, PrepareJob, ToolJob, TrainJob
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 PARTS = (
-    ("Training (`train`, `prepare`)", TrainJob, ()),
+    ("Training (`train`)", TrainJob, ()),
+    ("Preparing (`prepare`)", PrepareJob, tuple(TrainJob.model_fields)),
     ("Drawing (`generate`)", GenerateJob, ("model", "memory")),
     ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
     ("Class pictures (`class_pictures`)", ClassPicturesJob, ("model", "dataset", "captions", "memory")),

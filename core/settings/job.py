@@ -18,6 +18,7 @@ from core.settings.model import ModelSettings
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
+from core.settings.prepare import PrepareSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
@@ -48,6 +49,8 @@ class TrainJob(Settings):
 
 class PrepareJob(TrainJob):
     """Fill the caches that a training with the same settings will use."""
+
+    prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 
 
 class GenerateJob(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.record import atomic
 from core.record.context import JobContext
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from core.training.sources import Latents, Text
     from core.training.tasks import Tasks
     from core.training.trackers import Tracker
+
+
+Job = TypeVar("Job", bound=TrainJob)
 
 
 @dataclass
@@ -105,7 +108,7 @@ def run_training(job: TrainJob, context: JobContext) -> str:
         run.release()
 
 
-def with_seed(job: TrainJob, context: JobContext) -> TrainJob:
+def with_seed(job: Job, context: JobContext) -> Job:
     """The job with a seed: an empty one is drawn and written into the run's job.json, so that continuing finds the same."""
     if job.schedule.seed is not None:
         return job

@@ -17,10 +17,10 @@ from core.formats.hashes import HashMemo
 from core.methods.network import NetworkMethod
 from core.record import atomic
 from core.record.context import JobContext
-from core.record.problems import raise_if_errors
-from core.settings.job import TrainJob
+from core.record.problems import ProblemsError, raise_if_errors
+from core.settings.job import PrepareJob, TrainJob
 from core.settings.rules import training_problems
-from core.training.latents import build_latents, prepare_latents
+from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
 from core.training.plan import Plan
 from core.training.run import Run, with_seed
@@ -241,11 +241,13 @@ def _write_fingerprint(builder: Builder) -> None:
     atomic.write_json(path, now)
 
 
-def prepare_caches(job: TrainJob, context: JobContext) -> str:
+def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
     builder = Builder(with_seed(job, context), context)
     prepare_latents(builder)
-    if not builder.method.learns_text:
-        builder.frozen_text()
+    if job.prepare.write_npz:
+        write_npz_caches(builder)
+    if not builder.method.learns_text and (problem := builder.frozen_text().unwritten):
+        raise ProblemsError([problem])
     context.say(f"The caches are ready: {builder.report.sentence}")
     return "done"

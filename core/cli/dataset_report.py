@@ -1,0 +1,102 @@
+"""What the terminal says of a dataset: every picture with its place and words, and the batches that training will see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from core.dataset.batches import Batch, Placed
+from core.dataset.captions import caption_preview
+from core.dataset.report import Report, Row
+from core.dataset.views import draw_view, size_conditioning
+from core.families.token_count import count_tokens, cut_at
+from core.settings.job import TrainJob
+from core.training.plan import Plan
+
+DRAWS = 3
+
+
+def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
+    """Per picture: size, bucket, scale, crop, tokens, captions of the first epochs; then the whole."""
+    placed = {each.picture.key: each for each in [*report.placed, *report.validation] if not each.variant}
+    for row in report.rows:
+        yield from _picture(job, row, placed.get(row.key), report.total_steps)
+    yield ""
+    yield "Buckets (width x height: pictures, views in the first epoch)"
+    yield from (f"  {_size(size)}: {count}, {views}" for size, (count, views) in report.buckets.items())
+    if report.validation:
+        yield f"Held out for validation: {len(report.validation)}"
+    if report.longest_tokens is not None:
+        yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
+    yield from (f"Left open: {each.kind}, {each.pictures} pictures {each.counts}" for each in report.questions)
+    yield report.sentence
+
+
+def _picture(job: TrainJob, row: Row, placed: Placed | None, total_steps: int) -> Iterator[str]:
+    name = "/".join(row.key)
+    if placed is None:
+        yield f"{name}  does not train: {row.why}"
+        return
+    buckets = ", ".join(_size(size) for size in (placed.placement.bucket, *row.more))
+    facts = [
+        f"{_size(row.size)} -> {buckets}" if row.size else buckets,
+        f"x{placed.placement.scale:.2f}",
+        f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
+        f"shown {row.repeats} times" if row.repeats > 1 else "",
+        row.role if row.role != "train" else "",
+        f"{row.tokens} tokens" if row.tokens is not None else "",
+        "with a mask" if row.mask else "",
+    ]
+    yield f"{name}  " + ", ".join(fact for fact in facts if fact)
+    drawn = caption_preview(
+        placed.caption,
+        placed.concept.captions,
+        job.schedule.seed or 0,
+        placed.key,
+        DRAWS,
+        words=placed.picture.words,
+        total_steps=total_steps,
+    )
+    for text in dict.fromkeys(each.text for each in drawn):
+        read, cut = cut_at(text, job.captions.max_token_length)
+        yield f"    {read!r}" + (f"  cut off: {cut!r}" if cut else "")
+
+
+# ---- debug_dataset
+
+
+def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
+    """Every batch of the first epochs as it is fed: what sd-scripts' debug_dataset shows."""
+    seed = job.schedule.seed or 0
+    plan = Plan(report.placed, job, seed, report.total_steps)
+    for epoch in range(min(epochs, max(report.epochs, 1))):
+        yield f"epoch {epoch + 1}"
+        first = plan.epochs.first_update(epoch)
+        for offset in range(plan.epochs.updates_in(epoch)):
+            _, batches = plan.update(first + offset)
+            for batch in batches:
+                yield f"  step {first + offset + 1}, {len(batch)} x {_size(batch.bucket)}"
+                yield from _samples(job, plan, batch, seed, epoch, first + offset)
+
+
+def _samples(job: TrainJob, plan: Plan, batch: Batch, seed: int, epoch: int, step: int) -> Iterator[str]:
+    for placed, repeat in batch.items:
+        view = draw_view(placed, seed, epoch, repeat)
+        original, crop, target = size_conditioning(placed, view, job.dataset.crop_conditioning)
+        caption = plan.caption(placed, epoch, repeat, step)
+        facts = [
+            f"weight {placed.loss_weight(job.dataset):g}",
+            f"original {_size(original)}, crop {crop[0]},{crop[1]}, target {_size(target)}",
+            "mirrored" if view.flip else "",
+            f"hue {view.hue:+.1f}" if view.hue else "",
+            f"gamma {view.gamma:.3f}" if view.gamma != 1 else "",
+            f"network x{placed.concept.pictures.network_multiplier:g}"
+            if placed.concept.pictures.network_multiplier != 1
+            else "",
+            f"{count_tokens(caption)} tokens",
+        ]
+        yield f"    {'/'.join(placed.key)} #{repeat + 1}: " + ", ".join(fact for fact in facts if fact)
+        yield f"      {caption!r}"
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"

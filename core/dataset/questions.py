@@ -1,0 +1,49 @@
+"""What a dataset leaves open, found by looking at it: transparency, several caption files, captions of several lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from core.dataset.batches import Placed
+from core.dataset.caption_files import SENTENCES, TAGS
+from core.dataset.files import extension, printable
+from core.dataset.look import Look
+
+EXAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to be asked once. kind: "transparency", "sidecars" or "lines".
+
+    pictures   how many it concerns      examples   names of some
+    counts     what was found -> how many (".txt": 24, ".caption": 20)
+    """
+
+    kind: str
+    pictures: int
+    examples: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
+    """placed: each picture once. looks: of those that were decoded; whether others are transparent is not known yet."""
+    nothing = Look()
+    transparent = [each for each in placed if looks.get(each.picture.key, nothing).transparent]
+    endings = {each.key: {extension(name) for name in each.picture.sidecars} for each in placed}
+    several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
+    beside = Counter(ending for found in endings.values() for ending in found)
+    lines = [each for each in placed if len([line for line in each.caption.text.split("\n") if line.strip()]) > 1]
+    found = [
+        _question("transparency", transparent, {"transparent": len(transparent)}),
+        _question("sidecars", several, dict(sorted(beside.items()))),
+        _question("lines", lines, {"several lines": len(lines)}),
+    ]
+    return tuple(question for question in found if question.pictures)
+
+
+def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:
+    names = tuple(printable(each.picture.relative) for each in about[:EXAMPLES])
+    return Question(kind, len(about), names, counts)

@@ -1,0 +1,34 @@
+"""How many tokens a caption has, without torch: the vocabulary that the text encoders of all Stable Diffusion models share."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+VOCABULARY = Path(__file__).resolve().parent / "sd1" / "configs" / "tokenizer" / "tokenizer.json"
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(VOCABULARY))
+
+
+@lru_cache(maxsize=50_000)
+def count_tokens(caption: str) -> int:
+    """Content tokens, without the marks of beginning and end. One window holds 75."""
+    return len(_tokenizer().encode(caption).ids) - 2
+
+
+def cut_at(caption: str, tokens: int) -> tuple[str, str]:
+    """(what is read, what is cut off) of a caption of which `tokens` content tokens are read."""
+    offsets = _tokenizer().encode(caption).offsets[1:-1]
+    if len(offsets) <= tokens:
+        return caption, ""
+    end = offsets[tokens][0]
+    return caption[:end].rstrip(), caption[end:]
