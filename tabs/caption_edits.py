@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from core.dataset.batches import Placed
-from core.dataset.captions import Caption, read_caption, save_caption, undo
+from core.dataset.caption_files import Caption, read_caption, read_caption_file, save_caption, undo
 from core.dataset.files import printable
-from core.dataset.preflight import Row
+from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
@@ -34,7 +34,7 @@ SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more th
 
 def key_of(placed: Placed | Row) -> str:
     """A picture's address as a short text that any file and browser takes, whatever bytes its name holds."""
-    return _short_key(placed.key)
+    return _short_key(placed.picture.key if isinstance(placed, Placed) else placed.key)
 
 
 @lru_cache(maxsize=100_000)
@@ -76,12 +76,18 @@ class Edits:
         report = self._reading.report
         with self._lock:
             if self._found[0] is not report:
-                self._found = (report, {key_of(each): each for each in report.placed} if report else {})
+                everything = (
+                    (*report.validation, *reversed(report.placed)) if report else ()
+                )  # the first resolution last
+                self._found = (report, {key_of(each): each for each in everything})
             return self._found[1].get(key)
 
     def caption(self, placed: Placed) -> Caption:
         """The caption as it is on the disk now."""
-        return read_caption(placed.picture, self._reading.job.captions)
+        settings, picture = placed.concept.captions, placed.picture
+        if picture.given is not None:
+            return read_caption(picture, settings)
+        return read_caption_file(picture, settings.caption_extension)  # the one file that is saved
 
     # -- visits
 
@@ -133,7 +139,7 @@ class Edits:
         if token and not visit.undo_token:  # one undo takes back all that was typed in one visit
             visit.undo_token = token
             self._push(placed, token)
-        self._reading.caption_saved(placed.key)
+        self._reading.caption_saved(placed.picture.key)
         return self.caption(placed).path.name
 
     def leave(self, token: str) -> None:
@@ -210,7 +216,7 @@ class Edits:
                 visit.left = visit.left or visit.key == key
             placed = self.picture(key)
             if placed is not None:
-                self._reading.caption_saved(placed.key)
+                self._reading.caption_saved(placed.picture.key)
             return key
 
 

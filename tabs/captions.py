@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.dataset.captions import plain_caption
-from core.dataset.preflight import Row
+from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from tabs import captions_view as view
 from tabs.caption_edits import Edits, key_of

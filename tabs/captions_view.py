@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core.dataset.batches import Placed
-from core.dataset.captions import Caption, plain_caption
+from core.dataset.caption_files import OWN, Caption
+from core.dataset.captions import plain_caption
 from core.dataset.files import printable
-from core.dataset.preflight import Report, Row
+from core.dataset.report import Report, Row
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
@@ -19,7 +20,7 @@ PAGE_SIZE = 60
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all pictures", lambda row: True),
-    "none": ("without a caption of their own", lambda row: row.source != "file"),
+    "none": ("without a caption of their own", lambda row: row.source not in OWN),
     "long": ("longer than 75 tokens", lambda row: (row.tokens or 0) > WINDOWS[0]),
 }
 
@@ -70,7 +71,7 @@ def picture_list(
 
 def _item(row: Row, current: bool, number: int, thumb_url: Callable[..., str]) -> str:
     name = printable(row.key[1])
-    said = esc(short(row.caption, 70)) if row.source == "file" else "<i>no caption of its own</i>"
+    said = esc(short(row.caption, 70)) if row.source in OWN else "<i>no caption of its own</i>"
     long = f' <span class="over">{row.tokens} tokens</span>' if (row.tokens or 0) > WINDOWS[0] else ""
     mark = ' aria-current="true"' if current else ""
     return (
@@ -123,6 +124,7 @@ def notes(caption: Caption, text: str, settings: CaptionSettings) -> str:
     said = {
         "file": f"From <code>{name}</code>.",
         "blank": f"<code>{name}</code> is empty, so the picture is learnt as an empty caption.",
+        "metadata": "From the folder's metadata file, which comes before a caption file: edit it there.",
         "words": f"No caption file: these are the folder's words. Saving writes <code>{name}</code>.",
         "none": f"No caption file, and the folder has no words. Saving writes <code>{name}</code>.",
     }[caption.source]

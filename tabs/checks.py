@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
+from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class Checks:
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Any:
         from core.dataset.preflight import preflight
 
-        for source in job.dataset.all_sources():
-            self.page.roots.check(source.folder, "dataset.folder")
+        for path, where in read_paths(job):
+            self.page.roots.check(path, where)
         return preflight(
             job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )

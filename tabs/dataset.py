@@ -9,23 +9,22 @@ from typing import Any
 
 import gradio as gr
 
-from core.dataset.files import MAX_REPEATS, printable
+from core.dataset.files import printable
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
-from core.settings.check import build as build_job
-from core.settings.dataset import Source
-from core.settings.job import TrainJob
-from core.settings.presets import to_values
-from tabs import dataset_view, folder_browser
+from core.settings.source import Source
+from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, plots, questions
 from tabs.caption_edits import key_of
+from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
 from tabs.context import Page, problems_html
 from tabs.markup import act_of, board, button, news, on_act, page_of, progress
+from tabs.own_settings import SOURCE
 from tabs.reading import Reading, reading_of
 from tabs.uploads import take_in
 
 TAB = "Dataset"
-AREAS = ("summary", "sources", "checks", "buckets", "grid")
+AREAS = ("summary", "sources", "questions", "checks", "plots", "grid")
 
 
 def build(page: Page) -> None:
@@ -48,7 +47,7 @@ def build(page: Page) -> None:
     boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
-            boards |= {name: board(f"ds-{name}") for name in ("sources", "checks", "buckets")}
+            boards |= {name: board(f"ds-{name}") for name in ("sources", "questions", "checks", "plots")}
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     seen = gr.State({})
@@ -97,17 +96,36 @@ class Desk:
         """What `shown` in `build` shows, in its order."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
-        folders = dataset_view.sources(entries_of(job), reading.report, reading.busy)
+        entries = entries_of(job)
+        found = found_of(entries, reading.report)
+        waits = reading.busy and reading.report is None
+        folders = concept_cards.cards(job, entries, found, state.get("open", []), self.page.thumb_url, busy=waits)
         return (
             self.page.project.shown("dataset.folder"),
             self._intake_html(),
             self._browser_html(),
             dataset_view.summary(reading.report, reading.layout, reading.doing),
             f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
+            questions.cards(job, reading.report.questions if reading.report else (), questions.answered(state, job)),
             dataset_view.checks(job, reading.report, reading.problems + reading.failure),
-            dataset_view.histogram(reading.report, show),
-            dataset_view.grid(reading.report, show, number, self.page.thumb_url, reading.busy),
+            self._plots(entries, found, show),
+            dataset_grid.grid(
+                reading.report, show, number, self.page.thumb_url, reading.busy, dataset_grid.holding(entries)
+            ),
         )
+
+    def _plots(self, entries: list[Source], found: list[Found], show: str) -> str:
+        report, job = self.reading.report, self.page.project.job
+        used = [(entry, each) for entry, each in zip(entries, found, strict=True) if entry.enabled]
+        names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
+        shares = plots.balance(names, [entry.role for entry, _ in used], [each.views for _, each in used])
+        charts = [
+            dataset_view.histogram(report, show),
+            shares,
+            plots.sizes_plot(job, report),
+            plots.lengths_plot(report),
+        ]
+        return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
 
     def _keep(self, **changes: Any) -> None:
         with self._lock:
@@ -224,7 +242,13 @@ class Desk:
             self.page.project.edit("dataset.skip_broken", value == "true")
         elif act == "open":
             tabs = self._open_caption(arg)
-        elif act in ("enable", "repeats", "words", "remove"):
+        elif act in ("answer", "ask"):
+            self._answer(act, arg, value)
+        elif act == "hold":
+            self._hold(arg, value == "true")
+        elif act == "more":
+            self._unfold(arg)
+        elif act in ("own", "clear", "remove"):
             try:
                 self._change_source(act, arg, value)
             except ProblemsError:
@@ -243,46 +267,55 @@ class Desk:
         self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
         return gr.Tabs(selected="Captions")
 
-    def _change_source(self, act: str, arg: str, value: str) -> None:
-        entries = entries_of(self.page.project.job)
+    def _answer(self, act: str, arg: str, value: str) -> None:
+        """Take an answer about the whole dataset, or ask again."""
+        kind, _, name = arg.partition(":")
+        job, state = self.page.project.job, self.page.project.tab_state(TAB)
+        done = {each for each in questions.answered(state, job) if each != kind}
+        if act == "answer":
+            self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the pictures")
+            done.add(kind)
+        self._keep(answered=questions.with_answered(state, job, done))
+
+    def _hold(self, arg: str, wanted: bool) -> None:
+        """Keep one picture for validation, or let it train again."""
+        report, entries = self.reading.report, entries_of(self.page.project.job)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+        if report is None or not 0 <= number < len(report.rows):
+            return
+        row = report.rows[number]
+        places = [place for place, entry in enumerate(entries) if entry.enabled]
+        if row.concept >= len(places) or not dataset_grid.holding(entries)(row):
+            return
+        at = places[row.concept]
+        names = [name for name in entries[at].validation_pictures if name not in (row.key[1], row.path.name)]
+        entry = entries[at].model_copy(update={"validation_pictures": [*names, row.key[1]] if wanted else names})
+        did = "holding out a picture" if wanted else "letting a picture train again"
+        self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
+
+    def _unfold(self, arg: str) -> None:
+        """Show or hide what one folder sets for itself."""
+        if arg.isdecimal() and len(arg) < 9:
+            opened = {int(number) for number in self.page.project.tab_state(TAB).get("open", [])}
+            self._keep(open=sorted(opened ^ {int(arg)}))
+
+    def _change_source(self, act: str, arg: str, value: str) -> None:
+        """One field of one card (`arg`: "number:name"), or the whole card."""
+        entries = entries_of(self.page.project.job)
+        at, _, name = arg.partition(":")
+        number = int(at) if at.isdecimal() and len(at) < 9 else -1
         if not 0 <= number < len(entries):
             return
-        entry = to_values(entries[number])
         if act == "remove":
             self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
+            opened = [int(each) for each in self.page.project.tab_state(TAB).get("open", []) if int(each) != number]
+            self._keep(open=[each - (each > number) for each in opened])
             return
-        if act == "enable":
-            entry["enabled"] = value == "true"
-        elif act == "words":
-            entry["class_tokens"] = value.strip() or None
-        else:
-            text = value.strip()
-            if text and not (text.isdecimal() and 1 <= int(text[:12]) <= MAX_REPEATS):
-                what, fix = (
-                    f"Repeats are '{text[:40]}'",
-                    f"use a whole number from 1 to {MAX_REPEATS}, or leave it empty",
-                )
-                raise ProblemsError.one(what, "the folder's repeats", fix)
-            entry["num_repeats"] = int(text[:12]) if text else None
-        self._set_sources([*entries[:number], entry, *entries[number + 1 :]], f"change of a folder's {act}")
+        entry = entries[number]
+        values = without_own(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
+        did = f"change of a folder's {SOURCE[name].title.lower()}" if act == "own" else "change of a folder's settings"
+        self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
 
     def _set_sources(self, entries: list[Any], did: str) -> None:
         self.page.project.replace(with_entries(self.page.project.job, entries), did=did)
         self.reading.want()
-
-
-def entries_of(job: TrainJob) -> list[Source]:
-    """Every chosen folder, also those that are switched off; the short form `dataset.folder` first."""
-    short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
-    return short + list(job.dataset.sources)
-
-
-def with_entries(job: TrainJob, entries: list[Any]) -> TrainJob:
-    """`job` with these folders. The first takes the short form again where it says no more than a path."""
-    plain = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
-    values = to_values(job)
-    is_short = bool(plain) and plain[0] == to_values(Source(folder=plain[0]["folder"]))
-    values["dataset"]["folder"] = plain[0]["folder"] if is_short else None
-    values["dataset"]["sources"] = plain[1:] if is_short else plain
-    return build_job(TrainJob, values)

@@ -1,43 +1,18 @@
-"""The Dataset tab's pictures and lists as HTML: data in, text out."""
+"""The Dataset tab's sums, checks and buckets as HTML: data in, text out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from core.dataset.files import printable
-from core.dataset.preflight import ENLARGED_FROM, KEPT_BELOW, Report, Row
-from core.dataset.scan import Folder
+from core.dataset.report import Report
 from core.record.problems import Problem
-from core.record.workspace import display_path, resolve_path
-from core.settings.dataset import Source
 from core.settings.job import TrainJob
-from tabs.context import empty_state, problems_html
-from tabs.markup import button, choice_list, count, crop_frame, esc, page_count, pager, progress, section
+from tabs.context import problems_html
+from tabs.dataset_grid import left_out
+from tabs.markup import count, esc, progress, section
 
-PAGE_SIZE = 48
 BUCKETS_SHOWN = 16
-FOLDERS_SHOWN = 12
 PROBLEMS_SHOWN = 30
-NO_SIZE = (0, 0)
-
-SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
-    "all": ("all pictures", lambda row: True),
-    "out": ("left out or broken", lambda row: not row.trains),
-    "words": ("without a caption of their own", lambda row: row.trains and row.source != "file"),
-    "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
-    "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
-}
-
-
-def kept(row: Row) -> float:
-    """Share of the picture inside the crop frame, 1 where nothing trains."""
-    if row.frame is None:
-        return 1.0
-    left, top, right, bottom = row.frame
-    return (right - left) * (bottom - top)
-
-
 # -- what is shown on top
 
 
@@ -57,93 +32,12 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
     return f'<div class="summary">{"".join(parts)}</div>'
 
 
-# -- folders
-
-
-def sources(entries: Sequence[Source], report: Report | None, busy: bool = False) -> str:
-    """One row a chosen folder, with what was found below it."""
-    if not entries:
-        return section(
-            "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
-        )
-    return section(
-        "Folders",
-        "".join(
-            _source(number, entry, _folders_of(entry, report), busy and report is None)
-            for number, entry in enumerate(entries)
-        ),
-    )
-
-
-def _folders_of(entry: Source, report: Report | None) -> list[Folder]:
-    """The found folders that belong to a chosen one: itself, or those right below it."""
-    if report is None or not entry.enabled:
-        return []
-    root = resolve_path(entry.folder)
-    return [folder for folder in report.folders if folder.path == root or folder.path.parent == root]
-
-
-def _source(number: int, entry: Source, found: Sequence[Folder], unread: bool) -> str:
-    root = resolve_path(entry.folder)
-    shown, name = display_path(root), printable(root.name or entry.folder)
-    pictures = "no pictures" if entry.enabled else "left out"
-    if found:
-        pictures = count(sum(folder.pictures for folder in found), "picture")
-    elif unread:
-        pictures = ""
-    repeats, words = {folder.repeats for folder in found}, {folder.words for folder in found}
-    repeats_hint = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
-    words_hint = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "")
-    use = (
-        f'<label class="switch"><input type="checkbox" data-act="enable" '
-        f'data-arg="{number}"{" checked" if entry.enabled else ""}>'
-        f'<span><b>{esc(name)}</b><span class="hint path" title="{esc(shown)}">{esc(shown)}</span></span></label>'
-    )
-    taken_off = "Takes it off this list; its files stay where they are"
-    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
-    fields = (
-        f"<label>Repeats {_field('repeats', number, entry.num_repeats, repeats_hint, 'number')}</label>"
-        f'<label class="grow">Words without a caption '
-        f"{_field('words', number, entry.class_tokens, words_hint, 'text')}</label>"
-    )
-    inner = [folder for folder in found if folder.path != root]
-    rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
-    if len(inner) > FOLDERS_SHOWN:
-        rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
-    table = (
-        f"<table><tr><th>Inside</th><th class='num'>Pictures</th><th class='num'>Repeats</th><th>Words</th>"
-        f"</tr>{rows}</table>"
-        if rows
-        else ""
-    )
-    off = "" if entry.enabled else " off"
-    return (
-        f'<div class="source{off}"><div class="strip">{use}<span class="num">{esc(pictures)}</span>{remove}</div>'
-        f'<div class="strip inputs">{fields}</div>{table}</div>'
-    )
-
-
-def _field(act: str, number: int, value: Any, hint: str, kind: str) -> str:
-    more = ' min="1" max="10000" step="1"' if kind == "number" else ""
-    return (
-        f'<input type="{kind}" data-act="{act}" data-arg="{number}" value="{esc("" if value is None else value)}" '
-        f'placeholder="{esc(hint)}"'
-        f' title="Empty takes what the folder\'s name says"{more}>'
-    )
-
-
-def _inner(folder: Folder) -> str:
-    words = esc(folder.words) or "<span class='hint'>none</span>"
-    name, number = esc(printable(folder.path.name)), f"{folder.pictures:,}"
-    return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
-
-
 # -- checks
 
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem]) -> str:
     """Errors first, then advice; the consent to leave out what cannot train stands with the pictures it is about."""
-    broken = sum(not row.trains for row in report.rows) if report else 0
+    broken = sum(left_out(row) for row in report.rows) if report else 0
     body = ""
     if broken or job.dataset.skip_broken:
         said = (
@@ -185,7 +79,7 @@ def histogram(report: Report | None, show: str) -> str:
         pressed = "true" if show == value else "false"
         longer = "width" if width >= height else "height"
         shape = f'<i class="shape" style="aspect-ratio:{width}/{height};{longer}:14px"></i>'
-        repeated = f", {views:,} with repeats" if views != number else ""
+        repeated = f", {views:,} views an epoch" if views != number else ""
         rows.append(
             f'<button type="button" class="bar" data-act="show" data-arg="{value if show != value else "all"}" '
             f'aria-pressed="{pressed}"'
@@ -197,92 +91,3 @@ def histogram(report: Report | None, show: str) -> str:
     if len(ordered) > BUCKETS_SHOWN:
         rows.append(f'<p class="hint">and {count(len(ordered) - BUCKETS_SHOWN, "smaller bucket")}</p>')
     return section("Buckets", "".join(rows), esc(f"{len(ordered)} {'size' if len(ordered) == 1 else 'sizes'}"))
-
-
-# -- pictures
-
-
-def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
-    """The rows that the chosen view shows, each with its place in the report."""
-    rows = list(enumerate(report.rows)) if report else []
-    if show in SHOWS:
-        return [(number, row) for number, row in rows if SHOWS[show][1](row)]
-    width, _, height = show.partition("x")
-    if width.isdecimal() and height.isdecimal():
-        return [(number, row) for number, row in rows if row.bucket == (int(width), int(height))]
-    return rows
-
-
-def grid(report: Report | None, show: str, page: int, thumb_url: Callable[..., str], busy: bool) -> str:
-    """One page of thumbnails with caption, bucket and crop frame, and the choice of which are shown."""
-    if report is None:
-        if busy:
-            return section(
-                "Pictures",
-                '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>",
-            )
-        return section("Pictures", empty_state("No pictures yet.", "Choose a folder above, or drop pictures or a zip."))
-    rows = shown_rows(report, show)
-    pages = page_count(len(rows), PAGE_SIZE)
-    page = max(0, min(page, pages - 1))
-    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
-    tiles = "".join(tile(number, row, thumb_url) for number, row in part)
-    body = (
-        f'<ul class="tiles">{tiles}</ul>'
-        if tiles
-        else empty_state("No picture here.", "Choose another view at the right.")
-    )
-    choices = [(f"{words} ({sum(test(row) for row in report.rows):,})", name) for name, (words, test) in SHOWS.items()]
-    if show not in SHOWS:
-        choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
-    where = pager("page", page, pages, len(rows), "pictures")
-    return section(
-        "Pictures",
-        where + body + (where if len(part) > 12 else ""),
-        choice_list("show", choices, show, "Which pictures are shown"),
-    )
-
-
-def tile(number: int, row: Row, thumb_url: Callable[..., str]) -> str:
-    """A thumbnail; the frame on it is what trains."""
-    name = printable(row.key[1])
-    if row.size is None or not (row.trains or "narrow" in row.why or "bucket" in row.why):
-        picture = '<span class="pic none">cannot be read</span>'
-    else:
-        width, height = row.size
-        shape = "wide" if width >= height else "tall"
-        frame = crop_frame(row.frame) if row.frame else ""
-        picture = (
-            f'<span class="pic {shape}" style="aspect-ratio:{width}/{height}"><img '
-            f'src="{esc(thumb_url(row.path, 256))}" loading="lazy"'
-            f' decoding="async" alt="{esc(name)}">{frame}</span>'
-        )
-    sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
-    if row.trains and row.bucket:
-        facts = f"{sizes} → <b>{row.bucket[0]}×{row.bucket[1]}</b>"
-        facts += f" · {row.repeats} times" if row.repeats != 1 else ""
-        words = (
-            f'<div class="says{"" if row.source == "file" else " folder"}" '
-            f'title="{esc(row.caption)}">{_caption(row)}</div>'
-        )
-        opener = (
-            f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="Edit the '
-            f'caption of {esc(name)}">'
-        )
-        body = opener + picture + "</button>"
-    else:
-        facts = f'<span class="out">left out</span> {sizes}'
-        words = f'<div class="says">{esc("It " + row.why if row.why else "It does not train.")}</div>'
-        body = f'<div class="shot">{picture}</div>'
-    return (
-        f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}<div '
-        f'class="sizes">{facts}</div></li>'
-    )
-
-
-def _caption(row: Row) -> str:
-    if row.source == "file":
-        return esc(row.caption)
-    if row.source == "words":
-        return f"{esc(row.caption)} <i>folder's words</i>"
-    return "<i>empty caption</i>"

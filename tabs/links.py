@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.dataset.images import BrokenPicture, thumbnail
+from core.dataset.opening import BrokenPicture
+from core.dataset.thumbnails import thumbnail
 from tabs.safety import Roots
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}

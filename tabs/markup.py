@@ -25,7 +25,7 @@ element.addEventListener('click', (event) => {
   if (target && element.contains(target) && !target.disabled) trigger('act', said(target, {}));
 });
 element.addEventListener('change', (event) => {
-  const target = event.target.closest('input[data-act], select[data-act]');
+  const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');
   if (target) trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
 });
 element.addEventListener('input', (event) => {
@@ -34,9 +34,10 @@ element.addEventListener('input', (event) => {
 });
 // What a person has touched no longer follows its attributes by itself.
 watch('value', () => {
-  element.querySelectorAll('input, select').forEach((field) => {
+  element.querySelectorAll('input, select, textarea').forEach((field) => {
     if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
     else if (field === document.activeElement) return;
+    else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
     else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
     else field.value = field.getAttribute('value') || '';
   });
@@ -163,10 +164,10 @@ def short(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
-def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str) -> str:
-    """A select that reports `elem`. choices: (words, value)."""
+def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:
+    """A select that reports `elem` with `arg`. choices: (words, value)."""
     options = "".join(
         f'<option value="{esc(value)}"{" selected" if value == chosen else ""}>{esc(words)}</option>'
         for words, value in choices
     )
-    return f'<select data-act="{esc(elem)}" aria-label="{esc(label)}">{options}</select>'
+    return f'<select data-act="{esc(elem)}" data-arg="{esc(arg)}" aria-label="{esc(label)}">{options}</select>'

@@ -8,14 +8,17 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from core.dataset.captions import plain_caption, read_caption
-from core.dataset.preflight import Report, Row, preflight
+from core.dataset.caption_files import OWN, read_caption
+from core.dataset.captions import plain_caption
+from core.dataset.preflight import preflight
+from core.dataset.report import Report, Row
 from core.dataset.scan import recognise
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs.context import Page
 from tabs.markup import count
+from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
 FRESH_SECONDS = 5.0
@@ -49,7 +52,9 @@ class Reading:
         self._revision = revision
         job = self._page.project.job
         key = json.dumps(
-            {name: to_values(job)[name] for name in ("dataset", "captions", "schedule")}, sort_keys=True, default=str
+            {name: to_values(job)[name] for name in ("dataset", "captions", "validation", "schedule")},
+            sort_keys=True,
+            default=str,
         )
         with self._lock:
             old = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
@@ -111,8 +116,8 @@ class Reading:
 
     def _check_open(self, job: TrainJob) -> None:
         """A shared page reads only open folders, whatever the settings say."""
-        for source in job.dataset.all_sources():
-            self._page.roots.check(source.folder, "dataset.folder")
+        for path, where in read_paths(job):
+            self._page.roots.check(path, where)
 
     def _publish(
         self,
@@ -146,14 +151,15 @@ class Reading:
 
     def _take_over(self, key: tuple[str, str]) -> None:
         report = self.report
-        placed = list(report.placed) if report else []
-        at = next((number for number, each in enumerate(placed) if each.key == key), None)
-        if report is None or at is None:
+        placed = [*report.placed, *report.validation] if report else []
+        mine = [number for number, each in enumerate(placed) if each.picture.key == key]
+        if report is None or not mine:
             return
-        settings = self.job.captions
-        caption = read_caption(placed[at].picture, settings)
-        placed[at] = replace(placed[at], caption=caption)
-        text = plain_caption(caption.text, settings)
+        picture, settings = placed[mine[0]].picture, placed[mine[0]].concept.captions
+        caption = read_caption(picture, settings)
+        for number in mine:
+            placed[number] = replace(placed[number], caption=caption)
+        text = plain_caption(caption.text, settings, picture.words)
         tokens = count_tokens(text)
         rows: list[Row] = [
             replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
@@ -161,10 +167,14 @@ class Reading:
             else row
             for row in report.rows
         ]
-        found = sum(each.caption.source == "file" for each in placed)
-        longest = max((row.tokens or 0 for row in rows), default=None)
+        trained = {each.picture.key: each for each in placed[: len(report.placed)]}
         self.report = replace(
-            report, placed=tuple(placed), rows=tuple(rows), captions_found=found, longest_tokens=longest
+            report,
+            placed=tuple(placed[: len(report.placed)]),
+            validation=tuple(placed[len(report.placed) :]),
+            rows=tuple(rows),
+            captions_found=sum(each.caption.source in OWN for each in trained.values()),
+            longest_tokens=max((row.tokens or 0 for row in rows), default=None),
         )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, resolve_path
+from core.settings.concepts import own_settings
+from core.settings.job import TrainJob
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,17 @@ class Roots:
             return Path(path).resolve().is_relative_to(self.workspace.outputs.resolve())
         except (OSError, ValueError, RuntimeError):
             return False
+
+
+def read_paths(job: TrainJob) -> list[tuple[str, str]]:
+    """(path, setting) of everything that reading the pictures opens: a shared page refuses those that are not open."""
+    found = []
+    for source in job.dataset.all_sources():
+        found.append((source.folder, "dataset.folder"))
+        found += [(source.metadata_file, "metadata_file")] if source.metadata_file else []
+        masks = own_settings(source).get("conditioning_data_dir") or job.dataset.conditioning_data_dir
+        found += [(masks, "conditioning_data_dir")] if masks else []
+    return found
 
 
 def _short(folder: Path) -> str:

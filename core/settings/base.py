@@ -141,9 +141,12 @@ class Declared:
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of X | Y, or the annotation alone; Annotated wrappers taken off."""
-    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
+    """The members of X | Y, also of unions within unions, or the annotation alone; Annotated wrappers taken off."""
+    if get_origin(annotation) is Annotated:
+        return union_members(get_args(annotation)[0])
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return (annotation,)
+    return tuple(dict.fromkeys(member for each in get_args(annotation) for member in union_members(each)))
 
 
 def _constraints(info: FieldInfo) -> list[Any]:

@@ -13,9 +13,10 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.dataset import Source
 from core.settings.job import TrainJob
-from tabs import dataset_view as view
+from tabs import dataset_grid as view
 from tabs import folder_browser
-from tabs.dataset import Desk, entries_of, with_entries
+from tabs.concepts import entries_of, with_entries
+from tabs.dataset import Desk
 from tabs.reading import reading_of
 
 
@@ -31,7 +32,7 @@ def choose(desk: Desk, folder) -> None:
 
 
 def areas(desk: Desk) -> dict[str, str]:
-    names = ("folder", "intake", "browser", "summary", "sources", "checks", "buckets", "grid")
+    names = ("folder", "intake", "browser", "summary", "sources", "questions", "checks", "plots", "grid")
     return dict(zip(names, desk._render(), strict=True))
 
 
@@ -127,7 +128,7 @@ def test_a_name_that_is_no_utf8_is_shown_and_its_caption_opens(desk, tmp_path):
 
 
 def test_ten_thousand_pictures_show_48_at_a_time(desk):
-    from core.dataset.preflight import Row
+    from core.dataset.report import Row
 
     row = Row(
         ("s", "a.png"),
@@ -158,7 +159,7 @@ def test_the_view_is_chosen_by_kind_and_by_bucket(desk, tmp_path):
     width, height = next(row.bucket for row in desk.reading.report.rows if "wide" in row.key[1])
     desk.act(event("show", f"{width}x{height}"))
     assert "wide.png" in areas(desk)["grid"] and "square.png" not in areas(desk)["grid"]
-    assert f'data-arg="{width}x{height}"' not in areas(desk)["buckets"]  # pressed: another click shows all
+    assert f'data-arg="{width}x{height}"' not in areas(desk)["plots"]  # pressed: another click shows all
 
 
 # -- folders
@@ -177,11 +178,11 @@ def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_
     picture(tmp_path / "10_fox" / "a.png")
     choose(desk, tmp_path / "10_fox")
     assert 'placeholder="10"' in areas(desk)["sources"] and 'placeholder="fox"' in areas(desk)["sources"]
-    desk.act(event("repeats", "0", "4"))
-    desk.act(event("words", "0", "a red fox"))
+    desk.act(event("own", "0:num_repeats", "4"))
+    desk.act(event("own", "0:class_tokens", "a red fox"))
     source = desk.page.project.job.dataset.sources[0]
     assert (source.num_repeats, source.class_tokens, source.enabled) == (4, "a red fox", True)
-    desk.act(event("enable", "0", "false"))
+    desk.act(event("own", "0:enabled", "false"))
     assert not desk.page.project.job.dataset.sources[0].enabled
     desk.act(event("remove", "0"))
     assert entries_of(desk.page.project.job) == []
@@ -195,7 +196,7 @@ def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, 
     choose(desk, tmp_path / "set")
     before, shown = desk.page.project.job, areas(desk)["sources"]
     with pytest.raises(ProblemsError):
-        desk.act(event("repeats", "0", value))
+        desk.act(event("own", "0:num_repeats", value))
     assert desk.page.project.job == before
     assert areas(desk)["sources"] != shown  # sent anew, so that what was typed does not stay on the screen
 

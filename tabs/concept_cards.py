@@ -1,0 +1,207 @@
+"""The chosen folders as cards: what lies in each, how often it is shown, and what it sets for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from core.dataset.files import printable
+from core.dataset.scan import Folder
+from core.record.workspace import display_path, resolve_path
+from core.settings.concepts import own_settings
+from core.settings.job import TrainJob
+from core.settings.source import Source
+from tabs.concepts import Found
+from tabs.context import empty_state
+from tabs.markup import button, choice_list, count, esc, section
+from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
+
+FOLDERS_SHOWN = 12
+SHORT_LIST = 3  # of a folder's own settings that are named on its card
+ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word",
+           "class_tokens")  # fmt: skip
+PLAIN = [
+    name
+    for name in Source.model_fields
+    if name not in ON_CARD and not any(name in each for each in SHARED_NAMES.values())
+]
+
+
+def cards(
+    job: TrainJob,
+    entries: Sequence[Source],
+    found: Sequence[Found],
+    opened: Collection[int],
+    thumb_url: Callable[..., str],
+    *,
+    busy: bool = False,
+    word_note: Callable[[str], str] = lambda word: "",
+) -> str:
+    """One card a folder. opened: whose own settings are unfolded; word_note: what is said of an identifier."""
+    if not entries:
+        return section(
+            "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
+        )
+    common = common_values(job)
+    body = "".join(
+        _card(number, entry, common, each, number in opened, thumb_url, busy, word_note)
+        for number, (entry, each) in enumerate(zip(entries, found, strict=True))
+    )
+    views = sum(each.views for each in found)
+    return section("Folders", body, esc(f"{count(views, 'view')} an epoch") if views else "")
+
+
+def common_values(job: TrainJob) -> dict[str, Any]:
+    """What holds for all folders that set nothing of their own, by name."""
+    groups = {"Pictures": job.dataset, "Captions": job.captions, "Validation": job.validation}
+    return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
+
+
+def _card(
+    number: int,
+    entry: Source,
+    common: dict[str, Any],
+    found: Found,
+    opened: bool,
+    thumb_url: Callable[..., str],
+    busy: bool,
+    word_note: Callable[[str], str],
+) -> str:
+    root = resolve_path(entry.folder)
+    name = printable(root.name or entry.folder)
+    own = own_settings(entry)
+    more = _more(number, entry, common) if opened else ""
+    state = ("" if entry.enabled else " off") + f" {entry.role}"
+    return (
+        f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
+        f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
+        f"{_words(entry, word_note)}{_inside(found, root)}{_role_actions(number, entry)}"
+        f"{_more_line(number, entry, own, opened)}{more}</article>"
+    )
+
+
+def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callable[..., str], busy: bool) -> str:
+    shown = display_path(resolve_path(entry.folder))
+    picture = '<span class="concept-pic"></span>'
+    if found.first is not None:
+        address = esc(thumb_url(found.first, 128))
+        picture = f'<img class="concept-pic" src="{address}" alt="" loading="lazy" decoding="async">'
+    ticked = " checked" if entry.enabled else ""
+    use = (
+        f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{ticked} '
+        f'aria-label="Use {esc(name)}"><b>{esc(name)}</b></label>'
+    )
+    roles = [(SOURCE["role"].labels[role], role) for role in SOURCE["role"].choices]
+    role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
+    taken_off = "Takes it off this list; its files stay where they are"
+    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
+    return (
+        f'<div class="concept-head">{picture}<div class="who">{use}'
+        f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
+        f'<span class="counted">{esc(_counted(entry, found, busy))}</span></div>'
+        f'<div class="does">{role}{remove}</div></div>'
+    )
+
+
+def _counted(entry: Source, found: Found, busy: bool) -> str:
+    """What lies in it and how much of an epoch it is."""
+    if not entry.enabled:
+        return "left out"
+    if not found.folders:
+        return "" if busy else "no pictures"
+    pictures = count(found.pictures, "picture")
+    if entry.role == "validation":
+        return f"{pictures}, none of them trains"
+    if entry.samples_per_epoch:
+        return f"{pictures}, {count(entry.samples_per_epoch, 'view')} an epoch"
+    if entry.role == "regularisation":
+        return f"{pictures}, as many views as the others need"
+    return f"{pictures}, {count(found.views, 'view')} an epoch"
+
+
+def _fields(number: int, entry: Source, found: Found) -> str:
+    repeats, words = {folder.repeats for folder in found.folders}, {folder.words for folder in found.folders}
+    repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
+    said = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "none")
+    both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
+    hints = {"num_repeats": repeated, "samples_per_epoch": "by repeats", "class_tokens": both or said}
+    hints |= {"identifier": "such as sks", "class_word": "such as dog"}
+    drawn = ""
+    for name in ("num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word", "class_tokens"):
+        common = NOT_OWN if name == "loss_weight" else None
+        value = getattr(entry, name)
+        drawn += field(SOURCE[name], value, "own", f"{number}:{name}", common=common, hint=hints.get(name, ""))
+    return drawn
+
+
+def _words(entry: Source, word_note: Callable[[str], str]) -> str:
+    note = word_note(entry.identifier) if entry.identifier else ""
+    return f'<p class="hint word-note">{esc(note)}</p>' if note else ""
+
+
+def _inside(found: Found, root: Any) -> str:
+    """The folders below it that bring repeats or words of their own."""
+    inner = [folder for folder in found.folders if folder.path != root]
+    if not inner:
+        return ""
+    rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
+    if len(inner) > FOLDERS_SHOWN:
+        rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
+    head = "<tr><th>Inside</th><th class='num'>Pictures</th><th class='num'>Repeats</th><th>Words</th></tr>"
+    return f"<table>{head}{rows}</table>"
+
+
+def _inner(folder: Folder) -> str:
+    words = esc(folder.words) or "<span class='hint'>none</span>"
+    name, number = esc(printable(folder.path.name)), f"{folder.pictures:,}"
+    return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
+
+
+def _role_actions(number: int, entry: Source) -> str:
+    """What only folders of one role can do."""
+    return ""
+
+
+def _more_line(number: int, entry: Source, own: dict[str, Any], opened: bool) -> str:
+    """The button that unfolds, with what is set behind it."""
+    names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
+    said = "as for all folders"
+    if names:
+        said = f"{count(len(names), 'setting')} of its own: {in_words(names[:SHORT_LIST], entry)}"
+        said += " ..." if len(names) > SHORT_LIST else ""
+    words = "Less" if opened else "More"
+    clear = (
+        button("clear", "All as for all", number, kind="quiet", title="Empties what this folder sets for itself")
+        if own and opened
+        else ""
+    )
+    unfold = (
+        f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
+        f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
+    )
+    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}</div>'
+
+
+def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
+    """Every setting that a folder can have of its own; an empty field shows what holds without it."""
+    blocks = ""
+    for title, names in SHARED_NAMES.items():
+        drawn = "".join(
+            field(SOURCE[name], getattr(entry, name), "own", f"{number}:{name}", common=common[name]) for name in names
+        )
+        blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
+    plain = "".join(_plain(number, entry, name) for name in PLAIN)
+    return f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div></div>'
+
+
+def _plain(number: int, entry: Source, name: str) -> str:
+    declared = SOURCE[name]
+    common = None if declared.optional else NOT_OWN
+    return field(
+        declared,
+        getattr(entry, name),
+        "own",
+        f"{number}:{name}",
+        common=common,
+        hint="none" if declared.optional else "",
+    )

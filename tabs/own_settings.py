@@ -1,0 +1,137 @@
+"""Settings as fields of a board: drawn from their declarations, read back as values. Cards and tool forms use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, get_origin
+
+from core.record.problems import ProblemsError
+from core.settings.base import Declared, Settings, union_members
+from core.settings.source import ONE_FOR_ALL, SHARED, Source
+from tabs.form import label, shown_value
+from tabs.markup import esc
+from tabs.values import BadText, text_of, value_from
+
+NOTHING = '""'  # typed in a field whose emptiness means "as for all"
+NOT_OWN: Any = object()  # the field has no common value behind it
+PATHS = frozenset(("folder", "metadata_file"))
+
+
+def entries(model: type[Settings], group: str) -> dict[str, Declared]:
+    """The settings of one model by name."""
+    return {name: Declared(f"{group}.{name}", group, name, info) for name, info in model.model_fields.items()}
+
+
+SOURCE = entries(Source, "source")
+GROUPS = {"PictureSettings": "Pictures", "CaptionSettings": "Captions", "ValidationSettings": "Validation"}
+SHARED_NAMES: dict[str, list[str]] = {
+    GROUPS[group.__name__]: [name for name in group.model_fields if name not in ONE_FOR_ALL] for group in SHARED
+}
+
+
+def is_path(entry: Declared) -> bool:
+    """Whether the value names a file or folder that would be read."""
+    return entry.widget == "folder" or entry.name in PATHS
+
+
+def _is_json(entry: Declared) -> bool:
+    return any((get_origin(member) or member) is dict for member in union_members(entry.info.annotation))
+
+
+def _text(entry: Declared, value: Any) -> str:
+    if _is_json(entry):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return str(text_of(entry, value))
+
+
+def field(entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "") -> str:
+    """A labelled control that reports `act` with `arg`.
+
+    common   what holds when this is left empty; the control then offers to leave it so
+    hint     stands in the empty field in place of the common value
+    """
+    own = common is not NOT_OWN and value is not None
+    about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
+    behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
+    wide = " wide" if entry.kind == "list" or _is_json(entry) else ""
+    if entry.kind == "bool" and common is NOT_OWN:
+        ticked = " checked" if value else ""
+        control = f'<input type="checkbox" {about}{ticked}>'
+        return f'<label class="own switch" title="{esc(entry.help)}">{control}<span>{esc(label(entry))}</span></label>'
+    if entry.kind in ("bool", "choice"):
+        control = f"<select {about}>{_options(entry, value, common, behind)}</select>"
+    elif wide:
+        control = f'<textarea rows="2" {about} placeholder="{esc(behind)}">{esc(_text(entry, value))}</textarea>'
+    else:
+        number = " num" if entry.kind in ("int", "float", "pair") else ""
+        written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
+        control = (
+            f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(behind)}" '
+            f'autocomplete="off" spellcheck="false">'
+        )
+    mark = " is-own" if own else ""
+    return f'<label class="own{mark}{wide}" title="{esc(_note(entry, common))}"><span>{esc(label(entry))}</span>{control}</label>'
+
+
+def _note(entry: Declared, common: Any) -> str:
+    """What the field does; how to say "nothing" where the common value says something."""
+    takes_nothing = entry.kind in ("text", "list") and not entry.choices and common not in (NOT_OWN, None, "", [])
+    return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")
+
+
+def _empty_text(entry: Declared, value: Any) -> str:
+    return NOTHING if value == "" else _text(entry, value)
+
+
+def _options(entry: Declared, value: Any, common: Any, behind: str) -> str:
+    choices = [True, False] if entry.kind == "bool" else entry.choices
+    options = [] if common is NOT_OWN else [("", f"as for all: {behind}", value is None)]
+    options += [(_plain(choice), shown_value(entry, choice), choice == value) for choice in choices]
+    return "".join(
+        f'<option value="{esc(each)}"{" selected" if chosen else ""}>{esc(words)}</option>'
+        for each, words, chosen in options
+    )
+
+
+def _plain(choice: Any) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
+    """The value that a control's text stands for. optional: empty means that nothing is given. Raises ProblemsError."""
+    stripped = text.strip()
+    if optional and not stripped:
+        return None
+    if stripped == NOTHING and entry.kind in ("text", "list"):
+        return [] if entry.kind == "list" else ""
+    if entry.kind == "bool":
+        return stripped == "true"
+    if entry.kind == "choice":
+        known = next((choice for choice in entry.choices if _plain(choice) == stripped), None)
+        if known is None:
+            raise ProblemsError.one(f"{entry.title} is '{stripped[:40]}'", entry.title, f"use {entry.range_text}")
+        return known
+    if _is_json(entry):
+        return _read_json(entry, stripped)
+    try:
+        return value_from(entry, text)
+    except BadText as error:
+        raise ProblemsError.one(error.problem.what, entry.title, error.problem.fix) from None
+
+
+def _read_json(entry: Declared, text: str) -> Any:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ProblemsError.one(
+            f"{entry.title} is no JSON object", entry.title, 'write {"name": value}, or leave it empty'
+        )
+    return value
+
+
+def in_words(names: Iterable[str], source: Source) -> str:
+    """The folder's own settings in one line: "Resolution 768, Mirror by chance on"."""
+    return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)

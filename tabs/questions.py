@@ -1,0 +1,193 @@
+"""What a dataset leaves open, asked once where it arises: the choices, what each does, and the answer as settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.dataset.questions import Question
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.ineffective import value_of
+from core.settings.job import TrainJob
+from core.settings.presets import to_values
+from tabs.markup import button, count, esc, section
+
+KEPT_DATASETS = 50
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer. values: the settings it stands for, by path."""
+
+    name: str
+    words: str
+    does: str
+    values: dict[str, Any]
+
+
+ASKED: dict[str, tuple[str, list[Choice]]] = {
+    "transparency": (
+        "have transparent parts. What stands behind them?",
+        [
+            Choice(
+                "white",
+                "White",
+                "They are put on white. Right for drawings and cut-outs that were made for a white page.",
+                {"dataset.alpha_color": "#ffffff", "dataset.alpha_mask": False},
+            ),
+            Choice(
+                "mask",
+                "Leave them out of learning",
+                "What is transparent does not count in the loss, so the background is not learnt.",
+                {"dataset.alpha_mask": True},
+            ),
+        ],
+    ),
+    "sidecars": (
+        "have several caption files. Which is learnt?",
+        [
+            Choice(
+                "tags",
+                "The tags",
+                "Only the .txt files are read.",
+                {"captions.sidecars": "one", "captions.caption_extension": ".txt"},
+            ),
+            Choice(
+                "sentences",
+                "The sentences",
+                "Only the .caption files are read.",
+                {"captions.sidecars": "one", "captions.caption_extension": ".caption"},
+            ),
+            Choice(
+                "joined",
+                "Both, joined",
+                "The sentence, then the tags: long captions, so look at their lengths.",
+                {"captions.sidecars": "joined", "captions.caption_extension": "auto"},
+            ),
+            Choice(
+                "drawn",
+                "One of them, drawn each time",
+                "Each view takes the sentence or the tags by chance; prompts of either kind work afterwards.",
+                {"captions.sidecars": "drawn", "captions.caption_extension": "auto"},
+            ),
+        ],
+    ),
+    "lines": (
+        "have captions of several lines. Which line is learnt?",
+        [
+            Choice("first", "The first", "The others are not read.", {"captions.caption_lines": "first"}),
+            Choice(
+                "random",
+                "One by chance",
+                "Each view takes another line: several captions for one picture.",
+                {"captions.caption_lines": "random"},
+            ),
+            Choice("all", "All of them", "The lines are joined by spaces.", {"captions.caption_lines": "all"}),
+        ],
+    ),
+}
+COLOUR = "colour"
+
+
+def dataset_key(job: TrainJob) -> str:
+    """Which folders an answer is about: others are asked again."""
+    folders = [source.folder for source in job.dataset.all_sources()]
+    return hashlib.sha256(json.dumps(folders).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def answered(state: dict[str, Any], job: TrainJob) -> list[str]:
+    """The kinds that were answered for these folders."""
+    return list(dict(state.get("answered", {})).get(dataset_key(job), []))
+
+
+def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) -> dict[str, Any]:
+    """What the tab keeps: the newest datasets only."""
+    others = {key: each for key, each in dict(state.get("answered", {})).items() if key != dataset_key(job)}
+    return dict([*others.items(), (dataset_key(job), sorted(kinds))][-KEPT_DATASETS:])
+
+
+def answer(job: TrainJob, kind: str, name: str, colour: str = "") -> TrainJob:
+    """`job` with the settings that an answer stands for. Raises ProblemsError."""
+    if kind == "transparency" and name == COLOUR:
+        values: dict[str, Any] = {"dataset.alpha_color": colour, "dataset.alpha_mask": False}
+    else:
+        choice = next((each for each in ASKED.get(kind, ("", []))[1] if each.name == name), None)
+        if choice is None:
+            raise ProblemsError.one("There is no such answer", "Dataset", "reload the page")
+        values = choice.values
+    whole = to_values(job)
+    for path, value in values.items():
+        group, setting = path.split(".")
+        whole[group][setting] = value
+    return build(TrainJob, whole)
+
+
+def in_force(job: TrainJob, kind: str) -> str:
+    """The name of the choice that the settings stand for now, "" for none of them."""
+    for choice in ASKED[kind][1]:
+        if all(value_of(job, path) == value for path, value in choice.values.items()):
+            return choice.name
+    if kind == "sidecars" and job.captions.sidecars == "one" and job.captions.caption_extension == "auto":
+        return "tags"
+    return COLOUR if kind == "transparency" else ""
+
+
+def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str]) -> str:
+    """Open questions with their choices, then answered ones in a line each."""
+    known = [question for question in questions if question.kind in ASKED]
+    asked = "".join(_asked(job, question) for question in known if question.kind not in done)
+    told = "".join(_told(job, question) for question in known if question.kind in done)
+    if not known:
+        return ""
+    number = sum(question.kind not in done for question in known)
+    return section("To decide" if number else "Decided", asked + told, esc(count(number, "question")) if number else "")
+
+
+def _asked(job: TrainJob, question: Question) -> str:
+    words, choices = ASKED[question.kind]
+    now = in_force(job, question.kind)
+    drawn = "".join(
+        _choice(question.kind, choice.name, choice.words, choice.does, choice.name == now) for choice in choices
+    )
+    if question.kind == "transparency":
+        chosen = " now" if now == COLOUR else ""
+        drawn += (
+            f'<label class="choice{chosen}"><b>A colour <input type="color" data-act="answer" '
+            f'data-arg="transparency:{COLOUR}" value="{esc(job.dataset.alpha_color)}" aria-label="Colour behind"></b>'
+            "<span>They are put on this colour. Right where the subject is white itself.</span></label>"
+        )
+    return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{drawn}</div></div>'
+
+
+def _concerns(question: Question) -> str:
+    """Whom it is about: how many, what was counted, and some names."""
+    counted = ", ".join(f"{number:,} {words}" for words, number in question.counts.items())
+    names = ", ".join(question.examples)
+    about = "; ".join(part for part in (counted, names) if part)
+    return f'<strong>{esc(count(question.pictures, "picture"))}</strong> <span class="hint">({esc(about)})</span>'
+
+
+def _choice(kind: str, name: str, words: str, does: str, now: bool) -> str:
+    mark = '<i class="hint">as it is now</i>' if now else ""
+    return (
+        f'<button type="button" class="choice{" now" if now else ""}" data-act="answer" data-arg="{kind}:{name}">'
+        f"<b>{esc(words)} {mark}</b><span>{esc(does)}</span></button>"
+    )
+
+
+def _told(job: TrainJob, question: Question) -> str:
+    titles = {
+        "transparency": "Behind transparent parts",
+        "sidecars": "Of several caption files",
+        "lines": "Of several lines",
+    }
+    now = in_force(job, question.kind)
+    words = next((each.words.lower() for each in ASKED[question.kind][1] if each.name == now), "")
+    if now == COLOUR:
+        words = f"the colour {job.dataset.alpha_color}"
+    ask = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")
+    return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(words or "as set in Train")}</b></span>{ask}</div>'

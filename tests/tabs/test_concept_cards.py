@@ -1,0 +1,273 @@
+"""The cards of the Dataset tab: every setting a folder can have of its own, questions asked once, charts."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+
+import pytest
+from work_parts import HOSTILE, event, make_page, picture, wait_until
+
+from core.dataset.buckets import Size
+from core.dataset.report import Question, Report, Row
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.source import Source
+from tabs import concept_cards, dataset_grid, plots, questions
+from tabs.concepts import Found, changed, entries_of, with_entries
+from tabs.dataset import TAB, Desk
+from tabs.own_settings import SHARED_NAMES, SOURCE
+from tabs.values import text_of
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path))
+
+
+def choose(desk: Desk, folder) -> None:
+    desk.choose(str(folder))
+    wait_until(lambda: not desk.reading.busy)
+
+
+def card(desk: Desk) -> str:
+    job = desk.page.project.job
+    return concept_cards.cards(job, entries_of(job), [Found()] * len(entries_of(job)), [0], desk.page.thumb_url)
+
+
+def own(desk: Desk, name: str, text: str, number: int = 0) -> Source:
+    desk.act(event("own", f"{number}:{name}", text))
+    return entries_of(desk.page.project.job)[number]
+
+
+# -- settings
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCE if name != "folder"])
+def test_every_setting_of_a_folder_has_a_control_on_its_card(desk, name):
+    assert f'data-arg="0:{name}"' in card(desk)
+
+
+@pytest.mark.parametrize("name", [name for names in SHARED_NAMES.values() for name in names])
+def test_an_own_setting_is_written_shown_and_emptied_again(desk, name):
+    entry, common = SOURCE[name], concept_cards.common_values(desk.page.project.job)[name]
+    other = {"caption_extension": ".caption", "alpha_color": "#102030", "face_crop_aug_range": [0.2, 0.6],
+             "more_resolutions": [256, [128, 192]], "resolution": 192, "bucket_reso_steps": 32}.get(name)  # fmt: skip
+    if other is None:
+        wanted = {"bool": not common, "int": 128, "float": 0.5, "text": "a b", "pair": 128}
+        other = next(choice for choice in entry.choices if choice != common) if entry.choices else wanted[entry.kind]
+    text = str(other).lower() if entry.kind == "bool" else str(text_of(entry, other))
+    found = own(desk, name, text)
+    assert text_of(entry, getattr(found, name)) == text_of(
+        entry,
+        build(TrainJob, {"dataset": {"sources": [{"folder": "a", name: other}]}}).dataset.sources[0].model_dump()[name],
+    )
+    shown = card(desk)
+    assert "1 setting of its own" in shown and shown.count("is-own") == 1
+    assert own(desk, name, "") == Source(folder=found.folder)  # and the short form is back
+    assert desk.page.project.job.dataset.folder == found.folder
+
+
+def test_an_empty_field_shows_what_holds_for_all(desk):
+    desk.page.project.edit("dataset.resolution", "192")
+    desk.page.project.edit("captions.shuffle_caption", True)
+    shown = html.unescape(card(desk))
+    assert re.search(r'data-arg="0:resolution"[^>]*value="" placeholder="192"', shown)
+    assert re.search(r'data-arg="0:shuffle_caption".*?<option value="" selected>as for all: on', shown)
+
+
+def test_two_quotes_stand_for_none_where_all_others_have_something(desk):
+    desk.page.project.edit("captions.caption_prefix", "photo of")
+    assert own(desk, "caption_prefix", '""').caption_prefix == ""
+    assert "Write &quot;&quot; for none" in card(desk)
+    assert own(desk, "caption_prefix", "").caption_prefix is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("resolution", "large"), ("resolution", "12"), ("num_repeats", "0"), ("loss_weight", ""), ("loss_weight", "nan"),
+     ("role", "nothing"), ("custom_attributes", "[1]"), ("custom_attributes", "{"), ("alpha_color", "white"),
+     ("caption_lines", "last"), ("no_such_setting", "1")],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_a_fix_and_changes_nothing(desk, name, text):
+    before = desk.page.project.job
+    with pytest.raises(ProblemsError) as told:
+        own(desk, name, text)
+    assert desk.page.project.job == before and all(problem.fix for problem in told.value.problems)
+
+
+def test_all_as_for_all_empties_only_what_folders_share(desk):
+    for name, text in (("resolution", "192"), ("flip_aug", "true"), ("identifier", "sks"), ("num_repeats", "3")):
+        own(desk, name, text)
+    desk.act(event("clear", "0"))
+    found = entries_of(desk.page.project.job)[0]
+    assert (found.resolution, found.flip_aug, found.identifier, found.num_repeats) == (None, None, "sks", 3)
+
+
+def test_custom_attributes_are_json(desk):
+    found = own(desk, "custom_attributes", '{"diff_output_preservation": true}')
+    assert found.custom_attributes == {"diff_output_preservation": True}
+    assert '{"diff_output_preservation": true}' in html.unescape(card(desk))
+
+
+def test_a_regularisation_folder_given_shortly_is_a_card_and_stays_short():
+    job = build(TrainJob, {"dataset": {"folder": "a", "reg_data_dir": "r", "sources": [{"folder": "b"}]}})
+    entries = entries_of(job)
+    assert [(entry.folder, entry.role) for entry in entries] == [
+        ("a", "train"),
+        ("r", "regularisation"),
+        ("b", "train"),
+    ]
+    assert with_entries(job, entries) == job
+    longer = with_entries(job, [entries[0], entries[1].model_copy(update={"loss_weight": 0.5}), entries[2]])
+    assert longer.dataset.reg_data_dir is None and longer.dataset.sources[0].loss_weight == 0.5
+    assert [source.folder for source in longer.dataset.all_sources()] == ["a", "r", "b"]
+
+
+def test_the_unfolded_cards_stay_with_their_folders_when_one_is_removed(desk, tmp_path):
+    job = with_entries(desk.page.project.job, [Source(folder=name, num_repeats=2) for name in "abc"])
+    desk.page.project.replace(job)
+    desk.act(event("more", "2"))
+    desk.act(event("remove", "0"))
+    assert desk.page.project.tab_state(TAB)["open"] == [1]
+    desk.act(event("more", "1"))
+    assert desk.page.project.tab_state(TAB)["open"] == []
+
+
+def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_path):
+    page = make_page(tmp_path, shared=True)
+    for name in ("metadata_file", "conditioning_data_dir", "folder"):
+        with pytest.raises(ProblemsError, match="not open to a shared page"):
+            changed(Source(folder="models/starter/pictures"), name, str(tmp_path / "secret"), page.roots)
+    inside = str(page.workspace.outputs / "masks")
+    assert changed(Source(folder="a"), "conditioning_data_dir", inside, page.roots)["conditioning_data_dir"] == inside
+
+
+def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
+    desk = Desk(make_page(tmp_path, shared=True))
+    desk.page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "secret"))
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    assert desk.reading.report is None and "not open" in desk.reading.problems[0].what
+
+
+def test_names_on_cards_never_become_markup(desk):
+    source = Source(
+        folder=HOSTILE, identifier=HOSTILE, class_word=HOSTILE, class_tokens=HOSTILE, caption_prefix=HOSTILE
+    )
+    desk.page.project.replace(with_entries(desk.page.project.job, [source]))
+    assert "<img src=x" not in card(desk)
+
+
+# -- questions
+
+
+QUESTIONS = (
+    Question("transparency", 12, ("a.png", HOSTILE), {"with transparent parts": 12}),
+    Question("sidecars", 3, ("b.png",), {".caption": 212, ".txt": 240}),
+    Question("lines", 2, ("c.png",), {"several lines": 2}),
+)
+
+
+def test_a_question_is_asked_until_answered_and_only_for_these_folders(desk):
+    job = desk.page.project.job
+    shown = questions.cards(job, QUESTIONS, questions.answered({}, job))
+    assert shown.count('class="ask"') == 3 and "240 .txt" in shown and "<img src=x" not in shown
+    desk.act(event("answer", "sidecars:joined"))
+    job, state = desk.page.project.job, desk.page.project.tab_state(TAB)
+    assert job.captions.sidecars == "joined"
+    shown = questions.cards(job, QUESTIONS, questions.answered(state, job))
+    assert shown.count('class="ask"') == 2 and "both, joined" in shown
+    desk.act(event("ask", "sidecars"))
+    assert questions.answered(desk.page.project.tab_state(TAB), job) == []
+    desk.act(event("answer", "lines:all"))
+    desk.page.project.edit("dataset.folder", "elsewhere")
+    assert questions.answered(desk.page.project.tab_state(TAB), desk.page.project.job) == []
+
+
+@pytest.mark.parametrize("kind", questions.ASKED)
+def test_every_answer_is_what_then_holds(desk, kind):
+    for choice in questions.ASKED[kind][1]:
+        desk.act(event("answer", f"{kind}:{choice.name}"))
+        assert questions.in_force(desk.page.project.job, kind) == choice.name
+
+
+def test_a_colour_behind_transparency_is_chosen(desk):
+    desk.act(event("answer", "transparency:colour", "#204060"))
+    assert desk.page.project.job.dataset.alpha_color == "#204060"
+    assert questions.in_force(desk.page.project.job, "transparency") == "colour"
+    with pytest.raises(ProblemsError):
+        desk.act(event("answer", "transparency:colour", "blue"))
+    with pytest.raises(ProblemsError):
+        desk.act(event("answer", "lines:none"))
+
+
+# -- the grid
+
+
+def test_a_picture_is_held_out_and_let_train_again(desk, tmp_path):
+    for number in range(3):
+        picture(tmp_path / "set" / f"{number}.png", (200, 200))
+    choose(desk, tmp_path / "set")
+    desk.act(event("hold", "1", "true"))
+    wait_until(lambda: not desk.reading.busy)
+    report = desk.reading.report
+    assert entries_of(desk.page.project.job)[0].validation_pictures == ["1.png"]
+    assert [row.role for row in report.rows] == ["train", "validation", "train"] and report.trained == 2
+    shown = dataset_grid.grid(
+        report, "held", 0, desk.page.thumb_url, False, dataset_grid.holding(entries_of(desk.page.project.job))
+    )
+    assert (
+        shown.count("<img") == 1 and "held out</span>" in shown and "left out" not in shown.replace("left out or", "")
+    )
+    desk.act(event("hold", "1", "false"))
+    wait_until(lambda: not desk.reading.busy)
+    assert desk.reading.report.trained == 3 and desk.page.project.job.dataset.folder  # the short form again
+
+
+# -- charts
+
+
+def rows(number: int) -> tuple[Row, ...]:
+    from pathlib import Path
+
+    path = Path("a.png")
+    return tuple(
+        Row(("s", f"{n}.png"), path, (400 + n * 7 % 1900, 300 + n * 13 % 1700), (512, 512), (0, 0, 1, 1), 1.0, 1, "a", None,
+            "file", n % 140, True)
+        for n in range(number)
+    )  # fmt: skip
+
+
+def report_of(number: int, buckets: dict[Size, tuple[int, int]]) -> Report:
+    from core.dataset.length import Length
+
+    length = Length(**{name: 1 for name in Length.__dataclass_fields__})
+    return Report((), (), (), rows(number), (), buckets, {0: number}, number, 1, length, "", 139, 75)
+
+
+def test_charts_of_ten_thousand_pictures_are_small_and_quick():
+    report = report_of(10_000, {(512, 512): (10_000, 10_000)})
+    begin = time.perf_counter()
+    drawn = plots.sizes_plot(TrainJob(), report) + plots.lengths_plot(report)
+    assert len(drawn) < 120_000 and time.perf_counter() - begin < 2
+    marks, longest = plots.size_marks([row.size for row in report.rows])
+    assert sum(number for _, _, number in marks) == 10_000 and len(marks) <= plots.MOST_MARKS
+    assert longest == max(max(row.size) for row in report.rows)
+
+
+def test_the_length_chart_counts_every_caption_once_and_names_the_cut():
+    bins, size = plots.length_bins([0, 4, 5, 74, 75, 76, 400])
+    assert sum(bins) == 7 and bins[0] == 2 and bins[1] == 1 and size == 5
+    report = report_of(140, {})
+    shown = plots.lengths_plot(report)
+    assert f"{sum(n > 75 for n in range(140))} captions cut at 75" in shown
+    assert shown.count("column cut") == sum(place * 5 > 75 for place in range(28))
+
+
+def test_views_by_folder_are_shares_of_the_whole():
+    shown = plots.balance(["fox", "dogs"], ["train", "regularisation"], [30, 10])
+    assert "75%" in shown and "25%" in shown and "40 in all" in shown
+    assert plots.balance(["fox"], ["train"], [30]) == ""
