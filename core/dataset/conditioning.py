@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.dataset.files import extension, printable, reachable
-from core.dataset.images import BrokenPicture, problem_of
 from core.dataset.memo import Memo
+from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.picture import Picture, count, listed, names_of
 from core.dataset.walk import File, headers, walk
 from core.record.cancel import CancelToken

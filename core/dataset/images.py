@@ -11,10 +11,8 @@ from PIL import Image
 from core.dataset.augment import change_colours
 from core.dataset.buckets import Placement
 from core.dataset.colours import WHITE, colour_of
-from core.dataset.decoding import check_decodes, known_broken  # noqa: F401
-from core.dataset.opening import BrokenPicture, Header, open_rgb, problem_of, read_header  # noqa: F401
+from core.dataset.opening import BrokenPicture, open_rgb
 from core.dataset.resize import resize
-from core.dataset.thumbnails import thumbnail  # noqa: F401
 from core.dataset.views import View
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from core.dataset.cache_list import compare_with_disk, write_list
 from core.dataset.conditioning import conditioning_folder, pair
 from core.dataset.files import CAPTION_EXTENSIONS, printable, reachable
 from core.dataset.folders import Root, folder_of, roots_of, whole_root
-from core.dataset.images import BrokenPicture, problem_of
 from core.dataset.memo import Memo
 from core.dataset.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
+from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.picture import Broken, Folder, Picture, Scan, count, listed, names_of
 from core.dataset.walk import File, Walk, headers, walk
 from core.record.cancel import CancelToken

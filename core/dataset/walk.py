@@ -19,8 +19,8 @@ from core.dataset.files import (
     reachable,
     without_face,
 )
-from core.dataset.images import BrokenPicture, read_header
 from core.dataset.memo import Memo
+from core.dataset.opening import BrokenPicture, read_header
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 
