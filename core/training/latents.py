@@ -11,9 +11,8 @@ from core.dataset.latent_cache import LatentCache, Posterior, frozen_latent, on_
 from core.dataset.mask_cache import MaskCache, mask_source, plain_mask
 from core.dataset.masks import load_mask
 from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
-from core.dataset.views import draw_view
+from core.dataset.views import draw_view, is_varied
 from core.record import machine
-from core.settings.rules import changes_by_chance
 from core.training.sources import DEVICE_BYTES, FreshViews, Latents, Shown
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer ca
 
 def encoded_each_time(placed: Placed, where: str) -> bool:
     """Whether each draw of it goes through the VAE. where: the setting memory.cache_latents."""
-    return where == "off" or bool(changes_by_chance(placed.concept.pictures))
+    return where == "off" or is_varied(placed.concept.pictures)
 
 
 def build_latents(builder: Builder) -> Latents:

@@ -12,7 +12,7 @@ from core.dataset.encoding import Encode, Side
 from core.dataset.latent_cache import Posterior, frozen_latent, sample_latent
 from core.dataset.mask_cache import at_latent_size
 from core.dataset.opening import BrokenPicture, problem_of
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,6 +171,11 @@ class FrozenText:
         """Encode what is missing of these captions; afterwards the encoder leaves the memory."""
         if self._cache.ensure(captions, self._encode):
             self._release()
+
+    @property
+    def unwritten(self) -> Problem | None:
+        """Why the cache could not be written, if so."""
+        return self._cache.unwritten
 
     def states(self, captions: Sequence[str]) -> Tensor:
         """[B, T, C] on the device."""

@@ -1,0 +1,156 @@
+"""Where latents are kept changes no loss; what changes by chance is encoded at each step and goes on as it was."""
+
+import shutil
+
+import pytest
+import torch
+
+from core.record.problems import ProblemsError, errors
+from core.settings.rules import cache_problems
+from core.training.latents import fp32_retry, write_npz_caches
+
+FOUR = {"max_train_steps": 4, "seed": 7}
+
+
+@pytest.fixture
+def run(train, make_job):
+    """run(memory={...}, dataset={...}) -> the training, at its end."""
+
+    def start(dataset=None, **groups):
+        common = make_job().dataset.model_dump(
+            include={"folder", "resolution", "bucket_reso_steps", "train_batch_size"}
+        )
+        training = train(dataset=common | (dataset or {}), schedule=FOUR, **groups)
+        assert training.start() == "done"
+        return training
+
+    return start
+
+
+def test_where_latents_are_kept_changes_no_loss(run):
+    kept = {where: run({"flip_aug": True}, memory={"cache_latents": where}).losses() for where in PLACES}
+    assert len(kept["disk"]) == 4
+    assert all(losses == kept["disk"] for losses in kept.values())
+
+
+PLACES = ("auto", "disk", "memory", "device", "off")
+
+
+def test_mirroring_changes_what_is_learnt_and_is_drawn_anew(run):
+    plain, mirrored = run().losses(), run({"flip_aug": True}).losses()
+    same = sum(plain[step] == mirrored[step] for step in plain)
+    assert same < 4, "some of ten draws are mirrored"
+
+
+def test_the_ways_to_draw_from_a_latent_differ(run):
+    ways = {way: tuple(run(memory={"latent_draw": way}).losses().values()) for way in ("sample", "mean", "frozen")}
+    assert len(set(ways.values())) == 3
+
+
+CHANGING = {"random_crop": True, "color_aug": True, "flip_aug": True}
+
+
+def test_chance_crops_and_colours_train_and_resume_bit_for_bit(train, make_job, run):
+    whole = run(CHANGING)
+    assert whole.losses() != run({"flip_aug": True}).losses()
+    assert any("at each step" in line["text"] for line in whole.lines("log"))
+    broken = train(dataset=whole.job.dataset.model_dump(), schedule=FOUR)
+
+    def stop_after_two(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= 2:
+            broken.token.cancel()
+
+    broken.on_line = stop_after_two
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        assert broken.start() == "stopped"
+    assert max(broken.losses()) < 4
+    rest = broken.again()
+    assert rest.start() == "done" and rest.losses() == whole.losses()
+
+
+def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, pictures):
+    folders = [{"folder": str(pictures), "random_crop": True}]
+    for where in ("disk", "memory", "device"):
+        job = make_job(dataset={"folder": None, "sources": folders}, memory={"cache_latents": where})
+        (problem,) = errors(cache_problems(job))
+        assert problem.where == "memory.cache_latents" and "set it to auto" in problem.fix
+    for where in ("auto", "off"):
+        assert not cache_problems(make_job(dataset={"sources": folders}, memory={"cache_latents": where}))
+
+
+def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, pictures, workspace):
+    folder = tmp_path / "60_glyphs"
+    shutil.copytree(pictures, folder)
+    shuffled = {"captions": {"shuffle_caption": True, "caption_dropout_rate": 0.1}}
+    roomy = run({"folder": str(folder)}, **shuffled)
+    shutil.rmtree(workspace.cache / "text")
+    tight = run({"folder": str(folder)}, memory={"text_cache_bytes": 1 << 20}, **shuffled)
+    assert roomy.losses() == tight.losses()
+
+
+def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_path, run, pictures, workspace):
+    from core.record.cancel import CancelToken
+    from core.record.commands import CommandReader
+    from core.record.context import JobContext
+    from core.record.journal import Journal
+    from core.training.setup import Builder
+
+    folder = tmp_path / "own"
+    shutil.copytree(pictures, folder)
+    frozen = run({"folder": str(folder), "flip_aug": True}, memory={"latent_draw": "frozen"})
+    with Journal(frozen.folder.path) as journal:
+        place = (workspace, frozen.folder, journal, CommandReader(frozen.folder.path), "cpu", CancelToken())
+        assert write_npz_caches(Builder(frozen.job, JobContext(*place))).written == 5
+    shutil.rmtree(workspace.cache / "latents")
+    read = run({"folder": str(folder), "flip_aug": True}, memory={"npz_caches": True})
+    assert any("5 .npz caches are used" in line["text"] for line in read.lines("log"))
+    assert not (workspace.cache / "latents").exists()
+    for step, loss in frozen.losses().items():
+        assert read.losses()[step] == pytest.approx(loss, rel=1e-4)  # drawn with a deviation of 3e-7
+
+
+def test_masks_reach_the_loss_and_are_kept(tmp_path, run, pictures, workspace):
+    from PIL import Image
+
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in sorted(pictures.glob("*.png")):
+        size = Image.open(path).size
+        mask = Image.new("L", size, 0)
+        mask.paste(255, (0, 0, size[0] // 2, size[1]))
+        mask.save(masks / path.name)
+    masked = {"conditioning_data_dir": str(masks), "masked_loss": True}
+    losses = run(masked).losses()
+    assert losses != run().losses()
+    assert list((workspace.cache / "masks").rglob("*.safetensors"))
+    assert run(masked).losses() == losses == run(masked, memory={"cache_latents": "off"}).losses()
+
+
+def test_a_vae_of_16_bits_tries_a_picture_again_in_32():
+    class Family:
+        @staticmethod
+        def encode_picture_latents(vae, pixels):
+            return next(vae.parameters()).dtype, pixels
+
+    vae = torch.nn.Linear(2, 2)
+    assert fp32_retry(Family, vae) is None
+    retry = fp32_retry(Family, vae.half())
+    assert retry(torch.zeros(1))[0] == torch.float32
+    assert next(vae.parameters()).dtype == torch.float16
+
+
+def test_a_picture_that_goes_away_while_it_trains_is_named(tmp_path, train, make_job, pictures):
+    folder = tmp_path / "own"
+    shutil.copytree(pictures, folder)
+    values = make_job().dataset.model_dump(include={"resolution", "bucket_reso_steps"})
+    training = train(dataset=values | {"folder": str(folder), "random_crop": True}, schedule=FOUR)
+
+    def lose_them(line):
+        if line["kind"] == "stage" and line["text"] == "training":
+            for path in folder.glob("*.png"):
+                path.unlink()
+
+    training.on_line = lose_them
+    with pytest.raises(ProblemsError, match="is gone"):
+        training.start()
