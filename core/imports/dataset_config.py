@@ -199,7 +199,7 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
         what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}."
         say(what, f"{dataset.path}.max_bucket_reso", f"Set max_bucket_reso to {2 * max(width, height)}.")
     if step % 64:
-        notes = (
+        note = (
             f"{dataset.path}: bucket_reso_steps {step} was taken; sd-scripts itself wants multiples of 64 (SDXL: 32)."
         )
         document.notes.append(note)

@@ -177,8 +177,10 @@ def range_of(option: Option, value: Any) -> str:
     """What our setting allows, in words, where the value lies outside it; empty where it fits. value: as a setting."""
     if option.setting is None:
         return ""
+    model = groups().get(declaration(option.setting).group, Source)
+    needed = {"folder": "."} if model is Source else {}
     try:
-        Source.model_validate_json(json.dumps({"folder": ".", option.setting: value}, default=str), strict=True)
+        model.model_validate_json(json.dumps({**needed, option.setting: value}, default=str), strict=True)
     except ValidationError:
         return "use " + allowed(declaration(option.setting)).split(", or leave it empty")[0]
     return ""

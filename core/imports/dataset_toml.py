@@ -67,9 +67,20 @@ def _value(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """In single quotes, where a backslash is a backslash; in double quotes where that cannot hold it."""
-    plain = "'" not in text and not _CONTROL.search(text)
-    return f"'{text}'" if plain and ("\\" in text or "/" in text or '"' in text) else _basic(text)
+    """In single quotes, where a backslash is a backslash; else the plainest form that sd-scripts' parser reads back."""
+    literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
+    coded = (
+        '"' + "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text) + '"'
+    )
+    forms = [*literal, _basic(text), coded]
+    return next((form for form in forms if _reads_as(form, text)), forms[-1])
+
+
+def _reads_as(form: str, text: str) -> bool:
+    try:
+        return toml.loads(f"a = {form}\nb = 1\n") == {"a": text, "b": 1}
+    except Exception:  # besides its own error the package raises IndexError and the like
+        return False
 
 
 def _basic(text: str) -> str:
