@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from core.dataset.colours import WHITE
 from core.dataset.look import FACT, Look, from_text, looks, measure, to_text
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, open_picture
+from core.dataset.opening import BrokenPicture, UnreachablePicture, open_picture
 from core.record.cancel import CancelToken
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def look_at_all(
     """Decode every picture that is not known yet; {picture key: what it looks like, or why it is broken} of all.
 
     A header can be right where the rest is cut off. Each finding is remembered by path, size and time in `memo_path`,
-    also when a cancel ends the work early. progress is called with (done, all).
+    also when a cancel ends the work early; not so what may change while the file does not (rights, memory, readers).
+    progress is called with (done, all).
     """
     memo = Memo(memo_path)
     known = memo.known(FACT, pictures)
@@ -41,25 +42,27 @@ def look_at_all(
         while part := list(islice(remaining, 8 * threads)):
             if cancel:
                 cancel.check()
-            seen = pool.map(look_at, part)
-            found = {picture.path: to_text(look) for picture, look in zip(part, seen, strict=True)}
-            memo.remember(FACT, found, part)
-            known.update(found)
+            facts: dict[Path, str] = {}
+            for picture, (look, lasting) in zip(part, pool.map(_look_at, part), strict=True):
+                known[picture.path] = to_text(look)
+                if lasting:
+                    facts[picture.path] = known[picture.path]
+            memo.remember(FACT, facts, part)
             done += len(part)
             if progress:
                 progress(done, len(pictures))
     return {picture.key: from_text(known[picture.path]) for picture in pictures}
 
 
-def look_at(picture: Picture) -> Look:
-    """Decode one picture; what is wrong with it is in the result."""
+def _look_at(picture: Picture) -> tuple[Look, bool]:
+    """Decode one picture; what is wrong with it is in the result. Whether that lasts as long as the file does."""
     try:
         opened = open_picture(picture.path)
         if opened.colours.size != (picture.width, picture.height):
-            return Look("has another size than its header says")
-        return measure(opened.on(WHITE), transparent=opened.alpha is not None)
+            return Look("has another size than its header says"), True
+        return measure(opened.on(WHITE), transparent=opened.alpha is not None), True
     except BrokenPicture as error:
-        return Look(str(error))
+        return Look(str(error)), not isinstance(error, UnreachablePicture)
 
 
 def check_decodes(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,10 @@ _TURNS = {
 
 class BrokenPicture(Exception):
     """A picture that cannot be read. Its text says why, to be put after "the picture"."""
+
+
+class UnreachablePicture(BrokenPicture):
+    """One that may be readable tomorrow, the file being the same: rights, memory, a reader that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,11 @@ def open_picture(path: Path | str, draft: tuple[int, int] | None = None, managed
                 image.info.pop("icc_profile", None)
             colours, alpha = to_srgb(image)
         except MemoryError as error:
-            raise BrokenPicture(f"of {image.width} x {image.height} pixels does not fit in memory") from error
+            size = f"{image.width} x {image.height}"
+            raise UnreachablePicture(f"of {size} pixels does not fit in memory") from error
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
+            if isinstance(error, OSError) and error.errno:  # of the disk or network; those of decoders have none
+                raise UnreachablePicture(f"cannot be read ({error.strerror})") from error
             raise BrokenPicture(_plain_reason(error)) from error
     if turn in _TURNS:
         colours, alpha = colours.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
@@ -132,8 +141,9 @@ def has_transparency(path: Path | str) -> bool:
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
     """A broken picture in the form a person meets."""
     fix = "Replace or remove it, or turn on 'Leave out broken pictures'."
-    if "pip install" in str(error):
-        fix = "Install the reader into Atelier's Python and start again, or save the picture as PNG or JPEG."
+    package = re.search(r"pip install ([\w-]+)", str(error))
+    if package:
+        fix = f'Run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG.'
     return Problem(f"The picture {os.path.basename(printable(path))} {error}.", printable(path), fix, level)
 
 
@@ -149,20 +159,27 @@ def _open(path: Path | str) -> ImageFile.ImageFile:
             f"says it has more than {limit} million pixels, which is more than is safe to open"
         ) from error
     except FileNotFoundError as error:
-        raise BrokenPicture("is gone, or is a link that leads nowhere") from error
+        raise UnreachablePicture("is gone, or is a link that leads nowhere") from error
     except PermissionError as error:
-        raise BrokenPicture("may not be read (no permission)") from error
+        raise UnreachablePicture("may not be read (no permission)") from error
     except Exception as error:
-        raise BrokenPicture(_what_it_is_instead(path) or _plain_reason(error)) from error
+        start = _start(path)
+        plugin = plugin_for(start)
+        if plugin is not None and plugin.format not in LOADED:
+            raise UnreachablePicture(plugin.missing) from error
+        raise BrokenPicture(_what_it_is_instead(start)) from error
 
 
-def _what_it_is_instead(path: Path | str) -> str:
-    """Common contents of files that are named like pictures and are none."""
+def _start(path: Path | str) -> bytes:
     try:
         with open(path, "rb") as handle:
-            start = handle.read(512)
-    except OSError:
-        return ""
+            return handle.read(512)
+    except OSError as error:
+        raise UnreachablePicture(f"cannot be read ({error.strerror or error})") from error
+
+
+def _what_it_is_instead(start: bytes) -> str:
+    """Common contents of files that are named like pictures and are none, by their first bytes."""
     if not start:
         return "is empty (0 bytes)"
     text = start.lstrip().lower()
@@ -172,7 +189,7 @@ def _what_it_is_instead(path: Path | str) -> str:
         return "is a Git LFS pointer; the picture itself was not downloaded"
     plugin = plugin_for(start)
     if plugin is not None:
-        return plugin.missing if plugin.format not in LOADED else f"is a damaged or cut off {plugin.kind} picture"
+        return f"is a damaged or cut off {plugin.kind} picture"
     if not start.strip(b"\0"):
         return "holds only zeros (an unfinished copy or download)"
     return "is not a picture that can be read"

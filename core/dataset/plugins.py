@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from core.dataset.files import PICTURE_FORMATS, PLUGIN_EXTENSIONS
+from core.dataset.files import PICTURE_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,6 @@ LOADED = load_plugins()
 def readable_formats() -> tuple[str, ...]:
     """What Pillow may open here, by its own names."""
     return PICTURE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
-
-
-def unreadable_extensions() -> frozenset[str]:
-    """Extensions of pictures whose reader is not installed here. Such files are listed as broken, never passed over."""
-    return frozenset(ending for ending, name in PLUGIN_EXTENSIONS.items() if name not in LOADED)
 
 
 def plugin_for(start: bytes) -> Plugin | None:

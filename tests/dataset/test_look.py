@@ -135,3 +135,16 @@ def test_a_look_is_forgotten_with_the_file_it_was_of(folder, tmp_path):
     look_at_all(pictures, memo_path=memo)
     assert set(looks([replace(pictures[0], mtime_ns=1), pictures[1]], memo)) == {("fox", "b.png")}
     assert looks(pictures, None) == {}
+
+
+def test_what_may_change_while_the_file_does_not_is_found_anew(folder, tmp_path, monkeypatch):
+    pictures, memo = listed(folder), tmp_path / "index.sqlite"
+
+    def no_room(_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.dataset.opening.to_srgb", no_room)
+        assert "does not fit in memory" in check_decodes(pictures, memo_path=memo)["fox", "a.png"]
+    assert known_broken(pictures, memo).keys() == {("fox", "c.png")}  # cut off, and so it stays
+    assert check_decodes(pictures, memo_path=memo).keys() == {("fox", "c.png")}
