@@ -283,8 +283,10 @@ class Finder:
         return []
 
     def _inside(self, key: str) -> str | None:
+        """The path below the folder that a full path, or one relative to the metadata file, leads to."""
+        full = os.path.abspath(key if os.path.isabs(key) else self.beside / _plain(key))
         try:
-            return Path(key).relative_to(self.folder).as_posix()
+            return Path(full).relative_to(os.path.abspath(self.folder)).as_posix()
         except ValueError:
             return None
 

@@ -48,7 +48,8 @@ def write_metadata(
 ) -> Written:
     """Write caption, tags and bucket of each picture; the earlier file of that name goes to the trash folder beside it.
 
-    full_path    keys are absolute paths; else paths below the picture's folder without extension: the stem, in a flat one
+    full_path    keys are absolute paths; else paths without extension below the folder of all pictures: in a flat folder
+                 the stem. That folder is the image_dir to give with the file
     caption_extension, tags_extension   whose text becomes `caption` and `tags`; None leaves that out. A picture that has
                  neither file gets what is said about it otherwise as its caption (metadata, the folder's words)
     buckets      write train_resolution, the bucket's size
@@ -81,11 +82,14 @@ def write_metadata(
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
     """Each picture's key; the one that it has in the earlier list comes first, whichever form it has there."""
     keys: dict[Path, str] = {}
+    folder = _folder_of_all(placed)
     owners: dict[str, list[str]] = {}
     for each in placed:
         picture = each.picture
-        absolute, stem = os.path.abspath(picture.path), os.path.splitext(picture.relative)[0]
-        forms = (absolute, picture.relative, stem, stem.rpartition("/")[2])
+        absolute = os.path.abspath(picture.path)
+        below = Path(os.path.relpath(absolute, folder)).as_posix() if folder else absolute
+        stem = os.path.splitext(below)[0]
+        forms = (absolute, below, stem, stem.rpartition("/")[2])
         key = next((form for form in forms if form in earlier), absolute if full_path else stem)
         keys[picture.path] = key
         owners.setdefault(key, []).append(picture.relative)
@@ -94,6 +98,15 @@ def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], pa
         what = f"Pictures would share a key of the metadata file, so it was not written: {listed(shared)}."
         raise ProblemsError.one(what, printable(path), "Write full paths as keys, or rename the pictures.")
     return keys
+
+
+def _folder_of_all(placed: Sequence[Placed]) -> str | None:
+    """The folder that the pictures' folders have in common; None where there is none (two drives of Windows)."""
+    folders = {os.path.abspath(each.picture.path.parents[each.picture.relative.count("/")]) for each in placed}
+    try:
+        return os.path.commonpath(sorted(folders)) if folders else None
+    except ValueError:
+        return None
 
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:

@@ -1,0 +1,138 @@
+"""The metadata JSON for other tools: keys, texts and sizes as sd-scripts reads them, and nothing of the user's is lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.dataset.batches import Placed
+from core.dataset.buckets import plan_buckets
+from core.dataset.caption_files import read_caption
+from core.dataset.metadata_writing import write_metadata
+from core.dataset.scan import scan
+from core.record.problems import ProblemsError
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import concepts
+from core.settings.dataset import DatasetSettings
+from core.settings.validation import ValidationSettings
+
+
+def placed_of(folder, **source):
+    dataset = DatasetSettings.model_validate({"sources": [{"folder": str(folder), **source}], "resolution": 128})
+    (concept,) = concepts(dataset, CaptionSettings(), ValidationSettings())
+    plan = plan_buckets(concept.pictures)
+    return [
+        Placed(picture, plan.assign(picture.width, picture.height), read_caption(picture, concept.captions), concept)
+        for picture in scan([concept]).pictures
+    ]
+
+
+def read(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_caption_tags_and_bucket_of_each_picture_are_written(tmp_path, add):
+    add("set/a.png", 128, 128)
+    add("set/sub/b.png", 200, 100)
+    (tmp_path / "set/a.caption").write_text("a fox")
+    (tmp_path / "set/a.txt").write_text("fox, red")
+    placed = placed_of(tmp_path / "set")
+    done = write_metadata(tmp_path / "meta.json", placed)
+    assert read(tmp_path / "meta.json") == {
+        "a": {"caption": "a fox", "tags": "fox, red", "train_resolution": [128, 128]},
+        "sub/b": {"caption": "set", "train_resolution": list(placed[1].placement.bucket)},
+    }
+    assert (done.pictures, done.kept, done.backup) == (2, 0, None)
+
+
+def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
+    for name in ("a.png", "sub/b.png", "狐 [1].png"):
+        path = add(f"set/{name}", 128, 96)
+        path.with_suffix(".txt").write_text(f"words of {name}", "utf-8")
+    placed = placed_of(tmp_path / "set")
+    for full_path in (False, True):
+        write_metadata(tmp_path / "meta.json", placed, full_path=full_path)
+        again = placed_of(tmp_path / "set", metadata_file=str(tmp_path / "meta.json"))
+        assert [each.picture.key for each in again] == [each.picture.key for each in placed]
+        assert [each.caption.text for each in again] == [each.caption.text for each in placed]
+        assert [each.picture.own_bucket for each in again] == [each.placement.bucket for each in placed]
+
+
+def test_keys_are_absolute_paths_where_asked(tmp_path, add):
+    path = add("set/a.png")
+    write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"), full_path=True, buckets=False)
+    assert read(tmp_path / "meta.json") == {str(path): {"caption": "set"}}
+
+
+def test_pictures_of_several_folders_get_keys_below_their_common_one(tmp_path, add):
+    add("set/2_fox/a.png")
+    add("set/3_cat/a.png")
+    write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"), buckets=False)
+    assert read(tmp_path / "meta.json") == {"2_fox/a": {"caption": "fox"}, "3_cat/a": {"caption": "cat"}}
+
+
+def test_an_earlier_file_is_kept_in_the_trash_folder(tmp_path, add):
+    add("set/a.png")
+    target = tmp_path / "set/meta.json"
+    target.write_text("precious")
+    backup = write_metadata(target, placed_of(tmp_path / "set")).backup
+    assert backup.read_text() == "precious" and backup.parent == tmp_path / "set/_atelier_trash"
+    assert backup.suffix == ".bak" and list(read(target)) == ["a"]
+
+
+def test_a_list_to_add_to_keeps_what_is_not_written_anew(tmp_path, add):
+    add("set/a.png")
+    add("set/b.png")
+    (tmp_path / "set/a.txt").write_text("new tags")
+    (tmp_path / "set/b.txt").write_text("tags of b")
+    earlier = {
+        str(tmp_path / "set/a.png"): {"caption": "mine", "tags": "old", "rating": 5},
+        "other": {"caption": "of another picture"},
+    }
+    (tmp_path / "in.json").write_text(json.dumps(earlier))
+    done = write_metadata(
+        tmp_path / "out.json", placed_of(tmp_path / "set"), buckets=False, in_json=tmp_path / "in.json"
+    )
+    assert read(tmp_path / "out.json") == {
+        str(tmp_path / "set/a.png"): {"caption": "mine", "tags": "new tags", "rating": 5},
+        "other": {"caption": "of another picture"},
+        "b": {"tags": "tags of b"},
+    }
+    assert (done.pictures, done.kept) == (2, 1) and read(tmp_path / "in.json") == earlier
+
+
+def test_two_pictures_of_one_key_are_refused_and_nothing_is_written(tmp_path, add):
+    add("set/a.png")
+    add("set/a.jpg")
+    with pytest.raises(ProblemsError, match=r"a for a\.jpg, a\.png") as refused:
+        write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"))
+    assert "full paths" in refused.value.problems[0].fix and not (tmp_path / "meta.json").exists()
+    assert len(write_and_read(tmp_path, full_path=True)) == 2
+
+
+def write_and_read(tmp_path, **options):
+    write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"), **options)
+    return read(tmp_path / "meta.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": ', "[]", '{"a": 3}'])
+def test_a_broken_list_to_add_to_is_refused_and_both_files_stay(tmp_path, add, text):
+    add("set/a.png")
+    for name in ("in.json", "out.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ProblemsError):
+        write_metadata(tmp_path / "out.json", placed_of(tmp_path / "set"), in_json=tmp_path / "in.json")
+    assert (tmp_path / "out.json").read_text() == text == (tmp_path / "in.json").read_text()
+
+
+def test_a_disk_that_takes_nothing_leaves_the_earlier_file(tmp_path, add, monkeypatch):
+    add("set/a.png")
+    (tmp_path / "meta.json").write_text("precious")
+
+    def full(target, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.record.atomic.write_json", full)
+    with pytest.raises(ProblemsError, match="No space left"):
+        write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"))
+    assert Path(tmp_path / "meta.json").read_text() == "precious"

@@ -1,0 +1,40 @@
+"""Which modules may run is said by the machine's owner alone."""
+
+import pytest
+
+import core.record.allowed as allowed
+from core.record.problems import ProblemsError
+
+
+@pytest.fixture(autouse=True)
+def nothing_allowed(monkeypatch, tmp_path):
+    monkeypatch.setattr(allowed, "_by_flag", set())
+    monkeypatch.setattr(allowed, "FILE", tmp_path / "allowed_modules.txt")
+
+
+def test_without_a_word_of_the_owner_nothing_is_allowed():
+    assert allowed.allowed_modules() == frozenset()
+
+
+def test_flags_lines_of_the_file_and_the_callers_own_are_allowed(tmp_path):
+    (tmp_path / "allowed_modules.txt").write_text(
+        "\ufeff# mine\n one \ntwo # a comment\n\n#three\nos.path\n-x\n", "utf-8"
+    )
+    allowed.allow("four")
+    assert allowed.allowed_modules(["five"]) == {"one", "two", "four", "five"}
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "../a", "1a"])
+def test_what_is_no_module_is_refused(name):
+    with pytest.raises(ProblemsError):
+        allowed.allow(name)
+    assert allowed.allowed_modules() == frozenset()
+
+
+def test_a_file_that_cannot_be_read_allows_nothing(tmp_path):
+    (tmp_path / "allowed_modules.txt").write_bytes(b"one\n\xff\xfe\n")
+    assert allowed.allowed_modules() == frozenset()
+
+
+def test_the_file_is_ignored_by_git():
+    assert "/allowed_modules.txt" in (allowed.PROJECT / ".gitignore").read_text().splitlines()
