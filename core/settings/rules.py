@@ -70,7 +70,7 @@ def training_problems(job: TrainJob) -> list[Problem]:
                 "advice",
             )
         )
-    return found + cache_problems(job) + _name_problems(job.saving.output_name)
+    return found + cache_problems(job) + _strength_problems(job) + _name_problems(job.saving.output_name)
 
 
 def changes_by_chance(pictures: PictureSettings) -> list[str]:
@@ -98,6 +98,18 @@ def cache_problems(job: TrainJob) -> list[Problem]:
         )
         for concept in concepts_of(job)
         for name in changes_by_chance(concept.pictures)
+    ]
+
+
+def _strength_problems(job: TrainJob) -> list[Problem]:
+    return [
+        Problem(
+            f"The network strength of {concept.source.folder} is 0, so its pictures would teach nothing",
+            "dataset.network_multiplier",
+            "use 1, or switch the folder off",
+        )
+        for concept in concepts_of(job)
+        if concept.pictures.network_multiplier == 0
     ]
 
 

@@ -1,0 +1,179 @@
+"""What the dataset's options do to a training, seen in its losses, its weights and what it read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from core.record.problems import ProblemsError
+from core.training import update
+
+
+def start(training):
+    assert training.start() == "done"
+    return training
+
+
+def weights(training):
+    return load_file(training.file())
+
+
+def same(a, b) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def folder(pictures, tmp_path):
+    """folder(name, count): a copy of the first starter pictures, in square so that all share a bucket."""
+
+    def make(name: str, count: int = 4):
+        made = tmp_path / name
+        made.mkdir()
+        for path in sorted(pictures.glob("*.png"))[:count]:
+            Image.open(path).convert("RGB").resize((128, 128)).save(made / path.name)
+            shutil.copy(path.with_suffix(".txt"), made)
+        return str(made)
+
+    return make
+
+
+def source(path, **more):
+    return {"folder": path, **more}
+
+
+def test_regularisation_is_shown_as_often_and_weighs_what_it_is_told(train, folder):
+    subject, classes = folder("subject", 2), folder("class", 4)
+
+    def losses(**dataset):
+        schedule = {"max_train_epochs": 2, "max_train_steps": None, "seed": 7}
+        training = train(dataset={"folder": None, "train_batch_size": 1, **dataset}, schedule=schedule)
+        return start(training).losses()
+
+    both = [source(subject), source(classes, role="regularisation")]
+    assert len(losses(sources=both[:1])) == 4
+    silent, heard = losses(sources=both, prior_loss_weight=0.0), losses(sources=both)
+    assert len(silent) == len(heard) == 8
+    assert sum(loss == 0.0 for loss in silent.values()) == 4 and all(loss > 0 for loss in heard.values())
+
+
+def test_the_loss_weight_of_a_folder_scales_its_loss(train, folder):
+    path = folder("subject")
+    plain = start(train(dataset={"folder": None, "sources": [source(path)]}, schedule={"max_train_steps": 1}))
+    twice = start(
+        train(dataset={"folder": None, "sources": [source(path, loss_weight=2.0)]}, schedule={"max_train_steps": 1})
+    )
+    assert twice.losses()[1] == pytest.approx(2 * plain.losses()[1], rel=1e-6)
+
+
+def test_folders_of_different_network_strength_learn_apart_and_differently(train, folder):
+    first, second = folder("first", 2), folder("second", 3)
+
+    def run(strength):
+        sources = [source(first), source(second, network_multiplier=strength)]
+        return start(train(dataset={"folder": None, "sources": sources}, schedule={"max_train_steps": 3}))
+
+    one, half = run(1.0), run(0.5)
+    assert one.losses()[1] != half.losses()[1]  # together in one bucket they share batches; apart they do not
+    assert not same(one, half)
+    with pytest.raises(ProblemsError, match="network strength of .*second is 0"):
+        run(0.0)
+
+
+def test_preserved_pictures_begin_with_no_loss_for_the_network_changes_nothing_yet(train, folder):
+    path = folder("subject")
+    kept = source(path, custom_attributes={"diff_output_preservation": True})
+    training = start(train(dataset={"folder": None, "sources": [kept]}, schedule={"max_train_steps": 1}))
+    assert training.losses()[1] == 0.0
+
+
+def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_none(train, folder, tmp_path):
+    path = folder("subject")
+
+    def run(colour):
+        masks = tmp_path / f"masks {colour}"
+        masks.mkdir()
+        for picture in Path(path).glob("*.png"):
+            Image.new("L", (128, 128), colour).save(masks / picture.name)
+        masked = source(path, masked_loss=True, conditioning_data_dir=str(masks))
+        return start(train(dataset={"folder": None, "sources": [masked]}, schedule={"max_train_steps": 2}))
+
+    plain = start(train(dataset={"folder": None, "sources": [source(path)]}, schedule={"max_train_steps": 2}))
+    assert set(run(0).losses().values()) == {0.0}
+    assert run(255).losses() == pytest.approx(plain.losses(), rel=1e-5)
+
+
+def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
+    path = folder("subject")
+    for picture in Path(path).glob("*.png"):
+        image = Image.open(picture).convert("RGBA")
+        image.putalpha(Image.new("L", image.size, 0))
+        image.save(picture)
+    training = start(train(dataset={"folder": path, "alpha_mask": True}, schedule={"max_train_steps": 1}))
+    assert training.losses() == {1: 0.0}
+    plain = start(train(dataset={"folder": path}, schedule={"max_train_steps": 1}))
+    assert plain.losses()[1] > 0
+
+
+def test_held_out_pictures_never_train(train, folder, monkeypatch):
+    seen = set()
+    original = update.micro_batch
+
+    def watch(run, epoch, batch):
+        seen.update(placed.picture.relative for placed, _ in batch.items)
+        return original(run, epoch, batch)
+
+    monkeypatch.setattr(update, "micro_batch", watch)
+    training = train(
+        dataset={"folder": folder("subject"), "train_batch_size": 1},
+        validation={"validation_split": 0.5},
+        schedule={"max_train_epochs": 3, "max_train_steps": None},
+    )
+    start(training)
+    assert len(seen) == 2 and len(training.losses()) == 6
+
+
+EVERYTHING = {
+    "in turn, of several sizes, mirrored": {
+        "dataset": {
+            "more_resolutions": [80],
+            "flip_aug": True,
+            "short_batches": "refill",
+            "alpha_color": "#102030",
+        },
+        "captions": {
+            "shuffle_caption": True,
+            "caption_tag_dropout_rate": 0.3,
+            "token_warmup_step": 4,
+            "caption_dropout_every_n_epochs": 2,
+            "trigger_word": "sks",
+        },
+    },
+    "encoded at each step": {"dataset": {"random_crop": True, "color_aug": True, "flip_aug": True}},
+    "regularised": {"dataset": {"prior_loss_weight": 0.5}},
+    "mean of the latents": {"memory": {"latent_draw": "mean"}},
+}
+
+
+@pytest.mark.parametrize("groups", EVERYTHING.values(), ids=EVERYTHING.keys())
+def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, pictures, groups, monkeypatch):
+    classes = folder("class", 3)
+    sources = [source(classes, role="regularisation"), source(str(pictures), samples_per_epoch=3)]
+    groups = {**groups, "dataset": {"folder": None, "sources": sources, **groups.get("dataset", {})}}
+    groups["schedule"] = {"max_train_steps": 7, "seed": 7}
+    whole = start(train(**groups))
+    broken = train(**groups)
+
+    def stop_after_three(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= 3:
+            broken.token.cancel()
+
+    broken.on_line = stop_after_three
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    assert broken.start() == "stopped"
+    rest = start(broken.again())
+    assert rest.losses() == whole.losses()
+    assert same(whole, rest)
