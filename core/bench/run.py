@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.bench import workload
+from core.bench.caching import caching_rows, measure_caching
 from core.bench.datasets import measure_datasets
 from core.bench.flops import step_flops
 from core.bench.gemm import gemm_rate
@@ -16,7 +17,7 @@ from core.bench.measure import measure_page, measure_training
 from core.record import machine
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "datasets")
+PARTS = ("train", "page", "caching", "datasets")
 SIZE = 256
 
 
@@ -38,6 +39,8 @@ def run_bench(
         result["train"] = train_part(folder, device, rates, quick, say)
     if only in (None, "page"):
         result["page"] = page_part(folder, device, quick, say)
+    if only in (None, "caching"):
+        result["caching"] = measure_caching(device, quick, say)
     if only is None:
         result["datasets"] = measure_datasets(quick, say)
     return result
@@ -130,6 +133,8 @@ def table(result: dict[str, Any]) -> str:
                 f"{page['median'] * 1000:.0f} ms median, {page['p95'] * 1000:.0f} ms at the 95th percentile",
             )
         )
+    if caching := result.get("caching"):
+        rows += caching_rows(caching)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
