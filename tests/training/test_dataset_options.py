@@ -79,7 +79,7 @@ def test_folders_of_different_network_strength_learn_apart_and_differently(train
     one, half = run(1.0), run(0.5)
     assert one.losses()[1] != half.losses()[1]  # together in one bucket they share batches; apart they do not
     assert not same(one, half)
-    with pytest.raises(ProblemsError, match="network strength of .*second is 0"):
+    with pytest.raises(ProblemsError, match=r"network strength of .*second is 0"):
         run(0.0)
 
 
