@@ -67,7 +67,7 @@ def _from_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
         elif profile and image.mode in ("L", "RGB", "CMYK"):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         else:
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image.convert("RGB")
