@@ -55,11 +55,16 @@ _WHY_NOT = {  # (option, kind of dataset) -> why it has no place there, what to 
 
 @dataclass
 class Dataset:
-    """One [[datasets]] table, checked. subsets: (number in the file, its values)."""
+    """One [[datasets]] table, checked.
+
+    values    what is right of its own options         subsets   (number in the file, its values)
+    given     every name in it and in [general], right or wrong
+    """
 
     number: int
     method: str
     values: dict[str, Any]
+    given: frozenset[str] = frozenset()
     subsets: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     @property
@@ -87,7 +92,7 @@ def check_document(document: Document) -> tuple[dict[str, Any], list[Dataset]]:
     tables = _tables(document, raw.get("datasets", []), "datasets")
     if not tables and "datasets" not in raw:
         document.error("The file has no dataset.", "", "Write [[datasets]], and [[datasets.subsets]] for each folder.")
-    return values, [_check_dataset(document, number, table) for number, table in tables]
+    return values, [_check_dataset(document, number, table, frozenset(general)) for number, table in tables]
 
 
 def check_command_line(document: Document, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -125,12 +130,12 @@ def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str
     return [(number, table) for number, table in enumerate(raw) if isinstance(table, dict)]
 
 
-def _check_dataset(document: Document, number: int, table: dict[str, Any]) -> Dataset:
+def _check_dataset(document: Document, number: int, table: dict[str, Any], general: frozenset[str]) -> Dataset:
     path = f"datasets[{number}]"
     subsets = _tables(document, table.get("subsets", []), f"{path}.subsets")
     method = method_of([subset for _, subset in subsets])
     own = {name: value for name, value in table.items() if name != "subsets"}
-    dataset = Dataset(number, method, _check_table(document, own, path, DATASET, method))
+    dataset = Dataset(number, method, _check_table(document, own, path, DATASET, method), general | frozenset(table))
     for index, subset in subsets:
         place = f"{path}.subsets[{index}]"
         dataset.subsets.append((index, _check_table(document, subset, place, SUBSET, method)))

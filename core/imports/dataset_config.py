@@ -27,7 +27,7 @@ from core.imports.dataset_options import (
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
-from core.record.problems import Problem, raise_if_errors
+from core.record.problems import Problem, errors, raise_if_errors
 from core.record.workspace import PROJECT, resolve_path
 from core.settings.base import declared
 from core.settings.check import build, shorten
@@ -95,9 +95,9 @@ def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any]
             found = _resolve(dataset, general, given)
             _check_dataset_values(document, dataset, found)
             subsets += _without_twins(document, dataset, found)
-        if datasets and not any(dataset.subsets for dataset in datasets):
+        if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
             document.error("The file names no folder.", "datasets", "Add [[datasets.subsets]] with an image_dir.")
-    if any(problem.level == "error" for problem in document.problems):
+    if errors(document.problems):
         return Imported({}, document.problems, document.notes)
     masked = (command_line or {}).get("masked_loss") is not False
     return Imported(_values(document, subsets, masked), document.problems, document.notes)
@@ -166,6 +166,8 @@ def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Su
             document.notes.append(f"{dataset.path}: sizes come from the metadata; the resolution is set to {side}.")
             for subset in subsets:
                 subset.options["resolution"] = max(64, side)
+    elif options["resolution"] is None and "resolution" in dataset.given:
+        return  # it was told already what is wrong with it
     elif options["resolution"] is None:
         fix = "Add resolution = 512, or the size that you train at."
         document.error(f"{dataset.path} has no resolution.", dataset.path, fix)

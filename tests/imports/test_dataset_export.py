@@ -1,0 +1,238 @@
+"""A job's folders written as a dataset file of sd-scripts: what is in it, and what is named because it cannot be."""
+
+import json
+
+import pytest
+import toml
+from PIL import Image
+
+from core.imports.dataset_config import apply_dataset_config
+from core.imports.dataset_export import dataset_config, write_dataset_config
+from core.imports.dataset_toml import dataset_toml
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
+
+
+def job_of(*sources, captions=None, **dataset):
+    return build(
+        TrainJob,
+        {
+            "dataset": {"sources": list(sources), **dataset},
+            "captions": {"caption_extension": ".txt"} | (captions or {}),
+        },
+    )
+
+
+def plain(folder="/set", **more):
+    return {"folder": str(folder), "recursive": False, "num_repeats": 1, "class_tokens": "", **more}
+
+
+def picture(path, ending=".png"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path.with_suffix(ending))
+
+
+def subsets(config):
+    return [subset for dataset in config["datasets"] for subset in dataset["subsets"]]
+
+
+def test_the_file_is_short_and_reads_as_a_person_would_write_it(tmp_path):
+    job = job_of(
+        plain("D:\\sets\\it's a fox", num_repeats=10, class_tokens="sks fox", keep_tokens=1),
+        plain("D:\\sets\\reg", role="regularisation", class_tokens="fox"),
+        resolution=768,
+        reg_balance="kohya",
+    )
+    written = write_dataset_config(job, tmp_path / "set.toml")
+    assert written.problems == []
+    assert written.path.read_text("utf-8") == (
+        """# Dataset config of sd-scripts, for --dataset_config
+
+[general]
+resolution = 768
+batch_size = 1
+enable_bucket = true
+min_bucket_reso = 256
+max_bucket_reso = 1536
+caption_extension = ".txt"
+
+[[datasets]]
+
+  [[datasets.subsets]]
+  image_dir = "D:/sets/it's a fox"
+  class_tokens = "sks fox"
+  num_repeats = 10
+  keep_tokens = 1
+
+  [[datasets.subsets]]
+  image_dir = 'D:/sets/reg'
+  is_reg = true
+  class_tokens = "fox"
+  num_repeats = 1
+"""
+    )
+
+
+def test_json_holds_the_same(tmp_path):
+    job = job_of(plain(), plain("/b", resolution=768))
+    both = [write_dataset_config(job, tmp_path / name) for name in ("set.toml", "set.json")]
+    assert toml.loads(both[0].path.read_text("utf-8")) == json.loads(both[1].path.read_text("utf-8"))
+
+
+def test_the_kind_comes_from_the_name_or_is_added_to_it(tmp_path):
+    assert write_dataset_config(job_of(plain()), tmp_path / "set.v2", "json").path.name == "set.v2.json"
+    with pytest.raises(ProblemsError, match="neither"):
+        write_dataset_config(job_of(plain()), tmp_path / "set.yaml")
+
+
+def test_nothing_to_write_is_told_and_no_file_is_made(tmp_path):
+    with pytest.raises(ProblemsError, match="no folder to write"):
+        write_dataset_config(TrainJob(), tmp_path / "set.toml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_with_equal_sizes_become_one_dataset_and_others_their_own():
+    job = job_of(plain("/a"), plain("/b", resolution=768), plain("/c", flip_aug=True))
+    config, problems = dataset_config(job)
+    assert [[each["image_dir"] for each in dataset["subsets"]] for dataset in config["datasets"]] == [
+        ["/a", "/c"],
+        ["/b"],
+    ]
+    assert "become datasets of their own" in problems[0].what, "here they could share a bucket"
+
+
+def test_batch_groups_keep_folders_apart():
+    config, problems = dataset_config(job_of(plain("/a", batch_group="x"), plain("/b", batch_group="y")))
+    assert len(config["datasets"]) == 2 and problems == []
+
+
+def test_a_parent_of_numbered_folders_is_written_as_its_folders(tmp_path):
+    for name in ("10_sks fox/a", "3_style/b", "3_style/more/c", "loose"):
+        picture(tmp_path / "set" / name)
+    config, problems = dataset_config(job_of({"folder": str(tmp_path / "set")}))
+    root = (tmp_path / "set").as_posix()
+    assert [(each["image_dir"], each["num_repeats"], each.get("class_tokens")) for each in subsets(config)] == [
+        (root, 1, "set"),
+        (f"{root}/10_sks fox", 10, "sks fox"),
+        (f"{root}/3_style", 3, "style"),
+        (f"{root}/3_style/more", 3, "style"),
+    ]
+    assert problems == []
+
+
+def test_identifier_and_class_become_class_tokens():
+    job = job_of({"folder": "/a", "recursive": False, "num_repeats": 2, "identifier": "sks", "class_word": "dog"})
+    assert subsets(dataset_config(job)[0])[0]["class_tokens"] == "sks dog"
+
+
+def test_further_resolutions_are_further_datasets():
+    config, problems = dataset_config(job_of(plain(), more_resolutions=[768, [512, 1024]]))
+    assert [dataset["resolution"] for dataset in config["datasets"]] == [512, 768, [512, 1024]]
+    assert [dataset["max_bucket_reso"] for dataset in config["datasets"]] == [1024, 1536, 2048]
+    assert "further datasets over the same folder" in problems[0].what
+
+
+def test_a_folder_that_is_switched_off_is_left_out_by_no_repeats_and_stays_in_the_file(tmp_path):
+    written = write_dataset_config(job_of(plain(), plain("/b", enabled=False)), tmp_path / "set.toml")
+    assert [each["num_repeats"] for each in subsets(written.config)] == [1, 0]
+    again, _ = apply_dataset_config(TrainJob(), written.path)
+    assert [source.enabled for source in again.dataset.sources] == [True, False]
+
+
+def test_validation_folders_hold_out_everything():
+    config, _ = dataset_config(job_of(plain(), plain("/held", role="validation")))
+    assert [dataset.get("validation_split", 0.0) for dataset in config["datasets"]] == [0.0, 1.0]
+
+
+def test_bucket_sides_that_sd_scripts_would_refuse_are_those_in_force(tmp_path):
+    written = write_dataset_config(job_of(plain(), resolution=128), tmp_path / "set.toml")
+    assert (written.config["general"]["min_bucket_reso"], written.config["general"]["max_bucket_reso"]) == (64, 256)
+    apply_dataset_config(TrainJob(), written.path)
+
+
+def test_auto_takes_the_ending_that_the_folder_has(tmp_path):
+    picture(tmp_path / "a")
+    (tmp_path / "a.caption").write_text("x")
+    config, problems = dataset_config(job_of(plain(tmp_path), captions={"caption_extension": "auto"}))
+    assert config["general"]["caption_extension"] == ".caption" and "auto" in problems[0].what
+
+
+LOST = {
+    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularisation"),
+    "dataset.balance": ({}, {}, {}, "Balance of regularisation"),
+    "dataset.short": ({}, {"short_batches": "merge"}, {}, "Buckets that do not fill a batch"),
+    "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken pictures"),
+    "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "Dataset class"),
+    "dataset.colour": ({}, {"alpha_color": "#000000"}, {}, "Colour behind transparency"),
+    "captions.length": ({}, {}, {"max_token_length": 150}, "Longest caption"),
+    "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "Several caption files"),
+    "captions.lines": ({}, {}, {"caption_lines": "all"}, "Captions of several lines"),
+    "captions.trigger": ({}, {}, {"trigger_word": "zwx"}, "Trigger word"),
+    "captions.template": ({}, {}, {"caption_template": "style"}, "Sentences instead of captions"),
+    "source.samples": ({"samples_per_epoch": 20}, {}, {}, "Views per epoch"),
+    "source.weight": ({"loss_weight": 0.5}, {}, {}, "Loss weight"),
+    "source.held": ({"validation_pictures": ["a.png"]}, {}, {}, "Pictures for validation"),
+    "masks alone": ({"masked_loss": True}, {}, {}, "Use the masks"),
+    "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "Use the masks: off"),
+    "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "Metadata file"),
+    "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "Transparency is a mask"),
+    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "Words for pictures without"),
+    "list and role": ({"metadata_file": "/m.json", "role": "regularisation"}, {}, {}, "Role: regularisation"),
+    "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "Read metadata_cache.json"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_sd_scripts_has_no_option_for_is_named(case):
+    source, dataset, captions, title = LOST[case]
+    job = job_of(plain(**source), plain("/reg", role="regularisation"), captions=captions, **dataset)
+    _, problems = dataset_config(job)
+    found = [problem for problem in problems if title in problem.what and "cannot be written" in problem.what]
+    assert found and found[0].level == "advice" and found[0].fix and found[0].where
+    if "balance" not in case:
+        _, before = dataset_config(job_of(plain(), plain("/reg", role="regularisation")))
+        assert not [problem for problem in before if title in problem.what]
+
+
+def test_masks_need_an_option_on_the_command_line():
+    _, problems = dataset_config(job_of(plain(conditioning_data_dir="/m", masked_loss=True)))
+    assert [problem.fix for problem in problems] == ["Give sd-scripts --masked_loss."]
+
+
+def test_a_bucket_step_and_files_that_sd_scripts_refuses_are_told(tmp_path):
+    picture(tmp_path / "a", ".gif")
+    _, problems = dataset_config(job_of({"folder": str(tmp_path)}, bucket_reso_steps=8))
+    assert {problem.what for problem in problems} == {
+        "sd-scripts refuses a bucket step of 8.",
+        "sd-scripts does not read 1 .gif files.",
+    }
+
+
+def test_attributes_that_toml_cannot_hold_are_named_and_json_keeps_them(tmp_path):
+    job = job_of(plain(custom_attributes={"a": None, "b": [1, "x"], "c": {"d": [1, 2]}, "e f": "'\"\\#\t"}))
+    written = write_dataset_config(job, tmp_path / "set.toml")
+    assert [problem.what for problem in written.problems] == [
+        "The custom attribute 'a' cannot be written as TOML.",
+        "The custom attribute 'b' cannot be written as TOML.",
+    ]
+    assert subsets(toml.load(written.path))[0]["custom_attributes"] == {"c": {"d": [1, 2]}, "e f": "'\"\\#\t"}
+    whole = write_dataset_config(job, tmp_path / "set.json")
+    assert whole.problems == [] and apply_dataset_config(TrainJob(), whole.path)[0].dataset.sources[
+        0
+    ].custom_attributes["b"] == [1, "x"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "it's", '"', "\\", "C:\\new", "a\nb", "\t", "#", "'''", '"""', "é日", "\x7f\x00", "\\u0041"]
+)
+def test_any_text_comes_back_from_the_parser_of_sd_scripts(text):
+    config = {"general": {"x": text}, "datasets": [{"y": text, "subsets": [{"z": text}]}]}
+    assert toml.loads(dataset_toml(config)) == config
+
+
+def test_a_file_that_stands_is_replaced_whole(tmp_path):
+    target = tmp_path / "set.toml"
+    target.write_text("x" * 100000)
+    write_dataset_config(job_of(plain()), target)
+    assert toml.load(target)["datasets"] and [path.name for path in tmp_path.iterdir()] == ["set.toml"]
