@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
+from core.captioning.identifiers import identifier_note
 from core.dataset.files import printable
 from core.dataset.scan import Folder
 from core.record.workspace import display_path, resolve_path
@@ -17,6 +20,7 @@ from tabs.markup import button, choice_list, count, esc, section
 from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
 
 FOLDERS_SHOWN = 12
+NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word",
            "class_tokens")  # fmt: skip
@@ -35,16 +39,16 @@ def cards(
     thumb_url: Callable[..., str],
     *,
     busy: bool = False,
-    word_note: Callable[[str], str] = lambda word: "",
+    proposed: Mapping[int, Sequence[str]] = NONE,
 ) -> str:
-    """One card a folder. opened: whose own settings are unfolded; word_note: what is said of an identifier."""
+    """One card a folder. opened: whose own settings are unfolded; proposed: rare words for a card's subject."""
     if not entries:
         return section(
             "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
         )
     common = common_values(job)
     body = "".join(
-        _card(number, entry, common, each, number in opened, thumb_url, busy, word_note)
+        _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number))
         for number, (entry, each) in enumerate(zip(entries, found, strict=True))
     )
     views = sum(each.views for each in found)
@@ -65,7 +69,7 @@ def _card(
     opened: bool,
     thumb_url: Callable[..., str],
     busy: bool,
-    word_note: Callable[[str], str],
+    proposed: Sequence[str] | None,
 ) -> str:
     root = resolve_path(entry.folder)
     name = printable(root.name or entry.folder)
@@ -75,7 +79,7 @@ def _card(
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
         f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
-        f"{_words(entry, word_note)}{_inside(found, root)}{_role_actions(number, entry)}"
+        f"{_words(number, entry, proposed)}{_inside(found, root)}{_role_actions(number, entry)}"
         f"{_more_line(number, entry, own, opened)}{more}</article>"
     )
 
@@ -134,9 +138,20 @@ def _fields(number: int, entry: Source, found: Found) -> str:
     return drawn
 
 
-def _words(entry: Source, word_note: Callable[[str], str]) -> str:
-    note = word_note(entry.identifier) if entry.identifier else ""
-    return f'<p class="hint word-note">{esc(note)}</p>' if note else ""
+def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
+    """What the identifier is to the model, and rare words to choose from."""
+    if entry.role == "validation":
+        return ""
+    note = _note_on(entry.identifier) if entry.identifier else ""
+    ask = button("propose", "Other words" if proposed else "Propose rare words", number, kind="quiet")
+    words = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
+    said = f'<span class="hint">{esc(note)}</span>' if note else ""
+    return f'<div class="word-note">{said}<span class="offers">{words}{ask}</span></div>'
+
+
+@lru_cache(maxsize=500)
+def _note_on(word: str) -> str:
+    return identifier_note(word)
 
 
 def _inside(found: Found, root: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.captioning.identifiers import propose, read_tokenizer
 from core.dataset.files import printable
 from core.record import atomic
 from core.record.problems import ProblemsError
@@ -18,13 +19,16 @@ from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, plot
 from tabs.caption_edits import key_of
 from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
 from tabs.context import Page, problems_html
+from tabs.doctor import Clinic
+from tabs.exchange import Exchange
 from tabs.markup import act_of, board, button, news, on_act, page_of, progress
 from tabs.own_settings import SOURCE
 from tabs.reading import Reading, reading_of
 from tabs.uploads import take_in
 
 TAB = "Dataset"
-AREAS = ("summary", "sources", "questions", "checks", "plots", "grid")
+PROPOSED = 6
+AREAS = ("summary", "sources", "questions", "checks", "doctor", "plots", "grid")
 
 
 def build(page: Page) -> None:
@@ -38,6 +42,10 @@ def build(page: Page) -> None:
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
                 again = gr.Button("Read again", size="sm", elem_id="ds-again")
+                taken = gr.UploadButton(
+                    "Import TOML or JSON", file_types=[".toml", ".json"], size="sm", elem_id="ds-import"
+                )
+            exchange = board("ds-exchange")
         with gr.Column(scale=2, min_width=300):
             drop = gr.File(
                 label="Drop pictures or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
@@ -47,18 +55,20 @@ def build(page: Page) -> None:
     boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
-            boards |= {name: board(f"ds-{name}") for name in ("sources", "questions", "checks", "plots")}
+            boards |= {name: board(f"ds-{name}") for name in ("sources", "questions", "checks", "doctor", "plots")}
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     seen = gr.State({})
     areas = [boards[name] for name in AREAS]
-    shown = [folder, intake, browser, *areas]
+    shown = [folder, exchange, intake, browser, *areas]
     page.on_show(TAB, desk.show, None, [seen, *shown])
     page.on_tick(TAB, desk.tick, seen, [seen, *shown])
     page.listen([folder.blur, folder.submit], desk.choose, folder, shown)
     page.listen(browse.click, desk.open_browser, None, browser)
     page.listen(again.click, desk.read_again, None, shown)
     page.listen(drop.upload, desk.take, drop, [drop, intake])
+    page.listen(taken.upload, desk.import_config, taken, [taken, *shown])
+    on_act(page, exchange, desk.exchange_act, None, exchange)
     on_act(page, intake, desk.intake_act, None, intake)
     on_act(page, browser, desk.browse, None, shown)
     on_act(page, areas, desk.act, None, [page.tabs, *shown])
@@ -70,6 +80,9 @@ class Desk:
     def __init__(self, page: Page):
         self.page = page
         self.reading: Reading = reading_of(page)
+        self.exchange = Exchange(page)
+        self.clinic = Clinic(page, self.reading)
+        self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
         self._lock = threading.Lock()
 
@@ -99,15 +112,25 @@ class Desk:
         entries = entries_of(job)
         found = found_of(entries, reading.report)
         waits = reading.busy and reading.report is None
-        folders = concept_cards.cards(job, entries, found, state.get("open", []), self.page.thumb_url, busy=waits)
+        folders = concept_cards.cards(
+            job,
+            entries,
+            found,
+            state.get("open", []),
+            self.page.thumb_url,
+            busy=waits,
+            proposed={number: words for number, (_, words) in self._proposed.items()},
+        )
         return (
             self.page.project.shown("dataset.folder"),
+            self.exchange.html(),
             self._intake_html(),
             self._browser_html(),
             dataset_view.summary(reading.report, reading.layout, reading.doing),
             f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             questions.cards(job, reading.report.questions if reading.report else (), questions.answered(state, job)),
             dataset_view.checks(job, reading.report, reading.problems + reading.failure),
+            self.clinic.html(entries),
             self._plots(entries, found, show),
             dataset_grid.grid(
                 reading.report, show, number, self.page.thumb_url, reading.busy, dataset_grid.holding(entries)
@@ -228,6 +251,24 @@ class Desk:
             self._intake = None
         return self._intake_html()
 
+    # -- the config of sd-scripts
+
+    def import_config(self, file: str | None):
+        """Take in a config; the button is free for the next one at once."""
+        if file:
+            self.exchange.take(file)
+            self._keep(show="all", page=0, open=[])
+            self.reading.want()
+        return None, *self._render()
+
+    def exchange_act(self, event: gr.EventData):
+        act, arg, _ = act_of(event)
+        if act == "export":
+            self.exchange.give(arg)
+        elif act == "said":
+            self.exchange.clear()
+        return self.exchange.html()
+
     # -- lists and pictures
 
     def act(self, event: gr.EventData):
@@ -244,6 +285,16 @@ class Desk:
             tabs = self._open_caption(arg)
         elif act in ("answer", "ask"):
             self._answer(act, arg, value)
+        elif act == "away":
+            self.clinic.put_away(arg, entries_of(self.page.project.job))
+        elif act == "back":
+            self.clinic.put_back(arg, entries_of(self.page.project.job))
+        elif act == "propose":
+            self._propose(arg)
+        elif act == "word":
+            number, _, word = arg.partition(":")
+            self._change_source("own", f"{number}:identifier", word)
+            self._proposed = {}
         elif act == "hold":
             self._hold(arg, value == "true")
         elif act == "more":
@@ -277,6 +328,14 @@ class Desk:
             done.add(kind)
         self._keep(answered=questions.with_answered(state, job, done))
 
+    def _propose(self, arg: str) -> None:
+        """Rare words for a card's subject; other ones each time."""
+        entries = entries_of(self.page.project.job)
+        if arg.isdecimal() and int(arg[:8]) < len(entries):
+            seed = self._proposed.get(int(arg), (0, []))[0] + 1
+            taken = [entry.identifier for entry in entries if entry.identifier]
+            self._proposed[int(arg)] = (seed, propose(read_tokenizer(), PROPOSED, seed, taken))
+
     def _hold(self, arg: str, wanted: bool) -> None:
         """Keep one picture for validation, or let it train again."""
         report, entries = self.reading.report, entries_of(self.page.project.job)
@@ -307,6 +366,7 @@ class Desk:
         if not 0 <= number < len(entries):
             return
         if act == "remove":
+            self._proposed = {}
             self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
             opened = [int(each) for each in self.page.project.tab_state(TAB).get("open", []) if int(each) != number]
             self._keep(open=[each - (each > number) for each in opened])

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.dataset.caption_files import OWN, read_caption
 from core.dataset.captions import plain_caption
+from core.dataset.doctor import Finding, examine
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.scan import recognise
@@ -38,6 +39,8 @@ class Reading:
         self.layout = ""
         self.problems: tuple[Problem, ...] = ()
         self.job: TrainJob = page.project.job
+        self.findings: tuple[Finding, ...] | None = None  # None: not examined yet
+        self.examining: tuple[str, float] | None = None
         self.version = 0
         self._saved: list[tuple[str, str]] = []  # captions that were saved while the folder was being read
 
@@ -63,7 +66,9 @@ class Reading:
             if self._task is not None:
                 self._task.cancel()
             if key != self._key:
-                self.report = None if _folders(job) != _folders(self.job) else self.report
+                other = _folders(job) != _folders(self.job)
+                self.report = None if other else self.report
+                self.findings = None if other else self.findings
                 self.problems = ()
             self._key, self.job, self._finished, self._saved = key, job, 0.0, []
             self.version += 1
@@ -111,8 +116,28 @@ class Reading:
                 job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
             )
             self._publish(key, whole, layout, finished=True)
+            self._examine(key, whole, task)
         except ProblemsError as error:
             self._publish(key, None, "", tuple(error.problems), finished=True)
+
+    def _examine(self, key: str, report: Report, task: Any) -> None:
+        """The doctor's findings, once every picture was decoded."""
+        memo = self._page.workspace.private / "index.sqlite"
+
+        def say(done: int, total: int) -> None:
+            share = done / max(total, 1)
+            self.examining = ("Looking for copies and damage", share)
+            task.report(share, f"Looking for copies and damage: {done:,} of {total:,}")
+
+        say(0, 1)
+        try:
+            findings = examine(report, memo, cancel=task.token, progress=say)
+        finally:
+            self.examining = None
+        with self._lock:
+            if key == self._key:
+                self.findings = findings
+                self.version += 1
 
     def _check_open(self, job: TrainJob) -> None:
         """A shared page reads only open folders, whatever the settings say."""

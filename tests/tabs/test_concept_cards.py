@@ -10,7 +10,8 @@ import pytest
 from work_parts import HOSTILE, event, make_page, picture, wait_until
 
 from core.dataset.buckets import Size
-from core.dataset.report import Question, Report, Row
+from core.dataset.questions import Question
+from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -271,3 +272,137 @@ def test_views_by_folder_are_shares_of_the_whole():
     shown = plots.balance(["fox", "dogs"], ["train", "regularisation"], [30, 10])
     assert "75%" in shown and "25%" in shown and "40 in all" in shown
     assert plots.balance(["fox"], ["train"], [30]) == ""
+
+
+# -- words, and the doctor
+
+
+def test_rare_words_are_proposed_and_one_is_taken(desk):
+    assert "as identifier" not in card(desk)
+    desk.act(event("propose", "0"))
+    first = desk._proposed[0][1]
+    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[5]
+    desk.act(event("propose", "0"))
+    assert desk._proposed[0][1] != first
+    word = desk._proposed[0][1][0]
+    desk.act(event("word", f"0:{word}"))
+    assert entries_of(desk.page.project.job)[0].identifier == word
+    assert f"{word}&#x27; is 1 token" in desk._render()[5]
+
+
+def copies(folder) -> None:
+    from PIL import Image
+
+    for number in range(3):
+        path = picture(folder / f"{number}.png", (200, 200), caption=f"picture {number}")
+        Image.effect_noise((200, 200), 90 + 40 * number).convert("RGB").save(path)
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "copy.txt").write_text("a copy")
+
+
+def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
+    copies(tmp_path / "set")
+    desk.page.project.edit("dataset.resolution", "192")  # so that none is enlarged
+    choose(desk, tmp_path / "set")
+    finding = next(each for each in desk.reading.findings if each.kind == "copy")
+    shown = desk.clinic.html(entries_of(desk.page.project.job))
+    assert "Put 1 away" in shown and shown.count('class="seen goes"') == 1
+    desk.act(event("away", finding.id))
+    wait_until(lambda: not desk.reading.busy)
+    assert len(list((tmp_path / "set").glob("*.png"))) == 3 and desk.reading.report.trained == 3
+    assert not [each for each in desk.reading.findings if each.kind == "copy"]
+    away = desk.clinic.away(entries_of(desk.page.project.job))
+    assert "1 picture put away" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
+    desk.act(event("back", away[0].token))
+    wait_until(lambda: not desk.reading.busy)
+    assert (tmp_path / "set" / "copy.txt").read_text() == "a copy" and desk.reading.report.trained == 4
+    with pytest.raises(ProblemsError):
+        desk.act(event("back", away[0].token))
+
+
+def test_only_trash_of_the_chosen_folders_is_put_back(desk, tmp_path):
+    copies(tmp_path / "set")
+    copies(tmp_path / "other")
+    choose(desk, tmp_path / "set")
+    from core.dataset.trash import put_away
+
+    token = put_away([tmp_path / "other" / "1.png"], tmp_path / "other", "by hand")
+    with pytest.raises(ProblemsError):
+        desk.act(event("back", token))
+    with pytest.raises(ProblemsError):
+        desk.act(event("away", "copy-unknown"))
+    assert not (tmp_path / "other" / "1.png").exists()
+
+
+# -- the config of sd-scripts
+
+
+def upload(tmp_path, text: str, name: str = "dataset.toml") -> str:
+    file = tmp_path / "upload" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_a_config_is_imported_with_its_own_settings_and_undone(desk, tmp_path):
+    picture(tmp_path / "fox" / "a.png")
+    before = desk.page.project.job
+    file = upload(
+        tmp_path,
+        f"""[[datasets]]
+resolution = 192
+[[datasets.subsets]]
+image_dir = '{tmp_path / "fox"}'
+num_repeats = 4
+class_tokens = "sks fox"
+flip_aug = true
+""",
+    )
+    desk.import_config(file)
+    entry = entries_of(desk.page.project.job)[0]
+    assert (entry.folder, entry.num_repeats, entry.class_tokens) == (str(tmp_path / "fox"), 4, "sks fox")
+    assert "dataset.toml: 1 folder with their settings" in desk.exchange.html()
+    desk.page.project.undo()
+    assert desk.page.project.job == before
+
+
+def test_what_is_wrong_in_a_config_is_listed_with_its_place_and_nothing_changes(desk, tmp_path):
+    before = desk.page.project.job
+    desk.import_config(upload(tmp_path, "[general]\nno_such_option = 1\n[[datasets]]\nresolution = 'big'\n"))
+    shown = desk.exchange.html()
+    assert "was not taken over" in shown and "no_such_option" in shown and "resolution" in shown
+    assert desk.page.project.job == before and str(tmp_path / "upload") not in shown
+    desk.exchange_act(event("said"))
+    assert "was not taken over" not in desk.exchange.html()
+
+
+def test_a_shared_page_imports_no_folder_outside(tmp_path):
+    desk = Desk(make_page(tmp_path, shared=True))
+    before = desk.page.project.job
+    desk.import_config(
+        upload(tmp_path, f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n")
+    )
+    assert desk.page.project.job == before and "not open to a shared page" in desk.exchange.html()
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
+    for name in ("fox", "reg"):
+        picture(tmp_path / name / "a.png")
+    sources = [
+        Source(folder=str(tmp_path / "fox"), num_repeats=3, flip_aug=True, keep_tokens=2),
+        Source(folder=str(tmp_path / "reg"), role="regularisation"),
+    ]
+    desk.page.project.replace(with_entries(desk.page.project.job, sources))
+    desk.exchange_act(event("export", kind))
+    file = desk.exchange.told.file
+    assert f"Download dataset.{kind}" in desk.exchange.html() and file.is_file()
+    again = Desk(make_page(tmp_path / "other"))
+    again.import_config(upload(tmp_path, file.read_text("utf-8"), f"dataset.{kind}"))
+    found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
+    fox, reg = found[str(tmp_path / "fox")], found[str(tmp_path / "reg")]
+    common = again.page.project.job
+    assert fox.num_repeats == 3 and reg.role == "regularisation"
+    assert (fox.flip_aug if fox.flip_aug is not None else common.dataset.flip_aug) is True
+    desk.exchange_act(event("said"))
+    assert not file.exists()

@@ -32,7 +32,19 @@ def choose(desk: Desk, folder) -> None:
 
 
 def areas(desk: Desk) -> dict[str, str]:
-    names = ("folder", "intake", "browser", "summary", "sources", "questions", "checks", "plots", "grid")
+    names = (
+        "folder",
+        "exchange",
+        "intake",
+        "browser",
+        "summary",
+        "sources",
+        "questions",
+        "checks",
+        "doctor",
+        "plots",
+        "grid",
+    )
     return dict(zip(names, desk._render(), strict=True))
 
 
@@ -62,7 +74,7 @@ def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_
     picture(tmp_path / "foxes" / "b.png")
     desk.read_again()
     wait_until(lambda: not desk.reading.busy)
-    _, folder, _, _, summary, *_ = desk.tick(seen)
+    _, folder, _, _, _, summary, *_ = desk.tick(seen)
     assert folder == gr.skip() and "2 of 2 pictures" in summary
 
 

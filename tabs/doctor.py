@@ -1,0 +1,147 @@
+"""The dataset doctor on the page: each finding with its pictures, what can be put away, and the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from core.dataset.doctor import KINDS, Finding, treat
+from core.dataset.files import printable
+from core.dataset.report import Report
+from core.dataset.trash import PutAway, put_away_lately, put_back
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
+from core.settings.source import Source
+from tabs.context import Page
+from tabs.markup import button, count, esc, progress, section
+from tabs.reading import Reading
+
+PICTURES_SHOWN = 12
+FINDINGS_SHOWN = 20
+BACK_SHOWN = 4
+
+
+class Clinic:
+    """What the doctor's buttons do. The reading holds the findings, the trash folders what can be put back."""
+
+    def __init__(self, page: Page, reading: Reading):
+        self.page, self.reading = page, reading
+        self._away: tuple[object, list[PutAway]] = (None, [])
+        self._turn = 0
+
+    def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
+        """The advised pictures of one finding, each folder's into its own trash."""
+        finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
+        if finding is None:
+            raise ProblemsError.one("This finding is no longer there", "Dataset", "look at the checks again")
+        folder = self._folder_of(finding, entries)
+        treat(finding, folder)
+        self._turn += 1
+        self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
+        self.reading.want(now=True)
+
+    def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
+        """The chosen folder that holds most of the pictures which go; its trash takes them all."""
+        advised = set(finding.advised)
+        report = self.reading.report
+        concepts = [row.concept for row in report.rows if row.key in advised] if report else []
+        used = [entry for entry in entries if entry.enabled]
+        if not concepts or max(concepts) >= len(used):
+            raise ProblemsError.one("The pictures are no longer in these folders", "Dataset", "read the folder again")
+        most = max(set(concepts), key=concepts.count)
+        return str(self.page.roots.check(used[most].folder, "dataset.folder"))
+
+    def put_back(self, token: str, entries: Sequence[Source]) -> None:
+        """Undo one action. Only records of the chosen folders' own trash are taken."""
+        if token not in [each.token for each in self.away(entries)]:
+            raise ProblemsError.one("This was put back already", "Dataset", "look at the list again")
+        try:
+            put_back(token)
+        finally:
+            self._turn += 1
+        self.reading.want(now=True)
+
+    def away(self, entries: Sequence[Source]) -> list[PutAway]:
+        """What lies in the trash of the chosen folders, newest first; read anew after every reading or action."""
+        key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
+        if self._away[0] != key:
+            folders = dict.fromkeys(
+                resolve_path(entry.folder) for entry in entries if self.page.roots.holds(resolve_path(entry.folder))
+            )
+            found = [each for folder in folders for each in put_away_lately(folder)]
+            self._away = (key, sorted(found, key=lambda each: -each.when))
+        return self._away[1]
+
+    def html(self, entries: Sequence[Source]) -> str:
+        reading = self.reading
+        body = cards(reading.findings, reading.report, self.page.thumb_url, reading.examining)
+        body += back(self.away(entries))
+        if not body:
+            return ""
+        number = len(reading.findings or ())
+        return section("Dataset doctor", body, esc(count(number, "finding")) if number else "")
+
+
+def cards(
+    findings: Sequence[Finding] | None,
+    report: Report | None,
+    thumb_url: Callable[..., str],
+    examining: tuple[str, float] | None = None,
+) -> str:
+    """Every finding with thumbnails; the ones that would be put away are marked."""
+    if findings is None:
+        return progress(examining[0], examining[1] or None) if examining else ""
+    if not findings:
+        return '<p class="good">No copies, blurred pictures or captions that harm.</p>'
+    places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
+    body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
+    if len(findings) > FINDINGS_SHOWN:
+        body += f'<p class="hint">and {count(len(findings) - FINDINGS_SHOWN, "more finding")}</p>'
+    return body
+
+
+def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
+    advised = set(finding.advised)
+    pictures, shown = "", 0
+    for group in finding.pictures:
+        if shown >= PICTURES_SHOWN:
+            break
+        items = ""
+        for seen in group[: PICTURES_SHOWN - shown]:
+            shown += 1
+            name, goes = printable(seen.key[-1]), seen.key in advised
+            said = ", ".join(part for part in (name, seen.note, "would be put away" if goes else "") if part)
+            place = places.get(seen.key)
+            where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
+            items += (
+                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}" aria-label="{esc(said)}">'
+                f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
+                f"<span>{esc(seen.note)}</span></button>"
+            )
+        pictures += f'<div class="seen-group">{items}</div>'
+    rest = finding.count - shown
+    more = f'<p class="hint">and {count(rest, "more picture")}</p>' if rest > 0 else ""
+    act = ""
+    if finding.action == "put away" and finding.advised:
+        number = len(finding.advised)
+        said = "Moves them, with their captions, into the trash folder beside the dataset; they can be put back"
+        act = button("away", f"Put {number:,} away", finding.id, title=said)
+    kind = "Error" if finding.level == "error" else "Advice"
+    return (
+        f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'
+        f"<div><strong>{esc(KINDS.get(finding.kind, finding.kind))}</strong><p>{esc(finding.what)}</p>"
+        f'<p class="hint">{esc(finding.fix)}</p></div>{act}</div><div class="seen-row">{pictures}</div>{more}</article>'
+    )
+
+
+def back(away: Sequence[PutAway]) -> str:
+    """What was put away and can be put back."""
+    rows = ""
+    for each in away[:BACK_SHOWN]:
+        when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
+        words = f"{count(len(each.pictures), 'picture')} put away on {when}: {each.reason}"
+        undo = button("back", "Put back", each.token, label=f"Put back: {words}")
+        rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
+    if len(away) > BACK_SHOWN:
+        rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'
+    return f'<div class="away">{rows}</div>' if rows else ""
