@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.dataset.decoding import look_at_all
 from core.dataset.files import extension, printable, reachable
+from core.dataset.look import looks
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.picture import Picture, count, listed, names_of
-from core.dataset.walk import File, headers, walk
+from core.dataset.walk import File, file_at, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
@@ -86,6 +88,32 @@ def pair(
     extra = [file.relative for file in found.files if file.path not in taken]
     missing = [picture for picture in pictures if picture.key not in partners]
     return Paired(paired, unusable, [*problems, *_advice(shown, len(pictures), missing, extra, other_size)])
+
+
+def unreadable_masks(
+    pictures: Sequence[Picture], decode: bool, cancel: CancelToken | None = None, memo_path: Path | str | None = None
+) -> dict[tuple[str, str], str]:
+    """{picture key: why} of pictures whose mask or control picture cannot be decoded. Findings are remembered.
+
+    decode   False: nothing is decoded, what an earlier decoding found still counts
+    """
+    paths = list(dict.fromkeys(each.conditioning for each in pictures if each.conditioning is not None))
+    files = [file_at(path, str(number)) for number, path in enumerate(paths)]
+    reasons: dict[Path, str] = {}
+    whole: list[Picture] = []
+    for file, header in headers(files, Memo(memo_path), cancel):
+        if isinstance(header, str):
+            reasons[file.path] = header
+        else:
+            size = (header.width, header.height)
+            whole.append(Picture("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
+    seen = look_at_all(whole, cancel, None, memo_path) if decode else looks(whole, memo_path)
+    reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
+    return {
+        each.key: f"has a mask, {printable(each.conditioning.name)}, that {reasons[each.conditioning]}"
+        for each in pictures
+        if each.conditioning in reasons and each.conditioning is not None
+    }
 
 
 def _partner(picture: Picture, inside: str, by_stem: dict[str, list[File]]) -> File | None:

@@ -26,6 +26,7 @@ from core.settings.captions import CaptionSettings
 Size = tuple[int, int]
 
 CACHE_LIST = "metadata_cache.json"
+BUCKET_UNIT = 8  # pixels to a latent
 # Which of a.png and a.jpg the key "a" means: the order of sd-scripts' list, then the formats it does not know.
 _ORDER = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 _KEY_NAMES = ("image_path", "file_name", "path")  # of JSON lines: sd-scripts, Hugging Face, others
@@ -193,6 +194,11 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         sizes[name] = _size(size)
         if size is not None and sizes[name] is None:
             wrong.append(f"{name} of {printable(key)} is not [width, height]")
+    bucket = sizes["train_resolution"]
+    if bucket and any(side % BUCKET_UNIT for side in bucket):
+        wrong.append(
+            f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
+        )
     return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"]), wrong
 
 

@@ -19,11 +19,10 @@ from core.dataset.batches import Placed
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import read_caption_file
 from core.dataset.files import TRASH_FOLDER, printable
+from core.dataset.metadata import BUCKET_UNIT
 from core.dataset.picture import listed
 from core.record import atomic
 from core.record.problems import ProblemsError
-
-_WHOLE = 8  # sizes of latents are pixels through 8
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def write_metadata(
         entry.update(_texts(each, caption_extension, tags_extension))
         if buckets:
             width, height = each.placement.bucket
-            entry["train_resolution"] = [width - width % _WHOLE, height - height % _WHOLE]
+            entry["train_resolution"] = [width - width % BUCKET_UNIT, height - height % BUCKET_UNIT]
         said[key] = entry
     try:
         backup = _put_away(path)

@@ -13,6 +13,7 @@ from core.dataset.buckets import Size
 from core.dataset.caption_files import OWN
 from core.dataset.caption_memo import captions_of
 from core.dataset.captions import plain_caption
+from core.dataset.conditioning import unreadable_masks
 from core.dataset.contents import content_hashes
 from core.dataset.decoding import look_at_all
 from core.dataset.epochs import Epochs
@@ -59,7 +60,8 @@ def preflight(
     found = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*advice, *found.problems]
     looks = look_at_all(found.pictures, cancel, progress, memo) if decode else looks_of(found.pictures, memo)
-    placing = _place(job, concepts, found, looks, memo, cancel)
+    masks = unreadable_masks(found.pictures, decode, cancel, memo)
+    placing = _place(job, concepts, found, {**masks, **_broken(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps)
     counted = _count_all(placing, count_tokens)
@@ -77,14 +79,13 @@ def _place(
     job: TrainJob,
     concepts: Sequence[Concept],
     found: Scan,
-    looks: Mapping[Key, Look],
+    broken: Mapping[Key, str],
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Every picture at its place; those that cannot be decoded are refused by name."""
+    """Every picture at its place; those that cannot be decoded, or whose mask cannot, are refused by name."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
-    broken = {key: look.reason for key, look in looks.items() if look.reason}
     whole = [picture for picture in found.pictures if picture.key not in broken]
     captions = captions_of(whole, [concept.captions for concept in concepts], memo, check)
     placing = place(
@@ -101,6 +102,10 @@ def _place(
     placing.problems += [problem_of(by_key[key].path, BrokenPicture(why), level) for key, why in broken.items()]
     placing.refused |= broken
     return placing
+
+
+def _broken(looks: Mapping[Key, Look]) -> dict[Key, str]:
+    return {key: look.reason for key, look in looks.items() if look.reason}
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:

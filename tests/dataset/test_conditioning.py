@@ -2,8 +2,11 @@
 
 import pytest
 
+from core.dataset.preflight import preflight
 from core.dataset.scan import scan_dataset
+from core.record.workspace import Workspace
 from core.settings.dataset import DatasetSettings
+from core.settings.job import TrainJob
 
 
 def look(folder, masks, **options):
@@ -94,3 +97,23 @@ def test_a_mask_folder_that_is_not_there_is_an_error_and_the_pictures_are_still_
     assert "folder of masks does not exist" in problem.what and problem.level == "error" and len(found.pictures) == 1
     (problem,) = look(tmp_path / "set", tmp_path / "set/a.png").problems
     assert "is a file" in problem.what
+
+
+@pytest.mark.parametrize(("skip", "level"), [(False, "error"), (True, "advice")])
+def test_a_mask_that_is_cut_off_is_found_by_the_full_decode_and_remembered(tmp_path, add, skip, level):
+    for name in ("set/a.png", "set/b.png", "masks/a.png", "masks/b.png"):
+        add(name)
+    whole = (tmp_path / "masks/a.png").read_bytes()
+    (tmp_path / "masks/a.png").write_bytes(whole[: len(whole) // 2])
+    dataset = DatasetSettings(
+        folder=str(tmp_path / "set"), conditioning_data_dir=str(tmp_path / "masks"), masked_loss=True, skip_broken=skip
+    )
+    job, workspace = TrainJob(dataset=dataset), Workspace.of(tmp_path / "outputs")
+    assert preflight(job, workspace).trained == 2  # its header is whole
+    for decode in (True, False):
+        report = preflight(job, workspace, decode=decode)
+        assert {row.key[1]: row.why for row in report.rows if not row.trains} == {
+            "a.png": "has a mask, a.png, that is cut off (truncated)"
+        }
+        (problem,) = [problem for problem in report.problems if "mask" in problem.what]
+        assert problem.level == level and "a.png" in problem.where
