@@ -6,9 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from core.settings.ineffective import ineffective
 from core.settings.presets import dump
-from core.settings.rules import training_problems
+from core.settings.rules import ineffective, training_problems
 from tabs import form
 from tabs.browsers import Browser
 from tabs.project import FIELDS

@@ -12,7 +12,7 @@ import gradio as gr
 from core.record.problems import Problem, ProblemsError
 from core.settings import presets as preset_files
 from core.settings.job import TrainJob
-from core.settings.rules import bad_name
+from core.settings.names import bad_name
 from tabs.browsers import Browser
 
 if TYPE_CHECKING:

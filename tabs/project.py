@@ -17,12 +17,11 @@ from typing import Any
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings import presets as preset_files
-from core.settings.base import Declared, declared
+from core.settings.base import Declared, declared, value_of
 from core.settings.check import build
-from core.settings.ineffective import value_of
 from core.settings.job import TrainJob
+from core.settings.names import bad_name
 from core.settings.presets import PresetStore, differences, to_values
-from core.settings.rules import bad_name
 from tabs.values import BadText, text_of, value_from
 
 STARTER_PRESET = "starter_lora"

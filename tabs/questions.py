@@ -10,8 +10,8 @@ from typing import Any
 
 from core.dataset.questions import Question
 from core.record.problems import ProblemsError
+from core.settings.base import value_of
 from core.settings.check import build
-from core.settings.ineffective import value_of
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs.markup import button, count, esc, section

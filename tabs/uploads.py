@@ -14,7 +14,7 @@ from core.dataset.files import CAPTION_EXTENSIONS, extension, is_junk, is_pictur
 from core.record.atomic import remove_folder, replace
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
-from core.settings.rules import bad_name
+from core.settings.names import bad_name
 
 FIX = "Drop pictures (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PICTURES = 24
 RESOLUTION = 256
 _SIZES = ((1200, 900), (1600, 1200), (1200, 1600), (2400, 1600))  # 1 to 4 million pixels
-ROUNDS = 2
+ROUNDS = 3
 
 
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:

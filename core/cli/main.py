@@ -19,6 +19,7 @@ ABOUT = {
     "generate": "draw pictures",
     "class_pictures": "make regularisation pictures of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
+    "pictures": "resize, crop, convert or number pictures, crop faces, draw edges",
     "bench": "measure this machine",
 }
 

@@ -53,6 +53,7 @@ SUBCOMMAND = {
     },
     "class_pictures": JOB,
     "tool": JOB,
+    "pictures": JOB,
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),

@@ -48,8 +48,7 @@ def check(job: TrainJob, options) -> Report:
     from core.dataset.preflight import preflight
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
-    from core.settings.ineffective import set_without_effect
-    from core.settings.rules import training_problems
+    from core.settings.rules import set_without_effect, training_problems
 
     with checking_bar() as progress:
         report = preflight(job, options.workspace(), count_tokens=count_tokens, decode=True, progress=progress)

@@ -273,6 +273,8 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
             return 0.0
         ends.append(int(np.argmin(even)))
     top, bottom, left, right = ends
+    if not (min(top, bottom) or min(left, right)):
+        return 0.0  # bars come in pairs; one even side is a floor or a sky
     inner = colours[top : height - bottom, left : width - right]
     # One line further in: area-averaging mixes the bar's last line with the picture's first.
     sides = (

@@ -164,7 +164,7 @@ def companions(pictures: Sequence[Path]) -> list[Path]:
         staying = {
             os.path.splitext(name)[0].casefold()
             for name in beside
-            if is_picture_name(name) and name not in names and not _is_label(name)
+            if is_picture_name(name) and name not in names and not split_label(os.path.splitext(name)[0])[1]
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
         own = stems - staying
@@ -174,8 +174,12 @@ def companions(pictures: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _is_label(name: str) -> bool:
-    return os.path.splitext(name)[0].casefold().endswith(_LABEL_ENDINGS)
+def split_label(stem: str) -> tuple[str, str]:
+    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control picture beside its picture, as OneTrainer names them."""
+    for label in _LABEL_ENDINGS:
+        if stem.casefold().endswith(label) and len(stem) > len(label):
+            return stem[: -len(label)], stem[-len(label) :]
+    return stem, ""
 
 
 def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets import Placement, Size
 from core.record import draws
-from core.settings.rules import changes_by_chance
+from core.settings.rules.dataset import changes_by_chance
 
 if TYPE_CHECKING:
     from core.dataset.batches import Placed

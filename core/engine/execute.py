@@ -58,6 +58,12 @@ def run_tool(job: Any, context: JobContext) -> str:
     return use_tool(job, context)
 
 
+def run_pictures(job: Any, context: JobContext) -> str:
+    from core.tools.pictures import use_pictures
+
+    return use_pictures(job, context)
+
+
 # Each returns the state it ended in: "done" or "stopped".
 TASKS: dict[str, Callable[[Any, JobContext], str]] = {
     "train": run_train,
@@ -66,6 +72,7 @@ TASKS: dict[str, Callable[[Any, JobContext], str]] = {
     "caption": run_caption,
     "class_pictures": run_class_pictures,
     "tool": run_tool,
+    "pictures": run_pictures,
 }
 
 

@@ -171,6 +171,12 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
                 yield Declared(f"{group}.{name}", group, name, info)
 
 
+def value_of(job: BaseModel, path: str) -> Any:
+    """The value at a dotted path ("noise.min_snr_gamma")."""
+    group, name = path.split(".", 1)
+    return getattr(getattr(job, group), name)
+
+
 def every(value: int | float | None) -> int | float | None:
     """A period of an "every n" or "keep last n" setting: None, 0 and negative mean off."""
     return value if value is not None and value > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,7 +44,7 @@ class Concept:
 
 def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: ValidationSettings) -> list[Concept]:
     """Every enabled folder of a dataset with what holds for it, the short forms first."""
-    common = PictureSettings.model_construct(**{name: getattr(dataset, name) for name in PictureSettings.model_fields})
+    common = _common(dataset)
     return [
         Concept(
             number,
@@ -56,6 +57,11 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
     ]
 
 
+def _common(dataset: DatasetSettings) -> PictureSettings:
+    """What holds for all folders."""
+    return PictureSettings.model_construct(**{name: getattr(dataset, name) for name in PictureSettings.model_fields})
+
+
 def _sources(dataset: DatasetSettings) -> list[Source]:
     """The folders; for a dataset class, what stands for its pictures and for its regularisation pictures."""
     name = dataset.dataset_class
@@ -64,6 +70,12 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 def concepts_of(job: TrainJob) -> list[Concept]:
     return concepts(job.dataset, job.captions, job.validation)
+
+
+def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
+    """Whether any folder uses something; without folders, whether the settings of all would."""
+    common = Concept(0, Source(folder="."), _common(job.dataset), job.captions, job.validation)
+    return any(uses(folder) for folder in concepts_of(job) or [common])
 
 
 def own_settings(source: Source) -> dict[str, Any]:

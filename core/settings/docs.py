@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core.settings.base import Settings, declared
-from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, PrepareJob, ToolJob, TrainJob
+from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, PicturesJob, PrepareJob, ToolJob, TrainJob
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 PARTS = (
@@ -16,6 +16,7 @@ PARTS = (
     ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
     ("Class pictures (`class_pictures`)", ClassPicturesJob, ("model", "dataset", "captions", "memory")),
     ("Tools (`tool`)", ToolJob, ()),
+    ("Picture tools (`pictures`)", PicturesJob, ()),
 )
 
 

@@ -18,6 +18,7 @@ from core.settings.model import ModelSettings
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
+from core.settings.picture_tools import PictureToolSettings
 from core.settings.prepare import PrepareSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
@@ -85,6 +86,12 @@ class ToolJob(Settings):
     tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
 
 
+class PicturesJob(Settings):
+    """Copies of a folder's pictures: other sizes, other formats, numbers, faces, edges."""
+
+    pictures: PictureToolSettings = Field(default_factory=PictureToolSettings, title="Picture tools")
+
+
 JOBS: dict[str, type[Settings]] = {
     "train": TrainJob,
     "prepare": PrepareJob,
@@ -92,6 +99,7 @@ JOBS: dict[str, type[Settings]] = {
     "caption": CaptionJob,
     "class_pictures": ClassPicturesJob,
     "tool": ToolJob,
+    "pictures": PicturesJob,
 }
 
 # A recipe leaves these to the person: what is taught, to which model, under which name.

@@ -14,11 +14,10 @@ from typing import Any
 
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
-from core.settings.base import Settings, declared
+from core.settings.base import Settings, declared, value_of
 from core.settings.check import build, shorten
-from core.settings.ineffective import value_of
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
-from core.settings.rules import bad_name
+from core.settings.names import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description")
 

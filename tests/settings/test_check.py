@@ -6,9 +6,9 @@ from core.record.problems import ProblemsError
 from core.settings.base import declared
 from core.settings.check import build, problems_of
 from core.settings.flags import read_flags
-from core.settings.ineffective import ineffective, set_without_effect
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.rules import bad_name, training_problems
+from core.settings.names import bad_name
+from core.settings.rules import ineffective, set_without_effect, training_problems
 
 
 def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():

@@ -6,8 +6,8 @@ import gradio as gr
 import pytest
 
 from core.settings.base import Settings, declared, setting
-from core.settings.ineffective import ineffective
 from core.settings.job import TrainJob
+from core.settings.rules import ineffective
 from tabs import form
 from tabs.project import FIELDS, with_value
 

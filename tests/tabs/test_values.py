@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.settings.base import declared
+from core.settings.base import declared, value_of
 from core.settings.check import build
-from core.settings.ineffective import value_of
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.settings.source import Source

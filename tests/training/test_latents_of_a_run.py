@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.record.problems import ProblemsError, errors
-from core.settings.rules import cache_problems
+from core.settings.rules.dataset import cache_problems
 from core.training.latents import fp32_retry, write_npz_caches
 
 FOUR = {"max_train_steps": 4, "seed": 7}

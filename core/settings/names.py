@@ -1,0 +1,22 @@
+"""What a file may be called on every system."""
+
+from __future__ import annotations
+
+FORBIDDEN_IN_NAMES = '<>:"/\\|?*'
+WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
+
+
+def bad_name(name: str) -> str | None:
+    """Why `name` cannot be a file's name on every system, or None."""
+    if not name.strip():
+        return "it is empty"
+    bad = sorted({letter for letter in name if letter in FORBIDDEN_IN_NAMES or ord(letter) < 32})
+    if bad:
+        return "it holds " + " ".join(repr(letter)[1:-1] for letter in bad)
+    if name.strip(". ") != name:
+        return "it begins or ends with a dot or a space"
+    if name.split(".")[0].lower() in WINDOWS_NAMES:
+        return "Windows keeps this name for itself"
+    if len(name.encode("utf-8")) > 200:
+        return "it is too long"
+    return None

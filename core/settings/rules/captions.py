@@ -1,0 +1,28 @@
+"""Captions. A setting has an effect where any folder uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.record.problems import Problem
+from core.settings.concepts import Concept, anywhere
+from core.settings.job import TrainJob
+
+
+def problems(job: TrainJob) -> Iterator[Problem]:
+    yield from ()
+
+
+def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    def changes_tags(each: Concept) -> bool:
+        own = each.captions
+        return own.shuffle_caption or own.caption_tag_dropout_rate > 0 or own.token_warmup_step > 0
+
+    if not anywhere(job, changes_tags):
+        yield "captions.keep_tokens", "ignored: tags are neither shuffled nor dropped"
+        if not anywhere(job, lambda each: each.captions.sidecars == "joined" or each.captions.secondary_separator):
+            yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
+    if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
+        yield "captions.token_warmup_min", "ignored: there is no tag warm-up"
+    if not anywhere(job, lambda each: each.captions.sidecars == "drawn"):
+        yield "captions.sentence_share", "ignored: no caption file is drawn"

@@ -1,0 +1,92 @@
+"""Pictures: sizes, chance, masks, regularisation, caches. What holds for one folder may not for another, so a setting has an
+effect where any folder uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.record.problems import Problem
+from core.settings.concepts import anywhere, concepts_of
+from core.settings.job import TrainJob
+from core.settings.pictures import PictureSettings
+
+
+def problems(job: TrainJob) -> Iterator[Problem]:
+    longest, size = job.dataset.max_bucket_reso, _long_side(job)
+    if job.dataset.enable_bucket and longest is not None and longest < size:
+        what = f"The longest bucket side ({longest}) is below the resolution ({size})"
+        yield Problem(what, "dataset.max_bucket_reso", "leave it empty, or raise it")
+    yield from cache_problems(job)
+    for concept in concepts_of(job):
+        if concept.pictures.network_multiplier == 0:
+            what = f"The network strength of {concept.source.folder} is 0, so its pictures would teach nothing"
+            yield Problem(what, "dataset.network_multiplier", "use 1, or switch the folder off")
+
+
+def changes_by_chance(pictures: PictureSettings) -> list[str]:
+    """The settings that give a picture another look at each draw, so that its latents cannot be encoded once.
+
+    Mirroring is none of them: both sides are encoded.
+    """
+    found = [name for name in ("color_aug", "random_crop") if getattr(pictures, name)]
+    if pictures.face_crop_aug_range is not None and not pictures.enable_bucket:
+        found.append("face_crop_aug_range")
+    return found
+
+
+def cache_problems(job: TrainJob) -> list[Problem]:
+    """Latents that are kept cannot change at each draw."""
+    if job.memory.cache_latents in ("auto", "off"):
+        return []
+    titles = {name: info.title or name for name, info in PictureSettings.model_fields.items()}
+    return [
+        Problem(
+            f"'{titles[name]}' needs its pictures encoded at each step, and the latent cache keeps them"
+            f" ({concept.source.folder})",
+            "memory.cache_latents",
+            "set it to auto: the pictures of this folder are then encoded at each step, all others once",
+        )
+        for concept in concepts_of(job)
+        for name in changes_by_chance(concept.pictures)
+    ]
+
+
+def _long_side(job: TrainJob) -> int:
+    size = job.dataset.resolution
+    return max(size) if isinstance(size, tuple) else size
+
+
+def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    yield from _sizes(job)
+    yield from _pictures(job)
+
+
+def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
+    if not anywhere(job, lambda each: each.pictures.enable_bucket):
+        for name in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"):
+            yield f"dataset.{name}", "ignored: picture shapes are not kept"
+    elif not anywhere(job, lambda each: each.pictures.enable_bucket and not each.pictures.bucket_no_upscale):
+        for name in ("min_bucket_reso", "max_bucket_reso"):
+            yield f"dataset.{name}", "ignored: pictures are never enlarged"
+    if not anywhere(job, lambda each: not each.pictures.enable_bucket):
+        yield "dataset.face_crop_aug_range", "ignored: picture shapes are kept"
+    if not anywhere(job, lambda each: each.pictures.train_batch_size > 1):
+        yield "dataset.short_batches", "ignored: a batch is one picture"
+    yield "dataset.crop_conditioning", "ignored: only SDXL is told the crop"
+
+
+def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
+    if job.dataset.dataset_class:
+        for name in ("folder", "sources", "reg_data_dir"):
+            yield f"dataset.{name}", "ignored: a dataset class lists the pictures"
+    if not anywhere(job, lambda each: each.role == "regularisation"):
+        for name in ("prior_loss_weight", "reg_balance"):
+            yield f"dataset.{name}", "ignored: there are no regularisation pictures"
+    if not anywhere(job, lambda each: each.pictures.conditioning_data_dir):
+        yield "dataset.masked_loss", "ignored: no mask folder is set"
+    elif not anywhere(job, lambda each: each.pictures.masked_loss):
+        yield "dataset.conditioning_data_dir", "ignored: masks are not used"
+    if not anywhere(job, lambda each: each.validation.validation_split > 0):
+        yield "validation.validation_seed", "ignored: no share is held out"
+    if job.memory.cache_latents == "off":
+        yield "memory.npz_caches", "ignored: latents are not cached"
