@@ -76,6 +76,8 @@ class Run:
     def release(self) -> None:
         """Let go of everything large; also after an error, or the next job starts with less memory."""
         self.tracker.close()
+        if self.latents is not None:
+            self.latents.close()
         self.method.release()
         self.components = self.optimizer = self.latents = self.text = self.tasks = None  # type: ignore[assignment]
         self.parameters = []

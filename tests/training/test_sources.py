@@ -1,0 +1,92 @@
+"""Views that are made ahead are those that would be made when they are asked for, and there are never too many."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from core.training.sources import FreshViews, Latents, Shown
+
+
+@dataclass(frozen=True)
+class Picture:
+    key: tuple
+
+
+FOX, BEAR = Picture(("set", "fox")), Picture(("set", "bear"))
+
+
+class Loader:
+    """Shows each address as a picture of one number."""
+
+    def __init__(self):
+        self.asked = []
+        self.threads = set()
+
+    def __call__(self, placed, epoch, repeat):
+        self.asked.append((placed.key, epoch, repeat))
+        self.threads.add(threading.current_thread().name)
+        value = np.float32(len(placed.key[1]) + epoch * 10 + repeat * 100)
+        mask = np.full((1, 16, 16), 0.5, np.float32) if placed == FOX else None
+        return Shown(np.full((3, 16, 16), value, np.float32), mask)
+
+
+def pooled(pixels):
+    return pixels[:, :1, ::8, ::8], torch.full_like(pixels[:, :1, ::8, ::8], -30.0)
+
+
+def test_expected_views_are_made_by_other_threads_within_the_room():
+    loader = Loader()
+    views = FreshViews(loader, threads=2, ahead=3)
+    items = [(FOX, repeat) for repeat in range(5)]
+    views.expect(1, items)
+    shown = [views.take(FOX, 1, repeat) for repeat in range(3)]
+    assert len(loader.asked) == 3 and threading.current_thread().name not in loader.threads
+    assert [float(each.pixels[0, 0, 0]) for each in shown] == [13, 113, 213]
+    views.expect(1, items[3:])
+    views.expect(1, items[3:])
+    assert [float(views.take(FOX, 1, repeat).pixels[0, 0, 0]) for repeat in (3, 4)] == [313, 413]
+    assert len(loader.asked) == 5, "none was made twice"
+    views.close()
+
+
+def test_a_view_that_nobody_expected_is_the_same():
+    views = FreshViews(Loader(), threads=1, ahead=1)
+    views.expect(2, [(FOX, 0)])
+    assert np.array_equal(views.take(FOX, 2, 0).pixels, views.take(FOX, 2, 0).pixels)
+    views.close()
+
+
+def test_a_batch_may_hold_pictures_of_both_kinds():
+    encoded = []
+
+    def encode(pixels):
+        encoded.append(len(pixels))
+        return pooled(pixels)
+
+    kept = (torch.full((1, 2, 2), 7.0), torch.full((1, 2, 2), -30.0))
+    latents = Latents(
+        lambda side: kept,
+        lambda placed, epoch, repeat: True,
+        seed=1,
+        masks={BEAR.key: torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])},
+        fresh=FreshViews(Loader(), threads=1, ahead=4),
+        is_fresh=lambda placed: placed == FOX,
+        encode=encode,
+        encode_at_once=2,
+    )
+    latents.scale = 2.0
+    drawn, masks = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
+    assert torch.allclose(drawn[:, 0, 0, 0], torch.tensor([14.0, 6, 206, 406]), atol=1e-4)
+    assert encoded == [2, 1]
+    assert masks[0, 0].tolist() == [[1, 0], [1, 0]], "mirrored with its picture"
+    assert bool((masks[1:] == 0.5).all())
+    latents.close()
+
+
+def test_without_any_mask_there_is_none():
+    kept = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
+    latents = Latents(lambda side: kept, lambda *_: False, seed=1)
+    assert latents.batch(0, [(BEAR, 0)])[1] is None
+    assert torch.equal(latents.draw(BEAR, 0, 0), latents.batch(0, [(BEAR, 0)])[0][0])
