@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.settings.base import Settings, setting
-from core.settings.pictures import Side
 
+Side = Annotated[int, Field(ge=8, le=16384)]
 Ratio = Annotated[float, Field(ge=1, le=20)]
 
 

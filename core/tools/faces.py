@@ -1,0 +1,240 @@
+"""Faces and their eyes in a picture, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
+
+The weights (2 MB, MIT licence) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
+networks run in torch. It was trained on photographs: of drawn faces it finds those with human proportions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = "mtcnn==1.0.0 joblib==1.6.0 lz4==4.4.5 cloudpickle==3.1.2"
+_NETWORKS = ("pnet", "rnet", "onet")
+_CELL, _STRIDE = 12, 2  # pixels that the first network sees, and between two looks
+_PYRAMID = 0.709  # each level has half the area of the one before
+_SMALLEST_SHARE = 0.04  # of the shorter side: smaller faces are of no use and cost most of the time
+_PROPOSE, _REFINE, _OVERLAP = 0.6, 0.7, 0.7  # thresholds of the published implementation
+_AT_ONCE = 512  # candidates in one forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face in pixels of the picture. Eyes: (x, y), left and right as they are seen."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+    left_eye: tuple[float, float]
+    right_eye: tuple[float, float]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return self.right - self.left, self.bottom - self.top
+
+    @property
+    def tilt(self) -> float:
+        """Degrees by which the line of the eyes falls to the right; turning back by it levels them."""
+        (x1, y1), (x2, y2) = self.left_eye, self.right_eye
+        return math.degrees(math.atan2(y2 - y1, x2 - x1))
+
+
+def weights_folder() -> Path:
+    """Where the weights lie. ProblemsError says how to get them; the package itself is not imported."""
+    if find_spec("lz4") and find_spec("joblib"):
+        found = find_spec("mtcnn")
+        for place in (found.submodule_search_locations or []) if found else []:
+            folder = Path(place) / "assets" / "weights"
+            if all((folder / f"{name}.lz4").is_file() for name in _NETWORKS):
+                return folder
+    raise ProblemsError.one(
+        "The face detector is not installed.",
+        "pictures.action",
+        f"Run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
+    )
+
+
+class FaceDetector:
+    """Finds faces. Loading takes a second, a picture of one megapixel about a quarter of one."""
+
+    def __init__(self) -> None:
+        import joblib
+        import torch
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            # Keras keeps kernels as [H, W, in, out], matrices as [in, out] and slopes of convolutions as [1, 1, C].
+            if array.ndim == 3:
+                array = array.reshape(-1)
+            order = (3, 2, 0, 1) if array.ndim == 4 else range(array.ndim)[::-1]
+            return torch.from_numpy(np.ascontiguousarray(array.transpose(order), dtype=np.float32))
+
+        folder = weights_folder()
+        self._weights = {name: [tensor(array) for array in joblib.load(folder / f"{name}.lz4")] for name in _NETWORKS}
+
+    def find(self, image: Image.Image, min_score: float = 0.9) -> list[Face]:
+        """Faces of an RGB picture with at least that score, the largest first."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = (torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32)) - 127.5) / 128
+            pixels = pixels.permute(2, 0, 1)[None]
+            boxes = self._proposals(pixels)
+            boxes = self._refined(pixels, boxes)
+            faces = self._faces(pixels, boxes, min_score)
+        return sorted(faces, key=lambda face: (-max(face.size), face.left, face.top))
+
+    def _proposals(self, pixels: torch.Tensor) -> np.ndarray:
+        """First network, over a pyramid of sizes: float [N, 5] left, top, right, bottom, score; squares."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        height, width = pixels.shape[-2:]
+        scale = _CELL / max(20.0, _SMALLEST_SHARE * min(width, height))
+        found: list[np.ndarray] = []
+        while min(width, height) * scale >= _CELL:
+            size = (math.ceil(height * scale), math.ceil(width * scale))
+            small = interpolate(pixels, size, mode="area") if scale < 1 else interpolate(pixels, size, mode="bilinear")
+            offsets, scores = self._first(small)
+            rows, columns = torch.where(scores > _PROPOSE)
+            if len(rows):
+                moved = offsets[:, rows, columns].T.numpy() * _CELL
+                corner = np.stack([columns.numpy(), rows.numpy()], 1).astype(np.float32) * _STRIDE
+                boxes = (np.concatenate([corner, corner + _CELL], 1) + moved) / scale
+                part = np.concatenate([boxes, scores[rows, columns].numpy()[:, None]], 1)
+                found.append(part[_kept(part, 0.5)])
+            scale *= _PYRAMID
+        if not found:
+            return np.zeros((0, 5), np.float32)
+        together = np.concatenate(found)
+        return _squares(together[_kept(together, _OVERLAP)])
+
+    def _first(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[1, 3, H, W] -> offsets [4, h, w] in cells, scores [h, w]."""
+        from torch.nn.functional import conv2d, max_pool2d, prelu
+
+        w = self._weights["pnet"]
+        x = max_pool2d(prelu(conv2d(x, w[0], w[1]), w[2]), 2, 2, ceil_mode=True)
+        x = prelu(conv2d(x, w[3], w[4]), w[5])
+        x = prelu(conv2d(x, w[6], w[7]), w[8])
+        return conv2d(x, w[9], w[10])[0], conv2d(x, w[11], w[12])[0].softmax(0)[1]
+
+    def _refined(self, pixels: torch.Tensor, boxes: np.ndarray) -> np.ndarray:
+        """Second network: better boxes, fewer of them."""
+        import torch
+        from torch.nn.functional import conv2d, linear, max_pool2d, prelu
+
+        if not len(boxes):
+            return boxes
+        w, found = self._weights["rnet"], []
+        for part in torch.split(_patches(pixels, boxes, 24), _AT_ONCE):
+            x = max_pool2d(prelu(conv2d(part, w[0], w[1]), w[2]), 3, 2, ceil_mode=True)
+            x = max_pool2d(prelu(conv2d(x, w[3], w[4]), w[5]), 3, 2)
+            x = prelu(conv2d(x, w[6], w[7]), w[8])
+            x = prelu(linear(_flat(x), w[9], w[10]), w[11])
+            found.append(torch.cat([linear(x, w[12], w[13]), linear(x, w[14], w[15]).softmax(1)[:, 1:]], 1))
+        result = torch.cat(found).numpy()
+        boxes = _moved(boxes, result[:, :4], result[:, 4])
+        boxes = boxes[boxes[:, 4] > _REFINE]
+        return _squares(boxes[_kept(boxes, _OVERLAP)])
+
+    def _faces(self, pixels: torch.Tensor, boxes: np.ndarray, min_score: float) -> list[Face]:
+        """Third network: the faces with their eyes."""
+        import torch
+        from torch.nn.functional import conv2d, linear, max_pool2d, prelu
+
+        if not len(boxes):
+            return []
+        w, found = self._weights["onet"], []
+        for part in torch.split(_patches(pixels, boxes, 48), _AT_ONCE):
+            x = max_pool2d(prelu(conv2d(part, w[0], w[1]), w[2]), 3, 2, ceil_mode=True)
+            x = max_pool2d(prelu(conv2d(x, w[3], w[4]), w[5]), 3, 2)
+            x = max_pool2d(prelu(conv2d(x, w[6], w[7]), w[8]), 2, 2, ceil_mode=True)
+            x = prelu(conv2d(x, w[9], w[10]), w[11])
+            x = prelu(linear(_flat(x), w[12], w[13]), w[14])
+            parts = [linear(x, w[15], w[16]), linear(x, w[17], w[18]), linear(x, w[19], w[20]).softmax(1)[:, 1:]]
+            found.append(torch.cat(parts, 1))
+        result = torch.cat(found).numpy()
+        points, scores = result[:, 4:14], result[:, 14]
+        sides = boxes[:, 2:4] - boxes[:, :2]
+        xs = boxes[:, :1] + points[:, :5] * sides[:, :1]
+        ys = boxes[:, 1:2] + points[:, 5:] * sides[:, 1:]
+        boxes = _moved(boxes, result[:, :4], scores)
+        sure = np.flatnonzero(scores >= min_score)
+        sure = sure[_kept(boxes[sure], _OVERLAP, smaller=True)]
+        found_faces = []
+        for n in sure:
+            left, top, right, bottom, score = (float(value) for value in boxes[n])
+            eyes = [(float(xs[n, eye]), float(ys[n, eye])) for eye in (0, 1)]
+            found_faces.append(Face(left, top, right, bottom, score, eyes[0], eyes[1]))
+        return found_faces
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] -> [N, W * H * C]: the order in which the weights were made, columns first."""
+    return x.permute(0, 3, 2, 1).reshape(len(x), -1)
+
+
+def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor:
+    """The boxes of a picture [1, 3, H, W], each at side x side; what lies outside is black: [N, 3, side, side]."""
+    import torch
+    from torch.nn.functional import interpolate, pad
+
+    height, width = pixels.shape[-2:]
+    found = []
+    for left, top, right, bottom in np.rint(boxes[:, :4]).astype(int):
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
+        inside = pixels[..., max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
+        edges = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
+        patch = pad(inside, edges, value=-127.5 / 128) if any(edges) else inside
+        if 0 in inside.shape or patch.shape[-2:] != (bottom - top, right - left):
+            patch = torch.full((1, 3, 1, 1), -127.5 / 128)
+        found.append(interpolate(patch, (side, side), mode="area" if right - left >= side else "bilinear"))
+    return torch.cat(found)
+
+
+def _moved(boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    sides = boxes[:, 2:4] - boxes[:, :2] + 1
+    return np.concatenate([boxes[:, :4] + offsets * np.tile(sides, 2), scores[:, None]], 1)
+
+
+def _squares(boxes: np.ndarray) -> np.ndarray:
+    """Each box grown to a square around its middle."""
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    middle, half = boxes[:, :2] + sides / 2, sides.max(1, keepdims=True, initial=0) / 2
+    return np.concatenate([middle - half, middle + half, boxes[:, 4:]], 1)
+
+
+def _kept(boxes: np.ndarray, overlap: float, smaller: bool = False) -> Sequence[int]:
+    """Non-maximum suppression: numbers of the boxes that no better one overlaps by more than that share.
+
+    smaller   the share is of the smaller box rather than of both together
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order, kept = np.argsort(-boxes[:, 4]), []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        low = np.maximum(boxes[best, :2], boxes[rest, :2])
+        high = np.minimum(boxes[best, 2:4], boxes[rest, 2:4])
+        common = np.prod(np.clip(high - low, 0, None), axis=1)
+        whole = np.minimum(area[best], area[rest]) if smaller else area[best] + area[rest] - common
+        order = rest[common <= overlap * whole]
+    return kept

@@ -1,0 +1,144 @@
+"""Files numbered together with what belongs to them, as copies or in place; in place with a record that takes it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from core.dataset.files import TRASH_FOLDER, printable
+from core.dataset.trash import companions
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.settings.picture_tools import PictureToolSettings
+
+RECORD = "renamed.json"
+# Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
+_GOING, _COMING = ".numbering-", ".numbering-back-"
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sorts fox2 before fox10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    ]
+
+
+def numbered_stems(pictures: Sequence[Path], asked: PictureToolSettings) -> dict[Path, str]:
+    """{picture: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
+    folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in pictures:
+        folders[path.parent][path.stem].append(path)
+    stems = {}
+    for members in folders.values():
+        for number, stem in enumerate(
+            sorted(members, key=lambda stem: (natural_order(stem), stem)), asked.number_start
+        ):
+            for path in members[stem]:
+                stems[path] = f"{asked.number_prefix}{number:0{asked.number_digits}d}"
+    return stems
+
+
+def rename_in_place(pictures: Sequence[Path], asked: PictureToolSettings, folder: Path) -> tuple[str | None, int]:
+    """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
+    stems = numbered_stems(pictures, asked)
+    pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
+    pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
+    pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
+    if not pairs:
+        return None, 0
+    going = {old for old, _ in pairs}
+    taken = [new for _, new in pairs if os.path.lexists(new) and new not in going]
+    if taken:
+        fix = "Choose other words before the number, or move these files. Nothing was renamed."
+        raise ProblemsError(
+            [Problem("A file of this name is there already.", printable(path), fix) for path in taken[:20]]
+        )
+    record = _record(folder, pairs)
+    _rename(pairs, folder, _GOING, record)
+    return str(record), len(pairs)
+
+
+def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
+    """(file, new stem, rest of its name) of the captions, masks and caches of those pictures. The longest stem owns."""
+    owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
+    for each in companions(list(stems)):
+        for cut in range(len(each.stem), 0, -1):
+            stem = owners.get((each.parent, each.name[:cut].casefold()))
+            if stem is not None:
+                yield each, stem, each.name[cut:]
+                break
+
+
+def rename_back(folder: Path) -> int:
+    """Take the last numbering of a folder back; how many files got their names again."""
+    records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
+    for record in reversed(records):
+        try:
+            said = json.loads(record.read_text(encoding="utf-8"))
+            pairs = [(folder / new, folder / old) for old, new in said["files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        staged = [(_stage(new, number, _GOING), old) for number, (new, old) in enumerate(pairs)]
+        there = [(stage if stage.exists() else new, old) for (stage, old), (new, _) in zip(staged, pairs, strict=True)]
+        there = [(now, old) for now, old in there if os.path.lexists(now)]
+        going = {now for now, _ in there}
+        taken = [old for _, old in there if os.path.lexists(old) and old not in going]
+        if taken:
+            fix = "Rename or move that file, then try again. Nothing was renamed."
+            raise ProblemsError([Problem("Another file has the earlier name.", printable(p), fix) for p in taken[:20]])
+        _rename(there, folder, _COMING)
+        atomic.remove(record)
+        with suppress(OSError):
+            record.parent.rmdir()
+            record.parent.parent.rmdir()
+        return len(there)
+    raise ProblemsError.one(
+        "There is no numbering to take back.", printable(folder), "Only files that were numbered in place can go back."
+    )
+
+
+def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
+    """Written before the first file changes its name."""
+    names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
+    base = folder / TRASH_FOLDER / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-numbers"
+    place, number = base, 1
+    while place.exists():
+        number += 1
+        place = base.with_name(f"{base.name}-{number:04d}")
+    try:
+        atomic.write_json(place / RECORD, {"v": 1, "files": names})
+    except OSError as error:
+        what = f"The record that takes a numbering back cannot be written ({error.strerror}), so nothing was renamed."
+        raise ProblemsError.one(what, printable(place), "Check that the folder may be written to.") from error
+    return place / RECORD
+
+
+def _stage(new: Path, number: int, prefix: str) -> Path:
+    return new.with_name(f"{prefix}{number:06d}{new.suffix}")
+
+
+def _rename(pairs: Sequence[tuple[Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
+    """By way of names that nobody has, since new names may be old names of others. After an error all is as before."""
+    done: list[tuple[Path, Path]] = []
+    steps = [(old, _stage(new, number, prefix)) for number, (old, new) in enumerate(pairs)]
+    steps += [(_stage(new, number, prefix), new) for number, (_, new) in enumerate(pairs)]
+    try:
+        for source, target in steps:
+            atomic.replace(source, target)
+            done.append((source, target))
+    except OSError as error:
+        for source, target in reversed(done):
+            with suppress(OSError):
+                atomic.replace(target, source)
+        if record is not None:
+            atomic.remove_folder(record.parent)
+        what = f"A file could not be renamed ({error.strerror or error}); all have their earlier names."
+        where = printable(error.filename or folder)
+        raise ProblemsError.one(what, where, "Close programs that use it, and try again.") from error
