@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.record.allowed import keep_files_inside
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
@@ -159,6 +160,7 @@ def serve(
     shared = share or host not in ("127.0.0.1", "localhost", "::1")
     login = _login(auth, shared)
     page = make_page(engine, workspace, shared=shared)
+    keep_files_inside(page.roots.holds if shared else None)  # also the files that other files name
     chosen = free_port(host, port)
     if chosen != port:
         print(f"Port {port} is taken; using {chosen}.", flush=True)

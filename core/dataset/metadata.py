@@ -20,6 +20,7 @@ from core.dataset.caption_files import join_texts
 from core.dataset.files import PICTURE_EXTENSIONS, extension, printable
 from core.dataset.picture import count, listed
 from core.dataset.walk import File, file_at
+from core.record.allowed import may_reach
 from core.record.problems import Problem
 from core.settings.captions import CaptionSettings
 
@@ -223,6 +224,7 @@ class Matches:
     only_latents   of the missing: those with an .npz where the picture should be
     by_name   found by the end of a path that does not exist here     chosen   keys that fit several pictures
     unlisted  pictures of the folder that no entry names
+    closed    of the missing: those that lead to files which a shared page may not reach
     """
 
     pairs: list[tuple[Entry, File]] = field(default_factory=list)
@@ -231,6 +233,7 @@ class Matches:
     by_name: list[Entry] = field(default_factory=list)
     chosen: list[File] = field(default_factory=list)
     unlisted: list[File] = field(default_factory=list)
+    closed: list[Entry] = field(default_factory=list)
 
 
 class Finder:
@@ -252,6 +255,7 @@ class Finder:
             if bare != name:
                 self._names[bare].append(file)
         self._outside: set[str] = set()
+        self._closed: set[str] = set()
 
     def match(self, entries: Sequence[Entry]) -> Matches:
         found = Matches()
@@ -264,7 +268,9 @@ class Finder:
                 found.by_name.append(entry)
             if not candidates:
                 found.missing.append(entry)
-                if self._has_latents(entry.key):
+                if entry.key in self._closed:
+                    found.closed.append(entry)
+                elif self._has_latents(entry.key):
                     found.only_latents.append(entry)
                 continue
             file = min(candidates, key=_preferred)
@@ -299,7 +305,12 @@ class Finder:
     def _elsewhere(self, key: str) -> File | None:
         """A picture that lies outside the folder: a full path, or one relative to the metadata file."""
         path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
-        if extension(path.name) not in PICTURE_EXTENSIONS or not os.path.isfile(path):
+        if extension(path.name) not in PICTURE_EXTENSIONS:
+            return None
+        if not may_reach(path):  # before looking whether it is there, which is nobody's business either
+            self._closed.add(key)
+            return None
+        if not os.path.isfile(path):
             return None
         return file_at(path, self._name_outside(path))
 
@@ -348,8 +359,8 @@ def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[P
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
     problems = []
-    latents = {entry.key for entry in found.only_latents}
-    gone = [entry for entry in found.missing if entry.key not in latents]
+    told = {entry.key for entry in (*found.only_latents, *found.closed)}
+    gone = [entry for entry in found.missing if entry.key not in told]
     if gone:
         named = [_with_nearest(entry, finder) for entry in gone[:3]]
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
@@ -360,6 +371,11 @@ def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[P
         names = listed([entry.key for entry in found.only_latents])
         what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz), no picture: {names}."
         fix = "Put the pictures beside the .npz files; latents alone are not trained on."
+        problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
+    if found.closed:
+        names = listed([entry.key for entry in found.closed])
+        what = f"{len(found.closed)} of {total} paths of the metadata file are not open to a shared page: {names}."
+        fix = "Put the pictures into the folder, or open the page on the machine itself."
         problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
     if found.by_name:
         names = listed([entry.key for entry in found.by_name], 3)

@@ -22,6 +22,7 @@ from core.dataset.files import TRASH_FOLDER, printable
 from core.dataset.metadata import BUCKET_UNIT
 from core.dataset.picture import listed
 from core.record import atomic
+from core.record.allowed import may_reach
 from core.record.problems import ProblemsError
 
 
@@ -56,6 +57,9 @@ def write_metadata(
 
     ProblemsError when two pictures would have one key, or a list to add to cannot be read. Nothing is written then.
     """
+    if not may_reach(path):
+        what, fix = "The metadata file may not be written there by a shared page.", "Choose a path inside outputs."
+        raise ProblemsError.one(what, printable(path), fix)
     once = list({each.picture.path: each for each in reversed(placed)}.values())[::-1]  # one size of each picture
     earlier = _read(in_json) if in_json is not None else {}
     keys = _keys(once, full_path, earlier, path)

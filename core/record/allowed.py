@@ -1,9 +1,12 @@
-"""Modules whose code a job may run: the owner of the machine allows them here, a preset never can."""
+"""What the owner of the machine lets jobs do: modules whose code they may run, files that a shared page may reach.
+
+A preset or a metadata file that came from elsewhere can name both, and can allow neither.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from core.record.problems import ProblemsError
@@ -12,6 +15,7 @@ from core.record.workspace import PROJECT
 FILE = PROJECT / "allowed_modules.txt"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
+_is_open: Callable[[Path], bool] | None = None
 
 
 def allow(name: str) -> None:
@@ -37,3 +41,14 @@ def _lines(file: Path) -> set[str]:
         return set()
     names = {line.partition("#")[0].strip() for line in text.splitlines()}
     return {name for name in names if _NAME.fullmatch(name)}
+
+
+def keep_files_inside(is_open: Callable[[Path], bool] | None) -> None:
+    """From now on jobs of this process reach only files that `is_open` says yes to: a shared page's folders. None: all."""
+    global _is_open
+    _is_open = is_open
+
+
+def may_reach(path: Path) -> bool:
+    """Whether a path that stands in a file, or is written to by a setting, may be touched."""
+    return _is_open is None or _is_open(path)

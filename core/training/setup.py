@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.files import printable
 from core.dataset.fingerprint import dataset_fingerprint
+from core.dataset.metadata_writing import write_metadata
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.dataset.text_cache import TextCache
@@ -18,6 +20,7 @@ from core.methods.network import NetworkMethod
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
+from core.record.workspace import resolve_path
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rules import training_problems
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
@@ -244,6 +247,10 @@ def _write_fingerprint(builder: Builder) -> None:
 def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
     builder = Builder(with_seed(job, context), context)
+    if job.prepare.write_metadata:  # first: what is wrong with it should not be heard after an hour of caching
+        path = resolve_path(job.prepare.write_metadata)
+        written = write_metadata(path, builder.report.placed, full_path=job.prepare.full_path)
+        context.say(f"{written.pictures} pictures are in {printable(path)}")
     prepare_latents(builder)
     if job.prepare.write_npz:
         write_npz_caches(builder)

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+import core.record.allowed as allowed
 from core.dataset.caption_files import read_caption
 from core.dataset.metadata import Entry
 from core.dataset.scan import scan, scan_dataset
@@ -244,3 +245,19 @@ def test_reading_metadata_changes_nothing_on_the_disk(tmp_path, add, look):
     add("set/a.png")
     look({"a": {"caption": "x"}, "gone": {}})
     assert sorted(os.listdir(tmp_path)) == ["meta.json", "set"] and os.listdir(tmp_path / "set") == ["a.png"]
+
+
+def test_a_shared_page_reaches_no_picture_outside_its_folders_by_a_metadata_file(tmp_path, add, look, monkeypatch):
+    add("set/a.png")
+    outside = add("elsewhere/b.png")
+    said = {"a": {"caption": "x"}, str(outside): {"caption": "y"}, str(tmp_path / "elsewhere/none.png"): {}}
+    assert list(given(look(said))) == ["a.png", "b.png"]
+    monkeypatch.setattr(allowed, "_is_open", lambda path: path.resolve().is_relative_to(tmp_path / "set"))
+    found = look(said)
+    assert list(given(found)) == ["a.png"]
+    (problem,) = found.problems
+    assert (
+        "2 of 3 paths of the metadata file are not open to a shared page" in problem.what
+    )  # nor whether they are there
+    found = look({"elsewhere/b.png": {}, "set/../elsewhere/b.png": {}})
+    assert not found.pictures and found.problems[0].level == "error"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import core.record.allowed as allowed
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import read_caption
@@ -136,3 +137,11 @@ def test_a_disk_that_takes_nothing_leaves_the_earlier_file(tmp_path, add, monkey
     with pytest.raises(ProblemsError, match="No space left"):
         write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"))
     assert Path(tmp_path / "meta.json").read_text() == "precious"
+
+
+def test_a_shared_page_writes_no_list_outside_its_folders(tmp_path, add, monkeypatch):
+    add("set/a.png")
+    monkeypatch.setattr(allowed, "_is_open", lambda path: False)
+    with pytest.raises(ProblemsError, match="shared page"):
+        write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"))
+    assert not (tmp_path / "meta.json").exists()

@@ -298,16 +298,22 @@ def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, picture
     assert any("changed since this run began" in line["text"] for line in training.lines("log"))
 
 
-def test_prepare_fills_the_caches_that_training_uses(train):
+def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other_programs(train, tmp_path):
     from core.record.commands import CommandReader
     from core.record.context import JobContext
     from core.record.journal import Journal
+    from core.settings.job import PrepareJob
+    from core.settings.prepare import PrepareSettings
     from core.training.setup import prepare_caches
 
     training = train(dataset={"resolution": 80, "bucket_reso_steps": 16, "folder": train().job.dataset.folder})
     with Journal(training.folder.path) as journal:
         context = JobContext(training.workspace, training.folder, journal, CommandReader(training.folder.path))
-        assert prepare_caches(training.job, context) == "done"
+        groups = {name: getattr(training.job, name) for name in type(training.job).model_fields}
+        job = PrepareJob(**groups, prepare=PrepareSettings(write_metadata=str(tmp_path / "meta.json")))
+        assert prepare_caches(job, context) == "done"
+    said = json.loads((tmp_path / "meta.json").read_text("utf-8"))
+    assert len(said) == 5 and all(entry["tags"] and entry["train_resolution"] for entry in said.values())
     prepared = len(training.lines("stage"))
     training.start()
     stages = [line["text"] for line in training.lines("stage")[prepared:]]
