@@ -8,11 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from core.dataset.batches import Placed
 from core.dataset.captions import plain_caption
 from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from tabs import captions_view as view
 from tabs.caption_edits import Edits, key_of
+from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
 from tabs.markup import act_of, board, news, on_act, page_of
 from tabs.reading import Reading, reading_of
@@ -79,7 +81,7 @@ def build(page: Page) -> None:
     page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
     page.listen(pictures.typed, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
     page.listen(box.blur, desk.left_box, [box, visit], [tally, pictures, meter, state, buttons, notes])
-    on_act(page, [pictures, buttons], desk.act, [box, visit], everything)
+    on_act(page, [pictures, buttons, tally], desk.act, [box, visit], everything)
 
 
 class Desk:
@@ -90,6 +92,7 @@ class Desk:
         self.reading: Reading = reading_of(page)
         self._lock = threading.RLock()
         self.edits = Edits(self.reading, lambda: self._state().get("edits", {}), self._keep_edits)
+        self.encodings = Encodings(self.reading, self._state, self._keep)
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(TAB)
@@ -146,27 +149,32 @@ class Desk:
 
     def _render(self, key: str, text: str, unsaved: bool, said: str = "") -> tuple[Any, ...]:
         """What `lists` in `build` shows, in its order."""
-        state, report, settings = self._state(), self.reading.report, self.reading.job.captions
+        state, report = self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         rows = self._rows()
         placed = self.edits.picture(key)
         place = next((number for number, row in enumerate(rows) if key_of(row) == key), -1) if placed else -1
         page = int(state.get("page", 0)) if "page" in state else max(place, 0) // view.PAGE_SIZE
         return (
-            f'<p class="lead">{view.tally(report)}</p>' if report else "",
+            f'<p class="lead">{view.tally(report)}</p>{self.encodings.html()}' if report else "",
             view.picture_list(report, rows, key, page, show, find, self.page.thumb_url, self.reading.busy),
             view.picture(placed, place, len(rows), self.page.thumb_url),
-            self._meter(text) if placed else "",
+            self._meter(text, placed) if placed else "",
             view.status(said or ("Not saved yet" if unsaved else ""), unsaved and not said),
             view.actions(
                 place, len(rows), self.edits.next_step("undo"), self.edits.next_step("redo"), placed is not None
             ),
-            view.notes(self.edits.caption(placed), text, settings) if placed else "",
+            self._notes(placed, text) if placed else "",
         )
 
-    def _meter(self, text: str) -> str:
-        settings = self.reading.job.captions
-        return view.meter(count_tokens(plain_caption(text, settings)), settings.max_token_length)
+    def _meter(self, text: str, placed: Placed) -> str:
+        settings = placed.concept.captions
+        learnt = plain_caption(text, settings, placed.picture.words)
+        return view.meter(count_tokens(learnt), self.reading.job.captions.max_token_length)
+
+    def _notes(self, placed: Placed, text: str) -> str:
+        said = view.notes(self.edits.caption(placed), text, placed.concept.captions, placed.picture.words)
+        return said + preview(self.reading.job, self.reading.report, placed, text)
 
     # -- editing
 
@@ -178,10 +186,9 @@ class Desk:
         placed = self.edits.picture(visit.key) if visit else None
         if placed is None:
             return gr.skip()
-        notes = view.notes(self.edits.caption(placed), text, self.reading.job.captions)
         # A message that comes after the text was saved must not wipe away that it was.
         state = view.status("Not saved yet" if unsaved else "", unsaved) if unsaved or before else gr.skip()
-        return self._meter(text), state, notes
+        return self._meter(text, placed), state, self._notes(placed, text)
 
     def left_box(self, text: str, token: str):
         """Leaving the box saves."""
@@ -204,6 +211,8 @@ class Desk:
         said = _saved(name) if name else ""
         if act in ("undo", "redo"):
             return self._take_back(act, key)
+        if act in ("utf8", "utf8_back"):
+            return self._open(key, self.encodings.rewrite() if act == "utf8" else self.encodings.take_back())
         if act in ("next", "previous", "pick"):
             self._keep_page(None)
             key = self._neighbour(key, act, arg)

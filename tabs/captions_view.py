@@ -26,10 +26,10 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 
 
 def listed(report: Report | None, show: str, find: str = "") -> list[Row]:
-    """The pictures that train, of the chosen kind, whose name or caption holds the words looked for."""
+    """The pictures that train or are held out, of the chosen kind, whose name or caption holds the words looked for."""
     test = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().strip()
-    rows = [row for row in report.rows if row.trains and test(row)] if report else []
+    rows = [row for row in report.rows if row.bucket is not None and test(row)] if report else []
     return [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()] if wanted else rows
 
 
@@ -46,9 +46,9 @@ def picture_list(
     """One page of the list; the open picture is marked."""
     if report is None and busy:
         return section("Pictures", progress("Reading the folder", None))
-    if report is None or not any(row.trains for row in report.rows):
+    if report is None or all(row.bucket is None for row in report.rows):
         return section("Pictures", empty_state("No pictures to caption.", "Choose a folder in Dataset."))
-    trained = [row for row in report.rows if row.trains]
+    trained = [row for row in report.rows if row.bucket is not None]
     choices = [(f"{words} ({sum(test(row) for row in trained):,})", name) for name, (words, test) in SHOWS.items()]
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
@@ -118,7 +118,7 @@ def meter(tokens: int, longest: int) -> str:
     )
 
 
-def notes(caption: Caption, text: str, settings: CaptionSettings) -> str:
+def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "") -> str:
     """Where the text comes from, and what will be learnt when that is not the text itself."""
     name = esc(printable(caption.path.name))
     said = {
@@ -129,10 +129,10 @@ def notes(caption: Caption, text: str, settings: CaptionSettings) -> str:
         "none": f"No caption file, and the folder has no words. Saving writes <code>{name}</code>.",
     }[caption.source]
     parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said}</p>']
-    learnt = plain_caption(text, settings)
+    learnt = plain_caption(text, settings, words)
     if learnt.strip() != text.strip():
         lines = sum(bool(line.strip()) for line in text.split("\n"))
-        why = "Only the first line is learnt: " if lines > 1 else "Learnt as: "
+        why = "Only the first line is learnt: " if lines > 1 and settings.caption_lines == "first" else "Learnt as: "
         parts.append(f'<p class="hint">{why}<q>{esc(learnt)}</q></p>')
     if caption.problem is not None:
         parts.append(problems_html([caption.problem]))

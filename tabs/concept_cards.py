@@ -80,7 +80,7 @@ def _card(
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
         f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
         f"{_words(number, entry, proposed)}{_inside(found, root)}{_role_actions(number, entry)}"
-        f"{_more_line(number, entry, own, opened)}{more}</article>"
+        f"{_more_line(number, entry, name, own, opened)}{more}</article>"
     )
 
 
@@ -97,13 +97,11 @@ def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callab
     )
     roles = [(SOURCE["role"].labels[role], role) for role in SOURCE["role"].choices]
     role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
-    taken_off = "Takes it off this list; its files stay where they are"
-    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
     return (
         f'<div class="concept-head">{picture}<div class="who">{use}'
         f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
         f'<span class="counted">{esc(_counted(entry, found, busy))}</span></div>'
-        f'<div class="does">{role}{remove}</div></div>'
+        f'<div class="does">{role}</div></div>'
     )
 
 
@@ -177,7 +175,7 @@ def _role_actions(number: int, entry: Source) -> str:
     return ""
 
 
-def _more_line(number: int, entry: Source, own: dict[str, Any], opened: bool) -> str:
+def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool) -> str:
     """The button that unfolds, with what is set behind it."""
     names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     said = "as for all folders"
@@ -190,11 +188,15 @@ def _more_line(number: int, entry: Source, own: dict[str, Any], opened: bool) ->
         if own and opened
         else ""
     )
+    taken_off = "Takes it off this list; its files stay where they are"
+    remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
     unfold = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
         f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
     )
-    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}</div>'
+    return (
+        f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}{remove}</div>'
+    )
 
 
 def _more(number: int, entry: Source, common: dict[str, Any]) -> str:

@@ -1,0 +1,95 @@
+"""Captions as the epochs will use them, and rewriting old encodings."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from work_parts import HOSTILE, event, make_page, picture, wait_until
+
+from core.dataset.captions import training_caption
+from tabs.caption_epochs import preview
+from tabs.captions import Desk
+
+
+@pytest.fixture
+def desk(tmp_path):
+    for number in range(3):
+        picture(tmp_path / "set" / f"{number}.png", caption=f"fox, red, snow, day{number}")
+    page = make_page(tmp_path)
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    return Desk(page)
+
+
+def read(desk: Desk) -> None:
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+
+
+def shown(desk: Desk, text: str, number: int = 1) -> list[str]:
+    placed = next(each for each in desk.reading.report.placed if each.picture.relative == f"{number}.png")
+    drawn = preview(desk.reading.job, desk.reading.report, placed, text)
+    return [html.unescape(each) for each in re.findall("<q>(.*?)</q>", drawn)]
+
+
+def test_the_preview_is_what_the_training_draws(desk):
+    desk.page.project.edit("captions.shuffle_caption", True)
+    desk.page.project.edit("schedule.seed", "7")
+    read(desk)
+    text = "fox, red, snow, day1"
+    settings = desk.reading.job.captions
+    placed = next(each for each in desk.reading.report.placed if each.picture.relative == "1.png")
+    assert shown(desk, text) == [training_caption(text, settings, 7, epoch, placed.key, 0) for epoch in range(3)]
+    assert len(set(shown(desk, text))) > 1
+
+
+def test_a_folders_own_caption_settings_hold_in_the_preview(desk, tmp_path):
+    from core.settings.source import Source
+    from tabs.concepts import with_entries
+
+    source = Source(folder=str(tmp_path / "set"), shuffle_caption=True, caption_prefix="photo of", num_repeats=5)
+    desk.page.project.replace(with_entries(desk.page.project.job, [source]))
+    read(desk)
+    drawn = shown(desk, "a, b, c")
+    assert len(drawn) == 6 and all("photo of" in each and len(each.split(", ")) == 3 for each in drawn)
+    placed = desk.reading.report.placed[0]
+    assert "The first 2 of 5 views" in preview(desk.reading.job, desk.reading.report, placed, "a, b")
+
+
+def test_nothing_is_previewed_where_nothing_is_drawn_and_hostile_words_stay_words(desk):
+    read(desk)
+    assert shown(desk, "fox") == []
+    desk.page.project.edit("captions.caption_tag_dropout_rate", "0.01")
+    read(desk)
+    placed = desk.reading.report.placed[0]
+    assert "<img src=x" not in preview(desk.reading.job, desk.reading.report, placed, HOSTILE)
+
+
+def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tmp_path):
+    old = {"0.txt": "Füchse, rot".encode("cp1252"), "1.txt": "雪の中の狐です".encode("shift-jis")}
+    for name, data in old.items():
+        (tmp_path / "set" / name).write_bytes(data)
+    read(desk)
+    desk.show()
+    tally = desk._render("", "", False)[0]
+    assert "Rewrite 2 captions as UTF-8" in tally and "1 shift-jis" in tally
+    desk.act("", "", event("utf8"))
+    wait_until(lambda: not desk.reading.busy)
+    assert (tmp_path / "set" / "0.txt").read_bytes().decode("utf-8").strip() == "Füchse, rot"
+    tally = desk._render("", "", False)[0]
+    assert "Rewrite" not in tally and "Undo the rewriting of 2 captions" in tally
+    desk.act("", "", event("utf8_back"))
+    wait_until(lambda: not desk.reading.busy)
+    assert {name: (tmp_path / "set" / name).read_bytes() for name in old} == old
+    assert "Undo the rewriting" not in desk._render("", "", False)[0]
+
+
+def test_held_out_pictures_can_be_captioned_too(desk, tmp_path):
+    from core.settings.source import Source
+    from tabs.concepts import with_entries
+
+    source = Source(folder=str(tmp_path / "set"), validation_pictures=["2.png"])
+    desk.page.project.replace(with_entries(desk.page.project.job, [source]))
+    read(desk)
+    assert len(desk._rows()) == 3 and desk.reading.report.trained == 2
