@@ -288,10 +288,10 @@ class Finder:
                 continue
             if form in self._exact:
                 return [self._exact[form]]
-            folded = _plain(form).casefold()
-            found = self._folded.get(folded) or self._stems.get(folded)
-            if found:
-                return found
+            for folded in dict.fromkeys((form.casefold(), _plain(form).casefold())):
+                found = self._folded.get(folded) or self._stems.get(folded)
+                if found:
+                    return found
         return []
 
     def _inside(self, key: str) -> str | None:

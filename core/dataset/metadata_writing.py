@@ -84,18 +84,23 @@ def write_metadata(
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
     """Each picture's key; the one that it has in the earlier list comes first, whichever form it has there."""
-    keys: dict[Path, str] = {}
     folder = _folder_of_all(placed)
+    absolute = {each.picture.path: os.path.abspath(each.picture.path) for each in placed}
+    below = {
+        path: Path(os.path.relpath(full, folder)).as_posix() if folder else full for path, full in absolute.items()
+    }
+    names = set(below.values())
+    keys: dict[Path, str] = {}
     owners: dict[str, list[str]] = {}
     for each in placed:
-        picture = each.picture
-        absolute = os.path.abspath(picture.path)
-        below = Path(os.path.relpath(absolute, folder)).as_posix() if folder else absolute
-        stem = os.path.splitext(below)[0]
-        forms = (absolute, below, stem, stem.rpartition("/")[2])
-        key = next((form for form in forms if form in earlier), absolute if full_path else stem)
-        keys[picture.path] = key
-        owners.setdefault(key, []).append(picture.relative)
+        at = each.picture.path
+        stem = os.path.splitext(below[at])[0]
+        if stem in names:  # a.png.png beside a.png: its stem would name the other
+            stem = below[at]
+        forms = (absolute[at], below[at], stem, stem.rpartition("/")[2])
+        key = next((form for form in forms if form in earlier), absolute[at] if full_path else stem)
+        keys[at] = key
+        owners.setdefault(key, []).append(each.picture.relative)
     shared = [f"{key} for {listed(names)}" for key, names in owners.items() if len(names) > 1]
     if shared:
         what = f"Pictures would share a key of the metadata file, so it was not written: {listed(shared)}."

@@ -2,13 +2,19 @@
 
 import json
 import os
+from collections import Counter
+from pathlib import Path
 
 import pytest
+from hypothesis import given as given_names
+from hypothesis import settings
+from hypothesis import strategies as st
 
 import core.record.allowed as allowed
 from core.dataset.caption_files import read_caption
-from core.dataset.metadata import Entry
+from core.dataset.metadata import Entry, Finder
 from core.dataset.scan import scan, scan_dataset
+from core.dataset.walk import File
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
@@ -89,9 +95,9 @@ JOINED = [
 ]
 
 
-@pytest.mark.parametrize(("said", "settings", "text"), JOINED)
-def test_caption_and_tags_are_joined_as_sd_scripts_joins_them(said, settings, text):
-    assert Entry("a", said.get("caption"), said.get("tags")).text(CaptionSettings(**settings)) == text
+@pytest.mark.parametrize(("said", "options", "text"), JOINED)
+def test_caption_and_tags_are_joined_as_sd_scripts_joins_them(said, options, text):
+    assert Entry("a", said.get("caption"), said.get("tags")).text(CaptionSettings(**options)) == text
 
 
 def test_the_caption_of_the_metadata_is_what_trains_and_the_file_beside_it_is_not(tmp_path, add, look):
@@ -245,6 +251,23 @@ def test_reading_metadata_changes_nothing_on_the_disk(tmp_path, add, look):
     add("set/a.png")
     look({"a": {"caption": "x"}, "gone": {}})
     assert sorted(os.listdir(tmp_path)) == ["meta.json", "set"] and os.listdir(tmp_path / "set") == ["a.png"]
+
+
+NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given_names(st.lists(st.tuples(NAME, NAME, st.sampled_from([".png", ".JPG", ".webp"])), max_size=8), st.booleans())
+def test_whatever_pictures_are_called_each_key_finds_its_own(rows, with_extension):
+    """By relative path always; by stem wherever no other file has it, upper and lower case taken together."""
+    names = dict.fromkeys(f"{folder}/{name}{ending}" for folder, name, ending in rows if folder not in (".", ".."))
+    files = [File(name, Path("/set") / name, 1, 1) for name in names]
+    stems = {name: os.path.splitext(name)[0] for name in names}
+    folded = Counter(form.casefold() for name in names for form in (name, stems[name]))
+    keys = {name: name if with_extension or folded[stems[name].casefold()] > 1 else stems[name] for name in names}
+    found = Finder(files, Path("/set"), Path("/nowhere")).match([Entry(key) for key in keys.values()])
+    assert {entry.key: file.relative for entry, file in found.pairs} == {key: name for name, key in keys.items()}
+    assert not found.missing and not found.unlisted
 
 
 def test_a_shared_page_reaches_no_picture_outside_its_folders_by_a_metadata_file(tmp_path, add, look, monkeypatch):

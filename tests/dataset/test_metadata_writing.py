@@ -47,7 +47,7 @@ def test_caption_tags_and_bucket_of_each_picture_are_written(tmp_path, add):
 
 
 def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
-    for name in ("a.png", "sub/b.png", "狐 [1].png"):
+    for name in ("a.png", "a.png.png", "sub/b.png", "狐 [1].png"):
         path = add(f"set/{name}", 128, 96)
         path.with_suffix(".txt").write_text(f"words of {name}", "utf-8")
     placed = placed_of(tmp_path / "set")
