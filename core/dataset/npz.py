@@ -20,6 +20,7 @@ from core.dataset.buckets import LATENT_PIXELS, Size
 from core.dataset.encoding import Side, sides
 from core.dataset.files import printable
 from core.record.atomic import open_atomic
+from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +226,12 @@ def export_npz(
             width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
             end = f"_{height}x{width}" if placed.variant else ""
             arrays |= {name + end: value for name, value in _arrays(placed, sample, mask).items()}
-        write_npz(path, arrays)
+        try:
+            write_npz(path, arrays)
+        except OSError as error:
+            what = f"An .npz cache cannot be written ({error.strerror or error})."
+            fix = "Free some space, or allow writing in the folder; those that are written are whole."
+            raise ProblemsError.one(what, printable(path), fix) from error
         done.written += 1
     return done
 

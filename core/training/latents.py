@@ -37,7 +37,7 @@ def build_latents(builder: Builder) -> Latents:
     pictures = pictures_of(builder)
     kept = [placed for placed in pictures if not encoded_each_time(placed, memory.cache_latents)]
     anew = len(kept) < len(pictures)
-    cache = latent_cache(builder, kept, writes=memory.cache_latents in ("auto", "disk"))
+    cache = latent_cache(builder, kept, writes=on_disk(builder))
     fill(builder, cache, kept, keep_vae=anew)
     if anew:
         builder.context.say(f"{len(pictures) - len(kept)} pictures are encoded at each step")
@@ -57,6 +57,11 @@ def build_latents(builder: Builder) -> Latents:
         encode=encoder(builder) if anew else None,
         encode_at_once=memory.vae_batch_size,
     )
+
+
+def on_disk(builder: Builder) -> bool:
+    """Whether what is encoded may be written."""
+    return builder.job.memory.cache_latents in ("auto", "disk")
 
 
 def pictures_of(builder: Builder) -> list[Placed]:
@@ -168,8 +173,9 @@ def latent_masks(builder: Builder, pictures: Sequence[Placed]) -> dict[tuple[str
         return {}
     context = builder.context
     context.stage("reading masks")
-    writes = builder.job.memory.cache_latents in ("auto", "disk")
-    cache = MaskCache(context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=writes)
+    cache = MaskCache(
+        context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=on_disk(builder)
+    )
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
 
@@ -180,7 +186,7 @@ def prepare_latents(builder: Builder) -> None:
     """Latents and masks on disk, for those settings that keep them there."""
     where = builder.job.memory.cache_latents
     kept = [placed for placed in pictures_of(builder) if not encoded_each_time(placed, where)]
-    if where not in ("auto", "disk") or not kept:
+    if not on_disk(builder) or not kept:
         builder.context.say("Latents are not cached: with these settings a training encodes its pictures itself")
         return
     fill(builder, latent_cache(builder, kept), kept)
@@ -189,8 +195,11 @@ def prepare_latents(builder: Builder) -> None:
 
 def write_npz_caches(builder: Builder) -> Exported:
     """<stem>.npz beside each picture that trains, for sd-scripts: the frozen draw of each; none is overwritten."""
-    pictures = [placed for placed in pictures_of(builder) if not encoded_each_time(placed, "disk")]
-    cache = latent_cache(builder, pictures)
+    every = pictures_of(builder)
+    pictures = [placed for placed in every if not is_varied(placed.concept.pictures)]
+    if len(pictures) < len(every):
+        builder.context.say(f"{len(every) - len(pictures)} pictures change at each draw and get no .npz cache")
+    cache = latent_cache(builder, pictures, writes=on_disk(builder))
     fill(builder, cache, pictures)
 
     def sample(side: Side) -> torch.Tensor:

@@ -11,9 +11,10 @@ from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.encoding import Side
 from core.dataset.latent_cache import LatentCache, sample_latent
-from core.dataset.npz import NpzCaches, export_npz, recorded_crop, write_npz
+from core.dataset.npz import NpzCaches, export_npz, recorded_crop
 from core.dataset.opening import read_header
 from core.dataset.picture import Picture
+from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.pictures import PictureSettings
 
@@ -191,11 +192,13 @@ def test_the_recorded_crop_is_sd_scripts_own():
     assert (left, top) == (10, 0) and right == pytest.approx(10 + 1216 / 1.5) and bottom == 1216
 
 
-def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+def test_on_a_full_disk_a_file_is_whole_or_absent_and_named(tmp_path, add, place, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
+    placed = place(add("fox/a.png", 100, 60))
     monkeypatch.setattr("numpy.savez", full)
-    with pytest.raises(OSError, match="No space"):
-        write_npz(tmp_path / "a.npz", {})
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProblemsError, match="No space") as error:
+        export_npz([placed], lambda side: torch.from_numpy(latents(side.placed)), lambda _: None)
+    assert error.value.problems[0].where.endswith("a.npz")
+    assert [path.name for path in (tmp_path / "fox").iterdir()] == ["a.png"]
