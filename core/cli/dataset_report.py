@@ -43,6 +43,7 @@ def _picture(job: TrainJob, row: Row, placed: Placed | None, total_steps: int) -
         f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
         f"shown {row.repeats} times" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
+        "turned upright as its EXIF says" if placed.picture.rotated else "",
         f"{row.tokens} tokens" if row.tokens is not None else "",
         "with a mask" if row.mask else "",
     ]

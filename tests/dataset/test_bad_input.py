@@ -1,0 +1,422 @@
+"""Every pitfall of the reference (its section 8): what a person is told, and that nothing of theirs is changed.
+
+A row is a generator: it builds the bad input in the folder it is given, yields the settings to look at it with, gets back
+what a person sees, and checks it. Rows are numbered as in the reference. Dataset files: test_bad_dataset_files.py.
+"""
+
+import codecs
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin, features
+
+from core.cli.dataset_report import report_lines
+from core.dataset.captions import caption_preview
+from core.dataset.encoding import Side
+from core.dataset.epochs import Epochs
+from core.dataset.images import load_pixels
+from core.dataset.npz import NpzCaches
+from core.dataset.opening import open_rgb
+from core.imports.dataset_config import read_dataset_config
+from core.record.problems import ProblemsError
+from tests.dataset.bad_input import Table, picture, told
+
+ORIENTATION = 0x0112
+
+table = Table()
+
+
+@table.row(1)
+def a_photo_that_exif_turns(theirs):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = picture(theirs / "phone.jpg", 160, 96, exif=exif)
+    seen = yield {}
+    assert seen.row("phone.jpg").size == (96, 160) and seen.placed("phone.jpg").picture.rotated
+    assert open_rgb(path).size == (96, 160)
+    assert any("phone.jpg" in line and "turned upright" in line for line in report_lines(seen.job, seen.report))
+
+
+@table.row(2)
+def transparent_pictures(theirs):
+    picture(theirs / "glass.png")
+    pixels: np.ndarray = np.zeros((96, 160, 4), np.uint8)  # hidden black below full transparency
+    Image.fromarray(pixels).save(theirs / "glass.png")
+    seen = yield {}
+    (question,) = seen.report.questions
+    assert (question.kind, question.pictures, question.examples) == ("transparency", 1, ("glass.png",))
+    placed = seen.placed("glass.png")
+    assert (load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures) == 1).all()
+    seen.look(dataset={"alpha_color": "#000000"})
+    placed = seen.placed("glass.png")
+    assert (load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures) == -1).all()
+
+
+@table.row(3)
+def palette_grey_one_bit_16_bit_and_cmyk(theirs):
+    size = (160, 96)
+    palette = Image.new("P", size, 1)
+    palette.putpalette([255, 0, 0, 128, 128, 128])
+    palette.info["transparency"] = 0
+    made = {
+        "palette.png": palette,
+        "grey.png": Image.new("LA", size, (128, 255)),
+        "one_bit.png": Image.new("1", size, 1),
+        "deep.png": Image.fromarray(np.full(size[::-1], 32896, np.uint16)),
+        "print.jpg": Image.new("CMYK", size, (0, 0, 0, 127)),
+    }
+    for name, image in made.items():
+        image.save(theirs / name)
+        (theirs / name).with_suffix(".txt").write_text("grey")
+    assert Image.open(theirs / "deep.png").mode == "I;16"
+    seen = yield {}
+    seen.trains(*made)
+    for name in made:
+        found = np.asarray(open_rgb(theirs / name), np.int32)
+        assert (abs(found - (255 if name == "one_bit.png" else 128)) <= 2).all(), name
+
+
+@table.row(4)
+def animated_files(theirs):
+    frames = [Image.effect_noise((160, 96), 60 + place) for place in range(3)]
+    for name in ("wave.gif", "turn.webp", "spin.png"):
+        frames[0].save(theirs / name, save_all=True, append_images=frames[1:])
+    seen = yield {}
+    seen.told("only the first frame trains (spin.png, turn.webp, wave.gif)", str(theirs), "Save the frame you want")
+    seen.trains("wave.gif", "turn.webp", "spin.png")
+
+
+@table.row(5)
+def files_that_are_cut_off_or_no_pictures(theirs):
+    picture(theirs / "good.png")
+    cut = picture(theirs / "cut.png")
+    cut.write_bytes(cut.read_bytes()[:20000])
+    (theirs / "page.jpg").write_bytes(b"<!DOCTYPE html><html>not found</html>")
+    (theirs / "zeros.png").write_bytes(bytes(5000))
+    (theirs / "nothing.webp").write_bytes(b"")
+    seen = yield {}
+    broken = {"cut.png": "truncated", "page.jpg": "a web page", "zeros.png": "only zeros", "nothing.webp": "0 bytes"}
+    for name, why in broken.items():
+        seen.told(why, str(theirs / name), "turn on 'Leave out broken pictures'", blocks=True)
+    seen.look(dataset={"skip_broken": True})
+    for name, why in broken.items():
+        seen.told(why, str(theirs / name), "Replace or remove it")
+        assert why in seen.row(name).why and not seen.row(name).trains
+    assert seen.report.ok and seen.report.steps_per_epoch == 1  # the length is that of what is left
+    seen.trains("good.png")
+
+
+@table.row(6)
+def a_picture_that_says_it_is_enormous(theirs):
+    path = picture(theirs / "bomb.png")
+    data = path.read_bytes()
+    header = struct.pack(">II", 40000, 40000) + data[24:29]
+    path.write_bytes(data[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + data[33:])
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("workflow", "x" * (2 << 20), zip=True)  # Pillow refuses it by default (kohya_ss 817)
+    picture(theirs / "workflow.png", pnginfo=notes)
+    seen = yield {}
+    seen.told("bomb.png says it has more than", str(theirs / "bomb.png"), "Replace or remove it", blocks=True)
+    seen.trains("workflow.png")
+
+
+@table.row(7)
+def bmp_and_avif_whose_size_other_readers_miss(theirs):
+    names = ["old.bmp"] + (["new.avif"] if features.check("avif") else [])
+    for name in names:
+        picture(theirs / name, 160, 96)
+    seen = yield {}
+    for name in names:
+        assert seen.row(name).size == (160, 96) and seen.row(name).bucket == (160, 96)
+
+
+@table.row(8)
+def pictures_too_small_to_train(theirs):
+    picture(theirs / "line.png", 400, 20)
+    seen = yield {"dataset": {"bucket_no_upscale": True}}
+    path = str(theirs / "line.png")
+    seen.told("line.png (400 x 20) is too narrow for any bucket", path, "Crop it by hand", blocks=True)
+    seen.look(dataset={"bucket_no_upscale": True, "skip_broken": True})
+    seen.told("line.png (400 x 20) is too narrow for any bucket", path, "Crop it by hand")
+
+
+@table.row(9)
+def a_longest_side_below_the_resolution(theirs):
+    picture(theirs / "a.png", 320, 80)
+    seen = yield {"dataset": {"resolution": 1024, "bucket_reso_steps": 64}}
+    assert seen.report.ok and seen.row("a.png").bucket == (2048, 512)  # empty is twice the resolution, not 1024
+    seen.look(dataset={"resolution": 1024, "max_bucket_reso": 768})
+    seen.told("768 is below the resolution 1024 x 1024", "dataset.max_bucket_reso", "Leave it empty", blocks=True)
+
+
+@table.row(10)
+def names_that_differ_in_the_ending_or_in_case_only(theirs):
+    picture(theirs / "a.png")
+    picture(theirs / "a.jpg", 96, 160)
+    picture(theirs / "B.png")
+    picture(theirs / "b.png", 96, 160)
+    two_cases = (theirs / "B.png").read_bytes() != (theirs / "b.png").read_bytes()  # not on Windows and macOS
+    seen = yield {}
+    seen.told("a.jpg, a.png differ only in the extension", str(theirs), "Rename one of them")
+    if two_cases:
+        seen.told("B.png, b.png differ only in upper and lower case", str(theirs), "Rename one of them")
+    assert len(latent_cache(seen).missing(seen.report.placed)) == (4 if two_cases else 3)  # an entry each
+
+
+@table.row(11)
+def caches_of_what_was_changed_since(theirs):
+    picture(theirs / "a.png")
+    np.savez(theirs / "a.npz", latents=np.zeros((4, 8, 8), np.float32), original_size=[64, 64], crop_ltrb=[0] * 4)
+    said = {str(theirs / "a.png"): {"caption": "a cat", "resolution": [512, 512]}}
+    said[str(theirs / "gone.png")] = {"caption": "a dog", "resolution": [512, 512]}
+    (theirs / "metadata_cache.json").write_text(json.dumps(said))
+    seen = yield {"dataset": {"folder": None, "sources": [{"folder": str(theirs), "cache_info": True}]}}
+    shown = str(theirs / "metadata_cache.json")
+    seen.told("1 of 1 captions differ from the list, whose words train: a.png", shown, "Delete metadata_cache.json")
+    seen.told("a.png (512 x 512 in the list, 160 x 96 now)", str(theirs), "Write the list again")
+    seen.told("gone.png", shown, "")
+    others = NpzCaches(seen.report.placed)
+    assert others(Side(seen.placed("a.png"))) is None and "a.npz" in others.refused
+    assert latent_cache(seen).fill(seen.report.placed, finite) == 1 and not latent_cache(seen).missing(
+        seen.report.placed
+    )
+    picture(theirs / "a.png", caption="a fox", compress_level=1)  # the same picture in other bytes
+    seen.look()
+    assert latent_cache(seen).missing(seen.report.placed) == list(seen.report.placed)
+    assert (theirs / "a.npz").exists()
+
+
+@table.row(12)
+def captions_under_another_ending(theirs):
+    picture(theirs / "a.png").with_suffix(".txt").rename(theirs / "a.caption")
+    picture(theirs / "b.png")
+    seen = yield {}
+    assert seen.row("a.png").caption == "a fox" and seen.report.captions_found == 2  # auto takes either
+    seen.look(captions={"caption_extension": ".caption"})
+    seen.told("1 pictures have caption files that are not read", str(theirs), "Choose which is read in Captions")
+    seen.told(
+        "1 of 2 pictures have no caption file; the folder's words are used: theirs", str(theirs), "Write captions"
+    )
+    assert seen.report.captions_found == 1
+
+
+@table.row(13)
+def captions_in_other_encodings(theirs):
+    words = "\u8d64\u3044\u72d0\u304c\u68ee\u306e\u4e2d\u3092\u8d70\u3063\u3066\u3044\u307e\u3059"
+    picture(theirs / "mark.png").with_suffix(".txt").write_bytes(codecs.BOM_UTF8 + words.encode())
+    picture(theirs / "wide.png").with_suffix(".txt").write_bytes(words.encode("utf-16"))
+    picture(theirs / "japan.png").with_suffix(".txt").write_bytes(words.encode("cp932"))
+    seen = yield {}
+    assert {each.caption for each in seen.report.rows} == {words}
+    seen.told("read as shift-jis rather than UTF-8", str(theirs / "japan.txt"), "Saving it on the Captions tab")
+    seen.told("written in utf-16 rather than UTF-8", str(theirs / "wide.txt"), "Saving it on the Captions tab")
+
+
+@table.row(14)
+def empty_captions_and_leading_blank_lines(theirs):
+    picture(theirs / "empty.png", caption="")
+    picture(theirs / "blank.png", caption=" \n\n")
+    picture(theirs / "late.png", caption="\n\na fox\n")
+    seen = yield {}
+    said = seen.told("2 of 3 pictures have an empty caption file", str(theirs), "Write captions, or delete the files")
+    assert "blank.png, empty.png" in said.what
+    assert seen.row("late.png").caption == "a fox"
+
+
+@table.row(15)
+def captions_of_several_lines(theirs):
+    picture(theirs / "a.png", caption="a fox\nin the snow")
+    seen = yield {}
+    (question,) = seen.report.questions
+    assert (question.kind, question.examples) == ("lines", ("a.png",)) and seen.row("a.png").caption == "a fox"
+    seen.look(captions={"caption_lines": "all"})
+    assert seen.row("a.png").caption == "a fox in the snow"
+    seen.look(captions={"caption_lines": "random"})
+    placed = seen.placed("a.png")
+    drawn = caption_preview(placed.caption, placed.concept.captions, 0, placed.key, 20)
+    assert {each.text for each in drawn} == {"a fox", "in the snow"}
+
+
+@table.row(16)
+def the_leaf_folder_the_parent_and_none_at_all(theirs):
+    leaf = picture(theirs / "10_fox" / "a.png", caption=None).parent
+    (theirs / "papers").mkdir()
+    (theirs / "papers" / "list.pdf").write_bytes(b"%PDF")
+    picture(theirs / "plain" / "b.png", caption=None)
+    seen = yield {}
+    seen.trains("a.png", "plain/b.png")
+    for folder in (leaf, theirs):
+        seen.look(dataset={"folder": str(folder)})
+        assert (seen.row("a.png").repeats, seen.row("a.png").caption) == (10, "fox")
+    seen.look(dataset={"folder": str(theirs / "plain")})
+    assert (seen.row("b.png").repeats, seen.row("b.png").caption) == (1, "plain")
+    seen.look(dataset={"folder": str(theirs / "papers")})
+    seen.told("It holds other files: 1 .pdf", str(theirs / "papers"), "Choose a folder with .png", blocks=True)
+    seen.look(dataset={"folder": str(theirs / "nowhere")})
+    seen.told("does not exist", str(theirs / "nowhere"), "Check the spelling", blocks=True)
+    seen.look(dataset={"folder": str(leaf / "a.png")})
+    seen.told("A file was given", "a.png", str(leaf), blocks=True)
+
+
+@table.row(17)
+def windows_paths_in_toml(theirs):
+    written = 'resolution = 512\n[[datasets.subsets]]\nimage_dir = "C:\\new\\train"\n'
+    (theirs / "set.toml").write_text("[[datasets]]\n" + written)
+    (theirs / "right.toml").write_text("[[datasets]]\n" + written.replace('"', "'"))
+    yield {}
+    found = read_dataset_config(theirs / "set.toml")
+    where = f"{theirs / 'set.toml'}, line 4, datasets[0].subsets[0].image_dir"
+    told(found.problems, "single backslashes", where, "Write image_dir = 'C:\\new\\train'", blocks=True)
+    found = read_dataset_config(theirs / "right.toml")
+    assert not found.problems and found.values["dataset"]["sources"][0]["folder"] == "C:\\new\\train"
+
+
+@table.row(18)
+def brackets_other_scripts_and_long_paths(theirs):
+    long = "/".join(["a" * 60] * 5)
+    names = [
+        "[1]/{a}*.png" if os.name != "nt" else "[1]/{a}.png",
+        "\u0444\u043e\u0442\u043e/\u72d0.png",
+        f"{long}/x.png",
+    ]
+    for name in names:
+        picture(theirs / name)
+    seen = yield {}
+    seen.trains(*names)
+    assert seen.report.ok and seen.report.captions_found == 3
+
+
+@table.row(19)
+def endings_in_mixed_case(theirs):
+    names = ["one.PNG", "two.Jpg", "three.JPEG", "four.WebP"]
+    for name in names:
+        picture(theirs / name)
+    (theirs / "one.txt").rename(theirs / "one.TXT")
+    seen = yield {}
+    seen.trains(*names)
+    assert seen.report.captions_found == 4
+
+
+@table.row(20)
+def a_vae_that_gives_no_finite_numbers(theirs):
+    import torch
+
+    picture(theirs / "a.png")
+    seen = yield {}
+
+    def overflows(pixels):
+        return tuple(part * torch.nan for part in finite(pixels))
+
+    cache = latent_cache(seen)
+    with pytest.raises(ProblemsError) as caught:
+        cache.fill(seen.report.placed, overflows)
+    told(caught.value.problems, "(NaN) for the picture a.png", str(theirs / "a.png"), "choose another VAE", blocks=True)
+    assert cache.fill(seen.report.placed, overflows, retry=finite) == 1 and not cache.missing(seen.report.placed)
+
+
+@table.row(21)
+def more_regularisation_than_pictures(theirs):
+    for name in ("fox/a.png", "fox/b.png", *(f"dog/{number}.png" for number in range(5))):
+        picture(theirs / name)
+    folders = {"folder": str(theirs / "fox"), "reg_data_dir": str(theirs / "dog")}
+    seen = yield {"dataset": folders}
+    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("7 pictures (4 with repeats)")
+    epochs = Epochs(seen.report.placed, seen.job.dataset)
+    shown = {each.key for epoch in range(3) for each, _ in epochs.views_of(epoch) if each.concept.number == 1}
+    assert len(shown) == 5  # no unused tail: three epochs of two views show all five
+    seen.look(dataset={"folder": None, "reg_data_dir": str(theirs / "dog")})
+    seen.told("5 regularisation pictures have nothing to balance", "dataset.sources", "Add pictures to learn")
+    seen.told("No picture is left to train", "dataset", "Add pictures", blocks=True)
+
+
+@table.row(22)
+def one_draw_of_the_latent_for_the_whole_run(theirs):
+    import torch
+
+    from core.dataset.latent_cache import frozen_latent, sample_latent
+
+    picture(theirs / "a.png")
+    seen = yield {}
+    assert seen.job.memory.latent_draw == "sample"
+    mean, key = torch.zeros(4, 2, 2), seen.placed("a.png").key
+    first, second = (sample_latent(mean, mean, 0, epoch, key, 0) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(frozen_latent(mean, mean, 0, key), frozen_latent(mean, mean, 0, key))  # the named choice
+
+
+@table.row(23)
+def masks_of_another_size_missing_and_left_over(theirs):
+    picture(theirs / "set" / "a.png")
+    picture(theirs / "set" / "b.png")
+    masks = picture(theirs / "masks" / "a.png", 80, 48, caption=None).parent
+    picture(masks / "old.png", caption=None)
+    folders = {"folder": str(theirs / "set"), "conditioning_data_dir": str(masks), "masked_loss": True}
+    seen = yield {"dataset": folders}
+    seen.told("1 of 2 pictures have no mask of their name", str(masks), "Add the missing ones")
+    seen.told("belong to no picture: old.png", str(masks), "Rename them")
+    seen.told("a.png (80 x 48 for 160 x 96)", str(masks), "Make them of the picture's size")
+    assert seen.report.ok and seen.row("a.png").mask and not seen.row("b.png").mask
+
+
+@table.row(24)
+def several_resolutions_of_one_folder(theirs):
+    picture(theirs / "a.png")
+    seen = yield {"dataset": {"more_resolutions": [256]}}
+    assert [each.placement.bucket for each in seen.report.placed] == [(160, 96), (320, 192)]
+    assert len(latent_cache(seen).missing(seen.report.placed)) == 2  # each resolution has an entry of its own
+
+
+@table.row(25)
+def what_windows_and_macos_leave_behind(theirs):
+    picture(theirs / "a.png")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._a.png", "__MACOSX/._a.png", "_atelier_trash/old.png"):
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_bytes(b"\x00\x05\x16\x07")
+    seen = yield {}
+    seen.trains("a.png")
+    assert not seen.problems
+
+
+@table.row(26)
+def a_slow_drive(theirs):
+    for number in range(3):
+        picture(theirs / f"{number}.png")
+    seen = yield {}
+
+    def refuse(*_, **__):
+        raise AssertionError("an unchanged picture is opened again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.dataset.walk.read_header", refuse)
+        patch.setattr("core.dataset.decoding.open_picture", refuse)
+        assert seen.look().trained == 3
+
+
+# ---- the table
+
+
+def latent_cache(seen):
+    from core.dataset.latent_cache import LatentCache
+
+    return LatentCache(seen.workspace.outputs / "cache", "vae")
+
+
+def finite(pixels):
+    """Stands in for a VAE."""
+    import torch
+
+    mean = torch.nn.functional.avg_pool2d(pixels, 8)
+    return mean, mean + 1
+
+
+@pytest.mark.parametrize("name", table.rows)
+def test_what_is_wrong_is_told_and_nothing_is_changed(tmp_path, name):
+    table.run(name, tmp_path)
+
+
+def test_every_pitfall_of_the_reference_has_a_row():
+    assert [int(name.split()[0]) for name in table.rows] == list(range(1, 27))
