@@ -14,7 +14,7 @@ from pathlib import Path
 from core.dataset.batches import Placed
 from core.dataset.decoding import look_at_all
 from core.dataset.doctor_captions import caption_findings
-from core.dataset.doctor_finding import Finding, Patient, Seen
+from core.dataset.doctor_finding import KINDS, Finding, Patient, Seen
 from core.dataset.doctor_pictures import Limits, copies, looks_wrong, wrong_size
 from core.dataset.report import Report
 from core.dataset.trash import put_away
@@ -24,27 +24,6 @@ from core.record.problems import ProblemsError
 __all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "treat"]
 
 Progress = Callable[[int, int], None]
-
-# kind of a finding -> its heading
-KINDS = {
-    "leak": "The same pictures in training and validation",
-    "near leak": "Nearly the same pictures in training and validation",
-    "class": "The same pictures in training and regularisation",
-    "near class": "Nearly the same pictures in training and regularisation",
-    "copy": "The same picture more than once",
-    "near copy": "Nearly the same picture more than once",
-    "plain": "One colour only",
-    "blur": "Blurred",
-    "border": "Frames and bars",
-    "small": "Very small",
-    "enlarged": "Enlarged much",
-    "long": "Very long or very wide",
-    "no caption": "No caption of its own",
-    "one caption": "One caption for all",
-    "alike captions": "Captions that are alike",
-    "file name": "File names for captions",
-    "rare tags": "Tags that occur once",
-}
 
 
 def examine(

@@ -15,6 +15,27 @@ from core.record.problems import Problem
 
 Key = tuple[str, str]
 
+# kind of a finding -> its heading
+KINDS = {
+    "leak": "The same pictures in training and validation",
+    "near leak": "Nearly the same pictures in training and validation",
+    "class": "The same pictures in training and regularisation",
+    "near class": "Nearly the same pictures in training and regularisation",
+    "copy": "The same picture more than once",
+    "near copy": "Nearly the same picture more than once",
+    "plain": "One colour only",
+    "blur": "Blurred",
+    "border": "Frames and bars",
+    "small": "Very small",
+    "enlarged": "Enlarged much",
+    "long": "Very long or very wide",
+    "no caption": "No caption of its own",
+    "one caption": "One caption for all",
+    "alike captions": "Captions that are alike",
+    "file name": "File names for captions",
+    "rare tags": "Tags that occur once",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -30,7 +51,7 @@ class Seen:
 class Finding:
     """One thing found in a dataset.
 
-    kind      "same", "near", "leak", "blur", ...: see `doctor.KINDS`
+    kind      "same", "near", "leak", "blur", ...: see KINDS
     level     "error" blocks a start, "advice" does not
     what, fix   one sentence each
     pictures  groups that belong together (copies of one picture); single pictures are groups of one
@@ -81,6 +102,7 @@ class Finding:
         return {
             "id": self.id,
             "kind": self.kind,
+            "title": KINDS[self.kind],
             "level": self.level,
             "what": self.what,
             "fix": self.fix,

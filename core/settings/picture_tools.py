@@ -28,7 +28,7 @@ class PictureToolSettings(Settings):
             "faces": "Crop faces upright",
             "edges": "Draw the edges",
         },
-        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names pictures and captions 0001, 0002 ...; faces cuts out faces, eyes level; edges draws what a ControlNet for edges (canny) learns from.",
+        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names pictures and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) learns from.",
     )
     folder: str = setting("", title="Picture folder", level="shown", widget="folder", help="The pictures to work on.")
     output: str | None = setting(
@@ -160,7 +160,7 @@ class PictureToolSettings(Settings):
         ge=0.3,
         le=1,
         title="Sure of a face from",
-        help="Lower finds more faces, drawn ones too, and more that are none.",
+        help="Lower finds more faces, and more that are none.",
     )
     edge_low: int = setting(
         32,

@@ -1,7 +1,7 @@
 """Faces and their eyes in a picture, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
 
 The weights (2 MB, MIT licence) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
-networks run in torch. It was trained on photographs: of drawn faces it finds those with human proportions.
+networks run in torch. It was trained on photographs: drawn faces are mostly missed.
 """
 
 from __future__ import annotations

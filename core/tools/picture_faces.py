@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from core.dataset.colours import WHITE
 from core.dataset.opening import Opened, open_picture
 from core.dataset.resize import resize
 from core.settings.picture_tools import PictureToolSettings
@@ -27,7 +28,7 @@ class Detector(Protocol):
 
 def face_copies(path: Path, asked: PictureToolSettings, detector: Detector) -> tuple[list[Made], list[str]]:
     """A PNG for each face that qualifies, the largest first, and why others were left out."""
-    image = open_picture(path).colours
+    image = open_picture(path).on(WHITE)
     faces = detector.find(image, asked.face_min_score)
     if not faces:
         raise Skip("has no face that was found")

@@ -45,6 +45,18 @@ class ToolReport:
     others: int = 0
     undo: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "output": printable(self.output),
+            "written": [printable(path) for path in self.written],
+            "skipped": [{"path": printable(path), "why": why} for path, why in self.skipped],
+            "captions": self.captions,
+            "others": self.others,
+            "undo": self.undo is not None,
+            "sentence": self.sentence(),
+        }
+
     def sentence(self) -> str:
         parts = [f"{len(self.written)} pictures written to {display_path(self.output)}"]
         if self.captions:

@@ -13,12 +13,15 @@ from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import read_caption
 from core.dataset.doctor import KINDS, examine, treat
 from core.dataset.doctor_pictures import close_pairs, frame_share
+from core.dataset.preflight import preflight
 from core.dataset.scan import scan
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
+from core.settings.job import TrainJob
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 
@@ -176,6 +179,16 @@ def test_tags_of_one_picture_are_found_and_sentences_are_not_taken_for_tags(fold
     assert "rare tags" not in findings(folder)
 
 
+def test_a_preflights_report_says_which_pictures_are_held_out(folder, tmp_path):
+    (tmp_path / "more").mkdir()
+    shutil.copy(folder / "red.png", tmp_path / "more" / "again.png")
+    sources = [Source(folder=str(folder), validation_pictures=["red.png"]), Source(folder=str(tmp_path / "more"))]
+    job = TrainJob(dataset=DatasetSettings(sources=sources, resolution=64, more_resolutions=[96]))
+    report = preflight(job, Workspace(outputs=tmp_path / "out"))
+    found = {finding.kind: finding for finding in examine(report, None)}
+    assert found["leak"].advised == (("set", "red.png"),) and found["leak"].count == 2
+
+
 def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     shutil.copy(folder / "red.png", folder / "red_copy.png")
     before = sorted(path.name for path in folder.iterdir())
@@ -206,6 +219,7 @@ def test_findings_are_plain_data_and_ids_stay(folder, tmp_path):
     first = findings(folder, memo=memo, progress=lambda done, total: steps.append((done, total)))["no caption"]
     again = findings(folder, memo=memo)["no caption"]
     said = json.loads(json.dumps(first.to_dict()))
+    assert said["title"] == KINDS["no caption"]
     assert first.id == again.id == said["id"] and said["pictures"][0][0]["key"] == ["set", "red.png"]
     assert steps and steps[-1][0] == steps[-1][1]
 
