@@ -20,6 +20,7 @@ from tabs.markup import button, choice_list, count, esc, section
 from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
 
 FOLDERS_SHOWN = 12
+ClassForm = Callable[[int, Source | None], str]
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word",
@@ -40,17 +41,24 @@ def cards(
     *,
     busy: bool = False,
     proposed: Mapping[int, Sequence[str]] = NONE,
+    class_form: ClassForm = lambda number, entry: "",
 ) -> str:
-    """One card a folder. opened: whose own settings are unfolded; proposed: rare words for a card's subject."""
+    """One card a folder.
+
+    opened     whose own settings are unfolded        proposed   rare words for a card's subject
+    class_form the form that makes class pictures, for a card or (number -1) for a folder that is yet to be
+    """
     if not entries:
         return section(
             "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
         )
     common = common_values(job)
     body = "".join(
-        _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number))
+        _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
         for number, (entry, each) in enumerate(zip(entries, found, strict=True))
     )
+    if all(entry.role != "regularisation" for entry in entries):
+        body += class_form(-1, None)
     views = sum(each.views for each in found)
     return section("Folders", body, esc(f"{count(views, 'view')} an epoch") if views else "")
 
@@ -70,16 +78,18 @@ def _card(
     thumb_url: Callable[..., str],
     busy: bool,
     proposed: Sequence[str] | None,
+    class_form: ClassForm,
 ) -> str:
     root = resolve_path(entry.folder)
     name = printable(root.name or entry.folder)
     own = own_settings(entry)
     more = _more(number, entry, common) if opened else ""
+    made = class_form(number, entry) if entry.role == "regularisation" else ""
     state = ("" if entry.enabled else " off") + f" {entry.role}"
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
         f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
-        f"{_words(number, entry, proposed)}{_inside(found, root)}{_role_actions(number, entry)}"
+        f"{_words(number, entry, proposed)}{_inside(found, root)}{made}"
         f"{_more_line(number, entry, name, own, opened)}{more}</article>"
     )
 
@@ -168,11 +178,6 @@ def _inner(folder: Folder) -> str:
     words = esc(folder.words) or "<span class='hint'>none</span>"
     name, number = esc(printable(folder.path.name)), f"{folder.pictures:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
-
-
-def _role_actions(number: int, entry: Source) -> str:
-    """What only folders of one role can do."""
-    return ""
 
 
 def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool) -> str:

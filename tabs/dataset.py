@@ -17,6 +17,7 @@ from core.record.workspace import display_path, resolve_path
 from core.settings.source import Source
 from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, plots, questions
 from tabs.caption_edits import key_of
+from tabs.class_form import NEW, ClassForm
 from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
 from tabs.context import Page, problems_html
 from tabs.doctor import Clinic
@@ -81,7 +82,9 @@ class Desk:
         self.page = page
         self.reading: Reading = reading_of(page)
         self.exchange = Exchange(page)
+        self.class_form = ClassForm(page, lambda: page.project.tab_state(TAB), self._keep)
         self.clinic = Clinic(page, self.reading)
+        self._class_jobs = self.class_form.stamp
         self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
         self._lock = threading.Lock()
@@ -103,7 +106,10 @@ class Desk:
     def _stamp(self) -> str:
         task = self._intake
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
-        return f"{self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
+        if (jobs := self.class_form.stamp) != self._class_jobs:
+            self._class_jobs = jobs
+            self.reading.want(now=True)  # pictures were added
+        return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def _render(self) -> tuple[Any, ...]:
         """What `shown` in `build` shows, in its order."""
@@ -120,6 +126,7 @@ class Desk:
             self.page.thumb_url,
             busy=waits,
             proposed={number: words for number, (_, words) in self._proposed.items()},
+            class_form=self.class_form.html,
         )
         return (
             self.page.project.shown("dataset.folder"),
@@ -299,9 +306,14 @@ class Desk:
             self._hold(arg, value == "true")
         elif act == "more":
             self._unfold(arg)
-        elif act in ("own", "clear", "remove"):
+        elif act in ("class", "class_make"):
+            self._class_pictures(act, arg)
+        elif act in ("own", "clear", "remove", "class_field"):
             try:
-                self._change_source(act, arg, value)
+                if act == "class_field":
+                    self.class_form.change(arg, value)
+                else:
+                    self._change_source(act, arg, value)
             except ProblemsError:
                 self._keep(turn=time.time_ns())  # so that the field goes back to what holds
                 raise
@@ -327,6 +339,16 @@ class Desk:
             self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the pictures")
             done.add(kind)
         self._keep(answered=questions.with_answered(state, job, done))
+
+    def _class_pictures(self, act: str, arg: str) -> None:
+        """Open or close the form, or queue its job; the folder that it fills is listed as a card."""
+        listed = entries_of(self.page.project.job)
+        if act == "class":
+            self.class_form.toggle(int(arg) if arg.removeprefix("-").isdecimal() and len(arg) < 9 else NEW)
+            return
+        new = self.class_form.make(listed)
+        if new is not None and new.folder not in [entry.folder for entry in listed]:
+            self._set_sources([*listed, new], "a folder for class pictures")
 
     def _propose(self, arg: str) -> None:
         """Rare words for a card's subject; other ones each time."""

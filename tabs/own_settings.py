@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any, get_origin
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, get_origin
+
+from pydantic import TypeAdapter, ValidationError
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, Settings, union_members
+from core.settings.check import allowed
 from core.settings.source import ONE_FOR_ALL, SHARED, Source
 from tabs.form import label, shown_value
 from tabs.markup import esc
+from tabs.safety import Roots
 from tabs.values import BadText, text_of, value_from
 
 NOTHING = '""'  # typed in a field whose emptiness means "as for all"
@@ -135,3 +139,41 @@ def _read_json(entry: Declared, text: str) -> Any:
 def in_words(names: Iterable[str], source: Source) -> str:
     """The folder's own settings in one line: "Resolution 768, Mirror by chance on"."""
     return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)
+
+
+# -- whole forms
+
+
+def fields(
+    known: Mapping[str, Declared], values: Mapping[str, Any], names: Iterable[str], act: str, hints: Mapping[str, str]
+) -> str:
+    """The fields of a form whose values are kept by the server. hints: what stands in an empty one."""
+    return "".join(
+        field(
+            known[name],
+            values.get(name, known[name].default),
+            act,
+            name,
+            common=None if known[name].optional else NOT_OWN,
+            hint=hints.get(name, ""),
+        )
+        for name in names
+    )
+
+
+def changed_values(
+    known: Mapping[str, Declared], values: Mapping[str, Any], name: str, text: str, roots: Roots
+) -> dict[str, Any]:
+    """`values` with one field as a person wrote it; checked alone. Raises ProblemsError."""
+    entry = known[name]
+    value = read(entry, text, optional=entry.optional)
+    if value and is_path(entry):
+        roots.check(value, entry.title)
+    kind: Any = Annotated[entry.info.annotation, entry.info]
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        raise ProblemsError.one(
+            f"{entry.title} is '{text.strip()[:40]}'", entry.title, f"use {allowed(entry)}"
+        ) from None
+    return {**values, name: value}

@@ -1,4 +1,4 @@
-"""The Tools tab: get a base model, look into a file, export a LoRA for diffusers. Each runs on the light lane."""
+"""The Tools tab: get a base model, look into a file, export a LoRA, work on pictures. Each runs on the light lane."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
-from core.settings.job import ToolJob
+from core.settings.job import PicturesJob, ToolJob
 from tabs.browsers import Browser
+from tabs.picture_tools import FIELDS, build_board
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
 KEPT = 10
-DOWNLOAD, INSPECT, EXPORT = "download", "inspect", "export_diffusers"
+PICTURE_ACTIONS = FIELDS["action"].labels
+DOWNLOAD, INSPECT, EXPORT, PICTURES = "download", "inspect", "export_diffusers", "pictures"
 
 
 @dataclass
@@ -35,6 +37,15 @@ class Work:
     share: float | None = None
     text: str = "waiting"
     lines: list[str] = field(default_factory=list)
+
+    def hear(self, kind: str, facts: dict[str, Any]) -> None:
+        """An event of the work."""
+        if kind == "progress":
+            total = facts.get("total") or 0
+            self.share = facts.get("done", 0) / total if total else None
+            self.text = str(facts.get("text", ""))
+        elif kind == "log":
+            self.lines.append(str(facts.get("text", "")))
 
     def facts(self) -> dict[str, Any]:
         error = self.task.error if self.task is not None and self.task.done else None
@@ -72,6 +83,20 @@ class Tools:
             work.task = self.page.engine.light(self._run, work, job, title=f"{tool} {about}")
             self._works = [*self._works, work][-KEPT:]
 
+    def use_on_pictures(self, job: PicturesJob) -> None:
+        """Start a picture tool; one at a time for a folder."""
+        about = f"{PICTURE_ACTIONS[job.pictures.action]}: {job.pictures.folder}"
+        if not job.pictures.folder.strip():
+            raise ProblemsError.one(
+                "No folder is chosen", "Picture folder", "write the path of the folder with the pictures"
+            )
+        work = Work(f"w{next(self._numbers)}", PICTURES, about)
+        with self._lock:
+            if any(other.tool == PICTURES and other.about == about and not other.task.done for other in self._works):
+                raise ProblemsError.one("This is being done already", "Picture tools", "wait until it is done")
+            work.task = self.page.engine.light(self._run_on_pictures, work, job, title=about)
+            self._works = [*self._works, work][-KEPT:]
+
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
         for work in self._works:
             if work.id == data.get("work"):
@@ -88,16 +113,18 @@ class Tools:
         from core.tools import run_tool
 
         def on_event(kind: str, **facts: Any) -> None:
-            if kind == "progress":
-                total = facts.get("total") or 0
-                work.share = facts.get("done", 0) / total if total else None
-                work.text = str(facts.get("text", ""))
-                if job.tool.name == DOWNLOAD and total:
-                    work.text += f": {facts['done'] / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-            elif kind == "log":
-                work.lines.append(str(facts.get("text", "")))
+            work.hear(kind, facts)
+            total = facts.get("total") or 0
+            if kind == "progress" and job.tool.name == DOWNLOAD and total:
+                work.text += f": {facts['done'] / 1e6:,.0f} of {total / 1e6:,.0f} MB"
 
         run_tool(job, self.page.workspace, on_event, task.token)
+        work.text, work.share = "", None
+
+    def _run_on_pictures(self, work: Work, job: PicturesJob, task: Any) -> None:
+        from core.tools.pictures import run_pictures
+
+        run_pictures(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
         work.text, work.share = "", None
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
@@ -119,3 +146,7 @@ def build(page: Page) -> None:
     page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel}
     page.pulse_parts.append(tools.parts)
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
+    build_board(page, tools.use_on_pictures)
+    gr.HTML(
+        '<div class="tool-tasks" data-tasks="pictures"></div>', elem_id="tools-pictures-tasks", apply_default_css=False
+    )

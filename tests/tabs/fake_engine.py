@@ -69,9 +69,8 @@ class FakeEngine:
 
     def submit(self, task: str, job: Any, title: str = "") -> str:
         with self._lock:
-            entry = Entry(
-                f"e{next(self._numbers)}", task, title or job.saving.output_name, to_values(job), added=time.time()
-            )
+            title = title or (job.saving.output_name if hasattr(job, "saving") else task)
+            entry = Entry(f"e{next(self._numbers)}", task, title, to_values(job), added=time.time())
             self._entries.append(entry)
             self._jobs = {**getattr(self, "_jobs", {}), entry.id: job}
             return entry.id

@@ -406,3 +406,52 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     assert (fox.flip_aug if fox.flip_aug is not None else common.dataset.flip_aug) is True
     desk.exchange_act(event("said"))
     assert not file.exists()
+
+
+# -- class pictures
+
+
+def queue_of(desk: Desk) -> list:
+    """Instead of an engine: what was submitted."""
+    from types import SimpleNamespace
+
+    from core.settings.presets import to_values
+
+    made: list = []
+
+    def submit(task, job, title=""):
+        made.append(
+            SimpleNamespace(id=f"e{len(made)}", task=task, job=to_values(job), state="waiting", message="", title=title)
+        )
+
+    desk.page.engine.submit, desk.page.engine.queue = submit, lambda: list(made)
+    return made
+
+
+def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
+    made = queue_of(desk)
+    own(desk, "class_word", "fox")
+    assert "Make class pictures" in desk._render()[5]
+    desk.act(event("class", "-1"))
+    assert 'data-arg="negative_prompt"' in desk._render()[5]
+    desk.act(event("class_field", "number", "12"))
+    desk.act(event("class_field", "prompt", "a drawing of a {class}"))
+    with pytest.raises(ProblemsError):
+        desk.act(event("class_field", "number", "0"))
+    desk.act(event("class_make", "-1"))
+    asked = made[0].job["class_pictures"]
+    assert made[0].task == "class_pictures" and (asked["number"], asked["class_word"]) == (12, "fox")
+    entry = entries_of(desk.page.project.job)[-1]
+    assert entry.role == "regularisation" and entry.folder == asked["folder"] and "fox" in entry.folder
+    assert "waiting in the queue" in desk._render()[5]
+    before, _ = desk.reading.version, setattr(made[0], "state", "done")
+    desk.tick({})
+    assert desk.reading.version > before  # the folder is read again
+
+
+def test_class_pictures_without_a_class_are_refused_with_the_fix(desk):
+    made = queue_of(desk)
+    desk.act(event("class", "-1"))
+    with pytest.raises(ProblemsError, match="No class is given"):
+        desk.act(event("class_make", "-1"))
+    assert not made

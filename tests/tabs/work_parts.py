@@ -24,7 +24,7 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page
     """A page over an empty outputs folder; its engine has the light lane and no jobs unless one is given."""
     workspace = Workspace(outputs=folder / "outputs", models=PROJECT / "models", presets=folder / "presets")
     lane = LightLane()
-    engine = engine or SimpleNamespace(light=lane.submit)
+    engine = engine or SimpleNamespace(light=lane.submit, queue=list)
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)

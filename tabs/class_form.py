@@ -1,0 +1,117 @@
+"""The form that makes class pictures for a regularisation card, and what its jobs in the queue are doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from core.generation.class_plan import class_folder, first_class_word
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path, resolve_path
+from core.settings.check import build
+from core.settings.class_pictures import ClassPictureSettings
+from core.settings.job import ClassPicturesJob
+from core.settings.presets import to_values
+from core.settings.source import Source
+from tabs.context import Page
+from tabs.markup import button, esc
+from tabs.own_settings import changed_values, entries, fields
+
+TASK = "class_pictures"
+FIELDS = entries(ClassPictureSettings, TASK)
+HERE = [name for name in FIELDS if name != "folder"]  # the card says where
+SHOWN = [name for name in HERE if FIELDS[name].level == "shown"]
+MORE = [name for name in HERE if FIELDS[name].level != "shown"]
+NEW = -1  # in place of a card's number: no regularisation folder yet
+
+
+class ClassForm:
+    """Open on one card at a time. load, keep: plain values that survive a refresh."""
+
+    def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
+        self.page, self._load, self._keep = page, load, keep
+
+    @property
+    def open_on(self) -> int | None:
+        """The number of the card, NEW, or None while the form is closed."""
+        return self._load().get("class_on")
+
+    def values(self) -> dict[str, Any]:
+        return dict(self._load().get("class_values", {}))
+
+    def toggle(self, number: int) -> None:
+        self._keep(class_on=None if self.open_on == number else number)
+
+    def change(self, name: str, text: str) -> None:
+        """One field as a person wrote it."""
+        if name in HERE:
+            self._keep(class_values=changed_values(FIELDS, self.values(), name, text, self.page.roots))
+
+    def make(self, listed: list[Source]) -> Source | None:
+        """Queue the job; a new folder to list when there is none yet for it."""
+        number = self.open_on
+        entry = listed[number] if number is not None and 0 <= number < len(listed) else None
+        job = self._job(entry)
+        self.page.engine.submit(TASK, job, title=f"Class pictures: {job.class_pictures.class_word or 'class'}")
+        self._keep(class_on=None)
+        return None if entry else Source(folder=job.class_pictures.folder or "", role="regularisation")
+
+    def _job(self, entry: Source | None) -> ClassPicturesJob:
+        """The job with the model and pictures of the project. Where it goes is decided here, so that a card can name it."""
+        whole = to_values(self.page.project.job)
+        asked = self.values()
+        word = (
+            asked.get("class_word")
+            or (entry.class_word if entry else None)
+            or first_class_word(self.page.project.job.dataset)
+        )
+        if not word:
+            fix = "write what the subject is, such as dog, in the field Class"
+            raise ProblemsError.one("No class is given for the class pictures", "Class", fix)
+        folder = entry.folder if entry else display_path(class_folder(None, word, self.page.workspace))
+        self.page.roots.check(folder, "Folder")
+        values = {name: whole[name] for name in ("model", "dataset", "captions", "memory")}
+        return build(ClassPicturesJob, values | {TASK: asked | {"class_word": word, "folder": folder}})
+
+    def jobs(self) -> list[Any]:
+        """The queue's entries of this kind that are not over, and the last one that is."""
+        mine = [entry for entry in self.page.engine.queue() if entry.task == TASK]
+        going = [entry for entry in mine if entry.state in ("waiting", "running")]
+        return going or mine[-1:]
+
+    @property
+    def stamp(self) -> str:
+        return " ".join(f"{entry.id}{entry.state}" for entry in self.jobs())
+
+    def html(self, number: int, entry: Source | None) -> str:
+        """On a card: the button, the open form, and what is being made into this folder."""
+        is_open = self.open_on == number
+        words = "Close" if is_open else "Make class pictures"
+        said = "Draws pictures of the class with the base model, so that it keeps the class as it is"
+        head = button("class", words, number, kind="quiet", title=said) + self._going(entry)
+        if not is_open:
+            return f'<div class="class-line">{head}</div>'
+        word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset) or "such as dog"
+        hints = {"class_word": word, "number": "as many as an epoch has views", "batch": "as fits"}
+        form = fields(FIELDS, self.values(), SHOWN, "class_field", hints)
+        more = fields(FIELDS, self.values(), MORE, "class_field", hints)
+        make = button("class_make", "Make them", number, kind="primary")
+        about = (
+            "At the sizes that the training uses. Only missing ones are made; a stopped job goes on when asked again."
+        )
+        return (
+            f'<div class="class-line">{head}</div><div class="concept-more"><div class="concept-fields">{form}</div>'
+            f'<h4>Drawing</h4><div class="concept-fields">{more}</div>'
+            f'<div class="class-line">{make}<span class="hint">{esc(about)}</span></div></div>'
+        )
+
+    def _going(self, entry: Source | None) -> str:
+        for job in self.jobs():
+            folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None
+            if entry is None or not folder or resolve_path(folder) != resolve_path(entry.folder):
+                continue
+            said = {"waiting": "waiting in the queue", "running": "being made", "done": "made"}.get(
+                job.state, job.state
+            )
+            return f'<span class="hint" role="status">Class pictures: {esc(said)}{esc(f". {job.message}" if job.message else "")}</span>'
+        return ""
