@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
@@ -15,9 +16,15 @@ from core.engine.execute import execute
 from core.engine.owner import Ownership, hand_in, is_held
 from core.record import machine
 from core.record.cancel import CancelToken
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.journal import SilentJournal
+from core.record.problems import ProblemsError
+from core.record.processes import Together, launched_processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings
+from core.settings.job import TrainJob
 from core.settings.presets import dump, to_values
 
 
@@ -31,6 +38,8 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         return DONE
     if "device" in options.values:
         machine.check_device(options.values["device"])
+    if task == "train" and launched_processes() > 1:
+        return run_together(job, title, workspace, options, resume)
     owner = Ownership(workspace, f"{task} '{title}' on the command line")
     try:
         folder = resume or _new_folder(task, job, title, workspace)
@@ -41,19 +50,63 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         owner.release()
 
 
+def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:
+    """One of several processes that `accelerate launch` started: the first owns the run, the others compute their shares."""
+    assert isinstance(job, TrainJob)
+    processes = Together(job.memory.ddp_timeout)
+    try:
+        if not processes.first:
+            return _follow(processes, workspace)
+        owner = Ownership(workspace, f"train '{title}' in {processes.count} processes")
+        try:
+            folder = resume or _new_folder("train", job, title, workspace)
+            print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
+            processes.tell((folder.path, job))
+            return _execute("train", job, folder, workspace, options, processes)
+        finally:
+            owner.release()
+    finally:
+        processes.close()
+
+
+def _follow(processes: Together, workspace: Workspace) -> int:
+    """Compute a share of each batch. The first process decides when to stop; a signal to the whole group is its to hear."""
+    from core.training.run import run_training
+
+    path, job = cast("tuple[Path, TrainJob]", processes.tell(cast(Any, None)))
+    if not path.is_dir():
+        what = f"The run's folder {path} cannot be reached by process {processes.rank + 1}"
+        raise ProblemsError.one(what, "--outputs", "put outputs on a drive that all machines share")
+    with StopOnSignal(CancelToken(), quiet=True):
+        context = JobContext(
+            workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
+        )
+        run_training(job, context)
+    return DONE
+
+
 def _new_folder(task: str, job: Settings, title: str, workspace: Workspace) -> RunFolder:
     place = workspace.runs if task == "train" else workspace.private / "jobs"
     return RunFolder.create(place, title, dump(job, task=task))
 
 
-def _execute(task: str, job: Settings, folder: RunFolder, workspace: Workspace, options: Options) -> int:
+def _execute(
+    task: str,
+    job: Settings,
+    folder: RunFolder,
+    workspace: Workspace,
+    options: Options,
+    processes: Together | None = None,
+) -> int:
     import torch
 
     torch.set_num_threads(machine.threads())
-    device = options.values.get("device") or machine.default_device()
+    device = processes.device if processes else options.values.get("device") or machine.default_device()
     progress, token = TerminalProgress(), CancelToken()
     with StopOnSignal(token) as stop:
-        state, words = execute(task, job, folder, workspace, device, listener=progress, token=token)
+        state, words = execute(
+            task, job, folder, workspace, device, listener=progress, token=token, processes=processes
+        )
     progress.close()
     if state == "done":
         return DONE
@@ -68,8 +121,8 @@ def _execute(task: str, job: Settings, folder: RunFolder, workspace: Workspace, 
 class StopOnSignal:
     """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now."""
 
-    def __init__(self, token: CancelToken):
-        self._token = token
+    def __init__(self, token: CancelToken, quiet: bool = False):
+        self._token, self._quiet = token, quiet
         self.asked = False
         self._before: dict[int, object] = {}
 
@@ -90,6 +143,8 @@ class StopOnSignal:
             raise KeyboardInterrupt
         self.asked = True
         self._token.cancel()
+        if self._quiet:
+            return
         with suppress(OSError):  # the terminal may be gone
             # os.write: a print could meet itself half-way through
             os.write(2, b"\nSaving and stopping. Press Ctrl-C again to stop now.\n")
@@ -97,8 +152,6 @@ class StopOnSignal:
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
     """A run by its folder's name or path."""
-    from core.record.problems import ProblemsError
-
     for path in (workspace.runs / Path(name).name, Path(name)):
         if (path / "job.json").is_file():
             return RunFolder(path)

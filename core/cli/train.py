@@ -11,8 +11,10 @@ from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE
 from core.cli.options import SUBCOMMAND, job_from, split_options
 from core.record.problems import Problem, ProblemsError, errors
+from core.record.processes import launched_processes, only_follows
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.memory import MemorySettings
 from core.settings.presets import parse
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def run(words: list[str]) -> int:
         return run_job("train", earlier, earlier.saving.output_name, options, resume=folder)
     job = job_from("train", options)
     assert isinstance(job, TrainJob)
+    if only_follows():
+        return run_job("train", job, job.saving.output_name, options)
+    job = job.model_copy(update={"memory": with_launched(job.memory)})
     say_advice(options.advice)
     get_models(job.model, options)
     report = check(job, options)
@@ -41,6 +46,12 @@ def run(words: list[str]) -> int:
         print(report.sentence)
         return DONE
     return run_job("train", job, job.saving.output_name, options)
+
+
+def with_launched(memory: MemorySettings) -> MemorySettings:
+    """Under `accelerate launch`, as many processes as were launched; otherwise as set."""
+    count = launched_processes()
+    return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
 def check(job: TrainJob, options) -> Report:

@@ -20,13 +20,14 @@ class Epochs:
 
     placed          what trains, regularisation with it
     accumulation    batches to one optimizer update
+    processes       that train as one: a batch is then as many times as large, and each takes its share
     """
 
-    def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1):
+    def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
         self._accumulation = accumulation
-        self._size: dict[Bucket, int] = {each.bucket: each.concept.pictures.train_batch_size for each in placed}
+        self._size: dict[Bucket, int] = {each.bucket: each.concept.pictures.train_batch_size * processes for each in placed}
         self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
         for each in placed:
             self._members[each.bucket].append(each)

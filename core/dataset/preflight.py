@@ -63,7 +63,9 @@ def preflight(
     masks = unreadable_masks(found.pictures, decode, cancel, memo)
     placing = _place(job, concepts, found, {**masks, **_broken(looks)}, memo, cancel)
     problems += placing.problems
-    epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps)
+    epochs = Epochs(
+        placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
+    )
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)

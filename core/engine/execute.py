@@ -17,6 +17,7 @@ from core.record.context import JobContext
 from core.record.events import StateChanged
 from core.record.journal import Journal, Line
 from core.record.problems import ProblemsError
+from core.record.processes import Processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.base import Settings
@@ -86,6 +87,7 @@ def execute(
     listener: Callable[[Line], None] = lambda line: None,
     token: CancelToken | None = None,
     store: Any = None,
+    processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
     """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
     folder.lock()
@@ -95,6 +97,7 @@ def execute(
             context = JobContext(
                 workspace, folder, journal, CommandReader(folder.path), device, token or CancelToken(), store
             )
+            context.processes = processes or context.processes
             journal.put(StateChanged("running"))
             return _guarded(task, job, context)
     finally:

@@ -21,6 +21,13 @@ def send(folder: Path, name: str) -> str:
     return identity
 
 
+class NoCommands:
+    """Of a process that only follows another one, which hears the commands."""
+
+    def new(self) -> list[str]:
+        return []
+
+
 class CommandReader:
     """Reads the commands that arrived since it was made (older ones belong to an earlier life of the run)."""
 

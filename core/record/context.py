@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.record.cancel import CancelToken
-from core.record.commands import CommandReader
+from core.record.commands import CommandReader, NoCommands
 from core.record.events import Said, Stage
 from core.record.journal import Journal
+from core.record.processes import Processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 
@@ -18,15 +19,16 @@ STAGE_SECONDS = 0.25
 
 @dataclass
 class JobContext:
-    """One job's surroundings. `store` keeps a loaded model between generate jobs."""
+    """One job's surroundings. `store` keeps a loaded model between generate jobs, `processes` are those that train as one."""
 
     workspace: Workspace
     folder: RunFolder
     journal: Journal
-    commands: CommandReader
+    commands: CommandReader | NoCommands
     device: str = "cpu"
     token: CancelToken = field(default_factory=CancelToken)
     store: Any = None
+    processes: Processes = field(default_factory=Processes)
     pending: list[str] = field(default_factory=list)
     _stage_time: float = 0.0
     _stage_text: str = ""

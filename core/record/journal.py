@@ -88,6 +88,22 @@ class Journal:
         self.close()
 
 
+class SilentJournal(Journal):
+    """Of a process that only follows another one, which writes the run's journal."""
+
+    def __init__(self) -> None:
+        self._listeners = []
+
+    def put(self, event: Event) -> Line:
+        return {}
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 def cut_torn_line(path: Path) -> None:
     """Remove an unfinished last line, left by a process that was killed while writing."""
     try:

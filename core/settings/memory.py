@@ -18,6 +18,24 @@ class MemorySettings(Settings):
         help="The type that the frozen model computes in. What learns is always kept in fp32.",
         costs="bf16 and fp16 halve the memory of the model; fp32 is the most exact.",
     )
+    num_processes: int = setting(
+        1,
+        ge=1,
+        le=64,
+        title="Graphics cards",
+        kohya="num_processes",
+        help="How many train together, each on its share of a batch, which grows as many times. Under accelerate launch it follows the number launched.",
+        costs="Each card holds the whole model.",
+    )
+    ddp_timeout: float = setting(
+        30.0,
+        gt=0,
+        le=10080,
+        unit="minutes",
+        title="Patience with the others",
+        kohya="ddp_timeout",
+        help="With several graphics cards: how long one of them may take for a step before the run is taken for broken.",
+    )
     gradient_checkpointing: bool = setting(
         False,
         title="Gradient checkpointing",

@@ -23,20 +23,26 @@ def train(run: Run) -> str:
     if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).is_file():
         run.context.say("This run is finished: there is nothing to continue")
         return "done"
-    run.tasks.before_first_step(run)
-    while run.state.step < run.total and not run.stop_wanted:
+    first = run.context.processes.first
+    if first:
+        run.tasks.before_first_step(run)
+    while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started = time.monotonic()
         optimizer_update(
             run
         )  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
         run.state.step += 1
-        read = (
-            run.losses.read_if_due()
-        )  # inside the clock: here a graphics card is waited for, which only queued the steps
+        # Inside the clock: here a graphics card is waited for, which only queued the steps.
+        read = run.losses.read_if_due() if first else None
         run.clock.add(time.monotonic() - started)
         report(run, read)
-        run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
-        obey(run)
+        if not first:
+            run.losses.forget()
+        else:
+            run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
+            obey(run)
+    if not first:
+        return "done" if run.state.step >= run.total else "stopped"
     report(run, run.losses.read())
     if run.state.step >= run.total:
         run.tasks.at_the_end(run)

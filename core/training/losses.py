@@ -54,6 +54,10 @@ class LossBuffer:
             return self.read()
         return None
 
+    def forget(self) -> None:
+        """Let go of what waits, unread: one process of several reports."""
+        self._waiting = []
+
     def read(self) -> ReadBack | None:
         """Wait for the device and read everything. Raises ProblemsError at the first step that was not finite."""
         import torch

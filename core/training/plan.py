@@ -18,7 +18,9 @@ class Plan:
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)
-        self.epochs = Epochs(self.placed, job.dataset, job.schedule.gradient_accumulation_steps)
+        self.epochs = Epochs(
+            self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
+        )
         self._seed, self._total = seed, total_steps
         self._varies = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1

@@ -89,10 +89,13 @@ def run_training(job: TrainJob, context: JobContext) -> str:
     from core.training.loop import train
     from core.training.setup import build_run
 
-    job = with_seed(job, context)
+    processes = context.processes
+    job = processes.tell(with_seed(job, context) if processes.first else job)
     run = build_run(job, context)
     try:
-        if load_state(run):
+        with processes.first_does():
+            resumed = load_state(run)
+        if resumed:
             context.say(f"Continuing from step {run.state.step}")
             run.clock = StepClock(run.state.seconds)
         context.journal.put(

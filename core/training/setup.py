@@ -56,7 +56,8 @@ class Builder:
     def __init__(self, job: TrainJob, context: JobContext):
         self.job, self.context = job, context
         self.seed = job.schedule.seed or 0
-        self.report = checked(job, context)
+        with context.processes.first_does():  # the others find remembered what the first one looked at
+            self.report = checked(job, context)
         self.model = model_path(job.model.base_model, context.workspace)
         self.vae = model_path(job.model.vae, context.workspace, "model.vae") if job.model.vae else None
         self.family_name = family_of(self.model, job.model.family)
@@ -172,10 +173,14 @@ class Builder:
 def build_run(job: TrainJob, context: JobContext) -> Run:
     """Everything up to the first step. `job` has its seed."""
     builder = Builder(job, context)
-    _write_fingerprint(builder)
-    latents = build_latents(builder)
+    processes = context.processes
+    if processes.first:
+        _write_fingerprint(builder)
+    with processes.first_does():  # and find on disk what it encoded
+        latents = build_latents(builder)
     learns_text = builder.method.learns_text
-    text: Text | None = None if learns_text else builder.frozen_text()
+    with processes.first_does():
+        text: Text | None = None if learns_text else builder.frozen_text()
     components = builder.load_model(text)
     return _assemble(builder, components, text or LearningText(builder.encode), latents)
 
@@ -213,7 +218,9 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         scaler=torch.amp.GradScaler(device.split(":")[0]) if precision.scaled else None,
         alpha_bar=sd_alpha_bar().to(device),
         prediction=components.prediction if job.model.prediction == "auto" else job.model.prediction,
-        tracker=make_tracker(job.logging.log_with, context.folder.logs, context.say),
+        tracker=make_tracker(
+            job.logging.log_with if context.processes.first else "none", context.folder.logs, context.say
+        ),
         tasks=None,  # type: ignore[arg-type]
         facts={
             "sentence": builder.report.sentence,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.dataset.batches import Batch
 from core.diffusion.noise import draw_noise, draw_offset_noise, draw_perturbation, stack_draws
 from core.diffusion.timesteps import draw_timestep
 from core.optimization.clipping import clip_grad_norm
@@ -14,7 +15,6 @@ from core.training.step import training_loss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.dataset.batches import Batch
     from core.training.run import Run
 
 PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictures keep what the base model draws
@@ -22,6 +22,8 @@ PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictur
 
 def optimizer_update(run: Run) -> None:
     """Move the weights once. The loss is the mean over all pictures of the update, so a short batch weighs by its true count."""
+    import torch
+
     epoch, batches = run.plan.update(run.state.step)
     run.text.need(run.plan.captions(epoch))
     schedule = run.job.schedule
@@ -31,13 +33,21 @@ def optimizer_update(run: Run) -> None:
     pictures = sum(len(batch.items) for batch in batches)
     total = None
     timesteps: list[int] = []
-    run.latents.expect(epoch, [item for batch in run.plan.next_batches(run.state.step) for item in batch.items])
-    for batch in batches:
+    processes = run.context.processes
+    ahead = run.plan.next_batches(run.state.step)
+    run.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
+    for whole in batches:
+        batch = Batch(whole.bucket, tuple(processes.share(whole.items)))
+        if not batch.items:  # a short batch that left nothing for this process
+            continue
         losses_B, drawn = micro_batch(run, epoch, batch)
         loss = losses_B.sum() / pictures
         (run.scaler.scale(loss) if run.scaler is not None else loss).backward()
         total = loss.detach() if total is None else total + loss.detach()
         timesteps += drawn
+    total = total if total is not None else torch.zeros((), device=run.context.device)
+    processes.sum_gradients(run.parameters)
+    processes.sum_up([total])
     norm = _step(run, total)
     run.optimizer.zero_grad(set_to_none=True)
     names = [placed.picture.relative for batch in batches for placed, _ in batch.items]

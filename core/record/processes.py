@@ -1,0 +1,161 @@
+"""Several processes that train as one: on several graphics cards or machines, started by `accelerate launch`.
+
+Each process computes its share of every batch; gradients are summed once an update. As all draws are addressed by
+picture, N processes with batch size B train like one with batch size N x B. The first process owns the run folder: it
+writes files, draws samples and hears commands; the others follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+STEP_MINUTES = 30  # how long a step's exchange may take before the group is taken for broken
+WAIT_DAYS = 30  # how long the others wait for a word of the first one, which may be paused, or draw samples
+
+
+def launched_processes() -> int:
+    """How many processes were launched together; 1 for a plain start. Needs no torch."""
+    return max(int(os.environ.get("WORLD_SIZE", "1") or 1), 1)
+
+
+def only_follows() -> bool:
+    """Whether this is one of several, and not the first: it says and checks nothing of its own. Needs no torch."""
+    return launched_processes() > 1 and os.environ.get("RANK", "0") != "0"
+
+
+class Processes:
+    """One process alone: every operation is the plain one."""
+
+    rank, count = 0, 1
+    first = True
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of a batch; parts differ by at most one picture, the last may be empty."""
+        return items
+
+    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by the sum over all processes."""
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace each gradient by the sum over all processes; a process without one adds zeros."""
+
+    def tell(self, value: T) -> T:
+        """What the first process has, in all of them."""
+        return value
+
+    def agree(self, flag: bool) -> bool:
+        """What the first process decided. Cheap enough for every step; the others wait for it here."""
+        return flag
+
+    @contextmanager
+    def first_does(self) -> Iterator[None]:
+        """The first process goes ahead, the others follow: for files that they share."""
+        yield
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Together(Processes):
+    """One of several. Gradients travel by the device's own means, words by the processor, so that a card need not be
+    waited for."""
+
+    def __init__(self, step_minutes: float = STEP_MINUTES):
+        import torch
+        import torch.distributed as dist
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=step_minutes))
+        self.rank, self.count = state.process_index, state.num_processes
+        self.first = self.rank == 0
+        self.device = str(state.device)
+        self._words = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        self._used: list[bool] | None = None
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        each, more = divmod(len(items), self.count)
+        begin = self.rank * each + min(self.rank, more)
+        return items[begin : begin + each + (self.rank < more)]
+
+    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+        _by_type(tensors, self._all_reduce)
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        import torch
+
+        if (
+            self._used is None
+        ):  # which get gradients at all does not change in a run: those that nobody has stay without
+            have = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+            self._reduce_words(have)
+            self._used = [bool(number > 0) for number in have]
+        used = [parameter for parameter, wanted in zip(parameters, self._used, strict=True) if wanted]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        _by_type([parameter.grad for parameter in used if parameter.grad is not None], self._all_reduce)
+
+    def tell(self, value: T) -> T:
+        import torch.distributed as dist
+
+        box: list[Any] = [value if self.first else None]
+        dist.broadcast_object_list(box, src=0, group=self._words)
+        return box[0]
+
+    def agree(self, flag: bool) -> bool:
+        import torch
+        import torch.distributed as dist
+
+        word = torch.tensor([flag], dtype=torch.uint8)
+        dist.broadcast(word, src=0, group=self._words)
+        return bool(word.item())
+
+    @contextmanager
+    def first_does(self) -> Iterator[None]:
+        import torch.distributed as dist
+
+        if not self.first:
+            dist.barrier(group=self._words)
+        try:
+            yield
+        finally:
+            if self.first:
+                dist.barrier(group=self._words)
+
+    def close(self) -> None:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _all_reduce(self, flat: Tensor) -> None:
+        import torch.distributed as dist
+
+        dist.all_reduce(flat)
+
+    def _reduce_words(self, flat: Tensor) -> None:
+        import torch.distributed as dist
+
+        dist.all_reduce(flat, group=self._words)
+
+
+def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
+    """One exchange for all tensors of a type: many small ones would each cost a round trip."""
+    import torch
+
+    types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
+    for dtype, device in types:
+        group = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == (dtype, device)]
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        reduce(flat)
+        sizes = [tensor.numel() for tensor in group]
+        torch._foreach_copy_(group, [part.view_as(like) for part, like in zip(flat.split(sizes), group, strict=True)])
