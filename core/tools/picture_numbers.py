@@ -61,7 +61,7 @@ def rename_in_place(pictures: Sequence[Path], asked: PictureToolSettings, folder
             [Problem("A file of this name is there already.", printable(path), fix) for path in taken[:20]]
         )
     record = _record(folder, pairs)
-    _rename(pairs, folder, _GOING, record)
+    _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
     return str(record), len(pairs)
 
 
@@ -83,13 +83,12 @@ def rename_back(folder: Path) -> int:
         try:
             said = json.loads(record.read_text(encoding="utf-8"))
             pairs = [(folder / new, folder / old) for old, new in said["files"]]
+            found = enumerate(_where_now(pairs, said["first"]))
+            there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        staged = [(_stage(new, number, _GOING), old) for number, (new, old) in enumerate(pairs)]
-        there = [(stage if stage.exists() else new, old) for (stage, old), (new, _) in zip(staged, pairs, strict=True)]
-        there = [(now, old) for now, old in there if os.path.lexists(now)]
-        going = {now for now, _ in there}
-        taken = [old for _, old in there if os.path.lexists(old) and old not in going]
+        going = {now for _, now, _ in there}
+        taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
         if taken:
             fix = "Rename or move that file, then try again. Nothing was renamed."
             raise ProblemsError([Problem("Another file has the earlier name.", printable(p), fix) for p in taken[:20]])
@@ -104,6 +103,38 @@ def rename_back(folder: Path) -> int:
     )
 
 
+def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
+    """(where a file is, its earlier name) for (new name, earlier name), also after a numbering that was cut off.
+
+    All files go to names on the way, in order, and then all to their new ones. So as long as the first is on its way the
+    others are so too or have not left; once it has arrived the others have too or are on their way. The way back likewise.
+    """
+    going = _where_after_going(pairs, first)
+    backs = [_stage(old, number, _COMING) for number, (_, old) in enumerate(pairs)]
+    begun = [os.path.lexists(back) for back in backs]
+    if not any(begun):
+        return going
+    rest = [now for now, _ in going] if begun[0] else [old for _, old in pairs]
+    return [(back if on else now, old) for back, on, now, (_, old) in zip(backs, begun, rest, pairs, strict=True)]
+
+
+def _where_after_going(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
+    stages = [_stage(new, number, _GOING) for number, (new, _) in enumerate(pairs)]
+    if os.path.lexists(stages[0]):
+        return [(stage if os.path.lexists(stage) else old, old) for stage, (_, old) in zip(stages, pairs, strict=True)]
+    if not any(map(os.path.lexists, stages)) and _state(pairs[0][1]) == list(first):
+        return [(old, old) for _, old in pairs]  # it was cut off before the first file
+    return [(stage if os.path.lexists(stage) else new, old) for stage, (new, old) in zip(stages, pairs, strict=True)]
+
+
+def _state(path: Path) -> list[int]:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
 def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     """Written before the first file changes its name."""
     names = [[old.relative_to(folder).as_posix(), new.relative_to(folder).as_posix()] for old, new in pairs]
@@ -113,7 +144,7 @@ def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
         number += 1
         place = base.with_name(f"{base.name}-{number:04d}")
     try:
-        atomic.write_json(place / RECORD, {"v": 1, "files": names})
+        atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
     except OSError as error:
         what = f"The record that takes a numbering back cannot be written ({error.strerror}), so nothing was renamed."
         raise ProblemsError.one(what, printable(place), "Check that the folder may be written to.") from error
@@ -124,11 +155,12 @@ def _stage(new: Path, number: int, prefix: str) -> Path:
     return new.with_name(f"{prefix}{number:06d}{new.suffix}")
 
 
-def _rename(pairs: Sequence[tuple[Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
-    """By way of names that nobody has, since new names may be old names of others. After an error all is as before."""
+def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, record: Path | None = None) -> None:
+    """(number, from, to) each, by names that nobody has: new names may be old ones of others. After an error all is as before."""
     done: list[tuple[Path, Path]] = []
-    steps = [(old, _stage(new, number, prefix)) for number, (old, new) in enumerate(pairs)]
-    steps += [(_stage(new, number, prefix), new) for number, (_, new) in enumerate(pairs)]
+    steps = [(source, _stage(target, number, prefix)) for number, source, target in moves]
+    steps = [(source, stage) for source, stage in steps if source != stage]
+    steps += [(_stage(target, number, prefix), target) for number, _, target in moves]
     try:
         for source, target in steps:
             atomic.replace(source, target)

@@ -203,6 +203,53 @@ def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
     assert after == before and not list(root.glob(".numbering*"))
 
 
+@pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 15])
+def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, after):
+    """A power cut after so many of the 16 renames: names that are both old and new among them."""
+    from core.tools import picture_numbers
+
+    root = tmp_path / "set"
+    before = numbered(root)
+    real, calls = picture_numbers.atomic.replace, []
+
+    def cut(source, target):
+        if Path(source).name.startswith(".tmp-"):
+            return real(source, target)
+        calls.append(source)
+        if len(calls) > after:
+            raise SystemExit
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture_numbers.atomic, "replace", cut)
+        with pytest.raises(SystemExit):
+            use(root, action="number", number_in_place=True, number_start=0)
+    use(root, action="undo_number")
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("after", [1, 4, 8, 11])
+def test_a_way_back_that_was_cut_off_goes_on(tmp_path, monkeypatch, after):
+    from core.tools import picture_numbers
+
+    root = tmp_path / "set"
+    before = numbered(root)
+    use(root, action="number", number_in_place=True, number_start=0)
+    real, calls = picture_numbers.atomic.replace, []
+
+    def cut(source, target):
+        calls.append(source)
+        if len(calls) > after:
+            raise SystemExit
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(picture_numbers.atomic, "replace", cut)
+        use(root, action="undo_number")
+    use(root, action="undo_number")
+    assert tree(root) == before
+
+
 def test_a_name_that_is_taken_stops_the_numbering(tmp_path):
     root = tmp_path / "set"
     numbered(root)
