@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.record.draws import normal
+from core.record.draws import normal, python_random, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,52 @@ def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, picture: Pict
     """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
     the model sees but not to its target."""
     return normal(tuple(shape), seed, "input_perturbation", epoch, picture, repeat)
+
+
+def draw_strength(option: str, seed: int, epoch: int, picture: Picture, repeat: int) -> float:
+    """The share of `option`'s strength ("noise_offset", "ip_noise_gamma") that a random strength leaves, [0, 1)."""
+    return uniform(seed, f"{option}_strength", epoch, picture, repeat)
+
+
+def multires_sizes(
+    height: int, width: int, iterations: int, seed: int, epoch: int, picture: Picture, repeat: int
+) -> list[tuple[int, int]]:
+    """(height, width) of each level: level i is smaller by r ** i, with an r between 2 and 4 drawn for each. The first is
+    as large as the latents; one that is a single row or column is the last."""
+    draw = python_random(seed, "multires_ratio", epoch, picture, repeat)
+    sizes = []
+    for level in range(iterations):
+        ratio = (2.0 + 2.0 * draw.random()) ** level
+        sizes.append((max(1, int(height / ratio)), max(1, int(width / ratio))))
+        if 1 in sizes[-1]:
+            break
+    return sizes
+
+
+def draw_multires(
+    channels: int,
+    sizes: Sequence[tuple[int, int]],
+    discount: float,
+    seed: int,
+    epoch: int,
+    picture: Picture,
+    repeat: int,
+) -> Tensor:
+    """What multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training') adds to the
+    noise before the sum is divided by its deviation: the levels, enlarged, each `discount` times weaker than the last.
+
+    sizes      of `multires_sizes`; the first is [H, W] of the latents
+    returns    float32 [C, H, W]; its first level is a second noise of full size, as in sd-scripts
+    """
+    from torch.nn.functional import interpolate
+
+    total = None
+    for level, size in enumerate(sizes):
+        small = normal((1, channels, *size), seed, "multires", epoch, picture, repeat, level)
+        added = interpolate(small, size=tuple(sizes[0]), mode="bilinear", align_corners=False) * discount**level
+        total = added if total is None else total + added
+    assert total is not None, "at least one level"
+    return total[0]
 
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:

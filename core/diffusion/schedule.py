@@ -28,6 +28,29 @@ def sd_alpha_bar() -> Tensor:
     return torch.cumprod(1.0 - beta, dim=0)
 
 
+def zero_terminal(alpha_bar: Tensor) -> Tensor:
+    """The schedule stretched so that the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+
+    The first value stays and the last becomes 0. Its steps are taken in the order of sd-scripts and diffusers, through
+    alpha and beta and back, so that the float32 table equals theirs bit for bit.
+
+    alpha_bar   [T], falling; of the same shape is what comes back
+    """
+    import torch
+
+    a = alpha_bar.sqrt()
+    a = (a - a[-1]) * (a[0] / (a[0] - a[-1]))  # the quotient first: another order differs in the last bit
+    squared = a**2
+    alpha = torch.cat([squared[:1], squared[1:] / squared[:-1]])
+    beta = 1.0 - alpha
+    return torch.cumprod(1.0 - beta, dim=0)
+
+
+def schedule_in_force(zero_terminal_snr: bool) -> Tensor:
+    """alpha_bar of a training with these settings, float32 [1000]."""
+    return zero_terminal(sd_alpha_bar()) if zero_terminal_snr else sd_alpha_bar()
+
+
 def snr(alpha_bar: Tensor) -> Tensor:
     """Signal-to-noise ratio in power, `alpha_bar / (1 - alpha_bar)`; same shape, no unit."""
     return alpha_bar / (1.0 - alpha_bar)

@@ -8,5 +8,8 @@ from .noise import Picture
 
 
 def draw_timestep(low: int, high: int, seed: int, epoch: int, picture: Picture, repeat: int) -> int:
-    """A timestep from [low, high), every one as likely; addressed like the noise (see `noise.py`)."""
+    """A timestep from [low, high), every one as likely, or `high` where low is not below it, as in sd-scripts 0.10;
+    addressed like the noise (see `noise.py`)."""
+    if low >= high:
+        return high
     return integer(low, high, seed, "timestep", epoch, picture, repeat)

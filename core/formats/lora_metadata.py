@@ -28,16 +28,6 @@ NOT_USED = {
     "ss_lowram": False,
     "ss_fp8_base": False,
     "ss_network_dropout": None,
-    "ss_noise_offset_random_strength": False,
-    "ss_ip_noise_gamma_random_strength": False,
-    "ss_adaptive_noise_scale": None,
-    "ss_multires_noise_iterations": None,
-    "ss_multires_noise_discount": None,
-    "ss_zero_terminal_snr": False,
-    "ss_debiased_estimation": False,
-    "ss_loss_type": "l2",
-    "ss_huber_schedule": None,
-    "ss_huber_c": None,
     "ss_scale_weight_norms": None,
 }
 
@@ -113,7 +103,7 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
 
 
 def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    optimizer, network, noise = job.optimizer, job.network, job.noise
+    optimizer, network = job.optimizer, job.network
     arguments = f"weight_decay={optimizer.weight_decay},betas={tuple(optimizer.betas)},eps={optimizer.eps}"
     values = {
         "ss_learning_rate": optimizer.learning_rate,
@@ -131,14 +121,32 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": network.rank,
         "ss_network_alpha": network.alpha,
-        "ss_noise_offset": noise.noise_offset,
-        "ss_ip_noise_gamma": noise.ip_noise_gamma,
-        "ss_min_snr_gamma": noise.min_snr_gamma,
-    }
+    } | _noise_values(job)
     if network.conv_rank is not None:
         alpha = network.conv_rank if network.conv_alpha is None else network.conv_alpha
         values["ss_network_args"] = json.dumps({"conv_dim": str(network.conv_rank), "conv_alpha": str(alpha)})
     return values
+
+
+def _noise_values(job: TrainJob) -> dict[str, Any]:
+    """The step's options; sd-scripts writes those of Huber also where another loss is used."""
+    noise = job.noise
+    return {
+        "ss_noise_offset": noise.noise_offset,
+        "ss_noise_offset_random_strength": noise.noise_offset_random_strength,
+        "ss_adaptive_noise_scale": noise.adaptive_noise_scale,
+        "ss_multires_noise_iterations": noise.multires_noise_iterations,
+        "ss_multires_noise_discount": noise.multires_noise_discount,
+        "ss_ip_noise_gamma": noise.ip_noise_gamma,
+        "ss_ip_noise_gamma_random_strength": noise.ip_noise_gamma_random_strength,
+        "ss_zero_terminal_snr": noise.zero_terminal_snr,
+        "ss_min_snr_gamma": noise.min_snr_gamma,
+        "ss_debiased_estimation": noise.debiased_estimation_loss,
+        "ss_loss_type": noise.loss_type,
+        "ss_huber_schedule": noise.huber_schedule,
+        "ss_huber_c": noise.huber_c,
+        "ss_huber_scale": noise.huber_scale,
+    }
 
 
 def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:

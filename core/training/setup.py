@@ -23,6 +23,7 @@ from core.record.problems import ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rules import training_problems
+from core.settings.rules.noise import prediction_problems
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
 from core.training.plan import Plan
@@ -188,7 +189,7 @@ def build_run(job: TrainJob, context: JobContext) -> Run:
 def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -> Run:
     import torch
 
-    from core.diffusion.schedule import sd_alpha_bar
+    from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
     from core.optimization.optimizers import build_optimizer, parameter_groups
@@ -216,8 +217,8 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         optimizer=optimizer,
         guard=NonFiniteGuard(device),
         scaler=torch.amp.GradScaler(device.split(":")[0]) if precision.scaled else None,
-        alpha_bar=sd_alpha_bar().to(device),
-        prediction=components.prediction if job.model.prediction == "auto" else job.model.prediction,
+        alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
+        prediction=checked_prediction(job, context, components.prediction),
         tracker=make_tracker(
             job.logging.log_with if context.processes.first else "none", context.folder.logs, context.say
         ),
@@ -232,6 +233,18 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     )
     run.tasks = Tasks(run)
     return run
+
+
+def checked_prediction(job: TrainJob, context: JobContext, detected: str) -> str:
+    """What the model predicts, "epsilon" or "v". What the loss settings say to a detected one is heard here: before the
+    model was read it was not known."""
+    if job.model.prediction != "auto":
+        return job.model.prediction
+    found = list(prediction_problems(job.noise, detected))
+    raise_if_errors(found)
+    for problem in found:
+        context.say(problem.what, "warning", problem.fix)
+    return detected
 
 
 def _write_fingerprint(builder: Builder) -> None:

@@ -7,13 +7,18 @@ Everything stays on the tensors' device: nothing here waits for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
-from core.diffusion.schedule import snr
-from core.diffusion.targets import PREDICTIONS, Prediction
-from core.diffusion.weights import min_snr_weight
+from core.diffusion.losses import element_loss
+from core.diffusion.masks import masked_mean
+from core.diffusion.mixing import compose_noise, perturbed, signal_and_noise
+from core.diffusion.schedule import sd_alpha_bar, snr
+from core.diffusion.targets import PREDICTIONS
+from core.diffusion.weights import timestep_weight
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from core.settings.noise import NoiseSettings
@@ -32,47 +37,63 @@ def training_loss(
     masks: Tensor | None = None,
     offset_noise: Tensor | None = None,
     perturbation_noise: Tensor | None = None,
+    offset_strength: Tensor | float = 1.0,
+    perturbation_strength: Tensor | float = 1.0,
+    multires_noise: Tensor | None = None,
+    snr_alpha_bar: Tensor | None = None,
     base_predict: Callable[[Tensor, Tensor], Tensor] | None = None,
     preserved: Tensor | None = None,
 ) -> Tensor:
     """Loss per picture, float32 [B]; the run's loss is their mean.
 
+    Nothing is drawn here. An option's random part acts when both its setting and its tensor are given; a `noise` that
+    holds offset or multi-resolution noise already is passed alone, without `offset_noise` and `multires_noise`.
+
     predict               (noisy_latents [B, C, H, W] float32, timesteps [B]) -> the U-Net's output, [B, C, H, W]
     latents, noise        x0 (scaled by the VAE's factor) and epsilon, [B, C, H, W]
     timesteps             integers [B], 0 to 999
-    alpha_bar             [1000], on the device of the timesteps
+    alpha_bar             [1000], the schedule in force, on the device of the timesteps: `sd_alpha_bar()`, or with
+                          `settings.zero_terminal_snr` `schedule_in_force(True)`; it is not stretched here
     prediction            "epsilon" or "v"
     sample_weights        [B]: 1, or the weight of regularisation pictures
     masks                 [B, 1, h, w] in 0..1, what counts of each picture; another size is averaged to the latents'
-    offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset`; None: noise holds it already
+    offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset` and the adaptive scale
     perturbation_noise    standard normal [B, C, H, W], scaled by `settings.ip_noise_gamma`
+    offset_strength, perturbation_strength
+                          the share of `noise_offset` and `ip_noise_gamma` that counts, one number or [B]: what a random
+                          strength drew, in 0..1
+    multires_noise        the levels of multi-resolution noise, enlarged, discounted and summed, [B, C, H, W]
+                          (`draw_multires`). It is added after the offset; the sum is divided by its deviation, each
+                          picture's own, or the batch's with `settings.compatibility = "kohya"`
+    snr_alpha_bar         [1000], the schedule whose SNR weighs the loss. None: `alpha_bar`, or with zero terminal SNR and
+                          `compatibility = "kohya"` the schedule before it was stretched
     base_predict          as `predict`, by the model without what learns; asked without gradients
     preserved             bool [B]: pictures whose target is what `base_predict` gives (differential output preservation)
     """
-    x0, noise = latents.float(), noise.float()
-    alpha_bar_B = alpha_bar[timesteps].float()
-    a = alpha_bar_B.sqrt().view(-1, 1, 1, 1)
-    s = (1.0 - alpha_bar_B).sqrt().view(-1, 1, 1, 1)
+    kohya = settings.compatibility == "kohya"
+    if not kohya:
+        latents, noise = latents.float(), noise.float()
+    a, s = signal_and_noise(alpha_bar.to(latents.dtype)[timesteps])
     kind = PREDICTIONS[prediction]
 
-    if offset_noise is not None and settings.noise_offset is not None:
-        noise = noise + settings.noise_offset * offset_noise.float()
-    seen_noise = noise
-    if perturbation_noise is not None and settings.ip_noise_gamma is not None:
-        seen_noise = (
-            noise + settings.ip_noise_gamma * perturbation_noise.float()
-        )  # the target keeps the unperturbed noise
-
-    noisy_latents = a * x0 + s * seen_noise
-    target = kind.target(x0, noise, a, s)
+    noise = compose_noise(noise, latents, settings, offset_noise, offset_strength, multires_noise)
+    seen_noise = perturbed(noise, settings, perturbation_noise, perturbation_strength)
+    noisy_latents = (a * latents + s * seen_noise).float()
+    target = kind.target(latents, noise, a, s).float()  # keeps the unperturbed noise
     if base_predict is not None and preserved is not None:
         target = _keep_as_it_is(target, base_predict, noisy_latents, timesteps, preserved)
     predicted = predict(noisy_latents, timesteps).float()
-    error_BCHW = (predicted - target) ** 2
-    loss_B = error_BCHW.mean(dim=(1, 2, 3)) if masks is None else masked_mean(error_BCHW, masks, settings.mask_mean)
+
+    alpha_bar_B = alpha_bar[timesteps].float()
+    loss_BCHW = element_loss(predicted - target, timesteps, alpha_bar_B, settings)
+    over = "picture" if kohya else settings.mask_mean
+    loss_B = loss_BCHW.mean(dim=(1, 2, 3)) if masks is None else masked_mean(loss_BCHW, masks, over)
     if sample_weights is not None:
         loss_B = loss_B * sample_weights
-    return loss_B * timestep_weight(snr(alpha_bar_B), settings, kind)
+    if snr_alpha_bar is None and kohya and settings.zero_terminal_snr:
+        snr_alpha_bar = _before_stretching(alpha_bar.device)
+    weighing_B = alpha_bar_B if snr_alpha_bar is None else snr_alpha_bar[timesteps].float()
+    return loss_B * timestep_weight(snr(weighing_B), settings, kind)
 
 
 def _keep_as_it_is(
@@ -86,25 +107,7 @@ def _keep_as_it_is(
     return torch.where(kept_B.view(-1, 1, 1, 1), base, target)
 
 
-def timestep_weight(snr_B: Tensor, settings: NoiseSettings, kind: Prediction) -> Tensor | float:
-    """The product of the weights that depend on the timestep alone: float32 [B], or 1.0 when none is on."""
-    if settings.min_snr_gamma is None:
-        return 1.0
-    return min_snr_weight(snr_B, settings.min_snr_gamma, kind)
-
-
-def masked_mean(error_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
-    """Mean over the masked area of each picture, [B]; a picture whose mask is empty gives 0.
-
-    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
-           rate. "picture": the mean over the whole picture, as in sd-scripts
-    """
-    from torch.nn.functional import interpolate
-
-    masks = masks.float()
-    if masks.shape[-2:] != error_BCHW.shape[-2:]:
-        masks = interpolate(masks, size=error_BCHW.shape[-2:], mode="area")
-    if over == "picture":
-        return (error_BCHW * masks).mean(dim=(1, 2, 3))
-    covered_B = masks.expand_as(error_BCHW).sum(dim=(1, 2, 3))
-    return (error_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)
+@cache
+def _before_stretching(device: torch.device) -> Tensor:
+    """The plain schedule, copied to a device once: a copy in each step would wait for everything queued before it."""
+    return sd_alpha_bar().to(device)

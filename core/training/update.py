@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.dataset.batches import Batch
-from core.diffusion.noise import draw_noise, draw_offset_noise, draw_perturbation, stack_draws
-from core.diffusion.timesteps import draw_timestep
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.schedules import multiplier, set_learning_rates
+from core.training.draws import draw_noises, draw_timesteps
 from core.training.losses import StepRecord
 from core.training.step import training_loss
 
@@ -79,16 +78,10 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     addresses = [(seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
     latents, masks = run.latents.batch(epoch, batch.items)
     latents = latents.to(device, non_blocking=queued)
-    shape = latents.shape[1:]
-    noise = stack_draws([draw_noise(shape, *address) for address in addresses], device)
-    timesteps = [
-        draw_timestep(noise_settings.min_timestep, noise_settings.max_timestep, *address) for address in addresses
-    ]
-    offset = perturbation = None
-    if noise_settings.noise_offset:
-        offset = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
-    if noise_settings.ip_noise_gamma:
-        perturbation = stack_draws([draw_perturbation(shape, *address) for address in addresses], device)
+    if noise_settings.compatibility == "kohya" and run.job.method.kind != "lora":
+        latents = latents.to(run.precision.compute)  # sd-scripts 0.10 keeps float32 for LoRA alone
+    drawn = draw_noises(noise_settings, latents, addresses)
+    timesteps = draw_timesteps(noise_settings, addresses)
     strength = batch.items[0][0].concept.pictures.network_multiplier  # one for the batch: see Concept.batch_group
     run.method.set_strength(strength)
     step = run.state.step
@@ -108,15 +101,14 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     losses_B = training_loss(
         predict,
         latents,
-        noise,
+        drawn.pop("noise"),
         torch.tensor(timesteps).to(device, non_blocking=queued),
         noise_settings,
         alpha_bar=run.alpha_bar,
         prediction=run.prediction,
         sample_weights=_weights(run, batch),
         masks=None if masks is None else masks.to(device, non_blocking=queued),
-        offset_noise=offset,
-        perturbation_noise=perturbation,
+        **drawn,
         base_predict=base_predict if any(preserved) else None,
         preserved=torch.tensor(preserved).to(device, non_blocking=queued) if any(preserved) else None,
     )

@@ -186,5 +186,6 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "validation.validation_seed",
         "dataset.masked_loss",
         "noise.mask_mean",
+        "noise.compatibility",
     }
     assert set(quiet) - set(used) == freed

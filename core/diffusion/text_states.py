@@ -1,0 +1,44 @@
+"""What a U-Net reads of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TextStates(NamedTuple):
+    """Texts as text encoders leave them.
+
+    context   [B, T, C], read by cross-attention: T = 77, or more for long texts; C = 768, 1024 or 2048 in SD 1, 2, XL
+    pooled    [B, P], one vector a text: SDXL's 1280; None where the family has none
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TextStates:
+        """The same change to both tensors: a move to a device, a row, more rows."""
+        return TextStates(change(self.context), None if self.pooled is None else change(self.pooled))
+
+
+def stack_texts(texts: Sequence[TextStates]) -> TextStates:
+    """One batch of texts that have no batch axis, [T, C] and [P]."""
+    import torch
+
+    return _together(texts, torch.stack)
+
+
+def join_texts(texts: Sequence[TextStates]) -> TextStates:
+    """One batch of several batches."""
+    import torch
+
+    return _together(texts, torch.cat)
+
+
+def _together(texts: Sequence[TextStates], put: Callable[[list[Tensor]], Tensor]) -> TextStates:
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    assert len(pooled) in (0, len(texts)), "texts of two families"
+    return TextStates(put([text.context for text in texts]), put(pooled) if pooled else None)
