@@ -300,11 +300,3 @@ def test_the_command_checks_first_and_then_makes_them(dataset, tmp_path, capsys)
     assert not folder.exists()
     assert main(words) == 0 and sizes_in(folder) == [SQUARE, SQUARE]
     assert f"set dataset.reg_data_dir to {folder}" in capsys.readouterr().err
-
-
-def test_the_example_of_the_guide_runs(tmp_path, capsys):
-    guide = (PROJECT / "docs" / "class_pictures.md").read_text("utf-8")
-    (line,) = [line for line in guide.splitlines() if line.startswith("python webui.py class_pictures --")]
-    words = [*line.split()[2:], "--outputs", str(tmp_path), "--check"]
-    assert main(words) == 0
-    assert "8 of 8 class pictures of 'a photo of icon' would be made: 8 of 128 x 128" in capsys.readouterr().out
