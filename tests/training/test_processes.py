@@ -47,6 +47,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(make_job, tmp_path):
         dataset = {"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": batch}
         return make_job(
             dataset=dataset,
+            optimizer={"learning_rate": 1e-4},
             captions={"caption_dropout_rate": 0.2, "shuffle_caption": True},
             noise={"min_snr_gamma": 5.0, "noise_offset": 0.05},
             schedule={"max_train_steps": 20, "seed": 7, "gradient_accumulation_steps": 2},
