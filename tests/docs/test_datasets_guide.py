@@ -1,8 +1,12 @@
 """The guides say what happens: their examples are run, and what they print is what the guides show."""
 
+import re
+
 import pytest
 
+from core.cli.options import DATASET, SUBCOMMAND
 from core.record import allowed
+from core.record.workspace import PROJECT
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
 
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path))
@@ -24,3 +28,26 @@ def test_the_guides_that_have_examples_are_run():
     assert {"datasets.md", "class_pictures.md"} <= set(WITH_EXAMPLES)
     kinds = {block.kind for block in blocks_of(DOCS / "datasets.md")}
     assert kinds == {"text layout", "sh", "text output", "text captions", "toml", "json", "python"}
+
+
+def test_every_dataset_option_of_the_command_line_is_in_its_page():
+    page = (DOCS / "command_line.md").read_text("utf-8")
+    for name in {*SUBCOMMAND["prepare"], *DATASET} - {"outputs", "models", "presets", "device"}:
+        assert f"--{name}" in page, name
+    for name in SUBCOMMAND:
+        assert f"python webui.py {name}" in page, name
+
+
+def test_every_file_of_the_dataset_stands_in_the_index_once():
+    index = (
+        (DOCS / "architecture.md").read_text("utf-8").partition("### core/dataset by theme")[2].partition("\n## ")[0]
+    )
+    files = {path.stem for path in (PROJECT / "core" / "dataset").glob("*.py")} - {"__init__"}
+    named = re.findall(r"`(\w+)`", index)
+    assert sorted(named) == sorted(files)
+
+
+def test_links_between_the_guides_lead_somewhere():
+    for path in [PROJECT / "README.md", *DOCS.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:\s]+)\)", path.read_text("utf-8")):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
