@@ -281,6 +281,25 @@ class Desk:
     def act(self, event: gr.EventData):
         """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
         act, arg, value = act_of(event)
+        if act in ("away", "back"):
+            self._move(act, arg)
+            tabs = gr.skip()
+        else:
+            with self.page.project.lock:  # two changes at once must both count
+                tabs = self._do(act, arg, value)
+        self.reading.want()
+        return tabs, *self._render()
+
+    def _move(self, act: str, arg: str) -> None:
+        """Put pictures of a finding away, or back."""
+        listed = entries_of(self.page.project.job)
+        if act == "away":
+            self.clinic.put_away(arg, listed)
+        else:
+            self.clinic.put_back(arg, listed)
+
+    def _do(self, act: str, arg: str, value: str) -> Any:
+        """One act; returns where to lead, gr.skip() for nowhere."""
         tabs = gr.skip()
         if act == "show":
             self._keep(show=value or arg, page=0)
@@ -292,10 +311,6 @@ class Desk:
             tabs = self._open_caption(arg)
         elif act in ("answer", "ask"):
             self._answer(act, arg, value)
-        elif act == "away":
-            self.clinic.put_away(arg, entries_of(self.page.project.job))
-        elif act == "back":
-            self.clinic.put_back(arg, entries_of(self.page.project.job))
         elif act == "propose":
             self._propose(arg)
         elif act == "word":
@@ -317,8 +332,7 @@ class Desk:
             except ProblemsError:
                 self._keep(turn=time.time_ns())  # so that the field goes back to what holds
                 raise
-        self.reading.want()
-        return tabs, *self._render()
+        return tabs
 
     def _open_caption(self, arg: str):
         """Lead to the Captions tab at this picture."""

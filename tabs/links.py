@@ -89,6 +89,8 @@ class Links:
 
     def _thumb(self, request: Request) -> Response:
         path = self._allowed(request)
+        if isinstance(path, Response) and path.status_code == 404:  # moved while a page still shows it
+            return Response(UNREADABLE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
         if isinstance(path, Response):
             return path
         try:

@@ -92,9 +92,9 @@ def test_pictures_are_shown_with_caption_bucket_and_crop_frame(window):
     )
     frame, whole = banana.locator(".crop").bounding_box(), banana.locator("img").bounding_box()
     assert frame["width"] == pytest.approx(whole["width"], abs=1) and frame["height"] < whole["height"] - 2
-    tab.locator("#ds-buckets .bar").filter(has_text="112 × 144").click()
+    tab.locator("#ds-plots .bar").filter(has_text="112 × 144").click()
     expect(tiles).to_have_count(4)
-    tab.locator("#ds-buckets .bar").filter(has_text="112 × 144").click()
+    tab.locator("#ds-plots .bar").filter(has_text="112 × 144").click()
     expect(tiles).to_have_count(24)
 
 
@@ -164,7 +164,7 @@ def test_broken_pictures_block_until_they_may_be_left_out(window, foxes):
 def test_repeats_of_a_folder_are_set_in_the_list(window, work, foxes):
     tab = window.open("Dataset")
     choose(tab, foxes)
-    repeats = tab.locator("#ds-sources").get_by_role("spinbutton", name="Repeats")
+    repeats = tab.locator("#ds-sources").get_by_role("textbox", name="Repeats")
     repeats.fill("3")
     repeats.press("Tab")
     expect(tab.locator("#ds-summary")).to_contain_text("12 with repeats")

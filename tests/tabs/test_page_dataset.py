@@ -1,0 +1,122 @@
+"""The Dataset tab in a real browser: cards, questions, the doctor, import and export."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from work_parts import picture, wait_until
+
+from core.settings.source import Source
+from tabs.concepts import entries_of, with_entries
+
+
+@pytest.fixture
+def window(visit):
+    made = visit()
+    yield made
+    assert made.errors == [] and made.outside == []
+
+
+@pytest.fixture
+def folder(tmp_path, served):
+    """Three pictures, one of them twice and one of them transparent; two have a sentence beside their tags."""
+    home = tmp_path / "set"
+    for number in range(3):
+        path = picture(home / f"{number}.png", (200, 200), caption=f"fox, red, day {number}")
+        Image.effect_noise((200, 200), 90 + 40 * number).convert("RGB").save(path)
+        (home / f"{number}.caption").write_text(f"a fox on day {number}")
+    (home / "copy.png").write_bytes((home / "0.png").read_bytes())
+    Image.new("RGBA", (200, 200), (200, 0, 0, 90)).save(home / "clear.png")
+    job = with_entries(served.page.project.job, [Source(folder=str(home))])
+    served.page.project.keep("Dataset", {})
+    served.page.project.replace(job)
+    return home
+
+
+def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
+    tab = window.open("Dataset")
+    card = tab.locator("#ds-sources .concept").first
+    expect(card).to_contain_text("5 pictures")
+    card.get_by_role("button", name="More").click()
+    field = card.get_by_role("textbox", name="Resolution (pixels)", exact=True)
+    field.fill("160")
+    field.press("Tab")
+    card.get_by_role("combobox", name="Mirror by chance").select_option("on")
+    expect(card).to_contain_text("2 settings of its own: Resolution 160, Mirror by chance on")
+    sizes = card.get_by_role("textbox", name="Further resolutions (pixels)")
+    sizes.fill("96\n96 x 128")
+    sizes.blur()
+    expect(card).to_contain_text("3 settings of its own")
+    wait_until(lambda: entries_of(served.page.project.job)[0].more_resolutions == [96, (96, 128)])
+    expect(tab.locator("#ds-grid .tile").first).to_contain_text("160×160, 96×96")
+    field.fill("large")
+    field.blur()
+    expect(tab.locator("#said")).to_contain_text("Resolution is 'large'")
+    expect(field).to_have_value("160")
+    card.get_by_role("button", name="All as for all").click()
+    expect(card).to_contain_text("as for all folders")
+    expect(sizes).to_have_value("")
+    assert served.page.project.job.dataset.folder == str(folder)
+
+
+def test_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
+    tab = window.open("Dataset")
+    card = tab.locator("#ds-sources .concept").first
+    card.get_by_role("button", name="Propose rare words").click()
+    card.get_by_role("button", name="Use").first.click()
+    expect(card).to_contain_text("is 1 token")
+    assert (
+        card.get_by_role("textbox", name="Identifier").input_value()
+        == entries_of(served.page.project.job)[0].identifier
+    )
+    tile = tab.locator("#ds-grid .tile", has_text="1.png")
+    tile.hover()
+    tile.get_by_role("checkbox", name="Hold out 1.png for validation").check()
+    expect(tile).to_contain_text("held out")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 pictures will train")
+    assert entries_of(served.page.project.job)[0].validation_pictures == ["1.png"]
+
+
+def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder):
+    tab = window.open("Dataset")
+    questions = tab.locator("#ds-questions")
+    expect(questions).to_contain_text("1 picture")  # one is transparent: known once it was decoded
+    questions.get_by_role("button", name="Both, joined").click()
+    expect(questions).to_contain_text("Of several caption files: both, joined")
+    questions.get_by_role("button", name="Leave them out of learning").click()
+    expect(questions).to_contain_text("Decided")
+    assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
+    doctor = tab.locator("#ds-doctor")
+    finding = doctor.locator(".finding", has_text="The same picture more than once")
+    finding.get_by_role("button", name="Put 1 away").click()
+    expect(doctor).to_contain_text("1 picture put away")
+    expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 pictures")
+    assert not (folder / "copy.png").exists()
+    doctor.get_by_role("button", name="Put back").click()
+    expect(tab.locator("#ds-sources .counted").first).to_contain_text("5 pictures")
+    assert (folder / "copy.png").exists()
+
+
+def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_path):
+    served.page.project.replace(with_entries(served.page.project.job, [Source(folder=str(folder), num_repeats=3)]))
+    tab = window.open("Dataset")
+    tab.get_by_role("button", name="Export TOML").click()
+    with tab.expect_download() as given:
+        tab.get_by_role("link", name="Download dataset.toml").click()
+    given.value.save_as(tmp_path / "dataset.toml")
+    assert "num_repeats = 3" in (tmp_path / "dataset.toml").read_text("utf-8")
+    served.page.project.edit("dataset.folder", "")
+    served.page.project.replace(with_entries(served.page.project.job, []))
+    tab.locator("#ds-import input[type=file], input[type=file][accept*='.toml']").first.set_input_files(
+        str(tmp_path / "dataset.toml")
+    )
+    expect(tab.locator("#ds-exchange")).to_contain_text("dataset.toml: 1 folder with their settings")
+    wait_until(lambda: entries_of(served.page.project.job) and entries_of(served.page.project.job)[0].num_repeats == 3)
+
+
+def test_train_leads_to_the_cards(window, served, folder):
+    tab = window.open("Train")
+    tab.locator("#group-dataset > button.label-wrap").click()
+    tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
+    expect(tab.locator("#ds-sources .concept").first).to_be_visible()
