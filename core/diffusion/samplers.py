@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DIFFUSERS_PREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
-def _schedule(prediction: str) -> dict[str, Any]:
+def _schedule(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
     """What every sampler is told about the model; `steps_offset` only acts with the "leading" spacing of DDIM."""
     return {
         "num_train_timesteps": TIMESTEPS,
@@ -27,40 +27,46 @@ def _schedule(prediction: str) -> dict[str, Any]:
         "beta_schedule": "scaled_linear",
         "prediction_type": DIFFUSERS_PREDICTION[prediction],
         "steps_offset": 1,
+        "rescale_betas_zero_snr": zero_terminal_snr,
     }
 
 
-def _ddim(prediction: str) -> Any:
-    """Song et al. 2020, arXiv:2010.02502, eta 0."""
+def _ddim(prediction: str, zero_terminal_snr: bool) -> Any:
+    """Song et al. 2020, arXiv:2010.02502, eta 0.
+
+    "leading" never asks for the last timestep, where a stretched schedule begins: it is "trailing" there (Lin et al.
+    2023, arXiv:2305.08891, section 3.3).
+    """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    return DDIMScheduler(**_schedule(prediction), clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+    spacing = "trailing" if zero_terminal_snr else "leading"
+    return DDIMScheduler(**_schedule(prediction, zero_terminal_snr), clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing)
 
 
-def _euler(prediction: str) -> Any:
+def _euler(prediction: str, zero_terminal_snr: bool) -> Any:
     """Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn."""
     from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
-    return EulerDiscreteScheduler(**_schedule(prediction), timestep_spacing="linspace")
+    return EulerDiscreteScheduler(**_schedule(prediction, zero_terminal_snr), timestep_spacing="linspace")
 
 
-def _euler_a(prediction: str) -> Any:
+def _euler_a(prediction: str, zero_terminal_snr: bool) -> Any:
     """Euler with fresh noise at every step (k-diffusion's sample_euler_ancestral)."""
     from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
-    return EulerAncestralDiscreteScheduler(**_schedule(prediction), timestep_spacing="linspace")
+    return EulerAncestralDiscreteScheduler(**_schedule(prediction, zero_terminal_snr), timestep_spacing="linspace")
 
 
-def _dpmsolver_pp(prediction: str) -> Any:
+def _dpmsolver_pp(prediction: str, zero_terminal_snr: bool) -> Any:
     """DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095, algorithm 2."""
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler(
-        **_schedule(prediction), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
+        **_schedule(prediction, zero_terminal_snr), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
     )
 
 
-SAMPLERS: dict[str, Callable[[str], Any]] = {
+SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
     "ddim": _ddim,
     "euler": _euler,
     "euler_a": _euler_a,
@@ -68,13 +74,15 @@ SAMPLERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def make_sampler(name: str, prediction: str = "epsilon") -> Any:
+def make_sampler(name: str, prediction: str = "epsilon", zero_terminal_snr: bool = False) -> Any:
     """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it remembers how far it is.
 
     name          a key of SAMPLERS
     prediction    what the U-Net predicts: "epsilon" or "v"
+    zero_terminal_snr
+                  for a model trained on the stretched schedule (`schedule.zero_terminal`)
     """
-    return SAMPLERS[name](prediction)
+    return SAMPLERS[name](prediction, zero_terminal_snr)
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
+from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
+from core.families.token_count import WINDOW
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from core.record.cancel import CancelToken
 
-WINDOW = 75  # content tokens that CLIP reads at once
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4
@@ -30,18 +31,17 @@ MAX_AT_ONCE = 4
 LIVE_TENSORS = 64
 CPU_LATENT_PIXELS = 64 * 64  # a CPU computes no faster with more than this at once
 
-Predict = Callable[
-    ["Tensor", "Tensor", "Tensor"], "Tensor"
-]  # (noisy latents [B, 4, h, w], timesteps, text states [B, T, C])
+# (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> [B, 4, h, w], as the families' `predict`
+Predict = Callable[["Tensor", "Tensor", TextStates, "Tensor"], "Tensor"]
 OnStep = Callable[[int, int], None]  # (steps done, steps in all)
 
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the U-Net reads. positive and negative: [1, T, C], of equal T."""
+    """What the U-Net reads. positive and negative: of one text each, of equal T."""
 
-    positive: Tensor
-    negative: Tensor
+    positive: TextStates
+    negative: TextStates
 
 
 def windows_needed(components: Any, *texts: str) -> int:
@@ -55,25 +55,34 @@ def encode_prompts(
 ) -> PromptStates:
     """Text states of a prompt and its opposite, of any length.
 
-    Long texts go through the encoder in windows of 75 tokens; both texts get as many windows as the longer one needs.
+    Long texts go through the encoders in windows of 75 tokens; both texts get as many windows as the longer one needs.
     The windows' states are joined whole, each with its BOS and EOS: T = 77 n, as A1111, ComfyUI and kohya's generator
     do (a training's captions are joined to 75 n + 2 instead).
     """
     import torch
 
+    from core.families.clip import join_whole
+
     kind = family(components.family)
-    count = windows_needed(components, prompt, negative_prompt)
+    length = WINDOW * windows_needed(components, prompt, negative_prompt)
     with torch.no_grad():
-        ids = kind.tokenize(components, [prompt, negative_prompt], WINDOW * count)  # [2, n, 77]
-        states = kind.encode_text(components, ids.flatten(0, 1)[:, None], clip_skip=clip_skip)  # [2 n, 77, C]
-    states = states.reshape(2, -1, states.shape[-1])
-    return PromptStates(states[:1], states[1:])
+        both = kind.encode_captions(
+            components, [prompt, negative_prompt], max_token_length=length, clip_skip=clip_skip, join=join_whole
+        )
+    return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
+
+
+def plain_sizes(width: int, height: int, count: int) -> Tensor:
+    """What SDXL is told of a picture that is drawn: its own size, nothing cropped; float32 [count, 6], heights first."""
+    import torch
+
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(count, -1)
 
 
 def denoise(
     predict: Predict,
-    positive: Tensor,
-    negative: Tensor | None,
+    positive: TextStates,
+    negative: TextStates | None,
     *,
     seeds: Sequence[int],
     width: int,
@@ -82,26 +91,30 @@ def denoise(
     steps: int = 20,
     guidance_scale: float = 7.5,
     prediction: str = "epsilon",
+    zero_terminal_snr: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
     """Latents of one picture a seed, scaled as the U-Net knows them: float32 [B, 4, height / 8, width / 8].
 
-    predict      (noisy latents [B, 4, h, w], timesteps, text states [B, T, C]) -> noise or v, [B, 4, h, w]
-    positive     [1, T, C] for all pictures or [B, T, C]; they lie on the U-Net's device
+    predict      (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> noise or v, [B, 4, h, w]
+    positive     one text for all pictures or one each; they lie on the U-Net's device
     negative     the same for what is not wanted; not read when guidance_scale <= 1
     width, height in pixels, multiples of 8
+    zero_terminal_snr  for a model trained with it: the sampler walks the stretched schedule
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
 
     assert width % PIXELS_PER_LATENT == 0 and height % PIXELS_PER_LATENT == 0, f"{width}x{height} is no multiple of 8"
-    device, count = positive.device, len(seeds)
+    device, count = positive.context.device, len(seeds)
+    texts = [positive.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))]
     guided = guidance_scale > 1 and negative is not None
-    states = positive.expand(count, -1, -1)
-    if guided:
-        states = torch.cat([negative.expand(count, -1, -1), states])  # type: ignore[union-attr]
-    way = make_sampler(sampler, prediction)
+    if guided and negative is not None:
+        texts.insert(0, negative.each(lambda tensor: tensor.expand(count, *tensor.shape[1:])))
+    states = join_texts(texts)
+    sizes = plain_sizes(width, height, len(states.context)).to(device)
+    way = make_sampler(sampler, prediction, zero_terminal_snr)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
     shape = (LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
@@ -111,7 +124,7 @@ def denoise(
             if cancel is not None:
                 cancel.check()
             noisy = torch.cat([latents, latents]) if guided else latents
-            output = predict(way.scale_model_input(noisy, timestep), timestep, states).float()
+            output = predict(way.scale_model_input(noisy, timestep), timestep, states, sizes).float()
             if guided:
                 unwanted, wanted = output.chunk(2)
                 output = unwanted + guidance_scale * (wanted - unwanted)
@@ -136,7 +149,7 @@ def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> l
 
 def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
     """float32 [B, 3, 8h, 8w] in [0, 1] of scaled latents [B, 4, h, w]."""
-    from core.families.sd1.latents import decode_latents  # the same for every family whose VAE is an AutoencoderKL
+    from core.families.vae import decode_latents
 
     pixels = decode_latents(vae, latents)
     if not bool(pixels.isfinite().all()):
@@ -180,8 +193,8 @@ def draw(
 ) -> list[Image]:
     """One picture a seed, all in one batch. `prediction` None is what the model's file says."""
 
-    def predict(noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return family(components.family).predict(components, noisy, timesteps, text)
+    def predict(noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor) -> Tensor:
+        return family(components.family).predict(components, noisy, timesteps, text, sizes)
 
     latents = denoise(
         predict,

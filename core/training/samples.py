@@ -54,6 +54,7 @@ def draw_samples(run: Run) -> None:
                 steps=settings.sample_steps,
                 guidance_scale=settings.guidance_scale,
                 prediction=run.prediction,
+                zero_terminal_snr=run.job.noise.zero_terminal_snr,
                 on_step=lambda done, steps: context.check(),
             )
             with vae_on_device(run) as vae:

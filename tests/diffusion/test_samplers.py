@@ -4,7 +4,7 @@ import torch
 from pytest import approx, mark
 
 from core.diffusion.samplers import SAMPLERS, image_generators, make_sampler, sampler_step, start_latents
-from core.diffusion.schedule import sd_alpha_bar
+from core.diffusion.schedule import sd_alpha_bar, zero_terminal
 from core.settings.samples import SAMPLERS as OFFERED
 
 
@@ -81,3 +81,23 @@ def test_ddim_takes_the_timesteps_of_stable_diffusion():
     sampler = make_sampler("ddim")
     sampler.set_timesteps(20)
     assert sampler.timesteps.tolist() == [50 * i + 1 for i in reversed(range(20))]
+
+
+@mark.parametrize("name", sorted(SAMPLERS))
+def test_a_model_of_the_stretched_schedule_is_sampled_on_it_from_pure_noise(name):
+    sampler = make_sampler(name, "v", zero_terminal_snr=True)
+    table = zero_terminal(sd_alpha_bar())
+    torch.testing.assert_close(sampler.alphas_cumprod[:-1], table[:-1])
+    sampler.set_timesteps(50)
+    assert int(sampler.timesteps[0]) == 999
+    generators = image_generators(range(40))
+    latents = start_latents(sampler, (4, 8, 8), generators)
+    for t in sampler.timesteps:
+        low = int(t)
+        a = torch.lerp(table[low].sqrt(), table[min(999, low + 1)].sqrt(), float(t) % 1).clamp_min(1e-6)
+        s = (1 - a**2).sqrt()
+        seen = sampler.scale_model_input(latents, t)
+        epsilon = ideal_epsilon(seen / a, s / a)
+        x0 = (seen - s * epsilon) / a
+        latents = sampler_step(sampler, a * epsilon - s * x0, t, latents, generators)
+    assert float(latents.std()) == approx(2.0, rel=0.06)

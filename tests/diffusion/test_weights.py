@@ -1,9 +1,10 @@
 import torch
 from pytest import approx, mark
 
-from core.diffusion.schedule import sd_alpha_bar, snr
+from core.diffusion.schedule import schedule_in_force, sd_alpha_bar, snr
 from core.diffusion.targets import PREDICTIONS
-from core.diffusion.weights import min_snr_weight
+from core.diffusion.weights import debiased_weight, like_noise_weight, like_v_weight, min_snr_weight, timestep_weight
+from core.settings.noise import NoiseSettings
 
 
 def test_min_snr_5_gives_the_known_weights_at_both_ends():
@@ -35,3 +36,37 @@ def test_weight_times_target_error_is_min_snr_gamma_times_x0_error_for_any_guess
 def test_infinite_gamma_changes_nothing_for_epsilon():
     table = snr(sd_alpha_bar())
     assert torch.equal(min_snr_weight(table, float("inf"), PREDICTIONS["epsilon"]), torch.ones(1000))
+
+
+def test_at_no_signal_min_snr_is_its_limit():
+    table = snr(schedule_in_force(True))
+    assert float(min_snr_weight(table, 5.0, PREDICTIONS["epsilon"])[-1]) == 1.0
+    assert float(min_snr_weight(table, 5.0, PREDICTIONS["v"])[-1]) == 0.0
+
+
+@mark.parametrize("name", ["epsilon", "v"])
+def test_each_prediction_can_be_weighed_like_the_other(name):
+    """For one guess the v error is (SNR + 1) / SNR of the noise error: with the weight, both losses are one."""
+    ratio = torch.tensor([900.0, 1.0, 0.005])  # below the cap of 1000
+    noise_error = torch.tensor([0.3, 0.2, 0.1])
+    v_error = noise_error * PREDICTIONS["v"].per_x0(ratio) / PREDICTIONS["epsilon"].per_x0(ratio)
+    if name == "v":
+        torch.testing.assert_close(like_noise_weight(ratio) * v_error, noise_error)
+    else:
+        torch.testing.assert_close(like_v_weight(ratio, 0.7) * noise_error, noise_error + 0.7 * v_error)
+
+
+def test_debiased_weights_at_both_ends():
+    table = snr(sd_alpha_bar())
+    epsilon, v = (debiased_weight(table, PREDICTIONS[name]) for name in ("epsilon", "v"))
+    assert (float(epsilon[0]), float(epsilon[-1])) == approx((1000**-0.5, 14.6146), rel=1e-3)  # SNR 1175 counts as 1000
+    assert (float(v[0]), float(v[-1])) == approx((1 / 1001, 0.99534), rel=1e-4)
+
+
+def test_weights_that_are_on_are_multiplied_and_none_is_1():
+    ratio = snr(sd_alpha_bar())[::100]
+    settings = NoiseSettings(min_snr_gamma=5, debiased_estimation_loss=True, scale_v_pred_loss_like_noise_pred=True)
+    kind = PREDICTIONS["v"]
+    product = min_snr_weight(ratio, 5, kind) * like_noise_weight(ratio) * debiased_weight(ratio, kind)
+    torch.testing.assert_close(timestep_weight(ratio, settings, kind), product)
+    assert timestep_weight(ratio, NoiseSettings(), kind) == 1.0
