@@ -106,6 +106,33 @@ def test_the_settings_are_described():
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "1.0"}
 
 
+def test_the_options_of_the_step_are_described():
+    chosen = {
+        "noise_offset": 0.05,
+        "noise_offset_random_strength": True,
+        "adaptive_noise_scale": 0.005,
+        "multires_noise_iterations": 6,
+        "multires_noise_discount": 0.2,
+        "ip_noise_gamma": 0.1,
+        "ip_noise_gamma_random_strength": True,
+        "zero_terminal_snr": True,
+        "min_snr_gamma": 5.0,
+        "loss_type": "huber",
+        "huber_schedule": "exponential",
+        "huber_c": 0.2,
+        "huber_scale": 1.5,
+    }
+    metadata = lora_metadata(job(noise={**chosen, "debiased_estimation_loss": True}), FACTS)
+    assert {name: metadata[f"ss_{name}"] for name in chosen} == {name: str(value) for name, value in chosen.items()}
+    assert metadata["ss_debiased_estimation"] == "True"
+    plain = lora_metadata(TrainJob(), FACTS)
+    assert (plain["ss_loss_type"], plain["ss_zero_terminal_snr"], plain["ss_adaptive_noise_scale"]) == (
+        "l2",
+        "False",
+        "None",
+    )
+
+
 def test_a_plain_lora_has_no_network_args_and_conv_alpha_follows_the_rank():
     assert "ss_network_args" not in lora_metadata(TrainJob(), FACTS)
     with_conv = lora_metadata(job(network={"conv_rank": 8}), FACTS)

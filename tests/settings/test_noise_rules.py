@@ -1,0 +1,112 @@
+"""What is said about noise and loss before anything loads."""
+
+import pytest
+
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.noise import NoiseSettings
+from core.settings.rules import ineffective
+from core.settings.rules.noise import kohya_differs, prediction_problems, problems
+
+
+def job(prediction="auto", **noise):
+    return build(TrainJob, {"model": {"prediction": prediction}, "noise": noise})
+
+
+def said(*args, **noise):
+    """{where: level} of everything said."""
+    return {problem.where: problem.level for problem in problems(job(*args, **noise))}
+
+
+def test_the_defaults_are_fine_for_both_predictions():
+    assert not said() and not said("v") and not said("epsilon")
+
+
+def test_the_lowest_timestep_may_be_the_highest_and_not_above_it():
+    assert not said(min_timestep=500, max_timestep=500)
+    assert said(min_timestep=501, max_timestep=500) == {"noise.min_timestep": "error"}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "noise", "found"),
+    [
+        ("auto", {"adaptive_noise_scale": 0.05}, {"noise.adaptive_noise_scale": "error"}),
+        ("auto", {"adaptive_noise_scale": 0.05, "noise_offset": 0}, {"noise.adaptive_noise_scale": "error"}),
+        ("auto", {"adaptive_noise_scale": 0.05, "noise_offset": 0.05}, {}),
+        ("epsilon", {"scale_v_pred_loss_like_noise_pred": True}, {"noise.scale_v_pred_loss_like_noise_pred": "error"}),
+        ("v", {"scale_v_pred_loss_like_noise_pred": True}, {}),
+        ("v", {"v_pred_like_loss": 1}, {"noise.v_pred_like_loss": "error"}),
+        ("epsilon", {"v_pred_like_loss": 1}, {}),
+        ("epsilon", {"zero_terminal_snr": True}, {"noise.zero_terminal_snr": "advice"}),
+        ("v", {"zero_terminal_snr": True, "debiased_estimation_loss": True}, {}),
+        (
+            "epsilon",
+            {"zero_terminal_snr": True, "debiased_estimation_loss": True, "v_pred_like_loss": 1},
+            {
+                "noise.zero_terminal_snr": "advice",
+                "noise.debiased_estimation_loss": "error",
+                "noise.v_pred_like_loss": "error",
+            },
+        ),
+        (
+            "epsilon",
+            {"zero_terminal_snr": True, "debiased_estimation_loss": True, "compatibility": "kohya"},
+            {"noise.zero_terminal_snr": "advice"},  # the old table never reaches 0
+        ),
+        ("auto", {"noise_offset": 0.1, "multires_noise_iterations": 6}, {"noise.multires_noise_iterations": "advice"}),
+        ("auto", {"min_snr_gamma": 5, "debiased_estimation_loss": True}, {"noise.debiased_estimation_loss": "advice"}),
+    ],
+)
+def test_what_does_not_go_together_is_told(prediction, noise, found):
+    assert said(prediction, **noise) == found
+
+
+def test_each_has_a_sentence_and_a_remedy():
+    bad = job("epsilon", zero_terminal_snr=True, debiased_estimation_loss=True, scale_v_pred_loss_like_noise_pred=True)
+    assert all(problem.what and problem.fix for problem in problems(bad))
+
+
+def test_a_detected_prediction_is_asked_when_the_model_is_known():
+    noise = NoiseSettings(scale_v_pred_loss_like_noise_pred=True)
+    assert not said(scale_v_pred_loss_like_noise_pred=True)
+    assert [problem.level for problem in prediction_problems(noise, "epsilon")] == ["error"]
+    assert not list(prediction_problems(noise, "v"))
+
+
+@pytest.mark.parametrize("name", ["huber_c", "huber_scale"])
+def test_huber_sizes_are_above_0(name):
+    with pytest.raises(ProblemsError):
+        job(loss_type="huber", **{name: 0})
+
+
+HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
+
+
+@pytest.mark.parametrize(
+    ("noise", "freed"),
+    [
+        ({"loss_type": "l1"}, set()),
+        ({"loss_type": "huber"}, HUBER),
+        ({"loss_type": "smooth_l1"}, HUBER),
+        (
+            {"loss_type": "huber", "huber_scale": 2, "compatibility": "kohya"},
+            {*HUBER - {"noise.huber_scale"}, "noise.compatibility"},
+        ),
+        ({"noise_offset": 0.1}, {"noise.noise_offset_random_strength"}),
+        ({"ip_noise_gamma": 0.1}, {"noise.ip_noise_gamma_random_strength"}),
+        ({"multires_noise_iterations": 6}, {"noise.multires_noise_discount"}),
+        ({"zero_terminal_snr": True}, set()),
+        ({"zero_terminal_snr": True, "min_snr_gamma": 5}, {"noise.compatibility"}),
+    ],
+)
+def test_options_have_an_effect_once_what_they_refine_is_on(noise, freed):
+    assert set(ineffective(job())) - set(ineffective(job(**noise))) == freed
+
+
+def test_repeating_sd_scripts_is_offered_where_it_changes_something():
+    shared = {"noise": {"multires_noise_iterations": 6}}
+    assert not kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 1}}))
+    assert kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 2}}))
+    masked = build(TrainJob, {"dataset": {"alpha_mask": True}, "noise": {"compatibility": "kohya"}})
+    assert kohya_differs(masked) and "noise.mask_mean" in ineffective(masked)
