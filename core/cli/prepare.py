@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.cli.jobs import run_job
 from core.cli.main import DONE
-from core.cli.options import SUBCOMMAND, job_from, split_options
-from core.cli.train import check, get_models, say_advice
-from core.record.problems import ProblemsError
+from core.cli.options import SUBCOMMAND, Options, job_from, split_options
+from core.cli.train import check, checking_bar, get_models, say_advice
+from core.record.problems import ProblemsError, errors
 from core.settings.job import PrepareJob
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
 
 
 def run(words: list[str]) -> int:
@@ -27,7 +32,21 @@ def run(words: list[str]) -> int:
 
     for line in batch_lines(job, report, epochs) if epochs else report_lines(job, report):
         print(line)
+    if not epochs:
+        _say_findings(report, options)
     return DONE
+
+
+def _say_findings(report: Report, options: Options) -> None:
+    """What the dataset doctor found. An exact copy on both sides of the validation split is an error."""
+    from core.dataset.doctor import examine
+
+    with checking_bar() as progress:
+        found = examine(report, options.workspace().private / "index.sqlite", progress=progress)
+    problems = [finding.problem() for finding in found]
+    if errors(problems):
+        raise ProblemsError(problems)
+    say_advice(problems)
 
 
 def _epochs(text: str | None) -> int:

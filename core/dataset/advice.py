@@ -121,6 +121,11 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     found = []
+    turned = [each.picture for each in placed if each.picture.rotated]
+    if turned:
+        what = f"{len(turned)} pictures are stored sideways and are turned upright as their EXIF says: {names_of(turned)}."
+        fix = "Nothing needs to be done; captions should describe them upright."
+        found.append(Problem(what, printable(turned[0].path.parent), fix, "advice"))
     small = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )
