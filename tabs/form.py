@@ -220,11 +220,24 @@ def _schedule(job: TrainJob) -> str:
 
 def _noise(job: TrainJob) -> str:
     own = job.noise
-    parts = [f"min-SNR {number_text(own.min_snr_gamma)}"] if own.min_snr_gamma else ["plain loss"]
+    loss = FIELDS["noise.loss_type"].labels[own.loss_type]
+    parts = [loss] if own.loss_type != "l2" else []
+    parts += [f"min-SNR {number_text(own.min_snr_gamma)}"] if own.min_snr_gamma else []
+    parts += ["debiased"] if own.debiased_estimation_loss else []
+    parts += ["weighed by v"] if own.scale_v_pred_loss_like_noise_pred or own.v_pred_like_loss else []
+    parts = parts or ["plain loss"]
     parts += [f"offset {number_text(own.noise_offset)}"] if own.noise_offset else []
+    parts += ["multi-resolution noise"] if own.multires_noise_iterations else []
     parts += [f"perturbation {number_text(own.ip_noise_gamma)}"] if own.ip_noise_gamma else []
-    whole = (own.min_timestep, own.max_timestep) == (0, 1000)
-    return ", ".join([*parts, "all timesteps" if whole else f"timesteps {own.min_timestep} to {own.max_timestep}"])
+    parts += ["zero terminal SNR"] if own.zero_terminal_snr else []
+    parts += ["as sd-scripts"] if own.compatibility == "kohya" else []
+    return ", ".join([*parts, _timesteps(own.min_timestep, own.max_timestep)])
+
+
+def _timesteps(low: int, high: int) -> str:
+    if (low, high) == (0, 1000):
+        return "all timesteps"
+    return f"timestep {low} alone" if low == high else f"timesteps {low} to {high}"
 
 
 def _memory(job: TrainJob) -> str:

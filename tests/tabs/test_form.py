@@ -49,6 +49,11 @@ def test_summaries_say_what_was_changed():
     job = with_value(job, "validation.validation_split", 0.1)
     assert form.summary("validation", job) == "10% of the pictures held out"
     job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
+    chosen = {"loss_type": "huber", "min_snr_gamma": 5, "zero_terminal_snr": True, "max_timestep": 5, "min_timestep": 5}
+    noisy = job
+    for name, value in chosen.items():
+        noisy = with_value(noisy, f"noise.{name}", value)
+    assert form.summary("noise", noisy) == "Huber, min-SNR 5, zero terminal SNR, timestep 5 alone"
     assert form.summary("saving", job) == "at the end, back up every 10 min, fp16"
 
 
