@@ -20,7 +20,7 @@ from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
 from core.record.problems import ProblemsError
-from core.record.processes import Together, launched_processes
+from core.record.processes import SUPERVISED, Together, launched_processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings
@@ -57,14 +57,16 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
     try:
         if not processes.first:
             return _follow(processes, workspace)
-        owner = Ownership(workspace, f"train '{title}' in {processes.count} processes")
+        supervised = os.environ.get(SUPERVISED)
+        owner = None if supervised else Ownership(workspace, f"train '{title}' in {processes.count} processes")
         try:
             folder = resume or _new_folder("train", job, title, workspace)
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
             processes.tell((folder.path, job))
             return _execute("train", job, folder, workspace, options, processes)
         finally:
-            owner.release()
+            if owner is not None:
+                owner.release()
     finally:
         processes.close()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
+from core.engine.launch import is_launched, supervise, write_failure
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
@@ -200,6 +201,10 @@ class Engine:
         self._last_run = folder.name if entry.task == "train" else self._last_run
         if entry.task == "train" and self._store is not None:
             self._store.release()  # training builds its own modules: the kept one makes room
+        if is_launched(job):
+            state, words = self._supervise(job, folder, view, entry.id)
+            self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
+            return
         state, words = execute(
             entry.task,
             job,
@@ -213,6 +218,14 @@ class Engine:
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
         if words is not None and words.poisoned:
             self._restart(words)
+
+    def _supervise(self, job: Any, folder: RunFolder, view: Any, entry_id: str) -> tuple[str, Explanation | None]:
+        """On several graphics cards, in processes of their own."""
+        device = self._device or "cpu"
+        try:
+            return supervise(job, folder, self.workspace, device, listener=view.apply, token=self._token_of(entry_id))
+        except ProblemsError as error:
+            return write_failure(folder, explain(error), view.apply)
 
     def _restart(self, words: Explanation) -> None:
         """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+SUPERVISED = "ATELIER_SUPERVISED"  # set for processes that a page has launched, which holds the output folder for them
 STEP_MINUTES = 30  # how long a step's exchange may take before the group is taken for broken
 WAIT_DAYS = 30  # how long the others wait for a word of the first one, which may be paused, or draw samples
 

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors.torch import load_file
 
+from core.engine.engine import Engine
 from core.record.processes import Together
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
 from core.settings.presets import dump
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -75,3 +77,37 @@ def test_the_shares_of_a_batch_are_even_and_nothing_is_lost(count, pictures):
         shares.append(list(process.share(items)))
     assert [item for share in shares for item in share] == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_engine_launches_follows_and_stops_processes_of_its_own(make_job, tmp_path):
+    engine = Engine(Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path / "presets"), "cpu")
+    memory = {"num_processes": 2}
+    try:
+        engine.start()
+        done = engine.submit("train", make_job(memory=memory, schedule={"max_train_steps": 3, "seed": 7}))
+        wait(lambda: state_of(engine, done) not in ("waiting", "running"))
+        assert state_of(engine, done) == "done"
+        run = next(entry.run for entry in engine.queue() if entry.id == done)
+        shown = engine.snapshot(run)
+        assert (shown["state"], shown["step"], shown["total"]) == ("done", 3, 3)
+        assert (engine.workspace.runs / run / "checkpoints" / "t.safetensors").is_file()
+
+        long = engine.submit("train", make_job(memory=memory, schedule={"max_train_steps": 5000, "seed": 7}))
+        wait(lambda: any(run.step > 0 for run in engine.runs() if run.state == "running"))
+        engine.cancel(long)
+        wait(lambda: state_of(engine, long) not in ("waiting", "running"))
+        stopped = next(run for run in engine.runs() if run.state == "stopped")
+        assert 0 < stopped.step < 5000 and list(stopped.folder.glob("state/step*/complete.json"))
+    finally:
+        engine.close(wait_seconds=20)
+
+
+def state_of(engine, entry_id):
+    return next(entry.state for entry in engine.queue() if entry.id == entry_id)
+
+
+def wait(condition, seconds=200.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)

@@ -1,0 +1,126 @@
+"""A training on several graphics cards, started from this process: launch, follow its journal, pass on a stop.
+
+The launched processes own the run folder and write its journal; this one only reads along, so that the page shows the
+run as any other.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from core.engine.explain import Explanation
+from core.engine.view import ENDED
+from core.record import commands, machine
+from core.record.cancel import CancelToken
+from core.record.events import StateChanged
+from core.record.journal import Journal, Line, read_lines
+from core.record.problems import ProblemsError
+from core.record.processes import SUPERVISED, launched_processes
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.job import TrainJob
+
+POLL_SECONDS = 0.3
+
+
+def is_launched(job: object) -> bool:
+    """Whether this job needs processes of its own."""
+    return isinstance(job, TrainJob) and job.memory.num_processes > 1 and launched_processes() == 1
+
+
+def supervise(
+    job: TrainJob,
+    folder: RunFolder,
+    workspace: Workspace,
+    device: str,
+    *,
+    listener: Callable[[Line], None],
+    token: CancelToken,
+) -> tuple[str, Explanation | None]:
+    """Train in as many processes as the job wants, to the end. Returns (state, explanation of a failure)."""
+    check_cards(job.memory.num_processes, device)
+    before = seen = max((line["seq"] for line in read_lines(folder.journal_file)), default=0)
+    folder.logs.mkdir(exist_ok=True)
+    told = False
+    with open(folder.logs / "processes.txt", "ab") as log:
+        child = _start(job, folder, workspace, log)
+        try:
+            while child.poll() is None:
+                if token.wanted and not told:
+                    commands.send(folder.path, "stop")
+                    told = True
+                seen = _pass_on(folder, seen, listener)
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            child.terminate()
+            child.wait(timeout=60)
+            raise
+    _pass_on(folder, seen, listener)
+    return _ending(folder, before, child.returncode, listener)
+
+
+def check_cards(wanted: int, device: str) -> None:
+    """ProblemsError when the machine has fewer cards."""
+    if device.startswith("cuda"):
+        import torch
+
+        there = torch.cuda.device_count()
+        if there < wanted:
+            what = f"{wanted} graphics cards are asked for and this machine has {there}"
+            raise ProblemsError.one(what, "memory.num_processes", f"use {there} or fewer")
+
+
+def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen:
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
+    quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    places = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]
+    program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *places]
+    threads = str(max(1, machine.threads() // job.memory.num_processes))
+    environment = os.environ | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
+    return subprocess.Popen(
+        [sys.executable, *launcher, *quiet, *program],
+        env=environment,
+        cwd=Path(PROJECT),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _pass_on(folder: RunFolder, seen: int, listener: Callable[[Line], None]) -> int:
+    for line in read_lines(folder.journal_file, seen):
+        listener(line)
+        seen = line["seq"]
+    return seen
+
+
+def _ending(
+    folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
+) -> tuple[str, Explanation | None]:
+    """The last state in the journal after `before`; where the processes ended without a word, that is written there."""
+    last: Line = {}
+    for line in read_lines(folder.journal_file, before):
+        if line["kind"] == "state":
+            last = line
+    state = str(last.get("state", ""))
+    if state in ENDED:
+        words = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
+        return state, words
+    what = f"The processes ended without a word (code {code})"
+    return write_failure(folder, Explanation(what, f"see {folder.logs / 'processes.txt'}; continue the run"), listener)
+
+
+def write_failure(
+    folder: RunFolder, words: Explanation, listener: Callable[[Line], None]
+) -> tuple[str, Explanation | None]:
+    """Put a failure that happened outside the run into its journal."""
+    with Journal(folder.path) as journal:
+        journal.listen(listener)
+        journal.put(StateChanged("failed", words.what, words.fix))
+    return "failed", words
