@@ -108,7 +108,7 @@ class Gathered:
         self.folders: list[Folder] = []
         self.problems: list[Problem] = []
         self.left_out: list[tuple[Picture, str]] = []
-        self._ids: Counter[str] = Counter()
+        self._ids: set[str] = set()
         self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, PictureSettings] = {}
         self._from_lists: set[tuple[str, str]] = set()  # keys of pictures that a metadata file named
@@ -251,9 +251,13 @@ class Gathered:
     # ---- files to pictures
 
     def new_id(self, name: str) -> str:
-        """The folder's name; the second of that name gets " #2"."""
-        self._ids[name] += 1
-        return name if self._ids[name] == 1 else f"{name} #{self._ids[name]}"
+        """The folder's name; the second of that name gets " #2", or the next number that no folder bears itself."""
+        id, number = name, 1
+        while id in self._ids:
+            number += 1
+            id = f"{name} #{number}"
+        self._ids.add(id)
+        return id
 
     def read(
         self,

@@ -47,6 +47,16 @@ def test_words_are_those_set_then_identifier_and_class_then_the_folders_own(tmp_
     assert (picture.words, picture.repeats) == (words, 4)
 
 
+def test_folders_of_one_name_never_share_an_address(tmp_path, add):
+    """An address is what captions and draws are found by: a folder may bear the very name that the second gets."""
+    folders = [tmp_path / "a" / "fox", tmp_path / "b" / "fox", tmp_path / "c" / "fox #2", tmp_path / "d" / "fox"]
+    for folder in folders:
+        add(f"{folder.relative_to(tmp_path)}/x.png")
+    found = look(*folders)
+    assert not found.problems
+    assert len({picture.key for picture in found.pictures}) == 4
+
+
 def test_each_picture_carries_the_number_of_its_folders_settings(tmp_path, add):
     for name in ("fox", "set/2_cat", "reg/1_animal"):
         add(f"{name}/a.png")
