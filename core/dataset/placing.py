@@ -17,6 +17,8 @@ from core.settings.concepts import Concept
 from core.settings.pictures import PictureSettings
 
 Key = tuple[str, str]
+Bucket = tuple[str, Size]  # what shares batches, and the size
+UNLIMITED = (1 << 30, 1 << 30)
 SIZE_SETTINGS = (
     "resolution",
     "enable_bucket",
@@ -150,20 +152,22 @@ def merged(placed: Sequence[Placed]) -> list[Placed]:
     """Pictures of buckets with fewer views than a batch go to the nearest bucket by shape that they can share.
 
     The smallest bucket moves first; a bucket that has grown to a batch stays. Regularisation and other folders that
-    share batches count together.
+    share batches count together. Pictures that are never enlarged only go where none of them would be.
     """
-    views: Counter[tuple[str, Size]] = Counter()
-    members: defaultdict[tuple[str, Size], list[int]] = defaultdict(list)
+    views: Counter[Bucket] = Counter()
+    members: defaultdict[Bucket, list[int]] = defaultdict(list)
+    most: dict[Bucket, Size] = {}  # the largest size that a bucket's pictures fill without being enlarged
     result = list(placed)
     for index, each in enumerate(result):
         views[each.bucket] += each.repeats
         members[each.bucket].append(index)
+        most[each.bucket] = _smaller(most.get(each.bucket), _largest(each))
     while True:
         small = [
             bucket for bucket in members if views[bucket] < result[members[bucket][0]].concept.pictures.train_batch_size
         ]
         small.sort(key=lambda bucket: (views[bucket], bucket))
-        moved = next((move for bucket in small if (move := _nearest(bucket, members)) is not None), None)
+        moved = next((move for bucket in small if (move := _nearest(bucket, members, most[bucket])) is not None), None)
         if moved is None:
             return result
         bucket, target = moved
@@ -172,15 +176,31 @@ def merged(placed: Sequence[Placed]) -> list[Placed]:
             result[index] = replace(each, placement=cover((each.picture.width, each.picture.height), target[1]))
             members[target].append(index)
         views[target] += views.pop(bucket)
+        most[target] = _smaller(most[target], most.pop(bucket))
 
 
-def _nearest(bucket: tuple[str, Size], members: Mapping) -> tuple[tuple[str, Size], tuple[str, Size]] | None:
-    """(bucket, the other bucket of the same group that is nearest in shape), near in area too."""
+def _largest(placed: Placed) -> Size:
+    """The largest size that the picture may have: its own where it is never enlarged."""
+    settings = placed.concept.pictures
+    kept = settings.enable_bucket and settings.bucket_no_upscale
+    return (placed.picture.width, placed.picture.height) if kept else UNLIMITED
+
+
+def _smaller(one: Size | None, other: Size) -> Size:
+    return other if one is None else (min(one[0], other[0]), min(one[1], other[1]))
+
+
+def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tuple[Bucket, Bucket] | None:
+    """(bucket, the other bucket of the same group that is nearest in shape), near in area too and of at most that size."""
     group, (width, height) = bucket
     others = [
         other
         for other in members
-        if other != bucket and other[0] == group and 0.5 <= other[1][0] * other[1][1] / (width * height) <= 2
+        if other != bucket
+        and other[0] == group
+        and other[1][0] <= most[0]
+        and other[1][1] <= most[1]
+        and 0.5 <= other[1][0] * other[1][1] / (width * height) <= 2
     ]
     if not others:
         return None

@@ -110,6 +110,17 @@ def test_a_small_picture_that_is_never_enlarged_trains_once():
     ]
 
 
+def test_a_bucket_of_pictures_that_are_never_enlarged_joins_none_that_would_enlarge_them():
+    sizes = [(500, 500), (520, 390), (530, 390), (1000, 470)]
+    pictures = [picture(index, size=size) for index, size in enumerate(sizes)]
+    given = folders({"bucket_no_upscale": True}, train_batch_size=4)
+    apart = {each.placement.bucket for each in place(pictures, given, no_caption).placed}
+    found = place(pictures, given, no_caption, merge=True).placed
+    assert apart == {(448, 448), (512, 384), (704, 320)}
+    assert {each.placement.bucket for each in found[1:3]} != {(448, 448)}  # nearest in shape, but taller than they are
+    assert all(each.placement.scale <= 1 for each in found)
+
+
 def test_sizes_from_metadata_are_the_buckets_when_all_pictures_have_one():
     with_size = [picture(n, size=(1000, 1500), own_bucket=(384, 640)) for n in range(2)]
     placing = place(with_size, folders({}), no_caption)
