@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
+from core.training.objective import objective_problems
 from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
@@ -147,6 +148,7 @@ class Checks:
         model = self.model(job.model.base_model, job.model.family)
         if model["problem"]:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
+        found += objective_problems(job, self.page.workspace)
         unique: dict[tuple[str, str], Problem] = {}
         for problem in [*found, *report.problems]:
             unique.setdefault((problem.what, problem.where), problem)

@@ -60,6 +60,7 @@ def check(job: TrainJob, options) -> Report:
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect, training_problems
+    from core.training.objective import objective_problems
 
     with checking_bar() as progress:
         report = preflight(job, options.workspace(), count_tokens=count_tokens, decode=True, progress=progress)
@@ -68,6 +69,7 @@ def check(job: TrainJob, options) -> Report:
         *set_without_effect(job),
         *report.problems,
         *model_problems(job.model, options.workspace()),
+        *objective_problems(job, options.workspace()),
     ]
     if errors(found):
         raise ProblemsError(found)

@@ -1,0 +1,38 @@
+"""Whether the loss fits the model, told from the model's header before anything is loaded or cached."""
+
+from __future__ import annotations
+
+from core.families.locate import model_path
+from core.formats.detect import identify
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+from core.settings.rules.noise import prediction_problems
+
+
+def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """What the loss settings say to a model whose file tells what it predicts; nothing where the file does not tell, or
+    where the setting does (then the rules have said it), or where there is no model (then others say so)."""
+    if job.model.prediction != "auto":
+        return []
+    try:
+        told = identify(model_path(job.model.base_model, workspace)).prediction
+    except (ProblemsError, OSError):
+        return []
+    return [] if told is None else list(prediction_problems(job.noise, told))
+
+
+def checked_prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
+    """What the run's model predicts, "epsilon" or "v": as set, else as found when it was loaded. Some files do not tell
+    before, so what does not go with it is heard here at the latest.
+
+    loaded   what the loaded model was found to predict
+    """
+    if job.model.prediction != "auto":
+        return job.model.prediction
+    found = list(prediction_problems(job.noise, loaded))
+    raise_if_errors(found)
+    for problem in found:
+        context.say(problem.what, "warning", problem.fix)
+    return loaded
