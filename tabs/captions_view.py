@@ -171,7 +171,5 @@ def tally(report: Report | None) -> str:
     own = report.captions_found
     rest = report.trained - own
     without = "" if not rest else f", {rest:,} without"
-    return (
-        f"{count(own, 'picture')} with a caption of their own{without}. The longest has "
-        f"{report.longest_tokens or 0} tokens."
-    )
+    longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
+    return f"{count(own, 'picture')} with a caption of their own{without}.{longest}"

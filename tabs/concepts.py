@@ -14,13 +14,12 @@ from pydantic import ValidationError
 from core.dataset.report import Report
 from core.dataset.scan import Folder
 from core.record.problems import ProblemsError
-from core.settings.check import allowed
 from core.settings.check import build as build_job
 from core.settings.concepts import own_settings
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.settings.source import Source
-from tabs.own_settings import SOURCE, is_path, read
+from tabs.own_settings import SOURCE, is_path, read, refused
 from tabs.safety import Roots
 
 OPTIONAL = frozenset(name for name, entry in SOURCE.items() if entry.optional)
@@ -65,8 +64,7 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
     try:
         Source.model_validate_json(json.dumps(values), strict=True)
     except ValidationError:
-        what = f"{declared.title} is '{text.strip()[:40]}'"
-        raise ProblemsError.one(what, declared.title, f"use {allowed(declared)}") from None
+        raise refused(declared, text) from None
     return values
 
 

@@ -28,7 +28,7 @@ FIRST = (
 )
 # Drawn by another tab: {path: (tab, id of its element there)}.
 ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
-WIDE = {"lines", "sizes"}
+WIDE = {"lines", "sizes", "arguments"}
 RADIO_CHOICES = 4
 RADIO_LETTERS = 34
 

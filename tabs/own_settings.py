@@ -114,7 +114,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
     if entry.kind == "choice":
         known = next((choice for choice in entry.choices if _plain(choice) == stripped), None)
         if known is None:
-            raise ProblemsError.one(f"{entry.title} is '{stripped[:40]}'", entry.title, f"use {entry.range_text}")
+            raise refused(entry, text)
         return known
     if _is_json(entry):
         return _read_json(entry, stripped)
@@ -122,6 +122,12 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
         return value_from(entry, text)
     except BadText as error:
         raise ProblemsError.one(error.problem.what, entry.title, error.problem.fix) from None
+
+
+def refused(entry: Declared, text: str) -> ProblemsError:
+    """What is said of a text that this setting cannot have."""
+    what = f"{entry.title} cannot be '{text.strip()[:40]}'"
+    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(" (null in files and flags)", ""))
 
 
 def _read_json(entry: Declared, text: str) -> Any:
@@ -173,7 +179,5 @@ def changed_values(
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError:
-        raise ProblemsError.one(
-            f"{entry.title} is '{text.strip()[:40]}'", entry.title, f"use {allowed(entry)}"
-        ) from None
+        raise refused(entry, text) from None
     return {**values, name: value}

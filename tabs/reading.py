@@ -106,7 +106,8 @@ class Reading:
         try:
             self._check_open(job)
             layout = _layout(job)
-            first = preflight(job, self._page.workspace, count_tokens=count_tokens, cancel=task.token)
+            # Counting the tokens of 10,000 captions takes as long as all the rest, so it waits for the second pass.
+            first = preflight(job, self._page.workspace, cancel=task.token)
             self._publish(key, first, layout)
 
             def say(done: int, total: int) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.record.problems import Problem
 from core.settings.base import Declared
 from core.settings.check import allowed
 from core.settings.dataset import Source
+from core.settings.optimizers import literal
 from core.settings.presets import to_values
 
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -36,6 +38,8 @@ def text_of(entry: Declared, value: Any) -> Any:
         return "\n".join(_joined(entry, item) if isinstance(item, (list, tuple)) else str(item) for item in value)
     if entry.kind == "list":
         return "\n".join(str(item) for item in value)
+    if entry.kind == "arguments":
+        return arguments_text(value)
     if isinstance(value, (list, tuple)):
         return _joined(entry, value)
     if entry.unit == "bytes":
@@ -52,11 +56,13 @@ def value_from(entry: Declared, raw: Any) -> Any:
     text = "" if raw is None else str(raw)
     if entry.widget == "sizes":
         return [_numbers(entry, line) for line in text.splitlines() if line.strip()]
-    if entry.kind == "list":
+    if entry.kind in ("list", "arguments"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     if entry.kind == "text":
         return _words(entry, text)
     text = text.strip()
+    if entry.kind == "span" and text:
+        return text
     if not text:
         if entry.optional:
             return None
@@ -64,6 +70,20 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if entry.kind == "pair":
         return _numbers(entry, text)
     return _number(entry, text, text)
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """One name=value a line, as sd-scripts writes them: betas=0.9,0.99, decouple=true, text as it is."""
+    lines = []
+    for name, value in arguments.items():
+        if isinstance(value, str):
+            words = value if literal(value) == value else repr(value)
+        elif isinstance(value, (list, tuple)) and value and all(not isinstance(item, (list, dict)) for item in value):
+            words = ",".join(json.dumps(item) for item in value) + ("," if len(value) == 1 else "")
+        else:
+            words = json.dumps(value)
+        lines.append(f"{name}={words}")
+    return "\n".join(lines)
 
 
 def _joined(entry: Declared, value: Sequence[Any]) -> str:

@@ -170,7 +170,7 @@ def test_repeats_of_a_folder_are_set_in_the_list(window, work, foxes):
     expect(tab.locator("#ds-summary")).to_contain_text("12 with repeats")
     repeats.fill("0")
     repeats.press("Tab")
-    expect(tab.locator("#said")).to_contain_text("Repeats are '0'")
+    expect(tab.locator("#said")).to_contain_text("Repeats cannot be '0'")
     expect(repeats).to_have_value("3")
     assert work.page.project.job.dataset.sources[0].num_repeats == 3
 
