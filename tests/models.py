@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from core.bench.random_model import WEIGHT_FILES, random_state, shipped_config, write_folder, write_part, write_rest
+from core.bench.random_model import (
+    PARTS_OF_SD1,
+    random_state,
+    shipped_config,
+    write_folder,
+    write_part,
+    write_rest,
+)
+from core.families import family
+from core.families.layout import Layout
 from core.formats import sd_keys
 
 TINY = {
@@ -26,12 +38,57 @@ TINY = {
         "projection_dim": 32,
     },
 }
+# SDXL: six transformer layers less, and vectors of 32 and 48 in place of 768 and 1280.
+TINY_SDXL = {
+    "unet": {
+        "block_out_channels": [32, 32, 64],
+        "attention_head_dim": 2,
+        "cross_attention_dim": 80,
+        "projection_class_embeddings_input_dim": 6 * 256 + 48,
+        "sample_size": 16,
+        "transformer_layers_per_block": [1, 1, 2],
+    },
+    "vae": TINY["vae"],
+    "text_encoder": TINY["text_encoder"],
+    "text_encoder_2": {**TINY["text_encoder"], "hidden_size": 48, "intermediate_size": 96, "projection_dim": 48},
+}
+TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL}
+
+
+def tiny_configs(family_name: str) -> dict[str, dict[str, Any]]:
+    """The published configurations with tiny widths."""
+    return {name: {**shipped_config(name, family_name), **change} for name, change in TINY_OF[family_name].items()}
+
+
+def tiny_folder(family_name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """A diffusers folder of a family's topology with tiny widths (about 2 M numbers, 8 MB in fp32)."""
+    return write_folder(Path(folder), tiny_configs(family_name), dtype, seed, family_name)
+
+
+def tiny_file(
+    family_name: str,
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Path:
+    """The weights of `tiny_folder` with the same seed in one file with single-file names."""
+    states = {name: random_state(name, config, dtype, seed) for name, config in tiny_configs(family_name).items()}
+    save_file(single_file(states, family_name), path, metadata={"format": "pt", **(metadata or {})})
+    return Path(path)
+
+
+def tiny_layout(family_name: str, folder: Path) -> Layout:
+    """The family's layout with the tiny sizes as its published ones, so that single files of them can be read."""
+    for name, config in tiny_configs(family_name).items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return replace(family(family_name).LAYOUT, configs=folder)
 
 
 def tiny_sd1(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """A diffusers folder of SD 1's topology with tiny widths (about 2 M numbers, 8 MB in fp32). Loads in no time."""
-    configs = {name: {**shipped_config(name), **change} for name, change in TINY.items()}
-    return write_folder(Path(folder), configs, dtype, seed)
+    """A diffusers folder of SD 1's topology with tiny widths. Loads in no time."""
+    return tiny_folder("sd1", folder, dtype, seed)
 
 
 def random_sd15(
@@ -39,7 +96,7 @@ def random_sd15(
 ) -> tuple[Path | None, Path | None]:
     """The same random weights of exactly SD 1.5's architecture as a diffusers folder and as one file (2.1 GB each)."""
     tensors = {}
-    for name in WEIGHT_FILES:
+    for name in PARTS_OF_SD1:
         state = random_state(name, shipped_config(name), dtype, seed)
         if folder is not None:
             write_part(Path(folder), name, shipped_config(name), state)
@@ -65,12 +122,39 @@ def random_sd15_file(path: Path, dtype: torch.dtype = torch.float16, seed: int =
     return Path(path)
 
 
-def single_file_tensor(part: str, key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+def single_file(states: dict[str, dict[str, torch.Tensor]], family_name: str) -> dict[str, torch.Tensor]:
+    """A model's parts under single-file names; OpenCLIP's q, k and v in one tensor, its projection transposed."""
+    tensors, thirds = {}, {}
+    open_clip = "text_encoder_2" if family_name == "sdxl" else "text_encoder"
+    for part, state in states.items():
+        for key, value in state.items():
+            if part != open_clip or family_name == "sd1":
+                name, value = single_file_tensor(part, key, value, family_name)
+                tensors[name] = value
+                continue
+            name, third = sd_keys.open_clip_to_ldm(key)
+            name = sd_keys.OPEN_CLIP_PREFIXES[family_name] + name
+            if third is not None:
+                thirds.setdefault(name, {})[third] = value
+            else:
+                tensors[name] = value.T.contiguous() if name.endswith("text_projection") else value
+    tensors |= {name: torch.cat([found[number] for number in range(3)]) for name, found in thirds.items()}
+    if family_name == "sd2":  # the file has one layer more than is read, and what only OpenCLIP's own use needs
+        prefix = sd_keys.OPEN_CLIP_PREFIXES["sd2"]
+        last = f"{prefix}transformer.resblocks.{max(int(name.split('.')[4]) for name in thirds)}."
+        number = int(last.split(".")[4]) + 1
+        again = {name: value for name, value in tensors.items() if name.startswith(last)}
+        tensors |= {name.replace(last, f"{prefix}transformer.resblocks.{number}."): -v for name, v in again.items()}
+        tensors |= {f"{prefix}text_projection": torch.ones(4, 4), f"{prefix}logit_scale": torch.ones(())}
+    return tensors
+
+
+def single_file_tensor(part: str, key: str, value: torch.Tensor, family_name: str = "sd1") -> tuple[str, torch.Tensor]:
     """A tensor's name and shape in a single file; the VAE's attention is 1x1 convolutions there."""
     if part == "unet":
-        return sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(key), value
+        return sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(key, family_name), value
     if part == "text_encoder":
-        return sd_keys.CLIP_PREFIXES["sd1"] + sd_keys.clip_to_ldm(key), value
+        return sd_keys.CLIP_PREFIXES[family_name] + sd_keys.clip_to_ldm(key), value
     name = sd_keys.vae_to_ldm(key)
     if ".attn_1." in name and value.ndim == 2:
         value = value[:, :, None, None]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_diffusers_draws_the_same_picture_with_the_trained_file(outputs):
         from core.families.sd1 import predict
 
         latents = denoise(
-            lambda noisy, at, text: predict(components, noisy, at, text),
+            partial(predict, components),
             states.positive,
             states.negative,
             seeds=[5],

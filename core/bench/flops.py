@@ -11,7 +11,8 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
     from torch.utils.flop_counter import FlopCounterMode
 
     from core.bench.random_model import empty_sd15
-    from core.families.sd1 import encode_text, lora_targets
+    from core.families.clip import last_states
+    from core.families.sd1 import lora_targets
     from core.networks.lora import LoraNetwork
 
     unet, text_encoder = empty_sd15()
@@ -19,10 +20,10 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
     lora = LoraNetwork.create(targets, network, seed=0)
     lora.attach()
     latents = torch.empty(batch, 4, height // 8, width // 8, device="meta")
-    ids = torch.zeros(batch, 1, 77, dtype=torch.long, device="meta")
+    ids = torch.zeros(batch, 77, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         if network.train_text_encoder:
-            text = encode_text(text_encoder, ids)
+            text = last_states(text_encoder, ids)
         else:
             text = torch.empty(batch, 77, 768, device="meta")
         out = unet(latents, torch.zeros(batch, device="meta"), encoder_hidden_states=text, return_dict=False)[0]

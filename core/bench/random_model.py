@@ -1,4 +1,4 @@
-"""Models of random numbers with SD 1.5's exact architecture: for the benchmark and the tests, since no weights are shipped."""
+"""Models of random numbers with the published architectures: for the benchmark and the tests, since no weights are shipped."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from core.families.sd1.loading import CONFIGS, make_empty
+from core.families import family
+from core.families.loading import make_empty
+from core.families.token_count import VOCABULARY
 
 PERIOD = 1_000_003  # prime: the rows of no layer repeat
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
 }
 
+PARTS_OF_SD1 = ("unet", "vae", "text_encoder")
 
-def shipped_config(name: str) -> dict[str, Any]:
-    """SD 1.5's configuration of a part."""
-    return json.loads((CONFIGS / name / "config.json").read_text(encoding="utf-8"))
+
+def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
+    """The published configuration of a part."""
+    return family(family_name).LAYOUT.config(name)
 
 
 def empty_sd15() -> tuple[Any, Any]:
@@ -66,11 +71,13 @@ def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
     return (count / shape[0]) ** -0.5, 0.0
 
 
-def write_folder(folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0) -> Path:
+def write_folder(
+    folder: Path, configs: dict[str, dict[str, Any]], dtype: torch.dtype, seed: int = 0, family_name: str = "sd1"
+) -> Path:
     """A diffusers folder with random weights for these configurations."""
     for name, config in configs.items():
         write_part(folder, name, config, random_state(name, config, dtype, seed))
-    write_rest(folder)
+    write_rest(folder, family_name)
     return folder
 
 
@@ -80,13 +87,16 @@ def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str,
     save_file(state, folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
 
 
-def write_rest(folder: Path) -> None:
-    """Scheduler, tokenizer and the index."""
-    for name in ("scheduler", "tokenizer"):
-        shutil.copytree(CONFIGS / name, folder / name, dirs_exist_ok=True)
-    shutil.copy(CONFIGS / "model_index.json", folder / "model_index.json")
+def write_rest(folder: Path, family_name: str = "sd1") -> None:
+    """Scheduler, tokenizers and the index."""
+    configs = family(family_name).LAYOUT.configs
+    for inside in (configs / "scheduler", *configs.glob("tokenizer*")):
+        shutil.copytree(inside, folder / inside.name, dirs_exist_ok=True)
+        if inside.name.startswith("tokenizer"):
+            shutil.copy(VOCABULARY, folder / inside.name / VOCABULARY.name)
+    shutil.copy(configs / "model_index.json", folder / "model_index.json")
 
 
 def write_sd15_folder(folder: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
     """A diffusers folder with exactly SD 1.5's architecture (2.1 GB in fp16)."""
-    return write_folder(Path(folder), {name: shipped_config(name) for name in WEIGHT_FILES}, dtype, seed)
+    return write_folder(Path(folder), {name: shipped_config(name) for name in PARTS_OF_SD1}, dtype, seed)

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.cache_files import entries, file_of, key_of, prune, read_tensors, write_tensors
+from core.diffusion.text_states import TextStates, stack_texts
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EncodeText = Callable[[Sequence[str]], "Tensor"]  # captions -> [B, T, C]
+EncodeText = Callable[[Sequence[str]], TextStates]
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 # Always this many at a time, the last batch filled up: products of another shape differ in their last bits, and a run
 # that was resumed asks for other captions together than one that was not.
 ENCODED_AT_ONCE = 8
@@ -28,10 +29,10 @@ DISK_BYTES = 8 << 30
 
 
 class TextCache:
-    """States [T, C] by caption, for one encoder and one way of reading it.
+    """States by caption, for the text encoders of a model and one way of reading them.
 
     folder      where entries lie; several encoders share it      room_bytes   what memory may hold
-    encoder_id  hash of the encoder's weights                     disk_bytes   what the folder may hold
+    encoder_id  hash of the encoders' weights                    disk_bytes   what the folder may hold
 
     A disk that takes no more is no end: what does not fit is encoded again when it is asked for. `unwritten` then says
     what was wrong, and `warn` is called with it once.
@@ -54,7 +55,7 @@ class TextCache:
         self._warn = warn
         self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
         self._room, self._disk_room = room_bytes, disk_bytes
-        self._held: OrderedDict[str, Tensor] = OrderedDict()  # least recently used first
+        self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
         self._disk_bytes: int | None = None  # counted when first written to
@@ -82,12 +83,10 @@ class TextCache:
         self._prune()
         return len(missing)
 
-    def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> Tensor:
-        """[B, T, C] on the CPU, in the order asked. What is neither in memory nor on disk goes through `encode`."""
-        import torch
-
+    def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
+        """On the CPU, in the order asked. What is neither in memory nor on disk goes through `encode`."""
         keys = {self._key(caption): caption for caption in captions}
-        found: dict[str, Tensor] = {}
+        found: dict[str, TextStates] = {}
         missing: list[str] = []
         for key in keys:
             if self._find(key):
@@ -102,7 +101,7 @@ class TextCache:
             for key, states in zip(part, _encode([keys[key] for key in part], encode), strict=True):
                 found[key] = states
                 self._hold(key, states)
-        return torch.stack([found[self._key(caption)] for caption in captions])
+        return stack_texts([found[self._key(caption)] for caption in captions])
 
     def _key(self, caption: str) -> str:
         return key_of("text", CODE_VERSION, *self._identity, caption)
@@ -115,31 +114,31 @@ class TextCache:
             self._held.move_to_end(key)
             return True
         tensors = read_tensors(file_of(self.folder, key))
-        if tensors is None or "states" not in tensors:
+        if tensors is None or "context" not in tensors:
             self._on_disk.discard(key)
             return False
         self._on_disk.add(key)
-        self._hold(key, tensors["states"])
+        self._hold(key, TextStates(tensors["context"], tensors.get("pooled")))
         return True
 
-    def _hold(self, key: str, states: Tensor) -> None:
+    def _hold(self, key: str, states: TextStates) -> None:
         self._held[key] = states
-        self._held_bytes += states.nbytes
+        self._held_bytes += _bytes(states)
         while self._held_bytes > self._room and len(self._held) > 1:
             old, gone = self._held.popitem(last=False)
-            self._held_bytes -= gone.nbytes
+            self._held_bytes -= _bytes(gone)
             if old not in self._on_disk and old in self._needed:
                 self._write(old, gone)
 
     # -- disk
 
-    def _write(self, key: str, states: Tensor) -> None:
+    def _write(self, key: str, states: TextStates) -> None:
         if key in self._on_disk or self.unwritten is not None:
             return
         if self._disk_bytes is None:
             self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
         try:
-            self._disk_bytes += write_tensors(file_of(self.folder, key), {"states": states})
+            self._disk_bytes += write_tensors(file_of(self.folder, key), _tensors(states))
         except ProblemsError as error:
             self.unwritten = error.problems[0]
             if self._warn:
@@ -153,8 +152,16 @@ class TextCache:
             self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
 
 
-def _encode(captions: Sequence[str], encode: EncodeText) -> Iterable[Tensor]:
+def _encode(captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
     """States of each caption on the CPU, through a batch of fixed size."""
     filled = [*captions, *[captions[-1]] * (ENCODED_AT_ONCE - len(captions))]
-    states = encode(filled).detach().cpu()
-    return (states[index].clone() for index in range(len(captions)))
+    states = encode(filled).each(lambda tensor: tensor.detach().cpu())
+    return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
+
+
+def _tensors(states: TextStates) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in states._asdict().items() if tensor is not None}
+
+
+def _bytes(states: TextStates) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(states).values())

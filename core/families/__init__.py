@@ -9,11 +9,11 @@ from types import ModuleType
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.record.problems import ProblemsError
 
-FAMILIES = ("sd1",)
+FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def family(name: str) -> ModuleType:
-    """The family's module: load, tokenize, encode_text, predict, lora_targets ..."""
+    """The family's module: load, encode_captions, predict, lora_targets, encode_picture_latents ..."""
     if name not in FAMILIES:
         raise ProblemsError.one(
             f"The model family '{name}' is not known", "model family", f"use one of: {', '.join(FAMILIES)}"

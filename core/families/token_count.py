@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+WINDOW = 75  # content tokens of one pass through CLIP, between BOS and EOS
 VOCABULARY = Path(__file__).resolve().parent / "sd1" / "configs" / "tokenizer" / "tokenizer.json"
 
 

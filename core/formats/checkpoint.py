@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from core.formats import sd_keys
 from core.formats.detect import ModelKind, identify, identify_header, read_json
@@ -37,12 +37,18 @@ WEIGHT_FILES = (
     "pytorch_model.fp16.bin",
 )
 VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-PART_TITLES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder"}
+PART_TITLES = {
+    "unet": "U-Net",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+}
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor: the file, its name there, and its entry."""
+    """One tensor: the file, its name there, and where it lies. The entry may be a part of the one of that name, or
+    read its rows as columns."""
 
     file: Path
     name: str
@@ -53,13 +59,15 @@ class Place:
 class Part:
     """One part of a model.
 
-    places  by diffusers' names (of CLIP without `text_model.`)    config  of the folder; None in a single file
+    places   by diffusers' names (of CLIP without `text_model.`)    config  of the folder; None in a single file
+    reading  "kohya" where tensors are read as sd-scripts reads them, which is another model; else empty
     """
 
     name: str
     source: Path
     places: Mapping[str, Place]
     config: Mapping[str, Any] | None = None
+    reading: str = ""
 
     @property
     def files(self) -> list[Path]:
@@ -81,14 +89,19 @@ class Checkpoint:
     parts: Mapping[str, Part] = field(default_factory=dict)
 
 
-def open_checkpoint(path: Path | str, family: str = "sd1") -> Checkpoint:
-    """Find the parts of a single file or a diffusers folder of a family with one text encoder (SD 1)."""
+def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: bool = False) -> Checkpoint:
+    """Find the parts of a single file or a diffusers folder.
+
+    family            names the layout of a file that does not tell its family
+    kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training
+                      section 1.11), for results that must repeat its own; folders are read the same either way
+    """
     path = Path(path)
     if path.is_dir():
         return Checkpoint(path, identify(path), _folder_parts(path))
     entries, metadata = read_header(path)
     kind = identify_header(entries, metadata)
-    return Checkpoint(path, kind, _file_parts(path, entries, family))
+    return Checkpoint(path, kind, _file_parts(path, entries, kind.family or family, kohya_projection))
 
 
 def open_vae(path: Path | str) -> Part:
@@ -114,18 +127,53 @@ def open_vae(path: Path | str) -> Part:
     return part
 
 
-def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str) -> dict[str, Part]:
-    places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}}
-    clip_prefix = sd_keys.CLIP_PREFIXES.get(family, "cond_stage_model.transformer.")
+def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
+    clip = sd_keys.CLIP_PREFIXES.get(family)
+    open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), "text_encoder_2" if clip else "text_encoder"
+    places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, entry in entries.items():
         if name.startswith(sd_keys.UNET_PREFIX):
             ours = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
             places["unet"][ours] = Place(path, name, entry)
-        elif name.startswith(clip_prefix):
-            places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip_prefix))] = Place(path, name, entry)
-    parts = {part: Part(part, path, _without_ballast(found)) for part, found in places.items() if found}
+        elif clip is not None and name.startswith(clip):
+            places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip))] = Place(path, name, entry)
+        elif open_clip is not None and name.startswith(open_clip):
+            found = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
+            places[open_clip_part].update({ours: Place(path, name, part) for ours, part in found.items()})
+    reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
+    parts = {
+        part: Part(part, path, _without_ballast(part, found), reading=reading.get(part, ""))
+        for part, found in places.items()
+        if found
+    }
     vae = _vae_part(path, entries)
     return parts | ({"vae": vae} if vae is not None else {})
+
+
+def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) -> dict[str, TensorEntry]:
+    """transformers' name -> where it lies, of one tensor of OpenCLIP."""
+    names = sd_keys.open_clip_to_diffusers(name)
+    if len(names) == 3:
+        return dict(zip(names, _thirds(entry), strict=True))
+    if name == "text_projection" and not kohya_projection:
+        entry = _transposed(entry)
+    return {ours: entry for ours in names}
+
+
+def _thirds(entry: TensorEntry) -> list[TensorEntry]:
+    """The three stacked along the first axis."""
+    rows = entry.shape[0] // 3
+    row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
+    found = []
+    for start in range(entry.start, entry.start + 3 * rows * row, rows * row):
+        stop = entry.stop if entry.strides else start + rows * row
+        found.append(replace(entry, shape=(rows, *entry.shape[1:]), start=start, stop=stop))
+    return found
+
+
+def _transposed(entry: TensorEntry) -> TensorEntry:
+    strides = entry.strides or (entry.shape[1], 1)
+    return replace(entry, shape=entry.shape[::-1], strides=strides[::-1])
 
 
 def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
@@ -143,7 +191,7 @@ def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
 
 def _folder_parts(path: Path) -> dict[str, Part]:
     parts = {}
-    for name in ("unet", "vae", "text_encoder"):
+    for name in PART_TITLES:
         config = read_json(path / name / "config.json")
         if config is not None:
             parts[name] = _folder_part(name, path / name, config)
@@ -151,12 +199,14 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 
 
 def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
-    rename = {"vae": sd_keys.vae_to_diffusers, "text_encoder": sd_keys.clip_to_diffusers}.get(name, lambda key: key)
+    rename = sd_keys.vae_to_diffusers if name == "vae" else sd_keys.clip_to_diffusers
+    if name == "unet":
+        rename = str
     places = {}
     for file in _weight_files(folder):
         entries, _ = read_header(file)
         places.update({rename(key): Place(file, key, entry) for key, entry in entries.items()})
-    return Part(name, folder, _without_ballast(places), config)
+    return Part(name, folder, _without_ballast(name, places), config)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -180,12 +230,14 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _without_ballast(places: Mapping[str, Place]) -> dict[str, Place]:
-    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly) and its unused projection."""
+def _without_ballast(part: str, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly), and without the projection of a
+    text encoder that is not asked for a pooled vector."""
+    unused = {"text_projection.weight"} if part == "text_encoder" else set()
     return {
         name: place
         for name, place in places.items()
-        if not name.endswith("embeddings.position_ids") and name != "text_projection.weight"
+        if not name.endswith("embeddings.position_ids") and name not in unused
     }
 
 
@@ -206,7 +258,7 @@ def read_part(
             for name, place in places:
                 if cancel is not None:
                     cancel.check()
-                state[name] = handle.read(place.name, dtype).to(device)
+                state[name] = handle.read_entry(place.entry, dtype).to(device)
     return state
 
 
@@ -216,7 +268,7 @@ def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | 
     Caches of latents and text states are keyed by it.
     """
     memo = memo or HashMemo()
-    return memo.get(f"part:{part.name}", part.files, lambda: _digest(part, cancel))
+    return memo.get(f"part:{part.name}{part.reading}", part.files, lambda: _digest(part, cancel))
 
 
 def _digest(part: Part, cancel: CancelToken | None) -> str:
@@ -227,13 +279,22 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
             for name, place in places:
                 if cancel is not None:
                     cancel.check()
-                handle.seek(place.entry.start)
-                content = hashlib.sha256(handle.read(place.entry.stop - place.entry.start)).hexdigest()
-                shape = _core_shape(place.entry.shape)
-                with_lines[name] = f"{name} {place.entry.dtype} {shape} {place.entry.strides} {content}\n"
+                content = hashlib.sha256(_row_by_row(handle, file, place.entry)).hexdigest()
+                with_lines[name] = f"{name} {place.entry.dtype} {_core_shape(place.entry.shape)} None {content}\n"
     for name in sorted(with_lines):
         whole.update(with_lines[name].encode())
     return whole.hexdigest()
+
+
+def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
+    """The tensor's bytes in the order of its indices."""
+    if entry.strides is None:
+        handle.seek(entry.start)
+        return handle.read(entry.stop - entry.start)
+    import torch
+
+    with TensorFile(file) as tensors:
+        return memoryview(tensors.read_entry(entry).contiguous().flatten().view(torch.uint8).numpy())
 
 
 def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

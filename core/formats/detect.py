@@ -124,6 +124,8 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
     context = tensors.get(f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
     if context is not None and context.shape[-1] in (768, 1024):
         return CONTEXT_FAMILY[context.shape[-1]], f"its cross-attention reads {context.shape[-1]} values"
+    if any(name.startswith("conditioner.embedders.1.model.") for name in tensors):
+        return "sdxl", "its second text encoder is OpenCLIP (conditioner.embedders.1.model)"
     if any(name.startswith("cond_stage_model.model.") for name in tensors):
         return "sd2", "its text encoder is OpenCLIP (cond_stage_model.model)"
     if any(name.startswith("cond_stage_model.transformer.") for name in tensors):

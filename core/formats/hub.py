@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")
 HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 HUB_ID = re.compile(rf"({HUB_NAME})/({HUB_NAME})(?:/(.+))?$")
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 SMALL_SUFFIXES = (".json", ".txt")
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 15.0

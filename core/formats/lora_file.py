@@ -157,7 +157,7 @@ def load_lora(path: Path | str) -> LoraFile:
         tensors = {name: file.read(name) for name in file.entries}
         metadata = dict(file.metadata)
     if kind.layout == "peft":
-        tensors = _from_peft(tensors, metadata, path)
+        tensors = _from_peft(tensors, metadata, path, kind.family)
     _refuse_incomplete(tensors, path)
     return LoraFile(tensors, metadata, kind.family, path)
 
@@ -179,7 +179,9 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
         )
 
 
-def _from_peft(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> dict[str, torch.Tensor]:
+def _from_peft(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path, family: str | None
+) -> dict[str, torch.Tensor]:
     """PEFT's names -> kohya's. Alphas stand in the metadata (`lora_adapter_metadata`), else alpha = rank."""
     import torch
 
@@ -192,7 +194,7 @@ def _from_peft(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str],
             layer, kind = name.removesuffix(".alpha"), "alpha"
         part, _, inner = layer.partition(".")
         kohya, suffix = (
-            kohya_name(part, inner),
+            kohya_name(part, inner, family),
             PEFT_SUFFIXES.get(kind.removesuffix(".weight").removesuffix(".default")),
         )
         if kohya is None or suffix is None:
@@ -247,7 +249,9 @@ def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict
         found = module_path(name)
         if found is None:
             raise ProblemsError.one(
-                f"The LoRA has a layer of no known part: {name}", str(lora.path or ""), "choose an SD 1.x LoRA"
+                f"The LoRA has a layer of no known part: {name}",
+                str(lora.path or ""),
+                "choose a LoRA for Stable Diffusion",
             )
         part, inner = found
         tensors[f"{part}.{inner}.lora_A.weight"] = module.down.to(wanted).contiguous()

@@ -70,10 +70,10 @@ def _split(name: str) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def kohya_name(part: str, path: str) -> str | None:
-    """The other way, for SD 1 and 2: ("unet", "conv_in") -> `lora_unet_conv_in`; None for another part."""
+def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
+    """The other way: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's under its original blocks; None for another part."""
     if part == "unet":
-        return "lora_unet_" + path.replace(".", "_")
-    if part == "text_encoder":
-        return "lora_te_" + full_name(path).replace(".", "_")
-    return None
+        own = sd_keys.unet_to_ldm(path, "sdxl") if family == "sdxl" else path
+        return "lora_unet_" + own.replace(".", "_")
+    prefix = {"text_encoder": "lora_te1" if family == "sdxl" else "lora_te", "text_encoder_2": "lora_te2"}.get(part)
+    return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")

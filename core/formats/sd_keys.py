@@ -1,4 +1,4 @@
-"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE and CLIP-L.
+"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE, CLIP-L and OpenCLIP.
 
 Renamed by whole components of the dotted name, never by substring: `out.2` occurs inside other names.
 """
@@ -13,6 +13,7 @@ from core.formats.text_keys import bare_name, full_name
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIXES = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+OPEN_CLIP_PREFIXES = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
 
 
 class BlockPlan(NamedTuple):
@@ -36,6 +37,23 @@ RESNET = {  # inside a resnet of the U-Net, LDM -> diffusers
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 # diffusers before 0.17 named the VAE's attention so; old folders and VAE files still do.
 OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+OPEN_CLIP_LAYER = {  # inside a layer of OpenCLIP's text model -> transformers
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+OPEN_CLIP_OUTSIDE = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+}
+OPEN_CLIP_RESBLOCK = "transformer.resblocks"
+TRANSFORMERS_LAYER = "encoder.layers"
 
 
 @cache
@@ -146,3 +164,36 @@ def clip_to_diffusers(name: str) -> str:
 def clip_to_ldm(name: str) -> str:
     """Single files have the `text_model.` level."""
     return full_name(name)
+
+
+def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
+    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which one tensor holds
+    in thirds along its first axis; none for what transformers does not have (logit_scale, attn_mask).
+
+    `text_projection` holds the matrix that transformers' `text_projection.weight` is the transpose of.
+    """
+    if name.startswith(OPEN_CLIP_RESBLOCK + "."):
+        number, _, inner = name.removeprefix(OPEN_CLIP_RESBLOCK + ".").partition(".")
+        layer = f"{TRANSFORMERS_LAYER}.{number}"
+        if inner.startswith("attn.in_proj_"):
+            kind = inner.removeprefix("attn.in_proj_")
+            return tuple(f"{layer}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
+        module, _, kind = inner.rpartition(".")
+        return (f"{layer}.{OPEN_CLIP_LAYER[module]}.{kind}",) if module in OPEN_CLIP_LAYER else ()
+    if name == "text_projection.weight":  # Playground's files have transformers' own
+        return (name,)
+    return (OPEN_CLIP_OUTSIDE[name],) if name in OPEN_CLIP_OUTSIDE else ()
+
+
+def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
+    """The other way: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), or None for the whole tensor."""
+    name = bare_name(name)
+    if name.startswith(TRANSFORMERS_LAYER + "."):
+        number, _, inner = name.removeprefix(TRANSFORMERS_LAYER + ".").partition(".")
+        module, _, kind = inner.rpartition(".")
+        block = f"{OPEN_CLIP_RESBLOCK}.{number}"
+        if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            return f"{block}.attn.in_proj_{kind}", "qkv".index(module[len("self_attn.")])
+        theirs = {ours: ldm for ldm, ours in OPEN_CLIP_LAYER.items()}[module]
+        return f"{block}.{theirs}.{kind}", None
+    return {ours: ldm for ldm, ours in OPEN_CLIP_OUTSIDE.items()}[name], None

@@ -51,9 +51,12 @@ class TensorFile:
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor on the CPU, in its own type or converted to `dtype`; integers are never converted."""
+        return self.read_entry(self.entries[name], dtype)
+
+    def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The same for any stretch of the file's bytes that is a tensor, such as a third of one."""
         import torch
 
-        entry = self.entries[name]
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
         converts = dtype is not None and dtype != stored and stored.is_floating_point
         if not converts and entry.strides is None:

@@ -31,7 +31,7 @@ KEYS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
 class Target(Protocol):
-    """A layer to be hooked, as the families list them (see core.families.sd1.targets)."""
+    """A layer to be hooked, as the families list them (see core.families.targets)."""
 
     @property
     def name(self) -> str: ...  # in kohya's spelling

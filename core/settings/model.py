@@ -25,10 +25,10 @@ class ModelSettings(Settings):
         kohya="vae",
         help="Another VAE than the model's own: a file, a folder or a hub id. Empty keeps the model's.",
     )
-    family: Literal["auto", "sd1"] = setting(
+    family: Literal["auto", "sd1", "sd2", "sdxl"] = setting(
         "auto",
         title="Model family",
-        labels={"auto": "detect", "sd1": "SD 1.x"},
+        labels={"auto": "detect", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
         help="Detected from the file. Set it only when the detection is wrong.",
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
@@ -37,7 +37,8 @@ class ModelSettings(Settings):
         kohya="v_parameterization",
         labels={"auto": "detect", "epsilon": "epsilon (noise)", "v": "v"},
         source="Salimans and Ho 2022, arXiv:2202.00512",
-        help="What the model was trained to predict. Nearly every SD 1.x model predicts the noise (epsilon).",
+        help="What the model was trained to predict: most models the noise (epsilon), SD 2.x at 768 px v. An SD 2.x file "
+        "that does not say is found out by one pass.",
     )
     clip_skip: int | None = setting(
         None,
@@ -46,5 +47,6 @@ class ModelSettings(Settings):
         unit="layers",
         title="Clip skip",
         kohya="clip_skip",
-        help="Which text-encoder layer is read, counted from the last. Empty or 1 is the last; many anime models use 2.",
+        help="Which text-encoder layer is read, counted from the last. Empty or 1 is the last; many anime models use 2. "
+        "SDXL ignores it: it always reads the last but one.",
     )

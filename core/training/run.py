@@ -17,6 +17,7 @@ from core.training.losses import LossBuffer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from core.diffusion.text_states import TextStates
     from core.families.precision import Precision
     from core.methods.network import NetworkMethod
     from core.optimization.clipping import NonFiniteGuard
@@ -68,10 +69,10 @@ class Run:
     def stop_wanted(self) -> bool:
         return self.context.token.wanted
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, text_states: Tensor) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
         from core.families import family
 
-        return family(self.components.family).predict(self.components, noisy_latents, timesteps, text_states)
+        return family(self.components.family).predict(self.components, noisy_latents, timesteps, text, sizes)
 
     def release(self) -> None:
         """Let go of everything large; also after an error, or the next job starts with less memory."""

@@ -23,9 +23,9 @@ from core.record.problems import ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rules import training_problems
-from core.settings.rules.noise import prediction_problems
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
+from core.training.objective import checked_prediction, objective_problems
 from core.training.plan import Plan
 from core.training.run import Run, with_seed
 from core.training.samples import sample_captions
@@ -34,7 +34,7 @@ from core.training.tasks import Tasks
 from core.training.trackers import make_tracker
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from core.diffusion.text_states import TextStates
 
 
 def checked(job: TrainJob, context: JobContext) -> Report:
@@ -47,7 +47,8 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking pictures", done, total),
     )
-    raise_if_errors([*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)])
+    found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
+    raise_if_errors([*found, *objective_problems(job, context.workspace)])
     return report
 
 
@@ -92,7 +93,7 @@ class Builder:
     # -- text
 
     def text_cache(self) -> TextCache:
-        identity = self.family.digest(self.model, "text_encoder", memo=self.memo)
+        identity = self.family.digest(self.model, "text_encoders", memo=self.memo)
         settings = self.job
         return TextCache(
             self.context.workspace.cache / "text",
@@ -108,29 +109,30 @@ class Builder:
             ),
         )
 
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Text states of captions with the encoder as it is now; loads it at first use."""
+    def encode(self, captions: Sequence[str]) -> TextStates:
+        """Text states of captions with the encoders as they are now; loads them at first use."""
         if self._text_model is None:
             self.context.stage("loading the text encoder")
             self._text_model = self.family.load(
                 self.model,
-                parts=("text_encoder", "tokenizer"),
+                parts=("text_encoders", "tokenizers"),
                 dtype=self.precision.compute,
                 device=self.context.device,
             )
-        loaded = self._text_model
-        ids = self.family.tokenize(loaded.tokenizer, captions, self.job.captions.max_token_length)
-        return self.family.encode_text(
-            loaded.text_encoder, ids.to(self.context.device), clip_skip=self.job.model.clip_skip
+        return self.family.encode_captions(
+            self._text_model,
+            captions,
+            max_token_length=self.job.captions.max_token_length,
+            clip_skip=self.job.model.clip_skip,
         )
 
     def frozen_text(self) -> FrozenText:
-        """Encodes what the first epoch and the samples need, then lets the encoder go."""
+        """Encodes what the first epoch and the samples need, then lets the encoders go."""
         import torch
 
         started = False
 
-        def encode(captions: Sequence[str]) -> Tensor:
+        def encode(captions: Sequence[str]) -> TextStates:
             if not started:  # in the loop a stop is heard at a step's end
                 self.context.check()
             with torch.no_grad():
@@ -149,9 +151,9 @@ class Builder:
     # -- model and network
 
     def load_model(self, text: Text | None) -> Any:
-        """The U-Net, and the text encoder when it learns."""
+        """The U-Net, and the text encoders when they learn."""
         self.context.stage("loading the model")
-        parts = ("unet",) if text is not None else ("unet", "text_encoder", "tokenizer")
+        parts = ("unet",) if text is not None else ("unet", "text_encoders", "tokenizers")
         loaded = self.family.load(self.model, parts=parts, dtype=self.precision.compute, device=self.context.device)
         loaded.vae = self._vae_model
         if text is None:
@@ -159,16 +161,16 @@ class Builder:
         if self.job.memory.gradient_checkpointing:
             loaded.unet.enable_gradient_checkpointing()
             loaded.unet.train()  # checkpointing is skipped in eval mode; there is no dropout to switch on
-            if text is None:
-                loaded.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
-                loaded.text_encoder.train()
+            for encoder in loaded.text_encoders:
+                encoder.gradient_checkpointing_enable({"use_reentrant": False})
+                encoder.train()
         return loaded
 
     def targets(self, components: Any) -> list[Any]:
-        """The modules that the network adapts, text encoder first as in kohya's files."""
+        """The modules that the network adapts, text encoders first as in kohya's files."""
         with_conv = self.job.network.conv_rank is not None
-        text = self.family.lora_targets(components.text_encoder) if components.text_encoder is not None else ()
-        return [*text, *self.family.lora_targets(components.unet, conv=with_conv)]
+        parts = (*components.text_encoders, components.unet)
+        return [target for part in parts for target in self.family.lora_targets(part, conv=with_conv)]
 
 
 def build_run(job: TrainJob, context: JobContext) -> Run:
@@ -233,18 +235,6 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     )
     run.tasks = Tasks(run)
     return run
-
-
-def checked_prediction(job: TrainJob, context: JobContext, detected: str) -> str:
-    """What the model predicts, "epsilon" or "v". What the loss settings say to a detected one is heard here: before the
-    model was read it was not known."""
-    if job.model.prediction != "auto":
-        return job.model.prediction
-    found = list(prediction_problems(job.noise, detected))
-    raise_if_errors(found)
-    for problem in found:
-        context.say(problem.what, "warning", problem.fix)
-    return detected
 
 
 def _write_fingerprint(builder: Builder) -> None:

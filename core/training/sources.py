@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.batches import Placed
-    from core.dataset.text_cache import TextCache
+    from core.dataset.text_cache import EncodeText, TextCache
+    from core.diffusion.text_states import TextStates
 
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
 
@@ -160,11 +161,9 @@ class Latents:
 
 
 class FrozenText:
-    """Text states of an encoder that does not learn: encoded once per caption variant. The encoder is loaded only when needed."""
+    """Text states of encoders that do not learn: encoded once per caption variant. They are loaded only when needed."""
 
-    def __init__(
-        self, cache: TextCache, encode: Callable[[Sequence[str]], Tensor], release: Callable[[], None], device: str
-    ):
+    def __init__(self, cache: TextCache, encode: EncodeText, release: Callable[[], None], device: str):
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
 
     def need(self, captions: Sequence[str]) -> None:
@@ -177,21 +176,22 @@ class FrozenText:
         """Why the cache could not be written, if so."""
         return self._cache.unwritten
 
-    def states(self, captions: Sequence[str]) -> Tensor:
-        """[B, T, C] on the device."""
-        return self._cache.get(captions, self._encode).to(self._device, non_blocking=self._device.startswith("cuda"))
+    def states(self, captions: Sequence[str]) -> TextStates:
+        """Of each caption, on the device."""
+        queued = self._device.startswith("cuda")
+        return self._cache.get(captions, self._encode).each(lambda tensor: tensor.to(self._device, non_blocking=queued))
 
 
 class LearningText:
-    """Text states of an encoder that learns: computed at every step, with gradients."""
+    """Text states of encoders that learn: computed at every step, with gradients."""
 
-    def __init__(self, encode: Callable[[Sequence[str]], Tensor]):
+    def __init__(self, encode: EncodeText):
         self._encode = encode
 
     def need(self, captions: Sequence[str]) -> None:
         return
 
-    def states(self, captions: Sequence[str]) -> Tensor:
+    def states(self, captions: Sequence[str]) -> TextStates:
         return self._encode(captions)
 
 

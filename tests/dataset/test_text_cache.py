@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
+from core.diffusion.text_states import TextStates
 
 ENTRY_BYTES = 77 * 8 * 4
 
@@ -21,7 +22,7 @@ class Encoder:
 
     def __call__(self, captions):
         self.batches.append(list(captions))
-        return torch.stack([states_of(caption) for caption in captions])
+        return TextStates(torch.stack([states_of(caption) for caption in captions]))
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_captions_come_back_in_the_order_asked_and_are_encoded_once(cache):
     captions = [f"caption {index}" for index in range(11)]
     assert texts.ensure(captions, encoder) == 11
     assert texts.ensure(captions, encoder) == 0 and texts.ensure(captions[::-1], encoder) == 0
-    got = texts.get(["caption 3", "caption 0", "caption 3"])
+    got = texts.get(["caption 3", "caption 0", "caption 3"]).context
     assert torch.equal(got, torch.stack([states_of("caption 3"), states_of("caption 0"), states_of("caption 3")]))
     assert len(encoder.batches) == 2
 
@@ -57,7 +58,7 @@ def test_the_next_run_needs_no_encoder(cache):
     never = Encoder()
     texts = cache()
     assert texts.ensure(["", "b", "a"], never) == 0 and not never.batches
-    assert torch.equal(texts.get([""])[0], states_of(""))
+    assert torch.equal(texts.get([""]).context[0], states_of(""))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_small_memory_still_finds_everything(cache):
         variants = [f"variant {epoch} {index}" for index in range(10)]
         assert texts.ensure(variants, encoder) == 10
         for caption in variants + first:
-            assert torch.equal(texts.get([caption])[0], states_of(caption))
+            assert torch.equal(texts.get([caption]).context[0], states_of(caption))
         assert texts._held_bytes <= 3 * ENTRY_BYTES
     assert sum(len(set(batch)) for batch in encoder.batches) == 40
 
@@ -91,7 +92,7 @@ def test_variants_drawn_later_stay_in_memory_while_there_is_room(cache, tmp_path
     texts.ensure(["start"], Encoder())
     texts.ensure(["a shuffled one"], Encoder())
     assert entries(tmp_path) == 1
-    assert torch.equal(texts.get(["a shuffled one"])[0], states_of("a shuffled one"))
+    assert torch.equal(texts.get(["a shuffled one"]).context[0], states_of("a shuffled one"))
 
 
 def test_the_folder_does_not_grow_beyond_its_share(cache, tmp_path):
@@ -99,7 +100,7 @@ def test_the_folder_does_not_grow_beyond_its_share(cache, tmp_path):
         texts = cache(disk_bytes=4 * (ENTRY_BYTES + 100))
         texts.ensure([f"run {run} caption {index}" for index in range(3)], Encoder())
         assert entries(tmp_path) <= 4
-        assert len(texts.get([f"run {run} caption {index}" for index in range(3)])) == 3
+        assert len(texts.get([f"run {run} caption {index}" for index in range(3)]).context) == 3
     assert cache().ensure(["run 4 caption 0"], Encoder()) == 0  # the newest is still there
 
 
@@ -109,20 +110,32 @@ def test_a_damaged_entry_is_encoded_again(cache, tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     texts = cache()
     assert texts.ensure(["a"], Encoder()) == 1
-    assert torch.equal(texts.get(["a"])[0], states_of("a"))
+    assert torch.equal(texts.get(["a"]).context[0], states_of("a"))
 
 
 def test_the_type_of_the_states_is_kept(cache):
-    cache(dtype="bf16").ensure(["a"], lambda captions: Encoder()(captions).bfloat16())
-    got = cache(dtype="bf16").get(["a"])
+    cache(dtype="bf16").ensure(["a"], lambda captions: Encoder()(captions).each(torch.Tensor.bfloat16))
+    got = cache(dtype="bf16").get(["a"]).context
     assert got.dtype == torch.bfloat16 and torch.equal(got[0], states_of("a").bfloat16())
+
+
+def test_pooled_vectors_are_kept_beside_the_states(cache):
+    def encode(captions):
+        return TextStates(Encoder()(captions).context, torch.stack([states_of(caption)[0, :4] for caption in captions]))
+
+    cache().ensure(["a", "b"], encode)
+    texts = cache(room_bytes=1)
+    assert texts.ensure(["a", "b"], Encoder()) == 0
+    got = texts.get(["b", "a"])
+    assert torch.equal(got.pooled, torch.stack([states_of("b")[0, :4], states_of("a")[0, :4]]))
+    assert texts._held_bytes == ENTRY_BYTES + 4 * 4
 
 
 def test_a_caption_that_was_not_announced_goes_through_the_encoder(cache):
     texts = cache()
     with pytest.raises(KeyError, match="not cached: 'new'"):
         texts.get(["new"])
-    assert torch.equal(texts.get(["new"], Encoder())[0], states_of("new"))
+    assert torch.equal(texts.get(["new"], Encoder()).context[0], states_of("new"))
 
 
 def test_states_do_not_depend_on_the_captions_beside_them_in_a_real_encoder(cache, tmp_path):
@@ -138,7 +151,7 @@ def test_states_do_not_depend_on_the_captions_beside_them_in_a_real_encoder(cach
     @torch.no_grad()
     def encode(captions):
         ids = torch.tensor([[ord(letter) % 299 for letter in caption.ljust(77)] for caption in captions])
-        return model(ids).last_hidden_state
+        return TextStates(model(ids).last_hidden_state)
 
     captions = [f"caption number {index}" for index in range(19)]
     together = TextCache(tmp_path / "one", "clip")
@@ -146,7 +159,7 @@ def test_states_do_not_depend_on_the_captions_beside_them_in_a_real_encoder(cach
     for caption in captions:
         alone = TextCache(tmp_path / f"alone {caption}", "clip")
         alone.ensure([caption], encode)
-        assert torch.equal(alone.get([caption]), together.get([caption]))
+        assert torch.equal(alone.get([caption]).context, together.get([caption]).context)
 
 
 def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypatch):
@@ -161,7 +174,7 @@ def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypat
     variants = [f"variant {index}" for index in range(20)]
     texts.ensure(variants, encoder)
     for start in range(0, 20, 4):
-        got = texts.get(variants[start : start + 4], encoder)
+        got = texts.get(variants[start : start + 4], encoder).context
         assert torch.equal(got, torch.stack([states_of(caption) for caption in variants[start : start + 4]]))
     assert texts._held_bytes <= 3 * ENTRY_BYTES
     assert len(warned) == 1 and "disk is full" in warned[0].what and texts.unwritten is warned[0]

@@ -50,7 +50,7 @@ def test_the_starter_loads_offline_and_equals_what_diffusers_loads():
     with no_network():
         ours = sd1.load(STARTER)
         theirs = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32, local_files_only=True)
-    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoder, theirs.text_encoder)):
+    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoders[0], theirs.text_encoder)):
         state, expected = one.state_dict(), other.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
     assert ours.prediction == "epsilon" and ours.vae_scale == 0.18215 and ours.family == "sd1"
@@ -63,10 +63,12 @@ def test_the_parts_compute_what_diffusers_computes():
     latents, times = torch.randn(2, 4, 16, 16, generator=draw), torch.tensor([10, 900])
     pixels = torch.rand(1, 3, 64, 48, generator=draw) * 2 - 1
     with torch.no_grad():
-        states = sd1.encode_text(ours, sd1.tokenize(ours, ["a fox, glyph style", "pizza, flat icon"]))
+        states = sd1.encode_captions(ours, ["a fox, glyph style", "pizza, flat icon"])
         expected, _ = pipeline.encode_prompt(["a fox, glyph style", "pizza, flat icon"], "cpu", 1, False)
-        assert torch.equal(states, expected)
-        assert torch.equal(sd1.predict(ours, latents, times, states), pipeline.unet(latents, times, states).sample)
+        assert torch.equal(states.context, expected)
+        assert torch.equal(
+            sd1.predict(ours, latents, times, states), pipeline.unet(latents, times, states.context).sample
+        )
         mean, logvar = sd1.encode_picture_latents(ours.vae, pixels)
         posterior = pipeline.vae.encode(pixels).latent_dist
         assert torch.equal(mean, posterior.mean) and torch.equal(logvar, posterior.logvar)
@@ -83,7 +85,7 @@ def test_parts_are_frozen_whole_and_in_the_wanted_type(tiny):
     loaded = sd1.load(tiny, dtype=torch.bfloat16)
     for module, dtype in (
         (loaded.unet, torch.bfloat16),
-        (loaded.text_encoder, torch.bfloat16),
+        (loaded.text_encoders[0], torch.bfloat16),
         (loaded.vae, torch.float32),
     ):
         assert not module.training
@@ -91,17 +93,17 @@ def test_parts_are_frozen_whole_and_in_the_wanted_type(tiny):
             assert not tensor.is_meta and not tensor.requires_grad
             assert tensor.dtype == dtype or not tensor.is_floating_point()
     assert sd1.load(tiny, parts=("vae",), vae_dtype=torch.float16).vae.dtype == torch.float16
-    ids = loaded.text_encoder.embeddings.position_ids
+    ids = loaded.text_encoders[0].embeddings.position_ids
     assert torch.equal(ids, torch.arange(77)[None]), "no file holds these"
 
 
 def test_only_the_parts_asked_for_are_loaded(tiny):
     loaded = sd1.load(tiny, parts=("unet",))
     assert loaded.unet is not None and loaded.vae is None
-    assert loaded.text_encoder is None and loaded.tokenizer is None
+    assert loaded.text_encoders == [] and loaded.tokenizers == []
     assert loaded.vae_scale == 0.18215, "cached latents need it without the VAE"
-    words = sd1.load(tiny, parts=("text_encoder", "tokenizer"))
-    assert words.unet is None and words.text_encoder is not None and words.tokenizer is not None
+    words = sd1.load(tiny, parts=("text_encoders", "tokenizers"))
+    assert words.unet is None and len(words.text_encoders) == len(words.tokenizers) == 1
 
 
 def test_nothing_of_a_file_stays_mapped_or_shared(copy):
@@ -149,7 +151,7 @@ def test_digests_are_remembered_and_told(tmp_path, tiny):
 def test_weight_bytes_are_what_loading_takes(tiny):
     loaded = sd1.load(tiny)
     sizes = sd1.weight_bytes(tiny, 2)
-    for name, module in (("unet", loaded.unet), ("vae", loaded.vae), ("text_encoder", loaded.text_encoder)):
+    for name, module in (("unet", loaded.unet), ("vae", loaded.vae), ("text_encoder", loaded.text_encoders[0])):
         assert sizes[name] == 2 * sum(value.numel() for value in module.parameters())
 
 
@@ -177,8 +179,8 @@ def test_old_folders_with_old_names_load_the_same(copy, tiny):
     vae.unlink()
     torch.save(renamed, copy / "vae" / "diffusion_pytorch_model.bin")
     one, other = sd1.load(copy), sd1.load(tiny)
-    for name in ("vae", "text_encoder"):
-        state, expected = getattr(one, name).state_dict(), getattr(other, name).state_dict()
+    for mine, theirs in ((one.vae, other.vae), (one.text_encoders[0], other.text_encoders[0])):
+        state, expected = mine.state_dict(), theirs.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 
 

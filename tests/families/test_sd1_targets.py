@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.families.sd1 import lora_targets, module_name
-from core.families.sd1.loading import make_empty
-from tests.models import shipped_config
+from core.families.sd1 import lora_targets, make_empty
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
     CASES = json.load(file)["cases"]
@@ -17,7 +15,7 @@ with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") a
 @pytest.fixture(scope="module")
 def sd15():
     """SD 1.5's U-Net and text encoder without weights."""
-    return {name: make_empty(name, shipped_config(name)) for name in ("unet", "text_encoder")}
+    return {name: make_empty(name) for name in ("unet", "text_encoder")}
 
 
 def shapes(target, rank, conv_rank):
@@ -60,11 +58,3 @@ def test_a_target_can_be_replaced_in_its_parent(sd15):
 def test_no_layer_is_named_twice(sd15):
     names = [target.name for target in lora_targets(sd15["unet"], conv=True)]
     assert len(set(names)) == len(names)
-
-
-def test_names_of_the_text_encoder_have_the_text_model_level():
-    assert module_name("lora_te", "encoder.layers.0.mlp.fc1") == "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    assert (
-        module_name("lora_te", "text_model.encoder.layers.0.mlp.fc1") == "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    )
-    assert module_name("lora_unet", "mid_block.attentions.0.proj_in") == "lora_unet_mid_block_attentions_0_proj_in"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from core.families import sd1
-from core.families.sd1.loading import load_tokenizer
+from core.families.clip import token_windows
+from core.families.tokenizer import load_tokenizer
 from tests.models import tiny_sd1
 from tests.offline import no_network
 
@@ -17,7 +18,16 @@ CASES = json.loads((ROOT / "tests" / "vectors" / "prompts.json").read_text(encod
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return sd1.load(tiny_sd1(tmp_path_factory.mktemp("text") / "tiny"), parts=("text_encoder", "tokenizer"))
+    return sd1.load(tiny_sd1(tmp_path_factory.mktemp("text") / "tiny"), parts=("text_encoders", "tokenizers"))
+
+
+def ids_of(model, captions, length=75):
+    (ids,) = sd1.tokenize(model, captions, length)
+    return ids
+
+
+def states_of(model, ids, **how):
+    return sd1.encode_ids(model, [ids], **how).context
 
 
 @pytest.mark.parametrize("length", [75, 150, 225])
@@ -25,7 +35,7 @@ def test_token_ids_are_those_of_sd_scripts(model, length):
     key = "ids_77" if length == 75 else f"ids_{length}"
     prompts = [case["prompt"] for case in CASES if key in case]
     assert len(prompts) >= 3
-    ids = sd1.tokenize(model, prompts, length)
+    ids = ids_of(model, prompts, length)
     expected = torch.tensor([case[key] for case in CASES if key in case]).reshape(ids.shape)
     assert ids.shape == (len(prompts), length // 75, 77) and ids.dtype == torch.int64
     assert torch.equal(ids, expected)
@@ -33,24 +43,24 @@ def test_token_ids_are_those_of_sd_scripts(model, length):
 
 def test_a_caption_longer_than_a_window_is_cut_into_windows_of_75(model):
     caption = ", ".join(f"fox number {n}" for n in range(60))
-    content = model.tokenizer(caption)["input_ids"][1:-1]
+    content = model.tokenizers[0](caption)["input_ids"][1:-1]
     assert len(content) > 225
-    ids = sd1.tokenize(model, [caption], 225)[0]
+    ids = ids_of(model, [caption], 225)[0]
     assert ids[:, 0].tolist() == [49406] * 3 and ids[:, -1].tolist() == [49407] * 3
     assert ids[:, 1:76].flatten().tolist() == content[:225]
-    few = sd1.tokenize(model, [", ".join(["fox"] * 50)], 150)[0]
+    few = ids_of(model, [", ".join(["fox"] * 50)], 150)[0]
     assert few[1, 1:26].tolist() == content_of(model, ", ".join(["fox"] * 50))[75:] + [49407], "then padding"
 
 
 def content_of(model, caption):
-    return model.tokenizer(caption)["input_ids"][1:-1]
+    return model.tokenizers[0](caption)["input_ids"][1:-1]
 
 
 def test_the_shipped_tokenizer_is_the_starters():
     shipped, starters = load_tokenizer(), load_tokenizer(ROOT / "models" / "starter")
     captions = ["a fox, glyph style", "", "Füchse & 3 BÄREN!!", "<|endoftext|> x", "  two   spaces\n", "狐狸 🦊"]
-    assert torch.equal(sd1.tokenize(shipped, captions), sd1.tokenize(starters, captions))
-    assert sd1.tokenize(shipped, captions)[0, 0, :8].tolist() == [49406, 320, 3240, 267, 13027, 2042, 1844, 49407]
+    assert torch.equal(token_windows(shipped, captions), token_windows(starters, captions))
+    assert token_windows(shipped, captions)[0, 0, :8].tolist() == [49406, 320, 3240, 267, 13027, 2042, 1844, 49407]
     assert len(shipped) == 49408 and shipped.pad_token_id == 49407
 
 
@@ -69,19 +79,19 @@ def test_a_folder_with_the_older_vocabulary_files_gives_the_same_ids(tmp_path):
     captions = [case["prompt"] for case in CASES]
     with no_network():
         older = load_tokenizer(tmp_path)
-    assert torch.equal(sd1.tokenize(older, captions, 225), sd1.tokenize(load_tokenizer(), captions, 225))
+    assert torch.equal(token_windows(older, captions, 225), token_windows(load_tokenizer(), captions, 225))
 
 
 def test_tokens_are_counted_without_the_marks_of_beginning_and_end(model):
     assert sd1.count_tokens(model, "") == 0
     assert sd1.count_tokens(model, "a fox, glyph style") == 6
-    assert sd1.count_tokens(model.tokenizer, "fox " * 100) == 100
+    assert sd1.count_tokens(model, "fox " * 100) == 100
 
 
 def test_the_last_state_comes_after_the_final_norm(model):
-    ids = sd1.tokenize(model, ["a fox", "a bear, glyph style"])
-    encoder = model.text_encoder
-    states = sd1.encode_text(model, ids)
+    ids = ids_of(model, ["a fox", "a bear, glyph style"])
+    encoder = model.text_encoders[0]
+    states = states_of(model, ids)
     assert states.shape == (2, 77, 32)
     assert torch.equal(states, encoder(ids[:, 0]).last_hidden_state)
     hidden = encoder(ids[:, 0], output_hidden_states=True).hidden_states
@@ -90,7 +100,7 @@ def test_the_last_state_comes_after_the_final_norm(model):
 
 def test_clip_skip_reads_an_earlier_layer_and_norms_it(model):
     """Computed here layer by layer, with plain attention under a causal mask."""
-    ids, encoder = sd1.tokenize(model, ["a fox, glyph style"]), model.text_encoder
+    ids, encoder = ids_of(model, ["a fox, glyph style"]), model.text_encoders[0]
     states = encoder.embeddings(input_ids=ids[:, 0])
     layers = list(encoder.encoder.layers)
     hidden = [states]
@@ -108,18 +118,18 @@ def test_clip_skip_reads_an_earlier_layer_and_norms_it(model):
         hidden.append(states)
     for skip in (None, 1, 2, 3):
         expected = encoder.final_layer_norm(hidden[-(skip or 1)])
-        torch.testing.assert_close(sd1.encode_text(model, ids, clip_skip=skip), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(sd1.encode_text(model, ids, clip_skip=1), sd1.encode_text(model, ids))
-    assert not torch.allclose(sd1.encode_text(model, ids, clip_skip=2), sd1.encode_text(model, ids), atol=1e-2)
+        torch.testing.assert_close(states_of(model, ids, clip_skip=skip), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(states_of(model, ids, clip_skip=1), states_of(model, ids))
+    assert not torch.allclose(states_of(model, ids, clip_skip=2), states_of(model, ids), atol=1e-2)
 
 
 @pytest.mark.parametrize(("length", "total"), [(150, 152), (225, 227)])
 def test_windows_are_encoded_alone_and_joined_as_sd_scripts_joins_them(model, length, total):
     captions = ["a fox", ", ".join(f"word {n}" for n in range(60))]
-    ids = sd1.tokenize(model, captions, length)
-    states = sd1.encode_text(model, ids)
+    ids = ids_of(model, captions, length)
+    states = states_of(model, ids)
     assert states.shape == (2, total, 32)
-    alone = [sd1.encode_text(model, ids[:, n : n + 1]) for n in range(length // 75)]
+    alone = [states_of(model, ids[:, n : n + 1]) for n in range(length // 75)]
     torch.testing.assert_close(states[:, 0], alone[0][:, 0], rtol=1e-5, atol=1e-5)
     for n, window in enumerate(alone):
         torch.testing.assert_close(states[:, 1 + 75 * n : 76 + 75 * n], window[:, 1:76], rtol=1e-5, atol=1e-5)
@@ -128,19 +138,19 @@ def test_windows_are_encoded_alone_and_joined_as_sd_scripts_joins_them(model, le
 
 def test_a_long_caption_reaches_the_second_window_only_when_there_is_one(model):
     short, long = "a fox " * 30, "a fox " * 30 + "a bear " * 20
-    one = sd1.encode_text(model, sd1.tokenize(model, [short, long], 75))
-    two = sd1.encode_text(model, sd1.tokenize(model, [short, long], 150))
+    one = states_of(model, ids_of(model, [short, long], 75))
+    two = states_of(model, ids_of(model, [short, long], 150))
     assert not torch.equal(one[0], one[1]) and one.shape[1] == 77
     torch.testing.assert_close(two[0, 1:61], two[1, 1:61], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(two[0, 76:151], two[1, 76:151], atol=1e-3)
 
 
 def test_gradients_reach_the_text_encoder(model):
-    encoder = model.text_encoder.requires_grad_(True)
+    encoder = model.text_encoders[0].requires_grad_(True)
     try:
         for skip, silent in ((None, 0), (2, 1)):
             encoder.zero_grad(set_to_none=True)
-            sd1.encode_text(model, sd1.tokenize(model, ["a fox"]), clip_skip=skip).square().mean().backward()
+            states_of(model, ids_of(model, ["a fox"]), clip_skip=skip).square().mean().backward()
             layers = encoder.encoder.layers
             learns = [
                 float(layer.mlp.fc1.weight.grad.abs().sum()) > 0 if layer.mlp.fc1.weight.grad is not None else False

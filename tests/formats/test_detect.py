@@ -324,9 +324,11 @@ def message(shapes, wanted="auto"):
 
 
 def test_a_model_of_another_family_is_refused_by_its_name():
-    assert message(SDXL) == "This is an SDXL checkpoint; this job works with SD 1.x"
+    assert message(SDXL, "sd1") == "This is an SDXL checkpoint; this job works with SD 1.x"
     assert message(SD2, "sd1") == "This is an SD 2.x checkpoint; this job works with SD 1.x"
-    assert message({f"{U}double_blocks.0.img_attn.qkv.weight": (1, 1)}).startswith("This is a Flux checkpoint;")
+    assert message({f"{U}double_blocks.0.img_attn.qkv.weight": (1, 1)}).startswith(
+        "This is a Flux checkpoint; this job works with SD 1.x or SD 2.x or SDXL"
+    )
 
 
 def test_a_file_that_is_no_whole_model_is_refused_by_its_name():
@@ -352,8 +354,12 @@ def test_the_starter_is_sd1_although_narrower():
 def test_every_family_has_the_same_functions():
     names = (
         "load",
+        "make_empty",
+        "digest",
+        "weight_bytes",
         "tokenize",
-        "encode_text",
+        "encode_ids",
+        "encode_captions",
         "count_tokens",
         "encode_picture_latents",
         "decode_latents",

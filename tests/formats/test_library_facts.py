@@ -30,11 +30,11 @@ def pipeline(folder):
 
 def lora(path, folder, *, rank=4, alpha=2.0, conv_rank=None, conv_alpha=None, up_alpha=None, text="all"):
     """A LoRA of the tiny model with random matrices. up_alpha: of the up blocks. text: "all", "none" or "q_proj"."""
-    model = sd1.load(folder, parts=("unet", "text_encoder"))
+    model = sd1.load(folder, parts=("unet", "text_encoders"))
     draw = torch.Generator().manual_seed(5)
     targets = list(sd1.lora_targets(model.unet, conv=conv_rank is not None))
     if text != "none":
-        targets += [t for t in sd1.lora_targets(model.text_encoder) if text == "all" or t.name.endswith(text)]
+        targets += [t for t in sd1.lora_targets(model.text_encoders[0]) if text == "all" or t.name.endswith(text)]
     tensors = {}
     for target in targets:
         weight = target.module.weight
@@ -133,7 +133,7 @@ def test_clip_text_models_differ_in_the_text_model_level():
 
 
 def test_a_clip_model_built_without_memory_lacks_only_its_counters():
-    """Leans on it: families/sd1/loading.py fills position_ids by hand."""
+    """Leans on it: families/loading.py fills position_ids by hand."""
     with torch.device("meta"):
         model = CLIPTextModel(CLIPTextConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
     kept = set(model.state_dict())
@@ -163,7 +163,7 @@ def test_our_single_files_are_read_by_diffusers_with_the_models_folder_as_config
     with no_network():
         theirs = StableDiffusionPipeline.from_single_file(str(single_file), config=str(folder), local_files_only=True)
     ours = sd1.load(folder)
-    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoder, theirs.text_encoder)):
+    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoders[0], theirs.text_encoder)):
         state, expected = one.state_dict(), other.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 

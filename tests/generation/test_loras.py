@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: f
     made = torch.Generator().manual_seed(seed)
     tensors = {}
     kind = family("sd1")
-    targets = [*kind.lora_targets(components.text_encoder), *kind.lora_targets(components.unet, conv=conv)]
+    targets = [*kind.lora_targets(components.text_encoders[0]), *kind.lora_targets(components.unet, conv=conv)]
     for number, target in enumerate(targets):
         weight = target.module.weight
         own_rank, alpha = (
@@ -58,7 +59,7 @@ def our_picture(components, uses=()):
     with loras_attached(components, asked, found.__getitem__):
         states = encode_prompts(components, PROMPT, "")
         latents = denoise(
-            lambda noisy, timesteps, text: family("sd1").predict(components, noisy, timesteps, text),
+            partial(family("sd1").predict, components),
             states.positive,
             states.negative,
             seeds=[SEED],
@@ -129,13 +130,15 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
     path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=True, size=0.2), SD1)
     before = {
         name: value.clone()
-        for part in (starter.unet, starter.text_encoder)
+        for part in (starter.unet, *starter.text_encoders)
         for name, value in part.state_dict().items()
     }
     our_picture(starter, [(path, 1.0), (path, -0.3)])
     with pytest.raises(KeyboardInterrupt), loras_attached(starter, [LoraUse(file="a")], lambda name: path):
         raise KeyboardInterrupt
-    after = {name: value for part in (starter.unet, starter.text_encoder) for name, value in part.state_dict().items()}
+    after = {
+        name: value for part in (starter.unet, *starter.text_encoders) for name, value in part.state_dict().items()
+    }
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert np.array_equal(our_picture(starter), plain)

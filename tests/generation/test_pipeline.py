@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
+from core.diffusion.text_states import TextStates
 from core.families import family
 from core.generation.pipeline import (
     CPU_LATENT_PIXELS,
@@ -61,8 +62,8 @@ def theirs():
 
 
 def predict_with(components):
-    def predict(noisy, timesteps, states):
-        return family("sd1").predict(components, noisy, timesteps, states)
+    def predict(noisy, timesteps, states, sizes):
+        return family("sd1").predict(components, noisy, timesteps, states, sizes)
 
     return predict
 
@@ -114,8 +115,10 @@ def test_clip_skip_2_is_the_text_encoder_without_its_last_layer(starter, theirs)
     with torch.no_grad():
         expected = shorter(ids).last_hidden_state
     ours = encode_prompts(starter, "a rose", "red", clip_skip=2)
-    assert torch.allclose(torch.cat([ours.positive, ours.negative]), expected, atol=1e-5)
-    assert not torch.allclose(encode_prompts(starter, "a rose", "red").positive, ours.positive, atol=1e-2)
+    assert torch.allclose(torch.cat([ours.positive.context, ours.negative.context]), expected, atol=1e-5)
+    assert not torch.allclose(
+        encode_prompts(starter, "a rose", "red").positive.context, ours.positive.context, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a"])
@@ -143,15 +146,15 @@ def test_long_prompts_take_windows_of_75_tokens_and_both_sides_the_same_number(s
     word, long = "fox", "fox " * 80
     short = encode_prompts(starter, word, "")
     both = encode_prompts(starter, long, word)
-    assert short.positive.shape == short.negative.shape == (1, 77, 64)
-    assert both.positive.shape == both.negative.shape == (1, 154, 64)
+    assert short.positive.context.shape == short.negative.context.shape == (1, 77, 64)
+    assert both.positive.context.shape == both.negative.context.shape == (1, 154, 64)
     kind = family("sd1")
-    first = kind.encode_text(starter, kind.tokenize(starter, ["fox " * 75]))
-    second = kind.encode_text(starter, kind.tokenize(starter, ["fox " * 5]))
-    assert torch.allclose(both.positive, torch.cat([first, second], dim=1), atol=1e-5)
+    first = kind.encode_captions(starter, ["fox " * 75]).context
+    second = kind.encode_captions(starter, ["fox " * 5]).context
+    assert torch.allclose(both.positive.context, torch.cat([first, second], dim=1), atol=1e-5)
     # Texts of exactly 75 tokens need one window, of 76 two.
-    assert encode_prompts(starter, "fox " * 75).positive.shape[1] == 77
-    assert encode_prompts(starter, "", "fox " * 76).positive.shape[1] == 154
+    assert encode_prompts(starter, "fox " * 75).positive.context.shape[1] == 77
+    assert encode_prompts(starter, "", "fox " * 76).positive.context.shape[1] == 154
 
 
 def test_a_long_prompts_end_counts(starter):
@@ -171,13 +174,15 @@ def test_the_negative_prompt_is_not_read_without_guidance(starter):
 
 
 def test_guidance_is_the_papers_sum():
-    def predict(noisy, timesteps, states):  # what it predicts is the text state itself
-        return states.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(noisy)
+    def predict(noisy, timesteps, states, sizes):  # what it predicts is the text state itself
+        return states.context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(noisy)
 
-    positive, negative = torch.full((1, 77, 8), 0.3), torch.full((1, 77, 8), 0.1)
+    positive, negative = (TextStates(torch.full((1, 77, 8), value)) for value in (0.3, 0.1))
     how = {"seeds": [0], "width": 64, "height": 64, "sampler": "ddim", "steps": 1}
     guided = denoise(predict, positive, negative, guidance_scale=5.0, **how)
-    told = denoise(predict, torch.full((1, 77, 8), 0.1 + 5.0 * (0.3 - 0.1)), None, guidance_scale=1.0, **how)
+    told = denoise(
+        predict, TextStates(torch.full((1, 77, 8), 0.1 + 5.0 * (0.3 - 0.1))), None, guidance_scale=1.0, **how
+    )
     assert torch.allclose(guided, told, atol=1e-5)
 
 

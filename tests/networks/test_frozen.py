@@ -5,7 +5,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pytest import fixture, mark, skip
 from torch import nn
 
-from core.families.sd1.targets import lora_targets
+from core.families.sd1 import lora_targets
 from core.networks import frozen
 from core.networks.lora import LoraNetwork, attached
 from core.settings.network import NetworkSettings

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.schedule import sd_alpha_bar
-from core.families.sd1.targets import lora_targets
+from core.families.sd1 import lora_targets
 from core.networks.lora import LoraNetwork, attached
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.optimizers import build_optimizer, parameter_groups

@@ -1,32 +1,44 @@
-"""Stable Diffusion 1.x: one U-Net, one VAE, one CLIP text encoder; predicts the noise unless a file says otherwise."""
+"""Stable Diffusion 1.x: one U-Net, one VAE, CLIP-L; predicts the noise unless a file says otherwise."""
 
-from core.families.sd1.components import PARTS, Components
-from core.families.sd1.latents import decode_latents, encode_picture_latents
-from core.families.sd1.loading import digest, load, weight_bytes
-from core.families.sd1.targets import TEXT_PREFIXES, UNET_PREFIX, Target, lora_targets, module_name
-from core.families.sd1.text import count_tokens, encode_text, tokenize
-from core.families.sd1.unet import predict
+from functools import partial
+from pathlib import Path
 
-unet_prefix = UNET_PREFIX
-text_prefixes = TEXT_PREFIXES
+from core.families import loading
+from core.families.clip import count_tokens, tokenize
+from core.families.layout import Layout
+from core.families.one_encoder import encode_captions, encode_ids, predict
+from core.families.targets import one_encoder_targets as lora_targets
+from core.families.tokenizer import load_tokenizer
+from core.families.vae import decode_latents, encode_picture_latents
+
+LAYOUT = Layout(
+    family="sd1",
+    configs=Path(__file__).parent / "configs",
+    text_encoders=("text_encoder",),
+    tokenizers=(load_tokenizer,),
+)
+READS_SIZES = False  # whether `predict` is told the sizes of pictures
+READS_CLIP_SKIP = True
+
+load = partial(loading.load, LAYOUT)
+make_empty = partial(loading.make_empty_part, LAYOUT)
+digest = partial(loading.digest, LAYOUT)
+weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
-    "PARTS",
-    "TEXT_PREFIXES",
-    "UNET_PREFIX",
-    "Components",
-    "Target",
+    "LAYOUT",
+    "READS_CLIP_SKIP",
+    "READS_SIZES",
     "count_tokens",
     "decode_latents",
     "digest",
+    "encode_captions",
+    "encode_ids",
     "encode_picture_latents",
-    "encode_text",
     "load",
     "lora_targets",
-    "module_name",
+    "make_empty",
     "predict",
-    "text_prefixes",
     "tokenize",
-    "unet_prefix",
     "weight_bytes",
 ]

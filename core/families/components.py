@@ -1,4 +1,4 @@
-"""A loaded SD 1.x model."""
+"""A loaded model, of any family."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer")
+PARTS = ("unet", "vae", "text_encoders", "tokenizers")
 
 
 @dataclass
 class Components:
     """The parts that were asked for; the others are None or empty.
 
-    prediction   "epsilon" or "v"
-    vae_scale    latents = VAE's own latents * vae_scale (0.18215)
-    source       the file or folder it came from
-    hashes       part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
+    text_encoders  with one tokenizer each, in the order of their states in the context
+    prediction     "epsilon" or "v"
+    vae_scale      latents = VAE's own latents * vae_scale (SD 1 and 2: 0.18215, SDXL: 0.13025)
+    source         the file or folder it came from
+    hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
     """
 
     unet: Any = None
@@ -29,11 +30,3 @@ class Components:
     family: str = "sd1"
     source: Path | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def text_encoder(self) -> Any:
-        return self.text_encoders[0] if self.text_encoders else None
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.tokenizers[0] if self.tokenizers else None

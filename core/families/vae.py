@@ -1,10 +1,24 @@
-"""Pictures <-> latents, by the VAE."""
+"""Pictures <-> latents, by the VAE, which all families share but for its numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from core.families.layout import Layout
+from core.record import machine
+
+
+def safe_type(
+    layout: Layout, config: Mapping[str, Any], wanted: torch.dtype, device: str | torch.device
+) -> torch.dtype:
+    """The type to load a VAE in. SDXL's published VAE overflows fp16 and gives black pictures: it gets bf16 where the
+    device computes in that, else fp32. The repaired one says `force_upcast: false` in its config and may have fp16."""
+    if wanted != torch.float16 or not layout.vae_overflows or config.get("force_upcast") is False:
+        return wanted
+    return torch.bfloat16 if machine.bf16_is_fast(str(device)) else torch.float32
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Load an SD 1.x model from one file or a diffusers folder: offline, straight into the compute type, quickly.
+"""Load a model from one file or a diffusers folder: offline, straight into the compute type, quickly.
 
 The modules are built without memory (on the "meta" device) and given the tensors as they come from the file. Reading
 runs beside the imports of diffusers and transformers, which take several seconds of their own.
@@ -6,13 +6,10 @@ runs beside the imports of diffusers and transformers, which take several second
 
 from __future__ import annotations
 
-import gc
-import json
-import logging
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,18 +17,22 @@ from typing import Any
 import torch
 
 from core.families import check_family
-from core.families.sd1.components import PARTS, Components
+from core.families.components import PARTS, Components
+from core.families.imports import quick_imports, turns_often
+from core.families.layout import Layout
+from core.families.vae import safe_type
 from core.formats import text_keys
 from core.formats.checkpoint import PART_TITLES, Checkpoint, Part, open_checkpoint, open_vae, part_digest, read_part
+from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 
-CONFIGS = Path(__file__).parent / "configs"
 SHOWN_KEYS = 5
 
 
 def load(
+    layout: Layout,
     path: Path | str,
     *,
     dtype: torch.dtype = torch.float32,
@@ -41,51 +42,66 @@ def load(
     parts: Iterable[str] = PARTS,
     memo: HashMemo | None = None,
     cancel: CancelToken | None = None,
+    kohya_projection: bool = False,
 ) -> Components:
     """Load parts of a model, frozen and in eval mode.
 
-    dtype      of U-Net and text encoder    vae_dtype  of the VAE: its own, since 16 bits cost visible precision
+    dtype      of U-Net and text encoders   vae_dtype  of the VAE: its own, since 16 bits cost visible precision
     vae        a file or folder whose VAE replaces the model's
     memo       also fill `hashes` of the loaded parts, remembered here
+    kohya_projection   see core.formats.checkpoint.open_checkpoint
     """
     wanted = set(parts)
     assert wanted <= set(PARTS), wanted
-    checkpoint = open_checkpoint(path)
-    check_family(checkpoint.kind, path, "sd1")
-    found = _chosen_parts(checkpoint, vae, wanted)
-    dtypes = {"unet": dtype, "text_encoder": dtype, "vae": vae_dtype}
+    checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
+    check_family(checkpoint.kind, path, layout.family)
+    found = _chosen_parts(layout, checkpoint, vae, wanted)
+    dtypes = {part.name: dtype for part in found}
+    if "vae" in dtypes:
+        dtypes["vae"] = safe_type(layout, _config(layout, _vae_of(checkpoint, vae)), vae_dtype, device)
     with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
         states = {part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel) for part in found}
         try:
-            modules = {part.name: _build(part, states) for part in found}
+            modules = {part.name: _build(layout, part, states) for part in found}
         except BaseException:
             reader.shutdown(wait=True, cancel_futures=True)
             raise
     return Components(
         unet=modules.get("unet"),
         vae=modules.get("vae"),
-        text_encoders=[modules["text_encoder"]] if "text_encoder" in modules else [],
-        tokenizers=[load_tokenizer(checkpoint.path)] if "tokenizer" in wanted else [],
-        prediction=checkpoint.kind.prediction or "epsilon",
-        vae_scale=_vae_scale(checkpoint, vae),
+        text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
+        tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
+        prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get("unet")),
+        vae_scale=float(_config(layout, _vae_of(checkpoint, vae)).get("scaling_factor", layout.vae_scale)),
+        family=layout.family,
         source=checkpoint.path,
         hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
     )
 
 
-def _vae_scale(checkpoint: Checkpoint, vae: Path | str | None) -> float:
-    """From the config of the VAE in use, whether or not it is loaded: cached latents need it too."""
-    part = open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
-    config = part.config if part is not None and part.config is not None else _shipped_config("vae")
-    return float(config.get("scaling_factor", 0.18215))
+def _asked_prediction(layout: Layout, unet: Any) -> str:
+    if layout.find_prediction is None or unet is None:
+        return "epsilon"
+    return layout.find_prediction(unet)
 
 
-def _chosen_parts(checkpoint: Checkpoint, vae: Path | str | None, wanted: set[str]) -> list[Part]:
+def _vae_of(checkpoint: Checkpoint, vae: Path | str | None) -> Part | None:
+    """The VAE in use, whether or not it is loaded: cached latents need its scale too."""
+    return open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
+
+
+def _config(layout: Layout, part: Part | None, name: str = "vae") -> Mapping[str, Any]:
+    """The part's own configuration, or the published one."""
+    return part.config if part is not None and part.config is not None else layout.config(part.name if part else name)
+
+
+def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None, wanted: set[str]) -> list[Part]:
     """The parts to read, largest last: what the imports hide is the small ones and most of the U-Net."""
     parts = dict(checkpoint.parts)
     if vae is not None and "vae" in wanted:
         parts["vae"] = open_vae(vae)
-    names = [name for name in ("text_encoder", "vae", "unet") if name in wanted]
+    names = list(layout.text_encoders) if "text_encoders" in wanted else []
+    names += [name for name in ("vae", "unet") if name in wanted]
     missing = [PART_TITLES[name] for name in names if name not in parts]
     if missing:
         fix = (
@@ -94,23 +110,32 @@ def _chosen_parts(checkpoint: Checkpoint, vae: Path | str | None, wanted: set[st
             else "choose a whole model: U-Net, text encoder and VAE"
         )
         raise ProblemsError.one(f"The model has no {' and no '.join(missing)}", str(checkpoint.path), fix)
-    return [parts[name] for name in names]
+    return [_without_unused_layers(layout, parts[name]) for name in names]
 
 
-def _build(part: Part, states: Mapping[str, Future]) -> Any:
+def _without_unused_layers(layout: Layout, part: Part) -> Part:
+    """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
+    if part.name not in layout.text_encoders or part.config is not None:
+        return part
+    count = layout.config(part.name)["num_hidden_layers"]
+    places = {name: place for name, place in part.places.items() if _layer(name) < count}
+    return replace(part, places=places)
+
+
+def _layer(name: str) -> int:
+    """Number of the layer a tensor is of, -1 for one outside of all: `encoder.layers.7.mlp.fc1.bias` -> 7."""
+    words = name.split(".")
+    return int(words[words.index("layers") + 1]) if "layers" in words else -1
+
+
+def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
     """The module of a part, with its weights."""
-    config = dict(part.config if part.config is not None else _shipped_config(part.name))
-    module = make_empty(part.name, config)
+    module = make_empty(part.name, dict(_config(layout, part)))
     state = states[part.name].result()
-    if part.name == "text_encoder":
+    if part.name in layout.text_encoders:
         state = text_keys.state_for(module, state)
-    _give_weights(module, state, part)
+    _give_weights(module, state, part, FAMILY_NAMES[layout.family])
     return module.eval().requires_grad_(False)
-
-
-def _shipped_config(name: str) -> dict[str, Any]:
-    """SD 1.5's, for single files, which hold none."""
-    return json.loads((CONFIGS / name / "config.json").read_text(encoding="utf-8"))
 
 
 def _unet_maker() -> Any:
@@ -125,13 +150,22 @@ def _vae_maker() -> Any:
     return AutoencoderKL.from_config
 
 
-def _text_encoder_maker() -> Any:
+def _text_config(config: Mapping[str, Any]) -> Any:
     from transformers.models.clip.configuration_clip import CLIPTextConfig
+
+    return CLIPTextConfig(**{key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
+
+
+def _text_encoder_maker() -> Any:
     from transformers.models.clip.modeling_clip import CLIPTextModel
 
-    return lambda config: CLIPTextModel(
-        CLIPTextConfig(**{key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
-    )
+    return lambda config: CLIPTextModel(_text_config(config))
+
+
+def _projecting_encoder_maker() -> Any:
+    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+
+    return lambda config: CLIPTextModelWithProjection(_text_config(config))
 
 
 def make_empty(name: str, config: dict[str, Any]) -> Any:
@@ -142,45 +176,27 @@ def make_empty(name: str, config: dict[str, Any]) -> Any:
         return make(config).requires_grad_(False)
 
 
-_MAKERS = {"unet": _unet_maker, "vae": _vae_maker, "text_encoder": _text_encoder_maker}
+_MAKERS = {
+    "unet": _unet_maker,
+    "vae": _vae_maker,
+    "text_encoder": _text_encoder_maker,
+    "text_encoder_2": _projecting_encoder_maker,
+}
 
 
-@contextmanager
-def turns_often() -> Iterator[None]:
-    """Give the reading thread its turn 25 times as often: at the usual 5 ms, beside the imports, it mostly waits."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(0.0002)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
+def make_empty_part(layout: Layout, name: str) -> Any:
+    """A part of the published sizes without numbers."""
+    return make_empty(name, layout.config(name))
 
 
-@contextmanager
-def quick_imports() -> Iterator[None]:
-    """Import diffusers and transformers a fifth faster, by collecting no garbage in between, and without the remark of
-    bitsandbytes (which they pull in) on kernels that nobody here asked for."""
-    collected = gc.isenabled()
-    remarks = logging.getLogger("bitsandbytes")
-    level = remarks.level
-    gc.disable()
-    remarks.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        remarks.setLevel(level)
-        if collected:
-            gc.enable()
-
-
-def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part) -> None:
+def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, title: str) -> None:
     """Put the tensors into the module built on "meta"; every key must be there, none left over, every shape right."""
     wanted = module.state_dict()
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
-        problems.append(_keys_problem("lacks", missing, part))
+        problems.append(_keys_problem("lacks", missing, part, title))
     if extra := sorted(state.keys() - wanted.keys()):
-        problems.append(_keys_problem("has unknown", extra, part))
+        problems.append(_keys_problem("has unknown", extra, part, title))
     wrong = []
     for name in wanted.keys() & state.keys():
         fitted = _fitted(state[name], wanted[name].shape)
@@ -189,7 +205,7 @@ def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part) -> No
         else:
             state[name] = fitted
     if wrong:
-        problems.append(_shapes_problem(sorted(wrong), part))
+        problems.append(_shapes_problem(sorted(wrong), part, title))
     if problems:
         raise ProblemsError(problems)
     module.load_state_dict(state, strict=True, assign=True)
@@ -218,19 +234,19 @@ def _fill_counters(module: Any, device: torch.device) -> None:
             )
 
 
-def _keys_problem(verb: str, keys: list[str], part: Part) -> Problem:
+def _keys_problem(verb: str, keys: list[str], part: Part, title: str) -> Problem:
     shown = ", ".join(keys[:SHOWN_KEYS]) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "")
     return Problem(
         f"The {PART_TITLES[part.name]} {verb} {len(keys)} {'tensor' if len(keys) == 1 else 'tensors'}: {shown}",
         str(part.source),
-        "the file is incomplete or not a plain SD 1.x model: choose another",
+        f"the file is incomplete or not a plain {title} model: choose another",
     )
 
 
-def _shapes_problem(lines: list[str], part: Part) -> Problem:
+def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
     shown = "; ".join(lines[:SHOWN_KEYS]) + (f" and {len(lines) - SHOWN_KEYS} more" if len(lines) > SHOWN_KEYS else "")
     fix = (
-        "a single file must have SD 1.5's sizes: use the model's diffusers folder, whose config tells its sizes."
+        f"a single file must have {title}'s published sizes: use the model's diffusers folder, whose config tells its sizes."
         if part.config is None
         else "the folder's config.json and its weights are of different models: download it again."
     )
@@ -241,32 +257,25 @@ def _size(shape: torch.Size) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def load_tokenizer(path: Path | str | None = None) -> Any:
-    """CLIP's tokenizer: the model folder's own, else the shipped one (the same 49,408 words). Never from a hub."""
-    with quick_imports():
-        from transformers.models.clip.tokenization_clip import CLIPTokenizer
-
-    folder = Path(path) / "tokenizer" if path is not None else CONFIGS / "tokenizer"
-    complete = (folder / "tokenizer.json").is_file() or (
-        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    )
-    return CLIPTokenizer.from_pretrained(str(folder if complete else CONFIGS / "tokenizer"), local_files_only=True)
-
-
 def digest(
+    layout: Layout,
     path: Path | str,
     part: str,
     *,
     vae: Path | str | None = None,
     memo: HashMemo | None = None,
     cancel: CancelToken | None = None,
+    kohya_projection: bool = False,
 ) -> str:
-    """SHA-256 of a part's weights as stored ("unet", "vae", "text_encoder"), for the keys of caches. Loads nothing."""
+    """SHA-256 of weights as stored ("unet", "vae" or "text_encoders"), for the keys of caches. Loads nothing."""
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
-    return part_digest(_chosen_parts(open_checkpoint(path), None, {part})[0], memo, cancel)
+    checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
+    found = [part_digest(each, memo, cancel) for each in _chosen_parts(layout, checkpoint, None, {part})]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
-def weight_bytes(path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
+def weight_bytes(layout: Layout, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
     """Bytes of each part's weights as stored, or with `item_bytes` for each number (2 in bf16): what loading takes."""
-    return {name: part.weight_bytes(item_bytes) for name, part in open_checkpoint(path).parts.items()}
+    checkpoint = open_checkpoint(path, layout.family)
+    return {name: part.weight_bytes(item_bytes) for name, part in checkpoint.parts.items()}

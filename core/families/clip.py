@@ -1,0 +1,86 @@
+"""Captions -> token ids -> states of a CLIP text encoder, in windows of 75 tokens.
+
+Every text is cut into windows that the encoder reads one by one; `join_windows` or `join_whole` then makes one text of
+their states again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from core.families.components import Components
+from core.families.token_count import WINDOW
+
+Join = Callable[[torch.Tensor], torch.Tensor]  # [B, n, 77, C] -> [B, T, C]
+
+
+def count_tokens(components: Components, caption: str) -> int:
+    """Content tokens of a caption, without BOS and EOS. One window holds 75. All tokenizers of a model count the same."""
+    return len(components.tokenizers[0](caption, truncation=False, verbose=False)["input_ids"]) - 2
+
+
+def tokenize(components: Components, captions: Sequence[str], max_token_length: int = WINDOW) -> list[torch.Tensor]:
+    """Token ids of each of the model's tokenizers: int64 [B, n, 77], n = max_token_length / 75."""
+    return [token_windows(tokenizer, captions, max_token_length) for tokenizer in components.tokenizers]
+
+
+def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int = WINDOW) -> torch.Tensor:
+    """Token ids, filled up and cut at the length (reference: training, section 1.4).
+
+    max_token_length  75, 150 or 225 content tokens
+    returns           int64 [B, n, 77], n = max_token_length / 75 windows, each from BOS to EOS or filling
+    """
+    count, rest = divmod(max_token_length, WINDOW)
+    assert count >= 1 and rest == 0, f"max_token_length is {max_token_length}"
+    found = tokenizer(list(captions), padding="max_length", truncation=True, max_length=max_token_length + 2)
+    ids = torch.tensor(found["input_ids"], dtype=torch.int64).view(len(captions), max_token_length + 2)
+    windows = [
+        torch.cat([ids[:, :1], ids[:, start : start + WINDOW], ids[:, -1:]], dim=1)
+        for start in range(1, max_token_length, WINDOW)
+    ]
+    stacked = torch.stack(windows, dim=1)
+    if count > 1 and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        _end_windows(stacked, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return stacked
+
+
+def _end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
+    """Where filling is not EOS: a window full to its last place ends with EOS, an empty one begins with it. In place."""
+    full = (ids[..., -2] != end) & (ids[..., -2] != pad)
+    ids[..., -1] = torch.where(full, end, ids[..., -1])
+    ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])
+
+
+def in_windows(read: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    """`read` ([N, 77] -> [N, ...]) on every window of [B, n, 77]: [B, n, ...]."""
+    states = read(ids.flatten(0, 1))
+    return states.view(*ids.shape[:2], *states.shape[1:])
+
+
+def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -> torch.Tensor:
+    """States that SD 1 and 2 read, after the final layer norm in every case.
+
+    ids        [N, 77]                 clip_skip  None or 1: the last layer; n: the n-th from the end
+    returns    [N, 77, C], in the encoder's type; gradients flow unless the caller turns them off
+    """
+    ids = ids.to(encoder.device)
+    if clip_skip is None or clip_skip == 1:
+        return encoder(ids).last_hidden_state
+    return encoder.final_layer_norm(encoder(ids, output_hidden_states=True).hidden_states[-clip_skip])
+
+
+def join_windows(states: torch.Tensor) -> torch.Tensor:
+    """As sd-scripts trains: BOS of the first window, 75 contents of each, the last state of the last.
+
+    [B, n, 77, C] -> [B, 75 n + 2, C]
+    """
+    first, contents, last = states[:, 0, :1], states[:, :, 1 : 1 + WINDOW].flatten(1, 2), states[:, -1, -1:]
+    return torch.cat([first, contents, last], dim=1)
+
+
+def join_whole(states: torch.Tensor) -> torch.Tensor:
+    """As A1111, ComfyUI and sd-scripts draw: the windows whole, each with its BOS and EOS. [B, n, 77, C] -> [B, 77 n, C]"""
+    return states.flatten(1, 2)

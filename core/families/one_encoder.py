@@ -1,0 +1,55 @@
+"""SD 1.x and 2.x: texts by one CLIP encoder, and a U-Net that reads nothing but them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from core.diffusion.text_states import TextStates
+from core.families.clip import Join, in_windows, join_windows, last_states, tokenize
+from core.families.components import Components
+from core.families.token_count import WINDOW
+
+
+def encode_captions(
+    components: Components,
+    captions: Sequence[str],
+    *,
+    max_token_length: int = WINDOW,
+    clip_skip: int | None = None,
+    join: Join = join_windows,
+) -> TextStates:
+    """Captions as the U-Net reads them: context [B, T, C], T = 77, 152 or 227, in the encoder's type.
+
+    clip_skip  None or 1: the last layer; n: the n-th from the end; the final layer norm follows in every case
+    join       how the states of the windows become one text
+    """
+    return encode_ids(components, tokenize(components, captions, max_token_length), clip_skip=clip_skip, join=join)
+
+
+def encode_ids(
+    components: Components, ids: Sequence[torch.Tensor], *, clip_skip: int | None = None, join: Join = join_windows
+) -> TextStates:
+    """The same of token ids [B, n, 77], one tensor for each text encoder."""
+    (encoder,), (own,) = components.text_encoders, ids
+    return TextStates(join(in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)))
+
+
+def predict(
+    components: Components,
+    noisy_latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: TextStates,
+    sizes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the model makes of noisy latents: noise or v, by `components.prediction`.
+
+    noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
+    text           of B texts              sizes      not read: these families know nothing of a picture's size
+    returns        [B, 4, h, w] in the U-Net's type
+    """
+    unet = components.unet
+    dtype = unet.conv_in.weight.dtype
+    return unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=text.context.to(dtype), return_dict=False)[0]

@@ -1,0 +1,49 @@
+"""Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net that is told the sizes of pictures."""
+
+from functools import partial
+from pathlib import Path
+
+from core.families import loading
+from core.families.clip import count_tokens, tokenize
+from core.families.layout import Layout
+from core.families.sdxl.targets import lora_targets
+from core.families.sdxl.text import encode_captions, encode_ids
+from core.families.sdxl.unet import predict
+from core.families.tokenizer import load_tokenizer
+from core.families.vae import decode_latents, encode_picture_latents
+
+LAYOUT = Layout(
+    family="sdxl",
+    configs=Path(__file__).parent / "configs",
+    text_encoders=("text_encoder", "text_encoder_2"),
+    # The second has the first one's words. The folder of the published model would make "!" the filling in captions too,
+    # which OpenCLIP did not do in SDXL's own training, nor do sd-scripts and A1111.
+    tokenizers=(load_tokenizer, partial(load_tokenizer, pad="!", pad_is_mark=False)),
+    vae_scale=0.13025,
+    vae_overflows=True,
+)
+READS_SIZES = True  # whether `predict` is told the sizes of pictures
+READS_CLIP_SKIP = False  # it was trained on the last but one layer, and always is read there
+
+load = partial(loading.load, LAYOUT)
+make_empty = partial(loading.make_empty_part, LAYOUT)
+digest = partial(loading.digest, LAYOUT)
+weight_bytes = partial(loading.weight_bytes, LAYOUT)
+
+__all__ = [
+    "LAYOUT",
+    "READS_CLIP_SKIP",
+    "READS_SIZES",
+    "count_tokens",
+    "decode_latents",
+    "digest",
+    "encode_captions",
+    "encode_ids",
+    "encode_picture_latents",
+    "load",
+    "lora_targets",
+    "make_empty",
+    "predict",
+    "tokenize",
+    "weight_bytes",
+]

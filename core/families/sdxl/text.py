@@ -1,0 +1,61 @@
+"""SDXL's texts: the states of two encoders side by side, and one pooled vector of the second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from core.diffusion.text_states import TextStates
+from core.families.clip import Join, join_windows, tokenize
+from core.families.components import Components
+from core.families.token_count import WINDOW
+
+LAYER = -2  # the last but one, without the final layer norm, of both encoders
+
+
+def encode_captions(
+    components: Components,
+    captions: Sequence[str],
+    *,
+    max_token_length: int = WINDOW,
+    clip_skip: int | None = None,
+    join: Join = join_windows,
+) -> TextStates:
+    """Captions as the U-Net reads them: context [B, T, 768 + 1280], pooled [B, 1280], in the encoders' type.
+
+    clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
+    """
+    return encode_ids(components, tokenize(components, captions, max_token_length), join=join)
+
+
+def encode_ids(
+    components: Components, ids: Sequence[torch.Tensor], *, clip_skip: int | None = None, join: Join = join_windows
+) -> TextStates:
+    """The same of token ids [B, n, 77], one tensor for each text encoder."""
+    first, second = components.text_encoders
+    states, _ = _read(first, ids[0])
+    more, last = _read(second, ids[1])
+    end = components.tokenizers[1].eos_token_id
+    return TextStates(torch.cat([join(states), join(more)], dim=-1), pooled(second, last[:, 0], ids[1][:, 0], end))
+
+
+def _read(encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of the layer that is read, and of the end after the final layer norm: both [B, n, 77, C]."""
+    given = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+    shape = (*ids.shape, -1)
+    return given.hidden_states[LAYER].view(shape), given.last_hidden_state.view(shape)
+
+
+def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> torch.Tensor:
+    """The projected state at the first EOS of the first window: [B, P].
+
+    transformers may take the place of the highest id instead, which is another one where tokens were added.
+    last  [B, 77, C], after the final layer norm      ids  [B, 77]
+    """
+    ids = ids.to(last.device)
+    place = (ids == end).int().argmax(dim=-1)
+    projection = encoder.text_projection
+    state = last[torch.arange(len(ids), device=last.device), place]
+    return projection(state.to(projection.weight.dtype)).to(last.dtype)

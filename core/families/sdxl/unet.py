@@ -1,0 +1,37 @@
+"""SDXL's U-Net as training and samplers call it."""
+
+from __future__ import annotations
+
+import torch
+
+from core.diffusion.text_states import TextStates
+from core.families.components import Components
+
+
+def predict(
+    components: Components,
+    noisy_latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: TextStates,
+    sizes: torch.Tensor | None,
+) -> torch.Tensor:
+    """What the model makes of noisy latents: noise or v, by `components.prediction`.
+
+    noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
+    text           of B texts, with pooled vectors
+    sizes          float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and
+                   width of what is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2)
+    returns        [B, 4, h, w] in the U-Net's type
+
+    The U-Net itself makes 256 cosines and sines of each number in fp32 and appends them to the pooled vector.
+    """
+    assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
+    unet = components.unet
+    dtype = unet.conv_in.weight.dtype
+    return unet(
+        noisy_latents.to(dtype),
+        timesteps,
+        encoder_hidden_states=text.context.to(dtype),
+        added_cond_kwargs={"text_embeds": text.pooled.to(dtype), "time_ids": sizes.float()},
+        return_dict=False,
+    )[0]

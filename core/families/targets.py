@@ -1,0 +1,76 @@
+"""Which layers a LoRA hooks, and what kohya tools, A1111 and ComfyUI call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from core.formats.text_keys import full_name
+
+UNET_PREFIX = "lora_unet"
+
+# Every Linear and convolution inside modules of these classes is hooked. Names of classes as sd-scripts lists them.
+UNET_CLASSES = ("Transformer2DModel",)
+UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer. `parent` holds it under `attribute`; `path` is its dotted path in the part."""
+
+    name: str
+    path: str
+    parent: nn.Module
+    attribute: str
+    module: nn.Module
+
+    @property
+    def is_wide_convolution(self) -> bool:
+        """3x3: these have a rank of their own (conv_rank)."""
+        return isinstance(self.module, nn.Conv2d) and self.module.kernel_size != (1, 1)
+
+
+def is_text_encoder(part: nn.Module) -> bool:
+    return type(part).__name__.startswith("CLIPTextModel")
+
+
+def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
+    """The layers of a CLIP text model; names have the `text_model` level whatever the model's class."""
+    return _targets(encoder, set(TEXT_CLASSES), lambda path: kohya_name(prefix, full_name(path)), conv=False)
+
+
+def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], str] = str) -> Iterator[Target]:
+    """The layers of a U-Net, in its order.
+
+    conv  also the resnets and samplers (C3Lier): their 3x3 convolutions, and the Linear and 1x1 layers in them
+    name  diffusers' path of a module -> the path that files name it by
+    """
+    classes = {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
+    return _targets(unet, classes, lambda path: kohya_name(UNET_PREFIX, name(path)), conv=conv)
+
+
+def kohya_name(prefix: str, path: str) -> str:
+    """`lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
+    return f"{prefix}_{path}".replace(".", "_")
+
+
+def _targets(part: nn.Module, classes: set[str], name: Callable[[str], str], *, conv: bool) -> Iterator[Target]:
+    for root, container in part.named_modules():
+        if type(container).__name__ not in classes:
+            continue
+        for inner, module in container.named_modules():
+            if not isinstance(module, (nn.Linear, nn.Conv2d)):
+                continue
+            path = f"{root}.{inner}"
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and not conv:
+                continue
+            parent_path, _, attribute = path.rpartition(".")
+            yield Target(name(path), path, part.get_submodule(parent_path), attribute, module)
+
+
+def one_encoder_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
+    """The layers of a part of SD 1.x and 2.x, whose names are diffusers'."""
+    return text_targets(part, "lora_te") if is_text_encoder(part) else unet_targets(part, conv=conv)
