@@ -218,12 +218,15 @@ def held_out(
 ) -> frozenset[Key]:
     """Keys of the pictures that never train: whole folders of that role, those named, and each folder's share.
 
-    contents   pictures -> SHA-256 of their bytes; asked only for folders that hold out a share
+    contents   pictures -> SHA-256 of their bytes; asked only where a share is held out
 
     The share goes by content, not by name or place: a folder that is renamed or moved holds out the same pictures, and
-    two copies of a picture are never on both sides.
+    two copies of a picture are never on both sides, wherever they lie. A file that several entries reach (a folder at
+    two resolutions) is held out of all of them.
     """
     found: set[Key] = set()
+    by_share: set[Key] = set()
+    roles = {picture.key: concepts[picture.concept].role for picture in pictures}
     folders: defaultdict[int, list[Picture]] = defaultdict(list)
     for picture in pictures:
         folders[picture.concept].append(picture)
@@ -237,8 +240,23 @@ def held_out(
         chosen = {each.key for each in members if each.relative in named or each.path.name in named}
         found |= chosen
         if share > 0:
-            found |= _share(members, share, contents(members), seed)
-    return frozenset(found)
+            by_share |= _share(members, share, contents(members), seed)
+    by_share |= _copies(by_share, pictures, contents)
+    found |= by_share
+    files = {picture.path for picture in pictures if picture.key in found}
+    found |= {picture.key for picture in pictures if picture.path in files}
+    return frozenset(key for key in found if roles[key] != "regularisation")
+
+
+def _copies(out: set[Key], pictures: Sequence[Picture], contents: Callable) -> set[Key]:
+    """Pictures of any folder whose content is held out. Only those that are as long in bytes are read."""
+    lengths = {each.bytes for each in pictures if each.key in out}
+    alike = [each for each in pictures if each.bytes in lengths]
+    if len(alike) == len(out):
+        return set()
+    content = contents(alike)
+    held = {content[key] for key in out}
+    return {each.key for each in alike if content[each.key] in held}
 
 
 def _share(members: Sequence[Picture], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:

@@ -392,7 +392,7 @@ def _in_two(pictures: Sequence[Picture], folders: Sequence[Folder]) -> list[Prob
             twice[paths[earlier.source], paths[picture.source]].append(picture)
     return [
         Problem(
-            f"{count(len(group), 'picture')} are reached by two entries and train with both: {names_of(group)}.",
+            f"{count(len(group), 'picture')} are reached by two entries and count with both (held out by one, they never train): {names_of(group)}.",
             f"{printable(one)} and {printable(other)}",
             "Move one folder out of the other, or remove an entry.",
             "advice",

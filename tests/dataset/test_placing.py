@@ -23,11 +23,11 @@ def folders(*sources, split=0.0, **dataset):
 
 
 def picture(index, concept=0, size=(512, 512), **more):
-    return Picture(f"f{concept}", f"{index}.png", Path(f"{index}.png"), *size, 1, 1, concept=concept, **more)
+    return Picture(f"f{concept}", f"{index}.png", Path(f"f{concept}/{index}.png"), *size, 1, 1, concept=concept, **more)
 
 
 def contents(pictures):
-    return {each.key: sha256(each.relative.encode()).hexdigest() for each in pictures}
+    return {each.key: sha256(str(each.path).encode()).hexdigest() for each in pictures}
 
 
 def no_caption(picture):
@@ -65,6 +65,23 @@ def test_two_copies_of_a_picture_are_never_on_both_sides():
     for seed in range(20):
         out = held_out(pictures, folders({}, split=0.25), lambda members: twins, seed)
         assert {twins[key] for key in out} & {twins[each.key] for each in pictures if each.key not in out} == set()
+
+
+def test_a_share_holds_out_the_copies_in_other_folders_too():
+    pictures = [picture(index, concept) for concept in range(3) for index in range(8)]
+    given = folders({"validation_split": 0.5}, {}, {"role": "regularisation"})
+    out = held_out(pictures, given, lambda members: {each.key: each.relative for each in members}, 0)
+    assert {key[0] for key in out} == {"f0", "f1"} and len(out) == 8
+    assert {name for folder, name in out if folder == "f0"} == {name for folder, name in out if folder == "f1"}
+
+
+def test_a_file_that_two_entries_reach_is_held_out_of_both():
+    pictures = [
+        replace(picture(index, concept), path=Path(f"{index}.png")) for concept in range(2) for index in range(5)
+    ]
+    for first in ({"validation_pictures": ["3.png"]}, {"validation_split": 0.2}):
+        out = held_out(pictures, folders(first, {}), contents, 0)
+        assert len(out) == 2 and len({key[1] for key in out}) == 1
 
 
 def test_a_folder_or_named_pictures_are_held_out_and_regularisation_never_is():
