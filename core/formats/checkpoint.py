@@ -199,9 +199,8 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 
 
 def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
-    rename = sd_keys.vae_to_diffusers if name == "vae" else sd_keys.clip_to_diffusers
-    if name == "unet":
-        rename = str
+    renames = {"unet": lambda key: key, "vae": sd_keys.vae_to_diffusers}
+    rename = renames.get(name, sd_keys.clip_to_diffusers)
     places = {}
     for file in _weight_files(folder):
         entries, _ = read_header(file)

@@ -1,0 +1,65 @@
+"""SD 2.x and SDXL: what the U-Net is given and gives, against diffusers and the formula of the size conditions."""
+
+import math
+
+import torch
+
+SIZES = torch.tensor([[1024.0, 1536.0, 0.0, 37.0, 832.0, 1216.0], [500.0, 333.0, 8.0, 0.0, 512.0, 512.0]])
+
+
+def inputs():
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(2, 4, 16, 24, generator=draw), torch.tensor([10, 900])
+
+
+def test_the_prediction_is_that_of_diffusers(tiny):
+    latents, times = inputs()
+    with torch.no_grad():
+        text = tiny.family.encode_captions(tiny.components, ["a fox", "a house"])
+        ours = tiny.family.predict(tiny.components, latents, times, text, SIZES)
+        added = {"text_embeds": text.pooled, "time_ids": SIZES} if tiny.name == "sdxl" else None
+        theirs = tiny.pipeline.unet(latents, times, text.context, added_cond_kwargs=added).sample
+    assert torch.equal(ours, theirs)
+
+
+def sinusoid(value):
+    """e(v) of the reference, section 1.6: 128 cosines, then 128 sines."""
+    angles = [value * math.exp(-math.log(10000) * k / 128) for k in range(128)]
+    return [math.cos(angle) for angle in angles] + [math.sin(angle) for angle in angles]
+
+
+def test_sdxls_vector_is_the_pooled_text_and_the_sinusoids_of_six_numbers(tiny_models):
+    model = tiny_models("sdxl")
+    latents, times = inputs()
+    given = []
+    watch = model.components.unet.add_embedding.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    with torch.no_grad():
+        text = model.family.encode_captions(model.components, ["a fox", "a house"])
+        model.family.predict(model.components, latents, times, text, SIZES)
+    watch.remove()
+    sinusoids = torch.tensor([[x for number in row for x in sinusoid(number)] for row in SIZES.tolist()])
+    expected = torch.cat([text.pooled, sinusoids], dim=1)
+    assert given[0].shape == (2, 48 + 6 * 256)
+    torch.testing.assert_close(given[0], expected, rtol=0, atol=3e-4)  # angles up to 1536 in fp32: 1.2e-4 each
+
+
+def test_sizes_stay_exact_in_a_16_bit_model(tiny_models):
+    """bf16 knows no 1001: the sinusoids are made of fp32 numbers and only then rounded."""
+    model = tiny_models("sdxl")
+    loaded = model.family.load(model.folder, parts=("unet",), dtype=torch.bfloat16)
+    latents, times = inputs()
+    with torch.no_grad():
+        text = model.family.encode_captions(model.components, ["a fox"] * 2)
+        one, other = (
+            model.family.predict(loaded, latents, times, text, SIZES + step) for step in (torch.zeros(6), torch.ones(6))
+        )
+    assert one.dtype == torch.bfloat16 and not torch.equal(one, other)
+
+
+def test_sizes_change_nothing_in_the_families_that_read_none(tiny_models):
+    model = tiny_models("sd2")
+    latents, times = inputs()
+    with torch.no_grad():
+        text = model.family.encode_captions(model.components, ["a fox"] * 2)
+        one, other = (model.family.predict(model.components, latents, times, text, sizes) for sizes in (None, SIZES))
+    assert torch.equal(one, other) and not model.family.READS_SIZES
