@@ -33,7 +33,7 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
 
 def _picture(job: TrainJob, row: Row, placed: Placed | None, total_steps: int) -> Iterator[str]:
     name = "/".join(row.key)
-    if placed is None:
+    if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  does not train: {row.why}"
         return
     buckets = ", ".join(_size(size) for size in (placed.placement.bucket, *row.more))

@@ -123,7 +123,9 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     found = []
     turned = [each.picture for each in placed if each.picture.rotated]
     if turned:
-        what = f"{len(turned)} pictures are stored sideways and are turned upright as their EXIF says: {names_of(turned)}."
+        what = (
+            f"{len(turned)} pictures are stored sideways and are turned upright as their EXIF says: {names_of(turned)}."
+        )
         fix = "Nothing needs to be done; captions should describe them upright."
         found.append(Problem(what, printable(turned[0].path.parent), fix, "advice"))
     small = sorted(
@@ -155,6 +157,14 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
             what = f"{part.pool} regularisation pictures have nothing to balance and are not shown."
             fix = "Add pictures to learn, or put both into the same batch group."
             found.append(Problem(what, "dataset.sources", fix, "advice"))
+    unused = epochs.not_needed()
+    if unused and not found:
+        what = (
+            f"{len(unused)} regularisation pictures never train: sd-scripts' balance takes the first ones, until there"
+        )
+        what += f" are as many views as of the others: {names_of([each.picture for each in unused])}."
+        fix = "Set 'Balance of regularisation' to all in turn, or add pictures to learn."
+        found.append(Problem(what, "dataset.reg_balance", fix, "advice"))
     never = epochs.never_shown()
     if never:
         what = f"{len(never)} pictures never train: their buckets do not fill a batch, and short batches are left out: "

@@ -13,6 +13,7 @@ from core.record import draws
 from core.settings.dataset import DatasetSettings
 
 Bucket = tuple[str, Size]
+LOOKED_AT = 8  # epochs, for what never fills a batch where pictures come in turn
 
 
 class Epochs:
@@ -24,10 +25,13 @@ class Epochs:
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
+        self.placed = placed
         self.parts = parts_of(placed, dataset.reg_balance)
         self._short = dataset.short_batches
         self._accumulation = accumulation
-        self._size: dict[Bucket, int] = {each.bucket: each.concept.pictures.train_batch_size * processes for each in placed}
+        self._size: dict[Bucket, int] = {
+            each.bucket: each.concept.pictures.train_batch_size * processes for each in placed
+        }
         self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
         for each in placed:
             self._members[each.bucket].append(each)
@@ -85,10 +89,17 @@ class Epochs:
         """Pictures that no epoch shows, because their bucket never fills a batch and short ones are left out."""
         if self._short != "drop":
             return []
-        filled = Counter(each.bucket for each, _ in self.views_of(0))
+        filled: Counter[Bucket] = Counter()
+        for epoch in range(1 if self.steady else LOOKED_AT):
+            filled |= Counter(each.bucket for each, _ in self.views_of(epoch))
         return [
             each for bucket, members in self._members.items() if filled[bucket] < self._size[bucket] for each in members
         ]
+
+    def not_needed(self) -> list[Placed]:
+        """Regularisation pictures that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
+        shown = {each.key for part in self.parts for each in part.pictures}
+        return [each for members in self._members.values() for each in members if each.key not in shown]
 
     # -- making
 

@@ -84,7 +84,9 @@ def length_sentence(length: Length, epochs: Counts, pictures: int, accumulation:
     if not batches:
         return "No picture trains."
     size = epochs.batch_sizes[-1]
-    who = _count(pictures, "picture") + (f" ({views} with repeats)" if views != pictures else "")
+    who = _count(pictures, "picture") + (f" ({views} with repeats)" if views > pictures else "")
+    if views < pictures:
+        who = f"{_count(views, 'view')} of {who} in turn"
     even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not even:
         about = "" if epochs.steady else "about "

@@ -63,9 +63,7 @@ def preflight(
     masks = unreadable_masks(found.pictures, decode, cancel, memo)
     placing = _place(job, concepts, found, {**masks, **_broken(looks)}, memo, cancel)
     problems += placing.problems
-    epochs = Epochs(
-        placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
-    )
+    epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)
@@ -126,12 +124,13 @@ def _report(
 ) -> Report:
     placed = placing.placed
     length = length_of(job.schedule, epochs)
-    once = _each_once(placed)
+    never = _never_shown(epochs)
+    once = [each for each in _each_once(placed) if each.picture.key not in never]
     return Report(
         problems=tuple(problems),
         placed=tuple(placed),
         validation=tuple(placing.validation),
-        rows=tuple(_rows(found, placing, counted)),
+        rows=tuple(_rows(found, placing, counted, never)),
         folders=_folders(found, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
@@ -158,7 +157,15 @@ def _folders(found: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
     return tuple(replace(folder, pictures=left[folder.id]) for folder in found.folders)
 
 
-def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int]) -> list[Row]:
+def _never_shown(epochs: Epochs) -> dict[Key, str]:
+    """{picture key: why no epoch shows it, at any of its resolutions}."""
+    why = {each.key: "is not needed to balance the pictures to learn" for each in epochs.not_needed()}
+    why |= {each.key: "its bucket never fills a batch, and short batches are left out" for each in epochs.never_shown()}
+    shown = {each.picture.key for each in epochs.placed if each.key not in why}
+    return {each.picture.key: why[each.key] for each in epochs.placed if each.picture.key not in shown}
+
+
+def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int], never: Mapping[Key, str]) -> list[Row]:
     """Every picture, broken ones too, by folder and path."""
     places: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
@@ -167,8 +174,11 @@ def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int]) -> list[Row
     rows = []
     for picture in found.pictures:
         at = places.get(picture.key, [])
-        rows.append(_row(picture, at, picture.key in out, placing.refused.get(picture.key, ""), counted))
-    rows += [_row(picture, [], False, why, counted) for picture, why in found.left_out]
+        held = "is held out for validation" if picture.key in out else ""
+        why = held or never.get(picture.key, "") or placing.refused.get(picture.key, "")
+        row = _row(picture, at, why, counted)
+        rows.append(replace(row, role="validation") if held else row)
+    rows += [_row(picture, [], why, counted) for picture, why in found.left_out]
     for broken in found.broken:
         key = (broken.source, broken.relative)
         rows.append(Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason))
@@ -176,7 +186,8 @@ def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int]) -> list[Row
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
 
-def _row(picture: Picture, at: Sequence[Placed], out: bool, why: str, counted: Mapping[Key, int]) -> Row:
+def _row(picture: Picture, at: Sequence[Placed], why: str, counted: Mapping[Key, int]) -> Row:
+    """why: the reason not to train, else empty."""
     size = (picture.width, picture.height)
     if not at:
         return Row(
@@ -208,9 +219,9 @@ def _row(picture: Picture, at: Sequence[Placed], out: bool, why: str, counted: M
         caption_path=first.caption.path,
         source=first.caption.source,
         tokens=counted.get(picture.key),
-        trains=not out,
-        why="is held out for validation" if out else "",
-        role="validation" if out else first.concept.role,
+        trains=not why,
+        why=why,
+        role=first.concept.role,
         concept=picture.concept,
         more=tuple(each.placement.bucket for each in at[1:]),
         mask=picture.conditioning is not None,

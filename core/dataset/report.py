@@ -71,7 +71,7 @@ class Report:
     @property
     def trained(self) -> int:
         """Pictures that train, each counted once however many resolutions it trains at."""
-        return len({each.picture.key for each in self.placed})
+        return sum(row.trains for row in self.rows)
 
     @property
     def skipped(self) -> int:

@@ -20,6 +20,11 @@ class Whole:
     def __init__(self, placed: Sequence[Placed]):
         self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]
 
+    @property
+    def pictures(self) -> list[Placed]:
+        """Those that some epoch shows."""
+        return [each for each, _ in self.views]
+
     def __len__(self) -> int:
         return len(self.views)
 
@@ -40,6 +45,11 @@ class Turn:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def pictures(self) -> list[Placed]:
+        """Those that some epoch shows."""
+        return self._pool if self._count else []
 
     @property
     def pool(self) -> int:

@@ -324,7 +324,7 @@ def more_regularisation_than_pictures(theirs):
         picture(theirs / name)
     folders = {"folder": str(theirs / "fox"), "reg_data_dir": str(theirs / "dog")}
     seen = yield {"dataset": folders}
-    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("7 pictures (4 with repeats)")
+    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("4 views of 7 pictures in turn")
     epochs = Epochs(seen.report.placed, seen.job.dataset)
     shown = {each.key for epoch in range(3) for each, _ in epochs.views_of(epoch) if each.concept.number == 1}
     assert len(shown) == 5  # no unused tail: three epochs of two views show all five

@@ -180,6 +180,7 @@ def test_the_sentence_is_true_arithmetic():
     assert sentence(24, 60, 15, 4, max_train_epochs=2) == (
         "24 pictures (60 with repeats) x 2 passes / batch 4 = 30 steps"
     )
+    assert sentence(24, 6, 6, 1, max_train_epochs=2) == "6 views of 24 pictures in turn x 2 passes / batch 1 = 12 steps"
     assert sentence(24, 24, 7, 4, max_train_epochs=10) == "24 pictures in 7 batches of up to 4 x 10 passes = 70 steps"
     assert sentence(24, 24, 7, 4, 2, max_train_epochs=10) == (
         "24 pictures in 7 batches of up to 4, 2 batches to a step, so 4 steps a pass x 10 passes = 40 steps"
@@ -233,6 +234,23 @@ def test_the_steps_shown_are_the_steps_trained(tmp_path_factory, data):
     for epoch in range(report.epochs):
         made += len(epochs.groups(1, epoch))
     assert report.total_steps == made
+
+
+def test_pictures_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_path, check, add):
+    for number in range(3):
+        add(f"fox/{number}.png", 128, 128)
+    for number in range(5):
+        add(f"dog/{number}.png", 128, 128)
+    dataset = {"reg_data_dir": str(tmp_path / "dog"), "reg_balance": "kohya"}
+    report = check(dataset=dataset)
+    assert report.trained == 6 and report.sentence.startswith("6 pictures x")
+    assert [(row.key, row.why) for row in report.rows if not row.trains] == [
+        (("dog", f"{number}.png"), "is not needed to balance the pictures to learn") for number in (3, 4)
+    ]
+    assert any("2 regularisation pictures never train" in each.what for each in report.problems)
+    assert check(dataset=dataset | {"reg_balance": "rotate"}).trained == 8
+    report = check(dataset={"short_batches": "drop", "train_batch_size": 4})
+    assert report.trained == 0 and all("never fills a batch" in row.why for row in report.rows)
 
 
 # ---- fingerprint
