@@ -77,7 +77,7 @@ def regularised(number, pool):
 
 def held(share, number):
     known = concepts(DatasetSettings(folder="a"), CaptionSettings(), ValidationSettings(validation_split=share))
-    pictures = [Picture("a", f"{name}.png", Path("a.png"), 1, 1, 1, 1) for name in range(number)]
+    pictures = [Picture("a", f"{name}.png", Path(f"{name}.png"), 1, 1, 1, 1) for name in range(number)]
     return len(held_out(pictures, known, lambda members: {each.key: str(each.key) for each in members}, 0))
 
 
