@@ -138,7 +138,7 @@ def test_only_the_parts_asked_for_are_loaded(tiny):
 def test_the_family_of_a_file_is_told_by_its_names(in_files):
     assert identify(in_files("sd2")[1]).family == "sd2"
     assert identify(in_files("sdxl")[1]).family == "sdxl"
-    with pytest.raises(ProblemsError, match="this job works with SD 2.x"):
+    with pytest.raises(ProblemsError, match=r"this job works with SD 2\.x"):
         family("sd2").load(in_files("sdxl")[1])
 
 

@@ -1,0 +1,144 @@
+"""SD 2.x and SDXL draw what diffusers' own pipelines draw, with and without a LoRA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+from core.families import family
+from core.formats.lora_file import save_lora
+from core.generation.loras import loras_attached, read_network
+from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompts, plain_sizes
+from core.record.problems import ProblemsError
+from core.settings.generate import LoraUse
+from tests.models import tiny_folder
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+PROMPT, NEGATIVE, SEED, STEPS, GUIDANCE = "a fox, flat icon", "red", 11, 4, 4.0
+VERSIONS = {"sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
+
+
+class Model:
+    def __init__(self, name, folder):
+        self.name, self.folder, self.family = name, tiny_folder(name, folder), family(name)
+        self.components = self.family.load(self.folder)
+
+    def pipeline(self):
+        kind = StableDiffusionXLPipeline if self.name == "sdxl" else StableDiffusionPipeline
+        made = kind.from_pretrained(self.folder, local_files_only=True)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def lora(self, path, conv=False):
+        """A file of random numbers on every layer that can be hooked."""
+        draw, tensors = torch.Generator().manual_seed(0), {}
+        for part in (*self.components.text_encoders, self.components.unet):
+            for target in self.family.lora_targets(part, conv=conv):
+                weight = target.module.weight
+                tensors[f"{target.name}.lora_down.weight"] = torch.randn(4, *weight.shape[1:], generator=draw) * 0.3
+                ones = [1] * (weight.ndim - 2)
+                tensors[f"{target.name}.lora_up.weight"] = torch.randn(weight.shape[0], 4, *ones, generator=draw) * 0.1
+                tensors[f"{target.name}.alpha"] = torch.tensor(2.0)
+        return save_lora(path, tensors, {"ss_base_model_version": VERSIONS[self.name]})
+
+
+@pytest.fixture(scope="module", params=["sd2", "sdxl"])
+def model(request, tmp_path_factory):
+    return Model(request.param, tmp_path_factory.mktemp(request.param) / "tiny")
+
+
+def ours(model, sampler="ddim", width=96, height=64):
+    states = encode_prompts(model.components, PROMPT, NEGATIVE)
+    latents = denoise(
+        lambda *inputs: model.family.predict(model.components, *inputs),
+        states.positive,
+        states.negative,
+        seeds=[SEED],
+        width=width,
+        height=height,
+        sampler=sampler,
+        steps=STEPS,
+        guidance_scale=GUIDANCE,
+        prediction=model.components.prediction,
+    )
+    return decode_pixels(model.components.vae, latents)[0].permute(1, 2, 0).numpy()
+
+
+def theirs(model, pipeline, scheduler, width=96, height=64):
+    kind = {"sd2": "v_prediction", "sdxl": "epsilon"}[model.name]
+    pipeline.scheduler = scheduler(**SCHEDULE, prediction_type=kind)
+    made = pipeline(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        width=width,
+        height=height,
+        generator=torch.Generator("cpu").manual_seed(SEED),
+        output_type="np",
+    )
+    return made.images[0]
+
+
+def plain_ddim(**settings):
+    return DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=True)
+
+
+def test_a_seed_gives_diffusers_picture(model):
+    pipeline = model.pipeline()
+    for sampler, scheduler in (("ddim", plain_ddim), ("euler", EulerDiscreteScheduler)):
+        mine = ours(model, sampler)
+        assert mine.shape == (64, 96, 3) and mine.std() > 0.01
+        assert np.abs(mine - theirs(model, pipeline, scheduler)).max() < 1e-4
+
+
+def test_a_lora_on_every_layer_draws_diffusers_picture_and_leaves_the_model_as_it_was(model, tmp_path):
+    path = model.lora(tmp_path / "all.safetensors")
+    before = ours(model)
+    with loras_attached(model.components, [LoraUse(file=str(path))], lambda name: path) as report:
+        mine = ours(model)
+    assert report.loras[0].modules == len(load_file(path)) // 3 and not report.problems
+    pipeline = model.pipeline()
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
+    assert np.abs(mine - theirs(model, pipeline, plain_ddim)).max() < 2e-4
+    assert np.abs(mine - before).max() > 0.02, "it is seen"
+    assert np.array_equal(ours(model), before)
+
+
+def test_convolutions_too(model, tmp_path):
+    path = model.lora(tmp_path / "conv.safetensors", conv=True)
+    network = read_network(model.components, path, 1.0)
+    assert len(network.layers) == len(load_file(path)) // 3 and not network.unmatched
+
+
+def test_a_lora_of_another_family_is_refused(model, tmp_path):
+    path = model.lora(tmp_path / "own.safetensors")
+    other = Model({"sd2": "sdxl", "sdxl": "sd2"}[model.name], tmp_path / "other")
+    if model.name == "sdxl":
+        with pytest.raises(ProblemsError, match="is a LoRA for SDXL; the model is SD 2"):
+            read_network(other.components, path, 1.0)
+    else:  # at tiny sizes only its own word tells SD 2's
+        with pytest.raises(ProblemsError, match="is a LoRA for SD 2"):
+            read_network(other.components, path, 1.0)
+
+
+def test_a_drawn_picture_tells_sdxl_its_own_size_and_no_crop():
+    assert plain_sizes(832, 1216, 2).tolist() == [[1216, 832, 0, 0, 1216, 832]] * 2
+
+
+def test_a_batch_draws_what_each_seed_draws_alone(model):
+    states = encode_prompts(model.components, PROMPT, NEGATIVE)
+    how = {"width": 64, "height": 64, "steps": 2, "guidance_scale": GUIDANCE}
+    together = draw(model.components, states, seeds=[3, 5], **how)
+    alone = draw(model.components, states, seeds=[5], **how)[0]
+    assert np.abs(np.asarray(together[1], dtype=int) - np.asarray(alone, dtype=int)).max() <= 1
+
+
+def test_prompts_beyond_a_window_are_read_whole(model):
+    long = encode_prompts(model.components, "fox " * 80, "a")
+    assert long.positive.context.shape[1] == long.negative.context.shape[1] == 154
+    pooled = long.positive.pooled
+    assert (pooled is None) == (model.name == "sd2")
