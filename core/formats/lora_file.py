@@ -19,6 +19,7 @@ from core.formats.detect import ModelKind, identify_header
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.lora_metadata import RunFacts, lora_metadata
 from core.formats.lora_names import kohya_name, module_path
+from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
 from core.formats.tensors import TensorFile
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -26,7 +27,16 @@ from core.record.problems import Problem, ProblemsError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LoraFile", "LoraModule", "RunFacts", "load_lora", "lora_metadata", "save_lora", "to_diffusers"]
+__all__ = [
+    "LoraFile",
+    "LoraModule",
+    "RunFacts",
+    "load_lora",
+    "lora_metadata",
+    "save_lora",
+    "to_diffusers",
+    "write_lora",
+]
 
 CHUNK_BYTES = 1 << 24
 PEFT_SUFFIXES = {"A": "lora_down.weight", "B": "lora_up.weight", "alpha": "alpha"}
@@ -84,17 +94,18 @@ def save_lora(
     """Write a LoRA file; the file appears whole or not at all. Adds the hashes that A1111 knows it by.
 
     tensors  by kohya key, on any device     metadata  all strings; None or empty writes the hashes only
-    dtype    of the matrices; alphas stay float32, which holds them exactly
+    dtype    of the matrices; alphas stay float32, which holds them exactly. Weights too large for it are refused by name:
+             write_lora goes on in fp32
     """
     import torch
     from safetensors.torch import save
 
     path = Path(path)
+    _refuse_overflow(path, tensors, dtype)
     ready = {}
     for name, value in tensors.items():
         wanted = torch.float32 if name.endswith(".alpha") else (dtype or value.dtype)
         ready[name] = value.detach().to("cpu", wanted).contiguous().clone()
-    _refuse_not_finite(path, ready)
     described = {str(key): str(value) for key, value in (metadata or {}).items()}
     ours = {key: value for key, value in described.items() if key.startswith("ss_")}
     serialised = save(ready, metadata=ours or None)
@@ -105,15 +116,38 @@ def save_lora(
     return path
 
 
-def _refuse_not_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    broken = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if broken:
-        shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+def write_lora(
+    path: Path | str,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[Problem]:
+    """As save_lora, for a run that must not end at its save: where `dtype` cannot hold a weight, the file is in fp32.
+
+    returns  the advice that says so, naming the weights
+    """
+    import torch
+
+    names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
+    save_lora(path, tensors, metadata, torch.float32 if names else dtype)
+    return [kept_wide(names, dtype, path)] if names else []
+
+
+def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+    """Before anything is written: values that are no numbers, or become infinite in the type."""
+    refuse_no_numbers(not_finite(tensors), path)
+    names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
+    if names:
         raise ProblemsError.one(
-            f"The weights hold values that are not numbers: {shown}",
+            f"Some weights are too large for the type they were to be saved in: {shown(names)}",
             str(path),
-            "lower the learning rate and go on from an earlier file; if they are only too large for fp16, save as bf16",
+            "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
         )
+
+
+def _matrices(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the alphas, which are always float32."""
+    return {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
 
 
 def _weight_hashes(serialised: bytes) -> dict[str, str]:

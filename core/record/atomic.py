@@ -90,11 +90,46 @@ def open_atomic(target: Path | str) -> Iterator[Path]:
         remove(temporary)
 
 
+@contextmanager
+def folder_atomic(target: Path | str) -> Iterator[Path]:
+    """The same for a folder. One that was there gives way when the new one is whole, and is then deleted."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    try:
+        yield temporary
+        for path in [temporary, *temporary.rglob("*")]:
+            if path.is_dir():
+                sync_folder(path)
+            else:
+                sync_file(path)
+        _give_usual_mode(temporary)
+        _put_in_place(temporary, target)
+        sync_folder(target.parent)
+    finally:
+        remove_folder(temporary)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Folders cannot be renamed over one another: the old one steps aside, and back should the new one not arrive."""
+    if not target.exists():
+        replace(temporary, target)
+        return
+    aside = temporary.with_name(temporary.name.replace(".tmp-", ".old-"))
+    replace(target, aside)
+    try:
+        replace(temporary, target)
+    except BaseException:
+        replace(aside, target)
+        raise
+    remove_folder(aside)
+
+
 def _give_usual_mode(path: Path) -> None:
-    """mkstemp makes files only the owner can read; results are ordinary files. USB sticks and network drives refuse modes."""
+    """mkstemp makes what only the owner can read; results are ordinary. USB sticks and network drives refuse modes."""
     if os.name != "nt":
         with suppress(OSError):
-            os.chmod(path, 0o666 & ~UMASK)
+            os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
 
 
 def write_bytes(target: Path | str, data: bytes) -> None:

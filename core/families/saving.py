@@ -1,0 +1,66 @@
+"""Write a loaded model, trained or merged, as a file or folder that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.families import family
+from core.families.components import Components
+from core.families.layout import Layout
+from core.families.token_count import VOCABULARY
+from core.formats.diffusers_folder import Published
+from core.formats.whole_model import Form, ModelFacts, form_of, write_model
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+
+State = Mapping[str, torch.Tensor]
+
+
+def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
+    """The loaded parts by their names: "unet", "vae", "text_encoder", "text_encoder_2"."""
+    found = {"unet": components.unet, "vae": components.vae}
+    found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
+    return {name: module for name, module in found.items() if module is not None}
+
+
+def save_model(
+    components: Components,
+    target: Path | str,
+    learned: Iterable[str],
+    *,
+    form: Form | None = None,
+    states: Mapping[str, State] | None = None,
+    vae: Path | str | None = None,
+    dtype: torch.dtype | None = None,
+    facts: ModelFacts | None = None,
+    kohya_projection: bool = False,
+    cancel: CancelToken | None = None,
+    layout: Layout | None = None,
+) -> list[Problem]:
+    """Write the model with the parts that learned; the others are copied from the model it was loaded from.
+
+    learned  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
+    form     None: that of the source                                  layout  None: the family's
+    The rest is said at core.formats.whole_model.write_model, which also returns the advice.
+    """
+    layout = layout or family(components.family).LAYOUT
+    modules = modules_of(components, layout)
+    parts: dict[str, State] = {name: modules[name].state_dict() for name in learned}
+    assert components.source is not None or form is not None, "a model from nowhere has no form of its own"
+    return write_model(
+        target,
+        parts | dict(states or {}),
+        family=components.family,
+        form=form or form_of(components.source or target),
+        published=Published(layout.configs, VOCABULARY),
+        source=components.source,
+        vae=vae,
+        dtype=dtype,
+        facts=facts or ModelFacts(prediction=components.prediction),
+        kohya_projection=kohya_projection,
+        cancel=cancel,
+    )

@@ -1,0 +1,166 @@
+"""A whole model as one file: the names, shapes and extra tensors that other programs expect of it.
+
+SD 1: cond_stage_model.transformer. (CLIP)             SD 2: cond_stage_model.model. (OpenCLIP)
+SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model. (OpenCLIP)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from core.formats import sd_keys
+from core.formats.checkpoint import Checkpoint, Place
+from core.formats.header import read_header
+from core.formats.lazy_tensors import LazyTensor, OpenFiles, in_memory, stacked
+
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, LazyTensor]
+VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
+PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
+# Averages of the weights before this training (EMA): beside trained weights they would be another model.
+STALE = ("model_ema.",)
+V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others look for
+POSITIONS = "embeddings.position_ids"
+
+
+def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:
+    """The parts of a model under the names of a single file.
+
+    states            part -> {diffusers' or transformers' name: tensor}
+    kohya_projection  the text projection was read untransposed, as sd-scripts does, and goes back so
+    """
+    tensors: dict[str, LazyTensor] = {}
+    open_clip = open_clip_part(family)
+    for part, state in states.items():
+        if part == "unet":
+            tensors |= _unet(state, family)
+        elif part == "vae":
+            tensors |= _vae(state)
+        elif part == open_clip:
+            tensors |= _open_clip(state, sd_keys.OPEN_CLIP_PREFIXES[family], kohya_projection)
+        else:
+            prefix = sd_keys.CLIP_PREFIXES[family]
+            tensors |= {prefix + sd_keys.clip_to_ldm(name): tensor for name, tensor in state.items()}
+    return tensors
+
+
+def open_clip_part(family: str) -> str | None:
+    """The text encoder that is OpenCLIP's."""
+    return {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
+
+
+def _unet(state: State, family: str) -> dict[str, LazyTensor]:
+    """SD 1 files have the projections of its transformers as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    found = {}
+    for name, tensor in state.items():
+        if name.endswith(PROJECTIONS):
+            tensor = tensor.in_shape(*tensor.shape[:2], *((1, 1) if family == "sd1" else ()))
+        found[sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(name, family)] = tensor
+    return found
+
+
+def _vae(state: State) -> dict[str, LazyTensor]:
+    """Its attention is 1x1 convolutions there."""
+    found = {}
+    for name, tensor in state.items():
+        name = sd_keys.VAE_PREFIX + sd_keys.vae_to_ldm(name)
+        found[name] = tensor.in_shape(*tensor.shape[:2], 1, 1) if name.endswith(VAE_ATTENTION) else tensor
+    return found
+
+
+def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, LazyTensor]:
+    """q, k and v become one tensor; `text_projection` is the transpose of transformers' (reference: training 1.11)."""
+    found: dict[str, LazyTensor] = {}
+    thirds: dict[str, dict[int, LazyTensor]] = {}
+    for name, tensor in state.items():
+        theirs, third = sd_keys.open_clip_to_ldm(name)
+        if third is not None:
+            thirds.setdefault(theirs, {})[third] = tensor
+        else:
+            turns = theirs == "text_projection" and not kohya_projection
+            found[prefix + theirs] = tensor.transposed() if turns else tensor
+    return found | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
+
+
+def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
+    """What SD 2 files have beyond what is used: OpenCLIP's last layer, its projection and scale.
+
+    Other programs build it with 24 layers and read the last but one. Where no file gives them they are made as sd-scripts
+    makes them: the layer before again, ones, and 1.
+    """
+    if family != "sd2":
+        return {}
+    import torch
+
+    prefix = sd_keys.OPEN_CLIP_PREFIXES[family]
+    blocks = f"{prefix}{sd_keys.OPEN_CLIP_RESBLOCK}."
+    numbers = [int(name.removeprefix(blocks).partition(".")[0]) for name in tensors if name.startswith(blocks)]
+    if not numbers:
+        return {}
+    last = f"{blocks}{max(numbers)}."
+    found = {
+        f"{blocks}{max(numbers) + 1}.{name.removeprefix(last)}": tensor
+        for name, tensor in tensors.items()
+        if name.startswith(last)
+    }
+    final = tensors[f"{prefix}ln_final.weight"]
+    width = final.shape[0]
+    found[f"{prefix}text_projection"] = in_memory(torch.ones(width, width)).cast(final.dtype)
+    found[f"{prefix}logit_scale"] = in_memory(torch.ones(())).cast(final.dtype)
+    return found
+
+
+def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
+    """Empty tensors that say how the model predicts, since its weights do not."""
+    import torch
+
+    wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
+    return {name: in_memory(torch.empty(0)) for name, is_wanted in wanted.items() if is_wanted}
+
+
+def survivors(
+    source: Checkpoint,
+    states: Mapping[str, State],
+    files: OpenFiles,
+    family: str,
+    dtype: torch.dtype | None,
+    prediction: str | None,
+) -> dict[str, LazyTensor]:
+    """What the source file has beside the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
+    buffers and losses. The text encoder's own get the saved type, the rest keep theirs.
+    """
+    if source.path.is_dir():
+        return {}
+    written = {
+        place.name
+        for name, part in source.parts.items()
+        for ours, place in part.places.items()
+        if ours in states.get(name, {})
+    }
+    # Of a VAE that was replaced nothing may stay, also where it had a tensor more.
+    written |= {place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set()
+    text = (sd_keys.CLIP_PREFIXES.get(family, "\0"), sd_keys.OPEN_CLIP_PREFIXES.get(family, "\0"))
+    entries, _ = read_header(source.path)
+    found: dict[str, LazyTensor] = {}
+    for name, entry in entries.items():
+        if name in written or name.startswith(STALE) or (name == V_MARKER and prediction == "epsilon"):
+            continue
+        if name.endswith(POSITIONS):
+            found |= _positions(name, entry.shape, family)
+            continue
+        tensor = files.lazy(Place(source.path, name, entry))
+        found[name] = tensor.cast(dtype) if name.startswith(text) else tensor
+    return found
+
+
+def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
+    """CLIP's counter anew: files in 16 bits have it rounded. Under its usual name, `text_model.` included."""
+    import torch
+
+    prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
+    if name.startswith(prefix):
+        name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
+    return {name: in_memory(torch.arange(shape[-1]).expand(shape))}

@@ -1,0 +1,96 @@
+"""Files of many tensors, written one tensor after the other: safetensors, and torch's own form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.tensors import TORCH_NAMES
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.formats.lazy_tensors import LazyTensor
+    from core.record.cancel import CancelToken
+
+SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
+HEADER_BYTES_PER_TENSOR = 256  # more than any line of a header takes: for the check of free space
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], cancel: CancelToken | None = None
+) -> None:
+    """Header, then the bytes of one tensor after the other: only one is in memory beside the model.
+
+    metadata   all strings; `format: pt` is added, without which transformers refuses a file
+    """
+    # Wide types first, as the library does it: so every tensor begins at a multiple of its own item.
+    names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    listing: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    place = 0
+    for name in names:
+        tensor = tensors[name]
+        listing[name] = {
+            "dtype": SAFE_NAMES[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, place + tensor.byte_count],
+        }
+        place += tensor.byte_count
+    header = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            if cancel is not None:
+                cancel.check()
+            handle.write(_bytes(tensors[name], name))
+
+
+def _bytes(tensor: LazyTensor, name: str) -> memoryview:
+    import torch
+
+    value = tensor.read()
+    assert tuple(value.shape) == tensor.shape and value.dtype == tensor.dtype, f"{name} is another than promised"
+    return memoryview(value.reshape(-1).view(torch.uint8).numpy())
+
+
+def write_pickle(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    wrap: str | None = None,
+    plain: Mapping[str, int] | None = None,
+    cancel: CancelToken | None = None,
+) -> None:
+    """torch.save of {name: tensor}, which `torch.load(weights_only=True)` reads. Memory: all tensors in the type they are
+    saved in, where that is not the type they have.
+
+    wrap   a key that the tensors stand under        plain  numbers beside them
+    """
+    import torch
+
+    state = {}
+    for name, tensor in tensors.items():
+        if cancel is not None:
+            cancel.check()
+        state[name] = _alone(tensor.read())
+    content: dict[str, Any] = {wrap: state, **(plain or {})} if wrap else state
+    with open(path, "wb") as handle:
+        try:
+            torch.save(content, handle)
+        except RuntimeError as error:  # a full disk is an OSError, as everywhere, and not torch's own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """torch saves the whole memory that a tensor is a part of: a part gets its own."""
+    whole = tensor.untyped_storage().nbytes()
+    return tensor if whole == tensor.numel() * tensor.element_size() else tensor.clone()
+
+
+def file_bytes(tensors: Mapping[str, LazyTensor]) -> int:
+    """Bytes that a file of these takes, and a little more."""
+    return sum(tensor.byte_count + HEADER_BYTES_PER_TENSOR for tensor in tensors.values())

@@ -1,0 +1,295 @@
+"""Write a whole model: one file or a diffusers folder, whole or not at all, with memory for one tensor beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.formats import single_file, text_keys
+from core.formats.checkpoint import PART_TITLES, Checkpoint, Part, open_checkpoint, open_vae
+from core.formats.diffusers_folder import Published, folder_tensors, write_part, write_rest
+from core.formats.header import read_header, sniff
+from core.formats.lazy_tensors import LazyTensor, OpenFiles, in_memory
+from core.formats.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
+from core.formats.tensor_writer import file_bytes, write_pickle, write_safetensors
+from core.record import atomic, machine
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.record.cancel import CancelToken
+
+Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
+ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}
+SPARE_BYTES = 64 << 20  # left free on the disk; tokenizers and configs take 10 MB of it
+States = Mapping[str, Mapping[str, LazyTensor]]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model says of itself beside its weights.
+
+    metadata     all strings, into safetensors files (core.formats.model_spec)
+    prediction   "epsilon" or "v", told by a marker in a file and by the scheduler of a folder; None: as the source says
+    epoch, step  of this training; a .ckpt gets them added to the source's
+    """
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    prediction: str | None = None
+    zero_terminal_snr: bool = False
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Everything that is going to be written."""
+
+    family: str
+    states: States
+    configs: Mapping[str, Mapping[str, Any]]
+    published: Published
+    source: Checkpoint | None
+    facts: ModelFacts
+    files: OpenFiles
+    dtype: torch.dtype | None
+    kohya_projection: bool
+    cancel: CancelToken | None
+
+
+def form_of(source: Path | str) -> Form:
+    """The form a model has: what an empty `save_model_as` means."""
+    source = Path(source)
+    if not source.is_dir():
+        return "safetensors" if sniff(source) == "safetensors" else "ckpt"
+    weights = open_checkpoint(source).parts["unet"].files
+    return "diffusers" if all(file.suffix == ".bin" for file in weights) else "diffusers_safetensors"
+
+
+def write_model(
+    target: Path | str,
+    parts: Mapping[str, Mapping[str, torch.Tensor] | Part],
+    *,
+    family: str,
+    form: Form,
+    published: Published,
+    source: Path | str | None = None,
+    vae: Path | str | None = None,
+    dtype: torch.dtype | None = None,
+    facts: ModelFacts | None = None,
+    kohya_projection: bool = False,
+    cancel: CancelToken | None = None,
+) -> list[Problem]:
+    """Write a model; it appears whole at `target` or not at all. Returns what a person should know (advice).
+
+    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Those that did not learn are best
+             left out: they are then copied from `source` as it stores them
+    source   the model that was trained. Also gives a file's unknown keys, epoch and step, and a folder's configs,
+             tokenizers and scheduler
+    vae      a file or folder whose VAE takes the place of the source's
+    dtype    of all weights; None keeps them as they are in memory, or as stored
+    kohya_projection   SDXL's text projection was read from a file as sd-scripts reads it, and goes back so
+    """
+    target, source = Path(target), Path(source) if source is not None else None
+    _refuse_target(target, source, form)
+    opened = open_checkpoint(source, family, kohya_projection=kohya_projection) if source is not None else None
+    chosen = _chosen_parts(parts, opened, vae, published, target)
+    configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}
+    with OpenFiles() as files:
+        states = {name: _state(part, configs[name], files) for name, part in chosen.items()}
+        dtype, advice = _fitting_type(states, set(parts), dtype, target)
+        states = {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
+        model = _Model(
+            family,
+            states,
+            configs,
+            published,
+            opened,
+            facts or ModelFacts(),
+            files,
+            dtype,
+            kohya_projection and source is not None and source.is_file(),
+            cancel,
+        )
+        _WRITERS[form](model, target)
+    return advice
+
+
+# ---- what is written ----
+
+
+def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
+    """Never over the base model, nor over a folder that holds anything but a model."""
+    if source is not None and target.exists() and source.exists() and target.samefile(source):
+        raise ProblemsError.one(
+            "The trained model would be written over the model it was trained from",
+            str(target),
+            "choose another output name or folder",
+        )
+    if target.exists() and target.is_dir() != (ENDINGS[form] == ""):
+        kind = "folder" if target.is_dir() else "file"
+        raise ProblemsError.one(
+            f"A {kind} of this name is in the way", str(target), "rename it, or save as another name"
+        )
+    if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
+        raise ProblemsError.one(
+            "The folder holds other things than a model and is not replaced", str(target), "choose another output name"
+        )
+
+
+def _chosen_parts(
+    given: Mapping[str, Mapping[str, torch.Tensor] | Part],
+    source: Checkpoint | None,
+    vae: Path | str | None,
+    published: Published,
+    target: Path,
+) -> dict[str, Mapping[str, torch.Tensor] | Part]:
+    """Every part of the family: as given, else from the source."""
+    found: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **given}
+    if vae is not None and "vae" not in given:
+        found["vae"] = open_vae(vae)
+    missing = [PART_TITLES[name] for name in published.parts if name not in found]
+    if missing:
+        raise ProblemsError.one(
+            f"The model to be saved has no {' and no '.join(missing)}",
+            str(target),
+            "set a VAE in the model settings" if missing == ["VAE"] else "train from a whole model",
+        )
+    return {name: found[name] for name in published.parts}
+
+
+def _config(
+    name: str, part: Mapping[str, torch.Tensor] | Part, source: Checkpoint | None, published: Published
+) -> Mapping[str, Any]:
+    """A part's own config, else of the source folder where the weights in memory come from it, else the published one."""
+    if not isinstance(part, Part) and source is not None and name in source.parts:
+        part = source.parts[name]
+    own = part.config if isinstance(part, Part) else None
+    return own if own is not None else published.config(name)
+
+
+def _state(
+    part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
+) -> dict[str, LazyTensor]:
+    """A part's tensors by the names of core.formats.checkpoint, without counters and layers that are never read."""
+    if isinstance(part, Part):
+        found = {name: files.lazy(place) for name, place in part.places.items()}
+    else:
+        found = {text_keys.bare_name(name): in_memory(value) for name, value in part.items()}
+    layers = config.get("num_hidden_layers")
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if not name.endswith(single_file.POSITIONS) and (layers is None or _layer(name) < layers)
+    }
+
+
+def _layer(name: str) -> int:
+    """`encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of all layers."""
+    words = name.split(".")
+    return int(words[words.index("layers") + 1]) if "layers" in words else -1
+
+
+def _fitting_type(
+    states: States, learned: set[str], dtype: torch.dtype | None, target: Path
+) -> tuple[torch.dtype | None, list[Problem]]:
+    """The wanted type, or fp32 where that cannot hold a weight. Weights that are no numbers are refused."""
+    import torch
+
+    sizes: dict[str, float] = {}
+    for name, state in states.items():
+        narrower = dtype is not None and any(
+            torch.finfo(tensor.dtype).max > torch.finfo(dtype).max
+            for tensor in state.values()
+            if tensor.dtype.is_floating_point
+        )
+        if name in learned or narrower:
+            sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
+    refuse_no_numbers(no_numbers(sizes), target)
+    names = beyond(sizes, dtype) if dtype is not None else []
+    return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
+
+
+def _refuse_full_disk(target: Path, needed: int) -> None:
+    free = machine.free_disk(target.parent)
+    if free < needed + SPARE_BYTES:
+        raise ProblemsError.one(
+            f"The disk is too full to save the model: it takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            str(target.parent),
+            "free some space, or save as fp16 or bf16, which take half of fp32",
+        )
+
+
+# ---- the forms ----
+
+
+def one_file(model: _Model) -> dict[str, LazyTensor]:
+    """All tensors of the model as one file."""
+    facts = model.facts
+    tensors = single_file.file_tensors(model.states, model.family, kohya_projection=model.kohya_projection)
+    extra = single_file.spare_layer(tensors, model.family)
+    if model.source is not None:
+        extra |= single_file.survivors(
+            model.source, model.states, model.files, model.family, model.dtype, facts.prediction
+        )
+    return extra | tensors | single_file.markers(facts.prediction, facts.zero_terminal_snr)
+
+
+def _write_safetensors(model: _Model, target: Path) -> None:
+    tensors = one_file(model)
+    _refuse_full_disk(target, file_bytes(tensors))
+    with atomic.open_atomic(target) as temporary:
+        write_safetensors(temporary, tensors, model.facts.metadata, model.cancel)
+        model.files.close()  # before the file is put in place: Windows replaces none that is open
+
+
+def _write_ckpt(model: _Model, target: Path) -> None:
+    """{"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
+    tensors = one_file(model)
+    _refuse_full_disk(target, file_bytes(tensors))
+    before = read_header(model.source.path)[1] if model.source is not None and model.source.path.is_file() else {}
+    counters = {
+        "epoch": _whole_number(before.get("epoch")) + model.facts.epoch,
+        "global_step": _whole_number(before.get("global_step")) + model.facts.step,
+    }
+    with atomic.open_atomic(target) as temporary:
+        write_pickle(temporary, tensors, "state_dict", counters, model.cancel)
+        model.files.close()
+
+
+def _whole_number(text: str | None) -> int:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else 0
+
+
+def _write_folder(model: _Model, target: Path, pickled: bool = False) -> None:
+    facts, source = model.facts, model.source.path if model.source is not None else None
+    content = {name: folder_tensors(name, state, model.configs[name]) for name, state in model.states.items()}
+    _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in content.values()))
+    with atomic.folder_atomic(target) as temporary:
+        for name, tensors in content.items():
+            write_part(
+                temporary / name,
+                name,
+                tensors,
+                model.configs[name],
+                pickled=pickled,
+                metadata=facts.metadata,
+                cancel=model.cancel,
+            )
+        write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr)
+        model.files.close()
+
+
+def _write_pickled_folder(model: _Model, target: Path) -> None:
+    _write_folder(model, target, pickled=True)
+
+
+_WRITERS = {
+    "safetensors": _write_safetensors,
+    "ckpt": _write_ckpt,
+    "diffusers": _write_pickled_folder,
+    "diffusers_safetensors": _write_folder,
+}
