@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from core.dataset.batches import Batch, Placed
-from core.dataset.captions import caption_preview
+from core.dataset.captions import is_random
 from core.dataset.report import Report, Row
 from core.dataset.views import draw_view, size_conditioning
 from core.families.token_count import count_tokens, cut_at
@@ -18,8 +18,10 @@ DRAWS = 3
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     """Per picture: size, bucket, scale, crop, tokens, captions of the first epochs; then the whole."""
     placed = {each.picture.key: each for each in [*report.placed, *report.validation] if not each.variant}
+    plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
+    drawn = plan.first_captions(min(DRAWS, report.epochs))
     for row in report.rows:
-        yield from _picture(job, row, placed.get(row.key), report.total_steps)
+        yield from _picture(job, row, placed.get(row.key), drawn)
     yield ""
     yield "Buckets (width x height: pictures, views in the first epoch)"
     yield from (f"  {_size(size)}: {count}, {views}" for size, (count, views) in report.buckets.items())
@@ -28,10 +30,13 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
     yield from (f"Left open: {each.kind}, {each.pictures} pictures {each.counts}" for each in report.questions)
+    yield from _without_seed(job, report)
     yield report.sentence
 
 
-def _picture(job: TrainJob, row: Row, placed: Placed | None, total_steps: int) -> Iterator[str]:
+def _picture(
+    job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]
+) -> Iterator[str]:
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  does not train: {row.why}"
@@ -48,18 +53,14 @@ def _picture(job: TrainJob, row: Row, placed: Placed | None, total_steps: int) -
         "with a mask" if row.mask else "",
     ]
     yield f"{name}  " + ", ".join(fact for fact in facts if fact)
-    drawn = caption_preview(
-        placed.caption,
-        placed.concept.captions,
-        job.schedule.seed or 0,
-        placed.key,
-        DRAWS,
-        words=placed.picture.words,
-        total_steps=total_steps,
-    )
-    for text in dict.fromkeys(each.text for each in drawn):
+    for text in dict.fromkeys(drawn.get(placed.key) or [row.caption]):
         read, cut = cut_at(text, job.captions.max_token_length)
         yield f"    {read!r}" + (f"  cut off: {cut!r}" if cut else "")
+
+
+def _without_seed(job: TrainJob, report: Report) -> Iterator[str]:
+    if job.schedule.seed is None and any(is_random(each.concept.captions) for each in report.placed):
+        yield "No seed is set, so a training draws other captions of this kind: these are those of --schedule.seed 0"
 
 
 # ---- debug_dataset
@@ -69,6 +70,8 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
     """Every batch of the first epochs as it is fed: what sd-scripts' debug_dataset shows."""
     seed = job.schedule.seed or 0
     plan = Plan(report.placed, job, seed, report.total_steps)
+    if job.schedule.seed is None:
+        yield "No seed is set, so a training draws another order: this is that of --schedule.seed 0"
     for epoch in range(min(epochs, max(report.epochs, 1))):
         yield f"epoch {epoch + 1}"
         first = plan.epochs.first_update(epoch)

@@ -59,6 +59,19 @@ class Plan:
         words = placed.picture.words
         return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
+    def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
+        """{picture's address: what its first showing in each of the first epochs is learnt with}. A picture whose turn
+        comes later has fewer, or none."""
+        found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
+        for epoch in range(epochs):
+            seen: set[tuple[str, ...]] = set()
+            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_update(epoch)):
+                for placed, repeat in (item for batch in group for item in batch.items):
+                    if placed.key not in seen:
+                        seen.add(placed.key)
+                        found[placed.key].append(self.caption(placed, epoch, repeat, step))
+        return found
+
     def captions(self, epoch: int) -> list[str]:
         """Every caption that an epoch uses, each once."""
         if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
