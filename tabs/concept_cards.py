@@ -25,6 +25,12 @@ NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
 ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word",
            "class_tokens")  # fmt: skip
+# A validation folder never trains, so how often and how strongly is nothing to ask.
+SHOWN_FOR = {
+    "train": ("num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word", "class_tokens"),
+    "regularisation": ("num_repeats", "samples_per_epoch", "loss_weight", "class_word", "class_tokens"),
+    "validation": ("class_tokens",),
+}
 PLAIN = [
     name
     for name in Source.model_fields
@@ -90,7 +96,7 @@ def _card(
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
         f'<div class="concept-fields">{_fields(number, entry, found)}</div>'
         f"{_words(number, entry, proposed)}{_inside(found, root)}{made}"
-        f"{_more_line(number, entry, name, own, opened)}{more}</article>"
+        f"{_more_line(number, entry, name, own, opened, bool(proposed))}{more}</article>"
     )
 
 
@@ -139,7 +145,7 @@ def _fields(number: int, entry: Source, found: Found) -> str:
     hints = {"num_repeats": repeated, "samples_per_epoch": "by repeats", "class_tokens": both or said}
     hints |= {"identifier": "such as sks", "class_word": "such as dog"}
     drawn = ""
-    for name in ("num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word", "class_tokens"):
+    for name in SHOWN_FOR.get(entry.role, SHOWN_FOR["train"]):
         common = NOT_OWN if name == "loss_weight" else None
         value = getattr(entry, name)
         drawn += field(SOURCE[name], value, "own", f"{number}:{name}", common=common, hint=hints.get(name, ""))
@@ -148,13 +154,11 @@ def _fields(number: int, entry: Source, found: Found) -> str:
 
 def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
     """What the identifier is to the model, and rare words to choose from."""
-    if entry.role == "validation":
-        return ""
-    note = _note_on(entry.identifier) if entry.identifier else ""
-    ask = button("propose", "Other words" if proposed else "Propose rare words", number, kind="quiet")
-    words = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
+    note = _note_on(entry.identifier) if entry.identifier and entry.role != "validation" else ""
     said = f'<span class="hint">{esc(note)}</span>' if note else ""
-    return f'<div class="word-note">{said}<span class="offers">{words}{ask}</span></div>'
+    words = "".join(button("word", word, f"{number}:{word}", label=f"Use {word}") for word in proposed or ())
+    offers = f'<span class="offers">{words}</span>' if words else ""
+    return f'<div class="word-note">{said}{offers}</div>' if said or offers else ""
 
 
 @lru_cache(maxsize=500)
@@ -180,8 +184,8 @@ def _inner(folder: Folder) -> str:
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
 
 
-def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool) -> str:
-    """The button that unfolds, with what is set behind it."""
+def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool, proposed: bool) -> str:
+    """The button that unfolds, with what is set behind it; what else can be done with the card."""
     names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
     said = "as for all folders"
     if names:
@@ -195,13 +199,13 @@ def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opene
     )
     taken_off = "Takes it off this list; its files stay where they are"
     remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
+    ask = "Other words" if proposed else "Propose rare words"
+    propose = button("propose", ask, number, kind="quiet") if entry.role == "train" else ""
     unfold = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
         f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
     )
-    return (
-        f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}{remove}</div>'
-    )
+    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}{propose}{remove}</div>'
 
 
 def _more(number: int, entry: Source, common: dict[str, Any]) -> str:

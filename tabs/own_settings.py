@@ -58,14 +58,15 @@ def field(entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
-    wide = " wide" if entry.kind == "list" or _is_json(entry) else ""
+    lines = entry.kind == "list" or _is_json(entry)
+    wide = " wide" if lines or is_path(entry) else ""
     if entry.kind == "bool" and common is NOT_OWN:
         ticked = " checked" if value else ""
         control = f'<input type="checkbox" {about}{ticked}>'
         return f'<label class="own switch" title="{esc(entry.help)}">{control}<span>{esc(label(entry))}</span></label>'
     if entry.kind in ("bool", "choice"):
         control = f"<select {about}>{_options(entry, value, common, behind)}</select>"
-    elif wide:
+    elif lines:
         control = f'<textarea rows="2" {about} placeholder="{esc(behind)}">{esc(_text(entry, value))}</textarea>'
     else:
         number = " num" if entry.kind in ("int", "float", "pair") else ""

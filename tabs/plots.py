@@ -83,7 +83,7 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     def at(width: float, height: float) -> tuple[float, float]:
         return LEFT + across * width / top, TOP + up * (1 - height / top)
 
-    body = _axes(_ticks(top), _ticks(top, 4), top, top)
+    body = _axes(_ticks(top), _ticks(top), top, top)
     points = (top * step / 60 for step in range(1, 61))
     curve = [at(width, area / width) for width in points if area / width <= top]
     body += f'<polyline class="area" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in curve)}"/>'
