@@ -42,7 +42,14 @@ class _Still:
         return
 
 
-STILL = _Still()
+class _Longest(_Still):
+    """Keeps all, and takes the longest of several."""
+
+    def choice(self, seq: Sequence[Any], /) -> Any:
+        return max(seq, key=len)
+
+
+STILL, LONGEST = _Still(), _Longest()
 
 
 class Showing(NamedTuple):
@@ -197,6 +204,13 @@ def apply_pipeline(
 def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
     """The caption without draws: nothing shuffled or dropped, of choices, lines and sentences the first."""
     return _worded(raw, settings, STILL, 1 << 62, 0, words, False)
+
+
+def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "") -> list[str]:
+    """The longest that chance may give: nothing dropped, of choices, lines and sentences the longest, of two files both."""
+    drawn = caption.sentence is not None and settings.sidecars == "drawn"
+    texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
+    return [_worded(text, settings, LONGEST, 1 << 62, 0, words, False) for text in texts]
 
 
 def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:

@@ -12,7 +12,7 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import Size
 from core.dataset.caption_files import OWN
 from core.dataset.caption_memo import captions_of
-from core.dataset.captions import plain_caption
+from core.dataset.captions import longest_captions, plain_caption
 from core.dataset.conditioning import unreadable_masks
 from core.dataset.contents import content_hashes
 from core.dataset.decoding import look_at_all
@@ -229,14 +229,16 @@ def _row(picture: Picture, at: Sequence[Placed], why: str, counted: Mapping[Key,
 
 
 def _count_all(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
-    """Tokens by picture. A shuffle does not change them, a dropout only takes away."""
+    """Tokens by picture, of the longest caption that it may have. A shuffle does not change them, a dropout only takes
+    away."""
     if count_tokens is None:
         return {}
     known: dict[str, int] = {}
     counted: dict[Key, int] = {}
     for each in [*placing.placed, *placing.validation]:
-        caption = plain_caption(each.caption.text, each.concept.captions, each.picture.words)
-        if caption not in known:
-            known[caption] = count_tokens(caption)
-        counted[each.picture.key] = known[caption]
+        captions = longest_captions(each.caption, each.concept.captions, each.picture.words)
+        for caption in captions:
+            if caption not in known:
+                known[caption] = count_tokens(caption)
+        counted[each.picture.key] = max(known[caption] for caption in captions)
     return counted

@@ -20,7 +20,7 @@ class Row:
 
     caption   after prefix and suffix, before draws      source    as in Caption
     frame     what trains, as fractions of the picture: (left, top, right, bottom)
-    scale     above 1 it is enlarged                     tokens    of the caption; None where nobody counts
+    scale     above 1 it is enlarged                     tokens    of the longest that may be drawn; None: not counted
     trains    False: `why` says the reason               role      "train", "regularisation" or "validation"
     concept   number of its folder's settings            more      its buckets at the further resolutions
     mask      whether a mask or control picture goes with it

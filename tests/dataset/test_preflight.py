@@ -147,6 +147,23 @@ def test_prefix_and_suffix_count_as_tokens(check, add):
     assert report.rows[0].tokens == 3 and report.rows[0].caption == "zero one two"
 
 
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("short\n" + "word " * 80, {"caption_lines": "random"}),
+        ("a {b|" + "word " * 80 + "}", {"enable_wildcard": True}),
+        ("tags", {"sidecars": "drawn"}),
+    ],
+)
+def test_the_longest_caption_that_may_be_drawn_is_what_counts(check, add, text, captions):
+    picture = add("fox/a.png", 128, 128)
+    caption(picture, text)
+    picture.with_suffix(".caption").write_text("word " * 80)
+    report = check(captions=captions, count_tokens=lambda words: len(words.split()))
+    assert report.longest_tokens is not None and report.longest_tokens >= 80
+    assert any("longer than 75 tokens" in each.what for each in report.problems)
+
+
 def test_the_report_needs_no_torch(tmp_path):
     code = "import sys; import core.dataset.preflight, core.dataset.archive; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
