@@ -58,6 +58,11 @@ class TerminalProgress:
         self._bar.set_postfix_str(f"epoch {line['epoch']}, loss {self._smooth:.4f}")
         self._bar.update(step - self._bar.n)
 
+    def _on_validated(self, line: Line) -> None:
+        self._say(
+            f"validation loss {line['loss']:.4f}, {line['train_loss']:.4f} on training pictures (step {line['step']})"
+        )
+
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")
 

@@ -16,7 +16,7 @@ from core.engine.launch import is_launched, supervise, write_failure
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
-from core.engine.view import ENDED, RunView
+from core.engine.view import ENDED, RunView, read_watch
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
@@ -295,6 +295,10 @@ class Engine:
     def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
         view = self._refresh(run_name)
         return view.snapshot(since_seq, self._is_held(view))
+
+    def watch(self, run_name: str) -> dict[str, Any]:
+        """Losses by timestep band and by picture, the worst first: {} before the first are known."""
+        return read_watch(self._folder(run_name))
 
     def _is_held(self, view: RunView) -> bool:
         now = self._now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import Any
@@ -13,6 +14,7 @@ SERIES_POINTS = 500
 KEPT_POINTS = 2000  # of a run that has ended: hundreds of runs are held at once for the list of runs
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
+STEP_SERIES = ("losses", "rates", "corrected", "norms")
 ENDED = ("done", "stopped", "failed")
 
 
@@ -31,6 +33,9 @@ class RunView:
         self._idle = 0.0  # seconds between an end, a kill or a pause and the going on
         self.losses: list[list[float]] = []
         self.rates: list[list[Any]] = []
+        self.corrected: list[list[float]] = []
+        self.norms: list[list[Any]] = []
+        self.validated: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -73,7 +78,8 @@ class RunView:
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
-            self.losses, self.rates = thin(self.losses, KEPT_POINTS), thin(self.rates, KEPT_POINTS)
+            for name in STEP_SERIES:
+                setattr(self, name, thin(getattr(self, name), KEPT_POINTS))
         if line["message"]:
             level = "error" if self.state == "failed" else "info"
             self._say(line["time"], level, line["message"], line["fix"])
@@ -88,6 +94,11 @@ class RunView:
 
     def _on_steps(self, line: Line) -> None:
         self._forget_after(line["steps"][0] - 1)
+        corrected = line.get("corrected") or []  # journals of earlier versions have none
+        for step, quotient in zip(line["steps"], corrected, strict=False):
+            before = self.corrected[-1][1] if self.corrected else quotient
+            weight = max(1 / SMOOTHING_STEPS, 1 / (len(self.corrected) + 1))
+            self.corrected.append([step, before + weight * (quotient - before)])
         for step, loss in zip(line["steps"], line["losses"], strict=True):
             finite = loss == loss and abs(loss) != float("inf")
             if finite:
@@ -97,12 +108,13 @@ class RunView:
         self.step, self.epoch = line["steps"][-1], line["epoch"]
         self.seconds_per_step = line["seconds_per_step"]
         self.rates.append([self.step, line["rates"]])
+        self.norms.append([self.step, line.get("grad_norm"), line.get("weight_norm")])
 
     def _forget_after(self, step: int) -> None:
         """A run that continues from an earlier state repeats steps: the newer ones count."""
         if self.losses and self.losses[-1][0] > step:
-            self.losses = [point for point in self.losses if point[0] <= step]
-            self.rates = [point for point in self.rates if point[0] <= step]
+            for name in STEP_SERIES:
+                setattr(self, name, [point for point in getattr(self, name) if point[0] <= step])
             self._smooth = self.losses[-1][2] if self.losses else None
 
     def _on_sample(self, line: Line) -> None:
@@ -110,6 +122,10 @@ class RunView:
         entry["file"] = str(self.folder.path / line["file"])
         self.samples = [old for old in self.samples if (old["step"], old["index"]) != (entry["step"], entry["index"])]
         self.samples.append(entry)
+
+    def _on_validated(self, line: Line) -> None:
+        entry = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "pictures")}
+        self.validated = [old for old in self.validated if old["step"] < entry["step"]] + [entry]
 
     def _on_saved(self, line: Line) -> None:
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
@@ -156,6 +172,9 @@ class RunView:
                 "seconds": self._seconds(state, held),
                 "loss": thin(self.losses),
                 "lr": thin(self.rates),
+                "corrected": thin(self.corrected),
+                "norms": thin(self.norms),
+                "validation": list(self.validated),
                 "saves": [save["step"] for save in self.saves],
                 "samples": sorted(self.samples, key=lambda entry: (entry["index"], entry["step"])),
                 "log": list(self.log),
@@ -177,6 +196,15 @@ class RunView:
             if path.is_file():
                 found.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
         return found
+
+
+def read_watch(folder: RunFolder) -> dict[str, Any]:
+    """What a training last wrote of its losses by timestep band and by picture (core/training/watching.py); {} without."""
+    try:
+        found = json.loads((folder.path / "watch.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def title_of(folder: RunFolder) -> str:

@@ -54,7 +54,11 @@ class Planned(Event):
 
 @dataclass(frozen=True)
 class Steps(Event):
-    """Losses read back from the device for some steps. last is the newest step; rates are by part."""
+    """Losses read back from the device for some steps; rates are by part.
+
+    corrected    each loss divided by what was to be expected of its timesteps (core/training/watching.py)
+    grad_norm    of the newest step, before clipping       weight_norm  of all that learns, now and then
+    """
 
     kind: ClassVar[str] = "steps"
     steps: list[int]
@@ -63,6 +67,26 @@ class Steps(Event):
     epoch: int
     seconds_per_step: float
     grad_norm: float | None = None
+    corrected: list[float] = field(default_factory=list)
+    weight_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """The loss on held-out pictures at fixed timesteps with fixed noise, and on as many that train.
+
+    gap          loss - train_loss: what is known better of the pictures that train
+    by_timestep  {timestep as text: loss on held-out pictures}
+    """
+
+    kind: ClassVar[str] = "validated"
+    urgent: ClassVar[bool] = True
+    step: int
+    loss: float
+    train_loss: float
+    gap: float
+    by_timestep: dict[str, float]
+    pictures: int
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.views import draw_view, is_varied
 from core.record import machine
 from core.training.sources import DEVICE_BYTES, FreshViews, Latents, Shown
+from core.training.validation import as_it_is
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def on_disk(builder: Builder) -> bool:
 
 def pictures_of(builder: Builder) -> list[Placed]:
     """All that need latents: those that train and those that are held out."""
-    return [*builder.plan.placed, *builder.report.validation]
+    return [*builder.plan.placed, *(as_it_is(placed) for placed in builder.report.validation)]
 
 
 def _largest_batch(pictures: Sequence[Placed]) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from core.training.watching import Seen
 
 EVENT_SECONDS = 0.3
 MOST_WAITING = 10
@@ -19,22 +21,37 @@ MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step leaves until it is read back. loss, norm: 0-d on the device; pictures, timesteps: to name a culprit."""
+    """What a step leaves until it is read back. loss, norm: 0-d on the device; pictures, timesteps: to name a culprit.
+
+    seen         the pictures that this process computed       by_picture  their losses, [B] on the device
+    weight_norm  of all that learns, 0-d; only now and then
+    """
 
     step: int
     loss: Tensor
     norm: Tensor
     pictures: list[str]
     timesteps: list[int]
+    seen: list[Seen] = field(default_factory=list)
+    by_picture: Tensor | None = None
+    weight_norm: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """Everything on the device as float32 [n], in the order `LossBuffer.read` takes it apart."""
+        own = [self.loss, self.norm, self.by_picture, self.weight_norm]
+        return [tensor.detach().float().reshape(-1) for tensor in own if tensor is not None]
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Steps whose numbers have arrived."""
+    """Steps whose numbers have arrived. norm, weight_norm: the newest."""
 
     steps: list[int]
     losses: list[float]
     norm: float
+    seen: list[list[Seen]] = field(default_factory=list)
+    by_picture: list[list[float]] = field(default_factory=list)
+    weight_norm: float | None = None
 
 
 class LossBuffer:
@@ -66,14 +83,21 @@ class LossBuffer:
         records, self._waiting = self._waiting, []
         if not records:
             return None
-        numbers = torch.stack([torch.stack([record.loss.float(), record.norm.float()]) for record in records]).tolist()
-        for record, (loss, norm) in zip(records, numbers, strict=True):
+        numbers = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
+        losses, by_picture, weight_norm = [], [], None
+        norm = 0.0
+        for record in records:
+            loss, norm = next(numbers), next(numbers)
+            losses.append(loss)
+            by_picture.append([next(numbers) for _ in record.seen])
+            weight_norm = next(numbers) if record.weight_norm is not None else weight_norm
             # With scaled losses an infinite gradient is the scaler's business: it skips the step and scales less.
             self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
                 raise not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
-        return ReadBack([record.step for record in records], [loss for loss, _ in numbers], numbers[-1][1])
+        steps, seen = [record.step for record in records], [record.seen for record in records]
+        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm)
 
 
 def not_finite(record: StepRecord, what: str) -> ProblemsError:

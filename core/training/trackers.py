@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from core.optimization.optimizers import step_sizes
+
+if TYPE_CHECKING:
+    from core.record.events import Validated
+    from core.training.losses import ReadBack
+    from core.training.run import Run
+
+LR_NAMES = {"text_encoder": "textencoder", "text_encoder_2": "textencoder2"}  # sd-scripts' spelling
 
 
 class Tracker(Protocol):
@@ -51,6 +60,31 @@ class TensorBoard:
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.close()
+
+
+def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
+    """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
+    add, step = run.tracker.add, read.steps[-1]
+    for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
+        add("loss/current", loss, number)
+        add("loss/corrected", quotient, number)
+        if run.plan.ends_epoch(number) or number == run.total:
+            add("loss/epoch_average", run.watch.average, number)
+    add("loss/average", run.watch.average, step)
+    for name, rate in rates.items():
+        add(f"lr/{LR_NAMES.get(name, name)}", rate, step)
+    for name, size in step_sizes(run.optimizer).items():  # of optimizers that find the step size themselves
+        add(f"lr/d*lr/{LR_NAMES.get(name, name)}", size, step)
+    add("norm/gradient", read.norm, step)
+    if read.weight_norm is not None:
+        add("norm/weights", read.weight_norm, step)
+
+
+def track_validation(run: Run, found: Validated) -> None:
+    """A validation's numbers, once more where it ends an epoch."""
+    for name in ("step", "epoch") if run.plan.ends_epoch(found.step) else ("step",):
+        run.tracker.add(f"loss/validation/{name}_average", found.loss, found.step)
+        run.tracker.add(f"loss/validation/{name}_divergence", found.gap, found.step)
 
 
 def make_tracker(log_with: str, folder: Path, say: Callable[[str, str], None]) -> Tracker:

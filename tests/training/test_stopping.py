@@ -13,6 +13,7 @@ from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
+from core.settings.validation import ValidationSettings
 from core.training.checkpoint import write_content
 from core.training.loop import obey
 from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
@@ -109,7 +110,7 @@ def test_gradients_that_overflow_for_ever_end_a_run_with_scaled_losses():
 def test_more_even_saves_than_steps_are_one_a_step():
     settings = SavingSettings(save_n_evenly=10**15)
     run = SimpleNamespace(
-        job=SimpleNamespace(saving=settings, samples=SampleSettings()),
+        job=SimpleNamespace(saving=settings, samples=SampleSettings(), validation=ValidationSettings()),
         total=4,
     )
     assert Tasks(run)._even_steps == {1, 2, 3}

@@ -1,0 +1,80 @@
+"""The loss on held-out pictures: the same measure each time, and nothing of the training changes by it."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.settings.noise import NoiseSettings
+from core.training.validation import timesteps_of
+
+HELD = {"validation_split": 0.4}
+
+
+def weights(training):
+    return load_file(training.file())
+
+
+def test_the_timesteps_are_the_inner_four_of_six():
+    assert timesteps_of(NoiseSettings()) == [200, 400, 600, 800]
+    assert timesteps_of(NoiseSettings(min_timestep=500, max_timestep=505)) == [501, 502, 503, 504]
+    assert timesteps_of(NoiseSettings(min_timestep=7, max_timestep=7)) == [7, 7, 7, 7]
+
+
+def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train):
+    chance = {
+        "dataset": {"flip_aug": True},
+        "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
+        "noise": {"noise_offset": 0.1},
+    }
+    without = train(validation=HELD | {"validate_every_n_epochs": None}, **chance)
+    measured = train(validation=HELD | {"validate_every_n_steps": 1}, **chance)
+    assert without.start() == measured.start() == "done"
+    assert without.losses() == measured.losses() and not without.lines("validated")
+    a, b = weights(without), weights(measured)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    found = measured.lines("validated")
+    assert [line["step"] for line in found] == [0, 1, 2, 3, 4]
+    for line in found:
+        assert list(line["by_timestep"]) == ["200", "400", "600", "800"] and line["pictures"] == 2
+        assert line["loss"] == pytest.approx(sum(line["by_timestep"].values()) / 4)
+        assert line["gap"] == pytest.approx(line["loss"] - line["train_loss"])
+        assert math.isfinite(line["loss"]) and line["loss"] > 0
+    assert len({line["loss"] for line in found}) == 5, "it follows the weights"
+
+
+def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws(train):
+    still = {"optimizer": {"learning_rate": 1e-12}, "validation": HELD | {"validate_every_n_steps": 2}}
+    first = train(**still)
+    other = train(**still, schedule={"max_train_steps": 2, "seed": 99}, memory={"latent_draw": "mean"})
+    again = train(**still, schedule={"max_train_steps": 2, "seed": 5}, memory={"latent_draw": "mean"})
+    for training in (first, other, again):
+        training.start()
+    for training in (first, other, again):
+        losses = [line["loss"] for line in training.lines("validated")]
+        assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
+    assert other.lines("validated")[0]["loss"] == again.lines("validated")[0]["loss"]
+
+
+def test_without_held_out_pictures_nothing_is_measured_and_a_limit_takes_fewer(train):
+    none = train(schedule={"max_train_steps": 1, "seed": 7})
+    none.start()
+    assert not none.lines("validated")
+    few = train(
+        dataset={"train_batch_size": 1},
+        schedule={"max_train_steps": 1, "seed": 7},
+        validation={"validation_split": 0.6, "max_validation_steps": 1},
+    )
+    few.start()
+    assert {line["pictures"] for line in few.lines("validated")} == {1}
+
+
+def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monkeypatch):
+    def broken(self, run):
+        raise RuntimeError("no more pictures")
+
+    monkeypatch.setattr("core.training.validation.Validation.measure", broken)
+    training = train(schedule={"max_train_steps": 1, "seed": 7}, validation=HELD)
+    assert training.start() == "done"
+    assert any("Validation failed: no more pictures" in line["text"] for line in training.lines("log"))

@@ -1,0 +1,75 @@
+"""What the losses say beside their mean."""
+
+import json
+
+import pytest
+import torch
+
+from core.engine.view import RunView, read_watch
+from core.training.losses import LossBuffer, ReadBack, StepRecord
+from core.training.watching import Seen, Watch
+
+
+def read_back(step, entries):
+    """entries: (picture, timestep, loss, weight)."""
+    seen = [Seen(("s", name), timestep, weight) for name, timestep, _, weight in entries]
+    losses = [loss for _, _, loss, _ in entries]
+    return ReadBack([step], [sum(losses) / len(losses)], 1.0, [seen], [losses])
+
+
+def test_losses_that_differ_by_their_timestep_alone_are_all_as_expected():
+    watch = Watch()
+    corrected = [watch.add(read_back(step, [("a", step * 50 % 1000, 1 / (1 + step % 20), 1.0)])) for step in range(60)]
+    assert [value for (value,) in corrected] == pytest.approx([1.0] * 60)
+
+
+def test_a_loss_is_divided_by_the_mean_of_its_band_and_by_the_weight_of_its_picture():
+    watch = Watch()
+    watch.add(read_back(1, [("a", 10, 2.0, 1.0)]))
+    assert watch.add(read_back(2, [("b", 49, 1.0, 0.5)])) == [1.0], "half the weight of a loss of 2"
+    assert watch.add(read_back(3, [("b", 0, 5.0, 1.0)])) == pytest.approx([5 / 3])
+    assert watch.add(read_back(4, [("reg", 0, 0.0, 0.0)])) == [1.0], "what does not count tells nothing"
+    assert [band["count"] for band in watch.snapshot()["bands"]] == [3]
+
+
+def test_the_worst_picture_comes_first_and_the_state_brings_all_back():
+    watch = Watch(steps_per_epoch=3)
+    for step in range(1, 10):
+        watch.add(read_back(step, [("good", 500, 1.0, 1.0), ("bad", 500, 3.0, 1.0)]))
+    assert [entry["name"] for entry in watch.snapshot()["pictures"]] == ["bad", "good"]
+    assert watch.average == pytest.approx(2.0)
+    again = Watch(steps_per_epoch=3)
+    again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
+    assert again.snapshot() == watch.snapshot() and again.average == watch.average
+
+
+def test_one_reading_brings_every_number_of_several_steps(monkeypatch):
+    reads = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(1) or real(tensor))
+    buffer = LossBuffer()
+    one = torch.tensor
+    buffer.put(StepRecord(1, one(0.5), one(2.0), [], [], [Seen(("a",), 1)] * 2, one([0.25, 0.75]), one(9.0)))
+    buffer.put(StepRecord(2, one(0.125), one(3.0), [], [], [Seen(("b",), 2)], one([0.125])))
+    read = buffer.read()
+    assert reads == [1], "the device is waited for once"
+    assert read.losses == [0.5, 0.125] and read.by_picture == [[0.25, 0.75], [0.125]]
+    assert (read.norm, read.weight_norm) == (3.0, 9.0)
+
+
+def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
+    groups = {"schedule": {"max_train_steps": 6, "seed": 7}, "validation": {"validation_split": 0.2}}
+    whole, broken = train(**groups), train(**groups)
+    whole.start()
+    broken.on_line = lambda line: broken.token.cancel() if line["kind"] == "steps" else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        assert broken.start() == "stopped"
+    broken.again().start()
+    found = read_watch(whole.folder)
+    assert found == read_watch(broken.folder) and found["step"] == 6
+    assert found["pictures_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 6
+    shot = RunView.read(whole.folder).snapshot(0, False)
+    assert len(shot["corrected"]) == len(shot["loss"]) == 6
+    assert shot["norms"][0][1] > 0 and any(norm[2] for norm in shot["norms"])
+    assert next(entry["step"] for entry in shot["validation"]) == 0
