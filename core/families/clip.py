@@ -43,11 +43,11 @@ def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int
     ]
     stacked = torch.stack(windows, dim=1)
     if count > 1 and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        _end_windows(stacked, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        end_windows(stacked, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return stacked
 
 
-def _end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
+def end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
     """Where filling is not EOS: a window full to its last place ends with EOS, an empty one begins with it. In place."""
     full = (ids[..., -2] != end) & (ids[..., -2] != pad)
     ids[..., -1] = torch.where(full, end, ids[..., -1])

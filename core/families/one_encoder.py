@@ -8,9 +8,10 @@ from functools import partial
 import torch
 
 from core.diffusion.text_states import TextStates
-from core.families.clip import Join, in_windows, join_windows, last_states, tokenize
+from core.families.clip import Join, in_windows, join_windows, last_states
 from core.families.components import Components
 from core.families.token_count import WINDOW
+from core.families.weighted_text import Weights, plain_ids, weigh, weighted_ids
 
 
 def encode_captions(
@@ -20,21 +21,30 @@ def encode_captions(
     max_token_length: int = WINDOW,
     clip_skip: int | None = None,
     join: Join = join_windows,
+    weighted: bool = False,
 ) -> TextStates:
     """Captions as the U-Net reads them: context [B, T, C], T = 77, 152 or 227, in the encoder's type.
 
     clip_skip  None or 1: the last layer; n: the n-th from the end; the final layer norm follows in every case
     join       how the states of the windows become one text
+    weighted   read (more) and (exactly:1.3) as weights of the states
     """
-    return encode_ids(components, tokenize(components, captions, max_token_length), clip_skip=clip_skip, join=join)
+    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length)
+    return encode_ids(components, ids, clip_skip=clip_skip, join=join, weights=weights)
 
 
 def encode_ids(
-    components: Components, ids: Sequence[torch.Tensor], *, clip_skip: int | None = None, join: Join = join_windows
+    components: Components,
+    ids: Sequence[torch.Tensor],
+    *,
+    clip_skip: int | None = None,
+    join: Join = join_windows,
+    weights: Weights = None,
 ) -> TextStates:
-    """The same of token ids [B, n, 77], one tensor for each text encoder."""
+    """The same of token ids [B, n, 77], one tensor for each text encoder, with their weights."""
     (encoder,), (own,) = components.text_encoders, ids
-    return TextStates(join(in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)))
+    states = in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)
+    return TextStates(join(weigh(states, weights, 0)))
 
 
 def predict(

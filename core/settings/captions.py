@@ -150,6 +150,12 @@ class CaptionSettings(Settings):
         labels={"none": "no", "kohya": "as sd-scripts"},
         help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, blank lines that are drawn, a mark that stays in the caption when nothing is shuffled, a joined sentence whose parts are shuffled.",
     )
+    weighted_captions: bool = setting(
+        False,
+        title="Weights in captions",
+        kohya="weighted_captions",
+        help="(more) and (exactly:1.3) weigh words, [less] lightens them, as in A1111. Off reads brackets as text. With shuffled tags, no comma may stand between brackets.",
+    )
     max_token_length: Literal[75, 150, 225] = setting(
         75,
         title="Longest caption",

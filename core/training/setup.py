@@ -22,6 +22,7 @@ from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.job import PrepareJob, TrainJob
+from core.settings.rates import scale_factor
 from core.settings.rules import training_problems
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
@@ -32,6 +33,8 @@ from core.training.samples import sample_captions
 from core.training.sources import FrozenText, Latents, LearningText, Text
 from core.training.tasks import Tasks
 from core.training.trackers import make_tracker
+from core.training.validation import Validation
+from core.training.watching import Watch
 
 if TYPE_CHECKING:
     from core.diffusion.text_states import TextStates
@@ -66,6 +69,7 @@ class Builder:
         self.family = family(self.family_name)
         self.memo = HashMemo(context.workspace.private / "hashes.json")
         self.plan = Plan(self.report.placed, job, self.seed, self.report.total_steps)
+        self.validation = Validation(self.report.validation, self.report.placed, job.validation.max_validation_steps)
         self.method = NetworkMethod(job, self.seed)
         self.precision = self._precision()
         self._text_model: Any = None
@@ -97,7 +101,7 @@ class Builder:
         settings = self.job
         return TextCache(
             self.context.workspace.cache / "text",
-            identity,
+            f"{identity} weighted" if settings.captions.weighted_captions else identity,
             clip_skip=settings.model.clip_skip,
             max_token_length=settings.captions.max_token_length,
             dtype=self.precision.name,
@@ -124,6 +128,7 @@ class Builder:
             captions,
             max_token_length=self.job.captions.max_token_length,
             clip_skip=self.job.model.clip_skip,
+            weighted=self.job.captions.weighted_captions,
         )
 
     def frozen_text(self) -> FrozenText:
@@ -144,7 +149,7 @@ class Builder:
         text = FrozenText(self.text_cache(), encode, release, self.context.device)
         self.context.stage("encoding captions")
         wanted = sample_captions(self.job.samples) if self.job.samples.sample_prompts else []
-        text.need([*self.plan.captions(0), *wanted])
+        text.need([*self.plan.captions(0), *wanted, *self.validation.captions()])
         started = True
         return text
 
@@ -194,13 +199,15 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
-    from core.optimization.optimizers import build_optimizer, parameter_groups
+    from core.optimization.groups import parameter_groups
+    from core.optimization.optimizers import build_optimizer
 
     job, context, device = builder.job, builder.context, builder.context.device
     parts = builder.method.build(builder.targets(components))
     if device.startswith("cpu"):
         install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
-    optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts))
+    scale = scale_factor(job, builder.context.processes.count)
+    optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts, scale), builder.seed)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -232,6 +239,8 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
             "memo": builder.memo,
         },
         losses=LossBuffer(scaled=precision.scaled),
+        watch=Watch(builder.plan.epochs.updates_in(0)),
+        validation=builder.validation,
     )
     run.tasks = Tasks(run)
     return run

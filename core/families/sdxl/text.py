@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from core.diffusion.text_states import TextStates
-from core.families.clip import Join, join_windows, tokenize
+from core.families.clip import Join, join_windows
 from core.families.components import Components
 from core.families.token_count import WINDOW
+from core.families.weighted_text import Weights, plain_ids, weigh, weighted_ids
 
 LAYER = -2  # the last but one, without the final layer norm, of both encoders
 
@@ -22,23 +23,34 @@ def encode_captions(
     max_token_length: int = WINDOW,
     clip_skip: int | None = None,
     join: Join = join_windows,
+    weighted: bool = False,
 ) -> TextStates:
     """Captions as the U-Net reads them: context [B, T, 768 + 1280], pooled [B, 1280], in the encoders' type.
 
     clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
+    weighted   read (more) and (exactly:1.3) as weights of the states; the pooled vector has none
     """
-    return encode_ids(components, tokenize(components, captions, max_token_length), join=join)
+    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length)
+    return encode_ids(components, ids, join=join, weights=weights)
 
 
 def encode_ids(
-    components: Components, ids: Sequence[torch.Tensor], *, clip_skip: int | None = None, join: Join = join_windows
+    components: Components,
+    ids: Sequence[torch.Tensor],
+    *,
+    clip_skip: int | None = None,
+    join: Join = join_windows,
+    weights: Weights = None,
 ) -> TextStates:
-    """The same of token ids [B, n, 77], one tensor for each text encoder."""
+    """The same of token ids [B, n, 77], one tensor for each text encoder, with their weights."""
     first, second = components.text_encoders
     states, _ = _read(first, ids[0])
     more, last = _read(second, ids[1])
     end = components.tokenizers[1].eos_token_id
-    return TextStates(torch.cat([join(states), join(more)], dim=-1), pooled(second, last[:, 0], ids[1][:, 0], end))
+    return TextStates(
+        torch.cat([join(weigh(states, weights, 0)), join(weigh(more, weights, 1))], dim=-1),
+        pooled(second, last[:, 0], ids[1][:, 0], end),
+    )
 
 
 def _read(encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

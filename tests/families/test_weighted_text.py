@@ -1,0 +1,58 @@
+"""Weighted captions give sd-scripts' runs, tokens and weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.families import family
+from core.families.tokenizer import load_tokenizer
+from core.families.weighted_text import runs_of, weighted_windows
+from core.record.workspace import PROJECT
+
+STARTER = PROJECT / "models" / "starter"
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+CASES = json.loads((VECTORS / "prompts.json").read_text("utf-8"))["cases"]
+SDXL = json.loads((VECTORS / "prompts_sdxl.json").read_text("utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["prompt"][:30])
+def test_runs_tokens_and_weights_are_those_of_sd_scripts(case):
+    assert [text for text, _ in runs_of(case["prompt"])] == [text for text, _ in case["attention"]]
+    assert [weight for _, weight in runs_of(case["prompt"])] == pytest.approx([one for _, one in case["attention"]])
+    tokenizer = load_tokenizer()
+    for length, name in ((75, "77"), (150, "150"), (225, "225")):
+        ids, weights = weighted_windows(tokenizer, [case["prompt"]], length)
+        if f"weighted_ids_{name}" not in case:  # equal to a shorter length: left out of the file
+            continue
+        assert ids.tolist() == case[f"weighted_ids_{name}"]
+        torch.testing.assert_close(weights, torch.tensor(case[f"weights_{name}"]).view_as(weights))
+
+
+@pytest.mark.parametrize("case", SDXL, ids=lambda case: case["prompt"][:30])
+def test_both_tokenizers_of_sdxl_give_sd_scripts_tokens_and_weights(case):
+    for tokenizer, wanted, factors in zip(sdxl_tokenizers(), *case["weighted"], strict=True):
+        ids, weights = weighted_windows(tokenizer, [case["prompt"]], 75)
+        assert ids.tolist() == wanted
+        torch.testing.assert_close(weights, torch.tensor(factors).view_as(weights))
+
+
+def sdxl_tokenizers():
+    return [load_tokenizer(), load_tokenizer(pad="!", pad_is_mark=False)]
+
+
+def test_weights_multiply_the_states_and_leave_plain_captions_as_they_are():
+    kind = family("sd1")
+    components = kind.load(STARTER, parts=("text_encoders", "tokenizers"))
+    plain = kind.encode_captions(components, ["a red fox"]).context
+    same = kind.encode_captions(components, ["a red fox"], weighted=True).context
+    torch.testing.assert_close(same, plain)
+    heavy = kind.encode_captions(components, ["a (red:1.5) fox"], weighted=True).context
+    torch.testing.assert_close(heavy[:, 2], plain[:, 2] * 1.5)
+    torch.testing.assert_close(torch.cat([heavy[:, :2], heavy[:, 3:]], 1), torch.cat([plain[:, :2], plain[:, 3:]], 1))
+
+
+def test_a_number_with_two_dots_is_refused():
+    with pytest.raises(ValueError, match="float"):
+        runs_of("(x:1.2.3)")
