@@ -278,7 +278,7 @@ def test_views_by_folder_are_shares_of_the_whole():
 
 
 def test_rare_words_are_proposed_and_one_is_taken(desk):
-    assert ">More</button>" in card(desk) and ">Propose rare words</button>" in card(desk)
+    assert ">Less</button>" in card(desk) and ">Propose rare words</button>" in card(desk)
     desk.act(event("propose", "0"))
     first = desk._proposed[0][1]
     assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[5]
