@@ -18,9 +18,15 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         own = each.captions
         return own.shuffle_caption or own.caption_tag_dropout_rate > 0 or own.token_warmup_step > 0
 
+    def separates(each: Concept) -> bool:
+        """Joined files, a word put in front and a mark taken out use the separator too; a metadata file joins as well."""
+        own = each.captions
+        joins = own.sidecars == "joined" or bool(each.source.metadata_file)
+        return joins or bool(own.secondary_separator or own.trigger_word or own.keep_tokens_separator)
+
     if not anywhere(job, changes_tags):
         yield "captions.keep_tokens", "ignored: tags are neither shuffled nor dropped"
-        if not anywhere(job, lambda each: each.captions.sidecars == "joined" or each.captions.secondary_separator):
+        if not anywhere(job, separates):
             yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
     if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
         yield "captions.token_warmup_min", "ignored: there is no tag warm-up"

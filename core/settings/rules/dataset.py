@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.concepts import anywhere, concepts_of
+from core.settings.concepts import Concept, anywhere, concepts_of
 from core.settings.job import TrainJob
 from core.settings.pictures import PictureSettings
 
@@ -72,7 +72,8 @@ def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.face_crop_aug_range", "ignored: picture shapes are kept"
     if not anywhere(job, lambda each: each.pictures.train_batch_size > 1):
         yield "dataset.short_batches", "ignored: a batch is one picture"
-    yield "dataset.crop_conditioning", "ignored: only SDXL is told the crop"
+    if job.model.family in ("sd1", "sd2"):
+        yield "dataset.crop_conditioning", "ignored: only SDXL is told the crop"
 
 
 def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -86,7 +87,12 @@ def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.pictures.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masks are not used"
-    if not anywhere(job, lambda each: each.validation.validation_split > 0):
-        yield "validation.validation_seed", "ignored: no share is held out"
+    if not anywhere(job, _holds_out):
+        yield "validation.validation_seed", "ignored: no picture is held out"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"
+
+
+def _holds_out(each: Concept) -> bool:
+    """The seed chooses a share, and is that of the noise which held-out pictures are measured with."""
+    return each.role == "validation" or bool(each.source.validation_pictures) or each.validation.validation_split > 0

@@ -1,0 +1,62 @@
+"""What is called without effect among the settings of pictures and captions truly has none, and the rest is not called so."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.dataset.caption_files import Caption
+from core.dataset.captions import training_caption
+from core.settings.captions import CaptionSettings
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.rules import ineffective
+
+OTHER = {"keep_tokens": 2, "caption_separator": ";", "token_warmup_min": 5, "sentence_share": 0.9}
+CHOICES = {
+    "shuffle_caption": [True],
+    "caption_tag_dropout_rate": [0.5],
+    "token_warmup_step": [10.0],
+    "trigger_word": ["sks"],
+    "keep_tokens_separator": ["|||"],
+    "secondary_separator": [";;;"],
+    "sidecars": ["drawn"],
+    "caption_lines": ["all", "random"],
+    "enable_wildcard": [True],
+}
+TEXTS = ["a, b; c, d", "a ||| b; c, d ||| e", "a;;;b, c", "one, two\nthree; four"]
+
+
+@given(
+    chosen=st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in CHOICES.items()}),
+    text=st.sampled_from(TEXTS),
+    name=st.sampled_from(sorted(OTHER)),
+    seed=st.integers(0, 50),
+)
+def test_a_caption_setting_called_without_effect_changes_no_caption(chosen, text, name, seed):
+    job = build(TrainJob, {"captions": chosen, "dataset": {"folder": "x"}})
+    if f"captions.{name}" not in ineffective(job):
+        return
+    caption = Caption(text, "file", Path("a.txt"), sentence="A sentence, of parts.", tags=text)
+    changed = CaptionSettings(**{**chosen, name: OTHER[name]})
+    step = Random(seed).randrange(20)
+    before, after = (
+        training_caption(caption, settings, seed, 0, ("a", "b"), 0, step=step, total_steps=20)
+        for settings in (job.captions, changed)
+    )
+    assert before == after
+
+
+@pytest.mark.parametrize(("family", "ignored"), [("auto", False), ("sdxl", False), ("sd1", True), ("sd2", True)])
+def test_the_crop_is_told_to_sdxl(family, ignored):
+    job = build(TrainJob, {"model": {"family": family}})
+    assert ("dataset.crop_conditioning" in ineffective(job)) is ignored
+
+
+@pytest.mark.parametrize("own", [{"role": "validation"}, {"validation_pictures": ["a.png"]}, {"validation_split": 0.1}])
+def test_the_seed_of_validation_counts_wherever_pictures_are_held_out(own):
+    assert "validation.validation_seed" in ineffective(build(TrainJob, {"dataset": {"sources": [{"folder": "x"}]}}))
+    job = build(TrainJob, {"dataset": {"sources": [{"folder": "x"} | own]}})
+    assert "validation.validation_seed" not in ineffective(job)
