@@ -49,6 +49,8 @@ def _picture(
         f"shown {row.repeats} times" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
         "turned upright as its EXIF says" if placed.picture.rotated else "",
+        f"really {row.really}" if row.really else "",
+        "transparent" if row.transparent else "",
         f"{row.tokens} tokens" if row.tokens is not None else "",
         "with a mask" if row.mask else "",
     ]

@@ -10,8 +10,8 @@ from dataclasses import replace
 from core.dataset.batches import Placed
 from core.dataset.epochs import Epochs
 from core.dataset.files import printable
+from core.dataset.picture import Picture, count, listed, names_of
 from core.dataset.rotation import Turn
-from core.dataset.scan import Picture, names_of
 from core.record.problems import Problem
 
 ENLARGED_FROM = 1.05  # scale from which a picture is named as smaller than its bucket
@@ -128,6 +128,12 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         )
         fix = "Nothing needs to be done; captions should describe them upright."
         found.append(Problem(what, printable(turned[0].path.parent), fix, "advice"))
+    other = [each.picture for each in placed if each.picture.really]
+    if other:
+        names = listed([f"{picture.relative} ({picture.really})" for picture in other])
+        what = f"{count(len(other), 'file')} of another kind than the name says, read as what they are: {names}."
+        fix = "Nothing needs to be done here; other programs may refuse them until they are renamed."
+        found.append(Problem(what, printable(other[0].path.parent), fix, "advice"))
     small = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )

@@ -13,6 +13,8 @@ PLUGIN_EXTENSIONS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "
 PICTURE_EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *PLUGIN_EXTENSIONS)
 )
+# What other endings than a format's own name stand for, and what is one kind to a person.
+_SAME = {"JPG": "JPEG", "JFIF": "JPEG", "MPO": "JPEG", "TIF": "TIFF", "DIB": "BMP", "HEIC": "HEIF", "HIF": "HEIF"}
 CAPTION_EXTENSIONS = (".txt", ".caption")
 TRASH_FOLDER = "_atelier_trash"
 JUNK_NAMES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx", "$recycle.bin", TRASH_FOLDER))
@@ -34,6 +36,12 @@ def is_junk(name: str) -> bool:
 
 def is_picture_name(name: str) -> bool:
     return extension(name) in PICTURE_EXTENSIONS
+
+
+def real_kind(name: str, format: str) -> str:
+    """What a picture file holds where its ending says another kind: ("a.png", "JPEG") -> "JPEG"; else empty."""
+    said, held = extension(name)[1:].upper(), format.upper()
+    return "" if _SAME.get(said, said) == _SAME.get(held, held) else _SAME.get(held, held)
 
 
 def repeats_and_words(folder_name: str) -> tuple[int, str] | None:

@@ -21,6 +21,7 @@ class Picture:
     concept    number of the folder's settings (settings/concepts.py)
     given      its caption from a metadata file or a dataset class; None: captions lie beside the picture
     conditioning   its mask or control picture             own_bucket   the size that metadata gives it
+    really     what kind of file it is where its name says another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and of those it shares with the picture that it was cut
               out of, so that their texts can be remembered
     """
@@ -42,6 +43,7 @@ class Picture:
     conditioning: Path | None = None
     own_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()
+    really: str = ""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from core.dataset.look import Look
 from core.dataset.look import looks as looks_of
 from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.placing import Key, Placing, held_out, place
-from core.dataset.questions import Question, questions_of
+from core.dataset.questions import questions_of
 from core.dataset.report import Report, Row
 from core.dataset.scan import Folder, Picture, Scan, scan_dataset
 from core.record.cancel import CancelToken
@@ -72,7 +72,7 @@ def preflight(
         problems.append(
             Problem("No picture is left to train.", "dataset", "Add pictures, or see the findings beside this one.")
         )
-    return _report(job, found, placing, epochs, counted, problems, questions_of(once, looks))
+    return _report(job, found, placing, epochs, counted, problems, once, looks)
 
 
 def _place(
@@ -120,7 +120,8 @@ def _report(
     epochs: Epochs,
     counted: Mapping[Key, int],
     problems: list[Problem],
-    questions: tuple[Question, ...],
+    all_once: Sequence[Placed],
+    looks: Mapping[Key, Look],
 ) -> Report:
     placed = placing.placed
     length = length_of(job.schedule, epochs)
@@ -130,7 +131,7 @@ def _report(
         problems=tuple(problems),
         placed=tuple(placed),
         validation=tuple(placing.validation),
-        rows=tuple(_rows(found, placing, counted, never)),
+        rows=tuple(_rows(found, placing, counted, never, looks)),
         folders=_folders(found, placing.refused),
         buckets=_buckets(placed, epochs),
         views=dict(Counter(each.concept.number for each, _ in epochs.views_of(0))),
@@ -140,7 +141,7 @@ def _report(
         sentence=length_sentence(length, epochs, len(once), job.schedule.gradient_accumulation_steps),
         longest_tokens=max(counted.values(), default=None),
         token_limit=job.captions.max_token_length,
-        questions=questions,
+        questions=questions_of(all_once, looks),
     )
 
 
@@ -165,7 +166,13 @@ def _never_shown(epochs: Epochs) -> dict[Key, str]:
     return {each.picture.key: why[each.key] for each in epochs.placed if each.picture.key not in shown}
 
 
-def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int], never: Mapping[Key, str]) -> list[Row]:
+def _rows(
+    found: Scan,
+    placing: Placing,
+    counted: Mapping[Key, int],
+    never: Mapping[Key, str],
+    looks: Mapping[Key, Look],
+) -> list[Row]:
     """Every picture, broken ones too, by folder and path."""
     places: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
@@ -177,7 +184,9 @@ def _rows(found: Scan, placing: Placing, counted: Mapping[Key, int], never: Mapp
         held = "is held out for validation" if picture.key in out else ""
         why = held or never.get(picture.key, "") or placing.refused.get(picture.key, "")
         row = _row(picture, at, why, counted)
-        rows.append(replace(row, role="validation") if held else row)
+        transparent = picture.key in looks and looks[picture.key].transparent
+        role = "validation" if held else row.role
+        rows.append(replace(row, role=role, really=picture.really, transparent=transparent))
     rows += [_row(picture, [], why, counted) for picture, why in found.left_out]
     for broken in found.broken:
         key = (broken.source, broken.relative)

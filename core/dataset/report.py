@@ -23,6 +23,7 @@ class Row:
     scale     above 1 it is enlarged                     tokens    of the longest that may be drawn; None: not counted
     trains    False: `why` says the reason               role      "train", "regularisation" or "validation"
     concept   number of its folder's settings            more      its buckets at the further resolutions
+    really, transparent   its kind where the name says another; whether it is seen through (once it was decoded)
     mask      whether a mask or control picture goes with it
     """
 
@@ -43,6 +44,8 @@ class Row:
     concept: int = 0
     more: tuple[Size, ...] = ()
     mask: bool = False
+    really: str = ""
+    transparent: bool = False
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,7 @@ class Gathered:
                     given=entry.text(concept.captions) if entry else None,
                     own_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
+                    really=header.really,
                 )
             )
         self.folders.append(Folder(id, root.path, root.repeats, root.words, root.named, len(good), concept.number))
@@ -392,7 +393,8 @@ def _in_two(pictures: Sequence[Picture], folders: Sequence[Folder]) -> list[Prob
             twice[paths[earlier.source], paths[picture.source]].append(picture)
     return [
         Problem(
-            f"{count(len(group), 'picture')} are reached by two entries and count with both (held out by one, they never train): {names_of(group)}.",
+            f"{count(len(group), 'picture')} are reached by two entries and count with both"
+            f" (held out by one, they never train): {names_of(group)}.",
             f"{printable(one)} and {printable(other)}",
             "Move one folder out of the other, or remove an entry.",
             "advice",

@@ -17,6 +17,7 @@ from core.dataset.files import (
     is_picture_name,
     printable,
     reachable,
+    real_kind,
     without_face,
 )
 from core.dataset.memo import Memo
@@ -26,7 +27,7 @@ from core.record.problems import Problem
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
 _CHUNK, _AT_ONCE = 1024, 32  # files between two looks at a cancel; files one thread takes at a time
-_KIND = "header 1"  # of fact in the memo; the number changes when `read_header` finds other things
+_KIND = "header 2"  # of fact in the memo; the number changes when `read_header` finds other things
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Seen:
     height: int
     rotated: bool
     animated: bool
+    really: str = ""  # its kind, where the name says another
 
 
 @dataclass
@@ -222,13 +224,14 @@ def _header_or_reason(file: File) -> Seen | str:
         header = read_header(file.path)
     except BrokenPicture as error:
         return str(error)
-    return Seen(header.width, header.height, header.rotated, header.animated)
+    really = real_kind(file.relative, header.format)
+    return Seen(header.width, header.height, header.rotated, header.animated, really)
 
 
 def _written(seen: Seen) -> str:
-    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)}"
+    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)} {seen.really}"
 
 
 def _parsed(text: str) -> Seen:
-    width, height, rotated, animated = text.split()
-    return Seen(int(width), int(height), rotated == "1", animated == "1")
+    width, height, rotated, animated, really = text.split(" ")
+    return Seen(int(width), int(height), rotated == "1", animated == "1", really)

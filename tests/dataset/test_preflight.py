@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from core.dataset.contents import content_hashes
 from core.dataset.epochs import Epochs
@@ -124,6 +125,19 @@ def test_missing_empty_and_unread_captions_are_counted(check, add):
     assert "4 of 5 pictures have no caption file; the folder's words are used: fox" in whats
     assert "1 of 5 pictures have an empty caption file" in whats
     assert "1 pictures have caption files that are not read: beside them lie 1 .caption" in whats
+
+
+def test_the_real_kind_and_transparency_of_each_picture_are_told(check, add, tmp_path):
+    add("fox/a.png", 128, 128)
+    add("fox/b.jfif", 128, 128, format="JPEG")
+    add("fox/c.png", 128, 128, format="JPEG")
+    Image.new("RGBA", (128, 128), (9, 9, 9, 0)).save(tmp_path / "fox" / "d.png")
+    for report in (check(decode=True), check()):  # remembered
+        rows = {row.key[1]: row for row in report.rows}
+        assert {name: row.really for name, row in rows.items() if row.really} == {"c.png": "JPEG"}
+        assert [name for name, row in rows.items() if row.transparent] == ["d.png"]
+        assert any("1 file of another kind" in each.what and "c.png (JPEG)" in each.what for each in report.problems)
+        assert report.trained == 4
 
 
 def test_captions_in_an_old_encoding_are_one_finding(check, add):
