@@ -192,11 +192,6 @@ def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opene
         said = f"{count(len(names), 'setting')} of its own: {in_words(names[:SHORT_LIST], entry)}"
         said += " ..." if len(names) > SHORT_LIST else ""
     words = "Less" if opened else "More"
-    clear = (
-        button("clear", "All as for all", number, kind="quiet", title="Empties what this folder sets for itself")
-        if own and opened
-        else ""
-    )
     taken_off = "Takes it off this list; its files stay where they are"
     remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
     ask = "Other words" if proposed else "Propose rare words"
@@ -205,7 +200,7 @@ def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opene
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
         f'aria-expanded="{"true" if opened else "false"}">{words}</button>'
     )
-    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{clear}{propose}{remove}</div>'
+    return f'<div class="more-line">{unfold}<span class="hint" title="{esc(said)}">{esc(said)}</span>{propose}{remove}</div>'
 
 
 def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
@@ -217,7 +212,12 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
     plain = "".join(_plain(number, entry, name) for name in PLAIN)
-    return f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div></div>'
+    said = "Empties what this folder sets for itself of pictures, captions and validation"
+    clear = button("clear", "All as for all", number, title=said, disabled=not own_settings(entry))
+    return (
+        f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'
+        f'<div class="class-line">{clear}</div></div>'
+    )
 
 
 def _plain(number: int, entry: Source, name: str) -> str:

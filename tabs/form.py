@@ -186,9 +186,12 @@ def _validation(job: TrainJob) -> str:
     held = sum(bool(source.validation_pictures) for source in job.dataset.sources if source.enabled)
     held += sum(source.role == "validation" for source in job.dataset.sources if source.enabled)
     parts = [f"{share:.0%} of the pictures held out" if share else "no share held out"]
-    return ", ".join(
-        parts + ([f"{held} folder{'' if held == 1 else 's'} with pictures for validation"] if held else [])
-    )
+    parts += [f"{held} folder{'' if held == 1 else 's'} with pictures for validation"] if held else []
+    if share or held:
+        own, periods = job.validation, (("validate_every_n_epochs", "epochs"), ("validate_every_n_steps", "steps"))
+        moments = [f"every {getattr(own, name)} {unit}" for name, unit in periods if every(getattr(own, name))]
+        parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
+    return ", ".join(parts)
 
 
 def _network(job: TrainJob) -> str:

@@ -158,7 +158,8 @@ def lengths_plot(report: Report | None) -> str:
         return ""
     bins, size = length_bins(tokens)
     limit = report.token_limit
-    marks = [mark for mark in WINDOWS if mark <= max(len(bins) * size, limit)]
+    beyond = max((mark for mark in WINDOWS if mark <= len(bins) * size), default=0)
+    marks = [mark for mark in WINDOWS if mark <= max(beyond + WINDOWS[0], limit)]  # those reached, and the next
     right = max(len(bins) * size, max(marks)) * 1.04
     most = max(bins)
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM

@@ -154,6 +154,17 @@ def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
     assert desk.reading.report is None and "not open" in desk.reading.problems[0].what
 
 
+def test_a_shared_page_does_not_check_a_job_with_a_mask_folder_outside(tmp_path):
+    page = make_page(tmp_path, shared=True)
+    source = Source(folder=str(page.workspace.outputs), metadata_file=str(tmp_path / "secret.json"))
+    for job in (
+        build(TrainJob, {"dataset": {"reg_data_dir": str(tmp_path)}}),
+        build(TrainJob, {"dataset": {"folder": str(page.workspace.outputs), "conditioning_data_dir": str(tmp_path)}}),
+        with_entries(TrainJob(), [source]),
+    ):
+        assert "not open to a shared page" in page.checks.facts(job)["problems"][0]["what"]
+
+
 def test_names_on_cards_never_become_markup(desk):
     source = Source(
         folder=HOSTILE, identifier=HOSTILE, class_word=HOSTILE, class_tokens=HOSTILE, caption_prefix=HOSTILE

@@ -60,6 +60,23 @@ def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     assert served.page.project.job.dataset.folder == str(folder)
 
 
+def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window, served, folder):
+    tab = window.open("Dataset")
+    card = tab.locator("#ds-sources .concept").first
+    card.get_by_role("textbox", name="Repeats").fill("3")
+    card.get_by_role("textbox", name="Repeats").press("Tab")
+    tab.keyboard.type("1")
+    expect(card).to_contain_text(
+        "15 views an epoch"
+    )  # the answer to the first field has come, and the pictures were read
+    tab.keyboard.type("2")
+    views = card.get_by_role("textbox", name="Views per epoch")
+    expect(views).to_have_value("12")
+    expect(views).to_be_focused()
+    views.press("Enter")
+    wait_until(lambda: entries_of(served.page.project.job)[0].samples_per_epoch == 12)
+
+
 def test_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
     tab = window.open("Dataset")
     card = tab.locator("#ds-sources .concept").first
