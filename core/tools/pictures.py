@@ -190,6 +190,8 @@ def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Made:
     stem = stems.get((path.parent, base if label else path.stem))
     if stem is None:
         raise Skip("is a mask or control picture without its picture")
+    if not os.access(path, os.R_OK):
+        raise Skip("may not be read, or is a link that leads nowhere")
     # The driver puts the label back behind the stem.
     return Made(stem, path, path.suffix[1:])
 

@@ -168,6 +168,14 @@ def test_numbered_copies_keep_the_natural_order_and_their_captions(tmp_path):
     assert (out / "fox_006.png").read_bytes() == (tmp_path / "set" / "fox2.png").read_bytes()
 
 
+def test_a_file_that_cannot_be_read_is_left_out_of_the_numbered_copies(tmp_path):
+    numbered(tmp_path / "set")
+    (tmp_path / "set" / "fox3.png").symlink_to(tmp_path / "nowhere.png")
+    report, lines = use(tmp_path / "set", action="number")
+    assert [path.name for path, _ in report.skipped] == ["fox3.png"] and "leads nowhere" in " ".join(lines)
+    assert len(report.written) == 4  # the others, one of them a mask
+
+
 def test_numbering_in_place_takes_everything_along_and_goes_back(tmp_path):
     root = tmp_path / "set"
     before = numbered(root)
