@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
+from core.training.network_files import network_problems
 from core.training.objective import objective_problems
 from tabs.safety import read_paths
 from tabs.tokens import count_tokens
@@ -142,6 +143,21 @@ class Checks:
             job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )
 
+    def doctor_errors(self, job: TrainJob, report: Any, *, look: bool = False) -> list[Problem]:
+        """What the dataset doctor says must be mended: pictures that both train and validate.
+
+        look   examine the pictures where the Dataset tab has not done so; else only what is known already counts
+        """
+        if not report.validation:
+            return []
+        reading = self.page.reading
+        known = reading.findings if reading is not None and _same_pictures(reading.job, job) else None
+        if known is None and look:
+            from core.dataset.doctor import examine
+
+            known = examine(report, self.page.workspace.private / "index.sqlite")
+        return [finding.problem() for finding in known or () if finding.level == "error"]
+
     def problems(self, job: TrainJob, report: Any) -> list[Problem]:
         """Everything against this job: its settings, its model and its pictures."""
         found = list(training_problems(job))
@@ -149,10 +165,15 @@ class Checks:
         if model["problem"]:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
         found += objective_problems(job, self.page.workspace)
+        found += network_problems(job, self.page.workspace, self.page.roots.check)
         unique: dict[tuple[str, str], Problem] = {}
-        for problem in [*found, *report.problems]:
+        for problem in [*found, *report.problems, *self.doctor_errors(job, report)]:
             unique.setdefault((problem.what, problem.where), problem)
         return sorted(unique.values(), key=lambda problem: problem.level != "error")
+
+
+def _same_pictures(one: TrainJob, other: TrainJob) -> bool:
+    return (one.dataset, one.captions, one.validation) == (other.dataset, other.captions, other.validation)
 
 
 def _shown(page: Page, row: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ screen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
@@ -198,6 +199,9 @@ def _network(job: TrainJob) -> str:
     own = job.network
     parts = [f"LoRA rank {own.rank}", f"alpha {number_text(own.alpha)}"]
     parts += [f"3x3 convolutions rank {own.conv_rank}"] if own.conv_rank else []
+    parts += ["by block"] if own.block_dims or own.conv_block_dims or own.has_block_rates else []
+    parts += ["dropout"] if own.dropped_out else []
+    parts += [f"from {PurePath(own.network_weights).stem}"] if own.network_weights else []
     learns = [name for name, on in (("U-Net", own.train_unet), ("text encoder", own.train_text_encoder)) if on]
     return ", ".join([*parts, " and ".join(learns) or "nothing trained"])
 

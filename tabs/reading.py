@@ -117,9 +117,10 @@ class Reading:
                 job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
             )
             self._publish(key, whole, layout, finished=True)
-            self._examine(key, whole, task)
         except ProblemsError as error:
             self._publish(key, None, "", tuple(error.problems), finished=True)
+        else:
+            self._examine(key, whole, task)
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
         """The doctor's findings, once every picture was decoded."""

@@ -47,7 +47,10 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
 def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Problem], how: str, token: str) -> None:
     """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
     try:
-        problems = bad + errors(page.checks.problems(job, page.checks.report(job, decode=True)))
+        report = page.checks.report(job, decode=True)
+        problems = bad + errors(page.checks.problems(job, report))
+        known = {problem.what for problem in problems}
+        problems += [each for each in page.checks.doctor_errors(job, report, look=True) if each.what not in known]
         if problems:
             raise ProblemsError(problems)
         page.engine.submit("train", job)

@@ -331,6 +331,24 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
         desk.act(event("back", away[0].token))
 
 
+def test_a_picture_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_path):
+    copies(tmp_path / "set")
+    picture(tmp_path / "held" / "same.png").write_bytes((tmp_path / "set" / "1.png").read_bytes())
+    sources = [Source(folder=str(tmp_path / "set")), Source(folder=str(tmp_path / "held"), role="validation")]
+    job = with_entries(desk.page.project.job, sources)
+    checks = desk.page.checks
+    report = checks.report(job, decode=True)
+    assert checks.doctor_errors(job, report) == []  # nobody has looked yet
+    told = checks.doctor_errors(job, report, look=True)
+    assert len(told) == 1 and told[0].level == "error"
+    desk.page.project.replace(job)
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    assert told[0].what in [problem.what for problem in checks.problems(job, report)]
+    without = job.model_copy(update={"dataset": job.dataset.model_copy(update={"sources": []})})
+    assert checks.doctor_errors(without, checks.report(without), look=True) == []
+
+
 def test_only_trash_of_the_chosen_folders_is_put_back(desk, tmp_path):
     copies(tmp_path / "set")
     copies(tmp_path / "other")
