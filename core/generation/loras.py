@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.families import family
-from core.formats.detect import FAMILY_NAMES, identify
-from core.formats.lora_file import load_lora
+from core.networks.files import check_file, read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     from core.networks.lora import LoraNetwork
     from core.settings.generate import LoraUse
+
+__all__ = ["AttachedLora", "LorasReport", "check_file", "loras_attached", "read_network"]
 
 SHOWN_MODULES = 3
 
@@ -64,49 +64,6 @@ def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str
         raise ProblemsError(problems)
     with attached(*networks):
         yield report
-
-
-def read_network(components: Any, path: Path, strength: float) -> LoraNetwork:
-    """The network of a LoRA file for this model. Raises ProblemsError for another kind or family."""
-    from core.networks.lora import LoraNetwork
-
-    check_file(path, components.family)
-    kind = family(components.family)
-    targets = [
-        target
-        for part in (*components.text_encoders, components.unet)
-        if part is not None
-        for target in kind.lora_targets(part, conv=True)
-    ]
-    network = LoraNetwork.from_file(load_lora(path), targets, strength)
-    if not network.layers:
-        raise ProblemsError.one(
-            f"The LoRA {path.name} fits no layer of this model",
-            display_path(path),
-            "use it with the model it was trained on, or one of the same size",
-        )
-    return network
-
-
-def check_file(path: Path, family_name: str) -> None:
-    """Raise ProblemsError unless the file is a LoRA that this family can use, judged by its header."""
-    found = identify(path)
-    if found.kind != "lora":
-        raise ProblemsError.one(
-            f"{path.name} is no LoRA but: {found} ({found.evidence})", display_path(path), "choose a LoRA file"
-        )
-    if found.family not in (None, family_name):
-        raise ProblemsError.one(
-            f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}",
-            display_path(path),
-            f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})",
-        )
-    if found.variant is not None:
-        raise ProblemsError.one(
-            f"{path.name} is a {found.variant}; only plain LoRAs can be used here",
-            display_path(path),
-            "choose a plain LoRA file",
-        )
 
 
 def _left_out(network: LoraNetwork, path: Path) -> list[Problem]:

@@ -1,1 +1,70 @@
-"""What learns: one file per way of training."""
+"""What learns: one file per way of training. `Method` is what a training asks of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from core.optimization.groups import Learner
+    from core.record.problems import Problem
+
+
+class Method(Protocol):
+    """One way of training. The loop knows no other words for it, so a new way is one file here.
+
+    learns_text      the text encoders take part in what learns: they are loaded, and texts are encoded at each step
+    learns_unet      the U-Net takes part in it
+    extension        of the file for people, ".safetensors"; empty for a folder
+    steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
+    advice           what to say once it is built
+    """
+
+    learns_text: bool
+    learns_unet: bool
+    extension: str
+    steady_gradients: bool
+    advice: list[Problem]
+
+    def build(self, components: Any) -> list[Learner]:
+        """Make what learns, on the loaded model; returns it with its parts and rates. Called once."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything to continue from, besides the optimizer: the live tensors, not copies."""
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put such a state in force."""
+
+    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
+        """Write the file for people, "fp32", "fp16" or "bf16"; returns advice about it."""
+
+    def metadata(self) -> dict[str, str]:
+        """What the file says beyond the settings and the dataset."""
+
+    def set_strength(self, strength: float) -> None:
+        """How strongly what is learnt takes part in the next passes: 1 is whole, 0 the model as it was before. A method
+        that changes the model itself knows 1 only."""
+
+    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
+        """The next passes, also those that the gradient repeats, show these pictures, in this order.
+
+        step    optimizer updates done    number  of the micro-batch in this update
+        pictures  values that name each picture: its address in random draws
+        """
+
+    def after_micro_batch(self) -> None:
+        """Its gradients are there; until the next one, what is learnt is used, not trained."""
+
+    def after_update(self) -> dict[str, Tensor]:
+        """The weights have moved. Returns numbers for the log by name, 0-d on the device."""
+
+    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+        """Inside, the weights to show and to save (an average, where there is one); outside, those that learn."""
+
+    def release(self) -> None:
+        """Let go of the model."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.lora_file import save_lora
-from core.networks.lora import LoraNetwork
+from core.formats.lora_file import write_lora
+from core.networks.blocks import block_count, block_of
+from core.networks.files import NetworkFiles, read_file, targets_of
+from core.networks.lora import LoraNetwork, part_of
+from core.networks.starting import start_network
+from core.optimization.averaging import averaged
+from core.optimization.groups import Learner
+from core.record.problems import Problem, ProblemsError
+from core.settings.blocks import block_rates
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from torch.optim import Optimizer
 
     from core.settings.job import TrainJob
 
@@ -18,46 +28,122 @@ if TYPE_CHECKING:
 class NetworkMethod:
     """What a training by LoRA owns: the network, its state and its file."""
 
-    def __init__(self, job: TrainJob, seed: int):
+    extension = ".safetensors"
+
+    def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         self._settings = job.network
         self._seed = seed
+        self._files = files or NetworkFiles()
         self.network: LoraNetwork | None = None
+        self.advice: list[Problem] = []  # about the file that it started from
         self._strength = 1.0
         rates = job.optimizer
-        text_rate = rates.learning_rate if rates.text_encoder_lr is None else rates.text_encoder_lr
-        unet_rate = rates.learning_rate if rates.unet_lr is None else rates.unet_lr
-        self.learns_text = job.network.train_text_encoder and text_rate != 0
-        self.learns_unet = job.network.train_unet and unet_rate != 0
+        # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
+        self.learns_text = job.network.train_text_encoder
+        self.learns_unet = job.network.train_unet
+        self.steady_gradients = job.network.module_dropout == 0
+        self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
 
-    def build(self, targets: Iterable[Any]) -> dict[str, list[nn.Parameter]]:
-        """Make the network over these modules and attach it; returns what learns, by part."""
-        self.network = LoraNetwork.create(targets, self._settings, self._seed)
+    def build(self, components: Any) -> list[Learner]:
+        """Make the network on these parts and attach it; returns what learns, the up matrices apart for LoRA+."""
+        settings, start = self._settings, self._files.start
+        targets = list(targets_of(components, conv=settings.trains_conv or settings.dim_from_weights))
+        if start is None:
+            self.network = LoraNetwork.create(targets, settings, self._seed)
+        else:
+            tensors = read_file(start, components.family).tensors
+            self.network, self.advice = start_network(targets, settings, self._seed, tensors)
+        if not self.network.layers:
+            raise ProblemsError.one(
+                "No layer would have a LoRA: every block is left out",
+                "network",
+                "give a block a rank and a rate above 0, or train another part",
+            )
         self.network.attach()
-        return self.network.parameters_by_part()
+        return self._learners(self.network)
+
+    def _learners(self, network: LoraNetwork) -> list[Learner]:
+        names = list(network.layers)
+        rates = block_rates(self._settings, block_count(names))
+        learners = []
+        for name, layer in network.layers.items():
+            part = "text_encoder_2" if self._two_text_rates and name.startswith("lora_te2") else part_of(name)
+            group, factor = "", 1.0
+            if rates is not None and part == "unet":
+                group, factor = f"unet_block{block_of(name)}", rates[block_of(name)]
+            learners.append(Learner(part, [layer.down], name=group, factor=factor))
+            learners.append(Learner(part, [layer.up], kind="up", name=group, factor=factor))
+        return learners
+
+    @property
+    def _built(self) -> LoraNetwork:
+        assert self.network is not None
+        return self.network
 
     def state_dict(self) -> dict[str, Tensor]:
-        assert self.network is not None
-        return self.network.state_dict()
+        return self._built.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        assert self.network is not None
-        self.network.load_state(tensors)
+        self._built.load_state(tensors)
 
     def set_strength(self, strength: float) -> None:
         """How strongly the network takes part in the next passes: 1 is whole, 0 the model without it."""
-        assert self.network is not None
         if strength != self._strength:
             self._strength = strength
-            self.network.set_multiplier(strength)
+            self._built.set_multiplier(strength)
 
-    def write(self, path: Path, metadata: dict[str, str], precision: str) -> None:
+    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
+        self._built.show(step, number, pictures)
+
+    def after_micro_batch(self) -> None:
+        self._built.hide()
+
+    def after_update(self) -> dict[str, Tensor]:
+        """Limits the weight changes, if asked. Once an update: in between, nothing moves."""
+        limit = self._settings.scale_weight_norms
+        if limit is None:
+            return {}
+        facts = self._built.apply_max_norm(limit)
+        return {
+            "max_norm/keys_scaled": facts.scaled,
+            "max_norm/average_key_norm": facts.mean,
+            "max_norm/max_key_norm": facts.largest,
+        }
+
+    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+        return averaged(optimizer)
+
+    def metadata(self) -> dict[str, str]:
+        """The files it was built from, and the sizes where they come from a file."""
+        found = {}
+        if self._files.start is not None:
+            start = {"name": self._files.start.name, "sha256": self._files.start_sha256}
+            found["ss_network_weights"] = json.dumps(start, ensure_ascii=False)
+        if self._files.merged:
+            merged = [
+                {"name": file.path.name, "multiplier": file.strength, "sha256": file.sha256}
+                for file in self._files.merged
+            ]
+            found["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
+        if self._settings.dim_from_weights:
+            layers = self._built.layers.values()
+            found["ss_network_dim"] = _one_or_dynamic({layer.rank for layer in layers})
+            found["ss_network_alpha"] = _one_or_dynamic({layer.alpha for layer in layers})
+        return found
+
+    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata."""
         import torch
 
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        save_lora(path, self.state_dict(), metadata, dtype)
+        return write_lora(path, self.state_dict(), metadata, dtype)
 
     def release(self) -> None:
         if self.network is not None and self.network.attached:
             self.network.detach()
         self.network = None
+
+
+def _one_or_dynamic(values: set) -> str:
+    """As sd-scripts' own tools say it of files whose layers differ."""
+    return str(values.pop()) if len(values) == 1 else "Dynamic"

@@ -10,35 +10,46 @@ are float32; they are cast to the type the module computes in at each call.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from core.networks.low_rank import add_low_rank_conv, add_low_rank_linear, linear_with_low_rank
+from core.formats.lora_names import kohya_name, module_path
+from core.networks.dropout import Dropout
+from core.networks.low_rank import (
+    add_low_rank_conv,
+    add_low_rank_linear,
+    hidden_conv,
+    hidden_linear,
+    linear_with_low_rank,
+    up_conv,
+    up_linear,
+)
+from core.networks.norms import NormFacts, apply_max_norm
+from core.networks.sizes import SizeOf, Target, has_large_kernel, needs_conv_rank, part_of, sizes_by_settings
 from core.record.draws import generator
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
 
-# Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
-CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
+__all__ = [
+    "LoraLayer",
+    "LoraNetwork",
+    "NormFacts",
+    "Target",
+    "attached",
+    "group_by_module",
+    "has_large_kernel",
+    "needs_conv_rank",
+    "part_of",
+]
+
 STACK = "_lora_layers"
 KEYS = ("lora_down.weight", "lora_up.weight", "alpha")
-
-
-class Target(Protocol):
-    """A layer to be hooked, as the families list them (see core.families.targets)."""
-
-    @property
-    def name(self) -> str: ...  # in kohya's spelling
-    @property
-    def parent(self) -> nn.Module: ...  # the module it sits in
-    @property
-    def module(self) -> nn.Module: ...  # the Linear or Conv2d itself
 
 
 class HasTensors(Protocol):
@@ -46,11 +57,6 @@ class HasTensors(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
-
-
-def part_of(name: str) -> str:
-    """The part that a kohya module name belongs to: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
-    return "unet" if name.startswith("lora_unet") else "text_encoder"
 
 
 class LoraLayer:
@@ -62,7 +68,11 @@ class LoraLayer:
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
         self.alpha = alpha
+        self.saved_alpha: float | None = (
+            None  # another one in files than in force: sd-scripts' way with a starting file
+        )
         self.multiplier = 1.0
+        self.dropout: Dropout | None = None
         self._cast: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -97,6 +107,26 @@ class LoraLayer:
             return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module)
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
+    @property
+    def left_out(self) -> bool:
+        """Whether the module computes without this correction now."""
+        return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
+
+    @property
+    def thins(self) -> bool:
+        """Whether a part of down(x) is left out now."""
+        return self.dropout is not None and self.dropout.thins
+
+    def add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        """As add_to, with dropout between down and up: down -> elements -> ranks -> up."""
+        assert self.dropout is not None
+        x = x.to(y.dtype)
+        if isinstance(self.module, nn.Conv2d):
+            hidden, factor = self.dropout.thinned(hidden_conv(x, self.down, self.module), self.name, 1)
+            return torch.add(y, up_conv(hidden, self.up), alpha=self.strength * factor)
+        hidden, factor = self.dropout.thinned(hidden_linear(x, self.down), self.name, -1)
+        return torch.add(y, up_linear(hidden, self.up), alpha=self.strength * factor)
+
     def whole(self, x: Tensor) -> Tensor:
         """A Linear module's output with this correction, in one go."""
         assert isinstance(self.module, nn.Linear)
@@ -117,52 +147,57 @@ class LoraLayer:
         return (product * self.scale).view(up.shape[0], *down.shape[1:])
 
     def set_weights(self, down: Tensor, up: Tensor, alpha: float) -> None:
-        """Take over weights of the same shapes; the scale follows the alpha that comes with them."""
+        """Take over weights of the same shapes; the scale follows the alpha that comes with them, unless it has been
+        decided that files say another (`saved_alpha`)."""
         with torch.no_grad():
             self.down.copy_(down)
             self.up.copy_(up)
-        self.alpha = alpha
+        if self.saved_alpha is None:
+            self.alpha = alpha
+        else:
+            self.saved_alpha = alpha
         self._cast = None
 
 
 def forward_with_loras(module: nn.Module, x: Tensor) -> Tensor:
     """What an adapted module computes: its own forward, then the corrections in the order they were attached."""
-    layers = [layer for layer in module.__dict__[STACK] if layer.strength != 0.0]
+    layers = [layer for layer in module.__dict__[STACK] if not layer.left_out]
     y: Tensor
-    if layers and type(module) is nn.Linear and x.dtype == module.weight.dtype:
+    if layers and not layers[0].thins and type(module) is nn.Linear and x.dtype == module.weight.dtype:
         y = layers.pop(0).whole(x)
     else:
         y = type(module).forward(module, x)
     for layer in layers:
-        y = layer.add_to(y, x)
+        y = layer.add_thinned(y, x) if layer.thins else layer.add_to(y, x)
     return y
 
 
 class LoraNetwork:
     """A set of LoRA layers, by kohya name, for one model. Nothing of the model changes while it is not attached."""
 
-    def __init__(self, layers: Iterable[LoraLayer], unmatched: Iterable[str] = ()):
+    def __init__(self, layers: Iterable[LoraLayer], unmatched: Iterable[str] = (), dropout: Dropout | None = None):
         self.layers = {layer.name: layer for layer in layers}
         self.unmatched = tuple(unmatched)  # module names of the file it was made from that this model cannot take
         self.attached = False
+        self.dropout = dropout
+        for layer in self.layers.values():
+            layer.dropout = dropout
 
     # -- making one
 
     @classmethod
-    def create(cls, targets: Iterable[Target], settings: NetworkSettings, seed: int) -> LoraNetwork:
-        """A fresh network over the targets that the settings ask for: parts by `train_unet` and `train_text_encoder`,
-        residual and resampling blocks by `conv_rank`. Only 3x3 convolutions get `conv_rank` and `conv_alpha`."""
+    def create(
+        cls, targets: Iterable[Target], settings: NetworkSettings, seed: int, size_of: SizeOf | None = None
+    ) -> LoraNetwork:
+        """A fresh network over those of the targets that have a size: by the settings, unless told otherwise."""
+        targets = list(targets)
+        size_of = sizes_by_settings(settings, targets) if size_of is None else size_of
         layers = []
         for target in targets:
-            wanted = settings.train_unet if part_of(target.name) == "unet" else settings.train_text_encoder
-            if not wanted or (settings.conv_rank is None and needs_conv_rank(target)):
-                continue
-            rank, alpha = settings.rank, settings.alpha
-            if settings.conv_rank is not None and has_large_kernel(target.module):
-                rank = settings.conv_rank
-                alpha = float(rank) if settings.conv_alpha is None else settings.conv_alpha
-            layers.append(LoraLayer.fresh(target.name, target.module, rank, alpha, seed))
-        return cls(layers)
+            size = size_of(target)
+            if size is not None:
+                layers.append(LoraLayer.fresh(target.name, target.module, size.rank, size.alpha, seed))
+        return cls(layers, dropout=Dropout(settings, seed) if settings.dropped_out else None)
 
     @classmethod
     def from_file(cls, lora_file: HasTensors, targets: Iterable[Target], multiplier: float = 1.0) -> LoraNetwork:
@@ -171,7 +206,8 @@ class LoraNetwork:
         Weights of a 1x1 convolution fit a Linear and the reverse. Modules this model lacks, or whose keys are of
         another kind of adapter, are listed in `unmatched`.
         """
-        by_module = group_by_module(lora_file.tensors)
+        targets = list(targets)
+        by_module = named_as(group_by_module(lora_file.tensors), [target.name for target in targets])
         layers = []
         for target in targets:
             tensors = by_module.get(target.name)
@@ -209,7 +245,8 @@ class LoraNetwork:
         for name, layer in self.layers.items():
             tensors[f"{name}.lora_down.weight"] = layer.down.detach()
             tensors[f"{name}.lora_up.weight"] = layer.up.detach()
-            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+            alpha = layer.alpha if layer.saved_alpha is None else layer.saved_alpha
+            tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -240,6 +277,22 @@ class LoraNetwork:
         """Strength of the whole network: 0 gives exactly the model without it, 1 is as trained, below 0 reverses."""
         for layer in self.layers.values():
             layer.multiplier = multiplier
+
+    def apply_max_norm(self, limit: float) -> NormFacts:
+        """Shorten the weight changes that are longer than `limit`; the facts stay on the device."""
+        return apply_max_norm(self.layers.values(), limit)
+
+    # -- what a step shows
+
+    def show(self, step: int, micro_batch: int, pictures: Sequence[object]) -> None:
+        """Until `hide`, the layers see these pictures, in the batch's order, and leave out what their dropouts say."""
+        if self.dropout is not None:
+            device = next(iter(self.layers.values())).down.device
+            self.dropout.show(step, micro_batch, pictures, device)
+
+    def hide(self) -> None:
+        if self.dropout is not None:
+            self.dropout.hide()
 
     # -- on the model
 
@@ -296,16 +349,6 @@ def attached(*networks: LoraNetwork) -> Iterator[None]:
             network.detach()
 
 
-def has_large_kernel(module: nn.Module) -> bool:
-    """A convolution other than 1x1."""
-    return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-
-
-def needs_conv_rank(target: Target) -> bool:
-    """Hooked only by C3Lier: 3x3 convolutions, and whatever else sits in the residual and resampling blocks."""
-    return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
-
-
 def group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """{"name.lora_down.weight": tensor} -> {"name": {"lora_down.weight": tensor}}. Module names hold no dots."""
     grouped: dict[str, dict[str, Tensor]] = {}
@@ -313,6 +356,20 @@ def group_by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor
         name, _, rest = key.partition(".")
         grouped.setdefault(name, {})[rest] = tensor
     return grouped
+
+
+def named_as(modules: dict[str, dict[str, Tensor]], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The same modules under the names of a model's layers: SDXL's blocks are written as the original's or as diffusers'."""
+    known = set(names)
+    if modules.keys() <= known:
+        return modules
+    return {_known_name(name, known): tensors for name, tensors in modules.items()}
+
+
+def _known_name(name: str, known: set[str]) -> str:
+    found = None if name in known else module_path(name)
+    other = kohya_name(*found, "sdxl") if found is not None and found[0] == "unet" else None
+    return other if other in known else name
 
 
 def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:

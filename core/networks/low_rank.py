@@ -22,7 +22,7 @@ def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor,
 
 def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
     """y + strength * up(down(x)) for a Linear's output y [..., out], in y's type."""
-    return torch.add(y, linear(linear(x, down.to(y.dtype)), up.to(y.dtype)), alpha=strength)
+    return torch.add(y, up_linear(hidden_linear(x, down), up), alpha=strength)
 
 
 def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
@@ -33,8 +33,25 @@ def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: 
     if conv.kernel_size == conv.stride == (1, 1) and y.is_contiguous(memory_format=torch.channels_last):
         sum_: Tensor = _AddLowRankOverChannels.apply(y, x, down, up, strength)
         return sum_
-    hidden = conv2d(x, down.to(y.dtype), None, conv.stride, conv.padding, conv.dilation)
-    return torch.add(y, conv2d(hidden, up.to(y.dtype)), alpha=strength)
+    return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)
+
+
+def hidden_linear(x: Tensor, down: Tensor) -> Tensor:
+    """down(x): [..., in] -> [..., rank], in x's type."""
+    return linear(x, down.to(x.dtype))
+
+
+def up_linear(hidden: Tensor, up: Tensor) -> Tensor:
+    return linear(hidden, up.to(hidden.dtype))
+
+
+def hidden_conv(x: Tensor, down: Tensor, conv: nn.Conv2d) -> Tensor:
+    """down(x): [B, in, H, W] -> [B, rank, h, w], in x's type, with `conv`'s stride, padding and dilation."""
+    return conv2d(x, down.to(x.dtype), None, conv.stride, conv.padding, conv.dilation)
+
+
+def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
+    return conv2d(hidden, up.to(hidden.dtype))
 
 
 class _LinearWithLowRank(torch.autograd.Function):

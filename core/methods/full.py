@@ -1,0 +1,213 @@
+"""DreamBooth and fine-tune: the model itself learns, its U-Net and, if asked, its text encoders.
+
+Both are the same here. What makes DreamBooth is its dataset, a subject's pictures beside pictures of its class, and that
+the text encoder learns unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families import family
+from core.families.saving import modules_of, save_model
+from core.formats.sd_keys import unet_to_ldm
+from core.formats.whole_model import ENDINGS, Form, ModelFacts
+from core.methods.ema import WeightAverage, taken_from, under
+from core.networks.blocks import block_of
+from core.optimization.averaging import averaged
+from core.optimization.groups import Learner
+from core.settings.blocks import COUNTS, numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from core.families.components import Components
+    from core.record.problems import Problem
+    from core.settings.job import TrainJob
+
+EMA = "ema."  # in front of the names of averaged weights in a state
+TEXT_PARTS = ("text_encoder", "text_encoder_2")
+
+
+def learning_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
+    """Names of the parts that learn: those that are asked for and have a rate other than 0."""
+    rates = dict(zip(TEXT_PARTS[:text_encoders], job.optimizer.text_rates, strict=False))
+    found = {name for name, rate in rates.items() if rate != 0 and job.method.trains_text}
+    if job.optimizer.unet_rate != 0 or job.method.block_lr:
+        found.add("unet")
+    return found
+
+
+class FullMethod:
+    """What a training of the model itself owns: which weights learn, their average, and the model that is saved.
+
+    vae     baked into saved models in place of the model's own
+    frozen  a second U-Net, as the model began: what the model itself makes of the class caption (method.prior)
+    """
+
+    steady_gradients = False  # a text encoder may stop learning on the way
+
+    def __init__(self, job: TrainJob, vae: Path | None = None):
+        self._job, self._settings, self._vae = job, job.method, vae
+        parts = learning_parts(job)
+        self.learns_text = any(name in parts for name in TEXT_PARTS)
+        self.learns_unet = "unet" in parts
+        self.extension = ENDINGS[self._form]
+        self.frozen: Any = None
+        self._components: Components | None = None
+        self._learning: dict[str, Any] = {}  # part's name -> module
+        self._unet: Any = None
+        self._weights: dict[str, nn.Parameter] = {}  # everything that learns: "unet.conv_in.weight"
+        self._average: WeightAverage | None = None
+        self._stopped = False
+
+    @property
+    def _form(self) -> Form:
+        wanted = self._job.saving.save_model_as
+        return "ckpt" if wanted == "pt" else wanted  # type: ignore[return-value]
+
+    # -- what learns
+
+    def build(self, components: Components) -> list[Learner]:
+        """Let the parts learn, in place."""
+        self._components, self._unet = components, components.unet
+        modules = modules_of(components, family(components.family).LAYOUT)
+        learning = learning_parts(self._job, len(components.text_encoders))
+        self._learning = {name: module for name, module in modules.items() if name in learning}
+        for name, module in self._learning.items():
+            module.requires_grad_(True)
+            if components.family == "sdxl" and name == "text_encoder":
+                _freeze_unread(module)
+        learners = list(self._learners(components.family))
+        learned = {id(weight) for learner in learners if learner.rate != 0 for weight in learner.parameters}
+        self._weights = {
+            f"{part}.{name}": weight
+            for part, module in self._learning.items()
+            for name, weight in module.named_parameters()
+            if id(weight) in learned
+        }
+        self._average = WeightAverage(self._weights, self._settings) if self._settings.ema else None
+        return learners
+
+    def _learners(self, family_name: str) -> Iterator[Learner]:
+        for part, module in self._learning.items():
+            if part == "unet" and self._settings.block_lr:
+                yield from block_learners(module, numbers(self._settings.block_lr), family_name)
+            else:
+                yield Learner(part, [weight for weight in module.parameters() if weight.requires_grad])
+
+    # -- a state
+
+    def state_dict(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
+        return found | (under(EMA, self._average.state_dict()) if self._average is not None else {})
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(tensors[name])
+        if self._average is not None:
+            self._average.load_state_dict(taken_from(EMA, tensors))
+
+    # -- moments of a run
+
+    def set_strength(self, strength: float) -> None:
+        """0: the next passes are of the U-Net as it began, where a second one is held; anything else: of the one that
+        learns. A model has no strengths in between."""
+        if self._components is not None and self.frozen is not None:
+            self._components.unet = self.frozen if strength == 0 else self._unet
+
+    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
+        """From the step on that the settings name, the text encoders stay as they are by then."""
+        stop = self._settings.stop_text_encoder_training
+        if stop is None or step < stop or self._stopped:
+            return
+        for name in TEXT_PARTS:
+            if name in self._learning:
+                self._learning[name].requires_grad_(False)
+        self._stopped = True
+
+    def after_micro_batch(self) -> None:
+        return
+
+    def after_update(self) -> dict[str, Tensor]:
+        if self._average is not None:
+            self._average.after_step()
+        return {}
+
+    def averaged(self, optimizer: Optimizer, use: str = "files") -> AbstractContextManager[None]:
+        """use: "files" or "samples", each shows the average or the weights as the settings say."""
+        if self._average is None:
+            return averaged(optimizer)
+        return self._average.in_place() if self._settings.ema_use in ("all", use) else nullcontext()
+
+    # -- the file
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def write(
+        self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
+    ) -> list[Problem]:
+        """Write the whole model: what learned from memory, the rest as the base model stores it.
+
+        epoch, step   finished ones, which a .ckpt adds to its source's
+        """
+        import torch
+
+        assert self._components is not None
+        noise, asked = self._job.noise, self._job.model.prediction
+        return save_model(
+            self._components,
+            path,
+            list(self._learning),
+            form=self._form,
+            vae=self._vae,
+            dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
+            facts=ModelFacts(
+                metadata=metadata,
+                prediction=self._components.prediction if asked == "auto" else asked,
+                zero_terminal_snr=noise.zero_terminal_snr,
+                epoch=epoch,
+                step=step,
+            ),
+        )
+
+    def release(self) -> None:
+        self.set_strength(1.0)
+        self._components = self._unet = self.frozen = self._average = None
+        self._learning, self._weights = {}, {}
+
+
+# -- blocks
+
+
+def block_learners(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Learner]:
+    """One group for each block of the U-Net with its own rate; a rate of 0 leaves the block as it is."""
+    assert len(rates) == COUNTS[family_name], "the rules count them"
+    blocks: dict[int, list[nn.Parameter]] = {}
+    for name, weight in unet.named_parameters():
+        blocks.setdefault(block_of_weight(name, family_name), []).append(weight)
+    for block, weights in sorted(blocks.items()):
+        yield Learner("unet", weights, name=f"unet_block{block}", rate=rates[block])
+
+
+def block_of_weight(name: str, family_name: str) -> int:
+    """`down_blocks.1.attentions.0.proj_in.weight` -> 5 in SDXL, whose blocks are counted by their original names."""
+    path = unet_to_ldm(name, "sdxl") if family_name == "sdxl" else name
+    if family_name != "sdxl" and path.startswith(("conv_norm_out.", "conv_out.")):
+        return COUNTS[family_name] - 1
+    return block_of(f"lora_unet_{path}".replace(".", "_"))
+
+
+def _freeze_unread(encoder: Any) -> None:
+    """SDXL's first text encoder is read one layer before its last: that layer and the final norm never reach the loss."""
+    model = getattr(encoder, "text_model", encoder)
+    model.encoder.layers[-1].requires_grad_(False)
+    model.final_layer_norm.requires_grad_(False)

@@ -1,0 +1,124 @@
+"""What a step leaves out of a network: numbers between down and up, ranks, whole layers.
+
+Each mask is a function of its address (seed, step, micro-batch, layer, picture) and of nothing else: a picture has the same
+masks in any batch and any process, on a processor or a graphics card, and when gradient checkpointing computes a layer a
+second time. A generator would have to be rebuilt for each layer and picture, on the processor; the masks are hashes of
+counters instead, computed for a whole batch where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from core.record.draws import address, uniform
+
+if TYPE_CHECKING:
+    from core.settings.network import NetworkSettings
+
+BITS = 32
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What the network sees now. keys: the pictures' addresses in two halves, int32 [B, 2] on the device."""
+
+    step: int
+    micro_batch: int
+    keys: Tensor
+
+
+class Dropout:
+    """The dropouts of a network, for all its layers. Nothing is left out while no pictures are shown: then it is used,
+    not trained."""
+
+    def __init__(self, settings: NetworkSettings, seed: int):
+        self.elements, self.ranks, self.modules = (
+            settings.network_dropout,
+            settings.rank_dropout,
+            settings.module_dropout,
+        )
+        self._seed = seed
+        self._now: Showing | None = None
+
+    def show(self, step: int, micro_batch: int, pictures: Sequence[object], device: torch.device | str) -> None:
+        """From here on the layers see these pictures (any values that name them), in the order of the batch."""
+        found = [address(self._seed, "dropout", step, micro_batch, picture) for picture in pictures]
+        halves = torch.tensor([_halves(number) for number in found], dtype=torch.int32)
+        queued = str(device).startswith("cuda")  # a plain copy would wait for everything queued before it
+        self._now = Showing(step, micro_batch, halves.to(device, non_blocking=queued))
+
+    def hide(self) -> None:
+        """The network is used, not trained."""
+        self._now = None
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether the whole layer is left out now (module_dropout)."""
+        now = self._now
+        if now is None or not self.modules:
+            return False
+        return uniform(self._seed, "module_dropout", now.step, now.micro_batch, name) < self.modules
+
+    @property
+    def thins(self) -> bool:
+        """Whether numbers or ranks are left out now."""
+        return self._now is not None and (self.elements > 0 or self.ranks > 0)
+
+    def thinned(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
+        """`hidden` with what is left out set to 0, and the factor that makes up for it.
+
+        hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each picture has as many rows (text windows)
+        channels  the dimension of the rank
+        """
+        assert self._now is not None
+        keys, factor = self._now.keys, 1.0
+        assert hidden.shape[0] % len(keys) == 0, (hidden.shape, len(keys))
+        if self.elements:
+            shape = list(hidden.shape)
+            hidden = hidden * self._kept(keys, "network_dropout", name, self.elements, shape).to(hidden.dtype)
+            factor /= 1 - self.elements
+        if self.ranks:
+            shape = [1] * hidden.dim()
+            shape[0], shape[channels] = hidden.shape[0], hidden.shape[channels]
+            hidden = hidden * self._kept(keys, "rank_dropout", name, self.ranks, shape).to(hidden.dtype)
+            factor /= 1 - self.ranks
+        return hidden, factor
+
+    def _kept(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
+        """True where a number stays: with the probability 1 - share."""
+        count = torch.Size(shape).numel() // len(keys)
+        lowest = -(1 << (BITS - 1))
+        return (hashes(keys, _layer_key(purpose, name), count) >= lowest + int(share * (1 << BITS))).view(shape)
+
+
+@cache
+def _layer_key(purpose: str, name: str) -> tuple[int, int]:
+    return _halves(address(0, purpose, name))
+
+
+def _halves(number: int) -> tuple[int, int]:
+    """A 64-bit number as two signed 32-bit ones."""
+    low, high = number & 0xFFFFFFFF, number >> BITS
+    return low - ((low >> (BITS - 1)) << BITS), high - ((high >> (BITS - 1)) << BITS)
+
+
+def hashes(keys: Tensor, layer: tuple[int, int], count: int) -> Tensor:
+    """`count` numbers for each key, evenly distributed over -2^31 .. 2^31 - 1, int32 [B, count].
+
+    The counter is mixed as in Wellons' 32-bit hash (prospecting for hash functions, 2018; constants of 2022), with half of
+    the address before and half of it within. Products wrap, so every device gives the same. (32 bits: on a processor a
+    fifth of the time of 64.)
+    """
+    x = torch.arange(count, dtype=torch.int32, device=keys.device) ^ (keys[:, :1] ^ layer[0])
+    x ^= (x >> 16) & 0xFFFF
+    x *= 0x21F0AAAD
+    x ^= keys[:, 1:] ^ layer[1]
+    x ^= (x >> 15) & 0x1FFFF
+    x *= 0x735A2D97
+    x ^= (x >> 15) & 0x1FFFF
+    return x

@@ -1,0 +1,98 @@
+"""LoRA files for a model: read as networks, and merged into the base model before a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families import family
+from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.lora_file import LoraFile, load_lora
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+
+if TYPE_CHECKING:
+    from core.networks.lora import LoraNetwork
+    from core.networks.sizes import Target
+
+
+@dataclass(frozen=True)
+class MergedFile:
+    """A LoRA that becomes part of the base model. sha256: of the file."""
+
+    path: Path
+    strength: float
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class NetworkFiles:
+    """The files that a network is built from: the one it starts from, and those merged into the base model before."""
+
+    start: Path | None = None
+    start_sha256: str | None = None
+    merged: tuple[MergedFile, ...] = ()
+
+
+def check_file(path: Path, family_name: str) -> None:
+    """Raise ProblemsError unless the file is a LoRA that this family can use, judged by its header."""
+    found = identify(path)
+    if found.kind != "lora":
+        raise ProblemsError.one(
+            f"{path.name} is no LoRA but: {found} ({found.evidence})", display_path(path), "choose a LoRA file"
+        )
+    if found.family not in (None, family_name):
+        raise ProblemsError.one(
+            f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}",
+            display_path(path),
+            f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})",
+        )
+    if found.variant is not None:
+        raise ProblemsError.one(
+            f"{path.name} is a {found.variant}; only plain LoRAs can be used here",
+            display_path(path),
+            "choose a plain LoRA file",
+        )
+
+
+def targets_of(components: Any, *, conv: bool) -> Iterator[Target]:
+    """The layers of the parts that are loaded, text encoders first as in kohya's files."""
+    kind = family(components.family)
+    for part in (*components.text_encoders, components.unet):
+        if part is not None:
+            yield from kind.lora_targets(part, conv=conv)
+
+
+def read_file(path: Path, family_name: str) -> LoraFile:
+    """A LoRA file for this family. Raises ProblemsError for another kind or family."""
+    check_file(path, family_name)
+    return load_lora(path)
+
+
+def read_network(components: Any, path: Path, strength: float) -> LoraNetwork:
+    """The network of a LoRA file for this model. Raises ProblemsError for another kind or family."""
+    from core.networks.lora import LoraNetwork
+
+    lora = read_file(path, components.family)
+    network = LoraNetwork.from_file(lora, targets_of(components, conv=True), strength)
+    if not network.layers:
+        raise ProblemsError.one(
+            f"The LoRA {path.name} fits no layer of this model",
+            display_path(path),
+            "use it with the model it was trained on, or one of the same size",
+        )
+    return network
+
+
+def merge_files(components: Any, files: Sequence[MergedFile]) -> None:
+    """Make LoRAs part of the weights that are loaded, for good, each with its strength, in their order.
+
+    Called at each load: parts that are loaded later get theirs then. A LoRA may have nothing for these parts.
+    """
+    from core.networks.lora import LoraNetwork
+
+    for file in files:
+        lora = read_file(file.path, components.family)
+        LoraNetwork.from_file(lora, targets_of(components, conv=True), file.strength).merge_to()

@@ -1,0 +1,89 @@
+"""Which layers a network has, and the rank and alpha of each: from the settings, or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from torch import nn
+
+from core.networks.blocks import block_count, block_of
+from core.settings.blocks import BlockSize, block_rates, block_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.settings.network import NetworkSettings
+
+# Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
+CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
+
+
+class Target(Protocol):
+    """A layer to be hooked, as the families list them (see core.families.targets)."""
+
+    @property
+    def name(self) -> str: ...  # in kohya's spelling
+    @property
+    def parent(self) -> nn.Module: ...  # the module it sits in
+    @property
+    def module(self) -> nn.Module: ...  # the Linear or Conv2d itself
+
+
+SizeOf = Callable[[Target], BlockSize | None]
+
+
+def part_of(name: str) -> str:
+    """The part that a kohya module name belongs to: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
+    return "unet" if name.startswith("lora_unet") else "text_encoder"
+
+
+def has_large_kernel(module: nn.Module) -> bool:
+    """A convolution other than 1x1."""
+    return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+
+
+def needs_conv_rank(target: Target) -> bool:
+    """Hooked only by C3Lier: 3x3 convolutions, and whatever else sits in the residual and resampling blocks."""
+    return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
+
+
+def wanted(settings: NetworkSettings, name: str) -> bool:
+    """Whether the part that a layer is in is trained."""
+    return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
+
+
+def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> SizeOf:
+    """Parts by `train_unet` and `train_text_encoder`, residual and resampling blocks by `trains_conv`, ranks and alphas of
+    the U-Net by block. Only 3x3 convolutions have those of 3x3 convolutions."""
+    plain, wide = block_sizes(settings, block_count(target.name for target in targets))
+
+    def size_of(target: Target) -> BlockSize | None:
+        if not wanted(settings, target.name) or (needs_conv_rank(target) and not settings.trains_conv):
+            return None
+        if part_of(target.name) != "unet":
+            return BlockSize(settings.rank, settings.alpha)
+        block = block_of(target.name)
+        size = wide[block] if has_large_kernel(target.module) else plain[block]
+        return size if size.rank else None
+
+    return size_of
+
+
+def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
+    """The file's own layers, ranks and alphas, of the parts that are trained and the blocks that have a rate.
+
+    modules  layer -> its tensors ("lora_down.weight" ...); without an alpha, alpha = rank
+    """
+    rates = block_rates(settings, block_count(modules))
+
+    def size_of(target: Target) -> BlockSize | None:
+        tensors = modules.get(target.name, {})
+        if "lora_down.weight" not in tensors or not wanted(settings, target.name):
+            return None
+        if part_of(target.name) == "unet" and rates is not None and rates[block_of(target.name)] == 0:
+            return None
+        rank = tensors["lora_down.weight"].shape[0]
+        return BlockSize(rank, float(tensors["alpha"]) if "alpha" in tensors else float(rank))
+
+    return size_of

@@ -1,0 +1,107 @@
+"""The blocks of a U-Net that ranks, alphas and rates can be given by, and the texts that give them.
+
+SD 1.x and 2.x have 25: 0 to 11 on the way down from the picture, 12 the middle, 13 to 24 on the way up; 0 is the first
+convolution and never has a LoRA. SDXL has 23: 0 the embeddings of time and size, 1 to 9 down, 10 to 12 the middle,
+13 to 21 up, 22 the last convolution; 0 and 22 never have a LoRA. The numbers are sd-scripts'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.settings.network import NetworkSettings
+
+COUNTS = {"sd1": 25, "sd2": 25, "sdxl": 23}
+SIDES = {"down_lr_weight": (12, 9), "mid_lr_weight": (1, 3), "up_lr_weight": (12, 9)}  # SD 1.x and 2.x, SDXL
+PRESETS = ("sine", "cosine", "linear", "reverse_linear", "zeros")
+LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """Rank and alpha of a block's modules; a rank of 0 leaves them out."""
+
+    rank: int
+    alpha: float
+
+
+def numbers(text: str) -> list[float]:
+    """ "1, 0.5,,2" -> [1, 0.5, 0, 2]: an empty place is 0, as in sd-scripts. Raises ValueError for anything else."""
+    found = [float(word) if word.strip() else 0.0 for word in text.split(",")]
+    if not all(math.isfinite(number) for number in found):
+        raise ValueError(text)
+    return found
+
+
+def rate_numbers(text: str, count: int) -> list[float]:
+    """The factors of one side of the U-Net, as many as it has blocks or as the list says: a list, one number for all of
+    a side of several, or a preset. Raises ValueError for anything else."""
+    name, plus, base = text.strip().partition("+")
+    if name.strip() not in PRESETS:
+        found = numbers(text)
+        return found * count if len(found) == 1 and count > 3 else found
+    added = float(base) if plus else 0.0
+    if not math.isfinite(added):
+        raise ValueError(text)
+    rising = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
+    curve = {
+        "sine": [math.sin(math.pi * x / 2) for x in rising],
+        "linear": rising,
+        "zeros": [0.0] * count,
+    }
+    curve |= {"cosine": curve["sine"][::-1], "reverse_linear": rising[::-1]}
+    return [value + added for value in curve[name.strip()]]
+
+
+def side_count(name: str, blocks: int) -> int:
+    """How many factors `down_lr_weight`, `mid_lr_weight` or `up_lr_weight` has in a U-Net of this many blocks."""
+    return SIDES[name][0 if blocks == COUNTS["sd1"] else 1]
+
+
+def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
+    """The factor of the U-Net's rate for each of 25 or 23 blocks; None where no rates by block are set.
+
+    A side that is not set has 1 everywhere. A list that is too short goes on with 1, one too long is cut. Factors up to
+    the threshold are 0.
+    """
+    given = {name: getattr(settings, name) for name in SIDES}
+    if not any(given.values()):
+        return None
+    factors: list[float] = []
+    for name, text in given.items():
+        count = side_count(name, blocks)
+        side = rate_numbers(text, count)[:count] if text else []
+        factors += [factor if factor > settings.block_lr_zero_threshold else 0.0 for factor in side]
+        factors += [1.0] * (count - len(side))
+    return factors if blocks == COUNTS["sd1"] else [1.0, *factors, 1.0]
+
+
+def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize], list[BlockSize]]:
+    """Rank and alpha by block, of Linear and 1x1 layers and of 3x3 convolutions. A block whose rate is 0 has rank 0."""
+    ranks = _list(settings.block_dims, blocks) or [settings.rank] * blocks
+    alphas = _list(settings.block_alphas, blocks) or [settings.alpha] * blocks
+    wide_ranks = _list(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
+    own = settings.conv_alpha
+    wide_alphas = _list(settings.conv_block_alphas, blocks) or [own if own is not None else rank for rank in wide_ranks]
+    rates = block_rates(settings, blocks) or [1.0] * blocks
+    return _sizes(ranks, alphas, rates), _sizes(wide_ranks, wide_alphas, rates)
+
+
+def _sizes(ranks: list[float], alphas: list[float], rates: list[float]) -> list[BlockSize]:
+    """An alpha of 0 is the rank, as in sd-scripts."""
+    return [
+        BlockSize(int(rank) if rate else 0, alpha or rank)
+        for rank, alpha, rate in zip(ranks, alphas, rates, strict=True)
+    ]
+
+
+def _list(text: str | None, blocks: int) -> list[float] | None:
+    if not text:
+        return None
+    found = numbers(text)
+    if len(found) != blocks:
+        raise ValueError(text)
+    return found

@@ -1,0 +1,76 @@
+"""The LoRA files that a training is built from: found by name, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from core.families import family_of
+from core.families.locate import model_path
+from core.formats.hashes import HashMemo, model_hashes
+from core.generation.library import find_lora
+from core.networks.files import MergedFile, NetworkFiles, check_file
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.blocks import numbers
+from core.settings.job import TrainJob
+from core.settings.network import NetworkSettings
+from core.settings.rules.network import block_problems
+
+
+def network_problems(
+    job: TrainJob, workspace: Workspace, allow: Callable[[Path, str], object] | None = None
+) -> list[Problem]:
+    """What is wrong with the network's lists and files, now that the model tells its family; nothing where there is no
+    model (then others say so).
+
+    allow  called with each file and its setting before the file is read; may raise ProblemsError (a shared page)
+    """
+    if job.method.kind != "lora":
+        return []
+    try:
+        family = family_of(model_path(job.model.base_model, workspace), job.model.family)
+    except (ProblemsError, OSError):
+        return []
+    found = list(block_problems(job.network, family)) if job.model.family == "auto" else []
+    for setting, name in _names(job.network):
+        try:
+            path = _find(name, setting, workspace)
+            if allow is not None:
+                allow(path, setting)
+            check_file(path, family)
+        except ProblemsError as error:
+            found += error.problems
+    return found
+
+
+def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
+    """Where they lie, with their hashes for the metadata and the caches. Raises ProblemsError for one that is not there."""
+    network = job.network
+    start = _find(network.network_weights, "network.network_weights", workspace) if network.network_weights else None
+    strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
+    merged = []
+    for place, name in enumerate(network.base_weights):
+        path = _find(name, "network.base_weights", workspace)
+        strength = strengths[place] if place < len(strengths) else 1.0
+        merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
+    return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
+
+
+def merged_identity(files: NetworkFiles) -> str:
+    """A name for what the merged LoRAs make of a model; empty without any. Encoded captions are kept under it."""
+    words = [f"{file.sha256} {file.strength!r}" for file in files.merged]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest() if words else ""
+
+
+def _names(network: NetworkSettings) -> list[tuple[str, str]]:
+    start = [("network.network_weights", network.network_weights)] if network.network_weights else []
+    return start + [("network.base_weights", name) for name in network.base_weights]
+
+
+def _find(name: str, setting: str, workspace: Workspace) -> Path:
+    try:
+        return find_lora(name, workspace)
+    except ProblemsError as error:
+        raise ProblemsError([Problem(problem.what, setting, problem.fix) for problem in error.problems]) from None
