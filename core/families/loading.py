@@ -58,7 +58,7 @@ def load(
     found = _chosen_parts(layout, checkpoint, vae, wanted)
     dtypes = {part.name: dtype for part in found}
     if "vae" in dtypes:
-        dtypes["vae"] = safe_type(layout, _config(layout, _vae_of(checkpoint, vae)), vae_dtype, device)
+        dtypes["vae"] = safe_type(layout, _vae_config(layout, checkpoint, vae), vae_dtype, device)
     with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
         states = {part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel) for part in found}
         try:
@@ -72,7 +72,7 @@ def load(
         text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
         prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get("unet")),
-        vae_scale=float(_config(layout, _vae_of(checkpoint, vae)).get("scaling_factor", layout.vae_scale)),
+        vae_scale=float(_vae_config(layout, checkpoint, vae).get("scaling_factor", layout.vae_scale)),
         family=layout.family,
         source=checkpoint.path,
         hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
@@ -85,14 +85,14 @@ def _asked_prediction(layout: Layout, unet: Any) -> str:
     return layout.find_prediction(unet)
 
 
-def _vae_of(checkpoint: Checkpoint, vae: Path | str | None) -> Part | None:
-    """The VAE in use, whether or not it is loaded: cached latents need its scale too."""
-    return open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
+def _vae_config(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None) -> dict[str, Any]:
+    """Of the VAE in use, whether or not it is loaded: cached latents need its scale too."""
+    part = open_vae(vae) if vae is not None else checkpoint.parts.get("vae")
+    return layout.config("vae") if part is None else _config(layout, part)
 
 
-def _config(layout: Layout, part: Part | None, name: str = "vae") -> Mapping[str, Any]:
-    """The part's own configuration, or the published one."""
-    return part.config if part is not None and part.config is not None else layout.config(part.name if part else name)
+def _config(layout: Layout, part: Part) -> dict[str, Any]:
+    return part.config_after(layout.config(part.name))
 
 
 def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None, wanted: set[str]) -> list[Part]:
@@ -117,7 +117,7 @@ def _without_unused_layers(layout: Layout, part: Part) -> Part:
     """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
     if part.name not in layout.text_encoders or part.config is not None:
         return part
-    count = layout.config(part.name)["num_hidden_layers"]
+    count = _config(layout, part)["num_hidden_layers"]
     places = {name: place for name, place in part.places.items() if _layer(name) < count}
     return replace(part, places=places)
 
@@ -130,7 +130,7 @@ def _layer(name: str) -> int:
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
     """The module of a part, with its weights."""
-    module = make_empty(part.name, dict(_config(layout, part)))
+    module = make_empty(part.name, _config(layout, part))
     state = states[part.name].result()
     if part.name in layout.text_encoders:
         state = text_keys.state_for(module, state)

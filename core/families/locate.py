@@ -11,6 +11,20 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.model import ModelSettings
 
+# What clip skip means where the family leaves out layers by itself: (what, where, fix).
+CLIP_SKIP = {
+    "sd2": (
+        "Clip skip leaves out layers of a text encoder that is read one before its last already",
+        "model.clip_skip",
+        "leave it empty, unless the model was trained so",
+    ),
+    "sdxl": (
+        "Clip skip has no effect: SDXL always reads the last layer but one",
+        "model.clip_skip",
+        "leave it empty",
+    ),
+}
+
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. A hub id that is not here is a problem that says how to get it."""
@@ -25,10 +39,12 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Whether the base model and the VAE are there and of a family that is known here."""
+    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
     found: list[Problem] = []
     try:
-        family_of(model_path(settings.base_model, workspace), settings.family)
+        name = family_of(model_path(settings.base_model, workspace), settings.family)
+        if settings.clip_skip is not None and name in CLIP_SKIP:
+            found.append(Problem(*CLIP_SKIP[name], level="advice"))
     except ProblemsError as error:
         found += error.problems
     if settings.vae is not None:

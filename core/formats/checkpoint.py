@@ -6,6 +6,7 @@ Only headers are read here; `read_part` then brings in one part's tensors, one a
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -37,6 +38,8 @@ WEIGHT_FILES = (
     "pytorch_model.fp16.bin",
 )
 VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+# Metadata of a single file whose model is not of the published sizes: {part: {a config's key: value}}, as JSON.
+SIZES_KEY = "atelier_sizes"
 PART_TITLES = {
     "unet": "U-Net",
     "vae": "VAE",
@@ -61,6 +64,7 @@ class Part:
 
     places   by diffusers' names (of CLIP without `text_model.`)    config  of the folder; None in a single file
     reading  "kohya" where tensors are read as sd-scripts reads them, which is another model; else empty
+    sizes    what a single file says of a config that is not the published one
     """
 
     name: str
@@ -68,6 +72,11 @@ class Part:
     places: Mapping[str, Place]
     config: Mapping[str, Any] | None = None
     reading: str = ""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
+        """The folder's own config; of a single file the published one with the sizes that the file names."""
+        return dict(self.config) if self.config is not None else {**published, **self.sizes}
 
     @property
     def files(self) -> list[Path]:
@@ -101,7 +110,9 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
         return Checkpoint(path, identify(path), _folder_parts(path))
     entries, metadata = read_header(path)
     kind = identify_header(entries, metadata)
-    return Checkpoint(path, kind, _file_parts(path, entries, kind.family or family, kohya_projection))
+    parts = _file_parts(path, entries, kind.family or family, kohya_projection)
+    sizes = _named_sizes(path, metadata)
+    return Checkpoint(path, kind, {name: replace(part, sizes=sizes.get(name, {})) for name, part in parts.items()})
 
 
 def open_vae(path: Path | str) -> Part:
@@ -125,6 +136,17 @@ def open_vae(path: Path | str) -> Part:
             f"This is no VAE but: {kind}", str(path), "choose a VAE, or leave the VAE setting empty"
         )
     return part
+
+
+def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    try:
+        return {part: dict(sizes) for part, sizes in dict(json.loads(metadata.get(SIZES_KEY, "{}"))).items()}
+    except (ValueError, TypeError) as error:
+        raise ProblemsError.one(
+            f"The model's sizes in the file's metadata ({SIZES_KEY}) cannot be read: {error}",
+            str(path),
+            "save the model again, or use its diffusers folder",
+        ) from error
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:

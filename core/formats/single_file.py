@@ -24,6 +24,19 @@ PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 STALE = ("model_ema.",)
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others look for
 POSITIONS = "embeddings.position_ids"
+# What of the configs decides shapes and results, and cannot be read off the tensors alone.
+SIZES = (
+    *(
+        "block_out_channels",
+        "layers_per_block",
+        "transformer_layers_per_block",
+        "attention_head_dim",
+        "norm_num_groups",
+    ),
+    *("cross_attention_dim", "projection_class_embeddings_input_dim", "addition_time_embed_dim", "scaling_factor"),
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim", "hidden_act"),
+    *("vocab_size", "max_position_embeddings", "latent_channels"),
+)
 
 
 def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:

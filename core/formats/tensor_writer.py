@@ -60,13 +60,13 @@ def write_pickle(
     path: Path,
     tensors: Mapping[str, LazyTensor],
     wrap: str | None = None,
-    plain: Mapping[str, int] | None = None,
+    plain: Mapping[str, int | str] | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
     """torch.save of {name: tensor}, which `torch.load(weights_only=True)` reads. Memory: all tensors in the type they are
     saved in, where that is not the type they have.
 
-    wrap   a key that the tensors stand under        plain  numbers beside them
+    wrap   a key that the tensors stand under        plain  numbers and words beside them
     """
     import torch
 

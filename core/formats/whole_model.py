@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.formats import single_file, text_keys
-from core.formats.checkpoint import PART_TITLES, Checkpoint, Part, open_checkpoint, open_vae
+from core.formats.checkpoint import PART_TITLES, SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.diffusers_folder import Published, folder_tensors, write_part, write_rest
 from core.formats.header import read_header, sniff
 from core.formats.lazy_tensors import LazyTensor, OpenFiles, in_memory
@@ -164,11 +165,11 @@ def _chosen_parts(
 def _config(
     name: str, part: Mapping[str, torch.Tensor] | Part, source: Checkpoint | None, published: Published
 ) -> Mapping[str, Any]:
-    """A part's own config, else of the source folder where the weights in memory come from it, else the published one."""
+    """A part's own config, else of the source where the weights in memory come from it, else the published one."""
     if not isinstance(part, Part) and source is not None and name in source.parts:
         part = source.parts[name]
-    own = part.config if isinstance(part, Part) else None
-    return own if own is not None else published.config(name)
+    config = published.config(name)
+    return part.config_after(config) if isinstance(part, Part) else config
 
 
 def _state(
@@ -238,11 +239,22 @@ def one_file(model: _Model) -> dict[str, LazyTensor]:
     return extra | tensors | single_file.markers(facts.prediction, facts.zero_terminal_snr)
 
 
+def _sizes(model: _Model) -> dict[str, str]:
+    """Where the model is not of the published sizes, as the starter: what a single file must say to be read again."""
+    other = {}
+    for name, config in model.configs.items():
+        published = model.published.config(name)
+        sizes = {key: config[key] for key in single_file.SIZES if key in config and config[key] != published.get(key)}
+        if sizes:
+            other[name] = sizes
+    return {SIZES_KEY: json.dumps(other)} if other else {}
+
+
 def _write_safetensors(model: _Model, target: Path) -> None:
     tensors = one_file(model)
     _refuse_full_disk(target, file_bytes(tensors))
     with atomic.open_atomic(target) as temporary:
-        write_safetensors(temporary, tensors, model.facts.metadata, model.cancel)
+        write_safetensors(temporary, tensors, {**model.facts.metadata, **_sizes(model)}, model.cancel)
         model.files.close()  # before the file is put in place: Windows replaces none that is open
 
 
@@ -256,7 +268,7 @@ def _write_ckpt(model: _Model, target: Path) -> None:
         "global_step": _whole_number(before.get("global_step")) + model.facts.step,
     }
     with atomic.open_atomic(target) as temporary:
-        write_pickle(temporary, tensors, "state_dict", counters, model.cancel)
+        write_pickle(temporary, tensors, "state_dict", {**counters, **_sizes(model)}, model.cancel)
         model.files.close()
 
 

@@ -105,3 +105,31 @@ def test_the_text_model_level_is_added_only_where_a_model_has_it():
     assert text_keys.name_for(Flat(), "text_model.final_layer_norm.bias") == "final_layer_norm.bias"
     assert text_keys.name_for(Nested(), "final_layer_norm.bias") == "text_model.final_layer_norm.bias"
     assert text_keys.full_name("text_projection.weight") == "text_projection.weight", "the projection stands beside it"
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "part", "layers"), [("sd21", "sd2", "text_encoder", 23), ("sdxl", "sdxl", "text_encoder_2", 32)]
+)
+def test_every_open_clip_key_maps_both_ways(model, family, part, layers):
+    prefix = sd_keys.OPEN_CLIP_PREFIXES[family]
+    found = set()
+    for name, entry in MODELS[model][part].items():
+        assert name.startswith(prefix)
+        ours = sd_keys.open_clip_to_diffusers(name.removeprefix(prefix))
+        assert [text_keys.full_name(each) for each in ours] == entry["from"]
+        for third, each in enumerate(ours):
+            expected = (name.removeprefix(prefix), third if len(ours) == 3 else None)
+            assert sd_keys.open_clip_to_ldm(each) == sd_keys.open_clip_to_ldm(text_keys.full_name(each)) == expected
+        found |= set(ours)
+    assert len(found) == layers * 16 + 4 + (family == "sdxl")
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "attn_mask", "transformer.resblocks.0.attn.unknown.weight"])
+def test_what_transformers_has_no_place_for_is_left_out(name):
+    assert sd_keys.open_clip_to_diffusers(name) == ()
+
+
+def test_q_k_and_v_are_thirds_in_this_order():
+    assert sd_keys.open_clip_to_diffusers("transformer.resblocks.7.attn.in_proj_bias") == tuple(
+        f"encoder.layers.7.self_attn.{letter}_proj.bias" for letter in "qkv"
+    )

@@ -18,7 +18,6 @@ LAYOUT = Layout(
     tokenizers=(load_tokenizer,),
 )
 READS_SIZES = False  # whether `predict` is told the sizes of pictures
-READS_CLIP_SKIP = True
 
 load = partial(loading.load, LAYOUT)
 make_empty = partial(loading.make_empty_part, LAYOUT)
@@ -27,7 +26,6 @@ weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
     "LAYOUT",
-    "READS_CLIP_SKIP",
     "READS_SIZES",
     "count_tokens",
     "decode_latents",

@@ -23,7 +23,6 @@ LAYOUT = Layout(
     vae_overflows=True,
 )
 READS_SIZES = True  # whether `predict` is told the sizes of pictures
-READS_CLIP_SKIP = False  # it was trained on the last but one layer, and always is read there
 
 load = partial(loading.load, LAYOUT)
 make_empty = partial(loading.make_empty_part, LAYOUT)
@@ -32,7 +31,6 @@ weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
     "LAYOUT",
-    "READS_CLIP_SKIP",
     "READS_SIZES",
     "count_tokens",
     "decode_latents",
