@@ -69,13 +69,6 @@ def read_tokenizer(path: Path = SHIPPED) -> Any:
     return Tokenizer.from_file(str(path))
 
 
-def tokenizers_of(model: Path | None = None) -> list[Any]:
-    """The tokenizers of a diffusers folder, of which SDXL has two; the shipped one where it has none that can be read."""
-    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
-    files = [model / name / "tokenizer.json" for name in names] if model is not None else []
-    return [read_tokenizer(file) for file in files if file.is_file()] or [read_tokenizer()]
-
-
 def _all(tokenizer: Any) -> list[Any]:
     return list(tokenizer) if isinstance(tokenizer, (list, tuple)) else [tokenizer]
 

@@ -7,7 +7,6 @@ would have there. Sizes are (width, height) in pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from core.record.problems import Problem, ProblemsError
@@ -193,12 +192,3 @@ def bucket_sizes(resolution: Size, lowest: int, highest: int, step: int) -> list
         if height >= lowest:
             sizes |= {(width, height), (height, width)}
     return sorted(sizes)
-
-
-def bucket_counts(placements: Iterable[tuple[Placement, int]]) -> dict[Size, tuple[int, int]]:
-    """{bucket: (pictures, pictures with repeats)}, sorted. placements: (placement, repeats)."""
-    counts: dict[Size, tuple[int, int]] = {}
-    for placement, repeats in placements:
-        pictures, views = counts.get(placement.bucket, (0, 0))
-        counts[placement.bucket] = (pictures + 1, views + repeats)
-    return dict(sorted(counts.items()))

@@ -10,14 +10,13 @@ import json
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.caption_encodings import decode_text
-from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, extension, printable
+from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, printable
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.captions import CaptionSettings
@@ -146,11 +145,6 @@ def caption_path(picture: Path, caption_extension: str, sidecars: Sequence[str] 
     """The caption file that is there, else the one to write."""
     candidates = caption_files(picture, caption_extension, sidecars)
     return next((path for path in candidates if path.is_file()), candidates[0])
-
-
-def count_sidecars(pictures: Iterable[Picture]) -> Counter[tuple[str, ...]]:
-    """How many pictures have which caption files beside them: {(".caption", ".txt"): 40, (".txt",): 2, (): 1}."""
-    return Counter(tuple(sorted({extension(name) for name in picture.sidecars})) for picture in pictures)
 
 
 def _given(picture: Picture, settings: CaptionSettings) -> Caption:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.colours import WHITE
-from core.dataset.look import FACT, Look, from_text, looks, measure, to_text
+from core.dataset.look import FACT, Look, from_text, measure, to_text
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenPicture, UnreachablePicture, open_picture
 from core.record.cancel import CancelToken
@@ -65,21 +65,6 @@ def _look_at(picture: Picture) -> tuple[Look, bool]:
         return Look(str(error)), not isinstance(error, UnreachablePicture)
 
 
-def check_decodes(
-    pictures: Sequence[Picture],
-    cancel: CancelToken | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    memo_path: Path | str | None = None,
-    threads: int = 4,
-) -> dict[PictureKey, str]:
-    """{picture key: reason} of those that cannot be decoded; see `look_at_all`."""
-    return _reasons(look_at_all(pictures, cancel, progress, memo_path, threads))
-
-
-def known_broken(pictures: Sequence[Picture], memo_path: Path | str | None) -> dict[PictureKey, str]:
-    """{picture key: reason} of those that an earlier decoding found broken; decodes nothing."""
-    return _reasons(looks(pictures, memo_path))
-
-
-def _reasons(seen: dict[PictureKey, Look]) -> dict[PictureKey, str]:
+def reasons_of(seen: Mapping[PictureKey, Look]) -> dict[PictureKey, str]:
+    """{picture key: reason} of those that cannot be decoded."""
     return {key: look.reason for key, look in seen.items() if look.reason}

@@ -128,16 +128,6 @@ def open_rgb(
     return open_picture(path, draft).on(background)
 
 
-def has_transparency(path: Path | str) -> bool:
-    """Whether a pixel really lets something through. Decodes only where the header says that it may."""
-    with _open(path) as image:
-        if image.mode in ("1", "L", "RGB", "CMYK", "YCbCr", "LAB", "I", "I;16", "F"):
-            # PNG names its transparent colour before the pixels, so it is known by now
-            if "transparency" not in image.info:
-                return False
-    return open_picture(path).alpha is not None
-
-
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
     """A broken picture in the form a person meets."""
     fix = "Replace or remove it, or turn on 'Leave out broken pictures'."

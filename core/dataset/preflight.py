@@ -15,7 +15,7 @@ from core.dataset.caption_memo import captions_of
 from core.dataset.captions import longest_captions, plain_caption
 from core.dataset.conditioning import unreadable_masks
 from core.dataset.contents import content_hashes
-from core.dataset.decoding import look_at_all
+from core.dataset.decoding import look_at_all, reasons_of
 from core.dataset.epochs import Epochs
 from core.dataset.length import length_of, length_sentence
 from core.dataset.look import Look
@@ -61,7 +61,7 @@ def preflight(
     problems = [*advice, *found.problems]
     looks = look_at_all(found.pictures, cancel, progress, memo) if decode else looks_of(found.pictures, memo)
     masks = unreadable_masks(found.pictures, decode, cancel, memo)
-    placing = _place(job, concepts, found, {**masks, **_broken(looks)}, memo, cancel)
+    placing = _place(job, concepts, found, {**masks, **reasons_of(looks)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
     counted = _count_all(placing, count_tokens)
@@ -102,10 +102,6 @@ def _place(
     placing.problems += [problem_of(by_key[key].path, BrokenPicture(why), level) for key, why in broken.items()]
     placing.refused |= broken
     return placing
-
-
-def _broken(looks: Mapping[Key, Look]) -> dict[Key, str]:
-    return {key: look.reason for key, look in looks.items() if look.reason}
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:

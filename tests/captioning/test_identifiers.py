@@ -18,7 +18,6 @@ from core.captioning.identifiers import (
     identifier_note,
     propose,
     read_tokenizer,
-    tokenizers_of,
 )
 from core.record.workspace import PROJECT
 
@@ -115,12 +114,6 @@ def test_several_tokenizers_must_all_know_a_word(clip, other):
 
 def test_a_vocabulary_without_such_words_proposes_none():
     assert propose(Tokenizer(BPE({"a": 0, "b": 1}, [])), 3, seed=1) == []
-
-
-def test_a_model_folder_brings_its_own_tokenizer(clip, tmp_path):
-    (own,) = tokenizers_of(PROJECT / "models" / "starter")
-    assert own is not clip and about("sks", own) == about("sks", clip)
-    assert tokenizers_of(tmp_path) == tokenizers_of() == [clip]
 
 
 def test_no_torch_is_loaded():

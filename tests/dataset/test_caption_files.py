@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import (
     caption_path,
-    count_sidecars,
     join_texts,
     read_caption,
     read_caption_file,
@@ -252,11 +251,6 @@ def test_a_cut_out_face_has_the_caption_of_its_picture_and_saves_one_of_its_own(
     save_caption(face.path, "a face")
     assert (tmp_path / "foo.txt").read_text() == "a hero"
     assert read_caption(face, CaptionSettings()).text == "a face"
-
-
-def test_caption_files_beside_pictures_are_counted_by_ending(tmp_path):
-    pictures = [picture(tmp_path, sidecars=names) for names in (("a.TXT", "a.caption"), ("a.txt",), ("a.txt",), ())]
-    assert count_sidecars(pictures) == {(".caption", ".txt"): 1, (".txt",): 2, (): 1}
 
 
 # ---- rewriting

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from core.dataset.buckets import Placement, plan_buckets
-from core.dataset.decoding import check_decodes
+from core.dataset.decoding import look_at_all, reasons_of
 from core.dataset.images import load_bucketed, load_pixels
 from core.dataset.opening import BrokenPicture, open_picture, open_rgb, read_header
 from core.dataset.resize import area_average, resize
@@ -253,7 +253,7 @@ def test_a_full_decode_names_the_pictures_whose_headers_looked_right(tmp_path, a
     found = found_in(tmp_path / "fox")
     cut_off(tmp_path / "fox/cut.webp")  # WebP is refused by its header already, so it is cut after the scan
     seen = []
-    reasons = check_decodes(found, progress=lambda done, total: seen.append((done, total)))
+    reasons = reasons_of(look_at_all(found, progress=lambda done, total: seen.append((done, total))))
     assert {key[1] for key in reasons} == {"cut.png", "cut.jpg", "cut.webp", "cut.bmp"}
     assert "truncated" in reasons["fox", "cut.jpg"]
     assert seen[-1] == (5, 5)
@@ -265,20 +265,20 @@ def test_a_checksum_error_in_a_png_is_found(tmp_path, add):
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     found = found_in(tmp_path / "fox")
-    assert "damaged" in check_decodes(found)["fox", "a.png"]
+    assert "damaged" in reasons_of(look_at_all(found))["fox", "a.png"]
 
 
 def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypatch):
     good, bad = add("fox/a.png", 64, 64), add("fox/b.png", 64, 64)
     cut_off(bad)
     memo = tmp_path / "private" / "index.sqlite"
-    first = check_decodes(found_in(tmp_path / "fox"), memo_path=memo)
+    first = reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
     opened = []
     real = open_picture
     monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path: opened.append(path) or real(path))
-    assert check_decodes(found_in(tmp_path / "fox"), memo_path=memo) == first and not opened
+    assert reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo)) == first and not opened
     os.utime(good, ns=(5, 5))
-    check_decodes(found_in(tmp_path / "fox"), memo_path=memo)
+    reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
     assert opened == [good]
 
 
@@ -287,8 +287,8 @@ def test_a_damaged_memory_costs_only_the_memory(tmp_path, add):
     memo = tmp_path / "index.sqlite"
     memo.write_bytes(b"this is no database " * 100)
     pictures = found_in(tmp_path / "fox")
-    assert check_decodes(pictures, memo_path=memo) == {}
-    assert check_decodes(pictures, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite") == {}
+    assert reasons_of(look_at_all(pictures, memo_path=memo)) == {}
+    assert reasons_of(look_at_all(pictures, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite")) == {}
 
 
 def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
@@ -297,11 +297,11 @@ def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
     pictures = found_in(tmp_path / "fox")
     token = CancelToken()
     with pytest.raises(Cancelled):
-        check_decodes(pictures, token, lambda done, total: token.cancel(), tmp_path / "i.sqlite", threads=1)
+        look_at_all(pictures, token, lambda done, total: token.cancel(), tmp_path / "i.sqlite", threads=1)
     opened = []
     real = open_picture
     monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path: opened.append(path) or real(path))
-    assert check_decodes(pictures, memo_path=tmp_path / "i.sqlite") == {}
+    assert reasons_of(look_at_all(pictures, memo_path=tmp_path / "i.sqlite")) == {}
     assert len(opened) == 12  # 8 were done before the cancel
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from core.dataset.decoding import check_decodes, known_broken, look_at_all
+from core.dataset.decoding import look_at_all, reasons_of
 from core.dataset.look import (
     Look,
     border_share,
@@ -126,8 +126,8 @@ def test_one_decoding_tells_what_is_broken_and_what_the_others_look_like(folder,
     assert [found["fox", name].transparent for name in ("a.png", "b.png", "c.png")] == [False, True, False]
     assert found["fox", "a.png"] == measure(scene(0))
     assert "cut off" in found["fox", "c.png"].reason and not found["fox", "c.png"].dhash
-    assert check_decodes(pictures, memo_path=memo) == known_broken(pictures, memo)
-    assert list(known_broken(pictures, memo)) == [("fox", "c.png")]
+    assert reasons_of(found) == reasons_of(looks(pictures, memo))
+    assert list(reasons_of(found)) == [("fox", "c.png")]
 
 
 def test_a_look_is_forgotten_with_the_file_it_was_of(folder, tmp_path):
@@ -145,6 +145,6 @@ def test_what_may_change_while_the_file_does_not_is_found_anew(folder, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr("core.dataset.opening.to_srgb", no_room)
-        assert "does not fit in memory" in check_decodes(pictures, memo_path=memo)["fox", "a.png"]
-    assert known_broken(pictures, memo).keys() == {("fox", "c.png")}  # cut off, and so it stays
-    assert check_decodes(pictures, memo_path=memo).keys() == {("fox", "c.png")}
+        assert "does not fit in memory" in reasons_of(look_at_all(pictures, memo_path=memo))["fox", "a.png"]
+    assert reasons_of(looks(pictures, memo)).keys() == {("fox", "c.png")}  # cut off, and so it stays
+    assert reasons_of(look_at_all(pictures, memo_path=memo)).keys() == {("fox", "c.png")}
