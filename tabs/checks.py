@@ -17,6 +17,7 @@ from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
+    from core.formats.detect import ModelKind
     from tabs.context import Page
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
@@ -86,12 +87,20 @@ class Checks:
                 "problem": f"This is {'an' if str(kind)[:2] == 'SD' else 'a'} {kind}, not a model to train from",
                 "fix": "choose a checkpoint or a diffusers folder",
             }
-        elif kind.family not in (None, "sd1") and family == "auto":
-            answer |= {
-                "problem": f"This is a model of the family {answer['family']}",
-                "fix": "Atelier trains SD 1.x models; choose one of those",
-            }
+        else:
+            answer |= self._refused(kind, path, family)
         return answer
+
+    @staticmethod
+    def _refused(kind: ModelKind, path: Path, family: str) -> dict[str, str]:
+        """Why a whole model cannot be used: another family than those known here or than the one set, or a variant."""
+        from core.families import check_family
+
+        try:
+            check_family(kind, path, family)
+        except ProblemsError as error:
+            return {"problem": error.problems[0].what, "fix": error.problems[0].fix}
+        return {}
 
     # -- the preflight
 

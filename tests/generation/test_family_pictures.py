@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core.families import family
-from core.formats.lora_file import save_lora
+from core.formats.lora_file import load_lora, save_lora, to_diffusers
 from core.generation.loras import loras_attached, read_network
 from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompts, plain_sizes
 from core.record.problems import ProblemsError
@@ -112,6 +112,19 @@ def test_convolutions_too(model, tmp_path):
     path = model.lora(tmp_path / "conv.safetensors", conv=True)
     network = read_network(model.components, path, 1.0)
     assert len(network.layers) == len(load_file(path)) // 3 and not network.unmatched
+
+
+def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
+    lora = load_lora(model.lora(tmp_path / "own.safetensors", conv=True))
+    tensors, metadata = to_diffusers(lora)
+    save_file(tensors, tmp_path / "peft.safetensors", metadata)
+    again = load_lora(tmp_path / "peft.safetensors")
+    if model.name == "sdxl":  # a tiny SD 2's names and sizes are SD 1's
+        assert again.family == "sdxl"
+    assert set(again.modules) == set(lora.modules)
+    for name, module in lora.modules.items():
+        other = again.modules[name]
+        assert torch.equal(module.down, other.down) and torch.allclose(module.up * module.scale, other.up * other.scale)
 
 
 def test_a_lora_of_another_family_is_refused(model, tmp_path):

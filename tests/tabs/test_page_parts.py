@@ -54,6 +54,24 @@ def test_the_model_is_told_by_its_contents(page, tmp_path):
     assert page.checks.model(str(broken))["problem"]
 
 
+@pytest.mark.parametrize(
+    ("family", "key", "shape", "words"),
+    [
+        ("SD 2.x", "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight", (1, 1024), ""),
+        ("SDXL", "label_emb.0.0.weight", (1, 2816), ""),
+        ("SDXL refiner", "label_emb.0.0.weight", (1, 2560), "this job works with SD 1.x or SD 2.x or SDXL"),
+    ],
+)
+def test_models_of_the_three_families_are_taken_and_others_named(page, tmp_path, family, key, shape, words):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file({f"model.diffusion_model.{key}": torch.zeros(shape)}, path)
+    known = page.checks.model(str(path))
+    assert known["family"] == family and words in known["problem"] and bool(known["problem"]) == bool(words)
+
+
 def test_the_preflight_counts_and_lists_everything_wrong_at_once(page, tmp_path):
     job = with_value(TrainJob(), "dataset.folder", "models/starter/pictures")
     facts = page.checks.facts(job)
