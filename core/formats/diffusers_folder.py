@@ -61,7 +61,7 @@ def folder_tensors(part: str, state: State, config: Mapping[str, Any]) -> dict[s
     return {text_keys.full_name(name): tensor for name, tensor in state.items()}
 
 
-def shards(tensors: Mapping[str, LazyTensor], limit: int = SHARD_BYTES) -> list[dict[str, LazyTensor]]:
+def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
     """The tensors in runs of at most `limit` bytes, in their order; one that is larger stands alone."""
     found: list[dict[str, LazyTensor]] = [{}]
     filled = 0
@@ -90,7 +90,8 @@ def write_part(
     stem, ending = DIFFUSERS_STEM, ".bin" if pickled else ".safetensors"
     if part.startswith("text_encoder"):
         stem = f"pytorch_{TRANSFORMERS_STEM}" if pickled else TRANSFORMERS_STEM
-    pieces = shards(tensors)
+    # diffusers finds no pickle that is cut, unless it is told to look for pickles only.
+    pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
     names = [f"{stem}{ending}"]
     if len(pieces) > 1:
         names = [f"{stem}-{number:05d}-of-{len(pieces):05d}{ending}" for number in range(1, len(pieces) + 1)]
