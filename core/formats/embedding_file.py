@@ -1,0 +1,61 @@
+"""Files of textual inversion: vectors of a new word, one tensor for each text encoder (or for each layer, XTI)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.overflow import not_finite, refuse_no_numbers
+from core.formats.tensors import TensorFile
+from core.record import atomic
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
+SDXL = ("clip_l", "clip_g")
+LAYERS = (
+    *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
+    *(f"OUT{number:02d}" for number in range(3, 12)),
+)
+
+
+def write_embedding(
+    path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
+) -> None:
+    """.safetensors with metadata, or .pt (torch.save of the same names), whole or not at all.
+
+    vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one for each of LAYERS
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    refuse_no_numbers(not_finite(vectors), path)
+    ready = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in vectors.items()}
+    with atomic.open_atomic(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(ready, temporary, metadata={"format": "pt", **metadata})
+        else:
+            with open(temporary, "wb") as handle:
+                torch.save(ready, handle)
+
+
+def read_embedding(path: Path) -> dict[str, torch.Tensor]:
+    """{name: float32 [n, C]} under this program's names, from a .safetensors or .pt file of any of the usual programs.
+
+    A1111's own (string_to_param), diffusers' and others' single tensors are taken as "emb_params".
+    """
+    import torch
+
+    with TensorFile(path) as file:
+        found = {name: file.read(name, torch.float32) for name in file.entries}
+    found = {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
+    for names in (LAYERS, SDXL):
+        if set(names) & set(found):
+            return {name: found[name] for name in names if name in found}
+    tables = [value for value in found.values() if value.ndim == 2]
+    if not tables:
+        raise ProblemsError.one("The file holds no embedding", str(path), "choose a textual inversion's file")
+    return {ONE[0]: tables[0]}

@@ -1,0 +1,170 @@
+"""Textual inversion: new words learn, the model stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from core.diffusion.text_states import TextStates
+from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
+from core.methods.layers import OneTextEach
+from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.optimization.averaging import averaged
+from core.optimization.groups import Learner
+from core.record.problems import Problem, ProblemsError
+from core.settings.saving import EXTENSIONS
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from core.settings.job import TrainJob
+
+PARTS = ("text_encoder", "text_encoder_2")
+Encode = Callable[[Sequence[str]], TextStates]
+
+
+class EmbeddingMethod:
+    """What a training by textual inversion owns: rows of new words in each text encoder.
+
+    With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
+    """
+
+    learns_text = True
+    learns_unet = False
+    steady_gradients = False  # a word that no caption of the batch holds gets none
+
+    def __init__(self, job: TrainJob, seed: int, start: Path | None = None):
+        self.extension = EXTENSIONS[job.saving.save_model_as]
+        self.advice: list[Problem] = []
+        self._settings = job.embedding
+        self._start = start
+        self._tables: list[WordTable] = []
+        self._layers: OneTextEach | None = None
+        self._family = "sd1"
+
+    @property
+    def words(self) -> list[str]:
+        return self._settings.words
+
+    @property
+    def _suffixes(self) -> list[str]:
+        return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
+
+    def build(self, components: Any) -> list[Learner]:
+        """Teach the tokenizers the words and put the rows beside the encoders' tables."""
+        self._family = components.family
+        count = self._settings.num_vectors_per_token
+        tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
+        given = self._given(len(components.text_encoders))
+        for index, (encoder, tokenizer) in enumerate(zip(components.text_encoders, components.tokenizers, strict=True)):
+            rows = [first_rows(encoder, tokenizer, init, count) for init in self._settings.init_words]
+            begin = torch.cat(rows).repeat(len(self._suffixes), 1)
+            if given is not None and given[index] is not None:
+                begin = self._fitting(given[index], begin)
+            add_tokens(tokenizer, self.words, tokens)
+            encoder.requires_grad_(False)
+            table = WordTable(encoder.get_input_embeddings(), begin.to(encoder.device))
+            encoder.set_input_embeddings(table)
+            self._tables.append(table)
+        if components.unet is not None:
+            components.unet.requires_grad_(False)
+        if self._settings.extended:
+            self._layers = OneTextEach(components.unet)
+        return [Learner(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
+
+    def _given(self, encoders: int) -> list[Tensor | None] | None:
+        """The vectors of `embedding_weights` for each encoder, layers stacked."""
+        if self._start is None:
+            return None
+        found = read_embedding(self._start)
+        if self._settings.extended:
+            missing = [name for name in LAYERS if name not in found]
+            if missing:
+                what = f"{self._start.name} has no vectors for {len(missing)} of the 16 layers"
+                raise ProblemsError.one(what, "embedding.embedding_weights", "choose an XTI file, or turn XTI off")
+            return [torch.cat([found[name] for name in LAYERS])]
+        names = ONE if encoders == 1 else SDXL
+        if not set(names) & set(found):
+            raise ProblemsError.one(
+                f"{self._start.name} was made for another family", "embedding.embedding_weights", "choose one that fits"
+            )
+        return [found.get(name) for name in names]
+
+    def _fitting(self, given: Tensor | None, begin: Tensor) -> Tensor:
+        assert given is not None
+        if given.shape != begin.shape:
+            what = f"The embedding holds {given.shape[0]} vectors of {given.shape[1]} numbers; wanted are {begin.shape[0]} of {begin.shape[1]}"
+            raise ProblemsError.one(what, "embedding.embedding_weights", "set as many vectors as the file holds")
+        return given
+
+    # -- texts
+
+    def encode(self, captions: Sequence[str], encode: Encode) -> TextStates:
+        """Captions with the new words spelled out as their tokens. XTI: context [B, 16, T, C]."""
+        count = self._settings.num_vectors_per_token
+        if not self._settings.extended:
+            return encode([spelled_out(caption, self.words, count) for caption in captions])
+        each = [
+            encode([spelled_out(caption, self.words, count, suffix) for caption in captions]).context
+            for suffix in self._suffixes
+        ]
+        return TextStates(torch.stack(each, dim=1))
+
+    # -- state and files
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"rows_{index}": table.rows.data for index, table in enumerate(self._tables)}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for index, table in enumerate(self._tables):
+                table.rows.copy_(tensors[f"rows_{index}"])
+
+    def vectors(self, word: str) -> dict[str, Tensor]:
+        """What is learnt of one word, under the names of its file."""
+        count = self._settings.num_vectors_per_token
+        begin = self.words.index(word) * count
+        own = [table.rows.data for table in self._tables]
+        if self._settings.extended:
+            rows = own[0].view(len(LAYERS), -1, own[0].shape[-1])
+            return {name: rows[number, begin : begin + count] for number, name in enumerate(LAYERS)}
+        names = ONE if len(own) == 1 else SDXL
+        return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
+
+    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
+        """One file for a word; of several words, each gets a file of its own name too, and `path` holds the first."""
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        for word in self.words[1:]:
+            write_embedding(path.with_name(f"{path.stem}-{word}{path.suffix}"), self.vectors(word), metadata, dtype)
+        write_embedding(path, self.vectors(self.words[0]), metadata, dtype)
+        return []
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    # -- what the loop asks besides
+
+    def set_strength(self, strength: float) -> None:
+        """The words are always whole: a model without them is the same model."""
+
+    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
+        """Nothing depends on the pictures."""
+
+    def after_micro_batch(self) -> None:
+        """Nothing was set."""
+
+    def after_update(self) -> dict[str, Tensor]:
+        return {f"norm/{PARTS[index]}": table.rows.detach().norm() for index, table in enumerate(self._tables)}
+
+    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+        return averaged(optimizer)
+
+    def release(self) -> None:
+        if self._layers is not None:
+            self._layers.remove()
+        self._tables, self._layers = [], None

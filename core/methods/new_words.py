@@ -1,0 +1,82 @@
+"""New words of a text encoder: rows beside its table of words, which stays as it is and need not be copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.record.problems import Problem, ProblemsError
+
+
+class WordTable(nn.Module):
+    """An encoder's table of words with further rows that learn.
+
+    Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
+    the whole table and puts the rest back.
+    """
+
+    def __init__(self, table: nn.Embedding, rows: Tensor):
+        super().__init__()
+        self.table = table.requires_grad_(False)
+        self.first = table.num_embeddings
+        self.rows = nn.Parameter(rows.detach().clone().float())
+
+    @property
+    def weight(self) -> Tensor:
+        """The old table: its type and device are asked for."""
+        return self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [...] -> [..., C] in the table's type."""
+        new = ids >= self.first
+        old = self.table(ids.clamp(max=self.first - 1))
+        rows = self.rows.to(old.dtype)[(ids - self.first).clamp(min=0)]
+        return torch.where(new.unsqueeze(-1), rows, old)
+
+
+def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
+    """The names that a tokenizer gets for the vectors of a word. Nobody writes them: captions hold the word itself."""
+    return [f"<{word}|{number}{suffix}>" for number in range(count)]
+
+
+def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
+    """Each new word as its tokens: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
+
+    suffix  of the tokens of one layer (XTI)
+    """
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = "|".join(re.escape(word) for word in longest_first)
+    spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
+    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda match: spelled[match[0].casefold()], text, flags=re.IGNORECASE)
+
+
+def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
+    """Teach a tokenizer the names of the words' vectors; ProblemsError when it knows one of the words as a whole."""
+    from tokenizers import AddedToken
+
+    vocabulary = tokenizer.get_vocab()
+    known = [word for word in words if f"{word.lower()}</w>" in vocabulary]
+    if known:
+        fix = "choose another word, which no caption means otherwise"
+        raise ProblemsError(
+            [Problem(f"The model knows the word '{word}' already", "embedding.token_string", fix) for word in known]
+        )
+    added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
+    assert added == len(names)
+
+
+def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
+    """Rows [count, C] to begin with: the tokens of `init_word` in turn, or the mean of all words."""
+    table = encoder.get_input_embeddings().weight.detach().float()
+    if init_word is None:
+        return table.mean(dim=0, keepdim=True).repeat(count, 1)
+    ids = tokenizer(init_word, truncation=False, verbose=False)["input_ids"][1:-1]
+    if not ids:
+        raise ProblemsError.one(
+            f"'{init_word}' holds no word", "embedding.init_word", "write a word, or leave it empty"
+        )
+    return torch.stack([table[ids[index % len(ids)]] for index in range(count)])

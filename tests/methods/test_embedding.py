@@ -1,0 +1,135 @@
+"""Textual inversion: new rows learn and nothing else; its files are those of sd-scripts."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from core.families import family
+from core.formats.embedding_file import LAYERS, read_embedding, write_embedding
+from core.methods.embedding import EmbeddingMethod
+from core.methods.new_words import WordTable, spelled_out
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.job import TrainJob
+
+STARTER = PROJECT / "models" / "starter"
+
+
+def method(**embedding):
+    return EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "zunkel", **embedding}}), seed=1)
+
+
+@pytest.fixture
+def components():
+    return family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers"))
+
+
+def encode(components, captions):
+    return family("sd1").encode_captions(components, captions)
+
+
+def test_new_ids_read_new_rows_and_old_ids_the_old_table():
+    table = nn.Embedding(10, 4)
+    words = WordTable(table, torch.arange(8.0).view(2, 4))
+    out = words(torch.tensor([[0, 9, 10, 11]]))
+    assert torch.equal(out[0, :2], table.weight[[0, 9]]) and torch.equal(out[0, 2:], torch.arange(8.0).view(2, 4))
+    out.sum().backward()
+    assert table.weight.grad is None and torch.equal(words.rows.grad, torch.ones(2, 4))
+
+
+def test_a_word_is_spelled_out_as_its_vectors_and_other_words_are_left_alone():
+    assert spelled_out("a mira, miracle, mira2 and (Mira:1.2)", ["mira"], 2) == (
+        "a <mira|0> <mira|1>, miracle, mira2 and (<mira|0> <mira|1>:1.2)"
+    )
+    assert spelled_out("mira and mira-cat", ["mira", "mira-cat"], 1) == "<mira|0> and <mira-cat|0>"
+    assert spelled_out("mira", ["mira"], 2, "_IN01") == "<mira|0_IN01> <mira|1_IN01>"
+
+
+@given(text=st.text(alphabet="ab mirctx,.", max_size=40), count=st.integers(1, 4))
+def test_spelling_out_touches_nothing_without_the_word(text, count):
+    if "zunkel" not in text:
+        assert spelled_out(text, ["zunkel"], count) == text
+
+
+def test_only_the_new_rows_learn_and_they_begin_with_the_init_word(components):
+    own = method(num_vectors_per_token=2, init_word="red fox")
+    encoder, tokenizer = components.text_encoders[0], components.tokenizers[0]
+    table = encoder.get_input_embeddings().weight.detach().clone()
+    ids = tokenizer("red fox")["input_ids"][1:-1]
+    (learner,) = own.build(components)
+    assert torch.equal(own.vectors("zunkel")["emb_params"], table[ids].float())
+    assert [parameter.requires_grad for parameter in components.unet.parameters()].count(True) == 0
+    assert [name for name, one in encoder.named_parameters() if one.requires_grad] == [
+        "embeddings.token_embedding.rows"
+    ]
+    spelled = own.encode(["a zunkel here"], lambda captions: encode(components, captions)).context
+    torch.testing.assert_close(spelled, encode(components, ["a red fox here"]).context)  # it still means its beginning
+    spelled.sum().backward()
+    assert float(learner.parameters[0].grad.abs().sum()) > 0 and encoder.get_input_embeddings().weight.grad is None
+
+
+def test_several_words_learn_together_and_each_has_its_file(components, tmp_path):
+    own = method(token_string="zunkel, brabol", num_vectors_per_token=2, init_word="fox, car")
+    own.build(components)
+    assert {tuple(own.vectors(word)["emb_params"].shape) for word in ("zunkel", "brabol")} == {
+        (2, table_width(components))
+    }
+    own.write(tmp_path / "out.safetensors", {}, "fp32")
+    assert torch.equal(
+        read_embedding(tmp_path / "out-brabol.safetensors")["emb_params"], own.vectors("brabol")["emb_params"]
+    )
+    assert torch.equal(read_embedding(tmp_path / "out.safetensors")["emb_params"], own.vectors("zunkel")["emb_params"])
+
+
+def table_width(components):
+    return components.text_encoders[0].get_input_embeddings().weight.shape[1]
+
+
+def test_a_word_that_the_model_knows_is_refused(components):
+    with pytest.raises(ProblemsError, match="knows the word 'fox'"):
+        method(token_string="fox").build(components)
+
+
+def test_it_goes_on_from_a_file_that_fits_and_says_what_does_not(components, tmp_path):
+    path = tmp_path / "given.pt"
+    width = table_width(components)
+    torch.save({"string_to_param": {"*": torch.full((2, width), 0.5)}}, path)  # as A1111 writes it
+    job = build(TrainJob, {"embedding": {"token_string": "zunkel", "num_vectors_per_token": 2}})
+    own = EmbeddingMethod(job, 1, path)
+    own.build(components)
+    assert torch.equal(own.vectors("zunkel")["emb_params"], torch.full((2, width), 0.5))
+    other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), 1, path)
+    with pytest.raises(ProblemsError, match=f"holds 2 vectors of {width} numbers; wanted are 1"):
+        other.build(family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers")))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_files_come_back_the_same(tmp_path, ending):
+    vectors = {"clip_l": torch.randn(2, 8), "clip_g": torch.randn(2, 12)}
+    write_embedding(tmp_path / f"a{ending}", vectors, {"modelspec.title": "a"}, torch.float32)
+    again = read_embedding(tmp_path / f"a{ending}")
+    assert again.keys() == vectors.keys() and all(torch.equal(again[name], vectors[name]) for name in vectors)
+
+
+def test_extended_inversion_gives_each_layer_its_own_text(components):
+    own = method(extended=True, init_word="fox", num_vectors_per_token=2)
+    unet = components.unet
+    own.build(components)
+    text = own.encode(["a zunkel"], lambda captions: encode(components, captions)).context
+    assert text.shape[1] == len(LAYERS) == 16
+    latents, at = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        same = unet(latents, at, encoder_hidden_states=text, return_dict=False)[0]
+        plain = unet(latents, at, encoder_hidden_states=text[:, 0], return_dict=False)[0]
+        torch.testing.assert_close(same, plain)  # all layers begin alike
+        own._tables[0].rows[0] += 1.0  # the first vector of IN01
+        changed = own.encode(["a zunkel"], lambda captions: encode(components, captions)).context
+    assert not torch.equal(changed[:, 0], text[:, 0]) and torch.equal(changed[:, 1:], text[:, 1:])
+    assert list(own.vectors("zunkel")) == list(LAYERS) and own.vectors("zunkel")["OUT11"].shape == (
+        2,
+        table_width(components),
+    )
+    own.release()
