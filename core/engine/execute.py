@@ -19,6 +19,7 @@ from core.record.journal import Journal, Line
 from core.record.problems import ProblemsError
 from core.record.processes import Processes
 from core.record.run_folder import RunFolder
+from core.record.secrets import mask
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 
@@ -132,7 +133,7 @@ def _write_details(folder: RunFolder, text: str) -> None:
     """The traceback, for a report of a defect; never shown on its own."""
     try:
         folder.logs.mkdir(exist_ok=True)
-        atomic.write_text(folder.logs / "error.txt", text)
+        atomic.write_text(folder.logs / "error.txt", mask(text))
     except OSError:
         return
 

@@ -193,7 +193,7 @@ class RunView:
         found = []
         for save in self.saves:
             path = self.folder.path / save["file"]
-            if path.is_file():
+            if path.exists():  # whole models can be folders
                 found.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
         return found
 

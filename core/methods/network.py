@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.lora_file import write_lora
+from core.formats.lora_pickle import write_lora_pickle
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.lora import LoraNetwork, part_of
@@ -17,20 +18,21 @@ from core.optimization.averaging import averaged
 from core.optimization.groups import Learner
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
+from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from core.methods import Use
     from core.settings.job import TrainJob
 
 
 class NetworkMethod:
     """What a training by LoRA owns: the network, its state and its file."""
 
-    extension = ".safetensors"
-
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
+        self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
         self._seed = seed
         self._files = files or NetworkFiles()
@@ -110,7 +112,16 @@ class NetworkMethod:
             "max_norm/max_key_norm": facts.largest,
         }
 
-    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        strength = self._strength
+        self.set_strength(0.0)
+        try:
+            yield
+        finally:
+            self.set_strength(strength)
+
+    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
         return averaged(optimizer)
 
     def metadata(self) -> dict[str, str]:
@@ -131,11 +142,15 @@ class NetworkMethod:
             found["ss_network_alpha"] = _one_or_dynamic({layer.alpha for layer in layers})
         return found
 
-    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
-        """Write the LoRA file: kohya's keys, the given metadata."""
+    def write(
+        self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
+    ) -> list[Problem]:
+        """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
         import torch
 
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        if path.suffix != ".safetensors":
+            return write_lora_pickle(path, self.state_dict(), dtype)
         return write_lora(path, self.state_dict(), metadata, dtype)
 
     def release(self) -> None:

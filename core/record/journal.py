@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record.events import VERSION, Event
+from core.record.secrets import mask
 
 FLUSH_SECONDS = 1.0
 Line = dict[str, Any]
@@ -46,7 +47,10 @@ class Journal:
                 "kind": event.kind,
                 **event.facts(),
             }
-            self._waiting.append(json.dumps(line, ensure_ascii=False, allow_nan=True))
+            text = json.dumps(line, ensure_ascii=False, allow_nan=True)
+            if (masked := mask(text)) != text:  # a library's message that quotes a key
+                text, line = masked, json.loads(masked)
+            self._waiting.append(text)
         for listener in self._listeners:
             listener(line)
         if event.urgent:

@@ -11,6 +11,7 @@ from core.settings.class_pictures import ClassPictureSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
+from core.settings.hub import HubSettings
 from core.settings.logging import LoggingSettings
 from core.settings.memory import MemorySettings
 from core.settings.method import MethodSettings
@@ -20,6 +21,7 @@ from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
 from core.settings.picture_tools import PictureToolSettings
 from core.settings.prepare import PrepareSettings
+from core.settings.resume import ResumeSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
@@ -43,6 +45,8 @@ class TrainJob(Settings):
     noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
     saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
+    resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Where to begin")
+    hub: HubSettings = Field(default_factory=HubSettings, title="Upload to the hub")
     samples: SampleSettings = Field(default_factory=SampleSettings, title="Samples")
     validation: ValidationSettings = Field(default_factory=ValidationSettings, title="Validation")
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
@@ -103,5 +107,5 @@ JOBS: dict[str, type[Settings]] = {
 }
 
 # A recipe leaves these to the person: what is taught, to which model, under which name.
-NOT_IN_A_RECIPE = {"model", "dataset"}
+NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
 NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from core.settings.base import Settings, setting
 
-SAMPLERS = Literal["ddim", "euler", "euler_a", "dpmsolver++"]
-SAMPLER_LABELS = {"ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "dpmsolver++": "DPM++ 2M"}
+SAMPLERS = Literal[
+    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"
+]
+SAMPLER_LABELS = {
+    "ddim": "DDIM",
+    "pndm": "PNDM",
+    "lms": "LMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpm_2": "DPM2",
+    "dpm_2_a": "DPM2 a",
+    "dpmsolver": "DPM-Solver",
+    "dpmsolver++": "DPM++ 2M",
+    "dpmsingle": "DPM++ 2S",
+}
+ALSO_CALLED = {f"k_{name}": name for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}  # in sd-scripts
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
+
+
+def sampler_name(text: Any) -> Any:
+    """The sampler that sd-scripts calls so; what is no such name stays as it is."""
+    return ALSO_CALLED.get(text, text) if isinstance(text, str) else text
 
 
 class SampleSettings(Settings):
@@ -21,8 +41,14 @@ class SampleSettings(Settings):
         title="Sample prompts",
         level="shown",
         widget="lines",
+        help="One a line. The same seed is used each time, so that only the training changes the picture. Behind a prompt: --n not wanted --w width --h height --d seed --s steps --l guidance --ss sampler.",
+    )
+    sample_prompts_file: str | None = setting(
+        None,
+        title="Sample prompts from a file",
+        widget="file",
         kohya="sample_prompts",
-        help="One a line. The same seed is used each time, so that only the training changes the picture.",
+        help="A .txt with one prompt a line, a .toml or a .json as sd-scripts reads them; drawn after those above.",
     )
     negative_prompt: str = setting("", title="Not wanted in samples", help="What the samples should not show.")
     sample_every_n_steps: int | None = setting(
@@ -31,7 +57,7 @@ class SampleSettings(Settings):
         title="Sample every n steps",
         level="shown",
         kohya="sample_every_n_steps",
-        help="Empty or 0 is off.",
+        help="Empty or 0 is off. Epochs, when set, decide alone.",
     )
     sample_every_n_epochs: int | None = setting(
         None, unit="epochs", title="Sample every n epochs", kohya="sample_every_n_epochs", help="Empty or 0 is off."
@@ -54,10 +80,15 @@ class SampleSettings(Settings):
         le=50,
         title="Guidance",
         source="Ho and Salimans 2022, arXiv:2207.12598",
-        help="How strictly the prompt is followed.",
+        help="How strictly the prompt is followed. 1 or less switches guidance off.",
     )
     width: Side | None = setting(None, unit="pixels", title="Width", help="Empty is the training resolution.")
     height: Side | None = setting(None, unit="pixels", title="Height", help="Empty is the training resolution.")
     seed: int = setting(
         1, ge=0, le=2**32 - 1, title="Sample seed", help="The first prompt's; the next prompts count up from it."
     )
+
+    @field_validator("sample_sampler", mode="before")
+    @classmethod
+    def _also_called(cls, value: Any) -> Any:
+        return sampler_name(value)

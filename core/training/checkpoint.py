@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record import atomic
+from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state, seal_state, state_step
+from core.settings.base import every
 
 if TYPE_CHECKING:
     from core.training.run import Run
 
 STATE_FILE = "training.pt"
-KEPT_STATES = 2
 
 
 def save_state(run: Run) -> Path:
@@ -40,7 +41,8 @@ def save_state(run: Run) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     atomic.sync_folder(states)
-    _remove_old(states)
+    _remove_old(run, states)
+    run.uploads.send_state(target)
     return target
 
 
@@ -64,6 +66,7 @@ def _content(run: Run) -> dict[str, Any]:
         "weights": run.method.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict() if run.scaler is not None else None,
+        "watch": run.watch.state_dict(),
         "made_with": made_with(run),
     }
 
@@ -81,26 +84,58 @@ def made_with(run: Run) -> dict[str, str]:
     }
 
 
-def _remove_old(states: Path) -> None:
-    """Keep the newest states; more than one, so that a damaged newest leaves another."""
+def _remove_old(run: Run, states: Path) -> None:
+    """Keep the newest states, by default two, so that a damaged newest leaves another."""
     sealed = [path for path in states.iterdir() if (path / "complete.json").is_file() and state_step(path) >= 0]
-    for folder in sorted(sealed, key=lambda path: (state_step(path), path.name))[:-KEPT_STATES]:
+    sealed.sort(key=lambda path: (state_step(path), path.name))
+    for folder in states_no_longer_kept(run, sealed):
         atomic.remove_folder(folder)
 
 
-def load_state(run: Run) -> bool:
-    """Put the newest whole state in force; False when there is none. A state made elsewhere is taken, and that is said."""
-    import torch
+def states_no_longer_kept(run: Run, sealed: list[Path]) -> list[Path]:
+    """Those to remove of `sealed`, oldest first. The newest is never among them."""
+    settings, step = run.job.saving, run.state.step
+    steps, epochs = every(settings.save_last_n_steps_state), every(settings.save_last_n_epochs_state)
+    if not steps and not epochs:
+        return sealed[: -settings.save_last_n_states]
+    oldest = []
+    if steps:
+        oldest.append(step - int(steps))
+    if epochs:
+        oldest.append(run.plan.epochs.first_update(max(0, run.plan.epoch_of(step) - int(epochs))) + 1)
+    return [path for path in sealed[:-1] if state_step(path) < min(oldest)]
 
+
+def load_state(run: Run) -> bool:
+    """Put the newest whole state in force; False when there is none."""
     folder = newest_state(run.context.folder.states)
     if folder is None:
         return False
+    use_state(run, folder)
+    return True
+
+
+def use_state(run: Run, folder: Path) -> None:
+    """Put this state in force. One made elsewhere is taken, and that is said; one of other weights is refused."""
+    import torch
+
+    from core.optimization.optimizers import load_state as load_optimizer
+
     content = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     run.method.load_state_dict(content["weights"])
-    run.optimizer.load_state_dict(content["optimizer"])
+    try:
+        load_optimizer(run.optimizer, content["optimizer"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ProblemsError.one(
+            f"The state's optimizer does not fit this run: {error}",
+            str(folder),
+            "use the optimizer and the network of the run that made it",
+        ) from None
     if run.scaler is not None and content["scaler"] is not None:
         run.scaler.load_state_dict(content["scaler"])
     run.state.step, run.state.seconds = content["step"], content["seconds"]
+    if "watch" in content:  # states of earlier versions have none
+        run.watch.load_state_dict(content["watch"])
     now = made_with(run)
     other = [
         f"{name} {content['made_with'].get(name)} (now {value})"
@@ -112,4 +147,3 @@ def load_state(run: Run) -> bool:
             "The state was made with another " + ", ".join(other) + ": the result may differ in the last digits",
             "warning",
         )
-    return True

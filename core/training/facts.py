@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.formats.hashes import model_hashes
 from core.formats.lora_metadata import RunFacts, lora_metadata
+from core.formats.model_spec import model_spec
 from core.record.draws import address
 from core.record.journal import read_lines
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
 from core.training.dataset_facts import buckets_of, datasets_of, folders_of, tags_of
 
 if TYPE_CHECKING:
     from core.training.run import Run
+
+MINIMUM = {
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+}  # sd-scripts' no_metadata
+THUMBNAILS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+THUMBNAIL_BYTES = 1 << 20
 
 
 def file_metadata(run: Run) -> dict[str, str]:
@@ -35,7 +51,7 @@ def file_metadata(run: Run) -> dict[str, str]:
         num_reg_images=regularisation,
         num_batches_per_epoch=run.plan.epochs.batches_in(0),
         num_epochs=run.plan.epoch_of(run.total - 1) + 1,
-        epoch=run.plan.epoch_of(run.state.step),
+        epoch=run.plan.epoch_of(max(run.state.step - 1, 0)) + 1,
         step=run.state.step,
         max_train_steps=run.total,
         resolution=size if isinstance(size, tuple) else (size, size),
@@ -50,8 +66,74 @@ def file_metadata(run: Run) -> dict[str, str]:
         tag_frequency=tags_of(placed),
         bucket_info=buckets_of(shown),
         datasets=datasets_of(placed, shown),
+        extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
-    return lora_metadata(run.job, facts)
+    if run.job.method.whole_model:  # as sd-scripts: how it was trained is said in files of networks alone
+        return model_spec(run.job, facts, "model" if run.method.extension else "folder")
+    return shortened(lora_metadata(run.job, facts)) if run.job.saving.no_metadata else lora_metadata(run.job, facts)
+
+
+def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Without what tells of settings and pictures (no_metadata): what other programs load the file by stays."""
+    return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
+
+
+def spoken_metadata(run: Run) -> dict[str, str]:
+    """What a person says of the file, in Stability's names; what is empty is left out."""
+    own = run.job.saving
+    said = {
+        "title": own.metadata_title,
+        "author": own.metadata_author,
+        "description": own.metadata_description,
+        "license": own.metadata_license,
+        "tags": own.metadata_tags,
+        "usage_hint": own.metadata_usage_hint,
+        "trigger_phrase": own.metadata_trigger_phrase or trigger_words(run),
+        "merged_from": own.metadata_merged_from,
+        "preprocessor": own.metadata_preprocessor,
+        "is_negative_embedding": "true" if own.metadata_is_negative_embedding else None,
+        "thumbnail": thumbnail_url(own.metadata_thumbnail) if own.metadata_thumbnail else None,
+    }
+    return {f"modelspec.{name}": text for name, text in said.items() if text}
+
+
+def trigger_words(run: Run) -> str:
+    """The words that the training tied to its subject: the trigger word, and identifier and class of each folder."""
+    words = []
+    for concept in {id(placed.concept): placed.concept for placed in run.plan.placed}.values():
+        if concept.role != "train":
+            continue
+        source = concept.source
+        both = " ".join(word for word in (source.identifier, source.class_word if source.identifier else None) if word)
+        words += [word.strip() for word in (concept.captions.trigger_word or "", both) if word.strip()]
+    return ", ".join(dict.fromkeys(words))
+
+
+def _validation(run: Run) -> dict[str, str]:
+    """As sd-scripts 0.10 writes it."""
+    own = run.job.validation
+    return {
+        "ss_num_validation_images": str(len(run.facts["report"].validation)),
+        "ss_validation_seed": str(own.validation_seed),
+        "ss_validation_split": str(own.validation_split),
+        "ss_max_validation_steps": str(own.max_validation_steps),
+        "ss_validate_every_n_epochs": str(own.validate_every_n_epochs),
+        "ss_validate_every_n_steps": str(own.validate_every_n_steps),
+    }
+
+
+def thumbnail_url(path: str) -> str:
+    """A picture as a data URL. Raises ProblemsError with what is wrong with it."""
+    place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
+    kind = THUMBNAILS.get(place.suffix.lower())
+    try:
+        data = place.read_bytes()
+    except OSError as error:
+        raise ProblemsError.one(f"The thumbnail cannot be read: {error.strerror}", path, fix) from None
+    if kind is None or len(data) > THUMBNAIL_BYTES:
+        what = "The thumbnail is no such picture" if kind is None else f"The thumbnail has {len(data) / 1e6:.1f} MB"
+        raise ProblemsError.one(what, path, fix)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _started(run: Run) -> float:

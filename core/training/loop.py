@@ -6,9 +6,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from core.optimization.schedules import multiplier
+from core.optimization.schedules import group_rates
 from core.record.events import StateChanged, Steps
 from core.training.saving import final_name
+from core.training.trackers import track_steps
 from core.training.update import optimizer_update
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ PAUSE_SECONDS = 0.1
 
 def train(run: Run) -> str:
     """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
-    if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).is_file():
+    if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).exists():
         run.context.say("This run is finished: there is nothing to continue")
         return "done"
     first = run.context.processes.first
@@ -56,16 +57,23 @@ def report(run: Run, read: ReadBack | None) -> None:
     if read is None:
         return
     step = read.steps[-1]
-    factor = multiplier(run.job.schedule.lr_scheduler, step - 1, run.job.schedule.lr_warmup_steps, run.total)
-    rates = {group["name"]: group["initial_lr"] * factor for group in run.optimizer.param_groups}
+    rates = group_rates(run.optimizer, run.job, step - 1, run.total, run.context.processes.count)
     run.state.seconds = run.clock.total
+    corrected = run.watch.add(read)
     run.context.journal.put(
-        Steps(read.steps, read.losses, rates, run.plan.epoch_of(step - 1) + 1, run.clock.per_step, read.norm)
+        Steps(
+            read.steps,
+            read.losses,
+            rates,
+            run.plan.epoch_of(step - 1) + 1,
+            run.clock.per_step,
+            read.norm,
+            [round(value, 5) for value in corrected],
+            read.weight_norm,
+        )
     )
-    for number, loss in zip(read.steps, read.losses, strict=True):
-        run.tracker.add("loss/current", loss, number)
-    for name, rate in rates.items():
-        run.tracker.add(f"lr/{name}", rate, step)
+    track_steps(run, read, corrected, rates)
+    run.watch.write(run.context.folder.path, at_once=step >= run.total)
 
 
 def obey(run: Run) -> None:

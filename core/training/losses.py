@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class StepRecord:
 
     seen         the pictures that this process computed       by_picture  their losses, [B] on the device
     weight_norm  of all that learns, 0-d; only now and then
+    numbers      of the method's own, by the name they are logged under, 0-d each
     """
 
     step: int
@@ -35,16 +37,17 @@ class StepRecord:
     seen: list[Seen] = field(default_factory=list)
     by_picture: Tensor | None = None
     weight_norm: Tensor | None = None
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
         """Everything on the device as float32 [n], in the order `LossBuffer.read` takes it apart."""
-        own = [self.loss, self.norm, self.by_picture, self.weight_norm]
+        own = [self.loss, self.norm, self.by_picture, self.weight_norm, *self.numbers.values()]
         return [tensor.detach().float().reshape(-1) for tensor in own if tensor is not None]
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Steps whose numbers have arrived. norm, weight_norm: the newest."""
+    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest."""
 
     steps: list[int]
     losses: list[float]
@@ -52,6 +55,7 @@ class ReadBack:
     seen: list[list[Seen]] = field(default_factory=list)
     by_picture: list[list[float]] = field(default_factory=list)
     weight_norm: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 class LossBuffer:
@@ -84,20 +88,21 @@ class LossBuffer:
         if not records:
             return None
         numbers = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
-        losses, by_picture, weight_norm = [], [], None
+        losses, by_picture, weight_norm, own = [], [], None, {}
         norm = 0.0
         for record in records:
             loss, norm = next(numbers), next(numbers)
             losses.append(loss)
             by_picture.append([next(numbers) for _ in record.seen])
             weight_norm = next(numbers) if record.weight_norm is not None else weight_norm
+            own = {name: next(numbers) for name in record.numbers}
             # With scaled losses an infinite gradient is the scaler's business: it skips the step and scales less.
             self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
                 raise not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
         steps, seen = [record.step for record in records], [record.seen for record in records]
-        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm)
+        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own)
 
 
 def not_finite(record: StepRecord, what: str) -> ProblemsError:

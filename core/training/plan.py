@@ -22,6 +22,7 @@ class Plan:
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
         )
         self._seed, self._total = seed, total_steps
+        self.begin = 0  # the step that shows what otherwise the first one shows
         self._varies = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1
         self._groups: list[list[Batch]] = []
@@ -38,11 +39,13 @@ class Plan:
 
     def update(self, step: int) -> tuple[int, list[Batch]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
+        step -= self.begin
         epoch = self.epoch_of(step)
         return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
 
     def next_batches(self, step: int) -> list[Batch]:
         """Those of this step and of the next one in the epoch: what may be got ready."""
+        step -= self.begin
         epoch = self.epoch_of(step)
         place = step - self.epochs.first_update(epoch)
         return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
@@ -76,7 +79,7 @@ class Plan:
         """Every caption that an epoch uses, each once."""
         if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
             return self._variants
-        first = self.epochs.first_update(epoch)
+        first = self.epochs.first_update(epoch) + self.begin
         groups = self._groups_of(epoch) if self._varies else []
         shown = [
             self._showing(each, repeat, step)

@@ -13,18 +13,23 @@ from core.settings.job import TrainJob
 from core.settings.presets import dump
 from core.training.clock import StepClock
 from core.training.losses import LossBuffer
+from core.training.watching import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from core.diffusion.text_states import TextStates
     from core.families.precision import Precision
-    from core.methods.network import NetworkMethod
+    from core.formats.hub_upload import Uploads
+    from core.methods import Method
     from core.optimization.clipping import NonFiniteGuard
+    from core.optimization.fused import FusedBackward
     from core.training.plan import Plan
+    from core.training.prior import ModelPrior
     from core.training.sources import Latents, Text
     from core.training.tasks import Tasks
     from core.training.trackers import Tracker
+    from core.training.validation import Validation
 
 
 Job = TypeVar("Job", bound=TrainJob)
@@ -32,10 +37,12 @@ Job = TypeVar("Job", bound=TrainJob)
 
 @dataclass
 class RunState:
-    """Where a run stands: step = optimizer updates done; the place in the data follows from it."""
+    """Where a run stands: step = optimizer updates done; the place in the data follows from it. begun: its first life's
+    first step, known in that life only."""
 
     step: int = 0
     seconds: float = 0.0
+    begun: int = 0
 
 
 @dataclass
@@ -49,7 +56,7 @@ class Run:
     total: int
     precision: Precision
     components: Any
-    method: NetworkMethod
+    method: Method
     latents: Latents
     text: Text
     parameters: list[nn.Parameter]
@@ -61,44 +68,64 @@ class Run:
     tracker: Tracker
     tasks: Tasks
     facts: dict[str, Any]
+    validation: Validation
+    uploads: Uploads
+    stop_at: int | None = None
+    fused: FusedBackward | None = None
+    prior: ModelPrior | None = None
     state: RunState = field(default_factory=RunState)
     losses: LossBuffer = field(default_factory=LossBuffer)
     clock: StepClock = field(default_factory=StepClock)
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def stop_wanted(self) -> bool:
-        return self.context.token.wanted
+        return self.context.token.wanted or (self.stop_at is not None and self.state.step >= self.stop_at)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
         from core.families import family
 
-        return family(self.components.family).predict(self.components, noisy_latents, timesteps, text, sizes)
+        with self.precision.autocast(self.context.device):
+            return family(self.components.family).predict(self.components, noisy_latents, timesteps, text, sizes)
 
     def release(self) -> None:
         """Let go of everything large; also after an error, or the next job starts with less memory."""
         self.tracker.close()
+        self.uploads.close()
         if self.latents is not None:
             self.latents.close()
+        if self.fused is not None:
+            self.fused.release()
         self.method.release()
         self.components = self.optimizer = self.latents = self.text = self.tasks = None  # type: ignore[assignment]
         self.parameters = []
 
 
-def run_training(job: TrainJob, context: JobContext) -> str:
-    """Train from the start, or from the folder's newest whole state. Returns "done" or "stopped"."""
+def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
+    """Train from the start, or from the folder's newest whole state. Returns "done" or "stopped".
+
+    stop_at   a step after which it saves and stops, as at a person's word
+    """
     from core.training.checkpoint import load_state
     from core.training.loop import train
+    from core.training.resume import begin
+    from core.training.saving import keep_finished
     from core.training.setup import build_run
 
     processes = context.processes
     job = processes.tell(with_seed(job, context) if processes.first else job)
     run = build_run(job, context)
+    run.stop_at = stop_at
     try:
         with processes.first_does():
             resumed = load_state(run)
+            if not resumed:
+                begin(run)
         if resumed:
             context.say(f"Continuing from step {run.state.step}")
             run.clock = StepClock(run.state.seconds)
+            if processes.first:
+                keep_finished(run)
         context.journal.put(
             Planned(
                 run.total,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.record import atomic
 from core.record.events import Saved
+from core.record.journal import read_lines
 from core.record.workspace import resolve_path
 from core.settings.base import every
 from core.training.facts import file_metadata
 
 if TYPE_CHECKING:
+    from core.settings.saving import SavingSettings
     from core.training.run import Run
-
-EXTENSION = ".safetensors"
 
 
 def base_name(run: Run) -> str:
@@ -25,24 +27,29 @@ def base_name(run: Run) -> str:
 
 
 def epoch_name(run: Run, epoch: int) -> str:
-    return f"{base_name(run)}-{epoch:06d}{EXTENSION}"
+    return f"{base_name(run)}-{epoch:06d}{run.method.extension}"
 
 
 def step_name(run: Run, step: int) -> str:
-    return f"{base_name(run)}-step{step:08d}{EXTENSION}"
+    return f"{base_name(run)}-step{step:08d}{run.method.extension}"
 
 
 def final_name(run: Run) -> str:
-    return f"{base_name(run)}{EXTENSION}"
+    return f"{base_name(run)}{run.method.extension}"
 
 
 def write_file(run: Run, name: str, final: bool = False) -> Path:
     """Write a file for people under checkpoints/; a finished one is also copied where the settings say."""
     path = run.context.folder.checkpoints / name
-    run.method.write(path, file_metadata(run), run.job.saving.save_precision)
-    run.context.journal.put(Saved(run.state.step, f"checkpoints/{name}", path.stat().st_size))
+    step = run.state.step
+    epoch = run.plan.epoch_of(step)
+    written = run.method.write(path, file_metadata(run), run.job.saving.save_precision, epoch=epoch, step=step)
+    for problem in written:
+        run.context.say(problem.what, "warning", problem.fix)
+    run.context.journal.put(Saved(run.state.step, f"checkpoints/{name}", bytes_of(path)))
     if final and run.job.saving.copy_to:
         _copy(run, path)
+    run.uploads.send(path, wait=final)
     return path
 
 
@@ -53,10 +60,14 @@ def _copy(run: Run, path: Path) -> None:
     for number in range(2, 1000):
         if not target.exists():
             break
-        target = folder / f"{path.stem}-{number}{path.suffix}"
+        target = folder / f"{path.name.removesuffix(run.method.extension)}-{number}{run.method.extension}"
     try:
-        with atomic.open_atomic(target) as temporary:
-            shutil.copyfile(path, temporary)
+        if path.is_dir():
+            with atomic.folder_atomic(target) as temporary:
+                shutil.copytree(path, temporary, dirs_exist_ok=True)
+        else:
+            with atomic.open_atomic(target) as temporary:
+                shutil.copyfile(path, temporary)
         run.context.say(f"Copied to {target}")
     except OSError as error:
         run.context.say(
@@ -64,22 +75,73 @@ def _copy(run: Run, path: Path) -> None:
         )
 
 
-def remove_old(run: Run) -> None:
-    """Keep the last n of the files saved on the way; the final file is not among them."""
-    keep = every(run.job.saving.save_last_n)
-    if not keep:
+@dataclass(frozen=True)
+class OnTheWay:
+    """A file saved on the way. epoch: of one saved at an epoch's end, else None; step: what it stands for."""
+
+    path: Path
+    step: int
+    epoch: int | None
+
+
+def keep_finished(run: Run) -> None:
+    """Of a finished run that is trained further: its file stays, under the name of the step it stands for."""
+    path = run.context.folder.checkpoints / final_name(run)
+    if not path.exists() or run.state.step >= run.total:
         return
-    for path in saved_on_the_way(run)[: -int(keep)]:
-        atomic.remove(path)
+    of_it = [line for line in read_lines(run.context.folder.journal_file) if line["kind"] == "saved"]
+    step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), run.total)
+    target = path.with_name(step_name(run, step))
+    if step < run.total and not target.exists():
+        atomic.replace(path, target)
+        run.context.journal.put(Saved(step, f"checkpoints/{target.name}", bytes_of(target)))
 
 
-def saved_on_the_way(run: Run) -> list[Path]:
+def remove_old(run: Run) -> None:
+    """Take away what the settings no longer keep; the final file is never among them."""
+    gone = no_longer_kept(run.job.saving, saved_on_the_way(run), run.state.step)
+    if gone:
+        run.uploads.finish()  # one of them may be on its way
+    for old in gone:
+        if old.path.is_dir():
+            atomic.remove_folder(old.path)
+        else:
+            atomic.remove(old.path)
+
+
+def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:
+    """The files to remove, at optimizer step `step`. found: oldest first."""
+    removed: list[OnTheWay] = []
+    last, last_epochs, distance = (
+        every(settings.save_last_n),
+        every(settings.save_last_n_epochs),
+        every(settings.save_last_n_steps),
+    )
+    if last:
+        removed += found[: -int(last)]
+    if last_epochs:
+        removed += [each for each in found if each.epoch is not None][: -int(last_epochs)]
+    if distance:
+        period = int(every(settings.save_every_n_steps) or 1)  # others are even saves and those asked for by hand
+        removed += [
+            each for each in found if each.epoch is None and each.step % period == 0 and each.step < step - distance
+        ]
+    return list(dict.fromkeys(removed))
+
+
+def saved_on_the_way(run: Run) -> list[OnTheWay]:
     """Epoch and step files of this run, oldest first by the step they stand for."""
-    pattern = re.compile(re.escape(base_name(run)) + r"-(?:step(\d{8})|(\d{6}))" + re.escape(EXTENSION))
+    pattern = re.compile(re.escape(base_name(run)) + r"-(?:step(\d{8,})|(\d{6,}))" + re.escape(run.method.extension))
     found = []
     for path in run.context.folder.checkpoints.iterdir():
         match = pattern.fullmatch(path.name)
         if match:
-            step = int(match[1]) if match[1] else run.plan.epochs.first_update(int(match[2]))
-            found.append((step, path))
-    return [path for _, path in sorted(found)]
+            epoch = int(match[2]) if match[2] else None
+            found.append(OnTheWay(path, int(match[1]) if epoch is None else run.plan.epochs.first_update(epoch), epoch))
+    return sorted(found, key=lambda each: (each.step, each.path.name))
+
+
+def bytes_of(path: Path) -> int:
+    """Of a file, or of everything in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.files import printable
@@ -16,18 +17,27 @@ from core.families import family, family_of
 from core.families.locate import model_path, model_problems
 from core.families.precision import Precision, choose_precision, use_threads
 from core.formats.hashes import HashMemo
-from core.methods.network import NetworkMethod
+from core.formats.hub_upload import Uploads
+from core.methods import Method
+from core.networks.files import merge_files
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
+from core.record.secrets import secret
 from core.record.workspace import resolve_path
+from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
 from core.settings.rules import training_problems
+from core.training.building import load_learning, make_method, prepare_prior, step_within_backward
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
+from core.training.network_files import merged_identity, network_files, network_problems
 from core.training.objective import checked_prediction, objective_problems
 from core.training.plan import Plan
+from core.training.prior import captions as class_captions
+from core.training.prior import prior_problems
+from core.training.resume import first_step
 from core.training.run import Run, with_seed
 from core.training.samples import sample_captions
 from core.training.sources import FrozenText, Latents, LearningText, Text
@@ -51,6 +61,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         progress=lambda done, total: context.stage("checking pictures", done, total),
     )
     found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
+    found += [*network_problems(job, context.workspace), *prior_problems(job, report.placed)]
     raise_if_errors([*found, *objective_problems(job, context.workspace)])
     return report
 
@@ -69,8 +80,11 @@ class Builder:
         self.family = family(self.family_name)
         self.memo = HashMemo(context.workspace.private / "hashes.json")
         self.plan = Plan(self.report.placed, job, self.seed, self.report.total_steps)
+        if not job.resume.skip_until_initial_step:
+            self.plan.begin = first_step(job, self.plan) or 0
         self.validation = Validation(self.report.validation, self.report.placed, job.validation.max_validation_steps)
-        self.method = NetworkMethod(job, self.seed)
+        self.files = network_files(job, context.workspace, self.memo)
+        self.method: Method = make_method(self)
         self.precision = self._precision()
         self._text_model: Any = None
         self._vae_model: Any = None
@@ -78,7 +92,8 @@ class Builder:
     def _precision(self) -> Precision:
         size = self.family.weight_bytes(self.model)["unet"]
         use_threads(self.context.device, size)
-        return choose_precision(self.job.memory, self.context.device, size)
+        whole = self.job.method.whole_model
+        return choose_precision(self.job.memory, self.context.device, size, whole_model=whole)
 
     # -- latents
 
@@ -97,7 +112,7 @@ class Builder:
     # -- text
 
     def text_cache(self) -> TextCache:
-        identity = self.family.digest(self.model, "text_encoders", memo=self.memo)
+        identity = self.family.digest(self.model, "text_encoders", memo=self.memo) + merged_identity(self.files)
         settings = self.job
         return TextCache(
             self.context.workspace.cache / "text",
@@ -123,13 +138,17 @@ class Builder:
                 dtype=self.precision.compute,
                 device=self.context.device,
             )
-        return self.family.encode_captions(
-            self._text_model,
-            captions,
-            max_token_length=self.job.captions.max_token_length,
-            clip_skip=self.job.model.clip_skip,
-            weighted=self.job.captions.weighted_captions,
-        )
+            merge_files(self._text_model, self.files.merged)
+        # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
+        learns = self.method.learns_text
+        with self.precision.autocast(self.context.device) if learns else nullcontext():
+            return self.family.encode_captions(
+                self._text_model,
+                captions,
+                max_token_length=self.job.captions.max_token_length,
+                clip_skip=self.job.model.clip_skip,
+                weighted=self.job.captions.weighted_captions,
+            )
 
     def frozen_text(self) -> FrozenText:
         """Encodes what the first epoch and the samples need, then lets the encoders go."""
@@ -149,7 +168,8 @@ class Builder:
         text = FrozenText(self.text_cache(), encode, release, self.context.device)
         self.context.stage("encoding captions")
         wanted = sample_captions(self.job.samples) if self.job.samples.sample_prompts else []
-        text.need([*self.plan.captions(0), *wanted, *self.validation.captions()])
+        kept = class_captions(self.job, self.plan.placed)
+        text.need([*self.plan.captions(0), *wanted, *self.validation.captions(), *kept])
         started = True
         return text
 
@@ -159,8 +179,9 @@ class Builder:
         """The U-Net, and the text encoders when they learn."""
         self.context.stage("loading the model")
         parts = ("unet",) if text is not None else ("unet", "text_encoders", "tokenizers")
-        loaded = self.family.load(self.model, parts=parts, dtype=self.precision.compute, device=self.context.device)
+        loaded = load_learning(self, parts)
         loaded.vae = self._vae_model
+        merge_files(loaded, self.files.merged)
         if text is None:
             self._text_model = loaded
         if self.job.memory.gradient_checkpointing:
@@ -170,12 +191,6 @@ class Builder:
                 encoder.gradient_checkpointing_enable({"use_reentrant": False})
                 encoder.train()
         return loaded
-
-    def targets(self, components: Any) -> list[Any]:
-        """The modules that the network adapts, text encoders first as in kohya's files."""
-        with_conv = self.job.network.conv_rank is not None
-        parts = (*components.text_encoders, components.unet)
-        return [target for part in parts for target in self.family.lora_targets(part, conv=with_conv)]
 
 
 def build_run(job: TrainJob, context: JobContext) -> Run:
@@ -194,20 +209,27 @@ def build_run(job: TrainJob, context: JobContext) -> Run:
 
 
 def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -> Run:
-    import torch
-
     from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
+    from core.optimization.fused import split_groups
     from core.optimization.groups import parameter_groups
     from core.optimization.optimizers import build_optimizer
+    from core.optimization.scaling import make_scaler
 
     job, context, device = builder.job, builder.context, builder.context.device
-    parts = builder.method.build(builder.targets(components))
+    processes = context.processes
+    parts = builder.method.build(components)
+    for problem in builder.method.advice:
+        context.say(problem.what, "warning", problem.fix)
     if device.startswith("cpu"):
         install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
     scale = scale_factor(job, builder.context.processes.count)
-    optimizer = build_optimizer(job.optimizer, parameter_groups(job.optimizer, parts, scale), builder.seed)
+    groups = parameter_groups(job.optimizer, parts, scale)
+    if job.method.whole_model and job.memory.fused_optimizer_groups:
+        groups = split_groups(groups, job.memory.fused_optimizer_groups)
+    optimizer = build_optimizer(job.optimizer, groups, builder.seed)
+    guard = NonFiniteGuard(device)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -224,8 +246,8 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         text=text,
         parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
         optimizer=optimizer,
-        guard=NonFiniteGuard(device),
-        scaler=torch.amp.GradScaler(device.split(":")[0]) if precision.scaled else None,
+        guard=guard,
+        scaler=make_scaler(device, precision.learning) if precision.scaled else None,
         alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
         prediction=checked_prediction(job, context, components.prediction),
         tracker=make_tracker(
@@ -241,6 +263,9 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         losses=LossBuffer(scaled=precision.scaled),
         watch=Watch(builder.plan.epochs.updates_in(0)),
         validation=builder.validation,
+        fused=step_within_backward(builder, optimizer, guard),
+        prior=prepare_prior(builder, text),
+        uploads=Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say),
     )
     run.tasks = Tasks(run)
     return run

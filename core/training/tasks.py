@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from core.record.cancel import Cancelled
@@ -11,6 +12,7 @@ from core.record.events import BackedUp
 from core.settings.base import every
 from core.training import saving
 from core.training.checkpoint import save_state
+from core.training.trackers import track_validation
 
 if TYPE_CHECKING:
     from core.training.run import Run
@@ -23,19 +25,29 @@ class Tasks:
         settings, total = run.job.saving, run.total
         self._save_steps = every(settings.save_every_n_steps)
         self._save_epochs = every(settings.save_every_n_epochs)
+        if every(settings.save_n_epoch_ratio):
+            self._save_epochs = max(
+                1, (run.plan.epoch_of(total - 1) + 1) // int(every(settings.save_n_epoch_ratio) or 1)
+            )
+        self._with_files, self._at_end = settings.save_state, settings.save_state or settings.save_state_on_train_end
         count = min(int(every(settings.save_n_evenly) or 0), total)
         self._even_steps = {round(total * number / count) for number in range(1, count)}
         self._minutes = every(settings.save_every_minutes)
-        self._sample_steps = every(run.job.samples.sample_every_n_steps)
         self._sample_epochs = every(run.job.samples.sample_every_n_epochs)
+        self._sample_steps = None if self._sample_epochs else every(run.job.samples.sample_every_n_steps)
+        self._validate_steps = every(run.job.validation.validate_every_n_steps)
+        self._validate_epochs = every(run.job.validation.validate_every_n_epochs)
         self._last_backup = time.monotonic()
 
     # -- moments of a run
 
     def before_first_step(self, run: Run) -> None:
-        """The base model's pictures, to compare with; not again when a run continues."""
-        wanted = run.job.samples.sample_at_first and run.job.samples.sample_prompts
-        if wanted and run.state.step == 0:
+        """The base model's validation loss and pictures, to compare with; not again when a run continues."""
+        if run.state.step > run.state.begun:
+            return
+        if self._validate_steps or self._validate_epochs:
+            self._validate(run)
+        if run.job.samples.sample_at_first and run.job.samples.sample_prompts:
             self._sample(run)
 
     def after_step(self, run: Run) -> None:
@@ -50,27 +62,33 @@ class Tasks:
             self._save(run, saving.step_name(run, step))
         elif self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
             self.back_up(run)
+        if (self._validate_steps and step % self._validate_steps == 0) or (
+            epoch_ends and self._validate_epochs and epoch % self._validate_epochs == 0
+        ):
+            self._validate(run)
         by_step = self._sample_steps and step % self._sample_steps == 0
         by_epoch = epoch_ends and self._sample_epochs and epoch % self._sample_epochs == 0
         if (by_step or by_epoch) and run.job.samples.sample_prompts:
             self._sample(run)
 
     def at_the_end(self, run: Run) -> None:
-        """The finished file, which nothing may prevent, then its pictures."""
+        """The finished file, which nothing may prevent, then its validation loss and pictures."""
         self._read_back(run)
-        self._write_and_back_up(run, saving.final_name(run), final=True)
+        self._write_and_back_up(run, saving.final_name(run), final=True, state=self._at_end)
+        if self._validate_steps or self._validate_epochs:
+            self._validate(run)
         if run.job.samples.sample_prompts:
             self._sample(run)
 
     def at_a_stop(self, run: Run) -> None:
         """Stop and save: a file to use and a state to continue from."""
-        if run.state.step > 0:
+        if run.state.step > run.state.begun:
             self._write_and_back_up(run, saving.step_name(run, run.state.step))
 
     # -- commands
 
     def save_now(self, run: Run) -> None:
-        self._save(run, saving.step_name(run, run.state.step))
+        self._save(run, saving.step_name(run, run.state.step), state=True)
 
     def sample_now(self, run: Run) -> None:
         if run.job.samples.sample_prompts:
@@ -92,38 +110,58 @@ class Tasks:
 
     # -- doing them
 
-    def _write_and_back_up(self, run: Run, name: str, final: bool = False) -> None:
+    def _write_and_back_up(self, run: Run, name: str, final: bool = False, state: bool = True) -> None:
         """A file that must be written, then a state: also without the file, for then continuing repeats no step."""
         try:
-            saving.write_file(run, name, final)
+            with run.method.averaged(run.optimizer, "files"):
+                saving.write_file(run, name, final)
         except Exception:
             self.back_up(run)
             raise
-        self.back_up(run)
+        if state:
+            self.back_up(run)
 
-    def _save(self, run: Run, name: str) -> None:
+    def _save(self, run: Run, name: str, state: bool | None = None) -> None:
         """A periodic file and state. A full disk is said and tried again next time: training goes on."""
         self._read_back(run)
         try:
-            saving.write_file(run, name)
+            with run.method.averaged(run.optimizer, "files"):
+                saving.write_file(run, name)
             saving.remove_old(run)
         except OSError as error:
             _say_disk(run, error)
-        self.back_up(run)
+        if self._with_files if state is None else state:
+            self.back_up(run)
 
     def _sample(self, run: Run) -> None:
-        """Sample pictures. What goes wrong with them does not end a training."""
+        """Sample pictures."""
         from core.training.samples import draw_samples
 
+        self._beside(run, "Sampling", "the sample settings", lambda: draw_samples(run))
+
+    def _validate(self, run: Run) -> None:
+        """The loss on held-out pictures, where there are some."""
+        if not run.validation.held_out:
+            return
+
+        def measure() -> None:
+            found = run.validation.measure(run)
+            run.context.journal.put(found)
+            track_validation(run, found)
+            run.context.stage("training" if run.state.step < run.total else "finishing")
+
+        self._beside(run, "Validation", "the held-out pictures", measure)
+
+    def _beside(self, run: Run, name: str, look_at: str, work: Callable[[], None]) -> None:
+        """Do what only looks at the weights, with those that are for use. What goes wrong there does not end a training."""
         self._read_back(run)
         try:
-            draw_samples(run)
+            with run.method.averaged(run.optimizer, "samples"):
+                work()
         except Cancelled:
-            run.context.say("Sampling was left unfinished")
+            run.context.say(f"{name} was left unfinished")
         except Exception as error:
-            run.context.say(
-                f"The samples could not be drawn: {error}", "warning", "training goes on; check the sample settings"
-            )
+            run.context.say(f"{name} failed: {error}", "warning", f"training goes on; check {look_at}")
 
     def _read_back(self, run: Run) -> None:
         """Nothing is saved or shown before all its losses are known to be finite."""

@@ -1,0 +1,34 @@
+"""LoRA files as .ckpt and .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them. They hold no metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers
+from core.record import atomic
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.record.problems import Problem
+
+
+def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
+    """Whole or not at all; `torch.load(weights_only=True)` reads it. Weights too large for `dtype` keep float32: advice."""
+    import torch
+
+    refuse_no_numbers(not_finite(tensors), path)
+    matrices = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
+    wide = overflowing(matrices, dtype)
+    kinds = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
+    ready = {name: value.detach().to("cpu", kinds[name]).contiguous().clone() for name, value in tensors.items()}
+    with atomic.open_atomic(path) as temporary, open(temporary, "wb") as handle:
+        try:
+            torch.save(ready, handle)
+        except RuntimeError as error:  # a full disk is an OSError, as everywhere, and not torch's own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+    return [kept_wide(wide, dtype, path)] if wide else []

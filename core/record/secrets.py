@@ -1,0 +1,112 @@
+"""Keys of this person on this machine: from the environment, else from a file that only they can read.
+
+They are in no job, preset, run folder, log or file's metadata. `mask` takes them out of text that is on its way there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+
+# name -> environment variables, the first that is set counts
+NAMES = {
+    "huggingface_token": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    "wandb_api_key": ("WANDB_API_KEY",),
+}
+FILE_VARIABLE = "ATELIER_KEYS"  # another place for the file
+MASK = "***"
+SHORTEST = 8  # letters: shorter words would be masked where they are no secret
+
+
+def keys_file() -> Path:
+    """Outside of the project, so that no copy of its folder carries it."""
+    given = os.environ.get(FILE_VARIABLE)
+    if given:
+        return Path(given)
+    base = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "atelier" / "keys.json"
+
+
+def secret(name: str) -> str | None:
+    """The key of this name, or None."""
+    for variable in NAMES[name]:
+        if value := os.environ.get(variable, "").strip():
+            return value
+    return _stored().get(name) or None
+
+
+def is_stored(name: str) -> bool:
+    """Whether the file holds it, whatever the environment says."""
+    return bool(_stored().get(name))
+
+
+def store(name: str, value: str | None) -> None:
+    """Write a key into the file; None or empty takes it out. Raises ProblemsError where the file cannot be written."""
+    if name not in NAMES:
+        raise ValueError(f"unknown key {name!r}")
+    keys = _stored()
+    keys.pop(name, None)
+    if value and value.strip():
+        keys[name] = value.strip()
+    try:
+        _write(keys_file(), keys)
+    except OSError as error:
+        raise ProblemsError.one(
+            f"The key could not be kept: {error.strerror or error}",
+            str(keys_file()),
+            f"set the environment variable {NAMES[name][0]} instead",
+        ) from None
+
+
+def mask(text: str) -> str:
+    """The text without any of the keys."""
+    for name in NAMES:
+        for value in _values(name):
+            if len(value) >= SHORTEST:
+                text = text.replace(value, MASK)
+    return text
+
+
+def _values(name: str) -> list[str]:
+    found = [os.environ.get(variable, "").strip() for variable in NAMES[name]]
+    return [value for value in [*found, _stored().get(name, "")] if value]
+
+
+def _stored() -> dict[str, str]:
+    path = keys_file()
+    try:
+        facts = path.stat()
+        key = (str(path), facts.st_mtime_ns, facts.st_size)
+        if key not in _read:
+            found = json.loads(path.read_text("utf-8"))
+            _read.clear()
+            _read[key] = {name: text for name, text in found.items() if name in NAMES and isinstance(text, str)}
+        return dict(_read[key])
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+_read: dict[tuple[str, int, int], dict[str, str]] = {}  # the file as last read, by path, time and size
+
+
+def _write(path: Path, keys: dict[str, str]) -> None:
+    """Whole or not at all, and never readable for others, not even for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(keys, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(OSError):  # file systems without rights
+            os.chmod(name, stat.S_IRUSR | stat.S_IWUSR)
+        atomic.replace(name, path)
+    finally:
+        atomic.remove(name)

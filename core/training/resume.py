@@ -1,0 +1,125 @@
+"""Beginning elsewhere than at step 0: from a state of another run or of the hub, or at a later step."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.record.problems import ProblemsError
+from core.record.run_folder import is_whole, newest_state
+from core.record.secrets import secret
+from core.record.workspace import Workspace, display_path, resolve_path
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
+    from core.training.plan import Plan
+    from core.training.run import Run
+
+WHERE = "resume.resume"
+ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^:]+)(?::(?P<revision>[^:]*))?(?::(?P<kind>[^:]*))?")
+KINDS = ("model", "dataset", "space")
+
+
+def first_step(job: TrainJob, plan: Plan) -> int | None:
+    """The step that the settings begin at: given as such, else as an epoch; None where neither is given."""
+    if job.resume.initial_step is not None:
+        return job.resume.initial_step
+    if job.resume.initial_epoch is not None:
+        return plan.epochs.first_update(job.resume.initial_epoch - 1)
+    return None
+
+
+def begin(run: Run) -> None:
+    """Of a run without a state of its own: take over the given one, and the step."""
+    from core.training.checkpoint import use_state
+
+    settings = run.job.resume
+    if settings.resume:
+        folder = find_state(settings.resume, run.context.workspace, settings.resume_from_huggingface, run)
+        use_state(run, folder)
+        run.context.say(f"Beginning from the state of step {run.state.step}: {display_path(folder)}")
+    asked = first_step(run.job, run.plan)
+    if asked is not None:
+        if settings.resume and asked != run.state.step:
+            words = f"The state is of step {run.state.step}, and the settings begin at {asked}: they count"
+            run.context.say(words, "warning")
+        run.state.step = asked
+    if run.state.step >= run.total:
+        raise ProblemsError.one(
+            f"The training would begin at step {run.state.step} and ends at step {run.total}",
+            "resume.initial_step" if asked is not None else WHERE,
+            "begin earlier, or train longer",
+        )
+    run.state.begun = run.state.step
+
+
+def find_state(text: str, workspace: Workspace, from_hub: bool = False, run: Run | None = None) -> Path:
+    """The whole state that a setting names: its folder, its run's folder, or the run's name."""
+    if from_hub:
+        assert run is not None
+        return fetch_state(text, run.context.folder.path / "resumed")
+    candidates = [resolve_path(text)]
+    if text == Path(text).name:
+        candidates.append(workspace.runs / text)
+    for place in candidates:
+        if (place / "complete.json").is_file():
+            if is_whole(place):
+                return place
+            raise ProblemsError.one("This state is damaged", display_path(place), "take an older one")
+        found = newest_state(place / "state") or newest_state(place)
+        if found is not None:
+            return found
+    if any(place.is_dir() for place in candidates):
+        fix = "choose a run of this program, or one of its folders under state/; those of sd-scripts hold other things"
+        raise ProblemsError.one(f"There is no state to begin from in '{text}'", WHERE, fix)
+    raise ProblemsError.one(f"There is no folder '{text}'", WHERE, "choose a run, or one of its folders under state/")
+
+
+@dataclass(frozen=True)
+class HubState:
+    """owner/name, a folder in it, a branch or commit, and what the repository is."""
+
+    repository: str
+    path: str
+    revision: str | None
+    kind: str
+
+
+def parse_address(text: str) -> HubState:
+    """`owner/name/folder:revision:kind`; with one colon, the word behind it is the revision."""
+    match = ADDRESS.fullmatch(text.strip())
+    if match is None or (match["kind"] or "model") not in KINDS:
+        raise ProblemsError.one(
+            f"'{text}' is no address of a state on the hub", WHERE, "write owner/name/folder:revision:model"
+        )
+    return HubState(match["repository"], match["path"].strip("/"), match["revision"] or None, match["kind"] or "model")
+
+
+def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
+    """Download the state's files into a folder; one that is whole already is taken as it is."""
+    from huggingface_hub import HfApi
+
+    address = parse_address(text)
+    here = target / address.path.rsplit("/", 1)[-1]
+    if is_whole(here):
+        return here
+    try:
+        api = HfApi(endpoint=endpoint, token=secret("huggingface_token") or False)
+        about = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
+        names = [name for name in api.list_repo_files(**about) if name.startswith(address.path + "/")]
+        fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]
+    except Exception as error:
+        words = str(error).strip().splitlines()
+        what = f"The state '{text}' could not be fetched: {words[0] if words else error!r}"
+        raise ProblemsError.one(what, WHERE, "check the address and the key, or fetch it by hand") from None
+    if not fetched:
+        what = f"There are no files under '{address.path}' in {address.repository}"
+        raise ProblemsError.one(what, WHERE, "give the folder of the state")
+    here.mkdir(parents=True, exist_ok=True)
+    for path in fetched:
+        path.replace(here / path.name)
+    if not is_whole(here):
+        raise ProblemsError.one("What was fetched is no whole state", text, "choose a folder that holds complete.json")
+    return here
