@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from core.formats.header import read_header
-from core.formats.lora_file import LoraFile, load_lora, save_lora, to_diffusers
+from core.formats.lora_file import LoraFile, load_lora, save_lora, to_diffusers, write_lora
 from core.record.problems import ProblemsError
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -137,6 +137,21 @@ def test_values_that_are_not_numbers_are_refused_and_the_old_file_stays(tmp_path
     with pytest.raises(ProblemsError, match=re.escape(f"{LAYER}.lora_up.weight")):
         save_lora(path, given, dtype=torch.float16)
     assert path.read_bytes() == before
+
+
+def test_a_run_goes_on_in_fp32_where_fp16_cannot_hold_a_weight_and_says_which(tmp_path):
+    given = tensors()
+    given[f"{LAYER}.lora_up.weight"][0, 0] = 1e6
+    (advice,) = write_lora(tmp_path / "fox.safetensors", given, {"ss_epoch": "1"}, torch.float16)
+    assert advice.level == "advice" and f"{LAYER}.lora_up.weight" in advice.what and "fp16" in advice.what
+    read = load_lora(tmp_path / "fox.safetensors")
+    assert all(torch.equal(read.tensors[key], value) for key, value in given.items())
+    assert write_lora(tmp_path / "b.safetensors", given, dtype=torch.bfloat16) == []
+    assert load_lora(tmp_path / "b.safetensors").tensors[f"{LAYER}.lora_up.weight"].dtype == torch.bfloat16
+
+
+def test_a_large_alpha_is_no_reason_to_refuse_fp16(tmp_path):
+    assert write_lora(tmp_path / "fox.safetensors", tensors(alpha=70_000.0), dtype=torch.float16) == []
 
 
 def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, monkeypatch):

@@ -1,0 +1,61 @@
+"""Folders that are whole or absent."""
+
+import os
+
+import pytest
+
+from core.record import atomic
+
+
+def filled(folder, name="a.txt", text="new"):
+    (folder / "inside").mkdir()
+    (folder / "inside" / name).write_text(text)
+
+
+def test_a_folder_appears_whole_and_with_the_usual_rights(tmp_path):
+    with atomic.folder_atomic(tmp_path / "deep" / "m") as temporary:
+        filled(temporary)
+        assert not (tmp_path / "deep" / "m").exists()
+    assert (tmp_path / "deep" / "m" / "inside" / "a.txt").read_text() == "new"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["m"]
+    if os.name != "nt":
+        (tmp_path / "usual").mkdir()
+        assert (tmp_path / "deep" / "m").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_one_that_was_there_is_replaced_with_everything_in_it(tmp_path):
+    (tmp_path / "m").mkdir()
+    filled(tmp_path / "m", "old.txt", "old")
+    with atomic.folder_atomic(tmp_path / "m") as temporary:
+        filled(temporary)
+        assert (tmp_path / "m" / "inside" / "old.txt").is_file()
+    assert [path.name for path in (tmp_path / "m" / "inside").iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    (tmp_path / "m").mkdir()
+    filled(tmp_path / "m", "old.txt", "old")
+    with pytest.raises(RuntimeError), atomic.folder_atomic(tmp_path / "m") as temporary:
+        filled(temporary)
+        raise RuntimeError
+    assert (tmp_path / "m" / "inside" / "old.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    filled(tmp_path / "m", "old.txt", "old")
+    plain = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith("m") and ".tmp-" in str(source):
+            raise OSError(5, "Input/output error")
+        plain(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(os, "replace", refuse)
+        with atomic.folder_atomic(tmp_path / "m") as temporary:
+            filled(temporary)
+    assert (tmp_path / "m" / "inside" / "old.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
