@@ -41,9 +41,9 @@ class NonFiniteGuard:
             self.flag.copy_(torch.maximum(self.flag, bad.to(self.flag)))
 
     def step(self, optimizer: Optimizer) -> None:
-        """`optimizer.step()`, unless the flag is set. A fused optimizer reads the flag on the device; any other makes
+        """`optimizer.step()`, unless the flag is set. torch's fused ones read the flag on the device; any other makes
         the host wait for it, once."""
-        if optimizer.defaults.get("fused"):
+        if optimizer.defaults.get("fused") and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             optimizer.step()
         elif not self.tripped():

@@ -1,93 +1,151 @@
-"""The optimizers on offer and their parameter groups."""
+"""From a job to its optimizer: the class, its arguments, its groups and its state."""
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.record.problems import ProblemsError
+from core.optimization.averaging import ready_to_learn
+from core.optimization.groups import Group
+from core.optimization.seeded import seed_steps
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.settings.optimizers import (
+    Entry,
+    argument_problems,
+    arguments_in_force,
+    find,
+    given_arguments,
+    relative_steps,
+    type_problem,
+)
 
 if TYPE_CHECKING:
-    from torch import nn
     from torch.optim import Optimizer
 
     from core.settings.optimizer import OptimizerSettings
 
-Group = dict[str, Any]  # "name", "params", "lr": what a torch optimizer takes
+WHERE = "optimizer.optimizer_type"
+FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel a step, on every device
+INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
-def parameter_groups(settings: OptimizerSettings, parts: Mapping[str, Sequence[nn.Parameter]]) -> list[Group]:
-    """One group per part that learns, text encoder first as sd-scripts orders them; a rate of 0 leaves a part out.
+def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0) -> Optimizer:
+    """The optimizer over these groups. Each group keeps its own rate in `initial_lr` for the learning-rate curve.
 
-    Parameters of a part left out stop asking for gradients, so nothing is computed for them and they do not count in
-    the gradient's norm. They are still saved with the network.
+    Schedule-free ones stand ready to learn. `seed` is for those that draw random numbers.
     """
-    own = {"text_encoder": settings.text_encoder_lr, "unet": settings.unet_lr}
-    groups: list[Group] = []
-    for part in ("text_encoder", "unet"):
-        rate = own[part]
-        lr = settings.learning_rate if rate is None else rate
-        parameters = list(parts.get(part, ()))
-        if lr != 0 and parameters:
-            groups.append({"name": part, "params": parameters, "lr": lr})
-        else:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-    if not groups:
-        raise ProblemsError.one(
-            "Nothing would be trained: every part is off or has a learning rate of 0",
-            "optimizer.learning_rate, unet_lr, text_encoder_lr",
-            "switch on a part under Network and give it a learning rate above 0",
-        )
-    return groups
-
-
-def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group]) -> Optimizer:
-    """The optimizer over these groups. Each group keeps its own rate in `initial_lr` for the learning-rate curve."""
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
         raise ProblemsError.one(
             f"A learning rate is no number: {rates}", "optimizer", "give a finite rate, for example 1e-4"
         )
-    with_initial = [{**group, "initial_lr": group["lr"]} for group in groups]
-    return OPTIMIZERS[settings.optimizer_type](settings, with_initial)
-
-
-def adamw(settings: OptimizerSettings, groups: Sequence[Group]) -> Optimizer:
-    """torch's AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) in its fused form, on the CPU too."""
-    import torch
-
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
+    entry = resolve(settings.optimizer_type)
+    raise_if_errors(
+        argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
     )
-
-
-def adamw_8bit(settings: OptimizerSettings, groups: Sequence[Group]) -> Optimizer:
-    """AdamW with its two moments in 8 bits, block by block (Dettmers et al. 2022, arXiv:2110.02861). Tensors of fewer
-    than 4096 elements keep 32 bits, as sd-scripts has it (the library's default)."""
-    try:
-        from bitsandbytes.optim.adamw import AdamW8bit
-    except (
-        Exception
-    ) as error:  # a library without a build for this machine fails in many ways: ImportError, OSError, RuntimeError
-        raise ProblemsError.one(
-            f"The 8-bit AdamW needs bitsandbytes, which does not work here ({type(error).__name__}: {error})",
-            "optimizer.optimizer_type",
-            "choose AdamW, or install bitsandbytes for this machine",
-        ) from error
-    optimizer: Optimizer = AdamW8bit(  # type: ignore[no-untyped-call]
-        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
-    )
+    optimizer = _construct(settings, entry, [dict(group) for group in groups])
+    if "draws" in entry.traits or not entry.package:
+        seed_steps(optimizer, seed)
+    ready_to_learn(optimizer)
     return optimizer
 
 
-OPTIMIZERS: dict[str, Callable[[OptimizerSettings, Sequence[Group]], Optimizer]] = {
-    "AdamW": adamw,
-    "AdamW8bit": adamw_8bit,
-}
+def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -> Optimizer:
+    arguments = arguments_in_force(settings, entry)
+    if entry.path in FUSED and not INSTEAD_OF_FUSED & set(arguments):
+        arguments["fused"] = True
+    rates = [group.pop("lr") for group in groups]
+    relative = relative_steps(settings)
+    if "lr" not in entry.arguments and not relative:
+        # The default must be above 0 for several libraries; what counts are the groups' rates, set below.
+        arguments["lr"] = abs(settings.learning_rate) or abs(rates[0])
+    try:
+        optimizer: Optimizer = load_class(entry)(groups, **arguments)
+    except ProblemsError:
+        raise
+    except Exception as error:  # a library's own check of its arguments, or of this machine
+        raise ProblemsError.one(
+            f"{entry.name} cannot be set up: {str(error) or type(error).__name__}",
+            "optimizer.optimizer_args",
+            "correct the argument it names, or choose another optimizer",
+        ) from error
+    if not relative:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = group["initial_lr"] = rate
+    return optimizer
+
+
+def resolve(name: str) -> Entry:
+    """The entry for a job's optimizer_type; one of an allowed module is described from its class. Raises ProblemsError."""
+    problem = type_problem(name)
+    if problem is not None:
+        raise ProblemsError([problem])
+    entry = find(name)
+    if entry is not None:
+        return entry
+    from core.optimization.signatures import arguments_of
+
+    name = name.strip()
+    bare = Entry(name, name, "")
+    return Entry(name, name, "", {argument.name: argument for argument in arguments_of(load_class(bare))})
+
+
+def load_class(entry: Entry) -> Any:
+    """Import the class. Only for entries of the list or of a module that the owner allowed."""
+    module, _, attribute = entry.path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (
+        Exception
+    ) as error:  # a library without a build for this machine fails in many ways: ImportError, OSError ...
+        top = entry.package or module.partition(".")[0]
+        raise ProblemsError.one(
+            f"{entry.name} needs {top}, which does not work here ({type(error).__name__}: {error})",
+            WHERE,
+            f"choose AdamW, or install {top} for this machine",
+        ) from error
+
+
+def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
+    """What is known before the start about an optimizer on a device ("cpu", "cuda:0", "mps")."""
+    entry = find(settings.optimizer_type)
+    kind = device.partition(":")[0]
+    if entry is None or not entry.only_on or kind in entry.only_on:
+        return []
+    near = entry.name.replace("32bit", "8bit") if "32bit" in entry.name else "AdamW"
+    return [
+        Problem(
+            f"{entry.name} runs on {' or '.join(entry.only_on)} only, and this training runs on {kind}",
+            WHERE,
+            f"choose {near}",
+        )
+    ]
+
+
+def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """`load_state_dict`, keeping the number formats of the state: torch casts them to the weights', and an optimizer that
+    keeps bfloat16 states would go on from other numbers than it was saved with."""
+    import torch
+
+    optimizer.load_state_dict(dict(state))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for weight, number in zip(weights, numbers, strict=True):
+        saved = state["state"].get(number, {})
+        now = optimizer.state.get(weight, {})
+        for name, value in saved.items():
+            held = now.get(name)
+            if isinstance(value, torch.Tensor) and isinstance(held, torch.Tensor) and held.dtype != value.dtype:
+                now[name] = value.detach().clone().to(held.device)
+
+
+def step_sizes(optimizer: Optimizer) -> dict[str, float]:
+    """Group name -> d * lr of optimizers that find the step size themselves, where it is known without waiting."""
+    found = {}
+    for group in optimizer.param_groups:
+        d = group.get("d")
+        if isinstance(d, (int, float)) and group.get("lr") is not None:
+            found[group["name"]] = float(d) * group["lr"]
+    return found

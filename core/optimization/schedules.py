@@ -1,40 +1,203 @@
-"""Learning-rate curves as pure functions of the step: nothing to save, nothing to resume.
+"""Learning-rate curves as pure functions of the step: nothing to save, nothing to resume, and no torch to draw them.
 
-The values are those of sd-scripts (transformers' schedules): the first optimizer step is tick 0, so under any warm-up
-its rate is 0.
+The values are those of sd-scripts (transformers' and diffusers' schedules): the first optimizer step is tick 0, so
+under a warm-up its rate is 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from core.settings.optimizers import averages, relative_steps
+from core.settings.rates import effective_rates, scale_factor
+from core.settings.schedule import ScheduleSettings, read_step_rules, steps_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-# after the warm-up: part of the way from its end to the last step, 0..1 -> multiplier
-CURVES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
-    "linear": lambda done: 1.0 - done,
-}
+    from core.settings.job import TrainJob
+    from core.settings.optimizer import OptimizerSettings
+
+FLOOR = 1e-7  # where the polynomial ends (transformers' lr_end)
 
 
-def multiplier(name: str, step: int, warmup: int, total: int) -> float:
-    """What every group's own rate is multiplied by at optimizer step `step` (the first is 0), 0 to 1.
+@dataclass(frozen=True)
+class Shape:
+    """What a curve is computed from. Ticks are optimizer steps, unless compatibility with several processes stretches them.
 
-    warmup    steps over which the multiplier rises from 0 to 1
-    total     steps of the whole run, warm-up included; later steps keep the curve's end
+    tick 0 .. total  where the run stands       warmup, decay  ticks
+    rate             the reference of the polynomial's floor
     """
-    if step < warmup:
-        return step / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return CURVES[name](min(1.0, done))
+
+    settings: ScheduleSettings
+    tick: float
+    total: int
+    warmup: int
+    decay: int
+    rate: float
+
+    @property
+    def done(self) -> float:
+        """Part of the way from the warm-up's end to the last tick, 0 to 1."""
+        return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
 
-def set_learning_rates(optimizer: Optimizer, factor: float) -> list[float]:
-    """Put `factor` times its own rate (`initial_lr`) in force for each group; returns the rates."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-    return [group["lr"] for group in optimizer.param_groups]
+def _half_waves(part: float, cycles: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * cycles * part))
+
+
+def _restarts(shape: Shape) -> float:
+    part = shape.done
+    return 0.0 if part >= 1 else _half_waves((shape.settings.lr_scheduler_num_cycles * part) % 1.0, 1)
+
+
+def _polynomial(shape: Shape) -> float:
+    rate = abs(shape.rate)
+    if rate <= FLOOR:  # there is nothing to fall to
+        return 1.0
+    left = (1.0 - shape.done) ** shape.settings.lr_scheduler_power
+    return ((rate - FLOOR) * left + FLOOR) / rate
+
+
+def _inverse_sqrt(shape: Shape) -> float:
+    scale = shape.settings.lr_scheduler_timescale or shape.warmup or 10_000
+    return 1.0 / math.sqrt(max(1e-12, (shape.tick + scale - shape.warmup) / scale))
+
+
+def _cosine_with_min_lr(shape: Shape) -> float:
+    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
+    return _half_waves(shape.done, shape.settings.lr_scheduler_num_cycles) * (1 - low) + low
+
+
+def _stable_decay(shape: Shape) -> float:
+    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
+    into = shape.tick - (shape.total - shape.decay)  # a decay longer than what the warm-up leaves is cut by it
+    if into < 0:
+        return 1.0
+    if into >= shape.decay:
+        return low
+    return max(0.0, _half_waves(into / shape.decay, shape.settings.lr_scheduler_num_cycles)) * (1 - low) + low
+
+
+def _piecewise(shape: Shape) -> float:
+    rules, last = read_step_rules(shape.settings.lr_scheduler_args.get("step_rules", ""))
+    return next((factor for factor, until in rules if shape.tick < until), last)
+
+
+# after the warm-up
+CURVES: dict[str, Callable[[Shape], float]] = {
+    "constant": lambda shape: 1.0,
+    "constant_with_warmup": lambda shape: 1.0,
+    "cosine": lambda shape: _half_waves(shape.done, 1),
+    "linear": lambda shape: 1.0 - shape.done,
+    "cosine_with_restarts": _restarts,
+    "polynomial": _polynomial,
+    "inverse_sqrt": _inverse_sqrt,
+    "cosine_with_min_lr": _cosine_with_min_lr,
+    "warmup_stable_decay": _stable_decay,
+    "piecewise_constant": _piecewise,
+    "adafactor": lambda shape: 1.0,
+}
+NO_WARMUP = ("piecewise_constant", "adafactor")
+
+
+def multiplier(
+    settings: ScheduleSettings,
+    step: int,
+    total: int,
+    base_rate: float = 1e-4,
+    *,
+    reference_rate: float | None = None,
+    processes: int = 1,
+) -> float:
+    """What a group's own rate is multiplied by at optimizer step `step` (the first is 0).
+
+    total           optimizer steps of the whole run, warm-up included; later steps keep the curve's end
+    base_rate       the group's own rate: the polynomial's floor and torch's cyclic curves depend on it
+    reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
+    processes       sd-scripts counts ticks of all processes, but the warm-up in ticks: only with compatibility
+    """
+    kohya = settings.compatibility == "kohya"
+    ticks = processes if kohya else 1
+    if settings.lr_scheduler_type:
+        from core.optimization.torch_schedules import simulated
+
+        return simulated(settings.lr_scheduler_type, settings.lr_scheduler_args, step * ticks, total * ticks, base_rate)
+    rate = reference_rate if kohya and reference_rate is not None else base_rate
+    everything = total * ticks
+    shape = Shape(
+        settings,
+        step * ticks,
+        everything,
+        0 if settings.lr_scheduler in NO_WARMUP else steps_of(settings.lr_warmup_steps, everything),
+        steps_of(settings.lr_decay_steps, everything),
+        rate,
+    )
+    if shape.tick < shape.warmup:
+        return _rise(shape)
+    return CURVES[settings.lr_scheduler](shape)
+
+
+def _rise(shape: Shape) -> float:
+    part = (shape.tick + (0 if shape.settings.lr_warmup_from_zero else 1)) / shape.warmup
+    low = (
+        (shape.settings.lr_scheduler_min_lr_ratio or 0.0) if shape.settings.lr_scheduler == "warmup_stable_decay" else 0
+    )
+    return low + (1 - low) * part
+
+
+# -- rates
+
+
+def without_curve(optimizer: OptimizerSettings) -> bool:
+    """Whether the optimizer goes its own way: AdaFactor with relative steps, and schedule-free ones."""
+    return relative_steps(optimizer) or averages(optimizer.optimizer_type)
+
+
+def rates_at(job: TrainJob, step: int, total: int, own: Mapping[str, float], processes: int = 1) -> dict[str, float]:
+    """{group: rate in force at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
+
+    AdaFactor's relative step is told before the size of the weights scales it (transformers' Adafactor, `_get_lr`).
+    """
+    if relative_steps(job.optimizer):
+        first = 1e-6 * (step + 1) if job.optimizer.optimizer_args.get("warmup_init") else 1e-2
+        return dict.fromkeys(own, min(first, 1.0 / math.sqrt(step + 1)))
+    if without_curve(job.optimizer):
+        return dict(own)
+    reference = job.optimizer.learning_rate * scale_factor(job, processes)
+    return {
+        name: rate * multiplier(job.schedule, step, total, rate, reference_rate=reference, processes=processes)
+        for name, rate in own.items()
+    }
+
+
+def set_learning_rates(
+    optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1
+) -> dict[str, float]:
+    """Put the rates of this step in force, each group from its own (`initial_lr`); returns {group's name: rate}."""
+    rates = group_rates(optimizer, job, step, total, processes)
+    if not without_curve(job.optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+    return rates
+
+
+def group_rates(optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1) -> dict[str, float]:
+    """{group's name: rate at this step}, for reports: the same numbers, with nothing changed."""
+    own = {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups}
+    return rates_at(job, step, total, own, processes)
+
+
+def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
+    """[(step, {part: rate})] from the first step to the last, for a drawing: the numbers that train."""
+    own = effective_rates(job, processes)
+    return [(step, rates_at(job, step, total, own, processes)) for step in _spread(total, points)]
+
+
+def _spread(total: int, points: int) -> Sequence[int]:
+    if total <= points:
+        return range(total)
+    return sorted({round(number * (total - 1) / (points - 1)) for number in range(points)})

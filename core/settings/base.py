@@ -98,7 +98,10 @@ class Declared:
 
     @property
     def kind(self) -> str:
-        """ "choice", "bool", "int", "float", "text", "pair" (width and height) or "list"."""
+        """ "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "span" (steps, a part or a
+        percentage of the run) or "arguments" (names with values)."""
+        if self.widget in ("span", "arguments"):
+            return str(self.widget)
         if self.choices:
             return "choice"
         members = [member for member in union_members(self.info.annotation) if member is not type(None)]

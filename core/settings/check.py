@@ -85,11 +85,13 @@ def allowed(entry: Declared) -> str:
         "text": "text in quotes",
         "pair": "one number or two",
         "list": "a list",
+        "span": "a number of steps (100), a part of the run below 1 (0.1) or a percentage (10%)",
+        "arguments": "names with values, such as d_coef=2",
     }
     words = f"one of {entry.range_text}" if entry.kind == "choice" else kinds[entry.kind]
     if entry.kind in ("int", "float", "pair") and entry.range_text:
         words += f", {entry.range_text}"
-    if entry.unit:
+    if entry.unit and entry.kind != "span":
         words += f" ({entry.unit})"
     return words + (", or leave it empty (null in files and flags)" if entry.optional else "")
 

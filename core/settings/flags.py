@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from typing import Any
 
 from core.record.problems import Problem
@@ -55,6 +56,8 @@ def coerce(entry: Declared, text: str) -> Any:
     kind = entry.kind
     if entry.widget == "sizes":
         return _sizes(text)
+    if kind == "arguments":
+        return _arguments(text)
     if kind == "text" or (kind == "choice" and all(isinstance(choice, str) for choice in entry.choices)):
         return text
     try:
@@ -71,6 +74,17 @@ def coerce(entry: Declared, text: str) -> Any:
     if kind == "int" and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _arguments(text: str) -> Any:
+    """JSON, or sd-scripts' name=value words with blanks between them: "weight_decay=0.1 betas=0.9,0.99"."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return shlex.split(text)
+        except ValueError:  # a quotation mark that is not closed
+            return text
 
 
 def _sizes(text: str) -> Any:

@@ -1,49 +1,255 @@
+import itertools
 import json
+import math
 from pathlib import Path
 
 import torch
-from pytest import approx, mark
+from pytest import approx, mark, raises
 
-from core.optimization.schedules import multiplier, set_learning_rates
+from core.optimization.optimizers import build_optimizer
+from core.optimization.schedules import curve, group_rates, multiplier, rates_at, set_learning_rates
+from core.record.problems import ProblemsError
+from core.settings.check import build, problems_of
+from core.settings.job import TrainJob
+from core.settings.optimizers import parse_arguments
+from core.settings.schedule import ScheduleSettings, read_step_rules, span, steps_of
 
 RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.json").read_text())
+EVERY = [name for name in ScheduleSettings.model_fields["lr_scheduler"].annotation.__args__ if name != "adafactor"]
 
 
-def warmup_steps(case):
-    """sd-scripts: below 1 a ratio of all steps, the product truncated."""
-    given = case["args"].get("lr_warmup_steps", 0)
-    return int(given * case["max_train_steps"]) if given < 1 else given
+def job_of(case, **more):
+    """The job that these arguments of sd-scripts stand for."""
+    schedule = {"lr_scheduler": case["scheduler"], **case["args"], **more}
+    if isinstance(schedule.get("lr_scheduler_args"), list):
+        schedule["lr_scheduler_args"] = parse_arguments(schedule["lr_scheduler_args"])
+    unet, text = RECORDED["base_lr"]
+    return build(
+        TrainJob,
+        {
+            "schedule": schedule,
+            "optimizer": {"learning_rate": unet, "text_encoder_lr": text},
+            "network": {"train_text_encoder": True},
+        },
+    )
 
 
+def settings(**given):
+    return build(TrainJob, {"schedule": given}).schedule
+
+
+@mark.parametrize("compatibility", ["none", "kohya"])
 @mark.parametrize(
-    "case", RECORDED["cases"], ids=lambda case: f"{case['scheduler']}-{case['args'].get('lr_warmup_steps', 0)}"
+    "case", RECORDED["cases"], ids=lambda case: f"{case['scheduler']}-{case['max_train_steps']}-{len(case['args'])}"
 )
-def test_rates_equal_those_sd_scripts_used_at_each_step(case):
-    name = case["scheduler"].removesuffix("_with_warmup")
+def test_rates_equal_those_sd_scripts_used_at_each_step(case, compatibility):
     total = case["max_train_steps"]
-    rates = [RECORDED["base_lr"][0] * multiplier(name, step, warmup_steps(case), total) for step in range(total)]
+    job = job_of(case, compatibility=compatibility)
+    rates = [rates_at(job, step, total, {"unet": RECORDED["base_lr"][0]})["unet"] for step in range(total)]
     assert len(case["lr"]) == total
     assert rates == approx(case["lr"], rel=1e-9, abs=1e-14)  # recorded to 14 decimals
 
 
-@mark.parametrize("name", ["constant", "cosine", "linear"])
+@mark.parametrize(
+    "case", RECORDED["cases"], ids=lambda case: f"{case['scheduler']}-{case['max_train_steps']}-{len(case['args'])}"
+)
+def test_the_second_group_had_half_the_rate_of_the_first_throughout(case):
+    total, rates = case["max_train_steps"], RECORDED["base_lr"]
+    job = job_of(case, compatibility="kohya")
+    own = {"unet": rates[0], "text_encoder": rates[1]}
+    for step in range(total):
+        now = rates_at(job, step, total, own)
+        assert now["text_encoder"] == approx(case["lr_second_group_ratio"] * now["unet"], rel=1e-12)
+
+
+def test_the_polynomial_ends_at_1e_7_for_every_part_and_with_compatibility_at_its_share_of_that():
+    own = {"unet": 1e-4, "text_encoder": 5e-5}
+    right, kohya = (
+        build(TrainJob, {"schedule": {"lr_scheduler": "polynomial", "compatibility": which}})
+        for which in ("none", "kohya")
+    )
+    assert rates_at(right, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 1e-7})
+    assert rates_at(kohya, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 5e-8})
+    tiny = {"unet": 1e-8}
+    assert rates_at(right, 50, 100, tiny) == tiny, "below the floor there is nothing to fall to"
+
+
+@mark.parametrize("name", [name for name in EVERY if name not in ("piecewise_constant", "warmup_stable_decay")])
 def test_warm_up_starts_at_0_and_ends_at_the_full_rate(name):
-    assert [multiplier(name, step, 4, 100) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    own = settings(lr_scheduler=name, lr_warmup_steps=4, lr_scheduler_min_lr_ratio=0.1)
+    assert [multiplier(own, step, 100) for step in range(5)] == approx([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
-@mark.parametrize(("name", "end"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0)])
+def test_without_the_zero_the_first_step_has_its_share():
+    own = settings(lr_scheduler="constant_with_warmup", lr_warmup_steps=4, lr_warmup_from_zero=False)
+    assert [multiplier(own, step, 100) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@mark.parametrize(
+    ("name", "end"),
+    [
+        ("constant", 1.0),
+        ("cosine", 0.0),
+        ("linear", 0.0),
+        ("cosine_with_restarts", 0.0),
+        ("polynomial", 1e-3),
+        ("cosine_with_min_lr", 0.1),
+        ("warmup_stable_decay", 0.1),
+    ],
+)
 def test_past_the_end_a_curve_stays_where_it_ended(name, end):
-    assert multiplier(name, 100, 0, 100) == approx(end) and multiplier(name, 170, 0, 100) == approx(end)
+    own = settings(lr_scheduler=name, lr_scheduler_min_lr_ratio=0.1, lr_decay_steps=20)
+    assert [multiplier(own, step, 100, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
 
 
 def test_a_warm_up_as_long_as_the_run_only_rises():
-    assert [multiplier("cosine", step, 4, 4) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    own = settings(lr_scheduler="cosine", lr_warmup_steps=4)
+    assert [multiplier(own, step, 4) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+
+
+@mark.parametrize("name", EVERY)
+def test_resuming_needs_nothing_a_step_has_its_rate_whatever_came_before(name):
+    arguments = {"step_rules": "1:3,0.5:6,0.1"} if name == "piecewise_constant" else {}
+    own = settings(lr_scheduler=name, lr_warmup_steps=2, lr_decay_steps=3, lr_scheduler_args=arguments)
+    forward = [multiplier(own, step, 10) for step in range(10)]
+    assert [multiplier(own, step, 10) for step in reversed(range(10))] == forward[::-1]
+    assert all(math.isfinite(factor) and factor >= 0 for factor in forward)
+
+
+@mark.parametrize(
+    ("given", "steps"),
+    [
+        (100, 100),
+        (0.1, 50),
+        ("10%", 50),
+        (" 12.5 % ", 62),
+        ("100", 100),
+        ("0.1", 50),
+        (100.0, 100),
+        (0, 0),
+        ("0", 0),
+        (0.999, 499),
+    ],
+)
+def test_a_span_is_steps_a_part_or_a_percentage(given, steps):
+    assert steps_of(settings(lr_warmup_steps=given).lr_warmup_steps, 500) == steps
+    assert steps_of(span(given), 500) == steps
+
+
+@mark.parametrize("given", [1.5, "1.5", -1, "ten", "110%", True, None, "10 %%", [1]])
+def test_a_span_that_could_be_misread_is_refused_with_the_three_ways(given):
+    (problem,) = problems_of(TrainJob, {"schedule": {"lr_warmup_steps": given}})
+    assert problem.where == "schedule.lr_warmup_steps" and "(10%)" in problem.fix and "(0.1)" in problem.fix
+
+
+def test_with_several_processes_the_curve_is_that_of_one_and_with_compatibility_the_warm_up_is_shorter():
+    """sd-scripts counts total ticks for all processes and the warm-up once: 10 steps last 5 with two processes."""
+    right, kohya = (
+        settings(lr_scheduler="linear", lr_warmup_steps=10, compatibility=which) for which in ("none", "kohya")
+    )
+    for step in range(100):
+        assert multiplier(right, step, 100, processes=2) == multiplier(right, step, 100)
+        tick, n, w = 2 * step, 200, 10
+        assert multiplier(kohya, step, 100, processes=2) == approx(tick / w if tick < w else (n - tick) / (n - w))
+
+
+def test_step_rules_are_read_and_refused_with_what_is_wrong():
+    assert read_step_rules("1:10, 0.1:20,0.005") == ([(1.0, 10), (0.1, 20)], 0.005)
+    for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1"):
+        with raises(ValueError):
+            read_step_rules(bad)
+
+
+@mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("StepLR", {"step_size": 3, "gamma": 0.5}),
+        ("CosineAnnealingLR", {"T_max": 10}),
+        ("torch.optim.lr_scheduler.ExponentialLR", {"gamma": 0.9}),
+        ("OneCycleLR", {"max_lr": 2e-3, "total_steps": 12}),
+        ("CyclicLR", {"base_lr": 1e-4, "max_lr": 1e-3, "step_size_up": 4}),
+        ("MultiStepLR", {"milestones": [2, 5]}),
+    ],
+)
+def test_a_schedule_of_torch_gives_the_rates_that_torch_gives(name, arguments):
+    own = settings(lr_scheduler_type=name, lr_scheduler_args=arguments)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    theirs = getattr(torch.optim.lr_scheduler, name.rsplit(".", 1)[-1])(optimizer, **arguments)
+    for step in range(12):
+        assert 1e-3 * multiplier(own, step, 12, 1e-3) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step < 11:
+            theirs.step()
+    assert multiplier(own, 40, 12, 1e-3) == multiplier(own, 11, 12, 1e-3)
+
+
+def test_a_schedule_that_torch_refuses_is_a_problem_with_its_words():
+    own = settings(lr_scheduler_type="OneCycleLR", lr_scheduler_args={"max_lr": 1e-3, "total_steps": 5})
+    with raises(ProblemsError, match="OneCycleLR cannot be set up"):
+        multiplier(own, 0, 20, 1e-3)
+
+
+def optimizer_of(job, *rates):
+    groups = [
+        {"name": f"part{i}", "params": [torch.nn.Parameter(torch.ones(2))], "lr": rate} for i, rate in enumerate(rates)
+    ]
+    return build_optimizer(job.optimizer, groups)
 
 
 def test_each_group_follows_the_curve_from_its_own_rate():
-    one, other = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    groups = [{"params": [one], "lr": 1e-3, "initial_lr": 1e-3}, {"params": [other], "lr": 2e-4, "initial_lr": 2e-4}]
-    optimizer = torch.optim.AdamW(groups)
-    assert set_learning_rates(optimizer, 0.5) == [5e-4, 1e-4]
-    assert set_learning_rates(optimizer, 0.1) == approx([1e-4, 2e-5])
+    job = build(TrainJob, {"schedule": {"lr_scheduler": "linear"}})
+    optimizer = optimizer_of(job, 1e-3, 2e-4)
+    assert set_learning_rates(optimizer, job, 5, 10) == approx({"part0": 5e-4, "part1": 1e-4})
+    assert set_learning_rates(optimizer, job, 9, 10) == approx({"part0": 1e-4, "part1": 2e-5})
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5])
+    assert group_rates(optimizer, job, 0, 10) == {"part0": 1e-3, "part1": 2e-4}
+    assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5]), "a report changes nothing"
+
+
+def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():
+    job = build(
+        TrainJob,
+        {
+            "optimizer": {"optimizer_type": "AdamWScheduleFree"},
+            "schedule": {"lr_scheduler": "cosine", "lr_warmup_steps": 5},
+        },
+    )
+    optimizer = optimizer_of(job, 1e-3)
+    for step in (0, 3, 9):
+        assert set_learning_rates(optimizer, job, step, 10) == {"part0": 1e-3}
+        assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+@mark.parametrize("warmup_init", [False, True])
+def test_adafactor_with_relative_steps_reports_the_rate_that_the_library_computes(warmup_init):
+    arguments = {"scale_parameter": False, "warmup_init": warmup_init}
+    job = build(TrainJob, {"optimizer": {"optimizer_type": "AdaFactor", "optimizer_args": arguments}})
+    optimizer = optimizer_of(job, 1e-3)
+    (group,) = optimizer.param_groups
+    for step in range(3):
+        rates = set_learning_rates(optimizer, job, step, 3)
+        group["params"][0].grad = torch.ones(2)
+        optimizer.step()
+        assert group["lr"] is None
+        assert rates["part0"] == approx(optimizer._get_lr(group, optimizer.state[group["params"][0]]))
+
+
+def test_the_drawn_curve_is_the_one_that_trains():
+    job = build(
+        TrainJob,
+        {
+            "optimizer": {"learning_rate": 1e-4, "unet_lr": 2e-4, "scale_lr": True},
+            "network": {"train_text_encoder": True},
+            "dataset": {"train_batch_size": 4},
+            "schedule": {"lr_scheduler": "cosine", "lr_warmup_steps": "10%", "gradient_accumulation_steps": 2},
+        },
+    )
+    drawn = curve(job, 1000, points=50, processes=3)
+    assert [step for step, _ in drawn][:: len(drawn) - 1] == [0, 999] and len(drawn) == 50
+    own = {"unet": 2e-4 * 24, "text_encoder": 1e-4 * 24}
+    for step, rates in drawn:
+        assert rates == approx({name: rate * multiplier(job.schedule, step, 1000) for name, rate in own.items()})
+    short = curve(job, 7)
+    assert [step for step, _ in short] == list(range(7))
+    assert all(one != other for one, other in itertools.pairwise(rates["unet"] for _, rates in short))

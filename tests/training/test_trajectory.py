@@ -14,10 +14,12 @@ from core.diffusion.schedule import sd_alpha_bar
 from core.families.sd1 import lora_targets
 from core.networks.lora import LoraNetwork, attached
 from core.optimization.clipping import clip_grad_norm
-from core.optimization.optimizers import build_optimizer, parameter_groups
-from core.optimization.schedules import multiplier, set_learning_rates
+from core.optimization.groups import parameter_groups
+from core.optimization.optimizers import build_optimizer
+from core.optimization.schedules import set_learning_rates
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
+from core.settings.job import TrainJob
 from core.settings.optimizer import OptimizerSettings
 from core.training.step import training_loss
 
@@ -93,7 +95,8 @@ def replay():
             def predict(noisy_latents, timesteps, context=context):
                 return unet(noisy_latents, timesteps, context).sample
 
-            rates.append(set_learning_rates(optimizer, multiplier("constant", number, 0, len(record["steps"]))))
+            in_force = set_learning_rates(optimizer, TrainJob(optimizer=settings), number, len(record["steps"]))
+            rates.append(list(in_force.values()))
             loss = training_loss(
                 predict,
                 fed["latents"],

@@ -6,36 +6,90 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
+from core.settings.optimizers import adapts, find, relative_steps
+from core.settings.rates import own_rates, trains_text, trains_unet
+
+SMALL = {
+    "lora",
+    "textual_inversion",
+    "xti",
+}  # methods that learn beside the model: a negative rate teaches them nothing
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if not (job.network.train_unet or job.network.train_text_encoder):
+    if not (trains_unet(job) or trains_text(job)):
         yield Problem("Nothing would be trained", "network", "train the U-Net, the text encoder, or both")
-    elif not _some_rate(job):
+        return
+    rates = own_rates(job)
+    if not rates and not relative_steps(job.optimizer):
         what = "Every learning rate is 0, so nothing would change"
         yield Problem(what, "optimizer", "give a rate above 0, such as 1e-4")
+    yield from _negative(job, rates)
+    if not relative_steps(job.optimizer):
+        yield from _adapting(job, rates)
+
+
+def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
+    below = [part for part, rate in rates.items() if rate < 0]
+    if not below:
+        return
+    where = "optimizer." + {"unet": "unet_lr"}.get(
+        below[0], "text_encoder_lr" if "text" in below[0] else "learning_rate"
+    )
+    if job.method.kind in SMALL:
+        what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
+        yield Problem(what, where, "give a rate above 0; training away is for whole models only")
+    else:
+        what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these pictures, without an end"
+        yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
+
+
+def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
+    """D-Adaptation and Prodigy: the rate is a factor of the step size they find."""
+    entry = find(job.optimizer.optimizer_type)
+    if entry is None:
+        return
+    several = sorted(set(rates.values()))
+    words = " and ".join(f"{rate:g}" for rate in several)
+    parts = "optimizer.unet_lr, text_encoder_lr, loraplus_lr_ratio"
+    if "one_rate" in entry.traits and len(several) > 1:
+        what = f"{entry.name} takes one rate for all parts, and there are {len(several)}: {words}"
+        yield Problem(what, parts, "give all parts the same rate, and no LoRA+ ratio")
+    elif adapts(entry.name) and len(several) > 1:
+        what = f"{entry.name} finds one step size for all parts; only the relation of the rates {words} counts"
+        yield Problem(what, parts, "use rates near 1, such as 1 for the U-Net and 0.5 for the text encoder", "advice")
+    if adapts(entry.name) and several and max(several) <= 0.1:
+        what = f"{entry.name} finds the step size itself and multiplies it by the rate, {words}: it would learn next to nothing"
+        yield Problem(what, "optimizer.learning_rate", "use 1", "advice")
+    if adapts(entry.name) and job.optimizer.scale_lr:
+        what = f"{entry.name} finds the step size itself; scaling the rate with the batch overrides that"
+        yield Problem(what, "optimizer.scale_lr", "switch it off", "advice")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    network, rates = job.network, job.optimizer
-    if network.conv_rank is None:
+    rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
+    if not job.network.trains_conv:
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
-    if not network.train_text_encoder:
+    if not text:
         yield "optimizer.text_encoder_lr", "ignored: the text encoder is not trained"
-    if not network.train_unet:
+        yield "optimizer.loraplus_text_encoder_lr_ratio", "ignored: the text encoder is not trained"
+    if not unet:
         yield "optimizer.unet_lr", "ignored: the U-Net is not trained"
+        yield "optimizer.loraplus_unet_lr_ratio", "ignored: the U-Net is not trained"
         yield "network.conv_rank", "ignored: the U-Net is not trained"
-    own = [(network.train_unet, rates.unet_lr), (network.train_text_encoder, rates.text_encoder_lr)]
+    if relative_steps(rates):
+        yield from _adafactor_finds_it()
+    own = [(unet, rates.unet_lr), (text, rates.text_encoder_lr)]
     if any(trained for trained, _ in own) and all(rate is not None for trained, rate in own if trained):
         yield "optimizer.learning_rate", "ignored: every part has a rate of its own"
-    if network.train_text_encoder and rates.text_encoder_lr != 0:
+    if text:
         yield "memory.text_cache_bytes", "ignored: the text encoder is trained, so no text is kept"
+    if job.method.kind != "lora":
+        for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+            yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
 
 
-def _some_rate(job: TrainJob) -> bool:
-    def rate(own):
-        return job.optimizer.learning_rate if own is None else own
-
-    unet = job.network.train_unet and rate(job.optimizer.unet_lr) > 0
-    text = job.network.train_text_encoder and rate(job.optimizer.text_encoder_lr) > 0
-    return unet or text
+def _adafactor_finds_it() -> Iterator[tuple[str, str]]:
+    own = ("learning_rate", "unet_lr", "text_encoder_lr", "scale_lr")
+    for name in (*own, "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+        yield f"optimizer.{name}", "ignored: AdaFactor finds the rate itself (relative_step); 0 still leaves a part out"

@@ -1,0 +1,54 @@
+"""Schedule-free optimizers learn at one point and are used at another, the average of the points passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+def averages(optimizer: Optimizer) -> bool:
+    """Whether it has a second set of weights for use: schedule-free ones (Defazio et al. 2024, arXiv:2405.15682) and
+    some that follow them."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+def ready_to_learn(optimizer: Optimizer) -> None:
+    """Put the weights to the point where gradients are taken: after building, before the first step."""
+    if averages(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """The averaged weights inside, for saving, sampling and validating; the learning ones outside.
+
+    The way back is a copy, not the optimizer's own `train()`: that one computes, and each visit would round the weights
+    a little, so that a run that sampled more often would end elsewhere. Copies lie in the computer's memory.
+    """
+    import torch
+
+    if not averages(optimizer):
+        yield
+        return
+    with torch.no_grad():
+        kept = [(weight, weight.detach().to("cpu", copy=True)) for weight in _weights(optimizer)]
+        modes = [group.get("train_mode") for group in optimizer.param_groups]
+        optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            optimizer.train()  # type: ignore[attr-defined]
+            for group, mode in zip(optimizer.param_groups, modes, strict=True):
+                if mode is not None:
+                    group["train_mode"] = mode
+            for weight, copy in kept:
+                weight.copy_(copy)
+
+
+def _weights(optimizer: Optimizer) -> list[Any]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]

@@ -1,0 +1,204 @@
+"""core/settings/optimizers.json, written from the installed packages: `python -m core.optimization.catalogue`.
+
+Only the packages named here are looked into. Each optimizer found trains a small net, saves and resumes; one that does
+not resume to the bit is listed with the reason instead of being offered. A test fails when the file is stale.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from core.optimization.signatures import arguments_of
+from core.optimization.trial import Result, attempt
+from core.settings.optimizers import FILE, Argument, Entry, entry_from
+
+# distribution -> modules whose optimizers are listed, the shortest path first
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "torch": ("torch.optim",),
+    "bitsandbytes": ("bitsandbytes.optim",),
+    "transformers": ("transformers.optimization",),
+    "lion-pytorch": ("lion_pytorch",),
+    "dadaptation": ("dadaptation", "dadaptation.experimental"),
+    "prodigyopt": ("prodigyopt",),
+    "schedulefree": ("schedulefree",),
+    "prodigy-plus-schedule-free": ("prodigyplus.prodigy_plus_schedulefree",),
+    "pytorch_optimizer": ("pytorch_optimizer",),
+}
+NOT_OPTIMIZERS = {"LayerWiseDummyOptimizer", "CoreOptimiser"}  # parts of others
+# what a constructor insists on, or cannot run without
+NEEDED: dict[str, dict[str, Any]] = {
+    **{
+        f"bitsandbytes.optim.{name}{bits}": {"momentum": 0.9}
+        for name in ("SGD", "LARS")
+        for bits in ("", "8bit", "32bit")
+    },
+    "bitsandbytes.optim.PytorchLARS": {"momentum": 0.9},
+}
+GIVEN_BY_PERSON: dict[str, dict[str, Any]] = {
+    "pytorch_optimizer.Ranger21": {"num_iterations": 100},
+    "pytorch_optimizer.BSAM": {"num_data": 100},
+}
+ALSO_AT = {  # other paths of the same classes that people's configurations hold
+    "transformers.optimization.Adafactor": ("transformers.Adafactor",),
+    "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree": ("prodigyplus.ProdigyPlusScheduleFree",),
+}
+SCHEDULES = (
+    "StepLR",
+    "MultiStepLR",
+    "ConstantLR",
+    "LinearLR",
+    "ExponentialLR",
+    "PolynomialLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "OneCycleLR",
+)
+# closures and the like: words of the libraries' errors -> the reason as people read it
+REASONS = (
+    (("closure",), "it evaluates the loss several times a step (a closure)"),
+    (
+        ("does not require grad and does not have a grad_fn", "create_graph", "hessian"),
+        "it needs second-order gradients",
+    ),
+    (
+        ("base_optimizer", "`params` when you pass", "'defaults'", "param_groups", "keyword argument 'lr'"),
+        "it wraps another optimizer",
+    ),
+    (("named_parameters", "'parameters'", "'model'"), "it takes the whole model instead of weights"),
+    (
+        ("use_muon", "only supports 2D", "shapes cannot be multiplied"),
+        "it takes matrices only: no biases, norms or convolutions",
+    ),
+    (("SparseAdam",), "it takes sparse gradients only"),
+    (("Weights only load failed",), "its state holds objects of its own, which a safe state file cannot"),
+    (("parameter groups",), "it takes one group of weights and evaluates the loss several times a step (a closure)"),
+    (("einops",), "it needs the package einops and several graphics cards"),
+)
+
+
+def candidates() -> Iterator[tuple[str, str, type]]:
+    """(distribution, path, class) of every optimizer in the packages."""
+    from torch.optim import Optimizer
+
+    seen: set[type] = set()
+    for package, modules in PACKAGES.items():
+        for name in modules:
+            module = importlib.import_module(name)
+            for attribute, found in sorted(vars(module).items()):
+                is_one = inspect.isclass(found) and issubclass(found, Optimizer) and found is not Optimizer
+                if is_one and found not in seen and attribute not in NOT_OPTIMIZERS:
+                    seen.add(found)
+                    yield package, f"{name}.{attribute}", found
+
+
+def describe(package: str, path: str, found: type) -> dict[str, Any]:
+    """What the file says about one optimizer, without the trial's outcome."""
+    arguments = [as_data(argument) for argument in arguments_of(found)]
+    names = {argument["name"] for argument in arguments}
+    definition = f"{found.__module__}.{found.__name__}"
+    aliases = sorted({definition, *ALSO_AT.get(path, ())} - {path})
+    traits = [*(["adapts"] if "d0" in names else []), *(["eight_bit"] if path.endswith("8bit") else [])]
+    item: dict[str, Any] = {"path": path, "package": package, "arguments": arguments, "traits": traits}
+    item |= {"aliases": aliases, "definition": definition} if aliases else {}
+    if path in NEEDED:
+        item["implied"] = NEEDED[path]
+    return item
+
+
+def tried(item: dict[str, Any]) -> dict[str, Any]:
+    """The item with the outcome of its trial on this machine: reason, traits, only_on."""
+    entry = entry_from(item)
+    result, rates_differ = trial(entry)
+    traits = [*item["traits"], *([] if rates_differ else ["one_rate"]), *result.traits]
+    found = {**item, "traits": traits}
+    if result.reason and entry.package == "bitsandbytes":
+        # Its CPU kernels are a second thought, and the same code trains on CUDA, which it is made for.
+        found["only_on"] = ["cuda"]
+    elif result.reason:
+        found["reason"] = in_words(result.reason)
+    return found
+
+
+def trial(entry: Entry) -> tuple[Result, bool]:
+    """(outcome, whether groups may have rates that differ)."""
+    extra = GIVEN_BY_PERSON.get(entry.path, {})
+    rate = 1.0 if "adapts" in entry.traits else 1e-3
+
+    def make(groups: list[dict[str, Any]]) -> Any:
+        return construct(entry, groups, rate, extra)
+
+    result = attempt(make, rate)
+    if "different" not in result.reason:
+        return result, True
+    return attempt(make, rate, same_rate=True), False
+
+
+def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments: Mapping[str, Any]) -> Any:
+    """The optimizer of a trial, with its own defaults but for what its entry implies."""
+    from core.optimization.optimizers import load_class
+
+    given = {**entry.implied, **arguments}
+    if "relative_step" in entry.arguments:
+        given.setdefault("relative_step", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_class(entry)(groups, lr=rate, **given)
+
+
+def in_words(reason: str) -> str:
+    return next((words for signs, words in REASONS if any(sign in reason for sign in signs)), reason)
+
+
+def as_data(argument: Argument) -> dict[str, Any]:
+    """What differs from the plain form, for a short file."""
+    plain = vars(Argument(argument.name))
+    data = {name: value for name, value in vars(argument).items() if name == "name" or value != plain[name]}
+    if "choices" in data:
+        data["choices"] = list(data["choices"])
+    return data
+
+
+def schedules() -> list[dict[str, Any]]:
+    """torch's learning-rate schedules that are functions of the step alone."""
+    import torch
+
+    found = []
+    for name in SCHEDULES:
+        arguments = arguments_of(getattr(torch.optim.lr_scheduler, name), ("optimizer", "last_epoch", "verbose"))
+        found.append({"path": f"torch.optim.lr_scheduler.{name}", "arguments": [as_data(each) for each in arguments]})
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Without the build's mark: 2.13.0+cpu and 2.13.0 have the same optimizers."""
+    return {package: version(package).partition("+")[0] for package in PACKAGES}
+
+
+def described() -> list[dict[str, Any]]:
+    return sorted((describe(*found) for found in candidates()), key=lambda item: item["path"])
+
+
+def render() -> str:
+    """The file's text: one line an optimizer."""
+    content = {"packages": versions(), "optimizers": [tried(item) for item in described()], "schedules": schedules()}
+    rows = {
+        name: ",\n".join("    " + json.dumps(item, ensure_ascii=False) for item in content[name])  # type: ignore[union-attr]
+        for name in ("optimizers", "schedules")
+    }
+    packages = json.dumps(content["packages"])
+    lists = ",\n".join(f'  "{name}": [\n{text}\n  ]' for name, text in rows.items())
+    return f'{{\n  "packages": {packages},\n{lists}\n}}\n'
+
+
+if __name__ == "__main__":
+    from core.record.atomic import write_text
+
+    write_text(FILE, render())
+    print(f"wrote {FILE.name}")

@@ -1,0 +1,81 @@
+"""Parameter groups: which weights learn at which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from core.settings.optimizer import OptimizerSettings
+
+Group = dict[str, Any]  # "name", "params", "lr": what a torch optimizer takes
+ORDER = ("text_encoder", "text_encoder_2", "unet")  # as sd-scripts orders them; other parts follow
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Weights that share a rate.
+
+    part        "unet", "text_encoder", "text_encoder_2", or another, which learns at the learning rate
+    parameters  the weights
+    kind        "up" for a network's up matrices, which LoRA+ speeds up; else "plain"
+    name        of the group in logs; empty is the part's
+    factor      of the part's rate: a block's own (block-wise rates)
+    rate        instead of the part's rate, factor not counted (block_lr of full training)
+    """
+
+    part: str
+    parameters: Sequence[nn.Parameter]
+    kind: str = "plain"
+    name: str = ""
+    factor: float = 1.0
+    rate: float | None = None
+
+
+def parameter_groups(
+    settings: OptimizerSettings,
+    parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Learner],
+    scale: float = 1.0,
+) -> list[Group]:
+    """One group for all weights of a name and a rate, text encoders first; a rate of 0 leaves weights out.
+
+    Weights left out stop asking for gradients, so nothing is computed for them and they do not count in the gradient's
+    norm. They are still saved with the network.
+
+    parts   {part: weights}, or learners where a part has several rates
+    scale   what every rate is multiplied by (scale_lr)
+    """
+    learners = (
+        [Learner(part, weights) for part, weights in parts.items()] if isinstance(parts, Mapping) else list(parts)
+    )
+    groups: dict[str, Group] = {}
+    for learner in sorted(learners, key=lambda each: ORDER.index(each.part) if each.part in ORDER else len(ORDER)):
+        rate = rate_of(settings, learner) * scale
+        if rate == 0:
+            for parameter in learner.parameters:
+                parameter.requires_grad_(False)
+        elif learner.parameters:
+            name = learner.name or learner.part
+            name += " plus" if learner.kind == "up" and settings.plus_ratio(learner.part) != 1 else ""
+            group = groups.setdefault(name, {"name": name, "params": [], "lr": rate})
+            if group["lr"] != rate:
+                raise ValueError(f"the group {name} has two rates, {group['lr']} and {rate}")
+            group["params"].extend(learner.parameters)
+    if not groups:
+        raise ProblemsError.one(
+            "Nothing would be trained: every part is off or has a learning rate of 0",
+            "optimizer.learning_rate, unet_lr, text_encoder_lr",
+            "switch on a part under Network and give it a learning rate above 0",
+        )
+    return list(groups.values())
+
+
+def rate_of(settings: OptimizerSettings, learner: Learner) -> float:
+    """The learner's rate before scale_lr and the curve."""
+    own = settings.rate_of(learner.part) * learner.factor if learner.rate is None else learner.rate
+    return own * settings.plus_ratio(learner.part) if learner.kind == "up" else own

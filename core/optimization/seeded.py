@@ -1,0 +1,68 @@
+"""Random numbers of optimizers that draw some: by address, so that a resumed run draws the same."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from core.record.draws import address
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+STEP = "draws_step"  # in the first group, and so in the saved state: steps taken
+
+
+def seed_steps(optimizer: Optimizer, seed: int) -> None:
+    """From now on every step finds the process's generators at a place given by (seed, step), and leaves them as they
+    were. For libraries that draw from the global generators; our own draws have addresses (core/record/draws.py)."""
+    optimizer.param_groups[0].setdefault(STEP, 0)
+    kept: list[Any] = []
+
+    def before(optimizer: Optimizer, *_: Any) -> None:
+        kept[:] = [_snapshot()]
+        seed_globally(address(seed, "optimizer", optimizer.param_groups[0][STEP]) % 2**32)
+
+    def after(optimizer: Optimizer, *_: Any) -> None:
+        optimizer.param_groups[0][STEP] += 1
+        _restore(kept.pop())
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+
+
+def seed_globally(seed: int) -> None:
+    """torch on every device, Python and numpy. seed: 0 to 2**32 - 1."""
+    import numpy
+    import torch
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed)
+
+
+def global_state() -> tuple[bytes, Any, str]:
+    """What a draw would change, to compare."""
+    import numpy
+    import torch
+
+    return bytes(torch.get_rng_state().numpy()), random.getstate(), str(numpy.random.get_state())
+
+
+def _snapshot() -> tuple[Any, ...]:
+    import numpy
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), random.getstate(), numpy.random.get_state(), cuda
+
+
+def _restore(state: tuple[Any, ...]) -> None:
+    import numpy
+    import torch
+
+    torch.set_rng_state(state[0])
+    random.setstate(state[1])
+    numpy.random.set_state(state[2])
+    if state[3] is not None:
+        torch.cuda.set_rng_state_all(state[3])

@@ -1,0 +1,72 @@
+"""What a constructor takes, read from its signature."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from typing import Any
+
+from core.settings.optimizers import Argument
+
+
+def arguments_of(found: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
+    """The arguments of a constructor with kind and default, but for what a job states elsewhere or cannot state."""
+    try:
+        hints = typing.get_type_hints(found.__init__)
+    except Exception:  # a library's annotation that cannot be evaluated: the defaults speak
+        hints = {}
+    arguments = []
+    for name, parameter in list(inspect.signature(found.__init__).parameters.items())[1:]:
+        variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variable or name in skip or name in ("named_parameters", "model"):
+            continue
+        argument = _argument(name, parameter, hints.get(name))
+        if argument is not None:
+            arguments.append(argument)
+    return arguments
+
+
+def _argument(name: str, parameter: inspect.Parameter, hint: Any) -> Argument | None:
+    required = parameter.default is inspect.Parameter.empty
+    default = None if required else parameter.default
+    members = _members(hint)
+    optional = (default is None and not required) or type(None) in members
+    choices = tuple(
+        value for member in members if typing.get_origin(member) is typing.Literal for value in typing.get_args(member)
+    )
+    if callable(default) or any(typing.get_origin(member) is typing.Callable for member in members):
+        return None
+    kind = "choice" if choices and all(isinstance(choice, str) for choice in choices) else _kind(default, members)
+    if default == float("inf"):
+        default = None  # JSON has no infinity; leaving the argument out gives it
+    elif kind == "numbers" and default is not None:
+        default = list(default)
+    elif kind == "any" and not isinstance(default, (int, float, str, type(None))):
+        return None
+    return Argument(name, kind, default, optional, required, choices if kind == "choice" else ())
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(inner for member in typing.get_args(hint) for inner in _members(member))
+    return (hint,) if hint is not None else ()
+
+
+def _kind(default: Any, members: tuple[Any, ...]) -> str:
+    """bool, int, number, numbers, text or any: from the default, and where that is None from the annotation."""
+    plain = {typing.get_origin(member) or member for member in members}
+    if isinstance(default, bool) or (default is None and bool in plain):
+        return "bool"
+    if default is None and plain & {tuple, list} and plain & {float, int}:
+        return "any"  # one number for all groups, or one for each
+    if isinstance(default, (tuple, list)) or (default is None and plain & {tuple, list}):
+        return "numbers"
+    if isinstance(default, float) or float in plain:
+        return "number"
+    if isinstance(default, int) or int in plain:
+        # `weight_decay: int = 0` is an oversight of its library: 0.01 is meant to be given
+        return "int" if int in plain or (not members and default not in (0, 1)) else "number"
+    if isinstance(default, str) or str in plain:
+        return "text"
+    return "any"

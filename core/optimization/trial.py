@@ -1,0 +1,121 @@
+"""A trial of an optimizer on a small net: three steps, a saved state, three more. What passes is offered to people."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS = 3
+
+
+@dataclass
+class Result:
+    """How a trial went. reason: why it is not offered, empty where it is."""
+
+    reason: str = ""
+    traits: list[str] = field(default_factory=list)  # "draws": it needs random numbers; "averages": schedule-free
+
+
+class Small:
+    """Weights of every shape that is trained: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors."""
+
+    def __init__(self, device: str = "cpu"):
+        import torch
+
+        draw = torch.Generator().manual_seed(5)
+
+        def make(*shape: int, scale: float = 0.1) -> Any:
+            return torch.nn.Parameter((torch.randn(*shape, generator=draw) * scale).to(device))
+
+        self.big, self.down, self.up = make(96, 64), make(4, 64), make(96, 4, scale=0.0)
+        self.conv, self.bias, self.norm = make(4, 1, 3, 3), make(96), make(96, scale=1.0)
+        self.groups = [[self.down, self.up], [self.big, self.conv, self.bias, self.norm]]
+        self.parameters = [weight for group in self.groups for weight in group]
+        self.drew = False  # whether a step moved a random generator
+
+    def loss(self, step: int) -> Any:
+        """A regression to a fixed random map; other inputs at each step."""
+        import torch
+
+        draw = torch.Generator().manual_seed(1000 + step)
+        device = self.big.device
+        x = torch.randn(8, 64, generator=draw).to(device)
+        target = torch.randn(8, 96, generator=draw).to(device)
+        x = torch.nn.functional.conv2d(x.view(8, 1, 8, 8), self.conv, padding=1).mean(1).flatten(1) + x
+        y = x @ self.big.T + x @ self.down.T @ self.up.T
+        return (y * self.norm + self.bias - target).square().mean()
+
+    def named_groups(self, rate: float, same: bool) -> list[dict[str, Any]]:
+        rates = (rate, rate if same else rate / 2)
+        return [
+            {"name": f"group{i}", "params": params, "lr": r, "initial_lr": r}
+            for i, (params, r) in enumerate(zip(self.groups, rates, strict=True))
+        ]
+
+    def learn(self, optimizer: Any, steps: Sequence[int]) -> None:
+        """Train. The global generators are seeded by the step, as SeededSteps does it in a run."""
+        from core.optimization.seeded import global_state, seed_globally
+
+        for step in steps:
+            self.loss(step).backward()
+            seed_globally(step)
+            state = global_state()
+            optimizer.step()
+            self.drew = self.drew or global_state() != state
+            optimizer.zero_grad(set_to_none=True)
+
+
+Make = Callable[[list[dict[str, Any]]], Any]
+
+
+def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu") -> Result:
+    """Train, save, resume in a new optimizer, compare to the bit. Whatever goes wrong is the reason."""
+    try:
+        return _attempt(make, rate, same_rate, device)
+    except Exception as error:  # any library, any failure: it is what the list tells
+        return Result(_words(error))
+
+
+def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
+    import torch
+
+    from core.optimization.averaging import averaged, averages, ready_to_learn
+    from core.optimization.optimizers import load_state
+
+    net = Small(device)
+    optimizer = make(net.named_groups(rate, same_rate))
+    ready_to_learn(optimizer)
+    before = [weight.detach().clone() for weight in net.parameters]
+    net.learn(optimizer, range(STEPS))
+    buffer = io.BytesIO()
+    with averaged(optimizer):
+        pass  # a file was saved: that must change nothing
+    torch.save(optimizer.state_dict(), buffer)
+    again = Small(device)
+    with torch.no_grad():
+        for weight, saved in zip(again.parameters, net.parameters, strict=True):
+            weight.copy_(saved)
+    resumed = make(again.named_groups(rate, same_rate))
+    ready_to_learn(resumed)
+    load_state(resumed, torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    for one, other in ((net, optimizer), (again, resumed)):
+        one.learn(other, range(STEPS, 2 * STEPS))
+    traits = [name for name, has in (("draws", net.drew), ("averages", averages(optimizer))) if has]
+    if not all(torch.equal(a, b) for a, b in zip(net.parameters, again.parameters, strict=True)):
+        return Result("a resumed run differs from an unbroken one", traits)
+    net.learn(optimizer, range(2 * STEPS, 5 * STEPS))  # some begin with steps of size 0, such as RAdam
+    if not all(bool(torch.isfinite(weight).all()) for weight in net.parameters):
+        return Result("its weights are not finite after a few steps", traits)
+    if all(torch.equal(now, then) for now, then in zip(net.parameters, before, strict=True)):
+        return Result("it moves nothing", traits)
+    return Result("", traits)
+
+
+def _words(error: Exception) -> str:
+    """The first line of an error, without addresses in memory or paths."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = re.sub(r"0x[0-9a-f]+", "...", text)
+    return text if len(text) <= 160 else text[:157] + "..."

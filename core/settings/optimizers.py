@@ -1,0 +1,326 @@
+"""The optimizers a job may name, with their arguments: read from optimizers.json, so the page needs no torch for it.
+
+The file is written by `python -m core.optimization.catalogue` from the installed packages. A name that is not in it is
+imported only if the machine's owner allowed its module (core/record/allowed.py): a preset cannot run code by naming it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record.allowed import allowed_modules
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    from core.settings.optimizer import OptimizerSettings
+
+FILE = Path(__file__).with_name("optimizers.json")
+
+# sd-scripts' names (any case): the class, and the arguments that its name stands for.
+SHORT: dict[str, tuple[str, dict[str, Any]]] = {
+    "AdamW": ("torch.optim.AdamW", {}),
+    "AdamW8bit": ("bitsandbytes.optim.AdamW8bit", {}),
+    "PagedAdamW": ("bitsandbytes.optim.PagedAdamW", {}),
+    "PagedAdamW8bit": ("bitsandbytes.optim.PagedAdamW8bit", {}),
+    "PagedAdamW32bit": ("bitsandbytes.optim.PagedAdamW32bit", {}),
+    "Lion": ("lion_pytorch.Lion", {}),
+    "Lion8bit": ("bitsandbytes.optim.Lion8bit", {}),
+    "PagedLion8bit": ("bitsandbytes.optim.PagedLion8bit", {}),
+    "SGDNesterov": ("torch.optim.SGD", {"nesterov": True, "momentum": 0.9}),
+    "SGDNesterov8bit": ("bitsandbytes.optim.SGD8bit", {"nesterov": True, "momentum": 0.9}),
+    "DAdaptation": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
+    "DAdaptAdamPreprint": ("dadaptation.experimental.DAdaptAdamPreprint", {}),
+    "DAdaptAdaGrad": ("dadaptation.DAdaptAdaGrad", {}),
+    "DAdaptAdam": ("dadaptation.DAdaptAdam", {}),
+    "DAdaptAdan": ("dadaptation.DAdaptAdan", {}),
+    "DAdaptAdanIP": ("dadaptation.experimental.DAdaptAdanIP", {}),
+    "DAdaptLion": ("dadaptation.DAdaptLion", {}),
+    "DAdaptSGD": ("dadaptation.DAdaptSGD", {}),
+    "Prodigy": ("prodigyopt.Prodigy", {}),
+    "AdaFactor": ("transformers.optimization.Adafactor", {}),
+    "AdamWScheduleFree": ("schedulefree.AdamWScheduleFree", {}),
+    "RAdamScheduleFree": ("schedulefree.RAdamScheduleFree", {}),
+    "SGDScheduleFree": ("schedulefree.SGDScheduleFree", {}),
+}
+COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
+ADAFACTOR = "transformers.optimization.Adafactor"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of an optimizer or a schedule. kind: bool, int, number, numbers, text, choice or any."""
+
+    name: str
+    kind: str = "any"
+    default: Any = None
+    optional: bool = False
+    required: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What may be given: "a number", "numbers such as (0.9, 0.999)"."""
+        words = {
+            "bool": "true or false",
+            "int": "a whole number",
+            "number": "a number",
+            "numbers": f"numbers, such as {_plain(self.default)}" if self.default else "numbers, such as 0.9,0.999",
+            "text": "text",
+            "choice": "one of " + ", ".join(str(choice) for choice in self.choices),
+            "any": "a value",
+        }[self.kind]
+        return words + (", or null" if self.optional else "")
+
+    def takes(self, value: Any) -> bool:
+        if value is None:
+            return self.optional or self.kind == "any"
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return {
+            "bool": isinstance(value, bool),
+            "int": isinstance(value, int) and not isinstance(value, bool),
+            "number": number,
+            "numbers": isinstance(value, (list, tuple))
+            and all(item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in value)
+            and (not self.default or not isinstance(self.default, list) or len(value) == len(self.default)),
+            "text": isinstance(value, str),
+            "choice": value in self.choices,
+            "any": True,
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One optimizer.
+
+    name      as a job writes it: sd-scripts' name, torch's bare one, or a dotted path
+    path      package.module.Class as it is imported     definition  where it is defined, as sd-scripts records it
+    aliases   other paths of the same class
+    reason    why it is not offered; empty where it is   only_on  the devices it works on, empty: all
+    implied   arguments its name or its trial stand for
+    traits    adapts (finds its rate itself), one_rate (refuses several rates), averages (schedule-free), draws (random),
+              eight_bit (its memory of gradients is in 8 bits)
+    """
+
+    name: str
+    path: str
+    package: str
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    reason: str = ""
+    traits: frozenset[str] = frozenset()
+    only_on: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    implied: Mapping[str, Any] = field(default_factory=dict)
+    definition: str = ""
+
+    @property
+    def offered(self) -> bool:
+        return not self.reason
+
+
+@cache
+def data() -> dict[str, Any]:
+    """The file's content: "packages" {name: version}, "optimizers", "schedules"."""
+    content: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
+    return content
+
+
+@cache
+def catalogue() -> dict[str, Entry]:
+    """{name: entry}, sd-scripts' names first, then by name. Also those that are not offered, with their reason."""
+    by_path = {item["path"]: entry_from(item) for item in data()["optimizers"]}
+    found: dict[str, Entry] = {}
+    for name, (path, implied) in SHORT.items():
+        base = by_path[path]
+        found[name] = Entry(**{**vars(base), "name": name, "implied": {**base.implied, **implied}})
+    plain = {path for path, implied in SHORT.values() if not implied}
+    rest = sorted(
+        (entry for entry in by_path.values() if entry.path not in plain), key=lambda entry: entry.name.lower()
+    )
+    for entry in rest:
+        found.setdefault(entry.name if entry.name not in found else entry.path, entry)
+    return found
+
+
+def entry_from(item: Mapping[str, Any]) -> Entry:
+    """An entry as the file holds it."""
+    arguments = {
+        each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
+    }
+    path = item["path"]
+    bare = path.removeprefix("torch.optim.")
+    return Entry(
+        name=bare if "." not in bare else path,
+        path=path,
+        package=item["package"],
+        arguments=arguments,
+        reason=item.get("reason", ""),
+        traits=frozenset(item.get("traits", ())),
+        only_on=tuple(item.get("only_on", ())),
+        aliases=tuple(item.get("aliases", ())),
+        implied=item.get("implied", {}),
+        definition=item.get("definition", ""),
+    )
+
+
+@cache
+def _lookup() -> dict[str, Entry]:
+    """Every way of writing a name, in lower case where that is not ambiguous."""
+    table: dict[str, Entry] = {}
+    entries = list(catalogue().values())
+    for entry in entries:
+        for way in (entry.name, entry.path, *entry.aliases):
+            table.setdefault(way, entry)
+    for entry in entries:
+        table.setdefault(entry.name.lower(), entry)
+    return table
+
+
+def find(name: str) -> Entry | None:
+    """The entry that a job's optimizer_type means; "" is AdamW. Names in any case, dotted paths as Python writes them."""
+    table = _lookup()
+    name = name.strip() or "AdamW"
+    short = {key.lower(): key for key in SHORT}
+    if name.lower() in short:
+        return catalogue()[short[name.lower()]]
+    if "." in name:
+        return table.get(name)
+    return table.get(name) or table.get(name.lower())
+
+
+def nearest(name: str) -> str:
+    """The name that was probably meant, or ""."""
+    last = name.rsplit(".", 1)[-1].lower()
+    offered = {each.name: each.name.rsplit(".", 1)[-1].lower() for each in catalogue().values() if each.offered}
+    same = [full for full, bare in offered.items() if bare == last]
+    if same:
+        return same[0]
+    near = difflib.get_close_matches(last, list(offered.values()), n=1, cutoff=0.6)
+    return next((full for full, bare in offered.items() if near and bare == near[0]), "")
+
+
+def type_problem(name: str, where: str = "optimizer.optimizer_type") -> Problem | None:
+    """Why a job cannot have this optimizer, or None."""
+    entry = find(name)
+    if entry is not None:
+        if entry.offered:
+            return None
+        return Problem(f"{entry.name} cannot be used here: {entry.reason}", where, "choose another, such as AdamW")
+    return module_problem(name, "optimizer", where, nearest(name))
+
+
+def module_problem(name: str, thing: str, where: str, near: str) -> Problem | None:
+    """For names outside the list: None where the owner of the machine allowed the module."""
+    top = name.strip().partition(".")[0]
+    if "." in name.strip() and top in allowed_modules():
+        return None
+    meant = f"did you mean '{near}'?" if near else "choose one from the list"
+    if "." not in name:
+        return Problem(f"There is no {thing} '{name}'", where, meant)
+    let = f"to run code of '{top}', start with --allow-module {top} or write {top} into allowed_modules.txt"
+    return Problem(f"'{name}' is not in the list of {thing}s", where, f"{meant} Or, {let}" if near else let)
+
+
+def adapts(name: str) -> bool:
+    """Whether it finds the step size itself, so that the rate is a factor near 1 (D-Adaptation, Prodigy)."""
+    entry = find(name)
+    return entry is not None and "adapts" in entry.traits
+
+
+def averages(name: str) -> bool:
+    """Whether it is schedule-free: its average takes the place of a learning-rate curve."""
+    entry = find(name)
+    return entry is not None and "averages" in entry.traits and "schedule" in entry.path.lower()
+
+
+# -- arguments
+
+
+def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
+    """sd-scripts' `k=v` words as typed values: 0.01, True, None, 0.9,0.999 (a list), 'text'. Raises ValueError with a
+    sentence for what has not this form; words without quotes are taken as text, which sd-scripts refuses."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, sign, text = item.partition("=")
+        if not sign or not name.strip():
+            raise ValueError(f"'{item}' has not the form name=value")
+        found[name.strip()] = literal(text.strip())
+    return found
+
+
+def literal(text: str) -> Any:
+    """A Python literal as plain JSON values; also true, false and null; else the text itself."""
+    words = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return _listed(ast.literal_eval(text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, dict, type(None))) else str(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_plain(item) for item in value) + ")"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
+    """What a job states of the optimizer's arguments: optimizer_args and the settings of the same name."""
+    common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
+    return {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in common.items()},
+        **settings.optimizer_args,
+    }
+
+
+def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
+    """Those, over what the name stands for; lists as tuples, as the libraries have them."""
+    given = {**entry.implied, **given_arguments(settings)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def optimizer_sentence(settings: OptimizerSettings) -> str:
+    """The class and what was given to it, as sd-scripts writes it into files: "torch.optim.adamw.AdamW(eps=1e-06)"."""
+    entry = find(settings.optimizer_type)
+    name = settings.optimizer_type if entry is None else entry.definition or entry.path
+    arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
+    words = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
+    return f"{name}({','.join(f'{key}={value}' for key, value in words)})"
+
+
+def relative_steps(settings: OptimizerSettings) -> bool:
+    """Whether AdaFactor finds its rate itself: the library's default, and without effect on the others."""
+    entry = find(settings.optimizer_type)
+    return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))
+
+
+def argument_problems(given: Mapping[str, Any], known: Mapping[str, Argument], owner: str, where: str) -> list[Problem]:
+    """Unknown names with the nearest known one, and values of the wrong kind."""
+    found = []
+    for name, value in given.items():
+        argument = known.get(name)
+        if argument is None:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            all_of = ", ".join(known) or "none"
+            fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
+            found.append(Problem(f"{owner} has no argument '{name}'", where, fix))
+        elif not argument.takes(value):
+            what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
+            found.append(Problem(what, f"{where}, {name}", f"use {argument.words}"))
+    missing = [name for name, argument in known.items() if argument.required and name not in given]
+    for name in missing:
+        found.append(Problem(f"{owner} needs the argument '{name}'", where, f"give it: {known[name].words}"))
+    return found

@@ -1,0 +1,74 @@
+"""The rates that a job trains its parts at."""
+
+from __future__ import annotations
+
+import math
+
+from core.settings.blocks import numbers
+from core.settings.job import TrainJob
+
+
+def scale_factor(job: TrainJob, processes: int = 1) -> int:
+    """What every rate is multiplied by: 1, or with scale_lr the pictures that one step sees."""
+    if not job.optimizer.scale_lr:
+        return 1
+    return job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps * processes
+
+
+def trains_unet(job: TrainJob) -> bool:
+    """Whether the U-Net, or a network's layers in it, learn, unless their rate is 0."""
+    return job.method.whole_model or job.network.train_unet
+
+
+def trains_text(job: TrainJob) -> bool:
+    """Whether the text encoders, or a network's layers in them, learn, unless their rate is 0."""
+    return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
+
+
+def own_rates(job: TrainJob) -> dict[str, float]:
+    """{part: rate as written} of the parts that learn; parts with rate 0 are left out. LoRA+ stands as "unet plus"."""
+    optimizer = job.optimizer
+    first, second = optimizer.text_rates
+    parts: dict[str, float] = {}
+    if trains_text(job):
+        parts["text_encoder"] = first
+        if second != first:
+            parts["text_encoder_2"] = second
+    if job.method.whole_model and job.method.block_lr:
+        parts |= _block_rates(job.method.block_lr)
+    elif trains_unet(job):
+        parts["unet"] = optimizer.unet_rate
+    found: dict[str, float] = {}
+    for part, rate in parts.items():
+        if rate != 0:
+            found[part] = rate
+            if job.method.kind == "lora" and optimizer.plus_ratio(part) != 1:
+                found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
+    return found
+
+
+def _block_rates(text: str) -> dict[str, float]:
+    """{"unet_block0": rate ...}; nothing for a text that the rules refuse."""
+    try:
+        return {f"unet_block{number}": rate for number, rate in enumerate(numbers(text))}
+    except ValueError:
+        return {}
+
+
+def effective_rates(job: TrainJob, processes: int = 1) -> dict[str, float]:
+    """{part: rate}, with scale_lr taken in: what the curve is multiplied with."""
+    factor = scale_factor(job, processes)
+    return {part: rate * factor for part, rate in own_rates(job).items()}
+
+
+def scale_sentence(job: TrainJob, processes: int = 1) -> str:
+    """The product of scale_lr in words, or "" where it changes nothing."""
+    factor = scale_factor(job, processes)
+    if factor == 1:
+        return ""
+    rate = job.optimizer.learning_rate
+    counts = (job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps, processes)
+    names = ("a batch of", "accumulation", "processes")
+    words = " x ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count != 1)
+    assert math.prod(counts) == factor
+    return f"Learning rate {rate:g} x {words} = {rate * factor:g}"

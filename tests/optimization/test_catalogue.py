@@ -1,0 +1,279 @@
+"""Every optimizer of the installed packages: offered when a run that resumes in it equals one that does not."""
+
+import inspect
+import json
+import os
+
+import torch
+from pytest import fixture, mark, raises
+
+from core.optimization import catalogue as written
+from core.optimization.optimizers import (
+    build_optimizer,
+    device_problems,
+    load_class,
+    load_state,
+    resolve,
+    step_sizes,
+)
+from core.optimization.seeded import global_state
+from core.optimization.signatures import arguments_of
+from core.optimization.trial import Small, attempt
+from core.record import allowed
+from core.record.problems import ProblemsError
+from core.settings.optimizer import OptimizerSettings
+from core.settings.optimizers import (
+    FILE,
+    SHORT,
+    argument_problems,
+    catalogue,
+    data,
+    find,
+    literal,
+    optimizer_sentence,
+    parse_arguments,
+    type_problem,
+)
+
+NAMES_OF_SD_SCRIPTS = (  # reference, section 4.1
+    "AdamW AdamW8bit PagedAdamW PagedAdamW8bit PagedAdamW32bit Lion Lion8bit PagedLion8bit SGDNesterov SGDNesterov8bit "
+    "DAdaptation DAdaptAdamPreprint DAdaptAdaGrad DAdaptAdam DAdaptAdan DAdaptAdanIP DAdaptLion DAdaptSGD Prodigy AdaFactor "
+    "AdamWScheduleFree RAdamScheduleFree SGDScheduleFree"
+).split()
+PATHS_OF_SD_SCRIPTS = (
+    "bitsandbytes.optim.AdEMAMix8bit bitsandbytes.optim.PagedAdEMAMix8bit bitsandbytes.optim.lamb.LAMB pytorch_optimizer.CAME "
+    "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree RMSprop Adagrad NAdam RAdam Adam"
+).split()
+A_HANDFUL = [
+    "pytorch_optimizer.Kron",
+    "pytorch_optimizer.DASH",
+    "pytorch_optimizer.ScheduleFreeRAdam",
+    "torch.optim.Adafactor",
+]
+OFFERED = [name for name, entry in catalogue().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
+ALL = bool(os.environ.get("ATELIER_ALL_OPTIMIZERS"))
+TRIED = OFFERED if ALL else [*NAMES_OF_SD_SCRIPTS, *PATHS_OF_SD_SCRIPTS, *A_HANDFUL]
+
+
+def settings_for(entry, name, rate=None):
+    adapts = "adapts" in entry.traits
+    arguments = dict(written.GIVEN_BY_PERSON.get(entry.path, {}))
+    if "relative_step" in entry.arguments:
+        arguments["relative_step"] = False
+    return OptimizerSettings(optimizer_type=name, learning_rate=1.0 if adapts else 1e-3, optimizer_args=arguments)
+
+
+@mark.parametrize("name", TRIED)
+def test_it_trains_saves_and_resumes_to_the_bit_as_a_job_builds_it(name):
+    entry = find(name)
+    settings = settings_for(entry, name)
+    result = attempt(
+        lambda groups: build_optimizer(settings, groups), settings.learning_rate, same_rate="one_rate" in entry.traits
+    )
+    assert result.reason == ""
+    if "draws" not in entry.traits:
+        assert not result.traits or result.traits == ["averages"]
+    assert ("averages" in result.traits) == ("averages" in entry.traits)
+
+
+@mark.skipif(not ALL, reason="ATELIER_ALL_OPTIMIZERS=1 tries every optimizer again")
+def test_the_list_is_what_the_installed_packages_give():
+    assert FILE.read_text("utf-8") == written.render()
+
+
+def test_the_list_names_every_optimizer_with_its_present_arguments():
+    """All but the outcome of the trials, which takes longer."""
+    if data()["packages"] != written.versions():
+        raise AssertionError("other versions are installed: run python -m core.optimization.catalogue")
+    outcome = {"reason", "only_on"}
+    measured = {"one_rate", "draws", "averages"}
+
+    def bare(item):
+        kept = {name: value for name, value in item.items() if name not in outcome}
+        return {**kept, "traits": [trait for trait in kept["traits"] if trait not in measured]}
+
+    listed = [bare(item) for item in data()["optimizers"]]
+    assert listed == json.loads(json.dumps([bare(item) for item in written.described()]))
+    assert data()["schedules"] == json.loads(json.dumps(written.schedules()))
+
+
+def test_what_is_not_offered_has_its_reason_and_cannot_be_chosen():
+    refused = [entry for entry in catalogue().values() if not entry.offered]
+    assert {"torch.optim.LBFGS", "torch.optim.Muon", "pytorch_optimizer.SAM", "pytorch_optimizer.SophiaH"} <= {
+        entry.path for entry in refused
+    }
+    for entry in refused:
+        assert entry.reason in type_problem(entry.name).what
+    assert len(refused) < len(catalogue()) / 4
+
+
+@mark.parametrize("name", NAMES_OF_SD_SCRIPTS)
+def test_sd_scripts_names_hold_in_any_case(name):
+    assert find(name) is find(name.lower()) is find(name.upper())
+    assert find(name).path == SHORT[name][0] and find(name).offered
+    assert type_problem(name.lower()) is None
+
+
+def test_names_mean_the_classes_that_sd_scripts_takes():
+    assert find("").path == "torch.optim.AdamW"
+    assert find("Adafactor").path == "transformers.optimization.Adafactor", "torch's is written torch.optim.Adafactor"
+    assert find("torch.optim.Adafactor").path == "torch.optim.Adafactor"
+    assert find("rmsprop").path == "torch.optim.RMSprop"
+    assert find("bitsandbytes.optim.lamb.LAMB").path == "bitsandbytes.optim.LAMB"
+    assert load_class(find("bitsandbytes.optim.lamb.LAMB")).__name__ == "LAMB"
+
+
+def test_a_name_that_does_not_exist_brings_the_nearest():
+    assert "Prodigy" in type_problem("Prodgy").fix
+    assert "pytorch_optimizer.CAME" in type_problem("CAME").fix
+    assert "pytorch_optimizer.CAME" in type_problem("somewhere.CAME").fix
+
+
+def test_a_module_of_a_preset_is_not_imported_and_the_owner_can_allow_it(tmp_path, monkeypatch):
+    (tmp_path / "mine_optim.py").write_text(
+        "import torch\nclass Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr=1e-3, push: float = 2.0):\n        super().__init__(params, lr=lr * push)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    problem = type_problem("mine_optim.Mine")
+    assert "--allow-module mine_optim" in problem.fix
+    with raises(ProblemsError, match="--allow-module mine_optim"):
+        resolve("mine_optim.Mine")
+    monkeypatch.setattr(allowed, "_by_flag", {"mine_optim"})
+    assert type_problem("mine_optim.Mine") is None
+    group = {"name": "unet", "params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.5}
+    own = OptimizerSettings(optimizer_type="mine_optim.Mine", optimizer_args={"push": 3.0})
+    optimizer = build_optimizer(own, [group])
+    assert type(optimizer).__name__ == "Mine" and optimizer.param_groups[0]["lr"] == 0.5
+    with raises(ProblemsError, match="has no argument 'pull'"):
+        build_optimizer(own.model_copy(update={"optimizer_args": {"pull": 1}}), [group])
+
+
+def test_arguments_are_checked_by_name_and_kind():
+    known = find("AdamW").arguments
+
+    def said(**given):
+        return [(problem.what, problem.fix) for problem in argument_problems(given, known, "AdamW", "here")]
+
+    assert said(weight_decay=0.1, betas=[0.9, 0.95], amsgrad=True, foreach=None) == []
+    ((what, fix),) = said(weight_decy=0.1)
+    assert "'weight_decy'" in what and "did you mean 'weight_decay'?" in fix
+    assert [fix for _, fix in said(weight_decay="much", betas=0.9, amsgrad=1)] == [
+        "use a number",
+        "use numbers, such as (0.9, 0.999)",
+        "use true or false",
+    ]
+    assert "use numbers" in said(betas=[0.9])[0][1]
+    ((what, _),) = [
+        (p.what, p.fix) for p in argument_problems({}, find("pytorch_optimizer.Ranger21").arguments, "Ranger21", "")
+    ]
+    assert what == "Ranger21 needs the argument 'num_iterations'"
+
+
+def test_words_of_sd_scripts_become_typed_values():
+    given = "weight_decay=0.01 decouple=True beta3=None betas=0.9,0.99 eps=(1e-30,1e-3) name='x' plain=relative k=3 on=false"
+    assert parse_arguments(given.split()) == {
+        "weight_decay": 0.01,
+        "decouple": True,
+        "beta3": None,
+        "betas": [0.9, 0.99],
+        "eps": [1e-30, 1e-3],
+        "name": "x",
+        "plain": "relative",
+        "k": 3,
+        "on": False,
+    }
+    with raises(ValueError, match="form name=value"):
+        parse_arguments(["betas"])
+    assert literal("__import__('os').system('true')") == "__import__('os').system('true')", "words, never run"
+
+
+def test_files_record_the_class_and_what_was_given_to_it():
+    assert optimizer_sentence(OptimizerSettings()) == "torch.optim.adamw.AdamW()"
+    own = OptimizerSettings(optimizer_type="adamw8bit", weight_decay=0.1, optimizer_args={"percentile_clipping": 95})
+    assert optimizer_sentence(own) == "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,percentile_clipping=95)"
+
+
+def test_the_8_bit_ones_of_a_graphics_card_are_said_before_the_start():
+    only = [entry.name for entry in catalogue().values() if entry.only_on]
+    assert only == ["bitsandbytes.optim.AdEMAMix32bit", "bitsandbytes.optim.PagedAdEMAMix32bit"]
+    (problem,) = device_problems(OptimizerSettings(optimizer_type=only[0]), "cpu")
+    assert "cuda only" in problem.what and problem.level == "error"
+    assert device_problems(OptimizerSettings(optimizer_type=only[0]), "cuda:1") == []
+    assert device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu") == []
+
+
+@fixture
+def kron():
+    net = Small()
+    settings = OptimizerSettings(optimizer_type="pytorch_optimizer.DASH", learning_rate=1e-3)
+    return net, settings
+
+
+def test_an_optimizer_that_draws_leaves_the_process_its_random_numbers_and_draws_by_seed(kron):
+    ends = []
+    for seed in (1, 1, 2):
+        net = Small()
+        optimizer = build_optimizer(kron[1], net.named_groups(1e-3, same=False), seed=seed)
+        for step in range(3):
+            net.loss(step).backward()
+            before = global_state()
+            optimizer.step()
+            assert global_state() == before
+            optimizer.zero_grad()
+        ends.append([weight.detach().clone() for weight in net.parameters])
+    same, other = (all(torch.equal(a, b) for a, b in zip(ends[0], ends[i], strict=True)) for i in (1, 2))
+    assert same and not other
+
+
+def test_states_in_a_short_number_format_come_back_as_they_were_saved():
+    """torch casts them to the weights' format on loading; ProdigyPlus keeps some in bfloat16 and computes in it."""
+    net = Small()
+    settings = OptimizerSettings(optimizer_type="prodigyplus.ProdigyPlusScheduleFree", learning_rate=1.0)
+    optimizer = build_optimizer(settings, net.named_groups(1.0, same=True))
+    net.learn(optimizer, range(2))
+    state = optimizer.state_dict()
+    resumed = build_optimizer(settings, net.named_groups(1.0, same=True))
+    load_state(resumed, state)
+    kinds = [
+        {name: value.dtype for name, value in each.state[net.big].items() if isinstance(value, torch.Tensor)}
+        for each in (optimizer, resumed)
+    ]
+    assert kinds[0] == kinds[1] and torch.bfloat16 in kinds[0].values()
+
+
+def test_the_step_size_that_prodigy_found_is_told():
+    net = Small()
+    optimizer = build_optimizer(
+        OptimizerSettings(optimizer_type="Prodigy", learning_rate=1.0), net.named_groups(1.0, same=True)
+    )
+    net.learn(optimizer, range(3))
+    sizes = step_sizes(optimizer)
+    assert sizes == {"group0": optimizer.param_groups[0]["d"], "group1": optimizer.param_groups[1]["d"]}
+    adamw = build_optimizer(OptimizerSettings(), net.named_groups(1.0, same=True))
+    assert step_sizes(adamw) == {}
+
+
+def test_signatures_are_read_with_kinds_and_defaults():
+    class Example(torch.optim.SGD):
+        def __init__(
+            self, params, lr=1, *, betas=(0.9, 0.99), warm: int = 3, on=False, scale: float | None = None, **rest
+        ):
+            pass
+
+    found = {argument.name: (argument.kind, argument.default, argument.optional) for argument in arguments_of(Example)}
+    assert found == {
+        "betas": ("numbers", [0.9, 0.99], False),
+        "warm": ("int", 3, False),
+        "on": ("bool", False, False),
+        "scale": ("number", None, True),
+    }
+    assert "params" in inspect.signature(Example).parameters
+
+
+def test_the_list_is_read_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, core.settings.optimizers as o; assert o.catalogue() and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
