@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.families import family_of
 from core.formats.checkpoint import open_vae
+from core.formats.detect import FAMILY_NAMES
 from core.formats.hub import HubId, resolve
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -26,6 +27,18 @@ CLIP_SKIP = {
 }
 
 
+SDXL_SCALE = 0.13025  # of its VAE's latents; 0.18215 in SD 1.x and 2.x
+
+
+def _of_another_family(vae: str, scale: float, name: str) -> Problem:
+    return Problem(
+        f"The VAE scales its latents by {scale}, which is not {FAMILY_NAMES[name]}'s: pictures would come out wrong",
+        f"model.vae = {vae}",
+        f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty",
+        level="advice",
+    )
+
+
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. A hub id that is not here is a problem that says how to get it."""
     found = resolve(reference, workspace.models)
@@ -41,6 +54,7 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
     """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
     found: list[Problem] = []
+    name = None
     try:
         name = family_of(model_path(settings.base_model, workspace), settings.family)
         if settings.clip_skip is not None and name in CLIP_SKIP:
@@ -49,7 +63,10 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
         found += error.problems
     if settings.vae is not None:
         try:
-            open_vae(model_path(settings.vae, workspace, "model.vae"))
+            vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
+            scale = (vae.config or {}).get("scaling_factor")
+            if name is not None and scale is not None and (scale == SDXL_SCALE) != (name == "sdxl"):
+                found.append(_of_another_family(settings.vae, scale, name))
         except ProblemsError as error:
             found += error.problems
     return found

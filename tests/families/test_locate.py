@@ -16,3 +16,14 @@ def test_clip_skip_is_advised_against_where_the_family_leaves_out_layers_itself(
     assert found.level == "advice" and words in found.what and found.where == "model.clip_skip"
     assert model_problems(ModelSettings(base_model=base), workspace) == []
     assert model_problems(ModelSettings(base_model="models/starter", clip_skip=2), workspace) == []
+
+
+def test_a_vae_of_another_family_is_named(tmp_path):
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
+    sdxl, sd2 = (str(tiny_folder(name, tmp_path / name)) for name in ("sdxl", "sd2"))
+    (found,) = model_problems(ModelSettings(base_model=sdxl, vae=sd2), workspace)
+    assert found.level == "advice" and "0.18215, which is not SDXL's" in found.what
+    (found,) = model_problems(ModelSettings(base_model="models/starter", vae=sdxl), workspace)
+    assert "0.13025, which is not SD 1.x's" in found.what
+    assert model_problems(ModelSettings(base_model=sdxl, vae=sdxl), workspace) == []
+    assert model_problems(ModelSettings(base_model="models/starter", vae=sd2), workspace) == []

@@ -17,6 +17,7 @@ from core.settings.generate import LoraUse
 from tests.models import tiny_folder
 
 SIZES = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}
+ONE_STEP = {"schedule": {"max_train_steps": 1, "seed": 7}}
 BOTH = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
 
 
@@ -106,7 +107,7 @@ def test_a_trained_file_draws_the_same_picture_here_and_in_diffusers(run, folder
     ids=["both", "unet only", "text encoders only"],
 )
 def test_sdxls_parts_are_trained_as_asked(run, network, prefixes):
-    training = run("sdxl", network={"rank": 2, "alpha": 2.0, **network}, schedule={"max_train_steps": 1, "seed": 7})
+    training = run("sdxl", network={"rank": 2, "alpha": 2.0, **network}, **ONE_STEP)
     assert training.start() == "done"
     tensors = load_file(training.file())
     assert {"_".join(key.split("_")[:2]) for key in tensors} == prefixes
@@ -194,9 +195,9 @@ def test_what_sdxl_is_told_changes_what_is_learned(run):
 
 def test_the_prediction_is_the_models_own_unless_it_is_set(run):
     detected, v, epsilon = (
-        run("sd2"),
-        run("sd2", model={"prediction": "v"}),
-        run("sd2", model={"prediction": "epsilon"}),
+        run("sd2", **ONE_STEP),
+        run("sd2", model={"prediction": "v"}, **ONE_STEP),
+        run("sd2", model={"prediction": "epsilon"}, **ONE_STEP),
     )
     for training in (detected, v, epsilon):
         training.start()
@@ -204,9 +205,9 @@ def test_the_prediction_is_the_models_own_unless_it_is_set(run):
 
 
 def test_captions_of_both_encoders_are_cached_for_the_next_run(run, monkeypatch):
-    run("sdxl").start()
+    run("sdxl", **ONE_STEP).start()
     loaded = []
     monkeypatch.setattr(sdxl, "encode_captions", lambda *_, **__: loaded.append(1))
-    again = run("sdxl")
+    again = run("sdxl", **ONE_STEP)
     assert again.start() == "done" and not loaded
     assert json.loads((again.folder.path / "job.json").read_text("utf-8"))["model"]["family"] == "auto"
