@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.record import machine
 
@@ -18,31 +19,49 @@ SMALL_MODEL_BYTES = 200 << 20
 
 @dataclass(frozen=True)
 class Precision:
-    """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow."""
+    """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow.
+    learning: type of the model's weights that learn; `compute` where none of them does, as beside a network."""
 
     name: str
     compute: torch.dtype
     scaled: bool
+    learning: torch.dtype
+
+    def autocast(self, device: str) -> AbstractContextManager[Any]:
+        """Inside, fp32 weights that learn compute in `compute`; where weights lie in that type, nothing is cast."""
+        import torch
+
+        kind = device.partition(":")[0]
+        return torch.autocast(kind, self.compute) if self.compute != self.learning else nullcontext()
 
 
-def choose_precision(settings: MemorySettings, device: str, weight_bytes: int, *, learns: bool = True) -> Precision:
+def choose_precision(
+    settings: MemorySettings, device: str, weight_bytes: int, *, learns: bool = True, whole_model: bool = False
+) -> Precision:
     """As asked, or for "auto": on CUDA bf16 while something learns and the card has it, else fp16 (more digits than bf16,
     and nothing here overflows it when drawing); on a CPU bf16 for large models where it multiplies bf16 in hardware;
     fp32 otherwise.
 
-    weight_bytes   of the U-Net as stored
+    weight_bytes   of the U-Net as stored       whole_model   the model itself learns, not a network beside it
     """
     import torch
 
     name = settings.mixed_precision
-    if name == "auto":
+    if name == "auto" and whole_model and settings.full_precision != "fp32":
+        name = settings.full_precision
+    elif name == "auto":
         name = "no"
+        in_backward = settings.fused_backward_pass or settings.fused_optimizer_groups
         if device.startswith("cuda"):
             name = "bf16" if learns and machine.bf16_is_fast(device) else "fp16"
+            name = (
+                "no" if whole_model and name == "fp16" and in_backward else name
+            )  # fp16 needs the whole gradient's look
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and machine.bf16_is_fast(device):
             name = "bf16"
-    compute = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Precision(name, compute, scaled=name == "fp16" and learns)
+    types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    learning = types[settings.full_precision if whole_model else name]
+    return Precision(name, types[name], scaled=name == "fp16" and learns, learning=learning)
 
 
 def use_threads(device: str, weight_bytes: int) -> int:

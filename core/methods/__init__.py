@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from core.optimization.groups import Learner
     from core.record.problems import Problem
+
+
+Use = Literal["files", "samples"]  # what weights are shown for: saved files; samples and validation
 
 
 class Method(Protocol):
@@ -40,8 +43,8 @@ class Method(Protocol):
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put such a state in force."""
 
-    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
-        """Write the file for people, "fp32", "fp16" or "bf16"; returns advice about it."""
+    def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
+        """Write the file for people, "fp32", "fp16" or "bf16"; returns advice about it. epoch, step: finished ones."""
 
     def metadata(self) -> dict[str, str]:
         """What the file says beyond the settings and the dataset."""
@@ -63,8 +66,12 @@ class Method(Protocol):
     def after_update(self) -> dict[str, Tensor]:
         """The weights have moved. Returns numbers for the log by name, 0-d on the device."""
 
-    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
-        """Inside, the weights to show and to save (an average, where there is one); outside, those that learn."""
+    def untrained(self) -> AbstractContextManager[None]:
+        """Inside, passes are of the model as it was before. A method that changes the model itself can do so only where
+        it holds a second one."""
+
+    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
+        """Inside, the weights for this use (an average, where there is one); outside, those that learn."""
 
     def release(self) -> None:
         """Let go of the model."""

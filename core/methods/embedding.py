@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from core.settings.saving import EXTENSIONS
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from core.methods import Use
     from core.settings.job import TrainJob
 
 PARTS = ("text_encoder", "text_encoder_2")
@@ -136,7 +137,9 @@ class EmbeddingMethod:
         names = ONE if len(own) == 1 else SDXL
         return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
 
-    def write(self, path: Path, metadata: dict[str, str], precision: str) -> list[Problem]:
+    def write(
+        self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
+    ) -> list[Problem]:
         """One file for a word; of several words, each gets a file of its own name too, and `path` holds the first."""
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         for word in self.words[1:]:
@@ -161,7 +164,11 @@ class EmbeddingMethod:
     def after_update(self) -> dict[str, Tensor]:
         return {f"norm/{PARTS[index]}": table.rows.detach().norm() for index, table in enumerate(self._tables)}
 
-    def averaged(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+    def untrained(self) -> AbstractContextManager[None]:
+        """The model itself does not change; only its texts do."""
+        return nullcontext()
+
+    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
         return averaged(optimizer)
 
     def release(self) -> None:

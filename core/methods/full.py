@@ -7,7 +7,7 @@ the text encoder learns unless told otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from core.families.components import Components
+    from core.methods import Use
     from core.record.problems import Problem
     from core.settings.job import TrainJob
 
@@ -49,14 +50,13 @@ class FullMethod:
     frozen  a second U-Net, as the model began: what the model itself makes of the class caption (method.prior)
     """
 
-    steady_gradients = False  # a text encoder may stop learning on the way
-
     def __init__(self, job: TrainJob, vae: Path | None = None):
         self._job, self._settings, self._vae = job, job.method, vae
         parts = learning_parts(job)
         self.learns_text = any(name in parts for name in TEXT_PARTS)
         self.learns_unet = "unet" in parts
         self.extension = ENDINGS[self._form]
+        self.steady_gradients = job.method.stop_text_encoder_training is None
         self.frozen: Any = None
         self._components: Components | None = None
         self._learning: dict[str, Any] = {}  # part's name -> module
@@ -64,6 +64,7 @@ class FullMethod:
         self._weights: dict[str, nn.Parameter] = {}  # everything that learns: "unet.conv_in.weight"
         self._average: WeightAverage | None = None
         self._stopped = False
+        self.advice: list[Problem] = []
 
     @property
     def _form(self) -> Form:
@@ -118,10 +119,18 @@ class FullMethod:
     # -- moments of a run
 
     def set_strength(self, strength: float) -> None:
-        """0: the next passes are of the U-Net as it began, where a second one is held; anything else: of the one that
-        learns. A model has no strengths in between."""
-        if self._components is not None and self.frozen is not None:
-            self._components.unet = self.frozen if strength == 0 else self._unet
+        """A model that learns itself has no strength."""
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Inside, the U-Net as it began: itself where it does not learn, else the second one."""
+        assert self._components is not None
+        assert self.frozen is not None or not self.learns_unet, "the setup loads it where it is needed"
+        self._components.unet = self.frozen or self._unet
+        try:
+            yield
+        finally:
+            self._components.unet = self._unet
 
     def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
         """From the step on that the settings name, the text encoders stay as they are by then."""
@@ -141,8 +150,7 @@ class FullMethod:
             self._average.after_step()
         return {}
 
-    def averaged(self, optimizer: Optimizer, use: str = "files") -> AbstractContextManager[None]:
-        """use: "files" or "samples", each shows the average or the weights as the settings say."""
+    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
         if self._average is None:
             return averaged(optimizer)
         return self._average.in_place() if self._settings.ema_use in ("all", use) else nullcontext()
@@ -180,7 +188,6 @@ class FullMethod:
         )
 
     def release(self) -> None:
-        self.set_strength(1.0)
         self._components = self._unet = self.frozen = self._average = None
         self._learning, self._weights = {}, {}
 

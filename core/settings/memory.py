@@ -15,8 +15,38 @@ class MemorySettings(Settings):
         title="Precision",
         kohya="mixed_precision",
         labels={"auto": "as the machine allows", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="The type that the frozen model computes in. What learns is always kept in fp32.",
+        help="The type that the model computes in. What learns is kept in fp32, unless its own type says otherwise.",
         costs="bf16 and fp16 halve the memory of the model; fp32 is the most exact.",
+    )
+    full_precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        title="Type of what learns",
+        kohya="full_bf16, full_fp16",
+        labels={"fp32": "fp32", "bf16": "bf16 (full bf16)", "fp16": "fp16 (full fp16)"},
+        help="A whole model in bf16 or fp16 learns in half the memory. Each step is computed in fp32 and rounded back.",
+        costs="Weights and gradients take half; the smallest changes are rounded away, or by chance with stochastic rounding.",
+    )
+    stochastic_rounding: bool = setting(
+        True,
+        title="Stochastic rounding",
+        source="Zamirai et al. 2020, arXiv:2010.06192",
+        help="Rounds bf16 weights up or down by chance, in proportion: changes smaller than a bf16 step then count on average. Off rounds to the nearest, where they are lost.",
+    )
+    fused_backward_pass: bool = setting(
+        False,
+        title="Step within the backward pass",
+        kohya="fused_backward_pass",
+        help="AdaFactor moves each tensor as soon as its gradient is there and frees that at once: the gradients of the whole model are never held together. Clipping then counts each tensor by itself.",
+        costs="Saves as much memory as the weights take. No gradient accumulation.",
+    )
+    fused_optimizer_groups: int | None = setting(
+        None,
+        ge=1,
+        le=100,
+        unit="groups",
+        title="Step in groups within the backward pass",
+        kohya="fused_optimizer_groups",
+        help="The same for any optimizer that keeps the rate it is given: tensors in so many groups, each moved when all its gradients are there. 4 to 10; more saves more.",
     )
     num_processes: int = setting(
         1,

@@ -47,6 +47,8 @@ def network_problems(
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
     """Where they lie, with their hashes for the metadata and the caches. Raises ProblemsError for one that is not there."""
+    if job.method.kind != "lora":
+        return NetworkFiles()
     network = job.network
     start = _find(network.network_weights, "network.network_weights", workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from core.dataset.batches import Batch
 from core.dataset.views import draw_view, size_conditioning
 from core.families import family
 from core.optimization.clipping import clip_grad_norm
-from core.optimization.schedules import multiplier, set_learning_rates
+from core.optimization.schedules import set_learning_rates
 from core.training.draws import draw_noises, draw_timesteps
 from core.training.losses import StepRecord
+from core.training.prior import PRESERVE
 from core.training.step import training_loss
 from core.training.watching import Seen
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from core.training.draws import Address
+    from core.training.prior import ModelPrior
     from core.training.run import Run
 
 WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
-PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictures keep what the base model draws
 
 
 def optimizer_update(run: Run) -> None:
@@ -31,10 +32,7 @@ def optimizer_update(run: Run) -> None:
 
     epoch, batches = run.plan.update(run.state.step)
     run.text.need(run.plan.captions(epoch))
-    schedule = run.job.schedule
-    set_learning_rates(
-        run.optimizer, multiplier(schedule.lr_scheduler, run.state.step, schedule.lr_warmup_steps, run.total)
-    )
+    set_learning_rates(run.optimizer, run.job, run.state.step, run.total, run.context.processes.count)
     pictures = sum(len(batch.items) for batch in batches)
     total = None
     timesteps: list[int] = []
@@ -43,22 +41,28 @@ def optimizer_update(run: Run) -> None:
     processes = run.context.processes
     ahead = run.plan.next_batches(run.state.step)
     run.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
-    for whole in batches:
+    for number, whole in enumerate(batches):
         batch = Batch(whole.bucket, tuple(processes.share(whole.items)))
         if not batch.items:  # a short batch that left nothing for this process
             continue
+        shown = [(placed.key, repeat) for placed, repeat in batch.items]
+        run.method.before_micro_batch(run.state.step, number, shown)
         losses_B, drawn = micro_batch(run, epoch, batch)
         loss = losses_B.sum() / pictures
+        if run.fused is not None:
+            run.fused.begin(loss)
         (run.scaler.scale(loss) if run.scaler is not None else loss).backward()
+        run.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
         total = loss.detach() if total is None else total + loss.detach()
         timesteps += drawn
         by_picture.append(losses_B.detach())
         for (placed, _), timestep in zip(batch.items, drawn, strict=True):
             seen.append(Seen(placed.key, timestep, placed.loss_weight(run.job.dataset)))
     total = total if total is not None else torch.zeros((), device=run.context.device)
-    processes.sum_gradients(run.parameters)
+    processes.sum_gradients(run.parameters, steady=run.method.steady_gradients)
     processes.sum_up([total])
     norm = _step(run, total)
+    numbers = run.method.after_update()
     run.optimizer.zero_grad(set_to_none=True)
     names = [placed.picture.relative for batch in batches for placed, _ in batch.items]
     step = run.state.step + 1
@@ -72,6 +76,7 @@ def optimizer_update(run: Run) -> None:
             seen,
             torch.cat(by_picture) if by_picture else None,
             weight_norm(run.parameters) if step % WEIGHT_NORM_STEPS == 0 or step == 1 else None,
+            numbers,
         )
     )
 
@@ -87,6 +92,8 @@ def weight_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 def _step(run: Run, loss: Tensor) -> Tensor:
     """Clip, guard and step; returns the gradient's norm before clipping, 0-d on the device."""
+    if run.fused is not None:  # the weights have moved within the backward pass
+        return run.fused.end()
     if run.scaler is None:
         norm = clip_grad_norm(run.parameters, run.job.optimizer.max_grad_norm)
         run.guard.watch(loss, norm)
@@ -106,7 +113,7 @@ def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
     addresses = [(run.seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
     timesteps = draw_timesteps(run.job.noise, addresses)
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
-    return picture_losses(run, epoch, batch, addresses, timesteps, captions), timesteps
+    return picture_losses(run, epoch, batch, addresses, timesteps, captions, run.prior), timesteps
 
 
 def picture_losses(
@@ -116,11 +123,13 @@ def picture_losses(
     addresses: Sequence[Address],
     timesteps: Sequence[int],
     captions: Sequence[str],
+    prior: ModelPrior | None = None,
 ) -> Tensor:
     """Losses [B] of a batch's pictures at these timesteps with the weights as they are.
 
     epoch       of the latents' draws and of what is shown
     addresses   of all noise, one for each picture
+    prior       a term that is added for each picture
     """
     import torch
 
@@ -140,27 +149,32 @@ def picture_losses(
         return run.predict(noisy, at, text, sizes)
 
     def base_predict(noisy: Tensor, at: Tensor) -> Tensor:
-        run.method.set_strength(0.0)
-        try:
+        with run.method.untrained():
             return run.predict(noisy, at, text, sizes)
-        finally:
-            run.method.set_strength(strength)
 
     preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
-    return training_loss(
+    noise, at = drawn.pop("noise"), torch.tensor(list(timesteps)).to(device, non_blocking=queued)
+
+    def loss_of(predict: Callable[[Tensor, Tensor], Tensor], **more: Any) -> Tensor:
+        return training_loss(
+            predict,
+            latents,
+            noise,
+            at,
+            noise_settings,
+            alpha_bar=run.alpha_bar,
+            prediction=run.prediction,
+            **{**drawn, **more},
+        )
+
+    losses_B = loss_of(
         predict,
-        latents,
-        drawn.pop("noise"),
-        torch.tensor(list(timesteps)).to(device, non_blocking=queued),
-        noise_settings,
-        alpha_bar=run.alpha_bar,
-        prediction=run.prediction,
         sample_weights=_weights(run, batch),
         masks=None if masks is None else masks.to(device, non_blocking=queued),
-        **drawn,
         base_predict=base_predict if any(preserved) else None,
         preserved=torch.tensor(preserved).to(device, non_blocking=queued) if any(preserved) else None,
     )
+    return losses_B if prior is None else losses_B + prior.losses(run, batch, loss_of, sizes)
 
 
 def _sizes(run: Run, epoch: int, batch: Batch) -> Tensor | None:

@@ -18,11 +18,13 @@ FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
+    if job.method.kind != "lora":
+        return
     network = job.network
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
-    if network.train_text_encoder and not any(job.optimizer.text_rates) and job.method.kind == "lora":
+    if network.train_text_encoder and not any(job.optimizer.text_rates):
         what = (
             "The rate of the text encoder is 0: its layers are saved as they are, and captions are encoded at each step"
         )
@@ -52,9 +54,6 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
         text = getattr(network, name)
         if text:
             yield from _side(name, text, family)
-    if network.block_alphas and not network.block_dims:
-        what = "Alphas by block are given without ranks: the rank is the same in all blocks"
-        yield Problem(what, "network.block_alphas", "give network.block_dims too, if it should differ", "advice")
     if network.conv_block_alphas and not network.trains_conv:
         what = "Alphas of 3x3 convolutions are given, and these are not trained"
         yield Problem(what, "network.conv_block_alphas", "give network.conv_block_dims or network.conv_rank")

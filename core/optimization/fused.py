@@ -1,0 +1,110 @@
+"""Weights that are moved while the gradients are still being computed, so that a model's gradients are never all held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.optimization.groups import Group
+from core.optimization.rounding import WideStep
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from core.optimization.clipping import NonFiniteGuard
+
+
+@dataclass
+class Part:
+    """Weights that are moved together. group: what the optimizer is given of them; waiting: gradients still to come."""
+
+    group: Group
+    weights: list[nn.Parameter]
+    waiting: set[nn.Parameter] = field(default_factory=set)
+
+
+class FusedBackward:
+    """Moves each part of the weights as soon as all its gradients are there, and frees these.
+
+    The result is that of the plain step but for clipping, which counts each tensor by itself: the whole gradient is
+    never there to be measured. One backward pass an update. A non-finite number sets the guard's flag: later parts stay
+    as they are, and no later update moves anything.
+
+    by_tensor      a part for each tensor, for optimizers that keep all they know with the weight (AdaFactor);
+                   otherwise the optimizer's groups are the parts: see `split_groups`
+    max_grad_norm  longest gradient of a tensor; 0 is off
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, wide: WideStep, guard: NonFiniteGuard, max_grad_norm: float, *, by_tensor: bool
+    ):
+        self._wide, self._guard, self._longest = wide, guard, max_grad_norm
+        self._optimizer, self._by_tensor = optimizer, by_tensor
+        self._parts: dict[nn.Parameter, Part] = {}
+        for group in optimizer.param_groups:
+            cut = [[weight] for weight in group["params"]] if by_tensor else [list(group["params"])]
+            for weights in cut:
+                part = Part(group, weights)
+                self._parts.update(dict.fromkeys(weights, part))
+        self._norms: list[Tensor] = []
+        self._hooks = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in self._parts]
+
+    def begin(self, loss: Tensor) -> None:
+        """Before `loss.backward()`."""
+        self._guard.watch(loss)
+        self._norms = []
+        for part in self._each():
+            part.waiting = {weight for weight in part.weights if weight.requires_grad}
+
+    def end(self) -> Tensor:
+        """After it: moves parts of which a tensor had no gradient; returns the L2 norm of all gradients, 0-d."""
+        for part in self._each():
+            if part.waiting and any(weight.grad is not None for weight in part.weights):
+                self._move(part)
+        self._wide.count()
+        return torch.stack(self._norms).norm() if self._norms else torch.zeros_like(self._guard.flag)
+
+    def release(self) -> None:
+        """The weights are plain ones again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._parts = [], {}
+
+    def _each(self) -> list[Part]:
+        return list({id(part): part for part in self._parts.values()}.values())
+
+    @torch.no_grad()
+    def _arrived(self, weight: Any) -> None:
+        part = self._parts[weight]
+        self._clip(weight)
+        part.waiting.discard(weight)
+        if not part.waiting:
+            self._move(part)
+
+    def _clip(self, weight: nn.Parameter) -> None:
+        assert weight.grad is not None
+        norm = torch.linalg.vector_norm(weight.grad, dtype=torch.float32)
+        self._guard.watch(norm)
+        self._norms.append(norm)
+        if self._longest > 0:
+            weight.grad.mul_((self._longest / (norm + 1e-6)).clamp(max=1.0).to(weight.grad.dtype))
+
+    def _move(self, part: Part) -> None:
+        # A group that is a part goes as it is: some optimizers count their steps in it.
+        group = {**part.group, "params": part.weights} if self._by_tensor else part.group
+        self._wide.move([group], withheld=self._guard.flag)
+
+
+def split_groups(groups: Sequence[Group], count: int) -> list[Group]:
+    """Groups of at most ceil(tensors / count) tensors, each of one rate, in the order they came (as sd-scripts cuts them)."""
+    size = ceil(sum(len(group["params"]) for group in groups) / count)
+    return [
+        {**group, "params": group["params"][start : start + size]}
+        for group in groups
+        for start in range(0, len(group["params"]), size)
+    ]

@@ -1,0 +1,140 @@
+"""Steps of 16-bit weights, computed in fp32 and rounded back: by chance, so that small changes count on average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.record.draws import address
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from core.optimization.groups import Group
+
+STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
+LARGEST = 1 << 26  # numbers that are fp32 at once: 256 MB of weights and as much of gradients
+NARROW = (torch.bfloat16, torch.float16)
+
+
+def round_by_chance(values: Tensor, generator: torch.Generator) -> Tensor:
+    """float32 -> bfloat16, to one of the two neighbours, each with the chance that makes the mean right (Zamirai et al.
+    2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. What bf16 can hold stays as it is.
+
+    generator   on the device of the values
+    """
+    chance = _random_bits(values.numel(), generator).view(values.shape)
+    bits = values.contiguous().view(torch.int32).add(chance).bitwise_and_(-65536)
+    rounded = bits.view(torch.float32)
+    return torch.where(torch.isfinite(values), rounded, values).to(torch.bfloat16)
+
+
+def _random_bits(count: int, generator: torch.Generator) -> Tensor:
+    """Integers 0 to 65535, int32 [count]: four from each number drawn, as drawing is what takes the time."""
+    low, high = -(2**63), 2**63 - 1
+    drawn = torch.randint(low, high, (-(-count // 4),), dtype=torch.int64, device=generator.device, generator=generator)
+    return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_(65535)
+
+
+class WideStep:
+    """Takes the place of `optimizer.step`: 16-bit weights and gradients are fp32 while they are moved.
+
+    The optimizer's own state is fp32 then. A part of the weights is widened at a time; an optimizer that counts steps
+    for all its weights together gets them all at once.
+
+    seed         of the draws, which are addressed by step and weight: a resumed run rounds as an unbroken one
+    stochastic   False: to the nearest. fp16 always is: it has digits enough
+    by_parts     whether the optimizer keeps its state for each weight by itself
+    """
+
+    def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool):
+        self._optimizer, self._seed, self._stochastic, self._by_parts = optimizer, seed, stochastic, by_parts
+        self._plain = type(optimizer).step
+        self._place = {weight: place for place, weight in enumerate(_weights(optimizer.param_groups))}
+        optimizer.param_groups[0].setdefault(STEP, 0)
+
+    def __call__(self, closure: Any = None) -> None:
+        """All weights that have a gradient; gradients are given up as soon as they are used."""
+        assert closure is None
+        groups = self._optimizer.param_groups
+        for part in parts_of(groups) if self._by_parts else [groups]:
+            self.move(part)
+        self.count()
+
+    def count(self) -> None:
+        """A step is over."""
+        self._optimizer.param_groups[0][STEP] += 1
+
+    @torch.no_grad()
+    def move(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
+        """Move the weights of these groups alone.
+
+        withheld   0-d on the device: above 0, they stay as they are
+        """
+        weights = [weight for weight in _weights(groups) if weight.grad is not None]
+        before = [weight.data for weight in weights]
+        for weight in weights:
+            if weight.dtype in NARROW:
+                gradient = weight.grad
+                weight.grad = None
+                weight.data = weight.data.float()
+                weight.grad = gradient.float()  # type: ignore[union-attr]
+            elif withheld is not None:
+                weight.data = weight.data.clone()
+        _step(self._optimizer, self._plain, groups)
+        for weight, old in zip(weights, before, strict=True):
+            weight.grad = None
+            new = weight.data
+            if new is old:
+                continue
+            weight.data = old
+            rounded = self._rounded(new, weight)
+            old.copy_(rounded if withheld is None else torch.where(withheld > 0, old, rounded))
+
+    def _rounded(self, values: Tensor, weight: nn.Parameter) -> Tensor:
+        if weight.dtype != torch.bfloat16 or not self._stochastic:
+            return values.to(weight.dtype)
+        step = self._optimizer.param_groups[0][STEP]
+        chance = torch.Generator(values.device)
+        chance.manual_seed(address(self._seed, "rounding", step, self._place[weight]))
+        return round_by_chance(values, chance)
+
+
+def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """The groups cut into pieces of at most LARGEST numbers, a larger weight by itself."""
+    for group in groups:
+        held: list[Any] = []
+        size = 0
+        for weight in group["params"]:
+            if held and size + weight.numel() > LARGEST:
+                yield [{**group, "params": held}]
+                held, size = [], 0
+            held.append(weight)
+            size += weight.numel()
+        if held:
+            yield [{**group, "params": held}]
+
+
+def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool) -> WideStep:
+    """From now on `optimizer.step()` moves 16-bit weights in fp32. fp32 weights move as before."""
+    wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts)
+    if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
+        optimizer.step = wide  # type: ignore[method-assign]
+    return wide
+
+
+def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
+    """The optimizer's own step over these groups alone; its state is keyed by weight, so it needs to know no others."""
+    everything = optimizer.param_groups
+    optimizer.param_groups = list(groups)
+    try:
+        plain(optimizer)
+    finally:
+        optimizer.param_groups = everything
+
+
+def _weights(groups: Sequence[Group]) -> list[Any]:
+    return [weight for group in groups for weight in group["params"]]

@@ -1,0 +1,27 @@
+"""Loss scaling for fp16, also where the weights themselves are fp16."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+class HalfWeightScaler(torch.amp.GradScaler):
+    """torch's scaler refuses fp16 gradients, because it expects fp32 weights. With full fp16 there are none, and it is told
+    not to mind, as sd-scripts tells accelerate's."""
+
+    def _unscale_grads_(
+        self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
+
+
+def make_scaler(device: str, weights: torch.dtype) -> Any:
+    """The scaler for a device ("cpu", "cuda:0") and the type of what learns."""
+    kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
+    return kind(device.partition(":")[0])

@@ -1,0 +1,118 @@
+"""Whole models: what DreamBooth and fine-tune ask of the other groups, and what they leave without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.record.problems import Problem
+from core.settings.base import declared
+from core.settings.blocks import COUNTS, numbers
+from core.settings.job import TrainJob
+from core.settings.optimizers import ADAFACTOR, adapts, averages, find
+
+FUSED = "memory.fused_backward_pass"
+GROUPS = "memory.fused_optimizer_groups"
+TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+OF_WHOLE_MODELS = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
+OF_THE_AVERAGE = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
+
+
+def problems(job: TrainJob) -> Iterator[Problem]:
+    if job.method.whole_model:
+        yield from _types(job)
+        yield from _within_backward(job)
+        yield from _block_rates(job)
+        if job.method.ema and averages(job.optimizer.optimizer_type):
+            what = "The optimizer is schedule-free and averages the weights itself"
+            yield Problem(what, "method.ema", "switch the average off, or choose another optimizer")
+        if job.saving.save_model_as == "pt":
+            yield Problem(
+                "A whole model cannot be saved as .pt", "saving.save_model_as", "use safetensors, ckpt or a folder"
+            )
+    if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
+        what = "The model is to keep the class, and the prior's weight is 0"
+        yield Problem(what, "dataset.prior_loss_weight", "use 1, or set method.prior to pictures")
+
+
+def _types(job: TrainJob) -> Iterator[Problem]:
+    own, computed = job.memory.full_precision, job.memory.mixed_precision
+    if own != "fp32" and computed not in ("auto", own):
+        what = f"Weights that learn in {own} need {own} for computing too, and that is {TYPES[computed]}"
+        yield Problem(what, "memory.full_precision, mixed_precision", f"set memory.mixed_precision to {own} or auto")
+
+
+def _within_backward(job: TrainJob) -> Iterator[Problem]:
+    one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
+    entry = find(job.optimizer.optimizer_type)
+    if one and groups:
+        yield Problem(
+            "Stepping within the backward pass is set both by tensor and by group", f"{FUSED}, {GROUPS}", "keep one"
+        )
+    if not (one or groups):
+        return
+    where = FUSED if one else GROUPS
+    if one and (entry is None or entry.path != ADAFACTOR):
+        what = f"Stepping within the backward pass works with AdaFactor only, and the optimizer is {job.optimizer.optimizer_type}"
+        yield Problem(what, where, "choose AdaFactor, or set memory.fused_optimizer_groups to 4 to 10 instead")
+    if groups and adapts(job.optimizer.optimizer_type):
+        what = (
+            "D-Adaptation and Prodigy find one step size from the gradient of all weights, which never is there at once"
+        )
+        yield Problem(what, where, "choose another optimizer, or leave it empty")
+    if job.schedule.gradient_accumulation_steps > 1:
+        what = "Weights that move within the backward pass cannot gather gradients of several batches"
+        yield Problem(what, "schedule.gradient_accumulation_steps", "set it to 1, or switch that off")
+    if job.memory.num_processes > 1:
+        what = "Weights that move within the backward pass cannot wait for other graphics cards"
+        yield Problem(what, where, "switch it off, or train on one card")
+    if "fp16" in (job.memory.mixed_precision, job.memory.full_precision):
+        what = "fp16 scales its losses by the look of the whole gradient, which never is there at once"
+        yield Problem(what, f"memory.mixed_precision, {where}", "use bf16 or fp32")
+
+
+def _block_rates(job: TrainJob) -> Iterator[Problem]:
+    text, where = job.method.block_lr, "method.block_lr"
+    if not text:
+        return
+    try:
+        found = numbers(text)
+    except ValueError:
+        yield Problem(f"'{text[:40]}' is no list of numbers", where, "write numbers with commas between them")
+        return
+    counts = {COUNTS[job.model.family]} if job.model.family != "auto" else set(COUNTS.values())
+    if len(found) not in counts:
+        words = " or ".join(str(count) for count in sorted(counts))
+        yield Problem(
+            f"There are {len(found)} rates by block; it takes {words}", where, "23 for SDXL, 25 for SD 1.x and 2.x"
+        )
+    elif not any(found):
+        yield Problem(
+            "Every block of the U-Net has a rate of 0", where, "give one a rate, or set optimizer.unet_lr to 0"
+        )
+    elif any(rate < 0 for rate in found):
+        what = "A block's rate is negative: the model unlearns these pictures there, without an end"
+        yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
+
+
+def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    method = job.method
+    if method.whole_model:
+        for entry in declared(TrainJob):
+            if entry.group == "network":
+                yield entry.path, "ignored: the model itself is trained, without a network"
+    else:
+        for name in OF_WHOLE_MODELS:
+            yield f"method.{name}", "ignored: only whole models have it"
+        for name in ("full_precision", "stochastic_rounding", "fused_backward_pass", "fused_optimizer_groups"):
+            yield f"memory.{name}", "ignored: a network is small enough to learn in fp32"
+    if not method.ema or not method.whole_model:
+        for name in OF_THE_AVERAGE:
+            yield f"method.{name}", "ignored: no average is kept"
+    if method.prior == "pictures":
+        yield "method.class_caption", "ignored: class pictures keep the class"
+    if method.whole_model and not method.trains_text:
+        yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
+    if method.block_lr and method.whole_model:
+        yield "optimizer.unet_lr", "ignored: each block has a rate of its own"
+    if job.memory.full_precision != "bf16":
+        yield "memory.stochastic_rounding", "ignored: no weights learn in bf16"

@@ -1,0 +1,94 @@
+"""What setup builds beside a network: parts of the model that learn themselves, their optimizer's way of stepping, the
+untrained model that a prior asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from core.methods import Method
+from core.methods.full import TEXT_PARTS, FullMethod, learning_parts
+from core.methods.network import NetworkMethod
+from core.settings.optimizers import find
+from core.training import prior
+from core.training.prior import ModelPrior
+
+if TYPE_CHECKING:
+    import torch
+    from torch.optim import Optimizer
+
+    from core.optimization.clipping import NonFiniteGuard
+    from core.optimization.fused import FusedBackward
+    from core.training.setup import Builder
+    from core.training.sources import Text
+
+# Libraries whose optimizers keep all they know with each weight, so that weights may be moved in parts.
+BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
+
+
+def make_method(builder: Builder) -> Method:
+    """The method that the job asks for."""
+    if builder.job.method.whole_model:
+        return FullMethod(builder.job, builder.vae)
+    return NetworkMethod(builder.job, builder.seed, builder.files)
+
+
+def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
+    """Parts of the model: those that learn themselves in their own type, the others in the one that computes."""
+    compute, learning = builder.precision.compute, builder.precision.learning
+
+    def load(parts: tuple[str, ...], dtype: torch.dtype) -> Any:
+        return builder.family.load(builder.model, parts=parts, dtype=dtype, device=builder.context.device)
+
+    if compute == learning:
+        return load(parts, compute)
+    names = builder.family.LAYOUT.text_encoders
+    found = learning_parts(builder.job, len(names))
+    loaded = load(("unet",), learning if "unet" in found else compute)
+    if len(parts) > 1:
+        texts = load(parts[1:], learning if found & set(TEXT_PARTS) else compute)
+        loaded.text_encoders, loaded.tokenizers = texts.text_encoders, texts.tokenizers
+        for name, encoder in zip(names, loaded.text_encoders, strict=True):
+            if name not in found:
+                encoder.to(compute)
+    return loaded
+
+
+def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
+    """Loads the untrained model where one is asked during training; the prior term, if there is one. To be called before
+    anything has moved."""
+    import torch
+
+    job, method = builder.job, builder.method
+    placed = builder.plan.placed
+    if isinstance(method, FullMethod) and method.learns_unet and prior.needs_untrained_model(job, placed):
+        builder.context.stage("loading the untrained model")
+        compute, device = builder.precision.compute, builder.context.device
+        method.frozen = builder.family.load(builder.model, parts=("unet",), dtype=compute, device=device).unet
+        if device.startswith("cpu"):
+            from core.networks.frozen import install
+
+            install(method.frozen)
+    captions = prior.captions(job, placed)
+    if not captions:
+        return None
+    with torch.no_grad(), method.untrained():
+        return ModelPrior({caption: text.states([caption]) for caption in captions}, method.learns_text)
+
+
+def step_within_backward(builder: Builder, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
+    """Make 16-bit weights step in fp32, and all weights within the backward pass where that is asked for."""
+    from core.optimization.fused import FusedBackward
+    from core.optimization.rounding import widen_steps
+
+    settings = builder.job.memory
+    entry = find(builder.job.optimizer.optimizer_type)
+    wide = widen_steps(
+        optimizer,
+        builder.seed,
+        stochastic=settings.stochastic_rounding,
+        by_parts=entry is not None and entry.package in BY_WEIGHT,
+    )
+    if not builder.job.method.whole_model or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
+        return None
+    longest = builder.job.optimizer.max_grad_norm
+    return FusedBackward(optimizer, wide, guard, longest, by_tensor=settings.fused_backward_pass)

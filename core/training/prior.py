@@ -1,0 +1,103 @@
+"""Keeping a class without pictures of it: the learning model is held to what the model itself made of the class caption.
+
+For each picture that trains, the same noisy latents are shown once more with the class caption. The target is what the
+untrained model predicts there, so nothing else than the class's own look is asked for (the prior of DreamBooth, Ruiz et
+al. 2022, arXiv:2208.12242, section 3.3, without drawing pictures first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from core.diffusion.text_states import join_texts
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.dataset.batches import Batch, Placed
+    from core.diffusion.text_states import TextStates
+    from core.settings.job import TrainJob
+    from core.training.run import Run
+
+PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictures keep what the base model draws
+
+
+def wanted(job: TrainJob) -> bool:
+    return job.method.prior == "model" and job.dataset.prior_loss_weight > 0
+
+
+def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
+    """Whether the model as it began is asked during training."""
+    return wanted(job) or any(each.concept.source.custom_attributes.get(PRESERVE) for each in placed)
+
+
+def class_caption(job: TrainJob, placed: Placed) -> str:
+    """The class caption of a picture: the one of the settings, else its folder's class word; "" where there is neither."""
+    return (job.method.class_caption or placed.concept.source.class_word or "").strip()
+
+
+def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """Folders whose class nobody has named."""
+    if not wanted(job):
+        return []
+    unnamed = {
+        each.concept.source.folder: None
+        for each in placed
+        if each.concept.role == "train" and not class_caption(job, each)
+    }
+    return [
+        Problem(
+            "The model is to keep the class of these pictures, and it is not said what they show",
+            f"folder {folder}",
+            "write method.class_caption, such as: a dog; or the folder's class word",
+        )
+        for folder in unnamed
+    ]
+
+
+def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:
+    """Every class caption of a run, each once."""
+    shown = [class_caption(job, each) for each in placed]
+    return list(dict.fromkeys(caption for caption in shown if caption)) if wanted(job) else []
+
+
+class ModelPrior:
+    """The prior term of a run.
+
+    untrained   {class caption: its states, of one text, by the text encoders as they began, on the device}
+    learns      whether text encoders learn, so that the learning model reads other states than the untrained one
+    """
+
+    def __init__(self, untrained: dict[str, TextStates], learns: bool):
+        self._untrained, self._learns = untrained, learns
+
+    def losses(self, run: Run, batch: Batch, loss: Callable[..., Tensor], sizes: Tensor | None) -> Tensor:
+        """What the prior adds to each picture's loss, [B]; nothing for class pictures, which keep the class themselves.
+
+        loss   training_loss with this batch's latents, noise and timesteps: (predict, base_predict=, preserved=,
+               sample_weights=) -> [B]
+        """
+        import torch
+
+        asked = [class_caption(run.job, placed) for placed, _ in batch.items]
+        if not all(asked):  # class pictures of folders without a word: what they show counts 0 here
+            asked = [caption or next(iter(self._untrained)) for caption in asked]
+        before = join_texts([self._untrained[caption] for caption in asked])
+        now = run.text.states(asked) if self._learns else before
+
+        def untrained(noisy: Tensor, at: Tensor) -> Tensor:
+            with run.method.untrained():
+                return run.predict(noisy, at, before, sizes)
+
+        counts = [
+            run.job.dataset.prior_loss_weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items
+        ]
+        device = run.context.device
+        return loss(
+            lambda noisy, at: run.predict(noisy, at, now, sizes),
+            base_predict=untrained,
+            preserved=torch.ones(len(counts), dtype=torch.bool).to(device, non_blocking=True),
+            sample_weights=torch.tensor(counts).to(device, non_blocking=True),
+        )
