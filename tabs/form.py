@@ -152,6 +152,13 @@ def summary(group: str, job: TrainJob) -> str:
     return SUMMARIES[group](job) if group in SUMMARIES else ""
 
 
+def _method(job: TrainJob) -> str:
+    own = job.method
+    parts = [str(FIELDS["method.kind"].labels.get(own.kind, own.kind))]
+    parts += ["text encoder too"] if own.train_text_encoder == "yes" else []
+    return ", ".join(parts + (["averaged weights"] if own.ema else []))
+
+
 def _model(job: TrainJob) -> str:
     own = job.model
     parts = [f"VAE {own.vae}" if own.vae else "own VAE"]
@@ -211,9 +218,8 @@ def _optimizer(job: TrainJob) -> str:
     name = FIELDS["optimizer.optimizer_type"].labels.get(own.optimizer_type, own.optimizer_type)
     parts = [name, f"rate {number_text(own.learning_rate)}"]
     parts += [f"U-Net {number_text(own.unet_lr)}"] if own.unet_lr is not None else []
-    return ", ".join(
-        parts + ([f"text encoder {number_text(own.text_encoder_lr)}"] if own.text_encoder_lr is not None else [])
-    )
+    rate = text_of(FIELDS["optimizer.text_encoder_lr"], own.text_encoder_lr)  # one number, or two
+    return ", ".join(parts + ([f"text encoder {rate}"] if rate else []))
 
 
 def _schedule(job: TrainJob) -> str:
@@ -284,6 +290,7 @@ def _logging(job: TrainJob) -> str:
 
 
 SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
+    "method": _method,
     "model": _model,
     "dataset": _dataset,
     "captions": _captions,

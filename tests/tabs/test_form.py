@@ -47,7 +47,7 @@ def test_summaries_say_what_was_changed():
     assert form.summary("network", job) == "LoRA rank 24, alpha 16, U-Net"
     assert form.summary("optimizer", job) == "AdamW, rate 5e-4"
     job = with_value(job, "validation.validation_split", 0.1)
-    assert form.summary("validation", job) == "10% of the pictures held out"
+    assert form.summary("validation", job).startswith("10% of the pictures held out, measured every")
     job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
     chosen = {"loss_type": "huber", "min_snr_gamma": 5, "zero_terminal_snr": True, "max_timestep": 5, "min_timestep": 5}
     noisy = job
