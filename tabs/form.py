@@ -213,6 +213,13 @@ def _network(job: TrainJob) -> str:
     return ", ".join([*parts, " and ".join(learns) or "nothing trained"])
 
 
+def _embedding(job: TrainJob) -> str:
+    own = job.embedding
+    parts = [f"new word '{own.token_string}'" if own.token_string else "no new word"]
+    parts += [f"{own.num_vectors_per_token} vectors"] if own.num_vectors_per_token > 1 else []
+    return ", ".join(parts + ([f"begins as '{own.init_word}'"] if own.init_word else []))
+
+
 def _optimizer(job: TrainJob) -> str:
     own = job.optimizer
     name = FIELDS["optimizer.optimizer_type"].labels.get(own.optimizer_type, own.optimizer_type)
@@ -296,6 +303,7 @@ SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
     "captions": _captions,
     "validation": _validation,
     "network": _network,
+    "embedding": _embedding,
     "optimizer": _optimizer,
     "schedule": _schedule,
     "noise": _noise,
