@@ -40,7 +40,7 @@ def test_file_and_folder_load_offline_to_the_same_model_and_it_runs(models):
         state = {**one.unet.state_dict(), **one.text_encoders[0].state_dict()}
         states = sd1.encode_captions(one, ["a fox, glyph style"])
         noise = sd1.predict(one, torch.randn(1, 4, 8, 8), torch.tensor([500]), states)
-        assert states.shape == (1, 77, 768) and noise.shape == (1, 4, 8, 8) and noise.dtype == torch.bfloat16
+        assert states.context.shape == (1, 77, 768) and noise.shape == (1, 4, 8, 8) and noise.dtype == torch.bfloat16
         assert bool(noise.isfinite().all()) and 0.1 < float(noise.float().std()) < 100
         other = sd1.load(folder, dtype=torch.bfloat16, parts=("unet", "text_encoders", "tokenizers"))
     expected = {**other.unet.state_dict(), **other.text_encoders[0].state_dict()}
