@@ -149,7 +149,19 @@ def shown_value(entry: Declared, value: Any) -> str:
 
 def summary(group: str, job: TrainJob) -> str:
     """What a closed group holds: "LoRA rank 16, alpha 16"."""
-    return SUMMARIES[group](job) if group in SUMMARIES else ""
+    return SUMMARIES[group](job) if group in SUMMARIES else _what_differs(group, job)
+
+
+def _what_differs(group: str, job: TrainJob) -> str:
+    """For a group without a sentence of its own: which of its settings are not as at first."""
+    others = [entry for entry in FIELDS.values() if entry.group == group]
+    told = [
+        f"{entry.title} {shown_value(entry, value)[:30]}"
+        for entry in others
+        if (value := getattr(getattr(job, group), entry.name)) != entry.default
+    ]
+    more = f" and {len(told) - 2} more" if len(told) > 2 else ""
+    return ", ".join(told[:2]) + more if told else "nothing set"
 
 
 def _method(job: TrainJob) -> str:
