@@ -38,7 +38,12 @@ JOB = {
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of a dataset file of sd-scripts (.toml or .json)")}
 SUBCOMMAND = {
-    "train": {**JOB, **DATASET, "continue": ("RUN", "go on with an interrupted or stopped run")},
+    "train": {
+        **JOB,
+        **DATASET,
+        "continue": ("RUN", "go on with an interrupted or stopped run; its length may be given anew"),
+        "prove": ("STEPS", "train so many steps in one go and in two, compare both to the bit, and stop"),
+    },
     "prepare": {
         **JOB,
         **DATASET,

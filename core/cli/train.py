@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
-from core.cli.main import DONE
-from core.cli.options import SUBCOMMAND, job_from, split_options
+from core.cli.main import DONE, FAILED
+from core.cli.options import SUBCOMMAND, Options, job_from, split_options
+from core.engine.extend import extend, job_of
+from core.engine.owner import Ownership
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.processes import launched_processes, only_follows
-from core.settings.check import build
+from core.settings.flags import read_flags
 from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
-from core.settings.presets import parse
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 def run(words: list[str]) -> int:
     options = split_options(words, SUBCOMMAND["train"])
     if "continue" in options.values:
-        if options.preset or options.settings or "dataset-config" in options.values:
-            raise ProblemsError.one(
-                "--continue takes the settings of the run and no others",
-                "command line",
-                "leave out the preset and the settings",
-            )
-        folder = find_run(options.values["continue"], options.workspace())
-        preset = parse(folder.job(), str(folder.job_file))
-        earlier = build(TrainJob, preset.values, str(folder.job_file))
-        return run_job("train", earlier, earlier.saving.output_name, options, resume=folder)
+        return go_on(options)
     job = job_from("train", options)
     assert isinstance(job, TrainJob)
     if only_follows():
@@ -45,7 +37,41 @@ def run(words: list[str]) -> int:
     if options.values.get("check"):
         print(report.sentence)
         return DONE
+    if "prove" in options.values:
+        return prove_it(job, options)
     return run_job("train", job, job.saving.output_name, options)
+
+
+def go_on(options: Options) -> int:
+    """--continue: with the settings of the run, but for its length and how it is saved and shown."""
+    if options.preset or "dataset-config" in options.values:
+        raise ProblemsError.one(
+            "--continue takes the settings of the run", "command line", "leave out the preset and the dataset file"
+        )
+    folder = find_run(options.values["continue"], options.workspace())
+    changes, wrong = read_flags(TrainJob, options.settings)
+    if wrong:
+        raise ProblemsError(wrong)
+    job = extend(folder, changes) if changes and not only_follows() else job_of(folder)
+    return run_job("train", job, job.saving.output_name, options, resume=folder)
+
+
+def prove_it(job: TrainJob, options: Options) -> int:
+    """--prove N: N steps in one go and in two, and whether they end the same."""
+    from core.record import machine
+    from core.training.prove import prove
+
+    text = str(options.values["prove"])
+    if not text.isdigit() or int(text) < 2:
+        raise ProblemsError.one(f"'{text}' is no number of steps", "--prove", "write 2 or more, such as 10")
+    device = options.values.get("device") or machine.default_device()
+    owner = Ownership(options.workspace(), "a proof on the command line")
+    try:
+        found = prove(job, options.workspace(), device, int(text), say=lambda line: print(line, file=sys.stderr))
+    finally:
+        owner.release()
+    print(found.words())
+    return DONE if found.equal else FAILED
 
 
 def with_launched(memory: MemorySettings) -> MemorySettings:
@@ -60,6 +86,7 @@ def check(job: TrainJob, options) -> Report:
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect, training_problems
+    from core.training.network_files import network_problems
     from core.training.objective import objective_problems
 
     with checking_bar() as progress:
@@ -70,6 +97,7 @@ def check(job: TrainJob, options) -> Report:
         *report.problems,
         *model_problems(job.model, options.workspace()),
         *objective_problems(job, options.workspace()),
+        *network_problems(job, options.workspace()),
     ]
     if errors(found):
         raise ProblemsError(found)

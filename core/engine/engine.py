@@ -12,6 +12,7 @@ from typing import Any
 
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
+from core.engine.extend import extend, job_of
 from core.engine.launch import is_launched, supervise, write_failure
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
@@ -25,7 +26,7 @@ from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.job import JOBS, TrainJob
-from core.settings.presets import dump, parse, to_values
+from core.settings.presets import dump, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
@@ -132,14 +133,17 @@ class Engine:
         self._queue.pause(False)
         self._notify()
 
-    def continue_run(self, run_name: str) -> str:
-        """Queue the rest of an interrupted, stopped or failed run."""
+    def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
+        """Queue the rest of an interrupted, stopped or failed run; of a finished one with a greater length.
+
+        changes   settings that may change when a run goes on (core/engine/extend.py), by group and name
+        """
         folder = self._folder(run_name)
         if folder.held:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
             raise ProblemsError.one(f"'{run_name}' is in the queue already", run_name, "wait for its turn")
-        job = self.run_job(run_name)
+        job = extend(folder, changes) if changes else self.run_job(run_name)
         entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
         self._notify()
@@ -308,9 +312,7 @@ class Engine:
 
     def run_job(self, run_name: str) -> TrainJob:
         """The settings of a training, checked."""
-        folder = self._folder(run_name)
-        preset = parse(folder.job(), str(folder.job_file))
-        return build(TrainJob, preset.values, str(folder.job_file))
+        return job_of(self._folder(run_name))
 
     def runs(self) -> list[RunSummary]:
         """Every training on disk, newest first."""

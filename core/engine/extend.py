@@ -1,0 +1,58 @@
+"""Other settings for a run that goes on: longer, saved or shown in another way. What it learns and how stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import RunFolder
+from core.settings.base import declared, value_of
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets import dump, parse, to_values
+
+LENGTH = ("schedule.max_train_steps", "schedule.max_train_epochs")
+GROUPS = ("saving", "samples", "logging", "hub")  # they change nothing that is learnt
+VALIDATION = ("validation.validate_every_n_steps", "validation.validate_every_n_epochs")
+
+
+def may_change(path: str) -> bool:
+    """Whether this setting may differ when a run goes on."""
+    return path in (*LENGTH, *VALIDATION) or path.split(".", 1)[0] in GROUPS
+
+
+def job_of(folder: RunFolder) -> TrainJob:
+    """The settings of a run, checked."""
+    return build(TrainJob, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
+
+
+def extend(folder: RunFolder, changes: Mapping[str, Any]) -> TrainJob:
+    """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay beside them
+    as job-1.json, job-2.json ... Raises ProblemsError with everything that may not change."""
+    before = job_of(folder)
+    after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
+    if after == before:
+        return before
+    wrong = list(_refused(before, after))
+    if wrong:
+        raise ProblemsError(wrong)
+    number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
+    atomic.write_json(folder.path / f"job-{number}.json", folder.job())
+    atomic.write_json(folder.job_file, dump(after))
+    return after
+
+
+def _refused(before: TrainJob, after: TrainJob) -> Iterator[Problem]:
+    for entry in declared(TrainJob):
+        if value_of(before, entry.path) == value_of(after, entry.path):
+            continue
+        if entry.path == "saving.output_name":
+            yield Problem("The name of a run's files stays", entry.path, "rename them when it is done")
+        elif not may_change(entry.path):
+            what = f"'{entry.title}' cannot change while a run goes on: its state would not fit, or mean something else"
+            yield Problem(
+                what, entry.path, "start a new run from this one: set resume.resume, or network.network_weights"
+            )

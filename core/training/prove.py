@@ -1,0 +1,169 @@
+"""The proof that a run which was stopped and continued ends where an unbroken one does, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record import atomic
+from core.record.cancel import CancelToken
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.journal import Journal, read_lines
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder, newest_state
+from core.record.workspace import Workspace
+from core.settings.hub import HubSettings
+from core.settings.presets import dump
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
+
+NOT_LEARNT = ("seconds", "made_with")  # of a state: they differ from one try to the next
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Two ways of training the same steps. whole, resumed: SHA-256 over everything that learning depends on.
+
+    losses_equal   every step's loss was the same      different  names of what was not
+    """
+
+    steps: int
+    stopped_at: int
+    whole: str
+    resumed: str
+    losses_equal: bool
+    different: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        return self.whole == self.resumed and self.losses_equal
+
+    def words(self) -> str:
+        lines = [
+            f"{self.steps} steps in one go:               {self.whole}",
+            f"{self.stopped_at} steps, stopped, {self.steps - self.stopped_at} more steps:  {self.resumed}",
+            "equal to the bit" if self.equal else "NOT equal",
+        ]
+        if self.different:
+            lines.append("different: " + ", ".join(self.different[:10]))
+        return "\n".join(lines)
+
+
+def prove(
+    job: TrainJob,
+    workspace: Workspace,
+    device: str,
+    steps: int,
+    *,
+    token: CancelToken | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Proof:
+    """Train `steps` steps of this job at once, and again with a stop in the middle, in folders that are removed."""
+    import torch
+
+    place = workspace.private / "proofs" / secrets.token_hex(4)
+    small = short_job(job, steps)
+    half = steps // 2
+    token = token or CancelToken()
+    try:
+        say(f"training {steps} steps in one go")
+        whole = RunFolder.create(place, "whole", dump(small))
+        _live(small, workspace, whole, device, token)
+        broken = RunFolder.create(place, "broken", dump(small))
+        say(f"training {half} steps, then stopping")
+        _live(small, workspace, broken, device, token, stop_at=half)
+        torch.manual_seed(secrets.randbelow(2**31))  # another process would have other global generators
+        say(f"continuing to step {steps}")
+        _live(small, workspace, broken, device, token)
+        first, second = _content(whole), _content(broken)
+        different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
+        return Proof(steps, half, _joined(first), _joined(second), _losses(whole) == _losses(broken), different)
+    finally:
+        atomic.remove_folder(place)
+
+
+def short_job(job: TrainJob, steps: int) -> TrainJob:
+    """The job with so many steps, a seed, and nothing shown, sent or saved on the way."""
+    seed = job.schedule.seed if job.schedule.seed is not None else secrets.randbelow(2**32)
+    schedule = {"max_train_steps": steps, "max_train_epochs": None, "seed": seed}
+    quiet = {
+        "save_every_n_epochs": None,
+        "save_every_n_steps": None,
+        "save_every_minutes": None,
+        "save_n_evenly": None,
+        "save_n_epoch_ratio": None,
+        "save_state": True,
+        "copy_to": None,
+    }
+    no_samples = {"sample_prompts": [], "sample_prompts_file": None}
+    no_validation = {"validate_every_n_steps": None, "validate_every_n_epochs": None}
+    return job.model_copy(
+        update={
+            "schedule": job.schedule.model_copy(update=schedule),
+            "saving": job.saving.model_copy(update=quiet),
+            "samples": job.samples.model_copy(update=no_samples),
+            "validation": job.validation.model_copy(update=no_validation),
+            "logging": job.logging.model_copy(update={"log_with": "none"}),
+            "hub": HubSettings(),
+        }
+    )
+
+
+def _live(
+    job: TrainJob, workspace: Workspace, folder: RunFolder, device: str, token: CancelToken, stop_at: int | None = None
+) -> None:
+    """One life of a run."""
+    from core.training.run import run_training
+
+    with Journal(folder.path) as journal:
+        context = JobContext(workspace, folder, journal, NoCommands(), device, token)
+        state = run_training(job, context, stop_at)
+    token.check()
+    if state != ("done" if stop_at is None else "stopped"):
+        raise ProblemsError.one(f"A training of the proof ended as '{state}'", "proof", "train it as usual to see why")
+
+
+def _content(folder: RunFolder) -> dict[str, str]:
+    """Name -> SHA-256 of everything in the newest state that learning depends on."""
+    import torch
+
+    state = newest_state(folder.states)
+    if state is None:
+        raise ProblemsError.one("A training of the proof left no state", "proof", "look for free space on the disk")
+    content = torch.load(Path(state) / "training.pt", map_location="cpu", weights_only=True)
+    return dict(_hashes({name: value for name, value in content.items() if name not in NOT_LEARNT}, ""))
+
+
+def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
+    """Each leaf by its path, with the hash of its bytes; numbers by their exact form."""
+    import torch
+
+    if isinstance(value, Mapping):
+        return [entry for key, inner in value.items() for entry in _hashes(inner, f"{name}/{key}")]
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [entry for place, inner in enumerate(value) for entry in _hashes(inner, f"{name}/{place}")]
+    if isinstance(value, torch.Tensor):
+        raw = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        about = f"{value.dtype} {tuple(value.shape)}".encode()
+        return [(name, hashlib.sha256(about + raw).hexdigest())]
+    return [(name, hashlib.sha256(repr(value).encode()).hexdigest())]
+
+
+def _joined(content: Mapping[str, str]) -> str:
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(content.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _losses(folder: RunFolder) -> dict[int, float]:
+    return {
+        step: loss
+        for line in read_lines(folder.journal_file)
+        if line["kind"] == "steps"
+        for step, loss in zip(line["steps"], line["losses"], strict=True)
+    }

@@ -1,0 +1,209 @@
+"""Beginning elsewhere than at step 0, training a finished run further, and the proof that resuming changes nothing."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.engine.extend import extend
+from core.record.problems import ProblemsError
+from core.record.run_folder import newest_state
+from core.training import resume
+from core.training.prove import prove
+from core.training.resume import find_state, parse_address
+
+
+def same(a, b):
+    first, second = load_file(a), load_file(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def steps(count, **more):
+    return {"schedule": {"max_train_steps": count, "seed": 7} | more}
+
+
+def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_first_file(train):
+    whole, short = train(**steps(6)), train(**steps(4))
+    whole.start()
+    short.start()
+    first = short.file().read_bytes()
+    again = short.again()
+    again.job = extend(short.folder, {"schedule": {"max_train_steps": 6}, "saving": {"training_comment": "longer"}})
+    assert json.loads((short.folder.path / "job-1.json").read_text())["schedule"]["max_train_steps"] == 4
+    assert again.start() == "done"
+    assert same(whole.file(), again.file()) and again.losses() == whole.losses()
+    assert short.file("t-step00000004.safetensors").read_bytes() == first
+
+
+def test_what_a_run_learns_cannot_change_while_it_goes_on(train):
+    training = train(**steps(1))
+    with pytest.raises(ProblemsError) as caught:
+        extend(training.folder, {"network": {"rank": 8}, "schedule": {"seed": 9}, "saving": {"output_name": "u"}})
+    assert {problem.where for problem in caught.value.problems} == {
+        "network.rank",
+        "schedule.seed",
+        "saving.output_name",
+    }
+    assert not (training.folder.path / "job-1.json").exists()
+
+
+def test_the_state_of_another_run_is_gone_on_from(train):
+    whole, short = train(**steps(6)), train(**steps(4))
+    whole.start()
+    short.start()
+    for given in (short.folder.path, newest_state(short.folder.states)):
+        rest = train(**steps(6), resume={"resume": str(given)})
+        assert rest.start() == "done"
+        assert same(whole.file(), rest.file()) and sorted(rest.losses()) == [5, 6]
+
+
+def test_a_state_of_another_network_is_refused_with_what_differs(train):
+    short = train(**steps(1))
+    short.start()
+    other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
+    with pytest.raises(ProblemsError, match="is of rank 4, not 2"):
+        other.start()
+    late = train(**steps(1), resume={"resume": str(short.folder.path)})
+    with pytest.raises(ProblemsError, match="begin at step 1 and ends at step 1"):
+        late.start()
+
+
+def test_what_is_no_state_is_said(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    workspace = train().workspace
+    with pytest.raises(ProblemsError, match="no state to begin from"):
+        find_state(str(tmp_path / "empty"), workspace)
+    with pytest.raises(ProblemsError, match="no folder"):
+        find_state(str(tmp_path / "none"), workspace)
+
+
+def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train):
+    late = train(**steps(6), resume={"initial_step": 4}, saving={"save_every_n_steps": 5})
+    whole = train(**steps(6))
+    late.start()
+    whole.start()
+    assert sorted(late.losses()) == [5, 6]
+    assert late.file("t-step00000005.safetensors").is_file()
+    again = train(**steps(6), resume={"initial_step": 4, "skip_until_initial_step": False})
+    again.start()
+    assert sorted(again.losses()) == [5, 6]
+    assert again.losses()[5] == whole.losses()[1], "the pictures, noise and timesteps of the first step"
+    assert late.losses()[5] != again.losses()[5]
+
+
+def test_beginning_at_an_epoch_is_beginning_at_its_first_step(train):
+    groups = {"schedule": {"max_train_epochs": 3, "max_train_steps": None, "seed": 7}}
+    by_epoch = train(**groups, resume={"initial_epoch": 3})
+    by_epoch.start()
+    per_epoch = by_epoch.lines("planned")[0]["steps_per_epoch"]
+    by_step = train(**groups, resume={"initial_step": 2 * per_epoch})
+    by_step.start()
+    assert min(by_epoch.losses()) == 2 * per_epoch + 1 and same(by_epoch.file(), by_step.file())
+
+
+def test_the_base_model_is_drawn_first_wherever_a_run_begins_and_once(train):
+    training = train(**steps(4), resume={"initial_step": 2}, samples={"sample_prompts": ["a fox"], "sample_steps": 1})
+    training.start()
+    assert [line["step"] for line in training.lines("sample")] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {},
+        {
+            "network": {"rank": 2, "train_text_encoder": True},
+            "schedule": {
+                "max_train_steps": 9,
+                "seed": None,
+                "gradient_accumulation_steps": 2,
+                "lr_scheduler": "cosine",
+            },
+            "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
+            "samples": {"sample_prompts": ["a fox"]},
+        },
+    ],
+)
+def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train, groups):
+    training = train(**groups)
+    found = prove(training.job, training.workspace, "cpu", 4)
+    assert found.equal and found.whole == found.resumed and (found.steps, found.stopped_at) == (4, 2)
+    assert not list((training.workspace.private / "proofs").iterdir())
+    assert "equal to the bit" in found.words() and "NOT" not in found.words()
+
+
+def test_the_proof_names_what_a_resume_loses(train, monkeypatch):
+    import core.training.checkpoint as checkpoint
+
+    real = checkpoint._content
+    monkeypatch.setattr(
+        checkpoint, "_content", lambda run: real(run) | {"optimizer": run.optimizer.state_dict() | {"state": {}}}
+    )
+    found = prove(train().job, train().workspace, "cpu", 4)
+    assert not found.equal and "NOT equal" in found.words()
+    assert any(name.startswith("/weights/") for name in found.different)
+
+
+# ---- from the hub
+
+
+def test_addresses_of_states_are_read_as_sd_scripts_reads_them():
+    found = parse_address("me/run/my_lora-state:main:dataset")
+    assert (found.repository, found.path, found.revision, found.kind) == ("me/run", "my_lora-state", "main", "dataset")
+    assert parse_address("me/run/a/b").path == "a/b" and parse_address("me/run/a:v2").kind == "model"
+    for text in ("me/run", "justone", "me/run/a:main:other"):
+        with pytest.raises(ProblemsError):
+            parse_address(text)
+
+
+class StateHub(BaseHTTPRequestHandler):
+    """What a repository holds, and its files."""
+
+    def do_HEAD(self):
+        self.do_GET(body=False)
+
+    def do_GET(self, body=True):
+        files = self.server.files
+        if "/resolve/" in self.path:
+            data = files[self.path.split("/resolve/main/")[1]]
+            self.send_response(200)
+            self.send_header("ETag", '"abc"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            kind = "siblings"
+            data = json.dumps({"id": "me/run", "sha": "0" * 40, kind: [{"rfilename": name} for name in files]}).encode()
+            if "/tree/" in self.path:
+                data = json.dumps([{"type": "file", "path": name, "oid": "0", "size": 1} for name in files]).encode()
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_state_is_fetched_from_the_hub(train, tmp_path, monkeypatch):
+    short = train(**steps(1))
+    short.start()
+    state = newest_state(short.folder.states)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StateHub)
+    server.files = {f"states/one/{path.name}": path.read_bytes() for path in state.iterdir()}
+    server.files["README.md"] = b"words"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        found = resume.fetch_state("me/run/states/one:main", tmp_path / "got", endpoint)
+        assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+            path.name: path.read_bytes() for path in state.iterdir()
+        }
+        with pytest.raises(ProblemsError, match="no files under 'states/two'"):
+            resume.fetch_state("me/run/states/two:main", tmp_path / "got", endpoint)
+    finally:
+        server.shutdown()
+        server.server_close()
