@@ -1,0 +1,283 @@
+"""Which files and states stay, what they say, and where they also go."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.formats.hub_upload import Uploads, place_in_repo
+from core.record.problems import ProblemsError
+from core.record.run_folder import state_step
+from core.settings.hub import HubSettings
+from core.settings.saving import SavingSettings
+from core.training.checkpoint import states_no_longer_kept
+from core.training.facts import thumbnail_url
+from core.training.saving import OnTheWay, no_longer_kept
+
+
+def metadata(path):
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def step_files(*steps):
+    return [OnTheWay(Path(f"t-step{step:08d}"), step, None) for step in steps]
+
+
+def test_step_files_are_kept_by_distance_as_sd_scripts_does():
+    """Reference, section 7.2: every 10, 30: at step 50 the file of step 10 goes."""
+    settings = SavingSettings(save_every_n_steps=10, save_last_n_steps=30)
+    left = []
+    for step in range(10, 60, 10):
+        left += step_files(step)
+        gone = no_longer_kept(settings, left, step)
+        left = [each for each in left if each not in gone]
+    assert [each.step for each in left] == [20, 30, 40, 50]
+    by_hand = step_files(3, 50)
+    assert not no_longer_kept(settings, by_hand, 50), "only names that the period gives are touched"
+
+
+def test_epoch_files_are_counted_and_step_files_are_not_among_them():
+    epochs = [OnTheWay(Path(f"t-{epoch:06d}"), epoch * 7, epoch) for epoch in (2, 4, 6)]
+    found = [epochs[0], *step_files(20), *epochs[1:]]
+    settings = SavingSettings(save_every_n_epochs=2, save_last_n_epochs=2)
+    assert no_longer_kept(settings, found, 42) == [epochs[0]]
+    assert no_longer_kept(SavingSettings(save_last_n=1), found, 42) == found[:-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({}, [40, 50]),
+        ({"save_last_n_states": 3}, [30, 40, 50]),
+        ({"save_last_n_steps_state": 30}, [20, 30, 40, 50]),
+        ({"save_last_n_epochs_state": 1}, [50]),
+        ({"save_last_n_epochs_state": 2, "save_last_n_steps_state": 5}, [40, 50]),
+    ],
+)
+def test_states_are_kept_by_number_or_by_distance(settings, left):
+    """Epochs of 10 steps, at the end of the fifth."""
+    epochs = SimpleNamespace(first_update=lambda epoch: epoch * 10)
+    run = SimpleNamespace(
+        job=SimpleNamespace(saving=SavingSettings(**settings)),
+        state=SimpleNamespace(step=50),
+        plan=SimpleNamespace(epochs=epochs, epoch_of=lambda step: step // 10),
+    )
+    sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
+    gone = states_no_longer_kept(run, sealed)
+    assert [state_step(path) for path in sealed if path not in gone] == left
+
+
+def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
+    periodic = {"save_every_n_steps": 1, "save_state": False}
+    at_end = train(saving=periodic, schedule={"max_train_steps": 3, "seed": 7})
+    never = train(saving=periodic | {"save_state_on_train_end": False}, schedule={"max_train_steps": 3, "seed": 7})
+    at_end.start()
+    never.start()
+    assert [line["step"] for line in at_end.lines("backed_up")] == [3]
+    assert not never.lines("backed_up") and len(never.lines("saved")) == 3
+
+
+def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
+    training = train(
+        schedule={"max_train_epochs": 5, "max_train_steps": None, "seed": 7}, saving={"save_n_epoch_ratio": 2}
+    )
+    training.start()
+    assert sorted(path.name for path in training.folder.checkpoints.iterdir()) == [
+        "t-000002.safetensors",
+        "t-000004.safetensors",
+        "t.safetensors",
+    ]
+
+
+def test_pickled_files_hold_the_same_weights_and_load_without_running_anything(train):
+    plain, pickled = train(), train(saving={"save_model_as": "pt"})
+    plain.start()
+    pickled.start()
+    a, b = load_file(plain.file()), torch.load(pickled.file("t.pt"), weights_only=True)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_file_says_what_its_maker_wrote_and_no_metadata_leaves_out_the_rest(train, tmp_path):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"\x89PNG")
+    said = {
+        "metadata_title": "Glyphs",
+        "metadata_author": "me",
+        "metadata_tags": "a, b",
+        "metadata_thumbnail": str(picture),
+    }
+    training = train(saving=said | {"training_comment": "ü"}, captions={"trigger_word": "sks"})
+    training.start()
+    found = metadata(training.file())
+    assert (found["modelspec.title"], found["modelspec.author"], found["modelspec.tags"]) == ("Glyphs", "me", "a, b")
+    assert found["modelspec.trigger_phrase"] == "sks" and found["ss_training_comment"] == "ü"
+    assert found["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
+    assert "modelspec.license" not in found and found["ss_validation_split"] == "0.0"
+    little = train(saving=said | {"no_metadata": True})
+    little.start()
+    names = set(metadata(little.file()))
+    assert {name for name in names if name.startswith("ss_")} == {
+        "ss_v2",
+        "ss_base_model_version",
+        "ss_network_module",
+        "ss_network_dim",
+        "ss_network_alpha",
+    }
+    assert "modelspec.title" in names and "sshs_model_hash" in names
+
+
+def test_a_step_file_says_the_epoch_it_is_in(train):
+    training = train(
+        schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},
+        saving={"save_every_n_steps": 1, "save_every_n_epochs": 1},
+    )
+    training.start()
+    epochs = {
+        int(found["ss_steps"]): int(found["ss_epoch"])
+        for found in map(metadata, training.folder.checkpoints.glob("*.safetensors"))
+    }
+    per_epoch = training.lines("planned")[0]["steps_per_epoch"]
+    assert epochs == {step: (step - 1) // per_epoch + 1 for step in epochs} and len(epochs) == 2 * per_epoch
+
+
+def test_a_thumbnail_that_is_missing_too_large_or_no_picture_is_refused(tmp_path):
+    large, other = tmp_path / "a.png", tmp_path / "a.txt"
+    large.write_bytes(b"0" * (2 << 20))
+    other.write_text("x")
+    for path, words in ((tmp_path / "none.png", "cannot be read"), (large, "2.1 MB"), (other, "no such picture")):
+        with pytest.raises(ProblemsError, match=words):
+            thumbnail_url(str(path))
+
+
+# ---- the hub
+
+
+class UploadHub(BaseHTTPRequestHandler):
+    """The calls of an upload: make the repository, ask how, commit."""
+
+    def do_POST(self):
+        server = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self._chunks()
+        server.asked.append((self.path, self.headers.get("Authorization")))
+        if server.status != 200:
+            self._send({"error": "You are not allowed"}, server.status)
+        elif self.path.endswith("/repos/create"):
+            server.made = json.loads(body)
+            self._send({"url": f"{server.endpoint}/me/run", "name": "me/run"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            self._send(
+                {"files": [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in files]}
+            )
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            self._send(
+                {"commitUrl": f"{server.endpoint}/me/run/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True}
+            )
+        else:
+            self._send({}, 200)
+
+    def do_GET(self):
+        self._send({"id": "me/run", "sha": "0" * 40, "siblings": []})
+
+    def _chunks(self):
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        return data
+
+    def _send(self, answer, status=200):
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), UploadHub)
+    server.files, server.asked, server.status, server.made = {}, [], 200, None
+    server.endpoint = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_files_go_to_their_folder_in_the_repository_under_their_own_names():
+    assert place_in_repo(HubSettings(), "a.safetensors") == "a.safetensors"
+    assert place_in_repo(HubSettings(huggingface_path_in_repo="/x\\y/"), "a") == "x/y/a"
+
+
+def test_files_and_folders_are_uploaded_and_the_repository_is_made_private(hub, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"weights")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "s.txt").write_bytes(b"state")
+    said = []
+    settings = HubSettings(
+        huggingface_repo_id="me/run", huggingface_path_in_repo="x", save_state_to_huggingface=True, async_upload=False
+    )
+    uploads = Uploads(settings, "hf_secret_token", lambda *words: said.append(words), hub.endpoint)
+    uploads.send(tmp_path / "a.txt")
+    uploads.send_state(tmp_path / "state")
+    uploads.close()
+    assert hub.files == {"x/a.txt": b"weights", "x/state/s.txt": b"state"}, said
+    assert hub.made["visibility"] == "private" and [level for _, level, _ in said] == ["info", "info"]
+    assert {token for _, token in hub.asked} == {"Bearer hf_secret_token"}
+
+
+def test_an_upload_that_fails_is_said_and_the_next_is_tried(hub, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"weights")
+    said = []
+    hub.status = 403
+    uploads = Uploads(HubSettings(huggingface_repo_id="me/run"), None, lambda *words: said.append(words), hub.endpoint)
+    uploads.send(tmp_path / "a.txt")
+    uploads.finish()
+    hub.status = 200
+    uploads.send(tmp_path / "a.txt", wait=True)
+    uploads.close()
+    assert [level for _, level, _ in said] == ["warning", "info"], said
+    assert "could not be uploaded" in said[0][0] and "HF_TOKEN" in said[0][2]
+
+
+def test_a_training_goes_on_when_its_uploads_fail_and_no_key_is_in_its_folder(train, hub, monkeypatch):
+    token = "hf_" + "x" * 30
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.status = 500
+    real = Uploads.__init__
+    monkeypatch.setattr(
+        Uploads, "__init__", lambda self, settings, key, say: real(self, settings, key, say, hub.endpoint)
+    )
+    monkeypatch.setattr(
+        "core.formats.hub_upload.Uploads._connected",
+        lambda self, name: (_ for _ in ()).throw(OSError(f"{token} refused")),
+    )
+    training = train(
+        schedule={"max_train_steps": 2, "seed": 7},
+        saving={"save_every_n_steps": 1},
+        hub={"huggingface_repo_id": "me/run"},
+    )
+    assert training.start() == "done"
+    said = [line["text"] for line in training.lines("log") if "could not be uploaded" in line["text"]]
+    assert len(said) == 2 and all("*** refused" in text for text in said)
+    for path in training.folder.path.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes(), path
