@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from core.settings.memory import MemorySettings
+    from core.settings.method import MethodSettings
 
 # Below this many bytes of weights a CPU gains nothing from bf16: converting costs what the faster products save.
 SMALL_MODEL_BYTES = 200 << 20
@@ -36,16 +37,22 @@ class Precision:
 
 
 def choose_precision(
-    settings: MemorySettings, device: str, weight_bytes: int, *, learns: bool = True, whole_model: bool = False
+    settings: MemorySettings,
+    device: str,
+    weight_bytes: int,
+    *,
+    learns: bool = True,
+    method: MethodSettings | None = None,
 ) -> Precision:
     """As asked, or for "auto": on CUDA bf16 while something learns and the card has it, else fp16 (more digits than bf16,
     and nothing here overflows it when drawing); on a CPU bf16 for large models where it multiplies bf16 in hardware;
     fp32 otherwise.
 
-    weight_bytes   of the U-Net as stored       whole_model   the model itself learns, not a network beside it
+    weight_bytes   of the U-Net as stored       method   the kind of training, where something learns
     """
     import torch
 
+    whole_model = method is not None and method.whole_model
     name = settings.mixed_precision
     if name == "auto" and whole_model and settings.full_precision != "fp32":
         name = settings.full_precision
@@ -61,6 +68,8 @@ def choose_precision(
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     learning = types[settings.full_precision if whole_model else name]
+    if method is not None and method.kind == "embedding":
+        learning = torch.float32
     return Precision(name, types[name], scaled=name == "fp16" and learns, learning=learning)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from core.dataset.text_cache import EncodeText
+    from core.diffusion.text_states import TextStates
     from core.optimization.groups import Learner
     from core.record.problems import Problem
 
@@ -36,6 +38,9 @@ class Method(Protocol):
 
     def build(self, components: Any) -> list[Learner]:
         """Make what learns, on the loaded model; returns it with its parts and rates. Called once."""
+
+    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
+        """The states of captions, made with `encode`, in the form that this method's passes read."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything to continue from, besides the optimizer: the live tensors, not copies."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,11 @@ from core.settings.saving import EXTENSIONS
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from core.dataset.text_cache import EncodeText
     from core.methods import Use
     from core.settings.job import TrainJob
 
 PARTS = ("text_encoder", "text_encoder_2")
-Encode = Callable[[Sequence[str]], TextStates]
 
 
 class EmbeddingMethod:
@@ -39,7 +39,7 @@ class EmbeddingMethod:
     learns_unet = False
     steady_gradients = False  # a word that no caption of the batch holds gets none
 
-    def __init__(self, job: TrainJob, seed: int, start: Path | None = None):
+    def __init__(self, job: TrainJob, start: Path | None = None):
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self.advice: list[Problem] = []
         self._settings = job.embedding
@@ -99,13 +99,14 @@ class EmbeddingMethod:
     def _fitting(self, given: Tensor | None, begin: Tensor) -> Tensor:
         assert given is not None
         if given.shape != begin.shape:
-            what = f"The embedding holds {given.shape[0]} vectors of {given.shape[1]} numbers; wanted are {begin.shape[0]} of {begin.shape[1]}"
+            (held, width), (wanted, own) = given.shape, begin.shape
+            what = f"The embedding holds {held} vectors of {width} numbers; wanted are {wanted} of {own}"
             raise ProblemsError.one(what, "embedding.embedding_weights", "set as many vectors as the file holds")
         return given
 
     # -- texts
 
-    def encode(self, captions: Sequence[str], encode: Encode) -> TextStates:
+    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
         """Captions with the new words spelled out as their tokens. XTI: context [B, 16, T, C]."""
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:

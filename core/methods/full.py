@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from core.dataset.text_cache import EncodeText
+    from core.diffusion.text_states import TextStates
     from core.families.components import Components
     from core.methods import Use
     from core.record.problems import Problem
@@ -102,6 +104,9 @@ class FullMethod:
                 yield Learner(part, [weight for weight in module.parameters() if weight.requires_grad])
 
     # -- a state
+
+    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
+        return encode(captions)
 
     def state_dict(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from core.dataset.text_cache import EncodeText
+    from core.diffusion.text_states import TextStates
     from core.methods import Use
     from core.settings.job import TrainJob
 
@@ -81,6 +83,9 @@ class NetworkMethod:
     def _built(self) -> LoraNetwork:
         assert self.network is not None
         return self.network
+
+    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
+        return encode(captions)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._built.state_dict()

@@ -69,7 +69,15 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:
-    return concepts(job.dataset, job.captions, job.validation)
+    return concepts(job.dataset, captions_in_force(job), job.validation)
+
+
+def captions_in_force(job: TrainJob) -> CaptionSettings:
+    """The captions group; a single new word of textual inversion is the trigger word, so that no caption lacks it."""
+    words = job.embedding.words
+    if job.method.kind != "embedding" or len(words) != 1 or job.captions.trigger_word:
+        return job.captions
+    return job.captions.model_copy(update={"trigger_word": words[0]})
 
 
 def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:

@@ -14,7 +14,7 @@ WHOLE_MODEL = ("dreambooth", "fine_tune")  # kinds that change the model itself,
 class MethodSettings(Settings):
     """The kind of training. The form reshapes itself by it."""
 
-    kind: Literal["lora", "dreambooth", "fine_tune"] = setting(
+    kind: Literal["lora", "dreambooth", "fine_tune", "embedding"] = setting(
         "lora",
         title="What to train",
         level="shown",
@@ -22,8 +22,9 @@ class MethodSettings(Settings):
             "lora": "LoRA: a small file beside the model",
             "dreambooth": "DreamBooth: the model itself, on one subject",
             "fine_tune": "Fine-tune: the model itself, on many captioned pictures",
+            "embedding": "Textual inversion: a new word for the model as it is",
         },
-        help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one.",
+        help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one. Textual inversion learns a word, a few kilobytes.",
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
         costs="A whole model takes several times the memory of a LoRA, and 2 to 10 GB a file.",
     )

@@ -17,11 +17,13 @@ def scale_factor(job: TrainJob, processes: int = 1) -> int:
 
 def trains_unet(job: TrainJob) -> bool:
     """Whether the U-Net, or a network's layers in it, learn, unless their rate is 0."""
-    return job.method.whole_model or job.network.train_unet
+    return job.method.kind != "embedding" and (job.method.whole_model or job.network.train_unet)
 
 
 def trains_text(job: TrainJob) -> bool:
     """Whether the text encoders, or a network's layers in them, learn, unless their rate is 0."""
+    if job.method.kind == "embedding":
+        return True
     return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
 
 

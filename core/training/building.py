@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from core.families.locate import model_path
 from core.methods import Method
+from core.methods.embedding import EmbeddingMethod
 from core.methods.full import TEXT_PARTS, FullMethod, learning_parts
 from core.methods.network import NetworkMethod
 from core.settings.optimizers import find
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from core.training.setup import Builder
     from core.training.sources import Text
 
+EMBEDDING = "embedding.embedding_weights"
 # Libraries whose optimizers keep all they know with each weight, so that weights may be moved in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
 
@@ -29,6 +32,9 @@ def make_method(builder: Builder) -> Method:
     """The method that the job asks for."""
     if builder.job.method.whole_model:
         return FullMethod(builder.job, builder.vae)
+    if builder.job.method.kind == "embedding":
+        start = builder.job.embedding.embedding_weights
+        return EmbeddingMethod(builder.job, model_path(start, builder.context.workspace, EMBEDDING) if start else None)
     return NetworkMethod(builder.job, builder.seed, builder.files)
 
 
@@ -42,7 +48,9 @@ def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
     if compute == learning:
         return load(parts, compute)
     names = builder.family.LAYOUT.text_encoders
-    found = learning_parts(builder.job, len(names))
+    # New words are read by encoders in fp32: their gradients are small.
+    whole = builder.job.method.whole_model
+    found = learning_parts(builder.job, len(names)) if whole else set(names)
     loaded = load(("unet",), learning if "unet" in found else compute)
     if len(parts) > 1:
         texts = load(parts[1:], learning if found & set(TEXT_PARTS) else compute)

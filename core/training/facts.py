@@ -68,6 +68,8 @@ def file_metadata(run: Run) -> dict[str, str]:
         datasets=datasets_of(placed, shown),
         extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
+    if run.job.method.kind == "embedding":
+        return model_spec(run.job, facts, "embedding")
     if run.job.method.whole_model:  # as sd-scripts: how it was trained is said in files of networks alone
         return model_spec(run.job, facts, "model" if run.method.extension else "folder")
     return shortened(lora_metadata(run.job, facts)) if run.job.saving.no_metadata else lora_metadata(run.job, facts)

@@ -20,6 +20,7 @@ from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads
 from core.methods import Method
 from core.networks.files import merge_files
+from core.optimization.optimizers import device_problems
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
@@ -62,6 +63,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
     )
     found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
     found += [*network_problems(job, context.workspace), *prior_problems(job, report.placed)]
+    found += device_problems(job.optimizer, context.device)
     raise_if_errors([*found, *objective_problems(job, context.workspace)])
     return report
 
@@ -92,8 +94,7 @@ class Builder:
     def _precision(self) -> Precision:
         size = self.family.weight_bytes(self.model)["unet"]
         use_threads(self.context.device, size)
-        whole = self.job.method.whole_model
-        return choose_precision(self.job.memory, self.context.device, size, whole_model=whole)
+        return choose_precision(self.job.memory, self.context.device, size, method=self.job.method)
 
     # -- latents
 
@@ -142,13 +143,16 @@ class Builder:
         # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
         learns = self.method.learns_text
         with self.precision.autocast(self.context.device) if learns else nullcontext():
-            return self.family.encode_captions(
-                self._text_model,
-                captions,
-                max_token_length=self.job.captions.max_token_length,
-                clip_skip=self.job.model.clip_skip,
-                weighted=self.job.captions.weighted_captions,
-            )
+            return self.method.encode(captions, self._encode_as_they_are)
+
+    def _encode_as_they_are(self, captions: Sequence[str]) -> TextStates:
+        return self.family.encode_captions(
+            self._text_model,
+            captions,
+            max_token_length=self.job.captions.max_token_length,
+            clip_skip=self.job.model.clip_skip,
+            weighted=self.job.captions.weighted_captions,
+        )
 
     def frozen_text(self) -> FrozenText:
         """Encodes what the first epoch and the samples need, then lets the encoders go."""

@@ -19,7 +19,7 @@ STARTER = PROJECT / "models" / "starter"
 
 
 def method(**embedding):
-    return EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "zunkel", **embedding}}), seed=1)
+    return EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "zunkel", **embedding}}))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_several_words_learn_together_and_each_has_its_file(components, tmp_path
     assert {tuple(own.vectors(word)["emb_params"].shape) for word in ("zunkel", "brabol")} == {
         (2, table_width(components))
     }
-    own.write(tmp_path / "out.safetensors", {}, "fp32")
+    own.write(tmp_path / "out.safetensors", {}, "fp32", epoch=1, step=1)
     assert torch.equal(
         read_embedding(tmp_path / "out-brabol.safetensors")["emb_params"], own.vectors("brabol")["emb_params"]
     )
@@ -98,10 +98,10 @@ def test_it_goes_on_from_a_file_that_fits_and_says_what_does_not(components, tmp
     width = table_width(components)
     torch.save({"string_to_param": {"*": torch.full((2, width), 0.5)}}, path)  # as A1111 writes it
     job = build(TrainJob, {"embedding": {"token_string": "zunkel", "num_vectors_per_token": 2}})
-    own = EmbeddingMethod(job, 1, path)
+    own = EmbeddingMethod(job, path)
     own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], torch.full((2, width), 0.5))
-    other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), 1, path)
+    other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), path)
     with pytest.raises(ProblemsError, match=f"holds 2 vectors of {width} numbers; wanted are 1"):
         other.build(family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers")))
 

@@ -9,9 +9,21 @@ from __future__ import annotations
 from core.record.problems import Problem
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
-from core.settings.rules import captions, dataset, learning, noise, saving, schedule
+from core.settings.rules import (
+    captions,
+    dataset,
+    embedding,
+    learning,
+    method,
+    network,
+    noise,
+    optimizer,
+    saving,
+    schedule,
+    validation,
+)
 
-TOPICS = (learning, dataset, captions, noise, schedule, saving)
+TOPICS = (learning, network, optimizer, dataset, captions, noise, schedule, saving, validation, method, embedding)
 
 
 def training_problems(job: TrainJob) -> list[Problem]:

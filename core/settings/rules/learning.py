@@ -9,12 +9,6 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import adapts, find, relative_steps
 from core.settings.rates import own_rates, trains_text, trains_unet
 
-SMALL = {
-    "lora",
-    "textual_inversion",
-    "xti",
-}  # methods that learn beside the model: a negative rate teaches them nothing
-
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     if not (trains_unet(job) or trains_text(job)):
@@ -36,7 +30,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     where = "optimizer." + {"unet": "unet_lr"}.get(
         below[0], "text_encoder_lr" if "text" in below[0] else "learning_rate"
     )
-    if job.method.kind in SMALL:
+    if not job.method.whole_model:  # what learns beside a model has nothing to unlearn
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
         yield Problem(what, where, "give a rate above 0; training away is for whole models only")
     else:

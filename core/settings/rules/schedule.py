@@ -92,9 +92,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         if own.lr_scheduler_type and name != "lr_scheduler_args":
             yield f"schedule.{name}", f"ignored: the curve is {own.lr_scheduler_type}"
         elif not own.lr_scheduler_type and own.lr_scheduler not in curves:
-            yield f"schedule.{name}", f"ignored by the curve '{own.lr_scheduler}'"
+            yield f"schedule.{name}", f"ignored: the curve '{own.lr_scheduler}' has no use for it"
     if own.lr_scheduler == "piecewise_constant" and not own.lr_scheduler_type:
-        yield "schedule.lr_warmup_steps", "ignored by the curve 'in steps': begin its steps with small factors"
+        yield "schedule.lr_warmup_steps", "ignored: the curve 'in steps' begins as its steps say"
     if not own.lr_warmup_steps:
         yield "schedule.lr_warmup_from_zero", "ignored: there is no warm-up"
 

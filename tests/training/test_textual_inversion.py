@@ -1,0 +1,89 @@
+"""Whole trainings of new words on the starter: files that others read, resuming bit for bit, refusals."""
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from core.formats.embedding_file import read_embedding
+from core.record.problems import ProblemsError
+
+WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
+
+
+def groups(**more):
+    return {
+        "method": {"kind": "embedding"},
+        "embedding": {**WORD, **more.pop("embedding", {})},
+        "optimizer": {"learning_rate": 5e-3},
+        **more,
+    }
+
+
+def test_a_word_is_learnt_and_saved_as_sd_scripts_saves_it(train):
+    samples = {"sample_prompts": ["a zunkel, glyph style"], "sample_steps": 2, "sample_every_n_steps": 3}
+    training = train(**groups(samples=samples))
+    assert training.start() == "done"
+    with safe_open(training.file(), "pt") as file:
+        metadata = file.metadata()
+        assert list(file.keys()) == ["emb_params"]
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert not any(key.startswith("ss_") for key in metadata)
+    learnt = read_embedding(training.file())["emb_params"]
+    assert learnt.shape[0] == 2 and not torch.equal(learnt[0], learnt[1])
+    assert len(training.lines("sample")) == 3
+
+
+def test_diffusers_reads_the_file(train):
+    diffusers = pytest.importorskip("diffusers")
+    training = train(**groups())
+    training.start()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        training.job.model.base_model, safety_checker=None, local_files_only=True
+    )
+    pipeline.load_textual_inversion(str(training.file()), token="<new>")
+    ids = pipeline.tokenizer("<new> <new>_1")["input_ids"][1:-1]
+    learnt = read_embedding(training.file())["emb_params"]
+    there = pipeline.text_encoder.get_input_embeddings().weight[ids].float()
+    torch.testing.assert_close(there, learnt, atol=1e-3, rtol=1e-3)  # the model there is in fp16
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"embedding": {"extended": True, "num_vectors_per_token": 1}},
+        {
+            "embedding": {"token_string": "zunkel, brabol"},
+            "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
+        },
+        {
+            "captions": {"caption_template": "object", "caption_dropout_rate": 0.2},
+            "memory": {"mixed_precision": "bf16"},
+        },
+    ],
+    ids=["two vectors", "each layer", "two words, accumulation", "sentences, bf16"],
+)
+def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, more):
+    whole = train(**groups(**more))
+    assert whole.start() == "done"
+    broken = train(**groups(**more))
+
+    def stop_after_two(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= 2:
+            broken.token.cancel()
+
+    broken.on_line = stop_after_two
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    assert broken.start() == "stopped"
+    rest = broken.again()
+    assert rest.start() == "done"
+    assert rest.losses() == whole.losses()
+    one, other = read_embedding(whole.file()), read_embedding(rest.file())
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_cannot_be_learnt_is_said_before_anything_loads(train):
+    with pytest.raises(ProblemsError, match="no word to learn"):
+        train(**groups(embedding={"token_string": None})).start()
+    with pytest.raises(ProblemsError, match="single file"):
+        train(**groups(saving={"output_name": "t", "save_model_as": "diffusers"})).start()
