@@ -9,26 +9,21 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from core.formats.model_spec import model_spec
+from core.settings.blocks import LISTS, SIDES
+from core.settings.optimizers import optimizer_sentence
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
-OPTIMIZER_CLASSES = {"AdamW": "torch.optim.adamw.AdamW", "AdamW8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
 # What sd-scripts also writes and this program does not do: said as it says it.
 NOT_USED = {
     "ss_full_fp16": False,
     "ss_lowram": False,
     "ss_fp8_base": False,
-    "ss_network_dropout": None,
-    "ss_scale_weight_norms": None,
 }
 
 
@@ -81,7 +76,7 @@ def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
     values: dict[str, Any] = dict(NOT_USED)
     values |= _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
-    return _strings(values) | modelspec(job, facts, saved_at) | dict(facts.extra)
+    return _strings(values) | model_spec(job, facts, "lora", saved_at) | dict(facts.extra)
 
 
 def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, Any]:
@@ -104,12 +99,11 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
 
 def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     optimizer, network = job.optimizer, job.network
-    arguments = f"weight_decay={optimizer.weight_decay},betas={tuple(optimizer.betas)},eps={optimizer.eps}"
     values = {
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.unet_lr,
         "ss_text_encoder_lr": optimizer.text_encoder_lr,
-        "ss_optimizer": f"{OPTIMIZER_CLASSES[optimizer.optimizer_type]}({arguments})",
+        "ss_optimizer": optimizer_sentence(optimizer),
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_lr_scheduler": job.schedule.lr_scheduler,
         "ss_lr_warmup_steps": job.schedule.lr_warmup_steps,
@@ -121,11 +115,31 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": network.rank,
         "ss_network_alpha": network.alpha,
+        "ss_network_dropout": network.network_dropout or None,
+        "ss_scale_weight_norms": network.scale_weight_norms,
     } | _noise_values(job)
+    arguments = network_arguments(job)
+    return values | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+
+
+def network_arguments(job: TrainJob) -> dict[str, str]:
+    """What sd-scripts takes as network_args, under its names: those that are not as if they were not given. The dropout
+    stands among them too, where there are others, as sd-scripts adds it."""
+    network, optimizer = job.network, job.optimizer
+    found: dict[str, Any] = {}
     if network.conv_rank is not None:
         alpha = network.conv_rank if network.conv_alpha is None else network.conv_alpha
-        values["ss_network_args"] = json.dumps({"conv_dim": str(network.conv_rank), "conv_alpha": str(alpha)})
-    return values
+        found |= {"conv_dim": network.conv_rank, "conv_alpha": alpha}
+    for name in (*LISTS, *SIDES):
+        found[name] = getattr(network, name) or None
+    if network.has_block_rates:
+        found["block_lr_zero_threshold"] = network.block_lr_zero_threshold or None
+    for name in ("rank_dropout", "module_dropout"):
+        found[name] = getattr(network, name) or None
+    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+        found[name] = getattr(optimizer, name)
+    given = {name: str(value) for name, value in found.items() if value is not None}
+    return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
 
 def _noise_values(job: TrainJob) -> dict[str, Any]:
@@ -197,30 +211,6 @@ def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_tag_frequency": _json(facts.tag_frequency),
         "ss_bucket_info": _json(facts.bucket_info),
     }
-
-
-def modelspec(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, str]:
-    """Stability's model metadata, 1.0.1, as sd-scripts fills it for a LoRA."""
-    architecture = ARCHITECTURES[facts.family]
-    if facts.family == "sd2" and facts.prediction == "v":
-        architecture = "stable-diffusion-v2-768-v"
-    values = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture + "/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
-        if facts.family == "sdxl"
-        else "diffusers",
-        "modelspec.title": job.saving.output_name,
-        "modelspec.resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
-        "modelspec.date": datetime.fromtimestamp(int(saved_at)).isoformat(),
-        "modelspec.prediction_type": facts.prediction,
-    }
-    noise = job.noise
-    if (noise.min_timestep, noise.max_timestep) != (0, 1000):
-        values["modelspec.timestep_range"] = f"{noise.min_timestep},{noise.max_timestep}"
-    if job.model.clip_skip is not None:
-        values["modelspec.encoder_layer"] = str(job.model.clip_skip)
-    return values
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -46,8 +46,11 @@ class Processes:
     def sum_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by the sum over all processes."""
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace each gradient by the sum over all processes; a process without one adds zeros."""
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
+        """Replace each gradient by the sum over all processes; a process without one adds zeros.
+
+        steady  whether the same weights get gradients at each step, so that it is found out once
+        """
 
     def tell(self, value: T) -> T:
         """What the first process has, in all of them."""
@@ -90,12 +93,10 @@ class Together(Processes):
     def sum_up(self, tensors: Sequence[Tensor]) -> None:
         _by_type(tensors, self._all_reduce)
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
         import torch
 
-        if (
-            self._used is None
-        ):  # which get gradients at all does not change in a run: those that nobody has stay without
+        if self._used is None or not steady:  # those that nobody has stay without
             have = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
             self._reduce_words(have)
             self._used = [bool(number > 0) for number in have]

@@ -89,7 +89,7 @@ def test_the_settings_are_described():
         "ss_learning_rate": "0.0001",
         "ss_unet_lr": "0.0005",
         "ss_text_encoder_lr": "None",
-        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.999),eps=1e-08)",
+        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1)",
         "ss_output_name": "fox",
         "ss_training_comment": "first",
         "ss_min_snr_gamma": "5.0",

@@ -1,0 +1,191 @@
+"""Starting from a file, and LoRAs merged into the base model."""
+
+import copy
+from types import SimpleNamespace
+
+import torch
+from pytest import fixture, mark, raises
+from torch import nn
+
+from core.formats.lora_file import save_lora
+from core.networks import files
+from core.networks.files import MergedFile, merge_files, read_network
+from core.networks.lora import LoraNetwork, attached
+from core.networks.starting import start_network
+from core.record.problems import ProblemsError
+from core.settings.network import NetworkSettings
+
+Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+OUT = "lora_unet_up_blocks_1_attentions_0_proj_out"
+TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+BOTH = {"train_unet": True, "train_text_encoder": True}
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.out, self.text = nn.Linear(8, 6), nn.Conv2d(6, 5, 1), nn.Linear(7, 8)
+
+    def forward(self, words):
+        return self.out(self.q(self.text(words))[:, :, None, None]).flatten(1)
+
+
+@fixture
+def model():
+    torch.manual_seed(0)
+    return Model().requires_grad_(False)
+
+
+def targets_of(model):
+    return [
+        SimpleNamespace(name=name, parent=model, module=module)
+        for name, module in ((TEXT, model.text), (Q, model.q), (OUT, model.out))
+    ]
+
+
+def trained(model, seed=5, **settings):
+    """The tensors of a LoRA that has learnt something."""
+    network = LoraNetwork.create(targets_of(model), NetworkSettings(**{**BOTH, **settings}), seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    for layer in network.layers.values():
+        layer.up.data = torch.randn(layer.up.shape, generator=draw)
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def started(model, tensors, **settings):
+    return start_network(targets_of(model), NetworkSettings(**{**BOTH, **settings}), 1, tensors)
+
+
+def said(problems):
+    return " ".join(problem.what for problem in problems)
+
+
+def test_a_network_starts_with_the_weights_of_the_file(model):
+    tensors = trained(model, rank=4, alpha=2.0)
+    network, problems = started(model, tensors, rank=4, alpha=2.0)
+    assert not problems
+    assert all(torch.equal(value, tensors[key]) for key, value in network.state_dict().items())
+
+
+def test_the_alpha_of_the_file_counts_and_that_is_said(model):
+    network, problems = started(model, trained(model, rank=4, alpha=2.0), rank=4, alpha=4.0)
+    assert {layer.alpha for layer in network.layers.values()} == {2.0}
+    assert "2 in 3 layers where 4 is set" in said(problems) and problems[0].level == "advice"
+
+
+def test_as_sd_scripts_the_alpha_set_here_trains_and_that_of_the_file_is_saved(model):
+    tensors = trained(model, rank=4, alpha=2.0)
+    settings = {"rank": 4, "alpha": 4.0, "weights_scale": "kohya"}
+    network, problems = started(model, tensors, **settings)
+    assert {layer.scale for layer in network.layers.values()} == {1.0}
+    assert float(network.state_dict()[f"{Q}.alpha"]) == 2.0 and "saved with its own" in said(problems)
+    again, _ = started(model, tensors, **settings)
+    again.load_state(network.state_dict())  # a run that continues
+    assert {layer.scale for layer in again.layers.values()} == {1.0}
+    assert float(again.state_dict()[f"{Q}.alpha"]) == 2.0
+
+
+def test_another_rank_is_refused_with_the_layers_and_the_two_ways_out(model):
+    with raises(ProblemsError) as caught:
+        started(model, trained(model, rank=4), rank=8)
+    (problem,) = caught.value.problems
+    assert "3 layers of the LoRA have rank 4, and rank 8 is set here" in problem.what and TEXT in problem.what
+    assert "set the rank to 4" in problem.fix and "dim_from_weights" in problem.fix
+
+
+def test_each_kind_of_mismatch_is_listed(model):
+    tensors = trained(model, rank=4) | {
+        f"{Q}.lora_down.weight": torch.zeros(2, 8),
+        f"{Q}.lora_up.weight": torch.zeros(6, 2),
+    }
+    tensors[f"{OUT}.lora_down.weight"] = torch.zeros(4, 99)
+    with raises(ProblemsError) as caught:
+        started(model, tensors, rank=8)
+    text = said(caught.value.problems)
+    assert "1 layers of the LoRA have rank 4" in text and "1 layers of the LoRA have rank 2" in text
+    assert "another size than the model's" in text
+
+
+def test_layers_that_the_file_lacks_start_fresh_and_its_others_are_named(model):
+    tensors = {key: value for key, value in trained(model).items() if not key.startswith(OUT)}
+    tensors |= {
+        "lora_unet_conv_in.lora_down.weight": torch.zeros(2, 4),
+        "lora_unet_conv_in.lora_up.weight": torch.zeros(4, 2),
+    }
+    network, problems = started(model, tensors, train_text_encoder=False)
+    assert set(network.layers) == {Q, OUT} and not network.layers[OUT].up.any() and network.layers[Q].up.any()
+    text = said(problems)
+    assert "1 of 2 layers are not in the LoRA and start fresh" in text and OUT in text
+    assert "1 layers of the LoRA are of a part that is not trained" in text
+    assert "1 layers of the LoRA are left out here: lora_unet_conv_in" in text
+
+
+def test_a_file_without_any_layer_that_is_trained_is_refused(model):
+    tensors = {key: value for key, value in trained(model).items() if key.startswith(TEXT)}
+    with raises(ProblemsError, match="no layer that is trained"):
+        started(model, tensors, train_text_encoder=False)
+
+
+def test_ranks_and_alphas_can_be_those_of_the_file(model):
+    tensors = {key: value for key, value in trained(model, rank=4, alpha=2.0).items() if not key.startswith(OUT)}
+    tensors |= {f"{Q}.lora_down.weight": torch.ones(3, 8), f"{Q}.lora_up.weight": torch.ones(6, 3)}
+    del tensors[f"{TEXT}.alpha"]  # an old file: alpha = rank
+    network, problems = started(model, tensors, rank=16, dim_from_weights=True)
+    assert {name: (layer.rank, layer.alpha) for name, layer in network.layers.items()} == {TEXT: (4, 4.0), Q: (3, 2.0)}
+    assert torch.equal(network.layers[Q].up, torch.ones(6, 3)) and not problems
+    unet_only, _ = started(model, tensors, dim_from_weights=True, train_text_encoder=False)
+    assert set(unet_only.layers) == {Q}
+    assert network.parameters()[0].requires_grad
+
+
+def test_rates_by_block_leave_out_layers_of_the_file(model):
+    network, problems = started(model, trained(model), dim_from_weights=True, down_lr_weight="zeros")
+    assert set(network.layers) == {TEXT, OUT} and Q in said(problems)
+
+
+def test_diffusers_names_of_sdxl_blocks_find_the_original_ones():
+    module = nn.Linear(8, 6).requires_grad_(False)
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    targets = [SimpleNamespace(name=name, parent=nn.Module(), module=module)]
+    network = LoraNetwork.create(targets, NetworkSettings(rank=2, alpha=2), seed=1)
+    other = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {key.replace(name, other): value + 1 for key, value in network.state_dict().items()}
+    read = LoraNetwork.from_file(SimpleNamespace(tensors=tensors), targets)
+    assert set(read.layers) == {name} and read.unmatched == ()
+    begun, problems = start_network(targets, NetworkSettings(rank=2, alpha=3, train_unet=True), 1, tensors)
+    assert not problems and torch.equal(begun.layers[name].up, network.layers[name].up + 1)
+
+
+# -- merging
+
+
+@fixture
+def as_family(monkeypatch):
+    """The little model stands for a family's parts."""
+    monkeypatch.setattr(files, "family", lambda name: SimpleNamespace(lora_targets=lambda part, conv: targets_of(part)))
+
+
+def test_merged_files_draw_what_attached_ones_draw(model, tmp_path, as_family):
+    paths = [save_lora(tmp_path / f"{seed}.safetensors", trained(model, seed), {"ss_v2": "False"}) for seed in (1, 2)]
+    merged = copy.deepcopy(model)
+    parts = lambda part: SimpleNamespace(unet=part, text_encoders=[], family="sd1")  # noqa: E731
+    merge_files(parts(merged), [MergedFile(path, strength) for path, strength in zip(paths, (1.0, -0.5), strict=True)])
+    words = torch.randn(3, 7)
+    networks = [read_network(parts(model), path, strength) for path, strength in zip(paths, (1.0, -0.5), strict=True)]
+    with attached(*networks):
+        live = model(words)
+    torch.testing.assert_close(merged(words), live, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model(words), live)
+
+
+@mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_adds_in_float32_and_rounds_once(model, tmp_path, as_family, dtype):
+    path = save_lora(tmp_path / "a.safetensors", trained(model), {"ss_v2": "False"})
+    model = model.to(dtype)
+    before = model.q.weight.clone()
+    tensors = trained(model)
+    change = tensors[f"{Q}.lora_up.weight"].double() @ tensors[f"{Q}.lora_down.weight"].double()
+    merge_files(SimpleNamespace(unet=model, text_encoders=[], family="sd1"), [MergedFile(path, 0.5)])
+    exact = (before.double() + 0.5 * change).to(dtype)
+    torch.testing.assert_close(model.q.weight, exact, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)
+    assert model.q.weight.dtype == dtype

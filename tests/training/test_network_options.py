@@ -1,0 +1,165 @@
+"""Options of a LoRA in real trainings on the starter."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.record.problems import ProblemsError
+from core.record.processes import Together
+
+DROPOUTS = {"network_dropout": 0.3, "rank_dropout": 0.2, "module_dropout": 0.2}
+EVERYTHING = {
+    "network": {
+        "rank": 4,
+        "alpha": 2.0,
+        "conv_rank": 2,
+        "train_text_encoder": True,
+        **DROPOUTS,
+        "block_dims": "0" + ",4" * 12 + ",2" * 12,
+        "down_lr_weight": "linear+0.25",
+        "up_lr_weight": "0,0,1,1,1,1,0.5",
+        "scale_weight_norms": 0.02,
+    },
+    "optimizer": {"learning_rate": 1e-2, "text_encoder_lr": 1e-3, "loraplus_lr_ratio": 4.0},
+    "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
+}
+
+
+def metadata_of(training):
+    with safe_open(training.file(), "pt") as file:
+        return file.metadata()
+
+
+def assert_same(one, other, **tolerance):
+    first, second = load_file(one.file()), load_file(other.file())
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, monkeypatch):
+    numbers = {}
+
+    class Tracker:
+        def add(self, name, value, step):
+            numbers.setdefault(name, []).append(value)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("core.training.setup.make_tracker", lambda *args, **more: Tracker())
+    whole, broken = train(**EVERYTHING), train(**EVERYTHING)
+    assert whole.start() == "done"
+    names = {name for name in numbers if name.startswith("lr/")}
+    assert {
+        "lr/unet_block1",
+        "lr/unet_block1 plus",
+        "lr/unet_block24",
+        "lr/textencoder",
+        "lr/textencoder plus",
+    } <= names
+    assert not {name for name in names if name.startswith(("lr/unet_block13", "lr/unet_block14"))}, "rate 0: no module"
+    rates = {name: values[-1] for name, values in numbers.items() if name in names}
+    assert rates["lr/unet_block1"] == pytest.approx(1e-2 * 0.25 + 1e-2 * 1 / 11)
+    assert rates["lr/unet_block1 plus"] == pytest.approx(4 * rates["lr/unet_block1"])
+    assert rates["lr/unet_block19"] == pytest.approx(0.5e-2) and rates["lr/textencoder"] == pytest.approx(1e-3)
+    assert max(numbers["max_norm/max_key_norm"]) == pytest.approx(0.02, rel=1e-5)
+    assert max(numbers["max_norm/keys_scaled"]) > 0 and numbers["max_norm/average_key_norm"]
+
+    broken.on_line = lambda line: line["kind"] == "steps" and line["steps"][-1] >= 2 and broken.token.cancel()
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    assert broken.start() == "stopped"
+    rest = broken.again()
+    assert rest.start() == "done"
+    assert_same(whole, rest)
+
+    written = metadata_of(whole)
+    assert (written["ss_network_dropout"], written["ss_scale_weight_norms"]) == ("0.3", "0.02")
+    arguments = json.loads(written["ss_network_args"])
+    expected = {name: EVERYTHING["network"][name] for name in ("block_dims", "down_lr_weight", "up_lr_weight")}
+    expected |= {"conv_dim": "2", "conv_alpha": "2", "rank_dropout": "0.2", "module_dropout": "0.2", "dropout": "0.3"}
+    assert arguments == expected | {"loraplus_lr_ratio": "4.0"}
+
+
+def test_dropouts_change_the_training_and_checkpointing_does_not_change_the_dropouts(train):
+    network = {"rank": 4, "alpha": 4.0, "train_text_encoder": True, **DROPOUTS}
+    plain = train(network=network | dict.fromkeys(DROPOUTS, 0.0), schedule={"max_train_steps": 2})
+    dropped = train(network=network, schedule={"max_train_steps": 2})
+    again = train(network=network, schedule={"max_train_steps": 2}, memory={"gradient_checkpointing": True})
+    for training in (plain, dropped, again):
+        assert training.start() == "done"
+    assert_same(dropped, again, rtol=1e-3, atol=1e-6)
+    assert dropped.losses()[2] == pytest.approx(again.losses()[2], rel=1e-5) != plain.losses()[2]
+
+
+def test_a_training_goes_on_from_another_ones_file(train):
+    first = train(schedule={"max_train_steps": 2})
+    first.start()
+    start = {"network_weights": str(first.file())}
+    still = {"learning_rate": 1e-12}
+    same = train(network=start, optimizer=still, schedule={"max_train_steps": 1})
+    by_file = train(
+        network={"rank": 16, "dim_from_weights": True, **start}, optimizer=still, schedule={"max_train_steps": 1}
+    )
+    for training in (same, by_file):
+        assert training.start() == "done"
+        assert_same(first, training, rtol=0, atol=1e-9)
+        assert json.loads(metadata_of(training)["ss_network_weights"])["name"] == "t.safetensors"
+    assert metadata_of(by_file)["ss_network_dim"] == "4"
+    other = train(network={"rank": 8, **start}, schedule={"max_train_steps": 1})
+    with pytest.raises(ProblemsError, match="have rank 4, and rank 8 is set here"):
+        other.start()
+
+
+def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
+    first = train(network={"rank": 4, "alpha": 4.0, "train_text_encoder": True}, optimizer={"learning_rate": 2e-2})
+    first.start()
+    one_step = {"schedule": {"max_train_steps": 1}}
+    plain = train(**one_step)
+    plain.start()
+    losses = [plain.losses()[1]]
+    for strength in (1.0, 0.5):
+        base = {"base_weights": [str(first.file())], "base_weights_multiplier": str(strength)}
+        merged = train(network=base, **one_step)
+        merged.start()
+        losses.append(merged.losses()[1])
+        (written,) = json.loads(metadata_of(merged)["ss_base_weights"])
+        assert (written["name"], written["multiplier"], len(written["sha256"])) == ("t.safetensors", strength, 64)
+    # The same LoRA attached, as a starting point, predicts the same before it learns: text encoder and U-Net.
+    live = train(
+        network={"train_text_encoder": True, "network_weights": str(first.file()), "dim_from_weights": True}, **one_step
+    )
+    live.start()
+    losses.append(live.losses()[1])
+    assert losses[1] == pytest.approx(losses[3], rel=1e-4), "cached texts are those of the merged encoder"
+    assert len({round(loss, 7) for loss in losses[:3]}) == 3
+
+
+def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):
+    for setting in ({"network_weights": "gone"}, {"base_weights": ["gone"]}):
+        with pytest.raises(ProblemsError) as caught:
+            train(network=setting).start()
+        (problem,) = [problem for problem in caught.value.problems if problem.level == "error"]
+        assert problem.where == f"network.{next(iter(setting))}" and "There is no LoRA 'gone'" in problem.what
+    with pytest.raises(ProblemsError, match="it takes 25"):
+        train(network={"block_dims": ",".join(["4"] * 23)}).start()
+    with pytest.raises(ProblemsError, match="every block is left out"):
+        train(network={"block_dims": "4" + ",0" * 24}).start()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_several_processes_sum_what_learns_at_this_step(steady):  # module dropout leaves weights out of some steps
+    process = Together.__new__(Together)
+    process.count, process._used = 2, None
+    process._reduce_words = lambda have: None  # the other process has nothing
+    process._all_reduce = lambda tensor: tensor.mul_(2)
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for step, learning in enumerate(weights):
+        for weight in weights:
+            weight.grad = torch.ones(3) if weight is learning else None
+        process.sum_gradients(weights, steady=steady)
+        summed = learning.grad.tolist() == [2.0] * 3
+        assert summed == (step == 0 or not steady)
