@@ -96,6 +96,7 @@ def write_model(
     """
     target, source = Path(target), Path(source) if source is not None else None
     _refuse_target(target, source, form)
+    atomic.remove_leftovers(target.parent)  # they may be what fills the disk
     opened = open_checkpoint(source, family, kohya_projection=kohya_projection) if source is not None else None
     chosen = _chosen_parts(parts, opened, vae, published, target)
     configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}

@@ -15,6 +15,7 @@ from typing import Any
 # Windows refuses to replace or delete a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
 RETRY_SECONDS = 0.05
+LEFTOVER_SECONDS = 3600
 
 
 def _umask() -> int:
@@ -110,12 +111,22 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
         remove_folder(temporary)
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Take away what killed processes left half-written there. A write that goes on has touched its file within the hour."""
+    with suppress(OSError):
+        for path in Path(folder).glob(".tmp-*"):
+            newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
+            if time.time() - newest > LEFTOVER_SECONDS:
+                (remove_folder if path.is_dir() else remove)(path)
+
+
 def _put_in_place(temporary: Path, target: Path) -> None:
     """Folders cannot be renamed over one another: the old one steps aside, and back should the new one not arrive."""
     if not target.exists():
         replace(temporary, target)
         return
-    aside = temporary.with_name(temporary.name.replace(".tmp-", ".old-"))
+    # Were the power to fail between the two, a person finds the old one by its name.
+    aside = target.with_name(f".old-{target.name}-{temporary.name.removeprefix('.tmp-')}")
     replace(target, aside)
     try:
         replace(temporary, target)

@@ -137,6 +137,8 @@ def test_looking_at_files_does_not_import_torch():
         "lora_file",
         "lora_names",
         "sd_keys",
+        "whole_model",
+        "model_spec",
     )
     code = (
         "import sys, core.families\n"
