@@ -62,6 +62,12 @@ class TensorBoard:
                 self._writer.close()
 
 
+def rate_name(group: str) -> str:
+    """A group's name as sd-scripts logs it: "text_encoder plus" is textencoder plus."""
+    part, space, rest = group.partition(" ")
+    return LR_NAMES.get(part, part) + space + rest
+
+
 def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
     """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
     add, step = run.tracker.add, read.steps[-1]
@@ -72,12 +78,14 @@ def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Map
             add("loss/epoch_average", run.watch.average, number)
     add("loss/average", run.watch.average, step)
     for name, rate in rates.items():
-        add(f"lr/{LR_NAMES.get(name, name)}", rate, step)
+        add(f"lr/{rate_name(name)}", rate, step)
     for name, size in step_sizes(run.optimizer).items():  # of optimizers that find the step size themselves
-        add(f"lr/d*lr/{LR_NAMES.get(name, name)}", size, step)
+        add(f"lr/d*lr/{rate_name(name)}", size, step)
     add("norm/gradient", read.norm, step)
     if read.weight_norm is not None:
         add("norm/weights", read.weight_norm, step)
+    for name, value in read.numbers.items():
+        add(name, value, step)
 
 
 def track_validation(run: Run, found: Validated) -> None:
