@@ -155,7 +155,9 @@ def run_tests(root: str, arguments: list[str]) -> int:
         if os.environ.get("CI"):
             return 1
     os.chdir(root)
-    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *arguments])
+    # All tests in two processes, a file each: one waits for a browser or a disk while the other computes.
+    split = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
 
 
 def run_checks(root: str, arguments: list[str]) -> int:
