@@ -50,6 +50,8 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     if job.method.kind != "lora":
         return NetworkFiles()
     network = job.network
+    if job.method.kind != "lora":
+        return NetworkFiles()
     start = _find(network.network_weights, "network.network_weights", workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []

@@ -92,6 +92,15 @@ def test_a_text_encoder_that_rests_is_advised_against():
     assert [problem.where for problem in problems(resting)] == ["network.train_text_encoder"]
 
 
+@pytest.mark.parametrize(("name", "level"), [("DAdaptAdan", "advice"), ("Prodigy", "error"), ("AdamW", None)])
+def test_rates_by_block_are_told_to_optimizers_that_find_one(name, level):
+    where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
+    told = [
+        each for each in problems(job(optimizer={"optimizer_type": name}, mid_lr_weight="0.5")) if each.where == where
+    ]
+    assert [each.level for each in told] == ([level] if level else [])
+
+
 def test_settings_without_effect_are_named():
     now = ineffective(job())
     for name in (

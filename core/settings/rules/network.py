@@ -9,6 +9,7 @@ from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
+from core.settings.optimizers import adapts, find, relative_steps
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
@@ -26,11 +27,25 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
+    if network.has_block_rates:
+        yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
         what = (
             "The rate of the text encoder is 0: its layers are saved as they are, and captions are encoded at each step"
         )
         yield Problem(what, "network.train_text_encoder", "switch it off, or give it a rate", "advice")
+
+
+def _several_rates(optimizer: str) -> Iterator[Problem]:
+    """D-Adaptation and Prodigy: the rate is a factor of the step size they find."""
+    entry = find(optimizer)
+    where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
+    if entry is not None and "one_rate" in entry.traits:
+        what = f"{entry.name} takes one rate for all weights, and rates by block give each block its own"
+        yield Problem(what, where, "leave them empty, or choose AdamW")
+    elif entry is not None and adapts(entry.name):
+        what = f"{entry.name} finds one step size for all weights; of rates by block only the relation counts"
+        yield Problem(what, where, "leave out blocks with 0, or choose AdamW", "advice")
 
 
 def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
@@ -124,6 +139,12 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not network.train_unet:
         for name in (*LISTS, *SIDES):
             yield f"network.{name}", "ignored: the U-Net is not trained"
+    elif relative_steps(job.optimizer):
+        for name in SIDES:
+            yield (
+                f"network.{name}",
+                "ignored: AdaFactor finds the rate itself (relative_step); 0 still leaves a block out",
+            )
     if not any(getattr(network, name) for name in SIDES):
         yield "network.block_lr_zero_threshold", "ignored: there are no rates by block"
     if network.conv_block_dims:
