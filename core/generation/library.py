@@ -110,7 +110,10 @@ def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
     for run in sorted(workspace.runs.iterdir()):
         folder = run / "checkpoints"
         if folder.is_dir():
-            yield from ((f"{run.name} / {label}", path) for label, path in _files(folder, kind))
+            whole = (
+                [(_label(path, folder), path) for path in _diffusers_folders(folder)] if kind == "checkpoint" else []
+            )
+            yield from ((f"{run.name} / {label}", path) for label, path in [*whole, *_files(folder, kind)])
 
 
 def _label(path: Path, root: Path) -> str:

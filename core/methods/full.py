@@ -183,6 +183,7 @@ class FullMethod:
             form=self._form,
             vae=self._vae,
             dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
+            kohya_projection=self._job.model.kohya_projection,
             facts=ModelFacts(
                 metadata=metadata,
                 prediction=self._components.prediction if asked == "auto" else asked,
@@ -190,6 +191,7 @@ class FullMethod:
                 epoch=epoch,
                 step=step,
             ),
+            kohya_projection=self._job.model.kohya_projection,
         )
 
     def release(self) -> None:

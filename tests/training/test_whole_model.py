@@ -1,16 +1,383 @@
 """DreamBooth and fine-tune: the model itself learns, is saved whole, and continues to the bit."""
 
+import shutil
+
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.families import family, family_of
+from core.families.saving import save_model
+from core.generation.library import list_models
+from core.record.commands import CommandReader
+from core.record.context import JobContext
+from core.record.journal import Journal
+from core.record.problems import ProblemsError
+from core.training import run as running
+from tests.models import tiny_folder
+
+SMALL = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}
+ADAFACTOR = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
+UNET = "model.diffusion_model."
+CONV_IN = UNET + "input_blocks.0.0.weight"
 
 
-def learned(training, name="t.safetensors"):
-    from safetensors.torch import load_file
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    return {name: tiny_folder(name, tmp_path_factory.mktemp("tiny") / name) for name in ("sd1", "sdxl")}
 
+
+@pytest.fixture
+def tune(train, folders, pictures):
+    """A training of a tiny model, not yet started; rates are high, so that three steps are seen."""
+
+    def make(name="sd1", **groups):
+        groups = {
+            "method": {"kind": "fine_tune", **groups.pop("method", {})},
+            "model": {"base_model": str(folders[name]), **groups.pop("model", {})},
+            "dataset": {"folder": str(pictures), **SMALL, **groups.pop("dataset", {})},
+            "optimizer": {"learning_rate": 1e-3, **groups.pop("optimizer", {})},
+            "schedule": {"max_train_steps": 3, "seed": 7, **groups.pop("schedule", {})},
+            **groups,
+        }
+        return train(**groups)
+
+    return make
+
+
+def part_way(training, step):
+    """Train to this step, stop and save, as a person would."""
+    with Journal(training.folder.path) as journal:
+        commands = CommandReader(training.folder.path)
+        context = JobContext(training.workspace, training.folder, journal, commands, "cpu", training.token)
+        assert running.run_training(training.job, context, stop_at=step) == "stopped"
+
+
+def watched(monkeypatch, training, look):
+    """Train to the end; `look(run)` before it lets go of everything."""
+    found = []
+    release = running.Run.release
+
+    def last_look(run):
+        if run.components is not None:
+            found.append(look(run))
+        release(run)
+
+    monkeypatch.setattr(running.Run, "release", last_look)
+    assert training.start() == "done"
+    return found[0]
+
+
+def weights(training, name="t.safetensors"):
     return load_file(training.file(name))
 
 
-def test_a_first_training(train):
-    training = train(method={"kind": "dreambooth"}, optimizer={"learning_rate": 1e-5}, schedule={"max_train_steps": 2})
+@pytest.fixture(scope="session")
+def base(folders):
+    """The tiny SD 1 model as it is, under the names of a saved file."""
+    path = folders["sd1"].parent / "base.safetensors"
+    save_model(family("sd1").load(folders["sd1"]), path, ["unet", "text_encoder"], form="safetensors")
+    return load_file(path)
+
+
+# -- what learns and what is saved
+
+
+def test_dreambooth_with_class_pictures_changes_the_model_and_saves_one_that_others_read(train, pictures, tmp_path):
+    classes = tmp_path / "classes"
+    classes.mkdir()
+    for path in sorted(pictures.glob("*.png"))[:2]:
+        shutil.copy(path, classes)
+        (classes / path.with_suffix(".txt").name).write_text("a shape")
+    training = train(
+        method={"kind": "dreambooth"},
+        dataset={"reg_data_dir": str(classes), "train_batch_size": 1},
+        optimizer={"learning_rate": 1e-4},
+        schedule={"max_train_steps": 3},
+        saving={"save_model_as": "diffusers_safetensors"},
+        samples={"sample_prompts": ["a red circle"], "sample_steps": 2, "sample_every_n_steps": 3},
+    )
     assert training.start() == "done"
-    print(training.losses(), len(learned(training)))
+    folder = training.file("t")
+    ours, base = family("sd1").load(folder), family("sd1").load(training.job.model.base_model)
+    for part in ("unet", "text_encoder"):
+        one, other = (getattr(each, part, None) or each.text_encoders[0] for each in (ours, base))
+        changed = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+        assert sum(changed) > 0.9 * len(changed), f"{part} learned"
+    theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+    assert torch.equal(theirs.unet.conv_in.weight, ours.unet.conv_in.weight)
+    assert torch.equal(theirs.vae.encoder.conv_in.weight, base.vae.encoder.conv_in.weight)
+    assert len(list(training.folder.samples.glob("*.png"))) == 2, "the base model's first"
+    assert folder in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
+
+
+def test_one_file_of_sdxl_has_both_encoders_and_says_what_it_is(tune, folders):
+    training = tune("sdxl", method={"train_text_encoder": "yes"}, saving={"save_precision": "fp32"})
+    assert training.start() == "done"
+    assert family_of(training.file()) == "sdxl"
+    ours, base = family("sdxl").load(training.file()), family("sdxl").load(folders["sdxl"])
+    for place, encoder in enumerate(ours.text_encoders):
+        before = dict(base.text_encoders[place].named_parameters())
+        same = {name for name, value in encoder.named_parameters() if torch.equal(value, before[name])}
+        unread = {name for name in before if "layers.2." in name or "final_layer_norm" in name}
+        assert same == (unread if place == 0 else set()), "of the first, the last layer and the norm are never read"
+    assert not torch.equal(ours.unet.conv_in.weight, base.unet.conv_in.weight)
+    with safe_open(training.file(), "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert not any(key.startswith("ss_") for key in metadata)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method", "learns"),
+    [
+        ({"text_encoder_lr": (0.0, 1e-3), "unet_lr": 0.0}, {"train_text_encoder": "yes"}, {"text_encoder_2"}),
+        ({}, {"block_lr": ",".join(["0"] * 9 + ["1e-3"] + ["0"] * 13)}, {"unet_block9"}),
+    ],
+    ids=["a rate of 0 leaves a part out", "blocks with a rate of 0 stay as they are"],
+)
+def test_rates_choose_what_learns(tune, folders, optimizer, method, learns):
+    training = tune("sdxl", optimizer=optimizer, method=method)
+    assert training.start() == "done"
+    assert set(training.lines("steps")[-1]["rates"]) == learns
+    ours, base = family("sdxl").load(training.file()), family("sdxl").load(folders["sdxl"])
+    parts = [("unet", ours.unet, base.unet)]
+    parts += [(f"te{n}", *pair) for n, pair in enumerate(zip(ours.text_encoders, base.text_encoders, strict=True), 1)]
+    changed = set()
+    for part, one, other in parts:
+        before = dict(other.named_parameters())
+        changed |= {f"{part}.{name}" for name, value in one.named_parameters() if not torch.equal(value, before[name])}
+    if learns == {"text_encoder_2"}:
+        assert changed and all(name.startswith("te2.") for name in changed)
+    else:  # block 9 is input_blocks.8
+        assert changed and all(name.startswith("unet.down_blocks.2.") for name in changed)
+        assert not any("resnets.0" in name or "attentions.0" in name for name in changed)
+
+
+def test_a_negative_rate_trains_away(tune, base):
+    forth, back = (tune(optimizer={"learning_rate": rate, "optimizer_type": "SGD"}) for rate in (1e-3, -1e-3))
+    assert forth.start() == back.start() == "done"
+    assert forth.losses()[1] == back.losses()[1]
+    name = UNET + "out.2.bias"
+    step, other = weights(forth)[name] - base[name], weights(back)[name] - base[name]
+    assert torch.dot(step.flatten(), other.flatten()) < 0
+
+
+def test_the_first_loss_is_that_of_a_lora_for_the_same_draws(tune):
+    """Nothing has moved yet: the same pictures, noise and timesteps by both ways. Text is cached in one and computed in
+    batches of another size in the other, so the last digits differ."""
+    lora = tune(method={"kind": "lora"}, schedule={"max_train_steps": 1})
+    whole = tune(method={"train_text_encoder": "yes"}, schedule={"max_train_steps": 1})
+    assert lora.start() == whole.start() == "done"
+    assert whole.losses()[1] == pytest.approx(lora.losses()[1], rel=1e-5)
+
+
+# -- continuing to the bit
+
+
+RESUMED = {
+    "AdamW, an average, accumulation, a text encoder that stops": {
+        "method": {
+            "kind": "dreambooth",
+            "stop_text_encoder_training": 3,
+            "ema": True,
+            "ema_decay": 0.9,
+            "ema_update_every": 2,
+            "ema_device": "cpu",
+        },
+        "schedule": {"max_train_steps": 5, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine"},
+        "dataset": {"train_batch_size": 1},
+    },
+    "AdaFactor within the backward pass, bf16 rounded by chance": {
+        "optimizer": ADAFACTOR,
+        "memory": {"fused_backward_pass": True, "full_precision": "bf16"},
+    },
+    "AdamW in bf16, an average, the model keeps its class": {
+        "method": {"ema": True, "ema_use": "samples", "prior": "model", "class_caption": "a shape"},
+        "memory": {"full_precision": "bf16"},
+    },
+    "fp16 with a scaler": {"memory": {"mixed_precision": "fp16"}},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tune, name):
+    whole, broken = tune(**RESUMED[name]), tune(**RESUMED[name])
+    assert whole.start() == "done"
+    part_way(broken, 2)
+    if "stops" in name:  # once before it stops and once after
+        broken = broken.again()
+        part_way(broken, 4)
+    again = broken.again()
+    assert again.start() == "done"
+    assert again.losses() == whole.losses()
+    ours, theirs = weights(whole), weights(again)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert ours.keys() == theirs.keys()
+    states = [torch.load(max(each.folder.states.glob("*/training.pt")), weights_only=True) for each in (whole, again)]
+    assert_equal(*(state["weights"] for state in states))
+    assert_equal(*(state["optimizer"]["state"] for state in states))
+    assert states[0]["scaler"] == states[1]["scaler"]
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, dict):
+            assert_equal(value, other[key])
+        else:
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])), key
+
+
+def test_a_text_encoder_that_stops_stays_as_it_is_by_then(tune):
+    training = tune(
+        method={"kind": "dreambooth", "stop_text_encoder_training": 2},
+        schedule={"max_train_steps": 4},
+        saving={"save_every_n_steps": 1, "save_precision": "fp32"},
+    )
+    assert training.start() == "done"
+    states = [weights(training, f"t-step{step:08d}.safetensors") for step in (1, 2, 3)] + [weights(training)]
+    text = [key for key in states[0] if key.startswith("cond_stage_model.") and key.endswith("weight")]
+
+    def moved(one, other):
+        return [not torch.equal(states[one][key], states[other][key]) for key in text]
+
+    assert all(moved(0, 1)) and not any(moved(1, 2)) and not any(moved(2, 3))
+    assert not torch.equal(states[2][CONV_IN], states[3][CONV_IN]), "the U-Net goes on"
+
+
+# -- moving weights within the backward pass
+
+
+def test_stepping_within_the_backward_pass_gives_what_the_plain_step_gives(tune):
+    """Without clipping, whose scope differs, nothing else does: not a bit."""
+    groups = {"optimizer": {**ADAFACTOR, "max_grad_norm": 0.0}}
+    plain = tune(**groups, memory={"full_precision": "bf16"})
+    fused = tune(**groups, memory={"full_precision": "bf16", "fused_backward_pass": True})
+    grouped = tune(**groups, memory={"full_precision": "bf16", "fused_optimizer_groups": 5})
+    for training in (plain, fused, grouped):
+        assert training.start() == "done"
+        assert training.losses() == plain.losses()
+        ours, theirs = weights(plain), weights(training)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_groups_within_the_backward_pass_work_for_adamw(tune):
+    plain = tune(optimizer={"max_grad_norm": 0.0})
+    grouped = tune(optimizer={"max_grad_norm": 0.0}, memory={"fused_optimizer_groups": 4})
+    assert plain.start() == grouped.start() == "done"
+    ours, theirs = weights(plain), weights(grouped)
+    for key in ours:
+        torch.testing.assert_close(theirs[key], ours[key], rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_are_gone_when_the_backward_pass_ends(tune, monkeypatch):
+    from core.optimization.fused import FusedBackward
+
+    held = []
+    end = FusedBackward.end
+
+    def looked_at(self):
+        held.append(sum(weight.grad is not None for weight in self._parts))
+        return end(self)
+
+    monkeypatch.setattr(FusedBackward, "end", looked_at)
+    training = tune(optimizer=ADAFACTOR, memory={"fused_backward_pass": True})
+    assert training.start() == "done"
+    assert held == [0, 0, 0]
+
+
+def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(tune, monkeypatch):
+    from core.training import update
+
+    plain = update.micro_batch
+
+    def spoiled(run, epoch, batch):
+        losses, drawn = plain(run, epoch, batch)
+        return (losses * float("nan") if run.state.step == 1 else losses), drawn
+
+    one = tune(optimizer=ADAFACTOR, memory={"fused_backward_pass": True}, schedule={"max_train_steps": 1})
+    assert one.start() == "done"
+    monkeypatch.setattr(update, "micro_batch", spoiled)
+    training = tune(optimizer=ADAFACTOR, memory={"fused_backward_pass": True})
+    found = []
+    release = running.Run.release
+    monkeypatch.setattr(
+        running.Run,
+        "release",
+        lambda run: (found.append(run.components.unet.conv_in.weight.clone()), release(run))[1],
+    )
+    with pytest.raises(ProblemsError, match="step 2 is not a number; the weights are those before it"):
+        training.start()
+    assert torch.equal(found[0], weights(one)[CONV_IN])
+
+
+# -- keeping a class
+
+
+def test_the_prior_without_pictures_asks_nothing_at_first_and_holds_the_model_back_later(tune, folders):
+    groups = {"schedule": {"max_train_steps": 6}}
+    free = tune(**groups)
+    held = tune(**groups, method={"prior": "model", "class_caption": "a shape"}, dataset={"prior_loss_weight": 20.0})
+    assert free.start() == held.start() == "done"
+    assert held.losses()[1] == pytest.approx(free.losses()[1], rel=1e-6), "it still is the untrained model"
+    assert held.losses()[2] > free.losses()[2]
+    kind = family("sd1")
+    noisy, at = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 700])
+    with torch.no_grad():
+        seen = []
+        for path in (folders["sd1"], free.file(), held.file()):
+            model = kind.load(path)
+            seen.append(kind.predict(model, noisy, at, kind.encode_captions(model, ["a shape"] * 2)))
+    before, without, held_back = seen
+    assert (held_back - before).norm() < 0.8 * (without - before).norm()
+
+
+def test_a_class_that_nobody_names_is_asked_for(tune):
+    with pytest.raises(ProblemsError, match="not said what they show"):
+        tune(method={"prior": "model"}).start()
+
+
+# -- types and averages
+
+
+@pytest.mark.parametrize(
+    ("memory", "kept"),
+    [
+        ({"mixed_precision": "bf16"}, torch.float32),
+        ({"full_precision": "bf16"}, torch.bfloat16),
+        ({"full_precision": "fp16"}, torch.float16),
+    ],
+)
+def test_weights_that_learn_keep_their_type(tune, base, monkeypatch, memory, kept):
+    training = tune(memory=memory)
+    types = watched(monkeypatch, training, lambda run: {weight.dtype for weight in run.parameters})
+    assert types == {kept}
+    ours = weights(training)
+    for key in (CONV_IN, UNET + "out.2.weight"):
+        assert not torch.equal(ours[key].float(), base[key].to(kept).float())
+
+
+def test_frozen_encoders_lie_in_the_type_that_computes(tune, monkeypatch):
+    training = tune(
+        "sdxl",
+        memory={"mixed_precision": "bf16"},
+        method={"train_text_encoder": "yes"},
+        optimizer={"text_encoder_lr": (1e-4, 0.0)},
+    )
+    types = watched(monkeypatch, training, lambda run: [encoder.dtype for encoder in run.components.text_encoders])
+    assert types == [torch.float32, torch.bfloat16]
+
+
+def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, base):
+    plain = tune(saving={"save_every_n_steps": 1, "save_precision": "fp32"})
+    shown = tune(method={"ema": True, "ema_decay": 0.5, "ema_warmup": False})
+    assert plain.start() == shown.start() == "done"
+    assert shown.losses() == plain.losses()
+    points = [weights(plain, f"t-step{step:08d}.safetensors")[CONV_IN] for step in (1, 2)] + [weights(plain)[CONV_IN]]
+    average = base[CONV_IN]
+    for point in points:
+        average = 0.5 * average + 0.5 * point
+    torch.testing.assert_close(weights(shown)[CONV_IN], average, rtol=1e-5, atol=1e-7)

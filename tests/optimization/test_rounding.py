@@ -1,0 +1,93 @@
+"""Rounding by chance: right on average, addressed, and a step in fp32 for 16-bit weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.optimization import rounding
+from core.optimization.rounding import round_by_chance, widen_steps
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_rounding_by_chance_is_right_on_average():
+    """Of n draws of a number between two neighbours at distance u, the mean is the number, within 4 u / (2 sqrt n)."""
+    value, n = 1.0 + 0.3 * 2**-7, 20000  # 2 ** -7: the distance of bf16 numbers above 1
+    rounded = round_by_chance(torch.full((n,), value), drawn()).float()
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
+    assert rounded.mean().item() == pytest.approx(value, abs=4 * 2**-7 / (2 * n**0.5))
+    negative = round_by_chance(torch.full((n,), -value), drawn(1)).float()
+    assert negative.mean().item() == pytest.approx(-value, abs=4 * 2**-7 / (2 * n**0.5))
+
+
+def test_each_of_many_numbers_has_a_chance_of_its_own():
+    values = torch.rand(4001, generator=drawn(2)) + 1
+    error = torch.stack([round_by_chance(values, drawn(seed)).float() - values for seed in range(400)])
+    assert error.mean(dim=0).abs().max().item() < 5 * 2**-7 / (2 * 400**0.5)
+    neighbours = torch.corrcoef(error[:, :8].T)
+    assert (neighbours - torch.eye(8)).abs().max().item() < 5 / 400**0.5, "four come from one draw, and are independent"
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -3.0, float("inf"), float("-inf"), 2.0**-130])
+def test_what_bf16_can_hold_stays_as_it_is(value):
+    assert round_by_chance(torch.full((64,), value), drawn()).unique().tolist() == [value]
+
+
+def test_what_is_no_number_stays_none():
+    assert round_by_chance(torch.full((8,), float("nan")), drawn()).isnan().all()
+
+
+def learning(kind, **how):
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(30, 20).to(torch.bfloat16)), nn.Parameter(torch.randn(7).to(torch.bfloat16))]
+    optimizer = kind([{"params": [weight], "name": str(n)} for n, weight in enumerate(weights)], lr=1e-4)
+    widen_steps(optimizer, 7, **{"stochastic": True, "by_parts": True, **how})
+    return weights, optimizer
+
+
+def walk(weights, optimizer, steps):
+    for step in range(steps):
+        for place, weight in enumerate(weights):
+            weight.grad = torch.randn(weight.shape, generator=drawn(step * 10 + place)).to(torch.bfloat16) + 1
+        optimizer.step()
+
+
+def test_steps_too_small_for_bf16_count_by_chance_and_are_lost_to_the_nearest():
+    by_chance, optimizer = learning(torch.optim.SGD)
+    start = [weight.detach().clone() for weight in by_chance]
+    walk(by_chance, optimizer, 100)
+    moved = (by_chance[0] - start[0]).float().mean().item()
+    assert moved == pytest.approx(-0.01, rel=0.25)  # 100 steps of 1e-4 times a gradient of 1 on average
+    nearest, optimizer = learning(torch.optim.SGD, stochastic=False)
+    walk(nearest, optimizer, 100)
+    assert abs((nearest[0] - start[0]).float().mean().item()) < 0.005
+
+
+def test_the_size_of_the_parts_changes_nothing(monkeypatch):
+    whole, optimizer = learning(torch.optim.AdamW)
+    walk(whole, optimizer, 3)
+    at_once, optimizer = learning(torch.optim.AdamW, by_parts=False)
+    walk(at_once, optimizer, 3)
+    monkeypatch.setattr(rounding, "LARGEST", 1)
+    single, optimizer = learning(torch.optim.AdamW)
+    walk(single, optimizer, 3)
+    for one, other, third in zip(whole, at_once, single, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, third)
+        assert one.dtype == torch.bfloat16 and one.grad is None
+
+
+def test_a_step_that_is_withheld_moves_nothing():
+    weights, optimizer = learning(torch.optim.AdamW)
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step.move(optimizer.param_groups, withheld=torch.ones(()))
+    assert all(torch.equal(one, other) for one, other in zip(weights, before, strict=True))
+
+
+def test_the_optimizers_own_numbers_are_fp32():
+    weights, optimizer = learning(torch.optim.AdamW)
+    walk(weights, optimizer, 1)
+    assert {state["exp_avg"].dtype for state in optimizer.state.values()} == {torch.float32}
