@@ -5,8 +5,8 @@ import torch
 from pytest import approx, mark, raises
 from torch import nn
 
-from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.averaging import averaged
+from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.groups import Learner, parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.record.problems import ProblemsError

@@ -44,8 +44,8 @@ def test_a_name_like_no_other_is_not_guessed():
     assert [problem.fix for problem in problems_of(TrainJob, {"dataset": {"banana": 1}})] == ["remove it"]
 
 
-@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-4])
-def test_a_rate_that_is_no_number_infinite_or_negative_is_refused(rate):
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -11])
+def test_a_rate_that_is_no_number_infinite_or_out_of_range_is_refused(rate):
     assert len(problems_of(TrainJob, {"optimizer": {"learning_rate": rate}})) == 1
 
 
@@ -184,6 +184,9 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "dataset.prior_loss_weight",
         "dataset.reg_balance",
         "validation.validation_seed",
+        "validation.validate_every_n_steps",
+        "validation.validate_every_n_epochs",
+        "validation.max_validation_steps",
         "dataset.masked_loss",
         "noise.mask_mean",
         "noise.compatibility",

@@ -1,0 +1,255 @@
+"""Sentences about optimizers, rates and curves: every combination that sd-scripts refuses or warns of, with the fix."""
+
+import pytest
+
+from core.settings import optimizer_list
+from core.settings.check import build
+from core.settings.flags import merge, read_flags
+from core.settings.job import TrainJob
+from core.settings.optimizers import catalogue
+from core.settings.rates import effective_rates, scale_factor, scale_sentence
+from core.settings.recipes import HUBER, changes, recipe, recipes
+from core.settings.rules import ineffective, training_problems
+
+
+def job(optimizer=None, schedule=None, **groups):
+    return build(TrainJob, {"optimizer": optimizer or {}, "schedule": schedule or {}, **groups})
+
+
+def about(job, where):
+    """(level, sentence) of what is said about the settings under `where`."""
+    return [(p.level, p.what) for p in training_problems(job) if where in p.where]
+
+
+def only(job, where, level, words):
+    found = about(job, where)
+    assert len(found) == 1 and found[0][0] == level and words in found[0][1], found
+    (problem,) = [p for p in training_problems(job) if where in p.where]
+    assert problem.fix
+    return problem
+
+
+TEXT = {"train_text_encoder": True}
+PLAIN_ADAFACTOR = {"optimizer_type": "AdaFactor", "max_grad_norm": 0.0}
+
+
+def test_the_defaults_need_no_word_about_learning():
+    assert [p for p in training_problems(job()) if p.where.startswith(("optimizer", "schedule"))] == []
+
+
+def test_an_unknown_optimizer_and_unknown_arguments_are_named_with_the_nearest():
+    assert "AdamW8bit" in only(job({"optimizer_type": "AdamW8bits"}), "optimizer_type", "error", "AdamW8bits").fix
+    found = job({"optimizer_type": "Prodigy", "learning_rate": 1.0, "optimizer_args": {"d_coeff": 2.0}})
+    assert "'d_coef'" in only(found, "optimizer_args", "error", "d_coeff").fix
+    own = job({"optimizer_type": "Lion", "eps": 1e-8})
+    only(own, "optimizer_args", "error", "Lion has no argument 'eps'")
+
+
+def test_an_argument_given_twice_is_a_problem():
+    both = job({"weight_decay": 0.1, "optimizer_args": {"weight_decay": 0.2}})
+    only(both, "optimizer.weight_decay", "error", "weight_decay is given twice: 0.1 as a setting and 0.2")
+
+
+def test_adafactor_that_finds_its_rate_ignores_rates_and_curve_and_refuses_a_warm_up():
+    found = job({**PLAIN_ADAFACTOR, "learning_rate": 0.5}, {"lr_scheduler": "cosine"})
+    assert [p for p in training_problems(found) if p.where.startswith(("optimizer", "schedule"))] == []
+    assert {"optimizer.learning_rate", "optimizer.unet_lr", "schedule.lr_scheduler"} <= set(ineffective(found))
+    only(job(PLAIN_ADAFACTOR, {"lr_warmup_steps": 10}), "lr_warmup_steps", "error", "warm-up cannot be added")
+
+
+def test_adafactor_with_a_given_rate_is_advised_its_curve_and_no_clipping():
+    given = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "clip_threshold": 2.0}}
+    found = job(given, {"lr_scheduler": "cosine"})
+    for where, words in (
+        ("max_grad_norm", "clips its updates itself"),
+        ("lr_scheduler", "constant rate after"),
+        ("optimizer_args", "clip_threshold is 2"),
+    ):
+        only(found, where, "advice", words)
+    both = {"relative_step": False, "warmup_init": True}
+    only(
+        job({**PLAIN_ADAFACTOR, "optimizer_args": both}, {"lr_scheduler": "constant_with_warmup"}),
+        "optimizer_args",
+        "error",
+        "warmup_init",
+    )
+
+
+@pytest.mark.parametrize("arguments", [{}, {"relative_step": False}])
+def test_adafactors_curve_is_for_adafactor_that_finds_its_rate(arguments):
+    other = job({"optimizer_type": "AdamW"}, {"lr_scheduler": "adafactor"})
+    only(other, "lr_scheduler", "error", "for the optimizer AdaFactor")
+    kept = job({**PLAIN_ADAFACTOR, "optimizer_args": arguments}, {"lr_scheduler": "adafactor"})
+    assert ("error" in [level for level, _ in about(kept, "schedule.lr_scheduler")]) == bool(arguments)
+
+
+@pytest.mark.parametrize(
+    "name", ["DAdaptation", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "Prodigy", "pytorch_optimizer.Prodigy"]
+)
+def test_a_small_rate_for_one_that_finds_the_step_size_is_advised_against(name):
+    assert (
+        "use 1"
+        in only(
+            job({"optimizer_type": name, "learning_rate": 0.1}),
+            "optimizer.learning_rate",
+            "advice",
+            "finds the step size",
+        ).fix
+    )
+    assert about(job({"optimizer_type": name, "learning_rate": 1.0}), "optimizer") == []
+
+
+def test_several_rates_are_an_error_where_the_library_refuses_them_and_else_advice():
+    rates = {"learning_rate": 1.0, "text_encoder_lr": 0.5}
+    only(job({"optimizer_type": "Prodigy", **rates}, network=TEXT), "unet_lr", "error", "takes one rate for all parts")
+    only(
+        job({"optimizer_type": "DAdaptAdaGrad", **rates}, network=TEXT),
+        "unet_lr",
+        "advice",
+        "one step size for all parts",
+    )
+    plus = {"optimizer_type": "Prodigy", "learning_rate": 1.0, "loraplus_lr_ratio": 16.0}
+    only(job(plus), "loraplus_lr_ratio", "error", "1 and 16")
+
+
+def test_a_schedule_free_optimizer_greys_the_curve_and_names_its_own_warm_up():
+    found = job({"optimizer_type": "AdamWScheduleFree"}, {"lr_scheduler": "cosine", "lr_warmup_steps": "10%"})
+    assert "warmup_steps=" in only(found, "lr_warmup_steps", "advice", "schedule-free").fix
+    assert {"schedule.lr_scheduler", "schedule.lr_warmup_steps", "schedule.lr_scheduler_args"} <= set(
+        ineffective(found)
+    )
+
+
+def test_a_negative_rate_is_for_whole_models_only():
+    only(job({"unet_lr": -1e-6}), "optimizer.unet_lr", "error", "is negative")
+    whole = job({"learning_rate": -1e-7}, method={"kind": "fine_tune"})
+    found = [p for p in training_problems(whole) if "negative" in p.what]
+    assert [p.level for p in found] == ["advice"]
+    other = {"optimizer_type": "Lion", "learning_rate": 0.0, "unet_lr": -1e-6}
+    assert about(job(other), "optimizer.unet_lr")[0][0] == "error"
+
+
+def test_a_warm_up_is_refused_or_explained_where_sd_scripts_raises_does_not_require_num_warmup_steps():
+    only(job(schedule={"lr_warmup_steps": 5}), "lr_warmup_steps", "advice", "the rate rises first")
+    assert about(job(schedule={"lr_warmup_steps": 5, "lr_scheduler": "constant_with_warmup"}), "lr_warmup") == []
+    torch_curve = {"lr_scheduler_type": "StepLR", "lr_scheduler_args": {"step_size": 10}}
+    assert about(job(schedule=torch_curve), "schedule") == []
+    only(
+        job(schedule={**torch_curve, "lr_warmup_steps": 5}),
+        "lr_warmup_steps",
+        "error",
+        "does not require num_warmup_steps",
+    )
+
+
+def test_curves_say_what_they_lack():
+    only(job(schedule={"lr_scheduler": "cosine_with_min_lr"}), "min_lr_ratio", "error", "needs the lowest rate")
+    only(job(schedule={"lr_scheduler": "piecewise_constant"}), "lr_scheduler_args", "error", "needs its steps")
+    wrong = {"lr_scheduler": "piecewise_constant", "lr_scheduler_args": {"step_rules": "1:20,0.1:10,0.01"}}
+    only(job(schedule=wrong), "lr_scheduler_args", "error", "the steps must grow")
+    only(job(schedule={"lr_scheduler": "warmup_stable_decay"}), "lr_decay_steps", "advice", "has no decay")
+    long = {
+        "lr_scheduler": "warmup_stable_decay",
+        "lr_decay_steps": "60%",
+        "lr_warmup_steps": 0.5,
+        "max_train_steps": 100,
+    }
+    only(job(schedule=long), "lr_decay_steps", "advice", "longer than the run")
+    whole = {"lr_scheduler": "linear", "lr_warmup_steps": "100%", "max_train_steps": 100}
+    only(job(schedule=whole), "lr_warmup_steps", "advice", "lasts the whole run")
+
+
+def test_a_curve_of_torch_is_one_of_a_list():
+    near = only(job(schedule={"lr_scheduler_type": "StepLr"}), "lr_scheduler_type", "error", "There is no curve")
+    assert "StepLR" in near.fix
+    code = only(job(schedule={"lr_scheduler_type": "os.system"}), "lr_scheduler_type", "error", "not in the list")
+    assert "--allow-module os" in code.fix
+    only(job(schedule={"lr_scheduler_type": "StepLR"}), "lr_scheduler_args", "error", "needs the argument 'step_size'")
+    unknown = {"lr_scheduler_type": "StepLR", "lr_scheduler_args": {"step_size": 1, "gama": 0.5}}
+    assert "'gamma'" in only(job(schedule=unknown), "lr_scheduler_args", "error", "gama").fix
+
+
+@pytest.mark.parametrize(
+    ("curve", "used"),
+    [
+        ("cosine", set()),
+        ("cosine_with_restarts", {"lr_scheduler_num_cycles"}),
+        ("polynomial", {"lr_scheduler_power"}),
+        ("inverse_sqrt", {"lr_scheduler_timescale"}),
+        ("cosine_with_min_lr", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio"}),
+        ("warmup_stable_decay", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio", "lr_decay_steps"}),
+        ("piecewise_constant", {"lr_scheduler_args"}),
+    ],
+)
+def test_options_of_other_curves_are_greyed(curve, used):
+    options = {"lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio"}
+    options |= {"lr_decay_steps", "lr_scheduler_args"}
+    greyed = ineffective(job(schedule={"lr_scheduler": curve}))
+    assert {name for name in options if f"schedule.{name}" not in greyed} == used
+
+
+def test_scale_lr_multiplies_by_batch_accumulation_and_processes_and_shows_the_product():
+    scaled = job(
+        {"scale_lr": True, "text_encoder_lr": 5e-5},
+        {"gradient_accumulation_steps": 2},
+        dataset={"train_batch_size": 4},
+        network=TEXT,
+    )
+    assert scale_factor(scaled, 3) == 24
+    assert effective_rates(scaled, 3) == pytest.approx({"unet": 2.4e-3, "text_encoder": 1.2e-3})
+    assert scale_sentence(scaled, 3) == "Learning rate 0.0001 x a batch of 4 x accumulation 2 x processes 3 = 0.0024"
+    assert scale_sentence(job(), 3) == "" and effective_rates(job(), 3) == {"unet": 1e-4}
+
+
+def test_rates_of_two_text_encoders_and_of_lora_plus_are_listed_apart():
+    own = job({"text_encoder_lr": [1e-5, 0.0], "loraplus_unet_lr_ratio": 16.0}, network=TEXT)
+    assert effective_rates(own) == pytest.approx({"text_encoder": 1e-5, "unet": 1e-4, "unet plus": 1.6e-3})
+
+
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in catalogue().values() if entry.offered and recipes(entry.name)]
+)
+def test_a_recipe_leads_to_a_job_without_a_word_about_its_optimizer_or_curve(name):
+    for found in recipes(name):
+        values = {"optimizer": {"optimizer_type": name}}
+        for path, value in found.settings.items():
+            group, setting = path.split(".")
+            values = merge(values, {group: {setting: value}})
+        made = build(TrainJob, values)
+        assert [p for p in training_problems(made) if p.where.startswith(("optimizer", "schedule"))] == []
+        assert changes(made, found) == {}
+        assert found.why and found.title
+
+
+def test_recipes_are_offered_where_the_defaults_do_not_fit():
+    assert recipe("AdamW") == {} == recipe("torch.optim.RMSprop") == recipe("nothing")
+    assert recipe("prodigy")["optimizer.learning_rate"] == 1.0
+    assert recipe("prodigy")["optimizer.optimizer_args"]["d_coef"] == 2.0
+    assert recipe("Lion")["optimizer.learning_rate"] < 1e-4
+    assert [each.title for each in recipes("adafactor")] == ["AdaFactor with a given rate", "AdaFactor finds the rate"]
+    assert changes(TrainJob(), HUBER)["noise.loss_type"] == "smooth_l1"
+
+
+def test_the_command_line_takes_arguments_as_sd_scripts_writes_them_and_as_json():
+    words = "--optimizer.optimizer_args|betas=0.9,0.99 decouple=True|--schedule.lr_warmup_steps|10%|--optimizer.text_encoder_lr|1e-5,2e-5"
+    values, problems = read_flags(TrainJob, words.split("|"))
+    made = build(TrainJob, values)
+    assert problems == [] and made.optimizer.optimizer_args == {"betas": [0.9, 0.99], "decouple": True}
+    assert made.schedule.lr_warmup_steps == "10%" and made.optimizer.text_encoder_lr == (1e-5, 2e-5)
+    values, _ = read_flags(
+        TrainJob, ["--optimizer.optimizer_args", '{"d_coef": 2}', "--schedule.lr_warmup_steps", "0.1"]
+    )
+    made = build(TrainJob, values)
+    assert made.optimizer.optimizer_args == {"d_coef": 2} and made.schedule.lr_warmup_steps == 0.1
+
+
+def test_the_list_of_the_page_holds_what_the_device_runs_and_the_docs_what_is_offered():
+    names = [name for _, name in optimizer_list.choices("cpu")]
+    assert names[:2] == ["AdamW", "AdamW8bit"] and "pytorch_optimizer.CAME" in names
+    only_cuda = "bitsandbytes.optim.AdEMAMix32bit"
+    assert only_cuda not in names and only_cuda in dict(map(reversed, optimizer_list.choices("cuda:0")))
+    labels = [label for label, _ in optimizer_list.choices()]
+    assert len(set(labels)) == len(labels) and "CAME (pytorch_optimizer)" in labels
+    assert dict(optimizer_list.refused())["torch.optim.LBFGS"].endswith("(a closure)")
+    text = optimizer_list.TARGET.read_text("utf-8")
+    assert text == optimizer_list.render(), "run python -m core.settings.optimizer_list"
