@@ -191,7 +191,6 @@ class FullMethod:
                 epoch=epoch,
                 step=step,
             ),
-            kohya_projection=self._job.model.kohya_projection,
         )
 
     def release(self) -> None:

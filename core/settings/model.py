@@ -50,3 +50,14 @@ class ModelSettings(Settings):
         help="Which text-encoder layer is read, counted from the last. Empty or 1 is the last; many anime models use 2. "
         "SDXL ignores it: it always reads the last but one.",
     )
+    compatibility: Literal["none", "kohya"] = setting(
+        "none",
+        title="SDXL files exactly as sd-scripts",
+        labels={"none": "no", "kohya": "as sd-scripts"},
+        help="sd-scripts reads one matrix of SDXL's second text encoder turned over when the model is a single file, so its LoRAs learn with another summary of the caption than other programs draw with. Choose it to repeat old results only.",
+    )
+
+    @property
+    def kohya_projection(self) -> bool:
+        """Whether SDXL's text projection is read from single files as sd-scripts reads it."""
+        return self.compatibility == "kohya"

@@ -43,7 +43,13 @@ def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
     compute, learning = builder.precision.compute, builder.precision.learning
 
     def load(parts: tuple[str, ...], dtype: torch.dtype) -> Any:
-        return builder.family.load(builder.model, parts=parts, dtype=dtype, device=builder.context.device)
+        return builder.family.load(
+            builder.model,
+            parts=parts,
+            dtype=dtype,
+            device=builder.context.device,
+            kohya_projection=builder.job.model.kohya_projection,
+        )
 
     if compute == learning:
         return load(parts, compute)

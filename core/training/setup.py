@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.files import printable
@@ -40,10 +41,10 @@ from core.training.prior import captions as class_captions
 from core.training.prior import prior_problems
 from core.training.resume import first_step
 from core.training.run import Run, with_seed
-from core.training.samples import sample_captions
+from core.training.samples import PromptTexts, prompts_of
 from core.training.sources import FrozenText, Latents, LearningText, Text
 from core.training.tasks import Tasks
-from core.training.trackers import make_tracker
+from core.training.trackers import Trackers, make_tracker
 from core.training.validation import Validation
 from core.training.watching import Watch
 
@@ -88,6 +89,8 @@ class Builder:
         self.files = network_files(job, context.workspace, self.memo)
         self.method: Method = make_method(self)
         self.precision = self._precision()
+        self.prompts = prompts_of(job)
+        self.prompt_texts: PromptTexts  # when the encoders are there
         self._text_model: Any = None
         self._vae_model: Any = None
 
@@ -108,18 +111,22 @@ class Builder:
     def put_vae_away(self) -> None:
         """The device is for what learns; samples need the VAE again."""
         if self._vae_model is not None:
-            self._vae_model = self._vae_model.to("cpu") if self.job.samples.sample_prompts else None
+            self._vae_model = self._vae_model.to("cpu") if self.prompts else None
 
     # -- text
 
-    def text_cache(self) -> TextCache:
-        identity = self.family.digest(self.model, "text_encoders", memo=self.memo) + merged_identity(self.files)
+    def text_cache(self, tokens: int | None = None) -> TextCache:
+        """Of captions; with `tokens` of prompts, which are read with so many."""
+        identity = self.family.digest(
+            self.model, "text_encoders", memo=self.memo, kohya_projection=self.job.model.kohya_projection
+        ) + merged_identity(self.files)
         settings = self.job
+        way = " prompts" if tokens else " weighted" if settings.captions.weighted_captions else ""
         return TextCache(
             self.context.workspace.cache / "text",
-            f"{identity} weighted" if settings.captions.weighted_captions else identity,
+            identity + way,
             clip_skip=settings.model.clip_skip,
-            max_token_length=settings.captions.max_token_length,
+            max_token_length=tokens or settings.captions.max_token_length,
             dtype=self.precision.name,
             room_bytes=settings.memory.text_cache_bytes,
             warn=lambda problem: self.context.say(
@@ -129,8 +136,9 @@ class Builder:
             ),
         )
 
-    def encode(self, captions: Sequence[str]) -> TextStates:
-        """Text states of captions with the encoders as they are now; loads them at first use."""
+    def encode(self, captions: Sequence[str], tokens: int | None = None) -> TextStates:
+        """Text states of captions with the encoders as they are now; loads them at first use. tokens: of prompts, which
+        are read with so many, whatever the captions' length is."""
         if self._text_model is None:
             self.context.stage("loading the text encoder")
             self._text_model = self.family.load(
@@ -138,14 +146,30 @@ class Builder:
                 parts=("text_encoders", "tokenizers"),
                 dtype=self.precision.compute,
                 device=self.context.device,
+                kohya_projection=self.job.model.kohya_projection,
             )
             merge_files(self._text_model, self.files.merged)
         # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
         learns = self.method.learns_text
         with self.precision.autocast(self.context.device) if learns else nullcontext():
-            return self.method.encode(captions, self._encode_as_they_are)
+            return self.method.encode(
+                captions, partial(self._encode_prompts, tokens) if tokens else self._encode_captions
+            )
 
-    def _encode_as_they_are(self, captions: Sequence[str]) -> TextStates:
+    def _encode_prompts(self, tokens: int, prompts: Sequence[str]) -> TextStates:
+        """As pictures are drawn: windows joined whole, words weighed."""
+        from core.families.clip import join_whole
+
+        return self.family.encode_captions(
+            self._text_model,
+            prompts,
+            max_token_length=tokens,
+            clip_skip=self.job.model.clip_skip,
+            join=join_whole,
+            weighted=True,
+        )
+
+    def _encode_captions(self, captions: Sequence[str]) -> TextStates:
         return self.family.encode_captions(
             self._text_model,
             captions,
@@ -156,26 +180,34 @@ class Builder:
 
     def frozen_text(self) -> FrozenText:
         """Encodes what the first epoch and the samples need, then lets the encoders go."""
-        import torch
-
         started = False
 
-        def encode(captions: Sequence[str]) -> TextStates:
-            if not started:  # in the loop a stop is heard at a step's end
-                self.context.check()
-            with torch.no_grad():
-                return self.encode(captions)
+        def text_of(tokens: int | None) -> FrozenText:
+            def encode(captions: Sequence[str]) -> TextStates:
+                import torch
 
-        def release() -> None:
-            self._text_model = None
+                if not started:  # in the loop a stop is heard at a step's end
+                    self.context.check()
+                with torch.no_grad():
+                    return self.encode(captions, tokens)
 
-        text = FrozenText(self.text_cache(), encode, release, self.context.device)
+            # At the start all is encoded before the encoders leave.
+            return FrozenText(
+                self.text_cache(tokens), encode, lambda: self._leave() if started else None, self.context.device
+            )
+
         self.context.stage("encoding captions")
-        wanted = sample_captions(self.job.samples) if self.job.samples.sample_prompts else []
+        text = text_of(None)
         kept = class_captions(self.job, self.plan.placed)
-        text.need([*self.plan.captions(0), *wanted, *self.validation.captions(), *kept])
+        text.need([*self.plan.captions(0), *self.validation.captions(), *kept])
+        self.prompt_texts = PromptTexts(self.prompts, text_of)
+        self.prompt_texts.need()
+        self._leave()
         started = True
         return text
+
+    def _leave(self) -> None:
+        self._text_model = None
 
     # -- model and network
 
@@ -209,6 +241,10 @@ def build_run(job: TrainJob, context: JobContext) -> Run:
     with processes.first_does():
         text: Text | None = None if learns_text else builder.frozen_text()
     components = builder.load_model(text)
+    if text is None:
+        builder.prompt_texts = PromptTexts(
+            builder.prompts, lambda tokens: LearningText(lambda captions: builder.encode(captions, tokens))
+        )
     return _assemble(builder, components, text or LearningText(builder.encode), latents)
 
 
@@ -248,15 +284,15 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         method=builder.method,
         latents=latents,
         text=text,
+        prompts=builder.prompts,
+        prompt_texts=builder.prompt_texts,
         parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
         optimizer=optimizer,
         guard=guard,
         scaler=make_scaler(device, precision.learning) if precision.scaled else None,
         alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
         prediction=checked_prediction(job, context, components.prediction),
-        tracker=make_tracker(
-            job.logging.log_with if context.processes.first else "none", context.folder.logs, context.say
-        ),
+        tracker=make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say),
         tasks=None,  # type: ignore[arg-type]
         facts={
             "sentence": builder.report.sentence,

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.families import family, sdxl
+from core.families.saving import save_model
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
 from core.settings.generate import LoraUse
@@ -211,3 +212,17 @@ def test_captions_of_both_encoders_are_cached_for_the_next_run(run, monkeypatch)
     again = run("sdxl", **ONE_STEP)
     assert again.start() == "done" and not loaded
     assert json.loads((again.folder.path / "job.json").read_text("utf-8"))["model"]["family"] == "auto"
+
+
+def test_the_kohya_choice_reads_a_file_of_sdxl_as_sd_scripts_does(run, folders, tmp_path):
+    """Only a single file is concerned, and only the summary of the caption: the first loss differs, no text is cached twice."""
+    file = tmp_path / "sdxl.safetensors"
+    components = sdxl.load(folders["sdxl"])
+    save_model(components, file, ["unet"], form="safetensors")
+    plain = run("sdxl", model={"base_model": str(file)}, **ONE_STEP)
+    kohya = run("sdxl", model={"base_model": str(file), "compatibility": "kohya"}, **ONE_STEP)
+    folder = run("sdxl", model={"compatibility": "kohya"}, **ONE_STEP)
+    for training in (plain, kohya, folder):
+        assert training.start() == "done"
+    assert plain.losses()[1] != kohya.losses()[1]
+    assert folder.losses()[1] == pytest.approx(plain.losses()[1], rel=1e-5)
