@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """Weights that are moved together. group: what the optimizer is given of them; waiting: gradients still to come."""
+    """Weights that are moved together. group: place of the optimizer's group that they are of (the groups themselves are
+    others once a state was loaded); waiting: gradients still to come."""
 
-    group: Group
+    group: int
     weights: list[nn.Parameter]
     waiting: set[nn.Parameter] = field(default_factory=set)
 
@@ -46,10 +47,10 @@ class FusedBackward:
         self._wide, self._guard, self._longest = wide, guard, max_grad_norm
         self._optimizer, self._by_tensor = optimizer, by_tensor
         self._parts: dict[nn.Parameter, Part] = {}
-        for group in optimizer.param_groups:
+        for place, group in enumerate(optimizer.param_groups):
             cut = [[weight] for weight in group["params"]] if by_tensor else [list(group["params"])]
             for weights in cut:
-                part = Part(group, weights)
+                part = Part(place, weights)
                 self._parts.update(dict.fromkeys(weights, part))
         self._norms: list[Tensor] = []
         self._hooks = [weight.register_post_accumulate_grad_hook(self._arrived) for weight in self._parts]
@@ -96,7 +97,9 @@ class FusedBackward:
 
     def _move(self, part: Part) -> None:
         # A group that is a part goes as it is: some optimizers count their steps in it.
-        group = {**part.group, "params": part.weights} if self._by_tensor else part.group
+        group = self._optimizer.param_groups[part.group]
+        if self._by_tensor:
+            group = {**group, "params": part.weights}
         self._wide.move([group], withheld=self._guard.flag)
 
 

@@ -87,6 +87,14 @@ def test_negative_rates_are_advice_for_whole_models_and_refused_for_loras():
     assert [level for _, what, level in said(method={"kind": "lora"}, **rate) if "negative" in what] == ["error"]
 
 
+def test_a_rate_for_loras_is_questioned():
+    assert [level for _, what, level in said(optimizer={"learning_rate": 1e-4}) if "one for a LoRA" in what] == [
+        "advice"
+    ]
+    for optimizer in ({"learning_rate": 2e-6}, {"learning_rate": 1.0, "optimizer_type": "Prodigy"}):
+        assert not [what for _, what, _ in said(optimizer=optimizer) if "one for a LoRA" in what]
+
+
 def test_what_has_no_effect_is_told_for_each_kind():
     whole = ineffective(build(TrainJob, {"method": TUNE}))
     assert {

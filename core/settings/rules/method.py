@@ -8,11 +8,13 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.blocks import COUNTS, numbers
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, adapts, averages, find
+from core.settings.optimizers import ADAFACTOR, adapts, averages, find, relative_steps
+from core.settings.rates import own_rates
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"
 TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+HIGHEST_USUAL = 2e-5
 OF_WHOLE_MODELS = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
 OF_THE_AVERAGE = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
 
@@ -22,6 +24,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield from _types(job)
         yield from _within_backward(job)
         yield from _block_rates(job)
+        yield from _rates(job)
         if job.method.ema and averages(job.optimizer.optimizer_type):
             what = "The optimizer is schedule-free and averages the weights itself"
             yield Problem(what, "method.ema", "switch the average off, or choose another optimizer")
@@ -68,6 +71,16 @@ def _within_backward(job: TrainJob) -> Iterator[Problem]:
     if "fp16" in (job.memory.mixed_precision, job.memory.full_precision):
         what = "fp16 scales its losses by the look of the whole gradient, which never is there at once"
         yield Problem(what, f"memory.mixed_precision, {where}", "use bf16 or fp32")
+
+
+def _rates(job: TrainJob) -> Iterator[Problem]:
+    """The rates of LoRAs are what a person has in mind, and they wreck a whole model."""
+    if adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
+        return
+    high = max((abs(rate) for rate in own_rates(job).values()), default=0.0)
+    if high > HIGHEST_USUAL:
+        what = f"A rate of {high:g} is one for a LoRA: a whole model forgets at it what it can"
+        yield Problem(what, "optimizer.learning_rate", "1e-6 to 5e-6 is usual, for SDXL with AdaFactor 4e-7", "advice")
 
 
 def _block_rates(job: TrainJob) -> Iterator[Problem]:
