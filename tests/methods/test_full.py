@@ -1,0 +1,50 @@
+"""Which block of the U-Net a weight is in."""
+
+import pytest
+
+from core.families import family
+from core.methods.full import block_learners, block_of_weight
+from core.settings.blocks import COUNTS
+
+# Numbers as sd-scripts counts them: embeddings, on the way down, the middle, on the way up, the last layer.
+PLACES = {
+    "sd1": {
+        "time_embedding.linear_1.weight": 0,
+        "conv_in.weight": 0,
+        "down_blocks.0.resnets.0.conv1.weight": 1,
+        "down_blocks.0.downsamplers.0.conv.bias": 3,
+        "down_blocks.3.resnets.1.norm1.weight": 11,
+        "mid_block.attentions.0.proj_in.weight": 12,
+        "up_blocks.0.resnets.0.conv1.weight": 13,
+        "up_blocks.3.attentions.2.norm.weight": 24,
+        "conv_out.weight": 24,
+    },
+    "sdxl": {
+        "time_embedding.linear_1.weight": 0,
+        "add_embedding.linear_2.bias": 0,
+        "conv_in.weight": 1,
+        "down_blocks.1.attentions.0.proj_in.weight": 5,
+        "down_blocks.2.resnets.1.conv2.weight": 9,
+        "mid_block.resnets.0.conv1.weight": 10,
+        "mid_block.attentions.0.norm.weight": 11,
+        "mid_block.resnets.1.conv1.weight": 12,
+        "up_blocks.0.resnets.0.conv1.weight": 13,
+        "up_blocks.2.resnets.2.conv1.weight": 21,
+        "conv_norm_out.weight": 22,
+        "conv_out.bias": 22,
+    },
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_weights_are_in_the_blocks_that_sd_scripts_counts(name):
+    assert {weight: block_of_weight(weight, name) for weight in PLACES[name]} == PLACES[name]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_weight_is_in_one_block_and_no_block_is_empty(name):
+    unet = family(name).make_empty("unet")
+    learners = list(block_learners(unet, [float(place) for place in range(COUNTS[name])], name))
+    assert [learner.rate for learner in learners] == list(range(COUNTS[name]))
+    found = [id(weight) for learner in learners for weight in learner.parameters]
+    assert sorted(found) == sorted(id(weight) for weight in unet.parameters())
