@@ -242,7 +242,7 @@ def _meant_by(name: str, level: str, method: str) -> str:
 
 def _unknown(name: str, level: str, method: str) -> str:
     for entry in declared(TrainJob):
-        if entry.kohya == name and name not in COMMAND_LINE_NAMES:
+        if name in entry.kohya_names and name not in COMMAND_LINE_NAMES:
             return f"It belongs to sd-scripts' command line; here it is the setting {entry.path}. Remove it."
     near = _meant_by(name, level, method)
     return f"Did you mean {near}?" if near else "Remove it."

@@ -81,6 +81,11 @@ class Declared:
     costs = property(lambda self: self._about.get("costs", ""))
 
     @property
+    def kohya_names(self) -> list[str]:
+        """Its names in sd-scripts; one setting may stand for several."""
+        return self.kohya.split(", ") if self.kohya else []
+
+    @property
     def default(self) -> Any:
         return self.info.get_default(call_default_factory=True)
 

@@ -108,12 +108,12 @@ def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> st
     """The setting that was probably meant: by name, by sd-scripts' name, else by spelling."""
     name = path.rsplit(".", 1)[-1]
     for entry in known.values():
-        if name in (entry.name, entry.kohya):
+        if name in (entry.name, *entry.kohya_names):
             return f"did you mean '{entry.path}'?"
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.8) or [
         entry.path
         for entry in known.values()
-        if difflib.get_close_matches(name, [entry.name, entry.kohya], cutoff=0.75)
+        if difflib.get_close_matches(name, [entry.name, *entry.kohya_names], cutoff=0.75)
     ]
     if near:
         return f"did you mean '{near[0]}'?"

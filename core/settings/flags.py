@@ -108,7 +108,7 @@ def _number(text: str) -> Any:
 
 def _unknown(path: str, known: dict[str, Declared]) -> Problem:
     name = path.rsplit(".", 1)[-1]
-    meant = [entry.path for entry in known.values() if name in (entry.name, entry.kohya)]
+    meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
     meant = meant or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
     return Problem(f"There is no setting --{path}", "command line", fix)

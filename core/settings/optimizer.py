@@ -49,7 +49,7 @@ class OptimizerSettings(Settings):
     text_encoder_lr: Rate | tuple[Rate, Rate] | None = setting(
         None,
         title="Rate of the text encoder",
-        kohya="text_encoder_lr",
+        kohya="text_encoder_lr, learning_rate_te, learning_rate_te1, learning_rate_te2",
         help="Empty is the learning rate; half of it is usual. 0 leaves the text encoder as it is. Two numbers are for the two of SDXL.",
     )
     scale_lr: bool = setting(

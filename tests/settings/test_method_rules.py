@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.settings.check import build
+from core.settings.check import build, problems_of
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
 
@@ -116,3 +116,16 @@ def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
     assert trains(kind="dreambooth") and not trains(kind="fine_tune")
     assert not trains(kind="dreambooth", train_text_encoder="no") and trains(kind="fine_tune", train_text_encoder="yes")
     assert not trains(kind="dreambooth", stop_text_encoder_training=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("learning_rate_te2", "optimizer.text_encoder_lr"),
+        ("full_bf16", "memory.full_precision"),
+        ("stop_text_encoder_training", "method.stop_text_encoder_training"),
+        ("fused_backward_pass", "memory.fused_backward_pass"),
+    ],
+)
+def test_a_name_of_sd_scripts_leads_to_the_setting_that_stands_for_it(name, path):
+    assert f"did you mean '{path}'?" in [problem.fix for problem in problems_of(TrainJob, {"schedule": {name: 1}})]
