@@ -21,6 +21,8 @@ from tabs.values import number_text, text_of
 FIRST = (
     "method.kind",
     "model.base_model",
+    "embedding.token_string",
+    "embedding.init_word",
     "dataset.folder",
     "schedule.max_train_epochs",
     "schedule.max_train_steps",
@@ -28,6 +30,7 @@ FIRST = (
     "samples.sample_prompts",
 )
 # Drawn by another tab: {path: (tab, id of its element there)}.
+BY_METHOD = {"embedding.token_string": "embedding", "embedding.init_word": "embedding"}  # of the first screen
 ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
 WIDE = {"lines", "sizes", "arguments"}
 RADIO_CHOICES = 4
@@ -81,7 +84,7 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
         return gr.Dropdown(options, value=value, filterable=False, **common)
     if entry.kind == "bool":
         return gr.Checkbox(value=value, **common)
-    if paths is not None and entry.widget in ("model", "folder"):
+    if paths is not None and entry.widget in ("model", "folder", "optimizer"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
         lines = 4 if entry.path in FIRST else 2 if entry.widget == "sizes" else 3
@@ -125,6 +128,7 @@ def facts() -> dict[str, dict[str, Any]]:
             "group": "" if path in FIRST else entry.group,
             "groupTitle": group_title(entry.group),
             "more": entry.level != "shown" and path not in FIRST,
+            "method": BY_METHOD.get(path, ""),
             "default": shown_value(entry, entry.default),
             "range": entry.range_text,
             "costs": entry.costs,
@@ -245,7 +249,11 @@ def _schedule(job: TrainJob) -> str:
     own = job.schedule
     curve = FIELDS["schedule.lr_scheduler"].labels[own.lr_scheduler]
     parts = [f"{curve} rate" if own.lr_scheduler == "constant" else curve]
-    parts += [f"{own.lr_warmup_steps} steps of warm-up"] if own.lr_warmup_steps else []
+    parts += (
+        [f"{own.lr_warmup_steps} {'steps of ' if isinstance(own.lr_warmup_steps, int) else ''}warm-up"]
+        if own.lr_warmup_steps
+        else []
+    )
     parts += [f"{own.gradient_accumulation_steps} batches a step"] if own.gradient_accumulation_steps > 1 else []
     return ", ".join([*parts, f"seed {own.seed}" if own.seed is not None else "any seed"])
 
