@@ -10,6 +10,7 @@ from typing import Any
 
 from core.bench import workload
 from core.bench.caching import caching_rows, measure_caching
+from core.bench.compare import CASES, QUICK, compare, compare_rows
 from core.bench.datasets import measure_datasets
 from core.bench.flops import step_flops
 from core.bench.gemm import gemm_rate
@@ -17,8 +18,14 @@ from core.bench.measure import measure_page, measure_training
 from core.record import machine
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets")
+PARTS = ("train", "page", "caching", "datasets", "baseline")
+CASE = "baseline:"  # before the name of a single case
 SIZE = 256
+
+
+def known_part(name: str) -> bool:
+    """Whether `--only` knows it: a part, or one case of the baseline (baseline:sd15_lora)."""
+    return name in PARTS or (name.startswith(CASE) and name.removeprefix(CASE) in {**CASES, **QUICK})
 
 
 def run_bench(
@@ -32,6 +39,9 @@ def run_bench(
     result: dict[str, Any] = {"machine": machine_facts(device)}
     if only == "datasets":  # nothing of it computes tensors
         return result | {"datasets": measure_datasets(quick, say)}
+    if only is not None and only.startswith("baseline"):  # hours for the large ones: on request alone
+        case = only.removeprefix(CASE) if only != "baseline" else None
+        return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
     say("measuring the GEMM rate")
     rates = {name: gemm_rate(name, device, 3 if quick else 8) for name in ("float32", "bfloat16")}
     result["gemm_flops_per_second"] = rates
@@ -135,6 +145,8 @@ def table(result: dict[str, Any]) -> str:
         )
     if caching := result.get("caching"):
         rows += caching_rows(caching)
+    if baseline := result.get("baseline"):
+        rows += compare_rows(baseline)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -1,14 +1,15 @@
-"""Something to train on: an SD 1.5 model of random numbers and a few pictures, made once in the benchmark's folder."""
+"""Something to train on: models of random numbers of SD 1.5's and SDXL's sizes and a few pictures, made once in the benchmark's folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from core.bench.random_model import write_sd15_folder
+from core.bench.random_model import shipped_config, write_folder, write_sd15_folder
 from core.record.draws import python_random
 
 PICTURES = 8
+PARTS_OF_SDXL = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def make_model(folder: Path) -> Path:
@@ -16,6 +17,17 @@ def make_model(folder: Path) -> Path:
     model = folder / "sd15_random"
     if not (model / "model_index.json").is_file():
         write_sd15_folder(model)
+    return model
+
+
+def make_sdxl_model(folder: Path) -> Path:
+    """A diffusers folder with SDXL's architecture in fp16 (6.9 GB)."""
+    import torch
+
+    model = folder / "sdxl_random"
+    if not (model / "model_index.json").is_file():
+        configs = {name: shipped_config(name, "sdxl") for name in PARTS_OF_SDXL}
+        write_folder(model, configs, torch.float16, family_name="sdxl")
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from core.bench.run import PARTS, run_bench, table
+from core.bench.run import CASE, PARTS, known_part, run_bench, table
 from core.cli.main import DONE
 from core.cli.options import SUBCOMMAND, split_options
 from core.record import atomic, machine
@@ -19,8 +19,9 @@ def run(words: list[str]) -> int:
         *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),
     ]
     only = options.values.get("only")
-    if only is not None and only not in PARTS:
-        problems.append(Problem(f"There is no part '{only}'", "command line", f"use one of {', '.join(PARTS)}"))
+    if only is not None and not known_part(only):
+        fix = f"use one of {', '.join(PARTS)}, or a single case such as {CASE}sd15_lora"
+        problems.append(Problem(f"There is no part '{only}'", "command line", fix))
     if problems:
         raise ProblemsError(problems)
     result = run_bench(

@@ -62,7 +62,7 @@ SUBCOMMAND = {
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),
-        "only": ("NAME", "one part of the benchmark"),
+        "only": ("NAME", "one part of the benchmark: train, page, caching, datasets or baseline"),
         "json": ("FILE", "write the numbers"),
     },
 }

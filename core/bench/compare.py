@@ -1,0 +1,221 @@
+"""Ours beside the plain trainer of baseline.py: time of a step and peak memory of each, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.bench import workload
+from core.bench.baseline import Spec
+from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+
+STARTER = PROJECT / "models" / "starter"
+BF16 = {"memory": {"mixed_precision": "bf16"}}
+ADAFACTOR = {
+    "optimizer_type": "Adafactor",
+    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training. goal_*: what ours may take, as a share of the plain trainer's. needs_gb: memory of the hungrier of the two,
+    estimated from the sizes of weights, gradients and the optimizer's memory."""
+
+    what: str
+    method: str
+    text: bool
+    goal_time: float | None
+    goal_memory: float | None = None
+    family: str = "sd1"
+    size: int = 256
+    needs_gb: float = 8.0
+    ours: dict[str, Any] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "sd15_lora": Case("SD 1.5 LoRA, U-Net and text encoder", "lora", True, 0.7, 0.6),
+    "sd15_dreambooth": Case("SD 1.5 DreamBooth, U-Net and text encoder", "dreambooth", True, 1.0, needs_gb=19),
+    "sd15_fine_tune": Case("SD 1.5 fine-tune, U-Net", "fine_tune", False, 1.0, needs_gb=17),
+    "sd15_embedding": Case("SD 1.5 textual inversion", "embedding", False, 1.0),
+    "sdxl_lora": Case("SDXL LoRA, U-Net", "lora", False, 0.7, 0.6, family="sdxl", needs_gb=17),
+    "sdxl_fine_tune": Case(
+        "SDXL fine-tune, U-Net, full bf16, Adafactor, ours with the step within the backward pass",
+        "fine_tune",
+        False,
+        1.0,
+        family="sdxl",
+        needs_gb=19,
+        ours={"memory": {"full_precision": "bf16", "fused_backward_pass": True}, "optimizer": ADAFACTOR},
+        plain={"learning": "bf16", "autocast": False, "optimizer": "Adafactor"},
+    ),
+}
+QUICK = {  # the packages alone take most of its memory: it shows that the comparison runs, and has no goals
+    f"starter_{case.method}": replace(
+        case, what=case.what.replace("SD 1.5", "starter"), size=128, needs_gb=1.5, goal_time=None, goal_memory=None
+    )
+    for name, case in CASES.items()
+    if name.startswith("sd15")
+}
+
+
+def compare(
+    folder: Path, device: str, *, quick: bool, case: str | None, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Every case, or the one named. quick: the starter, few steps, one round."""
+    chosen = QUICK if quick and case is None else CASES
+    found = {}
+    for name, each in ({**CASES, **QUICK} if case else chosen).items():
+        if case not in (None, name):
+            continue
+        free = psutil.virtual_memory().available / 1e9
+        if device == "cpu" and free < each.needs_gb:
+            say(f"left out: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
+            found[name] = {"what": each.what, "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free"}
+            continue
+        found[name] = measure_case(each, folder, device, 10 if quick else 20, 1 if quick else 2, say)
+    return found
+
+
+def measure_case(
+    case: Case, folder: Path, device: str, steps: int, rounds: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Both in turn, `rounds` times; the better time and the lower peak of each counts."""
+    model = model_of(case, folder)
+    pictures = workload.make_pictures(folder, case.size)
+    outputs = folder / "outputs"
+    values, specs = our_values(case, model, pictures, steps), plain_specs(case, model, steps, device)
+    say(f"{case.what}: filling caches")
+    fill_caches(values, outputs, device)
+    ours: list[tuple[float, int]] = []
+    plain: dict[str, list[tuple[float, int]]] = {name: [] for name in specs}
+    for number in range(rounds):
+        say(f"{case.what}: ours, round {number + 1} of {rounds}")
+        measured = measure_training(values, outputs, device)
+        shutil.rmtree(outputs / "runs")  # whole models are large
+        ours.append((measured.seconds_per_step, measured.peak_bytes))
+        for name, spec in specs.items():
+            say(f"{case.what}: the plain trainer ({name}), round {number + 1} of {rounds}")
+            plain[name].append(measure_plain(spec, folder))
+    return summary(case, device, ours, plain)
+
+
+def summary(
+    case: Case, device: str, ours: list[tuple[float, int]], plain: dict[str, list[tuple[float, int]]]
+) -> dict[str, Any]:
+    """Ratios of the better rounds. On a graphics card resident memory says nothing of the card's: no ratio of memory."""
+
+    def best(measured: list[tuple[float, int]]) -> dict[str, Any]:
+        return {
+            "seconds_per_step": min(seconds for seconds, _ in measured),
+            "peak_bytes": min(peak for _, peak in measured) if device == "cpu" else None,
+        }
+
+    mine = best(ours)
+    against = {}
+    for name, measured in plain.items():
+        other = best(measured)
+        against[name] = other | {
+            "time_ratio": mine["seconds_per_step"] / other["seconds_per_step"],
+            "memory_ratio": mine["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
+        }
+    return {
+        "what": f"{case.what}, {case.size} px, batch 1, bf16",
+        "goal_time": case.goal_time,
+        "goal_memory": case.goal_memory,
+        "ours": mine,
+        "plain": against,
+    }
+
+
+def model_of(case: Case, folder: Path) -> Path:
+    if case.size == 128:
+        return STARTER
+    return workload.make_model(folder) if case.family == "sd1" else workload.make_sdxl_model(folder)
+
+
+def our_values(case: Case, model: Path, pictures: Path, steps: int) -> dict[str, Any]:
+    """Our settings for the same training: the defaults, but for what the case says."""
+    base = workload.job_values(model, pictures, case.size, steps, "bf16")
+    base["network"]["train_text_encoder"] = case.text
+    more: dict[str, Any] = {"method": {"kind": case.method}}
+    if case.method == "embedding":
+        more["embedding"] = {"token_string": "zunkel"}
+    return merge(merge(base, more), case.ours)
+
+
+def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, Spec]:
+    """The plain trainer's settings by name. A LoRA is trained in two usual ways: on a model in bf16 and on one in fp32."""
+    spec = Spec(case.method, str(model), case.size, steps, text=case.text, device=device, **case.plain)
+    if case.method != "lora":
+        return {"as usual": spec}
+    return {"model in fp32": replace(spec, frozen="fp32"), "model in bf16": spec}
+
+
+def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
+    """`webui.py prepare`, so that neither trainer encodes pictures while it is measured."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    preset = outputs / "bench_job.json"
+    preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
+    words = [sys.executable, str(PROJECT / "webui.py"), "prepare", str(preset)]
+    words += ["--outputs", str(outputs), "--device", device]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"filling the caches ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
+    """Median seconds of a step after the warm-up, and the process's peak in bytes."""
+    file = folder / "plain.json"
+    file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
+    words = [sys.executable, "-m", "core.bench.baseline", str(file)]
+    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watch = PeakWatch(process.pid)
+    printed, errors = process.communicate()
+    peak = watch.finish()
+    if process.returncode:
+        raise RuntimeError(f"the plain trainer ended with {process.returncode}:\n{errors[-2000:]}")
+    seconds = json.loads(printed.splitlines()[-1])["seconds"]
+    return statistics.median(seconds[WARM_UP_STEPS:]), peak
+
+
+def compare_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Rows of the benchmark's table."""
+    rows = []
+    for case in found.values():
+        if "left_out" in case:
+            rows.append((case["what"], f"left out: {case['left_out']}"))
+            continue
+        rows.append((case["what"], f"ours {_words(case['ours'])}{_goal(case)}"))
+        for name, plain in case["plain"].items():
+            memory = f", {plain['memory_ratio']:.2f} of its memory" if plain["memory_ratio"] else ""
+            ratio = f"ours takes {plain['time_ratio']:.2f} of its time{memory}"
+            rows.append((f"plain trainer, {name}", f"{_words(plain)}; {ratio}"))
+    return rows
+
+
+def _goal(case: dict[str, Any]) -> str:
+    time, memory = case["goal_time"], case["goal_memory"]
+    if time is None:
+        return ""
+    return f"; goal: at most {time} of the time" + (f", {memory} of the memory" if memory else "")
+
+
+def _words(measured: dict[str, Any]) -> str:
+    memory = f", {measured['peak_bytes'] / 1e9:.2f} GB" if measured["peak_bytes"] else ""
+    return f"{measured['seconds_per_step']:.2f} s a step{memory}"
