@@ -115,18 +115,28 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         journal.put(StateChanged("stopped", "Stopped before training began" if task == "train" else "Cancelled"))
         return "stopped", None
     except Exception as error:
-        words = explain(error)
+        _write_details(context.folder, traceback.format_exc())
+        error.__traceback__ = None
+        free_memory()
+        words = explain(error, lambda: _switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
                     f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix
                 )
-        _write_details(context.folder, traceback.format_exc())
-        error.__traceback__ = None
         journal.put(StateChanged("failed", words.what, words.fix))
         return "failed", words
     finally:
         free_memory()
+
+
+def _switches(task: str, job: Settings, context: JobContext) -> str:
+    """What would save memory in this job: for trainings, whose memory can be foretold."""
+    if task not in ("train", "probe"):
+        return ""
+    from core.training.memory_advice import out_of_memory_advice
+
+    return out_of_memory_advice(job, context.workspace, context.device)  # type: ignore[arg-type]
 
 
 def _write_details(folder: RunFolder, text: str) -> None:

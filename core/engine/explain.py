@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.record.problems import ProblemsError
@@ -26,8 +27,11 @@ class Explanation:
     asked: bool = False
 
 
-def explain(error: BaseException) -> Explanation:
-    """Plain words for whatever ended a job."""
+def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
+    """Plain words for whatever ended a job.
+
+    switches  what would save memory in this job, as a sentence; asked only where memory ran out
+    """
     text = str(error)
     if isinstance(error, ProblemsError):
         first = error.problems[0]
@@ -43,7 +47,7 @@ def explain(error: BaseException) -> Explanation:
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            _asked(switches) or "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Explanation("The disk is full", "free some space, then continue the run; files saved before are whole")
@@ -57,6 +61,13 @@ def explain(error: BaseException) -> Explanation:
         f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}",
         "the log file of the run holds the details",
     )
+
+
+def _asked(switches: Callable[[], str]) -> str:
+    try:
+        return switches()
+    except Exception:  # memory is short, or the model's file has gone: the general advice must still be said
+        return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -73,6 +73,21 @@ def choose_precision(
     return Precision(name, types[name], scaled=name == "fp16" and learns, learning=learning)
 
 
+def vae_type(settings: MemorySettings) -> torch.dtype:
+    """What the VAE encodes in: fp32 unless told otherwise, since 16 bits cost visible precision."""
+    import torch
+
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return types.get(settings.vae_precision, torch.float32)
+
+
+def use_tf32(wanted: bool) -> None:
+    """Whether fp32 products on an Nvidia card are TF32's, in this process from here on. Others take no notice."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+
+
 def use_threads(device: str, weight_bytes: int) -> int:
     """Set the threads torch computes with for a model of this size; returns how many.
 

@@ -73,6 +73,70 @@ class MemorySettings(Settings):
         help="Computes parts of the model twice rather than remembering them. The result is the same.",
         costs="Far less memory, about a third more time.",
     )
+    checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
+        "all",
+        title="Blocks that compute twice",
+        labels={"all": "all", "outer": "those at the two largest sizes", "inner": "the others"},
+        help="With gradient checkpointing. In SD 1.x and 2.x nearly all memory is in the outer blocks, in SDXL in the inner ones: leaving the others out saves time.",
+    )
+    attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = setting(
+        "auto",
+        title="Attention",
+        kohya="sdpa, xformers, mem_eff_attn, diffusers_xformers",
+        labels={
+            "auto": "the best there is",
+            "sdpa": "torch's own (SDPA)",
+            "xformers": "xformers",
+            "sliced": "some heads at a time",
+            "plain": "plain products",
+        },
+        help="How the U-Net compares each place with all others. All give the same but for rounding; SDPA is fast everywhere. Slices are for devices where it has no kernel.",
+        costs="Plain products take several times the memory at 1024 pixels; slices a little less.",
+    )
+    fp8_base: bool = setting(
+        False,
+        title="Whole base model in fp8",
+        kohya="fp8_base",
+        source="Micikevicius et al. 2022, arXiv:2209.05433",
+        help="Keeps the frozen U-Net and text encoders as 8-bit numbers (float8_e4m3fn), widened at each use. For LoRA and textual inversion. Norms and embeddings stay as they are.",
+        costs="Half the memory of 16-bit weights; a little slower and less exact.",
+    )
+    fp8_base_unet: bool = setting(
+        False,
+        title="U-Net in fp8",
+        kohya="fp8_base_unet",
+        help="The same for the U-Net alone: the text encoder stays exact.",
+        costs="SDXL: 2.4 GB less than in 16 bits, SD 1.5: 0.8 GB.",
+    )
+    vae_precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        title="Precision of the VAE",
+        kohya="no_half_vae",
+        labels={"auto": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
+        help="What pictures are encoded in. SDXL's VAE overflows fp16 and gets bf16 instead, unless it is a repaired one. A picture whose latents are not finite is encoded again in fp32.",
+        costs="16 bits are faster and take half, and cost visible precision. Latents are cached for each apart.",
+    )
+    allow_tf32: bool = setting(
+        False,
+        title="TF32 products",
+        kohya="allow_tf32",
+        help="On Nvidia cards from 2020 on, fp32 products with 10 binary digits instead of 23. Changes nothing in bf16 and fp16.",
+        costs="fp32 training several times faster, less exact.",
+    )
+    lowram: bool = setting(
+        False,
+        title="Little main memory",
+        kohya="lowram",
+        help="For machines with less main memory than graphics memory, such as Colab: the VAE does not wait in main memory, but is read again whenever samples are drawn. Models are loaded straight to the device in any case.",
+        costs="A second or so before samples.",
+    )
+    highvram: bool = setting(
+        False,
+        title="Much graphics memory",
+        kohya="highvram",
+        help="Keeps what was set aside on the graphics card from one batch of pictures to the next while latents are encoded.",
+        costs="Faster encoding, more graphics memory meanwhile.",
+    )
     cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
         "auto",
         title="Latent cache",

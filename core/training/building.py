@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from core.families.attention import set_attention
 from core.families.locate import model_path
 from core.methods import Method
 from core.methods.embedding import EmbeddingMethod
@@ -78,6 +79,7 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
         builder.context.stage("loading the untrained model")
         compute, device = builder.precision.compute, builder.context.device
         method.frozen = builder.family.load(builder.model, parts=("unet",), dtype=compute, device=device).unet
+        set_attention(method.frozen, job.memory.attention)
         if device.startswith("cpu"):
             from core.networks.frozen import install
 

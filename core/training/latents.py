@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from core.dataset.batches import Placed
     from core.training.setup import Builder
 
-VAE_PRECISION = "fp32"  # what the VAE is loaded in: 16 bits cost visible precision, and some overflow
 MOST_DECODERS = 8
 NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
 
@@ -88,7 +87,9 @@ def latent_cache(builder: Builder, pictures: Sequence[Placed], *, writes: bool =
     if builder.job.memory.npz_caches:
         others = NpzCaches(pictures, NPZ_KINDS.get(builder.family_name, "sd"))
     folder, index = builder.context.workspace.cache / "latents", builder.context.workspace.private / "index.sqlite"
-    return LatentCache(folder, identity, VAE_PRECISION, index, writes=writes, others=others)
+    wanted = builder.job.memory.vae_precision
+    precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
+    return LatentCache(folder, identity, precision, index, writes=writes, others=others)
 
 
 def fill(builder: Builder, cache: LatentCache, pictures: Sequence[Placed], *, keep_vae: bool = False) -> None:
@@ -115,11 +116,18 @@ def fill(builder: Builder, cache: LatentCache, pictures: Sequence[Placed], *, ke
 
 
 def encoder(builder: Builder) -> Encode:
-    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays."""
+    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Pictures of another size would
+    find no room beside what was set aside for this one's, so it is given back, unless there is much memory."""
+    import torch
+
+    frees = builder.context.device.startswith("cuda") and not builder.job.memory.highvram
 
     def encode(pixels: torch.Tensor) -> Posterior:
         vae = builder.load_vae().to(builder.context.device)  # samples put it away when they are done
-        return builder.family.encode_picture_latents(vae, pixels)
+        posterior: Posterior = builder.family.encode_picture_latents(vae, pixels)
+        if frees:
+            torch.cuda.empty_cache()
+        return posterior
 
     return encode
 

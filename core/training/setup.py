@@ -15,12 +15,14 @@ from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.dataset.text_cache import TextCache
 from core.families import family, family_of
+from core.families.attention import checkpoint_text_encoder, checkpoint_unet, memory_problems, set_attention
 from core.families.locate import model_path, model_problems
-from core.families.precision import Precision, choose_precision, use_threads
+from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads
 from core.methods import Method
 from core.networks.files import merge_files
+from core.networks.narrow import narrow
 from core.optimization.optimizers import device_problems
 from core.record import atomic
 from core.record.context import JobContext
@@ -34,6 +36,7 @@ from core.settings.rules import training_problems
 from core.training.building import load_learning, make_method, prepare_prior, step_within_backward
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
+from core.training.named_files import named_file_problems
 from core.training.network_files import merged_identity, network_files, network_problems
 from core.training.objective import checked_prediction, objective_problems
 from core.training.plan import Plan
@@ -64,7 +67,8 @@ def checked(job: TrainJob, context: JobContext) -> Report:
     )
     found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
     found += [*network_problems(job, context.workspace), *prior_problems(job, report.placed)]
-    found += device_problems(job.optimizer, context.device)
+    found += [*device_problems(job.optimizer, context.device), *memory_problems(job.memory, context.device)]
+    found += named_file_problems(job, context.workspace, begins=not context.folder.states.is_dir())
     raise_if_errors([*found, *objective_problems(job, context.workspace)])
     return report
 
@@ -97,6 +101,7 @@ class Builder:
     def _precision(self) -> Precision:
         size = self.family.weight_bytes(self.model)["unet"]
         use_threads(self.context.device, size)
+        use_tf32(self.job.memory.allow_tf32)
         return choose_precision(self.job.memory, self.context.device, size, method=self.job.method)
 
     # -- latents
@@ -104,8 +109,13 @@ class Builder:
     def load_vae(self) -> Any:
         """The VAE; loaded at first use."""
         if self._vae_model is None:
-            loaded = self.family.load(self.model, parts=("vae",), vae=self.vae, device=self.context.device)
-            self._vae_model = loaded.vae
+            self._vae_model = self.family.load(
+                self.model,
+                parts=("vae",),
+                vae=self.vae,
+                vae_dtype=vae_type(self.job.memory),
+                device=self.context.device,
+            ).vae
         return self._vae_model
 
     def put_vae_away(self) -> None:
@@ -149,6 +159,7 @@ class Builder:
                 kohya_projection=self.job.model.kohya_projection,
             )
             merge_files(self._text_model, self.files.merged)
+            self.save_memory(self._text_model)
         # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
         learns = self.method.learns_text
         with self.precision.autocast(self.context.device) if learns else nullcontext():
@@ -220,13 +231,28 @@ class Builder:
         merge_files(loaded, self.files.merged)
         if text is None:
             self._text_model = loaded
-        if self.job.memory.gradient_checkpointing:
-            loaded.unet.enable_gradient_checkpointing()
-            loaded.unet.train()  # checkpointing is skipped in eval mode; there is no dropout to switch on
-            for encoder in loaded.text_encoders:
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})
-                encoder.train()
+        self.save_memory(loaded)
         return loaded
+
+    @property
+    def narrow_text(self) -> bool:
+        """Whether text encoders lie in fp8. New words need theirs whole: their gradients are small."""
+        return self.job.memory.fp8_base and self.job.method.kind == "lora"
+
+    def save_memory(self, loaded: Any) -> None:
+        """The switches of the memory group, on the parts that are loaded."""
+        memory, unet = self.job.memory, loaded.unet
+        if unet is not None:
+            set_attention(unet, memory.attention)
+            if memory.fp8_base or memory.fp8_base_unet:
+                narrow(unet)
+        if self.narrow_text:
+            for encoder in loaded.text_encoders:
+                narrow(encoder)
+        if memory.gradient_checkpointing and unet is not None:
+            checkpoint_unet(unet, memory.checkpoint_blocks)
+            for encoder in loaded.text_encoders:
+                checkpoint_text_encoder(encoder)
 
 
 def build_run(job: TrainJob, context: JobContext) -> Run:
@@ -269,7 +295,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     if job.method.whole_model and job.memory.fused_optimizer_groups:
         groups = split_groups(groups, job.memory.fused_optimizer_groups)
     optimizer = build_optimizer(job.optimizer, groups, builder.seed)
-    guard = NonFiniteGuard(device)
+    guard = NonFiniteGuard(device, job.schedule.skip_non_finite)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -300,7 +326,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
             "report": builder.report,
             "memo": builder.memo,
         },
-        losses=LossBuffer(scaled=precision.scaled),
+        losses=LossBuffer(scaled=precision.scaled, allowed=job.schedule.skip_non_finite),
         watch=Watch(builder.plan.epochs.updates_in(0)),
         validation=builder.validation,
         fused=step_within_backward(builder, optimizer, guard),

@@ -14,6 +14,7 @@ from core.settings.rules import (
     dataset,
     embedding,
     learning,
+    memory,
     method,
     network,
     noise,
@@ -23,7 +24,20 @@ from core.settings.rules import (
     validation,
 )
 
-TOPICS = (learning, network, optimizer, dataset, captions, noise, schedule, saving, validation, method, embedding)
+TOPICS = (
+    learning,
+    network,
+    optimizer,
+    dataset,
+    captions,
+    noise,
+    schedule,
+    saving,
+    validation,
+    method,
+    embedding,
+    memory,
+)
 
 
 def training_problems(job: TrainJob) -> list[Problem]:

@@ -1,0 +1,66 @@
+"""How a U-Net's attention is computed, and which of its blocks compute twice rather than remember."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    from core.settings.memory import MemorySettings
+
+SLICE = "auto"  # diffusers' word for half of the heads at a time
+
+
+def set_attention(unet: Any, wanted: str) -> None:
+    """Give the U-Net the attention of this name.
+
+    wanted  "auto" and "sdpa": torch's fused kernels, which every device has in some form, and which diffusers begins with;
+            "xformers"; "sliced": the plain product, half of the heads at a time; "plain": the plain product
+    """
+    if wanted == "xformers":
+        unet.enable_xformers_memory_efficient_attention()
+    elif wanted == "sliced":
+        unet.set_attention_slice(SLICE)
+    elif wanted == "plain":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
+
+
+def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
+    """What this device cannot do of the memory group."""
+    found = []
+    if settings.attention == "xformers" and find_spec("xformers") is None:
+        found.append(Problem("xformers is not installed", "memory.attention", "use sdpa, which is as fast"))
+    elif settings.attention == "xformers" and not device.startswith("cuda"):
+        what = f"xformers has no kernel for the device '{device}'"
+        found.append(Problem(what, "memory.attention", "use sdpa"))
+    if device.startswith("mps") and (settings.fp8_base or settings.fp8_base_unet):
+        what = "Apple's graphics cards have no 8-bit numbers"
+        found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "switch it off"))
+    return found
+
+
+def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
+    """Let blocks compute their inside again in the backward pass.
+
+    blocks  "all"; "outer": those at the two largest sizes of maps; "inner": the others
+    """
+    unet.enable_gradient_checkpointing()
+    if blocks != "all":
+        outer = {*unet.down_blocks[:2], *unet.up_blocks[-2:]}
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            if (block in outer) == (blocks == "outer"):
+                continue
+            for module in block.modules():
+                if hasattr(module, "gradient_checkpointing"):
+                    module.gradient_checkpointing = False
+    unet.train()  # checkpointing is skipped in eval mode; there is no dropout to switch on
+
+
+def checkpoint_text_encoder(encoder: Any) -> None:
+    """The same for all layers of a text encoder."""
+    encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    encoder.train()

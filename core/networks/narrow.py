@@ -1,0 +1,99 @@
+"""Frozen weights kept in 8 bits (float8_e4m3fn: Micikevicius et al. 2022, arXiv:2209.05433) and widened at each use.
+
+Each output channel has a factor of its own, so that its largest weight is the type's largest number: sd-scripts casts the
+weights as they are, and most of a U-Net's are so small that two or three digits are left of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv2d, linear
+from torch.nn.grad import conv2d_input
+
+NARROW = torch.float8_e4m3fn
+LARGEST = torch.finfo(NARROW).max
+# Inside of these lie nearly all weights; what is outside (first and last layers, embeddings) stays as it is.
+PLACES = ("down_blocks.", "mid_block.", "up_blocks.", "encoder.layers.", "text_model.encoder.layers.")
+
+
+class NarrowLinear(nn.Linear):
+    """A frozen Linear with its weight in 8 bits. `factors`: [out, 1], of the type that it computes in."""
+
+    factors: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = _Linear.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias)
+        return y
+
+
+class NarrowConv(nn.Conv2d):
+    """A frozen convolution with its weight in 8 bits. `factors`: [out, 1, 1, 1]."""
+
+    factors: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = _Conv.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias, self)
+        return y
+
+
+def narrow(model: nn.Module) -> int:
+    """Keep the weights of the model's blocks in 8 bits, but for those that learn; returns the bytes that this saves."""
+    saved = 0
+    for name, module in model.named_modules():
+        kind = {nn.Linear: NarrowLinear, nn.Conv2d: NarrowConv}.get(type(module))
+        if kind is None or not name.startswith(PLACES) or module.weight.requires_grad:  # type: ignore[union-attr]
+            continue
+        saved += _narrow(module, kind)
+    return saved
+
+
+@torch.no_grad()
+def _narrow(module: Any, kind: type[nn.Module]) -> int:
+    weight = module.weight
+    largest = weight.float().abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+    factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
+    # Clamped: rounding up by a digit would be beyond the type, which has no infinity.
+    small = (weight.float() / factors).clamp(-LARGEST, LARGEST).to(NARROW)
+    saved = weight.numel() * (weight.element_size() - 1)
+    module.weight = nn.Parameter(small, requires_grad=False)
+    module.register_buffer("factors", factors.to(weight.dtype), persistent=False)
+    module.__class__ = kind
+    return saved
+
+
+def widened(weight: Tensor, factors: Tensor) -> Tensor:
+    return weight.to(factors.dtype) * factors
+
+
+class _Linear(torch.autograd.Function):
+    """The wide weight is made anew in the backward pass: kept until then, it would take the memory that was saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, factors)
+        return linear(x, widened(weight, factors), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, factors = ctx.saved_tensors
+        return grad @ widened(weight, factors).to(grad.dtype), None, None, None
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+        ctx.save_for_backward(weight, factors)
+        ctx.shape, ctx.form = x.shape, (conv.stride, conv.padding, conv.dilation, conv.groups)
+        return conv2d(x, widened(weight, factors), bias, *ctx.form)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, factors = ctx.saved_tensors
+        wide = widened(weight, factors).to(grad.dtype)
+        return conv2d_input(ctx.shape, wide, grad, *ctx.form), None, None, None, None

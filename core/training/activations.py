@@ -1,0 +1,171 @@
+"""Memory of one forward and backward pass, counted on a model without numbers: nothing is loaded and nothing computed.
+
+The U-Net is built on torch's "meta" device, where tensors have shapes and no content, and a pass of the wanted size goes
+through it. Each tensor that is made counts until it is given up, so what the backward pass holds, computes again and
+needs for a moment is all in the peak. What libraries use inside of one operation is not.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from core.families import family
+from core.families.attention import checkpoint_unet, set_attention
+from core.families.loading import make_empty
+from core.networks.lora import LoraNetwork
+from core.settings.network import NetworkSettings
+
+TEXT_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
+
+    learns   "network", "weights" (of the whole model) or "text" (only what comes before the U-Net)
+    network  its settings as JSON
+    checkpoint, attention   as the settings of these names
+    """
+
+    family: str
+    sides: tuple[int, int]
+    batch: int
+    dtype: torch.dtype
+    learns: str
+    network: str = ""
+    checkpoint: bool = False
+    blocks: str = "all"
+    attention: str = "sdpa"
+    tokens: int = TEXT_TOKENS
+
+
+class Live(TorchDispatchMode):
+    """Inside, bytes of all tensors that are made and not yet given up, now and at most, but for those that were there."""
+
+    def __init__(self, there: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self._bytes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for thing in tree_iter(made):
+            if isinstance(thing, torch.Tensor):
+                self._add(thing.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._bytes or key in self._there:
+            return
+        self._bytes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._given_up, key)
+
+    def _given_up(self, key: int) -> None:
+        self.now -= self._bytes.pop(key, 0)
+
+
+class _Fused(torch.autograd.Function):
+    """What the fused attention kernels hold for their backward pass: their inputs and their output."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+class _FusedAttention:
+    """diffusers' attention, with the kernel's memory instead of the plain product's."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        parts = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+        q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = _Fused.apply(q, k, v).transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+
+
+def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
+    """Bytes that a pass of the U-Net needs at most beside its weights and their gradients.
+
+    config  of the U-Net; None is the family's published one
+    """
+    return _peak(one, _frozen(config if config is not None else family(one.family).LAYOUT.config("unet")))
+
+
+def _frozen(value: Any) -> Any:
+    """A config as something that can be remembered by."""
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(inner)) for key, inner in sorted(value.items()))
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+@lru_cache(maxsize=256)
+def _peak(one: Pass, config: tuple) -> int:
+    unet, weights = _unet(one, dict(config))
+    rows, (width, height) = one.batch, one.sides
+
+    def empty(*shape: int, learns: bool = False) -> torch.Tensor:
+        return torch.empty(shape, device="meta", dtype=one.dtype, requires_grad=learns)
+
+    told = dict(config)
+    text = empty(rows, one.tokens, told["cross_attention_dim"], learns=one.learns == "text")
+    more = {}
+    if family(one.family).READS_SIZES:
+        pooled = told["projection_class_embeddings_input_dim"] - 6 * told["addition_time_embed_dim"]
+        more["added_cond_kwargs"] = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
+    with torch.enable_grad(), Live(weights) as live:
+        latents = empty(rows, 4, height // 8, width // 8)
+        times = torch.zeros(rows, device="meta")
+        made = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
+        made.float().square().mean().backward()
+    return live.peak
+
+
+def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
+    """The U-Net on "meta" with what learns, and all weights; gradients of these are given up as they come."""
+    unet = make_empty(
+        "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+    )
+    for weight in unet.parameters():
+        weight.data = weight.data.to(one.dtype)
+    if one.attention in ("sdpa", "xformers"):
+        unet.set_attn_processor(_FusedAttention())
+    else:
+        set_attention(unet, one.attention)
+    if one.checkpoint:
+        checkpoint_unet(unet, one.blocks)
+    if one.learns == "network":
+        settings = NetworkSettings.model_validate_json(one.network or "{}")
+        targets = list(family(one.family).lora_targets(unet, conv=settings.trains_conv))
+        network = LoraNetwork.create(targets, settings, 0)
+        network.attach()
+        weights = [weight for layer in network.layers.values() for weight in (layer.down, layer.up)]
+    else:
+        weights = list(unet.parameters()) if one.learns == "weights" else []
+        for weight in weights:
+            weight.requires_grad_()
+    for weight in weights:
+        weight.register_post_accumulate_grad_hook(_drop)
+    return unet, [*unet.parameters(), *unet.buffers(), *weights]
+
+
+def _drop(weight: torch.Tensor) -> None:
+    weight.grad = None

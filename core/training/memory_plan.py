@@ -1,0 +1,321 @@
+"""How much memory a training will take, part by part, from the model's header and a pass without numbers; nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.settings.concepts import concepts_of
+from core.settings.optimizers import ADAFACTOR, find
+from core.settings.rates import trains_text, trains_unet
+from core.settings.rules.dataset import changes_by_chance
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
+    from core.families.precision import Precision
+    from core.record.workspace import Workspace
+    from core.settings.job import TrainJob
+
+Sides = tuple[int, int]
+TEXT_PARTS = ("text_encoder", "text_encoder_2")
+# Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
+TEXT_LAYER_BYTES = 34
+VAE_MAPS = 4  # maps of 128 channels at the picture's size that encoding holds at once
+LATENT_CHANNELS = 4
+DEVICE_CACHE = 2 << 30  # core/training/sources.py: posteriors up to here lie on the device
+# torch, its libraries and the driver's context; what the allocator cuts off.
+OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
+CUT_OFF = 0.03
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """A part of the model: numbers in all, in its norms, biases and embeddings, in its 3x3 convolutions."""
+
+    numbers: int
+    plain: int
+    wide: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What the plan needs beside the job. sides: of the largest bucket; pictures: how many latents are kept.
+
+    stored   bytes of the U-Net's weights as they lie in the file
+    """
+
+    family: str
+    device: str
+    parts: Mapping[str, PartSize]
+    stored: int
+    sides: Sides
+    batch: int
+    pictures: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on the training device while a step runs.
+
+    weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
+    optimizer    what it remembers      gradients  of all that learns      activations  of the largest pass
+    cache        latents kept there     spare      torch itself and what lies between tensors
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    cache: int
+    spare: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+# -- facts
+
+
+def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
+    """From the headers of the model's files; the largest bucket from a look at the dataset, else from the resolution."""
+    from core.families import family, family_of
+    from core.families.locate import model_path
+    from core.formats.checkpoint import open_checkpoint, open_vae
+
+    path = model_path(job.model.base_model, workspace)
+    name = family_of(path, job.model.family)
+    layout = family(name).LAYOUT
+    found = dict(open_checkpoint(path, name).parts)
+    if job.model.vae:
+        found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
+    parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in found.items()}
+    stored = found["unet"].weight_bytes()
+    sides, batch = largest_batch(job, report)
+    return MemoryFacts(name, device, parts, stored, sides, batch, len(report.placed) if report else 0)
+
+
+def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
+    """Width and height of the bucket with the most pixels in a batch, and the pictures of that batch."""
+    found: list[tuple[Sides, int]] = []
+    if report is not None:
+        found = [(each.placement.bucket, each.concept.pictures.train_batch_size) for each in report.placed]
+    for concept in concepts_of(job) if not found else ():
+        own = concept.pictures
+        found += [(_pair(side), own.train_batch_size) for side in (own.resolution, *own.more_resolutions)]
+    found = found or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
+    sides, batch = max(found, key=lambda each: prod(each[0]) * each[1])
+    share = -(-batch // max(1, job.memory.num_processes))
+    return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), share
+
+
+def _pair(side: Any) -> Sides:
+    return tuple(side) if isinstance(side, (tuple, list)) else (side, side)  # type: ignore[return-value]
+
+
+def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
+    shapes = {name: place.entry.shape for name, place in part.places.items()}
+    plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
+    wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
+    return PartSize(sum(map(prod, shapes.values())), plain, wide, config)
+
+
+# -- the plan
+
+
+def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
+    """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again."""
+    from core.families.precision import choose_precision
+
+    precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
+    learning = _learning_numbers(job, facts)
+    own = _bytes(precision.learning) if job.method.whole_model else 4
+    learnt = sum(learning.values())
+    gradients = learnt * own
+    if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
+        gradients //= job.memory.fused_optimizer_groups or 50  # by tensor: the largest are 2% of a U-Net
+    weights = _weights(job, facts, precision, learning)
+    activations = max(_activations(job, facts, precision), _encoding(job, facts))
+    optimizer = int(4 * learnt * state_numbers(job))
+    cache = _cache(job, facts)
+    kind = "cuda" if facts.device.startswith("cuda") else "cpu"
+    spare = OF_ITS_OWN[kind] + int(CUT_OFF * (weights + activations + optimizer + gradients))
+    return MemoryPlan(weights, optimizer, gradients, activations, cache, spare)
+
+
+def _bytes(dtype: Any) -> int:
+    return int(dtype.itemsize)
+
+
+def _learning_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
+    """{part: numbers that learn}."""
+    texts = [name for name in TEXT_PARTS if name in facts.parts] if trains_text(job) else []
+    if job.method.kind == "embedding":
+        rows = max(1, len(job.embedding.words)) * 8
+        return {name: rows * int(facts.parts[name].config.get("hidden_size", 768)) for name in texts}
+    if job.method.whole_model:
+        return {name: facts.parts[name].numbers for name in [*(["unet"] if trains_unet(job) else []), *texts]}
+    return _network_numbers(facts.family, job.network.model_dump_json(), _configs(facts, ("unet", *TEXT_PARTS)))
+
+
+def _configs(facts: MemoryFacts, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    import json
+
+    found = {name: facts.parts[name].config for name in names if name in facts.parts}
+    return tuple((name, json.dumps(config, default=str)) for name, config in found.items())
+
+
+@lru_cache(maxsize=64)
+def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, str], ...]) -> dict[str, int]:
+    """Numbers of the network, by part: made on parts without numbers."""
+    import json
+
+    from core.families import family
+    from core.families.loading import make_empty
+    from core.networks.sizes import part_of, sizes_by_settings
+    from core.settings.network import NetworkSettings
+
+    network = NetworkSettings.model_validate_json(settings)
+    kind = family(family_name)
+    targets = [
+        target
+        for name, config in configs
+        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.trains_conv)
+    ]
+    size_of, found = sizes_by_settings(network, targets), {"unet": 0, "text_encoder": 0}
+    for target in targets:
+        if (size := size_of(target)) is not None:
+            shape = target.module.weight.shape
+            found[part_of(target.name)] += size.rank * (prod(shape[1:]) + shape[0])
+    return found
+
+
+def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
+    whole, compute = job.method.whole_model, _bytes(precision.compute)
+    names = ["unet", *(name for name in TEXT_PARTS if trains_text(job) and name in facts.parts)]
+    total = 0 if whole else sum(learning.values()) * 4
+    for name in names:
+        part, learns = facts.parts[name], whole and name in learning
+        item = _bytes(precision.learning) if learns else compute
+        if job.method.kind == "embedding" and name != "unet":
+            item = 4
+        narrow = not learns and is_narrow(job, name)
+        total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
+        if learns and precision.compute != precision.learning:
+            total += part.numbers * compute  # autocast keeps what it cast until the pass is over
+        if name == "unet" and not learns and not narrow and facts.device.startswith("cpu"):
+            total += part.wide * item  # core/networks/frozen.py
+    if whole and job.method.ema and job.method.ema_device != "cpu":
+        total += sum(learning.values()) * 4
+    if whole and job.method.prior == "model":
+        total += facts.parts["unet"].numbers * compute
+    if encodes_each_time(job):
+        total += facts.parts["vae"].numbers * _vae_bytes(job)
+    return total
+
+
+def is_narrow(job: TrainJob, part: str) -> bool:
+    """Whether a frozen part lies in fp8; text encoders do so for LoRA only."""
+    if part == "unet":
+        return job.memory.fp8_base or job.memory.fp8_base_unet
+    return job.memory.fp8_base and job.method.kind == "lora"
+
+
+def _vae_bytes(job: TrainJob) -> int:
+    return 2 if job.memory.vae_precision in ("bf16", "fp16") else 4
+
+
+def encodes_each_time(job: TrainJob) -> bool:
+    """Whether the VAE works at each step, by the settings of any folder."""
+    varied = any(changes_by_chance(concept.pictures) for concept in concepts_of(job))
+    return job.memory.cache_latents == "off" or varied
+
+
+def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    from core.training.activations import Pass, peak_bytes
+
+    if job.method.whole_model:
+        learns = "weights" if trains_unet(job) else "text"
+    else:
+        learns = "network" if job.method.kind == "lora" and job.network.train_unet else "text"
+    if learns == "network":
+        network = job.network.model_copy(update={"train_text_encoder": False})
+    settings = network.model_dump_json() if learns == "network" else ""
+    attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
+    one = Pass(
+        facts.family,
+        facts.sides,
+        facts.batch,
+        precision.compute,
+        learns,
+        settings,
+        job.memory.gradient_checkpointing,
+        job.memory.checkpoint_blocks,
+        attention,
+    )
+    return peak_bytes(one, facts.parts["unet"].config) + _text_activations(job, facts, _bytes(precision.compute))
+
+
+def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
+    if not trains_text(job):
+        return 0
+    tokens = (job.captions.max_token_length or 75) + 2
+    total = 0
+    for name in TEXT_PARTS:
+        if name in facts.parts:
+            config = facts.parts[name].config
+            layers = 2 if job.memory.gradient_checkpointing else config["num_hidden_layers"]
+            total += facts.batch * tokens * config["hidden_size"] * layers * TEXT_LAYER_BYTES * item // 2
+    return total
+
+
+def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
+    if not encodes_each_time(job):
+        return 0
+    rows = min(facts.batch, job.memory.vae_batch_size)
+    return rows * VAE_MAPS * 128 * prod(facts.sides) * _vae_bytes(job)
+
+
+def _cache(job: TrainJob, facts: MemoryFacts) -> int:
+    if encodes_each_time(job) or job.memory.cache_latents == "memory":
+        return 0
+    size = facts.pictures * 2 * LATENT_CHANNELS * prod(facts.sides) // 64 * 4
+    return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
+
+
+def state_numbers(job: TrainJob) -> float:
+    """fp32 numbers that the optimizer keeps for each number that learns: AdamW 2, in 8 bits 0.5, AdaFactor nearly none."""
+    entry = find(job.optimizer.optimizer_type)
+    if entry is None:
+        return 2.0
+    if entry.path == ADAFACTOR:
+        return 0.01 if job.optimizer.optimizer_args.get("beta1") is None else 1.01
+    name = entry.path.rpartition(".")[2].lower()
+    count = next((number for word, number in STATES if word in name), 2.0)
+    return count / 4 if "8bit" in name else count
+
+
+# What each kind remembers, by a word of its class, first match; the others are of Adam's kind, with two numbers each.
+STATES: Sequence[tuple[str, float]] = (
+    ("prodigy", 4.0),
+    ("dadaptadan", 5.0),
+    ("dadaptlion", 2.0),
+    ("dadaptsgd", 3.0),
+    ("dadaptadagrad", 4.0),
+    ("dadapt", 3.0),
+    ("sgdschedulefree", 1.0),
+    ("adan", 4.0),
+    ("lion", 1.0),
+    ("sgd", 1.0),
+    ("rmsprop", 1.0),
+    ("adagrad", 1.0),
+    ("adafactor", 0.01),
+    ("came", 1.01),
+)

@@ -1,0 +1,98 @@
+"""What a training will take is known before it starts, and which switches would make it fit."""
+
+import pytest
+
+from core.engine.execute import execute
+from core.record.run_folder import RunFolder
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+from core.training.memory_advice import advise
+from core.training.memory_plan import MemoryFacts, PartSize, facts_of, memory_plan
+
+GB = 1e9
+
+
+def published(family: str, side: int, batch: int = 1) -> MemoryFacts:
+    """The published model at this size on a graphics card."""
+    from core.families import family as module
+    from core.families.loading import make_empty
+
+    parts = {}
+    layout = module(family).LAYOUT
+    for name in ("unet", "vae", *layout.text_encoders):
+        config = layout.config(name)
+        shapes = {key: tuple(value.shape) for key, value in make_empty(name, config).state_dict().items()}
+        numbers = {key: __import__("math").prod(shape) for key, shape in shapes.items()}
+        plain = sum(numbers[key] for key, shape in shapes.items() if len(shape) < 2 or "embedding" in key)
+        parts[name] = PartSize(sum(numbers.values()), plain, 0, config)
+    return MemoryFacts(family, "cuda", parts, 2 * parts["unet"].numbers, (side, side), batch)
+
+
+def job_of(**groups) -> TrainJob:
+    return build(TrainJob, {"memory": {"mixed_precision": "bf16"}, **groups})
+
+
+def test_sd15_lora_at_512_fits_four_gigabytes():
+    plan = memory_plan(job_of(), published("sd1", 512))
+    assert plan.weights == pytest.approx(1.75 * GB, rel=0.1)
+    assert 2.8 * GB < plan.total < 4 * GB
+
+
+def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
+    facts = published("sd1", 512)
+    plan = memory_plan(job_of(method={"kind": "fine_tune"}), facts)
+    numbers = facts.parts["unet"].numbers
+    assert (plan.gradients, plan.optimizer) == (4 * numbers, 8 * numbers)
+    assert plan.weights == 6 * numbers  # fp32, and what autocast casts
+
+
+def test_each_switch_saves_where_it_acts():
+    facts = published("sd1", 512, batch=2)
+    plain = memory_plan(job_of(), facts)
+    twice = memory_plan(job_of(memory={"mixed_precision": "bf16", "gradient_checkpointing": True}), facts)
+    assert twice.activations < plain.activations / 2 and twice.weights == plain.weights
+    narrow = memory_plan(job_of(memory={"mixed_precision": "bf16", "fp8_base_unet": True}), facts)
+    assert narrow.weights < 0.6 * plain.weights and narrow.activations == plain.activations
+    products = memory_plan(job_of(memory={"mixed_precision": "bf16", "attention": "plain"}), facts)
+    assert products.activations > 1.5 * plain.activations
+    slim = memory_plan(job_of(method={"kind": "fine_tune"}, optimizer={"optimizer_type": "AdamW8bit"}), facts)
+    assert slim.optimizer == pytest.approx(facts.parts["unet"].numbers * 2, rel=0.01)
+
+
+def test_three_switches_with_what_they_save_for_this_job():
+    facts = published("sd1", 512, batch=4)
+    job = job_of(dataset={"train_batch_size": 4, "folder": "x"}, memory={"mixed_precision": "no"})
+    found = advise(job, facts)
+    paths = [saving.path for saving in found]
+    assert paths == ["memory.mixed_precision", "memory.gradient_checkpointing", "memory.fp8_base_unet"]
+    assert found[0].bytes > 2 * GB and all(saving.bytes > 0 for saving in found)
+    every = {saving.path: saving for saving in advise(job, facts, None)}
+    assert every["dataset.train_batch_size"].also == (("schedule.gradient_accumulation_steps", 2),)
+
+
+def test_out_of_memory_names_the_switches_and_what_they_save(workspace, make_job, monkeypatch):
+    import core.training.update as update
+
+    def fail(*given, **named):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(update, "training_loss", fail)
+    job = make_job(network={"rank": 64})
+    state, words = execute("train", job, RunFolder.create(workspace.runs, "m", dump(job)), workspace, "cpu")
+    assert state == "failed" and words.what == "The device ran out of memory"
+    assert "saves about" in words.fix
+
+
+def test_the_plan_of_a_real_file_counts_its_weights(workspace, make_job):
+    job = make_job()
+    facts = facts_of(job, workspace, "cpu")
+    from core.families import family
+
+    assert facts.parts["unet"].numbers == sum(
+        value.numel()
+        for value in family(facts.family).load(job.model.base_model, parts=("unet",)).unet.state_dict().values()
+    )
+    plan = memory_plan(job, facts)
+    assert set(plan.parts()) == {"weights", "optimizer", "gradients", "activations", "cache", "spare"}
+    assert plan.total == sum(plan.parts().values())

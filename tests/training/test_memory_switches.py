@@ -1,0 +1,110 @@
+"""The switches of the memory group act, and the training stays what it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.families.attention import checkpoint_unet, memory_problems, set_attention
+from core.networks.narrow import NARROW, NarrowConv, NarrowLinear, narrow
+from core.settings.memory import MemorySettings
+from core.settings.rules import ineffective, training_problems
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(3)
+        self.conv_in = nn.Conv2d(4, 8, 3, padding=1)
+        self.down_blocks = nn.ModuleList([nn.Conv2d(8, 6, 3, padding=1, stride=2), nn.Linear(5, 7)])
+        for weight in self.parameters():
+            weight.data = torch.randn(weight.shape, generator=draw) * 0.05
+        self.requires_grad_(False)
+
+
+def test_weights_of_blocks_become_8_bit_and_products_stay_near():
+    model, plain = Blocks(), Blocks()
+    assert narrow(model) == 3 * (8 * 6 * 9 + 5 * 7)  # three of four bytes each
+    conv, linear = model.down_blocks
+    assert isinstance(conv, NarrowConv) and isinstance(linear, NarrowLinear)
+    assert conv.weight.dtype == linear.weight.dtype == NARROW and model.conv_in.weight.dtype == torch.float32
+    for narrowed, wide, shape in ((conv, plain.down_blocks[0], (2, 8, 6, 8)), (linear, plain.down_blocks[1], (3, 5))):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        near, exact = narrowed(ours), wide(theirs)
+        assert (near - exact).norm() < 0.05 * exact.norm() and not torch.equal(near, exact)
+        near.sum().backward(), exact.sum().backward()
+        assert (ours.grad - theirs.grad).norm() < 0.05 * theirs.grad.norm()
+
+
+@pytest.mark.parametrize("switch", ["fp8_base", "fp8_base_unet"])
+def test_a_lora_learns_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(train, switch):
+    text = {"rank": 4, "alpha": 4.0, "train_text_encoder": switch == "fp8_base"}
+    plain, narrowed = train(network=text), train(network=text, memory={switch: True})
+    assert plain.start() == narrowed.start() == "done"
+    exact, near = plain.losses(), narrowed.losses()
+    assert exact.keys() == near.keys()
+    assert all(near[step] == pytest.approx(exact[step], rel=0.05) and near[step] != exact[step] for step in exact)
+
+
+def test_8_bit_weights_cannot_learn_themselves(make_job):
+    job = make_job(method={"kind": "fine_tune"}, memory={"fp8_base": True})
+    assert any(each.where == "memory.fp8_base" and each.level == "error" for each in training_problems(job))
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "checkpoint_blocks": "outer"},
+        {"attention": "plain"},
+        {"attention": "sliced"},
+        {"allow_tf32": True, "highvram": True, "lowram": True},
+    ],
+    ids=["twice", "outer twice", "plain", "sliced", "others"],
+)
+def test_switches_leave_the_losses_as_they_are(train, memory):
+    plain, switched = train(schedule={"max_train_steps": 2}), train(schedule={"max_train_steps": 2}, memory=memory)
+    assert plain.start() == switched.start() == "done"
+    assert switched.losses() == pytest.approx(plain.losses(), rel=1e-4)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def starter_unet():
+    from core.families import family
+    from core.record.workspace import PROJECT
+
+    return family("sd1").load(PROJECT / "models" / "starter", parts=("unet",)).unet
+
+
+def test_attention_and_checkpointing_are_where_they_were_asked_for():
+    unet = starter_unet()
+    set_attention(unet, "plain")
+    assert {type(each).__name__ for each in unet.attn_processors.values()} == {"AttnProcessor"}
+    set_attention(unet, "sliced")
+    assert "SlicedAttnProcessor" in {type(each).__name__ for each in unet.attn_processors.values()}
+    checkpoint_unet(unet, "inner")
+    on = [block.gradient_checkpointing for block in unet.down_blocks]
+    assert on == [number >= 2 for number in range(len(on))]
+    assert unet.mid_block.gradient_checkpointing
+
+
+def test_xformers_is_refused_in_words_where_it_has_no_kernel():
+    found = memory_problems(MemorySettings(attention="xformers"), "cpu")
+    assert len(found) == 1 and "xformers" in found[0].what and found[0].fix
+    assert memory_problems(MemorySettings(), "cpu") == []
+
+
+def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
+    from core.training.setup import Builder
+
+    seen = []
+    load = Builder.load_vae
+    monkeypatch.setattr(Builder, "load_vae", lambda self: seen.append(load(self)) or seen[-1])
+    run = train(memory={"vae_precision": "bf16", "cache_latents": "memory"}, schedule={"max_train_steps": 1})
+    assert run.start() == "done"
+    assert next(seen[0].parameters()).dtype == torch.bfloat16
+
+
+def test_switches_without_effect_say_why(make_job):
+    found = ineffective(make_job(memory={"fp8_base": True}))
+    assert {"memory.checkpoint_blocks", "memory.fp8_base_unet", "memory.lowram"} <= found.keys()
