@@ -26,13 +26,21 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 class NonFiniteGuard:
-    """A flag on the device that a non-finite loss or gradient sets for good, so that no later step moves a weight.
+    """A flag on the device that a non-finite loss or gradient sets, so that its step moves no weight.
 
-    The host may read it steps later and the run still stops at the true step: the weights are those before it.
+    Once there were more than `allowed` such steps it stays set: the host may read it steps later and the run still stops
+    at the true step, the weights being those before it.
     """
 
-    def __init__(self, device: torch.device | str):
+    def __init__(self, device: torch.device | str, allowed: int = 0):
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
+        self._skipped = torch.zeros_like(self.flag)
+        self._allowed = allowed
+
+    def begin(self) -> None:
+        """A new step: what an earlier one set counts, and holds only when there were too many. Nothing waits."""
+        self._skipped.add_(self.flag)
+        self.flag.copy_(self._skipped > self._allowed)
 
     def watch(self, *values: Tensor) -> None:
         """Set the flag if any of these (losses, gradient norms) is NaN or infinite."""
@@ -50,5 +58,5 @@ class NonFiniteGuard:
             optimizer.step()
 
     def tripped(self) -> bool:
-        """Whether anything was non-finite so far. Waits for the device."""
+        """Whether this step is withheld. Waits for the device."""
         return bool(self.flag.item())

@@ -150,6 +150,14 @@ class ScheduleSettings(Settings):
         labels={"none": "no", "kohya": "as sd-scripts"},
         help="Repeats old results: the polynomial ends at 1e-7 of the learning rate, not of each part's own, and with several processes the warm-up is shorter by their number.",
     )
+    skip_non_finite: int = setting(
+        0,
+        ge=0,
+        le=100000,
+        unit="steps",
+        title="Steps that may fail",
+        help="A step whose loss or gradient is not a number moves nothing. This many are left out, each told with its pictures; the next one ends the run. 0 ends it at the first.",
+    )
     seed: int | None = setting(
         None,
         ge=0,

@@ -56,6 +56,10 @@ def report(run: Run, read: ReadBack | None) -> None:
     """Tell the journal and the tracker about steps whose losses have arrived."""
     if read is None:
         return
+    for problem in read.skipped:
+        run.context.say(f"Left out: {problem.what} ({problem.where})", "warning", problem.fix)
+    if not read.steps:
+        return
     step = read.steps[-1]
     rates = group_rates(run.optimizer, run.job, step - 1, run.total, run.context.processes.count)
     run.state.seconds = run.clock.total

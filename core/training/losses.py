@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest."""
+    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest. skipped: those that were not finite."""
 
     steps: list[int]
     losses: list[float]
@@ -56,12 +56,17 @@ class ReadBack:
     by_picture: list[list[float]] = field(default_factory=list)
     weight_norm: float | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
+    skipped: list[Problem] = field(default_factory=list)
 
 
 class LossBuffer:
-    """Collects StepRecords; `read_if_due` hands out finished numbers a few times a second."""
+    """Collects StepRecords; `read_if_due` hands out finished numbers a few times a second.
 
-    def __init__(self, *, scaled: bool = False):
+    allowed   steps that may be not finite; they move no weight and are told by name
+    """
+
+    def __init__(self, *, scaled: bool = False, allowed: int = 0):
+        self._allowed = allowed
         self._waiting: list[StepRecord] = []
         self._last = time.monotonic()
         self._scaled = scaled
@@ -88,21 +93,31 @@ class LossBuffer:
         if not records:
             return None
         numbers = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
+        good: list[StepRecord] = []
+        skipped: list[Problem] = []
         losses, by_picture, weight_norm, own = [], [], None, {}
         norm = 0.0
         for record in records:
-            loss, norm = next(numbers), next(numbers)
-            losses.append(loss)
-            by_picture.append([next(numbers) for _ in record.seen])
+            loss, length = next(numbers), next(numbers)
+            each = [next(numbers) for _ in record.seen]
             weight_norm = next(numbers) if record.weight_norm is not None else weight_norm
             own = {name: next(numbers) for name in record.numbers}
             # With scaled losses an infinite gradient is the scaler's business: it skips the step and scales less.
-            self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+            self._overflows = 0 if math.isfinite(length) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
-                raise not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
-        steps, seen = [record.step for record in records], [record.seen for record in records]
-        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own)
+                error = not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
+                if self._allowed <= 0:
+                    raise error
+                self._allowed -= 1
+                skipped += error.problems
+                continue
+            good.append(record)
+            losses.append(loss)
+            by_picture.append(each)
+            norm = length
+        steps, seen = [record.step for record in good], [record.seen for record in good]
+        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own, skipped)
 
 
 def not_finite(record: StepRecord, what: str) -> ProblemsError:

@@ -30,6 +30,7 @@ def optimizer_update(run: Run) -> None:
     """Move the weights once. The loss is the mean over all pictures of the update, so a short batch weighs by its true count."""
     import torch
 
+    run.guard.begin()
     epoch, batches = run.plan.update(run.state.step)
     run.text.need(run.plan.captions(epoch))
     set_learning_rates(run.optimizer, run.job, run.state.step, run.total, run.context.processes.count)

@@ -237,6 +237,36 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
     assert seen == [False, True, True, True], "step 1 moved the weights, step 2 and those after it did not"
 
 
+@pytest.mark.parametrize("groups", [{}, {"optimizer": {"optimizer_type": "Lion", "learning_rate": 1e-4}}])
+def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(train, monkeypatch, groups):
+    import core.training.update as update
+
+    real, calls, seen = update.training_loss, [], []
+
+    def poisoned(*arguments, **named):
+        calls.append(1)
+        loss = real(*arguments, **named)
+        return loss * float("nan") if len(calls) in (2, 4, 6) else loss
+
+    real_step = update._step
+
+    def watched(run, loss):
+        before = [parameter.detach().clone() for parameter in run.parameters]
+        norm = real_step(run, loss)
+        seen.append(all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True)))
+        return norm
+
+    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(update, "_step", watched)
+    training = train(schedule={"max_train_steps": 8, "seed": 7, "skip_non_finite": 2}, **groups)
+    with pytest.raises(ProblemsError, match="step 6 is not a number"):
+        training.start()
+    assert seen[:6] == [False, True, False, True, False, True]
+    told = [line["text"] for line in training.lines("log") if line["text"].startswith("Left out")]
+    assert ["step 2" in told[0], "step 4" in told[1], ".png" in told[0]] == [True, True, True] and len(told) == 2
+    assert 2 not in training.losses() and 3 in training.losses()
+
+
 def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch):
     training = train(schedule={"max_train_steps": 6, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
     real = atomic.sync_file

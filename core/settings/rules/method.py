@@ -62,6 +62,9 @@ def _within_backward(job: TrainJob) -> Iterator[Problem]:
             "D-Adaptation and Prodigy find one step size from the gradient of all weights, which never is there at once"
         )
         yield Problem(what, where, "choose another optimizer, or leave it empty")
+    if job.schedule.skip_non_finite:
+        what = "Weights that move within the backward pass have moved in part when a number turns out not to be one"
+        yield Problem(what, "schedule.skip_non_finite", "set it to 0, or switch that off")
     if job.schedule.gradient_accumulation_steps > 1:
         what = "Weights that move within the backward pass cannot gather gradients of several batches"
         yield Problem(what, "schedule.gradient_accumulation_steps", "set it to 1, or switch that off")
