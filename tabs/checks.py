@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
+from core.training.named_files import named_file_problems
 from core.training.network_files import network_problems
 from core.training.objective import objective_problems
 from tabs.safety import read_paths
@@ -119,6 +120,10 @@ class Checks:
                 self._task = self.page.engine.light(self._preflight, job, title="preflight")
             return {"checking": bool(stale or not self._facts), **self._facts}
 
+    def known_steps(self, job: TrainJob) -> int:
+        """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
+        return job.schedule.max_train_steps or int(self._facts.get("total_steps") or 0)
+
     def again(self) -> None:
         """Look at the folders anew, whatever is known."""
         self.look(self.page.project.job, again=True)
@@ -175,6 +180,7 @@ class Checks:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
         found += objective_problems(job, self.page.workspace)
         found += network_problems(job, self.page.workspace, self.page.roots.check)
+        found += named_file_problems(job, self.page.workspace, self.page.roots.check)
         unique: dict[tuple[str, str], Problem] = {}
         for problem in [*found, *report.problems, *self.doctor_errors(job, report)]:
             unique.setdefault((problem.what, problem.where), problem)

@@ -18,6 +18,7 @@ from tabs.browsers import Browser, Browsers
 from tabs.checks import Checks
 from tabs.links import Links
 from tabs.project import Project
+from tabs.rate_sketch import RateSketch
 from tabs.safety import Roots
 from tabs.tensorboard import TensorBoard
 
@@ -60,6 +61,7 @@ class Page:
 
     def __post_init__(self) -> None:
         self.checks = Checks(self)
+        self.sketch = RateSketch(self)
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def file_url(self, path: str | os.PathLike) -> str:

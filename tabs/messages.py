@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.settings.presets import dump
 from core.settings.rules import ineffective, training_problems
-from tabs import form
+from tabs import form, method_needs
 from tabs.browsers import Browser
 from tabs.project import FIELDS
 
@@ -39,6 +39,9 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
                 notes.setdefault(problem.where, []).append(
                     {"what": problem.what, "fix": problem.fix, "level": problem.level}
                 )
+        model = page.checks.model(job.model.base_model, job.model.family)
+        idle = method_needs.idle_fields(job)
+        total = page.checks.known_steps(job)
         return {
             "stamp": project.stamp,
             "filled": project.revision if fresh else 0,
@@ -48,26 +51,39 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "errors": errors,
             "notes": notes,
             "ignored": ineffective(job),
-            "groups": {group: _group(group, job, changed, errors) for group in form.groups()},
+            "idle": list(idle),
+            "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
+            "method": job.method.kind,
+            "needs": method_needs.needs(job, model["family"]),
+            "hints": method_needs.hints(job),
+            "recipes": method_needs.recipe_offers(job),
+            "curve": page.sketch.facts(job, total),
             "undo": project.can_undo,
             "redo": project.can_redo,
             "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
             "json_problems": browser.json_problems,
             "json_applied": browser.json_applied,
             "names": names(page),
-            "model": page.checks.model(job.model.base_model, job.model.family),
+            "model": model,
             "said": browser.said,
             "notice": project.notice,
         }
 
 
-def _group(group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any]) -> dict[str, Any]:
+def _group(
+    group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
+) -> dict[str, Any]:
     def inside(paths: Any) -> int:
         return sum(
             path.split(".")[0] == group and path not in form.FIRST and path not in form.ELSEWHERE for path in paths
         )
 
-    return {"summary": form.summary(group, job), "changed": inside(changed), "errors": inside(errors)}
+    return {
+        "summary": form.summary(group, job),
+        "changed": inside(changed),
+        "errors": inside(errors),
+        "idle": method_needs.idle_group(group, idle),
+    }
 
 
 def preset_facts(page: Page) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
-from tabs import form, presets_bar
+from tabs import form, method_needs, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
 from tabs.pieces import piece
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
+NEEDS = '<p id="method-needs" aria-live="polite" hidden></p>'
+CURVE = (
+    '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
+    '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
+)
 
 
 def build(page: Page) -> None:
@@ -50,7 +55,8 @@ def build(page: Page) -> None:
 
 def _field(page: Page, widgets: dict[str, Any], path: str, **more: Any) -> Any:
     entry = FIELDS[path]
-    paths = functools.partial(_offers, page) if path in form.FIRST or entry.widget == "model" else None
+    offers = path in form.FIRST or entry.widget in ("model", "optimizer")
+    paths = functools.partial(_offers, page) if offers else None
     widgets[path] = form.widget(entry, page.project.job, paths)
     return widgets[path]
 
@@ -59,6 +65,8 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
     """What a model or folder field lists."""
     if entry.path == "model.base_model":
         return model_choices(page.workspace)
+    if entry.widget == "optimizer":
+        return method_needs.optimizer_choices()
     return picture_folders(page.workspace) if entry.widget == "folder" else []
 
 
@@ -72,6 +80,10 @@ def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
         with gr.Row(elem_classes="fields two"):
             make("model.base_model")
             make("dataset.folder")
+        gr.HTML(NEEDS, elem_id="needs-holder", apply_default_css=False)
+        with gr.Row(elem_classes="fields two", elem_id="new-word"):
+            make("embedding.token_string")
+            make("embedding.init_word")
         with gr.Row(elem_classes="fields two"):
             make("schedule.max_train_epochs")
             make("schedule.max_train_steps")
@@ -91,6 +103,8 @@ def _groups(make: Callable[..., Any]) -> None:
             with gr.Row(elem_classes="fields"):
                 for path in shown or more:
                     make(path)
+            if group == "schedule":
+                gr.HTML(CURVE, elem_id="sketch-holder", apply_default_css=False)
             for path in form.ELSEWHERE:
                 if path.startswith(f"{group}."):
                     gr.HTML(_pointer(path), elem_classes="elsewhere", apply_default_css=False)
@@ -165,6 +179,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "undo": lambda page, data, browser, stamp: page.project.undo(session=browser.session, stamp=stamp),
     "redo": lambda page, data, browser, stamp: page.project.redo(session=browser.session, stamp=stamp),
     "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
+    "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
     "refill": lambda page, data, browser, stamp: None,
 }
 REFUSED = {
@@ -178,6 +193,13 @@ def _put_back(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
     # The name is not "path": Gradio takes any object with that key for a file and refuses the message.
     if data.get("field") in FIELDS:
         page.project.put_back(data["field"], session=browser.session, stamp=stamp)
+
+
+def _follow(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+    """Set what a recipe sets; one undo takes it back."""
+    title = str(data.get("title", ""))
+    job = method_needs.with_recipe(page.project.job, str(data.get("field", "")), title)
+    page.project.replace(job, did=f"following {title}", session=browser.session, stamp=stamp)
 
 
 def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown) -> None:

@@ -2,7 +2,7 @@
 /* The Train form: marks on fields, notes, search, undo, presets, the JSON pane. The widgets are Gradio's; this paints around them. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
-  let state = {changed: {}, errors: {}, notes: {}, ignored: {}, groups: {}, preset: {}, json: ""};
+  let state = {changed: {}, errors: {}, notes: {}, ignored: {}, idle: [], hints: {}, recipes: {}, needs: {}, groups: {}, preset: {}, json: ""};
 
   /* ---- one field ---- */
 
@@ -26,18 +26,24 @@
     const foot = block.querySelector(":scope > .field-foot");
     const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
     const model = path === "model.base_model" ? state.model : null;
-    const key = JSON.stringify([error, ignored, was, notes, model, model && model.offer ? atelier.downloadOf(model.offer) : null]);
+    const idle = state.idle.includes(path), hint = state.hints[path], recipes = state.recipes[path] || [];
+    const key = JSON.stringify([error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? atelier.downloadOf(model.offer) : null]);
     if (foot.dataset.key === key) return;
     foot.dataset.key = key;
     block.classList.toggle("has-error", !!error || notes.some((note) => note.level === "error"));
     block.classList.toggle("is-changed", was !== undefined);
     block.classList.toggle("is-ignored", !!ignored);
+    /* What this method has no use for is folded away, unless it holds something of its own or is wrong. */
+    block.classList.toggle("is-idle", idle && was === undefined && !error && !facts.method);
     for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
     if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through pictures")));
     if (model && !error) lines.push(...about(model));
+    if (hint && !ignored) lines.push(h("p", {class: "hint field-hint"}, hint));
+    for (const recipe of recipes) lines.push(h("p", {class: "recipe"}, h("button", {type: "button", class: "btn small", title: `Sets ${recipe.sets}`,
+      onclick: () => atelier.act("recipe", {field: path, title: recipe.title})}, recipe.title), h("span", {class: "hint"}, recipe.why)));
     if (ignored) lines.push(h("p", {class: "field-ignored"}, sentence(ignored)));
     if (was !== undefined || error) {
       const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
@@ -73,7 +79,11 @@
         line = h("span", {class: "group-line"}, h("span", {class: "group-summary"}), h("span", {class: "group-count"}), h("span", {class: "group-errors"}));
         button.querySelector("span").after(line);
       }
-      text(line.querySelector(".group-summary"), info.summary);
+      text(line.querySelector(".group-summary"), info.idle ? `not used: ${info.idle}` : info.summary);
+      const card = button.parentElement, idle = !!info.idle && !info.changed;
+      if (idle && !card.classList.contains("is-idle") && button.classList.contains("open")) button.click();
+      card.classList.toggle("is-idle", idle);
+      paintFolded(card, group);
       text(line.querySelector(".group-count"), info.changed ? `${info.changed} changed` : "");
       text(line.querySelector(".group-errors"), info.errors ? `${info.errors} to mend` : "");
     }
@@ -82,7 +92,50 @@
     }
   };
 
-  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintBar(); paintJson(); };
+  /** One line in place of the fields that the method has no use for; it brings them back. */
+  const paintFolded = (card, group) => {
+    const folded = card.classList.contains("is-idle") ? 0 : card.querySelectorAll(".field.is-idle").length;
+    const content = card.querySelector("[data-testid=accordion-content]");
+    let line = card.querySelector(".folded-line");
+    if (!folded || !content) { if (line) line.remove(); return; }
+    if (!line) {
+      line = h("button", {type: "button", class: "link folded-line", onclick: () => { card.classList.toggle("show-idle"); paintFolded(card, group); }});
+      content.append(line);
+    }
+    const shown = card.classList.contains("show-idle");
+    text(line, shown ? "Hide what has no use now" : `${folded} ${folded === 1 ? "setting has" : "settings have"} no use now: show`);
+    attr(line, "aria-expanded", shown ? "true" : "false");
+  };
+
+  const paintNeeds = () => {
+    const form = byId("train-form"), line = byId("method-needs");
+    if (form) attr(form, "data-method", state.method);
+    if (!line) return;
+    const {needs} = state, key = JSON.stringify(needs);
+    if (line.dataset.key === key) return;
+    line.dataset.key = key;
+    show(line, !!needs.text);
+    line.replaceChildren(needs.text || "", ...(needs.fields || []).flatMap(([words, path]) => [" ", h("button", {type: "button", class: "link", "data-field": path}, words)]));
+  };
+
+  /** The curve of the learning rate, drawn when its group is open and something in it has changed. */
+  let sketch = null;
+  const paintSketch = () => {
+    const holder = byId("sketch-chart"), data = state.curve;
+    if (!holder || !data) return;
+    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Learning rate over the run"});
+    const key = JSON.stringify(data);
+    if (holder.dataset.key === key) return;
+    holder.dataset.key = key;
+    const kinds = ["smooth", "second", "third"], lines = data.lines.map((line, n) => ({...line, kind: kinds[n % kinds.length]}));
+    show(holder, data.steps.length > 0);
+    sketch.set({steps: data.steps, total: data.total, lines});
+    byId("sketch-legend").replaceChildren(...lines.flatMap((line) => [h("i", {class: line.kind}), line.name]));
+    text(byId("sketch-about"), data.about);
+    show(byId("sketch-about"), !!data.about);
+  };
+
+  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintNeeds(); paintSketch(); paintBar(); paintJson(); };
 
   /* Fields appear when their group is opened: paint them then. */
   let planned = false;
@@ -225,6 +278,7 @@
     }
     const block = await waitFor(() => byId(facts.id));
     if (!block) return;
+    if (block.classList.contains("is-idle")) { const card = block.closest(".group"); if (card) { card.classList.add("show-idle"); paintFolded(card, facts.group); } }
     block.scrollIntoView({block: "center"});
     block.classList.remove("flash"); void block.offsetWidth; block.classList.add("flash");
     const input = block.querySelector("input:checked, input, textarea");

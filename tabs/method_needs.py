@@ -1,0 +1,163 @@
+"""What the Train form says beyond its fields: what each method needs, which fields it has no use for, recipes, the list
+of optimizers, and hints below single fields."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
+from core.settings.optimizers import Argument, Entry, catalogue, find
+from core.settings.rates import scale_sentence
+from core.settings.recipes import HUBER, Recipe, changes, recipes
+from core.settings.rules import embedding, method, schedule
+from tabs import form
+from tabs.project import FIELDS
+
+TRAITS = {
+    "adapts": "finds the rate itself",
+    "averages": "needs no curve",
+    "eight_bit": "8-bit memory",
+}
+MOST_ARGUMENTS = 24
+HUBER_LIKE = ("huber", "smooth_l1")
+# GB of a saved model in 16 bits
+SIZES = {"SD 1.x": "about 2 GB", "SD 2.x": "about 2.5 GB", "SDXL": "about 6.5 GB"}
+
+
+# -- methods
+
+
+def idle_fields(job: TrainJob) -> dict[str, str]:
+    """{path: reason} of the fields that this method and this curve have no use for: the form folds them away."""
+    found = {path: reason for topic in (method, embedding, schedule) for path, reason in topic.without_effect(job)}
+    return {path: reason for path, reason in found.items() if path not in form.FIRST or path in form.BY_METHOD}
+
+
+def idle_group(group: str, idle: dict[str, str]) -> str:
+    """Why nothing in a group has an effect now, or ""."""
+    reasons = [
+        idle.get(path, "") for path, entry in FIELDS.items() if entry.group == group and path not in form.ELSEWHERE
+    ]
+    return reasons[0].removeprefix("ignored: ") if reasons and all(reasons) else ""
+
+
+def needs(job: TrainJob, family: str) -> dict[str, Any]:
+    """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}."""
+    kind = job.method.kind
+    if kind == "dreambooth":
+        return _dreambooth(job, family)
+    if kind == "fine_tune":
+        text = f"Every picture needs its own caption. {_size(job, family)}"
+        return {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
+    if kind == "embedding":
+        return _new_word(job, family)
+    return {"text": "", "fields": []}
+
+
+def _dreambooth(job: TrainJob, family: str) -> dict[str, Any]:
+    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularisation"]
+    size = _size(job, family)
+    keeps = [["What keeps the class", "method.prior"], ["Class caption", "method.class_caption"]]
+    if job.method.prior == "model":
+        return {"text": f"The untrained model keeps the class; no class pictures are needed. {size}", "fields": keeps}
+    if held:
+        folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
+        weight = ["Weight of the prior", "dataset.prior_loss_weight"]
+        return {"text": f"Class pictures from {folders} keep the class. {size}", "fields": [weight, keeps[0]]}
+    text = f"Without class pictures the model forgets other members of the class: add some, or let the model itself keep it. {size}"
+    return {"text": text, "fields": [["Add class pictures", "dataset.sources"], keeps[0]]}
+
+
+def _new_word(job: TrainJob, family: str) -> dict[str, Any]:
+    reads = "Both text encoders of SDXL learn the word" if family == "SDXL" else "The text encoder learns the word"
+    text = f"{reads}; the model stays as it is. The file has a few kilobytes."
+    if not job.embedding.words:
+        text = "Write the new word, and a known one that is near to it. " + text
+    return {"text": text, "fields": []}
+
+
+def _size(job: TrainJob, family: str) -> str:
+    """What each saved file takes on the disk."""
+    words = SIZES.get(family, "2 to 7 GB")
+    twice = " Twice of that in fp32." if job.saving.save_precision == "fp32" else ""
+    return f"The whole model learns and is saved ({family or 'SD'} in 16 bits: {words} a file).{twice}"
+
+
+# -- optimizers
+
+
+@cache
+def optimizer_choices() -> list[tuple[str, str]]:
+    """(words, name) of every known optimizer: those that work here first, then the others with the reason."""
+    known = list(catalogue().values())
+    offered = [(_optimizer_words(entry), entry.name) for entry in known if entry.offered]
+    return offered + [(f"{entry.name}: not here, {entry.reason}", entry.name) for entry in known if not entry.offered]
+
+
+def _optimizer_words(entry: Entry) -> str:
+    bare = entry.name.rsplit(".", 1)[-1]
+    told = [entry.package] + [words for trait, words in TRAITS.items() if trait in entry.traits]
+    told += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on else []
+    return f"{bare} ({', '.join(told)})"
+
+
+def hints(job: TrainJob) -> dict[str, str]:
+    """{path: a sentence below its field} where the other settings decide what can be written there."""
+    found = {}
+    entry = find(job.optimizer.optimizer_type)
+    if entry is not None and entry.arguments:
+        names = list(entry.arguments.values())
+        more = f" and {len(names) - MOST_ARGUMENTS} more" if len(names) > MOST_ARGUMENTS else ""
+        words = ", ".join(_argument(each) for each in names[:MOST_ARGUMENTS])
+        found["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
+    if sentence := scale_sentence(job, job.memory.num_processes):
+        found["optimizer.scale_lr"] = f"{sentence}."
+    return found
+
+
+def _argument(argument: Argument) -> str:
+    """ "d_coef=1.0", or the name alone where it has no default."""
+    value = argument.default
+    if isinstance(value, (list, tuple)):
+        return f"{argument.name}={','.join(str(item) for item in value)}"
+    return argument.name if value is None or argument.required else f"{argument.name}={value}"
+
+
+# -- recipes
+
+
+def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
+    """{path of the field they stand below: recipes that would change something}."""
+    found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
+    if job.noise.loss_type in HUBER_LIKE:
+        found["noise.loss_type"] = [HUBER]
+    return {path: kept for path, each in found.items() if (kept := [one for one in each if changes(job, one)])}
+
+
+def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
+    """{path: [{"title", "why", "sets"}]} for buttons; an offer that is followed already is gone."""
+    return {
+        path: [{"title": one.title, "why": one.why, "sets": _sets(changes(job, one))} for one in found]
+        for path, found in _recipes(job).items()
+    }
+
+
+def _sets(changed: dict[str, Any]) -> str:
+    return ", ".join(f"{FIELDS[path].title} {form.shown_value(FIELDS[path], value)}" for path, value in changed.items())
+
+
+def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
+    """The job as the offered recipe of that title makes it. Raises ProblemsError when it is no longer offered."""
+    from core.settings.check import build
+    from core.settings.presets import to_values
+
+    wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
+    if wanted is None:
+        raise ProblemsError.one("This recipe is followed already", path, "")
+    values = to_values(job)
+    for place, value in changes(job, wanted).items():
+        group, name = place.split(".", 1)
+        values[group][name] = value
+    return build(TrainJob, values)

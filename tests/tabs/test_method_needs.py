@@ -1,0 +1,88 @@
+"""What the form says beyond its fields: methods, recipes, optimizers, the curve of the rate."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.optimization.schedules import curve
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.optimizers import catalogue
+from tabs import method_needs as needs
+from tabs.rate_sketch import GUESSED_STEPS, RateSketch
+
+
+def job(**groups) -> TrainJob:
+    return build(TrainJob, groups)
+
+
+def test_groups_without_use_for_the_method_are_folded_with_the_reason():
+    lora, model, word = (job(method={"kind": kind}) for kind in ("lora", "fine_tune", "embedding"))
+    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "no new word is learnt"
+    assert needs.idle_group("network", needs.idle_fields(lora)) == ""
+    assert "model itself is trained" in needs.idle_group("network", needs.idle_fields(model))
+    assert "a word is learnt" in needs.idle_group("network", needs.idle_fields(word))
+    assert needs.idle_group("embedding", needs.idle_fields(word)) == ""
+    assert "method.ema_decay" in needs.idle_fields(lora)
+    assert "schedule.max_train_epochs" not in needs.idle_fields(job(schedule={"max_train_steps": 5}))  # stays, greyed
+
+
+def test_each_method_says_what_it_needs_first():
+    assert needs.needs(job(), "SD 1.x") == {"text": "", "fields": []}
+    without = needs.needs(job(method={"kind": "dreambooth"}), "SDXL")
+    assert "Without class pictures" in without["text"] and "6.5 GB" in without["text"]
+    assert ["Add class pictures", "dataset.sources"] in without["fields"]
+    held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularisation"}]})
+    assert "Class pictures from 1 folder" in needs.needs(held, "SD 1.x")["text"]
+    assert "Both text encoders" in needs.needs(job(method={"kind": "embedding"}), "SDXL")["text"]
+    assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), "")["text"]
+
+
+def test_the_list_of_optimizers_holds_every_one_and_says_why_some_cannot_be_used():
+    listed = needs.optimizer_choices()
+    assert sorted(name for _, name in listed) == sorted(catalogue())
+    words = {name: said for said, name in listed}
+    assert words["Prodigy"] == "Prodigy (prodigyopt, finds the rate itself)"
+    refused = [entry for entry in catalogue().values() if not entry.offered]
+    assert refused and all(f"not here, {entry.reason}" in words[entry.name] for entry in refused)
+
+
+def test_a_recipe_is_offered_until_it_is_followed():
+    before = job(optimizer={"optimizer_type": "Prodigy"})
+    (offer,) = needs.recipe_offers(before)["optimizer.optimizer_type"]
+    assert "Learning rate 1" in offer["sets"]
+    after = needs.with_recipe(before, "optimizer.optimizer_type", offer["title"])
+    assert after.optimizer.learning_rate == 1 and after.optimizer.optimizer_args["decouple"] is True
+    assert needs.recipe_offers(after) == {}
+    with pytest.raises(ProblemsError):
+        needs.with_recipe(after, "optimizer.optimizer_type", offer["title"])
+
+
+def test_arguments_and_the_product_of_rates_stand_below_their_fields():
+    said = needs.hints(job(optimizer={"scale_lr": True}, dataset={"train_batch_size": 4}))
+    assert "weight_decay=0.01" in said["optimizer.optimizer_args"]
+    assert said["optimizer.scale_lr"] == "Learning rate 0.0001 x a batch of 4 = 0.0004."
+
+
+class NoLane:
+    """Stands for a page whose light lane must not be needed."""
+
+    engine = None
+
+
+def test_the_sketch_draws_the_numbers_that_train():
+    trained = job(schedule={"lr_scheduler": "cosine", "lr_warmup_steps": 10}, network={"train_text_encoder": False})
+    drawn = RateSketch(NoLane()).facts(trained, 100)
+    wanted = {step + 1: rates["unet"] for step, rates in curve(trained, 100, points=120)}
+    assert drawn["total"] == 100 and drawn["steps"] == list(wanted)
+    (line,) = drawn["lines"]
+    assert line["name"] == "U-Net" and line["values"] == pytest.approx(list(wanted.values()), rel=1e-4)
+
+
+def test_the_sketch_says_why_it_shows_nothing():
+    sketch = RateSketch(NoLane())
+    wrong = sketch.facts(job(schedule={"lr_scheduler": "piecewise_constant"}), 100)
+    assert wrong["steps"] == [] and "fit together" in wrong["about"]
+    assert f"{GUESSED_STEPS} steps" in sketch.facts(job(), 0)["about"]
+    assert "own way" in sketch.facts(job(optimizer={"optimizer_type": "AdamWScheduleFree"}), 100)["about"]
