@@ -41,5 +41,24 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
     }
 
 
+def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Losses on held-out pictures and their gap to training ones, by step; the newest by timestep."""
+    newest = points[-1] if points else {}
+    return {
+        "steps": [int(point["step"]) for point in points],
+        "loss": [rounded(point["loss"]) for point in points],
+        "train": [rounded(point["train_loss"]) for point in points],
+        "gap": [rounded(point["gap"]) for point in points],
+        "pictures": newest.get("pictures", 0),
+    }
+
+
+def value_series(points: Sequence[Sequence[Any]], place: int = 1) -> dict[str, list[Any]]:
+    """[[step, value, ...], ...] as columns; points without a value are left out."""
+    kept = [(int(point[0]), value) for point in points if (value := rounded(point[place])) is not None]
+    return {"steps": [step for step, _ in kept], "values": [value for _, value in kept]}
+
+
 def _words(name: str) -> str:
-    return {"unet": "U-Net", "text_encoder": "text encoder"}.get(name, name.replace("_", " "))
+    words = name.replace("text_encoder_2", "second text encoder").replace("unet", "U-Net")
+    return words.replace("_", " ")

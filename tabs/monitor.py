@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
-from tabs.charts import loss_series, rate_series
+from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.generate_form import draw_with
 from tabs.pieces import piece
 
@@ -22,6 +22,7 @@ COMMANDS = ("pause", "resume", "stop", "save", "sample")
 LIVE = ("running", "paused")
 CONTINUABLE = ("interrupted", "stopped", "failed")
 SHOWN_ENDED = 5
+WORST = 40  # pictures in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
 
@@ -45,6 +46,8 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
     found["run"] = head(page, name, facts)
     found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
+    found["loss"] |= {"validation": validation_points(facts.get("validation", []))}
+    found["watch"] = watched(page, name, facts)
     found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
     found["samples"] = samples(page, facts["samples"]) | {"run": name}
     found["tensorboard"] = {
@@ -58,6 +61,30 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         for file in facts["files"]
     ]
     return found
+
+
+def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What losses say beside their mean: set right for their timesteps, by band, by picture; and the norms."""
+    seen = page.engine.watch(name)
+    pictures = [
+        {"name": item["name"], "of": item["source"], "loss": rounded(item["corrected"]), "count": item["count"]}
+        for item in seen.get("pictures", [])[:WORST]
+    ]
+    bands = [
+        {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
+        for band in seen.get("bands", [])
+    ]
+    norms = facts.get("norms", [])
+    return {
+        "run": name,
+        "total": facts["total"],
+        "corrected": value_series(facts.get("corrected", [])),
+        "gradient": value_series(norms),
+        "weights": value_series(norms, 2),
+        "bands": bands,
+        "pictures": pictures,
+        "pictures_seen": seen.get("pictures_seen", 0),
+    }
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:

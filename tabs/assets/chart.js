@@ -21,7 +21,7 @@
   };
 
   atelier.Chart = class {
-    /* lines: [{name, values, kind}], steps: [..], markers: [step..], total: last step */
+    /* lines: [{name, values, kind}], steps: [..], markers: [step..], total: last step; points: lines with steps of their own */
     constructor(holder, {label, log = false}) {
       Object.assign(this, {holder, label, log, data: null, at: null});
       this.svg = h("svg", {class: "plot", role: "img", tabindex: "0", "aria-label": label});
@@ -39,7 +39,7 @@
     frame() {
       const width = Math.max(160, this.holder.clientWidth), height = Math.max(100, this.holder.clientHeight);
       const {steps, lines, total} = this.data;
-      const all = lines.flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
+      const all = [...lines, ...(this.data.points || [])].flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
       const left = Math.min(steps[0], 1), right = Math.max(steps[steps.length - 1], total || 0, left + 1);
       let low = Math.min(...all), high = Math.max(...all);
       if (!all.length) { low = 0; high = 1; }
@@ -74,6 +74,10 @@
         parts.push(h("path", {class: "marker-head", d: `M${x(step) - 4} ${MARGIN.top} h8 l-4 6 z`}));
       }
       for (const line of data.lines) parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values)}));
+      for (const line of data.points || []) {
+        parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values, line.steps)}));
+        line.values.forEach((value, n) => { if (value !== null && !(this.log && value <= 0)) parts.push(h("circle", {class: `dot ${line.kind}`, cx: x(line.steps[n]), cy: y(value), r: 3}, h("title", {}, `${line.name}, step ${line.steps[n]}: ${atelier.number(value)}`))); });
+      }
       this.cursor = h("g", {class: "cursor"});
       svg.replaceChildren(...parts, this.cursor);
       const last = data.steps.length - 1;
@@ -81,8 +85,8 @@
       if (this.at !== null) this.mark(Math.min(this.at, last));
     }
 
-    path(values) {
-      const {x, y} = this.now, steps = this.data.steps;
+    path(values, steps = this.data.steps) {
+      const {x, y} = this.now;
       let path = "", pen = false;
       values.forEach((value, n) => {
         if (value === null || (this.log && value <= 0)) { pen = false; return; }
@@ -115,7 +119,8 @@
       this.cursor.replaceChildren(h("line", {x1: x(steps[n]), x2: x(steps[n]), y1: MARGIN.top, y2: height - MARGIN.bottom}), ...dots);
       const saved = (this.data.markers || []).includes(steps[n]);
       this.tip.replaceChildren(h("strong", {}, `Step ${steps[n]}${saved ? ", saved" : ""}`),
-        ...lines.map((line) => h("span", {}, `${line.name} ${atelier.number(line.values[n])}`)));
+        ...lines.map((line) => h("span", {}, `${line.name} ${atelier.number(line.values[n])}`)),
+        ...(this.data.points || []).map((line) => { const at = line.steps.filter((step) => step <= steps[n]).length - 1; return at < 0 ? null : h("span", {}, `${line.name} ${atelier.number(line.values[at])} (step ${line.steps[at]})`); }).filter(Boolean));
       this.tip.hidden = false;
       const share = x(steps[n]) / width;
       this.tip.style.left = share < 0.6 ? `calc(${share * 100}% + 12px)` : "";

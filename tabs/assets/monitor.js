@@ -14,7 +14,7 @@
 
   atelier.chooseRun = (name, quiet) => {
     atelier.chosenRun = name || "";
-    for (const part of ["run", "loss", "rates", "samples", "log", "files"]) delete atelier.have[part];
+    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
   };
   /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "runs", "queue", "loss", "rates", "samples", "log", "files"], Train: ["form", "checks", "works"], Tools: ["works", "tool_files"]}[open] || [];
+    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "works"], Tools: ["works", "tool_files"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -34,6 +34,8 @@
       board.dataset.begun = "1";
       charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
       charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
+      for (const [name, label] of [["corrected", "Loss compared with its timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
+        charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       byId("loss-log").checked = charts.loss.log;
       byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
@@ -113,8 +115,38 @@
 
   atelier.parts.loss = (data) => {
     if (!begun()) return;
-    charts.loss.set({steps: data.steps, total: data.total, markers: data.saves,
-      lines: [{name: "loss", values: data.raw, kind: "raw"}, {name: "smoothed", values: data.smooth, kind: "smooth"}]});
+    const held = data.validation, lines = [{name: "loss", values: data.raw, kind: "raw"}, {name: "smoothed", values: data.smooth, kind: "smooth"}];
+    const points = held.steps.length ? [{name: "held-out", steps: held.steps, values: held.loss, kind: "third"}, {name: "train", steps: held.steps, values: held.train, kind: "second"}] : [];
+    charts.loss.set({steps: data.steps, total: data.total, markers: data.saves, lines, points});
+    show(byId("loss-validated"), points.length > 0);
+    show(byId("loss-gap"), points.length > 0);
+    if (points.length) text(byId("loss-gap"), gapWords(held));
+  };
+  /** The newest validation in words: a gap that grows while the other loss falls is learning by heart. */
+  const gapWords = (held) => {
+    const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
+    const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.number(held.gap[0])} at first` : "";
+    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.pictures} held-out pictures, ${atelier.number(held.train[last])} on as many that train. Gap ${atelier.number(held.gap[last])}${grown}. Lowest on held-out ones: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
+  };
+
+  atelier.parts.watch = (data) => {
+    if (!begun()) return;
+    const any = data.corrected.steps.length || data.bands.length || data.gradient.steps.length;
+    show(byId("watch"), !!any);
+    if (!any) return;
+    for (const [name, part, words] of [["corrected", data.corrected, "compared"], ["gradient", data.gradient, "gradient"], ["weight", data.weights, "weights"]])
+      charts[name].set({steps: part.steps, total: data.total, lines: [{name: words, values: part.values, kind: "smooth"}]});
+    const worst = data.pictures[0];
+    text(byId("watch-words"), worst && worst.loss > 1.25 ? `${data.pictures.filter((one) => one.loss > 1.25).length} pictures train worse than usual` : "losses by timestep and by picture, gradient and weights");
+    drawBands(data.bands);
+    byId("watch-pictures").replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Picture"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
+      h("tbody", {}, data.pictures.map((one) => h("tr", {}, h("td", {title: one.of}, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
+  };
+  const drawBands = (bands) => {
+    const holder = byId("watch-bands"), most = Math.max(...bands.flatMap((band) => [band.mean || 0, band.recent || 0]), 1e-12);
+    holder.replaceChildren(...bands.map((band) => h("span", {class: "band", title: `timesteps ${band.from} to ${band.to}: ${atelier.number(band.recent)} lately, ${atelier.number(band.mean)} over the run`},
+      h("i", {style: `height:${((band.recent || 0) / most * 100).toFixed(1)}%`}), h("b", {style: `bottom:${((band.mean || 0) / most * 100).toFixed(1)}%`}))));
+    attr(holder, "aria-label", bands.length ? `Mean loss at timesteps ${bands.map((band) => `${band.from} to ${band.to}: ${atelier.number(band.recent)}`).join(", ")}` : "Nothing yet");
   };
   atelier.parts.rates = (data) => {
     if (!begun()) return;

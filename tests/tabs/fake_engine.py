@@ -250,9 +250,30 @@ class FakeEngine:
             "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
             "started": run.started, "seconds": time.time() - run.started,
             "loss": list(run.loss), "lr": list(run.rates), "saves": list(run.saves),
+            "corrected": [[step, 1.1 - 0.2 * step / run.total] for step, _, _ in run.loss],
+            "norms": [[step, 0.5 + 1 / step, 2 + step / 50 if step % 10 == 0 else None] for step, _, _ in run.loss],
+            "validation": [
+                {"step": step, "loss": 0.2 - step / 1000, "train_loss": 0.19 - step / 800, "gap": 0.01 + step / 4000,
+                 "by_timestep": {"100": 0.3, "500": 0.1}, "pictures": 3}
+                for step, _, _ in run.loss if step % 20 == 0
+            ],
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
             "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": 0} for path in files],
         }  # fmt: skip
+
+    def watch(self, run_name: str) -> dict[str, Any]:
+        """Nothing before the first step, as a real one."""
+        run = self._find(run_name)
+        if not run.step:
+            return {}
+        bands = [
+            {"from": low, "to": low + 50, "mean": 0.4 / (1 + low / 100), "recent": 0.35 / (1 + low / 100), "count": 3}
+            for low in range(0, 1000, 50)
+        ]
+        pictures = [
+            {"source": "glyphs", "name": f"glyph_{n}.png", "corrected": 1.6 - n / 20, "count": 4} for n in range(24)
+        ]
+        return {"step": run.step, "bands": bands, "pictures": pictures, "pictures_seen": 24}
 
     def light(self, work: Any, *arguments: Any, title: str = "") -> Any:
         return self._light.submit(work, *arguments, title=title)

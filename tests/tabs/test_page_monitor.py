@@ -121,3 +121,21 @@ def test_every_text_of_train_and_monitor_has_enough_contrast_in_light_and_dark(v
         tab.get_by_role("tab", name="Monitor").first.click()
         tab.wait_for_timeout(1300)
         assert tab.evaluate(CONTRAST) == [], scheme
+
+
+def test_validation_worst_pictures_and_norms_are_shown(visit, served):
+    window = visit()
+    tab = window.open()
+    tab.locator("#start").click()
+    expect(tab.locator("#loss-gap")).to_contain_text("on 3 held-out pictures")
+    expect(tab.locator("#loss-gap")).to_contain_text("Gap 0.0")
+    tab.locator("#watch > summary").click()
+    rows = tab.locator("#watch-pictures tbody tr")
+    expect(rows).to_have_count(24)
+    expect(rows.first).to_contain_text("glyph_0.png")
+    expect(rows.first).to_contain_text("1.60")
+    expect(tab.locator("#watch-words")).to_have_text("7 pictures train worse than usual")
+    expect(tab.locator("#watch-bands .band")).to_have_count(20)
+    for name in ("corrected", "gradient", "weight"):
+        expect(tab.locator(f"#{name}-chart path.line")).to_have_count(1)
+    assert window.errors == []
