@@ -13,7 +13,7 @@ from core.settings.job import JOBS
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 ABOUT = {
-    "train": "train a LoRA",
+    "train": "train a LoRA, a whole model or a new word",
     "prepare": "check a dataset and fill the caches that a training will use",
     "caption": "report on captions, and write missing ones",
     "generate": "draw pictures",

@@ -4,6 +4,7 @@ What `pictures/...` means in a guide is made in a temporary folder. Blocks, by t
   text layout         a file a line: pictures with their size (320 x 200, then: turned, cut off, transparent), others with
                       their text. They are written.
   sh                  `python webui.py ...` is run and must succeed. Trainings and drawings get --check.
+  sh trains           trained and drawn in truth, but for a few steps at 64 px
   text output         what the commands before it printed, in this order; "..." and line ends leave something out
   toml FILE           a dataset file of sd-scripts: written, and read without an error
   json FILE, python FILE   written
@@ -32,7 +33,12 @@ DOCS = PROJECT / "docs"
 ONLY_CHECKED = ("train", "generate", "class_pictures")
 DRAWS = 80
 _BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_OURS = re.compile(r"(?<![\w/.])pictures/")
+SMALL = {  # in place of a guide's own values where it trains and draws
+    "train": "--dataset.resolution 64 --schedule.max_train_steps 2 --schedule.seed 1 --logging.log_with none",
+    "generate": "--generate.width 64 --generate.height 64 --generate.steps 2",
+}
+NOT_SMALL = ("--schedule.max_train_epochs",)
+_OURS = re.compile(r"(?<![\w/.])(?=pictures/|models/mine\b)")
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class Guide:
             self.ran += 1
 
     def here(self, text: str) -> str:
-        """With the temporary folder for `pictures/`."""
-        return _OURS.sub(f"{self.folder.as_posix()}/pictures/", text)
+        """With `pictures/` and `models/mine` in the temporary folder."""
+        return _OURS.sub(f"{self.folder.as_posix()}/", text)
 
     def _layout(self, block: Block) -> None:
         for line in block.lines:
@@ -94,7 +100,9 @@ class Guide:
         for line in "\n".join(block.lines).replace("\\\n", " ").splitlines():
             python, page, *words = shlex.split(self.here(line))
             assert (python, page) == ("python", "webui.py"), line
-            more = ["--check"] if words[0] in ONLY_CHECKED and "--check" not in words else []
+            if block.file == "trains":
+                words = made_small(words)
+            more = ["--check"] if words[0] in ONLY_CHECKED and not {"trains", *words} & {block.file, "--check"} else []
             code = main([*words, *more, "--outputs", str(self.folder / "outputs")])
             printed = self._capsys.readouterr()
             assert code == 0, f"{line}\n{printed.out}{printed.err}"
@@ -125,6 +133,18 @@ class Guide:
             text = caption.strip().replace("\\n", "\n")
             drawn = caption_preview(text, CaptionSettings(**given), 0, ("guide", "a.png"), DRAWS)
             assert {each.text for each in drawn} == {each.strip().strip('"') for each in wanted.split("|")}, line
+
+
+def made_small(words: list[str]) -> list[str]:
+    """The same command with the values of SMALL."""
+    small = SMALL[words[0]].split()
+    kept, skip = words[:1], False
+    for word in words[1:]:
+        if word.startswith("--"):
+            skip = word in small or word in NOT_SMALL
+        if not skip:
+            kept.append(word)
+    return [*kept, *small]
 
 
 def write_picture(path: Path, width: int, height: int, how: str | None = None) -> None:

@@ -22,10 +22,15 @@ def test_the_examples_of_a_guide_run_and_print_what_it_shows(name, tmp_path, mon
     finally:
         forget_modules("my_pictures")
     assert guide.ran == len(guide.blocks) > 0
+    trained = [block for block in guide.blocks if block.file == "trains"]
+    assert bool(trained) == bool(list((tmp_path / "models" / "mine").glob("*.safetensors")))
 
 
 def test_the_guides_that_have_examples_are_run():
     assert {"datasets.md", "class_pictures.md"} <= set(WITH_EXAMPLES)
+    methods = {"lora.md", "dreambooth.md", "fine_tune.md", "textual_inversion.md"}
+    assert methods == {name for name in WITH_EXAMPLES if any(b.file == "trains" for b in blocks_of(DOCS / name))}
+    assert all(f"({name})" in (DOCS / "methods.md").read_text("utf-8") for name in methods)
     kinds = {block.kind for block in blocks_of(DOCS / "datasets.md")}
     assert kinds == {"text layout", "sh", "text output", "text captions", "toml", "json", "python"}
 
