@@ -42,6 +42,7 @@ SUBCOMMAND = {
         **JOB,
         **DATASET,
         "continue": ("RUN", "go on with an interrupted or stopped run; its length may be given anew"),
+        "probe": ("", "try two batches, say what memory and time the training will take, and stop"),
         "prove": ("STEPS", "train so many steps in one go and in two, compare both to the bit, and stop"),
     },
     "prepare": {

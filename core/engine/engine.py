@@ -203,7 +203,7 @@ class Engine:
         entry = self._now = self._queue.change(entry.id, run=folder.name)
         view = self._view(folder.name)
         self._last_run = folder.name if entry.task == "train" else self._last_run
-        if entry.task == "train" and self._store is not None:
+        if entry.task in ("train", "probe") and self._store is not None:
             self._store.release()  # training builds its own modules: the kept one makes room
         if is_launched(job):
             state, words = self._supervise(job, folder, view, entry.id)

@@ -30,6 +30,12 @@ def run_train(job: Any, context: JobContext) -> str:
     return run_training(job, context)
 
 
+def run_probe(job: Any, context: JobContext) -> str:
+    from core.training.probe import run_probe
+
+    return run_probe(job, context)
+
+
 def run_prepare(job: Any, context: JobContext) -> str:
     from core.training.setup import prepare_caches
 
@@ -69,6 +75,7 @@ def run_pictures(job: Any, context: JobContext) -> str:
 # Each returns the state it ended in: "done" or "stopped".
 TASKS: dict[str, Callable[[Any, JobContext], str]] = {
     "train": run_train,
+    "probe": run_probe,
     "prepare": run_prepare,
     "generate": run_generate,
     "caption": run_caption,

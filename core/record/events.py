@@ -72,6 +72,19 @@ class Steps(Event):
 
 
 @dataclass(frozen=True)
+class Forecasted(Event):
+    """What a training will take, from a few steps of it (core/training/probe.py)."""
+
+    kind: ClassVar[str] = "forecast"
+    urgent: ClassVar[bool] = True
+    peak_bytes: int
+    device_bytes: int
+    seconds_per_step: dict[str, float]
+    total_seconds: float
+    total_steps: int
+
+
+@dataclass(frozen=True)
 class Validated(Event):
     """The loss on held-out pictures at fixed timesteps with fixed noise, and on as many that train.
 

@@ -98,6 +98,7 @@ class PicturesJob(Settings):
 
 JOBS: dict[str, type[Settings]] = {
     "train": TrainJob,
+    "probe": TrainJob,
     "prepare": PrepareJob,
     "generate": GenerateJob,
     "caption": CaptionJob,

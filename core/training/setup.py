@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from core.diffusion.text_states import TextStates
 
 
+Choose = Callable[[Report], Report]
+
+
 def checked(job: TrainJob, context: JobContext) -> Report:
     """The preflight once more, at the moment of training: files may have changed while the job waited."""
     context.stage("looking at the dataset")
@@ -76,11 +79,11 @@ def checked(job: TrainJob, context: JobContext) -> Report:
 class Builder:
     """The steps of building, in their order; what one needs of another it keeps."""
 
-    def __init__(self, job: TrainJob, context: JobContext):
+    def __init__(self, job: TrainJob, context: JobContext, chosen: Choose = lambda report: report):
         self.job, self.context = job, context
         self.seed = job.schedule.seed or 0
         with context.processes.first_does():  # the others find remembered what the first one looked at
-            self.report = checked(job, context)
+            self.report = chosen(checked(job, context))
         self.model = model_path(job.model.base_model, context.workspace)
         self.vae = model_path(job.model.vae, context.workspace, "model.vae") if job.model.vae else None
         self.family_name = family_of(self.model, job.model.family)
@@ -255,9 +258,12 @@ class Builder:
                 checkpoint_text_encoder(encoder)
 
 
-def build_run(job: TrainJob, context: JobContext) -> Run:
-    """Everything up to the first step. `job` has its seed."""
-    builder = Builder(job, context)
+def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Run:
+    """Everything up to the first step. `job` has its seed.
+
+    chosen   which of the pictures take part; all, unless told otherwise
+    """
+    builder = Builder(job, context, chosen)
     processes = context.processes
     if processes.first:
         _write_fingerprint(builder)
