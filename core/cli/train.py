@@ -37,6 +37,8 @@ def run(words: list[str]) -> int:
     if options.values.get("check"):
         print(report.sentence)
         return DONE
+    if options.values.get("probe"):
+        return run_job("probe", job, job.saving.output_name, options)
     if "prove" in options.values:
         return prove_it(job, options)
     return run_job("train", job, job.saving.output_name, options)
