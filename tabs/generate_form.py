@@ -119,21 +119,30 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 
 def draw_with(page: Page, name: str) -> None:
-    """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples."""
+    """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples; the
+    last whole model becomes its base model."""
     run = next((each for each in page.engine.runs() if each.name == name), None)
     if run is None or not run.files:
         raise ProblemsError.one("This run has no finished file", name, "let it save first")
-    newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+    newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     kept, now = page.project.tab_state("Generate"), page.project.job
     before = kept_values(kept, now)
     file = portable_name(newest, page.workspace)
-    values = add_lora(
-        before | {"loras": [use for use in before["loras"] if use["file"] == file]}, newest, page.workspace
-    )
     try:
         job = page.engine.run_job(name)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
         job = None
+    if job is not None and job.method.kind == "embedding":
+        what = "Generate has no field for new words yet"
+        raise ProblemsError.one(what, name, "draw with samples of the run, or in a program that reads embeddings")
+    if job is not None and job.method.whole_model:
+        guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale)
+        values = before | {"loras": [], "base_model": file, "guidance_scale": guidance}
+        page.project.keep("Generate", kept | {"values": values})
+        return
+    values = add_lora(
+        before | {"loras": [use for use in before["loras"] if use["file"] == file]}, newest, page.workspace
+    )
     if job is not None:
         values["base_model"] = "" if job.model.base_model == now.model.base_model else job.model.base_model
         values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale)

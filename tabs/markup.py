@@ -22,7 +22,9 @@ ACTS = """
 const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
 element.addEventListener('click', (event) => {
   const target = event.target.closest('button[data-act]');
-  if (target && element.contains(target) && !target.disabled) trigger('act', said(target, {}));
+  // A button may send what stands in a field beside it.
+  const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
+  if (target && element.contains(target) && !target.disabled) trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {
   const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');

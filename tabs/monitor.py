@@ -57,10 +57,15 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     }
     found["log"] = facts["log"]
     found["files"] = [
-        {"name": file["name"], "url": page.file_url(file["path"]), "bytes": file["bytes"], "step": file["step"]}
+        {"name": file["name"], "url": _download(page, file["path"]), "bytes": file["bytes"], "step": file["step"]}
         for file in facts["files"]
     ]
     return found
+
+
+def _download(page: Page, path: str) -> str:
+    """The address of a file; "" for a model in a folder, which no browser can save."""
+    return "" if Path(path).is_dir() else page.file_url(path)
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         )
     elif name == "generate":
         draw_with(page, run)
-        page.browsers.say(browser, "done", "Generate holds this LoRA now. Write a prompt, then draw.", go="Generate")
+        page.browsers.say(browser, "done", "Generate holds it now. Write a prompt, then draw.", go="Generate")
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

@@ -16,6 +16,7 @@ from core.settings.job import TrainJob
 from tabs import generate_form, runs_view
 from tabs.context import Page
 from tabs.markup import act_of, board, button, esc, news, on_act, page_of
+from tabs.proofs import Proofs
 
 TAB = "Runs"
 SECONDS = 2.0
@@ -41,6 +42,7 @@ class Desk:
     def __init__(self, page: Page):
         self.page = page
         self._lock = threading.Lock()
+        self.proofs = Proofs(page)
         self._sizes: dict[str, tuple[float, int]] = {}
 
     # -- showing
@@ -70,7 +72,11 @@ class Desk:
     def _details(self, run: RunSummary, asking: bool) -> str:
         now = self.page.engine.snapshot(run.name)
         size = self._size(run)
-        return runs_view.details(run, now, self._job(run.name), size, asking, self.page.thumb_url, self.page.file_url)
+        job = self._job(run.name)
+        ended = run.state not in ("running", "paused", "waiting")
+        more = runs_view.longer(run, now, job) if ended and job is not None else ""
+        more += self.proofs.html(run.name, ended and job is not None)
+        return runs_view.details(run, now, job, size, asking, self.page.thumb_url, self.page.file_url, more)
 
     def _job(self, name: str) -> TrainJob | None:
         try:
@@ -111,6 +117,13 @@ class Desk:
         elif act == "continue":
             self.page.engine.continue_run(arg)
             tabs = gr.Tabs(selected="Monitor")
+        elif act == "longer":
+            self._longer(arg, value)
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "prove":
+            self.proofs.start(arg)
+        elif act == "unprove":
+            self.proofs.cancel(arg)
         elif act == "use":
             self._use(arg)
             tabs = gr.Tabs(selected="Train")
@@ -122,6 +135,16 @@ class Desk:
             place |= {"open": "", "asking": False}
             said = _notice(f"{arg} was moved to the trash of the outputs folder.")
         return tabs, place, said, self._queue(), self._main(place)
+
+    def _longer(self, name: str, wanted: str) -> None:
+        """Queue the run with another length, in epochs, or in steps where those are set."""
+        job = self.page.engine.run_job(name)
+        field, _, now = runs_view.length_of(job, self.page.engine.snapshot(name))
+        words = wanted.strip()
+        if not words.isdecimal() or len(words) > 7 or int(words) <= now:
+            raise ProblemsError.one(f"'{words[:20]}' is no greater length than {now}", name, f"write more than {now}")
+        changes = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
+        self.page.engine.continue_run(name, {"schedule": changes})
 
     def _use(self, name: str) -> None:
         """The run's settings into the form of Train; undo there brings the former ones back."""

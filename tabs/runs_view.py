@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.engine.engine import RunSummary
@@ -114,14 +115,15 @@ def details(
     asking: bool,
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
+    more: str = "",
 ) -> str:
-    """A run in full: what can be done with it, its files, samples, settings and log."""
+    """A run in full; `more` is HTML below its facts: what can be done with it, its files, samples, settings and log."""
     parts = [_head(run, asking, size, job is not None)]
     if facts_now.get("message") and run.state in ("failed", "stopped"):
         level = "error" if run.state == "failed" else "advice"
         fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
-    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url)]
+    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url), more]
     right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
@@ -147,7 +149,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         question = (
             f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
             f"<b>{esc(run.title)}</b> with "
-            f"{count(len(run.files), 'LoRA file')} ({file_size(size)})? Its folder moves to the trash of the "
+            f"{count(len(run.files), 'file')} ({file_size(size)})? Its folder moves to the trash of the "
             f"outputs folder.</span>"
             f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
             f"{button('keep', 'Keep it', run.name)}</div>"
@@ -198,10 +200,45 @@ def _files(files: Sequence[dict[str, Any]], file_url: Callable[..., str]) -> str
     rows = "".join(
         f"<tr><td>{esc(file['name'])}</td><td class='num'>step {file['step']:,}</td><td "
         f"class='num'>{file_size(file['bytes'])}</td>"
-        f"<td class='num'>{link(file_url(file['path']), 'Download', download=file['name'])}</td></tr>"
+        f"<td class='num'>{_take(file, file_url)}</td></tr>"
         for file in ordered
     )
     return section("Files", f'<table class="files">{rows}</table>')
+
+
+def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
+    """The download; a model in a folder is taken from the run's folder."""
+    if Path(file["path"]).is_dir():
+        return '<span class="hint">a folder</span>'
+    return link(file_url(file["path"]), "Download", download=file["name"])
+
+
+def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
+    """(setting, unit, present length) of what decides how long a run is."""
+    if job.schedule.max_train_steps is not None:
+        return "max_train_steps", "steps", job.schedule.max_train_steps
+    return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
+
+
+def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
+    """A field for a greater length. Nothing without a saved state to go on from."""
+    if run.resumable_step <= 0:
+        return ""
+    _, unit, length = length_of(job, now)
+    constant = job.schedule.lr_scheduler in ("constant", "constant_with_warmup") and not job.schedule.lr_scheduler_type
+    stretched = "" if constant else " The learning-rate curve is laid over the whole new length, so the rate rises."
+    field = (
+        f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
+        f'aria-label="New length in {unit}">'
+    )
+    go = (
+        f'<button type="button" class="btn" data-act="longer" data-arg="{esc(run.name)}" data-from="longer-{unit}">'
+        f"Continue with more {unit}</button>"
+    )
+    about = (
+        f'<p class="hint">From step {run.resumable_step:,}; until now it was {length:,} {unit} in all.{stretched}</p>'
+    )
+    return section("Train further", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
 
 
 def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:

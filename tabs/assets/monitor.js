@@ -271,7 +271,7 @@
   atelier.parts.files = (files) => {
     if (!begun()) return;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
-      h("li", {}, h("a", {href: file.url, download: file.name}, file.name), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
+      h("li", {}, file.url ? h("a", {href: file.url, download: file.name}, file.name) : h("span", {class: "grow"}, `${file.name} (a folder)`), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
       : [h("li", {class: "none"}, "Nothing saved yet.")]));
   };
 

@@ -109,7 +109,7 @@ class FakeEngine:
         run = self._find(run_name)
         run.commands.append(name)
 
-    def continue_run(self, run_name: str) -> str:
+    def continue_run(self, run_name: str, changes: dict[str, Any] | None = None) -> str:
         run = self._find(run_name)
         with self._lock:
             entry = Entry(f"e{next(self._numbers)}", "train", run.title, {}, run=run_name, added=time.time())

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(visit, served):
     window = visit()
+    served.engine.step_seconds = 0.3  # it must not end by itself, however slow the machine is
     tab = window.open()
     tab.locator("#start").click()
     expect(tab.locator("#run-state")).to_have_text("training")

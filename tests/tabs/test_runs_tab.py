@@ -147,6 +147,81 @@ def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
         desk.act({}, event("continue", "20260101-120000_one"))
 
 
+def saved_state(folder, step: int = 30):
+    state = folder / "state" / f"step{step:08d}"
+    state.mkdir(parents=True)
+    (state / "complete.json").write_text("{}", encoding="utf-8")
+
+
+def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
+    name = "20260101-120000_one"
+    saved_state(write_run(desk.page, name))
+    shown = desk._main({"open": name})
+    assert "Continue with more steps" in shown and 'min="31"' in shown and "the rate rises" not in shown
+    for wrong in ("30", "many", ""):
+        with pytest.raises(ProblemsError, match="no greater length than 30"):
+            desk.act({"open": name}, event("longer", name, wrong))
+    assert desk.page.engine.queue() == []
+    desk.act({"open": name}, event("longer", name, "45"))
+    (entry,) = desk.page.engine.queue()
+    assert entry.run == name and entry.job["schedule"]["max_train_steps"] == 45
+    assert desk.page.engine.run_job(name).schedule.max_train_steps == 45
+    by_epochs = build(TrainJob, {"schedule": {"max_train_epochs": 5, "lr_scheduler": "cosine"}})
+    other = "20260102-120000_two"
+    saved_state(write_run(desk.page, other, job=by_epochs))
+    assert "Continue with more epochs" in (shown := desk._main({"open": other})) and "the rate rises" in shown
+    desk.act({"open": other}, event("longer", other, "9"))
+    assert desk.page.engine.run_job(other).schedule.max_train_epochs == 9
+
+
+def test_a_run_without_a_state_offers_no_greater_length(desk):
+    write_run(desk.page, "20260101-120000_one")
+    assert "Continue with more" not in desk._main({"open": "20260101-120000_one"})
+
+
+def test_prove_it_shows_both_hashes(desk, monkeypatch):
+    from core.training import prove
+
+    name = "20260101-120000_one"
+    write_run(desk.page, name)
+    assert "Prove it" in desk._main({"open": name})
+    asked = []
+
+    def pretend(job, workspace, device, steps, *, token, say):
+        asked.append((job.schedule.max_train_steps, steps))
+        say("training 10 steps in one go")
+        return prove.Proof(steps, steps // 2, "a" * 64, "a" * 64 if len(asked) == 1 else "b" * 64, True, ("unet/up",))
+
+    monkeypatch.setattr(prove, "prove", pretend)
+    desk.act({"open": name}, event("prove", name))
+    desk.proofs._tasks[name].wait(20)
+    shown = desk._main({"open": name})
+    assert asked == [(30, 10)] and shown.count("a" * 64) == 2 and "Equal to the bit" in shown
+    desk.act({"open": name}, event("prove", name))
+    desk.proofs._tasks[name].wait(20)
+    shown = desk._main({"open": name})
+    assert "Not equal" in shown and "unet/up" in shown and "b" * 64 in shown
+
+
+def test_nothing_is_proven_while_a_job_runs(desk, monkeypatch):
+    write_run(desk.page, "20260101-120000_one")
+    monkeypatch.setattr(desk.page.engine, "status", lambda: {"job": {"title": "other"}})
+    with pytest.raises(ProblemsError, match="A job is running"):
+        desk.act({}, event("prove", "20260101-120000_one"))
+
+
+def test_a_whole_model_becomes_the_base_model_of_generate(desk):
+    job = build(TrainJob, {"method": {"kind": "fine_tune"}, "samples": {"guidance_scale": 3}})
+    write_run(desk.page, "20260101-120000_one", job=job)
+    desk.act({}, event("draw", "20260101-120000_one"))
+    values = desk.page.project.tab_state("Generate")["values"]
+    assert values["base_model"].endswith("checkpoints/glyphs.safetensors") and values["loras"] == []
+    word = build(TrainJob, {"method": {"kind": "embedding"}})
+    write_run(desk.page, "20260102-120000_two", job=word)
+    with pytest.raises(ProblemsError, match="no field for new words"):
+        desk.act({}, event("draw", "20260102-120000_two"))
+
+
 def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):
     write_run(desk.page, "20260101-120000_one", steps=7)
     before = desk.page.project.job
