@@ -14,6 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
 from core.settings.job import PicturesJob, ToolJob
+from tabs import keys
 from tabs.browsers import Browser
 from tabs.picture_tools import FIELDS, build_board
 from tabs.pieces import piece
@@ -150,3 +151,4 @@ def build(page: Page) -> None:
     gr.HTML(
         '<div class="tool-tasks" data-tasks="pictures"></div>', elem_id="tools-pictures-tasks", apply_default_css=False
     )
+    keys.build(page)

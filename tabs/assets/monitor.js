@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "works"], Tools: ["works", "tool_files"]}[open] || [];
+    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 

@@ -36,6 +36,25 @@
     if (list) list.replaceChildren(...names.map((name) => h("option", {value: name})));
   };
 
+  /* Keys go to the server once and are forgotten here. */
+  atelier.parts.keys = (states) => {
+    for (const [name, state] of Object.entries(states)) {
+      text(document.querySelector(`[data-key-state="${name}"]`), state.words);
+      atelier.show(document.querySelector(`[data-forget="${name}"]`), state.stored);
+    }
+  };
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest("form[data-key]");
+    if (!form) return;
+    event.preventDefault();
+    const field = form.querySelector("input"), value = field.value.trim();
+    field.value = "";
+    if (value) atelier.command("key", {key: form.dataset.key, value, ask: atelier.ask()});
+  });
+  document.addEventListener("click", (event) => {
+    const forget = event.target.closest && event.target.closest("[data-forget]");
+    if (forget) atelier.command("key", {key: forget.dataset.forget, value: "", ask: atelier.ask()});
+  });
   document.addEventListener("submit", (event) => {
     const form = event.target.closest("form[data-tool]");
     if (!form) return;
