@@ -14,6 +14,7 @@ from core.dataset.captions import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
+from core.training.plan import Plan
 from tabs.markup import button, count, esc
 from tabs.reading import Reading
 
@@ -31,7 +32,8 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
     both = saved.sentence is not None
     caption: Caption | str = saved if both else text
     views = min(max(placed.repeats, 1), MOST_VIEWS)
-    steps = report.steps_per_epoch if needs_steps(settings) else 0
+    at = _SHOWN_AT.of(job, report) if needs_steps(settings) else {}
+    known = any((placed.key, 0, repeat) in at for repeat in range(views))
     drawn = caption_preview(
         caption,
         settings,
@@ -41,14 +43,39 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         repeats=views,
         words=placed.picture.words,
         total_steps=report.total_steps,
-        step_of=lambda epoch, repeat: epoch * steps,
+        step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
     )
     items = ""
     for each in drawn:
+        if known and (placed.key, each.epoch - 1, each.repeat - 1) not in at:
+            continue  # its turn comes in a later epoch
         when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
         said = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
         items += f"<li><b>{when}</b> {said}</li>"
     return f'<div class="epochs"><strong>What the first epochs learn</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
+
+
+class _ShownAt:
+    """The step at which each picture is shown in the first epochs, by the plan that trains; of the newest report only."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
+
+    def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
+        """{(picture's address, epoch from 0, repeat from 0): step from 0}."""
+        settings = (job.dataset, job.schedule, job.memory.num_processes)
+        if self._of[0] is not report or self._of[1] != settings:
+            plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
+            last = min(plan.epochs.first_update(EPOCHS), report.total_steps or plan.epochs.first_update(EPOCHS))
+            shown: dict[tuple[tuple[str, ...], int, int], int] = {}
+            for step in range(last):
+                epoch, batches = plan.update(step)
+                shown |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
+            self._of = (report, settings, shown)
+        return self._of[2]
+
+
+_SHOWN_AT = _ShownAt()
 
 
 def _about(job: TrainJob, both: bool, placed: Placed) -> str:

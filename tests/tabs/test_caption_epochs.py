@@ -9,6 +9,7 @@ import pytest
 from work_parts import HOSTILE, event, make_page, picture, wait_until
 
 from core.dataset.captions import training_caption
+from core.training.plan import Plan
 from tabs.caption_epochs import preview
 from tabs.captions import Desk
 
@@ -42,6 +43,23 @@ def test_the_preview_is_what_the_training_draws(desk):
     placed = next(each for each in desk.reading.report.placed if each.picture.relative == "1.png")
     assert shown(desk, text) == [training_caption(text, settings, 7, epoch, placed.key, 0) for epoch in range(3)]
     assert len(set(shown(desk, text))) > 1
+
+
+def test_under_a_tag_warm_up_the_preview_is_what_each_step_learns(desk):
+    desk.page.project.edit("captions.token_warmup_step", "6")
+    desk.page.project.edit("captions.token_warmup_min", "1")
+    desk.page.project.edit("schedule.max_train_steps", "12")
+    desk.page.project.edit("dataset.train_batch_size", "1")
+    desk.page.project.edit("schedule.seed", "7")
+    read(desk)
+    job, report = desk.reading.job, desk.reading.report
+    learnt = Plan(report.placed, job, 7, report.total_steps).first_captions(3)
+    found = {}
+    for number in range(3):
+        placed = next(each for each in report.placed if each.picture.relative == f"{number}.png")
+        found[number] = shown(desk, f"fox, red, snow, day{number}", number)
+        assert found[number] == learnt[placed.key]
+    assert len({len(captions[0].split(", ")) for captions in found.values()}) > 1  # one epoch, several steps
 
 
 def test_a_folders_own_caption_settings_hold_in_the_preview(desk, tmp_path):
