@@ -8,15 +8,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from core.record.machine import bf16_is_fast
+from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, find
+from core.settings.levels import GROUPS, USUAL, Level, levels
+from core.settings.optimizers import ADAFACTOR, adapts, find
 from core.settings.presets import to_values
 from core.settings.rates import trains_text
 from core.settings.rules import training_problems
-from core.training.memory_plan import MemoryFacts, encodes_each_time, largest_batch, memory_plan
+from core.training.memory_plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
 
 if TYPE_CHECKING:
     from core.record.workspace import Workspace
@@ -136,3 +138,59 @@ def out_of_memory_advice(job: TrainJob, workspace: Workspace, device: str) -> st
 
     found = advise(job, facts_of(job, workspace, device))
     return "; ".join(saving.sentence() for saving in found)
+
+
+# -- the slider
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """A place of the slider with what the job takes there. saved: bytes less than at the usual place; below 0, more."""
+
+    level: Level
+    plan: MemoryPlan
+    saved: int
+
+
+def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
+    """What each place of the memory and speed slider takes."""
+    found = [(level, memory_plan(changed(job, level.values), facts)) for level in levels(job, facts.device)]
+    usual = next((plan.total for level, plan in found if level.number == USUAL), memory_plan(job, facts).total)
+    return [LevelPlan(level, plan, usual - plan.total) for level, plan in found]
+
+
+def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
+    """{path of a switch: bytes that it saves in this job, now that it is on, or would save}; those that save are listed."""
+    found: dict[str, int] = {}
+    for path, (off, on) in switches(job).items():
+        try:
+            plain, saving = changed(job, {path: off}), changed(job, {path: on})
+        except ProblemsError:
+            continue
+        saved = memory_plan(plain, facts).total - memory_plan(saving, facts).total
+        if saved > 0:
+            found[path] = saved
+    return found
+
+
+def switches(job: TrainJob) -> dict[str, tuple[Any, Any]]:
+    """{path: (value that saves nothing, value that saves)} of the memory group's switches that this job can have."""
+    found: dict[str, tuple[Any, Any]] = {
+        "memory.gradient_checkpointing": (False, True),
+        "memory.mixed_precision": ("no", "bf16"),
+    }
+    if job.method.whole_model:
+        entry = find(job.optimizer.optimizer_type)
+        found["memory.full_precision"] = ("fp32", "bf16")
+        if entry is not None and entry.path == ADAFACTOR:
+            found["memory.fused_backward_pass"] = (False, True)
+        elif not adapts(job.optimizer.optimizer_type):
+            found["memory.fused_optimizer_groups"] = (None, GROUPS)
+    else:
+        found |= {f"memory.{name}": (False, True) for name in ("fp8_base", "fp8_base_unet")}
+    if encodes_each_time(job):
+        found["memory.vae_precision"] = ("fp32", "bf16")
+        found["memory.cache_latents"] = ("off", "auto")
+    if job.memory.attention != "auto":
+        found["memory.attention"] = ("plain", "auto")
+    return found

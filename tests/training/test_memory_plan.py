@@ -7,7 +7,7 @@ from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
-from core.training.memory_advice import advise
+from core.training.memory_advice import advise, level_plans, switch_savings
 from core.training.memory_plan import MemoryFacts, PartSize, facts_of, memory_plan
 
 GB = 1e9
@@ -96,3 +96,21 @@ def test_the_plan_of_a_real_file_counts_its_weights(workspace, make_job):
     plan = memory_plan(job, facts)
     assert set(plan.parts()) == {"weights", "optimizer", "gradients", "activations", "cache", "spare"}
     assert plan.total == sum(plan.parts().values())
+
+
+@pytest.mark.parametrize("kind", ["lora", "fine_tune"])
+def test_each_place_of_the_slider_takes_no_more_than_the_one_before(kind):
+    job = job_of(method={"kind": kind}, optimizer={"optimizer_type": "AdaFactor"})
+    places = level_plans(job, published("sd1", 512))
+    totals = [place.plan.total for place in places]
+    assert totals == sorted(totals, reverse=True) and totals[-1] < 0.6 * totals[1]
+    assert next(place.saved for place in places if place.level.number == 1) == 0
+
+
+def test_each_switch_says_what_it_saves_whether_it_is_on_or_off():
+    facts = published("sd1", 512)
+    off = switch_savings(job_of(), facts)
+    on = switch_savings(job_of(memory={"mixed_precision": "bf16", "gradient_checkpointing": True}), facts)
+    assert off["memory.gradient_checkpointing"] == on["memory.gradient_checkpointing"] > 0.5 * GB
+    assert {"memory.fp8_base_unet", "memory.mixed_precision"} <= off.keys()
+    assert "memory.full_precision" not in off
