@@ -88,7 +88,7 @@ def compare(
             say(f"left out: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
             found[name] = {"what": each.what, "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free"}
             continue
-        found[name] = measure_case(each, folder, device, 10 if quick else 20, 1 if quick else 2, say)
+        found[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
     return found
 
 
@@ -109,9 +109,13 @@ def measure_case(
         measured = measure_training(values, outputs, device)
         shutil.rmtree(outputs / "runs")  # whole models are large
         ours.append((measured.seconds_per_step, measured.peak_bytes))
+        say(
+            f"  {_words(_named(ours[-1]))}"
+        )  # at once: large cases take long, and a stopped benchmark has said what it knew
         for name, spec in specs.items():
             say(f"{case.what}: the plain trainer ({name}), round {number + 1} of {rounds}")
             plain[name].append(measure_plain(spec, folder))
+            say(f"  {_words(_named(plain[name][-1]))}")
     return summary(case, device, ours, plain)
 
 
@@ -214,6 +218,10 @@ def _goal(case: dict[str, Any]) -> str:
     if time is None:
         return ""
     return f"; goal: at most {time} of the time" + (f", {memory} of the memory" if memory else "")
+
+
+def _named(measured: tuple[float, int]) -> dict[str, Any]:
+    return {"seconds_per_step": measured[0], "peak_bytes": measured[1]}
 
 
 def _words(measured: dict[str, Any]) -> str:
