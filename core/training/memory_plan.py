@@ -239,6 +239,8 @@ def encodes_each_time(job: TrainJob) -> bool:
 
 
 def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    import torch
+
     from core.training.activations import Pass, peak_bytes
 
     if job.method.whole_model:
@@ -252,15 +254,18 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     one = Pass(
         facts.family,
         facts.sides,
-        facts.batch,
-        precision.compute,
+        1,
+        torch.bfloat16,
         learns,
         settings,
         job.memory.gradient_checkpointing,
         job.memory.checkpoint_blocks,
         attention,
     )
-    return peak_bytes(one, facts.parts["unet"].config) + _text_activations(job, facts, _bytes(precision.compute))
+    # In proportion to pictures and bytes a number, so one counting serves all of them.
+    item = _bytes(precision.compute)
+    counted = peak_bytes(one, facts.parts["unet"].config) * facts.batch * item // 2
+    return counted + _text_activations(job, facts, item)
 
 
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
