@@ -81,7 +81,7 @@ def build(page: Page) -> None:
     page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
     page.listen(pictures.typed, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
     page.listen(box.blur, desk.left_box, [box, visit], [tally, pictures, meter, state, buttons, notes])
-    on_act(page, [pictures, buttons, tally], desk.act, [box, visit], everything)
+    on_act(page, [pictures, buttons, tally], desk.acted, [box, visit], [*everything, seen])
 
 
 class Desk:
@@ -198,6 +198,10 @@ class Desk:
             return gr.skip()
         tally, pictures, _, meter, state, buttons, notes = self._render(visit.key, text, False, _saved(name))
         return tally, pictures, meter, state, buttons, notes
+
+    def acted(self, text: str, token: str, event: gr.EventData):
+        """`act`, after which the next tick sends all lists: what the browser was sent before no longer holds."""
+        return *self.act(text, token, event), {}
 
     def act(self, text: str, token: str, event: gr.EventData):
         """Keys, buttons and the list. What was typed is saved before anything else is shown."""

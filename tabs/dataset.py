@@ -22,7 +22,7 @@ from tabs.concepts import Found, changed, entries_of, found_of, with_entries, wi
 from tabs.context import Page, problems_html
 from tabs.doctor import Clinic
 from tabs.exchange import Exchange
-from tabs.markup import act_of, board, button, news, on_act, page_of, progress
+from tabs.markup import act_of, board, button, news, on_act, page_of, progress, sent
 from tabs.own_settings import SOURCE
 from tabs.reading import Reading, reading_of
 from tabs.uploads import take_in
@@ -63,15 +63,15 @@ def build(page: Page) -> None:
     shown = [folder, exchange, intake, browser, *areas]
     page.on_show(TAB, desk.show, None, [seen, *shown])
     page.on_tick(TAB, desk.tick, seen, [seen, *shown])
-    page.listen([folder.blur, folder.submit], desk.choose, folder, shown)
+    page.listen([folder.blur, folder.submit], desk.choose, folder, [*shown, seen])
     page.listen(browse.click, desk.open_browser, None, browser)
-    page.listen(again.click, desk.read_again, None, shown)
+    page.listen(again.click, desk.read_again, None, [*shown, seen])
     page.listen(drop.upload, desk.take, drop, [drop, intake])
-    page.listen(taken.upload, desk.import_config, taken, [taken, *shown])
+    page.listen(taken.upload, desk.import_config, taken, [taken, *shown, seen])
     on_act(page, exchange, desk.exchange_act, None, exchange)
     on_act(page, intake, desk.intake_act, None, intake)
-    on_act(page, browser, desk.browse, None, shown)
-    on_act(page, areas, desk.act, None, [page.tabs, *shown])
+    on_act(page, browser, desk.browse, None, [*shown, seen])
+    on_act(page, areas, desk.act, None, [page.tabs, *shown, seen])
 
 
 class Desk:
@@ -135,13 +135,18 @@ class Desk:
             dataset_view.summary(reading.report, reading.layout, reading.doing),
             f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             questions.cards(job, reading.report.questions if reading.report else (), questions.answered(state, job)),
-            dataset_view.checks(job, reading.report, reading.problems + reading.failure),
+            dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
             self.clinic.html(entries),
             self._plots(entries, found, show),
             dataset_grid.grid(
                 reading.report, show, number, self.page.thumb_url, reading.busy, dataset_grid.holding(entries)
             ),
         )
+
+    def _all(self) -> tuple[Any, ...]:
+        """What a click answers: all of `shown`, and that the browser has it."""
+        values = self._render()
+        return *values, sent(values)
 
     def _plots(self, entries: list[Source], found: list[Found], show: str) -> str:
         report, job = self.reading.report, self.page.project.job
@@ -165,7 +170,7 @@ class Desk:
     def choose(self, text: str):
         """The folder as written."""
         self._set_folder(text)
-        return self._render()
+        return self._all()
 
     def _set_folder(self, text: str) -> None:
         """The same field as in Train, whose form follows as after another browser's change. Only open paths are taken."""
@@ -179,7 +184,7 @@ class Desk:
 
     def read_again(self):
         self.reading.want(now=True)
-        return self._render()
+        return self._all()
 
     def open_browser(self):
         """Where the chosen folder lies, else the first place to start from."""
@@ -213,7 +218,7 @@ class Desk:
             self._keep(browse="")
         else:
             self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
-        return self._render()
+        return self._all()
 
     # -- dropped files
 
@@ -265,7 +270,7 @@ class Desk:
             self.exchange.take(file)
             self._keep(show="all", page=0, open=[])
             self.reading.want()
-        return None, *self._render()
+        return None, *self._all()
 
     def exchange_act(self, event: gr.EventData):
         act, arg, _ = act_of(event)
@@ -287,7 +292,7 @@ class Desk:
             with self.page.project.lock:  # two changes at once must both count
                 tabs = self._do(act, arg, value)
         self.reading.want()
-        return tabs, *self._render()
+        return tabs, *self._all()
 
     def _move(self, act: str, arg: str) -> None:
         """Put pictures of a finding away, or back."""
@@ -412,5 +417,11 @@ class Desk:
         self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
 
     def _set_sources(self, entries: list[Any], did: str) -> None:
-        self.page.project.replace(with_entries(self.page.project.job, entries), did=did)
+        """The same dataset with another folder is not asked about again: its answers hold for all folders."""
+        job, state = self.page.project.job, self.page.project.tab_state(TAB)
+        done = questions.answered(state, job)
+        self.page.project.replace(with_entries(job, entries), did=did)
+        if done:
+            after = self.page.project.job
+            self._keep(answered=questions.with_answered(state, after, {*done, *questions.answered(state, after)}))
         self.reading.want()

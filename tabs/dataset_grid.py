@@ -10,7 +10,7 @@ from core.dataset.files import printable
 from core.dataset.report import Report, Row
 from core.settings.source import Source
 from tabs.context import empty_state
-from tabs.markup import choice_list, crop_frame, esc, page_count, pager, section
+from tabs.markup import choice_list, count, crop_frame, esc, page_count, pager, section
 
 PAGE_SIZE = 48
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
@@ -140,7 +140,7 @@ def _facts(row: Row) -> str:
         return f'<span class="out">left out</span> {sizes}'
     buckets = ", ".join(f"{width}×{height}" for width, height in (row.bucket, *row.more))
     parts = [f"{row.scale:.2g} times the size" if row.scale and row.scale > ENLARGED_FROM else ""]
-    parts += [f"{row.tokens} tokens" if row.tokens is not None else ""]
+    parts += [count(row.tokens, "token") if row.tokens is not None else ""]
     parts += [f"{row.repeats} times" if row.repeats != 1 and row.trains else ""]
     told = " · ".join(f"<span>{part}</span>" for part in parts if part)
     role = (

@@ -35,7 +35,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 # -- checks
 
 
-def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem]) -> str:
+def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
     """Errors first, then advice; the consent to leave out what cannot train stands with the pictures it is about."""
     broken = sum(left_out(row) for row in report.rows) if report else 0
     body = ""
@@ -57,7 +57,9 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem]) ->
     if len(ordered) > len(shown):
         body += f'<p class="hint">and {count(len(ordered) - len(shown), "more finding")}</p>'
     errors = sum(problem.level == "error" for problem in problems)
-    if not problems and report is not None:
+    if not problems and checking:
+        body += '<p class="hint">Being checked</p>'
+    elif not problems and report is not None:
         body += '<p class="good">Nothing to complain about.</p>'
     tally = [count(errors, "error")] if errors else []
     tally += [count(len(problems) - errors, "piece", "pieces") + " of advice"] if len(problems) > errors else []

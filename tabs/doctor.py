@@ -111,12 +111,13 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
             shown += 1
             name, goes = printable(seen.key[-1]), seen.key in advised
             said = ", ".join(part for part in (name, seen.note, "would be put away" if goes else "") if part)
+            named = f"<b>{esc(name)}</b>" if finding.advised else ""  # which file goes is worth a line
             place = places.get(seen.key)
             where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
             items += (
                 f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}" aria-label="{esc(said)}">'
                 f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"<span>{esc(seen.note)}</span></button>"
+                f"{named}<span>{esc(seen.note)}</span></button>"
             )
         pictures += f'<div class="seen-group">{items}</div>'
     rest = finding.count - shown

@@ -88,6 +88,14 @@ def news(seen: dict[str, Any], stamp: str, values: Sequence[Any]) -> tuple[Any, 
     return {"stamp": stamp, "sent": marks}, *fresh
 
 
+def sent(values: Sequence[Any]) -> dict[str, Any]:
+    """For `seen` after a click has sent these values itself: the next tick compares with what the browser shows now.
+
+    Without it a tick would leave out what it sent before the click, although the click has put something else there.
+    """
+    return {"stamp": "", "sent": [hash(value) for value in values]}
+
+
 def button(
     act: str, text: str, arg: Any = "", *, kind: str = "", title: str = "", disabled: bool = False, label: str = ""
 ) -> str:

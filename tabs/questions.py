@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.dataset.caption_files import SENTENCES, TAGS
 from core.dataset.questions import Question
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
@@ -53,8 +54,8 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
             Choice(
                 "tags",
                 "The tags",
-                "Only the .txt files are read.",
-                {"captions.sidecars": "one", "captions.caption_extension": ".txt"},
+                "Of two files the .txt is read; pictures with one file keep that.",
+                {"captions.sidecars": "one", "captions.caption_extension": "auto"},
             ),
             Choice(
                 "sentences",
@@ -131,8 +132,6 @@ def in_force(job: TrainJob, kind: str) -> str:
     for choice in ASKED[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
             return choice.name
-    if kind == "sidecars" and job.captions.sidecars == "one" and job.captions.caption_extension == "auto":
-        return "tags"
     return COLOUR if kind == "transparency" else ""
 
 
@@ -151,7 +150,8 @@ def _asked(job: TrainJob, question: Question) -> str:
     words, choices = ASKED[question.kind]
     now = in_force(job, question.kind)
     drawn = "".join(
-        _choice(question.kind, choice.name, choice.words, choice.does, choice.name == now) for choice in choices
+        _choice(question.kind, choice.name, choice.words, choice.does + _loses(question, choice), choice.name == now)
+        for choice in choices
     )
     if question.kind == "transparency":
         chosen = " now" if now == COLOUR else ""
@@ -160,7 +160,17 @@ def _asked(job: TrainJob, question: Question) -> str:
             f'data-arg="transparency:{COLOUR}" value="{esc(job.dataset.alpha_color)}" aria-label="Colour behind"></b>'
             "<span>They are put on this colour. Right where the subject is white itself.</span></label>"
         )
+    if question.pictures == 1:
+        words = words.replace("have", "has", 1)
     return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{drawn}</div></div>'
+
+
+def _loses(question: Question, choice: Choice) -> str:
+    """What an answer leaves without a caption: only .caption files are read, and these pictures have a .txt alone."""
+    lost = question.counts.get(TAGS, 0) - question.pictures
+    if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
+        return ""
+    return f" {count(lost, 'picture')} with a {TAGS} alone would be without a caption."
 
 
 def _concerns(question: Question) -> str:

@@ -69,7 +69,7 @@ class Reading:
                 other = _folders(job) != _folders(self.job)
                 self.report = None if other else self.report
                 self.findings = None if other else self.findings
-                self.problems = ()
+                self.problems = () if other else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved = key, job, 0.0, []
             self.version += 1
             self._task = self._page.engine.light(self._read, job, key, title="Reading the pictures")
@@ -77,6 +77,11 @@ class Reading:
     @property
     def busy(self) -> bool:
         return self._task is not None and not self._task.done
+
+    @property
+    def checking(self) -> bool:
+        """Whether problems may still be found; the doctor, who comes after, finds others."""
+        return self.busy and self.examining is None
 
     @property
     def doing(self) -> tuple[str, float]:

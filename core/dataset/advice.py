@@ -74,7 +74,8 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
         os.path.splitext(each.caption.path.name)[1].lower() for each in placed if each.caption.source == "file"
     )
     counts = f"beside them lie {_listed(endings)}, read are {_listed(used)}"
-    what = f"{len(unread)} pictures have caption files that are not read: {counts}."
+    have = "has" if len(unread) == 1 else "have"
+    what = f"{count(len(unread), 'picture')} {have} caption files that are not read: {counts}."
     fix = "Choose which is read in Captions, Caption files, or use both by Several caption files."
     return [Problem(what, printable(unread[0].path.parent), fix, "advice")]
 
@@ -123,9 +124,8 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     found = []
     turned = [each.picture for each in placed if each.picture.rotated]
     if turned:
-        what = (
-            f"{len(turned)} pictures are stored sideways and are turned upright as their EXIF says: {names_of(turned)}."
-        )
+        how = "is stored sideways and is" if len(turned) == 1 else "are stored sideways and are"
+        what = f"{count(len(turned), 'picture')} {how} turned upright as their EXIF says: {names_of(turned)}."
         fix = "Nothing needs to be done; captions should describe them upright."
         found.append(Problem(what, printable(turned[0].path.parent), fix, "advice"))
     other = [each.picture for each in placed if each.picture.really]

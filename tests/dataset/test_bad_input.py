@@ -197,7 +197,7 @@ def captions_under_another_ending(theirs):
     seen = yield {}
     assert seen.row("a.png").caption == "a fox" and seen.report.captions_found == 2  # auto takes either
     seen.look(captions={"caption_extension": ".caption"})
-    seen.told("1 pictures have caption files that are not read", str(theirs), "Choose which is read in Captions")
+    seen.told("1 picture has caption files that are not read", str(theirs), "Choose which is read in Captions")
     seen.told(
         "1 of 2 pictures have no caption file; the folder's words are used: theirs", str(theirs), "Write captions"
     )

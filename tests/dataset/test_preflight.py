@@ -124,7 +124,7 @@ def test_missing_empty_and_unread_captions_are_counted(check, add):
     assert report.ok and report.captions_found == 0
     assert "4 of 5 pictures have no caption file; the folder's words are used: fox" in whats
     assert "1 of 5 pictures have an empty caption file" in whats
-    assert "1 pictures have caption files that are not read: beside them lie 1 .caption" in whats
+    assert "1 picture has caption files that are not read: beside them lie 1 .caption" in whats
 
 
 def test_the_real_kind_and_transparency_of_each_picture_are_told(check, add, tmp_path):

@@ -16,7 +16,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.source import Source
-from tabs import concept_cards, dataset_grid, plots, questions
+from tabs import concept_cards, dataset_grid, dataset_view, plots, questions
 from tabs.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset import TAB, Desk
 from tabs.own_settings import SHARED_NAMES, SOURCE
@@ -197,6 +197,45 @@ def test_a_question_is_asked_until_answered_and_only_for_these_folders(desk):
     desk.act(event("answer", "lines:all"))
     desk.page.project.edit("dataset.folder", "elsewhere")
     assert questions.answered(desk.page.project.tab_state(TAB), desk.page.project.job) == []
+
+
+def test_an_answer_says_how_many_pictures_it_leaves_without_a_caption(desk):
+    job = desk.page.project.job
+    shown = questions.cards(job, QUESTIONS, ())
+    assert "237 pictures with a .txt alone would be without a caption" in shown
+    assert shown.count("without a caption") == 1
+
+
+def test_what_is_said_to_hold_now_changes_nothing_when_it_is_chosen(desk):
+    before = desk.page.project.job.captions
+    for kind in ("sidecars", "lines"):
+        desk.act(event("answer", f"{kind}:{questions.in_force(desk.page.project.job, kind)}"))
+    assert desk.page.project.job.captions == before
+
+
+def test_answers_stay_when_a_folder_is_added_to_the_dataset(desk):
+    desk.act(event("answer", "lines:all"))
+    listed = entries_of(desk.page.project.job)
+    desk._set_sources([*listed, Source(folder="another")], "adding a folder")
+    assert questions.answered(desk.page.project.tab_state(TAB), desk.page.project.job) == ["lines"]
+
+
+def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
+    for number in range(2):
+        picture(tmp_path / "pics" / f"{number}.png", (64, 64), caption="a fox\na red fox")
+    choose(desk, tmp_path / "pics")
+    wait_until(lambda: desk.reading.findings is not None and not desk.reading.busy)
+    desk.tick({})
+    _, *browser, seen = desk.act(event("answer", "lines:all"))  # comes while the folder is read anew
+    wait_until(lambda: not desk.reading.busy)
+    _, *fresh = desk.tick(seen)
+    browser = [new if isinstance(new, str) else old for old, new in zip(browser, fresh, strict=True)]
+    assert browser == list(desk._render())
+
+
+def test_checks_do_not_call_a_dataset_good_while_they_go_on(desk):
+    shown = dataset_view.checks(desk.page.project.job, None, (), True)
+    assert "Being checked" in shown and "Nothing to complain about" not in shown
 
 
 @pytest.mark.parametrize("kind", questions.ASKED)
