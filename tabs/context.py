@@ -16,6 +16,7 @@ from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
 from tabs.browsers import Browser, Browsers
 from tabs.checks import Checks
+from tabs.forecast import Forecast
 from tabs.links import Links
 from tabs.project import Project
 from tabs.rate_sketch import RateSketch
@@ -62,6 +63,7 @@ class Page:
     def __post_init__(self) -> None:
         self.checks = Checks(self)
         self.sketch = RateSketch(self)
+        self.forecast = Forecast(self)
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def file_url(self, path: str | os.PathLike) -> str:

@@ -55,7 +55,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
             "method": job.method.kind,
             "needs": method_needs.needs(job, model["family"]),
-            "hints": method_needs.hints(job),
+            "hints": method_needs.hints(job) | page.forecast.hints(job),
             "recipes": method_needs.recipe_offers(job),
             "curve": page.sketch.facts(job, total),
             "undo": project.can_undo,

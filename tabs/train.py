@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
-from tabs import form, method_needs, presets_bar
+from tabs import forecast, form, method_needs, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
 from tabs.pieces import piece
@@ -47,6 +47,7 @@ def build(page: Page) -> None:
                 check = gr.Button("Check again", elem_id="check", size="md")
                 enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
             start = gr.Button("Start", variant="primary", elem_id="start", size="lg")
+            forecast.build(page)
             gr.HTML(piece("first_pictures"), elem_id="pictures-holder")
     _listen_to_fields(page, widgets)
     _listen_to_actions(page, widgets, preset)
@@ -179,6 +180,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "undo": lambda page, data, browser, stamp: page.project.undo(session=browser.session, stamp=stamp),
     "redo": lambda page, data, browser, stamp: page.project.redo(session=browser.session, stamp=stamp),
     "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
+    "level": lambda page, data, browser, stamp: page.forecast.set_level(data, browser, stamp),
     "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
     "refill": lambda page, data, browser, stamp: None,
 }

@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
+    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "forecast", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -276,7 +276,7 @@
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
+  const TASKS = {probe: "a try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
   atelier.parts.queue = (data) => {
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");

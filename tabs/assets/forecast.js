@@ -1,0 +1,58 @@
+"use strict";
+/* The card beside the form: what a training takes of the device, the memory and speed slider, and how a try went. */
+(() => {
+  const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
+  let data = null, held = false;
+
+  const words = (place) => {
+    const saved = data.fresh && data.saved ? data.saved[place.number] : undefined;
+    return place.words + (saved > 0 ? ` ${atelier.bytes(saved)} less than as usual.` : saved < 0 ? ` ${atelier.bytes(-saved)} more than as usual.` : "");
+  };
+  const paintSlider = () => {
+    const slider = byId("forecast-slider"), last = data.levels.length - 1;
+    const at = data.levels.findIndex((place) => place.number === data.level);
+    attr(slider, "max", last);
+    if (!held) slider.value = at >= 0 ? at : Math.min(1, last);
+    const place = data.levels[held || at >= 0 ? Number(slider.value) : -1];
+    text(byId("forecast-level"), place ? place.title : "a mixture of your own");
+    text(byId("forecast-words"), place ? words(place) : "Move the slider to set the whole group at once.");
+    attr(slider, "aria-valuetext", place ? place.title : "a mixture of your own");
+  };
+
+  atelier.parts.forecast = (facts) => {
+    data = facts;
+    if (!byId("forecast")) return;
+    paintSlider();
+    const bar = byId("forecast-bar"), known = !!facts.parts;
+    show(bar, known);
+    show(byId("forecast-legend"), known);
+    if (known) {
+      const whole = Math.max(facts.device, facts.total), over = facts.total > facts.device;
+      bar.replaceChildren(...facts.parts.map((part, n) => h("i", {class: `part-${n % 6}`, style: `width:${(part.bytes / whole * 100).toFixed(2)}%`, title: `${part.name}: ${atelier.bytes(part.bytes)}`})),
+        over ? h("b", {style: `left:${(facts.device / whole * 100).toFixed(2)}%`, title: "what the device has"}) : "");
+      bar.classList.toggle("stale", !facts.fresh);
+      attr(bar, "aria-label", facts.parts.map((part) => `${part.name} ${atelier.bytes(part.bytes)}`).join(", "));
+      byId("forecast-legend").replaceChildren(...facts.parts.flatMap((part, n) => [h("span", {class: "figures"}, h("i", {class: `part-${n % 6}`}), `${part.name} ${atelier.bytes(part.bytes)}`), " "]));
+      const total = byId("forecast-total");
+      text(total, `About ${atelier.bytes(facts.total)} of ${atelier.bytes(facts.device)}${over ? ": too much" : ""}${facts.busy ? " (counting anew)" : ""}`);
+      total.classList.toggle("bad", over);
+    } else text(byId("forecast-total"), facts.problem || (facts.busy ? "Counting what it takes ..." : ""));
+    byId("forecast-advice").replaceChildren(...(facts.advice || []).map((line) => h("li", {}, line[0].toUpperCase() + line.slice(1))));
+    show(byId("forecast-ask"), !facts.wanted);
+    const tried = facts.tried || {}, going = ["waiting", "running"].includes(tried.state);
+    byId("forecast-try").disabled = going;
+    text(byId("forecast-tried"), !tried.state ? "" : tried.state === "done" ? `Tried: ${tried.words}.` : going ? `Trying: ${tried.words || tried.state}` : `The try ended as ${tried.state}. ${tried.words}`);
+  };
+
+  document.addEventListener("input", (event) => { if (event.target.id === "forecast-slider" && data) { held = true; paintSlider(); } });
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "forecast-slider" || !data) return;
+    held = false;
+    const place = data.levels[Number(event.target.value)];
+    if (place && place.number !== data.level) { data.level = place.number; atelier.act("level", {level: place.number}); }
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.id === "forecast-ask") { text(byId("forecast-total"), "Counting what it takes ..."); show(event.target, false); atelier.command("forecast", {ask: atelier.ask()}); }
+    if (event.target.id === "forecast-try") { event.target.disabled = true; text(byId("forecast-tried"), "Adding to the queue ..."); atelier.command("try", {ask: atelier.ask()}); }
+  });
+})();

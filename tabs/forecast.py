@@ -1,0 +1,168 @@
+"""What a training will take: a bar against what the device has, the memory and speed slider, and a try of two batches.
+
+The plan needs torch, so it is made on the light lane: at once where torch is loaded, else when a person asks for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import ProblemsError
+from core.settings.check import build as build_job
+from core.settings.job import TrainJob
+from core.settings.levels import level_of, levels
+from core.settings.presets import to_values
+from tabs.pieces import piece
+
+if TYPE_CHECKING:
+    from tabs.browsers import Browser
+    from tabs.context import Page
+
+MB = 1_000_000
+PARTS = {
+    "weights": "weights",
+    "optimizer": "optimizer",
+    "gradients": "gradients",
+    "activations": "one pass",
+    "cache": "cached latents",
+    "spare": "torch itself",
+}
+
+
+class Forecast:
+    """The newest plan, and how the newest try went. Shared by all browsers."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._asked = False
+        self._key: Any = None
+        self._facts: dict[str, Any] = {}
+        self._saved: dict[str, int] = {}
+        self._device = ""
+
+    # -- the plan
+
+    def ask(self, data: dict[str, Any], browser: Browser) -> None:
+        """A person wants the plan, also where torch has to be loaded for it."""
+        self._asked = True
+
+    def hints(self, job: TrainJob) -> dict[str, str]:
+        """{path of a memory switch: what it saves in this job}, while the plan is of this job."""
+        if self._key != _key(job):
+            return {}
+        return {path: f"In this job: {_size(saved)} less." for path, saved in self._saved.items()}
+
+    def facts(self, job: TrainJob) -> dict[str, Any]:
+        """What the card shows. Starts a new plan where the job has changed."""
+        key = _key(job)
+        fresh = self._key == key
+        wanted = self._asked or "torch" in sys.modules
+        with self._lock:
+            busy = self._task is not None and not self._task.done
+            if wanted and not fresh and not busy:
+                self._task, busy = self.page.engine.light(self._plan, job, key, title="memory forecast"), True
+        places = [
+            {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
+        ]
+        return {
+            **(self._facts if fresh else {key: value for key, value in self._facts.items() if key != "problem"}),
+            "fresh": fresh,
+            "busy": busy,
+            "wanted": wanted,
+            "levels": places,
+            "level": level_of(job, self._device),
+            "tried": self._tried(),
+        }
+
+    def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
+        from core.record import machine
+        from core.training.memory_advice import advise, level_plans, switch_savings
+        from core.training.memory_plan import facts_of, memory_plan
+
+        self._device = self._device or machine.default_device()
+        model = self.page.checks.model(job.model.base_model, job.model.family)
+        try:
+            if model["problem"]:
+                raise ProblemsError.one(model["problem"], "model.base_model", model["fix"])
+            facts = facts_of(job, self.page.workspace, self._device)
+            plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
+            parts = [{"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if size]
+            found: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
+            found["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
+            tight = plan.total > total
+            found["advice"] = [each.sentence() for each in advise(job, facts)] if tight else []
+            saved = switch_savings(job, facts)
+        except ProblemsError as error:
+            found, saved = {"problem": error.problems[0].what}, {}
+        with self._lock:
+            self._key, self._facts, self._saved = key, found, saved
+
+    # -- the slider
+
+    def set_level(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+        """The values of a place of the slider, into the form."""
+        project = self.page.project
+        job = project.job
+        place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
+        if place is None:
+            raise ProblemsError.one("The slider has no such place", "memory", "move it again")
+        values = to_values(job)
+        for path, value in place.values.items():
+            group, name = path.split(".", 1)
+            values[group][name] = value
+        made = build_job(TrainJob, values)
+        project.replace(made, did=f"memory and speed: {place.title}", session=browser.session, stamp=stamp)
+
+    # -- the try
+
+    def try_it(self, data: dict[str, Any], browser: Browser) -> None:
+        """Two steps on the largest and the smallest batch, in the queue like any job."""
+        engine = self.page.engine
+        if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
+            raise ProblemsError.one("It is being tried already", "Forecast", "wait for it, or cancel it in the queue")
+        engine.submit("probe", self.page.project.job, f"a try of {self.page.project.job.saving.output_name}")
+
+    def _tried(self) -> dict[str, str]:
+        """State and sentence of the newest try."""
+        entry = next((each for each in reversed(self.page.engine.queue()) if each.task == "probe"), None)
+        if entry is None:
+            return {}
+        words = entry.message
+        if entry.state in ("running", "done") and entry.run:
+            try:
+                now = self.page.engine.snapshot(entry.run)
+            except ProblemsError:  # its folder made room for newer ones
+                return {}
+            said = [line["text"] for line in now["log"] if line["level"] == "info"]
+            words = said[-1] if entry.state == "done" and said else str(now.get("stage") or "")
+        return {"state": entry.state, "words": words, "title": entry.title}
+
+
+def build(page: Page) -> Forecast:
+    """The card beside the form."""
+    page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
+    page.pulse_parts.append(
+        lambda tab, asked: {"forecast": page.forecast.facts(page.project.job)} if tab in ("Train", "", None) else {}
+    )
+    gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
+    return page.forecast
+
+
+def _key(job: TrainJob) -> Any:
+    """What a plan depends on."""
+    own = (job.method, job.model, job.network, job.memory, job.dataset, job.embedding)
+    return (*own, job.optimizer.optimizer_type, job.captions.max_token_length, job.schedule.gradient_accumulation_steps)
+
+
+def _rounded(size: int) -> int:
+    return round(size / MB) * MB
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e8 else f"{max(1, round(size / MB))} MB"
