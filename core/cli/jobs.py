@@ -104,7 +104,7 @@ def _execute(
 
     torch.set_num_threads(machine.threads())
     device = processes.device if processes else options.values.get("device") or machine.default_device()
-    progress, token = TerminalProgress(), CancelToken()
+    progress, token = TerminalProgress(job.logging if isinstance(job, TrainJob) else None), CancelToken()
     with StopOnSignal(token) as stop:
         state, words = execute(
             task, job, folder, workspace, device, listener=progress, token=token, processes=processes

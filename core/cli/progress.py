@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 from core.record.journal import Line
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
+from core.settings.logging import LoggingSettings
+
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+OF_LINE = {"info": 20, "warning": 30, "error": 40}
+PLAIN_SECONDS = 10.0  # between lines about steps where there is no bar
+
+
+def _opened(name: str) -> TextIO:
+    path = resolve_path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a", encoding="utf-8", errors="replace")
+    except OSError as error:
+        what = f"The log cannot be written: {error.strerror}"
+        raise ProblemsError.one(what, f"logging.console_log_file, {path}", "choose another file") from None
 
 
 class TerminalProgress:
-    """Listens to a journal. The bar counts steps; what is said is printed above it."""
+    """Listens to a journal. The bar counts steps; what is said is printed above it.
 
-    def __init__(self) -> None:
+    settings   how much is said, where, and whether with a bar (the console_log options)
+    """
+
+    def __init__(self, settings: LoggingSettings | None = None) -> None:
+        settings = settings or LoggingSettings()
+        self._level, self._simple = LEVELS[settings.console_log_level], settings.console_log_simple
+        self._file: TextIO | None = None
+        if settings.console_log_file:
+            self._file = _opened(settings.console_log_file)
+        if settings.console_log_level == "DEBUG":  # what libraries say too
+            logging.basicConfig(level=logging.DEBUG, stream=self._file or sys.stderr)
         self._bar: Any = None
         self._stage = ""
+        self._total = 0
         self._smooth = 0.0
+        self._told = 0.0
         self._gone = False
 
     def __call__(self, line: Line) -> None:
@@ -27,8 +58,12 @@ class TerminalProgress:
         except OSError:  # the terminal was closed, or `head` has seen enough: the job goes on without it
             self._gone = True
 
-    def _say(self, text: str) -> None:
-        if self._bar is not None:
+    def _say(self, text: str, level: str = "info") -> None:
+        if OF_LINE.get(level, 20) < self._level:
+            return
+        if self._file is not None:
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self._file, flush=True)
+        elif self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
@@ -42,26 +77,32 @@ class TerminalProgress:
             self._say(text)
 
     def _on_planned(self, line: Line) -> None:
+        self._say(line["sentence"])
+        self._total = line["total"]
+        if self._simple or self._level > LEVELS["ERROR"]:
+            return
         from tqdm import tqdm
 
-        self._say(line["sentence"])
         self._bar = tqdm(total=line["total"], unit="step", file=sys.stderr, dynamic_ncols=True)
 
     def _on_steps(self, line: Line) -> None:
-        if self._bar is None:
-            return
         for loss in line["losses"]:
             self._smooth = loss if not self._smooth else 0.95 * self._smooth + 0.05 * loss
         step = line["steps"][-1]
+        words = f"epoch {line['epoch']}, loss {self._smooth:.4f}"
+        if self._bar is None:
+            if self._simple and (step == self._total or time.monotonic() - self._told >= PLAIN_SECONDS):
+                self._told = time.monotonic()
+                self._say(f"step {step}/{self._total}, {words}")
+            return
         if self._bar.n == 0 and step > len(line["steps"]):
             self._bar.initial = self._bar.n = line["steps"][0] - 1
-        self._bar.set_postfix_str(f"epoch {line['epoch']}, loss {self._smooth:.4f}")
+        self._bar.set_postfix_str(words)
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        self._say(
-            f"validation loss {line['loss']:.4f}, {line['train_loss']:.4f} on training pictures (step {line['step']})"
-        )
+        words = f"validation loss {line['loss']:.4f}, {line['train_loss']:.4f} on training pictures"
+        self._say(f"{words} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:
         self._say(f"saved {line['file']} (step {line['step']})")
@@ -75,14 +116,16 @@ class TerminalProgress:
     def _on_log(self, line: Line) -> None:
         fix = f"\n  fix: {line['fix']}" if line["fix"] else ""
         mark = "" if line["level"] == "info" else f"{line['level']}: "
-        self._say(mark + line["text"] + fix)
+        self._say(mark + line["text"] + fix, line["level"])
 
     def _on_state(self, line: Line) -> None:
         if line["message"]:
             fix = f"\n  fix: {line['fix']}" if line["fix"] else ""
-            self._say(line["message"] + fix)
+            self._say(line["message"] + fix, "error" if line["state"] == "failed" else "info")
 
     def close(self) -> None:
-        if self._bar is not None:
-            with suppress(OSError):
+        with suppress(OSError):
+            if self._bar is not None:
                 self._bar.close()
+            if self._file is not None:
+                self._file.close()

@@ -88,6 +88,7 @@ def check(job: TrainJob, options) -> Report:
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect, training_problems
+    from core.training.named_files import named_file_problems
     from core.training.network_files import network_problems
     from core.training.objective import objective_problems
 
@@ -100,6 +101,7 @@ def check(job: TrainJob, options) -> Report:
         *model_problems(job.model, options.workspace()),
         *objective_problems(job, options.workspace()),
         *network_problems(job, options.workspace()),
+        *named_file_problems(job, options.workspace()),
     ]
     if errors(found):
         raise ProblemsError(found)

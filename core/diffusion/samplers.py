@@ -6,10 +6,13 @@ Nothing is read from a model's scheduler config: those differ between copies of 
 
 from __future__ import annotations
 
+import inspect
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .schedule import BETA_END, BETA_START, TIMESTEPS
+from .schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +43,9 @@ def _ddim(prediction: str, zero_terminal_snr: bool) -> Any:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     spacing = "trailing" if zero_terminal_snr else "leading"
-    return DDIMScheduler(**_schedule(prediction, zero_terminal_snr), clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing)
+    return DDIMScheduler(
+        **_schedule(prediction, zero_terminal_snr), clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
+    )
 
 
 def _euler(prediction: str, zero_terminal_snr: bool) -> Any:
@@ -62,8 +67,106 @@ def _dpmsolver_pp(prediction: str, zero_terminal_snr: bool) -> Any:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler(
-        **_schedule(prediction, zero_terminal_snr), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
+        **_schedule(prediction, zero_terminal_snr),
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        timestep_spacing="linspace",
     )
+
+
+def _dpmsolver(prediction: str, zero_terminal_snr: bool) -> Any:
+    """DPM-Solver, second order (Lu et al. 2022, arXiv:2206.00927): it predicts the noise, and ends at the smallest sigma."""
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers advises another one; a person asked for this
+        return DPMSolverMultistepScheduler(
+            **_schedule(prediction, zero_terminal_snr),
+            algorithm_type="dpmsolver",
+            final_sigmas_type="sigma_min",
+            solver_order=2,
+            timestep_spacing="linspace",
+        )
+
+
+def _dpmsingle(prediction: str, zero_terminal_snr: bool) -> Any:
+    """DPM-Solver++ (2S): Lu et al. 2022, arXiv:2211.01095, algorithm 1."""
+    from diffusers.schedulers.scheduling_dpmsolver_singlestep import DPMSolverSinglestepScheduler
+
+    return DPMSolverSinglestepScheduler(
+        **_betas(prediction, zero_terminal_snr), algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True
+    )
+
+
+def _pndm(prediction: str, zero_terminal_snr: bool) -> Any:
+    """Liu et al. 2022, arXiv:2202.09778, without the Runge-Kutta start, as Stable Diffusion has it (PLMS)."""
+    from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+
+    spacing = "trailing" if zero_terminal_snr else "leading"
+    own = {"skip_prk_steps": True, "set_alpha_to_one": False, "timestep_spacing": spacing, "steps_offset": 1}
+    return PNDMScheduler(**_betas(prediction, zero_terminal_snr), **own)
+
+
+def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
+    """The linear multistep method of k-diffusion's sample_lms, fourth order."""
+    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+
+    class Lms(LMSDiscreteScheduler):
+        """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
+
+        def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+            low, high = float(self.sigmas[t]), float(self.sigmas[t + 1])
+            at = [float(self.sigmas[t - k]) for k in range(order)]
+            return lms_coefficient(at, current_order, low, high)
+
+    return Lms(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
+
+
+def lms_coefficient(sigmas: Sequence[float], which: int, low: float, high: float) -> float:
+    """The integral from `low` to `high` of the Lagrange polynomial that is 1 at sigmas[which] and 0 at the others.
+
+    Gauss' rule with two points is exact up to degree 3, that is for at most four sigmas.
+    """
+    middle, half = (high + low) / 2, (high - low) / 2
+
+    def polynomial(at: float) -> float:
+        return math.prod((at - other) / (sigmas[which] - other) for k, other in enumerate(sigmas) if k != which)
+
+    return half * (polynomial(middle - half / math.sqrt(3)) + polynomial(middle + half / math.sqrt(3)))
+
+
+def _heun(prediction: str, zero_terminal_snr: bool) -> Any:
+    """Karras et al. 2022, arXiv:2206.00364, algorithm 1: two passes a step."""
+    from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+
+    return HeunDiscreteScheduler(
+        **_betas(prediction, zero_terminal_snr), clip_sample=False, timestep_spacing="linspace"
+    )
+
+
+def _dpm_2(prediction: str, zero_terminal_snr: bool) -> Any:
+    """k-diffusion's sample_dpm_2: two passes a step."""
+    from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteScheduler
+
+    return KDPM2DiscreteScheduler(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
+
+
+def _dpm_2_a(prediction: str, zero_terminal_snr: bool) -> Any:
+    """The same with fresh noise at every step (k-diffusion's sample_dpm_2_ancestral)."""
+    from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2AncestralDiscreteScheduler
+
+    return KDPM2AncestralDiscreteScheduler(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
+
+
+def _betas(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
+    """As `_schedule`, for those that cannot stretch the schedule themselves. The last alpha_bar is 2 ** -24 where it would
+    be 0, as diffusers' own are: a sigma has to be finite."""
+    told = {"num_train_timesteps": TIMESTEPS, "prediction_type": DIFFUSERS_PREDICTION[prediction]}
+    if not zero_terminal_snr:
+        return told | {"beta_start": BETA_START, "beta_end": BETA_END, "beta_schedule": "scaled_linear"}
+    table = schedule_in_force(True).double()
+    table[-1] = 2.0**-24
+    return told | {"trained_betas": [float(1 - table[0]), *(1 - table[1:] / table[:-1]).tolist()]}
 
 
 SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
@@ -71,6 +174,13 @@ SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
     "euler": _euler,
     "euler_a": _euler_a,
     "dpmsolver++": _dpmsolver_pp,
+    "dpmsolver": _dpmsolver,
+    "dpmsingle": _dpmsingle,
+    "pndm": _pndm,
+    "lms": _lms,
+    "heun": _heun,
+    "dpm_2": _dpm_2,
+    "dpm_2_a": _dpm_2_a,
 }
 
 
@@ -113,5 +223,6 @@ def sampler_step(
 
     output    the U-Net's (guided) prediction at `timestep`, which must be the next of `sampler.timesteps`
     """
-    after: Tensor = sampler.step(output, timestep, latents, generator=list(generators), return_dict=False)[0]
+    draws = {"generator": list(generators)} if "generator" in inspect.signature(sampler.step).parameters else {}
+    after: Tensor = sampler.step(output, timestep, latents, return_dict=False, **draws)[0]
     return after

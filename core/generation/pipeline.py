@@ -130,7 +130,7 @@ def denoise(
                 output = unwanted + guidance_scale * (wanted - unwanted)
             latents = sampler_step(way, output, timestep, latents, generators)
             if on_step is not None:
-                on_step(done + 1, steps)
+                on_step((done + 1) * steps // len(way.timesteps), steps)  # some samplers pass twice a step
     return latents
 
 

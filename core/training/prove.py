@@ -101,7 +101,7 @@ def short_job(job: TrainJob, steps: int) -> TrainJob:
         "save_state": True,
         "copy_to": None,
     }
-    no_samples = {"sample_prompts": [], "sample_prompts_file": None}
+    no_samples: dict[str, Any] = {"sample_prompts": [], "sample_prompts_file": None}
     no_validation = {"validate_every_n_steps": None, "validate_every_n_epochs": None}
     return job.model_copy(
         update={

@@ -55,8 +55,13 @@ def begin(run: Run) -> None:
     run.state.begun = run.state.step
 
 
-def find_state(text: str, workspace: Workspace, from_hub: bool = False, run: Run | None = None) -> Path:
-    """The whole state that a setting names: its folder, its run's folder, or the run's name."""
+def find_state(
+    text: str, workspace: Workspace, from_hub: bool = False, run: Run | None = None, *, quick: bool = False
+) -> Path:
+    """The whole state that a setting names: its folder, its run's folder, or the run's name.
+
+    quick   look at names alone: hashing gigabytes is for the start
+    """
     if from_hub:
         assert run is not None
         return fetch_state(text, run.context.folder.path / "resumed")
@@ -65,10 +70,13 @@ def find_state(text: str, workspace: Workspace, from_hub: bool = False, run: Run
         candidates.append(workspace.runs / text)
     for place in candidates:
         if (place / "complete.json").is_file():
-            if is_whole(place):
+            if quick or is_whole(place):
                 return place
             raise ProblemsError.one("This state is damaged", display_path(place), "take an older one")
-        found = newest_state(place / "state") or newest_state(place)
+        if quick:
+            found = next((path for path in [*place.glob("state/step*"), *place.glob("step*")] if path.is_dir()), None)
+        else:
+            found = newest_state(place / "state") or newest_state(place)
         if found is not None:
             return found
     if any(place.is_dir() for place in candidates):

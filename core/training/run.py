@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from core.diffusion.text_states import TextStates
     from core.families.precision import Precision
     from core.formats.hub_upload import Uploads
+    from core.generation.sample_prompts import SamplePrompt
     from core.methods import Method
     from core.optimization.clipping import NonFiniteGuard
     from core.optimization.fused import FusedBackward
     from core.training.plan import Plan
     from core.training.prior import ModelPrior
+    from core.training.samples import PromptTexts
     from core.training.sources import Latents, Text
     from core.training.tasks import Tasks
     from core.training.trackers import Tracker
@@ -59,6 +61,8 @@ class Run:
     method: Method
     latents: Latents
     text: Text
+    prompts: list[SamplePrompt]
+    prompt_texts: PromptTexts
     parameters: list[nn.Parameter]
     optimizer: Any
     guard: NonFiniteGuard
@@ -97,7 +101,7 @@ class Run:
         if self.fused is not None:
             self.fused.release()
         self.method.release()
-        self.components = self.optimizer = self.latents = self.text = self.tasks = None  # type: ignore[assignment]
+        self.components = self.optimizer = self.latents = self.text = self.prompt_texts = self.tasks = None  # type: ignore[assignment]
         self.parameters = []
 
 

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
+from core.families.token_count import WINDOW, count_tokens
+from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
-from core.settings.samples import SampleSettings
+from core.training.validation import without_chance
 
 if TYPE_CHECKING:
+    from core.diffusion.text_states import TextStates
+    from core.settings.job import TrainJob
     from core.training.run import Run
+    from core.training.sources import Text
 
 
-def sample_size(run: Run) -> tuple[int, int]:
-    """(width, height) of samples: as set, else the training resolution, in multiples of 8."""
-    size = run.job.dataset.resolution
-    width, height = size if isinstance(size, tuple) else (size, size)
-    samples = run.job.samples
-    return (samples.width or width) // 8 * 8, (samples.height or height) // 8 * 8
+MOST_WINDOWS = 3  # a prompt is read up to 225 tokens, as in sd-scripts
 
 
-def sample_captions(samples: SampleSettings) -> list[str]:
-    """Every text that samples need encoded: the negative prompt, then the prompts."""
-    return [samples.negative_prompt, *samples.sample_prompts]
+def training_size(job: TrainJob) -> tuple[int, int]:
+    """(width, height) of samples that nothing says a size for: the training resolution."""
+    size = job.dataset.resolution
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def prompts_of(job: TrainJob) -> list[SamplePrompt]:
+    """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read."""
+    found, _ = read_prompts(job.samples)
+    return filled(found, job.samples, training_size(job))
+
+
+def tokens_read(prompt: SamplePrompt) -> int:
+    """How many tokens both texts are read with: 75, 150 or 225, so that they are of one length."""
+    longest = max(count_tokens(text) for text in (prompt.prompt, prompt.negative or ""))
+    return WINDOW * min(MOST_WINDOWS, max(1, -(-longest // WINDOW)))
+
+
+class PromptTexts:
+    """The text states of samples. text_of: tokens read -> what encodes texts of so many."""
+
+    def __init__(self, prompts: Sequence[SamplePrompt], text_of: Callable[[int], Text]):
+        self._lengths = {prompt: tokens_read(prompt) for prompt in prompts}
+        self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
+
+    def need(self) -> None:
+        """Encode all that can be encoded ahead."""
+        for length, text in self._texts.items():
+            of_it = [prompt for prompt, own in self._lengths.items() if own == length]
+            text.need([words for prompt in of_it for words in (prompt.prompt, prompt.negative or "")])
+
+    def states(self, prompt: SamplePrompt) -> tuple[TextStates, TextStates]:
+        """Of the prompt and of what is not wanted, one text each, of equal T."""
+        text = self._texts[self._lengths[prompt]]
+        both = text.states([prompt.prompt, prompt.negative or ""])
+        return both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:])
 
 
 def draw_samples(run: Run) -> None:
@@ -34,25 +67,24 @@ def draw_samples(run: Run) -> None:
     from core.generation.pipeline import decode, denoise
     from core.record import atomic
 
-    settings, context = run.job.samples, run.context
-    width, height = sample_size(run)
+    context = run.context
     run.method.set_strength(1.0)
-    run.text.need(sample_captions(settings))
-    with torch.no_grad():
-        negative = run.text.states([settings.negative_prompt])
-        for index, prompt in enumerate(settings.sample_prompts):
-            context.stage(f"drawing sample {index + 1} of {len(settings.sample_prompts)}")
-            seed = (settings.seed + index) % 2**32
+    with torch.no_grad(), without_chance(run):
+        run.prompt_texts.need()
+        for index, prompt in enumerate(run.prompts):
+            context.stage(f"drawing sample {index + 1} of {len(run.prompts)}")
+            positive, negative = run.prompt_texts.states(prompt)
+            seed = prompt.seed or 0
             latents = denoise(
                 run.predict,
-                run.text.states([prompt]),
+                positive,
                 negative,
                 seeds=[seed],
-                width=width,
-                height=height,
-                sampler=settings.sample_sampler,
-                steps=settings.sample_steps,
-                guidance_scale=settings.guidance_scale,
+                width=prompt.width or 0,
+                height=prompt.height or 0,
+                sampler=prompt.sampler or "",
+                steps=prompt.steps or 1,
+                guidance_scale=prompt.guidance or 0.0,
                 prediction=run.prediction,
                 zero_terminal_snr=run.job.noise.zero_terminal_snr,
                 on_step=lambda done, steps: context.check(),
@@ -62,7 +94,8 @@ def draw_samples(run: Run) -> None:
             name = f"{run.state.step:08d}_{index:02d}.png"
             with atomic.open_atomic(context.folder.samples / name) as path:
                 picture.save(path, format="PNG")
-            context.journal.put(Sampled(run.state.step, index, prompt, seed, f"samples/{name}"))
+            context.journal.put(Sampled(run.state.step, index, prompt.prompt, seed, f"samples/{name}"))
+            run.tracker.picture(f"sample_{index}", picture, prompt.prompt, run.state.step)
     context.stage("training" if run.state.step < run.total else "finishing")
 
 
@@ -77,5 +110,7 @@ def vae_on_device(run: Run) -> Iterator[Any]:
     try:
         yield vae
     finally:
-        if device != "cpu":
+        if run.job.memory.lowram:
+            run.components.vae = None  # read again for the next samples
+        elif device != "cpu":
             vae.to("cpu")

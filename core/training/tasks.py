@@ -47,7 +47,7 @@ class Tasks:
             return
         if self._validate_steps or self._validate_epochs:
             self._validate(run)
-        if run.job.samples.sample_at_first and run.job.samples.sample_prompts:
+        if run.job.samples.sample_at_first and run.prompts:
             self._sample(run)
 
     def after_step(self, run: Run) -> None:
@@ -68,7 +68,7 @@ class Tasks:
             self._validate(run)
         by_step = self._sample_steps and step % self._sample_steps == 0
         by_epoch = epoch_ends and self._sample_epochs and epoch % self._sample_epochs == 0
-        if (by_step or by_epoch) and run.job.samples.sample_prompts:
+        if (by_step or by_epoch) and run.prompts:
             self._sample(run)
 
     def at_the_end(self, run: Run) -> None:
@@ -77,7 +77,7 @@ class Tasks:
         self._write_and_back_up(run, saving.final_name(run), final=True, state=self._at_end)
         if self._validate_steps or self._validate_epochs:
             self._validate(run)
-        if run.job.samples.sample_prompts:
+        if run.prompts:
             self._sample(run)
 
     def at_a_stop(self, run: Run) -> None:
@@ -91,7 +91,7 @@ class Tasks:
         self._save(run, saving.step_name(run, run.state.step), state=True)
 
     def sample_now(self, run: Run) -> None:
-        if run.job.samples.sample_prompts:
+        if run.prompts:
             self._sample(run)
         else:
             run.context.say("There are no sample prompts to draw", "warning", "write some before the next run")

@@ -1,65 +1,226 @@
-"""Numbers for other programs: TensorBoard files in the run's logs folder."""
+"""Numbers and samples for other programs: TensorBoard files, Weights & Biases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.optimization.optimizers import step_sizes
+from core.record.problems import Problem, ProblemsError
+from core.record.secrets import secret
+from core.record.workspace import resolve_path
+from core.settings.base import declared, value_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from core.record.events import Validated
+    from core.settings.job import TrainJob
     from core.training.losses import ReadBack
     from core.training.run import Run
 
+CONFIG = "logging.log_tracker_config"
+# Folders and files that no widget tells: what they are called is nobody's business (sd-scripts leaves them out too).
+PRIVATE = {
+    "dataset.sources",
+    "network.network_weights",
+    "network.base_weights",
+    "hub.huggingface_repo_id",
+    "hub.huggingface_path_in_repo",
+}
 LR_NAMES = {"text_encoder": "textencoder", "text_encoder_2": "textencoder2"}  # sd-scripts' spelling
 
 
 class Tracker(Protocol):
     def add(self, name: str, value: float, step: int) -> None: ...
+    def picture(self, name: str, picture: Image, caption: str, step: int) -> None: ...
+    def settings(self, values: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
 
 
-class NoTracker:
-    """Writes nothing."""
+class Trackers:
+    """Several, or none. What goes wrong with one (a full disk, no network) is said once, and it is left out: the journal
+    has it all, and no training ends by it."""
+
+    def __init__(self, trackers: Sequence[Tracker], say: Callable[[str, str], None]):
+        self._trackers, self._say = list(trackers), say
 
     def add(self, name: str, value: float, step: int) -> None:
-        return
+        self._each(lambda tracker: tracker.add(name, value, step))
+
+    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
+        self._each(lambda tracker: tracker.picture(name, picture, caption, step))
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        self._each(lambda tracker: tracker.settings(values))
 
     def close(self) -> None:
-        return
+        self._each(lambda tracker: tracker.close())
+        self._trackers = []
+
+    def _each(self, work: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                work(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                name = type(tracker).__name__
+                self._say(f"{name} takes nothing more, training goes on without it: {error}", "warning")
 
 
 class TensorBoard:
-    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step.
+    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step."""
 
-    What goes wrong with them (a full disk, a missing library) is said once and ends no training: the journal has it all.
-    """
-
-    def __init__(self, folder: Path, say: Callable[[str, str], None]):
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path, more: Mapping[str, Any] | None = None):
+        self._folder, self._more = folder, dict(more or {})
         self._writer: Any = None
-        self._broken = False
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), **self._more)
+        return self._writer
 
     def add(self, name: str, value: float, step: int) -> None:
-        if self._broken:
-            return
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
+        self._open().add_scalar(name, value, step)
 
-                self._writer = SummaryWriter(str(self._folder))
-            self._writer.add_scalar(name, value, step)
-        except Exception as error:
-            self._broken = True
-            self._say(f"TensorBoard files cannot be written, training goes on without them: {error}", "warning")
+    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
+        import numpy as np
+
+        self._open().add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        lines = "\n".join(f"    {name} = {value}" for name, value in values.items())  # four spaces: shown as it is
+        self._open().add_text("settings", lines, 0)
 
     def close(self) -> None:
         if self._writer is not None:
-            with suppress(Exception):
-                self._writer.close()
+            self._writer.close()
+
+
+class Wandb:
+    """A run at Weights & Biases. It begins with the first number; its own files lie in the logs' folder."""
+
+    def __init__(self, folder: Path, project: str, name: str | None, more: Mapping[str, Any] | None = None):
+        self._folder, self._project = folder, project
+        self._more = dict(more) if more else ({"name": name} if name else {})
+        self._run: Any = None
+        self._step = -1
+        self._waiting: dict[str, Any] = {}
+
+    def _open(self) -> Any:
+        if self._run is None:
+            import wandb
+
+            if key := secret("wandb_api_key"):
+                wandb.login(key=key)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Its own view of the machine names every folder: only what a person asked for is published.
+            options: Any = wandb.Settings(disable_code=True, disable_git=True, x_disable_meta=True)
+            self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._more)
+        return self._run
+
+    def add(self, name: str, value: float, step: int) -> None:
+        self._put(name, value, step)
+
+    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
+        import wandb
+
+        self._open()
+        self._put(name, wandb.Image(picture, caption=caption), step)
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        self._open().config.update(dict(values))
+
+    def close(self) -> None:
+        self._send()
+        if self._run is not None:
+            self._run.finish()
+
+    def _put(self, name: str, value: Any, step: int) -> None:
+        """What belongs to one step is sent together: wandb counts a step with each call."""
+        if step != self._step:
+            self._send()
+            self._step = step
+        self._waiting[name] = value
+
+    def _send(self) -> None:
+        if self._waiting:
+            # A column of its own rather than wandb's: that one takes nothing for a step that was passed.
+            self._open().log(self._waiting | {"global_step": self._step})
+            self._waiting = {}
+
+
+def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -> Tracker:
+    """The trackers of a run. folder: its logs folder, where the settings name none."""
+    own = job.logging
+    if own.log_with == "none":
+        return Trackers([], say)
+    place = log_folder(job, folder)
+    more = tracker_config(own.log_tracker_config)
+    name = own.log_tracker_name or "network_train"
+    found: list[Tracker] = []
+    if own.log_with in ("tensorboard", "all"):
+        found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))
+    if own.log_with in ("wandb", "all"):
+        found.append(Wandb(place, name, own.wandb_run_name, more.get("wandb")))
+    trackers = Trackers(found, say)
+    if own.log_config:
+        trackers.settings(logged_settings(job))
+    return trackers
+
+
+def log_folder(job: TrainJob, folder: Path) -> Path:
+    """<logging_dir>/<prefix><time>, as sd-scripts names it; else the run's own. A run that goes on keeps its folder."""
+    if not job.logging.logging_dir:
+        return folder
+    run_folder = folder.parent.name  # <time>_<name>: its time is that of the run's begin
+    stamp = run_folder.split("_", 1)[0].replace("-", "")
+    return resolve_path(job.logging.logging_dir) / f"{job.logging.log_prefix or ''}{stamp}"
+
+
+def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
+    """The tables of a .toml by tracker. Raises ProblemsError for what cannot be read."""
+    if not path:
+        return {}
+    import tomlkit
+    from tomlkit.exceptions import ParseError
+
+    fix = "write a table for each tracker: [wandb] or [tensorboard]"
+    try:
+        tables = tomlkit.parse(resolve_path(path).read_text("utf-8-sig")).unwrap()
+    except (OSError, UnicodeDecodeError, ParseError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProblemsError.one(f"The trackers' settings cannot be read: {reason}", CONFIG, fix) from None
+    unknown = [
+        name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
+    ]
+    if unknown:
+        raise ProblemsError.one(f"'{unknown[0]}' is no table of a tracker", CONFIG, fix)
+    return tables
+
+
+def logged_settings(job: TrainJob) -> dict[str, Any]:
+    """All settings by dotted name, without folders and files of this machine. Keys are no settings."""
+    found = {}
+    for entry in declared(type(job)):
+        value = value_of(job, entry.path)
+        if entry.widget in ("folder", "file", "model") or entry.path in PRIVATE or value is None:
+            continue
+        found[entry.path] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return found
+
+
+def wandb_problem(job: TrainJob) -> Problem | None:
+    """wandb is no part of this program: it must be there when it is asked for."""
+    from importlib.util import find_spec
+
+    if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:
+        return None
+    fix = "install it (pip install wandb), or choose TensorBoard"
+    return Problem("The package wandb is not installed", "logging.log_with", fix)
 
 
 def rate_name(group: str) -> str:
@@ -93,7 +254,3 @@ def track_validation(run: Run, found: Validated) -> None:
     for name in ("step", "epoch") if run.plan.ends_epoch(found.step) else ("step",):
         run.tracker.add(f"loss/validation/{name}_average", found.loss, found.step)
         run.tracker.add(f"loss/validation/{name}_divergence", found.gap, found.step)
-
-
-def make_tracker(log_with: str, folder: Path, say: Callable[[str, str], None]) -> Tracker:
-    return TensorBoard(folder, say) if log_with == "tensorboard" else NoTracker()

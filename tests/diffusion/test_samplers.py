@@ -3,7 +3,14 @@ from typing import get_args
 import torch
 from pytest import approx, mark
 
-from core.diffusion.samplers import SAMPLERS, image_generators, make_sampler, sampler_step, start_latents
+from core.diffusion.samplers import (
+    SAMPLERS,
+    image_generators,
+    lms_coefficient,
+    make_sampler,
+    sampler_step,
+    start_latents,
+)
 from core.diffusion.schedule import sd_alpha_bar, zero_terminal
 from core.settings.samples import SAMPLERS as OFFERED
 
@@ -52,16 +59,28 @@ def test_a_seed_gives_the_same_picture_alone_and_anywhere_in_a_batch(name):
     assert torch.equal(run(name, [6, 5])[1], alone[0])
 
 
-def test_euler_a_draws_fresh_noise_and_the_others_do_not():
+def test_ancestral_samplers_draw_fresh_noise_and_the_others_do_not():
     def of_same_start(name, second_seed):
         sampler = make_sampler(name)
         sampler.set_timesteps(10)
-        t, latents = sampler.timesteps[0], torch.ones(1, 4, 8, 8)
-        sampler.scale_model_input(latents, t)
-        return sampler_step(sampler, torch.zeros(1, 4, 8, 8), t, latents, image_generators([second_seed]))
+        latents, generators = torch.ones(1, 4, 8, 8), image_generators([second_seed])
+        for t in sampler.timesteps[:2]:  # those with two passes a step draw in the second
+            sampler.scale_model_input(latents, t)
+            latents = sampler_step(sampler, torch.zeros(1, 4, 8, 8), t, latents, generators)
+        return latents
 
     for name in SAMPLERS:
-        assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name != "euler_a")
+        assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name not in ("euler_a", "dpm_2_a"))
+
+
+def test_the_coefficients_of_lms_are_the_integrals_of_its_polynomials():
+    sigmas = [3.0, 4.0, 6.0, 9.0]
+    for order in (1, 2, 3, 4):
+        found = [lms_coefficient(sigmas[:order], which, 3.0, 2.0) for which in range(order)]
+        assert sum(found) == approx(-1.0), "polynomials of a Lagrange basis add up to 1"
+        for power in range(order):  # and carry every power up to their degree: its integral from 3 to 2
+            exact = (2.0 ** (power + 1) - 3.0 ** (power + 1)) / (power + 1)
+            assert sum(c * at**power for c, at in zip(found, sigmas, strict=False)) == approx(exact)
 
 
 def test_ddim_does_not_clip_the_picture():

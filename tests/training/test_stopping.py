@@ -11,6 +11,7 @@ import torch
 from core.formats import hashes
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.validation import ValidationSettings
@@ -87,7 +88,7 @@ def test_a_full_disk_is_an_os_error_when_a_state_is_written():
 def test_a_tracker_that_cannot_write_is_said_once_and_ends_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     said = []
-    tracker = make_tracker("tensorboard", tmp_path / "file" / "logs", lambda text, level: said.append(level))
+    tracker = make_tracker(TrainJob(), tmp_path / "file" / "logs", lambda text, level: said.append(level))
     for step in range(3):
         tracker.add("loss", 1.0, step)
     tracker.close()

@@ -113,6 +113,18 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             if name != "huggingface_repo_id":
                 yield f"hub.{name}", "ignored: nothing is uploaded"
     yield from _samples(job)
+    yield from _logging(job)
+
+
+def _logging(job: TrainJob) -> Iterator[tuple[str, str]]:
+    own = job.logging
+    if own.log_with == "none":
+        for name in ("logging_dir", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config"):
+            yield f"logging.{name}", "ignored: nothing is written but the journal"
+    elif not own.logging_dir:
+        yield "logging.log_prefix", "ignored: logs lie in the run's own folder"
+    if own.log_with not in ("wandb", "all"):
+        yield "logging.wandb_run_name", "ignored: nothing is sent to wandb"
 
 
 def _resume(job: TrainJob) -> Iterator[tuple[str, str]]:

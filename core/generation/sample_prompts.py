@@ -1,0 +1,228 @@
+"""Prompts for samples: lines with switches, and the .txt, .toml and .json files of sd-scripts (reference: section 7.4)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import resolve_path
+from core.settings.samples import SAMPLERS, sampler_name
+
+if TYPE_CHECKING:
+    from core.settings.samples import SampleSettings
+
+WHERE = "samples.sample_prompts_file"
+SWITCH = re.compile(r"(n|w|h|d|s|l|ss|cn|g|ctr|rcfg|fs)\s+(.+)", re.IGNORECASE | re.DOTALL)
+# key in .toml and .json -> switch
+KEYS = {
+    "prompt": "",
+    "negative_prompt": "n",
+    "width": "w",
+    "height": "h",
+    "seed": "d",
+    "sample_steps": "s",
+    "scale": "l",
+    "sample_sampler": "ss",
+    "controlnet_image": "cn",
+}
+OTHERS = {
+    "cn": "there is no ControlNet in this training",
+    "g": "it is for other kinds of models",
+    "ctr": "it is for other kinds of models",
+    "rcfg": "it is for other kinds of models",
+    "fs": "it is for other kinds of models",
+}
+SIDES, STEPS, SEEDS = (64, 4096), (1, 1000), 2**32
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """One picture to draw. What is None takes the samples' settings."""
+
+    prompt: str
+    negative: str | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+
+
+def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Problem]]:
+    """All prompts of a training, and advice about what is not followed. Raises ProblemsError for what cannot be read."""
+    notes: list[Problem] = []
+    found = [parse_line(line, notes, "samples.sample_prompts") for line in settings.sample_prompts]
+    if settings.sample_prompts_file:
+        found += read_file(resolve_path(settings.sample_prompts_file), notes)
+    raise_if_errors(notes)
+    return [each for each in found if each is not None], notes
+
+
+def filled(prompts: Iterable[SamplePrompt], settings: SampleSettings, size: tuple[int, int]) -> list[SamplePrompt]:
+    """Each with everything decided. size: (width, height) where neither prompt nor settings say one; seeds count up from
+    the settings' seed, so that a prompt keeps its own however often it is drawn."""
+    width, height = settings.width or size[0], settings.height or size[1]
+    return [
+        replace(
+            each,
+            negative=settings.negative_prompt if each.negative is None else each.negative,
+            width=(each.width or width) // 8 * 8,
+            height=(each.height or height) // 8 * 8,
+            seed=(settings.seed + index) % SEEDS if each.seed is None else each.seed,
+            steps=each.steps or settings.sample_steps,
+            guidance=settings.guidance_scale if each.guidance is None else each.guidance,
+            sampler=each.sampler or settings.sample_sampler,
+        )
+        for index, each in enumerate(prompts)
+    ]
+
+
+# ---- lines
+
+
+def parse_line(line: str, notes: list[Problem], where: str) -> SamplePrompt | None:
+    """A prompt with switches: "a fox --n blurry --w 768 --d 1". None for a comment and an empty line."""
+    if not line.strip() or line.startswith("#"):
+        return None
+    text, *parts = re.split(r"\s--|^--", line.rstrip("\r\n"))  # sd-scripts splits at " --"
+    values: dict[str, Any] = {}
+    for part in parts:
+        match = SWITCH.fullmatch(part.strip())
+        if match is None:
+            notes.append(_note(f"'--{part.strip()[:40]}' is no switch of sample prompts", where))
+        else:
+            values[match[1].lower()] = match[2].strip()
+    return _prompt(text.strip(), values, notes, where)
+
+
+def _prompt(text: str, values: Mapping[str, Any], notes: list[Problem], where: str) -> SamplePrompt:
+    """values: by switch; texts from a line, numbers from a file."""
+    for name, reason in OTHERS.items():
+        if name in values:
+            notes.append(_note(f"'--{name}' of the prompt '{text[:40]}' is not followed: {reason}", where))
+    return SamplePrompt(
+        text,
+        None if values.get("n") is None else str(values["n"]),
+        _number(values, "w", SIDES, notes, where),
+        _number(values, "h", SIDES, notes, where),
+        _number(values, "d", (0, SEEDS - 1), notes, where),
+        _number(values, "s", STEPS, notes, where),
+        _guidance(values, notes, where),
+        _sampler(values, notes, where),
+    )
+
+
+def _number(
+    values: Mapping[str, Any], name: str, bounds: tuple[int, int], notes: list[Problem], where: str
+) -> int | None:
+    """A whole number, brought within its bounds, which is said."""
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value).strip()):
+        notes.append(_wrong(f"'--{name} {value}' is no whole number", where, f"write {bounds[0]} to {bounds[1]}"))
+        return None
+    number = min(max(int(value), bounds[0]), bounds[1])
+    if number != int(value):
+        notes.append(_note(f"'--{name} {value}' is out of bounds; {number} is taken", where))
+    return number
+
+
+def _guidance(values: Mapping[str, Any], notes: list[Problem], where: str) -> float | None:
+    """Any sign: at 1 and below guidance is off."""
+    value = values.get("l")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", str(value).strip()):
+        notes.append(_wrong(f"'--l {value}' is no number", where, "write one, such as 7.5"))
+        return None
+    return float(value)
+
+
+def _sampler(values: Mapping[str, Any], notes: list[Problem], where: str) -> str | None:
+    if values.get("ss") is None:
+        return None
+    name = sampler_name(str(values["ss"]).lower())
+    if name in get_args(SAMPLERS):
+        return str(name)
+    notes.append(_note(f"There is no sampler '{values['ss']}'; that of the settings draws instead", where))
+    return None
+
+
+# ---- files
+
+
+def read_file(path: Path, notes: list[Problem]) -> list[SamplePrompt | None]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ProblemsError.one(
+            f"The sample prompts cannot be read: {reason}", f"{WHERE}, {path}", "choose another"
+        ) from None
+    where = f"{WHERE}, {path.name}"
+    kind = path.suffix.lower()
+    if kind == ".txt":
+        return [parse_line(line, notes, where) for line in text.splitlines()]
+    if kind == ".toml":
+        return [_from_table(entry, notes, where) for entry in _toml_entries(text, where)]
+    if kind == ".json":
+        return [_from_json(entry, notes, where) for entry in _json_entries(text, where)]
+    raise ProblemsError.one(f"'{path.name}' is no file of prompts", WHERE, "choose a .txt, .toml or .json")
+
+
+def _toml_entries(text: str, where: str) -> list[dict[str, Any]]:
+    """[[prompt.subset]] over the defaults in [prompt]."""
+    import tomlkit
+    from tomlkit.exceptions import ParseError
+
+    try:
+        table = tomlkit.parse(text).unwrap().get("prompt")
+    except ParseError as error:
+        raise ProblemsError.one(f"This is no TOML: {error}", where, "correct it") from None
+    if not isinstance(table, dict) or not isinstance(table.get("subset"), list):
+        raise ProblemsError.one("There are no prompts in it", where, "write [prompt] and a [[prompt.subset]] for each")
+    common = {key: value for key, value in table.items() if key != "subset"}
+    return [common | subset for subset in table["subset"]]
+
+
+def _json_entries(text: str, where: str) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ProblemsError.one(f"This is no JSON: {error}", where, "correct it") from None
+    if not isinstance(found, list):
+        raise ProblemsError.one("There is no list of prompts in it", where, "write a list of texts or of tables")
+    return found
+
+
+def _from_json(entry: Any, notes: list[Problem], where: str) -> SamplePrompt | None:
+    if isinstance(entry, str):
+        return parse_line(entry, notes, where)
+    if isinstance(entry, dict):
+        return _from_table(entry, notes, where)
+    raise ProblemsError.one(f"'{str(entry)[:40]}' is no prompt", where, "write a text or a table")
+
+
+def _from_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> SamplePrompt:
+    unknown = sorted(set(entry) - set(KEYS))
+    if unknown:
+        notes.append(_note(f"'{', '.join(unknown)}' says nothing about a prompt", where))
+    text = entry.get("prompt")
+    if not isinstance(text, str):
+        raise ProblemsError.one("A prompt has no text", where, "write prompt = '...' in each")
+    return _prompt(text, {switch: entry[key] for key, switch in KEYS.items() if switch and key in entry}, notes, where)
+
+
+def _note(what: str, where: str) -> Problem:
+    return Problem(what, where, "take it out", "advice")
+
+
+def _wrong(what: str, where: str, fix: str) -> Problem:
+    return Problem(what, where, fix)

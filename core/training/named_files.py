@@ -1,0 +1,74 @@
+"""Files and packages that settings name, looked at before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from core.generation.sample_prompts import read_prompts
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace, resolve_path
+from core.settings.job import TrainJob
+from core.settings.resume import ResumeSettings
+from core.training.facts import thumbnail_url
+from core.training.resume import find_state, parse_address
+from core.training.trackers import tracker_config, wandb_problem
+
+Allow = Callable[[Path, str], object]
+
+
+def named_file_problems(
+    job: TrainJob, workspace: Workspace, allow: Allow | None = None, *, begins: bool = True
+) -> list[Problem]:
+    """Everything that is wrong with them, and advice about prompts.
+
+    allow   called with each file and its setting before it is read; may raise ProblemsError (a shared page)
+    begins  the run has no state of its own yet: the one that it begins from must be there
+    """
+    if not begins:
+        job = job.model_copy(update={"resume": ResumeSettings()})
+    named = {
+        "samples.sample_prompts_file": job.samples.sample_prompts_file,
+        "saving.metadata_thumbnail": job.saving.metadata_thumbnail,
+        "logging.log_tracker_config": job.logging.log_tracker_config,
+        "resume.resume": None if job.resume.resume_from_huggingface else job.resume.resume,
+    }
+    found: list[Problem] = []
+    for setting, path in named.items():
+        if path and allow is not None:
+            found += _said(lambda path=path, setting=setting: allow(resolve_path(path), setting))  # type: ignore[misc]
+    if found:
+        return found
+    for look in _looks(job, workspace):
+        found += _said(look)
+    problem = wandb_problem(job)
+    return [*found, problem] if problem else found
+
+
+def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
+    yield lambda: _advice(read_prompts(job.samples)[1])
+    thumbnail, config = job.saving.metadata_thumbnail, job.logging.log_tracker_config
+    if thumbnail:
+        yield lambda: thumbnail_url(thumbnail)
+    if config:
+        yield lambda: tracker_config(config)
+    state = job.resume.resume
+    if state:
+        yield (
+            lambda: (
+                parse_address(state) if job.resume.resume_from_huggingface else find_state(state, workspace, quick=True)
+            )
+        )
+
+
+def _advice(found: list[Problem]) -> None:
+    if found:
+        raise ProblemsError(found)
+
+
+def _said(look: Callable[[], object]) -> list[Problem]:
+    try:
+        look()
+    except ProblemsError as error:
+        return error.problems
+    return []

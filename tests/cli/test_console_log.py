@@ -1,0 +1,51 @@
+"""What a training says in the terminal, and where."""
+
+import pytest
+
+from core.cli.progress import TerminalProgress
+from core.record.problems import ProblemsError
+from core.settings.logging import LoggingSettings
+
+LINES = [
+    {"kind": "planned", "total": 4, "sentence": "four steps"},
+    {"kind": "steps", "steps": [1, 2], "losses": [0.5, 0.5], "epoch": 1},
+    {"kind": "log", "level": "info", "text": "all well", "fix": ""},
+    {"kind": "log", "level": "warning", "text": "take care", "fix": "look"},
+    {"kind": "steps", "steps": [3, 4], "losses": [0.5, 0.5], "epoch": 1},
+    {"kind": "state", "state": "failed", "message": "it broke", "fix": ""},
+]
+
+
+def told(capsys, **settings):
+    progress = TerminalProgress(LoggingSettings(**settings))
+    for line in LINES:
+        progress(line)
+    progress.close()
+    return capsys.readouterr().err
+
+
+def test_a_level_leaves_out_what_is_below_it(capsys):
+    assert "all well" in told(capsys) and "take care" in told(capsys)
+    warnings = told(capsys, console_log_level="WARNING")
+    assert "all well" not in warnings and "take care" in warnings and "it broke" in warnings
+    errors = told(capsys, console_log_level="ERROR")
+    assert "take care" not in errors and "it broke" in errors
+    assert told(capsys, console_log_level="CRITICAL") == ""
+
+
+def test_plain_lines_draw_no_bar(capsys):
+    text = told(capsys, console_log_simple=True)
+    assert "\r" not in text and "step 4/4, epoch 1, loss 0.5000" in text.splitlines()
+    assert "\r" in told(capsys), "the bar draws over itself"
+
+
+def test_a_file_takes_the_words_and_the_bar_stays(capsys, tmp_path):
+    path = tmp_path / "logs" / "a.txt"
+    text = told(capsys, console_log_file=str(path))
+    assert "all well" in path.read_text("utf-8") and "all well" not in text and "4/4" in text
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProblemsError, match="log cannot be written"):
+        TerminalProgress(LoggingSettings(console_log_file=str(tmp_path / "file" / "a.txt")))

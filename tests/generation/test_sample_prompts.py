@@ -1,0 +1,124 @@
+"""Sample prompts as sd-scripts writes them: lines with switches, .txt, .toml and .json."""
+
+import json
+
+import pytest
+
+from core.generation.sample_prompts import SamplePrompt, filled, parse_line, read_prompts
+from core.record.problems import ProblemsError
+from core.settings.samples import SampleSettings
+
+
+def parsed(line):
+    notes = []
+    return parse_line(line, notes, "here"), notes
+
+
+def test_a_line_holds_the_prompt_and_its_switches():
+    found, notes = parsed("a fox, red -- fur --n blurry, bad --W 768 --h 512 --d 42 --s 28 --l -1.5 --ss k_euler_a")
+    assert [note.what for note in notes] == ["'-- fur' is no switch of sample prompts"] or found.prompt == "a fox, red"
+    found, notes = parsed("a fox --n blurry, bad --W 768 --h 512 --d 42 --s 28 --l -1.5 --ss K_Euler_A")
+    assert found == SamplePrompt("a fox", "blurry, bad", 768, 512, 42, 28, -1.5, "euler_a") and not notes
+
+
+def test_a_hyphen_inside_a_prompt_is_no_switch():
+    assert parsed("a well-made, semi--transparent fox")[0] == SamplePrompt("a well-made, semi--transparent fox")
+
+
+def test_comments_and_empty_lines_are_no_prompts():
+    assert parsed("# a fox")[0] is None and parsed("   ")[0] is None
+    assert parsed(" # 1 fan")[0] == SamplePrompt("# 1 fan"), "only at the line's beginning, as in sd-scripts"
+
+
+def test_what_is_out_of_bounds_is_brought_within_and_said():
+    found, notes = parsed("a --s 5000 --w 10 --h 9999")
+    assert (found.steps, found.width, found.height) == (1000, 64, 4096) and len(notes) == 3
+    assert all(note.level == "advice" for note in notes)
+
+
+def test_what_is_no_number_is_an_error_and_what_is_not_followed_is_said():
+    assert parsed("a --s many")[1][0].level == "error" and parsed("a --l strong")[1][0].level == "error"
+    found, notes = parsed("a --ss unipc --cn pose.png --ctr x --fs 3 --rcfg 2 --g 3 --zz 1")
+    assert found == SamplePrompt("a") and len(notes) == 7 and all(note.level == "advice" for note in notes)
+
+
+def test_everything_left_open_comes_from_the_settings_and_seeds_count_up():
+    settings = SampleSettings(negative_prompt="bad", seed=5, sample_steps=9, guidance_scale=3.0, sample_sampler="lms")
+    first, second, third = filled(
+        [SamplePrompt("a"), SamplePrompt("b", seed=77, negative="", width=100), SamplePrompt("c")], settings, (650, 512)
+    )
+    assert first == SamplePrompt("a", "bad", 648, 512, 5, 9, 3.0, "lms")
+    assert (second.seed, second.negative, second.width) == (77, "", 96)
+    assert third.seed == 7, "a prompt's seed does not hang on those of the others"
+
+
+def read(path, text):
+    path.write_text(text, encoding="utf-8")
+    return read_prompts(SampleSettings(sample_prompts=["typed --d 3"], sample_prompts_file=str(path)))
+
+
+def test_text_files_hold_a_prompt_a_line(tmp_path):
+    found, notes = read(tmp_path / "p.txt", "\ufeffa fox --d 1\n\n# no\n狐 --n x\n")
+    assert [(each.prompt, each.seed, each.negative) for each in found] == [
+        ("typed", 3, None),
+        ("a fox", 1, None),
+        ("狐", None, "x"),
+    ]
+    assert not notes
+
+
+def test_toml_files_hold_defaults_and_subsets(tmp_path):
+    text = """
+[prompt]
+width = 768
+scale = 7
+negative_prompt = "bad"
+sample_sampler = "k_lms"
+[[prompt.subset]]
+prompt = "a --n is part of the text"
+seed = 4
+[[prompt.subset]]
+prompt = "b"
+width = 512
+sample_steps = 12
+controlnet_image = "x.png"
+"""
+    found, notes = read(tmp_path / "p.toml", text)
+    assert found[1] == SamplePrompt("a --n is part of the text", "bad", 768, None, 4, None, 7.0, "lms")
+    assert found[2] == SamplePrompt("b", "bad", 512, None, None, 12, 7.0, "lms")
+    assert len(notes) == 1 and "ControlNet" in notes[0].what
+
+
+def test_json_files_hold_texts_and_tables(tmp_path):
+    entries = ["a --d 2", {"prompt": "b", "scale": 1.5, "height": 640, "mood": "x"}]
+    found, notes = read(tmp_path / "p.json", json.dumps(entries))
+    assert found[1:] == [SamplePrompt("a", seed=2), SamplePrompt("b", height=640, guidance=1.5)]
+    assert len(notes) == 1 and "mood" in notes[0].what
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("p.yaml", "a", "no file of prompts"),
+        ("p.toml", "a = ", "no TOML"),
+        ("p.toml", "[prompt]\nprompt = 'a'", "no prompts in it"),
+        ("p.json", "{", "no JSON"),
+        ("p.json", "{}", "no list"),
+        ("p.json", "[3]", "no prompt"),
+        ("p.json", '[{"width": 3}]', "no text"),
+        ("p.json", '[{"prompt": "a", "width": "wide"}]', "no whole number"),
+        ("p.json", '[{"prompt": "a", "seed": true}]', "no whole number"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, name, text, words):
+    with pytest.raises(ProblemsError, match=words) as caught:
+        read(tmp_path / name, text)
+    assert all(problem.fix for problem in caught.value.problems)
+
+
+def test_a_missing_file_and_one_in_another_encoding_are_said(tmp_path):
+    with pytest.raises(ProblemsError, match="cannot be read"):
+        read_prompts(SampleSettings(sample_prompts_file=str(tmp_path / "none.txt")))
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ProblemsError, match="no UTF-8"):
+        read_prompts(SampleSettings(sample_prompts_file=str(tmp_path / "a.txt")))

@@ -1,0 +1,62 @@
+"""Samples while training: prompts with options of their own, long ones, and nothing learnt changes by them."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
+
+
+@pytest.mark.parametrize("learns_text", [False, True])
+def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train, learns_text):
+    samples = {
+        "sample_prompts": ["a fox --w 64 --h 96 --d 9 --s 2 --l 1", f"{LONG} --ss heun --s 2", f"{LONG}, red --s 2"],
+        "sample_steps": 3,
+    }
+    network = {"train_text_encoder": learns_text}
+    quiet = train(schedule={"max_train_steps": 2, "seed": 7}, network=network)
+    training = train(schedule={"max_train_steps": 2, "seed": 7}, samples=samples, network=network)
+    assert quiet.start() == training.start() == "done"
+    drawn = training.lines("sample")
+    assert not [line for line in training.lines("log") if line["level"] == "warning"], "every prompt was drawn"
+    assert [(line["step"], line["index"], line["seed"]) for line in drawn] == [
+        (step, index, seed) for step in (0, 2) for index, seed in ((0, 9), (1, 2), (2, 3))
+    ]
+    assert drawn[0]["prompt"] == "a fox"
+    with Image.open(training.folder.path / drawn[0]["file"]) as picture:
+        assert picture.size == (64, 96)
+    a, b = load_file(quiet.file()), load_file(training.file())
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_stands_after_75_tokens_changes_the_picture(train):
+    samples = {"sample_prompts": [f"{LONG} --d 1", f"{LONG}, in the deep sea --d 1"], "sample_steps": 2}
+    training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
+    training.start()
+    first, second = (training.folder.path / line["file"] for line in training.lines("sample")[:2])
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_epochs_decide_alone_when_both_are_set(train):
+    training = train(
+        schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},
+        samples={
+            "sample_prompts": ["a fox"],
+            "sample_steps": 1,
+            "sample_every_n_steps": 1,
+            "sample_every_n_epochs": 1,
+            "sample_at_first": False,
+        },
+    )
+    training.start()
+    per_epoch = training.lines("planned")[0]["steps_per_epoch"]
+    assert per_epoch > 1 and [line["step"] for line in training.lines("sample")] == [per_epoch, 2 * per_epoch]
+
+
+def test_a_prompt_file_is_drawn_after_the_typed_ones(train, tmp_path):
+    (tmp_path / "p.txt").write_text("a bear --s 1\n")
+    samples = {"sample_prompts": ["a fox --s 1"], "sample_prompts_file": str(tmp_path / "p.txt")}
+    training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
+    training.start()
+    assert [line["prompt"] for line in training.lines("sample")][:2] == ["a fox", "a bear"]

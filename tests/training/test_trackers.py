@@ -1,0 +1,161 @@
+"""Numbers, pictures and settings for TensorBoard and wandb; what they may not be told."""
+
+import sys
+import types
+
+import pytest
+from PIL import Image
+
+from core.record.problems import ProblemsError
+from core.settings.base import declared
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.training.named_files import named_file_problems
+from core.training.trackers import log_folder, logged_settings, make_tracker, tracker_config
+
+
+class FakeRun:
+    def __init__(self, **given):
+        self.given, self.logged, self.finished = given, [], False
+        self.config = {}
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A package of this name that keeps what it is told."""
+    module = types.ModuleType("wandb")
+    module.runs, module.keys = [], []
+    module.login = lambda key: module.keys.append(key)
+    module.Settings = lambda **given: given
+    module.Image = lambda picture, caption: ("picture", caption)
+
+    def init(**given):
+        module.runs.append(FakeRun(**given))
+        return module.runs[-1]
+
+    module.init = init
+    module.__spec__ = types.SimpleNamespace(name="wandb")
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def tracker_of(tmp_path, said=None, **logging):
+    job = build(TrainJob, {"logging": logging, "dataset": {"folder": "/home/me/pictures"}})
+    said = [] if said is None else said
+    return make_tracker(job, tmp_path / "20260102-030405_t" / "logs", lambda text, level: said.append(text))
+
+
+def read_board(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def test_wandb_gets_each_step_once_its_pictures_and_the_key_of_this_machine(tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "key-of-wandb")
+    tracker = tracker_of(tmp_path, log_with="wandb", log_tracker_name="mine", wandb_run_name="first", log_config=True)
+    tracker.add("loss/current", 0.5, 1)
+    tracker.add("lr/unet", 1e-4, 1)
+    tracker.add("loss/current", 0.25, 2)
+    tracker.picture("sample_0", Image.new("RGB", (8, 8)), "a fox", 2)
+    tracker.close()
+    (run,) = wandb.runs
+    assert run.given["project"] == "mine" and run.given["name"] == "first" and wandb.keys == ["key-of-wandb"]
+    assert run.logged == [
+        {"loss/current": 0.5, "lr/unet": 1e-4, "global_step": 1},
+        {"loss/current": 0.25, "sample_0": ("picture", "a fox"), "global_step": 2},
+    ]
+    assert run.finished and run.config["network.rank"] == 16 and "key-of-wandb" not in str(run.config)
+
+
+def test_the_trackers_own_settings_replace_the_runs_name(tmp_path, wandb):
+    (tmp_path / "c.toml").write_text("[wandb]\nentity = 'us'\nnotes = 'n'\n")
+    tracker = tracker_of(tmp_path, log_with="wandb", wandb_run_name="x", log_tracker_config=str(tmp_path / "c.toml"))
+    tracker.add("a", 1.0, 1)
+    tracker.close()
+    assert wandb.runs[0].given["entity"] == "us" and "name" not in wandb.runs[0].given
+    for text in ("[wandb", "[neptune]\na = 1\n", "wandb = 3\n"):
+        (tmp_path / "c.toml").write_text(text)
+        with pytest.raises(ProblemsError):
+            tracker_config(str(tmp_path / "c.toml"))
+
+
+def test_a_missing_wandb_is_said_before_the_start_with_how_to_get_it(workspace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for kind, count in (("wandb", 1), ("all", 1), ("tensorboard", 0)):
+        found = named_file_problems(build(TrainJob, {"logging": {"log_with": kind}}), workspace)
+        assert len(found) == count and all("pip install wandb" in problem.fix for problem in found)
+
+
+def test_one_tracker_that_fails_is_said_once_and_the_other_goes_on(tmp_path, wandb):
+    said = []
+    wandb.init = lambda **given: (_ for _ in ()).throw(OSError("no network"))
+    tracker = tracker_of(tmp_path, said, log_with="all")
+    for step in range(3):
+        tracker.add("loss/current", float(step), step)
+    tracker.close()
+    assert len(said) <= 1, said
+    board = read_board(tmp_path / "20260102-030405_t" / "logs")
+    assert [entry.value for entry in board.Scalars("loss/current")] == [0.0, 1.0, 2.0]
+
+
+def test_logs_lie_where_asked_named_by_prefix_and_the_runs_time(tmp_path):
+    job = build(TrainJob, {"logging": {"logging_dir": str(tmp_path), "log_prefix": "fox_"}})
+    folder = tmp_path / "20260102-030405_t" / "logs"
+    assert log_folder(job, folder) == tmp_path / "fox_20260102030405"
+    assert log_folder(TrainJob(), folder) == folder
+
+
+def test_settings_are_sent_without_places_on_this_machine():
+    places = {
+        "model": {"base_model": "/home/me/m.safetensors", "vae": "/home/me/v"},
+        "dataset": {"folder": "/home/me/p", "sources": [{"folder": "/home/me/q"}], "reg_data_dir": "/home/me/r"},
+        "saving": {"copy_to": "/home/me/s", "metadata_thumbnail": "/home/me/t.png"},
+        "samples": {"sample_prompts_file": "/home/me/u.txt"},
+        "logging": {"logging_dir": "/home/me/v", "log_tracker_config": "/home/me/w", "console_log_file": "/home/me/x"},
+        "resume": {"resume": "/home/me/y"},
+        "network": {"network_weights": "/home/me/z", "base_weights": ["/home/me/b"]},
+        "embedding": {"embedding_weights": "/home/me/e"},
+        "hub": {"huggingface_repo_id": "me/secret"},
+    }
+    sent = logged_settings(build(TrainJob, places))
+    assert "/home/me" not in str(sent) and "me/secret" not in str(sent)
+    assert sent["network.rank"] == 16 and set(sent) < {entry.path for entry in declared(TrainJob)}
+
+
+def test_no_setting_holds_a_key():
+    names = [entry.name for entry in declared(TrainJob)]
+    assert not [name for name in names if any(word in name for word in ("key", "secret", "password", "face_token"))]
+
+
+def test_a_training_writes_the_numbers_under_their_names(train):
+    training = train(
+        logging={"log_with": "tensorboard", "log_config": True},
+        schedule={"max_train_steps": 4, "seed": 7},
+        validation={"validation_split": 0.2, "validate_every_n_steps": 2},
+        samples={"sample_prompts": ["a fox"], "sample_steps": 1},
+    )
+    training.start()
+    board = read_board(training.folder.logs)
+    assert {
+        "loss/current",
+        "loss/average",
+        "loss/corrected",
+        "loss/epoch_average",
+        "lr/unet",
+        "norm/gradient",
+        "norm/weights",
+        "loss/validation/step_average",
+        "loss/validation/step_divergence",
+    } <= set(board.Tags()["scalars"])
+    assert [entry.step for entry in board.Scalars("loss/current")] == [1, 2, 3, 4]
+    assert board.Tags()["images"] == ["sample_0"] and "settings/text_summary" in board.Tags()["tensors"]
