@@ -26,17 +26,18 @@ def round_by_chance(values: Tensor, generator: torch.Generator) -> Tensor:
 
     generator   on the device of the values
     """
-    chance = _random_bits(values.numel(), generator).view(values.shape)
-    bits = values.contiguous().view(torch.int32).add(chance).bitwise_and_(-65536)
-    rounded = bits.view(torch.float32)
-    return torch.where(torch.isfinite(values), rounded, values).to(torch.bfloat16)
+    bits = values.contiguous().view(torch.int32).reshape(-1) + _random_shorts(values.numel(), generator)
+    bits.add_(32768)  # the shorts begin at -32768
+    upper = bits.view(torch.int16)[1::2].contiguous()  # a bf16 number is the upper half of an fp32 one
+    rounded = upper.view(torch.bfloat16).view(values.shape)
+    return rounded.masked_fill_(values.isnan(), float("nan"))  # whose bits, counted up, may become a number
 
 
-def _random_bits(count: int, generator: torch.Generator) -> Tensor:
-    """Integers 0 to 65535, int32 [count]: four from each number drawn, as drawing is what takes the time."""
+def _random_shorts(count: int, generator: torch.Generator) -> Tensor:
+    """Integers -32768 to 32767, int16 [count]: four from each number drawn, as drawing is what takes the time."""
     low, high = -(2**63), 2**63 - 1
     drawn = torch.randint(low, high, (-(-count // 4),), dtype=torch.int64, device=generator.device, generator=generator)
-    return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_(65535)
+    return drawn.view(torch.int16)[:count]
 
 
 class WideStep:
