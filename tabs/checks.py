@@ -37,6 +37,7 @@ class Checks:
         self._facts: dict[str, Any] = {}
         self._took = 0.0  # seconds of the last look
         self._models: dict[Any, dict[str, Any]] = {}
+        self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their pictures by address
 
     # -- the model
 
@@ -124,6 +125,10 @@ class Checks:
         """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
         return job.schedule.max_train_steps or int(self._facts.get("total_steps") or 0)
 
+    def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
+        """{(folder's name, picture's name): path} where a run's job has the folders that were looked at last."""
+        return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
+
     def again(self) -> None:
         """Look at the folders anew, whatever is known."""
         self.look(self.page.project.job, again=True)
@@ -143,6 +148,8 @@ class Checks:
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
         facts = report.summary()
+        paths = {(row.key[0], " ".join(row.key[1:])): row.path for row in report.rows if row.trains}
+        self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_PICTURES]
         facts["pictures"] = [_shown(self.page, row) for row in shown]
         facts["problems"] = [problem.to_dict() for problem in self.problems(job, report)]
@@ -185,6 +192,10 @@ class Checks:
         for problem in [*found, *report.problems, *self.doctor_errors(job, report)]:
             unique.setdefault((problem.what, problem.where), problem)
         return sorted(unique.values(), key=lambda problem: problem.level != "error")
+
+
+def _folders(job: TrainJob) -> list[str]:
+    return [source.folder for source in job.dataset.all_sources() if source.enabled]
 
 
 def _same_pictures(one: TrainJob, other: TrainJob) -> bool:

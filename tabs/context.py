@@ -55,6 +55,7 @@ class Page:
     )  # (tab, asked) -> parts
     troubles: set[str] = field(default_factory=set)  # faults of our own that were told already
     run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
+    run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
     timers: dict[tuple[str, float], Any] = field(default_factory=dict)
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)

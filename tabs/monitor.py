@@ -16,6 +16,7 @@ from tabs.generate_form import draw_with
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
+    from core.settings.job import TrainJob
     from tabs.context import Page
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
@@ -25,6 +26,7 @@ SHOWN_ENDED = 5
 WORST = 40  # pictures in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
+SMALL_SIZE = 96
 
 
 def build(page: Page) -> None:
@@ -71,10 +73,8 @@ def _download(page: Page, path: str) -> str:
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What losses say beside their mean: set right for their timesteps, by band, by picture; and the norms."""
     seen = page.engine.watch(name)
-    pictures = [
-        {"name": item["name"], "of": item["source"], "loss": rounded(item["corrected"]), "count": item["count"]}
-        for item in seen.get("pictures", [])[:WORST]
-    ]
+    paths = page.checks.paths_of(_job_of(page, name))
+    pictures = [_picture(page, item, paths) for item in seen.get("pictures", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
         for band in seen.get("bands", [])
@@ -90,6 +90,25 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "pictures": pictures,
         "pictures_seen": seen.get("pictures_seen", 0),
     }
+
+
+def _picture(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
+    """A row of the table; with a small picture where the folder is known."""
+    path = paths.get((item["source"], item["name"]))
+    small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
+    loss = rounded(item["corrected"])
+    return {"name": item["name"], "of": item["source"], "loss": loss, "count": item["count"], "small": small}
+
+
+def _job_of(page: Page, name: str) -> TrainJob | None:
+    """The settings of a run, read once; None where this version cannot read them."""
+    if name not in page.run_jobs:
+        try:
+            job = page.engine.run_job(name)
+        except (ProblemsError, OSError, ValueError):
+            job = None
+        page.run_jobs = dict(list(page.run_jobs.items())[-20:]) | {name: job}
+    return page.run_jobs[name]
 
 
 def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:

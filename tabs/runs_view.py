@@ -350,9 +350,13 @@ def queue(entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | Non
 def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | None) -> str:
     title = f"<b>{esc(short(entry.title, 60))}</b>"
     task = esc(
-        {"train": "training", "generate": "drawing", "prepare": "preparing", "caption": "captions"}.get(
-            entry.task, entry.task
-        )
+        {
+            "train": "training",
+            "probe": "a try of two batches",
+            "generate": "drawing",
+            "prepare": "preparing",
+            "caption": "captions",
+        }.get(entry.task, entry.task)
     )
     name = short(entry.title, 40)
     if entry.state == "running":

@@ -139,8 +139,11 @@
     const worst = data.pictures[0];
     text(byId("watch-words"), worst && worst.loss > 1.25 ? `${data.pictures.filter((one) => one.loss > 1.25).length} pictures train worse than usual` : "losses by timestep and by picture, gradient and weights");
     drawBands(data.bands);
-    byId("watch-pictures").replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Picture"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
-      h("tbody", {}, data.pictures.map((one) => h("tr", {}, h("td", {title: one.of}, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
+    const table = byId("watch-pictures"), key = JSON.stringify(data.pictures);
+    if (table.dataset.key === key) return;
+    table.dataset.key = key;
+    table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Picture"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
+      h("tbody", {}, data.pictures.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
   };
   const drawBands = (bands) => {
     const holder = byId("watch-bands"), most = Math.max(...bands.flatMap((band) => [band.mean || 0, band.recent || 0]), 1e-12);
@@ -276,7 +279,7 @@
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {probe: "a try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
+  const TASKS = {probe: "try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
   atelier.parts.queue = (data) => {
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");

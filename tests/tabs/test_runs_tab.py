@@ -286,3 +286,25 @@ def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):
     (tmp_path / "a" / "b").write_bytes(b"x" * 300)
     (tmp_path / "c").write_bytes(b"x" * 200)
     assert folder_bytes(tmp_path) == 500 and folder_bytes(tmp_path / "gone") == 0
+
+
+def test_pictures_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp_path):
+    page = desk.page
+    path = picture(tmp_path / "set" / "a.png", caption="a fox")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    job = page.project.job
+    page.checks.facts(job)
+    seen = [{"source": "set", "name": name, "corrected": loss, "count": 3} for name, loss in (("a.png", 1.5), ("b", 1))]
+    watch = {"step": 30, "bands": [], "pictures": seen, "pictures_seen": 2}
+    for name, run_job in (("20260101-120000_one", job), ("20260102-120000_two", TrainJob())):
+        folder = write_run(page, name, job=run_job)
+        (folder / "watch.json").write_text(json.dumps(watch), encoding="utf-8")
+    first, second = (
+        monitor.watched(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
+    )
+    assert [(row["name"], row["loss"], bool(row["small"])) for row in first["pictures"]] == [
+        ("a.png", 1.5, True),
+        ("b", 1.0, False),
+    ]
+    assert path.name in first["pictures"][0]["small"]
+    assert not any(row["small"] for row in second["pictures"])  # learnt from another folder

@@ -1,0 +1,77 @@
+"""How the Train tab reshapes itself, in a real browser."""
+
+from __future__ import annotations
+
+from playwright.sync_api import expect
+from test_page_train import box, field, server_value, unfold, until
+
+
+def choose(tab, path: str, words: str) -> None:
+    field(tab, path).locator("input").first.click()
+    tab.get_by_role("option", name=words).first.click()
+
+
+def test_the_method_decides_what_the_form_shows(visit, served):
+    window = visit()
+    tab = window.open()
+    expect(tab.locator("#group-embedding .group-summary")).to_have_text("not used: no new word is learnt")
+    expect(field(tab, "embedding.token_string")).to_be_hidden()
+    unfold(tab, "method")
+    expect(field(tab, "method.ema_decay")).to_be_hidden()
+    tab.locator("#group-method .folded-line").click()
+    expect(field(tab, "method.ema_decay")).to_be_visible()
+    choose(tab, "method.kind", "Textual inversion")
+    expect(box(tab, "embedding.token_string")).to_be_visible()
+    expect(tab.locator("#method-needs")).to_contain_text("Write the new word")
+    expect(tab.locator("#group-network .group-summary")).to_contain_text("not used: a word is learnt")
+    expect(tab.locator("#preflight-verdict")).to_contain_text("to mend")
+    box(tab, "embedding.token_string").fill("zkw")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    choose(tab, "method.kind", "DreamBooth")
+    expect(tab.locator("#method-needs")).to_contain_text("Without class pictures")
+    tab.locator("#method-needs").get_by_role("button", name="What keeps the class").click()
+    expect(field(tab, "method.prior")).to_be_in_viewport()
+    assert window.errors == []
+
+
+def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, served):
+    tab = visit().open()
+    unfold(tab, "optimizer")
+    box = field(tab, "optimizer.optimizer_type").locator("input").first
+    box.click()
+    tab.keyboard.press("Control+A")
+    tab.keyboard.type("prodigyo")
+    tab.get_by_role("option", name="Prodigy (prodigyopt, finds the rate itself)").click()
+    assert until(lambda: server_value(served, "optimizer.optimizer_type") == "Prodigy")
+    tab.get_by_role("button", name="Prodigy at rate 1").click()
+    assert until(lambda: server_value(served, "optimizer.learning_rate") == 1)
+    expect(tab.locator(".recipe")).to_have_count(0)
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    assert until(lambda: server_value(served, "optimizer.learning_rate") != 1)
+
+
+def test_the_sketch_of_the_rate_follows_the_form(visit):
+    window = visit()
+    tab = window.open()
+    unfold(tab, "schedule")
+    line = tab.locator("#sketch-chart path.line")
+    expect(line).to_have_count(1)
+    before = line.get_attribute("d")
+    box(tab, "schedule.lr_warmup_steps").fill("50%")
+    tab.keyboard.press("Tab")
+    expect(line).not_to_have_attribute("d", before)
+    choose(tab, "schedule.lr_scheduler", "in steps")
+    expect(tab.locator("#sketch-about")).to_have_text("The curve is drawn once its settings fit together.")
+    assert window.errors == []
+
+
+def test_the_slider_is_moved_by_keys(visit, served):
+    tab = visit().open()
+    slider = tab.locator("#forecast-slider")
+    expect(tab.locator("#forecast-level")).to_have_text("as usual")
+    slider.focus()
+    tab.keyboard.press("ArrowRight")
+    assert until(lambda: server_value(served, "memory.gradient_checkpointing") is True)
+    expect(tab.locator("#forecast-level")).to_have_text("less memory")
+    expect(tab.locator("#group-memory .group-count")).to_have_text("1 changed")
