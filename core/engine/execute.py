@@ -138,8 +138,8 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
 
 
 def _switches(task: str, job: Settings, context: JobContext) -> str:
-    """What would save memory in this job: for trainings, whose memory can be foretold."""
-    if task not in ("train", "probe"):
+    """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
+    if task not in ("train", "probe") or "diffusers" not in sys.modules:
         return ""
     from core.training.memory_advice import out_of_memory_advice
 
