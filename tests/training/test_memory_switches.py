@@ -108,3 +108,22 @@ def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
 def test_switches_without_effect_say_why(make_job):
     found = ineffective(make_job(memory={"fp8_base": True}))
     assert {"memory.checkpoint_blocks", "memory.fp8_base_unet", "memory.lowram"} <= found.keys()
+
+
+def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, monkeypatch):
+    from core.families import sd1
+
+    read = []
+    load = sd1.load
+
+    def counted(*given, **named):
+        read.append(tuple(named.get("parts", ())))
+        return load(*given, **named)
+
+    monkeypatch.setattr(sd1, "load", counted)
+    samples = {"sample_prompts": ["a fox"], "sample_steps": 1, "sample_every_n_steps": 1}
+    for lowram in (False, True):
+        read.clear()
+        run = train(samples=samples, memory={"lowram": lowram}, schedule={"max_train_steps": 2})
+        assert run.start() == "done"
+        assert (read.count(("vae",)) > 1) == lowram
