@@ -292,19 +292,38 @@ def _saving(job: TrainJob) -> str:
     periods = (("save_every_n_epochs", "epochs"), ("save_every_n_steps", "steps"))
     parts = [f"every {getattr(own, name)} {unit}" for name, unit in periods if every(getattr(own, name))]
     parts += [f"{own.save_n_evenly} spread evenly"] if every(own.save_n_evenly) else []
+    parts += [f"at least {own.save_n_epoch_ratio} at epoch ends"] if every(own.save_n_epoch_ratio) else []
     parts = parts or ["at the end"]
     parts += [f"keep last {own.save_last_n}"] if every(own.save_last_n) else []
     minutes = every(own.save_every_minutes)
     parts += [f"back up every {number_text(minutes)} min"] if minutes is not None else []
-    return ", ".join([*parts, own.save_precision] + (["copied to a second folder"] if own.copy_to else []))
+    parts += [own.save_precision] + ([f"as .{own.save_model_as}"] if own.save_model_as in ("ckpt", "pt") else [])
+    return ", ".join(parts + (["copied to a second folder"] if own.copy_to else []))
+
+
+def _resume(job: TrainJob) -> str:
+    own = job.resume
+    parts = ["from the state of another run"] if own.resume else []
+    if own.initial_step is not None:
+        parts += [f"at step {own.initial_step}"]
+    elif own.initial_epoch is not None:
+        parts += [f"at epoch {own.initial_epoch}"]
+    return ", ".join(parts) or "at the beginning"
+
+
+def _hub(job: TrainJob) -> str:
+    own = job.hub
+    return f"to {own.huggingface_repo_id}, {own.huggingface_repo_visibility}" if own.huggingface_repo_id else "off"
 
 
 def _samples(job: TrainJob) -> str:
     own = job.samples
-    if not own.sample_prompts:
+    if not (own.sample_prompts or own.sample_prompts_file):
         return "no prompts, none drawn"
-    parts = [f"every {own.sample_every_n_steps} steps"] if every(own.sample_every_n_steps) else []
-    parts += [f"every {own.sample_every_n_epochs} epochs"] if every(own.sample_every_n_epochs) else []
+    if every(own.sample_every_n_epochs):
+        parts = [f"every {own.sample_every_n_epochs} epochs"]
+    else:
+        parts = [f"every {own.sample_every_n_steps} steps"] if every(own.sample_every_n_steps) else []
     parts = parts or ["not during training"]
     parts += ["base model first"] if own.sample_at_first else []
     return ", ".join(
@@ -313,7 +332,9 @@ def _samples(job: TrainJob) -> str:
 
 
 def _logging(job: TrainJob) -> str:
-    return FIELDS["logging.log_with"].labels[job.logging.log_with]
+    own = job.logging
+    words = FIELDS["logging.log_with"].labels[own.log_with]
+    return f"{words}, with the settings" if own.log_config and own.log_with != "none" else words
 
 
 SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
@@ -329,6 +350,8 @@ SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
     "noise": _noise,
     "memory": _memory,
     "saving": _saving,
+    "resume": _resume,
+    "hub": _hub,
     "samples": _samples,
     "logging": _logging,
 }
