@@ -30,6 +30,7 @@ from tabs.uploads import take_in
 TAB = "Dataset"
 PROPOSED = 6
 ABOUT_FOLDER = "Any folder of pictures. Further ones, and those with settings of their own, are the cards below."
+FOLDER_HINT = "A further folder's path"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "sources", "questions", "checks", "doctor", "plots", "grid")
 
 
@@ -38,7 +39,9 @@ def build(page: Page) -> None:
     desk = Desk(page)
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
-            folder = gr.Textbox(label="Picture folder", info=ABOUT_FOLDER, max_lines=1, elem_id="ds-folder")
+            folder = gr.Textbox(
+                label="Picture folder", info=ABOUT_FOLDER, placeholder=FOLDER_HINT, max_lines=1, elem_id="ds-folder"
+            )
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
                 again = gr.Button("Read again", size="sm", elem_id="ds-again")
