@@ -21,7 +21,10 @@ COMMON = {
     "models": ("DIR", "where models lie (default: models)"),
     "presets": ("DIR", "where presets lie (default: presets)"),
     "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the best there is)"),
-    "allow-module": ("NAME", "let a dataset class of this Python module run; may be repeated"),
+    "allow-module": (
+        "NAME",
+        "let optimizers, schedules and dataset classes of this Python module run; may be repeated",
+    ),
 }
 PAGE = {
     **COMMON,

@@ -48,10 +48,15 @@ def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -
 
     suffix  of the tokens of one layer (XTI)
     """
+    spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
+    return word_pattern(words).sub(lambda match: spelled[match[0].casefold()], text)
+
+
+def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the words, as a whole word and in any case."""
     longest_first = sorted(words, key=len, reverse=True)
     pattern = "|".join(re.escape(word) for word in longest_first)
-    spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
-    return re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda match: spelled[match[0].casefold()], text, flags=re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.networks.lora import KEYS, LoraNetwork, Target, fit_shapes, group_by_module, named_as
-from core.networks.sizes import sizes_by_file, wanted
+from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from core.settings.network import NetworkSettings
 
@@ -47,7 +47,7 @@ def _take_over(
         if shaped is None:
             shapes.append(name)
         elif shaped[0].shape != layer.down.shape:
-            ranks[name] = (shaped[0].shape[0], layer.rank)
+            ranks[name] = (shaped[0].shape[0], layer.rank, _rank_setting(name, layer.module, settings))
         else:
             alpha = float(given["alpha"]) if "alpha" in given else float(layer.rank)
             found[name] = (*shaped, alpha)
@@ -62,12 +62,15 @@ def _take_over(
     return [*_about_alphas(alphas, settings), *_about_layers(network, modules, found, settings)]
 
 
-def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int]], shapes: Sequence[str]) -> None:
+def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: Sequence[str]) -> None:
     problems = []
-    for (given, asked), count in Counter(ranks.values()).items():
-        names = [name for name, pair in ranks.items() if pair == (given, asked)]
+    for (given, asked, setting), count in Counter(ranks.values()).items():
+        names = [name for name, three in ranks.items() if three == (given, asked, setting)]
         what = f"{count} layers of the LoRA have rank {given}, and rank {asked} is set here: {_some(names)}"
-        problems.append(Problem(what, WHERE, f"set the rank to {given}, or switch on network.dim_from_weights"))
+        fix = f"set network.{setting} to {given}, or switch on network.dim_from_weights"
+        if setting.endswith("dims"):
+            fix = f"give these blocks rank {given} in network.{setting}, or switch on network.dim_from_weights"
+        problems.append(Problem(what, f"{WHERE}, {setting}", fix))
     if shapes:
         what = f"{len(shapes)} layers of the LoRA are of another size than the model's: {_some(shapes)}"
         problems.append(Problem(what, WHERE, "choose a LoRA of the same model family"))
@@ -76,6 +79,13 @@ def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int]], shapes: Sequen
         problems.append(Problem(what, WHERE, "choose another, or train the part that it has"))
     if problems:
         raise ProblemsError(problems)
+
+
+def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:
+    """The setting that a layer's rank is from."""
+    if has_large_kernel(module):
+        return "conv_block_dims" if settings.conv_block_dims else "conv_rank"
+    return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
 
 
 def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSettings) -> list[Problem]:

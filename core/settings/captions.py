@@ -14,7 +14,7 @@ class CaptionSettings(Settings):
         "auto",
         pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
         title="Caption files",
-        kohya="caption_extension",
+        kohya="caption_extension, caption_extention",
         help="The file beside each picture that holds its caption: .txt, .caption or another ending. auto is .txt, else .caption.",
     )
     sidecars: Literal["one", "joined", "drawn"] = setting(
@@ -139,7 +139,7 @@ class CaptionSettings(Settings):
     caption_template: Literal["none", "object", "style"] = setting(
         "none",
         title="Sentences instead of captions",
-        kohya="use_object_template",
+        kohya="use_object_template, use_style_template",
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
         labels={"none": "no", "object": "of an object", "style": "of a style"},
         help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or else the folder's words, in place of the caption with its prefix and suffix. Where there are no such words the caption stays.",

@@ -28,6 +28,7 @@ class ModelSettings(Settings):
     family: Literal["auto", "sd1", "sd2", "sdxl"] = setting(
         "auto",
         title="Model family",
+        kohya="v2",
         labels={"auto": "detect", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
         help="Detected from the file. Set it only when the detection is wrong.",
     )

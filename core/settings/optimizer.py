@@ -21,7 +21,7 @@ class OptimizerSettings(Settings):
         max_length=200,
         title="Optimizer",
         level="shown",
-        kohya="optimizer_type",
+        kohya="optimizer_type, use_8bit_adam, use_lion_optimizer",
         widget="optimizer",
         source="AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101; 8 bits: Dettmers et al. 2022, arXiv:2110.02861",
         help="AdamW suits everything; AdamW8bit keeps its memory of gradients in a quarter of the space; Prodigy finds the rate itself. A name of sd-scripts or of torch, or a path such as pytorch_optimizer.CAME.",

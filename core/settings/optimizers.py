@@ -307,6 +307,25 @@ def relative_steps(settings: OptimizerSettings) -> bool:
     return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))
 
 
+def settings_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
+    """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
+    where = "optimizer.optimizer_args"
+    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, where)
+    for name in COMMON:
+        if getattr(settings, name) is None or name in settings.optimizer_args:
+            continue
+        argument, own = entry.arguments.get(name), f"optimizer.{name}"
+        unknown, unfit = f"{entry.name} has no argument '{name}'", f"The argument {name} of {entry.name} is "
+        fix = (
+            "empty it (null)" if argument is None else f"empty it (null) for the library's own, or use {argument.words}"
+        )
+        found = [
+            Problem(each.what, own, fix) if each.what == unknown or each.what.startswith(unfit) else each
+            for each in found
+        ]
+    return found
+
+
 def argument_problems(given: Mapping[str, Any], known: Mapping[str, Argument], owner: str, where: str) -> list[Problem]:
     """Unknown names with the nearest known one, and values of the wrong kind."""
     found = []

@@ -110,7 +110,7 @@ class SavingSettings(Settings):
     save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors"] = setting(
         "safetensors",
         title="Form of the file",
-        kohya="save_model_as",
+        kohya="save_model_as, use_safetensors",
         labels={
             "safetensors": "one .safetensors file",
             "ckpt": "one .ckpt file",

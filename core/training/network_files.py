@@ -33,7 +33,10 @@ def network_problems(
         family = family_of(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
         return []
-    found = list(block_problems(job.network, family)) if job.model.family == "auto" else []
+    found: list[Problem] = []
+    if job.model.family == "auto":
+        said = list(block_problems(job.network, None))  # by the rules, which know no family
+        found = [problem for problem in block_problems(job.network, family) if problem not in said]
     for setting, name in _names(job.network):
         try:
             path = _find(name, setting, workspace)

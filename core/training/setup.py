@@ -38,6 +38,7 @@ from core.training.latents import build_latents, prepare_latents, write_npz_cach
 from core.training.losses import LossBuffer
 from core.training.named_files import named_file_problems
 from core.training.network_files import merged_identity, network_files, network_problems
+from core.training.new_words import new_word_problems
 from core.training.objective import checked_prediction, objective_problems
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
@@ -70,6 +71,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
     )
     found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
     found += [*network_problems(job, context.workspace), *prior_problems(job, report.placed)]
+    found += new_word_problems(job, report.placed)
     found += [*device_problems(job.optimizer, context.device), *memory_problems(job.memory, context.device)]
     found += named_file_problems(job, context.workspace, begins=not context.folder.states.is_dir())
     raise_if_errors([*found, *objective_problems(job, context.workspace)])

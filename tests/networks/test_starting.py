@@ -90,7 +90,20 @@ def test_another_rank_is_refused_with_the_layers_and_the_two_ways_out(model):
         started(model, trained(model, rank=4), rank=8)
     (problem,) = caught.value.problems
     assert "3 layers of the LoRA have rank 4, and rank 8 is set here" in problem.what and TEXT in problem.what
-    assert "set the rank to 4" in problem.fix and "dim_from_weights" in problem.fix
+    assert "set network.rank to 4" in problem.fix and "dim_from_weights" in problem.fix
+
+
+def test_a_mismatch_names_the_setting_that_the_rank_is_from():
+    wide = Model().requires_grad_(False)
+    wide.out = nn.Conv2d(6, 5, 3, padding=1)
+    tensors = trained(wide, rank=4, conv_rank=4)
+    with raises(ProblemsError) as caught:
+        started(wide, tensors, rank=4, conv_rank=8)
+    assert "set network.conv_rank to 4" in caught.value.problems[0].fix
+    with raises(ProblemsError) as caught:
+        started(wide, tensors, rank=4, conv_rank=4, block_dims=",".join(["8"] * 25))
+    (problem,) = caught.value.problems
+    assert problem.where == "network.network_weights, block_dims" and "rank 4 in network.block_dims" in problem.fix
 
 
 def test_each_kind_of_mismatch_is_listed(model):

@@ -42,7 +42,10 @@ def test_an_unknown_optimizer_and_unknown_arguments_are_named_with_the_nearest()
     found = job({"optimizer_type": "Prodigy", "learning_rate": 1.0, "optimizer_args": {"d_coeff": 2.0}})
     assert "'d_coef'" in only(found, "optimizer_args", "error", "d_coeff").fix
     own = job({"optimizer_type": "Lion", "eps": 1e-8})
-    only(own, "optimizer_args", "error", "Lion has no argument 'eps'")
+    problem = only(own, "optimizer.eps", "error", "Lion has no argument 'eps'")
+    assert "empty it" in problem.fix
+    adafactor = only(job({**PLAIN_ADAFACTOR, "eps": 1e-8}), "optimizer.eps", "error", "argument eps of AdaFactor")
+    assert "empty it" in adafactor.fix and "(1e-30, 0.001)" in adafactor.fix
 
 
 def test_an_argument_given_twice_is_a_problem():
@@ -124,7 +127,7 @@ def test_a_negative_rate_is_for_whole_models_only():
     only(job({"unet_lr": -1e-6}), "optimizer.unet_lr", "error", "is negative")
     whole = job({"learning_rate": -1e-7}, method={"kind": "fine_tune"})
     found = [p for p in training_problems(whole) if "negative" in p.what]
-    assert [p.level for p in found] == ["advice"]
+    assert [(p.level, p.where) for p in found] == [("advice", "optimizer.learning_rate")]
     other = {"optimizer_type": "Lion", "learning_rate": 0.0, "unet_lr": -1e-6}
     assert about(job(other), "optimizer.unet_lr")[0][0] == "error"
 

@@ -123,6 +123,10 @@ def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
     [
         ("learning_rate_te2", "optimizer.text_encoder_lr"),
         ("full_bf16", "memory.full_precision"),
+        ("use_8bit_adam", "optimizer.optimizer_type"),
+        ("use_style_template", "captions.caption_template"),
+        ("use_safetensors", "saving.save_model_as"),
+        ("v2", "model.family"),
         ("stop_text_encoder_training", "method.stop_text_encoder_training"),
         ("fused_backward_pass", "memory.fused_backward_pass"),
     ],

@@ -54,6 +54,7 @@ def test_diffusers_reads_the_file(train):
         {"embedding": {"extended": True, "num_vectors_per_token": 1}},
         {
             "embedding": {"token_string": "zunkel, brabol"},
+            "captions": {"caption_prefix": "zunkel, brabol,"},
             "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
         },
         {
@@ -87,3 +88,13 @@ def test_what_cannot_be_learnt_is_said_before_anything_loads(train):
         train(**groups(embedding={"token_string": None})).start()
     with pytest.raises(ProblemsError, match="single file"):
         train(**groups(saving={"output_name": "t", "save_model_as": "diffusers"})).start()
+
+
+def test_a_word_that_no_caption_holds_is_said_before_anything_loads(train):
+    with pytest.raises(ProblemsError, match="No caption holds the new word 'zunkel'") as caught:
+        train(**groups(captions={"trigger_word": "glyph style"})).start()
+    assert caught.value.problems[0].where == "captions.trigger_word"
+    with pytest.raises(ProblemsError, match="the new word 'brabol'") as caught:
+        words = {"token_string": "zunkel, brabol"}
+        train(**groups(embedding=words, captions={"caption_prefix": "zunkel,"})).start()
+    assert len(caught.value.problems) == 1 and caught.value.problems[0].where == "embedding.token_string"

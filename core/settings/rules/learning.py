@@ -27,15 +27,21 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     below = [part for part, rate in rates.items() if rate < 0]
     if not below:
         return
-    where = "optimizer." + {"unet": "unet_lr"}.get(
-        below[0], "text_encoder_lr" if "text" in below[0] else "learning_rate"
-    )
+    where = _rate_setting(job, below[0])
     if not job.method.whole_model:  # what learns beside a model has nothing to unlearn
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
         yield Problem(what, where, "give a rate above 0; training away is for whole models only")
     else:
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these pictures, without an end"
         yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
+
+
+def _rate_setting(job: TrainJob, part: str) -> str:
+    """The setting that the rate of a part ("unet", "text_encoder plus", "unet_block3") is written in."""
+    if part.startswith("unet_block"):
+        return "method.block_lr"
+    name = "unet_lr" if part.startswith("unet") else "text_encoder_lr"
+    return f"optimizer.{name if getattr(job.optimizer, name) is not None else 'learning_rate'}"
 
 
 def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:

@@ -22,8 +22,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if job.method.kind != "lora":
         return
     network = job.network
-    if job.method.kind != "lora":
-        return
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)

@@ -9,11 +9,10 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import (
     ADAFACTOR,
     COMMON,
-    argument_problems,
     averages,
     find,
-    given_arguments,
     relative_steps,
+    settings_problems,
     type_problem,
 )
 
@@ -32,7 +31,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them")
     entry = find(own.optimizer_type)
     if entry is not None:
-        yield from argument_problems(given_arguments(own), entry.arguments, entry.name, ARGUMENTS)
+        yield from settings_problems(own, entry)
         if entry.path == ADAFACTOR:
             yield from _adafactor(job)
         if averages(entry.name) and job.schedule.lr_warmup_steps:
