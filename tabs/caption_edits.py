@@ -134,7 +134,7 @@ class Edits:
             return self._save(visit, placed, text)
 
     def _save(self, visit: Visit, placed: Placed, text: str) -> str:
-        token = save_caption(placed.picture.path, text, self._reading.job.captions.caption_extension)
+        token = save_caption(placed.picture.path, text, placed.concept.captions.caption_extension)
         visit.saved, visit.draft = plain(text), None
         if token and not visit.undo_token:  # one undo takes back all that was typed in one visit
             visit.undo_token = token

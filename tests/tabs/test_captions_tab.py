@@ -8,9 +8,11 @@ import pytest
 from work_parts import HOSTILE, event, make_page, picture, wait_until
 
 from core.record.problems import ProblemsError
+from core.settings.source import Source
 from tabs import caption_edits, tokens
 from tabs import captions_view as view
 from tabs.captions import Desk
+from tabs.concepts import with_entries
 
 
 @pytest.fixture
@@ -231,6 +233,22 @@ def test_a_caption_that_cannot_be_saved_stays_in_the_box(desk, folder, monkeypat
     monkeypatch.undo()
     window.act("next")
     assert text(folder, "ant") == "a red ant"
+
+
+def test_a_folder_with_a_caption_ending_of_its_own_is_saved_to_the_file_that_is_read(folder):
+    (folder / "ant.caption").write_text("an ant in a sentence", encoding="utf-8")
+    page = make_page(folder.parent)
+    own = Source(folder=str(folder), caption_extension=".caption")
+    page.project.replace(with_entries(page.project.job, [own]))
+    desk = Desk(page)
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    window = Window(desk)
+    assert window.box == "an ant in a sentence"
+    window.box = "a red ant in a sentence"
+    window.act("save")
+    assert (folder / "ant.caption").read_text(encoding="utf-8").strip() == "a red ant in a sentence"
+    assert text(folder, "ant") == "a ant"
 
 
 def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
