@@ -281,12 +281,13 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     if names & {"clip_l", "clip_g"} and names <= {"clip_l", "clip_g"}:
         return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
+    named = bool(vectors)  # then it is one at any width; the starter model's is 64
     if not vectors and len(names) == 1:
         vectors = [name for name in names if len(tensors[name].shape) <= 2]
     for name in vectors:
         width = tensors[name].shape[-1] if tensors[name].shape else 0
-        if width in (768, 1024, 1280):
-            family = {768: "sd1", 1024: "sd2"}.get(width, "sdxl")
+        if named or width in (768, 1024, 1280):
+            family = {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(width)
             return ModelKind("embedding", family, "single_file", None, f"its only vectors are {width} wide")
     return None
 

@@ -25,7 +25,8 @@ PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictur
 
 
 def wanted(job: TrainJob) -> bool:
-    return job.method.prior == "model" and job.dataset.prior_loss_weight > 0
+    own = job.method.kind != "embedding"  # a new word leaves the model, and so the class, as it is
+    return own and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
 
 
 def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
@@ -39,15 +40,16 @@ def class_caption(job: TrainJob, placed: Placed) -> str:
 
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Folders whose class nobody has named."""
+    """Folders whose class nobody has named, and pictures that would all stay as they are."""
+    found = _nothing_learnt(job, placed)
     if not wanted(job):
-        return []
+        return found
     unnamed = {
         each.concept.source.folder: None
         for each in placed
         if each.concept.role == "train" and not class_caption(job, each)
     }
-    return [
+    return found + [
         Problem(
             "The model is to keep the class of these pictures, and it is not said what they show",
             f"folder {folder}",
@@ -55,6 +57,19 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         )
         for folder in unnamed
     ]
+
+
+def _nothing_learnt(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """With textual inversion, which never changes what the base model draws, one such folder; else when all are such."""
+    kept = {each.concept.source.folder: bool(each.concept.source.custom_attributes.get(PRESERVE)) for each in placed}
+    folders = [folder for folder, preserved in kept.items() if preserved]
+    if not folders or (len(folders) < len(kept) and job.method.kind != "embedding"):
+        return []
+    what = "These pictures are to stay as the base model draws them, so nothing would be learnt of them"
+    fix = f"take {PRESERVE} out of the folder's custom attributes, or add a folder that is to be learnt"
+    if job.method.kind == "embedding":
+        fix = f"take {PRESERVE} out of the folder's custom attributes: a new word leaves the model as it is"
+    return [Problem(what, f"folder {folder}", fix) for folder in folders]
 
 
 def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:

@@ -97,6 +97,7 @@ def with_first(model, channels):
         ({"lllite_unet_input_blocks_4_1_x.conditioning1.0.weight": (4, 3, 4, 4)}, "SDXL ControlNet-LLLite"),
         ({"emb_params": (3, 768)}, "SD 1.x textual inversion embedding"),
         ({"emb_params": (3, 1024)}, "SD 2.x textual inversion embedding"),
+        ({"emb_params": (3, 64)}, "textual inversion embedding"),
         ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "SDXL textual inversion embedding"),
         ({"string_to_param.*": (2, 768)}, "SD 1.x textual inversion embedding"),
         ({"<my-token>": (768,)}, "SD 1.x textual inversion embedding"),

@@ -84,10 +84,16 @@ def test_folders_of_different_network_strength_learn_apart_and_differently(train
 
 
 def test_preserved_pictures_begin_with_no_loss_for_the_network_changes_nothing_yet(train, folder):
-    path = folder("subject")
-    kept = source(path, custom_attributes={"diff_output_preservation": True})
-    training = start(train(dataset={"folder": None, "sources": [kept]}, schedule={"max_train_steps": 1}))
-    assert training.losses()[1] == 0.0
+    kept = source(folder("kept", 2), custom_attributes={"diff_output_preservation": True})
+    both = {"folder": None, "sources": [kept, source(folder("subject", 2))], "train_batch_size": 1}
+    still = {"learning_rate": 1e-12}
+    losses = start(train(dataset=both, schedule={"max_train_steps": 4}, optimizer=still)).losses()
+    low, high = sorted(losses.values())[:2], sorted(losses.values())[2:]
+    assert low == pytest.approx([0.0, 0.0], abs=1e-9) and min(high) > 1e-3
+    for method in ({}, {"kind": "embedding"}):
+        word = {"token_string": "zunkel"}
+        with pytest.raises(ProblemsError, match="nothing would be learnt of them"):
+            train(dataset={"folder": None, "sources": [kept]}, method=method, embedding=word).start()
 
 
 def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_none(train, folder, tmp_path):

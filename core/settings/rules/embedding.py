@@ -47,6 +47,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         if entry.group == "network":
             yield entry.path, "ignored: a word is learnt, without a network"
     yield "optimizer.unet_lr", "ignored: the U-Net stays as it is"
+    yield "method.prior", "ignored: a new word leaves the model, and so the class, as it is"
+    yield "method.class_caption", "ignored: a new word leaves the model, and so the class, as it is"
     yield "memory.text_cache_bytes", "ignored: texts are encoded anew at each step"
     if job.embedding.embedding_weights:
         yield "embedding.init_word", "ignored: the embedding's file says how to begin"
