@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from core.cli.options import PAGE, SUBCOMMAND, options_help
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, errors
 from core.settings.flags import help_text
 from core.settings.job import JOBS
 
@@ -46,7 +46,7 @@ def main(words: list[str]) -> int:
 
 
 def print_problems(error: ProblemsError) -> None:
-    count = len(error.problems)
+    count = len(errors(error.problems))  # advice is shown too, and stops nothing
     print("1 problem:" if count == 1 else f"{count} problems:", file=sys.stderr)
     for problem in error.problems:
         print(problem, file=sys.stderr)

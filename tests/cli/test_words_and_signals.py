@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from core.cli.jobs import StopOnSignal
-from core.cli.main import main
+from core.cli.main import main, print_problems
 from core.cli.options import SUBCOMMAND, split_options
 from core.cli.progress import TerminalProgress
 from core.record import machine
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"
@@ -117,3 +117,9 @@ def test_a_page_that_is_asked_to_end_saves_what_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tabs.app", SimpleNamespace(serve=serve))
     assert main(["--outputs", str(tmp_path / "out")]) == 0
     assert closed == [1] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_advice_is_not_counted_as_a_problem(capsys):
+    advice = [Problem("this has no effect", level="advice"), Problem("nor has that", level="advice")]
+    print_problems(ProblemsError([*advice, Problem("the rate is negative")]))
+    assert capsys.readouterr().err.splitlines()[0] == "1 problem:"
