@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared, Settings, declared
+from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
 
@@ -110,6 +111,8 @@ def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> st
     for entry in known.values():
         if name in (entry.name, *entry.kohya_names):
             return f"did you mean '{entry.path}'?"
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.8) or [
         entry.path
         for entry in known.values()

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.record.problems import Problem
 from core.settings.base import Declared, Settings, declared
+from core.settings.elsewhere import ELSEWHERE
 
 
 def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -109,6 +110,8 @@ def _number(text: str) -> Any:
 def _unknown(path: str, known: dict[str, Declared]) -> Problem:
     name = path.rsplit(".", 1)[-1]
     meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
+    if not meant and name in ELSEWHERE:
+        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name])
     meant = meant or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
     return Problem(f"There is no setting --{path}", "command line", fix)

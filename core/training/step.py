@@ -57,6 +57,8 @@ def training_loss(
     prediction            "epsilon" or "v"
     sample_weights        [B]: 1, or the weight of regularisation pictures
     masks                 [B, 1, h, w] in 0..1, what counts of each picture; another size is averaged to the latents'
+                          The mean is over the mask's area; settings.mask_mean "picture" or compatibility "kohya" take it
+                          over the whole picture, as sd-scripts does
     offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset` and the adaptive scale
     perturbation_noise    standard normal [B, C, H, W], scaled by `settings.ip_noise_gamma`
     offset_strength, perturbation_strength
