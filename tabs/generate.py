@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.library import list_loras, list_models
+from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.picture_metadata import PictureRecord, portable_name, read_picture
 from core.generation.run import find_sources
 from core.record import atomic
@@ -90,6 +90,15 @@ def build(page: Page) -> None:
                 )
                 refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
             loras = board("gen-loras")
+            entry = form.EMBEDDINGS
+            words = gr.Dropdown(
+                choices=[],
+                multiselect=True,
+                allow_custom_value=True,
+                label=label(entry),
+                info=entry.help,
+                elem_id="gen-embeddings",
+            )
             fields |= _small_fields()
             model = gr.Dropdown(
                 label="Base model",
@@ -110,7 +119,7 @@ def build(page: Page) -> None:
             gallery = board("gen-gallery", script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
-    widgets = [fields[name] for name in form.FIELDS] + [model, compare]
+    widgets = [fields[name] for name in form.FIELDS] + [model, compare, words]
     lists = [add, loras, said, status, gallery]
     page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
@@ -121,8 +130,9 @@ def build(page: Page) -> None:
         page.listen(events, desk.setter(name), fields[name], None)
     page.listen(model.input, desk.setter("base_model"), model, None)
     page.listen(compare.input, desk.setter("compare"), compare, None)
+    page.listen(words.input, desk.setter("embeddings"), words, None)
     page.listen(add.input, desk.add, add, [add, loras])
-    page.listen(refresh.click, desk.refresh, None, [add, model])
+    page.listen(refresh.click, desk.refresh, None, [add, model, words])
     page.listen(draw.click, desk.draw, widgets, [said, status])
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
     on_act(page, loras, desk.change_lora, None, loras)
@@ -237,7 +247,15 @@ class Desk:
         """What `widgets` in `build` holds, in its order."""
         values = values or self._values()
         model = gr.Dropdown(choices=self._model_choices(values["base_model"]), value=values["base_model"])
-        return (*(values[name] for name in form.FIELDS), model, values["compare"])
+        return (*(values[name] for name in form.FIELDS), model, values["compare"], self._words(values))
+
+    def _words(self, values: dict[str, Any]) -> Any:
+        """The embeddings to choose from, with those that are chosen."""
+        space, chosen = self.page.workspace, values["embeddings"]
+        listed = [(name, portable_name(path, space)) for name, path in list_embeddings(space)]
+        known = {value for _, value in listed}
+        listed += [(text, text) for text in chosen if text not in known]
+        return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
 
     def _lists(self, place: dict[str, Any], said: str = "") -> tuple[Any, ...]:
         """What `lists` in `build` shows, in its order."""
@@ -284,7 +302,8 @@ class Desk:
 
     def refresh(self):
         values = self._values()
-        return gr.Dropdown(choices=self._lora_choices()), gr.Dropdown(choices=self._model_choices(values["base_model"]))
+        models = gr.Dropdown(choices=self._model_choices(values["base_model"]))
+        return gr.Dropdown(choices=self._lora_choices()), models, self._words(values)
 
     def add(self, chosen: str | None):
         """A LoRA of the list; the list is empty-handed again."""
@@ -307,7 +326,7 @@ class Desk:
 
     def draw(self, *values: Any):
         """Check everything and queue the drawing: what the fields hold at this moment, not what was kept before."""
-        names = (*form.FIELDS, "base_model", "compare")
+        names = (*form.FIELDS, "base_model", "compare", "embeddings")
         with self._lock:
             given = self._values() | {name: _as_text(name, value) for name, value in zip(names, values, strict=True)}
             self._keep(values=given)
@@ -318,11 +337,11 @@ class Desk:
         return "", self._status()
 
     def _check_files(self, job: GenerateJob) -> None:
-        """Model and LoRAs are there, of the right family, and inside the open folders."""
+        """Model, LoRAs and embeddings are there, of the right family, and inside the open folders."""
         sources = find_sources(job, self.page.workspace)
-        for path in (sources.model, sources.vae, *sources.loras):
+        for path in (sources.model, sources.vae, *sources.loras, *(word.path for word in sources.embeddings)):
             if path is not None and not self.page.roots.holds(path):
-                self.page.roots.check(path, "model or LoRA")
+                self.page.roots.check(path, "model, LoRA or embedding")
 
     def status_act(self, event: gr.EventData):
         act, arg, _ = act_of(event)
@@ -370,7 +389,7 @@ class Desk:
         shown = self._shown()
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         place = dict(place)
-        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 2)
+        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 3)
         lists: tuple[Any, ...] = (gr.skip(),) * 5
         if act == "page":
             place["page"] = page_of(value or arg, 10**6)
@@ -388,6 +407,8 @@ class Desk:
 
 def _as_text(name: str, value: Any) -> Any:
     """A field's content as it is kept: a switch as it is, everything else as text."""
+    if name == "embeddings":
+        return [str(text) for text in value or []]
     return bool(value) if name == "compare" else "" if value is None else str(value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.generation.embeddings import NewWord, find_word
 from core.generation.library import find_file, find_lora
 from core.generation.picture_metadata import portable_name
 from core.record.problems import Problem, ProblemsError
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
-FIELDS = tuple(name for name in ENTRIES if name != "loras")
+EMBEDDINGS = ENTRIES["embeddings"]
+FIELDS = tuple(name for name in ENTRIES if name not in ("loras", "embeddings"))
 MOST_LORAS = 20
 SEEDS = 2**32
 
@@ -33,7 +35,7 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     values = {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS}
     if project is not None:
         values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], project.samples.guidance_scale)
-    return values | {"base_model": "", "loras": [], "compare": False}
+    return values | {"base_model": "", "loras": [], "embeddings": [], "compare": False}
 
 
 def values_of(
@@ -50,7 +52,12 @@ def values_of(
             loras.append({"file": portable_name(path, workspace), "strength": use.strength})
         except ProblemsError as error:
             notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
-    values["loras"] = loras
+    values["loras"], values["embeddings"] = loras, []
+    for text in job.generate.embeddings:
+        try:
+            values["embeddings"].append(find_word(text, workspace).setting(workspace))
+        except ProblemsError as error:
+            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
     if found is None:
@@ -74,6 +81,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
         except BadText as error:
             problems.append(error.problem)
     generate["loras"] = [use for use in values.get("loras", []) if use.get("strength")]
+    generate["embeddings"] = list(values.get("embeddings", []))
     model = to_values(project.model)
     if values.get("base_model"):
         # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it.
@@ -120,23 +128,26 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 def draw_with(page: Page, name: str) -> None:
     """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples; the
-    last whole model becomes its base model."""
+    last whole model becomes its base model, and the last files of new words its embeddings."""
     run = next((each for each in page.engine.runs() if each.name == name), None)
     if run is None or not run.files:
         raise ProblemsError.one("This run has no finished file", name, "let it save first")
     newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     kept, now = page.project.tab_state("Generate"), page.project.job
-    before = kept_values(kept, now)
+    before = kept_values(kept, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
     try:
         job = page.engine.run_job(name)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
         job = None
+    guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale) if job is not None else ""
     if job is not None and job.method.kind == "embedding":
-        what = "Generate has no field for new words yet"
-        raise ProblemsError.one(what, name, "draw with samples of the run, or in a program that reads embeddings")
+        words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, run.files)]
+        base = "" if job.model.base_model == now.model.base_model else job.model.base_model
+        values = before | {"loras": [], "embeddings": words, "base_model": base, "guidance_scale": guidance}
+        page.project.keep("Generate", kept | {"values": values})
+        return
     if job is not None and job.method.whole_model:
-        guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale)
         values = before | {"loras": [], "base_model": file, "guidance_scale": guidance}
         page.project.keep("Generate", kept | {"values": values})
         return
@@ -145,8 +156,22 @@ def draw_with(page: Page, name: str) -> None:
     )
     if job is not None:
         values["base_model"] = "" if job.model.base_model == now.model.base_model else job.model.base_model
-        values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale)
+        values["guidance_scale"] = guidance
     page.project.keep("Generate", kept | {"values": values})
+
+
+def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:
+    """Each word with its last file: those of the second word and on end in "-WORD", the first word has the others."""
+    found = []
+    there = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
+    for number, word in enumerate(words):
+        own = [path for path in there if _word_of(path, words) == number]
+        found += [NewWord(word, path) for path in own[:1]]
+    return found
+
+
+def _word_of(path: Path, words: Sequence[str]) -> int:
+    return next((number for number, word in enumerate(words) if number and path.stem.endswith(f"-{word}")), 0)
 
 
 def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:
@@ -171,6 +196,7 @@ def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[
     kept = state.get("values", {})
     values |= {name: kept[name] for name in values if name in kept and isinstance(kept[name], type(values[name]))}
     values["loras"] = [use for use in values["loras"] if _is_use(use)]
+    values["embeddings"] = [text for text in values["embeddings"] if isinstance(text, str)]
     return values
 
 
@@ -195,4 +221,5 @@ def signature(job: GenerateJob) -> tuple[Any, ...]:
         "seed",
         "sampler",
     )
-    return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)
+    words = tuple(asked.embeddings)
+    return (*(getattr(asked, name) for name in fields), words, job.model.base_model, job.model.vae, job.model.clip_skip)

@@ -246,5 +246,6 @@ def about_job(job: GenerateJob | None, record: PictureRecord) -> str:
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
         ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{use.strength:g}</b>" for use in asked.loras)),
+        ("Embeddings", "<br>".join(esc(text) for text in asked.embeddings)),
     ]
     return facts([(name, value) for name, value in rows if value])

@@ -17,6 +17,8 @@ def run(words: list[str]) -> int:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
     if "lora" in options.values:
         options.settings += [f"--generate.loras={json.dumps([lora_use(text) for text in options.values['lora']])}"]
+    if "embedding" in options.values:
+        options.settings += [f"--generate.embeddings={json.dumps(options.values['embedding'])}"]
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
     get_models(job.model, options)

@@ -59,6 +59,7 @@ SUBCOMMAND = {
         **JOB,
         "prompt": ("TEXT", "short for --generate.prompt"),
         "lora": ("FILE[:STRENGTH]", "draw with this LoRA, and none of the preset's; may be repeated"),
+        "embedding": ("[WORD=]FILE", "draw with this new word, and none of the preset's; may be repeated"),
     },
     "class_pictures": JOB,
     "tool": JOB,
@@ -70,7 +71,7 @@ SUBCOMMAND = {
         "json": ("FILE", "write the numbers"),
     },
 }
-REPEATED = {"lora", "allow-module"}
+REPEATED = {"lora", "embedding", "allow-module"}
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.formats.header import read_header
 from core.formats.overflow import not_finite, refuse_no_numbers
 from core.formats.tensors import TensorFile
 from core.record import atomic
@@ -52,10 +53,23 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
     with TensorFile(path) as file:
         found = {name: file.read(name, torch.float32) for name in file.entries}
     found = {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
+    return {name: found[own] for name, own in _names({name: value.ndim for name, value in found.items()}, path).items()}
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
+    """{name: (n, C)} of the same tensors, from the header alone."""
+    entries, _ = read_header(path)
+    shapes = {name: (1, *entry.shape) if len(entry.shape) == 1 else entry.shape for name, entry in entries.items()}
+    names = _names({name: len(shape) for name, shape in shapes.items()}, path)
+    return {name: (shapes[own][0], shapes[own][-1]) for name, own in names.items()}
+
+
+def _names(axes: Mapping[str, int], path: Path) -> dict[str, str]:
+    """This program's names -> the file's, of those that are vectors. axes: of each tensor in the file."""
     for names in (LAYERS, SDXL):
-        if set(names) & set(found):
-            return {name: found[name] for name in names if name in found}
-    tables = [value for value in found.values() if value.ndim == 2]
+        if set(names) & set(axes):
+            return {name: name for name in names if name in axes}
+    tables = [name for name, number in axes.items() if number == 2]
     if not tables:
         raise ProblemsError.one("The file holds no embedding", str(path), "choose a textual inversion's file")
     return {ONE[0]: tables[0]}

@@ -1,4 +1,4 @@
-"""Which models and LoRAs there are: under the models folder and among the results of runs."""
+"""Which models, LoRAs and embeddings there are: under the models folder and among the results of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ INDEX = "model_index.json"
 
 def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
-    found = [*_files(workspace.models, "lora"), *_results(workspace, "lora")]
+    return _newest_first(workspace, "lora")
+
+
+def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
+    """(label, path) of every file of textual inversion, in the same way."""
+    return _newest_first(workspace, "embedding")
+
+
+def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
+    found = [*_files(workspace.models, kind), *_results(workspace, kind)]
     return sorted(found, key=lambda item: (-item[1].stat().st_mtime_ns, item[0]))
 
 
@@ -39,16 +48,25 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
 def find_lora(name: str, workspace: Workspace) -> Path:
     """The file a LoRA's name stands for: a path as in `find_file`, else a label or a file name with or without its
     ending. Of several with that name, the newest. Raises ProblemsError."""
+    return _find(name, workspace, "LoRA")
+
+
+def find_embedding(name: str, workspace: Workspace) -> Path:
+    """The file that an embedding's name stands for, in the same way."""
+    return _find(name, workspace, "embedding")
+
+
+def _find(name: str, workspace: Workspace, kind: str) -> Path:
     text = name.strip()
     path = find_file(text, workspace)
     if path is not None and path.is_file():
         return path
-    known = list_loras(workspace)
+    known = _newest_first(workspace, kind.lower())
     wanted = _plain(text)
     for label, path in known:
         if wanted in (_plain(label), _plain(path.name)):
             return path
-    raise ProblemsError.one(f"There is no LoRA '{name}'", "LoRAs", _advice(wanted, known))
+    raise ProblemsError.one(f"There is no {kind} '{name}'", f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"))
 
 
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
@@ -70,9 +88,9 @@ def _plain(name: str) -> str:
     return (stem if dot and f".{suffix.lower()}" in SUFFIXES else name).lower()
 
 
-def _advice(wanted: str, known: list[tuple[str, Path]]) -> str:
+def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
     if not known:
-        return "train one, or put a file into models/loras"
+        return f"train one, or put a file into models/{folder}"
     names = {_plain(path.name): label for label, path in known}
     near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5)
     shown = [names[stem] for stem in near] or [label for label, _ in known[:3]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,12 @@ LORA_TAG = re.compile(r" ?<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 as hex text; of the LoRAs, by their names in the settings, the one A1111 shows (of the tensors alone)."""
+    """SHA-256 as hex text; of the LoRAs, by their names in the settings, the one A1111 shows (of the tensors alone); of
+    embeddings, by their words, of the whole file."""
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngI
     content = {
         "format": FORMAT,
         "job": job.model_dump(mode="json"),
-        "hashes": {"model": hashes.model, "loras": hashes.loras},
+        "hashes": {"model": hashes.model, "loras": hashes.loras, "embeddings": hashes.embeddings},
     }
     info.add_text(CHUNK, json.dumps(content))
     return info
@@ -108,6 +111,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
         "VAE": Path(job.model.vae).name if job.model.vae else None,
         "Clip skip": job.model.clip_skip,
         "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
+        "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
         "Version": version,
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value not in (None, "")))
@@ -169,9 +173,11 @@ def _from_chunk(text: str) -> PictureRecord:
             return PictureRecord(reason="This picture was drawn by a newer Atelier; update to read its settings.")
         job = GenerateJob.model_validate(content["job"])
         stored = content.get("hashes", {})
-        hashes = Hashes(
-            str(stored.get("model", "")), {str(name): str(digest) for name, digest in stored.get("loras", {}).items()}
+        loras, words = (
+            {str(name): str(digest) for name, digest in stored.get(kind, {}).items()}
+            for kind in ("loras", "embeddings")
         )
+        hashes = Hashes(str(stored.get("model", "")), loras, words)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return PictureRecord(reason="The settings in this picture are damaged or were changed by hand.")
     return PictureRecord(job=job, source="atelier", hashes=hashes)
@@ -194,6 +200,7 @@ def from_a1111_text(text: str) -> PictureRecord:
     notes: list[Problem] = []
     loras = [{"file": name, "strength": float(strength)} for name, strength in LORA_TAG.findall(prompt)]
     wanted: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip(), "negative_prompt": negative, "loras": loras}
+    wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
     for name, setting_name, convert in (
         ("Steps", "steps", int),
         ("CFG scale", "guidance_scale", float),
@@ -213,10 +220,13 @@ def from_a1111_text(text: str) -> PictureRecord:
             )
         )
     job = GenerateJob.model_validate({"generate": kept, "model": model})
-    hashes = Hashes(
-        pairs.get("Model hash", ""), dict(re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]+)", pairs.get("Lora hashes", "")))
-    )
+    hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
     return PictureRecord(job=job, source="a1111", notes=notes, hashes=hashes)
+
+
+def _listed(pairs: dict[str, str], name: str) -> dict[str, str]:
+    """A list of `name: hash` within one value."""
+    return dict(re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
 
 
 def _advice(what: str, fix: str = "") -> Problem:
@@ -292,14 +302,25 @@ def one_picture(
     model_path: Path,
     vae_path: Path | None,
     lora_paths: list[Path],
+    embeddings: Sequence[str] = (),
 ) -> GenerateJob:
-    """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files."""
+    """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files.
+
+    embeddings  as the settings name them, portable already
+    """
     loras = [
         LoraUse(file=portable_name(path, workspace), strength=use.strength)
         for use, path in zip(job.generate.loras, lora_paths, strict=True)
     ]
     generate = job.generate.model_copy(
-        update={"seed": seed, "width": width, "height": height, "count": 1, "loras": loras}
+        update={
+            "seed": seed,
+            "width": width,
+            "height": height,
+            "count": 1,
+            "loras": loras,
+            "embeddings": list(embeddings),
+        }
     )
     vae = portable_name(vae_path, workspace) if vae_path is not None else None
     model = {"base_model": portable_name(model_path, workspace), "vae": vae}

@@ -7,7 +7,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -19,10 +19,11 @@ from core.families.precision import choose_precision, use_threads
 from core.formats.checkpoint import open_vae
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.header import sniff
+from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
 from core.generation.library import find_lora
-from core.generation.loras import LorasReport, check_file, loras_attached
+from core.generation.loras import check_file, loras_attached
 from core.generation.picture_metadata import Hashes, one_picture, png_info, portable_name
-from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, encode_prompts, pictures_at_once
+from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, pictures_at_once
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -50,6 +51,7 @@ class Sources:
     family: str
     vae: Path | None
     loras: list[Path]
+    embeddings: list[NewWord] = field(default_factory=list)
 
 
 def make_store() -> ModelStore:
@@ -86,10 +88,17 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
         if path is not None:
             _collect(problems, check_file, path, name or "sd1")
             loras.append(path)
+    words: list[NewWord] = []
+    for text in job.generate.embeddings:
+        word = _collect(problems, find_word, text, workspace)
+        if word is not None:
+            if model and name:
+                _collect(problems, check_word, word, words, name, model)
+            words.append(word)
     if problems:
         raise ProblemsError(problems)
     assert model is not None and name is not None
-    return Sources(model, name, vae, loras)
+    return Sources(model, name, vae, loras, words)
 
 
 def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
@@ -124,16 +133,19 @@ def run_generate(
     on_event("progress", text="loading the model", done=0, total=0)
     with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings
-        with loras_attached(components, job.generate.loras, lambda _: next(paths)) as report:
-            _say(report, on_event)
-            asked = job.generate
-            states = encode_prompts(components, asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
+        asked = job.generate
+        with (
+            loras_attached(components, asked.loras, lambda _: next(paths)) as report,
+            embeddings_attached(components, sources.embeddings) as words,
+        ):
+            _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], on_event)
+            states = words.encode(asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
             drawing = _Drawing(job, workspace, sources, hashes, components, states, on_event, cancel)
             return drawing.all_pictures()
 
 
-def _say(report: LorasReport, on_event: OnEvent) -> None:
-    for problem in report.problems:
+def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
+    for problem in problems:
         on_event("log", text=problem.what, level="warning", fix=problem.fix)
 
 
@@ -227,6 +239,7 @@ class _Drawing:
             lora_paths=self.sources.loras,
             model_path=self.sources.model,
             vae_path=self.sources.vae,
+            embeddings=[word.setting(self.workspace) for word in self.sources.embeddings],
         )
         return save_picture(picture, drawn, self.hashes, self.workspace)
 
@@ -277,7 +290,11 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
     for path in sources.loras:
         digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
         loras[portable_name(path, workspace)] = digest
-    return Hashes(model, loras)
+    embeddings = {
+        word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
+        for word in sources.embeddings
+    }
+    return Hashes(model, loras, embeddings)
 
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:

@@ -60,3 +60,9 @@ class GenerateSettings(Settings):
     loras: list[LoraUse] = setting(
         default_factory=list, title="LoRAs", level="shown", widget="loras", help="Any number, each with a strength."
     )
+    embeddings: list[str] = setting(
+        default_factory=list,
+        title="Embeddings",
+        level="shown",
+        help="Files of textual inversion. A prompt calls each by the file's name without its ending; `word=file` gives it another word.",
+    )

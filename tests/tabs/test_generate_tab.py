@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from work_parts import HOSTILE, event, make_page
 
 from core.engine.queue import QueueEntry
@@ -66,7 +68,14 @@ def draw(path, **generate):
 
 def press(desk, **changes):
     values = form.start_values() | changes
-    return desk.draw(*(values[name] for name in form.FIELDS), values["base_model"], values["compare"])
+    return desk.draw(*(values[name] for name in (*form.FIELDS, "base_model", "compare", "embeddings")))
+
+
+def embedding(path):
+    """A file of one vector as wide as the starter's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": torch.zeros(1, 64)}, path)
+    return path
 
 
 # -- fields to a job
@@ -128,6 +137,7 @@ def test_the_guidance_starts_as_that_of_the_samples():
 
 def test_a_damaged_project_file_gives_the_start_values():
     assert form.kept_values({"values": {"prompt": 3, "loras": [{"x": 1}, "y"], "new": 1}}) == form.start_values()
+    assert form.kept_values({"values": {"embeddings": ["a", 3]}})["embeddings"] == ["a"]
     assert form.kept_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"
 
 
@@ -174,12 +184,35 @@ def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
     assert desk.page.engine.jobs == []
 
 
+def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
+    embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
+    name = "outputs/runs/r/checkpoints/zunkel.safetensors"
+    assert desk.refresh()[2].choices == [("r / zunkel", name)]
+    desk.setter("embeddings")([name])
+    assert desk._widgets()[-1].value == [name]
+    press(desk, embeddings=[name, f"brabol={name}"])
+    assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
+    with pytest.raises(ProblemsError, match="no embedding 'gone'"):
+        press(desk, embeddings=["gone"])
+    assert len(desk.page.engine.jobs) == 1
+
+
+def test_a_picture_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_path):
+    embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
+    file = draw(tmp_path / "in.png", embeddings=["outputs/runs/r/checkpoints/zunkel.safetensors", f"a={HOSTILE}"])
+    *_, said, _, _ = desk.read(str(file))
+    assert desk._values()["embeddings"] == ["outputs/runs/r/checkpoints/zunkel.safetensors"]
+    assert "There is no embedding" in said and "<img src=x" not in said
+
+
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
     desk = Desk(make_page(tmp_path, Engine(tmp_path), shared=True))
     outside = tmp_path / "elsewhere"
     shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("pictures"))
     with pytest.raises(ProblemsError, match="not open"):
         press(desk, base_model=str(outside))
+    with pytest.raises(ProblemsError, match="not open"):
+        press(desk, embeddings=[str(embedding(outside / "zunkel.safetensors"))])
     press(desk)
     assert len(desk.page.engine.jobs) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -17,6 +18,7 @@ from core.settings.presets import dump
 from tabs import monitor
 from tabs import runs_view as view
 from tabs.browsers import Browser
+from tabs.generate_form import newest_words
 from tabs.runs import Desk, folder_bytes
 
 
@@ -216,10 +218,22 @@ def test_a_whole_model_becomes_the_base_model_of_generate(desk):
     desk.act({}, event("draw", "20260101-120000_one"))
     values = desk.page.project.tab_state("Generate")["values"]
     assert values["base_model"].endswith("checkpoints/glyphs.safetensors") and values["loras"] == []
-    word = build(TrainJob, {"method": {"kind": "embedding"}})
+    word = build(TrainJob, {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel"}})
     write_run(desk.page, "20260102-120000_two", job=word)
-    with pytest.raises(ProblemsError, match="no field for new words"):
-        desk.act({}, event("draw", "20260102-120000_two"))
+    desk.act({}, event("draw", "20260102-120000_two"))
+    values = desk.page.project.tab_state("Generate")["values"]
+    [text] = values["embeddings"]
+    assert text.startswith("zunkel=") and text.endswith("_two/checkpoints/glyphs.safetensors") and not values["loras"]
+
+
+def test_each_word_of_a_run_is_drawn_with_by_its_newest_file(tmp_path):
+    names = ("run-000001", "run-000001-brabol", "run", "run-brabol", "run-brabol-gone")
+    paths = [tmp_path / f"{name}.pt" for name in names]
+    for number, path in enumerate(paths[:4]):
+        path.touch()
+        os.utime(path, (number, number))
+    found = newest_words(["zunkel", "brabol"], paths)
+    assert [(each.word, each.path.stem) for each in found] == [("zunkel", "run"), ("brabol", "run-brabol")]
 
 
 def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):

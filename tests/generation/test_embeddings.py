@@ -1,0 +1,246 @@
+"""Pictures with new words: the vectors of a known word draw that word's picture, and the model stays as it was."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core.cli.main import main
+from core.families import family
+from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
+from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
+from core.generation.library import list_embeddings
+from core.generation.picture_metadata import a1111_text, from_a1111_text, read_picture
+from core.generation.pipeline import denoise, encode_prompts
+from core.generation.run import find_sources, make_store, run_generate
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generate import GenerateSettings
+from core.settings.job import GenerateJob
+from core.settings.model import ModelSettings
+from tests.models import tiny_file, tiny_folder
+
+STARTER = PROJECT / "models" / "starter"
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
+def model(request, tmp_path_factory):
+    name = request.param
+    folder = STARTER if name == "sd1" else tiny_folder(name, tmp_path_factory.mktemp("tiny") / name)
+    return family(name).load(folder)
+
+
+def rows_of(components, text):
+    """The vectors of the words of a text in each text encoder."""
+    found = []
+    for encoder, tokenizer in zip(components.text_encoders, components.tokenizers, strict=True):
+        ids = tokenizer(text)["input_ids"][1:-1]
+        found.append(encoder.get_input_embeddings().weight[ids].detach().float())
+    return found
+
+
+def word_file(path, components, text, layered=False):
+    """A file whose vectors are those of the words of `text`."""
+    rows = rows_of(components, text)
+    names = LAYERS if layered else ("clip_l", "clip_g") if len(rows) == 2 else ("emb_params",)
+    vectors = dict(zip(names, rows * len(LAYERS) if layered else rows, strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_embedding(path, vectors, {}, torch.float32)
+    return path
+
+
+def latents(components, states):
+    predict = partial(family(components.family).predict, components)
+    return denoise(predict, states.positive, states.negative, seeds=[3], width=64, height=64, steps=2)
+
+
+def state(components):
+    modules = [components.unet, *components.text_encoders]
+    weights = {
+        f"{n}.{name}": value.clone() for n, one in enumerate(modules) for name, value in one.state_dict().items()
+    }
+    hooks = [len(module._forward_pre_hooks) for one in modules for module in one.modules()]
+    return weights, hooks, [len(tokenizer) for tokenizer in components.tokenizers]
+
+
+def test_the_vectors_of_known_words_draw_the_picture_of_these_words_and_the_model_is_as_before(model, tmp_path):
+    words = [
+        NewWord("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
+        NewWord("zunkel-b", word_file(tmp_path / "b.pt", model, "cup")),
+    ]
+    before = state(model)
+    plain = latents(model, encode_prompts(model, "a red fox and a cup", "no cup"))
+    with embeddings_attached(model, words) as new:
+        drawn = latents(model, new.encode("a Zunkel and a zunkel-b", "no zunkel-b"))
+        assert not new.missing("a ZUNKEL", "zunkel-b") and new.missing("zunkel-b, zunkels") == ["zunkel"]
+    assert torch.equal(drawn, plain)
+    after = state(model)
+    assert before[0].keys() == after[0].keys() and before[1:] == after[1:]
+    assert all(torch.equal(value, after[0][name]) for name, value in before[0].items())
+    assert not torch.equal(latents(model, encode_prompts(model, "a Zunkel and a zunkel-b", "no zunkel-b")), plain)
+
+
+def test_a_word_with_a_vector_for_each_layer_draws_beside_a_plain_one(tmp_path):
+    components = family("sd1").load(STARTER)
+    layered = word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True)
+    words = [NewWord("xti", layered), NewWord("brabol", word_file(tmp_path / "brabol.pt", components, "cup"))]
+    plain = latents(components, encode_prompts(components, "a red fox, a cup"))
+    with embeddings_attached(components, words) as new:
+        states = new.encode("a xti, a brabol")
+        assert states.positive.context.shape[:2] == (1, 16)
+        assert torch.equal(latents(components, states), plain)
+    vectors = read_embedding(layered)
+    vectors["OUT11"] = -vectors["OUT11"]
+    write_embedding(layered, vectors, {}, torch.float32)
+    with embeddings_attached(components, words) as new:
+        assert not torch.equal(latents(components, new.encode("a xti, a brabol")), plain)
+    assert torch.equal(latents(components, encode_prompts(components, "a red fox, a cup")), plain)
+
+
+def test_a_model_is_whole_again_after_an_error(tmp_path):
+    components = family("sd1").load(STARTER)
+    table = components.text_encoders[0].get_input_embeddings()
+    words = [NewWord("xti", word_file(tmp_path / "xti.pt", components, "fox", layered=True))]
+    with pytest.raises(KeyboardInterrupt), embeddings_attached(components, words):
+        raise KeyboardInterrupt
+    assert components.text_encoders[0].get_input_embeddings() is table
+    assert not any(module._forward_pre_hooks for module in components.unet.modules())
+
+
+# -- whole jobs
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(outputs=tmp_path / "outputs", models=tmp_path / "models")
+
+
+def job_of(model=STARTER, **asked):
+    asked = {"prompt": "a fox", "seed": 1, "steps": 2, "width": 64, "height": 64} | asked
+    return GenerateJob(generate=GenerateSettings(**asked), model=ModelSettings(base_model=str(model)))
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture).copy()
+
+
+def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_picture_names_them(workspace):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    run = word_file(workspace.runs / "r" / "checkpoints" / "zunkel.safetensors", components, "fox")
+    mine = word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
+    assert {label: path for label, path in list_embeddings(workspace)} == {"r / zunkel": run, "embeddings/cup-1": mine}
+    store, said = make_store(), []
+
+    def draw(**asked):
+        job = job_of(**asked)
+        files = run_generate(job, workspace, store=store, on_event=lambda kind, **facts: said.append((kind, facts)))
+        return files[0]
+
+    plain = draw(prompt="a fox and a cup")
+    new = draw(prompt="a zunkel and a brabol", embeddings=["zunkel", "brabol=cup-1"])
+    assert np.array_equal(pixels(new), pixels(plain))
+    assert not [facts for kind, facts in said if kind == "log"]
+    record = read_picture(new)
+    assert record.job.generate.embeddings == [
+        "outputs/runs/r/checkpoints/zunkel.safetensors",
+        "brabol=models/embeddings/cup-1.pt",
+    ]
+    assert {name: len(digest) for name, digest in record.hashes.embeddings.items()} == {"zunkel": 64, "brabol": 64}
+    assert from_a1111_text(a1111_text(record.job, record.hashes)).job.generate.embeddings == ["zunkel", "brabol"]
+    again = run_generate(record.job.model_copy(update={"model": job_of().model}), workspace, store=store)
+    assert np.array_equal(pixels(again[0]), pixels(plain))
+    draw(prompt="zunkels", embeddings=["zunkel"])
+    assert [facts["text"] for kind, facts in said if kind == "log"] == [
+        "No prompt holds the word 'zunkel', so its embedding does nothing"
+    ]
+
+
+def test_files_that_do_not_fit_are_refused_together_before_anything_loads(workspace, tmp_path):
+    def file(name, **shapes):
+        save_file({key: torch.ones(shape) for key, shape in shapes.items()}, tmp_path / f"{name}.safetensors")
+        return str(tmp_path / f"{name}.safetensors")
+
+    layers = dict.fromkeys(LAYERS, (1, 64))
+    asked = [
+        file("wide", emb_params=(1, 768)),
+        file("two", emb_params=(1, 1024)),
+        file("xl", clip_l=(1, 768), clip_g=(1, 1280)),
+        file("part", **{name: layers[name] for name in LAYERS[1:]}),
+        file("good", emb_params=(64,)),
+        "Good=" + file("other", emb_params=(2, 64)),
+        "nowhere",
+    ]
+    with pytest.raises(ProblemsError) as caught:
+        find_sources(job_of(embeddings=asked), workspace)
+    said = [problem.what for problem in caught.value.problems]
+    assert len(said) == 6
+    for number, words in enumerate(
+        (
+            "vectors of 768 numbers; this model's words have 64",
+            "an embedding for SD 2.x; the model is SD 1.x",
+            "an embedding for SDXL; the model is SD 1.x",
+            "is no embedding",
+            "Two embeddings are for the word 'Good'",
+            "There is no embedding 'nowhere'",
+        )
+    ):
+        assert words in said[number]
+    xl = tiny_folder("sdxl", tmp_path / "xl_model")
+    asked = [
+        file("lone", clip_l=(1, 32)),
+        file("layers", **dict.fromkeys(LAYERS, (1, 32))),
+        file("uneven", clip_l=(1, 32), clip_g=(2, 48)),
+        file("swapped", clip_l=(1, 48), clip_g=(1, 32)),
+    ]
+    with pytest.raises(ProblemsError) as caught:
+        find_sources(job_of(xl, embeddings=asked), workspace)
+    said = " ".join(problem.what for problem in caught.value.problems)
+    assert len(caught.value.problems) == 4
+    assert "lone.safetensors holds clip_l; SDXL reads clip_l and clip_g" in said
+    assert "another number of vectors in clip_g" in said and "this model's words have 32" in said
+
+
+def test_widths_are_read_from_files_and_folders_alike(tmp_path):
+    for name, widths in (("sd1", [32]), ("sd2", [32]), ("sdxl", [32, 48])):
+        assert token_widths(tiny_folder(name, tmp_path / name)) == widths
+        assert token_widths(tiny_file(name, tmp_path / f"{name}.safetensors")) == widths
+
+
+def test_a_header_tells_the_shapes_that_reading_gives(tmp_path):
+    torch.save(
+        {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": torch.ones(3, 64)}}, tmp_path / "a.pt"
+    )
+    save_file({"clip_g": torch.ones(2, 48), "clip_l": torch.ones(2, 32)}, tmp_path / "b.safetensors")
+    save_file({"emb_params": torch.ones(64)}, tmp_path / "c.safetensors")
+    for name in ("a.pt", "b.safetensors", "c.safetensors"):
+        read = read_embedding(tmp_path / name)
+        assert list(read_shapes(tmp_path / name).items()) == [(key, tuple(value.shape)) for key, value in read.items()]
+
+
+def test_the_word_is_the_files_name_or_the_one_before_the_equals_sign(workspace, tmp_path):
+    path = tmp_path / "a=b" / "mira.v2.pt"
+    path.parent.mkdir()
+    path.touch()
+    assert find_word(str(path), workspace) == NewWord("mira.v2", path)
+    assert find_word(f" mira ={path}", workspace) == NewWord("mira", path)
+
+
+def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tmp_path, capsys):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    one = word_file(tmp_path / "zunkel.pt", components, "fox")
+    words = ["--model.base_model", str(STARTER), "--outputs", str(tmp_path / "out"), "--generate.width", "64"]
+    words = ["generate", *words, "--generate.height", "64", "--generate.steps", "1", "--generate.seed", "1"]
+    words += ["--prompt", "a zunkel"]
+    assert main([*words, "--embedding", str(one), "--embedding", f"brabol={one}"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "No prompt holds the word 'brabol'" in said and "'zunkel'" not in said
+    [path] = (tmp_path / "out" / "images").rglob("*.png")
+    assert read_picture(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
+    assert main([*words, "--embedding", "nowhere", "--check"]) == 2
+    assert "There is no embedding 'nowhere'" in capsys.readouterr().err
