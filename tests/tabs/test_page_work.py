@@ -316,6 +316,26 @@ def test_drawing_with_a_lora_beside_the_base_model(window, work):
     assert job.generate.seed == 41 and job.generate.loras[0].strength == 0.6
 
 
+def test_an_embedding_is_chosen_and_drawn_with(window, work):
+    from safetensors.numpy import save_file
+
+    path = work.workspace.runs / "20260101-000000_fox" / "checkpoints" / "zunkel.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
+    tab = window.open("Generate")
+    tab.locator("#gen-refresh").click()
+    tab.locator("#gen-embeddings input").click()
+    tab.get_by_role("option").filter(has_text="fox / zunkel").click()
+    wait_until(lambda: len(work.page.project.tab_state("Generate").get("values", {}).get("embeddings", [])) == 1)
+    field(tab, "prompt").fill("a zunkel")
+    tab.locator("#gen-draw").click()
+    wait_until(lambda: work.engine.queue() and work.engine._jobs[work.engine.queue()[-1].id].generate.embeddings)
+    job = work.engine._jobs[work.engine.queue()[-1].id]
+    assert job.generate.embeddings == ["outputs/runs/20260101-000000_fox/checkpoints/zunkel.safetensors"]
+    tab.reload()
+    expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
+
+
 def test_settings_of_a_picture_come_back_by_a_click_and_by_dropping_it(window, work):
     work.engine.submit("generate", build_generate(prompt="a rare cactus", seed=123, steps=7))
     tab = window.open("Generate")
