@@ -240,7 +240,12 @@
     for (const work of ready) work();
     follow();
     setInterval(() => { atelier.attach(); atelier.keepAddress(); }, 500);
-    document.body.dataset.atelier = "ready";
+    filling();
+  };
+  /* What is typed before the server has filled the widgets would be overwritten: until then they take nothing. */
+  const filling = () => {
+    if (!atelier.filled) return setTimeout(filling, 30);
+    setTimeout(() => { document.body.dataset.atelier = "ready"; }, 60);
   };
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin); else begin();
 })();

@@ -101,16 +101,14 @@ def test_a_model_of_another_family_exits_with_2_and_is_named(outputs, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    path = tmp_path / "xl.safetensors"
+    path = tmp_path / "three.safetensors"
     names = {
-        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
-        "model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
-        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536),
+        "model.diffusion_model.x_embedder.proj.weight": (1536, 16, 2, 2),
     }
     save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in names.items()}, path)
     done = run(outputs, "--model.base_model", str(path))
-    assert done.returncode == 2 and "SDXL" in done.stderr
+    assert done.returncode == 2 and "Stable Diffusion 3" in done.stderr
 
 
 def test_check_says_what_would_be_trained_and_begins_nothing(tmp_path):

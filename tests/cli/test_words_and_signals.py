@@ -61,13 +61,17 @@ def test_a_truncated_picture_is_bad_input_and_begins_no_run(tmp_path, capsys):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_closed_terminal_saves_and_stops_like_ctrl_c():
-    token = CancelToken()
-    with StopOnSignal(token) as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.asked and token.wanted
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup, which ignores it
+    try:
+        token = CancelToken()
+        with StopOnSignal(token) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.asked and token.wanted
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):

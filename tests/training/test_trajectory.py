@@ -17,9 +17,9 @@ from core.optimization.clipping import clip_grad_norm
 from core.optimization.groups import parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.optimization.schedules import set_learning_rates
+from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
-from core.settings.job import TrainJob
 from core.settings.optimizer import OptimizerSettings
 from core.training.step import training_loss
 
