@@ -17,10 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import core.families
+from core.families.token_count import VOCABULARY
 from core.record import draws
-
-SHIPPED = Path(core.families.__file__).parent / "sd1" / "configs" / "tokenizer" / "tokenizer.json"
 
 COMMON_BELOW = 0.5  # share of the vocabulary: tokens before it are everyday words, names and abbreviations
 RARE_FROM = 0.75  # share from which words are proposed
@@ -62,7 +60,7 @@ class WordFacts:
 
 
 @lru_cache(maxsize=8)
-def read_tokenizer(path: Path = SHIPPED) -> Any:
+def read_tokenizer(path: Path = VOCABULARY) -> Any:
     """A tokenizer.json; without a path the one of CLIP, which SD 1.x and SDXL share. Loads no torch."""
     from tokenizers import Tokenizer
 

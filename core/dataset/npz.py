@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from core.dataset.buckets import LATENT_PIXELS, Size
 from core.dataset.encoding import Side, sides
 from core.dataset.files import printable
+from core.dataset.views import recorded_crop
 from core.record.atomic import open_atomic
 from core.record.problems import ProblemsError
 
@@ -260,14 +261,3 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
         np.savez(out, **arrays)
         out.flush()
         os.fsync(out.fileno())
-
-
-def recorded_crop(bucket: Size, picture: Size) -> tuple[float, float, float, float]:
-    """What sd-scripts records as left, top, right, bottom: the picture fitted inside the bucket (section 3.7)."""
-    ratio = picture[0] / picture[1]
-    if bucket[0] / bucket[1] > ratio:
-        width, height = bucket[1] * ratio, float(bucket[1])
-    else:
-        width, height = float(bucket[0]), bucket[0] / ratio
-    left, top = (bucket[0] - width) // 2, (bucket[1] - height) // 2
-    return (left, top, left + width, top + height)

@@ -158,14 +158,17 @@ def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
 
 
 def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
-    """Half of what stays free when the picture is fitted inside its bucket; never the crop that was drawn."""
-    width, height = placement.bucket
-    ratio = placement.picture[0] / placement.picture[1]
-    if width / height > ratio:
-        fitted_width, fitted_height = height * ratio, float(height)
+    """What stays free at the left and top when the picture is fitted inside its bucket; never the crop that was drawn."""
+    left, top, right, _ = recorded_crop(placement.bucket, placement.picture)
+    return int(placement.bucket[0] - right if flip else left), int(top)
+
+
+def recorded_crop(bucket: Size, picture: Size) -> tuple[float, float, float, float]:
+    """What sd-scripts records as left, top, right, bottom: the picture fitted inside the bucket (section 3.7)."""
+    ratio = picture[0] / picture[1]
+    if bucket[0] / bucket[1] > ratio:
+        width, height = bucket[1] * ratio, float(bucket[1])
     else:
-        fitted_width, fitted_height = float(width), width / ratio
-    left, top = (width - fitted_width) // 2, (height - fitted_height) // 2
-    if flip:
-        left = width - (left + fitted_width)
-    return int(left), int(top)
+        width, height = float(bucket[0]), bucket[0] / ratio
+    left, top = (bucket[0] - width) // 2, (bucket[1] - height) // 2
+    return (left, top, left + width, top + height)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.header import read_header
 from core.formats.overflow import not_finite, refuse_no_numbers
+from core.formats.tensor_writer import save_pickle
 from core.formats.tensors import TensorFile
 from core.record import atomic
 from core.record.problems import ProblemsError
@@ -30,7 +31,6 @@ def write_embedding(
 
     vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one for each of LAYERS
     """
-    import torch
     from safetensors.torch import save_file
 
     refuse_no_numbers(not_finite(vectors), path)
@@ -39,8 +39,7 @@ def write_embedding(
         if path.suffix == ".safetensors":
             save_file(ready, temporary, metadata={"format": "pt", **metadata})
         else:
-            with open(temporary, "wb") as handle:
-                torch.save(ready, handle)
+            save_pickle(ready, temporary)
 
 
 def read_embedding(path: Path) -> dict[str, torch.Tensor]:

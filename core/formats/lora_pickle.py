@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers
+from core.formats.tensor_writer import save_pickle
 from core.record import atomic
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
     wide = overflowing(matrices, dtype)
     kinds = {name: torch.float32 if wide or name not in matrices else dtype for name in tensors}
     ready = {name: value.detach().to("cpu", kinds[name]).contiguous().clone() for name, value in tensors.items()}
-    with atomic.open_atomic(path) as temporary, open(temporary, "wb") as handle:
-        try:
-            torch.save(ready, handle)
-        except RuntimeError as error:  # a full disk is an OSError, as everywhere, and not torch's own
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    with atomic.open_atomic(path) as temporary:
+        save_pickle(ready, temporary)
     return [kept_wide(wide, dtype, path)] if wide else []

@@ -68,21 +68,32 @@ def write_pickle(
 
     wrap   a key that the tensors stand under        plain  numbers and words beside them
     """
-    import torch
-
     state = {}
     for name, tensor in tensors.items():
         if cancel is not None:
             cancel.check()
         state[name] = _alone(tensor.read())
-    content: dict[str, Any] = {wrap: state, **(plain or {})} if wrap else state
+    save_pickle({wrap: state, **(plain or {})} if wrap else state, path)
+
+
+def save_pickle(content: Any, path: Path) -> None:
+    """torch.save, but a disk that is full is an OSError, as everywhere, and not torch's RuntimeError."""
+    import torch
+
     with open(path, "wb") as handle:
         try:
             torch.save(content, handle)
-        except RuntimeError as error:  # a full disk is an OSError, as everywhere, and not torch's own
+        except RuntimeError as error:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+def type_named(precision: str) -> torch.dtype:
+    """The type that files are saved in, by its name in `saving.save_precision`."""
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:

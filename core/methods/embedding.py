@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.diffusion.text_states import TextStates
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
+from core.formats.tensor_writer import type_named
 from core.methods.layers import OneTextEach
 from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.averaging import averaged
@@ -142,7 +143,7 @@ class EmbeddingMethod:
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """One file for a word; of several words, each gets a file of its own name too, and `path` holds the first."""
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        dtype = type_named(precision)
         for word in self.words[1:]:
             write_embedding(path.with_name(f"{path.stem}-{word}{path.suffix}"), self.vectors(word), metadata, dtype)
         write_embedding(path, self.vectors(self.words[0]), metadata, dtype)

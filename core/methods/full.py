@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.families import family
 from core.families.saving import modules_of, save_model
 from core.formats.sd_keys import unet_to_ldm
+from core.formats.tensor_writer import type_named
 from core.formats.whole_model import ENDINGS, Form, ModelFacts
 from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
@@ -172,7 +173,6 @@ class FullMethod:
 
         epoch, step   finished ones, which a .ckpt adds to its source's
         """
-        import torch
 
         assert self._components is not None
         noise, asked = self._job.noise, self._job.model.prediction
@@ -182,7 +182,7 @@ class FullMethod:
             list(self._learning),
             form=self._form,
             vae=self._vae,
-            dtype={"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision],
+            dtype=type_named(precision),
             kohya_projection=self._job.model.kohya_projection,
             facts=ModelFacts(
                 metadata=metadata,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.lora_file import write_lora
 from core.formats.lora_pickle import write_lora_pickle
+from core.formats.tensor_writer import type_named
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.lora import LoraNetwork, part_of
@@ -151,9 +152,8 @@ class NetworkMethod:
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
-        import torch
 
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        dtype = type_named(precision)
         if path.suffix != ".safetensors":
             return write_lora_pickle(path, self.state_dict(), dtype)
         return write_lora(path, self.state_dict(), metadata, dtype)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.tensor_writer import save_pickle
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state, seal_state, state_step
@@ -33,7 +34,7 @@ def save_state(run: Run) -> Path:
     atomic.remove_folder(temporary)
     temporary.mkdir()
     try:
-        write_content(_content(run), temporary / STATE_FILE)
+        save_pickle(_content(run), temporary / STATE_FILE)
         atomic.sync_file(temporary / STATE_FILE)
         seal_state(temporary)
         atomic.replace(temporary, target)
@@ -44,19 +45,6 @@ def save_state(run: Run) -> Path:
     _remove_old(run, states)
     run.uploads.send_state(target)
     return target
-
-
-def write_content(content: dict[str, Any], path: Path) -> None:
-    """torch.save, but a disk that is full is an OSError, as everywhere, and not torch's RuntimeError."""
-    import torch
-
-    with open(path, "wb") as handle:
-        try:
-            torch.save(content, handle)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
 
 
 def _content(run: Run) -> dict[str, Any]:

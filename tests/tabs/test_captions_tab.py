@@ -326,9 +326,9 @@ def test_names_and_captions_never_become_markup(tmp_path):
 def test_tokens_are_counted_as_the_text_encoder_counts_them():
     from transformers import CLIPTokenizer
 
-    from core.captioning.identifiers import SHIPPED
+    from core.families.token_count import VOCABULARY
 
-    tokenizer = CLIPTokenizer.from_pretrained(str(SHIPPED.parent))
+    tokenizer = CLIPTokenizer.from_pretrained(str(VOCABULARY.parent))
     captions = [
         "a bear, glyph style",
         "",

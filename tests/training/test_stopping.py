@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from core.formats import hashes
+from core.formats.tensor_writer import save_pickle
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.validation import ValidationSettings
-from core.training.checkpoint import write_content
 from core.training.loop import obey
 from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
 from core.training.tasks import Tasks
@@ -81,7 +81,7 @@ def test_resume_pressed_in_the_same_step_as_pause_resumes():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_an_os_error_when_a_state_is_written():
     with pytest.raises(OSError) as caught:
-        write_content({"weights": torch.zeros(1 << 20)}, Path("/dev/full"))
+        save_pickle({"weights": torch.zeros(1 << 20)}, Path("/dev/full"))
     assert caught.value.errno == errno.ENOSPC
 
 
