@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -18,7 +19,7 @@ from core.record.allowed import keep_files_inside
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
-from tabs import form, header, pulse
+from tabs import form, header, own_settings, pulse
 from tabs.context import TABS, Page, run_all
 from tabs.links import Links
 from tabs.pieces import ASSETS
@@ -29,6 +30,7 @@ from tabs.theme import theme
 FIRST_SCRIPT = "base.js"
 FIRST_STYLE = "page.css"
 PORTS_TRIED = 100
+LAUNCHES = 5
 
 
 def make_page(engine: Any, workspace: Workspace, *, shared: bool = False) -> Page:
@@ -88,16 +90,30 @@ def free_port(host: str, port: int) -> int:
     raise OSError(f"no free port from {port} to {port + PORTS_TRIED - 1}")
 
 
+def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
+    """Another program may take the port between the look at it and its use, as two pages that start at once do."""
+    for attempt in range(LAUNCHES):
+        chosen = free_port(host, port)
+        try:
+            serve_at(server_port=chosen)
+            return
+        except OSError:
+            if attempt == LAUNCHES - 1:
+                raise
+            port = chosen + 1 if chosen + 1 < 65536 else port
+
+
 def launch(
     page: Page, *, host: str, port: int, share: bool, auth: tuple[str, str] | None, browser: bool = False
 ) -> gr.Blocks:
-    """Start serving and return at once. `blocks.local_url` is the address, `blocks.share_url` the public one."""
+    """Start serving at `port` or the next free one and return at once. `blocks.local_url` is the address, `blocks.share_url`
+    the public one, `blocks.server_port` the port."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
     blocks = build(page)
-    blocks.launch(
+    serve_at = functools.partial(
+        blocks.launch,
         server_name=host,
-        server_port=port,
         share=share,
         auth=auth,
         auth_message="Atelier. The name and password stand where it was started." if auth else None,
@@ -115,6 +131,7 @@ def launch(
         head=f"<script>\n{_field_facts()}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
         app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
+    _at_a_free_port(serve_at, host, port)
     page.links.logged_in = _login_check(blocks)
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
@@ -128,9 +145,9 @@ def _assets(kind: str, first: str) -> str:
 
 
 def _field_facts() -> str:
-    """What the page's script knows of every field; `</` would end the script element."""
-    text = json.dumps(form.facts(), ensure_ascii=False).replace("</", "<\\/")
-    return f"window.atelier = {{fields: {text}}};"
+    """What the page's script knows of every field and of names that are none; `</` would end the script element."""
+    known = {"fields": form.facts(), "elsewhere": own_settings.names_elsewhere()}
+    return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
 
 
 def _login_check(blocks: gr.Blocks):
@@ -161,11 +178,10 @@ def serve(
     login = _login(auth, shared)
     page = make_page(engine, workspace, shared=shared)
     keep_files_inside(page.roots.holds if shared else None)  # also the files that other files name
-    chosen = free_port(host, port)
-    if chosen != port:
-        print(f"Port {port} is taken; using {chosen}.", flush=True)
-    blocks = launch(page, host=host, port=chosen, share=share, auth=login, browser=browser and can_show_a_browser())
-    address = getattr(blocks, "share_url", None) or reachable(host, chosen)
+    blocks = launch(page, host=host, port=port, share=share, auth=login, browser=browser and can_show_a_browser())
+    if blocks.server_port != port:
+        print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
+    address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)
     if share and not getattr(blocks, "share_url", None):
         print(
             "The share link could not be made (no connection to the relay); the page is open on this machine.",

@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +24,12 @@ class Browser:
     arrived: deque = field(default_factory=lambda: deque(maxlen=KEPT_CHANGES))
     newest: dict[str, int] = field(default_factory=dict)
     said: dict[str, Any] | None = None
+    failed: str = ""  # what the error in the panel was about; a later success of the same closes it
+    failed_at: int = 0  # the project's revision then
     json_problems: list[dict[str, Any]] = field(default_factory=list)
     json_applied: str = ""  # the token of the JSON pane's text that was taken over last
     pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
+    acts: dict[str, int] = field(default_factory=dict)  # how often something that was done began or ended, by place
 
 
 class Browsers:
@@ -59,6 +64,25 @@ class Browsers:
         with self._news:
             return self._news.wait_for(lambda: set(numbers) <= set(browser.arrived), timeout=seconds)
 
+    @contextmanager
+    def acting(self, browser: Browser, place: str) -> Iterator[None]:
+        """While something that a person did is carried out and answered: see `overtaken`."""
+        self._count(browser, place)
+        try:
+            yield
+        finally:
+            self._count(browser, place)
+
+    def _count(self, browser: Browser, place: str) -> None:
+        with self._news:
+            browser.acts[place] = browser.acts.get(place, 0) + 1
+
+    def overtaken(self, browser: Browser, place: str) -> Callable[[], bool]:
+        """Asked later: whether a person has done something since. What was read before would be painted over the answer
+        to it, so it is not sent; the next tick tells what holds then."""
+        before = browser.acts.get(place, 0)
+        return lambda: browser.acts.get(place, 0) != before
+
     def double_press(self, browser: Browser, what: str, token: str) -> str:
         """The token of the start that this press repeats (a double click), or "" for a press of its own."""
         with self._news:
@@ -78,10 +102,14 @@ class Browsers:
         problems: Any = (),
         identity: str = "",
         go: str = "",
+        about: str = "",
+        revision: int = 0,
     ) -> None:
-        """A message for this browser's panel. "error" stays until closed, "done" and "info" go; `go` opens a tab."""
+        """A message for this browser's panel. "error" stays until it is closed or what it is `about` succeeds, "done" and
+        "info" go; `go` opens a tab."""
         listed = [problem.to_dict() for problem in problems]
         said = {
+            "at": self._next(browser),
             "id": identity or f"{time.time():.6f}",
             "kind": kind,
             "title": title,
@@ -90,6 +118,18 @@ class Browsers:
             "go": go,
         }
         browser.said = said
+        browser.failed, browser.failed_at = (about, revision) if kind == "error" else ("", 0)
+
+    def succeeded(self, browser: Browser, about: str) -> None:
+        """What failed before is done now, so its message goes."""
+        if about and browser.failed == about:
+            browser.said = {"at": self._next(browser), "id": f"{time.time():.6f}", "kind": "over"}
+            browser.failed = ""
+
+    @staticmethod
+    def _next(browser: Browser) -> float:
+        """The time of a message; later than that of the one before, so that an older one never takes its place."""
+        return max(time.time(), (browser.said or {}).get("at", 0.0) + 0.001)
 
 
 def unpack(text: Any) -> dict[str, Any]:

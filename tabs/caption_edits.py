@@ -27,7 +27,7 @@ from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
 KEPT_VISITS = 500
-ANSWER_SECONDS = 5.0  # after that an answer is taken for lost
+ANSWER_SECONDS = 15.0  # after that an answer is taken for lost
 KEPT_UNDO = 200
 SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more than this
 
@@ -44,12 +44,20 @@ def _short_key(key: tuple[str, str]) -> str:
 
 @dataclass
 class Visit:
-    """One showing. saved: the text as it stands on the disk; draft: what was typed and not saved yet."""
+    """One showing.
+
+    saved   the text that the box began with, or saved last
+    disk    what the caption was then; another text there now is someone else's
+    draft   what was typed and not saved yet
+    theirs  the other text that a saving met; it waits for a choice
+    """
 
     token: str
     key: str
     saved: str
+    disk: str
     draft: str | None = None
+    theirs: str | None = None
     undo_token: str = ""
     left: bool = False
     left_at: float = 0.0  # on the monotonic clock
@@ -94,7 +102,8 @@ class Edits:
     def open(self, placed: Placed) -> tuple[str, Caption]:
         """Begin a visit: its token and the caption to show."""
         caption = self.caption(placed)
-        visit = Visit(secrets.token_hex(6), key_of(placed), plain(caption.text))
+        text = plain(caption.text)
+        visit = Visit(secrets.token_hex(6), key_of(placed), text, text)
         with self._lock:
             self._visits[visit.token] = visit
             while len(self._visits) > KEPT_VISITS:
@@ -118,7 +127,8 @@ class Edits:
             return visit.draft is not None
 
     def flush(self, token: str, text: str, *, always: bool = False) -> str:
-        """Save the box's text when it differs; returns the name of the written file, "" when there was nothing to do.
+        """Save the box's text when it differs; returns the name of the written file, "" when nothing was written: there was
+        nothing to do, or the caption was changed elsewhere (`elsewhere`).
 
         always   also write a caption file where there is none, when the text is the folder's words unchanged
         """
@@ -127,20 +137,45 @@ class Edits:
             placed = self.picture(visit.key) if visit else None
             if visit is None or placed is None:
                 return ""
-            if plain(text) == visit.saved and not (always and self.caption(placed).source in ("words", "none")):
-                visit.draft = None
+            if plain(text) == visit.saved and not (always and self._worth_saving(visit, placed)):
+                visit.draft = visit.theirs = None
                 return ""
             visit.draft = text
             return self._save(visit, placed, text)
 
+    def _worth_saving(self, visit: Visit, placed: Placed) -> bool:
+        """Whether saving the text that was shown would change the disk."""
+        now = self.caption(placed)
+        return now.source in ("words", "none") or plain(now.text) != visit.disk
+
     def _save(self, visit: Visit, placed: Placed, text: str) -> str:
+        now = plain(self.caption(placed).text)
+        visit.theirs = now if now not in (visit.disk, plain(text)) else None
+        if visit.theirs is not None:
+            return ""
         token = save_caption(placed.picture.path, text, placed.concept.captions.caption_extension)
-        visit.saved, visit.draft = plain(text), None
+        visit.saved, visit.draft, visit.disk = plain(text), None, plain(self.caption(placed).text)
         if token and not visit.undo_token:  # one undo takes back all that was typed in one visit
             visit.undo_token = token
             self._push(placed, token)
         self._reading.caption_saved(placed.picture.key)
         return self.caption(placed).path.name
+
+    def elsewhere(self, token: str) -> str | None:
+        """The text that another window or program wrote while this one was typed, until a person has chosen."""
+        visit = self.visit(token)
+        return visit.theirs if visit is not None else None
+
+    def choose(self, token: str, mine: bool) -> None:
+        """Of two texts, keep the box's (the next `flush` saves it; undo brings the other back) or what is on the disk."""
+        with self._lock:
+            visit = self.visit(token)
+            if visit is None or visit.theirs is None:
+                return
+            if mine:
+                visit.disk, visit.theirs = visit.theirs, None
+            else:
+                self.leave(token)
 
     def leave(self, token: str) -> None:
         """End a visit: later messages of it change nothing."""
@@ -212,8 +247,8 @@ class Edits:
             if back:
                 others.append([key, name, quote_from_bytes(os.fsencode(back))])
             self._keep({other: others[-KEPT_UNDO:]})
-            for visit in self._visits.values():
-                visit.left = visit.left or visit.key == key
+            for visit in self._visits.values():  # what is being typed elsewhere is not dropped: its saving asks
+                visit.left = visit.left or (visit.key == key and visit.draft is None)
             placed = self.picture(key)
             if placed is not None:
                 self._reading.caption_saved(placed.picture.key)

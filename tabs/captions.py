@@ -56,6 +56,9 @@ watch('value', () => {
   list.scrollTop += box.top - frame.top - frame.height / 2 + box.height / 2;
 });
 """
+# The browser's tab keeps its visit, so that a refresh finds what was typed while the question which of two texts stays is open.
+KEEP_VISIT = "(text, visit) => { sessionStorage.setItem('atelier-caption', visit); return [text, visit]; }"
+KEPT_VISIT = "(text, visit) => [text, visit || sessionStorage.getItem('atelier-caption') || '']"
 
 
 def build(page: Page) -> None:
@@ -77,11 +80,13 @@ def build(page: Page) -> None:
     seen = gr.State({})
     lists = [tally, pictures, stage, meter, state, buttons, notes]
     everything = [box, visit, *lists]
-    page.on_show(TAB, desk.show, None, [seen, *everything])
+    page.on_show(TAB, desk.show, [box, visit], [seen, *everything], js=KEPT_VISIT)
     page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
-    page.listen(pictures.typed, desk.typed, [box, visit], [meter, state, notes], trigger_mode="always_last")
-    page.listen(box.blur, desk.left_box, [box, visit], [tally, pictures, meter, state, buttons, notes])
-    on_act(page, [pictures, buttons, tally], desk.acted, [box, visit], [*everything, seen])
+    told, left = [meter, state, notes], [tally, pictures, meter, state, buttons, notes]
+    typing: dict[str, Any] = {"js": KEEP_VISIT, "gives_way": True}
+    page.listen(pictures.typed, desk.typed, [box, visit], told, trigger_mode="always_last", **typing)
+    page.listen(box.blur, desk.left_box, [box, visit], left, **typing)
+    on_act(page, [pictures, buttons, tally, state], desk.acted, [box, visit], [*everything, seen])
 
 
 class Desk:
@@ -107,9 +112,13 @@ class Desk:
 
     # -- showing
 
-    def show(self):
+    def show(self, text: str, token: str):
         self.edits.save_drafts()
         self.reading.want(again=True)
+        visit = self.edits.visit(token)
+        if visit is not None and visit.theirs is not None:  # the choice is still open; after a refresh the box is empty
+            typed = text or visit.draft or ""
+            return {}, gr.Textbox(value=typed, interactive=True), token, *self._asking(typed, token)
         return {}, *self._open(str(self._state().get("key", "")))
 
     def tick(self, seen: dict[str, Any], text: str, token: str):
@@ -142,6 +151,12 @@ class Desk:
             token,
             *self._render(key_of(placed), caption.text, False, said),
         )
+
+    def _asking(self, text: str, token: str) -> tuple[Any, ...]:
+        """What `lists` shows while a person has to choose between two texts."""
+        visit = self.edits.visit(token)
+        tally, pictures, stage, meter, _, buttons, notes = self._render(visit.key if visit else "", text, True)
+        return tally, pictures, stage, meter, view.elsewhere(self.edits.elsewhere(token) or ""), buttons, notes
 
     def _rows(self) -> list[Row]:
         state = self._state()
@@ -187,13 +202,17 @@ class Desk:
         if placed is None:
             return gr.skip()
         # A message that comes after the text was saved must not wipe away that it was.
-        state = view.status("Not saved yet" if unsaved else "", unsaved) if unsaved or before else gr.skip()
+        told = (unsaved or before) and self.edits.elsewhere(token) is None
+        state = view.status("Not saved yet" if unsaved else "", unsaved) if told else gr.skip()
         return self._meter(text, placed), state, self._notes(placed, text)
 
     def left_box(self, text: str, token: str):
         """Leaving the box saves."""
         name = self.edits.flush(token, text)
         visit = self.edits.visit(token)
+        if self.edits.elsewhere(token) is not None:
+            tally, pictures, _, meter, state, buttons, notes = self._asking(text, token)
+            return tally, pictures, meter, state, buttons, notes
         if not name or visit is None:
             return gr.skip()
         tally, pictures, _, meter, state, buttons, notes = self._render(visit.key, text, False, _saved(name))
@@ -206,10 +225,14 @@ class Desk:
     def act(self, text: str, token: str, event: gr.EventData):
         """Keys, buttons and the list. What was typed is saved before anything else is shown."""
         act, arg, value = act_of(event)
-        name = self.edits.flush(token, text, always=act == "save")
+        if act in ("mine", "theirs"):
+            self.edits.choose(token, act == "mine")
+        name = self.edits.flush(token, text, always=act in ("save", "mine"))
+        if self.edits.elsewhere(token) is not None:
+            return gr.skip(), gr.skip(), *self._asking(text, token)
         visit = self.edits.visit(token)
         key = visit.key if visit else str(self._state().get("key", ""))
-        if act == "save" and visit is not None:
+        if act in ("save", "mine") and visit is not None:
             return gr.skip(), gr.skip(), *self._render(key, text, False, _saved(name) if name else "Saved")
         self.edits.leave(token)
         said = _saved(name) if name else ""

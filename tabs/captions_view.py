@@ -164,6 +164,16 @@ def status(text: str, unsaved: bool = False) -> str:
     return f'<div class="save-state{" unsaved" if unsaved else ""}" role="status">{esc(text)}</div>'
 
 
+def elsewhere(theirs: str) -> str:
+    """Someone else has saved another text for the picture: which of the two is to stay."""
+    there = f"There it is: <q>{esc(short(theirs, 300))}</q>" if theirs else "There it is empty."
+    mine = button("mine", "Keep what stands here", kind="primary", title="Saves it; Undo brings the other back")
+    return (
+        '<div class="question" role="alert"><span>Not saved: another window or program has changed this caption in the '
+        f'meantime. {there}</span><span class="does">{mine}{button("theirs", "Take the other")}</span></div>'
+    )
+
+
 def tally(report: Report | None) -> str:
     """How many captions there are, in one line."""
     if report is None or not report.placed:

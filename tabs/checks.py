@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
-from core.settings.rules import training_problems
-from core.training.named_files import named_file_problems
-from core.training.network_files import network_problems
-from core.training.objective import objective_problems
+from core.training.checks import problems_with_model, problems_without_model
 from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
@@ -35,6 +33,8 @@ class Checks:
         self._task: Any = None
         self._asked: tuple[TrainJob, float] | None = None
         self._facts: dict[str, Any] = {}
+        self._facts_of: TrainJob | None = None  # the job that they are of; None after a person asked for a new look
+        self._folders_found: list[str] = []  # of the job that the facts were found for
         self._took = 0.0  # seconds of the last look
         self._models: dict[Any, dict[str, Any]] = {}
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their pictures by address
@@ -42,7 +42,8 @@ class Checks:
     # -- the model
 
     def model(self, text: str, family: str = "auto") -> dict[str, Any]:
-        """{"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id or ""} for what a model field holds."""
+        """What a model field holds: {"family": "SD 1.x", "evidence", "problem", "fix", "offer": hub id or "", "numbers": of a
+        whole model's weights, 0 where they are not known}."""
         key = (text, family, self._state_of(text))
         with self._lock:
             if key in self._models:
@@ -64,13 +65,13 @@ class Checks:
         """Where the model lies; None for a hub id that is not on this machine."""
         from core.formats.hub import resolve
 
-        found = resolve(text, self.page.workspace.models)
+        found = resolve(text, self.page.workspace.models, self.page.workspace.outputs)
         return self.page.roots.check(found, "model.base_model") if isinstance(found, Path) else None
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
         from core.formats.detect import FAMILY_NAMES, identify
 
-        answer = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": ""}
+        answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
             path = self._place(text)
             if path is None:
@@ -91,7 +92,19 @@ class Checks:
             }
         else:
             answer |= self._refused(kind, path, family)
+        if not answer["problem"]:
+            answer["numbers"] = self._numbers(path)
         return answer
+
+    @staticmethod
+    def _numbers(path: Path) -> int:
+        """How many numbers a whole model has; 0 where its parts cannot be read, which the checks tell."""
+        from core.formats.checkpoint import open_checkpoint
+
+        try:
+            return sum(part.weight_bytes(1) for part in open_checkpoint(path).parts.values())
+        except (ProblemsError, OSError):
+            return 0
 
     @staticmethod
     def _refused(kind: ModelKind, path: Path, family: str) -> dict[str, str]:
@@ -107,7 +120,10 @@ class Checks:
     # -- the preflight
 
     def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed."""
+        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed.
+
+        "checking": they are of an earlier job. Those of other folders are not shown at all.
+        """
         with self._lock:
             now = time.monotonic()
             stale = self._asked is None or self._asked[0] != job or again
@@ -119,7 +135,8 @@ class Checks:
             ):
                 self._asked = (job, now)
                 self._task = self.page.engine.light(self._preflight, job, title="preflight")
-            return {"checking": bool(stale or not self._facts), **self._facts}
+                self._facts_of = None if again else self._facts_of
+            return {"checking": self._facts_of != job, **(self._facts if self._folders_found == _folders(job) else {})}
 
     def known_steps(self, job: TrainJob) -> int:
         """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
@@ -139,7 +156,7 @@ class Checks:
         with self._lock:
             self._took = time.monotonic() - began
             if self._asked is not None and self._asked[0] == job:
-                self._facts = facts
+                self._facts, self._facts_of, self._folders_found = facts, job, _folders(job)
 
     def facts(self, job: TrainJob, token: Any = None) -> dict[str, Any]:
         """The findings as the page shows them."""
@@ -152,7 +169,8 @@ class Checks:
         self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_PICTURES]
         facts["pictures"] = [_shown(self.page, row) for row in shown]
-        facts["problems"] = [problem.to_dict() for problem in self.problems(job, report)]
+        device = self.page.engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
+        facts["problems"] = [problem.to_dict() for problem in self.problems(job, report, device)]
         return facts
 
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Any:
@@ -174,22 +192,21 @@ class Checks:
         reading = self.page.reading
         known = reading.findings if reading is not None and _same_pictures(reading.job, job) else None
         if known is None and look:
-            from core.dataset.doctor import examine
+            from core.dataset.doctor import held_out_copies
 
-            known = examine(report, self.page.workspace.private / "index.sqlite")
+            return held_out_copies(report, self.page.workspace.private / "index.sqlite")
         return [finding.problem() for finding in known or () if finding.level == "error"]
 
-    def problems(self, job: TrainJob, report: Any) -> list[Problem]:
-        """Everything against this job: its settings, its model and its pictures."""
-        found = list(training_problems(job))
+    def problems(self, job: TrainJob, report: Any, device: str | None = None) -> list[Problem]:
+        """Everything against this job: its settings, its model, its pictures and, where it is known, the device."""
+        workspace, allow = self.page.workspace, self.page.roots.check
+        found = problems_without_model(job, workspace, report, device, allow)
         model = self.model(job.model.base_model, job.model.family)
         if model["problem"]:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
-        found += objective_problems(job, self.page.workspace)
-        found += network_problems(job, self.page.workspace, self.page.roots.check)
-        found += named_file_problems(job, self.page.workspace, self.page.roots.check)
+        found += problems_with_model(job, workspace, allow)
         unique: dict[tuple[str, str], Problem] = {}
-        for problem in [*found, *report.problems, *self.doctor_errors(job, report)]:
+        for problem in [*found, *self.doctor_errors(job, report)]:
             unique.setdefault((problem.what, problem.where), problem)
         return sorted(unique.values(), key=lambda problem: problem.level != "error")
 

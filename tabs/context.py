@@ -6,6 +6,7 @@ import html
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from tabs.tensorboard import TensorBoard
 if TYPE_CHECKING:
     from core.engine.engine import Engine
 
+ANY_TAB = "tabs"  # where things are done that answers of other tabs give way to
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
 
@@ -75,18 +77,28 @@ class Page:
         """Address of a picture made smaller: its longer side is at most `size` pixels."""
         return self.links.thumb_url(path, size)
 
-    def listen(self, triggers: Any, fn: Callable | None, inputs: Any = None, outputs: Any = None, **more: Any) -> Any:
+    def listen(
+        self,
+        triggers: Any,
+        fn: Callable | None,
+        inputs: Any = None,
+        outputs: Any = None,
+        *,
+        gives_way: bool = False,
+        **more: Any,
+    ) -> Any:
         """One private listener. `triggers` is a component's event (box.blur) or a list of them.
 
         A parameter of `fn` called `request` gets the gr.Request, one called `event` the gr.EventData.
         Problems that `fn` raises appear as a message that stays until it is closed; nothing else changes then.
+        `gives_way`: the answer is not sent when the person did something meanwhile (a tick, a count while typing).
         """
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
         bus, given = self.pulse_bus, outputs
         if fn is not None and bus is not None:
             listed = list(outputs) if isinstance(outputs, (list, tuple)) else [] if outputs is None else [outputs]
             if not any(each is bus for each in listed):
-                fn, given = told(self, fn, len(listed)), [*listed, bus]
+                fn, given = told(self, fn, len(listed), gives_way), [*listed, bus]
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
             return triggers(fn, inputs, given, **more)  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
@@ -97,18 +109,18 @@ class Page:
         key = (tab, seconds)
         if key not in self.timers:
             self.timers[key] = gr.Timer(seconds, active=False)
-        self.listen(self.timers[key].tick, fn, inputs, outputs, trigger_mode="once")
+        self.listen(self.timers[key].tick, fn, inputs, outputs, trigger_mode="once", gives_way=True)
 
-    def on_show(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
-        """Call `fn` each time `tab` is opened (also when the page opens on it)."""
-        self.shows.setdefault(tab, []).append({"fn": fn, "inputs": inputs, "outputs": outputs})
+    def on_show(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, js: str | None = None) -> None:
+        """Call `fn` each time `tab` is opened (also when the page opens on it). `js` may change the inputs before."""
+        self.shows.setdefault(tab, []).append({"fn": fn, "inputs": inputs, "outputs": outputs, "js": js})
 
     def on_load(self, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
         """Call `fn` when a browser opens the page."""
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
 
 
-def told(page: Page, fn: Callable, outputs: int) -> Callable:
+def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Callable:
     """`fn` for `outputs` components and the pulse bus, which carries its problems to the message panel of that browser.
 
     Raised as gr.Error they would be answered with status 500, and the message would be gone at once.
@@ -117,6 +129,7 @@ def told(page: Page, fn: Callable, outputs: int) -> Callable:
     """
     signature = inspect.signature(fn)
     asks = "request" in signature.parameters
+    about = _name_of(fn)
     parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
     if not asks:
         own = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -126,12 +139,18 @@ def told(page: Page, fn: Callable, outputs: int) -> Callable:
 
     def wrapped(*args):
         request = args[place]
+        browser = page.browsers.of(getattr(request, "session_hash", None))
+        overtaken = page.browsers.overtaken(browser, ANY_TAB)
         try:
-            result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
+            with nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB):
+                result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
+            if gives_way and overtaken():
+                result = gr.skip()
         except ProblemsError as error:
-            result, said = gr.skip(), _said(page, request, error)
+            result, said = gr.skip(), _said(page, request, error, about)
         else:
             said = gr.skip()
+            page.browsers.succeeded(browser, about)
         if isinstance(result, dict) and result.get("__type__") != "update":
             return result  # by component
         if outputs < 2:
@@ -140,19 +159,25 @@ def told(page: Page, fn: Callable, outputs: int) -> Callable:
         return (*([gr.skip()] * outputs if skipped else result), said)
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__name__ = getattr(fn, "__name__", getattr(getattr(fn, "func", None), "__name__", "handler"))
+    wrapped.__name__ = about.rsplit(".", 1)[-1]
     wrapped.__annotations__ = {"request": gr.Request} | {
         name: kind for name, each in signature.parameters.items() if (kind := _filled_in(name, each.annotation))
     }
     return wrapped
 
 
-def _said(page: Page, request: gr.Request, error: ProblemsError) -> str:
+def _name_of(fn: Callable) -> str:
+    """A handler's name with its module, also of a partial one."""
+    named = getattr(fn, "func", fn)
+    return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', 'handler')}"
+
+
+def _said(page: Page, request: gr.Request, error: ProblemsError, about: str) -> str:
     """The problems for the message panel of the browser that asked."""
     from tabs.messages import packed, signed
 
     browser = page.browsers.of(getattr(request, "session_hash", None))
-    page.browsers.say(browser, "error", title="Not done", problems=error.problems)
+    page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
     return packed({"said": signed(browser.said)})
 
 
@@ -206,4 +231,4 @@ def file_size(count: float) -> str:
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
     for call in calls:
-        page.listen(event, call["fn"], call["inputs"], call["outputs"])
+        page.listen(event, **call)

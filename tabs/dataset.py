@@ -66,7 +66,7 @@ def build(page: Page) -> None:
     shown = [folder, exchange, intake, browser, *areas]
     page.on_show(TAB, desk.show, None, [seen, *shown])
     page.on_tick(TAB, desk.tick, seen, [seen, *shown])
-    page.listen([folder.blur, folder.submit], desk.choose, folder, [*shown, seen])
+    page.listen([folder.blur, folder.submit], desk.choose, folder, [*shown, seen], trigger_mode="always_last")
     page.listen(browse.click, desk.open_browser, None, browser)
     page.listen(again.click, desk.read_again, None, [*shown, seen])
     page.listen(drop.upload, desk.take, drop, [drop, intake])
@@ -171,8 +171,11 @@ class Desk:
     # -- choosing
 
     def choose(self, text: str):
-        """The folder as written."""
-        self._set_folder(text)
+        """The folder as written. One that has settings of its own is chosen already: a box that is left after Enter tells
+        the same twice, and the second may come after those settings."""
+        sources = self.page.project.job.dataset.sources
+        if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
+            self._set_folder(text)
         return self._all()
 
     def _set_folder(self, text: str) -> None:

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.record.machine import memory_words
 from core.record.problems import ProblemsError
+from core.settings.base import value_of
 from core.settings.check import build as build_job
+from core.settings.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.levels import level_of, levels
 from core.settings.presets import to_values
+from core.settings.rules.dataset import changes_by_chance
+from core.settings.sharding import ShardingSettings
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -30,6 +35,21 @@ PARTS = {
     "activations": "one pass",
     "cache": "cached latents",
     "spare": "torch itself",
+}
+
+
+# Settings that a plan reads, by group; beside them it reads the sizes and batches of all folders.
+COUNTED = {
+    "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
+    "model": "base_model vae family",
+    "network": "rank conv_rank train_unet train_text_encoder block_dims conv_block_dims",
+    "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
+    " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents",
+    "sharding": " ".join(ShardingSettings.model_fields),
+    "dataset": "resolution train_batch_size",
+    "captions": "max_token_length",
+    "optimizer": "optimizer_type compatibility max_grad_norm",
+    "schedule": "gradient_accumulation_steps",
 }
 
 
@@ -54,13 +74,13 @@ class Forecast:
 
     def hints(self, job: TrainJob) -> dict[str, str]:
         """{path of a memory switch: what it saves in this job}, while the plan is of this job."""
-        if self._key != _key(job):
+        if self._key != plan_key(job):
             return {}
-        return {path: f"In this job: {_size(saved)} less." for path, saved in self._saved.items()}
+        return {path: f"In this job: {memory_words(saved)} less." for path, saved in self._saved.items()}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
         """What the card shows. Starts a new plan where the job has changed."""
-        key = _key(job)
+        key = plan_key(job)
         fresh = self._key == key
         wanted = self._asked or "torch" in sys.modules
         with self._lock:
@@ -92,11 +112,14 @@ class Forecast:
                 raise ProblemsError.one(model["problem"], "model.base_model", model["fix"])
             facts = facts_of(job, self.page.workspace, self._device)
             plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
-            parts = [{"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if size]
+            parts = [
+                {"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)
+            ]
             found: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
             found["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
             tight = plan.total > total
-            found["advice"] = [each.sentence() for each in advise(job, facts)] if tight else []
+            found["advice"] = _beside(plan.memory, plan.disk)
+            found["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
             saved = switch_savings(job, facts)
         except ProblemsError as error:
             found, saved = {"problem": error.problems[0].what}, {}
@@ -154,15 +177,25 @@ def build(page: Page) -> Forecast:
     return page.forecast
 
 
-def _key(job: TrainJob) -> Any:
-    """What a plan depends on."""
-    own = (job.method, job.model, job.network, job.memory, job.dataset, job.embedding)
-    return (*own, job.optimizer.optimizer_type, job.captions.max_token_length, job.schedule.gradient_accumulation_steps)
+def _beside(memory: int, disk: int) -> list[str]:
+    """What DeepSpeed puts beside the card, against the main memory of this machine."""
+    from core.record import machine
+
+    there = machine.memory("cpu")[1]
+    words = f"main memory takes about {memory_words(memory)} of {memory_words(there)} besides"
+    found = [words + (": too much" if memory > there else "")] if memory else []
+    return found + ([f"the fast disk takes about {memory_words(disk)}"] if disk else [])
+
+
+def plan_key(job: TrainJob) -> Any:
+    """What a plan depends on: while it stays, nothing is counted again."""
+    looks = [
+        (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
+        for own in (concept.pictures for concept in concepts_of(job))
+    ]
+    named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
+    return looks, named, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
 
 
 def _rounded(size: int) -> int:
     return round(size / MB) * MB
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e8 else f"{max(1, round(size / MB))} MB"

@@ -29,6 +29,18 @@ FIRST = (
     "saving.output_name",
     "samples.sample_prompts",
 )
+# What stands there instead of the whole help, which the note on "?" keeps.
+BRIEF = {
+    "method.kind": "A LoRA is a good beginning.",
+    "model.base_model": "A file, a diffusers folder, or owner/name of the hub.",
+    "embedding.token_string": "A word that the model does not know.",
+    "embedding.init_word": "A known word that is near to it, such as cat.",
+    "dataset.folder": "Any folder of pictures.",
+    "schedule.max_train_epochs": "Empty takes what is advised.",
+    "schedule.max_train_steps": "Instead of passes.",
+    "saving.output_name": "Of the finished file.",
+    "samples.sample_prompts": "One a line. They are drawn while it trains.",
+}
 # Drawn by another tab: {path: (tab, id of its element there)}.
 BY_METHOD = {"embedding.token_string": "embedding", "embedding.init_word": "embedding"}  # of the first screen
 ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
@@ -63,7 +75,9 @@ def label(entry: Declared) -> str:
 
 
 def choices(entry: Declared) -> list[tuple[str, Any]]:
-    return [(entry.labels.get(choice, str(choice)), choice) for choice in entry.choices]
+    """(words, value); of a setting that may be empty, that first."""
+    none = [(entry.labels.get("", "off"), "")] if entry.optional else []
+    return none + [(entry.labels.get(choice, str(choice)), choice) for choice in entry.choices]
 
 
 def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None) -> Any:
@@ -71,7 +85,7 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     value = text_of(entry, getattr(getattr(job, entry.group), entry.name))
     common: dict[str, Any] = {
         "label": label(entry),
-        "info": entry.help,
+        "info": BRIEF.get(entry.path, entry.help),
         "elem_id": element_id(entry.path),
         "elem_classes": ["field", f"field-{entry.kind}"] + (["field-wide"] if entry.widget in WIDE else []),
         "interactive": True,
@@ -143,9 +157,19 @@ def shown_value(entry: Declared, value: Any) -> str:
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
-        return str(entry.labels.get(value, value))
+        return str(entry.labels.get(value or "", value or "off"))
     text = str(text_of(entry, value))
     return text.replace("\n", "; ") if text else "empty"
+
+
+def places(where: str) -> list[str]:
+    """The fields that a problem names: "memory.fp8_base, fp8_base_unet" are two of one group."""
+    found, group = [], ""
+    for name in where.split(", "):
+        group = name.split(".")[0] if "." in name else group
+        path = name if "." in name else f"{group}.{name}"
+        found += [path] if path in FIELDS else []
+    return found
 
 
 # -- a group in one line
@@ -233,7 +257,8 @@ def _embedding(job: TrainJob) -> str:
     own = job.embedding
     parts = [f"new word '{own.token_string}'" if own.token_string else "no new word"]
     parts += [f"{own.num_vectors_per_token} vectors"] if own.num_vectors_per_token > 1 else []
-    return ", ".join(parts + ([f"begins as '{own.init_word}'"] if own.init_word else []))
+    parts += [f"begins as '{own.init_word}'"] if own.init_word else []
+    return ", ".join(parts + (["one for each layer"] if own.extended else []))
 
 
 def _optimizer(job: TrainJob) -> str:
@@ -285,6 +310,18 @@ def _memory(job: TrainJob) -> str:
     precision = FIELDS["memory.mixed_precision"].labels[own.mixed_precision]
     first = "precision as the machine allows" if own.mixed_precision == "auto" else precision
     return f"{first}, {'gradient checkpointing' if own.gradient_checkpointing else 'no checkpointing'}"
+
+
+def _sharding(job: TrainJob) -> str:
+    own = job.sharding
+    if not own.deepspeed:
+        return "off: each card holds everything"
+    places = [
+        word
+        for word, place in (("optimizer", own.offload_optimizer_device), ("weights", own.offload_param_device))
+        if place
+    ]
+    return f"DeepSpeed, ZeRO stage {own.zero_stage}" + (f", {' and '.join(places)} off the card" if places else "")
 
 
 def _saving(job: TrainJob) -> str:
@@ -349,6 +386,7 @@ SUMMARIES: dict[str, Callable[[TrainJob], str]] = {
     "schedule": _schedule,
     "noise": _noise,
     "memory": _memory,
+    "sharding": _sharding,
     "saving": _saving,
     "resume": _resume,
     "hub": _hub,

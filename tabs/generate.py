@@ -74,7 +74,7 @@ def build(page: Page) -> None:
             fields = _prompts()
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
-                label="Compare with the base model (same seeds without LoRAs)",
+                label="Compare with the base model (same seeds, drawn by it alone)",
                 container=False,
                 elem_id="gen-compare",
             )
@@ -127,10 +127,10 @@ def build(page: Page) -> None:
         events = (
             [fields[name].input] if isinstance(fields[name], gr.Dropdown) else [fields[name].blur, fields[name].submit]
         )
-        page.listen(events, desk.setter(name), fields[name], None)
-    page.listen(model.input, desk.setter("base_model"), model, None)
-    page.listen(compare.input, desk.setter("compare"), compare, None)
-    page.listen(words.input, desk.setter("embeddings"), words, None)
+        page.listen(events, desk.setter(name), fields[name], None, trigger_mode="always_last")
+    page.listen(model.input, desk.setter("base_model"), model, None, trigger_mode="always_last")
+    page.listen(compare.input, desk.setter("compare"), compare, None, trigger_mode="always_last")
+    page.listen(words.input, desk.setter("embeddings"), words, None, trigger_mode="always_last")
     page.listen(add.input, desk.add, add, [add, loras])
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
     page.listen(draw.click, desk.draw, widgets, [said, status])
@@ -330,8 +330,10 @@ class Desk:
         with self._lock:
             given = self._values() | {name: _as_text(name, value) for name, value in zip(names, values, strict=True)}
             self._keep(values=given)
-        jobs = form.jobs_to_draw(form.job_of(given, self.page.project.job), bool(given["compare"]))
-        self._check_files(jobs[-1])
+        now = self.page.project.job
+        jobs = form.jobs_to_draw(form.job_of(given, now), bool(given["compare"]), now)
+        for job in jobs:
+            self._check_files(job)
         for job in jobs:
             self.page.engine.submit("generate", job)
         return "", self._status()

@@ -103,16 +103,22 @@ def with_seed(job: GenerateJob) -> GenerateJob:
     return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})})
 
 
-def jobs_to_draw(job: GenerateJob, compare: bool) -> list[GenerateJob]:
-    """The job, or first the same without its LoRAs and then the job."""
+def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
+    """The job, or first the same by the base model alone and then the job.
+
+    The base of LoRAs and embeddings is the model they are drawn with, that of another model the one in Train.
+    """
     if not compare:
         return [job]
-    if not job.generate.loras:
-        what = "There is nothing to compare: no LoRA is chosen"
-        raise ProblemsError.one(what, "Compare with the base model", "add a LoRA, or switch the comparison off")
     job = with_seed(job)
-    plain = job.model_copy(update={"generate": job.generate.model_copy(update={"loras": []})})
-    return [plain, job]
+    if job.generate.loras or job.generate.embeddings:
+        bare = job.generate.model_copy(update={"loras": [], "embeddings": []})
+        return [job.model_copy(update={"generate": bare}), job]
+    if job.model == project.model:
+        what = "There is nothing to compare: no LoRA, embedding or other model is chosen"
+        fix = "add a LoRA or an embedding, choose another model than Train has, or switch the comparison off"
+        raise ProblemsError.one(what, "Compare with the base model", fix)
+    return [job.model_copy(update={"model": project.model}), job]
 
 
 def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def _is_use(use: Any) -> bool:
 
 
 def signature(job: GenerateJob) -> tuple[Any, ...]:
-    """What two pictures share when they differ in nothing but their LoRAs."""
+    """What two pictures share when they differ in nothing but their LoRAs and embeddings."""
     asked = job.generate
     fields: Sequence[str] = (
         "prompt",
@@ -221,5 +227,4 @@ def signature(job: GenerateJob) -> tuple[Any, ...]:
         "seed",
         "sampler",
     )
-    words = tuple(asked.embeddings)
-    return (*(getattr(asked, name) for name in fields), words, job.model.base_model, job.model.vae, job.model.clip_skip)
+    return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)

@@ -135,21 +135,26 @@ def _record(path: str, changed: int, size: int) -> PictureRecord:
 
 
 def paired(pictures: Sequence[dict[str, Any]]) -> list[Shown]:
-    """Each picture once, newest first; one drawn with LoRAs takes the same one without them to its side."""
+    """Each picture once, newest first; one drawn with LoRAs or embeddings takes the same one without them to its side."""
     records = [record_of(Path(each["path"])) for each in pictures[:PAIRED]]
     plain: dict[tuple[Any, ...], Path] = {}
     for each, record in zip(pictures, records, strict=False):
-        if record.job is not None and not record.job.generate.loras:
+        if record.job is not None and not _own(record.job):
             plain.setdefault(signature(record.job), Path(each["path"]))
     shown, beside = [], set()
     for number, each in enumerate(pictures):
         path = Path(each["path"])
         record = records[number] if number < len(records) else PictureRecord()
-        base = plain.get(signature(record.job)) if record.job is not None and record.job.generate.loras else None
+        base = plain.get(signature(record.job)) if record.job is not None and _own(record.job) else None
         if base is not None:
             beside.add(base)
         shown.append(Shown(path, each.get("seed"), record, base))
     return [each for each in shown if each.path not in beside]
+
+
+def _own(job: GenerateJob) -> bool:
+    """Whether anything learnt was put to the model."""
+    return bool(job.generate.loras or job.generate.embeddings)
 
 
 def gallery(shown: Sequence[Shown], page: int, thumb_url: Callable[..., str]) -> str:
@@ -190,10 +195,13 @@ def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
 
 
 def lora_words(job: GenerateJob) -> str:
-    """The LoRAs of a job in a few words: "fox 0.8, glyphs"."""
+    """What of one's own a picture is drawn with, in a few words: "fox 0.8, glyphs", a new word, or the name of a trained
+    model."""
     used = job.generate.loras
     words = [Path(use.file).stem + (f" {use.strength:g}" if use.strength != 1 else "") for use in used]
-    return ", ".join(words)
+    words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
+    trained = Path(job.model.base_model)
+    return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
 
 
 def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) -> str:

@@ -35,10 +35,11 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
         errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
         notes: dict[str, list[dict[str, str]]] = {}
         for problem in training_problems(job):
-            if problem.where in FIELDS and problem.where not in bad:
-                notes.setdefault(problem.where, []).append(
-                    {"what": problem.what, "fix": problem.fix, "level": problem.level}
-                )
+            for path in form.places(problem.where):
+                if path not in bad:
+                    notes.setdefault(path, []).append(
+                        {"what": problem.what, "fix": problem.fix, "level": problem.level}
+                    )
         model = page.checks.model(job.model.base_model, job.model.family)
         idle = method_needs.idle_fields(job)
         total = page.checks.known_steps(job)
@@ -54,7 +55,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "idle": list(idle),
             "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
             "method": job.method.kind,
-            "needs": method_needs.needs(job, model["family"]),
+            "needs": method_needs.needs(job, model),
             "hints": method_needs.hints(job) | page.forecast.hints(job),
             "recipes": method_needs.recipe_offers(job),
             "curve": page.sketch.facts(job, total),

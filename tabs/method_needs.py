@@ -3,6 +3,7 @@ of optimizers, and hints below single fields."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -11,8 +12,9 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalogue, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, recipes
-from core.settings.rules import embedding, method, schedule
+from core.settings.rules import embedding, method, schedule, sharding
 from tabs import form
+from tabs.context import file_size
 from tabs.project import FIELDS
 
 TRAITS = {
@@ -22,16 +24,19 @@ TRAITS = {
 }
 MOST_ARGUMENTS = 24
 HUBER_LIKE = ("huber", "smooth_l1")
-# GB of a saved model in 16 bits
-SIZES = {"SD 1.x": "about 2 GB", "SD 2.x": "about 2.5 GB", "SDXL": "about 6.5 GB"}
+# Numbers of a whole model of the published size: U-Net, text encoders and VAE
+NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
 
 # -- methods
 
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
-    """{path: reason} of the fields that this method and this curve have no use for: the form folds them away."""
-    found = {path: reason for topic in (method, embedding, schedule) for path, reason in topic.without_effect(job)}
+    """{path: reason} of the fields that this method, this curve and DeepSpeed as it is have no use for: the form folds them
+    away."""
+    found = {
+        path: reason for topic in (method, embedding, schedule, sharding) for path, reason in topic.without_effect(job)
+    }
     return {path: reason for path, reason in found.items() if path not in form.FIRST or path in form.BY_METHOD}
 
 
@@ -43,22 +48,22 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
     return reasons[0].removeprefix("ignored: ") if reasons and all(reasons) else ""
 
 
-def needs(job: TrainJob, family: str) -> dict[str, Any]:
-    """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}."""
+def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}. model: see Checks.model"""
     kind = job.method.kind
     if kind == "dreambooth":
-        return _dreambooth(job, family)
+        return _dreambooth(job, model)
     if kind == "fine_tune":
-        text = f"Every picture needs its own caption. {_size(job, family)}"
+        text = f"Every picture needs its own caption. {_size(job, model)}"
         return {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
     if kind == "embedding":
-        return _new_word(job, family)
+        return _new_word(job, model)
     return {"text": "", "fields": []}
 
 
-def _dreambooth(job: TrainJob, family: str) -> dict[str, Any]:
+def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularisation"]
-    size = _size(job, family)
+    size = _size(job, model)
     keeps = [["What keeps the class", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
         return {"text": f"The untrained model keeps the class; no class pictures are needed. {size}", "fields": keeps}
@@ -70,19 +75,21 @@ def _dreambooth(job: TrainJob, family: str) -> dict[str, Any]:
     return {"text": text, "fields": [["Add class pictures", "dataset.sources"], keeps[0]]}
 
 
-def _new_word(job: TrainJob, family: str) -> dict[str, Any]:
-    reads = "Both text encoders of SDXL learn the word" if family == "SDXL" else "The text encoder learns the word"
-    text = f"{reads}; the model stays as it is. The file has a few kilobytes."
+def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
+    reads = (
+        "Both text encoders of SDXL learn the word" if model["family"] == "SDXL" else "The text encoder learns the word"
+    )
+    text = f"{reads}; the model stays as it is. The file is tiny."
     if not job.embedding.words:
         text = "Write the new word, and a known one that is near to it. " + text
     return {"text": text, "fields": []}
 
 
-def _size(job: TrainJob, family: str) -> str:
+def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
-    words = SIZES.get(family, "2 to 7 GB")
-    twice = " Twice of that in fp32." if job.saving.save_precision == "fp32" else ""
-    return f"The whole model learns and is saved ({family or 'SD'} in 16 bits: {words} a file).{twice}"
+    numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
+    size = f"about {file_size(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "some GB"
+    return f"The whole model learns; each saved file takes {size}."
 
 
 # -- optimizers

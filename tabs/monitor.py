@@ -41,7 +41,8 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
     name = chosen or page.engine.current_run() or ""
     if not name:
-        return found | {"run": None}
+        going = [row["title"] for row in found["queue"]["entries"] if row["state"] in ("running", "waiting")]
+        return found | {"run": None, "begins": "" if found["queue"]["paused"] or not going else going[0]}
     try:
         facts = page.engine.snapshot(name, 0)
     except ProblemsError as error:
@@ -138,7 +139,7 @@ def actions(page: Page, state: str, entry: Any) -> list[str]:
     if state == "running":
         found = ["sample", "save", "pause", "stop"]
     elif state == "paused":
-        found = ["resume", "stop"]
+        found = ["resume", "sample", "save", "stop"]
     elif state in CONTINUABLE:
         found = ["continue", "settings"]
     else:
@@ -202,7 +203,9 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     try:
         _command(page, name, data, browser)
     except ProblemsError as error:
-        page.browsers.say(browser, "error", title="Not done", problems=error.problems)
+        page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=f"command {name}")
+    else:
+        page.browsers.succeeded(browser, f"command {name}")
     page.run_list = (0.0, page.run_list[1])
 
 

@@ -10,10 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, Settings, union_members
-from core.settings.check import allowed
+from core.settings.check import NULL, allowed
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.source import ONE_FOR_ALL, SHARED, Source
 from tabs.form import label, shown_value
 from tabs.markup import esc
+from tabs.project import FIELDS
 from tabs.safety import Roots
 from tabs.values import BadText, text_of, value_from
 
@@ -128,7 +130,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
 def refused(entry: Declared, text: str) -> ProblemsError:
     """What is said of a text that this setting cannot have."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
-    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(" (null in files and flags)", ""))
+    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(NULL, ""))
 
 
 def _read_json(entry: Declared, text: str) -> Any:
@@ -182,3 +184,14 @@ def changed_values(
     except ValidationError:
         raise refused(entry, text) from None
     return {**values, name: value}
+
+
+def names_elsewhere() -> dict[str, str]:
+    """{name of sd-scripts that no field of Train has: where it is found, or why there is none}."""
+    places = {
+        name: f"'{entry.title}' stands on Dataset, on each folder's card"
+        for entry in SOURCE.values()
+        for name in (entry.name, *entry.kohya_names)
+    }
+    taken = {name for entry in FIELDS.values() for name in (entry.name, *entry.kohya_names)}
+    return {name: words for name, words in (places | ELSEWHERE).items() if name not in taken}

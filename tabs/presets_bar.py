@@ -45,7 +45,7 @@ def dropdown(page: Page) -> gr.Dropdown:
         choices(page),
         value=page.project.preset,
         label="Preset",
-        info="Settings that belong together. Yours are kept in presets/user.",
+        info="Settings that belong together.",
         elem_id="preset",
         elem_classes=["field"],
         filterable=False,
@@ -83,21 +83,21 @@ def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) 
         if project.bad:
             raise ProblemsError([item.problem for item in project.bad.values()])
         name = page.presets.save(str(data.get("preset", "")), project.job, replace=bool(data.get("replace")))
-        project.saved_as(name)
+        project.saved_as(name, session=browser.session)
     page.browsers.say(browser, "done", f"Saved as {name.removeprefix('user/')}.")
 
 
 def rename(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
     old = str(data.get("preset", ""))
     new = page.presets.rename(old, str(data.get("to", "")))
-    page.project.rename_preset(old, new)
+    page.project.rename_preset(old, new, session=browser.session)
     page.browsers.say(browser, "done", f"Renamed to {new.removeprefix('user/')}.")
 
 
 def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
     name = str(data.get("preset", ""))
     page.presets.delete(name)
-    page.project.rename_preset(name, "")
+    page.project.rename_preset(name, "", session=browser.session)
     page.browsers.say(browser, "done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
 
 

@@ -18,13 +18,15 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings import presets as preset_files
 from core.settings.base import Declared, declared, value_of
-from core.settings.check import build
+from core.settings.check import NULL, build
 from core.settings.job import TrainJob
-from core.settings.names import bad_name
+from core.settings.names import FORBIDDEN_IN_NAMES, bad_name
 from core.settings.presets import PresetStore, differences, to_values
 from tabs.values import BadText, text_of, value_from
 
 STARTER_PRESET = "starter_lora"
+NAME = "saving.output_name"
+NAMING = ("method.kind", "embedding.token_string")  # what the name follows until a person has chosen one
 STARTER_PICTURES = "models/starter/pictures"
 UNDO_STEPS = 100
 KEPT_CHANGES = 200
@@ -62,7 +64,7 @@ class Project:
         self.revision = 1
         self.notice = ""
         self._lock = threading.RLock()
-        self._log: list[tuple[int, str, bool]] = []  # (revision, session, typed into a field) of the latest changes
+        self._log: list[tuple[int, str, bool]] = []  # (revision, session, its widgets show it) of the latest changes
         self._undo: list[_Past] = []
         self._redo: list[_Past] = []
         self._tabs: dict[str, Any] = {}
@@ -157,6 +159,7 @@ class Project:
                 value = value_from(entry, raw)
                 job = with_value(self.job, path, value)
                 _check_name(path, value)
+                job = self._named_by_its_word(job) if path in NAMING else job
             except BadText as error:
                 return self._mark_bad(path, raw, error.problem, session)
             except ProblemsError as error:
@@ -169,8 +172,16 @@ class Project:
             self._changed(session, typed=True)
             return True
 
+    def _named_by_its_word(self, job: TrainJob) -> TrainJob:
+        """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
+        before, name = self.job.saving.output_name, word_name(job)
+        shipped = not self.preset.startswith("user/")
+        given = {TrainJob().saving.output_name, word_name(self.job)}
+        given |= {self.reference().saving.output_name} if shipped else set()
+        return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
+
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
-        bad = Bad(raw, Problem(problem.what, path, problem.fix))
+        bad = Bad(raw, Problem(problem.what, path, problem.fix.replace(NULL, "")))
         if self.bad.get(path) == bad:
             return False
         self._remember(f"change of {FIELDS[path].title}")
@@ -220,18 +231,18 @@ class Project:
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
         return ["model", "pictures", "sample prompts", "output name"] if preset.kind == "recipe" else []
 
-    def rename_preset(self, old: str, new: str) -> None:
+    def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
         """Follow a preset that got another name (or "" when it is gone)."""
         with self._lock:
             if self.preset == old:
                 self.preset = new
-                self._changed("")
+                self._changed(session, typed=True)
 
-    def saved_as(self, name: str) -> None:
+    def saved_as(self, name: str, *, session: str = "") -> None:
         """The form now is what the preset `name` holds."""
         with self._lock:
             self.preset = name
-            self._changed("")
+            self._changed(session, typed=True)
 
     def undo(self, *, session: str = "", stamp: str | None = None) -> None:
         self._step(self._undo, self._redo, session, stamp)
@@ -261,6 +272,7 @@ class Project:
         self._redo.clear()
 
     def _changed(self, session: str, typed: bool = False) -> None:
+        """`typed`: the widgets of that session show the change already; it was typed there, or alters no field."""
         self.revision += 1
         self._log = (self._log + [(self.revision, session, typed)])[-KEPT_CHANGES:]
         self._save()
@@ -315,9 +327,17 @@ class Project:
         return with_value(TrainJob(), "dataset.folder", STARTER_PICTURES), ""
 
 
+def word_name(job: TrainJob) -> str:
+    """What the file of a textual inversion is called: its first word, without signs that no file's name holds; else ""."""
+    if job.method.kind != "embedding" or not job.embedding.words:
+        return ""
+    name = "".join(letter for letter in job.embedding.words[0] if letter not in FORBIDDEN_IN_NAMES).strip(". ")
+    return "" if bad_name(name) else name[:100]
+
+
 def _check_name(path: str, value: Any) -> None:
     """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
-    reason = bad_name(value) if path == "saving.output_name" else None
+    reason = bad_name(value) if path == NAME else None
     if reason:
         raise ProblemsError.one(f"'{value}' cannot be a file name: {reason}", path, "use letters, digits, - and _")
 

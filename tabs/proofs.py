@@ -1,4 +1,4 @@
-"""Proofs that a run which stops and goes on ends where an unbroken one does: one at a time, on the light lane."""
+"""Proofs that a run which stops and goes on ends where an unbroken one does: one at a time, and no job beside it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Proofs:
             self._tasks[run].cancel()
 
     def _prove(self, job: TrainJob, task: Any) -> Proof:
-        from core.record import machine
         from core.training.prove import prove
 
         def say(text: str) -> None:
             task.report(task.progress + 0.3, text)
 
-        return prove(job, self._page.workspace, machine.default_device(), STEPS, token=task.token, say=say)
+        with self._page.engine.borrow_device(task.token) as device:
+            return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
 
     def html(self, run: str, possible: bool) -> str:
         """The button, what is going on, or both hashes."""

@@ -10,10 +10,12 @@ import gradio as gr
 from tabs import monitor
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, names, packed, signed
+from tabs.starts import START
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
+COMMANDS = "pulse"  # where commands are given
 MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a message
 
 
@@ -21,19 +23,22 @@ def build(page: Page) -> None:
     """The listener of the timer that all tabs share, and the one for commands."""
 
     def tick(asked: str, request: gr.Request) -> Any:
-        return guarded(page, unpack(asked), page.browsers.of(request.session_hash))
+        browser = page.browsers.of(request.session_hash)
+        overtaken = page.browsers.overtaken(browser, COMMANDS)
+        news = guarded(page, unpack(asked), browser)
+        return gr.skip() if overtaken() else news
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
         browser = page.browsers.of(request.session_hash)
-        monitor.command(page, data, browser)
-        return guarded(page, unpack(data.get("ask")), browser)
+        with page.browsers.acting(browser, COMMANDS):
+            monitor.command(page, data, browser)
+            return guarded(page, unpack(data.get("ask")), browser)
 
     js = "() => [atelier.ask()]"
     timer = gr.Timer(1.0)
     page.listen(timer.tick, tick, page.envelope, page.pulse_bus, js=js, trigger_mode="once")
     page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
-    page.on_load(tick, page.envelope, page.pulse_bus)
 
 
 def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
@@ -68,11 +73,21 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser, whole(asked.get("filled")))
         parts["checks"] = _checks(page)
+        if _mended(page, browser, parts["checks"]):
+            page.browsers.succeeded(browser, START)
+            parts["said"] = browser.said
     if tab == "Monitor":
         parts |= monitor.parts(page, str(asked.get("run", "")))
     for more in page.pulse_parts:
         parts |= more(tab, asked)
     return parts
+
+
+def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
+    """Whether the form was changed since a start was refused, and nothing stands against one now."""
+    if browser.failed != START or browser.failed_at == page.project.revision or found.get("checking"):
+        return False
+    return not any(problem.get("level", "error") == "error" for problem in found.get("problems", []))
 
 
 def _checks(page: Page) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from core.engine.engine import RunSummary
 from core.record.problems import ProblemsError
+from core.record.space import folder_bytes
 from core.settings.job import TrainJob
 from tabs import generate_form, runs_view
+from tabs.compare import Comparisons
 from tabs.context import Page
 from tabs.markup import act_of, board, button, esc, news, on_act, page_of
+from tabs.pieces import piece
 from tabs.proofs import Proofs
 
 TAB = "Runs"
@@ -28,6 +30,9 @@ def build(page: Page) -> None:
     said = board("runs-said")
     queue = board("runs-queue")
     main = board("runs-main", "<p class='hint'>Reading the runs</p>")
+    gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
+    page.pulse_parts.append(Comparisons(page).parts)
+    page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = gr.State({}), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, said, queue, main])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
@@ -44,6 +49,7 @@ class Desk:
         self._lock = threading.Lock()
         self.proofs = Proofs(page)
         self._sizes: dict[str, tuple[float, int]] = {}
+        self._first: Any = None  # what reads all journals once
 
     # -- showing
 
@@ -61,13 +67,27 @@ class Desk:
 
     def _main(self, place: dict[str, Any]) -> str:
         """The table, or the run that this browser has open."""
-        runs = self.page.engine.runs()
+        runs = self._runs()
+        if runs is None:
+            return '<p class="hint" role="status">Reading the journals of the runs ...</p>'
         name = place.get("open", "")
         run = next((each for each in runs if each.name == name), None)
         if run is not None:
             return self._details(run, bool(place.get("asking")))
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
-        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url)
+        picked = place.get("picked", ())
+        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked)
+
+    def _runs(self) -> Sequence[RunSummary] | None:
+        """Every run. None while their journals are read for the first time, beside: long ones take seconds."""
+        if self._first is None:
+            self._first = self.page.engine.light(lambda task: self.page.engine.runs(), title="Reading the runs")
+        if not self._first.done:
+            try:
+                self._first.wait(runs_view.PATIENCE)
+            except TimeoutError:
+                return None
+        return self.page.engine.runs()
 
     def _details(self, run: RunSummary, asking: bool) -> str:
         now = self.page.engine.snapshot(run.name)
@@ -110,6 +130,11 @@ class Desk:
             place |= {"show": value, "page": 0}
         elif act == "find":
             place |= {"find": value[:100], "page": 0}
+        elif act == "pick":  # the newest two count
+            others = [name for name in place.get("picked", ()) if name != arg]
+            place["picked"] = [*others, arg][-2:] if value == "true" else others
+        elif act == "unpick":
+            place["picked"] = []
         elif act == "page":
             place["page"] = page_of(value or arg, 10**6)
         elif act == "watch":
@@ -164,18 +189,6 @@ class Desk:
         elif act in ("earlier", "later") and arg in waiting:
             engine.move(arg, waiting.index(arg) + (-1 if act == "earlier" else 1))
         return self._queue(), self._main(place)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; what vanishes meanwhile does not count."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 def _notice(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
@@ -13,11 +15,13 @@ from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.context import clock, empty_state, file_size
+from tabs.form import shown_value
 from tabs.generate_view import training_words
 from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, section, short
 from tabs.values import text_of
 
 PAGE_SIZE = 25
+PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time
 LOG_SHOWN = 60
 ENDED_SHOWN = 6
 SAMPLE_STEPS = 6
@@ -57,8 +61,15 @@ def when(started: float) -> str:
 # -- the table
 
 
-def table(runs: Sequence[RunSummary], show: str, find: str, page: int, thumb_url: Callable[..., str]) -> str:
-    """One page of runs, newest first."""
+def table(
+    runs: Sequence[RunSummary],
+    show: str,
+    find: str,
+    page: int,
+    thumb_url: Callable[..., str],
+    picked: Sequence[str] = (),
+) -> str:
+    """One page of runs, newest first. picked: the names of up to two that are to be compared."""
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
     rows = listed(runs, show, find)
@@ -66,10 +77,11 @@ def table(runs: Sequence[RunSummary], show: str, find: str, page: int, thumb_url
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     head = (
-        "<tr><th></th><th>Run</th><th>State</th><th class='num'>Steps</th><th class='num'>Time</th>"
-        "<th class='num'>Files</th><th>Started</th><th></th></tr>"
+        "<tr><th class='ticks' aria-label='Compare'></th><th></th><th>Run</th><th>State</th>"
+        "<th class='num'>Steps</th><th class='num lowest'>Best validation</th><th class='num took'>Time</th>"
+        "<th class='num amount'>Files</th><th class='date'>Started</th><th></th></tr>"
     )
-    body = "".join(_row(run, thumb_url) for run in part)
+    body = "".join(_row(run, thumb_url, run.name in picked) for run in part)
     choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
     aside = (
         f'<input type="text" data-act="find" value="{esc(find)}" placeholder="find by name" aria-label="Find by name">'
@@ -78,21 +90,60 @@ def table(runs: Sequence[RunSummary], show: str, find: str, page: int, thumb_url
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
         content = empty_state("None of these.", "Choose another view, or clear the words to find.")
+    content = _picks(runs, picked) + content
     return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
 
 
-def _row(run: RunSummary, thumb_url: Callable[..., str]) -> str:
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str]) -> str:
+    """What is ticked for a comparison, and the way to it."""
+    if len(runs) < 2:
+        return ""
+    known = {run.name: run.title for run in runs}
+    chosen = [name for name in picked if name in known]
+    if not chosen:
+        return '<p class="hint picks-line" role="status">Tick two runs to compare them.</p>'
+    words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
+    if len(chosen) == 1:
+        go = '<span class="hint">Tick another one to compare it with.</span>'
+    else:
+        go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare both</a>'
+    return f'<div class="picks-line" role="status"><span>{words}</span> {go}{button("unpick", "Clear", kind="quiet")}</div>'
+
+
+def compare_address(a: str, b: str) -> str:
+    """Where the page shows two runs beside each other."""
+    return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
+
+
+def moment(name: str) -> str:
+    """When a run began, by its folder's name: "2026-01-31 12:05"."""
+    stamp = re.match(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)", name)
+    return "{}-{}-{} {}:{}".format(*stamp.groups()) if stamp else name
+
+
+def loss_words(loss: float) -> str:
+    """Four decimals; small ones with three figures."""
+    return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
+
+
+def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
     thumb = '<span class="no-thumb"></span>'
     if run.thumbnail is not None:
         thumb = f'<img src="{esc(thumb_url(run.thumbnail, 96))}" alt="" loading="lazy" width="44" height="44">'
     steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
     more = _continue(run) if run.state in CONTINUABLE else ""
     more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
+    best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
+    tick = (
+        f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
+        f'aria-label="Compare {esc(run.title)}, {esc(moment(run.name))}">'
+    )
     return (
-        f'<tr><td>{thumb}</td><td><button type="button" class="open" data-act="open" '
+        f'<tr><td class="ticks">{tick}</td><td class="small">{thumb}</td><td><button type="button" class="open" data-act="open" '
         f'data-arg="{esc(run.name)}">{esc(run.title)}</button></td>'
-        f'<td>{badge(run)}</td><td class="num">{steps}</td><td class="num">{clock(run.seconds)}</td>'
-        f'<td class="num">{len(run.files)}</td><td class="date">{when(run.started)}</td><td class="num">{more}</td>'
+        f'<td>{badge(run)}</td><td class="num">{steps}</td><td class="num lowest">{best}</td>'
+        f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
+        f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
         f"</tr>"
     )
 
@@ -289,7 +340,7 @@ def _settings(job: TrainJob | None) -> str:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(
         f"<tr><td>{esc(TITLES[path].title)}<span class='hint'>{esc(path)}</span></td>"
-        f"<td>{_value(path, mine)}</td><td class='hint'>{_value(path, default)}</td></tr>"
+        f"<td>{value_words(path, mine)}</td><td class='hint'>{value_words(path, default)}</td></tr>"
         for path, (mine, default) in found.items()
     )
     head = "<tr><th>Setting</th><th>This run</th><th>Default</th></tr>"
@@ -297,12 +348,11 @@ def _settings(job: TrainJob | None) -> str:
     return section("Settings that differ from the defaults", body, count(len(found), "setting"))
 
 
-def _value(path: str, value: Any) -> str:
+def value_words(path: str, value: Any) -> str:
+    """A value as the form shows it (HTML)."""
     entry = TITLES[path]
-    if entry.kind == "bool":
-        return "on" if value else "off"
-    if entry.kind == "choice":
-        return esc(entry.labels.get(value, value))
+    if entry.kind in ("bool", "choice"):
+        return esc(shown_value(entry, value))
     text = str(text_of(entry, value))
     return "<br>".join(esc(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
 

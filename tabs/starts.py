@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 LATE_SECONDS = 2.0
+START = "the start"  # what messages of a refused start are about
 QUICK_SECONDS = 0.4  # most checks are done by then, and the press is answered with their result
 
 
@@ -33,27 +34,30 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
         return
     with page.project.lock:
         page.project.guard(str(sent.get("stamp", "")), browser.session)
-        job, bad = page.project.job, [item.problem for item in page.project.bad.values()]
+        job, preset = page.project.job, page.project.preset
+        bad = [item.problem for item in page.project.bad.values()]
     if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
         return
     page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
     work = threading.Thread(
-        target=_check_and_submit, args=(page, browser, job, bad, how, token), name="start", daemon=True
+        target=_check_and_submit, args=(page, browser, job, preset, bad, how, token), name="start", daemon=True
     )
     work.start()
     work.join(QUICK_SECONDS)
 
 
-def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Problem], how: str, token: str) -> None:
+def _check_and_submit(
+    page: Page, browser: Browser, job: TrainJob, preset: str, bad: list[Problem], how: str, token: str
+) -> None:
     """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
     try:
         report = page.checks.report(job, decode=True)
-        problems = bad + errors(page.checks.problems(job, report))
+        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device()))
         known = {problem.what for problem in problems}
         problems += [each for each in page.checks.doctor_errors(job, report, look=True) if each.what not in known]
         if problems:
             raise ProblemsError(problems)
-        page.engine.submit("train", job)
+        page.engine.submit("train", job, preset=preset)
     except ProblemsError as error:
         number = len(error.problems)
         title = "Not started" if how == "start" else "Not added"
@@ -61,7 +65,14 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
         page.checks.again()  # whole pictures were read: the preflight can name the same ones
         return page.browsers.say(
-            browser, "error", text, title=title, problems=error.problems, identity=f"{token}-refused"
+            browser,
+            "error",
+            text,
+            title=title,
+            problems=error.problems,
+            identity=f"{token}-refused",
+            about=START,
+            revision=page.project.revision,
         )
     except Cancelled:
         return None
@@ -73,6 +84,7 @@ def _check_and_submit(page: Page, browser: Browser, job: TrainJob, bad: list[Pro
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
     ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""
+    ahead += " It begins when the proof that is going on in Runs has ended." if page.engine.lent else ""
     if page.engine.queue_paused and how == "start" and others <= 0:
         page.engine.resume_queue()
     paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""

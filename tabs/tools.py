@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
 from core.settings.job import PicturesJob, ToolJob
-from tabs import keys
+from tabs import disk, keys
 from tabs.browsers import Browser
 from tabs.picture_tools import FIELDS, build_board
 from tabs.pieces import piece
@@ -105,10 +105,9 @@ class Tools:
 
     def _file(self, about: str) -> Path:
         """The file that a path or a LoRA's name stands for, if it is open to this page."""
-        from core.generation.library import find_file, find_lora
+        from core.tools import file_of
 
-        space = self.page.workspace
-        return self.page.roots.check(find_file(about, space) or find_lora(about, space), "Tools")
+        return self.page.roots.check(file_of(about, self.page.workspace), "Tools")
 
     def _run(self, work: Work, job: ToolJob, task: Any) -> None:
         from core.tools import run_tool
@@ -151,4 +150,5 @@ def build(page: Page) -> None:
     gr.HTML(
         '<div class="tool-tasks" data-tasks="pictures"></div>', elem_id="tools-pictures-tasks", apply_default_css=False
     )
+    disk.build(page)
     keys.build(page)

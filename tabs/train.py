@@ -15,8 +15,9 @@ from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
 from tabs.pieces import piece
 from tabs.places import model_choices, picture_folders
-from tabs.project import FIELDS, OldRevision
+from tabs.project import FIELDS, NAME, OldRevision
 from tabs.starts import press
+from tabs.values import with_point
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -27,6 +28,7 @@ CURVE = (
     '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
     '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
 )
+FORM = "the form"  # what messages about its fields and presets are about
 
 
 def build(page: Page) -> None:
@@ -134,38 +136,47 @@ def _listen_to_fields(page: Page, widgets: dict[str, Any]) -> None:
             form.events(component),
             functools.partial(_changed, page, path),
             [component, page.envelope],
-            page.form_bus,
+            list({component, widgets[NAME], page.form_bus}),
             js=f"(value) => [value, atelier.envelope('{path}')]",
             trigger_mode="multiple",
         )
 
 
 def _changed(page: Page, path: str, value: Any, envelope: str, request: gr.Request) -> Any:
-    """One field changed in one browser."""
+    """One field changed in one browser. Also answers what its widget, and the name's, show now, where that is another."""
     sent = unpack(envelope)
     browser = page.browsers.of(request.session_hash)
     number = whole(sent.get("n"))
+    shown: dict[str, Any] = {}
     try:
         if page.browsers.is_newest(browser, path, number):
+            before = page.project.shown(NAME)
             page.project.edit(path, value, session=browser.session, stamp=str(sent.get("stamp", "")))
+            page.browsers.succeeded(browser, FORM)
+            if path != NAME and page.project.shown(NAME) != before:
+                shown[NAME] = page.project.shown(NAME)
+            if path not in page.project.bad and (pointed := with_point(FIELDS[path], value)) != value:
+                shown[path] = pointed
     except OldRevision:
         _say_refused(page, browser)
     finally:
         page.browsers.arrive(browser, number)
-    return _message(page, browser, whole(sent.get("filled")))
+    updates: dict[Any, Any] = {page.widgets[each]: text for each, text in shown.items()}
+    return updates | {page.form_bus: _message(page, browser, whole(sent.get("filled")))}
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
     text = (
         "Another browser changed the form in the meantime. It is shown as it is now; your last change was not applied."
     )
-    page.browsers.say(browser, "error", text, title="Not applied")
+    page.browsers.say(browser, "error", text, title="Not applied", about=FORM)
 
 
 def _message(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> str:
-    return packed(
-        {"form": signed(form_part(page, browser, filled, just_filled=just_filled)), "acks": list(browser.arrived)}
-    )
+    """`just_filled`: the same answer fills every widget, which the browser must know should it come too late."""
+    part = signed(form_part(page, browser, filled, just_filled=just_filled))
+    part["data"]["widgets"] = just_filled
+    return packed({"form": part, "acks": list(browser.arrived)})
 
 
 ACTIONS: dict[str, Callable[..., None]] = {
@@ -232,7 +243,7 @@ def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown)
         choose,
         [preset, page.envelope],
         outputs,
-        js="(value) => [value, atelier.envelope('preset')]",
+        js="async (value) => { await atelier.settle(); return [value, atelier.envelope('preset')]; }",
         trigger_mode="multiple",
     )
     page.on_load(lambda request: fill(page.browsers.of(request.session_hash)), None, outputs)
@@ -248,7 +259,11 @@ def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     except OldRevision:
         _say_refused(page, browser)
     except ProblemsError as error:
-        page.browsers.say(browser, "error", REFUSED.get(name, ""), title="Not done", problems=error.problems)
+        text = REFUSED.get(name, "")
+        page.browsers.say(browser, "error", text, title="Not done", problems=error.problems, about=FORM)
+    else:
+        if name != "refill":
+            page.browsers.succeeded(browser, FORM)
     finally:
         if "n" in data:
             page.browsers.arrive(browser, whole(data["n"]))

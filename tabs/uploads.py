@@ -13,7 +13,7 @@ from core.dataset.archive import unpack_zip
 from core.dataset.files import CAPTION_EXTENSIONS, extension, is_junk, is_picture_name, printable
 from core.record.atomic import remove_folder, replace
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
 
 FIX = "Drop pictures (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
@@ -57,15 +57,8 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
         os.chmod(temporary, 0o755)
         return _give_name(temporary, datasets, _name_for(pictures))
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        what = (
-            "The disk is full; nothing was kept of the dropped files"
-            if full
-            else f"The files could not be copied ({error.strerror})"
-        )
-        raise ProblemsError.one(
-            what, str(datasets), "free some space" if full else "check the folder's permissions"
-        ) from error
+        kept = "nothing was kept of the dropped files"
+        raise unwritten(error, "The files could not be copied", str(datasets), kept) from error
     finally:
         remove_folder(temporary)
 

@@ -15,6 +15,8 @@ from core.settings.dataset import Source
 from core.settings.optimizers import literal
 from core.settings.presets import to_values
 
+ONE_COMMA = r"[-+]?\d*,\d+(\s*%|e[-+]?\d+|\s*[kmgt]i?b?)?"
+THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"
 SIZE_SIGNS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -28,7 +30,7 @@ class BadText(Exception):
 
 def text_of(entry: Declared, value: Any) -> Any:
     """What the widget shows for a value: the text, or the bare value for check boxes and choices."""
-    if entry.kind in ("bool", "choice"):
+    if entry.kind == "bool" or (entry.kind == "choice" and value is not None):
         return value
     if value is None:
         return ""
@@ -52,7 +54,7 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if entry.kind == "bool":
         return bool(raw)
     if entry.kind == "choice":
-        return raw
+        return None if raw == "" and entry.optional else raw
     text = "" if raw is None else str(raw)
     if entry.widget == "sizes":
         return [_numbers(entry, line) for line in text.splitlines() if line.strip()]
@@ -60,7 +62,7 @@ def value_from(entry: Declared, raw: Any) -> Any:
         return [line.strip() for line in text.splitlines() if line.strip()]
     if entry.kind == "text":
         return _words(entry, text)
-    text = text.strip()
+    text = with_point(entry, text.strip())
     if entry.kind == "span" and text:
         return text
     if not text:
@@ -70,6 +72,20 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if entry.kind == "pair":
         return _numbers(entry, text)
     return _number(entry, text, text)
+
+
+def with_point(entry: Declared, raw: Any) -> Any:
+    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may part thousands: 1,000."""
+    text = raw.strip() if isinstance(raw, str) else ""
+    if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
+        return raw
+    point, whole = text.replace(",", "."), text.replace(",", "")
+    if re.match(THOUSANDS, text):
+        what = f"{entry.title} is '{text}', which may mean {whole} or {point}"
+        raise BadText(
+            Problem(what, entry.path, f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}")
+        )
+    return point
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
@@ -94,6 +110,9 @@ def _joined(entry: Declared, value: Sequence[Any]) -> str:
 def _numbers(entry: Declared, text: str) -> Any:
     """One number, or several with x, a comma or blanks between them."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
+    if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
+        what = f"{entry.title} is '{text.strip()[:40]}', where a comma parts numbers"
+        raise BadText(Problem(what, entry.path, "write decimals with a point, such as 0.0001"))
     numbers = [_number(entry, part, text.strip()) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 

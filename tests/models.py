@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from core.bench.random_model import (
-    PARTS_OF_SD1,
     random_state,
     shipped_config,
     write_folder,
@@ -96,7 +95,7 @@ def random_sd15(
 ) -> tuple[Path | None, Path | None]:
     """The same random weights of exactly SD 1.5's architecture as a diffusers folder and as one file (2.1 GB each)."""
     tensors = {}
-    for name in PARTS_OF_SD1:
+    for name in ("unet", "vae", "text_encoder"):
         state = random_state(name, shipped_config(name), dtype, seed)
         if folder is not None:
             write_part(Path(folder), name, shipped_config(name), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -53,7 +54,11 @@ CASES = {
     "sd15_dreambooth": Case("SD 1.5 DreamBooth, U-Net and text encoder", "dreambooth", True, 1.0, needs_gb=19),
     "sd15_fine_tune": Case("SD 1.5 fine-tune, U-Net", "fine_tune", False, 1.0, needs_gb=17),
     "sd15_embedding": Case("SD 1.5 textual inversion", "embedding", False, 1.0),
-    "sdxl_lora": Case("SDXL LoRA, U-Net", "lora", False, 0.7, 0.6, family="sdxl", needs_gb=17),
+    "sd2_lora": Case("SD 2.1 LoRA, U-Net and text encoder", "lora", True, 0.7, 0.6, family="sd2"),
+    "sd2_fine_tune": Case("SD 2.1 fine-tune, U-Net", "fine_tune", False, 1.0, family="sd2", needs_gb=17),
+    "sd2_embedding": Case("SD 2.1 textual inversion", "embedding", False, 1.0, family="sd2"),
+    "sdxl_lora": Case("SDXL LoRA, U-Net", "lora", False, 0.7, 0.6, family="sdxl", needs_gb=20),
+    "sdxl_embedding": Case("SDXL textual inversion", "embedding", False, 1.0, family="sdxl", needs_gb=12),
     "sdxl_fine_tune": Case(
         "SDXL fine-tune, U-Net, full bf16, Adafactor, ours with the step within the backward pass",
         "fine_tune",
@@ -150,7 +155,7 @@ def summary(
 def model_of(case: Case, folder: Path) -> Path:
     if case.size == 128:
         return STARTER
-    return workload.make_model(folder) if case.family == "sd1" else workload.make_sdxl_model(folder)
+    return workload.make_model(folder, case.family)
 
 
 def our_values(case: Case, model: Path, pictures: Path, steps: int) -> dict[str, Any]:
@@ -188,7 +193,8 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
     words = [sys.executable, "-m", "core.bench.baseline", str(file)]
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
+    process = subprocess.Popen(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
     printed, errors = process.communicate()
     peak = watch.finish()

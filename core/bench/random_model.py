@@ -23,8 +23,6 @@ WEIGHT_FILES = {
     "text_encoder_2": "model.safetensors",
 }
 
-PARTS_OF_SD1 = ("unet", "vae", "text_encoder")
-
 
 def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
     """The published configuration of a part."""
@@ -97,6 +95,10 @@ def write_rest(folder: Path, family_name: str = "sd1") -> None:
     shutil.copy(configs / "model_index.json", folder / "model_index.json")
 
 
-def write_sd15_folder(folder: Path, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
-    """A diffusers folder with exactly SD 1.5's architecture (2.1 GB in fp16)."""
-    return write_folder(Path(folder), {name: shipped_config(name) for name in PARTS_OF_SD1}, dtype, seed)
+def write_real_size(folder: Path, family_name: str = "sd1", dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
+    """A diffusers folder with exactly the architecture of SD 1.5 (2.1 GB in fp16), SD 2.1 (2.6) or SDXL (6.9)."""
+    layout = family(family_name).LAYOUT
+    parts = ("unet", "vae", *layout.text_encoders)
+    return write_folder(
+        Path(folder), {name: shipped_config(name, family_name) for name in parts}, dtype, seed, family_name
+    )

@@ -1,33 +1,21 @@
-"""Something to train on: models of random numbers of SD 1.5's and SDXL's sizes and a few pictures, made once in the benchmark's folder."""
+"""Something to train on: models of random numbers of real sizes and a few pictures, made once in the benchmark's folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from core.bench.random_model import shipped_config, write_folder, write_sd15_folder
+from core.bench.random_model import write_real_size
 from core.record.draws import python_random
 
 PICTURES = 8
-PARTS_OF_SDXL = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
-def make_model(folder: Path) -> Path:
-    """A diffusers folder with SD 1.5's architecture in fp16 (2.1 GB)."""
-    model = folder / "sd15_random"
+def make_model(folder: Path, family_name: str = "sd1") -> Path:
+    """A diffusers folder with the family's architecture in fp16."""
+    model = folder / f"{family_name}_random"
     if not (model / "model_index.json").is_file():
-        write_sd15_folder(model)
-    return model
-
-
-def make_sdxl_model(folder: Path) -> Path:
-    """A diffusers folder with SDXL's architecture in fp16 (6.9 GB)."""
-    import torch
-
-    model = folder / "sdxl_random"
-    if not (model / "model_index.json").is_file():
-        configs = {name: shipped_config(name, "sdxl") for name in PARTS_OF_SDXL}
-        write_folder(model, configs, torch.float16, family_name="sdxl")
+        write_real_size(model, family_name)
     return model
 
 

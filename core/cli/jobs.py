@@ -14,6 +14,7 @@ from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute
 from core.engine.owner import Ownership, hand_in, is_held
+from core.engine.view import RunView
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
@@ -32,7 +33,7 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     """Do the job here and return the exit code. With --queue it goes to the running page."""
     workspace = options.workspace()
     if options.values.get("queue"):
-        hand_in(workspace, task, title, to_values(job), run=resume.name if resume else "")
+        hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)
         when = "" if is_held(workspace) else "; no page holds this folder now: the next one that is opened takes it up"
         print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{when}")
         return DONE
@@ -42,7 +43,7 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         return run_together(job, title, workspace, options, resume)
     owner = Ownership(workspace, f"{task} '{title}' on the command line")
     try:
-        folder = resume or _new_folder(task, job, title, workspace)
+        folder = resume or _new_folder(task, job, title, workspace, options.preset_name)
         if task == "train":
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
         return _execute(task, job, folder, workspace, options)
@@ -60,7 +61,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
         supervised = os.environ.get(SUPERVISED)
         owner = None if supervised else Ownership(workspace, f"train '{title}' in {processes.count} processes")
         try:
-            folder = resume or _new_folder("train", job, title, workspace)
+            folder = resume or _new_folder("train", job, title, workspace, options.preset_name)
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
             processes.tell((folder.path, job))
             return _execute("train", job, folder, workspace, options, processes)
@@ -87,9 +88,9 @@ def _follow(processes: Together, workspace: Workspace) -> int:
     return DONE
 
 
-def _new_folder(task: str, job: Settings, title: str, workspace: Workspace) -> RunFolder:
+def _new_folder(task: str, job: Settings, title: str, workspace: Workspace, preset: str) -> RunFolder:
     place = workspace.runs if task == "train" else workspace.private / "jobs"
-    return RunFolder.create(place, title, dump(job, task=task))
+    return RunFolder.create(place, title, dump(job, task=task, preset=preset))
 
 
 def _execute(
@@ -104,7 +105,8 @@ def _execute(
 
     torch.set_num_threads(machine.threads())
     device = processes.device if processes else options.values.get("device") or machine.default_device()
-    progress, token = TerminalProgress(job.logging if isinstance(job, TrainJob) else None), CancelToken()
+    progress = TerminalProgress(job.logging if isinstance(job, TrainJob) else None, RunView.read(folder))
+    token = CancelToken()
     with StopOnSignal(token) as stop:
         state, words = execute(
             task, job, folder, workspace, device, listener=progress, token=token, processes=processes

@@ -46,10 +46,13 @@ def main(words: list[str]) -> int:
 
 
 def print_problems(error: ProblemsError) -> None:
-    count = len(errors(error.problems))  # advice is shown too, and stops nothing
-    print("1 problem:" if count == 1 else f"{count} problems:", file=sys.stderr)
-    for problem in error.problems:
+    wrong = errors(error.problems)
+    print("1 problem:" if len(wrong) == 1 else f"{len(wrong)} problems:", file=sys.stderr)
+    for problem in wrong:
         print(problem, file=sys.stderr)
+    for problem in error.problems:
+        if problem not in wrong:  # it stops nothing
+            print(f"advice: {problem}", file=sys.stderr)
 
 
 def page_help() -> str:

@@ -84,6 +84,11 @@ class Options:
     problems: list[Problem] = field(default_factory=list)
     advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
 
+    @property
+    def preset_name(self) -> str:
+        """Its name without folder and ending, "" without a preset."""
+        return Path(self.preset).stem if self.preset else ""
+
     def workspace(self) -> Workspace:
         return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
 

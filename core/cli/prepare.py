@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from core.cli.jobs import run_job
 from core.cli.main import DONE
 from core.cli.options import SUBCOMMAND, Options, job_from, split_options
-from core.cli.train import check, checking_bar, get_models, say_advice
+from core.cli.train import check, checking_bar, say_advice
 from core.record.problems import ProblemsError, errors
 from core.settings.job import PrepareJob
 
@@ -22,9 +22,7 @@ def run(words: list[str]) -> int:
     say_advice(options.advice)
     epochs = _epochs(options.values.get("debug-dataset"))
     only_look = bool(options.values.get("check")) or epochs > 0
-    if not only_look:
-        get_models(job.model, options)
-    report = check(job, options)
+    report = check(job, options, trains=False)
     if not only_look:
         print(report.sentence)
         return run_job("prepare", job, "prepare", options)

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import Any, TextIO
 
+from core.engine.view import RunView
 from core.record.journal import Line
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
@@ -32,9 +33,10 @@ class TerminalProgress:
     """Listens to a journal. The bar counts steps; what is said is printed above it.
 
     settings   how much is said, where, and whether with a bar (the console_log options)
+    view       what the run has told before: the smoothed loss goes on from there
     """
 
-    def __init__(self, settings: LoggingSettings | None = None) -> None:
+    def __init__(self, settings: LoggingSettings | None = None, view: RunView | None = None) -> None:
         settings = settings or LoggingSettings()
         self._level, self._simple = LEVELS[settings.console_log_level], settings.console_log_simple
         self._file: TextIO | None = None
@@ -45,11 +47,13 @@ class TerminalProgress:
         self._bar: Any = None
         self._stage = ""
         self._total = 0
-        self._smooth = 0.0
+        self._view = view
         self._told = 0.0
         self._gone = False
 
     def __call__(self, line: Line) -> None:
+        if self._view is not None:
+            self._view.apply(line)
         handler = getattr(self, "_on_" + line["kind"], None)
         if handler is None or self._gone:
             return
@@ -86,10 +90,10 @@ class TerminalProgress:
         self._bar = tqdm(total=line["total"], unit="step", file=sys.stderr, dynamic_ncols=True)
 
     def _on_steps(self, line: Line) -> None:
-        for loss in line["losses"]:
-            self._smooth = loss if not self._smooth else 0.95 * self._smooth + 0.05 * loss
-        step = line["steps"][-1]
-        words = f"epoch {line['epoch']}, loss {self._smooth:.4f}"
+        step, loss = line["steps"][-1], line["losses"][-1]
+        if self._view is not None and self._view.losses:
+            loss = self._view.losses[-1][2]  # smoothed
+        words = f"epoch {line['epoch']}, loss {loss:.4f}"
         if self._bar is None:
             if self._simple and (step == self._total or time.monotonic() - self._told >= PLAIN_SECONDS):
                 self._told = time.monotonic()

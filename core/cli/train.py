@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
@@ -20,6 +20,8 @@ from core.settings.memory import MemorySettings
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
+    from core.formats.hub import HubId
+    from core.settings.model import ModelSettings
 
 
 def run(words: list[str]) -> int:
@@ -32,7 +34,6 @@ def run(words: list[str]) -> int:
         return run_job("train", job, job.saving.output_name, options)
     job = job.model_copy(update={"memory": with_launched(job.memory)})
     say_advice(options.advice)
-    get_models(job.model, options)
     report = check(job, options)
     if options.values.get("check"):
         print(report.sentence)
@@ -60,16 +61,15 @@ def go_on(options: Options) -> int:
 
 def prove_it(job: TrainJob, options: Options) -> int:
     """--prove N: N steps in one go and in two, and whether they end the same."""
-    from core.record import machine
     from core.training.prove import prove
 
     text = str(options.values["prove"])
     if not text.isdigit() or int(text) < 2:
         raise ProblemsError.one(f"'{text}' is no number of steps", "--prove", "write 2 or more, such as 10")
-    device = options.values.get("device") or machine.default_device()
-    owner = Ownership(options.workspace(), "a proof on the command line")
+    workspace = options.workspace()
+    owner = Ownership(workspace, "a proof on the command line")
     try:
-        found = prove(job, options.workspace(), device, int(text), say=lambda line: print(line, file=sys.stderr))
+        found = prove(job, workspace, _device(options), int(text), say=lambda line: print(line, file=sys.stderr))
     finally:
         owner.release()
     print(found.words())
@@ -82,31 +82,40 @@ def with_launched(memory: MemorySettings) -> MemorySettings:
     return memory.model_copy(update={"num_processes": count}) if count > 1 else memory
 
 
-def check(job: TrainJob, options) -> Report:
-    """The preflight: raises ProblemsError with all errors, prints advice, returns what was found."""
+def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
+    """The preflight: raises ProblemsError with all errors, prints advice, returns what was found. A model that is named by
+    a hub id is fetched when nothing else is wrong, unless only a check was asked for.
+
+    trains  whether a training follows: then the device must be able to, and no picture may both train and validate
+    """
+    from core.dataset.doctor import held_out_copies
     from core.dataset.preflight import preflight
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
-    from core.settings.rules import set_without_effect, training_problems
-    from core.training.named_files import named_file_problems
-    from core.training.network_files import network_problems
-    from core.training.objective import objective_problems
+    from core.settings.rules import set_without_effect
+    from core.training.checks import problems_with_model, problems_without_model
 
+    workspace = options.workspace()
     with checking_bar() as progress:
-        report = preflight(job, options.workspace(), count_tokens=count_tokens, decode=True, progress=progress)
-    found = [
-        *training_problems(job),
-        *set_without_effect(job),
-        *report.problems,
-        *model_problems(job.model, options.workspace()),
-        *objective_problems(job, options.workspace()),
-        *network_problems(job, options.workspace()),
-        *named_file_problems(job, options.workspace()),
-    ]
+        report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
+    found = problems_without_model(job, workspace, report, _device(options) if trains else None)
+    found += set_without_effect(job)
+    if trains:
+        found += held_out_copies(report, workspace.private / "index.sqlite")
+    if not errors(found):
+        get_models(job.model, options)
+    if not errors(found) or options.values.get("check") or not _to_download(job.model, options):
+        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)
     return report
+
+
+def _device(options: Options) -> str:
+    from core.record import machine
+
+    return options.values.get("device") or machine.default_device()
 
 
 @contextmanager
@@ -133,17 +142,27 @@ def say_advice(problems: list[Problem]) -> None:
         print(f"advice: {problem}", file=sys.stderr)
 
 
-def get_models(settings, options) -> None:
-    """Download a base model or VAE that is named by a hub id and not there yet, with a progress bar."""
-    from core.formats.hub import HubId, download, resolve
+def get_models(settings: ModelSettings, options: Options) -> None:
+    """Download a base model or VAE that is named by a hub id and not there yet, with a progress bar; not for a check."""
+    from core.formats.hub import download
 
-    workspace = options.workspace()
+    if options.values.get("check"):
+        return
+    for hub_id in _to_download(settings, options):
+        _download(hub_id, options.workspace(), download)
+
+
+def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
+    """The hub ids among base model and VAE that are not there. What is no model at all is said by the checks."""
+    from core.formats.hub import HubId, resolve
+
+    found = []
     for reference in (settings.base_model, settings.vae):
-        if reference is None:
-            continue
-        found = resolve(reference, workspace.models)
-        if isinstance(found, HubId) and not options.values.get("check"):
-            _download(found, workspace, download)
+        with suppress(ProblemsError):
+            space = options.workspace()
+            place = resolve(reference, space.models, space.outputs) if reference else None
+            found += [place] if isinstance(place, HubId) else []
+    return found
 
 
 def _download(hub_id, workspace, download) -> None:

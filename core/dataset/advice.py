@@ -13,6 +13,7 @@ from core.dataset.files import printable
 from core.dataset.picture import Picture, count, listed, names_of
 from core.dataset.rotation import Turn
 from core.record.problems import Problem
+from core.settings.captions import LENGTHS
 
 ENLARGED_FROM = 1.05  # scale from which a picture is named as smaller than its bucket
 KEPT_BELOW = 0.5  # share of a picture below which its crop is named
@@ -116,7 +117,8 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
     what = (
         f"{len(cut)} captions are longer than {limit} tokens (the longest has {longest}) and are cut: {names_of(cut)}."
     )
-    fix = "Shorten them, or raise the longest caption to 150 or 225." if limit < 225 else "Shorten them."
+    room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
+    fix = f"Shorten them, or raise the longest caption to {room}." if room > limit else "Shorten them."
     return [Problem(what, "captions.max_token_length", fix, "advice")]
 
 

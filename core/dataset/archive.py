@@ -25,7 +25,7 @@ from core.dataset.files import (
 )
 from core.record.atomic import remove_folder, replace
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 
 KEPT_EXTENSIONS = PICTURE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
@@ -170,15 +170,8 @@ def _write(
             what = "The zip is damaged; nothing was kept of it."
             raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "Copy or download it again.") from error
         except OSError as error:
-            full = error.errno == errno.ENOSPC
-            what = (
-                "The disk is full; nothing was kept of the zip."
-                if full
-                else f"The zip could not be unpacked ({error.strerror})."
-            )
-            raise ProblemsError.one(
-                what, str(folder.parent), "Free some space." if full else "Check the folder's permissions."
-            ) from error
+            kept = "nothing was kept of the zip"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
 
 
 def _copy(packed, out, promised: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from core.record.atomic import remove, replace
-from core.record.problems import ProblemsError
+from core.record.problems import unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,9 +59,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             remove(temporary)
     except OSError as error:
-        what = "The disk is full" if error.errno == errno.ENOSPC else f"The cache cannot be written ({error.strerror})"
-        fix = "Free some space and start again: what is cached so far is kept."
-        raise ProblemsError.one(f"{what}.", str(path.parent), fix) from error
+        kept = "what is cached so far is kept"
+        raise unwritten(error, "The cache cannot be written", str(path.parent), kept) from error
     return len(data)
 
 

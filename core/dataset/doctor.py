@@ -15,13 +15,13 @@ from core.dataset.batches import Placed
 from core.dataset.decoding import look_at_all
 from core.dataset.doctor_captions import caption_findings
 from core.dataset.doctor_finding import KINDS, Finding, Patient, Seen
-from core.dataset.doctor_pictures import Limits, copies, looks_wrong, wrong_size
+from core.dataset.doctor_pictures import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.report import Report
 from core.dataset.trash import put_away
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 
-__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "treat"]
+__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "held_out_copies", "treat"]
 
 Progress = Callable[[int, int], None]
 
@@ -55,6 +55,15 @@ def examine(
     ]
     order = {kind: place for place, kind in enumerate(KINDS)}
     return tuple(sorted(found, key=lambda finding: (finding.level != "error", order[finding.kind])))
+
+
+def held_out_copies(report: Report, memo_path: Path | str | None, cancel: CancelToken | None = None) -> list[Problem]:
+    """The one finding that blocks a training: exact copies that both train and validate. Decodes nothing, and looks at
+    nothing where nothing is held out."""
+    if not report.validation:
+        return []
+    found = copies_by_content(_patients(report), memo_path, cancel)
+    return [finding.problem() for finding in found if finding.level == "error"]
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:

@@ -71,8 +71,20 @@ def copies(
     """Exact copies by content and near ones by look: within training, and across training, validation and classes."""
     exact = _same_content(patients, memo_path, cancel)
     near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
+    return _by_roles((exact, ""), (near, "near "))
+
+
+def copies_by_content(
+    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
+) -> list[Finding]:
+    """Exact copies alone: nothing is decoded for them."""
+    return _by_roles((_same_content(patients, memo_path, cancel), ""))
+
+
+def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
+    """A finding for each kind of copies, told by what the pictures are for."""
     found: dict[str, list[list[Patient]]] = defaultdict(list)
-    for groups, alike in ((exact, ""), (near, "near ")):
+    for groups, alike in alike_groups:
         for group in groups:
             roles = {patient.role for patient in group}
             kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"

@@ -32,6 +32,10 @@ class Epochs:
         self._size: dict[Bucket, int] = {
             each.bucket: each.concept.pictures.train_batch_size * processes for each in placed
         }
+        # Order is drawn by these names: several processes see what one with such batches sees.
+        self._drawn_as = {
+            each.bucket: (each.concept.batch_group_of(processes), each.placement.bucket) for each in placed
+        }
         self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
         for each in placed:
             self._members[each.bucket].append(each)
@@ -113,8 +117,8 @@ class Epochs:
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
         made: list[Batch] = []
-        for bucket in sorted(buckets):
-            group, size = bucket
+        for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
+            group, size = self._drawn_as[bucket]
             views = buckets[bucket]
             draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
             if self._short == "refill":
@@ -134,7 +138,8 @@ class Epochs:
         lacking = -len(views) % self._size[bucket]
         shown = Counter(each.key for each, _ in views)
         order = list({each.key: each for each, _ in views}.values())
-        draws.python_random(seed, "filling up", epoch, bucket[0], *bucket[1]).shuffle(order)
+        group, size = self._drawn_as[bucket]
+        draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
         more: list[View] = []
         for place in range(lacking):
             each = order[place % len(order)]

@@ -95,15 +95,19 @@ def length_sentence(length: Length, epochs: Counts, pictures: int, accumulation:
         who += f", {accumulation} batches to a step, so {_count(length.steps_per_epoch, 'step')} a pass"
     per = f" / batch {size}" if even else ""
     if length.chosen_by == "steps":
-        passes = length.total_steps / length.steps_per_epoch
-        return f"{_count(length.total_steps, 'step')} = {_rounded(passes)} passes x {who}{per}"
+        return f"{_count(length.total_steps, 'step')} = {_passes(length, epochs, who + per)}"
     end = f" = {_count(length.total_steps, 'step')}" + (" (advised length)" if length.chosen_by == "advice" else "")
     return f"{who} x {_count(length.epochs, 'pass', 'es')}{per}{end}"
 
 
-def _rounded(passes: float) -> str:
-    """16.67, 6.67, 100: never more than two places."""
-    return f"{passes:.2f}".rstrip("0").rstrip(".")
+def _passes(length: Length, epochs: Counts, who: str) -> str:
+    """What so many steps are: whole passes over `who`, and what is left of one that is cut short."""
+    last = length.epochs - 1
+    steps, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
+    if steps == whole:
+        return f"{_count(length.epochs, 'pass', 'es')} x {who}"
+    part = f"{steps} of {_count(whole, 'step')}"
+    return f"{_count(last, 'pass', 'es')} x {who}, then {part} of another" if last else f"{part} of one pass: {who}"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

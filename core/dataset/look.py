@@ -114,7 +114,7 @@ def border_share(pixels_HWC: np.ndarray) -> float:
                 counts.append(_even_lines(lines, colour))
                 if counts[-1]:
                     colours[axis, side] = colour
-            if counts[0] >= len(inner):
+            if sum(counts) >= len(inner):
                 return 1.0
             peeled = peeled or sum(counts) > 0
             inner = inner[counts[0] : len(inner) - counts[1]].transpose(1, 0, 2)

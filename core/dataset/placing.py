@@ -46,12 +46,13 @@ def place(
     *,
     held_out: frozenset[Key] = frozenset(),
     merge: bool = False,
+    processes: int = 1,
     level: str = "error",
 ) -> Placing:
     """Give every picture its place at each resolution of its folder.
 
     held_out   keys of validation pictures (see `held_out`)
-    merge      pictures of buckets that cannot fill one batch go to the nearest bucket
+    merge      pictures of buckets that cannot fill one batch, of all processes, go to the nearest bucket
     level      of the finding about pictures that are too narrow
     """
     result = Placing()
@@ -72,7 +73,7 @@ def place(
         for placement, name in fitting[:1] if out else fitting:
             (result.validation if out else result.placed).append(Placed(picture, placement, caption, concept, name))
     if merge:
-        result.placed = merged(result.placed)
+        result.placed = merged(result.placed, processes)
     return result
 
 
@@ -148,7 +149,7 @@ def _too_narrow(picture: Picture, level: str) -> Problem:
 # ---- buckets that cannot fill a batch
 
 
-def merged(placed: Sequence[Placed]) -> list[Placed]:
+def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
     """Pictures of buckets with fewer views than a batch go to the nearest bucket by shape that they can share.
 
     The smallest bucket moves first; a bucket that has grown to a batch stays. Regularisation and other folders that
@@ -162,10 +163,9 @@ def merged(placed: Sequence[Placed]) -> list[Placed]:
         views[each.bucket] += each.repeats
         members[each.bucket].append(index)
         most[each.bucket] = _smaller(most.get(each.bucket), _largest(each))
+    batch = {each.bucket: each.concept.pictures.train_batch_size * processes for each in placed}
     while True:
-        small = [
-            bucket for bucket in members if views[bucket] < result[members[bucket][0]].concept.pictures.train_batch_size
-        ]
+        small = [bucket for bucket in members if views[bucket] < batch[bucket]]
         small.sort(key=lambda bucket: (views[bucket], bucket))
         moved = next((move for bucket in small if (move := _nearest(bucket, members, most[bucket])) is not None), None)
         if moved is None:

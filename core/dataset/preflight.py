@@ -96,6 +96,7 @@ def _place(
             whole, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
         ),
         merge=job.dataset.short_batches == "merge",
+        processes=job.memory.num_processes,
         level=level,
     )
     by_key = {picture.key: picture for picture in found.pictures}

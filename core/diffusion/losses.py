@@ -41,7 +41,7 @@ def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> 
     With `compatibility = "kohya"` the schedule "snr" leaves `huber_scale` out, as sd-scripts does.
     """
     at = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
-    unscaled = settings.compatibility == "kohya" and settings.huber_schedule == "snr"
+    unscaled = settings.as_kohya and settings.huber_schedule == "snr"
     return at if unscaled else at * settings.huber_scale
 
 

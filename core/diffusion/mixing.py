@@ -33,7 +33,7 @@ def compose_noise(
         noise = noise + _offset_size(latents, settings, offset_strength) * offset_noise
     if multires_noise is not None and settings.multires_noise_iterations is not None:
         total = noise + multires_noise
-        whole_batch = settings.compatibility == "kohya"
+        whole_batch = settings.as_kohya
         noise = total / (total.std() if whole_batch else total.std(dim=(1, 2, 3), keepdim=True))
     return noise
 

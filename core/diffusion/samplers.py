@@ -184,15 +184,24 @@ SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
 }
 
 
-def make_sampler(name: str, prediction: str = "epsilon", zero_terminal_snr: bool = False) -> Any:
+def make_sampler(
+    name: str, prediction: str = "epsilon", zero_terminal_snr: bool = False, *, as_kohya: bool = False
+) -> Any:
     """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it remembers how far it is.
 
     name          a key of SAMPLERS
     prediction    what the U-Net predicts: "epsilon" or "v"
     zero_terminal_snr
                   for a model trained on the stretched schedule (`schedule.zero_terminal`)
+    as_kohya      as sd-scripts' trainers sample: x0 is cut to -1..1 where the sampler knows that (DDIM, Heun), timesteps
+                  have no offset, and the schedule is never stretched
     """
-    return SAMPLERS[name](prediction, zero_terminal_snr)
+    if not as_kohya:
+        return SAMPLERS[name](prediction, zero_terminal_snr)
+    sampler = SAMPLERS[name](prediction, False)
+    theirs = {"clip_sample": True, "steps_offset": 0}
+    sampler.register_to_config(**{key: value for key, value in theirs.items() if key in sampler.config})
+    return sampler
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -49,7 +49,7 @@ def timestep_weight(snr_B: Tensor, settings: NoiseSettings, prediction: Predicti
         weight = weight * min_snr_weight(snr_B, settings.min_snr_gamma, prediction)
     if settings.scale_v_pred_loss_like_noise_pred:
         weight = weight * like_noise_weight(snr_B)
-    if settings.v_pred_like_loss is not None:
+    if settings.v_pred_like_loss:
         weight = weight * like_v_weight(snr_B, settings.v_pred_like_loss)
     if settings.debiased_estimation_loss:
         weight = weight * debiased_weight(snr_B, prediction)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from core.engine.launch import is_launched, supervise, write_failure
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
-from core.engine.view import ENDED, RunView, read_watch
+from core.engine.turn import Turn
+from core.engine.view import ENDED, RunView, best_validation, read_watch
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
@@ -30,6 +32,7 @@ from core.settings.presets import dump, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
+QUEUE, BORROWER = "queue", "borrower"  # who may hold the device
 KEPT_JOB_FOLDERS = 100
 
 
@@ -50,6 +53,7 @@ class RunSummary:
     message: str
     folder: Path
     resumable_step: int = -1
+    best: tuple[float, int] | None = None  # lowest loss on held-out pictures and its step
 
 
 class Engine:
@@ -62,6 +66,7 @@ class Engine:
         self._queue = Queue(workspace.private / "queue.json")
         self._light = LightLane()
         self._wake = threading.Condition()
+        self._turn = Turn()
         self._closing = False
         self._now: QueueEntry | None = None
         self._tokens: dict[str, CancelToken] = {}
@@ -98,10 +103,33 @@ class Engine:
         """The device, found on first use; before torch is loaded "cpu" is said."""
         return self._device or "cpu"
 
+    def find_device(self) -> str:
+        """The device that jobs run on; loads torch at the first call."""
+        self._device = self._device or machine.default_device()
+        return self._device
+
+    @contextmanager
+    def borrow_device(self, token: CancelToken) -> Iterator[str]:
+        """The device for work beside the queue: a job that runs is waited for, and none begins meanwhile."""
+        while not self._turn.take(BORROWER, WAIT_SECONDS):
+            token.check()
+        try:
+            if self._store is not None:
+                self._store.release()
+            yield self.find_device()
+        finally:
+            self._turn.give_back()
+
+    @property
+    def lent(self) -> bool:
+        """Whether the device is borrowed, so that the queue waits."""
+        return self._turn.holder == BORROWER
+
     # -- queue
 
-    def submit(self, task: str, job: Settings, title: str = "") -> str:
-        entry = self._queue.add(task, title or _title(task, job), to_values(job))
+    def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
+        """Queue a job; `preset` is the one that its settings come from, for the run to remember."""
+        entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
         self._notify()
         return entry.id
 
@@ -157,47 +185,51 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closing:
-            entry = self._next()
+            with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
+                collect(self.workspace, self._take_in)
+            if not self._turn.take(QUEUE, WAIT_SECONDS):
+                continue
+            try:
+                entry = self._queue.take()
+                if entry is not None:
+                    self._do(entry)
+            finally:
+                self._turn.give_back()
             if entry is None:
                 with self._wake:
                     self._wake.wait(WAIT_SECONDS)
-                continue
-            self._now = entry
-            try:
-                self._run(entry)
-            except (
-                Exception
-            ) as error:  # outside the job's own guard: a folder that cannot be made, settings that do not fit
-                self._queue.change(entry.id, state="failed", message=explain(error).what)
-            finally:
-                self._now = None
-                self._tokens.pop(entry.id, None)
 
-    def _next(self) -> QueueEntry | None:
-        """The next job. A disk that fails for now must not end the thread: it is tried again."""
+    def _do(self, entry: QueueEntry) -> None:
+        self._now = entry
         try:
-            collect(self.workspace, self._take_in)
-        except OSError:
-            pass
-        return self._queue.take()
+            self._run(entry)
+        except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
+            self._queue.change(entry.id, state="failed", message=explain(error).what)
+        finally:
+            self._now = None
+            self._tokens.pop(entry.id, None)
 
     def _take_in(self, item: Any) -> None:
-        """A job that another process handed in, or a run that it wants continued."""
+        """A job that another process handed in, or a run that it wants continued. One that cannot be done stays in the
+        list with the reason: its sender has been told that it is in the queue."""
         try:
             if item.get("run"):
                 self.continue_run(item["run"])
                 return
             job = build(JOBS[item["task"]], item["job"])
-            self._queue.add(item["task"], str(item.get("title") or _title(item["task"], job)), to_values(job))
-        except (ProblemsError, AttributeError, KeyError, TypeError):
+            title, preset = str(item.get("title") or _title(item["task"], job)), str(item.get("preset") or "")
+            self._queue.add(item["task"], title, to_values(job), preset=preset)
+        except ProblemsError as error:
+            task = str(item.get("task"))
+            self._queue.add(task, str(item.get("title") or task), {}, state="failed", message=_with_fixes(error))
+        except (AttributeError, KeyError, TypeError):
             return
 
     def _run(self, entry: QueueEntry) -> None:
         import torch
 
         torch.set_num_threads(machine.threads())
-        self._device = self._device or machine.default_device()
-        machine.check_device(self._device)
+        machine.check_device(self.find_device())
         job = build(JOBS[entry.task], entry.job)
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._now = self._queue.change(entry.id, run=folder.name)
@@ -214,7 +246,7 @@ class Engine:
             job,
             folder,
             self.workspace,
-            self._device,
+            self.find_device(),
             listener=view.apply,
             token=self._token_of(entry.id),
             store=self._model_store() if entry.task in ("generate", "class_pictures") else None,
@@ -225,9 +257,10 @@ class Engine:
 
     def _supervise(self, job: Any, folder: RunFolder, view: Any, entry_id: str) -> tuple[str, Explanation | None]:
         """On several graphics cards, in processes of their own."""
-        device = self._device or "cpu"
         try:
-            return supervise(job, folder, self.workspace, device, listener=view.apply, token=self._token_of(entry_id))
+            return supervise(
+                job, folder, self.workspace, self.device, listener=view.apply, token=self._token_of(entry_id)
+            )
         except ProblemsError as error:
             return write_failure(folder, explain(error), view.apply)
 
@@ -249,7 +282,7 @@ class Engine:
         if entry.task != "train":
             for old in list_runs(runs)[KEPT_JOB_FOLDERS:]:
                 atomic.remove_folder(old.path)
-        return RunFolder.create(runs, entry.title, dump(job, task=entry.task))
+        return RunFolder.create(runs, entry.title, dump(job, task=entry.task, preset=entry.preset))
 
     # -- runs
 
@@ -265,10 +298,9 @@ class Engine:
         """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
         folder = self._folder(run_name)
         with self._views_lock:
-            view = self._views.get(run_name)
-            if view is None:
-                view = self._views[run_name] = RunView.read(folder)
-            return view
+            view = self._views.setdefault(run_name, RunView(folder))
+        view.begin()  # not above: a long journal would hold up who asks for another run
+        return view
 
     def _refresh(self, run_name: str) -> RunView:
         """A view that also knows what another process wrote."""
@@ -322,6 +354,7 @@ class Engine:
         facts = (view := self._refresh(folder.name)).snapshot(0, self._is_held(view))
         shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
         state = newest_state_name(folder)
+        lowest = best_validation(facts["validation"])
         return RunSummary(
             name=folder.name,
             title=facts["title"],
@@ -336,6 +369,7 @@ class Engine:
             message=facts["message"],
             folder=folder.path,
             resumable_step=state,
+            best=(lowest["loss"], lowest["step"]) if lowest else None,
         )
 
     def delete_run(self, run_name: str) -> None:
@@ -410,6 +444,10 @@ def newest_state_name(folder: RunFolder) -> int:
 
 def _queue_state(state: str) -> str:
     return {"done": "done", "stopped": "cancelled", "failed": "failed"}.get(state, state)
+
+
+def _with_fixes(error: ProblemsError) -> str:
+    return "; ".join(f"{problem.what}: {problem.fix}" if problem.fix else problem.what for problem in error.problems)
 
 
 def _title(task: str, job: Settings) -> str:

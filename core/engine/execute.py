@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from core.engine.explain import Explanation, explain
@@ -16,6 +14,7 @@ from core.record.commands import CommandReader
 from core.record.context import JobContext
 from core.record.events import StateChanged
 from core.record.journal import Journal, Line
+from core.record.memory import free_memory
 from core.record.problems import ProblemsError
 from core.record.processes import Processes
 from core.record.run_folder import RunFolder
@@ -153,13 +152,3 @@ def _write_details(folder: RunFolder, text: str) -> None:
         atomic.write_text(folder.logs / "error.txt", mask(text))
     except OSError:
         return
-
-
-def free_memory() -> None:
-    """Give back what the job held: frames first, then the device's cache."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        # After a poisoning error this raises it once more, which must not hide how the job ended.
-        with suppress(RuntimeError):
-            torch.cuda.empty_cache()

@@ -6,7 +6,8 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.record.problems import ProblemsError
+from core.record.memory import is_out_of_memory
+from core.record.problems import ProblemsError, unwritten
 
 POISON = (
     "device-side assert",
@@ -50,7 +51,8 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
             _asked(switches) or "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Explanation("The disk is full", "free some space, then continue the run; files saved before are whole")
+        (full,) = unwritten(error, "", "", then="continue the run; files saved before are whole").problems
+        return Explanation(full.what, full.fix)
     if isinstance(error, PermissionError):
         return Explanation(
             f"A file or folder cannot be written: {error.filename}", "check its permissions, or choose another folder"
@@ -68,16 +70,3 @@ def _asked(switches: Callable[[], str]) -> str:
         return switches()
     except Exception:  # memory is short, or the model's file has gone: the general advice must still be said
         return ""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch's and Python's ways of saying it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()  # an AcceleratorError too: "an illegal memory access" is another thing
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-        or "_status_alloc_failed" in text  # cuBLAS and cuDNN have their own words
-    )

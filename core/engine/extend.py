@@ -41,7 +41,7 @@ def extend(folder: RunFolder, changes: Mapping[str, Any]) -> TrainJob:
         raise ProblemsError(wrong)
     number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
     atomic.write_json(folder.path / f"job-{number}.json", folder.job())
-    atomic.write_json(folder.job_file, dump(after))
+    atomic.write_json(folder.job_file, dump(after, preset=folder.preset))
     return after
 
 

@@ -27,6 +27,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
 
 POLL_SECONDS = 0.3
+END_SECONDS = 20
 
 
 def is_launched(job: object) -> bool:
@@ -61,6 +62,7 @@ def supervise(
             child.terminate()
             child.wait(timeout=60)
             raise
+    _wait_for_end(folder)
     _pass_on(folder, seen, listener)
     return _ending(folder, before, child.returncode, listener)
 
@@ -91,6 +93,13 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
     )
+
+
+def _wait_for_end(folder: RunFolder) -> None:
+    """Until the processes have let go of the run: they notice within a second that their launcher was killed."""
+    end = time.monotonic() + END_SECONDS
+    while folder.held and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def _pass_on(folder: RunFolder, seen: int, listener: Callable[[Line], None]) -> int:

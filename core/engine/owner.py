@@ -18,6 +18,8 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import lock_is_held
 from core.record.workspace import Workspace
 
+LOOK_SECONDS = 2.0  # longer than `is_held` looks at the lock, which it does by taking it for a moment
+
 
 class Ownership:
     """The lock outputs/.atelier/lock with a note of who holds it."""
@@ -27,7 +29,7 @@ class Ownership:
         self._note = self._folder / "holder.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._folder / "lock", timeout=0.5)
+            self._lock = FileLock(self._folder / "lock", timeout=LOOK_SECONDS)
             self._lock.acquire()
         except Timeout:
             raise ProblemsError.one(
@@ -69,11 +71,12 @@ def inbox(workspace: Workspace) -> Path:
     return workspace.private / "inbox"
 
 
-def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "") -> None:
+def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], run: str = "", preset: str = "") -> None:
     """Leave a job for the engine that holds the folder; it picks it up within a second. `run`: go on with this one."""
     name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.json"
     try:
-        atomic.write_json(inbox(workspace) / name, {"task": task, "title": title, "job": job, "run": run})
+        content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}
+        atomic.write_json(inbox(workspace) / name, content)
     except OSError as error:
         raise ProblemsError.one(
             f"The output folder cannot be written: {error.strerror}", str(inbox(workspace)), "mend that, or use another"

@@ -29,6 +29,7 @@ class QueueEntry:
     run: str = ""
     added: float = 0.0
     message: str = ""
+    preset: str = ""
 
 
 class Queue:
@@ -77,8 +78,17 @@ class Queue:
                     return entry
         raise ProblemsError.one("This job is no longer in the queue", identity, "look at the list again")
 
-    def add(self, task: str, title: str, job: dict[str, Any], run: str = "") -> QueueEntry:
-        entry = QueueEntry(uuid.uuid4().hex[:12], task, title, job, run=run, added=time.time())
+    def add(
+        self,
+        task: str,
+        title: str,
+        job: dict[str, Any],
+        run: str = "",
+        state: str = "waiting",
+        message: str = "",
+        preset: str = "",
+    ) -> QueueEntry:
+        entry = QueueEntry(uuid.uuid4().hex[:12], task, title, job, state, run, time.time(), message, preset)
         with self._lock:
             before = self._entries
             self._entries = [*before, entry]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from typing import Any
 
-from core.record.journal import Line, read_lines
+from core.record.journal import Line, Tail
 from core.record.run_folder import RunFolder
 
 SERIES_POINTS = 500
@@ -27,6 +28,7 @@ class RunView:
         self.state, self.message, self.fix, self.stage = "", "", "", ""
         self.seq = self.step = self.total = self.epoch = self.epochs = self.pictures = 0
         self.sentence = ""
+        self.peak_bytes, self.peak_device = 0, ""
         self.seconds_per_step = 0.0
         self.started = self.ended = self._last_time = 0.0
         self._before = 0.0  # time of the line before this one
@@ -41,25 +43,31 @@ class RunView:
         self.log: list[dict[str, Any]] = []
         self.pictures_drawn: list[dict[str, Any]] = []
         self._smooth: float | None = None
-        self._size = 0
+        self._reading = threading.Lock()
+        self._tail = Tail(folder.journal_file)
+        self._begun = False
 
     @classmethod
     def read(cls, folder: RunFolder) -> RunView:
         view = cls(folder)
-        for line in read_lines(folder.journal_file):
-            view.apply(line)
+        view.begin()
         return view
 
+    def begin(self) -> None:
+        """Read what is on disk, once: 100,000 lines take a second. Another thread that asks meanwhile waits for it."""
+        with self._reading:
+            if not self._begun:
+                self._take_new()
+                self._begun = True
+
     def catch_up(self) -> None:
-        """Read what was appended by another process since the last call; costs one stat when nothing was."""
-        try:
-            size = self.folder.journal_file.stat().st_size
-        except OSError:
-            return
-        if size != self._size:
-            self._size = size
-            for line in read_lines(self.folder.journal_file, self.seq):
-                self.apply(line)
+        """Read what was appended by another process since the last call."""
+        with self._reading:
+            self._take_new()
+
+    def _take_new(self) -> None:
+        for line in self._tail.lines():
+            self.apply(line)
 
     def apply(self, line: Line) -> None:
         with self._lock:
@@ -127,6 +135,11 @@ class RunView:
         entry = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "pictures")}
         self.validated = [old for old in self.validated if old["step"] < entry["step"]] + [entry]
 
+    def _on_memory(self, line: Line) -> None:
+        """A run that was continued tells it once for each life."""
+        if line["peak_bytes"] > self.peak_bytes:
+            self.peak_bytes, self.peak_device = line["peak_bytes"], line["device"]
+
     def _on_saved(self, line: Line) -> None:
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
@@ -175,6 +188,8 @@ class RunView:
                 "corrected": thin(self.corrected),
                 "norms": thin(self.norms),
                 "validation": list(self.validated),
+                "peak_bytes": self.peak_bytes,
+                "peak_device": self.peak_device,
                 "saves": [save["step"] for save in self.saves],
                 "samples": sorted(self.samples, key=lambda entry: (entry["index"], entry["step"])),
                 "log": list(self.log),
@@ -196,6 +211,13 @@ class RunView:
             if path.exists():  # whole models can be folders
                 found.append({"name": path.name, "path": str(path), "bytes": save["bytes"], "step": save["step"]})
         return found
+
+
+def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The measurement with the lowest loss on held-out pictures, the earliest of equal ones; None without any."""
+    return min(
+        (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
+    )
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from core.families.compiling import compile_problems
 from core.record.problems import Problem
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
     elif settings.attention == "xformers" and not device.startswith("cuda"):
         what = f"xformers has no kernel for the device '{device}'"
         found.append(Problem(what, "memory.attention", "use sdpa"))
+    if device.startswith("cpu") and settings.mixed_precision == "fp16":
+        what = "fp16 is for graphics cards: on a processor it is slower than fp32, and small gradients are lost"
+        found.append(Problem(what, "memory.mixed_precision", "use auto, or fp32", "advice"))
     if device.startswith("mps") and (settings.fp8_base or settings.fp8_base_unet):
         what = "Apple's graphics cards have no 8-bit numbers"
         found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "switch it off"))
-    return found
+    return found + compile_problems(settings, device)
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:

@@ -41,7 +41,7 @@ def _of_another_family(vae: str, scale: float, name: str) -> Problem:
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. A hub id that is not here is a problem that says how to get it."""
-    found = resolve(reference, workspace.models)
+    found = resolve(reference, workspace.models, workspace.outputs)
     if isinstance(found, HubId):
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",

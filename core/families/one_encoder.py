@@ -22,15 +22,17 @@ def encode_captions(
     clip_skip: int | None = None,
     join: Join = join_windows,
     weighted: bool = False,
+    mean_kept: bool = False,
 ) -> TextStates:
     """Captions as the U-Net reads them: context [B, T, C], T = 77, 152 or 227, in the encoder's type.
 
     clip_skip  None or 1: the last layer; n: the n-th from the end; the final layer norm follows in every case
     join       how the states of the windows become one text
     weighted   read (more) and (exactly:1.3) as weights of the states
+    mean_kept  and scale each text to the mean that it had without them
     """
-    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length)
-    return encode_ids(components, ids, clip_skip=clip_skip, join=join, weights=weights)
+    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length, mean_kept)
+    return encode_ids(components, ids, clip_skip=clip_skip, join=join, weights=weights, mean_kept=mean_kept)
 
 
 def encode_ids(
@@ -40,11 +42,12 @@ def encode_ids(
     clip_skip: int | None = None,
     join: Join = join_windows,
     weights: Weights = None,
+    mean_kept: bool = False,
 ) -> TextStates:
     """The same of token ids [B, n, 77], one tensor for each text encoder, with their weights."""
     (encoder,), (own,) = components.text_encoders, ids
     states = in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)
-    return TextStates(join(weigh(states, weights, 0)))
+    return TextStates(join(weigh(states, weights, 0, mean_kept)))
 
 
 def predict(

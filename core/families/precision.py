@@ -21,7 +21,8 @@ SMALL_MODEL_BYTES = 200 << 20
 @dataclass(frozen=True)
 class Precision:
     """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow.
-    learning: type of the model's weights that learn; `compute` where none of them does, as beside a network."""
+    learning: type of the model's parts that learn or are read by what does; `compute` beside a network, whose weights each
+    layer casts itself."""
 
     name: str
     compute: torch.dtype
@@ -54,7 +55,7 @@ def choose_precision(
 
     whole_model = method is not None and method.whole_model
     name = settings.mixed_precision
-    if name == "auto" and whole_model and settings.full_precision != "fp32":
+    if name == "auto" and method is not None and settings.full_precision != "fp32":
         name = settings.full_precision
     elif name == "auto":
         name = "no"
@@ -67,9 +68,8 @@ def choose_precision(
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and machine.bf16_is_fast(device):
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    learning = types[settings.full_precision if whole_model else name]
-    if method is not None and method.kind == "embedding":
-        learning = torch.float32
+    beside_a_network = method is None or method.kind == "lora"
+    learning = types[name if beside_a_network else settings.full_precision]
     return Precision(name, types[name], scaled=name == "fp16" and learns, learning=learning)
 
 

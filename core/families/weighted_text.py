@@ -59,42 +59,55 @@ def runs_of(text: str) -> list[Run]:
 
 
 def weighted_windows(
-    tokenizer: Any, captions: Sequence[str], max_token_length: int = WINDOW
+    tokenizer: Any, captions: Sequence[str], max_token_length: int = WINDOW, *, filled_with_end: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids int64 [B, n, 77] and their weights float32 [B, n, 77]; BOS, EOS and filling weigh 1.
 
     Each run is cut into tokens on its own, so a word that a bracket divides is two words.
+    filled_with_end   EOS is the filling, whatever the model's own is
     """
-    ids, weights = zip(*(_one(tokenizer, caption, max_token_length) for caption in captions), strict=True)
+    end = tokenizer.eos_token_id
+    pad = end if filled_with_end else tokenizer.pad_token_id
+    ids, weights = zip(*(_one(tokenizer, caption, max_token_length, pad) for caption in captions), strict=True)
     stacked_ids, stacked_weights = torch.stack(ids), torch.stack(weights)
-    if stacked_ids.shape[1] > 1 and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        end_windows(stacked_ids, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if stacked_ids.shape[1] > 1 and pad != end:
+        end_windows(stacked_ids, end, pad)
     return stacked_ids, stacked_weights
 
 
 def plain_ids(
-    components: Components, captions: Sequence[str], max_token_length: int
+    components: Components, captions: Sequence[str], max_token_length: int, mean_kept: bool = False
 ) -> tuple[list[torch.Tensor], Weights]:
     """Ids for each of the model's text encoders, brackets being text."""
     return tokenize(components, captions, max_token_length), None
 
 
 def weighted_ids(
-    components: Components, captions: Sequence[str], max_token_length: int
+    components: Components, captions: Sequence[str], max_token_length: int, mean_kept: bool = False
 ) -> tuple[list[torch.Tensor], Weights]:
     """Ids and weights for each of the model's text encoders."""
-    both = [weighted_windows(tokenizer, captions, max_token_length) for tokenizer in components.tokenizers]
+    both = [
+        weighted_windows(tokenizer, captions, max_token_length, filled_with_end=mean_kept)
+        for tokenizer in components.tokenizers
+    ]
     return [ids for ids, _ in both], [weights for _, weights in both]
 
 
-def weigh(states: torch.Tensor, weights: Weights, encoder: int) -> torch.Tensor:
-    """States [B, n, 77, C] of one encoder times their weights; nothing is brought back to its mean, as in sd-scripts 0.10."""
+def weigh(states: torch.Tensor, weights: Weights, encoder: int, mean_kept: bool = False) -> torch.Tensor:
+    """States [B, n, 77, C] of one encoder times their weights, as in sd-scripts 0.10.
+
+    mean_kept   each text is then scaled to the mean that it had before, as in sd-scripts 0.9 and A1111
+    """
     if weights is None:
         return states
-    return states * weights[encoder].unsqueeze(-1).to(states)
+    weighed = states * weights[encoder].unsqueeze(-1).to(states)
+    if not mean_kept:
+        return weighed
+    before, after = (each.float().mean(dim=(1, 2, 3), keepdim=True) for each in (states, weighed))
+    return weighed * (before / after).to(states.dtype)
 
 
-def _one(tokenizer: Any, caption: str, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _one(tokenizer: Any, caption: str, most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     content: list[int] = []
     weights: list[float] = []
     for text, weight in runs_of(caption):
@@ -102,7 +115,7 @@ def _one(tokenizer: Any, caption: str, most: int) -> tuple[torch.Tensor, torch.T
         content += own
         weights += [weight] * len(own)
     content, weights = content[:most], weights[:most]
-    begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     rest = most - len(content)
     ids = [begin, *content, end, *[pad] * rest]
     factors = [1.0, *weights, 1.0, *[1.0] * rest]

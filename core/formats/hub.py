@@ -52,16 +52,17 @@ class HubId:
         return f"{self.owner}--{self.name}"
 
 
-def resolve(reference: str, models: Path | str) -> Path | HubId:
+def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
     """What a model setting stands for.
 
-    A path (absolute, or relative to the project), a name under models/ with or without its ending, or a hub id whose
-    model lies under models/ already: its path. A hub id that is not here: the HubId. Anything else is a problem.
+    A path (absolute, or relative to the project), a name under models/ with or without its ending, `outputs/...` for what
+    was trained, wherever that folder is, or a hub id whose model lies under models/ already: its path. A hub id that is
+    not here: the HubId. Anything else is a problem.
     """
     text, models = reference.strip(), Path(models)
     if not text:
         raise ProblemsError.one("No model is chosen", "model", "choose a file, a folder or a hub id")
-    for candidate in _candidates(text, models):
+    for candidate in _candidates(text, models, outputs):
         if os.path.exists(candidate):  # false, not an error, for a name that no disk takes
             return _model_in(candidate)
     hub_id = parse_hub_id(text)
@@ -73,7 +74,7 @@ def resolve(reference: str, models: Path | str) -> Path | HubId:
     return hub_id if found is None else found
 
 
-def _candidates(text: str, models: Path) -> list[Path]:
+def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
     """Places where a name may lie, in the order they are looked at."""
     if "\0" in text:
         return []
@@ -84,13 +85,15 @@ def _candidates(text: str, models: Path) -> list[Path]:
         for name in names:
             if ".." not in name.parts and name.parts:
                 places += [models / name, *(models / f"{name}{suffix}" for suffix in WEIGHT_SUFFIXES)]
+        if outputs is not None and inside.parts[:1] == ("outputs",) and ".." not in inside.parts:
+            places.append(outputs / PurePosixPath(*inside.parts[1:]))
     return places
 
 
 def parse_hub_id(text: str) -> HubId | None:
     """`owner/name` or `owner/name/file`; None for what can only be a path on this machine."""
     match = HUB_ID.fullmatch(text.strip())
-    if match is None or text.startswith("models/") or ".." in text.split("/"):
+    if match is None or text.startswith(("models/", "outputs/")) or ".." in text.split("/"):
         return None
     owner, name, file = match.groups()
     if file is None and name.lower().endswith(WEIGHT_SUFFIXES):

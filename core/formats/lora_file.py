@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -182,18 +183,28 @@ def _write_with_metadata(path: Path, serialised: bytes, metadata: Mapping[str, s
 # ---- reading ----
 
 
-def load_lora(path: Path | str) -> LoraFile:
-    """Read a LoRA of kohya's or PEFT's layout. Anything else is refused with what it is."""
+def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
+    """Read a LoRA of kohya's or PEFT's layout. Anything else is refused with what it is.
+
+    shapes   only the header and the alphas are read; the weights have shapes and no numbers (torch's "meta" device)
+    """
     path = Path(path)
     with TensorFile(path) as file:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
-        tensors = {name: file.read(name) for name in file.entries}
+        read = partial(_shape_of, file) if shapes else file.read
+        tensors = {name: read(name) for name in file.entries}
         metadata = dict(file.metadata)
     if kind.layout == "peft":
         tensors = _from_peft(tensors, metadata, path, kind.family)
     _refuse_incomplete(tensors, path)
     return LoraFile(tensors, metadata, kind.family, path)
+
+
+def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
+    import torch
+
+    return file.read(name) if name.endswith("alpha") else torch.empty(file.entries[name].shape, device="meta")
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:

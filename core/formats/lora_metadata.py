@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.model_spec import model_spec
 from core.settings.blocks import LISTS, SIDES
-from core.settings.optimizers import optimizer_sentence
+from core.settings.optimizers import optimizer_sentence, relative_steps
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-# What sd-scripts also writes and this program does not do: said as it says it.
-NOT_USED = {
-    "ss_full_fp16": False,
-    "ss_lowram": False,
-    "ss_fp8_base": False,
-}
 
 
 @dataclass(frozen=True)
@@ -73,8 +67,7 @@ class RunFacts:
 def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
     """Everything that is written into a LoRA file of this job at this moment, but for the hashes of its weights."""
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
-    values: dict[str, Any] = dict(NOT_USED)
-    values |= _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
+    values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
     return _strings(values) | model_spec(job, facts, "lora", saved_at) | dict(facts.extra)
 
@@ -94,32 +87,51 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
         "ss_steps": facts.step,
         "ss_max_train_steps": facts.max_train_steps,
         "ss_seed": job.schedule.seed if facts.seed is None else facts.seed,
+        "ss_sd_scripts_commit_hash": "(unknown)",  # its word where there is none
     }
 
 
 def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     optimizer, network = job.optimizer, job.network
-    values = {
+    values = (
+        _rates(job)
+        | {
+            "ss_optimizer": optimizer_sentence(optimizer),
+            "ss_max_grad_norm": optimizer.max_grad_norm,
+            "ss_lr_warmup_steps": job.schedule.lr_warmup_steps,
+            "ss_gradient_accumulation_steps": job.schedule.gradient_accumulation_steps,
+            "ss_gradient_checkpointing": job.memory.gradient_checkpointing,
+            "ss_mixed_precision": facts.mixed_precision,
+            "ss_full_fp16": job.memory.full_precision == "fp16",
+            "ss_fp8_base": job.memory.fp8_base,
+            "ss_fp8_base_unet": job.memory.fp8_base_unet,
+            "ss_lowram": job.memory.lowram,
+            "ss_cache_latents": job.memory.cache_latents != "off",
+            "ss_prior_loss_weight": job.dataset.prior_loss_weight,
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": network.rank,
+            "ss_network_alpha": network.alpha,
+            "ss_network_dropout": network.network_dropout or None,
+            "ss_scale_weight_norms": network.scale_weight_norms,
+        }
+        | _noise_values(job)
+    )
+    arguments = network_arguments(job)
+    return values | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+
+
+def _rates(job: TrainJob) -> dict[str, Any]:
+    """AdaFactor's relative steps leave no rate but its schedule's, and that only reports (as sd-scripts says it)."""
+    optimizer, schedule = job.optimizer, job.schedule
+    if relative_steps(optimizer):
+        given = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
+        return given | {"ss_lr_scheduler": f"adafactor:{optimizer.learning_rate}"}
+    return {
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.unet_lr,
         "ss_text_encoder_lr": optimizer.text_encoder_lr,
-        "ss_optimizer": optimizer_sentence(optimizer),
-        "ss_max_grad_norm": optimizer.max_grad_norm,
-        "ss_lr_scheduler": job.schedule.lr_scheduler,
-        "ss_lr_warmup_steps": job.schedule.lr_warmup_steps,
-        "ss_gradient_accumulation_steps": job.schedule.gradient_accumulation_steps,
-        "ss_gradient_checkpointing": job.memory.gradient_checkpointing,
-        "ss_mixed_precision": facts.mixed_precision,
-        "ss_cache_latents": job.memory.cache_latents != "off",
-        "ss_prior_loss_weight": job.dataset.prior_loss_weight,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": network.rank,
-        "ss_network_alpha": network.alpha,
-        "ss_network_dropout": network.network_dropout or None,
-        "ss_scale_weight_norms": network.scale_weight_norms,
-    } | _noise_values(job)
-    arguments = network_arguments(job)
-    return values | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+        "ss_lr_scheduler": schedule.lr_scheduler_type or schedule.lr_scheduler,
+    }
 
 
 def network_arguments(job: TrainJob) -> dict[str, str]:
@@ -167,7 +179,7 @@ def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     version = BASE_MODEL_VERSIONS[facts.family]
     values: dict[str, Any] = {
         "ss_v2": facts.family == "sd2",
-        "ss_base_model_version": version + ("_v" if facts.prediction == "v" else ""),
+        "ss_base_model_version": version + ("_v" if facts.prediction == "v" and facts.family != "sdxl" else ""),
         "ss_clip_skip": job.model.clip_skip,
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
         "ss_sd_model_name": facts.base_model_name,
@@ -206,6 +218,7 @@ def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_flip_aug": dataset.flip_aug,
         "ss_random_crop": dataset.random_crop,
         "ss_face_crop_aug_range": dataset.face_crop_aug_range,
+        "ss_resize_interpolation": None if dataset.resize_interpolation == "auto" else dataset.resize_interpolation,
         "ss_dataset_dirs": _json(facts.dataset_dirs),
         "ss_reg_dataset_dirs": _json(facts.reg_dataset_dirs),
         "ss_tag_frequency": _json(facts.tag_frequency),

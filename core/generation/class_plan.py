@@ -22,7 +22,6 @@ from core.record.run_folder import safe_name
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.dataset import DatasetSettings
 from core.settings.job import ClassPicturesJob, TrainJob
-from core.settings.source import Source
 
 Size = tuple[int, int]
 
@@ -299,37 +298,3 @@ def _whole(path: Path) -> bool:
             return handle.read() == END_OF_PNG
     except OSError:
         return False
-
-
-# ---- into a training
-
-
-def with_class_folder(job: TrainJob, folder: str | Path, class_word: str | None = None) -> TrainJob:
-    """The training with this folder as regularisation, once. Sizes that its first folder has of its own hold for it too."""
-    dataset = job.dataset
-    path = resolve_path(str(folder).strip()).resolve()
-    kept = [source for source in dataset.sources if not source.folder.strip() or _real(source.folder) != path]
-    short = dataset.reg_data_dir
-    own = next((source for source in dataset.all_sources() if source.role == "train"), None)
-    sizes = {name: getattr(own, name) for name in SIZES if own is not None and getattr(own, name) is not None}
-    word = class_word or first_class_word(dataset)
-    added = Source(folder=display_path(path), role="regularisation", class_word=word, **sizes)
-    update = {
-        "sources": [*kept, added],
-        "reg_data_dir": None if short and short.strip() and _real(short) == path else short,
-    }
-    return job.model_copy(update={"dataset": dataset.model_copy(update=update)})
-
-
-# What decides at which size a folder's pictures train, and with which others.
-SIZES = (
-    "resolution",
-    "more_resolutions",
-    "train_batch_size",
-    "enable_bucket",
-    "min_bucket_reso",
-    "max_bucket_reso",
-    "bucket_reso_steps",
-    "bucket_no_upscale",
-    "batch_group",
-)

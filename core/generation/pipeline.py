@@ -92,6 +92,7 @@ def denoise(
     guidance_scale: float = 7.5,
     prediction: str = "epsilon",
     zero_terminal_snr: bool = False,
+    as_kohya: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
@@ -102,6 +103,7 @@ def denoise(
     negative     the same for what is not wanted; not read when guidance_scale <= 1
     width, height in pixels, multiples of 8
     zero_terminal_snr  for a model trained with it: the sampler walks the stretched schedule
+    as_kohya     see `make_sampler`
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
@@ -114,7 +116,7 @@ def denoise(
         texts.insert(0, negative.each(lambda tensor: tensor.expand(count, *tensor.shape[1:])))
     states = join_texts(texts)
     sizes = plain_sizes(width, height, len(states.context)).to(device)
-    way = make_sampler(sampler, prediction, zero_terminal_snr)
+    way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
     shape = (LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)

@@ -14,7 +14,7 @@ from core.settings.pictures import PictureSettings
 # Settings that differ from this value are lost: for the whole job ...
 OF_THE_JOB: tuple[tuple[str, str, str], ...] = (
     ("dataset", "dataset_class", "Give sd-scripts --dataset_class."),
-    ("captions", "max_token_length", "Give sd-scripts --max_token_length."),
+    ("captions", "max_token_length", "Give sd-scripts --max_token_length; it reads up to 225."),
 )
 WITH_REGULARISATION: tuple[tuple[str, str, str], ...] = (
     ("dataset", "prior_loss_weight", "Give sd-scripts --prior_loss_weight."),

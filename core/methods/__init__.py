@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.dataset.text_cache import EncodeText
@@ -27,6 +27,7 @@ class Method(Protocol):
     learns_unet      the U-Net takes part in it
     extension        of the file for people, ".safetensors"; empty for a folder
     steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
+    clipped          weights whose gradients are clipped together, once it is built; None: all that learn
     advice           what to say once it is built
     """
 
@@ -34,6 +35,7 @@ class Method(Protocol):
     learns_unet: bool
     extension: str
     steady_gradients: bool
+    clipped: Sequence[nn.Parameter] | None
     advice: list[Problem]
 
     def build(self, components: Any) -> list[Learner]:

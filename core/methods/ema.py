@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from core.settings.method import MethodSettings
 
@@ -21,7 +21,7 @@ class WeightAverage:
     it looks back equally far however often it is taken.
     """
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], settings: MethodSettings):
+    def __init__(self, weights: Mapping[str, Tensor], settings: MethodSettings):
         self._weights, self._settings = dict(weights), settings
         self.steps = 0
         self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
@@ -52,8 +52,8 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """The average in place of the weights inside; outside, the weights as they were, to the bit."""
         kept = {name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()}
-        self._put(self.average)
         try:
+            self._put(self.average)
             yield
         finally:
             self._put(kept)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.diffusion.text_states import TextStates
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
@@ -44,6 +44,9 @@ class EmbeddingMethod:
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self.advice: list[Problem] = []
         self._settings = job.embedding
+        self._clips_table = job.optimizer.clips_as_kohya
+        self.clipped: Sequence[nn.Parameter] | None = None
+        self._dtype = type_named(job.memory.full_precision)
         self._start = start
         self._tables: list[WordTable] = []
         self._layers: OneTextEach | None = None
@@ -70,13 +73,15 @@ class EmbeddingMethod:
                 begin = self._fitting(given[index], begin)
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
-            table = WordTable(encoder.get_input_embeddings(), begin.to(encoder.device))
+            table = WordTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
             encoder.set_input_embeddings(table)
             self._tables.append(table)
         if components.unet is not None:
             components.unet.requires_grad_(False)
         if self._settings.extended:
             self._layers = OneTextEach(components.unet)
+        if self._clips_table:  # sd-scripts clips the last encoder's, whole
+            self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
         return [Learner(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _given(self, encoders: int) -> list[Tensor | None] | None:
@@ -164,7 +169,7 @@ class EmbeddingMethod:
         """Nothing was set."""
 
     def after_update(self) -> dict[str, Tensor]:
-        return {f"norm/{PARTS[index]}": table.rows.detach().norm() for index, table in enumerate(self._tables)}
+        return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
 
     def untrained(self) -> AbstractContextManager[None]:
         """The model itself does not change; only its texts do."""

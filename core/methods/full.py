@@ -15,7 +15,7 @@ from core.families import family
 from core.families.saving import modules_of, save_model
 from core.formats.sd_keys import unet_to_ldm
 from core.formats.tensor_writer import type_named
-from core.formats.whole_model import ENDINGS, Form, ModelFacts
+from core.formats.whole_model import ENDINGS, Form, ModelFacts, form_of
 from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
@@ -49,15 +49,18 @@ def learning_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
 class FullMethod:
     """What a training of the model itself owns: which weights learn, their average, and the model that is saved.
 
+    source  the model that training begins with; its form is taken where the settings ask for it
     vae     baked into saved models in place of the model's own
     frozen  a second U-Net, as the model began: what the model itself makes of the class caption (method.prior)
     """
 
-    def __init__(self, job: TrainJob, vae: Path | None = None):
+    def __init__(self, job: TrainJob, source: Path, vae: Path | None = None):
         self._job, self._settings, self._vae = job, job.method, vae
         parts = learning_parts(job)
         self.learns_text = any(name in parts for name in TEXT_PARTS)
         self.learns_unet = "unet" in parts
+        wanted = job.saving.save_model_as
+        self._form: Form = form_of(source) if wanted == "source" else wanted  # type: ignore[assignment]
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
         self.frozen: Any = None
@@ -68,11 +71,7 @@ class FullMethod:
         self._average: WeightAverage | None = None
         self._stopped = False
         self.advice: list[Problem] = []
-
-    @property
-    def _form(self) -> Form:
-        wanted = self._job.saving.save_model_as
-        return "ckpt" if wanted == "pt" else wanted  # type: ignore[return-value]
+        self.clipped: Sequence[nn.Parameter] | None = None  # all that learns
 
     # -- what learns
 
@@ -111,7 +110,7 @@ class FullMethod:
 
     def state_dict(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
-        return found | (under(EMA, self._average.state_dict()) if self._average is not None else {})
+        return found | under(EMA, self.average_state())
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         import torch
@@ -119,8 +118,7 @@ class FullMethod:
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(tensors[name])
-        if self._average is not None:
-            self._average.load_state_dict(taken_from(EMA, tensors))
+        self.load_average(taken_from(EMA, tensors))
 
     # -- moments of a run
 
@@ -159,7 +157,23 @@ class FullMethod:
     def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
         if self._average is None:
             return averaged(optimizer)
-        return self._average.in_place() if self._settings.ema_use in ("all", use) else nullcontext()
+        return self._average.in_place() if self.shows_average(use) else nullcontext()
+
+    def shows_average(self, use: Use) -> bool:
+        """Whether an average of its own takes the weights' place for this use."""
+        return self._average is not None and self._settings.ema_use in ("all", use)
+
+    def average_over(self, weights: Mapping[str, Tensor]) -> None:
+        """Average these instead: the parts that this process moves."""
+        if self._average is not None:
+            self._average = WeightAverage(weights, self._settings)
+
+    def average_state(self) -> dict[str, Tensor]:
+        return self._average.state_dict() if self._average is not None else {}
+
+    def load_average(self, tensors: Mapping[str, Tensor]) -> None:
+        if self._average is not None:
+            self._average.load_state_dict(tensors)
 
     # -- the file
 

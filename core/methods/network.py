@@ -22,7 +22,7 @@ from core.settings.blocks import block_rates
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.dataset.text_cache import EncodeText
@@ -37,6 +37,7 @@ class NetworkMethod:
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
+        self._dtype = type_named(job.memory.full_precision)
         self._seed = seed
         self._files = files or NetworkFiles()
         self.network: LoraNetwork | None = None
@@ -48,11 +49,13 @@ class NetworkMethod:
         self.learns_unet = job.network.train_unet
         self.steady_gradients = job.network.module_dropout == 0
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
+        self._clips_all = rates.clips_as_kohya
+        self.clipped: Sequence[nn.Parameter] | None = None
 
     def build(self, components: Any) -> list[Learner]:
         """Make the network on these parts and attach it; returns what learns, the up matrices apart for LoRA+."""
         settings, start = self._settings, self._files.start
-        targets = list(targets_of(components, conv=settings.trains_conv or settings.dim_from_weights))
+        targets = list(targets_of(components, conv=settings.hooks_residual or settings.dim_from_weights))
         if start is None:
             self.network = LoraNetwork.create(targets, settings, self._seed)
         else:
@@ -64,8 +67,12 @@ class NetworkMethod:
                 "network",
                 "give a block a rank and a rate above 0, or train another part",
             )
+        self.network.to(self._dtype)
         self.network.attach()
-        return self._learners(self.network)
+        learners = self._learners(self.network)
+        if self._clips_all:  # also those whose rate is 0
+            self.clipped = [weight for learner in learners for weight in learner.parameters]
+        return learners
 
     def _learners(self, network: LoraNetwork) -> list[Learner]:
         names = list(network.layers)
@@ -93,6 +100,10 @@ class NetworkMethod:
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         self._built.load_state(tensors)
+
+    def lay_in_modules(self) -> None:
+        """Let the model's modules know the network's weights as their own."""
+        self._built.lay_in_modules()
 
     def set_strength(self, strength: float) -> None:
         """How strongly the network takes part in the next passes: 1 is whole, 0 the model without it."""

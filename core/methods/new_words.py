@@ -16,17 +16,17 @@ class WordTable(nn.Module):
     """An encoder's table of words with further rows that learn.
 
     Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
-    the whole table and puts the rest back.
+    the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they learn in.
     """
 
-    def __init__(self, table: nn.Embedding, rows: Tensor):
+    def __init__(self, table: nn.Embedding, rows: Tensor, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.table = table.requires_grad_(False)
         self.first = table.num_embeddings
-        self.rows = nn.Parameter(rows.detach().clone().float())
+        self.rows = nn.Parameter(rows.detach().to(dtype, copy=True))
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> nn.Parameter:
         """The old table: its type and device are asked for."""
         return self.table.weight
 

@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
+from core.networks.adapted import kind_of
+from core.record.heap import GivingBack
+
 ATTRIBUTE = "_conv_forward"  # nn.Conv2d.forward is this method with its weight and bias
+_memory = GivingBack()
 SMALLEST = 16  # channels; below, packing gains nothing (the first and last layer of a U-Net)
 
 
@@ -71,7 +75,7 @@ def suits(conv: nn.Conv2d) -> bool:
         else False
     )
     return (
-        type(conv).forward is nn.Conv2d.forward
+        kind_of(conv).forward is nn.Conv2d.forward
         and not weight.requires_grad
         and (conv.bias is None or not conv.bias.requires_grad)
         and weight.device.type == "cpu"
@@ -147,9 +151,12 @@ class PackedConv:
             self.conv.weight.data = self.forward_pack.to_dense().contiguous(memory_format=order)
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
-        weight = weight.detach().to_mkldnn()
+        plain = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight, pad, ones, ones, 1, list(x.shape))
+        pack = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))
+        del plain
+        _memory.freed(weight.numel() * weight.element_size())
+        return pack
 
     def _convolve(self, x: Tensor, pack: Tensor, bias: Tensor | None) -> Tensor:
         pad, ones = list(self.conv.padding), [1, 1]

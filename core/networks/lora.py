@@ -4,7 +4,7 @@
 
 down is [rank, in] (or [rank, in, kh, kw] with the module's own stride and padding), up is [out, rank] (or
 [out, rank, 1, 1]). Names, shapes and alpha are those of kohya's files, so a file and a network map one to one. Weights
-are float32; they are cast to the type the module computes in at each call.
+are float32 unless told otherwise; they are cast to the type the module computes in at each call.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from core.formats.lora_names import kohya_name, module_path
+from core.networks.adapted import adapt, kind_of, restore
 from core.networks.dropout import Dropout
 from core.networks.low_rank import (
     add_low_rank_conv,
@@ -95,9 +96,11 @@ class LoraLayer:
         """
         weight = module.weight
         assert isinstance(weight, Tensor)
-        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32)
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator(seed, "network_init", name))
-        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32)
+        place = torch.device("meta" if weight.is_meta else "cpu")
+        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32, device=place)
+        if not weight.is_meta:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator(seed, "network_init", name))
+        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32, device=place)
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -162,11 +165,11 @@ class LoraLayer:
 def forward_with_loras(module: nn.Module, x: Tensor) -> Tensor:
     """What an adapted module computes: its own forward, then the corrections in the order they were attached."""
     layers = [layer for layer in module.__dict__[STACK] if not layer.left_out]
-    y: Tensor
-    if layers and not layers[0].thins and type(module) is nn.Linear and x.dtype == module.weight.dtype:
+    kind, y = kind_of(module), x
+    if layers and not layers[0].thins and kind is nn.Linear and x.dtype == module.weight.dtype:
         y = layers.pop(0).whole(x)
     else:
-        y = type(module).forward(module, x)
+        y = kind.forward(module, x)
     for layer in layers:
         y = layer.add_thinned(y, x) if layer.thins else layer.add_to(y, x)
     return y
@@ -282,6 +285,11 @@ class LoraNetwork:
         """Shorten the weight changes that are longer than `limit`; the facts stay on the device."""
         return apply_max_norm(self.layers.values(), limit)
 
+    def to(self, dtype: torch.dtype) -> None:
+        """Keep the weights, and so their gradients, in this type. Before an optimizer takes them."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     # -- what a step shows
 
     def show(self, step: int, micro_batch: int, pictures: Sequence[object]) -> None:
@@ -302,8 +310,15 @@ class LoraNetwork:
         for layer in self.layers.values():
             stack = layer.module.__dict__.setdefault(STACK, [])
             stack.append(layer)
-            layer.module.__dict__["forward"] = _Forward(layer.module)
+            adapt(layer.module, forward_with_loras)
         self.attached = True
+
+    def lay_in_modules(self) -> None:
+        """Make the weights parameters of the modules they correct: who gathers a module's weights finds them there."""
+        for layer in self.layers.values():
+            number = len(layer.module.__dict__[STACK])
+            layer.module.register_parameter(f"lora_down_{number}", layer.down)
+            layer.module.register_parameter(f"lora_up_{number}", layer.up)
 
     def detach(self) -> None:
         """Take the corrections away again; a module without any left is as it was, to the bit."""
@@ -312,7 +327,8 @@ class LoraNetwork:
             stack = layer.module.__dict__[STACK]
             stack.remove(layer)
             if not stack:
-                del layer.module.__dict__[STACK], layer.module.__dict__["forward"]
+                del layer.module.__dict__[STACK]
+                restore(layer.module)
         self.attached = False
 
     @torch.no_grad()
@@ -323,16 +339,6 @@ class LoraNetwork:
             assert isinstance(weight, Tensor)
             change = layer.weight_change() * layer.multiplier
             weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
-
-
-class _Forward:
-    """A module's own `forward` while adapted. (A class, so that copying a model copies a working one.)"""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return forward_with_loras(self.module, x)
 
 
 @contextmanager

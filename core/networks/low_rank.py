@@ -16,6 +16,8 @@ def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor,
     x    [..., in], of the weight's type        down    [rank, in], any floating type
                                                 up      [out, rank]
     """
+    if torch.compiler.is_compiling():  # which writes a backward pass itself
+        return add_low_rank_linear(linear(x, module.weight, module.bias), x, down, up, strength)
     y: Tensor = _LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)
     return y
 
@@ -30,7 +32,12 @@ def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: 
 
     y is the output of `conv`, used nowhere else: with a 1x1 kernel and channels_last its memory is used again.
     """
-    if conv.kernel_size == conv.stride == (1, 1) and y.is_contiguous(memory_format=torch.channels_last):
+    compiling = torch.compiler.is_compiling()
+    if (
+        not compiling
+        and conv.kernel_size == conv.stride == (1, 1)
+        and y.is_contiguous(memory_format=torch.channels_last)
+    ):
         sum_: Tensor = _AddLowRankOverChannels.apply(y, x, down, up, strength)
         return sum_
     return torch.add(y, up_conv(hidden_conv(x, down, conv), up), alpha=strength)

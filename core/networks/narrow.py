@@ -26,6 +26,8 @@ class NarrowLinear(nn.Linear):
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # which makes the wide weight anew in the backward pass too
+            return linear(input.to(self.factors.dtype), widened(self.weight, self.factors), self.bias)
         y: Tensor = _Linear.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias)
         return y
 
@@ -36,6 +38,9 @@ class NarrowConv(nn.Conv2d):
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            wide, form = widened(self.weight, self.factors), (self.stride, self.padding, self.dilation, self.groups)
+            return conv2d(input.to(self.factors.dtype), wide, self.bias, *form)
         y: Tensor = _Conv.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias, self)
         return y
 

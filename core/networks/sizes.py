@@ -54,12 +54,12 @@ def wanted(settings: NetworkSettings, name: str) -> bool:
 
 
 def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> SizeOf:
-    """Parts by `train_unet` and `train_text_encoder`, residual and resampling blocks by `trains_conv`, ranks and alphas of
+    """Parts by `train_unet` and `train_text_encoder`, residual and resampling blocks by `hooks_residual`, ranks and alphas of
     the U-Net by block. Only 3x3 convolutions have those of 3x3 convolutions."""
     plain, wide = block_sizes(settings, block_count(target.name for target in targets))
 
     def size_of(target: Target) -> BlockSize | None:
-        if not wanted(settings, target.name) or (needs_conv_rank(target) and not settings.trains_conv):
+        if not wanted(settings, target.name) or (needs_conv_rank(target) and not settings.hooks_residual):
             return None
         if part_of(target.name) != "unet":
             return BlockSize(settings.rank, settings.alpha)

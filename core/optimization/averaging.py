@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from core.optimization.rounding import NARROW
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -37,17 +39,30 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
     with torch.no_grad():
         kept = [(weight, weight.detach().to("cpu", copy=True)) for weight in _weights(optimizer)]
         modes = [group.get("train_mode") for group in optimizer.param_groups]
-        optimizer.eval()  # type: ignore[attr-defined]
     try:
+        with torch.no_grad():
+            _turn(optimizer, "eval")
         yield
     finally:
         with torch.no_grad():
-            optimizer.train()  # type: ignore[attr-defined]
+            _turn(optimizer, "train")
             for group, mode in zip(optimizer.param_groups, modes, strict=True):
                 if mode is not None:
                     group["train_mode"] = mode
             for weight, copy in kept:
                 weight.copy_(copy)
+
+
+def _turn(optimizer: Optimizer, way: str) -> None:
+    """`optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, as their second set is."""
+    narrow = [(weight, weight.data) for weight in _weights(optimizer) if weight.dtype in NARROW]
+    try:
+        for weight, old in narrow:
+            weight.data = old.float()
+        getattr(optimizer, way)()
+    finally:  # memory may run out in between
+        for weight, old in narrow:
+            weight.data = old.copy_(weight.data)
 
 
 def _weights(optimizer: Optimizer) -> list[Any]:

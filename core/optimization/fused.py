@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.optimization.groups import Group
-from core.optimization.rounding import WideStep
+from core.optimization.rounding import WideStep, wide_norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,7 +89,7 @@ class FusedBackward:
 
     def _clip(self, weight: nn.Parameter) -> None:
         assert weight.grad is not None
-        norm = torch.linalg.vector_norm(weight.grad, dtype=torch.float32)
+        norm = wide_norm(weight.grad)
         self._guard.watch(norm)
         self._norms.append(norm)
         if self._longest > 0:

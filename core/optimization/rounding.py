@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
 LARGEST = 1 << 26  # numbers that are fp32 at once: 256 MB of weights and as much of gradients
+PIECE = (
+    1 << 16
+)  # numbers that stay in a processor's cache while it handles them; a multiple of 4, as draws come in fours
 NARROW = (torch.bfloat16, torch.float16)
 
 
@@ -92,16 +95,36 @@ class WideStep:
             if new is old:
                 continue
             weight.data = old
-            rounded = self._rounded(new, weight)
-            old.copy_(rounded if withheld is None else torch.where(withheld > 0, old, rounded))
+            chance = self._chance(weight)
+            for target, values in in_pieces(old, new):
+                rounded = values.to(old.dtype) if chance is None else round_by_chance(values, chance)
+                target.copy_(rounded if withheld is None else torch.where(withheld > 0, target, rounded))
 
-    def _rounded(self, values: Tensor, weight: nn.Parameter) -> Tensor:
+    def _chance(self, weight: nn.Parameter) -> torch.Generator | None:
+        """Where the draws of this weight's rounding come from; None rounds to the nearest."""
         if weight.dtype != torch.bfloat16 or not self._stochastic:
-            return values.to(weight.dtype)
+            return None
+        chance = torch.Generator(weight.device)
         step = self._optimizer.param_groups[0][STEP]
-        chance = torch.Generator(values.device)
-        chance.manual_seed(address(self._seed, "rounding", step, self._place[weight]))
-        return round_by_chance(values, chance)
+        return chance.manual_seed(address(self._seed, "rounding", step, self._place[weight]))
+
+
+def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views [PIECE] of tensors of one shape, side by side. Whole ones on a card, and where memory is not in order."""
+    if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
+        yield tensors
+        return
+    flat = [each.view(-1) for each in tensors]
+    for start in range(0, max(flat[0].numel(), 1), PIECE):
+        yield tuple(each[start : start + PIECE] for each in flat)
+
+
+def wide_norm(values: Tensor) -> Tensor:
+    """The L2 norm, 0-d, fp32, also of 16-bit numbers."""
+    if values.device.type != "cpu":
+        return torch.linalg.vector_norm(values, dtype=torch.float32)
+    parts = [torch.linalg.vector_norm(piece.float()) for (piece,) in in_pieces(values)]
+    return torch.stack(parts).norm() if len(parts) > 1 else parts[0]
 
 
 def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.settings.optimizers import averages, relative_steps
 from core.settings.rates import effective_rates, scale_factor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.settings.optimizer import OptimizerSettings
 
-FLOOR = 1e-7  # where the polynomial ends (transformers' lr_end)
+FLOOR = 1e-7  # where the polynomial ends unless told otherwise (transformers' lr_end)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Shape:
         """Part of the way from the warm-up's end to the last tick, 0 to 1."""
         return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
+    def argument(self, name: str, default: Any) -> Any:
+        """One of the curve's further arguments."""
+        return self.settings.lr_scheduler_args.get(name, default)
+
 
 def _half_waves(part: float, cycles: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * cycles * part))
@@ -55,11 +59,15 @@ def _restarts(shape: Shape) -> float:
 
 
 def _polynomial(shape: Shape) -> float:
-    rate = abs(shape.rate)
-    if rate <= FLOOR:  # there is nothing to fall to
+    rate, floor = abs(shape.rate), shape.argument("lr_end", FLOOR)
+    if rate <= floor:  # there is nothing to fall to
         return 1.0
     left = (1.0 - shape.done) ** shape.settings.lr_scheduler_power
-    return ((rate - FLOOR) * left + FLOOR) / rate
+    return ((rate - floor) * left + floor) / rate
+
+
+def _cosine(shape: Shape) -> float:
+    return _half_waves(shape.done, 2 * shape.argument("num_cycles", 0.5))
 
 
 def _inverse_sqrt(shape: Shape) -> float:
@@ -68,7 +76,7 @@ def _inverse_sqrt(shape: Shape) -> float:
 
 
 def _cosine_with_min_lr(shape: Shape) -> float:
-    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
+    low = shape.settings.lr_scheduler_min_lr_ratio or shape.argument("min_lr", 0.0) / (abs(shape.rate) or 1.0)
     return _half_waves(shape.done, shape.settings.lr_scheduler_num_cycles) * (1 - low) + low
 
 
@@ -79,7 +87,13 @@ def _stable_decay(shape: Shape) -> float:
         return 1.0
     if into >= shape.decay:
         return low
-    return max(0.0, _half_waves(into / shape.decay, shape.settings.lr_scheduler_num_cycles)) * (1 - low) + low
+    part = into / shape.decay
+    fallen = {
+        "linear": 1.0 - part,
+        "cosine": _half_waves(part, shape.settings.lr_scheduler_num_cycles),
+        "1-sqrt": 1.0 - math.sqrt(part),
+    }
+    return max(0.0, fallen[shape.argument("decay_type", "cosine")]) * (1 - low) + low
 
 
 def _piecewise(shape: Shape) -> float:
@@ -91,7 +105,7 @@ def _piecewise(shape: Shape) -> float:
 CURVES: dict[str, Callable[[Shape], float]] = {
     "constant": lambda shape: 1.0,
     "constant_with_warmup": lambda shape: 1.0,
-    "cosine": lambda shape: _half_waves(shape.done, 1),
+    "cosine": _cosine,
     "linear": lambda shape: 1.0 - shape.done,
     "cosine_with_restarts": _restarts,
     "polynomial": _polynomial,
@@ -121,7 +135,7 @@ def multiplier(
     processes       sd-scripts counts ticks of all processes, but the warm-up in ticks: only with compatibility
     """
     kohya = settings.compatibility == "kohya"
-    ticks = processes if kohya else 1
+    ticks = _ticks(settings, processes)
     if settings.lr_scheduler_type:
         from core.optimization.torch_schedules import simulated
 
@@ -143,10 +157,11 @@ def multiplier(
 
 def _rise(shape: Shape) -> float:
     part = (shape.tick + (0 if shape.settings.lr_warmup_from_zero else 1)) / shape.warmup
-    low = (
-        (shape.settings.lr_scheduler_min_lr_ratio or 0.0) if shape.settings.lr_scheduler == "warmup_stable_decay" else 0
-    )
-    return low + (1 - low) * part
+    if shape.settings.lr_scheduler != "warmup_stable_decay":
+        return part
+    low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
+    risen = {"linear": part, "cosine": 1.0 - _half_waves(part, 1), "1-sqrt": 1.0 - math.sqrt(max(0.0, 1.0 - part))}
+    return low + (1 - low) * risen[shape.argument("warmup_type", "linear")]
 
 
 # -- rates
@@ -182,7 +197,32 @@ def set_learning_rates(
     if not without_curve(job.optimizer):
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
+            _set_momentum(group, job, step, total, processes)
     return rates
+
+
+def _set_momentum(group: dict[str, Any], job: TrainJob, step: int, total: int, processes: int) -> None:
+    """A few of torch's curves move the momentum with the rate: it, or in Adam's kin the first beta."""
+    schedule = job.schedule
+    if not schedule.lr_scheduler_type or not ("betas" in group or "momentum" in group):
+        return
+    from core.optimization.torch_schedules import simulated_momentum
+
+    ticks, own = _ticks(schedule, processes), group.get("initial_lr", 0.0)
+    momentum = simulated_momentum(
+        schedule.lr_scheduler_type, schedule.lr_scheduler_args, step * ticks, total * ticks, own
+    )
+    if momentum is None:
+        return
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    else:
+        group["momentum"] = momentum
+
+
+def _ticks(settings: ScheduleSettings, processes: int) -> int:
+    """How far a step moves the curve: sd-scripts counts the steps of every process."""
+    return processes if settings.compatibility == "kohya" else 1
 
 
 def group_rates(optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""torch's learning-rate schedules, run beside the training on an optimizer of nothing and kept as a list of numbers."""
+"""torch's learning-rate schedules, run beside the training on an optimizer of nothing and kept as lists of numbers."""
 
 from __future__ import annotations
 
@@ -12,37 +12,52 @@ from typing import Any
 from core.record.problems import ProblemsError
 from core.settings.torch_curves import PREFIX, offered, type_problems
 
+MOMENTUM = ("CyclicLR", "OneCycleLR")  # these move it too, against the rate, unless cycle_momentum is false
+
 
 def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float) -> float:
     """The multiplier at this step of a group with this rate."""
-    factors = _factors(name, json.dumps(arguments, sort_keys=True), total, base_rate)
+    factors, _ = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
     return factors[min(step, len(factors) - 1)]
 
 
+def simulated_momentum(
+    name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float
+) -> float | None:
+    """The momentum, or first beta, that the schedule asks for at this step; None where it leaves it alone."""
+    if _bare(name) not in MOMENTUM or not arguments.get("cycle_momentum", True):
+        return None
+    _, momenta = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
+    return momenta[min(step, len(momenta) - 1)]
+
+
+def _bare(name: str) -> str:
+    return name.strip().removeprefix(PREFIX)
+
+
 @lru_cache(maxsize=32)
-def _factors(name: str, arguments: str, total: int, base_rate: float) -> tuple[float, ...]:
-    """The rate of every step over the base rate, by running the schedule once."""
+def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The rate of every step over the base rate, and its momentum, by running the schedule once."""
     import torch
 
     given = json.loads(arguments)
     problems = type_problems(name, given)
     if problems:
         raise ProblemsError(problems)
-    bare = name.strip().removeprefix(PREFIX)
+    bare = _bare(name)
     path = PREFIX + bare if bare in offered() else name.strip()
     module, _, attribute = path.rpartition(".")
     rate = base_rate or 1.0
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=rate)
-    if bare in ("CyclicLR", "OneCycleLR"):
-        given.setdefault("cycle_momentum", False)  # of the nothing that it steps: only the rate is taken
-    rates = []
+    optimizer = torch.optim.SGD([weight], lr=rate, momentum=0.9)
+    rates, momenta = [], []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             schedule = getattr(importlib.import_module(module), attribute)(optimizer, **given)
             for _ in range(max(1, total)):
                 rates.append(float(optimizer.param_groups[0]["lr"]))
+                momenta.append(float(optimizer.param_groups[0]["momentum"]))
                 optimizer.step()
                 if len(rates) < total:
                     schedule.step()
@@ -50,4 +65,4 @@ def _factors(name: str, arguments: str, total: int, base_rate: float) -> tuple[f
         raise ProblemsError.one(
             f"{bare} cannot be set up: {error}", "schedule.lr_scheduler_args", "correct the argument it names"
         ) from error
-    return tuple(value / rate for value in rates)
+    return tuple(value / rate for value in rates), tuple(momenta)

@@ -85,6 +85,16 @@ class Forecasted(Event):
 
 
 @dataclass(frozen=True)
+class MemoryUsed(Event):
+    """The most memory that a training took: of its graphics card, or resident memory of its process."""
+
+    kind: ClassVar[str] = "memory"
+    urgent: ClassVar[bool] = True
+    peak_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Validated(Event):
     """The loss on held-out pictures at fixed timesteps with fixed noise, and on as many that train.
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +124,32 @@ def cut_torn_line(path: Path) -> None:
         return
 
 
+class Tail:
+    """A journal's events, each handed out once: a later call reads only what was appended since. For one thread at a time."""
+
+    def __init__(self, path: Path):
+        self._path, self._place = path, 0
+
+    def lines(self) -> Iterator[Line]:
+        """What is new. A damaged line is left out, a torn last one waits for its rest."""
+        try:
+            handle = open(self._path, "rb")
+        except OSError:
+            return
+        with handle:
+            if handle.seek(0, os.SEEK_END) < self._place:  # another file by that name
+                self._place = 0
+            handle.seek(self._place)
+            for text in handle:
+                if not text.endswith(b"\n"):
+                    return
+                self._place += len(text)
+                with suppress(ValueError):
+                    line = json.loads(text.decode("utf-8", "replace"))
+                    if isinstance(line, dict) and isinstance(line.get("seq"), int):
+                        yield line
+
+
 def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
     """The journal's events after `since_seq`; a torn or damaged line is left out."""
-    try:
-        handle = open(path, encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    with handle:
-        for text in handle:
-            if not text.endswith("\n"):
-                return
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("seq"), int) and line["seq"] > since_seq:
-                yield line
+    return (line for line in Tail(path).lines() if line["seq"] > since_seq)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,3 +56,16 @@ def raise_if_errors(problems: Iterable[Problem]) -> None:
     found = errors(problems)
     if found:
         raise ProblemsError(found)
+
+
+def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str = "start again") -> ProblemsError:
+    """Why something could not be written.
+
+    what   begins the sentence unless the disk is full: "The cache cannot be written"
+    kept   what became of the rest, such as "nothing was kept of the zip"
+    then   what to do once there is space
+    """
+    rest = f"; {kept}" if kept else ""
+    if error.errno == errno.ENOSPC:
+        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}")
+    return ProblemsError.one(f"{what} ({error.strerror or error}){rest}", where, "check the folder's permissions")

@@ -56,6 +56,10 @@ class Processes:
         """What the first process has, in all of them."""
         return value
 
+    def hear(self, value: T) -> list[T]:
+        """What each process has, in all of them."""
+        return [value]
+
     def agree(self, flag: bool) -> bool:
         """What the first process decided. Cheap enough for every step; the others wait for it here."""
         return flag
@@ -78,6 +82,9 @@ class Together(Processes):
         import torch.distributed as dist
         from accelerate import PartialState
 
+        from core.record.launcher import end_with_launcher
+
+        end_with_launcher()
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=step_minutes))
         self.rank, self.count = state.process_index, state.num_processes
         self.first = self.rank == 0
@@ -112,6 +119,13 @@ class Together(Processes):
         box: list[Any] = [value if self.first else None]
         dist.broadcast_object_list(box, src=0, group=self._words)
         return box[0]
+
+    def hear(self, value: T) -> list[T]:
+        import torch.distributed as dist
+
+        box: list[Any] = [None] * self.count
+        dist.all_gather_object(box, value, group=self._words)
+        return box
 
     def agree(self, flag: bool) -> bool:
         import torch

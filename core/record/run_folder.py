@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from core.record import atomic
 from core.record.problems import ProblemsError
 
-LOCK_SECONDS = 1.0  # longer than `held` looks at a lock, which it does by taking it for a moment
+LOCK_SECONDS = 5.0  # longer than `held` looks at a lock, which it does by taking it for a moment
 
 
 class RunFolder:
@@ -65,6 +65,14 @@ class RunFolder:
                 str(self.job_file),
                 "start it anew from a preset",
             ) from None
+
+    @property
+    def preset(self) -> str:
+        """The preset that the run was started from, as it was called then; "" when that is not known."""
+        try:
+            return str(self.job().get("preset") or "")
+        except (ProblemsError, AttributeError):
+            return ""
 
     def lock(self) -> None:
         """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds it."""

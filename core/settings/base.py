@@ -56,6 +56,11 @@ def setting(
     return Field(default, title=title, description=help, json_schema_extra={"about": about}, **bounds)
 
 
+def zero_is_off(value: Any) -> Any:
+    """None for the 0 that sd-scripts' settings files have where an option is off: for validators of such settings."""
+    return None if not isinstance(value, bool) and value in (0, "0") else value
+
+
 @dataclass(frozen=True)
 class Declared:
     """One setting as declared. `path` is its dotted name ("noise.min_snr_gamma")."""

@@ -73,9 +73,11 @@ def block_rates(settings: NetworkSettings, blocks: int) -> list[float] | None:
     factors: list[float] = []
     for name, text in given.items():
         count = side_count(name, blocks)
-        side = rate_numbers(text, count)[:count] if text else []
+        if not text:
+            factors += [1.0] * count
+            continue
+        side = (rate_numbers(text, count) + [1.0] * count)[:count]
         factors += [factor if factor > settings.block_lr_zero_threshold else 0.0 for factor in side]
-        factors += [1.0] * (count - len(side))
     return factors if blocks == COUNTS["sd1"] else [1.0, *factors, 1.0]
 
 

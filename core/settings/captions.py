@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from core.settings.base import Settings, setting
+
+Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
+LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
 
 
 class CaptionSettings(Settings):
@@ -39,6 +42,7 @@ class CaptionSettings(Settings):
     trigger_word: str | None = setting(
         None,
         title="Trigger word",
+        level="shown",
         help="Takes the place of [trigger] and [name] in captions, and is put in front of those that do not have it. Among tags it is a tag that is neither shuffled nor dropped.",
     )
     caption_prefix: str | None = setting(
@@ -56,6 +60,7 @@ class CaptionSettings(Settings):
     shuffle_caption: bool = setting(
         False,
         title="Shuffle tags",
+        level="shown",
         kohya="shuffle_caption",
         help="Puts the parts of a caption, divided at the separator, in a new order each time. For tag lists, not for sentences.",
     )
@@ -71,6 +76,7 @@ class CaptionSettings(Settings):
         ge=0,
         le=1000,
         title="Tags kept in front",
+        level="shown",
         unit="tags",
         kohya="keep_tokens",
         help="The first tags stay where they are when the rest is shuffled or dropped.",
@@ -98,6 +104,7 @@ class CaptionSettings(Settings):
         ge=0,
         le=1,
         title="Caption dropout",
+        level="shown",
         kohya="caption_dropout_rate",
         help="Share of draws that learn the picture without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
     )
@@ -139,6 +146,7 @@ class CaptionSettings(Settings):
     caption_template: Literal["none", "object", "style"] = setting(
         "none",
         title="Sentences instead of captions",
+        level="shown",
         kohya="use_object_template, use_style_template",
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
         labels={"none": "no", "object": "of an object", "style": "of a style"},
@@ -156,10 +164,16 @@ class CaptionSettings(Settings):
         kohya="weighted_captions",
         help="(more) and (exactly:1.3) weigh words, [less] lightens them, as in A1111. Off reads brackets as text. With shuffled tags, no comma may stand between brackets.",
     )
-    max_token_length: Literal[75, 150, 225] = setting(
+    weighted_mean: Literal["free", "kept"] = setting(
+        "free",
+        title="Strength of weighted captions",
+        labels={"free": "as the weights make it", "kept": "kept, as sd-scripts 0.9"},
+        help="Weights make a caption's numbers larger or smaller as a whole; sd-scripts 0.10 leaves it so. Kept brings them back to their mean, as sd-scripts 0.9 did for SD 1.x and 2.x and A1111 does when it draws; long captions then keep the ends of each 75 tokens.",
+    )
+    max_token_length: Length = setting(
         75,
         title="Longest caption",
         unit="tokens",
         kohya="max_token_length",
-        help="What is longer is cut. Each 75 tokens are encoded on their own and joined.",
+        help="What is longer is cut. Each 75 tokens are encoded on their own and joined. sd-scripts reads up to 225.",
     )

@@ -15,6 +15,8 @@ from core.settings.base import Declared, Settings, declared
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
+NULL = " (null in files and flags)"  # said of empty values; forms leave it out
+BOUNDS = {"ge": "{} or more", "le": "{} or less", "gt": "more than {}", "lt": "less than {}"}
 
 
 def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
@@ -51,7 +53,7 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         elif item["type"] == "missing":
             found[path] = Problem(f"'{path}' is needed and not given", place, "give it a value")
         else:
-            found[path] = _bad_value(path, item, known.get(path), place)
+            found[path] = _bad_item(item, known, place) or _bad_value(path, item, known.get(path), place)
     return list(found.values())
 
 
@@ -61,7 +63,31 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
     two = ".".join(words[:2])
     if two in known and known[two].kind != "list":
         return two
-    return ".".join(words)
+    return ".".join(words[:3] if _plain_list(loc, known) else words)
+
+
+def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
+    """The setting of a value in a list; None for others, and for folders, whose parts have names of their own."""
+    entry = known.get(".".join(str(part) for part in loc[:2]))
+    if entry is None or entry.kind != "list" or len(loc) < 3 or not isinstance(loc[2], int) or entry.name == "sources":
+        return None
+    return entry
+
+
+def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], place: str) -> Problem | None:
+    """One value of a plain list, by its place in it; None for other settings."""
+    entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
+    if entry is None:
+        return None
+    where = place.removesuffix(f".{number}")
+    return Problem(f"{entry.title}: number {number + 1} is {shorten(item['input'])}", where, f"use {_bound(item)}")
+
+
+def _bound(item: Mapping[str, Any]) -> str:
+    """The bound that a value broke, in words; else what it should be."""
+    given = item.get("ctx", {})
+    found = [words.format(f"{given[name]:g}") for name, words in BOUNDS.items() if name in given]
+    return found[0] if found else "a whole number" if item["type"].startswith("int") else "a number"
 
 
 def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place: str) -> Problem:
@@ -74,7 +100,12 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place
         longest = item.get("ctx", {}).get("max_length")
         what = f"{entry.title} has {len(item['input'])} letters: {value}"
         return Problem(what, place, f"use {longest} letters at most")
-    return Problem(f"{entry.title} is {value}", place, f"use {allowed(entry)}")
+    words = allowed(entry)
+    if item["type"] == "tuple_type":
+        words = words.replace("one number or two", "two numbers")
+    elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
+        words = f"numbers of {bound}"
+    return Problem(f"{entry.title} is {value}", place, f"use {words}")
 
 
 def allowed(entry: Declared) -> str:
@@ -94,7 +125,7 @@ def allowed(entry: Declared) -> str:
         words += f", {entry.range_text}"
     if entry.unit and entry.kind != "span":
         words += f" ({entry.unit})"
-    return words + (", or leave it empty (null in files and flags)" if entry.optional else "")
+    return words + (f", or leave it empty{NULL}" if entry.optional else "")
 
 
 def shorten(value: Any) -> str:

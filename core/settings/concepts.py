@@ -37,8 +37,12 @@ class Concept:
     @cached_property
     def batch_group(self) -> str:
         """Folders of one group share batches: they must agree in batch size and network strength."""
+        return self.batch_group_of(1)
+
+    def batch_group_of(self, processes: int) -> str:
+        """The group as a process alone names it whose batches are those of so many."""
         own = self.source.batch_group
-        agreed = f"{self.pictures.train_batch_size}/{self.pictures.network_multiplier:g}"
+        agreed = f"{self.pictures.train_batch_size * processes}/{self.pictures.network_multiplier:g}"
         return agreed if own is None else f"{own}/{agreed}"
 
 

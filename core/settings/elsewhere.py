@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-_DEEPSPEED = (
-    "DeepSpeed is not built in. To save memory: memory.full_precision bf16 with memory.fused_backward_pass, or several "
-    "cards by memory.num_processes, each of which holds the whole model"
-)
 _THREADS = "there is nothing to set: pictures are decoded by threads, which need no starting between epochs"
 _TEXT_CACHE = (
     "there is nothing to set: texts are kept as long as their encoder does not learn (memory.text_cache_bytes)"
 )
-_COMPILE = "compiling the model is not built in"
 
 ELSEWHERE: dict[str, str] = {
     "config_file": "give the preset's path as the first word: webui.py train PRESET.json",
@@ -34,17 +29,6 @@ ELSEWHERE: dict[str, str] = {
     "cpu_offload_checkpointing": "it never acted on SD or SDXL; memory.gradient_checkpointing saves the memory",
     "no_token_padding": "captions are always filled up, as the models were trained",
     "num_cpu_threads_per_process": "set OMP_NUM_THREADS before the start",
-    "deepspeed": _DEEPSPEED,
-    "zero_stage": _DEEPSPEED,
-    "offload_optimizer_device": _DEEPSPEED,
-    "offload_optimizer_nvme_path": _DEEPSPEED,
-    "offload_param_device": _DEEPSPEED,
-    "offload_param_nvme_path": _DEEPSPEED,
-    "zero3_init_flag": _DEEPSPEED,
-    "zero3_save_16bit_model": _DEEPSPEED,
-    "fp16_master_weights_and_gradients": _DEEPSPEED,
     "ddp_gradient_as_bucket_view": "there is nothing to set: gradients are summed in one exchange an update",
     "ddp_static_graph": "there is nothing to set: gradients are summed in one exchange an update",
-    "torch_compile": _COMPILE,
-    "dynamo_backend": _COMPILE,
 }

@@ -25,6 +25,7 @@ from core.settings.resume import ResumeSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
+from core.settings.sharding import ShardingSettings
 from core.settings.tool import ToolSettings
 from core.settings.validation import ValidationSettings
 
@@ -44,6 +45,7 @@ class TrainJob(Settings):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and schedule")
     noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
+    sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="Sharing over graphics cards")
     saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
     resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Where to begin")
     hub: HubSettings = Field(default_factory=HubSettings, title="Upload to the hub")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, setting, zero_is_off
 
 # Lists of numbers that stand in one text, as sd-scripts takes them; lists of a JSON file are taken too.
 NUMBER_TEXTS = (
@@ -41,7 +41,7 @@ class NetworkSettings(Settings):
         le=4096,
         title="Alpha",
         kohya="network_alpha",
-        help="The LoRA acts with alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate.",
+        help="The LoRA acts with alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 becomes the rank, as in sd-scripts.",
     )
     conv_rank: int | None = setting(
         None,
@@ -49,7 +49,7 @@ class NetworkSettings(Settings):
         le=1024,
         title="Rank of 3x3 convolutions",
         kohya="conv_dim",
-        help="Trains the 3x3 convolutions too (C3Lier, also called LoCon): better for textures and styles. Empty is off.",
+        help="Trains the 3x3 convolutions too (C3Lier, also called LoCon): better for textures and styles. Empty or 0 is off.",
         costs="About half again the time of a step.",
     )
     conv_alpha: float | None = setting(
@@ -58,7 +58,7 @@ class NetworkSettings(Settings):
         le=4096,
         title="Alpha of 3x3 convolutions",
         kohya="conv_alpha",
-        help="Acts with alpha / rank of the 3x3 convolutions. Empty is the same as their rank.",
+        help="Acts with alpha / rank of the 3x3 convolutions. Empty or 0 is the same as their rank.",
     )
     train_unet: bool = setting(
         True,
@@ -105,7 +105,7 @@ class NetworkSettings(Settings):
         le=1000,
         title="Longest weight change",
         kohya="scale_weight_norms",
-        help="After each step, a layer whose change of the weights is longer than this is shortened to it. 1 is usual; empty is off.",
+        help="After each step, a layer whose change of the weights is longer than this is shortened to it. 1 is usual; empty or 0 is off.",
     )
     block_dims: str | None = setting(
         None,
@@ -197,6 +197,23 @@ class NetworkSettings(Settings):
         widget="numbers",
         help="One number for each merged LoRA, in their order. Empty, or numbers that are missing, are 1.",
     )
+    base_weights_layers: Literal["own", "kohya"] = setting(
+        "own",
+        title="Layers trained after a merge",
+        labels={"own": "the same as without", "kohya": "more, as sd-scripts"},
+        help="After merging LoRAs, sd-scripts trains the U-Net's residual blocks too, but not their 3x3 convolutions. Choose it to repeat old results only.",
+    )
+
+    @field_validator("scale_weight_norms", "conv_rank", "conv_alpha", mode="before")
+    @classmethod
+    def _zero_is_off(cls, value: Any) -> Any:
+        return zero_is_off(value)
+
+    @field_validator("alpha", mode="before")
+    @classmethod
+    def _zero_is_the_rank(cls, value: Any, info: ValidationInfo) -> Any:
+        zero = value is not None and zero_is_off(value) is None
+        return info.data.get("rank", value) if zero else value
 
     @field_validator(*NUMBER_TEXTS, mode="before")
     @classmethod
@@ -222,3 +239,8 @@ class NetworkSettings(Settings):
     def trains_conv(self) -> bool:
         """Whether residual and resampling blocks are hooked too, with their 3x3 convolutions."""
         return self.conv_rank is not None or bool(self.conv_block_dims)
+
+    @property
+    def hooks_residual(self) -> bool:
+        """Whether they are hooked, with or without their 3x3 convolutions."""
+        return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")

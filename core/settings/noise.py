@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from core.settings.base import Settings, setting
+from pydantic import field_validator
+
+from core.settings.base import Settings, setting, zero_is_off
 
 
 class NoiseSettings(Settings):
@@ -15,9 +17,10 @@ class NoiseSettings(Settings):
         ge=0.1,
         le=20,
         title="Min-SNR gamma",
+        level="shown",
         kohya="min_snr_gamma",
         source="Hang et al. 2023, arXiv:2303.09556",
-        help="Caps the loss weight of nearly clean timesteps. The paper uses 5; empty is off.",
+        help="Caps the loss weight of nearly clean timesteps. The paper uses 5; empty or 0 is off.",
     )
     debiased_estimation_loss: bool = setting(
         False,
@@ -40,11 +43,12 @@ class NoiseSettings(Settings):
         title="Share of a v loss",
         kohya="v_pred_like_loss",
         source="sd-scripts",
-        help="For noise-predicting models: adds this much of the loss that a v model would have, which weighs very noisy timesteps up. Empty is off.",
+        help="For noise-predicting models: adds this much of the loss that a v model would have, which weighs very noisy timesteps up. Empty or 0 is off.",
     )
     loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting(
         "l2",
         title="Loss",
+        level="shown",
         kohya="loss_type",
         labels={"l2": "squared error (l2)", "l1": "absolute error (l1)", "huber": "Huber", "smooth_l1": "smooth l1"},
         source="Khrapov et al. 2024, arXiv:2403.16728",
@@ -78,6 +82,7 @@ class NoiseSettings(Settings):
         ge=0,
         le=1,
         title="Noise offset",
+        level="shown",
         kohya="noise_offset",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
         help="Adds noise that shifts a whole channel, so that very dark and very bright pictures can be learnt. About 0.05 to 0.1; empty is off.",
@@ -105,7 +110,7 @@ class NoiseSettings(Settings):
         title="Multi-resolution noise",
         kohya="multires_noise_iterations",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
-        help="Mixes noise of coarser and coarser grain in: light, dark and large shapes vary more. 6 to 10 levels; empty is off. Use it or the noise offset, seldom both.",
+        help="Mixes noise of coarser and coarser grain in: light, dark and large shapes vary more. 6 to 10 levels; empty or 0 is off. Use it or the noise offset, seldom both.",
     )
     multires_noise_discount: float = setting(
         0.3,
@@ -161,9 +166,23 @@ class NoiseSettings(Settings):
         kohya="max_timestep",
         help="Timesteps from here up are never drawn. Lower it to train detail and keep composition. The same as the lowest: only this one is drawn.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
+    compatibility: Literal["none", "kohya", "kohya_0.9"] = setting(
         "none",
         title="Step exactly as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats old results where sd-scripts does something questionable: loss weights ignore the stretched schedule of zero terminal SNR, Huber's scale does nothing on the schedule 'snr', masked errors are averaged over the whole picture, random strengths and the size of multi-resolution noise are shared by a batch, and half-precision latents are mixed in half precision.",
+        labels={"none": "no", "kohya": "as sd-scripts", "kohya_0.9": "as sd-scripts 0.9"},
+        help="Repeats old results where sd-scripts does something questionable: loss weights ignore the stretched schedule of zero terminal SNR, Huber's scale does nothing on the schedule 'snr', masked errors are averaged over the whole picture, random strengths and the size of multi-resolution noise are shared by a batch, half-precision latents are mixed in half precision (those of a LoRA in 0.9 alone), and with gradient accumulation each batch counts the same however short it is, those of an epoch's incomplete last update less.",
     )
+
+    @property
+    def as_kohya(self) -> bool:
+        """Whether the step is that of sd-scripts."""
+        return self.compatibility != "none"
+
+    def halves_latents(self, method: str) -> bool:
+        """Whether latents take the type that computes, as sd-scripts casts them: 0.9 all, 0.10 all but a LoRA's."""
+        return self.as_kohya and (method != "lora" or self.compatibility == "kohya_0.9")
+
+    @field_validator("min_snr_gamma", "multires_noise_iterations", mode="before")
+    @classmethod
+    def _zero_is_off(cls, value: Any) -> Any:
+        return zero_is_off(value)

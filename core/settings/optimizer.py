@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -113,6 +113,12 @@ class OptimizerSettings(Settings):
         kohya="max_grad_norm",
         help="Longest gradient, over all trained weights together. 0 is off.",
     )
+    compatibility: Literal["none", "kohya"] = setting(
+        "none",
+        title="Clipping exactly as sd-scripts",
+        labels={"none": "no", "kohya": "as sd-scripts"},
+        help="Repeats old results: a part of a LoRA whose rate is 0 counts in the gradient's length all the same, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What learns is then clipped more.",
+    )
 
     @field_validator("optimizer_args", mode="before")
     @classmethod
@@ -121,6 +127,11 @@ class OptimizerSettings(Settings):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
+
+    @property
+    def clips_as_kohya(self) -> bool:
+        """Whether gradients are clipped together that sd-scripts clips together."""
+        return self.compatibility == "kohya" and self.max_grad_norm > 0
 
     # -- rates by part
 

@@ -156,5 +156,5 @@ class PictureSettings(Settings):
         le=10,
         title="Network strength",
         kohya="network_multiplier",
-        help="How strongly the network takes part while it learns these pictures. 1 is usual.",
+        help="How strongly a LoRA takes part while it learns these pictures. 1 is usual.",
     )

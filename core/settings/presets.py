@@ -19,7 +19,7 @@ from core.settings.check import build, shorten
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
 
-HEADER = ("kind", "schema_version", "task", "title", "description")
+HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -52,10 +52,11 @@ def recipe_values(job: TrainJob) -> dict[str, Any]:
 
 
 def dump(
-    job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = ""
+    job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """The content of a preset file."""
+    """The content of a preset file, or of a run's job.json. preset: the one that a run was started from."""
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
+    head |= {"preset": preset} if preset else {}
     return head | (recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job))
 
 

@@ -88,6 +88,13 @@ class SampleSettings(Settings):
         1, ge=0, le=2**32 - 1, title="Sample seed", help="The first prompt's; the next prompts count up from it."
     )
 
+    compatibility: Literal["none", "kohya"] = setting(
+        "none",
+        title="Samples as sd-scripts",
+        labels={"none": "no", "kohya": "as sd-scripts"},
+        help="Draws as sd-scripts' trainers do, to compare with old samples: 512 x 512 unless a size is given, also for SDXL; DDIM and Heun cut what they see to -1..1, which spoils colours; the schedule is never stretched for zero terminal SNR; weighted words keep the prompt's mean (SD 1.x and 2.x). Training is the same.",
+    )
+
     @field_validator("sample_sampler", mode="before")
     @classmethod
     def _also_called(cls, value: Any) -> Any:

@@ -23,10 +23,20 @@ class SavingSettings(Settings):
         help="Name of the finished file, without extension.",
     )
     save_every_n_epochs: int | None = setting(
-        None, unit="epochs", title="Save every n epochs", kohya="save_every_n_epochs", help="Empty or 0 is off."
+        None,
+        unit="epochs",
+        title="Save every n epochs",
+        kohya="save_every_n_epochs",
+        help="Empty or 0 is off.",
+        level="shown",
     )
     save_every_n_steps: int | None = setting(
-        None, unit="steps", title="Save every n steps", kohya="save_every_n_steps", help="Empty or 0 is off."
+        None,
+        unit="steps",
+        title="Save every n steps",
+        kohya="save_every_n_steps",
+        help="Empty or 0 is off.",
+        level="shown",
     )
     save_every_minutes: float | None = setting(
         10.0,
@@ -38,6 +48,7 @@ class SavingSettings(Settings):
         None,
         unit="files",
         title="Saves spread evenly",
+        level="shown",
         help="This many files over the whole run, the last at its end. Empty or 0 is off.",
     )
     save_n_epoch_ratio: int | None = setting(
@@ -49,9 +60,9 @@ class SavingSettings(Settings):
     )
     save_last_n: int | None = setting(
         None,
-        unit="files",
+        unit="saves",
         title="Keep the last n",
-        help="Older saved files are removed, the final one never. Empty or 0 keeps all.",
+        help="Older saved files are removed, the final one never. An epoch's file and a step's of the same moment count once. Empty or 0 keeps all.",
     )
     save_last_n_epochs: int | None = setting(
         None,
@@ -104,10 +115,11 @@ class SavingSettings(Settings):
     save_precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
         title="Saved as",
+        level="shown",
         kohya="save_precision",
         help="fp16 is small and loads everywhere.",
     )
-    save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors"] = setting(
+    save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors", "source"] = setting(
         "safetensors",
         title="Form of the file",
         kohya="save_model_as, use_safetensors",
@@ -117,12 +129,14 @@ class SavingSettings(Settings):
             "pt": "one .pt file",
             "diffusers": "a diffusers folder, .bin files",
             "diffusers_safetensors": "a diffusers folder, .safetensors files",
+            "source": "as the base model is",
         },
-        help="safetensors loads everywhere and cannot hold programs; .ckpt and .pt are Python pickles and have no metadata. Folders are for whole models.",
+        help="safetensors loads everywhere and cannot hold programs; .ckpt and .pt are Python pickles and have no metadata. Folders, and the form of the base model, are for whole models.",
     )
     copy_to: str | None = setting(
         None,
         title="Copy finished files to",
+        level="shown",
         widget="folder",
         help="A second folder, such as the LoRA folder of another program. Empty is off.",
     )

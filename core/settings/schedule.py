@@ -8,7 +8,20 @@ from typing import Any, Literal
 from pydantic import JsonValue, field_validator
 
 from core.settings.base import Settings, setting
-from core.settings.optimizers import parse_arguments
+from core.settings.optimizers import Argument, parse_arguments
+
+RISES = ("linear", "cosine", "1-sqrt")
+# Further arguments of the curves, which sd-scripts hands on to transformers as they are.
+ARGUMENTS: dict[str, tuple[Argument, ...]] = {
+    "cosine": (Argument("num_cycles", "number", 0.5),),
+    "polynomial": (Argument("lr_end", "number", 1e-7),),
+    "cosine_with_min_lr": (Argument("min_lr", "number"),),
+    "warmup_stable_decay": (
+        Argument("warmup_type", "choice", "linear", choices=RISES),
+        Argument("decay_type", "choice", "cosine", choices=RISES),
+    ),
+    "piecewise_constant": (Argument("step_rules"),),
+}
 
 
 class ScheduleSettings(Settings):
@@ -130,14 +143,14 @@ class ScheduleSettings(Settings):
         title="Curve of torch",
         kohya="lr_scheduler_type",
         widget="line",
-        help="A class of torch.optim.lr_scheduler, such as StepLR, instead of the curve above; its arguments stand below.",
+        help="A class of torch.optim.lr_scheduler, such as StepLR, instead of the curve above; its arguments stand below. OneCycleLR and CyclicLR also move the momentum, unless cycle_momentum=false.",
     )
     lr_scheduler_args: dict[str, JsonValue] = setting(
         default_factory=dict,
         title="Arguments of the curve",
         kohya="lr_scheduler_args",
         widget="arguments",
-        help="One name=value a line: step_rules=1:100,0.1:200,0.01 for 'in steps' (rate 1 until step 100), or what torch's class takes.",
+        help="One name=value a line: step_rules=1:100,0.1:200,0.01 for 'in steps' (rate 1 until step 100); decay_type=linear or 1-sqrt, and warmup_type, for 'constant, then decay'; lr_end, where the polynomial ends; min_lr instead of the lowest rate; num_cycles=1, whole waves, for 'cosine to 0'; or what torch's class takes.",
     )
     lr_warmup_from_zero: bool = setting(
         True,
@@ -148,7 +161,7 @@ class ScheduleSettings(Settings):
         "none",
         title="Curve exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats old results: the polynomial ends at 1e-7 of the learning rate, not of each part's own, and with several processes the warm-up is shorter by their number.",
+        help="Repeats old results: the polynomial ends at 1e-7 of the learning rate, not of each part's own, with several processes the warm-up is shorter by their number, and in fp16 it stands still at a step whose gradient overflowed.",
     )
     skip_non_finite: int = setting(
         0,

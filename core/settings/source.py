@@ -14,9 +14,9 @@ from core.settings.validation import ValidationSettings
 # Whose settings a folder can have of its own. Names are unique over the three, so they stand flat, as in sd-scripts.
 SHARED: tuple[type[Settings], ...] = (PictureSettings, CaptionSettings, ValidationSettings)
 # Belong to the run, not to a folder.
-ONE_FOR_ALL = frozenset(("max_token_length", "weighted_captions", *ValidationSettings.model_fields)) - {
-    "validation_split"
-}
+ONE_FOR_ALL = frozenset(
+    ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
+) - {"validation_split"}
 
 
 def _own_fields() -> dict[str, Any]:

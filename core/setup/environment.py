@@ -248,6 +248,20 @@ def sync_tests(root: Path) -> None:
     write_stamp(str(environment), stamp | {"tests": digest(str(listed))})
 
 
+def sync_deepspeed(root: Path) -> None:
+    """Add DeepSpeed to `.venv`, once; Linux only. It is built here, without its own operators: those it compiles when used."""
+    environment, listed = root / ".venv", root / "requirements-deepspeed.txt"
+    stamp = read_stamp(str(environment)) or {}
+    if sys.platform != "linux" or not listed.exists() or stamp.get("deepspeed") == digest(str(listed)):
+        return
+    say("installing what requirements-deepspeed.txt lists.")
+    os.environ["DS_BUILD_OPS"] = "0"
+    wheel = next(line for line in listed.read_text(encoding="utf-8").splitlines() if line.startswith("wheel=="))
+    pip(environment, ["install", wheel])
+    pip(environment, ["install", "--no-build-isolation", "-r", str(listed)])
+    write_stamp(str(environment), (read_stamp(str(environment)) or {}) | {"deepspeed": digest(str(listed))})
+
+
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
     """One launcher at a time changes the environment; a second one waits and says so."""

@@ -15,6 +15,7 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh test [for pytest]   run the tests
   ./launch.sh check               format, lint and types
   ./launch.sh docs                write docs/settings.md anew
+  ./launch.sh deepspeed           install DeepSpeed (Linux)
 Options of the page: --port --listen --share --auth user:password --models DIR --outputs DIR --device --no-browser
   ./launch.sh train --help        every setting of a training
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
@@ -141,13 +142,17 @@ def run_tests(root: str, arguments: list[str]) -> int:
     from pathlib import Path
 
     from core.setup.browser import MISSING, find_browser, install_browser
-    from core.setup.environment import SetupError, say, sync_tests
+    from core.setup.environment import SetupError, say, sync_deepspeed, sync_tests
 
     try:
         sync_tests(Path(root))
     except SetupError as error:
         say(str(error))
         return 1
+    try:
+        sync_deepspeed(Path(root))
+    except SetupError:
+        say("DeepSpeed could not be installed: its tests are left out.")
     if find_browser() is None:
         install_browser()
     if find_browser() is None:
@@ -187,4 +192,21 @@ def write_docs(root: str, arguments: list[str]) -> int:
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "core.settings.docs", *arguments])
 
 
-COMMANDS = {"test": run_tests, "check": run_checks, "docs": write_docs}
+def add_deepspeed(root: str, arguments: list[str]) -> int:
+    from pathlib import Path
+
+    from core.setup.environment import SetupError, say, sync_deepspeed
+
+    if sys.platform != "linux":
+        say("DeepSpeed runs on Linux only.")
+        return 1
+    try:
+        sync_deepspeed(Path(root))
+    except SetupError as error:
+        say(str(error))
+        return 1
+    say("DeepSpeed is installed: switch on sharding.deepspeed.")
+    return 0
+
+
+COMMANDS = {"deepspeed": add_deepspeed, "test": run_tests, "check": run_checks, "docs": write_docs}

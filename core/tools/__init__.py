@@ -33,7 +33,7 @@ def _inspect(
 ) -> dict[str, Any]:
     from core.tools.inspect import in_words, inspect
 
-    path = _file(asked, workspace)
+    path = file_of(asked.file, workspace)
     on_event("progress", text=f"reading {path.name}", done=0, total=0)
     facts = inspect(path, cancel)
     for line in in_words(facts):
@@ -45,7 +45,7 @@ def _export(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel
     from core.record.workspace import display_path, resolve_path
     from core.tools.export import export_diffusers
 
-    path = _file(asked, workspace)
+    path = file_of(asked.file, workspace)
     output = resolve_path(asked.output) if asked.output else None
     written = export_diffusers(path, output)
     on_event("log", text=f"Written: {display_path(written)}", level="info", fix="")
@@ -76,20 +76,18 @@ def _download(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, canc
     return path
 
 
-def _file(asked: ToolSettings, workspace: Workspace) -> Path:
+def file_of(name: str | None, workspace: Workspace) -> Path:
     """The file a tool works on: a path, or the name of a LoRA."""
     from core.generation.library import find_file, find_lora
 
-    if not (asked.file or "").strip():
+    wanted = (name or "").strip()
+    if not wanted:
         raise ProblemsError.one("No file is named", "tool.file", "give a path, or the name of a LoRA")
-    assert asked.file is not None
-    found = find_file(asked.file, workspace)
+    found = find_file(wanted, workspace)
     if found is not None:
         return found
     try:
-        return find_lora(asked.file, workspace)
+        return find_lora(wanted, workspace)
     except ProblemsError as error:
         fix = f"give a path, or the name of a LoRA: {error.problems[0].fix}"
-        raise ProblemsError.one(
-            f"There is no file '{asked.file}', and no LoRA of that name", "tool.file", fix
-        ) from None
+        raise ProblemsError.one(f"There is no file '{wanted}', and no LoRA of that name", "tool.file", fix) from None

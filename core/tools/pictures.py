@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from core.dataset.opening import BrokenPicture, Opened, open_picture
 from core.dataset.trash import split_label
 from core.record import atomic
 from core.record.cancel import CancelToken
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.job import PicturesJob
 from core.settings.picture_tools import PictureToolSettings
@@ -222,10 +221,8 @@ def _one(path: Path, folder: Path, tool: Tool, asked: PictureToolSettings, repor
             if asked.copy_captions and asked.action != "edges" and not label:
                 report.captions += _copy_captions(path, target)
         except OSError as error:
-            full = error.errno == errno.ENOSPC
-            what = "The disk is full." if full else f"A copy could not be written ({error.strerror or error})."
-            fix = "Free some space and start again: what is written is kept." if full else "Check the output folder."
-            raise ProblemsError.one(what, printable(target), fix) from error
+            kept = "what is written is kept"
+            raise unwritten(error, "A copy could not be written", printable(target), kept) from error
 
 
 def _write(picture: Opened | Path, target: Path, ending: str, quality: int) -> None:

@@ -154,7 +154,7 @@ def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
         checkpoint_unet(unet, one.blocks)
     if one.learns == "network":
         settings = NetworkSettings.model_validate_json(one.network or "{}")
-        targets = list(family(one.family).lora_targets(unet, conv=settings.trains_conv))
+        targets = list(family(one.family).lora_targets(unet, conv=settings.hooks_residual))
         network = LoraNetwork.create(targets, settings, 0)
         network.attach()
         weights = [weight for layer in network.layers.values() for weight in (layer.down, layer.up)]

@@ -3,10 +3,14 @@ untrained model that a prior asks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from core.families.attention import set_attention
+from core.families.compiling import CompiledBlocks, try_compiling
 from core.families.locate import model_path
+from core.formats.tensor_writer import type_named
 from core.methods import Method
 from core.methods.embedding import EmbeddingMethod
 from core.methods.full import TEXT_PARTS, FullMethod, learning_parts
@@ -14,9 +18,11 @@ from core.methods.network import NetworkMethod
 from core.settings.optimizers import find
 from core.training import prior
 from core.training.prior import ModelPrior
+from core.training.stepper import Stepper
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from torch.optim import Optimizer
 
     from core.optimization.clipping import NonFiniteGuard
@@ -32,7 +38,7 @@ BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
 def make_method(builder: Builder) -> Method:
     """The method that the job asks for."""
     if builder.job.method.whole_model:
-        return FullMethod(builder.job, builder.vae)
+        return FullMethod(builder.job, builder.model, builder.vae)
     if builder.job.method.kind == "embedding":
         start = builder.job.embedding.embedding_weights
         return EmbeddingMethod(builder.job, model_path(start, builder.context.workspace, EMBEDDING) if start else None)
@@ -42,20 +48,21 @@ def make_method(builder: Builder) -> Method:
 def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
     """Parts of the model: those that learn themselves in their own type, the others in the one that computes."""
     compute, learning = builder.precision.compute, builder.precision.learning
+    in_parts = builder.job.sharding.shares_weights and builder.job.sharding.zero3_init_flag
 
     def load(parts: tuple[str, ...], dtype: torch.dtype) -> Any:
         return builder.family.load(
             builder.model,
             parts=parts,
             dtype=dtype,
-            device=builder.context.device,
+            device="cpu" if in_parts else builder.context.device,
             kohya_projection=builder.job.model.kohya_projection,
         )
 
     if compute == learning:
         return load(parts, compute)
     names = builder.family.LAYOUT.text_encoders
-    # New words are read by encoders in fp32: their gradients are small.
+    # New words are read by encoders in their own type, fp32 unless told otherwise: their gradients are small.
     whole = builder.job.method.whole_model
     found = learning_parts(builder.job, len(names)) if whole else set(names)
     loaded = load(("unet",), learning if "unet" in found else compute)
@@ -89,6 +96,61 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
         return None
     with torch.no_grad(), method.untrained():
         return ModelPrior({caption: text.states([caption]) for caption in captions}, method.learns_text)
+
+
+def make_stepper(
+    builder: Builder, components: Any, parameters: Sequence[nn.Parameter], optimizer: Optimizer, guard: NonFiniteGuard
+) -> Stepper:
+    """The plain way, or DeepSpeed's, after which a whole model lies in the type it computes in."""
+    job, precision, processes = builder.job, builder.precision, builder.context.processes
+    if job.sharding.active:
+        from core.training.sharding import ShardedStepper
+
+        if job.method.whole_model:
+            builder.precision = replace(precision, learning=precision.compute)
+        modules = [components.unet, *components.text_encoders]
+        return ShardedStepper(
+            job,
+            builder.context,
+            builder.method,
+            modules,
+            parameters,
+            optimizer,
+            guard,
+            compute=precision.compute,
+            scaled=precision.scaled,
+        )
+    from core.optimization.scaling import make_scaler
+
+    learning = type_named(job.memory.full_precision)
+    return Stepper(
+        builder.method,
+        parameters,
+        optimizer,
+        guard,
+        processes,
+        scaler=make_scaler(builder.context.device, learning) if precision.scaled else None,
+        fused=step_within_backward(builder, optimizer, guard),
+        max_grad_norm=job.optimizer.max_grad_norm,
+        clipped=builder.method.clipped,
+        pauses=job.schedule.compatibility == "kohya",
+    )
+
+
+def compile_blocks(builder: Builder, unet: nn.Module) -> CompiledBlocks | None:
+    """Compile the U-Net's blocks, if that is asked for. ProblemsError where it does not work."""
+    memory, context = builder.job.memory, builder.context
+    if not memory.torch_compile:
+        return None
+    context.stage("trying the compiler")
+    try_compiling(memory.dynamo_backend, context.device)
+    sizes = {placed.bucket for placed in builder.plan.placed}
+    context.say("The model is compiled in the first steps and whenever a size of pictures is new: these take minutes")
+
+    def say(what: str, fix: str) -> None:
+        context.say(what, "warning", fix)
+
+    return CompiledBlocks(unet, memory.dynamo_backend, say, several_sizes=len(sizes) > 1)
 
 
 def step_within_backward(builder: Builder, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensor_writer import save_pickle
 from core.record import atomic
-from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state, seal_state, state_step
 from core.settings.base import every
 
@@ -36,6 +35,7 @@ def save_state(run: Run) -> Path:
     try:
         save_pickle(_content(run), temporary / STATE_FILE)
         atomic.sync_file(temporary / STATE_FILE)
+        run.stepper.write_parts(temporary)
         seal_state(temporary)
         atomic.replace(temporary, target)
     except BaseException:
@@ -51,9 +51,7 @@ def _content(run: Run) -> dict[str, Any]:
     return {
         "step": run.state.step,
         "seconds": run.state.seconds,
-        "weights": run.method.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict() if run.scaler is not None else None,
+        **run.stepper.state_dict(),
         "watch": run.watch.state_dict(),
         "made_with": made_with(run),
     }
@@ -107,20 +105,8 @@ def use_state(run: Run, folder: Path) -> None:
     """Put this state in force. One made elsewhere is taken, and that is said; one of other weights is refused."""
     import torch
 
-    from core.optimization.optimizers import load_state as load_optimizer
-
     content = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    run.method.load_state_dict(content["weights"])
-    try:
-        load_optimizer(run.optimizer, content["optimizer"])
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ProblemsError.one(
-            f"The state's optimizer does not fit this run: {error}",
-            str(folder),
-            "use the optimizer and the network of the run that made it",
-        ) from None
-    if run.scaler is not None and content["scaler"] is not None:
-        run.scaler.load_state_dict(content["scaler"])
+    run.stepper.load(content, folder)
     run.state.step, run.state.seconds = content["step"], content["seconds"]
     if "watch" in content:  # states of earlier versions have none
         run.watch.load_state_dict(content["watch"])

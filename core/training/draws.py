@@ -42,7 +42,7 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
     import torch
 
     shape, device = latents.shape[1:], latents.device
-    kohya = settings.compatibility == "kohya"
+    kohya = settings.as_kohya
     shared = [addresses[0]] * len(addresses) if kohya else addresses
     dtype = latents.dtype if kohya else torch.float32
     drawn = {"noise": stack_draws([draw_noise(shape, *address) for address in addresses], device).to(dtype)}

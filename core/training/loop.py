@@ -27,6 +27,9 @@ def train(run: Run) -> str:
     first = run.context.processes.first
     if first:
         run.tasks.before_first_step(run)
+        run.stepper.go_on()
+    else:
+        run.stepper.follow()
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started = time.monotonic()
         optimizer_update(
@@ -39,29 +42,37 @@ def train(run: Run) -> str:
         report(run, read)
         if not first:
             run.losses.forget()
+            run.stepper.follow()
         else:
             run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
             obey(run)
+            run.stepper.go_on()
     if not first:
+        run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
     report(run, run.losses.read())
-    if run.state.step >= run.total:
-        run.tasks.at_the_end(run)
-        return "done"
-    run.tasks.at_a_stop(run)
-    return "stopped"
+    done = run.state.step >= run.total
+    (run.tasks.at_the_end if done else run.tasks.at_a_stop)(run)
+    run.stepper.go_on()
+    return "done" if done else "stopped"
 
 
 def report(run: Run, read: ReadBack | None) -> None:
-    """Tell the journal and the tracker about steps whose losses have arrived."""
+    """Tell the journal and the tracker about steps whose losses have arrived. ProblemsError at one that was not finite."""
     if read is None:
         return
     for problem in read.skipped:
         run.context.say(f"Left out: {problem.what} ({problem.where})", "warning", problem.fix)
-    if not read.steps:
-        return
+    if read.steps:
+        _report_steps(run, read)
+    if read.end is not None:
+        raise read.end
+
+
+def _report_steps(run: Run, read: ReadBack) -> None:
     step = read.steps[-1]
-    rates = group_rates(run.optimizer, run.job, step - 1, run.total, run.context.processes.count)
+    tick = max(0, step - 1 - run.stepper.paused)
+    rates = group_rates(run.optimizer, run.job, tick, run.total, run.context.processes.count)
     run.state.seconds = run.clock.total
     corrected = run.watch.add(read)
     run.context.journal.put(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1:
 class StepRecord:
     """What a step leaves until it is read back. loss, norm: 0-d on the device; pictures, timesteps: to name a culprit.
 
-    seen         the pictures that this process computed       by_picture  their losses, [B] on the device
+    seen         its pictures, of all processes       by_picture  their losses, [B] on the device
     weight_norm  of all that learns, 0-d; only now and then
     numbers      of the method's own, by the name they are logged under, 0-d each
     """
@@ -47,7 +47,8 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest. skipped: those that were not finite."""
+    """Steps whose numbers have arrived. norm, weight_norm, numbers: the newest. skipped: those that were not finite.
+    end: one more that was not, which ends the run."""
 
     steps: list[int]
     losses: list[float]
@@ -57,6 +58,7 @@ class ReadBack:
     weight_norm: float | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     skipped: list[Problem] = field(default_factory=list)
+    end: ProblemsError | None = None
 
 
 class LossBuffer:
@@ -85,7 +87,7 @@ class LossBuffer:
         self._waiting = []
 
     def read(self) -> ReadBack | None:
-        """Wait for the device and read everything. Raises ProblemsError at the first step that was not finite."""
+        """Wait for the device and read everything, up to the first step that was not finite and may not be."""
         import torch
 
         self._last = time.monotonic()
@@ -95,6 +97,7 @@ class LossBuffer:
         numbers = iter(torch.cat([part for record in records for part in record.tensors()]).tolist())
         good: list[StepRecord] = []
         skipped: list[Problem] = []
+        end = None
         losses, by_picture, weight_norm, own = [], [], None, {}
         norm = 0.0
         for record in records:
@@ -106,9 +109,10 @@ class LossBuffer:
             self._overflows = 0 if math.isfinite(length) else self._overflows + 1
             too_many = self._overflows > (MOST_OVERFLOWS if self._scaled else 0)
             if not math.isfinite(loss) or too_many:
-                error = not_finite(record, "loss" if not math.isfinite(loss) else "gradient")
+                error = not_finite(record, "loss" if not math.isfinite(loss) else "gradient", each)
                 if self._allowed <= 0:
-                    raise error
+                    end = error
+                    break
                 self._allowed -= 1
                 skipped += error.problems
                 continue
@@ -117,12 +121,15 @@ class LossBuffer:
             by_picture.append(each)
             norm = length
         steps, seen = [record.step for record in good], [record.seen for record in good]
-        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own, skipped)
+        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own, skipped, end)
 
 
-def not_finite(record: StepRecord, what: str) -> ProblemsError:
-    names = ", ".join(record.pictures[:8]) + (" and more" if len(record.pictures) > 8 else "")
-    steps = ", ".join(str(timestep) for timestep in record.timesteps[:8])
+def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
+    """losses: of its pictures; where some are no number these are named, else all."""
+    named = list(zip(record.pictures, record.timesteps, strict=True))
+    broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
+    names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
+    steps = ", ".join(str(timestep) for _, timestep in broken[:8])
     return ProblemsError.one(
         f"The {what} of step {record.step} is not a number; the weights are those before it",
         f"step {record.step}: {names} at timesteps {steps}",

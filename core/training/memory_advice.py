@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from core.record.machine import bf16_is_fast
+from core.record.machine import bf16_is_fast, memory_words
 from core.record.problems import ProblemsError
 from core.settings.base import value_of
 from core.settings.check import build
@@ -39,11 +39,7 @@ class Saving:
     also: tuple[tuple[str, Any], ...] = ()
 
     def sentence(self) -> str:
-        return f"{self.words} saves about {size_words(self.bytes)}"
-
-
-def size_words(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e8 else f"{max(1, round(size / 1e6))} MB"
+        return f"{self.words} saves about {memory_words(self.bytes)}"
 
 
 def changed(job: TrainJob, change: Change) -> TrainJob:
@@ -103,6 +99,11 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         half = -(-batch // 2)
         words = f"a batch of {half} with twice the gradient accumulation"
         yield words, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
+    if cuda and job.sharding.active:
+        if job.sharding.offload_optimizer_device is None:
+            yield "the optimizer's memory in main memory", {"sharding.offload_optimizer_device": "cpu"}
+        if memory.num_processes > 1 and job.sharding.zero_stage < 3:
+            yield "ZeRO stage 3", {"sharding.zero_stage": 3}
     if whole and memory.full_precision == "fp32":
         yield "learning in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
     if trains_text(job) and job.method.kind != "embedding":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from core.formats.tensor_writer import type_named
 from core.settings.concepts import concepts_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
+from core.training.memory_shares import Places, ToShare, places, processes_here
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
@@ -59,11 +61,13 @@ class MemoryFacts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on the training device while a step runs.
+    """Bytes on the training device while a step runs: on one graphics card, or on a processor of all processes together.
 
     weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
-    optimizer    what it remembers      gradients  of all that learns      activations  of the largest pass
+    optimizer    what it remembers      gradients  of all that learns
+    activations  of the largest pass, or what gathering takes where that is more
     cache        latents kept there     spare      torch itself and what lies between tensors
+    memory, disk    of all processes of this machine, beside the card: what DeepSpeed puts there
     """
 
     weights: int
@@ -72,13 +76,17 @@ class MemoryPlan:
     activations: int
     cache: int
     spare: int
+    memory: int = 0
+    disk: int = 0
 
     @property
     def total(self) -> int:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        """What lies on the device."""
+        beside = ("memory", "disk")
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in beside}
 
 
 # -- facts
@@ -103,7 +111,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """Width and height of the bucket with the most pixels in a batch, and the pictures of that batch."""
+    """Width and height of the bucket with the most pixels in a batch, and the pictures of that batch in each process."""
     found: list[tuple[Sides, int]] = []
     if report is not None:
         found = [(each.placement.bucket, each.concept.pictures.train_batch_size) for each in report.placed]
@@ -112,8 +120,7 @@ def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, i
         found += [(_pair(side), own.train_batch_size) for side in (own.resolution, *own.more_resolutions)]
     found = found or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
     sides, batch = max(found, key=lambda each: prod(each[0]) * each[1])
-    share = -(-batch // max(1, job.memory.num_processes))
-    return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), share
+    return (max(64, sides[0] // 8 * 8), max(64, sides[1] // 8 * 8)), batch
 
 
 def _pair(side: Any) -> Sides:
@@ -130,24 +137,66 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 # -- the plan
 
 
+def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
+    """Where DeepSpeed puts what learns. It is to be on."""
+    precision = _precision(job, facts)
+    return _shared(job, facts, precision, _learning_numbers(job, facts))
+
+
 def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
     """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again."""
+    precision, learning = _precision(job, facts), _learning_numbers(job, facts)
+    count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
+    share = (_shared if job.sharding.active else _plain)(job, facts, precision, learning)
+    one_pass = max(_activations(job, facts, precision), _encoding(job, facts)) + share.gathered
+    if count > 1 and not job.sharding.active:
+        one_pass = max(one_pass, share.gradients)  # they travel as one piece
+    passes = max(one_pass, share.whole)
+    weights = share.weights + _beside(job, facts, precision, learning)
+    spare = OF_ITS_OWN["cuda" if cuda else "cpu"]
+    spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
+    plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
+    return replace(plan, memory=share.memory, disk=share.disk) if cuda else _on_one_machine(plan, share, job)
+
+
+def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
     from core.families.precision import choose_precision
 
-    precision = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
-    learning = _learning_numbers(job, facts)
-    own = _bytes(precision.learning) if job.method.whole_model else 4
-    learnt = sum(learning.values())
-    gradients = learnt * own
+    found = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
+    # With DeepSpeed a whole model lies in the type it computes in.
+    return replace(found, learning=found.compute) if job.sharding.active and job.method.whole_model else found
+
+
+def _on_one_machine(plan: MemoryPlan, share: Places, job: TrainJob) -> MemoryPlan:
+    """On a processor: all its processes, and what DeepSpeed puts into main memory, in the same memory."""
+    every = {name: size * processes_here(job) for name, size in plan.parts().items()}
+    return MemoryPlan(**every | {"optimizer": every["optimizer"] + share.memory}, disk=share.disk)
+
+
+def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> Places:
+    """Each process holds everything."""
+    own, learnt = type_named(job.memory.full_precision).itemsize, sum(learning.values())
+    gradients = (learnt + _clipped_words(job, facts)) * own
     if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         gradients //= job.memory.fused_optimizer_groups or 50  # by tensor: the largest are 2% of a U-Net
-    weights = _weights(job, facts, precision, learning)
-    activations = max(_activations(job, facts, precision), _encoding(job, facts))
-    optimizer = int(4 * learnt * state_numbers(job))
-    cache = _cache(job, facts)
-    kind = "cuda" if facts.device.startswith("cuda") else "cpu"
-    spare = OF_ITS_OWN[kind] + int(CUT_OFF * (weights + activations + optimizer + gradients))
-    return MemoryPlan(weights, optimizer, gradients, activations, cache, spare)
+    weights = _weights(job, facts, precision, learning, own)
+    return Places(weights, gradients, int(4 * learnt * state_numbers(job)))
+
+
+def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
+    """Numbers of the table of words whose gradients sd-scripts clips with a new word's: the last encoder's."""
+    if job.method.kind != "embedding" or not job.optimizer.clips_as_kohya:
+        return 0
+    last = facts.parts[[name for name in TEXT_PARTS if name in facts.parts][-1]].config
+    return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
+
+
+def _shared(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> Places:
+    """DeepSpeed's way. A network is fp32."""
+    item = _bytes(precision.compute) if job.method.whole_model else 4
+    model = _weights(job, facts, precision, learning, item)
+    given = ToShare(sum(learning.values()), item, model, state_numbers(job))
+    return places(job.sharding, given, job.memory.num_processes, processes_here(job))
 
 
 def _bytes(dtype: Any) -> int:
@@ -187,7 +236,7 @@ def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, 
     targets = [
         target
         for name, config in configs
-        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.trains_conv)
+        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.hooks_residual)
     ]
     size_of, found = sizes_by_settings(network, targets), {"unet": 0, "text_encoder": 0}
     for target in targets:
@@ -197,25 +246,31 @@ def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, 
     return found
 
 
-def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
+def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int], own: int) -> int:
+    """Of the model and the network. own: bytes of a number that learns."""
     whole, compute = job.method.whole_model, _bytes(precision.compute)
     names = ["unet", *(name for name in TEXT_PARTS if trains_text(job) and name in facts.parts)]
-    total = 0 if whole else sum(learning.values()) * 4
+    total = 0 if whole else sum(learning.values()) * own
     for name in names:
         part, learns = facts.parts[name], whole and name in learning
-        item = _bytes(precision.learning) if learns else compute
-        if job.method.kind == "embedding" and name != "unet":
-            item = 4
+        reads_what_learns = job.method.kind == "embedding" and name != "unet"
+        item = own if learns or reads_what_learns else compute
         narrow = not learns and is_narrow(job, name)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
         if learns and precision.compute != precision.learning:
             total += part.numbers * compute  # autocast keeps what it cast until the pass is over
-        if name == "unet" and not learns and not narrow and facts.device.startswith("cpu"):
+        if name == "unet" and not learns and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * item  # core/networks/frozen.py
+    return total
+
+
+def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
+    """Weights beside the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
+    whole, total = job.method.whole_model, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
-        total += sum(learning.values()) * 4
+        total += sum(learning.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
-        total += facts.parts["unet"].numbers * compute
+        total += facts.parts["unet"].numbers * _bytes(precision.compute)
     if encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
     return total

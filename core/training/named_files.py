@@ -1,7 +1,8 @@
-"""Files and packages that settings name, looked at before anything is loaded."""
+"""Files, folders and packages that settings name, looked at before anything is loaded."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
 from core.training.facts import thumbnail_url
+from core.training.fast_disk import disk_folders, folder_there
 from core.training.resume import find_state, parse_address
 from core.training.trackers import tracker_config, wandb_problem
 
@@ -22,17 +24,21 @@ def named_file_problems(
 ) -> list[Problem]:
     """Everything that is wrong with them, and advice about prompts.
 
-    allow   called with each file and its setting before it is read; may raise ProblemsError (a shared page)
+    allow   called with each path and its setting before it is used; may raise ProblemsError (a shared page)
     begins  the run has no state of its own yet: the one that it begins from must be there
     """
     if not begins:
         job = job.model_copy(update={"resume": ResumeSettings()})
-    named = {
-        "samples.sample_prompts_file": job.samples.sample_prompts_file,
-        "saving.metadata_thumbnail": job.saving.metadata_thumbnail,
-        "logging.log_tracker_config": job.logging.log_tracker_config,
-        "resume.resume": None if job.resume.resume_from_huggingface else job.resume.resume,
-    }
+    named = (
+        {
+            "samples.sample_prompts_file": job.samples.sample_prompts_file,
+            "saving.metadata_thumbnail": job.saving.metadata_thumbnail,
+            "logging.log_tracker_config": job.logging.log_tracker_config,
+            "resume.resume": None if job.resume.resume_from_huggingface else job.resume.resume,
+        }
+        | written_folders(job)
+        | disk_folders(job)
+    )
     found: list[Problem] = []
     for setting, path in named.items():
         if path and allow is not None:
@@ -52,6 +58,10 @@ def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]
         yield lambda: thumbnail_url(thumbnail)
     if config:
         yield lambda: tracker_config(config)
+    for setting, folder in written_folders(job).items():
+        yield lambda folder=folder, setting=setting: _writable(resolve_path(folder), setting)  # type: ignore[misc]
+    for setting, folder in disk_folders(job).items():
+        yield lambda folder=folder, setting=setting: _usable(resolve_path(folder), setting)  # type: ignore[misc]
     state = job.resume.resume
     if state:
         yield (
@@ -59,6 +69,32 @@ def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]
                 parse_address(state) if job.resume.resume_from_huggingface else find_state(state, workspace, quick=True)
             )
         )
+
+
+def written_folders(job: TrainJob) -> dict[str, str]:
+    """Setting -> folder outside the run that the training will write into."""
+    own, named = job.logging, {"saving.copy_to": job.saving.copy_to}
+    if own.log_with != "none":
+        named["logging.logging_dir"] = own.logging_dir
+    if own.console_log_file:
+        named["logging.console_log_file"] = str(resolve_path(own.console_log_file).parent)
+    return {setting: folder for setting, folder in named.items() if folder}
+
+
+def _usable(folder: Path, setting: str) -> None:
+    folder_there(folder, setting)
+    _writable(folder, setting)
+
+
+def _writable(folder: Path, setting: str) -> None:
+    """It is made when it is needed, so its nearest folder that is there must take files."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        what = f"Nothing can be written into {folder}: {error.strerror or error}"
+        raise ProblemsError.one(what, setting, "choose another folder, or mend its rights") from None
 
 
 def _advice(found: list[Problem]) -> None:

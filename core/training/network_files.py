@@ -6,9 +6,12 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from core.families import family as kind_named
 from core.families import family_of
 from core.families.locate import model_path
+from core.formats.checkpoint import open_checkpoint
 from core.formats.hashes import HashMemo, model_hashes
+from core.formats.lora_file import load_lora
 from core.generation.library import find_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file
 from core.record.problems import Problem, ProblemsError
@@ -17,6 +20,8 @@ from core.settings.blocks import numbers
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.rules.network import block_problems
+
+START = "network.network_weights"
 
 
 def network_problems(
@@ -35,17 +40,39 @@ def network_problems(
         return []
     found: list[Problem] = []
     if job.model.family == "auto":
-        said = list(block_problems(job.network, None))  # by the rules, which know no family
-        found = [problem for problem in block_problems(job.network, family) if problem not in said]
+        said = {problem.where for problem in block_problems(job.network, None)}  # by the rules, which know no family
+        found = [problem for problem in block_problems(job.network, family) if problem.where not in said]
     for setting, name in _names(job.network):
         try:
             path = _find(name, setting, workspace)
             if allow is not None:
                 allow(path, setting)
             check_file(path, family)
+            if setting == START and not any(block_problems(job.network, family)):
+                _check_fit(job, workspace, path, family)
         except ProblemsError as error:
             found += error.problems
     return found
+
+
+def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> None:
+    """Raise ProblemsError where the layers and ranks of the file to start from are not those asked for, by the headers of
+    the file and the model."""
+    from core.families.loading import make_empty
+    from core.networks.starting import start_network
+
+    kind, network = kind_named(family_name), job.network
+    model = model_path(job.model.base_model, workspace)
+    targets = [
+        target
+        for name, part in open_checkpoint(model, family_name).parts.items()
+        if name == "unet" or (name.startswith("text_encoder") and network.train_text_encoder)
+        for target in kind.lora_targets(
+            make_empty(name, part.config_after(kind.LAYOUT.config(name))),
+            conv=network.hooks_residual or network.dim_from_weights,
+        )
+    ]
+    start_network(targets, network, 0, load_lora(path, shapes=True).tensors)
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
@@ -55,7 +82,7 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     network = job.network
     if job.method.kind != "lora":
         return NetworkFiles()
-    start = _find(network.network_weights, "network.network_weights", workspace) if network.network_weights else None
+    start = _find(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
     for place, name in enumerate(network.base_weights):
@@ -72,7 +99,7 @@ def merged_identity(files: NetworkFiles) -> str:
 
 
 def _names(network: NetworkSettings) -> list[tuple[str, str]]:
-    start = [("network.network_weights", network.network_weights)] if network.network_weights else []
+    start = [(START, network.network_weights)] if network.network_weights else []
     return start + [("network.base_weights", name) for name in network.base_weights]
 
 

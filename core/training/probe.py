@@ -45,10 +45,10 @@ class Forecast:
     total_steps: int = 0
 
     def words(self) -> str:
-        peak, there = self.peak_bytes / 1e9, self.device_bytes / 1e9
         each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in self.seconds_per_step.items())
         return (
-            f"It takes {peak:.1f} of {there:.1f} GB and about {duration(self.total_seconds)} for {self.total_steps} steps "
+            f"It takes {machine.memory_words(self.peak_bytes)} of {machine.memory_words(self.device_bytes)} and about "
+            f"{duration(self.total_seconds)} for {self.total_steps} steps "
             f"(a step of {each})"
         )
 
@@ -113,8 +113,8 @@ def largest(group: Group) -> int:
 class PeakMemory:
     """Highest memory of the device while the block runs: of torch's allocator on a graphics card, else resident."""
 
-    def __init__(self, device: str):
-        self._device, self.bytes = device, 0
+    def __init__(self, device: str, seconds: float = WATCH_SECONDS):
+        self._device, self._seconds, self.bytes = device, seconds, 0
         self._cuda = device.startswith("cuda")
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -141,7 +141,7 @@ class PeakMemory:
     def _watch(self) -> None:
         while True:
             self.bytes = max(self.bytes, machine.memory("cpu")[0])
-            if self._done.wait(WATCH_SECONDS):
+            if self._done.wait(self._seconds):
                 return
 
 

@@ -19,6 +19,7 @@ from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
 from core.settings.hub import HubSettings
 from core.settings.presets import dump
+from core.training.checkpoint import STATE_FILE
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
@@ -67,6 +68,7 @@ def prove(
     """Train `steps` steps of this job at once, and again with a stop in the middle, in folders that are removed."""
     import torch
 
+    atomic.remove_folder(workspace.private / "proofs")  # of one that was killed
     place = workspace.private / "proofs" / secrets.token_hex(4)
     small = short_job(job, steps)
     half = steps // 2
@@ -136,8 +138,12 @@ def _content(folder: RunFolder) -> dict[str, str]:
     state = newest_state(folder.states)
     if state is None:
         raise ProblemsError.one("A training of the proof left no state", "proof", "look for free space on the disk")
-    content = torch.load(Path(state) / "training.pt", map_location="cpu", weights_only=True)
-    return dict(_hashes({name: value for name, value in content.items() if name not in NOT_LEARNT}, ""))
+    found: dict[str, str] = {}
+    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what learns lies beside, in parts
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        place = "" if path.name == STATE_FILE else path.stem
+        found |= _hashes({name: value for name, value in content.items() if name not in NOT_LEARNT}, place)
+    return found
 
 
 def _hashes(value: Any, name: str) -> list[tuple[str, str]]:

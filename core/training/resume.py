@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.record.problems import ProblemsError
-from core.record.run_folder import is_whole, newest_state
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.run_folder import is_whole, newest_state, state_step
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
 
 if TYPE_CHECKING:
+    from core.dataset.report import Report
     from core.settings.job import TrainJob
     from core.training.plan import Plan
     from core.training.run import Run
@@ -31,6 +33,27 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
     return None
 
 
+def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
+    """Whether the training would begin at its end or behind it. What is wrong with the state itself is said elsewhere."""
+    settings, step = job.resume, None
+    if settings.initial_step is not None or settings.initial_epoch is not None:
+        from core.training.plan import Plan
+
+        step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
+    elif settings.resume and not settings.resume_from_huggingface:
+        with suppress(ProblemsError):
+            step = state_step(find_state(settings.resume, workspace, quick=True))
+    return [] if step is None or not report.total_steps else _at_the_end(job, step, report.total_steps)
+
+
+def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+    if step < total:
+        return []
+    names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
+    what = f"The training would begin at step {step} and ends at step {total}"
+    return [Problem(what, f"resume.{names[0]}" if names else WHERE, "begin earlier, or train longer")]
+
+
 def begin(run: Run) -> None:
     """Of a run without a state of its own: take over the given one, and the step."""
     from core.training.checkpoint import use_state
@@ -46,12 +69,7 @@ def begin(run: Run) -> None:
             words = f"The state is of step {run.state.step}, and the settings begin at {asked}: they count"
             run.context.say(words, "warning")
         run.state.step = asked
-    if run.state.step >= run.total:
-        raise ProblemsError.one(
-            f"The training would begin at step {run.state.step} and ends at step {run.total}",
-            "resume.initial_step" if asked is not None else WHERE,
-            "begin earlier, or train longer",
-        )
+    raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
     run.state.begun = run.state.step
 
 
@@ -74,7 +92,8 @@ def find_state(
                 return place
             raise ProblemsError.one("This state is damaged", display_path(place), "take an older one")
         if quick:
-            found = next((path for path in [*place.glob("state/step*"), *place.glob("step*")] if path.is_dir()), None)
+            there = [path for path in [*place.glob("state/step*"), *place.glob("step*")] if path.is_dir()]
+            found = max(there, key=state_step, default=None)
         else:
             found = newest_state(place / "state") or newest_state(place)
         if found is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.record import atomic
 from core.record.context import JobContext
-from core.record.events import Planned
+from core.record.events import MemoryUsed, Planned
 from core.settings.job import TrainJob
 from core.settings.presets import dump
 from core.training.clock import StepClock
@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from core.diffusion.text_states import TextStates
+    from core.families.compiling import CompiledBlocks
     from core.families.precision import Precision
     from core.formats.hub_upload import Uploads
     from core.generation.sample_prompts import SamplePrompt
     from core.methods import Method
     from core.optimization.clipping import NonFiniteGuard
-    from core.optimization.fused import FusedBackward
     from core.training.plan import Plan
     from core.training.prior import ModelPrior
     from core.training.samples import PromptTexts
     from core.training.sources import Latents, Text
+    from core.training.stepper import Stepper
     from core.training.tasks import Tasks
     from core.training.trackers import Tracker
     from core.training.validation import Validation
 
 
 Job = TypeVar("Job", bound=TrainJob)
+
+MEMORY_SECONDS = 0.25  # between looks at the resident memory; a graphics card keeps its own highest
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Run:
     parameters: list[nn.Parameter]
     optimizer: Any
     guard: NonFiniteGuard
-    scaler: Any
+    stepper: Stepper
     alpha_bar: Tensor
     prediction: str
     tracker: Tracker
@@ -75,8 +78,8 @@ class Run:
     validation: Validation
     uploads: Uploads
     stop_at: int | None = None
-    fused: FusedBackward | None = None
     prior: ModelPrior | None = None
+    compiled: CompiledBlocks | None = None
     state: RunState = field(default_factory=RunState)
     losses: LossBuffer = field(default_factory=LossBuffer)
     clock: StepClock = field(default_factory=StepClock)
@@ -98,10 +101,13 @@ class Run:
         self.uploads.close()
         if self.latents is not None:
             self.latents.close()
-        if self.fused is not None:
-            self.fused.release()
+        if self.stepper is not None:
+            self.stepper.release()
+        if self.compiled is not None:
+            self.compiled.release()
         self.method.release()
-        self.components = self.optimizer = self.latents = self.text = self.prompt_texts = self.tasks = None  # type: ignore[assignment]
+        self.components = self.optimizer = None
+        self.stepper = self.latents = self.text = self.prompt_texts = self.tasks = None  # type: ignore[assignment]
         self.parameters = []
 
 
@@ -110,6 +116,17 @@ def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None)
 
     stop_at   a step after which it saves and stops, as at a person's word
     """
+    from core.training.probe import PeakMemory
+
+    peak = PeakMemory(context.device, MEMORY_SECONDS)
+    try:
+        with peak:
+            return _train(job, context, stop_at)
+    finally:
+        context.journal.put(MemoryUsed(peak.bytes, context.device))
+
+
+def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
     from core.training.checkpoint import load_state
     from core.training.loop import train
     from core.training.resume import begin
@@ -125,6 +142,7 @@ def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None)
             resumed = load_state(run)
             if not resumed:
                 begin(run)
+        run.stepper.ready()
         if resumed:
             context.say(f"Continuing from step {run.state.step}")
             run.clock = StepClock(run.state.seconds)
@@ -150,5 +168,5 @@ def with_seed(job: Job, context: JobContext) -> Job:
     if job.schedule.seed is not None:
         return job
     seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
-    atomic.write_json(context.folder.job_file, dump(seeded))
+    atomic.write_json(context.folder.job_file, dump(seeded, preset=context.folder.preset))
     return seeded

@@ -10,6 +10,7 @@ from core.families import family
 from core.families.token_count import WINDOW, count_tokens
 from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
+from core.settings.captions import LENGTHS
 from core.training.validation import without_chance
 
 if TYPE_CHECKING:
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from core.training.sources import Text
 
 
-MOST_WINDOWS = 3  # a prompt is read up to 225 tokens, as in sd-scripts
+MOST_WINDOWS = LENGTHS[-1] // WINDOW  # a prompt is read as far as the longest caption
 
 
-def training_size(job: TrainJob) -> tuple[int, int]:
+KOHYA_SIZE = (512, 512)  # sd-scripts draws so whatever the model and the resolution are
+
+
+def sample_size(job: TrainJob) -> tuple[int, int]:
     """(width, height) of samples that nothing says a size for: the training resolution."""
+    if job.samples.compatibility == "kohya":
+        return KOHYA_SIZE
     size = job.dataset.resolution
     return size if isinstance(size, tuple) else (size, size)
 
@@ -31,11 +37,11 @@ def training_size(job: TrainJob) -> tuple[int, int]:
 def prompts_of(job: TrainJob) -> list[SamplePrompt]:
     """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read."""
     found, _ = read_prompts(job.samples)
-    return filled(found, job.samples, training_size(job))
+    return filled(found, job.samples, sample_size(job))
 
 
 def tokens_read(prompt: SamplePrompt) -> int:
-    """How many tokens both texts are read with: 75, 150 or 225, so that they are of one length."""
+    """How many tokens both texts are read with: 75, 150, 225 ..., so that they are of one length."""
     longest = max(count_tokens(text) for text in (prompt.prompt, prompt.negative or ""))
     return WINDOW * min(MOST_WINDOWS, max(1, -(-longest // WINDOW)))
 
@@ -87,6 +93,7 @@ def draw_samples(run: Run) -> None:
                 guidance_scale=prompt.guidance or 0.0,
                 prediction=run.prediction,
                 zero_terminal_snr=run.job.noise.zero_terminal_snr,
+                as_kohya=run.job.samples.compatibility == "kohya",
                 on_step=lambda done, steps: context.check(),
             )
             with vae_on_device(run) as vae:
@@ -106,9 +113,9 @@ def vae_on_device(run: Run) -> Iterator[Any]:
     if run.components.vae is None:
         loaded = family(run.components.family).load(run.components.source, parts=("vae",), vae=run.facts["vae_path"])
         run.components.vae = loaded.vae
-    vae = run.components.vae.to(device)
+    vae = run.components.vae
     try:
-        yield vae
+        yield vae.to(device)  # where memory runs out in the middle of it, what moved goes back too
     finally:
         if run.job.memory.lowram:
             run.components.vae = None  # read again for the next samples

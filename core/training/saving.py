@@ -110,7 +110,7 @@ def remove_old(run: Run) -> None:
 
 
 def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:
-    """The files to remove, at optimizer step `step`. found: oldest first."""
+    """The files to remove, at optimizer step `step`. found: oldest first. An epoch's and a step's of one moment count once."""
     removed: list[OnTheWay] = []
     last, last_epochs, distance = (
         every(settings.save_last_n),
@@ -118,7 +118,8 @@ def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: in
         every(settings.save_last_n_steps),
     )
     if last:
-        removed += found[: -int(last)]
+        moments = sorted({each.step for each in found})[-int(last) :]
+        removed += [each for each in found if each.step not in moments]
     if last_epochs:
         removed += [each for each in found if each.epoch is not None][: -int(last_epochs)]
     if distance:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.doctor import held_out_copies
 from core.dataset.files import printable
 from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.metadata_writing import write_metadata
@@ -15,7 +16,7 @@ from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.dataset.text_cache import TextCache
 from core.families import family, family_of
-from core.families.attention import checkpoint_text_encoder, checkpoint_unet, memory_problems, set_attention
+from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
 from core.families.locate import model_path, model_problems
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
@@ -23,7 +24,6 @@ from core.formats.hub_upload import Uploads
 from core.methods import Method
 from core.networks.files import merge_files
 from core.networks.narrow import narrow
-from core.optimization.optimizers import device_problems
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
@@ -32,27 +32,25 @@ from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
-from core.settings.rules import training_problems
-from core.training.building import load_learning, make_method, prepare_prior, step_within_backward
+from core.training.building import compile_blocks, load_learning, make_method, make_stepper, prepare_prior
+from core.training.checks import problems_with_model, problems_without_model
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import LossBuffer
-from core.training.named_files import named_file_problems
-from core.training.network_files import merged_identity, network_files, network_problems
-from core.training.new_words import new_word_problems
-from core.training.objective import checked_prediction, objective_problems
+from core.training.network_files import merged_identity, network_files
+from core.training.objective import checked_prediction
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
-from core.training.prior import prior_problems
 from core.training.resume import first_step
 from core.training.run import Run, with_seed
 from core.training.samples import PromptTexts, prompts_of
 from core.training.sources import FrozenText, Latents, LearningText, Text
 from core.training.tasks import Tasks
 from core.training.trackers import Trackers, make_tracker
-from core.training.validation import Validation
+from core.training.validation import Validation, caption_of, timesteps_of
 from core.training.watching import Watch
 
 if TYPE_CHECKING:
+    from core.dataset.batches import Placed
     from core.diffusion.text_states import TextStates
 
 
@@ -69,12 +67,12 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         cancel=context.token,
         progress=lambda done, total: context.stage("checking pictures", done, total),
     )
-    found = [*training_problems(job), *report.problems, *model_problems(job.model, context.workspace)]
-    found += [*network_problems(job, context.workspace), *prior_problems(job, report.placed)]
-    found += new_word_problems(job, report.placed)
-    found += [*device_problems(job.optimizer, context.device), *memory_problems(job.memory, context.device)]
-    found += named_file_problems(job, context.workspace, begins=not context.folder.states.is_dir())
-    raise_if_errors([*found, *objective_problems(job, context.workspace)])
+    begins = not context.folder.states.is_dir()
+    found = problems_without_model(job, context.workspace, report, context.device, begins=begins)
+    found += model_problems(job.model, context.workspace)
+    if begins:
+        found += held_out_copies(report, context.workspace.private / "index.sqlite", context.token)
+    raise_if_errors([*found, *problems_with_model(job, context.workspace)])
     return report
 
 
@@ -136,10 +134,12 @@ class Builder:
             self.model, "text_encoders", memo=self.memo, kohya_projection=self.job.model.kohya_projection
         ) + merged_identity(self.files)
         settings = self.job
-        way = " prompts" if tokens else " weighted" if settings.captions.weighted_captions else ""
+        weighted = " weighted, mean kept" if self._mean_kept else " weighted"
+        prompts = " prompts, mean kept" if self._prompts_mean_kept else " prompts"
+        way = prompts if tokens else weighted if settings.captions.weighted_captions else ""
         return TextCache(
             self.context.workspace.cache / "text",
-            identity + way,
+            identity + way + (" fp8" if self.narrow_text else ""),
             clip_skip=settings.model.clip_skip,
             max_token_length=tokens or settings.captions.max_token_length,
             dtype=self.precision.name,
@@ -183,15 +183,30 @@ class Builder:
             clip_skip=self.job.model.clip_skip,
             join=join_whole,
             weighted=True,
+            mean_kept=self._prompts_mean_kept,
         )
 
+    @property
+    def _prompts_mean_kept(self) -> bool:
+        """Whether prompts are weighed as sd-scripts samples by SD 1.x and 2.x."""
+        return self.job.samples.compatibility == "kohya" and self.family_name != "sdxl"
+
+    @property
+    def _mean_kept(self) -> bool:
+        """Whether captions are weighed as in sd-scripts 0.9."""
+        return self.job.captions.weighted_captions and self.job.captions.weighted_mean == "kept"
+
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
+        from core.families.clip import join_whole, join_windows
+
         return self.family.encode_captions(
             self._text_model,
             captions,
             max_token_length=self.job.captions.max_token_length,
             clip_skip=self.job.model.clip_skip,
+            join=join_whole if self._mean_kept else join_windows,
             weighted=self.job.captions.weighted_captions,
+            mean_kept=self._mean_kept,
         )
 
     def frozen_text(self) -> FrozenText:
@@ -207,10 +222,12 @@ class Builder:
                 with torch.no_grad():
                     return self.encode(captions, tokens)
 
-            # At the start all is encoded before the encoders leave.
-            return FrozenText(
-                self.text_cache(tokens), encode, lambda: self._leave() if started else None, self.context.device
-            )
+            return FrozenText(self.text_cache(tokens), encode, leave, self.context.device)
+
+        def leave() -> None:
+            if started:  # at the start all is encoded before the encoders leave
+                self._leave()
+                self.context.stage("training")
 
         self.context.stage("encoding captions")
         text = text_of(None)
@@ -289,21 +306,24 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     from core.optimization.fused import split_groups
     from core.optimization.groups import parameter_groups
     from core.optimization.optimizers import build_optimizer
-    from core.optimization.scaling import make_scaler
 
     job, context, device = builder.job, builder.context, builder.context.device
     processes = context.processes
     parts = builder.method.build(components)
     for problem in builder.method.advice:
         context.say(problem.what, "warning", problem.fix)
-    if device.startswith("cpu"):
+    if device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
         install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
+    compiled = compile_blocks(builder, components.unet)
     scale = scale_factor(job, builder.context.processes.count)
     groups = parameter_groups(job.optimizer, parts, scale)
     if job.method.whole_model and job.memory.fused_optimizer_groups:
         groups = split_groups(groups, job.memory.fused_optimizer_groups)
     optimizer = build_optimizer(job.optimizer, groups, builder.seed)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(device, job.schedule.skip_non_finite)
+    prior = prepare_prior(builder, text)
+    stepper = make_stepper(builder, components, parameters, optimizer, guard)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -320,10 +340,10 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         text=text,
         prompts=builder.prompts,
         prompt_texts=builder.prompt_texts,
-        parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
-        optimizer=optimizer,
+        parameters=parameters,
+        optimizer=stepper.optimizer,
         guard=guard,
-        scaler=make_scaler(device, precision.learning) if precision.scaled else None,
+        stepper=stepper,
         alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
         prediction=checked_prediction(job, context, components.prediction),
         tracker=make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say),
@@ -337,8 +357,8 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
         losses=LossBuffer(scaled=precision.scaled, allowed=job.schedule.skip_non_finite),
         watch=Watch(builder.plan.epochs.updates_in(0)),
         validation=builder.validation,
-        fused=step_within_backward(builder, optimizer, guard),
-        prior=prepare_prior(builder, text),
+        prior=prior,
+        compiled=compiled,
         uploads=Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say),
     )
     run.tasks = Tasks(run)
@@ -346,20 +366,31 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
 
 
 def _write_fingerprint(builder: Builder) -> None:
-    """dataset.json: what the run learns from. A run that continues says when the pictures are not the same any more."""
+    """dataset.json: what the run learns from, and what its validation measures. A run that continues says when they are
+    not the same any more."""
     path = builder.context.folder.dataset_file
-    now = dataset_fingerprint(
-        builder.report.placed,
-        memo_path=builder.context.workspace.private / "index.sqlite",
-        cancel=builder.context.token,
-    )
+    memo, token = builder.context.workspace.private / "index.sqlite", builder.context.token
+    now = dataset_fingerprint(builder.report.placed, memo_path=memo, cancel=token)
+    measured = builder.validation.pictures
+    found = dataset_fingerprint(measured, memo_path=memo, cancel=token)["pictures"]
+    now["validation"] = {
+        "seed": builder.job.validation.validation_seed,
+        "timesteps": timesteps_of(builder.job.noise),
+        "pictures": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
+    }
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
-        if before != now:
+        if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
             builder.context.say(
                 "The pictures or captions changed since this run began; it goes on with the present ones", "warning"
             )
     atomic.write_json(path, now)
+
+
+def _as_measured(placed: Placed) -> dict[str, Any]:
+    """What validation makes of a picture beside its size."""
+    pictures = placed.concept.pictures
+    return {"caption": caption_of(placed), "masked": pictures.masked_loss or pictures.alpha_mask}
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> str:

@@ -56,7 +56,8 @@ def training_loss(
                           `settings.zero_terminal_snr` `schedule_in_force(True)`; it is not stretched here
     prediction            "epsilon" or "v"
     sample_weights        [B]: 1, or the weight of regularisation pictures
-    masks                 [B, 1, h, w] in 0..1, what counts of each picture; another size is averaged to the latents'
+    masks                 [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each
+                          picture; another size is averaged to the latents'
                           The mean is over the mask's area; settings.mask_mean "picture" or compatibility "kohya" take it
                           over the whole picture, as sd-scripts does
     offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset` and the adaptive scale
@@ -71,8 +72,11 @@ def training_loss(
                           `compatibility = "kohya"` the schedule before it was stretched
     base_predict          as `predict`, by the model without what learns; asked without gradients
     preserved             bool [B]: pictures whose target is what `base_predict` gives (differential output preservation)
+
+    ValueError for tensors of other forms, which torch would stretch to fit without a word.
     """
-    kohya = settings.compatibility == "kohya"
+    _refuse_other_forms(latents, noise, timesteps, prediction, sample_weights, masks)
+    kohya = settings.as_kohya
     if not kohya:
         latents, noise = latents.float(), noise.float()
     a, s = signal_and_noise(alpha_bar.to(latents.dtype)[timesteps])
@@ -89,13 +93,42 @@ def training_loss(
     alpha_bar_B = alpha_bar[timesteps].float()
     loss_BCHW = element_loss(predicted - target, timesteps, alpha_bar_B, settings)
     over = "picture" if kohya else settings.mask_mean
-    loss_B = loss_BCHW.mean(dim=(1, 2, 3)) if masks is None else masked_mean(loss_BCHW, masks, over)
+    if masks is None:
+        loss_B = loss_BCHW.mean(dim=(1, 2, 3))
+    else:
+        loss_B = masked_mean(loss_BCHW, masks if masks.dim() == 4 else masks.unsqueeze(1), over)
     if sample_weights is not None:
-        loss_B = loss_B * sample_weights
+        loss_B = loss_B * sample_weights.float()
     if snr_alpha_bar is None and kohya and settings.zero_terminal_snr:
         snr_alpha_bar = _before_stretching(alpha_bar.device)
     weighing_B = alpha_bar_B if snr_alpha_bar is None else snr_alpha_bar[timesteps].float()
     return loss_B * timestep_weight(snr(weighing_B), settings, kind)
+
+
+def _refuse_other_forms(
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    prediction: str,
+    sample_weights: Tensor | None,
+    masks: Tensor | None,
+) -> None:
+    """By form and type alone: nothing is read back from the device."""
+    count = len(latents)
+    if latents.dim() != 4 or noise.shape != latents.shape:
+        raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
+    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32"):
+        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one whole number for each, [{count}]")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is '{prediction}': {' or '.join(PREDICTIONS)}")
+    if sample_weights is not None and sample_weights.shape != (count,):
+        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each picture, [{count}]")
+    if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):
+        raise ValueError(f"masks {_form(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
+
+
+def _form(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
 
 
 def _keep_as_it_is(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from core.record.cancel import Cancelled
 from core.record.events import BackedUp
+from core.record.journal import Line, read_lines
+from core.record.memory import free_memory, is_out_of_memory
+from core.record.problems import unwritten
 from core.settings.base import every
 from core.training import saving
 from core.training.checkpoint import save_state
@@ -42,8 +44,10 @@ class Tasks:
     # -- moments of a run
 
     def before_first_step(self, run: Run) -> None:
-        """The base model's validation loss and pictures, to compare with; not again when a run continues."""
+        """The base model's validation loss and pictures, to compare with. A run that continues takes up what was due at
+        its step when it was stopped or killed."""
         if run.state.step > run.state.begun:
+            self._look_if_due(run, told=list(read_lines(run.context.folder.journal_file)))
             return
         if self._validate_steps or self._validate_epochs:
             self._validate(run)
@@ -56,20 +60,16 @@ class Tasks:
             return
         epoch_ends = run.plan.ends_epoch(step)
         epoch = run.plan.epoch_of(step)
+        files = []  # both where both are due, as sd-scripts: programs look for either name
         if epoch_ends and self._save_epochs and epoch % self._save_epochs == 0:
-            self._save(run, saving.epoch_name(run, epoch))
-        elif (self._save_steps and step % self._save_steps == 0) or step in self._even_steps:
-            self._save(run, saving.step_name(run, step))
-        elif self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
+            files.append(saving.epoch_name(run, epoch))
+        if (self._save_steps and step % self._save_steps == 0) or (step in self._even_steps and not files):
+            files.append(saving.step_name(run, step))
+        for name in files:
+            self._save(run, name)
+        if not files and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
             self.back_up(run)
-        if (self._validate_steps and step % self._validate_steps == 0) or (
-            epoch_ends and self._validate_epochs and epoch % self._validate_epochs == 0
-        ):
-            self._validate(run)
-        by_step = self._sample_steps and step % self._sample_steps == 0
-        by_epoch = epoch_ends and self._sample_epochs and epoch % self._sample_epochs == 0
-        if (by_step or by_epoch) and run.prompts:
-            self._sample(run)
+        self._look_if_due(run)
 
     def at_the_end(self, run: Run) -> None:
         """The finished file, which nothing may prevent, then its validation loss and pictures."""
@@ -84,6 +84,19 @@ class Tasks:
         """Stop and save: a file to use and a state to continue from."""
         if run.state.step > run.state.begun:
             self._write_and_back_up(run, saving.step_name(run, run.state.step))
+
+    def _look_if_due(self, run: Run, told: Sequence[Line] = ()) -> None:
+        """The validation loss and the pictures of this step. told: lines of the journal; what is in there is not due."""
+        step = run.state.step
+        if step >= run.total:
+            return
+        kinds = [line["kind"] for line in told if line.get("step") == step]
+        epoch = run.plan.epoch_of(step) if run.plan.ends_epoch(step) else None
+        if _falls_on(step, self._validate_steps, epoch, self._validate_epochs) and "validated" not in kinds:
+            self._validate(run)
+        due = _falls_on(step, self._sample_steps, epoch, self._sample_epochs)
+        if due and run.prompts and kinds.count("sample") < len(run.prompts):
+            self._sample(run)
 
     # -- commands
 
@@ -102,7 +115,7 @@ class Tasks:
         try:
             save_state(run)
         except OSError as error:
-            _say_disk(run, error)
+            _say_unwritten(run, error)
             return
         finally:
             self._last_backup = time.monotonic()
@@ -113,7 +126,7 @@ class Tasks:
     def _write_and_back_up(self, run: Run, name: str, final: bool = False, state: bool = True) -> None:
         """A file that must be written, then a state: also without the file, for then continuing repeats no step."""
         try:
-            with run.method.averaged(run.optimizer, "files"):
+            with run.stepper.shown("files"):
                 saving.write_file(run, name, final)
         except Exception:
             self.back_up(run)
@@ -125,11 +138,11 @@ class Tasks:
         """A periodic file and state. A full disk is said and tried again next time: training goes on."""
         self._read_back(run)
         try:
-            with run.method.averaged(run.optimizer, "files"):
+            with run.stepper.shown("files"):
                 saving.write_file(run, name)
             saving.remove_old(run)
         except OSError as error:
-            _say_disk(run, error)
+            _say_unwritten(run, error)
         if self._with_files if state is None else state:
             self.back_up(run)
 
@@ -137,7 +150,8 @@ class Tasks:
         """Sample pictures."""
         from core.training.samples import draw_samples
 
-        self._beside(run, "Sampling", "the sample settings", lambda: draw_samples(run))
+        smaller = "draw smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
+        self._beside(run, "Sampling", "check the sample settings", smaller, lambda: draw_samples(run))
 
     def _validate(self, run: Run) -> None:
         """The loss on held-out pictures, where there are some."""
@@ -150,18 +164,30 @@ class Tasks:
             track_validation(run, found)
             run.context.stage("training" if run.state.step < run.total else "finishing")
 
-        self._beside(run, "Validation", "the held-out pictures", measure)
+        smaller = (
+            "lower dataset.train_batch_size, or switch it off (validation.validate_every_n_epochs and _steps to 0)"
+        )
+        self._beside(run, "Validation", "check the held-out pictures", smaller, measure)
 
-    def _beside(self, run: Run, name: str, look_at: str, work: Callable[[], None]) -> None:
-        """Do what only looks at the weights, with those that are for use. What goes wrong there does not end a training."""
+    def _beside(self, run: Run, name: str, fix: str, smaller: str, work: Callable[[], None]) -> None:
+        """Do what only looks at the weights, with those that are for use. What goes wrong there does not end a training.
+
+        fix, smaller   what to do about an error, and where memory ran out
+        """
+        ran_out = False
         self._read_back(run)
         try:
-            with run.method.averaged(run.optimizer, "samples"):
+            with run.stepper.shown("samples"):
                 work()
         except Cancelled:
             run.context.say(f"{name} was left unfinished")
         except Exception as error:
-            run.context.say(f"{name} failed: {error}", "warning", f"training goes on; check {look_at}")
+            ran_out = is_out_of_memory(error)
+            what = f"{name} was left unfinished: the device ran out of memory" if ran_out else f"{name} failed: {error}"
+            run.context.say(what, "warning", f"training goes on; {smaller if ran_out else fix}")
+        if ran_out:  # out here the error holds nothing any more
+            free_memory()
+            run.context.stage("training" if run.state.step < run.total else "finishing")
 
     def _read_back(self, run: Run) -> None:
         """Nothing is saved or shown before all its losses are known to be finite."""
@@ -170,12 +196,14 @@ class Tasks:
         report(run, run.losses.read())
 
 
-def _say_disk(run: Run, error: OSError) -> None:
-    what = (
-        "The disk is full" if error.errno == errno.ENOSPC else f"A file cannot be written ({error.strerror or error})"
-    )
-    run.context.say(
-        f"{what}: nothing was saved at step {run.state.step}",
-        "error",
-        "free some space; what was saved before is whole",
-    )
+def _falls_on(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
+    """Whether a step, or the epoch that ends with it, is one of every so many."""
+    by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
+    return by_epoch or (every_steps is not None and step % every_steps == 0)
+
+
+def _say_unwritten(run: Run, error: OSError) -> None:
+    kept = f"nothing was saved at step {run.state.step}; what was saved before is whole"
+    then = "leave the training on: the next save tries again"
+    (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
+    run.context.say(problem.what, "error", problem.fix)

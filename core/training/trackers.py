@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from core.optimization.optimizers import step_sizes
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import resolve_path
@@ -231,6 +230,8 @@ def rate_name(group: str) -> str:
 
 def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
     """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
+    from core.optimization.optimizers import step_sizes
+
     add, step = run.tracker.add, read.steps[-1]
     for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
         add("loss/current", loss, number)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.batches import Batch
 from core.dataset.views import draw_view, size_conditioning
 from core.families import family
-from core.optimization.clipping import clip_grad_norm
 from core.optimization.schedules import set_learning_rates
 from core.training.draws import draw_noises, draw_timesteps
 from core.training.losses import StepRecord
@@ -17,7 +18,8 @@ from core.training.step import training_loss
 from core.training.watching import Seen
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import torch
+    from torch import Tensor
 
     from core.training.draws import Address
     from core.training.prior import ModelPrior
@@ -27,44 +29,43 @@ WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
-    """Move the weights once. The loss is the mean over all pictures of the update, so a short batch weighs by its true count."""
+    """Move the weights once. What is told as loss is the mean over all pictures of the update."""
     import torch
 
     run.guard.begin()
     epoch, batches = run.plan.update(run.state.step)
     run.text.need(run.plan.captions(epoch))
-    set_learning_rates(run.optimizer, run.job, run.state.step, run.total, run.context.processes.count)
-    pictures = sum(len(batch.items) for batch in batches)
-    total = None
-    timesteps: list[int] = []
-    seen: list[Seen] = []
-    by_picture: list[Tensor] = []
+    tick = run.state.step - run.stepper.paused
+    set_learning_rates(run.optimizer, run.job, tick, run.total, run.context.processes.count)
     processes = run.context.processes
     ahead = run.plan.next_batches(run.state.step)
     run.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
+    pictures = sum(len(batch.items) for batch in batches)
+    # Each process fills in its own, so that the one exchange that tells the loss tells every picture's.
+    by_picture = torch.zeros(pictures, device=run.context.device)
+    seen: list[Seen] = []
     for number, whole in enumerate(batches):
-        batch = Batch(whole.bucket, tuple(processes.share(whole.items)))
+        mine = processes.share(range(len(seen), len(seen) + len(whole.items)))
+        timesteps = draw_timesteps(run.job.noise, _addresses(run, epoch, whole))
+        for (placed, _), timestep in zip(whole.items, timesteps, strict=True):
+            seen.append(Seen(placed.key, timestep, placed.loss_weight(run.job.dataset)))
+        stand_in = run.stepper.stand_in
+        batch = Batch(whole.bucket, tuple(processes.share(whole.items) or stand_in(whole.items)))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         shown = [(placed.key, repeat) for placed, repeat in batch.items]
         run.method.before_micro_batch(run.state.step, number, shown)
-        losses_B, drawn = micro_batch(run, epoch, batch)
-        loss = losses_B.sum() / pictures
-        if run.fused is not None:
-            run.fused.begin(loss)
-        (run.scaler.scale(loss) if run.scaler is not None else loss).backward()
+        drawn = processes.share(timesteps) or stand_in(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, drawn)
+        count = counted(run, whole, pictures) if mine else inf
+        losses_B = run.stepper.backward(losses_of, count, number == len(batches) - 1)
         run.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
-        total = loss.detach() if total is None else total + loss.detach()
-        timesteps += drawn
-        by_picture.append(losses_B.detach())
-        for (placed, _), timestep in zip(batch.items, drawn, strict=True):
-            seen.append(Seen(placed.key, timestep, placed.loss_weight(run.job.dataset)))
-    total = total if total is not None else torch.zeros((), device=run.context.device)
-    processes.sum_gradients(run.parameters, steady=run.method.steady_gradients)
-    processes.sum_up([total])
-    norm = _step(run, total)
+        if mine:
+            by_picture[mine[0] : mine[-1] + 1] = losses_B
+    processes.sum_up([by_picture])
+    total = by_picture.sum() / pictures
+    norm = run.stepper.step(total)
     numbers = run.method.after_update()
-    run.optimizer.zero_grad(set_to_none=True)
     names = [placed.picture.relative for batch in batches for placed, _ in batch.items]
     step = run.state.step + 1
     run.losses.put(
@@ -73,48 +74,34 @@ def optimizer_update(run: Run) -> None:
             total,
             norm,
             names,
-            timesteps,
+            [each.timestep for each in seen],
             seen,
-            torch.cat(by_picture) if by_picture else None,
-            weight_norm(run.parameters) if step % WEIGHT_NORM_STEPS == 0 or step == 1 else None,
+            by_picture,
+            run.stepper.weight_norm() if step % WEIGHT_NORM_STEPS == 0 or step == 1 else None,
             numbers,
         )
     )
 
 
-def weight_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The L2 norm of all that learns, 0-d on the device."""
-    import torch
+def counted(run: Run, whole: Batch, pictures: int) -> int:
+    """What the sum of a batch's losses is divided by: the pictures of the update, so that each counts the same.
 
-    with torch.no_grad():
-        norms = torch._foreach_norm(list(parameters))
-        return torch.stack([norm.float() for norm in norms]).norm()
-
-
-def _step(run: Run, loss: Tensor) -> Tensor:
-    """Clip, guard and step; returns the gradient's norm before clipping, 0-d on the device."""
-    if run.fused is not None:  # the weights have moved within the backward pass
-        return run.fused.end()
-    if run.scaler is None:
-        norm = clip_grad_norm(run.parameters, run.job.optimizer.max_grad_norm)
-        run.guard.watch(loss, norm)
-        run.guard.step(run.optimizer)
-        return norm
-    run.scaler.unscale_(run.optimizer)
-    norm = clip_grad_norm(run.parameters, run.job.optimizer.max_grad_norm)
-    run.guard.watch(loss)
-    if not run.guard.tripped():
-        run.scaler.step(run.optimizer)  # leaves out a step whose gradient overflowed
-        run.scaler.update()
-    return norm
+    sd-scripts divides by those of the batch, and by the batches of a whole update: pictures of a short batch count more,
+    and those of an epoch's last update, which may have fewer batches, less.
+    """
+    if run.job.noise.as_kohya:
+        return len(whole.items) * run.job.schedule.gradient_accumulation_steps
+    return pictures
 
 
-def micro_batch(run: Run, epoch: int, batch: Batch) -> tuple[Tensor, list[int]]:
-    """Losses [B] of one batch and the timesteps drawn. Every draw is addressed by (seed, purpose, epoch, picture, repeat)."""
-    addresses = [(run.seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
-    timesteps = draw_timesteps(run.job.noise, addresses)
+def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[int]) -> Tensor:
+    """Losses [B] of one batch at these timesteps. Every draw is addressed by (seed, purpose, epoch, picture, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
-    return picture_losses(run, epoch, batch, addresses, timesteps, captions, run.prior), timesteps
+    return picture_losses(run, epoch, batch, _addresses(run, epoch, batch), timesteps, captions, run.prior)
+
+
+def _addresses(run: Run, epoch: int, batch: Batch) -> list[Address]:
+    return [(run.seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
 
 
 def picture_losses(
@@ -138,8 +125,8 @@ def picture_losses(
     queued = device.startswith("cuda")  # a plain copy to a graphics card waits for everything queued before it
     latents, masks = run.latents.batch(epoch, batch.items)
     latents = latents.to(device, non_blocking=queued)
-    if noise_settings.compatibility == "kohya" and run.job.method.kind != "lora":
-        latents = latents.to(run.precision.compute)  # sd-scripts 0.10 keeps float32 for LoRA alone
+    if noise_settings.halves_latents(run.job.method.kind):
+        latents = scaled_in(run.precision.compute, latents, run.latents.scale)
     drawn = draw_noises(noise_settings, latents, addresses)
     strength = batch.items[0][0].concept.pictures.network_multiplier  # one for the batch: see Concept.batch_group
     run.method.set_strength(strength)
@@ -176,6 +163,11 @@ def picture_losses(
         preserved=torch.tensor(preserved).to(device, non_blocking=queued) if any(preserved) else None,
     )
     return losses_B if prior is None else losses_B + prior.losses(run, batch, loss_of, sizes)
+
+
+def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
+    """Latents that were scaled in float32, as if they had been cast before that."""
+    return (latents / scale).to(dtype) * scale
 
 
 def _sizes(run: Run, epoch: int, batch: Batch) -> Tensor | None:

@@ -84,8 +84,12 @@ class Validation:
         most = every(most_batches)
         self.held_out = batches_of([as_it_is(placed) for placed in held_out])
         self.held_out = self.held_out[: int(most)] if most else self.held_out
-        kept = [placed for batch in self.held_out for placed, _ in batch.items]
-        self.compared = batches_of(compared_pictures(training, kept)) if kept else []
+        self.compared = batches_of(compared_pictures(training, self.pictures)) if self.held_out else []
+
+    @property
+    def pictures(self) -> list[Placed]:
+        """The held-out pictures that are measured."""
+        return [placed for batch in self.held_out for placed, _ in batch.items]
 
     def captions(self) -> list[str]:
         """Every caption it needs encoded."""

@@ -7,6 +7,8 @@
   const have = {};         // name -> signature of the part that is on the screen
   const buses = {};        // name -> {element, props, watch, trigger} of a carrier
   const outstanding = new Map(); // number of a sent change -> time
+  const LOST = 20000;      // milliseconds after which a change is not waited for
+  const PATIENCE = 15000;  // milliseconds that an action waits for the changes before it
   let sent = 0;
 
   atelier.parts = parts;
@@ -58,6 +60,11 @@
     }
     return `${count.toFixed(1)} TB`;
   };
+  /** Memory, in the GB that cards and machines are sold by (2 to the 30th). */
+  atelier.memory = (count) => {
+    const size = Math.abs(count);
+    return size < 2 ** 29 ? `${Math.max(1, Math.round(count / 2 ** 20))} MB` : `${(count / 2 ** 30).toFixed(1)} GB`;
+  };
   /** A number with four figures: 0.1342, 1.2e-4. */
   atelier.number = (value) => {
     if (value === null || value === undefined || !isFinite(value)) return "–";
@@ -68,15 +75,21 @@
 
   /** Words as a sentence: a capital in front, a stop behind. */
   atelier.sentence = (words) => words ? words[0].toUpperCase() + words.slice(1) + (/[.?!]$/.test(words) ? "" : ".") : "";
+  /** Links to the fields that a problem names ("memory.fp8_base, fp8_base_unet"), or the place in words. */
+  const leads = (where) => {
+    let group = "";
+    const paths = where.split(", ").map((name) => { if (name.includes(".")) group = name.split(".")[0]; return name.includes(".") ? name : `${group}.${name}`; });
+    if (!paths.every((path) => atelier.fields[path])) return h("span", {class: "where"}, where);
+    return h("span", {}, paths.flatMap((path, n) => [n ? ", " : null,
+      h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
+  };
   /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
       h("span", {class: "kind"}, problem.level === "advice" ? "Advice" : problem.level === "warning" ? "Warning" : "Error"),
       h("div", {},
         h("strong", {}, problem.what),
-        problem.where ? (atelier.fields[problem.where]
-          ? h("button", {type: "button", class: "link", onclick: () => atelier.goToField(problem.where)}, `Go to ${atelier.fields[problem.where].title}`)
-          : h("span", {class: "where"}, problem.where)) : null,
+        problem.where ? leads(problem.where) : null,
         problem.fix ? h("span", {class: "fix"}, atelier.sentence(problem.fix)) : null))));
 
   /* ---- messages ---- */
@@ -108,12 +121,28 @@
   /** The envelope of one change of a field; the number lets the server keep the order and Start wait for it. */
   atelier.envelope = (path) => {
     sent += 1;
+    atelier.typedIsSent();
     outstanding.set(sent, Date.now());
     return JSON.stringify({stamp: atelier.stamp, n: sent, path, filled: atelier.filled});
   };
 
-  /** An action on the form or the presets (put back, undo, load ...). */
-  atelier.act = (name, data) => buses.form && buses.form.trigger("act", {name, stamp: atelier.stamp, filled: atelier.filled, ...(data || {})});
+  /** The numbers of the changes that the server has not answered yet. */
+  const onTheirWay = () => {
+    for (const [number, when] of outstanding) if (Date.now() - when > LOST) outstanding.delete(number);
+    return [...outstanding.keys()];
+  };
+  /** An action on the form or the presets (put back, undo, load ...). It waits for the changes that are on their way: they may
+      not overtake each other, or a preset would be saved without the value that was typed last. */
+  atelier.act = async (name, data) => {
+    if (!buses.form) return;
+    if ((await atelier.settle()).length) {
+      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Not done", text: "Your last change has not reached the server yet. Look at the fields, then try again."});
+    }
+    send(name, data);
+  };
+  const send = (name, data) => buses.form.trigger("act", {name, stamp: atelier.stamp, filled: atelier.filled, ...(data || {})});
+  /** Ask for every widget's value, after the changes that are on their way: the answer could be older than what was typed. */
+  atelier.refill = () => { if (!buses.form || onTheirWay().length) setTimeout(atelier.refill, 100); else send("refill"); };
   /** An action on runs, the queue or a download. */
   atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
   atelier.server = (bus) => buses[bus] && buses[bus].server;
@@ -124,9 +153,13 @@
     const active = document.activeElement;
     if (active && active.closest && active.closest(".field, #json-pane")) active.blur();
     await pause(60);
-    const end = Date.now() + 4000;
-    while (outstanding.size && Date.now() < end) await pause(25);
-    return [...outstanding.keys()];
+    const begin = Date.now(), waits = `waits-${begin}`;
+    while (onTheirWay().length && Date.now() < begin + PATIENCE) {
+      if (Date.now() > begin + 2000) atelier.say({id: waits, kind: "info", text: "Waiting for your last change to reach the server ..."});
+      await pause(25);
+    }
+    if (lastSaid === waits) atelier.byId("said").hidden = true;
+    return onTheirWay();
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
@@ -152,15 +185,18 @@
     return !!wanted;
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
-  /* The address keeps the open tab and the chosen run (#Monitor/<run>), so that a refresh shows the same. */
+  /* The address keeps the open tab, the chosen run (#Monitor/<run>) and the two that are compared (#Runs/<A>/<B>), so that a refresh
+     shows the same. */
   const follow = () => {
-    const [tab, run] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [tab, run, other] = decodeURIComponent(location.hash.slice(1)).split("/");
     if (run !== undefined && tab === "Monitor") atelier.chooseRun && atelier.chooseRun(run, true);
+    if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(run, other);
     if (tab) atelier.goTo(tab);
   };
   atelier.keepAddress = () => {
     const tab = atelier.openTab();
-    const wanted = "#" + (tab === "Monitor" && atelier.chosenRun ? `Monitor/${encodeURIComponent(atelier.chosenRun)}` : tab);
+    const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() || [] : [];
+    const wanted = "#" + [tab, ...runs.map(encodeURIComponent)].join("/");
     if (tab && location.hash !== wanted) history.replaceState(null, "", wanted);
   };
   addEventListener("hashchange", follow);
@@ -189,11 +225,14 @@
   });
 
   /** The message panel above the form: errors stay until closed, successes go by themselves. */
-  let sayTimer = 0, lastSaid = "";
+  let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
-    if (!panel || !said || said.id === lastSaid) return;
+    /* A message of the server that was overtaken by a newer one is dropped. */
+    if (!panel || !said || said.id === lastSaid || (said.at && said.at < lastAt)) return;
     lastSaid = said.id;
+    lastAt = said.at || lastAt;
+    if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
     const kind = said.kind || "info";
     panel.className = `said ${kind}`;
@@ -243,9 +282,17 @@
     filling();
   };
   /* What is typed before the server has filled the widgets would be overwritten: until then they take nothing. */
+  let asked = Date.now();
   const filling = () => {
-    if (!atelier.filled) return setTimeout(filling, 30);
+    if (!atelier.filled) {
+      if (Date.now() > asked + LOST) { asked = Date.now(); atelier.refill(); }
+      return setTimeout(filling, 30);
+    }
     setTimeout(() => { document.body.dataset.atelier = "ready"; }, 60);
   };
+  /* The second click of a double click on Start is no second start, however late it is answered. */
+  document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest && event.target.closest("#start, #enqueue")) event.stopImmediatePropagation();
+  }, true);
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin); else begin();
 })();

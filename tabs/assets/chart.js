@@ -21,7 +21,8 @@
   };
 
   atelier.Chart = class {
-    /* lines: [{name, values, kind}], steps: [..], markers: [step..], total: last step; points: lines with steps of their own */
+    /* lines: [{name, values, kind}] at the common steps: [..], or with steps of their own; markers: [step..], total: last step;
+       points: lines with steps of their own and a dot at each */
     constructor(holder, {label, log = false}) {
       Object.assign(this, {holder, label, log, data: null, at: null});
       this.svg = h("svg", {class: "plot", role: "img", tabindex: "0", "aria-label": label});
@@ -39,8 +40,9 @@
     frame() {
       const width = Math.max(160, this.holder.clientWidth), height = Math.max(100, this.holder.clientHeight);
       const {steps, lines, total} = this.data;
-      const all = [...lines, ...(this.data.points || [])].flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
-      const left = Math.min(steps[0], 1), right = Math.max(steps[steps.length - 1], total || 0, left + 1);
+      const points = this.data.points || [];
+      const all = [...lines, ...points].flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
+      const left = Math.min(steps[0], 1, ...points.flatMap((line) => line.steps)), right = Math.max(steps[steps.length - 1], total || 0, left + 1);
       let low = Math.min(...all), high = Math.max(...all);
       if (!all.length) { low = 0; high = 1; }
       if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= this.log ? low * 0.1 : pad; high += pad; }
@@ -65,7 +67,7 @@
         parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, tiny && value ? Number(value.toPrecision(2)).toExponential().replace("e+", "e") : atelier.number(value)));
       }
       for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(4, Math.floor(width / 75)))) {
-        if (step < frame.left) continue;
+        if (step < frame.left || Math.abs(step - Math.round(step)) > 1e-6) continue;  // there is no half step
         parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
       }
       for (const step of data.markers || []) {
@@ -73,7 +75,7 @@
         parts.push(h("line", {class: "marker", x1: x(step), x2: x(step), y1: MARGIN.top, y2: height - MARGIN.bottom}));
         parts.push(h("path", {class: "marker-head", d: `M${x(step) - 4} ${MARGIN.top} h8 l-4 6 z`}));
       }
-      for (const line of data.lines) parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values)}));
+      for (const line of data.lines) parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values, line.steps)}));
       for (const line of data.points || []) {
         parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values, line.steps)}));
         line.values.forEach((value, n) => { if (value !== null && !(this.log && value <= 0)) parts.push(h("circle", {class: `dot ${line.kind}`, cx: x(line.steps[n]), cy: y(value), r: 3}, h("title", {}, `${line.name}, step ${line.steps[n]}: ${atelier.number(value)}`))); });
@@ -81,9 +83,12 @@
       this.cursor = h("g", {class: "cursor"});
       svg.replaceChildren(...parts, this.cursor);
       const last = data.steps.length - 1;
-      svg.setAttribute("aria-label", `${this.label}, step ${data.steps[last]}: ` + data.lines.map((line) => `${line.name} ${atelier.number(line.values[last])}`).join(", "));
+      svg.setAttribute("aria-label", `${this.label}, step ${data.steps[last]}: ` + data.lines.map((line) => `${line.name} ${atelier.number(line.values[this.place(line, last)])}`).join(", "));
       if (this.at !== null) this.mark(Math.min(this.at, last));
     }
+
+    /** Where a line stands at the n-th common step: one with steps of its own at its latest until then, -1 before its first. */
+    place(line, n) { return line.steps ? line.steps.filter((step) => step <= this.data.steps[n]).length - 1 : n; }
 
     path(values, steps = this.data.steps) {
       const {x, y} = this.now;
@@ -114,13 +119,14 @@
     mark(n) {
       this.at = n;
       const {x, y, height, width} = this.now, {steps, lines} = this.data;
-      const dots = lines.filter((line) => line.values[n] !== null && (!this.log || line.values[n] > 0))
-        .map((line) => h("circle", {class: `dot ${line.kind}`, cx: x(steps[n]), cy: y(line.values[n]), r: 3.5}));
+      const now = lines.map((line) => ({line, at: this.place(line, n)})).filter(({at}) => at >= 0);
+      const dots = now.filter(({line, at}) => line.values[at] !== null && (!this.log || line.values[at] > 0))
+        .map(({line, at}) => h("circle", {class: `dot ${line.kind}`, cx: x((line.steps || steps)[at]), cy: y(line.values[at]), r: 3.5}));
       this.cursor.replaceChildren(h("line", {x1: x(steps[n]), x2: x(steps[n]), y1: MARGIN.top, y2: height - MARGIN.bottom}), ...dots);
       const saved = (this.data.markers || []).includes(steps[n]);
       this.tip.replaceChildren(h("strong", {}, `Step ${steps[n]}${saved ? ", saved" : ""}`),
-        ...lines.map((line) => h("span", {}, `${line.name} ${atelier.number(line.values[n])}`)),
-        ...(this.data.points || []).map((line) => { const at = line.steps.filter((step) => step <= steps[n]).length - 1; return at < 0 ? null : h("span", {}, `${line.name} ${atelier.number(line.values[at])} (step ${line.steps[at]})`); }).filter(Boolean));
+        ...now.map(({line, at}) => h("span", {}, `${line.name} ${atelier.number(line.values[at])}${line.steps && line.steps[at] !== steps[n] ? ` (step ${line.steps[at]})` : ""}`)),
+        ...(this.data.points || []).map((line) => { const at = this.place(line, n); return at < 0 ? null : h("span", {}, `${line.name} ${atelier.number(line.values[at])} (step ${line.steps[at]})`); }).filter(Boolean));
       this.tip.hidden = false;
       const share = x(steps[n]) / width;
       this.tip.style.left = share < 0.6 ? `calc(${share * 100}% + 12px)` : "";

@@ -19,7 +19,7 @@
     const verdict = byId("preflight-verdict");
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);
-    const words = data.checking && data.trained === undefined ? "Looking at the pictures ..."
+    const words = data.checking && data.trained === undefined && !errors ? "Looking at the pictures ..."
       : errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend` : `${data.trained} of ${all} pictures will train`;
     text(verdict, words);
     verdict.dataset.state = errors ? "bad" : data.checking ? "busy" : "fine";
@@ -30,7 +30,7 @@
       byId("preflight-facts").replaceChildren(...[
         fact("Pictures, captions", `${data.trained}, ${data.captions_found}`),
         fact("Sizes", buckets(data.buckets)),
-        fact("Steps", `${data.total_steps} in ${data.epochs} passes`),
+        fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "pass" : "passes"}`),
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
       ].flat());
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }

@@ -6,7 +6,7 @@
 
   const words = (place) => {
     const saved = data.fresh && data.saved ? data.saved[place.number] : undefined;
-    return place.words + (saved > 0 ? ` ${atelier.bytes(saved)} less than as usual.` : saved < 0 ? ` ${atelier.bytes(-saved)} more than as usual.` : "");
+    return place.words + (saved > 0 ? ` ${atelier.memory(saved)} less than as usual.` : saved < 0 ? ` ${atelier.memory(-saved)} more than as usual.` : "");
   };
   const paintSlider = () => {
     const slider = byId("forecast-slider"), last = data.levels.length - 1;
@@ -28,15 +28,19 @@
     show(byId("forecast-legend"), known);
     if (known) {
       const whole = Math.max(facts.device, facts.total), over = facts.total > facts.device;
-      bar.replaceChildren(...facts.parts.map((part, n) => h("i", {class: `part-${n % 6}`, style: `width:${(part.bytes / whole * 100).toFixed(2)}%`, title: `${part.name}: ${atelier.bytes(part.bytes)}`})),
+      bar.replaceChildren(...facts.parts.map((part, n) => h("i", {class: `part-${n % 6}`, style: `width:${(part.bytes / whole * 100).toFixed(2)}%`, title: `${part.name}: ${atelier.memory(part.bytes)}`})),
         over ? h("b", {style: `left:${(facts.device / whole * 100).toFixed(2)}%`, title: "what the device has"}) : "");
       bar.classList.toggle("stale", !facts.fresh);
-      attr(bar, "aria-label", facts.parts.map((part) => `${part.name} ${atelier.bytes(part.bytes)}`).join(", "));
-      byId("forecast-legend").replaceChildren(...facts.parts.flatMap((part, n) => [h("span", {class: "figures"}, h("i", {class: `part-${n % 6}`}), `${part.name} ${atelier.bytes(part.bytes)}`), " "]));
+      attr(bar, "aria-label", facts.parts.map((part) => `${part.name} ${atelier.memory(part.bytes)}`).join(", "));
+      byId("forecast-legend").replaceChildren(...facts.parts.flatMap((part, n) => [h("span", {class: "figures"}, h("i", {class: `part-${n % 6}`}), `${part.name} ${atelier.memory(part.bytes)}`), " "]));
       const total = byId("forecast-total");
-      text(total, `About ${atelier.bytes(facts.total)} of ${atelier.bytes(facts.device)}${over ? ": too much" : ""}${facts.busy ? " (counting anew)" : ""}`);
+      const words = `About ${atelier.memory(facts.total)} of ${atelier.memory(facts.device)}${over ? ": too much" : ""}`, late = facts.busy ? "yes" : "no";
+      if (total.dataset.words !== words || total.dataset.late !== late) {
+        Object.assign(total.dataset, {words, late});
+        total.replaceChildren(words, facts.busy ? h("span", {class: "late hint"}, " counting anew") : "");
+      }
       total.classList.toggle("bad", over);
-    } else text(byId("forecast-total"), facts.problem || (facts.busy ? "Counting what it takes ..." : ""));
+    } else { text(byId("forecast-total"), facts.problem || (facts.busy ? "Counting what it takes ..." : "")); byId("forecast-total").dataset.words = ""; }
     byId("forecast-advice").replaceChildren(...(facts.advice || []).map((line) => h("li", {}, line[0].toUpperCase() + line.slice(1))));
     show(byId("forecast-ask"), !facts.wanted);
     const tried = facts.tried || {}, going = ["waiting", "running"].includes(tried.state);

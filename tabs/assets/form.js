@@ -209,12 +209,18 @@
     if (!words.length) return [];
     const ranked = [];
     for (const [path, facts] of Object.entries(atelier.fields)) {
-      const title = fold(facts.title), names = fold(`${path} ${facts.kohya}`), rest = fold(`${facts.help} ${facts.groupTitle} ${facts.unit}`);
+      const title = fold(`${facts.title} ${facts.unit}`), names = fold(`${path} ${facts.kohya}`), rest = fold(`${facts.help} ${facts.groupTitle}`);
       if (!words.every((word) => `${title} ${names} ${rest}`.includes(word))) continue;
+      const later = (facts.group ? 0.1 : 0) + (state.idle.includes(path) ? 0.5 : 0);  // the first screen first, what has no use now last
       const rank = words.every((word) => title.includes(word)) ? (title.startsWith(words[0]) ? 0 : 1) : words.every((word) => `${title} ${names}`.includes(word)) ? 2 : 3;
-      ranked.push([rank, path]);
+      ranked.push([rank + later, path]);
     }
     return ranked.sort((a, b) => a[0] - b[0]).slice(0, 8).map((item) => item[1]);
+  };
+  /** A name of sd-scripts that is no field: what takes its place. */
+  const elsewhere = (query) => {
+    const wanted = fold(query), names = wanted.length < 3 ? [] : Object.keys(atelier.elsewhere || {}).filter((name) => fold(name).includes(wanted)).slice(0, 3);
+    return names.length ? names.map((name) => h("li", {class: "none"}, h("code", {}, name), ` ${sentence(atelier.elsewhere[name])}`)) : [h("li", {class: "none"}, "No field by that name")];
   };
   const beginSearch = () => {
     const input = byId("field-search"), list = byId("field-results");
@@ -226,7 +232,7 @@
         onmousedown: (event) => { event.preventDefault(); choose(path); }},
         h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "at the top"),
         atelier.fields[path].kohya ? h("code", {}, atelier.fields[path].kohya) : null)));
-      if (input.value.trim() && !paths.length) list.append(h("li", {class: "none"}, "No field by that name"));
+      if (input.value.trim() && !paths.length) list.append(...elsewhere(input.value));
       show(list, !!input.value.trim());
       attr(input, "aria-expanded", input.value.trim() ? "true" : "false");
       attr(input, "aria-activedescendant", paths.length ? `result-${active}` : null);
@@ -245,17 +251,22 @@
     input.addEventListener("focus", () => { if (input.value.trim()) show(list, true); });
   };
 
-  const waitFor = async (find) => {
-    for (let tries = 0; tries < 60; tries += 1) {
+  const waitFor = async (find, tries = 60) => {
+    for (; tries > 0; tries -= 1) {
       const node = find();
       if (node) return node;
       await new Promise((done) => setTimeout(done, 25));
     }
     return null;
   };
+  /** A click on what has only just appeared may be lost: it is repeated until the group is open. */
   const unfold = async (selector) => {
-    const button = await waitFor(() => document.querySelector(`${selector} > button.label-wrap`));
-    if (button && !button.classList.contains("open")) button.click();
+    const isOpen = () => document.querySelector(`${selector} > button.label-wrap.open`);
+    for (let clicks = 0; clicks < 4 && !isOpen(); clicks += 1) {
+      const button = await waitFor(() => document.querySelector(`${selector} > button.label-wrap`));
+      if (button && !isOpen()) button.click();
+      await waitFor(isOpen, 20);
+    }
   };
   /** Open the group that holds a field, bring it into view and mark it for a moment. */
   document.addEventListener("click", (event) => {
@@ -273,8 +284,9 @@
     }
     if (facts.group) {
       await unfold(`#group-${facts.group}`);
-      if (facts.more && document.querySelector(`#more-${facts.group}`) !== null) await unfold(`#more-${facts.group}`);
-      if (facts.more && !byId(facts.id)) { await waitFor(() => byId(facts.id) || document.querySelector(`#more-${facts.group}`)); if (!byId(facts.id)) await unfold(`#more-${facts.group}`); }
+      const more = `#more-${facts.group}`;
+      if (facts.more) await waitFor(() => document.querySelector(more) || byId(facts.id));
+      if (facts.more && document.querySelector(more)) await unfold(more);
     }
     const block = await waitFor(() => byId(facts.id));
     if (!block) return;
@@ -314,13 +326,15 @@
   /* ---- the JSON pane ---- */
 
   atelier.jsonEdited = () => { const pane = byId("json-text"); return !!pane && pane.dataset.base !== undefined && pane.value !== pane.dataset.base; };
+  let sentJson = "";
   const paintJson = () => {
     const pane = byId("json-text");
     if (!pane) return;
     const edited = pane.dataset.base !== undefined && pane.value !== pane.dataset.base;
     const applied = pane.dataset.sent && pane.dataset.sent === state.json_applied;
     if (applied) delete pane.dataset.sent;
-    if (!edited || applied) { pane.value = state.json; pane.dataset.base = state.json; }
+    if (!edited || (applied && pane.value === sentJson)) pane.value = pane.dataset.base = state.json;
+    else if (applied) pane.dataset.base = state.json;  // typed on since: an edit of what was applied
     show(byId("json-edited"), pane.value !== pane.dataset.base);
     text(byId("json-edited"), pane.dataset.base === state.json ? "Edited, not applied yet" : "Edited, not applied yet. The form has changed since.");
     const dirty = pane.value !== pane.dataset.base;
@@ -335,12 +349,33 @@
 
   /* ---- messages ---- */
 
+  /* What is being typed while the server fills the form, or this field, stays: it is sent when the field is left. */
+  let typing = null;
+  const isText = (node) => node.closest && node.closest("#train-form .field") && node.matches("textarea, input[type=text]:not([role=listbox])");
+  document.addEventListener("input", (event) => { if (isText(event.target)) typing = {node: event.target, text: event.target.value}; });
+  atelier.typedIsSent = () => { typing = null; };
+  document.addEventListener("focusout", atelier.typedIsSent);
+  const keepTyped = () => {
+    for (const delay of [0, 60, 250]) setTimeout(() => {
+      if (!typing || document.activeElement !== typing.node || typing.node.value === typing.text) return;
+      const {node, text: typed} = typing, at = typed.length;
+      node.value = typed;
+      node.setSelectionRange(at, at);
+      node.dispatchEvent(new Event("input", {bubbles: true}));
+    }, delay);
+  };
+
   const revisionOf = (stamp) => Number((stamp || "").split(":")[1]) || 0;
-  let asked = 0;
+  let asked = 0, stale = false;
   atelier.parts.form = (data) => {
     const revision = revisionOf(data.stamp), sameServer = (atelier.stamp || data.stamp).split(":")[0] === data.stamp.split(":")[0];
-    /* Messages may overtake each other: an older one than what is shown is dropped. */
-    if (sameServer && revision < revisionOf(atelier.stamp)) { delete atelier.have.form; return; }
+    keepTyped();
+    /* Messages may overtake each other: an older one than what is shown is dropped. Widgets that it filled are filled again. */
+    if (sameServer && revision < revisionOf(atelier.stamp)) {
+      delete atelier.have.form;
+      stale = stale || !!data.widgets;
+      return;
+    }
     if (!sameServer) { atelier.filled = 0; asked = 0; }
     state = {...state, ...data};
     atelier.stamp = data.stamp;
@@ -349,7 +384,9 @@
     if (data.names) atelier.parts.names(data.names);
     if (data.said) atelier.say(data.said);
     if (data.notice) atelier.say({id: data.notice, kind: "error", text: data.notice});
-    if (data.refill && revision > atelier.filled && revision > asked) { asked = revision; atelier.act("refill"); }
+    /* While the first filling is on its way there is nothing to ask for. */
+    const behind = data.refill && (atelier.filled || !sameServer) && revision > atelier.filled && revision > asked;
+    if (stale || behind) { asked = revision; stale = false; atelier.refill(); }
   };
 
   atelier.whenReady(() => {
@@ -365,7 +402,7 @@
     else if (menu && menu.open && !inMenu(event)) menu.open = false;
     const json = event.target.closest && event.target.closest("[data-json]");
     const pane = byId("json-text");
-    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = String(Date.now()); atelier.act("json", {text: pane.value, token: pane.dataset.sent}); }
+    if (json && pane && json.dataset.json === "apply") { pane.dataset.sent = String(Date.now()); sentJson = pane.value; atelier.act("json", {text: sentJson, token: pane.dataset.sent}); }
     if (json && pane && json.dataset.json === "revert") { pane.value = pane.dataset.base = state.json; state.json_problems = []; paintJson(); }
   });
   document.addEventListener("input", (event) => { if (event.target.id === "json-text") paintJson(); });
@@ -380,7 +417,7 @@
       event.preventDefault();
       atelier.act(event.key.toLowerCase() === "z" ? "undo" : "redo");
     }
-    if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
+    if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
     if (event.key === "Escape") { const menu = document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
   });
   /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */

@@ -14,7 +14,7 @@
   atelier.parts.status = (status) => {
     text(byId("header-device"), status.device);
     const share = status.memory_total ? status.memory_used / status.memory_total : 0;
-    const said = status.memory_total ? `${(status.memory_used / 2 ** 30).toFixed(1)} of ${(status.memory_total / 2 ** 30).toFixed(0)} GB` : "";
+    const said = status.memory_total ? `${(status.memory_used / 2 ** 30).toFixed(1)} of ${atelier.memory(status.memory_total)}` : "";
     const bar = byId("header-memory");
     if (bar) { bar.style.width = `${Math.min(100, share * 100).toFixed(1)}%`; bar.classList.toggle("high", share > 0.9); }
     text(byId("header-memory-words"), said);

@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "forecast", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
+    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "forecast", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -61,14 +61,22 @@
     text(byId("run-step"), run.total ? `step ${run.step} of ${run.total}` : "");
     text(byId("run-pace"), run.step ? atelier.pace(run.seconds_per_step) : "");
     const live = run.state === "running" || run.state === "paused";
-    text(byId("run-left"), run.state === "running" && run.step ? `${run.eta_seconds ? `${clock(run.eta_seconds)} left` : ""}` : run.seconds ? `took ${clock(run.seconds)}` : "");
+    text(byId("run-left"), run.state === "running" && run.step ? `${run.eta_seconds ? `${clock(run.eta_seconds)} left` : ""}` : run.seconds ? (live ? `${clock(run.seconds)} so far` : `took ${clock(run.seconds)}`) : "");
     const share = run.total ? Math.min(1, run.step / run.total) : 0, bar = byId("run-bar");
     bar.firstElementChild.style.width = `${(share * 100).toFixed(2)}%`;
     bar.className = `progress state-${run.state}` + (run.state === "running" && !run.step ? " unknown" : "");
     attr(bar, "aria-valuenow", Math.round(share * 100));
-    text(byId("run-stage"), run.state === "interrupted" ? `Interrupted at step ${run.step}. Continue takes it up from its last saved state.` : run.state === "paused" ? "Resume goes on from here." : live ? run.stage : run.message || "");
+    text(byId("run-stage"), stageWords());
     if (!before || before.run !== run.run || before.state !== run.state || JSON.stringify(before.actions) !== JSON.stringify(run.actions)) drawActions();
     markChoice();
+  };
+
+  /** One line below the bar: what is being done, or what can be done now. */
+  const stageWords = () => {
+    if (run.state === "interrupted") return `Interrupted at step ${run.step}. Continue takes it up from its last saved state.`;
+    if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Continue goes on from there.`;
+    if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume goes on from here.";
+    return run.state === "running" ? run.stage : run.message || "";
   };
 
   const drawActions = () => {
@@ -111,6 +119,15 @@
   };
   atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun(""); };
 
+  /** Before the first run stands: one that was started is being prepared, else there is none. */
+  atelier.parts.begins = (title) => {
+    const empty = byId("monitor-empty");
+    if (!empty) return;
+    text(empty.querySelector("strong"), title ? `${title} begins in a moment.` : "No runs yet.");
+    text(empty.querySelector("span"), title ? "It is next in the queue." : "Start with the starter preset: it trains a small LoRA in a few minutes.");
+    show(empty.querySelector("a"), !title);
+  };
+
   /* ---- charts ---- */
 
   atelier.parts.loss = (data) => {
@@ -137,7 +154,7 @@
     for (const [name, part, words] of [["corrected", data.corrected, "compared"], ["gradient", data.gradient, "gradient"], ["weight", data.weights, "weights"]])
       charts[name].set({steps: part.steps, total: data.total, lines: [{name: words, values: part.values, kind: "smooth"}]});
     const worst = data.pictures[0];
-    text(byId("watch-words"), worst && worst.loss > 1.25 ? `${data.pictures.filter((one) => one.loss > 1.25).length} pictures train worse than usual` : "losses by timestep and by picture, gradient and weights");
+    text(byId("watch-words"), worst && worst.loss > 1.25 ? worseWords(data.pictures.filter((one) => one.loss > 1.25).length) : "losses by timestep and by picture, gradient and weights");
     drawBands(data.bands);
     const table = byId("watch-pictures"), key = JSON.stringify(data.pictures);
     if (table.dataset.key === key) return;
@@ -145,6 +162,7 @@
     table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Picture"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
       h("tbody", {}, data.pictures.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
   };
+  const worseWords = (count) => count === 1 ? "1 picture trains worse than usual" : `${count} pictures train worse than usual`;
   const drawBands = (bands) => {
     const holder = byId("watch-bands"), most = Math.max(...bands.flatMap((band) => [band.mean || 0, band.recent || 0]), 1e-12);
     holder.replaceChildren(...bands.map((band) => h("span", {class: "band", title: `timesteps ${band.from} to ${band.to}: ${atelier.number(band.recent)} lately, ${atelier.number(band.mean)} over the run`},
@@ -260,7 +278,7 @@
       if (known[n]) known[n].replaceWith(item); else list.append(item);
     });
     while (list.children.length > lines.length) list.lastElementChild.remove();
-    if (!lines.length) list.replaceChildren(h("li", {class: "none"}, "Nothing yet."));
+    if (!lines.length) list.replaceChildren(h("li", {class: "none"}, "No messages."));
     if (atEnd) list.scrollTop = list.scrollHeight;
     /* Errors stand at the top of the page too, in plain words, until the run is left. */
     const errors = lines.filter((line) => line.level === "error").slice(-3);
@@ -279,7 +297,7 @@
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {probe: "try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool"};
+  const TASKS = {probe: "try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool", class_pictures: "drawing"};
   atelier.parts.queue = (data) => {
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");

@@ -28,7 +28,7 @@
       holder.dataset.key = key;
       holder.replaceChildren(...mine.map(line));
     }
-    if (finished) atelier.act("refill");  // the list of base models has grown
+    if (finished) atelier.refill();  // the list of base models has grown
     atelier.repaintModel && atelier.repaintModel();
   };
   atelier.parts.tool_files = (names) => {

@@ -3,7 +3,11 @@
 import pytest
 
 from core.cli.progress import TerminalProgress
+from core.engine.view import RunView
+from core.record.events import Planned, Steps
+from core.record.journal import Journal
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
 from core.settings.logging import LoggingSettings
 
 LINES = [
@@ -37,6 +41,18 @@ def test_plain_lines_draw_no_bar(capsys):
     text = told(capsys, console_log_simple=True)
     assert "\r" not in text and "step 4/4, epoch 1, loss 0.5000" in text.splitlines()
     assert "\r" in told(capsys), "the bar draws over itself"
+
+
+def test_the_smoothed_loss_of_a_run_that_goes_on_goes_on_too(capsys, tmp_path):
+    folder = RunFolder.create(tmp_path, "x", {})
+    with Journal(folder.path) as journal:
+        journal.put(Steps([1, 2, 3], [1.0, 1.0, 9.0], {}, 1, 0.1))  # step 3 came after the last state: it is repeated
+    progress = TerminalProgress(LoggingSettings(console_log_simple=True), RunView.read(folder))
+    with Journal(folder.path) as journal:
+        journal.listen(progress)
+        journal.put(Planned(3, 1, 3, 1, "three steps"))
+        journal.put(Steps([3], [0.0], {}, 1, 0.1))
+    assert "step 3/3, epoch 1, loss 0.6667" in capsys.readouterr().err.splitlines(), "the mean of 1, 1 and 0"
 
 
 def test_a_file_takes_the_words_and_the_bar_stays(capsys, tmp_path):

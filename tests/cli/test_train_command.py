@@ -34,7 +34,7 @@ def words(outputs, *more):
 
 
 def run(outputs, *more):
-    return subprocess.run(words(outputs, *more), cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words(outputs, *more), cwd=PROJECT, capture_output=True, text=True, timeout=600)
 
 
 def journal(outputs):
@@ -43,7 +43,7 @@ def journal(outputs):
 
 def wait_for_steps(outputs, process, count, runs_before):
     """Wait until the newest run, which is none of those before, has made this many steps."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()[1]
         runs = list_runs(outputs / "runs")
@@ -120,11 +120,11 @@ def test_check_says_what_would_be_trained_and_begins_nothing(tmp_path):
 def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs):
     before = len(list_runs(outputs / "runs"))
     process = subprocess.Popen(
-        words(outputs, "--schedule.max_train_steps", "400"), cwd=PROJECT, stderr=subprocess.PIPE, text=True
+        words(outputs, "--schedule.max_train_steps", "4000"), cwd=PROJECT, stderr=subprocess.PIPE, text=True
     )
     wait_for_steps(outputs, process, 3, before)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     folder = list_runs(outputs / "runs")[0]
     assert f"--continue {folder.name}" in errors
@@ -138,7 +138,7 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs):
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert f"Continuing from step {stopped}" in done.stderr

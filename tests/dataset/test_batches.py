@@ -113,6 +113,24 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(1, 1) != order(1, 2) and order(1, 1) != order(2, 1)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    first=SETS,
+    second=SETS,
+    size=st.integers(1, 6),
+    processes=st.integers(2, 9),
+    short=st.sampled_from(["keep", "refill", "merge"]),
+)
+def test_several_processes_are_shown_what_one_with_their_batch_size_is(first, second, size, processes, short):
+    def shown(size, processes):
+        pictures = random_set(first, concept(0, size)) + random_set(second, concept(1, 3 * size))
+        pictures = merged(pictures, processes) if short == "merge" else pictures
+        epochs = Epochs(pictures, DatasetSettings(short_batches=short), 2, processes)
+        return [[(item.key, repeat) for item, repeat in batch.items] for batch in epochs.batches(7, 3)]
+
+    assert shown(size, processes) == shown(size * processes, 1)
+
+
 def test_planning_time_grows_with_the_pictures_and_not_with_their_square():
     """Told, not timed: the count of batches is checked; the seconds are printed (goal: 100,000 pictures under 3 s)."""
     of = concept(size=4)

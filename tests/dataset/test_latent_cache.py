@@ -319,7 +319,7 @@ def test_a_process_that_is_killed_leaves_whole_entries_and_the_next_goes_on(tmp_
     six(add)
     here = Path(__file__).parent
     words = [sys.executable, "-c", KILLED, str(here.parents[1]), str(here), str(tmp_path)]
-    killed = subprocess.run(words, capture_output=True, timeout=120)
+    killed = subprocess.run(words, capture_output=True, timeout=600)
     assert killed.returncode == 9, killed.stderr
     rest = cache().missing(place())
     assert 0 < len(rest) < 6

@@ -152,7 +152,23 @@ def test_captions_beyond_the_mark_are_named(check, add):
     report = check(count_tokens=lambda text: len(text.split()))
     (problem,) = report.problems
     assert report.longest_tokens == 80 and "longer than 75 tokens (the longest has 80)" in problem.what
+    assert problem.fix == "Shorten them, or raise the longest caption to 150."
     assert not check(count_tokens=lambda text: len(text.split()), captions={"max_token_length": 150}).problems
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (230, "Shorten them, or raise the longest caption to 300."),
+        (700, "Shorten them, or raise the longest caption to 600."),
+    ],
+)
+def test_a_very_long_caption_is_told_the_length_that_holds_it_or_the_longest(check, add, words, fix):
+    caption(add("fox/a.png", 256, 256), "word " * words)
+    count, longest = (lambda text: len(text.split())), {"max_token_length": 225}
+    assert [problem.fix for problem in check(count_tokens=count, captions=longest).problems] == [fix]
+    left = check(count_tokens=count, captions={"max_token_length": 600}).problems
+    assert [problem.fix for problem in left] == ([] if words <= 600 else ["Shorten them."])
 
 
 def test_prefix_and_suffix_count_as_tokens(check, add):
@@ -216,7 +232,13 @@ def test_the_sentence_is_true_arithmetic():
     assert sentence(24, 24, 7, 4, 2, max_train_epochs=10) == (
         "24 pictures in 7 batches of up to 4, 2 batches to a step, so 4 steps a pass x 10 passes = 40 steps"
     )
-    assert sentence(24, 24, 6, 4, max_train_steps=100) == "100 steps = 16.67 passes x 24 pictures / batch 4"
+    four = "24 pictures / batch 4"
+    assert sentence(24, 24, 6, 4, max_train_steps=96) == f"96 steps = 16 passes x {four}"
+    assert sentence(24, 24, 6, 4, max_train_steps=6) == f"6 steps = 1 pass x {four}"
+    assert (
+        sentence(24, 24, 6, 4, max_train_steps=100) == f"100 steps = 16 passes x {four}, then 4 of 6 steps of another"
+    )
+    assert sentence(24, 24, 6, 4, max_train_steps=4) == f"4 steps = 4 of 6 steps of one pass: {four}"
 
 
 def test_steps_win_over_epochs_and_the_advice_fills_in_for_both():

@@ -45,6 +45,33 @@ def test_the_samplers_offered_are_the_samplers_there_are():
     assert set(get_args(OFFERED)) == set(SAMPLERS)
 
 
+@mark.parametrize("name", ["ddim", "heun"])
+def test_as_in_sd_scripts_what_a_sampler_sees_is_cut_to_plus_and_minus_one(name):
+    """One step from pure noise: its x0 is all that is left, 3 everywhere unless it is cut."""
+    ends = []
+    for as_kohya in (False, True):
+        sampler = make_sampler(name, "v", as_kohya=as_kohya)
+        sampler.set_timesteps(1)
+        at = sampler.timesteps[0]
+        latents = torch.zeros(1, 4, 2, 2)
+        s = (1 - sd_alpha_bar()[int(at)]).sqrt()
+        ends.append(sampler_step(sampler, (torch.full_like(latents, -3.0) / s), at, latents, image_generators([0])))
+    assert float(ends[0].mean()) == approx(3.0, rel=1e-2) and float(ends[1].mean()) == approx(1.0, rel=1e-2)
+
+
+@mark.parametrize("name", sorted(SAMPLERS))
+def test_as_in_sd_scripts_no_sampler_stretches_the_schedule(name):
+    theirs, plain = make_sampler(name, "v", zero_terminal_snr=True, as_kohya=True), make_sampler(name, "v")
+    assert torch.equal(theirs.alphas_cumprod, plain.alphas_cumprod)
+
+
+def test_as_in_sd_scripts_ddim_has_no_offset():
+    ours, theirs = make_sampler("ddim"), make_sampler("ddim", as_kohya=True)
+    for sampler in (ours, theirs):
+        sampler.set_timesteps(4)
+    assert [ours.timesteps.tolist(), theirs.timesteps.tolist()] == [[751, 501, 251, 1], [750, 500, 250, 0]]
+
+
 @mark.parametrize("name", sorted(SAMPLERS))
 @mark.parametrize("prediction", ["epsilon", "v"])
 def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, prediction):

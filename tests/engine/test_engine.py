@@ -9,12 +9,15 @@ import pytest
 from core.engine import execute as execution
 from core.engine.engine import Engine
 from core.engine.explain import explain
+from core.engine.extend import extend
 from core.engine.owner import hand_in
 from core.engine.queue import Queue
+from core.engine.turn import Turn
 from core.engine.view import RunView, thin
 from core.record import atomic
-from core.record.events import Planned, Sampled, Saved, Stage, StateChanged, Steps
-from core.record.journal import Journal
+from core.record.cancel import Cancelled, CancelToken
+from core.record.events import MemoryUsed, Planned, Sampled, Saved, Stage, StateChanged, Steps, Validated
+from core.record.journal import Journal, Tail
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -27,7 +30,7 @@ def job(name="a", **groups):
     return build(TrainJob, {"saving": {"output_name": name}, **groups})
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -43,7 +46,7 @@ def workspace(tmp_path):
 def engine(workspace):
     engine = Engine(workspace, "cpu")
     yield engine
-    engine.close(wait_seconds=10)
+    engine.close(wait_seconds=60)
 
 
 def states(engine):
@@ -84,6 +87,41 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
     snapshot = engine.snapshot(failed.name)
     assert "gradient checkpointing" in snapshot["fix"] and snapshot["log"][-1]["level"] == "error"
     assert (failed.folder / "logs" / "error.txt").is_file()
+
+
+def test_a_run_remembers_the_preset_it_was_started_from_also_when_it_is_made_longer(engine, workspace, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    engine.submit("train", job("here"), preset="starter_lora")
+    hand_in(workspace, "train", "there", to_values(job("there")), preset="user/mine")
+    engine.submit("train", job("none"))
+    engine.start()
+    until(lambda: states(engine) == ["done"] * 3)
+    folders = {run.title: RunFolder(run.folder) for run in engine.runs()}
+    extend(folders["here"], {"schedule": {"max_train_steps": 9000}})
+    assert {title: folder.preset for title, folder in folders.items()} == {
+        "here": "starter_lora",
+        "there": "user/mine",
+        "none": "",
+    }
+    assert engine.run_job(folders["here"].name).schedule.max_train_steps == 9000
+
+
+def test_the_best_validation_is_the_lowest_and_the_most_memory_of_all_lives_counts(engine, monkeypatch):
+    def measured(job, context):
+        for step, loss in ((0, 0.3), (10, 0.11), (20, 0.11), (30, float("nan")), (40, 0.2)):
+            context.journal.put(Validated(step, loss, 0.1, loss - 0.1, {"200": loss}, 2))
+        for peak in (5, 9, 7):
+            context.journal.put(MemoryUsed(peak, "cuda:0"))
+        return "done"
+
+    monkeypatch.setitem(execution.TASKS, "train", measured)
+    engine.submit("train", job())
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+    (run,) = engine.runs()
+    assert run.best == (0.11, 10), "the earliest of equal ones; what is no number does not count"
+    facts = engine.snapshot(run.name)
+    assert (facts["peak_bytes"], facts["peak_device"]) == (9, "cuda:0")
 
 
 def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
@@ -153,6 +191,67 @@ def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monke
     assert engine.queue()[0].title == "from a terminal"
 
 
+def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(engine, workspace, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    hand_in(workspace, "train", "of another version", to_values(job()) | {"gone": {}})
+    hand_in(workspace, "train", "no such run", {}, run="20260101-120000_gone")
+    hand_in(workspace, "train", "sound", to_values(job()))
+    engine.start()
+    until(lambda: sorted(states(engine)) == ["done", "failed", "failed"])
+    said = {entry.title: entry.message for entry in engine.queue()}
+    assert "There is no setting 'gone'" in said["of another version"]
+    assert "There is no such run" in said["no such run"] and said["sound"] == ""
+
+
+def test_the_device_is_lent_to_one_at_a_time(engine, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    with engine.borrow_device(CancelToken()) as device:
+        assert device == "cpu" and engine.lent
+        engine.start()
+        engine.submit("train", job())
+        time.sleep(1.2)
+        assert states(engine) == ["waiting"], "no job begins beside what has borrowed the device"
+        cancelled = CancelToken()
+        cancelled.cancel()
+        with pytest.raises(Cancelled), engine.borrow_device(cancelled):
+            pass
+    until(lambda: states(engine) == ["done"])
+    until(lambda: not engine.lent)
+
+
+def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hold_it():
+    turn, seen = Turn(), []
+
+    def hold(name):
+        while not turn.take(name, 0.01):
+            pass
+        seen.append((name, turn.holder))
+        time.sleep(0.002)
+        seen.append((name, turn.holder))
+        turn.give_back()
+
+    threads = [threading.Thread(target=hold, args=(str(number),)) for number in range(20)]
+    assert turn.take("first", 0) and not turn.take("second", 0)
+    for thread in threads:
+        thread.start()
+    time.sleep(0.02)
+    assert not seen and turn.holder == "first"
+    turn.give_back()
+    for thread in threads:
+        thread.join(10)
+    assert len(seen) == 40 and all(name == holder for name, holder in seen) and turn.holder == ""
+
+
+def test_a_proof_that_fails_gives_the_device_back(engine, monkeypatch):
+    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    with pytest.raises(OSError), engine.borrow_device(CancelToken()):
+        raise OSError
+    assert not engine.lent
+    engine.submit("train", job())
+    engine.start()
+    until(lambda: states(engine) == ["done"])
+
+
 def killed_run(workspace, steps=5):
     """What a process leaves that was killed in mid-run."""
     folder = RunFolder.create(workspace.runs, "victim", dump(job("victim")))
@@ -215,6 +314,25 @@ def test_the_time_of_a_run_leaves_out_pauses_and_the_time_it_was_dead(tmp_path):
     assert view.snapshot(0, held=False)["seconds"] == 60.0
 
 
+def test_one_long_journal_holds_up_nobody_who_asks_for_another_run(engine, workspace, monkeypatch):
+    slow, quick = (RunFolder.create(workspace.runs, name, dump(job())) for name in ("slow", "quick"))
+    begun, go, real = threading.Event(), threading.Event(), Tail.lines
+
+    def lines(tail):
+        if tail._path == slow.journal_file:
+            begun.set()
+            assert go.wait(60)
+        return real(tail)
+
+    monkeypatch.setattr(Tail, "lines", lines)
+    reader = threading.Thread(target=lambda: engine.snapshot(slow.name))
+    reader.start()
+    assert begun.wait(60)
+    assert engine.snapshot(quick.name)["run"] == quick.name and reader.is_alive()
+    go.set()
+    reader.join(60)
+
+
 def test_a_snapshot_gathers_what_the_journal_says(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     with Journal(folder.path) as journal:
@@ -261,11 +379,11 @@ def test_light_work_reports_and_fails_in_plain_words(engine):
             raise ProblemsError.one("No", "here", "mend")
         return number * 2
 
-    assert engine.light(work, 21).wait(10) == 42
+    assert engine.light(work, 21).wait(60) == 42
     with pytest.raises(ProblemsError, match="No"):
-        engine.light(work, -1).wait(10)
+        engine.light(work, -1).wait(60)
     with pytest.raises(ProblemsError, match="unforeseen"):
-        engine.light(lambda task: 1 / 0).wait(10)
+        engine.light(lambda task: 1 / 0).wait(60)
 
 
 def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
@@ -273,7 +391,7 @@ def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
     engine.submit("train", job())
     engine.start()
     until(lambda: engine.status()["job"] is not None)
-    assert engine.light(lambda task: "scanned").wait(5) == "scanned"
+    assert engine.light(lambda task: "scanned").wait(60) == "scanned"
 
 
 @pytest.mark.parametrize(
@@ -327,14 +445,14 @@ def test_a_stop_in_a_jobs_first_moments_counts(engine, monkeypatch):
 
     def slow(entry, job):
         reached.set()
-        go_on.wait(10)
+        go_on.wait(120)
         return real(entry, job)
 
     monkeypatch.setattr(engine, "_new_folder", slow)
     monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
     first = engine.submit("train", job())
     engine.start()
-    assert reached.wait(20)
+    assert reached.wait(120)
     engine.cancel(first)
     go_on.set()
     until(lambda: states(engine) == ["cancelled"])

@@ -116,7 +116,7 @@ def test_sdxl_does_not_read_clip_skip(tiny_models):
     assert torch.equal(one.context, other.context)
 
 
-@pytest.mark.parametrize(("length", "total"), [(150, 152), (225, 227)])
+@pytest.mark.parametrize(("length", "total"), [(150, 152), (225, 227), (600, 602)])
 def test_long_captions_are_read_window_by_window_and_pooled_by_the_first(tiny, length, total):
     captions = ["a fox", LONG]
     with torch.no_grad():

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from core.families import family
+from core.families.clip import join_whole
 from core.families.tokenizer import load_tokenizer
-from core.families.weighted_text import runs_of, weighted_windows
+from core.families.weighted_text import runs_of, weigh, weighted_windows
 from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"
@@ -51,6 +52,39 @@ def test_weights_multiply_the_states_and_leave_plain_captions_as_they_are():
     heavy = kind.encode_captions(components, ["a (red:1.5) fox"], weighted=True).context
     torch.testing.assert_close(heavy[:, 2], plain[:, 2] * 1.5)
     torch.testing.assert_close(torch.cat([heavy[:, :2], heavy[:, 3:]], 1), torch.cat([plain[:, :2], plain[:, 3:]], 1))
+
+
+def test_states_can_keep_the_mean_of_a_text_as_in_sd_scripts_0_9():
+    """Both rows of the weighed half times 3: (1 + 1 + 3 + 3) / 4 = 2 times the mean of ones, so all is halved."""
+    states = torch.ones(1, 2, 77, 4)
+    factors = torch.ones(1, 2, 77)
+    factors[:, 1] = 3.0
+    weighed = weigh(states, [factors], 0, mean_kept=True)
+    torch.testing.assert_close(weighed, torch.tensor([0.5, 1.5]).view(1, 2, 1, 1).expand_as(states))
+    two = weigh(torch.cat([states, 2 * states]), [torch.cat([factors, torch.ones_like(factors)])], 0, mean_kept=True)
+    assert torch.equal(two[1], 2 * states[0]), "each text for itself"
+
+
+@pytest.mark.parametrize("pad", [None, "!"])
+def test_then_windows_are_whole_and_filled_with_eos_also_for_sd2(pad):
+    tokenizer = load_tokenizer() if pad is None else load_tokenizer(pad=pad, pad_is_mark=False)
+    text = " ".join(["fox"] * 80)
+    ids, weights = weighted_windows(tokenizer, [f"({text}:1.5)"], 150, filled_with_end=True)
+    begin, end, fox = tokenizer.bos_token_id, tokenizer.eos_token_id, int(ids[0, 0, 1])
+    assert ids.tolist() == [[[begin, *[fox] * 75, end], [begin, *[fox] * 5, *[end] * 71]]]
+    assert weights.tolist() == [[[1, *[1.5] * 75, 1], [1, *[1.5] * 5, *[1] * 71]]]
+
+
+def test_captions_with_the_mean_kept_have_the_mean_of_plain_ones():
+    kind = family("sd1")
+    components = kind.load(STARTER, parts=("text_encoders", "tokenizers"))
+    how = {"max_token_length": 150, "join": join_whole}
+    plain = kind.encode_captions(components, ["a red fox"], **how).context
+    kept = kind.encode_captions(components, ["a (red:1.5) fox"], weighted=True, mean_kept=True, **how).context
+    assert kept.shape == (1, 154, plain.shape[-1]) and not torch.allclose(kept, plain)
+    torch.testing.assert_close(kept.mean(), plain.mean())
+    factor = kept[:, 0] / plain[:, 0]
+    torch.testing.assert_close(kept[:, 2] / plain[:, 2], 1.5 * factor)
 
 
 def test_a_number_with_two_dots_is_refused():

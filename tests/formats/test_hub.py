@@ -123,6 +123,17 @@ def test_a_name_under_models_is_found_with_and_without_its_ending(tmp_path):
         assert resolve(name, tmp_path) == tmp_path / "sub" / "fox.safetensors"
 
 
+def test_what_was_trained_is_found_by_its_portable_name_wherever_the_outputs_are(tmp_path):
+    model = tmp_path / "elsewhere" / "runs" / "a" / "dog.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"x")
+    name = "outputs/runs/a/dog.safetensors"
+    assert resolve(name, tmp_path / "models", tmp_path / "elsewhere") == model
+    for wrong in ("outputs/../secret/dog.safetensors", "outputs/runs/a/cat.safetensors"):
+        with pytest.raises(ProblemsError, match="There is no model"):  # nor is it taken for a hub id
+            resolve(wrong, tmp_path / "models", tmp_path / "elsewhere")
+
+
 def test_a_hub_id_that_is_here_is_used_and_one_that_is_not_is_returned(tmp_path):
     assert resolve("owner/model", tmp_path) == HubId("owner", "model")
     assert str(resolve("owner/model/sub/file.safetensors", tmp_path)) == "owner/model/sub/file.safetensors"

@@ -106,6 +106,30 @@ def test_the_settings_are_described():
     assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "1.0"}
 
 
+@pytest.mark.parametrize("given", [{}, {"relative_step": True}])
+def test_adafactor_that_finds_the_rate_itself_leaves_none_and_names_its_schedule(given):
+    rates = {"learning_rate": 0.0003, "unet_lr": 0.0005, "text_encoder_lr": 0.0001}
+    metadata = lora_metadata(job(optimizer={"optimizer_type": "AdaFactor", "optimizer_args": given, **rates}), FACTS)
+    assert [metadata[f"ss_{name}"] for name in rates] == ["None"] * 3
+    assert metadata["ss_lr_scheduler"] == "adafactor:0.0003"
+    of_its_own = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False}, **rates}
+    metadata = lora_metadata(job(optimizer=of_its_own, schedule={"lr_scheduler": "cosine"}), FACTS)
+    assert [metadata[f"ss_{name}"] for name in rates] == [str(rate) for rate in rates.values()]
+    assert metadata["ss_lr_scheduler"] == "cosine"
+
+
+def test_a_curve_of_torch_is_the_one_that_is_named():
+    metadata = lora_metadata(job(schedule={"lr_scheduler_type": "StepLR"}), FACTS)
+    assert metadata["ss_lr_scheduler"] == "StepLR"
+
+
+def test_how_memory_was_saved_and_pictures_resized_is_described():
+    metadata = lora_metadata(job(memory={"fp8_base_unet": True}, dataset={"resize_interpolation": "nearest"}), FACTS)
+    assert (metadata["ss_fp8_base_unet"], metadata["ss_fp8_base"]) == ("True", "False")
+    assert metadata["ss_resize_interpolation"] == "nearest"
+    assert lora_metadata(TrainJob(), FACTS)["ss_resize_interpolation"] == "None"
+
+
 def test_the_options_of_the_step_are_described():
     chosen = {
         "noise_offset": 0.05,
@@ -149,6 +173,13 @@ def test_a_plain_lora_has_no_network_args_and_conv_alpha_follows_the_rank():
         (
             "sdxl",
             "epsilon",
+            "sdxl_base_v1-0",
+            "stable-diffusion-xl-v1-base/lora",
+            "https://github.com/Stability-AI/generative-models",
+        ),
+        (
+            "sdxl",
+            "v",
             "sdxl_base_v1-0",
             "stable-diffusion-xl-v1-base/lora",
             "https://github.com/Stability-AI/generative-models",

@@ -165,7 +165,7 @@ def slow(*arguments):
     count[0] += 1
     if count[0] == 300:
         print("half", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     return plain(*arguments)
 tensor_writer._bytes = slow
 whole_model.write_model({str(target)!r}, {{}}, family="sd1", form={form!r}, source={str(sd1.file)!r},

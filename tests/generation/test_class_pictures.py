@@ -17,12 +17,10 @@ from core.generation.class_pictures import make_class_pictures, what_would_be_ma
 from core.generation.class_plan import (
     MANIFEST,
     Manifest,
-    first_class_word,
     manifest_for,
     plan_class_pictures,
     seed_of,
     sizes_by_views,
-    with_class_folder,
 )
 from core.generation.picture_metadata import read_picture
 from core.generation.run import make_store
@@ -256,25 +254,14 @@ def test_planned_sizes_stay_when_the_dataset_changes_and_it_is_said(workspace, d
     assert len(manifest.sizes) == 4 and [problem.level for problem in said] == ["advice"]
 
 
-def test_the_folder_goes_into_a_training_once(dataset, tmp_path):
-    own = dataset.sources[0].model_copy(update={"resolution": 768, "train_batch_size": 2})
-    folder = str(tmp_path / "class")
-    job = TrainJob(dataset=dataset.model_copy(update={"sources": [own], "reg_data_dir": folder}))
-    once = with_class_folder(job, folder)
-    added = once.dataset.all_sources()[-1]
-    assert (added.role, added.class_word, added.resolution, added.train_batch_size) == ("regularisation", "fox", 768, 2)
-    assert Path(added.folder) == Path(folder) and once.dataset.reg_data_dir is None
-    assert with_class_folder(once, folder) == once
-    assert first_class_word(once.dataset) == "fox"
-    assert TrainJob.model_validate_json(once.model_dump_json()) == once
-
-
 def test_the_pictures_train_beside_the_subject_at_its_sizes_with_the_class_as_caption(
     workspace, dataset, store, tmp_path
 ):
     folder = tmp_path / "class"
     make_class_pictures(job_of(dataset, folder=str(folder), number=6), workspace, store=store)
-    report = preflight(with_class_folder(TrainJob(dataset=dataset), folder), workspace)
+    beside = Source(folder=str(folder), role="regularisation", class_word="fox")
+    with_folder = dataset.model_copy(update={"sources": [*dataset.sources, beside]})
+    report = preflight(TrainJob(dataset=with_folder), workspace)
     assert report.ok, report.problems
     made = [each for each in report.placed if each.concept.role == "regularisation"]
     assert len(made) == 6 and all(each.placement.scale == 1 and each.placement.kept == 1 for each in made)

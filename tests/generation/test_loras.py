@@ -183,7 +183,7 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
     for words, sentence in zip(["SDXL", "LoHa", "fits no layer", "VAE", "no LoRA 'missing'"], said, strict=True):
         assert words in sentence
     assert all(problem.where and problem.fix for problem in caught.value.problems)
-    assert not any("forward" in module.__dict__ for module in starter.unet.modules())
+    assert not any(hasattr(type(module), "adapts") for module in starter.unet.modules())
 
 
 def test_layers_that_the_model_lacks_are_named_and_the_others_used(starter, plain, tmp_path):

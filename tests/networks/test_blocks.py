@@ -144,6 +144,11 @@ def test_one_number_is_for_all_blocks_of_a_side_of_several():  # sd-scripts take
     assert block_rates(NetworkSettings(mid_lr_weight="0.5"), 23)[9:14] == [1.0, 0.5, 1.0, 1.0, 1.0]
 
 
+def test_a_threshold_counts_for_the_ones_that_fill_up_a_short_list_but_not_for_a_side_without_a_list():
+    rates = block_rates(NetworkSettings(down_lr_weight="2,0.5", block_lr_zero_threshold=1), 25)
+    assert rates == [2.0] + [0.0] * 11 + [1.0] * 13
+
+
 def test_empty_places_are_0_and_factors_up_to_the_threshold_too():
     settings = NetworkSettings(down_lr_weight="0.1,,0.2" + ",1" * 9, block_lr_zero_threshold=0.1)
     assert block_rates(settings, 25)[:4] == [0.0, 0.0, 0.2, 1.0]

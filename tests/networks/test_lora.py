@@ -132,6 +132,15 @@ def test_without_conv_rank_the_residual_and_resampling_blocks_are_left_alone(mod
     assert names == {NAMES[path] for path in ("text", "proj_in", "to_q", "to_out")}
 
 
+def test_after_a_merge_sd_scripts_trains_residual_blocks_without_their_large_kernels(model):
+    """Reference, section 3.6: the list of layers that a merge widened is used for the new LoRA."""
+    settings = {"rank": 4, "alpha": 4, "train_text_encoder": True, "base_weights_layers": "kohya"}
+    merged, alone = (NetworkSettings(**settings, base_weights=files) for files in (["a"], []))
+    own, kohya = (set(LoraNetwork.create(targets_of(model), each, seed=1).layers) for each in (alone, merged))
+    assert own == {NAMES[path] for path in ("text", "proj_in", "to_q", "to_out")}
+    assert kohya == {NAMES[path] for path in NAMES if path not in ("resnet.conv1", "down")} > own
+
+
 def test_conv_alpha_left_empty_is_the_conv_rank(model):
     layers = LoraNetwork.create(targets_of(model), NetworkSettings(rank=4, alpha=1, conv_rank=8), seed=1).layers
     assert layers[NAMES["down"]].scale == 1.0 and layers[NAMES["to_q"]].scale == 0.25

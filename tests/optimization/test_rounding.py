@@ -93,3 +93,25 @@ def test_the_optimizers_own_numbers_are_fp32():
     weights, optimizer = learning(torch.optim.AdamW)
     walk(weights, optimizer, 1)
     assert {state["exp_avg"].dtype for state in optimizer.state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("piece", [4, 64, 600])
+def test_numbers_are_rounded_the_same_whatever_is_done_at_a_time(monkeypatch, piece):
+    whole, optimizer = learning(torch.optim.AdamW)
+    walk(whole, optimizer, 3)
+    monkeypatch.setattr(rounding, "PIECE", piece)
+    pieces, optimizer = learning(torch.optim.AdamW)
+    walk(pieces, optimizer, 3)
+    assert all(torch.equal(one, other) for one, other in zip(whole, pieces, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_is_wide_whatever_the_numbers_are(dtype):
+    for shape in ((0,), (3,), (300, 500), (64, 7, 60, 10)):
+        values = torch.randn(shape, generator=drawn()).to(dtype)
+        norm = rounding.wide_norm(values)
+        assert norm.dtype == torch.float32 and norm.shape == ()
+        assert norm.item() == pytest.approx(values.double().norm().item(), rel=1e-5)
+        if values.ndim == 4:
+            turned = values.to(memory_format=torch.channels_last)
+            assert rounding.wide_norm(turned).item() == pytest.approx(norm.item(), rel=1e-5)

@@ -153,6 +153,38 @@ def test_with_several_processes_the_curve_is_that_of_one_and_with_compatibility_
         assert multiplier(kohya, step, 100, processes=2) == approx(tick / w if tick < w else (n - tick) / (n - w))
 
 
+@mark.parametrize("warmup", [0, 3, 10])
+@mark.parametrize(
+    ("name", "more", "arguments", "theirs"),
+    [
+        ("cosine", {}, {"num_cycles": 1.5}, "get_cosine_schedule_with_warmup"),
+        ("polynomial", {"lr_scheduler_power": 2}, {"lr_end": 2e-5}, "get_polynomial_decay_schedule_with_warmup"),
+        ("cosine_with_min_lr", {}, {"min_lr": 3e-5}, "get_cosine_with_min_lr_schedule_with_warmup"),
+        ("warmup_stable_decay", {}, {"decay_type": "1-sqrt"}, "get_wsd_schedule"),
+        ("warmup_stable_decay", {}, {"decay_type": "linear", "warmup_type": "cosine"}, "get_wsd_schedule"),
+        ("warmup_stable_decay", {}, {"warmup_type": "1-sqrt"}, "get_wsd_schedule"),
+    ],
+)
+def test_further_arguments_of_a_curve_are_those_that_transformers_takes(name, more, arguments, theirs, warmup):
+    """As sd-scripts hands lr_scheduler_args on to it."""
+    from transformers import optimization
+
+    total, decay, rate = 30, 12, 1e-4
+    handed = {"num_warmup_steps": warmup, **arguments}
+    if name == "warmup_stable_decay":
+        more = {"lr_decay_steps": decay, "lr_scheduler_min_lr_ratio": 0.1}
+        handed |= {"num_decay_steps": decay, "num_stable_steps": total - warmup - decay, "min_lr_ratio": 0.1}
+    else:
+        handed |= {"num_training_steps": total} | ({"power": 2} if name == "polynomial" else {})
+    own = settings(lr_scheduler=name, lr_warmup_steps=warmup, lr_scheduler_args=arguments, **more)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    schedule = getattr(optimization, theirs)(optimizer, **handed)
+    for step in range(total):
+        assert rate * multiplier(own, step, total, rate) == approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        optimizer.step()
+        schedule.step()
+
+
 def test_step_rules_are_read_and_refused_with_what_is_wrong():
     assert read_step_rules("1:10, 0.1:20,0.005") == ([(1.0, 10), (0.1, 20)], 0.005)
     for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1"):
@@ -205,6 +237,47 @@ def test_each_group_follows_the_curve_from_its_own_rate():
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5])
     assert group_rates(optimizer, job, 0, 10) == {"part0": 1e-3, "part1": 2e-4}
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5]), "a report changes nothing"
+
+
+@mark.parametrize(
+    ("name", "arguments", "moves"),
+    [
+        ("OneCycleLR", {"max_lr": 2e-3, "total_steps": 12}, True),
+        ("OneCycleLR", {"max_lr": 2e-3, "total_steps": 12, "cycle_momentum": False}, False),
+        ("CyclicLR", {"base_lr": 1e-4, "max_lr": 1e-3, "step_size_up": 4, "base_momentum": 0.7}, True),
+        ("StepLR", {"step_size": 3}, False),
+    ],
+)
+@mark.parametrize(("optimizer_type", "own"), [("AdamW", {}), ("SGD", {"momentum": 0.8})])
+def test_a_schedule_of_torch_moves_the_momentum_as_torch_does(name, arguments, moves, optimizer_type, own):
+    schedule = {"lr_scheduler_type": name, "lr_scheduler_args": arguments}
+    job = build(
+        TrainJob,
+        {"schedule": schedule, "optimizer": {"optimizer_type": optimizer_type, "optimizer_args": own}},
+    )
+    optimizer = optimizer_of(job, 1e-3, 5e-4)
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    theirs = getattr(torch.optim, optimizer_type)(
+        [{"params": [weights[0]], "lr": 1e-3}, {"params": [weights[1]], "lr": 5e-4}], **own
+    )
+    curve_of_torch = getattr(torch.optim.lr_scheduler, name)(theirs, **arguments)
+    part, seen = ("betas" if optimizer_type == "AdamW" else "momentum"), set()
+    for step in range(12):
+        set_learning_rates(optimizer, job, step, 12)
+        assert [group[part] for group in optimizer.param_groups] == [
+            approx(group[part], rel=1e-12) for group in theirs.param_groups
+        ]
+        seen.add(optimizer.param_groups[0][part])
+        for weight, group in zip(weights, optimizer.param_groups, strict=True):
+            weight.grad = torch.full((2,), 0.1 * (step + 1))
+            group["params"][0].grad = weight.grad.clone()
+        optimizer.step()
+        theirs.step()
+        if step < 11:
+            curve_of_torch.step()
+    assert (len(seen) > 3) is moves
+    for weight, group in zip(weights, optimizer.param_groups, strict=True):
+        torch.testing.assert_close(group["params"][0], weight, rtol=1e-6, atol=0)
 
 
 def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from core.record import atomic, commands, draws
 from core.record.events import Said, StateChanged, Steps
-from core.record.journal import Journal, read_lines
+from core.record.journal import Journal, Tail, read_lines
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, is_whole, newest_state, safe_name, seal_state
 
@@ -70,6 +70,24 @@ def test_a_torn_last_line_is_ignored_and_writing_goes_on_after_it(tmp_path):
     with Journal(tmp_path) as journal:
         assert journal.put(Said("info", "two"))["seq"] == 2
     assert [line["text"] for line in read_lines(tmp_path / "events.jsonl")] == ["one", "two"]
+
+
+def test_a_tail_hands_out_each_event_once_and_waits_for_the_rest_of_a_torn_line(tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+
+    def told(more):
+        with open(path, "ab") as handle:
+            handle.write(more)
+        return [line["seq"] for line in tail.lines()]
+
+    assert list(tail.lines()) == []  # no file yet
+    assert told(b'{"seq": 1}\n{"seq": 2}\n') == [1, 2]
+    assert told(b'{"seq": 3, "text": "\xc3') == []
+    assert told(b'\xa9"}\nbroken\n[1]\n{"seq": 4}\n') == [3, 4]
+    assert told(b"") == []
+    path.write_bytes(b'{"seq": 1}\n')  # another file by that name
+    assert told(b"") == [1]
 
 
 def test_state_changes_are_on_disk_at_once(tmp_path):

@@ -192,3 +192,19 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "noise.compatibility",
     }
     assert set(quiet) - set(used) == freed
+
+
+@pytest.mark.parametrize(
+    "path, value, what, fix",
+    [
+        ("dataset.more_resolutions", [512, 7], "Further resolutions: number 2 is 7", "use 64 or more"),
+        ("dataset.more_resolutions", [[7, 512]], "Further resolutions: number 1 is", "use"),
+        ("optimizer.betas", 0.9, "Betas is 0.9", "use two numbers"),
+        ("optimizer.betas", [0.9, 5], "Betas is 5", "use numbers of less than 1"),
+    ],
+)
+def test_values_of_lists_and_pairs_are_refused_in_words(path, value, what, fix):
+    group, name = path.split(".")
+    (problem,) = problems_of(TrainJob, {group: {name: value}})
+    assert problem.what.startswith(what) and problem.fix.startswith(fix)
+    assert problem.where == path and "constrained" not in f"{problem.what}{problem.fix}"

@@ -12,7 +12,7 @@ from core.dataset.captions import training_caption
 from core.settings.captions import CaptionSettings
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.rules import ineffective
+from core.settings.rules import ineffective, training_problems
 
 OTHER = {"keep_tokens": 2, "caption_separator": ";", "token_warmup_min": 5, "sentence_share": 0.9}
 CHOICES = {
@@ -60,3 +60,16 @@ def test_the_seed_of_validation_counts_wherever_pictures_are_held_out(own):
     assert "validation.validation_seed" in ineffective(build(TrainJob, {"dataset": {"sources": [{"folder": "x"}]}}))
     job = build(TrainJob, {"dataset": {"sources": [{"folder": "x"} | own]}})
     assert "validation.validation_seed" not in ineffective(job)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_mean_of_weighted_captions_counts_where_captions_have_weights(weighted):
+    job = build(TrainJob, {"captions": {"weighted_captions": weighted}})
+    assert ("captions.weighted_mean" in ineffective(job)) is not weighted
+
+
+@pytest.mark.parametrize(("kind", "counts"), [("lora", True), ("dreambooth", False), ("embedding", False)])
+def test_a_networks_strength_counts_where_there_is_a_network(kind, counts):
+    job = build(TrainJob, {"method": {"kind": kind}, "dataset": {"folder": "x", "network_multiplier": 0}})
+    assert ("dataset.network_multiplier" in ineffective(job)) is not counts
+    assert any(each.where == "dataset.network_multiplier" for each in training_problems(job)) is counts

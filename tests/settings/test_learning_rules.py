@@ -162,6 +162,17 @@ def test_curves_say_what_they_lack():
     only(job(schedule=whole), "lr_warmup_steps", "advice", "lasts the whole run")
 
 
+def test_further_arguments_of_a_curve_are_checked():
+    near = {"lr_scheduler": "polynomial", "lr_scheduler_args": {"lr_ends": 1e-6}}
+    assert "'lr_end'" in only(job(schedule=near), "lr_scheduler_args", "error", "no argument 'lr_ends'").fix
+    shape = {"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 5, "lr_scheduler_args": {"decay_type": "sqrt"}}
+    assert "1-sqrt" in only(job(schedule=shape), "lr_scheduler_args", "error", "decay_type").fix
+    lowest = {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_args": {"min_lr": 1e-6}}
+    assert not about(job(schedule=lowest), "lr_scheduler")
+    twice = {**lowest, "lr_scheduler_min_lr_ratio": 0.1}
+    only(job(schedule=twice), "lr_scheduler_min_lr_ratio", "error", "given twice")
+
+
 def test_a_curve_of_torch_is_one_of_a_list():
     near = only(job(schedule={"lr_scheduler_type": "StepLr"}), "lr_scheduler_type", "error", "There is no curve")
     assert "StepLR" in near.fix
@@ -175,12 +186,16 @@ def test_a_curve_of_torch_is_one_of_a_list():
 @pytest.mark.parametrize(
     ("curve", "used"),
     [
-        ("cosine", set()),
+        ("linear", set()),
+        ("cosine", {"lr_scheduler_args"}),
         ("cosine_with_restarts", {"lr_scheduler_num_cycles"}),
-        ("polynomial", {"lr_scheduler_power"}),
+        ("polynomial", {"lr_scheduler_power", "lr_scheduler_args"}),
         ("inverse_sqrt", {"lr_scheduler_timescale"}),
-        ("cosine_with_min_lr", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio"}),
-        ("warmup_stable_decay", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio", "lr_decay_steps"}),
+        ("cosine_with_min_lr", {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio", "lr_scheduler_args"}),
+        (
+            "warmup_stable_decay",
+            {"lr_scheduler_num_cycles", "lr_scheduler_min_lr_ratio", "lr_decay_steps", "lr_scheduler_args"},
+        ),
         ("piecewise_constant", {"lr_scheduler_args"}),
     ],
 )
@@ -256,3 +271,20 @@ def test_the_list_of_the_page_holds_what_the_device_runs_and_the_docs_what_is_of
     assert dict(optimizer_list.refused())["torch.optim.LBFGS"].endswith("(a closure)")
     text = optimizer_list.TARGET.read_text("utf-8")
     assert text == optimizer_list.render(), "run python -m core.settings.optimizer_list"
+
+
+@pytest.mark.parametrize(
+    ("groups", "ignored"),
+    [
+        ({}, "no part of the LoRA has the rate 0"),
+        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0}}, None),
+        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0, "max_grad_norm": 0}}, "nothing is clipped"),
+        ({"optimizer": {"text_encoder_lr": 0}}, "no part of the LoRA has the rate 0"),
+        ({"method": {"kind": "embedding"}}, None),
+        ({"method": {"kind": "embedding"}, "sharding": {"deepspeed": True}}, "DeepSpeed clips what learns"),
+        ({"method": {"kind": "fine_tune"}}, "it is about LoRAs and new words"),
+    ],
+)
+def test_clipping_as_sd_scripts_is_called_without_effect_where_it_has_none(groups, ignored):
+    found = ineffective(build(TrainJob, groups)).get("optimizer.compatibility")
+    assert found == (f"ignored: {ignored}" if ignored else None)

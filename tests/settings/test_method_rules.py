@@ -105,7 +105,7 @@ def test_what_has_no_effect_is_told_for_each_kind():
     } <= set(whole)
     assert "method.ema" not in whole and "memory.fused_backward_pass" not in whole
     lora = ineffective(build(TrainJob, {}))
-    assert {"method.ema", "method.block_lr", "memory.full_precision", "memory.fused_backward_pass"} <= set(lora)
+    assert {"method.ema", "method.block_lr", "memory.fused_backward_pass"} <= set(lora)
     assert "network.rank" not in lora
 
 
@@ -133,3 +133,12 @@ def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
 )
 def test_a_name_of_sd_scripts_leads_to_the_setting_that_stands_for_it(name, path):
     assert f"did you mean '{path}'?" in [problem.fix for problem in problems_of(TrainJob, {"schedule": {name: 1}})]
+
+
+def test_fp8_that_is_widened_to_fp32_is_advised_against():
+    def said(**memory):
+        found = training_problems(build(TrainJob, {"memory": memory}))
+        return [problem.level for problem in found if problem.where == "memory.mixed_precision"]
+
+    assert said(fp8_base=True, mixed_precision="no") == said(fp8_base_unet=True, mixed_precision="no") == ["advice"]
+    assert said(fp8_base=True) == said(fp8_base=True, mixed_precision="bf16") == said(mixed_precision="no") == []

@@ -109,8 +109,13 @@ def test_settings_without_effect_are_named():
         "dim_from_weights",
         "weights_scale",
         "base_weights_multiplier",
+        "base_weights_layers",
     ):
         assert f"network.{name}" in now, name
+    merged = {"base_weights": ["a"], "base_weights_layers": "kohya"}
+    assert "network.base_weights_layers" not in ineffective(job(**merged))
+    for more in ({"conv_rank": 4}, {"network_weights": "a", "dim_from_weights": True}):
+        assert "network.base_weights_layers" in ineffective(job(**merged, **more))
     by_file = ineffective(job(network_weights="a", dim_from_weights=True))
     assert {"network.rank", "network.alpha", "network.block_dims", "network.weights_scale"} <= by_file.keys()
     by_block = ineffective(job(conv_rank=4, conv_block_dims=TWENTY_FIVE, conv_block_alphas=TWENTY_FIVE))
@@ -123,3 +128,22 @@ def test_several_rates_by_lora_plus_are_told_to_optimizers_that_find_one():
     for name in ("Prodigy", "DAdaptAdam"):
         plus = job(optimizer={"optimizer_type": name, "learning_rate": 1.0, "loraplus_lr_ratio": 16.0})
         assert any("loraplus" in problem.where for problem in training_problems(plus)), name
+
+
+@pytest.mark.parametrize(
+    ("given", "alpha", "conv_alpha"),
+    [
+        ({"rank": 8, "alpha": 0}, 8, None),
+        ({"alpha": "0", "rank": 4}, 4, None),
+        ({"alpha": 0.5}, 0.5, None),
+        ({"conv_rank": 4, "conv_alpha": 0}, 16, None),
+    ],
+)
+def test_an_alpha_of_0_is_the_rank_as_in_sd_scripts(given, alpha, conv_alpha):
+    network = build(TrainJob, {"network": given}).network
+    assert (network.alpha, network.conv_alpha) == (alpha, conv_alpha)
+
+
+def test_an_alpha_below_0_is_refused():
+    with pytest.raises(ProblemsError, match="Alpha is -1"):
+        build(TrainJob, {"network": {"alpha": -1}})

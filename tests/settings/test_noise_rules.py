@@ -3,6 +3,7 @@
 import pytest
 
 from core.record.problems import ProblemsError
+from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
@@ -17,6 +18,38 @@ def job(prediction="auto", **noise):
 def said(*args, **noise):
     """{where: level} of everything said."""
     return {problem.where: problem.level for problem in problems(job(*args, **noise))}
+
+
+def test_a_gamma_of_0_is_off_as_in_sd_scripts():
+    assert [job(min_snr_gamma=value).noise.min_snr_gamma for value in (0, 0.0, "0", None, 5)] == [None] * 4 + [5]
+    for value in (0.05, False, -1):
+        with pytest.raises(ProblemsError, match="Min-SNR gamma"):
+            job(min_snr_gamma=value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "noise.multires_noise_iterations",
+        "network.scale_weight_norms",
+        "network.conv_rank",
+        "memory.fused_optimizer_groups",
+    ],
+)
+def test_a_0_of_sd_scripts_settings_is_off_elsewhere_too(path):
+    group, name = path.split(".")
+    found = [value_of(build(TrainJob, {group: {name: value}}), path) for value in (0, "0", None, 5)]
+    assert found == [None] * 3 + [5]
+    for value in (-1, False):
+        with pytest.raises(ProblemsError):
+            build(TrainJob, {group: {name: value}})
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_share_of_0_of_a_v_loss_is_off(prediction):
+    assert "noise.v_pred_like_loss" not in said(prediction, v_pred_like_loss=0, zero_terminal_snr=True)
+    assert "noise.v_pred_like_loss" in said("v", v_pred_like_loss=0.1)
+    assert not kohya_differs(job(v_pred_like_loss=0, zero_terminal_snr=True))
 
 
 def test_the_defaults_are_fine_for_both_predictions():
@@ -108,5 +141,24 @@ def test_repeating_sd_scripts_is_offered_where_it_changes_something():
     shared = {"noise": {"multires_noise_iterations": 6}}
     assert not kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 1}}))
     assert kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 2}}))
+    assert kohya_differs(build(TrainJob, {"schedule": {"gradient_accumulation_steps": 2}}))
     masked = build(TrainJob, {"dataset": {"alpha_mask": True}, "noise": {"compatibility": "kohya"}})
     assert kohya_differs(masked) and "noise.mask_mean" in ineffective(masked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "which", "differs"),
+    [
+        ("lora", "auto", "none", False),
+        ("lora", "bf16", "none", True),
+        ("lora", "bf16", "kohya", False),
+        ("lora", "bf16", "kohya_0.9", True),
+        ("lora", "auto", "kohya_0.9", True),
+        ("lora", "no", "kohya_0.9", False),
+        ("fine_tune", "auto", "kohya", True),
+        ("embedding", "no", "kohya", False),
+    ],
+)
+def test_latents_in_half_precision_are_repeated_for_a_lora_of_0_9_alone(kind, precision, which, differs):
+    groups = {"method": {"kind": kind}, "memory": {"mixed_precision": precision}, "noise": {"compatibility": which}}
+    assert kohya_differs(build(TrainJob, groups)) is differs

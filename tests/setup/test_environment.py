@@ -282,11 +282,14 @@ def test_a_second_launcher_waits_for_the_first(tmp_path, capsys):
     with lock(tmp_path):
         waiting = threading.Thread(target=second)
         waiting.start()
-        time.sleep(0.3)  # long enough for it to reach the lock
+        said, end = "", time.monotonic() + 60
+        while "waiting for it" not in said and time.monotonic() < end:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
         order.append("first")
-    waiting.join(10)
+    waiting.join(60)
     assert order == ["first", "second"]
-    assert "waiting for it" in capsys.readouterr().err
+    assert "waiting for it" in said
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

@@ -49,7 +49,7 @@ class Machine:
 
     def launch(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         environment = {"PATH": ":".join(map(str, self.path)), "HOME": str(self.folder / "home")} | variables
-        return subprocess.run([self.script, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run([self.script, *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_the_current_folder_stays_the_users(machine, tmp_path):
     here = tmp_path / "pictures"
     here.mkdir()
     environment = {"PATH": ":".join(map(str, machine.path)), "HOME": str(tmp_path)}
-    run = subprocess.run([machine.script], env=environment, cwd=here, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([machine.script], env=environment, cwd=here, capture_output=True, text=True, timeout=300)
     assert run.stdout.splitlines()[0] == str(here)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def chromium():
 
     from tests.browser_path import browser_path
 
-    expect.set_options(timeout=15_000)  # a busy machine is slow, and a right page never waits that long
+    expect.set_options(timeout=60_000)  # a busy machine is slow, and a right page never waits that long
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         yield browser
@@ -55,13 +54,13 @@ def visit(served, chromium):
 
 def _begin_anew(served) -> None:
     """The starter preset in the form, nothing running, nothing waiting."""
+    from work_parts import wait_until
+
     engine, project = served.engine, served.page.project
     for entry in engine.queue():
         if entry.state in ("waiting", "running"):
             engine.cancel(entry.id)
-    end = time.monotonic() + 10
-    while any(entry.state == "running" for entry in engine.queue()) and time.monotonic() < end:
-        time.sleep(0.05)
-    engine.step_seconds = 0.05
+    engine.step_seconds, engine.sample_every = 0.05, 20
+    wait_until(lambda: all(entry.state not in ("waiting", "running") for entry in engine.queue()))
     engine.resume_queue()
     project.load_preset("starter_lora")

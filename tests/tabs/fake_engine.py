@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class FakeEngine:
         self.queue_paused = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"
+        self.sample_every = 20  # steps between samples, which are also saved
+        self.lent = False
 
     def start(self) -> None:
         self._thread.start()
@@ -65,9 +68,16 @@ class FakeEngine:
         self._thread.join(5)
         self._light.close()
 
+    def find_device(self) -> str:
+        return self.device
+
+    @contextmanager
+    def borrow_device(self, token):
+        yield self.device
+
     # -- queue
 
-    def submit(self, task: str, job: Any, title: str = "") -> str:
+    def submit(self, task: str, job: Any, title: str = "", preset: str = "") -> str:
         with self._lock:
             title = title or (job.saving.output_name if hasattr(job, "saving") else task)
             entry = Entry(f"e{next(self._numbers)}", task, title, to_values(job), added=time.time())
@@ -163,7 +173,7 @@ class FakeEngine:
             run.loss.append([run.step, raw, smooth])
             run.rates.append([run.step, {"unet": 1e-3 * (1 - run.step / run.total / 1.1), "text_encoder": 5e-4}])
             run.seq += 1
-            if run.step % 20 == 0:
+            if run.step % self.sample_every == 0:
                 self._sample(run)
                 self._save(run)
         run.state, run.stage = "done", ""
@@ -255,7 +265,7 @@ class FakeEngine:
             "validation": [
                 {"step": step, "loss": 0.2 - step / 1000, "train_loss": 0.19 - step / 800, "gap": 0.01 + step / 4000,
                  "by_timestep": {"100": 0.3, "500": 0.1}, "pictures": 3}
-                for step, _, _ in run.loss if step % 20 == 0
+                for step in [0, *(line[0] for line in run.loss if line[0] % 20 == 0)]
             ],
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
             "files": [{"name": path.name, "path": str(path), "bytes": 1000, "step": 0} for path in files],

@@ -28,13 +28,13 @@ class Served:
     """A page at an address, with what stands behind it."""
 
     def __init__(self, folder: Path, *, engine=None, shared: bool = False, auth=None, port: int = 17860):
-        from tabs.app import free_port, launch, make_page
+        from tabs.app import launch, make_page
 
         self.workspace = make_workspace(folder)
         self.engine = engine(self.workspace) if engine else FakeEngine(self.workspace, step_seconds=0.05, steps=100)
         self.engine.start()
         self.page = make_page(self.engine, self.workspace, shared=shared)
-        self.blocks = launch(self.page, host="127.0.0.1", port=free_port("127.0.0.1", port), share=False, auth=auth)
+        self.blocks = launch(self.page, host="127.0.0.1", port=port, share=False, auth=auth)
         self.url = self.blocks.local_url
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class Visit:
         self.outside: list[str] = []
         self.url = url
         self.tab = self.context.new_page()
-        self.tab.set_default_timeout(20_000)
+        self.tab.set_default_timeout(60_000)
         self.tab.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
         self.tab.on("request", self._note)

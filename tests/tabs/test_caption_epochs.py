@@ -89,7 +89,7 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
     for name, data in old.items():
         (tmp_path / "set" / name).write_bytes(data)
     read(desk)
-    desk.show()
+    desk.show("", "")
     tally = desk._render("", "", False)[0]
     assert "Rewrite 2 captions as UTF-8" in tally and "1 shift-jis" in tally
     desk.act("", "", event("utf8"))

@@ -42,7 +42,7 @@ class Window:
 
     def __init__(self, desk: Desk):
         self.desk = desk
-        self.take(desk.show()[1:])
+        self.take(desk.show("", "")[1:])
 
     def take(self, values) -> None:
         names = ("box", "visit", "tally", "list", "stage", "meter", "state", "buttons", "notes")
@@ -107,6 +107,54 @@ def test_undo_takes_back_all_that_was_typed_in_one_visit(desk, folder):
     window.act("next")
     window.act("undo")
     assert text(folder, "ant") == "a ant" and "ant.png" in window.stage
+
+
+def test_a_caption_saved_in_another_window_is_not_overwritten_unasked(desk, folder):
+    one, two = Window(desk), Window(desk)
+    one.box = "a red ant"
+    one.act("save")
+    two.box = "a blue ant"
+    two.act("next")  # stays: going on would save
+    assert text(folder, "ant") == "a red ant" and two.box == "a blue ant" and "a ant" not in two.state
+    assert "a red ant" in two.state and 'data-act="mine"' in two.state and 'data-act="theirs"' in two.state
+    desk.edits.save_drafts()  # nor does the timer decide
+    assert text(folder, "ant") == "a red ant"
+    two.take(desk.show(two.box, two.visit)[1:])  # another tab and back: the choice is still open
+    assert two.box == "a blue ant" and 'data-act="mine"' in two.state
+    two.act("mine")
+    assert text(folder, "ant") == "a blue ant" and "Saved to ant.txt" in two.state
+    two.act("undo")
+    assert text(folder, "ant") == "a red ant"
+
+
+def test_the_other_windows_caption_can_be_taken(desk, folder):
+    one, two = Window(desk), Window(desk)
+    two.box = "a blue ant"
+    desk.typed(two.box, two.visit)
+    one.box = "a red ant"
+    one.act("save")
+    one.act("undo")
+    one.act("redo")  # a step back elsewhere does not drop what is typed here
+    state = desk.left_box(two.box, two.visit)[3]
+    assert "a red ant" in state and text(folder, "ant") == "a red ant"
+    two.act("theirs")
+    assert two.box == text(folder, "ant") == "a red ant"
+    two.box = "a red and blue ant"
+    two.act("next")
+    assert text(folder, "ant") == "a red and blue ant" and two.box == "a bee"
+
+
+def test_the_same_text_from_two_windows_or_from_another_program_asks_only_where_they_differ(desk, folder):
+    one, two = Window(desk), Window(desk)
+    one.box = two.box = "a red ant"
+    one.act("save")
+    two.act("next")
+    assert two.box == "a bee"
+    (folder / "bee.txt").write_text("a bee on a leaf")
+    two.act("save")
+    assert "a bee on a leaf" in two.state and text(folder, "bee") == "a bee on a leaf"
+    two.act("theirs")
+    assert two.box == "a bee on a leaf"
 
 
 def test_undo_survives_a_restart(desk, folder):
@@ -256,6 +304,8 @@ def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
     one.box, two.box = "from one", "from two"
     one.act("save")
     two.act("save")
+    assert text(folder, "ant") == "from one"
+    two.act("mine")
     assert text(folder, "ant") == "from two"
     two.act("undo")
     assert text(folder, "ant") == "from one"

@@ -301,9 +301,9 @@ def report_of(number: int, buckets: dict[Size, tuple[int, int]]) -> Report:
 
 def test_charts_of_ten_thousand_pictures_are_small_and_quick():
     report = report_of(10_000, {(512, 512): (10_000, 10_000)})
-    begin = time.perf_counter()
+    begin = time.thread_time()  # of this thread alone: what else runs does not count
     drawn = plots.sizes_plot(TrainJob(), report) + plots.lengths_plot(report)
-    assert len(drawn) < 120_000 and time.perf_counter() - begin < 2
+    assert len(drawn) < 120_000 and time.thread_time() - begin < 2
     marks, longest = plots.size_marks([row.size for row in report.rows])
     assert sum(number for _, _, number in marks) == 10_000 and len(marks) <= plots.MOST_MARKS
     assert longest == max(max(row.size) for row in report.rows)

@@ -10,8 +10,12 @@ from work_parts import make_page, wait_until
 
 from core.engine.engine import Engine
 from core.record.problems import ProblemsError
+from core.settings.base import declared, value_of
+from core.settings.job import TrainJob
 from core.settings.levels import level_of
 from tabs.browsers import Browser
+from tabs.forecast import _beside, plan_key
+from tabs.project import with_value
 
 
 @pytest.fixture
@@ -50,6 +54,66 @@ def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     wait_until(lambda: facts(page)["fresh"], 120)  # a thread in the middle of torch's work would abort the exit
 
 
+def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, monkeypatch):
+    counted = []
+    monkeypatch.setattr("core.record.machine.default_device", lambda: "cpu")
+    monkeypatch.setattr(
+        page.forecast, "_plan", lambda job, key, task: counted.append(setattr(page.forecast, "_key", key))
+    )
+    page.forecast.ask({}, Browser(""))
+
+    def counts(path: str, text: str) -> int:
+        page.project.edit(path, text)
+        facts(page)
+        wait_until(lambda: facts(page)["fresh"], 20)
+        return len(counted)
+
+    assert counts("network.rank", "5") == 1
+    for path, text in (
+        ("saving.output_name", "other"),
+        ("optimizer.learning_rate", "3e-4"),
+        ("network.alpha", "7"),
+        ("samples.sample_prompts", "a fox"),
+        ("memory.text_cache_bytes", "2 GB"),
+        ("embedding.token_string", "zkw"),
+    ):
+        assert counts(path, text) == 1, path
+    assert counts("embedding.token_string", "zkw, qvx") == 2
+    assert counts("dataset.train_batch_size", "3") == 3
+
+
+@pytest.mark.parametrize("kind", ["lora", "fine_tune", "embedding"])
+def test_nothing_else_changes_the_plan(page, kind):
+    from core.training.memory_plan import facts_of, memory_plan
+
+    def plan(job):
+        return memory_plan(job, facts_of(job, page.workspace, "cpu"))
+
+    page.project.edit("method.kind", kind)
+    job, changed = page.project.job, 0
+    other = job
+    for entry in declared(TrainJob):
+        each = with_another(other, entry)
+        if plan_key(each) == plan_key(job):
+            changed += each != other
+            other = each
+    assert changed > 100 and plan(other) == plan(job)
+
+
+def with_another(job, entry):
+    """The job with another value of a setting, where its kind has one that needs no file."""
+    value, bounds = value_of(job, entry.path), entry.bounds
+    numbers = [bounds.get("le", bounds.get("lt", 100) / 2), bounds.get("ge", 0), 1]
+    if entry.kind == "bool":
+        return with_value(job, entry.path, not value)
+    if entry.kind == "choice":
+        return with_value(job, entry.path, next(choice for choice in entry.choices if choice != value))
+    if entry.kind in ("int", "float"):
+        whole = int if entry.kind == "int" else float
+        return with_value(job, entry.path, next(whole(each) for each in numbers if each > 0 and each != value))
+    return job
+
+
 def test_a_model_that_is_not_there_is_said_instead_of_a_number(page):
     page.project.edit("model.base_model", "models/none.safetensors")
     page.forecast.ask({}, Browser(""))
@@ -75,3 +139,10 @@ def test_a_try_waits_in_the_queue_once(page):
     assert facts(page)["tried"]["state"] == "waiting"
     with pytest.raises(ProblemsError, match="being tried already"):
         page.forecast.try_it({}, Browser(""))
+
+
+def test_what_lies_beside_the_card_is_said():
+    assert _beside(0, 0) == []
+    memory, disk = _beside(10**18, 2 << 30)
+    assert memory.startswith("main memory takes about") and memory.endswith("besides: too much")
+    assert disk == "the fast disk takes about 2.0 GB"

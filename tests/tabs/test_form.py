@@ -9,7 +9,9 @@ from core.settings.base import Settings, declared, setting
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from tabs import form
+from tabs.own_settings import names_elsewhere
 from tabs.project import FIELDS, with_value
+from tabs.values import text_of, value_from
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +23,23 @@ def widgets():
 @pytest.mark.parametrize("path", [path for path in FIELDS if path not in form.ELSEWHERE])
 def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path, widgets):
     entry, made = FIELDS[path], widgets[path]
-    assert entry.title in made.label and made.info == entry.help
+    assert entry.title in made.label and made.info == form.BRIEF.get(path, entry.help)
     assert made.elem_id == form.element_id(path)
     names = [event.event_name for event in form.events(made)]
     assert names and "change" not in names
+
+
+def test_the_first_screen_is_brief_and_the_note_has_the_whole_help():
+    assert set(form.BRIEF) == set(form.FIRST)
+    for path, words in form.BRIEF.items():
+        assert len(words) < 60 and form.facts()[path]["help"] == FIELDS[path].help
+
+
+def test_names_of_sd_scripts_that_are_no_field_lead_somewhere():
+    found = names_elsewhere()
+    assert found["class_tokens"] == "'Words for pictures without a caption' stands on Dataset, on each folder's card"
+    assert found["max_data_loader_n_workers"].startswith("there is nothing to set")
+    assert not {"min_snr_gamma", "network_dim"} & set(found)
 
 
 def test_ids_are_one_for_each_setting():
@@ -61,6 +76,23 @@ def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
     facts = form.facts()["network.rank"]
     assert (facts["default"], facts["range"], facts["kohya"]) == ("16", "1 to 1024", "network_dim")
     assert form.facts()["noise.min_snr_gamma"]["default"] == "empty"
+
+
+def test_a_choice_that_may_be_empty_can_be_made_empty_again():
+    entry = FIELDS["sharding.offload_param_device"]
+    assert form.choices(entry)[0] == ("the graphics card", "")
+    assert form.shown_value(entry, None) == "the graphics card" and form.shown_value(entry, "cpu") == "main memory"
+    assert value_from(entry, text_of(entry, None)) is None and value_from(entry, "cpu") == "cpu"
+
+
+def test_a_problem_leads_to_every_field_that_it_names():
+    assert form.places("memory.fp8_base, fp8_base_unet") == ["memory.fp8_base", "memory.fp8_base_unet"]
+    assert form.places("memory.torch_compile, sharding.deepspeed") == ["memory.torch_compile", "sharding.deepspeed"]
+    assert form.places("dataset 'mira', mira_07.txt") == []
+
+
+def test_summaries_tell_a_vector_for_each_layer():
+    assert form.summary("embedding", with_value(TrainJob(), "embedding.extended", True)).endswith("one for each layer")
 
 
 def test_reasons_for_greying_name_fields_of_the_form():

@@ -106,12 +106,25 @@ def test_everything_that_cannot_be_used_is_listed_at_once():
 
 def test_a_comparison_draws_the_same_seed_without_loras_first():
     values = form.start_values() | {"loras": [{"file": "x", "strength": 0.5}], "compare": True}
-    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True)
+    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.generate.loras == [] and len(full.generate.loras) == 1
     assert plain.generate.seed == full.generate.seed is not None
     assert form.signature(plain) == form.signature(full)
     with pytest.raises(ProblemsError, match="nothing to compare"):
-        form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True)
+        form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
+
+
+def test_new_words_and_trained_models_are_compared_too():
+    values = form.start_values() | {"embeddings": ["zkw=outputs/zkw.safetensors"], "base_model": "other"}
+    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    assert plain.generate.embeddings == [] and plain.model.base_model == full.model.base_model == "other"
+    assert plain.generate.seed == full.generate.seed is not None and form.signature(plain) == form.signature(full)
+    trained = "outputs/runs/x/checkpoints/dog.safetensors"
+    values = form.start_values() | {"base_model": trained}
+    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    assert plain.model == TrainJob().model and full.model.base_model == trained
+    assert plain.generate == full.generate and plain.generate.seed is not None
+    assert [view.lora_words(each) for each in (plain, full)] == ["", "dog"]
 
 
 def test_a_lora_of_strength_0_is_left_out_of_the_job():

@@ -25,18 +25,41 @@ def test_groups_without_use_for_the_method_are_folded_with_the_reason():
     assert "a word is learnt" in needs.idle_group("network", needs.idle_fields(word))
     assert needs.idle_group("embedding", needs.idle_fields(word)) == ""
     assert "method.ema_decay" in needs.idle_fields(lora)
+    assert "sharding.zero_stage" in needs.idle_fields(lora) and "sharding.deepspeed" not in needs.idle_fields(lora)
+    assert "sharding.zero_stage" not in needs.idle_fields(job(sharding={"deepspeed": True}))
     assert "schedule.max_train_epochs" not in needs.idle_fields(job(schedule={"max_train_steps": 5}))  # stays, greyed
 
 
+def known(family: str = "", numbers: int = 0) -> dict:
+    return {"family": family, "numbers": numbers}
+
+
 def test_each_method_says_what_it_needs_first():
-    assert needs.needs(job(), "SD 1.x") == {"text": "", "fields": []}
-    without = needs.needs(job(method={"kind": "dreambooth"}), "SDXL")
-    assert "Without class pictures" in without["text"] and "6.5 GB" in without["text"]
+    assert needs.needs(job(), known("SD 1.x")) == {"text": "", "fields": []}
+    without = needs.needs(job(method={"kind": "dreambooth"}), known("SDXL"))
+    assert "Without class pictures" in without["text"]
     assert ["Add class pictures", "dataset.sources"] in without["fields"]
     held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularisation"}]})
-    assert "Class pictures from 1 folder" in needs.needs(held, "SD 1.x")["text"]
-    assert "Both text encoders" in needs.needs(job(method={"kind": "embedding"}), "SDXL")["text"]
-    assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), "")["text"]
+    assert "Class pictures from 1 folder" in needs.needs(held, known("SD 1.x"))["text"]
+    assert "Both text encoders" in needs.needs(job(method={"kind": "embedding"}), known("SDXL"))["text"]
+    assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), known())["text"]
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "size"),
+    [
+        # 859,520,964 numbers of the U-Net, 123,060,480 of the text encoder and 83,653,863 of the VAE
+        (known("SD 1.x"), "fp16", "about 2.1 GB in fp16"),
+        (known("SD 2.x"), "bf16", "about 2.6 GB in bf16"),
+        (known("SDXL"), "fp16", "about 6.9 GB in fp16"),
+        (known("SDXL"), "fp32", "about 13.9 GB in fp32"),
+        (known("SD 1.x", 6_000_000), "fp32", "about 24.0 MB in fp32"),
+        (known(), "fp16", "takes some GB"),
+    ],
+)
+def test_the_size_of_a_saved_model_is_that_of_its_numbers(model, precision, size):
+    for kind in ("dreambooth", "fine_tune"):
+        assert size in needs.needs(job(method={"kind": kind}, saving={"save_precision": precision}), model)["text"]
 
 
 def test_the_list_of_optimizers_holds_every_one_and_says_why_some_cannot_be_used():

@@ -89,7 +89,7 @@ def test_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
     )
     tile = tab.locator("#ds-grid .tile", has_text="1.png")
     tile.hover()
-    tile.get_by_role("checkbox", name="Hold out 1.png for validation").check()
+    tile.get_by_role("checkbox", name="Hold out 1.png for validation").click()
     expect(tile).to_contain_text("held out")
     expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 pictures will train")
     assert entries_of(served.page.project.job)[0].validation_pictures == ["1.png"]

@@ -25,6 +25,10 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     expect(tab.locator("#method-needs")).to_contain_text("Write the new word")
     expect(tab.locator("#group-network .group-summary")).to_contain_text("not used: a word is learnt")
     expect(tab.locator("#preflight-verdict")).to_contain_text("to mend")
+    expect(tab.locator("#group-sharding .group-summary")).to_have_text("off: each card holds everything")
+    unfold(tab, "sharding")
+    expect(field(tab, "sharding.deepspeed")).to_be_visible()
+    expect(field(tab, "sharding.zero_stage")).to_be_hidden()
     box(tab, "embedding.token_string").fill("zkw")
     tab.keyboard.press("Tab")
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
@@ -33,6 +37,49 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     tab.locator("#method-needs").get_by_role("button", name="What keeps the class").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
     assert window.errors == []
+
+
+def test_the_file_of_a_new_word_is_called_as_it_until_it_is_named(visit, served):
+    window = visit()
+    tab = window.open()
+    expect(box(tab, "saving.output_name")).to_have_value("glyph_style")
+    choose(tab, "method.kind", "Textual inversion")
+    box(tab, "embedding.token_string").fill("zkw")
+    box(tab, "embedding.init_word").click()
+    tab.keyboard.type("cat")  # goes on at once in the next field
+    expect(box(tab, "saving.output_name")).to_have_value("zkw")
+    expect(tab.locator("#header-project")).to_have_text("zkw")
+    expect(box(tab, "embedding.init_word")).to_have_value("cat")
+    box(tab, "saving.output_name").fill("mine")
+    box(tab, "embedding.token_string").fill("qvx")
+    tab.keyboard.press("Tab")
+    assert until(lambda: server_value(served, "embedding.token_string") == "qvx")
+    expect(box(tab, "saving.output_name")).to_have_value("mine")
+    assert server_value(served, "saving.output_name") == "mine" and window.errors == []
+
+
+def test_a_problem_of_two_fields_leads_to_both(visit, served):
+    for path in ("sharding.deepspeed", "memory.torch_compile"):
+        served.page.project.edit(path, True)
+    tab = visit().open()
+    links = tab.locator("#preflight-problems").get_by_role("button")
+    links.filter(has_text="Compile the U-Net").first.click()
+    expect(field(tab, "memory.torch_compile")).to_be_in_viewport()
+    links.filter(has_text="Share what learns").first.click()
+    expect(field(tab, "sharding.deepspeed")).to_be_in_viewport()
+
+
+def test_a_decimal_comma_becomes_a_point(visit, served):
+    tab = visit().open()
+    unfold(tab, "optimizer", more=True)
+    box(tab, "optimizer.learning_rate").fill("0,0003")
+    tab.keyboard.press("Tab")
+    expect(box(tab, "optimizer.learning_rate")).to_have_value("0.0003")
+    assert server_value(served, "optimizer.learning_rate") == 3e-4
+    box(tab, "optimizer.betas").fill("0.9,0.99")
+    tab.keyboard.press("Tab")
+    assert until(lambda: server_value(served, "optimizer.betas") == (0.9, 0.99))
+    expect(box(tab, "optimizer.betas")).to_have_value("0.9,0.99")
 
 
 def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, served):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
 from core.settings.presets import dump
 from tabs import monitor, presets_bar
@@ -33,7 +34,7 @@ def page(tmp_path_factory):
     engine._light.close()
 
 
-def until(true, seconds: float = 8.0) -> bool:
+def until(true, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.02)
@@ -46,6 +47,8 @@ def until(true, seconds: float = 8.0) -> bool:
 def test_the_model_is_told_by_its_contents(page, tmp_path):
     known = page.checks.model("models/starter")
     assert known["family"] == "SD 1.x" and known["evidence"] and known["problem"] == ""
+    stored = sum(file.stat().st_size for file in (PROJECT / "models/starter").rglob("*.safetensors"))
+    assert known["numbers"] * 2 == pytest.approx(stored, rel=0.02)  # it is stored in 16 bits
     absent = page.checks.model("someone/some-model")
     assert absent["offer"] == "someone/some-model" and "not on this machine" in absent["problem"]
     assert page.checks.model("nowhere/at/all.safetensors")["problem"]
@@ -111,12 +114,15 @@ def test_start_lists_what_is_wrong_and_hands_nothing_over(page):
     assert page.engine.queue() == []
 
 
-def test_start_waits_for_changes_that_are_still_on_their_way(page):
+def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
+    monkeypatch.setattr(
+        "tabs.browsers.DOUBLE_PRESS_SECONDS", 600
+    )  # a slow machine may take seconds between two presses
     browser = page.browsers.of("late")
     page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/pictures"))
     began = time.monotonic()
     press(page, browser, open_changes=[5])
-    assert 1.5 < time.monotonic() - began < 6 and "has not reached the server" in browser.said["text"]
+    assert time.monotonic() - began > 1.5 and "has not reached the server" in browser.said["text"]
     page.browsers.arrive(browser, 5)
     press(page, browser, how="queue", open_changes=[5])
     assert until(lambda: len(page.engine.queue()) == 1)
@@ -144,7 +150,7 @@ def test_start_wakes_a_queue_that_only_waits_for_it(page):
 
 
 def test_a_start_that_fails_for_a_reason_of_the_machine_says_so(page, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(page.engine, "submit", full)

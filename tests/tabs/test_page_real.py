@@ -38,8 +38,8 @@ def test_start_trains_a_lora_that_can_be_fetched_from_monitor(real, chromium):
     window = Visit(chromium, real.url)
     tab = window.open()
     tab.locator("#start").click()
-    expect(tab.locator("#run-title")).to_have_text("short", timeout=60_000)
-    expect(tab.locator("#run-state")).to_have_text("done", timeout=120_000)
+    expect(tab.locator("#run-title")).to_have_text("short", timeout=240_000)
+    expect(tab.locator("#run-state")).to_have_text("done", timeout=240_000)
     expect(tab.locator("#run-step")).to_have_text(f"step {STEPS} of {STEPS}")
     expect(tab.locator("#loss-chart path.smooth")).to_have_count(1)
     steps = [head.inner_text() for head in tab.locator("table.samples thead th").all()[1:]]

@@ -55,6 +55,34 @@ def test_a_name_no_file_can_have_is_refused_in_its_field(project):
         assert project.job.saving.output_name == before
 
 
+def test_an_embedding_is_called_as_its_word_until_a_person_has_named_it(project, store):
+    def name() -> str:
+        return project.job.saving.output_name
+
+    project.edit("embedding.token_string", "zkw")
+    assert name() == TrainJob().saving.output_name  # a LoRA is not called so
+    project.edit("method.kind", "embedding")
+    assert name() == "zkw"
+    project.edit("embedding.token_string", "<qvx>, zkw")
+    assert name() == "qvx"
+    project.undo()
+    assert name() == "zkw" and project.job.embedding.words == ["zkw"]
+    project.edit("saving.output_name", "mine")
+    project.edit("embedding.token_string", "qvx")
+    assert name() == "mine"
+    store.save("whole", project.job)
+    project.load_preset("user/whole")  # a name in a person's own preset is theirs
+    project.edit("embedding.token_string", "zkw")
+    assert name() == "mine"
+
+
+def test_a_word_that_can_be_no_file_s_name_leaves_the_name(project):
+    project.edit("method.kind", "embedding")
+    for word in ("<>", "con", "..."):
+        project.edit("embedding.token_string", word)
+        assert project.job.saving.output_name == TrainJob().saving.output_name, word
+
+
 def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(project):
     ranks = []
     for rank in (4, 8, 12):

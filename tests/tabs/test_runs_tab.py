@@ -11,7 +11,9 @@ from work_parts import HOSTILE, event, make_page, picture
 
 from core.engine.engine import Engine
 from core.engine.queue import QueueEntry
+from core.formats.hub import resolve
 from core.record.problems import ProblemsError
+from core.record.space import folder_bytes
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
@@ -19,7 +21,7 @@ from tabs import monitor
 from tabs import runs_view as view
 from tabs.browsers import Browser
 from tabs.generate_form import newest_words
-from tabs.runs import Desk, folder_bytes
+from tabs.runs import Desk
 
 
 def write_run(page, name: str, state: str = "done", steps: int = 30, *, message: str = "", job: TrainJob | None = None):
@@ -51,7 +53,8 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path, monkeypatch):
+    monkeypatch.setattr(view, "PATIENCE", 60.0)  # a busy machine is slow
     page = make_page(tmp_path)
     page.workspace.outputs.mkdir()
     page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
@@ -196,11 +199,11 @@ def test_prove_it_shows_both_hashes(desk, monkeypatch):
 
     monkeypatch.setattr(prove, "prove", pretend)
     desk.act({"open": name}, event("prove", name))
-    desk.proofs._tasks[name].wait(20)
+    desk.proofs._tasks[name].wait(60)
     shown = desk._main({"open": name})
     assert asked == [(30, 10)] and shown.count("a" * 64) == 2 and "Equal to the bit" in shown
     desk.act({"open": name}, event("prove", name))
-    desk.proofs._tasks[name].wait(20)
+    desk.proofs._tasks[name].wait(60)
     shown = desk._main({"open": name})
     assert "Not equal" in shown and "unet/up" in shown and "b" * 64 in shown
 
@@ -218,6 +221,8 @@ def test_a_whole_model_becomes_the_base_model_of_generate(desk):
     desk.act({}, event("draw", "20260101-120000_one"))
     values = desk.page.project.tab_state("Generate")["values"]
     assert values["base_model"].endswith("checkpoints/glyphs.safetensors") and values["loras"] == []
+    space = desk.page.workspace
+    assert resolve(values["base_model"], space.models, space.outputs).is_file()
     word = build(TrainJob, {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel"}})
     write_run(desk.page, "20260102-120000_two", job=word)
     desk.act({}, event("draw", "20260102-120000_two"))

@@ -29,7 +29,7 @@ def shared(tmp_path_factory):
 
 def fetch(opener, url: str, data: bytes | None = None, **headers) -> tuple[int, bytes]:
     try:
-        with opener.open(urllib.request.Request(url, data, headers), timeout=10) as answer:
+        with opener.open(urllib.request.Request(url, data, headers), timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -181,7 +181,7 @@ def test_a_page_for_others_always_has_a_password(capsys):
 def test_the_page_is_imported_without_torch_and_asks_no_one():
     code = "import sys, tabs.app, tabs.train, tabs.monitor, tabs.tools, tabs.pulse; print(*(name for name in "
     code += "('torch', 'diffusers', 'transformers', 'tensorboard') if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
 
@@ -191,8 +191,8 @@ def test_a_taken_port_gives_the_next_free_one():
 
     from tabs.app import free_port
 
-    first = free_port("127.0.0.1", 18500)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert free_port("127.0.0.1", first) == first + 1
+        first = taken.getsockname()[1]
+        assert first < free_port("127.0.0.1", first) < first + 100

@@ -43,6 +43,12 @@ def test_every_default_survives_the_way_through_its_widget():
         ("optimizer.betas", "0.9, 0.99", [0.9, 0.99]),
         ("optimizer.learning_rate", " 1E-4 ", 1e-4),
         ("memory.text_cache_bytes", "512 MB", 512 << 20),
+        ("optimizer.learning_rate", "0,0001", 1e-4),
+        ("optimizer.learning_rate", "1,5e-4", 1.5e-4),
+        ("noise.noise_offset", ",05", 0.05),
+        ("noise.min_snr_gamma", "1,2345", 1.2345),
+        ("schedule.lr_warmup_steps", "12,5%", "12.5%"),
+        ("memory.text_cache_bytes", "1,5 GB", 1610612736),
         ("memory.text_cache_bytes", "1.5g", 1610612736),
         ("schedule.max_train_steps", "", None),
         ("schedule.max_train_steps", "1e3", 1000),
@@ -67,7 +73,9 @@ def test_texts_become_values(path, text, value):
 @pytest.mark.parametrize(
     ("path", "text"),
     [("network.rank", "abc"), ("network.rank", "2.5"), ("network.rank", ""), ("network.rank", "nan"),
-     ("network.alpha", "inf"), ("optimizer.learning_rate", "1,5"), ("dataset.resolution", "axb"),
+     ("network.alpha", "inf"), ("network.alpha", "1,5,2"), ("network.alpha", "1.000,5"), ("network.alpha", "1,000"),
+     ("schedule.max_train_steps", "1,000"), ("network.rank", "2,5"), ("memory.text_cache_bytes", "1,500 MB"),
+     ("optimizer.text_encoder_lr", "0,0001"), ("dataset.resolution", "axb"),
      ("dataset.resolution", "1 2.5"), ("dataset.more_resolutions", "768\nlarge"),
      ("dataset.more_resolutions", "512 x 76.5"), ("dataset.face_crop_aug_range", "small, large")],
 )  # fmt: skip
@@ -75,6 +83,13 @@ def test_texts_that_are_no_value_are_told_with_the_fix(path, text):
     with pytest.raises(BadText) as told:
         value_from(FIELDS[path], text)
     assert told.value.problem.where == path and told.value.problem.fix.startswith(("use ", "write"))
+
+
+def test_a_comma_that_may_part_thousands_is_asked_about():
+    for path, fix in (("network.alpha", "write 1000 or 1.000"), ("schedule.max_train_steps", "write 1000")):
+        with pytest.raises(BadText) as told:
+            value_from(FIELDS[path], "1,000")
+        assert "may mean 1000 or 1.000" in told.value.problem.what and told.value.problem.fix == fix
 
 
 def test_a_folder_is_named_in_one_line_with_the_count_of_its_own_settings():

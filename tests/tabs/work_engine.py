@@ -16,7 +16,7 @@ class WorkEngine(FakeEngine):
 
     draw_seconds = 0.2
 
-    def submit(self, task: str, job: Any, title: str = "") -> str:
+    def submit(self, task: str, job: Any, title: str = "", preset: str = "") -> str:
         return super().submit(task, job, title or (job.generate.prompt if task == "generate" else ""))
 
     def _new_run(self, entry: Any) -> Any:

@@ -39,7 +39,7 @@ def picture(path: Path, size: tuple[int, int] = (64, 64), colour: str = "teal", 
     return path
 
 
-def wait_until(test: Any, seconds: float = 15.0) -> None:
+def wait_until(test: Any, seconds: float = 60.0) -> None:
     """Until `test()` is true; the assertion names what did not come."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -128,9 +128,9 @@ def test_held_out_pictures_never_train(train, folder, monkeypatch):
     seen = set()
     original = update.micro_batch
 
-    def watch(run, epoch, batch):
+    def watch(run, epoch, batch, timesteps):
         seen.update(placed.picture.relative for placed, _ in batch.items)
-        return original(run, epoch, batch)
+        return original(run, epoch, batch, timesteps)
 
     monkeypatch.setattr(update, "micro_batch", watch)
     training = train(

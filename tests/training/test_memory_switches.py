@@ -1,5 +1,7 @@
 """The switches of the memory group act, and the training stays what it was."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,17 @@ def test_a_lora_learns_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(tr
     exact, near = plain.losses(), narrowed.losses()
     assert exact.keys() == near.keys()
     assert all(near[step] == pytest.approx(exact[step], rel=0.05) and near[step] != exact[step] for step in exact)
+
+
+def test_captions_encoded_in_8_bit_are_kept_apart_from_exact_ones(train, workspace):
+    """In a cache on disk that the next run reads."""
+    workspace.cache.unlink()  # of all tests
+    one = {"max_train_steps": 1, "seed": 7}
+    narrowed, after, alone = (train(schedule=one, memory={"fp8_base": fp8}) for fp8 in (True, False, False))
+    assert narrowed.start() == after.start() == "done"
+    shutil.rmtree(workspace.cache / "text")
+    assert alone.start() == "done"
+    assert after.losses() == alone.losses() != narrowed.losses()
 
 
 def test_8_bit_weights_cannot_learn_themselves(make_job):

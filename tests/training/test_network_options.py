@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from core.record.problems import ProblemsError
 from core.record.processes import Together
+from core.training.network_files import network_problems
 
 DROPOUTS = {"network_dropout": 0.3, "rank_dropout": 0.2, "module_dropout": 0.2}
 EVERYTHING = {
@@ -114,6 +115,28 @@ def test_a_training_goes_on_from_another_ones_file(train):
         other.start()
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(train, monkeypatch, ending):
+    from core.formats.tensors import TensorFile
+
+    one = {"schedule": {"max_train_steps": 1}}
+    first = train(network={"train_text_encoder": True, "conv_rank": 2}, saving={"save_model_as": ending}, **one)
+    first.start()
+    start, read = {"network_weights": str(first.file(f"t.{ending}"))}, []
+    plain = TensorFile.read
+    monkeypatch.setattr(TensorFile, "read", lambda self, name, *more: (read.append(name), plain(self, name, *more))[1])
+
+    def told(**network):
+        training = train(network={**start, **network}, **one)
+        return [problem.what for problem in network_problems(training.job, training.workspace)]
+
+    assert told(conv_rank=2) == told(conv_rank=2, train_text_encoder=True) == told(rank=9, dim_from_weights=True) == []
+    assert told(block_dims="4,4") == [], "the rules say it, and no rank can be compared"
+    found = told(rank=8, conv_rank=4, train_text_encoder=True)
+    assert len(found) == 2 and "rank 4, and rank 8 is set" in found[0] and "rank 2, and rank 4 is set" in found[1]
+    assert read and all(name.endswith("alpha") for name in read)
+
+
 def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
     first = train(network={"rank": 4, "alpha": 4.0, "train_text_encoder": True}, optimizer={"learning_rate": 2e-2})
     first.start()
@@ -128,6 +151,10 @@ def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
         losses.append(merged.losses()[1])
         (written,) = json.loads(metadata_of(merged)["ss_base_weights"])
         assert (written["name"], written["multiplier"], len(written["sha256"])) == ("t.safetensors", strength, 64)
+    more = train(network=base | {"base_weights_layers": "kohya"}, **one_step)
+    more.start()
+    own, theirs = (load_file(each.file()).keys() for each in (merged, more))
+    assert own < theirs and all("_resnets_" in name and "_conv1" not in name for name in theirs - own)
     # The same LoRA attached, as a starting point, predicts the same before it learns: text encoder and U-Net.
     live = train(
         network={"train_text_encoder": True, "network_weights": str(first.file()), "dim_from_weights": True}, **one_step

@@ -4,22 +4,40 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from core.dataset.batches import Batch
 from core.engine.engine import Engine
+from core.engine.extend import job_of
+from core.engine.launch import _wait_for_end
+from core.networks.frozen import uninstall
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.journal import Journal, read_lines
 from core.record.processes import Together
+from core.record.run_folder import RunFolder, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
+from core.settings.flags import merge
 from core.settings.presets import dump
+from core.training import setup
+from core.training.run import run_training
+from core.training.update import micro_batch
+from tests.models import tiny_folder
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 QUIET = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
 def launch(job, tmp_path, name, together):
-    """Train in processes of their own; returns the finished LoRA's weights and the run's journal."""
+    """Train in processes of their own; returns the finished LoRA's weights, the run's journal and its table of losses."""
     preset = tmp_path / f"{name}.json"
     preset.write_text(json.dumps(dump(job)))
     outputs = tmp_path / name
@@ -30,7 +48,8 @@ def launch(job, tmp_path, name, together):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     (run,) = (outputs / "runs").iterdir()
     lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    return load_file(run / "checkpoints" / "t.safetensors"), lines
+    watched = json.loads((run / "watch.json").read_text())
+    return load_file(run / "checkpoints" / "t.safetensors"), lines, watched
 
 
 def losses(lines):
@@ -56,14 +75,122 @@ def test_two_processes_train_like_one_with_twice_the_batch(make_job, tmp_path):
         )
 
     folder = make_job().dataset.folder
-    one, alone = launch(job(4), tmp_path, "one", together=False)
-    two, both = launch(job(2), tmp_path, "two", together=True)
+    one, alone, table = launch(job(4), tmp_path, "one", together=False)
+    two, both, shared = launch(job(2), tmp_path, "two", together=True)
     assert losses(both) == pytest.approx(losses(alone), rel=1e-5) and len(losses(both)) == 20
     assert one.keys() == two.keys()
     apart = max(float((one[name] - two[name]).abs().max()) for name in one)
     assert apart < 1e-5
     states = [line["state"] for line in both if line["kind"] == "state"]
     assert states == ["running", "done"]  # one process wrote the journal
+    # The table of losses holds the pictures of both.
+    assert by_picture(shared) == pytest.approx(by_picture(table), rel=1e-4) and len(by_picture(table)) == 5
+    assert [band["count"] for band in shared["bands"]] == [band["count"] for band in table["bands"]]
+
+
+def by_picture(table):
+    return {entry["name"]: entry["corrected"] for entry in table["pictures"]}
+
+
+SHARED = {
+    "plain": {},
+    "dropouts, captions by chance, text encoders that learn": {
+        "network": {
+            "rank": 2,
+            "train_text_encoder": True,
+            "network_dropout": 0.3,
+            "rank_dropout": 0.3,
+            "module_dropout": 0.3,
+        },
+        "captions": {"caption_dropout_rate": 0.3, "shuffle_caption": True},
+    },
+    "noise of every kind, losses weighed": {
+        "noise": {
+            "noise_offset": 0.05,
+            "noise_offset_random_strength": True,
+            "multires_noise_iterations": 4,
+            "ip_noise_gamma": 0.1,
+            "ip_noise_gamma_random_strength": True,
+            "min_snr_gamma": 5.0,
+            "loss_type": "huber",
+        }
+    },
+    "pictures by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
+    "a model that keeps its class": {"method": {"kind": "dreambooth", "prior": "model", "class_caption": "a shape"}},
+    "a new word": {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel", "init_word": "fox"}},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_picture_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
+    train, make_job, tiny, tmp_path, in_float64, name
+):
+    """All that is drawn belongs to the picture. What is left is the order of sums, of which float64 shows nothing."""
+    groups = merge({"dataset": {"folder": tiny_pictures(make_job, tmp_path), "train_batch_size": 4}}, SHARED[name])
+    training = train(**merge({"model": {"base_model": tiny}}, groups))
+    with Journal(training.folder.path) as journal:
+        context = JobContext(training.workspace, training.folder, journal, NoCommands(), "cpu")
+        run = setup.build_run(training.job, context)
+        try:
+            epoch, (batch,) = run.plan.update(1)
+            whole, gradient = losses_and_gradient(run, epoch, batch, [batch.items])
+            apart, summed = losses_and_gradient(run, epoch, batch, [batch.items[:1], batch.items[1:2], batch.items[2:]])
+        finally:
+            run.release()
+    assert len(whole) == 4
+    torch.testing.assert_close(apart, whole, rtol=1e-7, atol=1e-9)
+    assert (summed - gradient).norm() < 1e-6 * gradient.norm()
+
+
+def losses_and_gradient(run, epoch, batch, shares):
+    """Of a batch that is computed in parts: losses [B], and the sum of the gradients as one vector."""
+    found = []
+    run.optimizer.zero_grad(set_to_none=True)
+    for items in shares:
+        part = Batch(batch.bucket, tuple(items))
+        run.method.before_micro_batch(1, 0, [(placed.key, repeat) for placed, repeat in items])
+        timesteps = [100 + 200 * batch.items.index(item) for item in items]
+        losses = micro_batch(run, epoch, part, timesteps)
+        losses.sum().backward()
+        run.method.after_micro_batch()
+        found.append(losses.detach())
+    gradients = [weight.grad.flatten() for weight in run.parameters if weight.grad is not None]
+    return torch.cat(found), torch.cat(gradients)
+
+
+def tiny_pictures(make_job, tmp_path):
+    """Four pictures of one shape."""
+    (tmp_path / "squares").mkdir()
+    for path in sorted(Path(make_job().dataset.folder).glob("*.png"))[:4]:
+        Image.open(path).convert("RGB").resize((80, 80)).save(tmp_path / "squares" / path.name)
+        text = path.with_suffix(".txt").read_text()
+        (tmp_path / "squares" / path.with_suffix(".txt").name).write_text(f"zunkel, {text}")
+    return str(tmp_path / "squares")
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    """Trainings compute in float64."""
+    assemble = setup._assemble
+
+    def widened(builder, components, text, latents):
+        for part in (components.unet, *components.text_encoders):
+            part.double()
+        run = assemble(builder, components, text, latents)
+        for weight in run.parameters:
+            weight.data = weight.data.double()
+        if frozen := getattr(run.method, "frozen", None):  # packed for float32
+            uninstall(frozen)
+            frozen.double()
+        return run
+
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(setup, "_assemble", widened)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(tiny_folder("sd1", tmp_path_factory.mktemp("tiny") / "sd1"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -102,6 +229,18 @@ def test_the_engine_launches_follows_and_stops_processes_of_its_own(make_job, tm
         engine.close(wait_seconds=20)
 
 
+def test_a_run_is_told_as_ended_only_when_its_processes_have_let_go(tmp_path):
+    holder = RunFolder(tmp_path)
+    holder.lock()
+    waiting = threading.Thread(target=_wait_for_end, args=(RunFolder(tmp_path),))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    holder.unlock()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
 def state_of(engine, entry_id):
     return next(entry.state for entry in engine.queue() if entry.id == entry_id)
 
@@ -111,3 +250,31 @@ def wait(condition, seconds=200.0):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.1)
+
+
+def test_processes_whose_launcher_is_killed_end_too_and_the_run_goes_on(make_job, tmp_path):
+    saving = {"save_every_n_steps": 1, "save_state": True, "save_last_n_steps": 1}
+    job = make_job(schedule={"max_train_steps": 5000, "seed": 7}, saving=saving)
+    preset, outputs = tmp_path / "long.json", tmp_path / "outputs"
+    preset.write_text(json.dumps(dump(job)))
+    words = [str(PROJECT / "webui.py"), "train", str(preset), "--outputs", str(outputs), "--models"]
+    command = [sys.executable, *LAUNCH, *QUIET, *words, str(PROJECT / "models")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, env=environment, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        wait(lambda: list(outputs.glob("runs/*/state/step*/complete.json")))
+        workers = psutil.Process(launcher.pid).children()
+        assert len(workers) == 2
+        launcher.kill()
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+        assert "as after a kill" in launcher.stderr.read()
+    (path,) = (outputs / "runs").iterdir()
+    folder = RunFolder(path)
+    step = state_step(newest_state(folder.states))
+    assert step > 0 and not folder.held
+    with Journal(folder.path) as journal:
+        workspace = Workspace(outputs, PROJECT / "models", tmp_path)
+        context = JobContext(workspace, folder, journal, NoCommands(), "cpu")
+        assert run_training(job_of(folder), context, step + 1) == "stopped"
+    assert step + 1 in losses(list(read_lines(folder.journal_file)))

@@ -9,11 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from core.engine.extend import extend
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training import resume
 from core.training.prove import prove
 from core.training.resume import find_state, parse_address
+from core.training.run import run_training
 
 
 def same(a, b):
@@ -92,6 +96,33 @@ def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train):
     assert sorted(again.losses()) == [5, 6]
     assert again.losses()[5] == whole.losses()[1], "the pictures, noise and timesteps of the first step"
     assert late.losses()[5] != again.losses()[5]
+
+
+def test_weights_of_an_earlier_lora_and_a_step_go_on_where_it_ended(train):
+    """With an optimizer that remembers nothing, the weights and the step are all there is to go on from."""
+    plain = {"optimizer": {"optimizer_type": "SGD", "learning_rate": 0.5}}
+    curve, begins = {"lr_scheduler": "linear"}, {"initial_step": 3}
+    whole, short = train(**steps(6, **curve), **plain), train(**steps(6, **curve), **plain)
+    whole.start()
+    first_half(short, 3)
+    earlier = str(short.file("t-step00000003.safetensors"))
+    rest = train(**steps(6, **curve), **plain, network={"network_weights": earlier}, resume=begins)
+    assert rest.start() == "done"
+    assert {step: whole.losses()[step] for step in (4, 5, 6)} == rest.losses()
+    assert same(whole.file(), rest.file())
+    last, same_step = rest.lines("steps")[-1], whole.lines("steps")[-1]
+    assert (last["rates"], last["epoch"]) == (same_step["rates"], 2) == ({"unet": pytest.approx(0.5 / 6)}, 2)
+    first_pictures = {"network": {"network_weights": earlier}, "resume": begins | {"skip_until_initial_step": False}}
+    again = train(**steps(6, **curve), **plain, **first_pictures)
+    assert again.start() == "done" and sorted(again.losses()) == [4, 5, 6]
+    assert not same(whole.file(), again.file())
+
+
+def first_half(training, step):
+    """Train to this step, stop and save, as a person would."""
+    with Journal(training.folder.path) as journal:
+        context = JobContext(training.workspace, training.folder, journal, NoCommands(), "cpu", training.token)
+        assert run_training(training.job, context, stop_at=step) == "stopped"
 
 
 def test_beginning_at_an_epoch_is_beginning_at_its_first_step(train):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
+
+from core.generation import pipeline
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
@@ -60,3 +62,25 @@ def test_a_prompt_file_is_drawn_after_the_typed_ones(train, tmp_path):
     training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
     training.start()
     assert [line["prompt"] for line in training.lines("sample")][:2] == ["a fox", "a bear"]
+
+
+def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight(train, monkeypatch):
+    drawn = []
+
+    def watched(predict, positive, negative, **how):
+        drawn.append((how["width"], how["height"], how["as_kohya"], float(positive.context.mean())))
+        return denoise(predict, positive, negative, **{**how, "width": 64, "height": 64})
+
+    denoise = pipeline.denoise
+    monkeypatch.setattr(pipeline, "denoise", watched)
+    files = []
+    for prompt, which in (("a (fox:1.5)", "none"), ("a (fox:1.5)", "kohya"), ("a fox", "kohya")):
+        samples = {"sample_prompts": [f"{prompt} --s 1"], "sample_at_first": False, "compatibility": which}
+        training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
+        assert training.start() == "done"
+        files.append(training.file().read_bytes())
+    assert [each[:3] for each in drawn] == [(64, 64, False), (512, 512, True), (512, 512, True)]
+    heavy, kept, plain = (each[3] for each in drawn)
+    assert kept == pytest.approx(plain, rel=1e-5) and heavy != pytest.approx(plain, rel=1e-3)
+    first, second = load(files[0]), load(files[1])
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -52,6 +52,23 @@ def test_epoch_files_are_counted_and_step_files_are_not_among_them():
     assert no_longer_kept(SavingSettings(save_last_n=1), found, 42) == found[:-1]
 
 
+def test_an_epochs_and_a_steps_file_of_one_moment_count_once():
+    found = [each for step in (10, 20, 30) for each in (OnTheWay(Path(f"t-{step:06d}"), step, step), *step_files(step))]
+    assert no_longer_kept(SavingSettings(save_last_n=2), found, 30) == found[:2]
+
+
+def test_both_files_of_the_last_moment_stay_and_those_before_it_go(train):
+    often = {"save_every_n_epochs": 1, "save_every_n_steps": 2, "save_last_n": 2}
+    training = train(schedule={"max_train_steps": 7, "seed": 7}, saving=often)  # epochs of 3 steps
+    training.start()
+    assert {path.stem for path in training.folder.checkpoints.iterdir()} == {
+        "t-step00000004",
+        "t-000002",
+        "t-step00000006",
+        "t",
+    }
+
+
 @pytest.mark.parametrize(
     ("settings", "left"),
     [
@@ -95,6 +112,17 @@ def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
         "t-000004.safetensors",
         "t.safetensors",
     ]
+
+
+def test_a_step_that_ends_an_epoch_has_a_file_of_each_name_where_both_are_asked_for(train):
+    often = {"save_every_n_epochs": 1, "save_every_n_steps": 2, "save_n_evenly": 2}
+    training = train(schedule={"max_train_steps": 8, "seed": 7}, saving=often)
+    training.start()
+    per_epoch = training.lines("planned")[0]["steps_per_epoch"]
+    names = {path.stem for path in training.folder.checkpoints.iterdir()}
+    ends = {f"t-{epoch:06d}" for epoch in range(1, 7 // per_epoch + 1)}
+    assert per_epoch == 3 and names == ends | {f"t-step{step:08d}" for step in (2, 4, 6)} | {"t"}
+    assert [line["step"] for line in training.lines("saved")] == [2, 3, 4, 6, 6, 8]
 
 
 def test_pickled_files_hold_the_same_weights_and_load_without_running_anything(train):

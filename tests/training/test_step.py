@@ -2,9 +2,9 @@
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pytest import fixture, mark
+from pytest import fixture, mark, raises
 
-from core.diffusion.schedule import sd_alpha_bar
+from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
 from core.settings.noise import NoiseSettings
 from core.training.step import training_loss
 
@@ -163,3 +163,48 @@ def test_preserved_pictures_learn_what_the_base_model_predicts(batch):
     plain = our_loss(batch)
     torch.testing.assert_close(loss[kept], torch.full((2,), 0.25), **TOLERANCE)  # half a unit off everywhere
     torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)
+
+
+def test_masks_as_sd_scripts_keeps_them_are_read_by_picture(batch):
+    """Four of four channels: torch itself would take [4, h, w] for a mask of each channel."""
+    masks = torch.rand(4, 1, 8, 6, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(our_loss(batch, masks=masks[:, 0]), our_loss(batch, masks=masks))
+    large = torch.rand(4, 1, 61, 45, generator=torch.Generator().manual_seed(2)).bfloat16()
+    assert torch.equal(our_loss(batch, masks=large[:, 0]), our_loss(batch, masks=large))
+
+
+@mark.parametrize(
+    ("changed", "options", "words"),
+    [
+        ({}, {"masks": torch.ones(8, 6)}, r"masks \[8, 6\]: \[4, 1, h, w\] or \[4, h, w\]"),
+        ({}, {"masks": torch.ones(4, 3, 8, 6)}, r"masks \[4, 3, 8, 6\]"),
+        ({}, {"masks": torch.ones(1, 1, 8, 6)}, r"masks \[1, 1, 8, 6\]"),
+        ({}, {"sample_weights": torch.ones(4, 1, 1, 1)}, r"sample_weights \[4, 1, 1, 1\]"),
+        ({}, {"sample_weights": torch.ones(1)}, r"sample_weights \[1\]: one for each picture, \[4\]"),
+        ({"timesteps": torch.tensor([500])}, {}, r"timesteps \[1\]"),
+        ({"timesteps": torch.tensor([1.0, 2, 3, 4])}, {}, "of torch.float32"),
+        ({"timesteps": torch.tensor([1, 2, 3, 4], dtype=torch.uint8)}, {}, "of torch.uint8"),
+        ({"noise": torch.ones(1, 4, 8, 6)}, {}, r"noise \[1, 4, 8, 6\]: both are \[B, C, H, W\]"),
+        ({}, {"prediction": "v_prediction"}, "prediction is 'v_prediction': epsilon or v"),
+    ],
+)
+def test_other_forms_are_refused_in_words(batch, changed, options, words):
+    with raises(ValueError, match=words):
+        our_loss({**batch, **changed}, **options)
+
+
+def test_the_loss_is_float32_whatever_the_types_given(batch):
+    wide = {**batch, "latents": batch["latents"].double(), "noise": batch["noise"].double()}
+    loss = our_loss(wide, sample_weights=torch.ones(4).double(), masks=torch.ones(4, 1, 8, 6).double())
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, our_loss(batch), **TOLERANCE)
+
+
+def test_a_share_of_0_of_a_v_loss_is_none_also_where_the_share_would_be_infinite(batch):
+    options = {"alpha_bar": schedule_in_force(True)}
+    basics = (predict, batch["latents"], batch["noise"], batch["timesteps"])
+    none, off = (
+        training_loss(*basics, NoiseSettings(zero_terminal_snr=True, v_pred_like_loss=share), **options)
+        for share in (None, 0)
+    )
+    assert torch.equal(none, off) and bool(off.isfinite().all())

@@ -95,7 +95,7 @@ def sd_scripts_loss(batch, options, *, v, masked, weighted):
     latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
     if options.noise_offset:
         strength = options.noise_offset * (batch["offset_share"] if options.noise_offset_random_strength else 1)
-        if options.adaptive_noise_scale:
+        if options.adaptive_noise_scale is not None:  # also 0, which rounds the strength to the latents' type
             brightness = torch.abs(latents.mean(dim=(2, 3), keepdim=True))
             strength = torch.clamp(strength + options.adaptive_noise_scale * brightness, 0.0, None)
         noise = noise + strength * batch["offset"]

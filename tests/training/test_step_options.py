@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from core.record.problems import ProblemsError
 from core.training import update
+from core.training.stepper import Stepper
 
 EVERYTHING = {
     "noise_offset": 0.05,
@@ -73,3 +74,132 @@ def test_a_training_with_every_option_resumes_bit_for_bit(train, monkeypatch):
     assert rest.start() == "done" and rest.losses() == whole.losses()
     first, second = load_file(whole.file()), load_file(rest.file())
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def change(training):
+    """How far one step moved the up matrices, which begin at 0."""
+    assert training.start() == "done"
+    moved = {name: value for name, value in load_file(training.file()).items() if name.endswith("lora_up.weight")}
+    return torch.cat([value.flatten() for value in moved.values()])
+
+
+@pytest.mark.parametrize(("gathered", "share"), [(1, 1.0), (2, 0.5)])
+def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathered, share):
+    """The epoch is one batch of all five pictures; with two batches an update, half of the only update is missing."""
+    groups = {
+        "dataset": {"train_batch_size": 5, "enable_bucket": False},
+        "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 0},
+        "schedule": {"max_train_steps": 1, "gradient_accumulation_steps": gathered},
+    }
+    plain, kohya = (change(train(noise={"compatibility": which}, **groups)) for which in ("none", "kohya"))
+    assert float(plain.norm()) > 0
+    torch.testing.assert_close(kohya, share * plain, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(("which", "divisors"), [("none", [5, 5, 5]), ("kohya", [3, 6, 6])])
+def test_each_picture_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkeypatch, which, divisors):
+    found = []
+
+    def watched(run, whole, pictures):
+        found.append((len(whole.items), counted(run, whole, pictures)))
+        return found[-1][1]
+
+    counted = update.counted
+    monkeypatch.setattr(update, "counted", watched)
+    schedule = {"max_train_steps": 1, "gradient_accumulation_steps": 3}
+    assert train(noise={"compatibility": which}, schedule=schedule).start() == "done"
+    assert sorted(found) == list(zip([1, 2, 2], divisors, strict=True))
+
+
+def test_weighted_captions_can_be_weighed_as_in_sd_scripts_0_9(train, pictures, tmp_path):
+    """The words' weights change the loss in both ways, differently; what is cached of one is not taken for the other."""
+    folder = tmp_path / "heavy"
+    folder.mkdir()
+    picture = sorted(pictures.glob("*.png"))[0]
+    (folder / picture.name).write_bytes(picture.read_bytes())
+    (folder / picture.with_suffix(".txt").name).write_text("a (glyph:1.5) here")
+    losses = []
+    for captions in ({}, {"weighted_captions": True}, {"weighted_captions": True, "weighted_mean": "kept"}):
+        for length in (75, 150):
+            training = train(
+                dataset={"folder": str(folder)},
+                captions={**captions, "max_token_length": length},
+                schedule={"max_train_steps": 1},
+            )
+            assert training.start() == "done"
+            losses.append(training.losses()[1])
+    assert len(set(losses)) == 6
+
+
+CLIPPED = {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3}  # below every gradient here
+
+
+def norms(training):
+    return [line["grad_norm"] for line in training.lines("steps")]
+
+
+def test_a_part_with_rate_0_counts_in_the_clipped_norm_only_as_in_sd_scripts(train):
+    groups = {"network": {"train_text_encoder": True}, "schedule": {"max_train_steps": 1}}
+    rates = CLIPPED | {"text_encoder_lr": 0.0}
+    all_learn, plain, kohya = (
+        train(optimizer=own, **groups) for own in (CLIPPED, rates, rates | {"compatibility": "kohya"})
+    )
+    moved = [change(training) for training in (all_learn, plain, kohya)]
+    (whole,), (own,), (theirs,) = (norms(training) for training in (all_learn, plain, kohya))
+    assert own < theirs == pytest.approx(whole, rel=1e-5)
+    torch.testing.assert_close(moved[2], moved[1] * (own / theirs), rtol=1e-3, atol=1e-9)
+
+
+def test_for_a_new_word_the_whole_table_is_clipped_only_as_in_sd_scripts(train):
+    word = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel", "init_word": "fox"}}
+    captions = {"caption_prefix": "zunkel, ", "max_token_length": 75}
+    moved, length = [], []
+    for compatibility in ("none", "kohya"):
+        optimizer = CLIPPED | {"compatibility": compatibility}
+        training = train(optimizer=optimizer, captions=captions, schedule={"max_train_steps": 1}, **word)
+        assert training.start() == "done"
+        begun = train(
+            optimizer=optimizer | {"learning_rate": 1e-30}, captions=captions, schedule={"max_train_steps": 1}, **word
+        )
+        assert begun.start() == "done"
+        moved.append(*(load_file(training.file())[name] - load_file(begun.file())[name] for name in ["emb_params"]))
+        length += norms(training)
+    assert length[0] < length[1], "the other words' gradients count too, the filling's most"
+    assert float(moved[0].norm()) == pytest.approx(1e-3, rel=1e-2)
+    torch.testing.assert_close(moved[1], moved[0] * (length[0] / length[1]), rtol=2e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("kohya", [0, 0, 1, 1])])
+def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train, monkeypatch, which, ticks):
+    """The gradients of the first and the third step overflow."""
+    seen, step = [], Stepper.step
+
+    def watched(self, loss):
+        seen.append(self._optimizer.param_groups[0]["lr"])
+        if len(seen) in (1, 3):
+            self._parameters[0].grad.fill_(float("inf"))
+        return step(self, loss)
+
+    monkeypatch.setattr(Stepper, "step", watched)
+    schedule = {"max_train_steps": 4, "lr_scheduler": "linear", "compatibility": which}
+    training = train(memory={"full_precision": "fp16"}, optimizer={"learning_rate": 1.0}, schedule=schedule)
+    assert training.start() == "done"
+    assert seen == pytest.approx([1 - tick / 4 for tick in ticks])
+
+
+@pytest.mark.parametrize(
+    ("which", "dtype"), [("none", torch.float32), ("kohya", torch.float32), ("kohya_0.9", torch.bfloat16)]
+)
+def test_latents_of_a_lora_are_halved_only_as_in_sd_scripts_0_9(train, seen, which, dtype):
+    training = train(
+        noise={"compatibility": which}, memory={"mixed_precision": "bf16"}, schedule={"max_train_steps": 1}
+    )
+    assert training.start() == "done"
+    assert {call[name].dtype for call in seen for name in ("latents", "noise")} == {dtype}
+
+
+def test_halved_latents_are_those_that_were_cast_before_they_were_scaled():
+    encoded, scale = torch.randn(64, generator=torch.Generator().manual_seed(0)), 0.18215
+    theirs = encoded.to(torch.bfloat16) * scale
+    assert torch.equal(update.scaled_in(torch.bfloat16, encoded * scale, scale), theirs)
+    assert not torch.equal((encoded * scale).to(torch.bfloat16), theirs), "rounded once where they round twice"

@@ -11,7 +11,6 @@ import torch
 from core.formats import hashes
 from core.formats.tensor_writer import save_pickle
 from core.record.cancel import Cancelled
-from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
@@ -102,10 +101,9 @@ def test_gradients_that_overflow_for_ever_end_a_run_with_scaled_losses():
     buffer = LossBuffer(scaled=True)
     for step in range(1, MOST_OVERFLOWS + 1):
         buffer.put(record(step, float("inf")))
-    assert buffer.read() is not None, "the scaler's first steps are no fault"
+    assert buffer.read().end is None, "the scaler's first steps are no fault"
     buffer.put(record(51, float("nan")))
-    with pytest.raises(ProblemsError, match="gradient of step 51"):
-        buffer.read()
+    assert "gradient of step 51" in str(buffer.read().end)
 
 
 def test_more_even_saves_than_steps_are_one_a_step():

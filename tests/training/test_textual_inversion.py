@@ -86,7 +86,7 @@ def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, more):
 def test_what_cannot_be_learnt_is_said_before_anything_loads(train):
     with pytest.raises(ProblemsError, match="no word to learn"):
         train(**groups(embedding={"token_string": None})).start()
-    with pytest.raises(ProblemsError, match="single file"):
+    with pytest.raises(ProblemsError, match="small file"):
         train(**groups(saving={"output_name": "t", "save_model_as": "diffusers"})).start()
 
 

@@ -13,6 +13,7 @@ from core.record import atomic, commands
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
+from core.training.stepper import Stepper
 
 
 def weights(path):
@@ -34,6 +35,8 @@ def test_a_training_leaves_a_file_a_state_and_a_journal(train):
     assert all((training.folder.path / line["file"]).is_file() for line in training.lines("sample"))
     assert newest_state(training.folder.states).name == "step00000004"
     assert len(json.loads(training.folder.dataset_file.read_text())) >= 1
+    (memory,) = training.lines("memory")
+    assert memory["peak_bytes"] > 100 << 20 and memory["device"] == "cpu", "resident, with torch and a model in it"
     with safe_open(training.file(), "pt") as file:
         metadata, names = file.metadata(), list(file.keys())
     assert metadata["ss_network_dim"] == "4" and metadata["ss_steps"] == "4" and metadata["sshs_model_hash"]
@@ -222,16 +225,16 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
         loss = real(*arguments, **named)
         return loss * float("nan") if len(calls) == 2 else loss
 
-    real_step = update._step
+    real_step = Stepper.step
 
-    def watched(run, loss):
-        before = [parameter.detach().clone() for parameter in run.parameters]
-        norm = real_step(run, loss)
-        seen.append(all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True)))
+    def watched(stepper, loss):
+        before = [parameter.detach().clone() for parameter in stepper._parameters]
+        norm = real_step(stepper, loss)
+        seen.append(all(torch.equal(a, b) for a, b in zip(before, stepper._parameters, strict=True)))
         return norm
 
     monkeypatch.setattr(update, "training_loss", poisoned)
-    monkeypatch.setattr(update, "_step", watched)
+    monkeypatch.setattr(Stepper, "step", watched)
     with pytest.raises(ProblemsError, match="step 2 is not a number"):
         training.start()
     assert seen == [False, True, True, True], "step 1 moved the weights, step 2 and those after it did not"
@@ -248,16 +251,16 @@ def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(t
         loss = real(*arguments, **named)
         return loss * float("nan") if len(calls) in (2, 4, 6) else loss
 
-    real_step = update._step
+    real_step = Stepper.step
 
-    def watched(run, loss):
-        before = [parameter.detach().clone() for parameter in run.parameters]
-        norm = real_step(run, loss)
-        seen.append(all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True)))
+    def watched(stepper, loss):
+        before = [parameter.detach().clone() for parameter in stepper._parameters]
+        norm = real_step(stepper, loss)
+        seen.append(all(torch.equal(a, b) for a, b in zip(before, stepper._parameters, strict=True)))
         return norm
 
     monkeypatch.setattr(update, "training_loss", poisoned)
-    monkeypatch.setattr(update, "_step", watched)
+    monkeypatch.setattr(Stepper, "step", watched)
     training = train(schedule={"max_train_steps": 8, "seed": 7, "skip_non_finite": 2}, **groups)
     with pytest.raises(ProblemsError, match="step 6 is not a number"):
         training.start()
@@ -280,7 +283,8 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved_before(train, monkeypatch
     with suppress(OSError):
         training.start()
     said = [line for line in training.lines("log") if line["level"] == "error"]
-    assert said and "disk is full" in said[0]["text"]
+    assert said[0]["text"].startswith("The disk is full; nothing was saved at step 4")
+    assert said[0]["fix"].startswith("free some space and ")
     assert weights(training.file("t-step00000002.safetensors"))
     assert not list(training.folder.checkpoints.glob(".tmp*"))
 
@@ -352,3 +356,14 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
         and "loading the VAE" not in stages
         and "loading the text encoder" not in stages
     )
+
+
+def test_training_is_said_again_after_the_captions_of_a_later_epoch_were_encoded(train):
+    training = train(
+        captions={"shuffle_caption": True, "caption_suffix": ", a, b, c, d, e, f"},
+        schedule={"max_train_steps": 6, "seed": 11},
+    )
+    assert training.start() == "done"
+    stages = [line["text"] for line in training.lines("stage")]
+    later = stages[stages.index("training") + 1 :]
+    assert later[:2] == ["loading the text encoder", "training"], "the second epoch shuffles anew"

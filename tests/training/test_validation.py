@@ -1,5 +1,6 @@
 """The loss on held-out pictures: the same measure each time, and nothing of the training changes by it."""
 
+import json
 import math
 
 import pytest
@@ -68,6 +69,11 @@ def test_without_held_out_pictures_nothing_is_measured_and_a_limit_takes_fewer(t
     )
     few.start()
     assert {line["pictures"] for line in few.lines("validated")} == {1}
+    told = json.loads(few.folder.dataset_file.read_text("utf-8"))["validation"]
+    assert len(told["pictures"]) == 1, "what is measured, not what is held out"
+    assert told["seed"] == 0 and told["timesteps"] == [200, 400, 600, 800]
+    assert len(told["pictures"][0]["sha256"]) == 64 and told["pictures"][0]["caption"]
+    assert told["pictures"][0]["masked"] is False
 
 
 def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monkeypatch):

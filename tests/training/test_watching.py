@@ -57,6 +57,16 @@ def test_one_reading_brings_every_number_of_several_steps(monkeypatch):
     assert (read.norm, read.weight_norm) == (3.0, 9.0)
 
 
+def test_what_was_read_before_the_step_that_ends_a_run_is_told():
+    buffer = LossBuffer(allowed=1)
+    for step, loss in enumerate((0.5, float("nan"), 0.25, float("nan"), 0.125), 1):
+        buffer.put(StepRecord(step, torch.tensor(loss), torch.tensor(1.0), ["a.png"], [5]))
+    read = buffer.read()
+    assert read.steps == [1, 3] and read.losses == [0.5, 0.25]
+    assert ["step 2" in problem.what for problem in read.skipped] == [True]
+    assert "step 4" in str(read.end)
+
+
 def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     groups = {"schedule": {"max_train_steps": 6, "seed": 7}, "validation": {"validation_split": 0.2}}
     whole, broken = train(**groups), train(**groups)

@@ -24,14 +24,16 @@ def encode_captions(
     clip_skip: int | None = None,
     join: Join = join_windows,
     weighted: bool = False,
+    mean_kept: bool = False,
 ) -> TextStates:
     """Captions as the U-Net reads them: context [B, T, 768 + 1280], pooled [B, 1280], in the encoders' type.
 
     clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
     weighted   read (more) and (exactly:1.3) as weights of the states; the pooled vector has none
+    mean_kept  and scale each encoder's states of a text to the mean that they had without them
     """
-    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length)
-    return encode_ids(components, ids, join=join, weights=weights)
+    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length, mean_kept)
+    return encode_ids(components, ids, join=join, weights=weights, mean_kept=mean_kept)
 
 
 def encode_ids(
@@ -41,6 +43,7 @@ def encode_ids(
     clip_skip: int | None = None,
     join: Join = join_windows,
     weights: Weights = None,
+    mean_kept: bool = False,
 ) -> TextStates:
     """The same of token ids [B, n, 77], one tensor for each text encoder, with their weights."""
     first, second = components.text_encoders
@@ -48,7 +51,7 @@ def encode_ids(
     more, last = _read(second, ids[1])
     end = components.tokenizers[1].eos_token_id
     return TextStates(
-        torch.cat([join(weigh(states, weights, 0)), join(weigh(more, weights, 1))], dim=-1),
+        torch.cat([join(weigh(states, weights, 0, mean_kept)), join(weigh(more, weights, 1, mean_kept))], dim=-1),
         pooled(second, last[:, 0], ids[1][:, 0], end),
     )
 

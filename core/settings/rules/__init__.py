@@ -21,6 +21,7 @@ from core.settings.rules import (
     optimizer,
     saving,
     schedule,
+    sharding,
     validation,
 )
 
@@ -37,6 +38,7 @@ TOPICS = (
     method,
     embedding,
     memory,
+    sharding,
 )
 
 

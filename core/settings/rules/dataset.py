@@ -18,9 +18,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", "leave it empty, or raise it")
     yield from cache_problems(job)
     for concept in concepts_of(job):
-        if concept.pictures.network_multiplier == 0:
+        if concept.pictures.network_multiplier == 0 and job.method.kind == "lora":
             what = f"The network strength of {concept.source.folder} is 0, so its pictures would teach nothing"
             yield Problem(what, "dataset.network_multiplier", "use 1, or switch the folder off")
+        faces = concept.pictures.face_crop_aug_range
+        if faces is not None and faces[0] > faces[1]:
+            what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
+            yield Problem(what, "dataset.face_crop_aug_range", "write the smaller number first, such as 2, 4")
 
 
 def changes_by_chance(pictures: PictureSettings) -> list[str]:
@@ -89,6 +93,8 @@ def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.conditioning_data_dir", "ignored: masks are not used"
     if not anywhere(job, _holds_out):
         yield "validation.validation_seed", "ignored: no picture is held out"
+    if job.method.kind != "lora":
+        yield "dataset.network_multiplier", "ignored: there is no network whose strength it could be"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"
 

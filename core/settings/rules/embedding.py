@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
+from core.settings.saving import SavingSettings
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -22,14 +23,15 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(f"'{word}' is not one word", "embedding.token_string", "separate several words by commas")
     if len({word.casefold() for word in settings.words}) < len(settings.words):
         yield Problem("A new word is given twice", "embedding.token_string", "remove one")
+    if settings.words and job.saving.output_name == SavingSettings().output_name:
+        what = f"The file would be called {job.saving.output_name}, and programs read an embedding by its file's name"
+        yield Problem(what, "saving.output_name", f"call it as the word, {settings.words[0]}", "advice")
     given = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(given) > max(1, len(settings.words)):
         what = f"{len(given)} words to begin with are given for {len(settings.words)} new ones"
         yield Problem(what, "embedding.init_word", "give one for all, or one for each")
     if settings.extended and job.model.family == "sdxl":
         yield Problem("A vector for each layer is for SD 1.x and 2.x", "embedding.extended", "switch it off for SDXL")
-    if job.saving.save_model_as not in ("safetensors", "pt", "ckpt"):
-        yield Problem("An embedding is a single file", "saving.save_model_as", "use safetensors or pt")
     if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
         what = "Several new words are learnt, so each caption must hold the one that its picture shows"
         yield Problem(

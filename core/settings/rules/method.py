@@ -13,7 +13,6 @@ from core.settings.rates import own_rates
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"
-TYPES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 HIGHEST_USUAL = 2e-5
 OF_WHOLE_MODELS = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
 OF_THE_AVERAGE = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
@@ -21,7 +20,6 @@ OF_THE_AVERAGE = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     if job.method.whole_model:
-        yield from _types(job)
         yield from _within_backward(job)
         yield from _block_rates(job)
         yield from _rates(job)
@@ -35,13 +33,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
         what = "The model is to keep the class, and the prior's weight is 0"
         yield Problem(what, "dataset.prior_loss_weight", "use 1, or set method.prior to pictures")
-
-
-def _types(job: TrainJob) -> Iterator[Problem]:
-    own, computed = job.memory.full_precision, job.memory.mixed_precision
-    if own != "fp32" and computed not in ("auto", own):
-        what = f"Weights that learn in {own} need {own} for computing too, and that is {TYPES[computed]}"
-        yield Problem(what, "memory.full_precision, mixed_precision", f"set memory.mixed_precision to {own} or auto")
 
 
 def _within_backward(job: TrainJob) -> Iterator[Problem]:
@@ -119,8 +110,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     else:
         for name in OF_WHOLE_MODELS:
             yield f"method.{name}", "ignored: only whole models have it"
-        for name in ("full_precision", "stochastic_rounding", "fused_backward_pass", "fused_optimizer_groups"):
-            yield f"memory.{name}", "ignored: a network is small enough to learn in fp32"
+        for name in ("fused_backward_pass", "fused_optimizer_groups"):
+            yield f"memory.{name}", "ignored: the gradients of a network or of new words take little room"
     if not method.ema or not method.whole_model:
         for name in OF_THE_AVERAGE:
             yield f"method.{name}", "ignored: no average is kept"
@@ -130,5 +121,3 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
     if method.block_lr and method.whole_model:
         yield "optimizer.unet_lr", "ignored: each block has a rate of its own"
-    if job.memory.full_precision != "bf16":
-        yield "memory.stochastic_rounding", "ignored: no weights learn in bf16"

@@ -157,6 +157,11 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"network.{name}", "ignored: it is taken from the LoRA to start from"
     if not network.base_weights:
         yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
+        yield "network.base_weights_layers", "ignored: no LoRAs are merged"
+    elif network.trains_conv:
+        yield "network.base_weights_layers", "ignored: the residual blocks are trained with their convolutions"
+    elif network.dim_from_weights:
+        yield "network.base_weights_layers", "ignored: the layers are those of the LoRA to start from"
 
 
 def _title(name: str) -> str:

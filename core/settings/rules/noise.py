@@ -32,7 +32,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Problem]:
     """What does not go with what the model predicts, "epsilon" or "v"."""
     if prediction == "v":
-        if noise.v_pred_like_loss is not None:
+        if noise.v_pred_like_loss:
             what = "A share of a v loss is for models that predict noise; this one predicts v"
             yield Problem(what, "noise.v_pred_like_loss", "leave it empty")
         return
@@ -41,7 +41,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
         yield Problem(what, "noise.scale_v_pred_loss_like_noise_pred", "switch it off, or set model.prediction to v")
     if not noise.zero_terminal_snr:
         return
-    if noise.compatibility != "kohya":
+    if not noise.as_kohya:
         yield from _infinite_weights(noise)
     what = "Zero terminal SNR is for models that predict v; a model that predicts noise learns nothing at the last timestep"
     yield Problem(what, "noise.zero_terminal_snr", "switch it off, or set model.prediction to v", "advice")
@@ -51,7 +51,7 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
     """Weights that divide by the SNR, which is 0 at the end of the stretched schedule."""
     for name, on in (
         ("debiased_estimation_loss", noise.debiased_estimation_loss),
-        ("v_pred_like_loss", noise.v_pred_like_loss is not None),
+        ("v_pred_like_loss", bool(noise.v_pred_like_loss)),
     ):
         if on:
             title = NoiseSettings.model_fields[name].title
@@ -61,7 +61,7 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     noise = job.noise
-    kohya = noise.compatibility == "kohya"
+    kohya = noise.as_kohya
     if not noise.noise_offset:
         yield "noise.noise_offset_random_strength", "ignored: there is no noise offset"
     if not noise.ip_noise_gamma:
@@ -86,13 +86,13 @@ def _masked(job: TrainJob) -> bool:
 
 
 def kohya_differs(job: TrainJob) -> bool:
-    """Whether `compatibility = "kohya"` changes anything as the other settings stand."""
+    """Whether the chosen compatibility, or one of them where none is, changes anything as the other settings stand."""
     noise = job.noise
     weighed = (
         noise.min_snr_gamma is not None
         or noise.debiased_estimation_loss
         or noise.scale_v_pred_loss_like_noise_pred
-        or noise.v_pred_like_loss is not None
+        or bool(noise.v_pred_like_loss)
     )
     scaled = noise.loss_type in ("huber", "smooth_l1") and noise.huber_schedule == "snr" and noise.huber_scale != 1
     shared = (
@@ -100,5 +100,11 @@ def kohya_differs(job: TrainJob) -> bool:
         or (bool(noise.ip_noise_gamma) and noise.ip_noise_gamma_random_strength)
         or noise.multires_noise_iterations is not None
     ) and anywhere(job, lambda each: each.pictures.train_batch_size > 1)
-    halved = job.method.kind != "lora" and job.memory.mixed_precision != "no"
-    return (noise.zero_terminal_snr and weighed) or scaled or shared or _masked(job) or halved
+    halved = job.memory.mixed_precision != "no"
+    if (
+        job.method.kind == "lora"
+    ):  # in 0.9 alone; "auto" is often bf16, but nobody who repeats old results leaves it to that
+        asked = job.memory.mixed_precision in ("bf16", "fp16")
+        halved = {"none": asked, "kohya": False, "kohya_0.9": halved}[noise.compatibility]
+    gathered = job.schedule.gradient_accumulation_steps > 1
+    return (noise.zero_terminal_snr and weighed) or scaled or shared or _masked(job) or halved or gathered

@@ -15,6 +15,7 @@ from core.settings.optimizers import (
     settings_problems,
     type_problem,
 )
+from core.settings.rates import trains_text, trains_unet
 
 ARGUMENTS = "optimizer.optimizer_args"
 
@@ -63,12 +64,30 @@ def _adafactor(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
+    why = _clipped_the_same(job)
+    if why:
+        yield "optimizer.compatibility", f"ignored: {why}"
     if averages(job.optimizer.optimizer_type):
         why = "ignored: this optimizer is schedule-free"
         yield from ((f"schedule.{name}", why) for name in CURVE)
     elif relative_steps(job.optimizer):
         why = "ignored: AdaFactor finds the rate itself (relative_step)"
         yield from ((f"schedule.{name}", why) for name in CURVE if name != "lr_warmup_steps")
+
+
+def _clipped_the_same(job: TrainJob) -> str:
+    """Why clipping is the same with sd-scripts' choice; empty where it is another."""
+    own = job.optimizer
+    if own.max_grad_norm == 0:
+        return "nothing is clipped"
+    if job.sharding.active:
+        return "DeepSpeed clips what learns"
+    if job.method.whole_model:
+        return "it is about LoRAs and new words"
+    unet_rests = trains_unet(job) and own.unet_rate == 0
+    if job.method.kind == "lora" and not unet_rests and not (trains_text(job) and 0 in own.text_rates):
+        return "no part of the LoRA has the rate 0"
+    return ""
 
 
 CURVE = (

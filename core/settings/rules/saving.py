@@ -27,8 +27,11 @@ PERIODS = (
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
 )
-NETWORKS = ("lora", "xti", "textual_inversion")  # small files beside a model
-FOLDERS = ("diffusers", "diffusers_safetensors")
+OF_WHOLE_MODELS = {
+    "diffusers": "A diffusers folder",
+    "diffusers_safetensors": "A diffusers folder",
+    "source": "The base model's form",
+}
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
 
@@ -47,10 +50,12 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = f"'{name}' cannot be a file name: {reason}"
         yield Problem(what, "saving.output_name", "use letters, digits, - and _")
     form = job.saving.save_model_as
-    if form in FOLDERS and job.method.kind in NETWORKS:
-        what = "A diffusers folder holds a whole model, and this training makes a small file"
+    if form in OF_WHOLE_MODELS and not job.method.whole_model:
+        what = f"{OF_WHOLE_MODELS[form]} holds a whole model, and this training makes a small file"
         yield Problem(what, "saving.save_model_as", "use safetensors")
-    yield from _beginning(job)
+    if job.resume.resume_from_huggingface and not job.resume.resume:
+        what = "A state on the hub is asked for, and its address is missing"
+        yield Problem(what, "resume.resume", "write owner/name/folder, or switch it off")
     repository = job.hub.huggingface_repo_id
     if repository and not REPOSITORY.fullmatch(repository):
         what = f"'{repository}' is no repository of the hub"
@@ -68,21 +73,6 @@ def _states(job: TrainJob) -> Iterator[Problem]:
     if own.save_last_n_states == 1 and not _by_distance(job):
         what = "Only one state is kept: if it is damaged, there is none to continue from"
         yield Problem(what, "saving.save_last_n_states", "keep 2", "advice")
-
-
-def _beginning(job: TrainJob) -> Iterator[Problem]:
-    own = job.resume
-    total = job.schedule.max_train_steps
-    if own.initial_step is not None and total is not None and own.initial_step >= total:
-        what = f"The training would begin at step {own.initial_step} and ends at step {total}"
-        yield Problem(what, "resume.initial_step", "begin earlier, or train longer")
-    if own.initial_epoch is not None and total is None and job.schedule.max_train_epochs is not None:
-        if own.initial_epoch > job.schedule.max_train_epochs:
-            what = f"The training would begin at epoch {own.initial_epoch} and ends with epoch {job.schedule.max_train_epochs}"
-            yield Problem(what, "resume.initial_epoch", "begin earlier, or train longer")
-    if own.resume_from_huggingface and not own.resume:
-        what = "A state on the hub is asked for, and its address is missing"
-        yield Problem(what, "resume.resume", "write owner/name/folder, or switch it off")
 
 
 def _by_distance(job: TrainJob) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizers import averages, relative_steps
-from core.settings.schedule import read_step_rules, steps_of
+from core.settings.optimizers import argument_problems, averages, relative_steps
+from core.settings.schedule import ARGUMENTS, read_step_rules, steps_of
 from core.settings.torch_curves import type_problems
 
 USES = {  # setting -> the curves that read it
@@ -16,7 +16,7 @@ USES = {  # setting -> the curves that read it
     "lr_scheduler_power": {"polynomial"},
     "lr_scheduler_timescale": {"inverse_sqrt"},
     "lr_scheduler_min_lr_ratio": {"cosine_with_min_lr", "warmup_stable_decay"},
-    "lr_scheduler_args": {"piecewise_constant"},
+    "lr_scheduler_args": set(ARGUMENTS),
 }
 RULES = "write for example step_rules=1:100,0.1:200,0.01: rate 1 until step 100, a tenth until 200, then a hundredth"
 
@@ -34,7 +34,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if own.lr_scheduler == "constant" and own.lr_warmup_steps:
         what = "The curve is constant, and a warm-up is set: the rate rises first (sd-scripts refuses this)"
         yield Problem(what, "schedule.lr_warmup_steps", "choose 'constant with warm-up', which is the same", "advice")
-    if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is None:
+    lowest = own.lr_scheduler_args.get("min_lr")
+    if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is None and lowest is None:
         what = "'cosine to a lowest rate' needs the lowest rate"
         yield Problem(what, "schedule.lr_scheduler_min_lr_ratio", "give it as a part of the rate, such as 0.1")
     yield from _arguments(job)
@@ -51,11 +52,15 @@ def _of_torch(job: TrainJob) -> Iterator[Problem]:
 
 def _arguments(job: TrainJob) -> Iterator[Problem]:
     own, where = job.schedule, "schedule.lr_scheduler_args"
+    if own.lr_scheduler not in ARGUMENTS:
+        return
+    known = {argument.name: argument for argument in ARGUMENTS[own.lr_scheduler]}
+    yield from argument_problems(own.lr_scheduler_args, known, f"The curve {own.lr_scheduler}", where)
+    if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is not None and own.lr_scheduler_args:
+        what = "The lowest rate is given twice: as a part of the rate, and as min_lr"
+        yield Problem(what, f"schedule.lr_scheduler_min_lr_ratio, {where}", "keep one of them")
     if own.lr_scheduler != "piecewise_constant":
         return
-    for name in own.lr_scheduler_args:
-        if name != "step_rules":
-            yield Problem(f"The curve 'in steps' has no argument '{name}'", where, RULES)
     try:
         read_step_rules(own.lr_scheduler_args.get("step_rules", ""))
     except ValueError as error:

@@ -1,0 +1,154 @@
+"""A U-Net whose blocks are compiled (torch.compile) where gradients are wanted.
+
+Equal blocks share what is compiled: a block of each width, not each block. So it takes minutes rather than a quarter of an
+hour, steps within the backward pass still get their gradients block by block, and gradient checkpointing stays outside.
+Samples and validation, which come in other sizes, are computed as without.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from core.settings.memory import MemorySettings
+
+BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+VARIANTS = 16  # of a block of one width: by size of picture and batch, which usually share two
+WHERE = "memory.torch_compile"
+PACKAGES = {"tvm": "tvm", "openxla": "torch_xla"}  # torch lists these whether they are there or not
+OFF = "or switch torch.compile off: the result is the same"
+
+
+def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
+    """What is missing for compiling on this device, as far as a look tells."""
+    name, where = settings.dynamo_backend, "memory.dynamo_backend"
+    if not settings.torch_compile:
+        return []
+    if name == "cudagraphs":
+        what = "The backend cudagraphs keeps a place in memory for each piece, and equal blocks share theirs here"
+        return [Problem(what, where, "choose inductor")]
+    import torch
+
+    package = PACKAGES.get(name, "")
+    if name not in torch._dynamo.list_backends(exclude_tags=()) or (package and find_spec(package) is None):
+        return [Problem(f"The torch installed here has no backend '{name}'", where, "choose inductor")]
+    if name != "inductor":
+        return []
+    if device.startswith("mps"):
+        return [Problem("torch.compile does not train on Apple's graphics cards", WHERE, "switch it off")]
+    if device.startswith("cuda") and find_spec("triton") is None:
+        package = "triton-windows" if sys.platform == "win32" else "triton"
+        what = "torch.compile needs triton for a graphics card, and it is not installed"
+        return [Problem(what, WHERE, f"install {package}, {OFF}")]
+    if not _compiler_found(device):
+        return [_no_compiler()]
+    return [_slower()] if device.startswith("cpu") else []
+
+
+def _compiler_found(device: str) -> bool:
+    if sys.platform == "win32":
+        return device.startswith("cuda") or shutil.which("cl") is not None  # triton-windows brings a compiler
+    names = [os.environ.get("CXX"), os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "clang"]
+    return any(name and shutil.which(name) for name in names)
+
+
+def _slower() -> Problem:
+    what = "On a processor compiled code took several times as long a step as torch's own kernels (docs/benchmarks.md)"
+    return Problem(what, WHERE, "switch it off, or try some steps of both", "advice")
+
+
+def _no_compiler() -> Problem:
+    fix = "install g++ (Debian, Ubuntu: build-essential)"
+    if sys.platform == "win32":
+        fix = "install Visual Studio's Build Tools and start from its command prompt"
+    elif sys.platform == "darwin":
+        fix = "run xcode-select --install"
+    return Problem("torch.compile needs a C++ compiler, and there is none", WHERE, f"{fix}, {OFF}")
+
+
+def try_compiling(backend: str, device: str) -> None:
+    """Compile a small layer and its gradient. ProblemsError with what the compiler said where that fails."""
+    import torch
+
+    layer = torch.nn.Linear(4, 4).to(device)
+    try:
+        torch.compile(layer, backend=backend)(torch.ones(2, 4, device=device)).sum().backward()
+    except Exception as error:  # of dynamo, the compiler, triton, the loader
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        what = f"torch.compile does not work here: {lines[0][:300]}"
+        fix = f"see that the C++ compiler and, for a graphics card, triton fit this torch, {OFF}"
+        raise ProblemsError.one(what, WHERE, fix) from error
+    finally:
+        torch._dynamo.reset()
+
+
+class CompiledBlocks:
+    """The U-Net's blocks, compiled at their first use, until `release`.
+
+    several_sizes   pictures come in several sizes: one piece is made for all of them, a little slower than for one
+    say             tells a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
+                    are computed as without
+    """
+
+    def __init__(self, unet: nn.Module, backend: str, say: Callable[[str, str], None], *, several_sizes: bool):
+        import torch
+
+        self.pieces: Counter[str] = Counter()  # compiled so far, by kind of block
+        self._say = say
+        self._backend = torch._dynamo.lookup_backend(backend)
+        self._blocks = [block for block in unet.modules() if type(block).__name__ in BLOCKS]
+        widths = defaultdict(set)
+        for block in self._blocks:
+            widths[type(block).__name__].add(tuple(tuple(weight.shape) for weight in block.parameters()))
+        self._most = VARIANTS * max((len(shapes) for shapes in widths.values()), default=1)
+        config = torch._dynamo.config
+        self._before = (config.recompile_limit, config.accumulated_recompile_limit)
+        config.recompile_limit = self._most
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._most)
+        dynamic = True if several_sizes else None
+        for kind in BLOCKS:
+            make = partial(self._compile, kind)
+            for block in self._blocks:
+                if type(block).__name__ == kind:
+                    block.forward = _where_gradients_are_wanted(
+                        block.forward, torch.compile(block.forward, backend=make, dynamic=dynamic)
+                    )
+
+    def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
+        self.pieces[kind] += 1
+        if self.pieces[kind] == self._most:
+            self._say(
+                f"{self._most} pieces were compiled, and pictures of further sizes are computed as without torch.compile",
+                "use fewer buckets (dataset.bucket_reso_steps), or switch torch.compile off",
+            )
+        return self._backend(graph, inputs)
+
+    def release(self) -> None:
+        """The blocks are plain ones again, and what was compiled is let go."""
+        import torch
+
+        for block in self._blocks:
+            block.__dict__.pop("forward", None)
+        self._blocks = []
+        torch._dynamo.reset()
+        torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = self._before
+
+
+def _where_gradients_are_wanted(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    def forward(*args: Any, **named: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(*args, **named)
+
+    return forward

@@ -1,0 +1,78 @@
+"""Steps that the device takes back if they should not have been taken, so that the host need not ask it before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+MOST = 512 << 20  # bytes of weights and state that are copied for a step; whole models have far more
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+Place = tuple[Any, Any]  # a dictionary or list, and the key of a tensor in it
+
+
+def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
+    """Whether a step of it can be taken back: all it knows lies in tensors that are there and are few.
+
+    D-Adaptation and Prodigy keep the step size they found on the host, and wait for the device in each step themselves.
+    """
+    if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
+        return False
+    try:
+        held = [box[key] for box, key in _places(optimizer)]
+    except TypeError:
+        return False
+    there = [tensor for tensor in held if tensor.device == device]
+    return (
+        all(tensor.device == device or tensor.numel() == 1 for tensor in held)  # torch's own count steps on the host
+        and all(tensor.element_size() in BITS for tensor in there)
+        and sum(tensor.numel() * tensor.element_size() for tensor in there) <= MOST
+    )
+
+
+@torch.no_grad()
+def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
+    """`optimizer.step()`; where `withheld` (0-d on the device) is above 0, weights and state are as before, to the bit."""
+    places = [(box, key) for box, key in _places(optimizer) if box[key].device == withheld.device]
+    before = [box[key].detach() for box, key in places]
+    copies = [torch.empty_like(tensor) for tensor in before]
+    torch._foreach_copy_(copies, before)
+    optimizer.step()
+    by_size: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+    for (box, key), copy in zip(places, copies, strict=True):
+        now = box.get(key) if isinstance(box, dict) else box[key]
+        if isinstance(now, Tensor) and (now.shape, now.dtype, now.stride()) == (copy.shape, copy.dtype, copy.stride()):
+            new, old = by_size.setdefault(copy.element_size(), ([], []))
+            new.append(now.detach().view(BITS[copy.element_size()]))
+            old.append(copy.view(BITS[copy.element_size()]))
+    for size, (new, old) in by_size.items():
+        # As whole numbers: of floats, 0 times NaN would be NaN.
+        torch._foreach_mul_(new, (withheld <= 0).to(BITS[size]))
+        torch._foreach_mul_(old, (withheld > 0).to(BITS[size]))
+        torch._foreach_add_(new, old)
+
+
+def _places(optimizer: Optimizer) -> Iterator[Place]:
+    """Where the weights and all tensors of the state and the groups are. TypeError for what may hide some."""
+    for group in optimizer.param_groups:
+        for place in range(len(group["params"])):
+            yield group["params"], place
+        yield from _tensors({key: value for key, value in group.items() if key != "params"}, group)
+    for state in optimizer.state.values():
+        yield from _tensors(state, state)
+
+
+def _tensors(values: Any, box: Any) -> Iterator[Place]:
+    pairs = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in pairs:
+        if isinstance(value, Tensor):
+            yield box, key
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _tensors(value, value)
+        elif value is not None and not isinstance(value, (bool, int, float, str, torch.dtype)):
+            raise TypeError(f"{type(value).__name__} may hold tensors")

@@ -1,0 +1,105 @@
+"""The lock that torch keeps while it compiles an extension. One that a killed process left would make all later ones wait
+for ever, without a word."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from core.record.context import JobContext
+    from core.settings.sharding import ShardingSettings
+
+LOOK_SECONDS = 0.5
+SAY_SECONDS = 5.0  # another process of this run compiles: that is no news yet
+OWN_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"}
+FIRST_NAMESPACE = 0xEFFFFFFC  # the number of Linux's first process namespace (include/linux/proc_ns.h)
+
+
+def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
+    """Before DeepSpeed compiles or loads: until nobody else compiles the same. What a killed process left is removed."""
+    for lock in extension_locks(settings):
+        if not lock.with_name(f"{lock.parent.name}.so").exists():
+            context.stage(f"compiling {lock.parent.name} for DeepSpeed, which takes a minute or two once")
+        wait_for(lock, context)
+
+
+def extension_locks(settings: ShardingSettings) -> list[Path]:
+    """Of what DeepSpeed compiles for these settings."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    on_disk = "nvme" in (settings.offload_optimizer_device, settings.offload_param_device)
+    names = ["async_io"] if on_disk else []
+    if settings.offload_optimizer_device == "nvme" or settings.fp16_master_weights_and_gradients:
+        names.append("cpu_adam")
+    return [Path(_get_build_directory(name, verbose=False)) / "lock" for name in names]
+
+
+def wait_for(lock: Path, context: JobContext) -> None:
+    """Until this lock is gone."""
+    began, said = time.monotonic(), False
+    while lock.exists():
+        context.check()
+        if _removed(lock):
+            context.say(f"A compiler that was killed had left {lock}: it is removed")
+            return
+        if not said and time.monotonic() - began >= SAY_SECONDS:
+            what = f"Waiting for another program that compiles {lock.parent.name} for DeepSpeed: it holds {lock}"
+            context.say(what, "warning", "if none is running, one was killed: delete that file, and this goes on")
+            said = True
+        time.sleep(LOOK_SECONDS)
+
+
+def _removed(lock: Path) -> bool:
+    """Remove it if its owner is gone. One process at a time looks and removes: another may have taken it anew."""
+    with FileLock(lock.with_name("atelier.lock")):
+        if not left_behind(lock):
+            return False
+        lock.unlink(missing_ok=True)
+        return True
+
+
+def left_behind(lock: Path) -> bool:
+    """Whether no process holds it or compiles beside it any more. False also where that cannot be told: torch's lock is a
+    file that its owner has open, and other machines or containers may share its folder."""
+    if sys.platform != "linux":
+        return False
+    try:
+        held = lock.stat()
+        if held.st_uid != os.getuid() or not _all_seen(lock) or any(_use(lock.parent, held)):
+            return False
+        return os.path.samestat(lock.stat(), held)  # not let go meanwhile, and taken by another
+    except OSError:
+        return False
+
+
+def _all_seen(path: Path) -> bool:
+    """Whether whoever can write there is a process that this one sees."""
+    place = path.resolve()
+    mounts = [each for each in psutil.disk_partitions(all=True) if place.is_relative_to(each.mountpoint)]
+    kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
+    # In a container only its own layer is sure not to be another's folder too.
+    first = os.stat("/proc/self/ns/pid").st_ino == FIRST_NAMESPACE
+    return kind in OWN_DISKS if first else kind == "overlay"
+
+
+def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
+    """Of each process: whether it has the lock open, or works in its folder as a compiler does."""
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            if os.path.samefile(process / "cwd", folder):
+                yield True
+            for opened in os.scandir(process / "fd"):
+                found = os.stat(opened.path)
+                yield (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, or is another user's, who owns no file of this one

@@ -1,0 +1,166 @@
+"""How gradients are made and weights moved. `Stepper` is the plain way: each process holds everything that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from core.methods import Method, Use
+    from core.optimization.fused import FusedBackward
+    from core.record.processes import Processes
+
+T = TypeVar("T")
+OTHER_WAY = "train with or without DeepSpeed as the run that made it, or begin from its finished file"
+
+
+class Stepper:
+    """Everything here in whole, on every process; gradients are summed once an update.
+
+    clipped  weights whose gradients are clipped together, which may be others than those that learn; None: those
+    pauses   count updates that fp16's overflow left out, for a curve that stands still meanwhile: the host waits for each
+    """
+
+    paused = 0
+
+    def __init__(
+        self,
+        method: Method,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        guard: NonFiniteGuard,
+        processes: Processes,
+        *,
+        scaler: torch.amp.GradScaler | None,
+        fused: FusedBackward | None,
+        max_grad_norm: float,
+        clipped: Sequence[nn.Parameter] | None = None,
+        pauses: bool = False,
+    ):
+        self._method, self._parameters, self._optimizer = method, parameters, optimizer
+        self.optimizer = optimizer  # the one that moves the weights
+        self._guard, self._processes = guard, processes
+        self._scaler, self._fused, self._longest = scaler, fused, max_grad_norm
+        self._pauses = pauses
+        self._clipped = parameters if clipped is None else clipped
+        learning, together = set(parameters), set(self._clipped)
+        self._beside = [weight for weight in self._clipped if weight not in learning]
+        self._unclipped = [weight for weight in parameters if weight not in together]
+        for weight in self._beside:
+            weight.requires_grad_(True)
+
+    # -- a step
+
+    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
+        """What a process computes, without effect, when a batch leaves it no part: nothing."""
+        return ()
+
+    def backward(self, losses_of: Callable[[], Tensor], pictures: float, last: bool) -> Tensor:
+        """Compute losses, [B], and add the gradient of their part of the update's mean; returns them, detached.
+
+        pictures   of the whole update; infinity for a stand-in    last   micro-batch of the update
+        """
+        losses_B = losses_of()
+        loss = losses_B.sum() / pictures
+        if self._fused is not None:
+            self._fused.begin(loss)
+        (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
+        return losses_B.detach()
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Sum, clip, guard and step; returns the gradient's norm before clipping, 0-d on the device. loss: of all."""
+        measured = [*self._parameters, *self._beside]
+        self._processes.sum_gradients(measured, steady=self._method.steady_gradients)
+        norm = self._move(loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        for weight in self._beside:
+            weight.grad = None
+        return norm
+
+    def _move(self, loss: Tensor) -> Tensor:
+        if self._fused is not None:  # the weights have moved within the backward pass
+            return self._fused.end()
+        if self._scaler is None:
+            norm = clip_grad_norm(self._clipped, self._longest)
+            self._guard.watch(loss, norm)
+            if self._unclipped:
+                self._guard.watch(clip_grad_norm(self._unclipped, 0.0))
+            self._guard.step(self._optimizer)
+            return norm
+        self._guard.watch(loss)
+        scale = self._scaler.get_scale() if self._pauses else 0.0
+        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._longest, self._beside)
+        self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
+        return norm
+
+    def weight_norm(self) -> Tensor:
+        """The L2 norm of all that learns, 0-d on the device."""
+        import torch
+
+        with torch.no_grad():
+            norms = torch._foreach_norm(list(self._parameters))
+            return torch.stack([norm.float() for norm in norms]).norm()
+
+    # -- a state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to continue from that moves: weights, optimizer, scaler."""
+        return {
+            "weights": self._method.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler is not None else None,
+            "paused": self.paused,
+        }
+
+    def write_parts(self, folder: Path) -> None:
+        """Files beside the state, of all processes: none."""
+
+    def load(self, content: Mapping[str, Any], folder: Path) -> None:
+        """Put a state in force. ProblemsError where it does not fit."""
+        from core.optimization.optimizers import load_state
+
+        if "sharded" in content:
+            what = "This state was made with DeepSpeed, which cuts it into parts"
+            raise ProblemsError.one(what, str(folder), OTHER_WAY)
+        self._method.load_state_dict(content["weights"])
+        try:
+            load_state(self._optimizer, content["optimizer"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ProblemsError.one(
+                f"The state's optimizer does not fit this run: {error}",
+                str(folder),
+                "use the optimizer and the network of the run that made it",
+            ) from None
+        if self._scaler is not None and content["scaler"] is not None:
+            self._scaler.load_state_dict(content["scaler"])
+        self.paused = content.get("paused", 0)  # states of earlier versions have none
+
+    def ready(self) -> None:
+        """All processes have loaded: the weights may be used."""
+
+    # -- between steps
+
+    @contextmanager
+    def shown(self, use: Use) -> Iterator[None]:
+        """Inside, the weights are whole and those for this use; called by the first process alone."""
+        with self._method.averaged(self._optimizer, use):
+            yield
+
+    def go_on(self) -> None:
+        """The first process has done what is due besides learning."""
+
+    def follow(self) -> None:
+        """The others wait here for it, and help where it needs their parts."""
+
+    def release(self) -> None:
+        if self._fused is not None:
+            self._fused.release()

@@ -1,0 +1,73 @@
+"use strict";
+/* Two runs compared. Which two stands in the address (#Runs/<A>/<B>); the server sends the texts, the curves are drawn here. */
+(() => {
+  const atelier = window.atelier, {h, text, show, byId} = atelier;
+  const UNITS = {
+    smooth: "Across: step. Up: loss of the training, smoothed over 20 steps, and each measurement on held-out pictures. Two trainings are judged by the latter: the former follows the pictures, noise and timesteps that each of them drew.",
+    corrected: "Across: step. Up: loss divided by the mean of the same run at its timesteps, without unit; 1 is the run's own mean. It shows where each run still falls, not which of the two is lower.",
+  };
+  let pair = null, chart = null, curves = null;
+
+  atelier.compared = () => pair;
+  atelier.wants = () => pair ? {compare: pair} : {};
+  /** Compare these two, or none; the address follows. */
+  atelier.compareRuns = (a, b) => {
+    const wanted = a && b ? [a, b] : null;
+    document.body.classList.toggle("comparing", !!wanted);
+    if (JSON.stringify(wanted) === JSON.stringify(pair)) return;
+    pair = wanted;
+    delete atelier.have.compare;
+    show(byId("compare-found"), false);
+    show(byId("compare-reading"), true);
+    if (pair) { atelier.command("look", {ask: atelier.ask()}); scrollTo(0, 0); }
+  };
+
+  /** Put HTML of the server in only where it differs, so that what is read or held by the keyboard stays. */
+  const put = (name, html) => {
+    const holder = document.querySelector(`#compare [data-part="${name}"]`);
+    if (holder.dataset.html === html) return;
+    const side = document.activeElement && holder.contains(document.activeElement) && document.activeElement.dataset.side;
+    holder.dataset.html = html;
+    holder.innerHTML = html;
+    const again = side && holder.querySelector(`[data-side="${side}"]`);
+    if (again) again.focus();
+  };
+
+  atelier.parts.compare = (data) => {
+    if (!byId("compare")) { delete atelier.have.compare; return; }  // the tab is being built
+    if (!pair || data.pair.join("/") !== pair.join("/")) return;
+    put("head", data.head);
+    show(byId("compare-reading"), data.reading);
+    byId("compare-gone").replaceChildren(...(data.gone ? [atelier.problems(data.gone)] : []));
+    show(byId("compare-found"), !!data.html);
+    if (!data.html) return;
+    for (const [name, html] of Object.entries(data.html)) put(name, html);
+    curves = data.curves;
+    draw();
+  };
+
+  const draw = () => {
+    if (!chart || !chart.holder.isConnected) begin();
+    const kind = byId("compare-kind").value, held = kind === "smooth";
+    const lines = curves.map((run, n) => ({name: `${"AB"[n]} ${held ? "smoothed" : "by timesteps"}`, ...run[kind], kind: ["smooth", "second"][n]}));
+    const points = held ? curves.map((run, n) => ({name: `${"AB"[n]} held-out`, ...run.validation, kind: ["smooth held", "second held"][n]})).filter((line) => line.steps.length) : [];
+    const drawn = lines.filter((line) => line.steps.length);
+    const steps = [...new Set(drawn.flatMap((line) => line.steps))].sort((a, b) => a - b);
+    chart.set({steps, lines: drawn, points, total: Math.max(...curves.map((run) => run.total))});
+    byId("compare-legend").replaceChildren(...[...drawn, ...points].flatMap((line) => [h("span", {}, h("i", {class: line.kind}), line.name), " "]));
+    text(byId("compare-units"), UNITS[kind]);
+  };
+  const begin = () => {
+    chart = new atelier.Chart(byId("compare-chart"), {label: "Loss of both runs", log: localStorage.getItem("atelier-log") === "1"});
+    byId("compare-log").checked = chart.log;
+    byId("compare-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); chart.setLog(event.target.checked); });
+    byId("compare-kind").addEventListener("change", draw);
+  };
+
+  document.addEventListener("change", (event) => {
+    const side = event.target.closest && event.target.closest("#compare select[data-side]");
+    if (!side || !pair) return;
+    const wanted = side.dataset.side === "a" ? [side.value, pair[1]] : [pair[0], side.value];
+    location.hash = `Runs/${wanted.map(encodeURIComponent).join("/")}`;
+  });
+})();

@@ -1,0 +1,122 @@
+"""The card of Tools about space on the disk: caches, deleted runs and pictures that were put away, and emptying them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.dataset import trash
+from core.dataset.cache_files import prune
+from core.dataset.files import TRASH_FOLDER
+from core.record.problems import ProblemsError
+from core.record.space import clear, folder_bytes
+from core.record.workspace import resolve_path
+from tabs.context import file_size
+from tabs.markup import act_of, board, button, esc, on_act, section
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+WHERE = "Space on the disk"
+GB = 1_000_000_000  # as disks are sold
+# name: (title, what it means to lose it)
+CACHES = {
+    "latents": ("Pictures as the model sees them", "Encoded anew by the next training of those pictures."),
+    "text": ("Captions as the model reads them", "Encoded anew by the next training of those captions."),
+    "masks": ("Masks at their sizes", "Made anew when they are needed."),
+}
+RUNS, PICTURES = "runs", "pictures"
+
+
+def build(page: Page) -> None:
+    desk = Desk(page)
+    place = gr.State({})
+    card = board("tools-disk")
+    page.on_show("Tools", desk.html, place, card)
+    on_act(page, card, desk.act, place, [place, card])
+
+
+class Desk:
+    """What the card's buttons do; which question is open in a browser is that browser's."""
+
+    def __init__(self, page: Page):
+        self.page = page
+
+    def act(self, place: dict[str, Any], event: gr.EventData) -> tuple[dict[str, Any], str]:
+        act, arg, value = act_of(event)
+        asking = place.get("asking", "")
+        if act == "keep":
+            return {"keep": value}, self.html({"keep": value})
+        place = {"keep": place.get("keep", "0")}
+        if act == "ask" and arg in (RUNS, PICTURES):
+            place["asking"] = arg
+        elif act == "prune" and arg in CACHES:
+            place["said"] = f"{file_size(self._prune(arg, place['keep']))} freed."
+        elif act == "delete" and arg == asking:
+            place["said"] = f"{file_size(self._delete(arg))} freed."
+        return place, self.html(place)
+
+    def _prune(self, name: str, keep: str) -> int:
+        try:
+            kept = float(keep.replace(",", "."))
+        except ValueError:
+            kept = -1.0
+        if not 0 <= kept < 1e6:
+            raise ProblemsError.one(f"'{keep[:20]}' is no number of GB", WHERE, "write 0 to empty it, or 10 for 10 GB")
+        if self.page.engine.status()["job"] is not None:
+            raise ProblemsError.one("A job is running and may need what is cached", WHERE, "wait for it, or stop it")
+        return prune(self.page.workspace.cache / name, int(kept * GB))
+
+    def _delete(self, name: str) -> int:
+        if name == RUNS:
+            return clear(self.page.workspace.trash)
+        return sum(trash.empty(folder)[1] for folder in self._folders())
+
+    def _folders(self) -> list[Path]:
+        """The chosen folders of pictures that are open to this page."""
+        listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
+        return [folder for folder in listed if self.page.roots.holds(folder)]
+
+    def _put_away(self) -> int:
+        return sum(folder_bytes(folder / TRASH_FOLDER) for folder in self._folders() if trash.put_away_lately(folder))
+
+    # -- showing
+
+    def html(self, place: dict[str, Any]) -> str:
+        space, asking = self.page.workspace, str(place.get("asking", ""))
+        rows = [
+            _row(
+                title, words, folder_bytes(space.cache / name), button("prune", "Empty", name, label=f"Empty: {title}")
+            )
+            for name, (title, words) in CACHES.items()
+        ]
+        kept = [
+            (RUNS, "Deleted runs", "They lie in the trash of the outputs folder.", folder_bytes(space.trash)),
+            (PICTURES, "Pictures put away", "From the folders chosen now; Dataset puts them back.", self._put_away()),
+        ]
+        for name, title, words, size in kept:
+            ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
+            rows.append(_row(title, words, size, ask if asking != name else _sure(name, size)))
+        keep = esc(place.get("keep", "0"))
+        field = (
+            '<label class="disk-keep">Emptying keeps the newest '
+            f'<input type="text" data-act="keep" value="{keep}" inputmode="decimal"'
+            ' aria-label="GB of each cache to keep"> GB of a cache</label>'
+        )
+        said = f'<p class="good" role="status">{esc(place["said"])}</p>' if place.get("said") else ""
+        return section(WHERE, f'<ul class="disk">{"".join(rows)}</ul>{field}{said}')
+
+
+def _row(title: str, words: str, size: int, act: str) -> str:
+    does = act if size else ""
+    return (
+        f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(words)}</span></div>'
+        f'<span class="figures">{file_size(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
+    )
+
+
+def _sure(name: str, size: int) -> str:
+    delete = button("delete", f"Delete {file_size(size)}", name, kind="danger")
+    return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name)}'

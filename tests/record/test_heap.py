@@ -1,0 +1,45 @@
+"""Freed memory goes back to the system."""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+import pytest
+
+from core.record.heap import OFTEN_ENOUGH, GivingBack, give_back
+
+PIECE, PIECES = 100 << 10, 3000  # below what glibc would map apart
+glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps freed memory")
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def holes() -> list[bytearray]:
+    """Every second of many pieces, the others freed: what lies between used blocks is not given back by itself."""
+    pieces = [bytearray(b"x") * PIECE for _ in range(PIECES)]
+    kept = pieces[::2]
+    del pieces
+    return kept
+
+
+@glibc
+def test_what_was_freed_between_used_blocks_goes_back_to_the_system() -> None:
+    kept = holes()
+    before = resident()
+    assert give_back()
+    assert before - resident() > PIECE * PIECES // 4
+    assert len(kept) == PIECES // 2
+
+
+@glibc
+def test_it_is_asked_for_only_now_and_then() -> None:
+    kept, memory = holes(), GivingBack()
+    before = resident()
+    memory.freed(OFTEN_ENOUGH - 1)
+    assert before - resident() < PIECE * PIECES // 8
+    memory.freed(1)
+    assert before - resident() > PIECE * PIECES // 4
+    assert kept

@@ -1,0 +1,330 @@
+"""Two runs compared, without a browser: run folders made by hand, read by the real engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from made_runs import HELD, PICTURES, dataset, make_run
+from work_parts import HOSTILE, event, make_page, wait_until
+
+from core.engine.engine import Engine
+from tabs import compare_view, runs_view
+from tabs.compare import Comparisons, curves
+from tabs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_pictures, unlike, verdict
+from tabs.runs import Desk
+from tabs.runs_view import loss_words
+
+A, B = "20260101-120000_one", "20260102-130000_two"
+MEASURED_A, MEASURED_B = [(0, 0.2), (20, 0.121), (40, 0.13)], [(0, 0.2), (20, 0.15), (60, 0.1344)]
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
+    page = make_page(tmp_path)
+    page.workspace.outputs.mkdir()
+    page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
+    yield page
+    page.engine.close()
+
+
+@pytest.fixture
+def sides(page):
+    """sides(a={...}, b={...}): both runs made with these, and read."""
+
+    def make(a=None, b=None):
+        for name, given, measured in ((A, a, MEASURED_A), (B, b, MEASURED_B)):
+            make_run(page.workspace.runs, name, **{"validated": measured, "about": dataset(), **(given or {})})
+        found = Comparisons(page)
+        return found._side("A", A), found._side("B", B)
+
+    return make
+
+
+# -- which is better
+
+
+def test_the_same_measure_is_comparable_and_says_so(sides):
+    assert verdict(*sides()) == (
+        "A's best validation loss is lower: 0.1210 at step 20 against 0.1344 at step 60; both measured on the same 2 "
+        "held-out pictures with the same noise at the same timesteps, so comparable. A is lower at 4 of 4 timesteps. "
+        "B's lowest loss is its last: more steps might lower it further."
+    )
+
+
+def held(**changes):
+    return dataset(held=[HELD[0], HELD[1] | changes])
+
+
+@pytest.mark.parametrize(
+    ("b", "reason"),
+    [
+        ({"about": held(sha256="other")}, "measured on different pictures"),
+        ({"about": dataset(held=HELD[:1])}, "measured on different pictures"),
+        ({"about": held(caption="an owl")}, "measured with different captions"),
+        ({"about": held(bucket=[64, 64])}, "measured at different sizes"),
+        ({"about": held(masked=True)}, "measured with and without masks"),
+        ({"about": held(path="b/ant.png")}, "measured with other noise (it follows the names of pictures and folders)"),
+        ({"about": dataset(seed=5)}, "measured with other noise (another validation seed)"),
+        ({"settings": {"noise": {"loss_type": "l1"}}}, "measured with a different loss (Loss)"),
+        ({"settings": {"memory": {"latent_draw": "mean"}}}, "measured with a different loss (Draw from the latent)"),
+        ({"settings": {"model": {"base_model": "x"}}}, "measured with different base models (Base model)"),
+        ({"about": dataset(held=None)}, "what B measured is not recorded"),
+        ({"about": None}, "what B measured is not recorded"),
+    ],
+)
+def test_another_measure_is_not_comparable_and_the_reason_is_named(sides, b, reason):
+    a, b = sides(b=b)
+    assert unlike(a, b) == [reason]
+    said = verdict(a, b)
+    assert f"0.1210 at step 20 against 0.1344 at step 60; {reason}, so not comparable." in said
+    assert "so comparable" not in said and "timesteps." not in said
+
+
+def test_other_timesteps_are_not_comparable(sides):
+    about = dataset()
+    about["validation"]["timesteps"] = [100, 200, 300, 400]
+    a, b = sides(b={"about": about, "settings": {"noise": {"max_timestep": 500}}})
+    assert unlike(a, b) == ["measured at different timesteps"]
+
+
+def test_settings_that_only_train_leave_the_measure_the_same(sides):
+    other = {
+        "optimizer": {"learning_rate": 3e-4},
+        "network": {"rank": 4},
+        "schedule": {"seed": 5, "max_train_steps": 60},
+    }
+    assert unlike(*sides(b={"settings": other, "about": dataset(pictures=PICTURES[:1])})) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "seed", "draw", "said"),
+    [
+        (0.1207, 5, "sample", True),
+        (0.1207, 4, "sample", False),
+        (0.1207, 5, "mean", False),
+        (0.123, 5, "sample", False),
+    ],
+)
+def test_a_difference_that_the_training_seed_can_make_is_called_chance(sides, loss, seed, draw, said):
+    def settings(seed):
+        return {"schedule": {"max_train_steps": 60, "seed": seed}, "memory": {"latent_draw": draw}}
+
+    a, b = sides(
+        a={"settings": settings(4)}, b={"settings": settings(seed), "validated": [(0, 0.2), (20, loss), (40, 0.2)]}
+    )
+    words = verdict(a, b)
+    assert "so comparable" in words and ("can be chance here" in words) is said
+
+
+def test_order_of_the_pictures_does_not_matter(sides):
+    assert unlike(*sides(b={"about": dataset(held=HELD[::-1])})) == []
+
+
+def test_equal_losses_and_a_best_before_the_first_step_are_said(sides):
+    same = [(0, 0.1), (20, 0.15)]
+    said = verdict(*sides(a={"validated": same}, b={"validated": same}))
+    assert said.startswith("The best validation losses are equal: 0.1000, A at step 0, B at step 0; both measured")
+    assert "A was best before its first step: training did not lower this loss." in said
+
+
+def test_runs_that_measured_nothing_support_no_choice(sides):
+    said = verdict(*sides(a={"validated": []}, b={"validated": []}))
+    assert "do not say which is better" in said and "Compare the samples." in said
+
+
+def test_one_run_that_measured_nothing_supports_no_choice(sides):
+    said = verdict(*sides(a={"validated": []}))
+    assert said.startswith("Only B measured its loss on held-out pictures: 0.1344 at step 60 at best. A measured none")
+
+
+# -- facts, settings, samples
+
+
+def test_the_facts_of_both(sides):
+    a, b = sides(
+        a={
+            "preset": "starter_lora",
+            "saved": (20, 60),
+            "peak": 3 << 30,
+            "settings": {"dataset": {"folder": "x/glyphs"}},
+        },
+        b={"about": dataset(pictures=PICTURES[:3]), "saved": (40,)},
+    )
+    rows = {row.title: (row.a, row.b) for row in fact_rows(a, b)}
+    assert rows["Preset"] == ("starter_lora", "–") and rows["Dataset"] == ("glyphs", "–")
+    assert rows["Pictures that train"] == ("2 pictures", "3 pictures")
+    assert rows["In both"] == ("2 pictures, 2 with the same caption", None)
+    assert rows["Steps"] == ("60 of 60", "60 of 60")
+    assert rows["Best validation loss"] == ("0.1210 at step 20", "0.1344 at step 60")
+    assert rows["File of that step"] == (
+        "one-step00000020.safetensors",
+        "none of that step; nearest two-step00000040.safetensors, step 40",
+    )
+    assert rows["Last validation loss"] == ("0.1300 at step 40", "0.1344 at step 60")
+    assert rows["Peak memory"] == ("3.0 GB of the graphics card", "–")
+    assert rows["Newest file"] == ("2.3 MB, step 60", "2.3 MB, step 40")
+    assert rows["Time"][0] == "1:08"  # 69 lines, a second apart
+
+
+def test_what_neither_run_tells_is_left_out_and_no_file_is_named_that_is_gone(sides):
+    a, b = sides(a={"validated": [(0, 0.1)]}, b={"validated": [(20, 0.1)]})
+    assert checkpoint(a) == "the base model itself" and checkpoint(b) == "no file is left"
+    assert not {"Peak memory", "Preset", "Newest file"} & {row.title for row in fact_rows(a, b)}
+
+
+def test_pictures_in_both_are_known_by_their_content():
+    renamed = [row | {"path": f"new/{row['path']}"} for row in PICTURES]
+    assert shared_pictures(dataset(PICTURES), dataset(renamed)) == "the same pictures and captions"
+    told = [PICTURES[0] | {"caption": "x"}, *PICTURES[1:]]
+    assert shared_pictures(dataset(PICTURES), dataset(told)) == "the same pictures, 3 with the same caption"
+    assert shared_pictures(dataset(PICTURES[:2]), dataset(PICTURES[2:])) == "no picture"
+    assert shared_pictures({}, dataset()) == ""
+
+
+def test_settings_that_differ_are_shown_in_the_words_of_the_form(sides):
+    a, b = sides(
+        b={
+            "settings": {
+                "noise": {"loss_type": "huber"},
+                "dataset": {"flip_aug": True},
+                "schedule": {"max_train_steps": 9},
+            }
+        }
+    )
+    shown = compare_view.found(a, b, str, str)["settings"]
+    assert "3 settings" in shown and "noise.loss_type" in shown and "Huber" in shown
+    assert "<td>off</td><td>on</td>" in shown and "<td>60 steps</td><td>9 steps</td>" in shown
+    assert "same settings" in compare_view.found(a, a, str, str)["settings"]
+
+
+def test_samples_of_one_prompt_stand_beside_the_nearest_step(sides):
+    a, b = sides(
+        a={"drawn": (0, 20, 40), "prompts": ("a fox", "an owl")},
+        b={"drawn": (0, 24, 60), "prompts": ("a fox", "a bee")},
+    )
+    (row,) = sample_rows(a, b)
+    assert row.prompt == "a fox"
+    assert [(x["step"], y["step"]) for x, y in row.pairs] == [(0, 0), (20, 24), (40, 24), (40, 60)]
+    assert other_prompts(a, b) == ["1 prompt only in A", "1 prompt only in B"]
+    shown = compare_view.found(a, b, lambda *_: "small", lambda *_: "whole")["samples"]
+    assert shown.count("base model</span>") == 2 and "step 24" in shown and "Seed" not in shown
+
+
+def test_many_samples_are_thinned_and_the_last_of_both_are_kept(sides):
+    a, b = sides(a={"drawn": range(0, 61, 2)}, b={"drawn": range(0, 61, 3)})
+    (row,) = sample_rows(a, b)
+    assert len(row.pairs) == 5
+    assert [pair[0]["step"] for pair in (row.pairs[0], row.pairs[-1])] == [0, 60] and row.pairs[-1][1]["step"] == 60
+
+
+def test_the_curves_are_those_of_monitor(sides):
+    found = curves(sides()[0])
+    assert len(found["smooth"]["steps"]) == len(found["corrected"]["values"]) == 60
+    assert found["validation"] == {"steps": [0, 20, 40], "values": [0.2, 0.121, 0.13]} and found["total"] == 60
+
+
+def test_a_loss_is_told_with_four_decimals_or_three_figures():
+    assert [loss_words(value) for value in (0.1344, 1.5, 0.001234)] == ["0.1344", "1.5000", "0.00123"]
+
+
+# -- the page's part
+
+
+def asked(a, b):
+    return {"wants": {"compare": [a, b]}}
+
+
+def test_the_part_is_sent_on_the_runs_tab_alone_and_only_for_two_names(page, sides):
+    sides()
+    found = Comparisons(page)
+    assert set(found.parts("Runs", asked(A, B))) == {"compare"}
+    assert (
+        found.parts("Train", asked(A, B))
+        == found.parts("Runs", {})
+        == found.parts("Runs", {"wants": {"compare": [A]}})
+        == {}
+    )
+    assert found.parts("Runs", {"wants": [1]}) == {}
+
+
+def test_a_run_that_is_gone_or_made_up_is_said(page, sides):
+    sides()
+    for name in ("20260101-000000_gone", "../one", "", "\0"):
+        found = Comparisons(page).answer(A, name)
+        assert "There is no such run" in found["gone"][0]["what"] and "html" not in found
+
+
+def test_what_a_person_wrote_never_becomes_markup(page):
+    settings = {
+        "saving": {"output_name": HOSTILE},
+        "dataset": {"folder": HOSTILE},
+        "samples": {"sample_prompts": [HOSTILE]},
+    }
+    make_run(page.workspace.runs, A, settings=settings, drawn=(0,), prompts=(HOSTILE,), preset=HOSTILE)
+    make_run(page.workspace.runs, B, drawn=(0,), prompts=(HOSTILE,))
+    found = Comparisons(page).answer(A, B)
+    assert "<img src=x" not in "".join(found["html"].values()) + found["head"]
+    assert HOSTILE[:4] not in found["head"] and "&lt;img src=x" in found["html"]["samples"]
+
+
+def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides, monkeypatch):
+    sides()
+    monkeypatch.setattr(runs_view, "PATIENCE", 0.1)
+    real, read = page.engine._view, threading.Event()
+    monkeypatch.setattr(page.engine, "_view", lambda name: read.wait(60) and real(name))
+    found, desk = Comparisons(page), Desk(page)
+    first = found.answer(A, B)
+    assert first["reading"] and "html" not in first
+    assert desk._main({}).startswith('<p class="hint" role="status">Reading the journals')
+    read.set()
+    wait_until(lambda: not found.answer(A, B)["reading"])
+    assert found.answer(A, B)["html"]["words"]
+    wait_until(lambda: "table" in desk._main({}))
+
+
+def test_nothing_is_made_anew_while_neither_run_tells_anything_new(page, sides, monkeypatch):
+    sides()
+    found, made, real = Comparisons(page), [], compare_view.found
+    monkeypatch.setattr(compare_view, "found", lambda *given: made.append(1) or real(*given))
+    first = found.answer(A, B)
+    assert found.answer(A, B) == first and len(made) == 1
+    line = {"v": 1, "seq": 9000, "time": time.time(), "kind": "saved", "step": 60, "file": "x.pt", "bytes": 1}
+    with open(page.workspace.runs / B / "events.jsonl", "a", encoding="utf-8") as journal:
+        journal.write(json.dumps(line) + "\n")
+    found.answer(A, B)
+    assert len(made) == 2
+
+
+# -- the table
+
+
+def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
+    sides(b={"validated": []})
+    make_run(page.workspace.runs, "20260103-130000_three", validated=[(10, 0.5)])
+    desk = Desk(page)
+    shown = desk._main({})
+    assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
+    assert "Tick two runs to compare them." in shown and 'href="#Runs/' not in shown
+    _, place, _, _, shown = desk.act({}, event("pick", A, "true"))
+    assert "Tick another one" in shown and shown.count(" checked ") == 1
+    _, place, _, _, shown = desk.act(place, event("pick", B, "true"))
+    assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
+    _, place, _, _, shown = desk.act(place, event("pick", "20260103-130000_three", "true"))
+    assert f'href="#Runs/{B}/20260103-130000_three"' in shown  # the newest two
+    _, place, _, _, shown = desk.act(place, event("pick", B, "false"))
+    assert place["picked"] == ["20260103-130000_three"]
+    _, place, _, _, shown = desk.act(place, event("unpick"))
+    assert place["picked"] == [] and " checked " not in shown
+
+
+def test_one_run_alone_is_not_offered_for_comparison(page):
+    make_run(page.workspace.runs, A)
+    assert "to compare" not in Desk(page)._main({})
+
+
+def test_facts_that_stand_for_both_fill_one_row(sides):
+    assert Row("In both", "the same pictures and captions", None) in fact_rows(*sides())

@@ -1,0 +1,85 @@
+"""Space on the disk: caches, deleted runs and pictures put away are counted and emptied from Tools."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from work_parts import event, make_page, picture
+
+from core.dataset.trash import put_away, put_away_lately
+from core.record.problems import ProblemsError
+from tabs.disk import Desk
+
+
+@pytest.fixture
+def desk(tmp_path):
+    page = make_page(tmp_path)
+    page.engine.status = lambda: {"job": page.engine.job}
+    page.engine.job = None
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    picture(tmp_path / "set" / "a.png")
+    return Desk(page)
+
+
+def cached(desk, name: str, size: int, age: int):
+    path = desk.page.workspace.cache / name / "0a" / f"{age}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    os.utime(path, (10_000 - age, 10_000 - age))
+    return path
+
+
+def test_a_cache_is_emptied_or_keeps_its_newest(desk):
+    old, new = cached(desk, "latents", 3_000_000, 9), cached(desk, "latents", 2_000_000, 1)
+    text = cached(desk, "text", 1000, 1)
+    assert "5.0 MB" in desk.html({})
+    place, _ = desk.act({}, event("keep", value="0,004"))
+    place, shown = desk.act(place, event("prune", "latents"))
+    assert not old.exists() and new.exists() and text.exists() and "3.0 MB freed" in shown
+    place, shown = desk.act({}, event("prune", "latents"))
+    assert not new.exists() and text.exists() and "2.0 MB freed" in shown
+    with pytest.raises(ProblemsError, match="no number of GB"):
+        desk.act({"keep": "-1"}, event("prune", "text"))
+    desk.page.engine.job = {"title": "a training"}
+    with pytest.raises(ProblemsError, match="A job is running"):
+        desk.act({}, event("prune", "text"))
+    assert text.exists()
+
+
+def test_deleted_runs_go_for_good_only_after_a_question(desk):
+    run = desk.page.workspace.trash / "run-1"
+    run.mkdir(parents=True)
+    (run / "fox.safetensors").write_bytes(b"x" * 4000)
+    desk.act({}, event("delete", "runs"))
+    assert run.exists()
+    place, shown = desk.act({}, event("ask", "runs"))
+    assert run.exists() and "Delete 4.0 kB" in shown
+    desk.act(place, event("delete", "pictures"))  # another question than the one that is open
+    assert run.exists()
+    place, shown = desk.act(place, event("hold", "runs"))
+    assert run.exists() and "Delete 4.0 kB" not in shown
+    place, _ = desk.act(place, event("ask", "runs"))
+    _, shown = desk.act(place, event("delete", "runs"))
+    assert not run.exists() and "4.0 kB freed" in shown and desk.page.workspace.trash.is_dir()
+
+
+def test_pictures_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_path):
+    gone = picture(tmp_path / "set" / "b.png")
+    put_away([gone], tmp_path / "set", "twice there")
+    assert put_away_lately(tmp_path / "set")
+    place, _ = desk.act({}, event("ask", "pictures"))
+    desk.act(place, event("delete", "pictures"))
+    assert not put_away_lately(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
+
+
+def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
+    page = make_page(tmp_path / "home", shared=True)
+    away = picture(tmp_path / "set" / "b.png")
+    picture(tmp_path / "set" / "a.png")
+    put_away([away], tmp_path / "set", "twice there")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    desk = Desk(page)
+    place, _ = desk.act({}, event("ask", "pictures"))
+    desk.act(place, event("delete", "pictures"))
+    assert put_away_lately(tmp_path / "set")

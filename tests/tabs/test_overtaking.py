@@ -1,0 +1,160 @@
+"""Messages of one browser overtake each other, and answers come late: neither may hide what a person did last."""
+
+from __future__ import annotations
+
+import re
+import time
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from playwright.sync_api import expect
+from test_page_train import box, unfold, until
+from work_parts import make_page
+
+from tabs import app
+from tabs.context import ANY_TAB, told
+
+REQUEST = SimpleNamespace(session_hash="one")
+
+
+@pytest.fixture
+def page(tmp_path):
+    made = make_page(tmp_path)
+    made.engine.status = lambda: {"device": "cpu"}
+    return made
+
+
+def slowly(monkeypatch, target, name: str, seconds: float, done: list | None = None) -> None:
+    """Let a method take its time, as on a busy machine, and note when it has ended."""
+    quick = getattr(target, name)
+
+    def slow(*arguments, **named):
+        time.sleep(seconds)
+        try:
+            return quick(*arguments, **named)
+        finally:
+            if done is not None:
+                done.append(name)
+
+    monkeypatch.setattr(target, name, slow)
+
+
+def test_a_tick_that_a_click_has_overtaken_sends_nothing(page):
+    browser = page.browsers.of("one")
+
+    def tick(clicked: bool) -> str:
+        if clicked:
+            told(page, lambda: "new", 1)(REQUEST)
+        return "old"
+
+    answer = told(page, tick, 1, gives_way=True)
+    assert answer(False, REQUEST)[0] == "old"
+    assert answer(True, REQUEST)[0] == gr.skip()
+    assert told(page, tick, 1)(True, REQUEST)[0] == "old", "what was done is always answered"
+    with page.browsers.acting(browser, ANY_TAB):  # begun before, and its answer will come later
+        assert answer(False, REQUEST)[0] == "old"
+    assert answer(True, SimpleNamespace(session_hash="another browser"))[0] == "old"
+
+
+def test_a_message_is_later_than_the_one_before_even_when_the_clock_is_set_back(page, monkeypatch):
+    browser, at = page.browsers.of("one"), []
+    for now in (100.0, 50.0, 200.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        page.browsers.say(browser, "error", "x", about="y")
+        at.append(browser.said["at"])
+        page.browsers.succeeded(browser, "y")
+        at.append(browser.said["at"])
+    assert at == sorted(set(at))
+
+
+def test_a_port_that_another_program_takes_at_the_last_moment_is_not_the_end():
+    tried = []
+
+    def serve(server_port: int, failures: int = 1) -> None:
+        tried.append(server_port)
+        if len(tried) <= failures:
+            raise OSError("Cannot find empty port")
+
+    app._at_a_free_port(serve, "127.0.0.1", 18500)
+    assert len(tried) == 2 and tried[1] > tried[0]
+    tried.clear()
+    with pytest.raises(OSError, match="Cannot find"):
+        app._at_a_free_port(lambda server_port: serve(server_port, 99), "127.0.0.1", 18500)
+
+
+# -- in a browser
+
+
+def test_an_older_message_does_not_hide_a_newer_one(visit):
+    tab = visit().open()
+    for said in ({"id": "b", "at": 9e9, "text": "newer"}, {"id": "a", "at": 8e9, "text": "older"}):
+        tab.evaluate("(said) => atelier.say(said)", {"kind": "error", **said})
+    expect(tab.locator("#said")).to_contain_text("newer")
+    tab.evaluate("atelier.say({id: 'c', kind: 'error', text: 'of the page itself'})")
+    expect(tab.locator("#said")).to_contain_text("of the page itself")
+
+
+def test_a_double_click_is_one_start_also_when_its_second_click_is_handled_late(visit, served, monkeypatch):
+    monkeypatch.setattr("tabs.browsers.DOUBLE_PRESS_SECONDS", 0.0)
+    served.engine.pause_queue()
+    tab = visit().open()
+    before = len(served.engine.queue())
+    click = "(button, detail) => button.dispatchEvent(new MouseEvent('click', {bubbles: true, detail}))"
+    for detail in (1, 2):
+        tab.locator("#enqueue").evaluate(click, detail)
+        expect(tab.locator("#said")).to_contain_text("Added to the queue")
+        tab.wait_for_timeout(700)
+    assert len(served.engine.queue()) == before + 1
+    tab.locator("#enqueue").click()
+    assert until(lambda: len(served.engine.queue()) == before + 2)
+
+
+def test_what_is_typed_while_the_form_is_filled_stays_and_is_taken(visit, served, monkeypatch):
+    tab = visit().open()
+    unfold(tab, "network")
+    box(tab, "network.rank").fill("7")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#preset-state")).to_have_text("1 field changed")
+    slowly(monkeypatch, served.page.project, "undo", 2.0)
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    tab.wait_for_timeout(300)
+    box(tab, "saving.output_name").fill("typed_meanwhile")
+    expect(tab.locator("#preset-state")).to_have_text("as saved")
+    expect(box(tab, "network.rank")).not_to_have_value("7")
+    tab.wait_for_timeout(400)
+    expect(box(tab, "saving.output_name")).to_have_value("typed_meanwhile")
+    tab.keyboard.press("Tab")
+    assert until(lambda: served.page.project.job.saving.output_name == "typed_meanwhile")
+    assert tab.locator("#said.error").count() == 0
+
+
+def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, monkeypatch):
+    tab = visit().open()
+    unfold(tab, "json")
+    pane = tab.locator("#json-text")
+    expect(pane).to_have_value(re.compile("train_batch_size"))
+    slowly(monkeypatch, served.page.project, "replace", 1.5)
+    text, size = pane.input_value(), '"train_batch_size": '
+    pane.fill(text.replace(f"{size}4", f"{size}3"))
+    tab.get_by_role("button", name="Apply").click()
+    tab.wait_for_timeout(300)
+    pane.fill(text.replace(f"{size}4", f"{size}2"))
+    assert until(lambda: served.page.project.job.dataset.train_batch_size == 3)
+    expect(tab.locator("#preset-state")).to_have_text("1 field changed")
+    assert f"{size}2" in pane.input_value()
+    tab.get_by_role("button", name="Apply").click()
+    assert until(lambda: served.page.project.job.dataset.train_batch_size == 2)
+
+
+def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, served, monkeypatch):
+    tab, done = visit().open(), []
+    unfold(tab, "network")
+    slowly(monkeypatch, served.page.project, "edit", 2.5, done)
+    slowly(monkeypatch, served.page.project, "load_preset", 0, done)
+    box(tab, "network.rank").fill("7")
+    tab.locator("#preset input").click()
+    tab.get_by_role("option", name="Starter style LoRA").click()
+    assert until(lambda: len(done) == 2)
+    assert done == ["edit", "load_preset"]
+    expect(tab.locator("#preset-state")).to_have_text("as saved")

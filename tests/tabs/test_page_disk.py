@@ -1,0 +1,42 @@
+"""The card of Tools about space on the disk, in a real browser."""
+
+from __future__ import annotations
+
+from playwright.sync_api import expect
+
+
+def written(path, size: int):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, served):
+    cached = written(served.workspace.cache / "text" / "0a" / "one.safetensors", 2_000_000)
+    run = written(served.workspace.trash / "run-1" / "fox.safetensors", 4_000)
+    window = visit()
+    tab = window.open("Tools")
+    card = tab.locator("#tools-disk")
+    row = card.locator("li").filter(has_text="Captions as the model reads them")
+    expect(row).to_contain_text("2.0 MB")
+    keep = card.get_by_label("GB of each cache to keep")
+    keep.fill("much")
+    keep.press("Tab")
+    row.get_by_role("button", name="Empty").click()
+    expect(tab.locator("#said.error")).to_contain_text("'much' is no number of GB")
+    assert cached.exists()
+    keep.fill("0,0")
+    keep.press("Tab")
+    row.get_by_role("button", name="Empty").click()
+    expect(card.get_by_role("status")).to_have_text("2.0 MB freed.")
+    expect(row).to_contain_text("nothing")
+    expect(row.get_by_role("button")).to_have_count(0)
+    gone = card.locator("li").filter(has_text="Deleted runs")
+    gone.get_by_role("button", name="Delete for good: Deleted runs").click()
+    gone.get_by_role("button", name="Keep it").click()
+    gone.get_by_role("button", name="Delete for good: Deleted runs").click()
+    assert run.exists()
+    gone.get_by_role("button", name="Delete 4.0 kB").click()
+    expect(card.get_by_role("status")).to_have_text("4.0 kB freed.")
+    assert not cached.exists() and not run.exists()
+    assert window.errors == [] and window.outside == []

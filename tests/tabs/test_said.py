@@ -1,0 +1,100 @@
+"""When a message goes: what could not be done is done now, or nothing stands against a start any more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from work_parts import make_page, picture, wait_until
+
+from core.record.problems import ProblemsError
+from tabs import pulse, starts
+from tabs.context import told
+
+REQUEST = SimpleNamespace(session_hash="one")
+
+
+@pytest.fixture
+def page(tmp_path):
+    made = make_page(tmp_path)
+    made.engine.status = lambda: {"device": "cpu"}
+    made.engine.find_device = lambda: "cpu"
+    return made
+
+
+def first(value: str) -> str:
+    if value == "bad":
+        raise ProblemsError.one("This cannot be", "a field", "write another")
+    return value
+
+
+def second(value: str) -> str:
+    return value
+
+
+def test_a_message_goes_when_the_same_is_done_and_stays_when_something_else_is(page):
+    browser = page.browsers.of("one")
+    one, two = told(page, first, 1), told(page, second, 1)
+    assert one("bad", REQUEST)[0] == gr.skip() and browser.said["kind"] == "error"
+    two("fine", REQUEST)
+    told(page, first, 1)("fine", SimpleNamespace(session_hash="another browser"))
+    assert browser.said["kind"] == "error"
+    assert one("fine", REQUEST)[0] == "fine" and browser.said["kind"] == "over"
+    page.browsers.say(browser, "done", "All is well")
+    one("fine", REQUEST)
+    assert browser.said["kind"] == "done"
+
+
+def tick(page, browser) -> dict:
+    return pulse.all_parts(page, {"tab": "Train"}, browser)
+
+
+def test_the_message_of_a_refused_start_goes_once_nothing_is_left_to_mend(page, tmp_path):
+    browser = page.browsers.of("one")
+    picture(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    page.project.edit("model.base_model", "models/starter")
+    page.project.edit("optimizer.learning_rate", "a lot")
+    page.project.edit("schedule.max_train_epochs", "no")
+    starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
+    wait_until(lambda: browser.said["title"] == "Not started")
+    page.project.edit("optimizer.learning_rate", "1e-4")
+    wait_until(lambda: not tick(page, browser)["checks"]["checking"])
+    assert tick(page, browser)["said"]["title"] == "Not started"  # one is left
+    page.project.edit("schedule.max_train_epochs", "3")
+    wait_until(lambda: tick(page, browser)["said"]["kind"] == "over")
+
+
+def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp_path):
+    for name, pictures in (("one", 1), ("two", 2)):
+        for number in range(pictures):
+            picture(tmp_path / name / f"{number}.png", (512, 512), caption="a fox")
+    checks, found = page.checks, {}
+
+    def look() -> dict:
+        return found.update(checks.look(page.project.job)) or found
+
+    page.project.edit("dataset.folder", str(tmp_path / "one"))
+    wait_until(lambda: not look()["checking"])
+    assert found["trained"] == 1
+    page.project.edit("schedule.max_train_epochs", "3")
+    assert checks.look(page.project.job)["checking"] and checks.look(page.project.job)["trained"] == 1
+    page.project.edit("dataset.folder", str(tmp_path / "two"))
+    seen = [checks.look(page.project.job)]
+    assert seen[0] == {"checking": True}
+    wait_until(lambda: seen.append(checks.look(page.project.job)) or not seen[-1]["checking"])
+    assert seen[-1]["trained"] == 2 and all("trained" not in each for each in seen[:-1])
+
+
+def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
+    browser = page.browsers.of("one")
+    picture(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    page.project.edit("model.base_model", "models/starter")
+    page.engine.lent, page.engine.queue_paused = True, False
+    page.engine.submit = lambda task, job, preset: "e1"
+    page.engine.queue = lambda: [SimpleNamespace(state="waiting")]
+    starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
+    wait_until(lambda: browser.said["kind"] == "done")
+    assert browser.said["text"].startswith("Added to the queue") and "when the proof" in browser.said["text"]

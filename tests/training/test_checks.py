@@ -1,0 +1,104 @@
+"""What speaks against a training is said before anything is loaded, on every way to a start."""
+
+import shutil
+
+import pytest
+
+from core.cli.main import BAD_INPUT, DONE, main
+from core.cli.options import Options
+from core.cli.train import check
+from core.dataset.preflight import preflight
+from core.record.problems import ProblemsError
+from core.training.checks import problems_without_model
+
+
+def wheres(job, workspace, device="cpu"):
+    found = problems_without_model(job, workspace, preflight(job, workspace), device)
+    return [problem.where for problem in found if problem.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("saving.copy_to", "loras"), ("logging.logging_dir", "logs"), ("logging.console_log_file", "said.txt")],
+)
+def test_a_folder_that_takes_no_files_is_told_before_the_start(make_job, workspace, tmp_path, setting, name):
+    group, field = setting.split(".")
+    logs = {"logging": {"log_with": "tensorboard"}}
+    (tmp_path / "file").write_text("")
+    fine, bad = ({group: {**logs.get(group, {}), field: str(tmp_path / place / name)}} for place in ("new", "file"))
+    assert wheres(make_job(**fine), workspace) == [] and not (tmp_path / "new").exists()
+    assert wheres(make_job(**bad), workspace) == [setting]
+
+
+@pytest.mark.parametrize(
+    ("groups", "where"),
+    [
+        ({"memory": {"attention": "xformers"}}, "memory.attention"),
+        ({"optimizer": {"optimizer_type": "bitsandbytes.optim.AdEMAMix32bit"}}, "optimizer.optimizer_type"),
+        (
+            {
+                "method": {"kind": "embedding"},
+                "embedding": {"token_string": "zkw"},
+                "captions": {"trigger_word": "another"},
+            },
+            "captions.trigger_word",
+        ),
+        ({"resume": {"initial_epoch": 3}}, "resume.initial_epoch"),
+        ({"resume": {"initial_step": 4}}, "resume.initial_step"),
+    ],
+)
+def test_what_pictures_device_and_length_tell_is_told_before_the_start(make_job, workspace, groups, where):
+    assert wheres(make_job(**groups), workspace) == [where]
+
+
+def test_a_state_of_the_last_step_is_refused_before_the_start(make_job, workspace, tmp_path):
+    for step in (2, 4):
+        (tmp_path / "run" / "state" / f"step{step:08d}").mkdir(parents=True)
+    assert wheres(make_job(resume={"resume": str(tmp_path / "run")}), workspace) == ["resume.resume"]
+    longer = make_job(resume={"resume": str(tmp_path / "run")}, schedule={"max_train_steps": 5})
+    assert wheres(longer, workspace) == []
+
+
+def test_a_class_that_nobody_names_is_told_before_the_start(make_job, workspace):
+    (where,) = wheres(make_job(method={"kind": "dreambooth", "prior": "model"}), workspace)
+    assert where.startswith("folder ")
+
+
+# -- on the command line
+
+
+@pytest.fixture
+def torn(pictures, tmp_path):
+    """The words of a training that learns a picture which it is also measured on."""
+    held = tmp_path / "held"
+    held.mkdir()
+    shutil.copy(next(pictures.glob("*.png")), held / "other.png")
+    sources = f'[{{"folder": "{pictures}"}}, {{"folder": "{held}", "role": "validation"}}]'
+    short = "--dataset.resolution 64 --dataset.bucket_reso_steps 16 --schedule.max_train_steps 1 --device cpu"
+    return ["train", "--outputs", str(tmp_path / "out"), *short.split(), "--dataset.sources", sources]
+
+
+def test_a_picture_that_trains_and_validates_is_refused(torn, capsys):
+    assert main([*torn, "--check"]) == BAD_INPUT and "in training and in validation" in capsys.readouterr().err
+    apart = [word.replace(', "role": "validation"', "") for word in torn]
+    assert main([*apart, "--check"]) == DONE
+
+
+def test_errors_stand_before_advice_and_are_counted_alone(torn, capsys):
+    assert main([*torn, "--check", "--network.conv_alpha", "3"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "1 problem:\n" in said
+    assert said.index("in training and in validation") < said.index("advice: network.conv_alpha has no effect")
+
+
+def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace, monkeypatch, tmp_path):
+    fetched = []
+    monkeypatch.setattr("core.formats.hub.download", lambda hub_id, *_: fetched.append(str(hub_id)))
+    options = Options({"outputs": str(workspace.outputs), "models": str(tmp_path / "models"), "device": "cpu"})
+    model = {"base_model": "someone/some-model"}
+    with pytest.raises(ProblemsError, match="does not exist"):
+        check(make_job(model=model, dataset={"folder": str(tmp_path / "nowhere")}), options)
+    assert fetched == []
+    with pytest.raises(ProblemsError, match="is not on this machine"):  # the download was only pretended
+        check(make_job(model=model), options)
+    assert fetched == ["someone/some-model"]

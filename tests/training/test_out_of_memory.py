@@ -1,0 +1,125 @@
+"""Memory that runs out beside the training, while samples are drawn or held-out pictures measured: it is given back, said
+with what to switch, and nothing that learns is touched."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.generation import pipeline
+from core.methods.ema import WeightAverage
+from core.optimization.averaging import averaged
+from core.settings.method import MethodSettings
+from core.training import tasks, validation
+from core.training.samples import vae_on_device
+
+SHOWN = {
+    "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},
+    "validation": {"validation_split": 0.3, "validate_every_n_steps": 2},
+}
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def fails_at(calls, work):
+    """`work`, but for these calls of it, counted from 1."""
+    made = []
+
+    def once(*args, **named):
+        made.append(1)
+        if len(made) in calls:
+            raise FULL
+        return work(*args, **named)
+
+    return once
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {},
+        {"network": {"train_text_encoder": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
+        {"method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}, "optimizer": {"learning_rate": 1e-5}},
+    ],
+    ids=["LoRA", "schedule-free", "average"],
+)
+def test_a_training_goes_on_unharmed_and_later_samples_are_drawn(train, monkeypatch, groups):
+    given_back = []
+    monkeypatch.setattr(tasks, "free_memory", lambda: given_back.append(1))
+    whole, short = train(**groups, **SHOWN), train(**groups, **SHOWN)
+    assert whole.start() == "done" and not given_back
+    monkeypatch.setattr(pipeline, "denoise", fails_at({2, 3}, pipeline.denoise))
+    monkeypatch.setattr(validation, "_measure", fails_at({2, 3}, validation._measure))
+    assert short.start() == "done" and len(given_back) == 4
+    warned = [line for line in short.lines("log") if line["level"] == "warning" and "out of memory" in line["text"]]
+    assert [line["text"].split()[0] for line in warned] == ["Validation", "Sampling"] * 2
+    assert all("training goes on" in line["fix"] for line in warned)
+    assert "samples.width" in warned[1]["fix"] and "validation.validate_every_n_epochs" in warned[0]["fix"]
+    assert [(line["step"], line["index"]) for line in short.lines("sample")] == [(0, 0), (4, 0), (4, 1)]
+    assert [line["step"] for line in short.lines("validated")] == [4]
+    assert short.losses() == whole.losses()
+    ours, theirs = load_file(short.file()), load_file(whole.file())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert short.lines("sample")[-1] | {"seq": 0, "time": 0} == whole.lines("sample")[-1] | {"seq": 0, "time": 0}
+
+
+def test_a_vae_that_found_room_for_a_part_only_is_put_back_whole():
+    places = []
+
+    class Vae:
+        def to(self, place):
+            places.append(place)
+            if place == "cuda":
+                raise FULL
+            return self
+
+    run = SimpleNamespace(
+        context=SimpleNamespace(device="cuda"),
+        components=SimpleNamespace(vae=Vae()),
+        job=SimpleNamespace(memory=SimpleNamespace(lowram=False)),
+    )
+    with pytest.raises(torch.OutOfMemoryError), vae_on_device(run):
+        pass
+    assert places == ["cuda", "cpu"]
+
+
+def weights(dtype=torch.float32):
+    return [torch.nn.Parameter(torch.full((3,), float(number), dtype=dtype)) for number in (1, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_schedule_free_weights_that_were_half_turned_to_their_average_are_turned_back(dtype):
+    from schedulefree import AdamWScheduleFree
+
+    learnt = weights(dtype)
+    optimizer = AdamWScheduleFree([{"params": [weight]} for weight in learnt], lr=0.1)
+    optimizer.train()
+    for weight in learnt:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for state in optimizer.state.values():
+        state["z"] = state["z"].float()  # as the second set of 16-bit weights is kept (core/optimization/rounding.py)
+    before = [weight.detach().clone() for weight in learnt]
+    turn = optimizer.eval
+
+    def half():
+        kept, optimizer.param_groups = optimizer.param_groups, optimizer.param_groups[:1]
+        turn()
+        optimizer.param_groups = kept
+        raise FULL
+
+    optimizer.eval = half
+    with pytest.raises(torch.OutOfMemoryError), averaged(optimizer):
+        pass
+    assert all(torch.equal(weight, old) and weight.dtype == dtype for weight, old in zip(learnt, before, strict=True))
+    assert [group["train_mode"] for group in optimizer.param_groups] == [True, True]
+
+
+def test_weights_that_were_half_replaced_by_their_average_are_put_back():
+    learnt = dict(zip("ab", weights(), strict=True))
+    average = WeightAverage(learnt, MethodSettings(ema=True))
+    average.average["a"].add_(5)
+    del average.average["b"]
+    with pytest.raises(KeyError), average.in_place():
+        pass
+    assert [float(weight.detach()[0]) for weight in learnt.values()] == [1.0, 2.0]

@@ -1,0 +1,204 @@
+"""Every method with every option, stopped and killed in the middle of an epoch and continued: to the bit what an
+unbroken run is.
+
+A few in each test run, each with many options at once; ATELIER_RESUMES=all runs more of these, and every method with
+every option by itself.
+"""
+
+import hashlib
+import os
+import random
+from functools import reduce
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from core.record.problems import ProblemsError
+from core.record.run_folder import newest_state
+from core.record.workspace import PROJECT
+from core.settings.flags import merge
+from tests.models import tiny_folder
+
+STEPS = 7
+LIVES = (("stopped", 2), ("killed", 4), ("stopped", 5), ("done", STEPS))  # none ends with an epoch, of three steps
+
+ADAFACTOR = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
+WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
+METHODS = {
+    "LoRA": {"network": {"rank": 2, "train_text_encoder": True}},
+    "DreamBooth": {"method": {"kind": "dreambooth", "stop_text_encoder_training": 4}},
+    "fine-tune, average": {
+        "method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.9, "ema_update_every": 2, "ema_device": "cpu"}
+    },
+    "fine-tune, bf16": {
+        "method": {"kind": "fine_tune", "ema": True, "ema_use": "files"},
+        "memory": {"full_precision": "bf16"},
+    },
+    "fine-tune in the backward pass": {
+        "method": {"kind": "fine_tune"},
+        "optimizer": ADAFACTOR,
+        "memory": {"full_precision": "bf16", "fused_backward_pass": True},
+    },
+    "new word": {"method": {"kind": "embedding"}, "embedding": WORD},
+    "new word by layer": {"method": {"kind": "embedding"}, "embedding": WORD | {"extended": True}},
+}
+OPTIONS = {
+    "alone": {},
+    "accumulation": {"schedule": {"gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "lr_warmup_steps": 2}},
+    "schedule-free": {"optimizer": {"optimizer_type": "AdamWScheduleFree", "learning_rate": 1e-3}},
+    "Prodigy": {"optimizer": {"optimizer_type": "Prodigy", "learning_rate": 1.0}},
+    "scaler": {"memory": {"mixed_precision": "fp16"}},
+    "shown": {
+        "validation": {"validation_split": 0.2, "validate_every_n_steps": 2},
+        "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},
+        "saving": {"save_every_n_steps": 3, "save_every_n_epochs": 1},
+    },
+    "dropouts": {
+        "network": {"network_dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2, "scale_weight_norms": 0.1}
+    },
+    "captions": {"captions": {"caption_dropout_rate": 0.3, "shuffle_caption": True, "caption_prefix": "zunkel,"}},
+    "kept as it is": {"dataset": {"sources": "kept"}},
+    "held to the model": {"method": {"prior": "model", "class_caption": "a shape"}},
+    "class pictures": {"dataset": {"sources": "classes"}},
+    "timesteps and noise": {
+        "noise": {
+            "min_timestep": 100,
+            "max_timestep": 800,
+            "min_snr_gamma": 5.0,
+            "noise_offset": 0.05,
+            "noise_offset_random_strength": True,
+            "ip_noise_gamma": 0.1,
+            "ip_noise_gamma_random_strength": True,
+            "loss_type": "huber",
+        }
+    },
+    "kohya's draws": {"noise": {"compatibility": "kohya", "multires_noise_iterations": 3}},
+    "pictures by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
+}
+
+COMBINED = [
+    ("LoRA", "accumulation", "dropouts", "captions", "kept as it is", "shown"),
+    ("LoRA", "schedule-free", "scaler", "timesteps and noise", "pictures by chance"),
+    ("DreamBooth", "accumulation", "class pictures", "Prodigy"),
+    ("fine-tune, average", "scaler", "shown", "held to the model"),
+    ("fine-tune, bf16", "timesteps and noise"),
+    ("fine-tune in the backward pass", "kohya's draws", "pictures by chance"),
+    ("new word", "captions", "class pictures", "shown"),
+    ("new word by layer", "accumulation", "timesteps and noise"),
+]
+TRIED = COMBINED[::2]
+if os.environ.get("ATELIER_RESUMES") == "all":
+    TRIED = COMBINED + [(method, option) for method in METHODS for option in OPTIONS]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    return str(tiny_folder("sd1", tmp_path_factory.mktemp("tiny") / "sd1"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Five pictures of a subject, one of them of another shape, and three others."""
+    root = tmp_path_factory.mktemp("pictures")
+    pictures = sorted((PROJECT / "models" / "starter" / "pictures").glob("*.png"))
+    for name, chosen, text in (("subject", pictures[:5], "zunkel, "), ("others", pictures[5:8], "")):
+        (root / name).mkdir()
+        for place, path in enumerate(chosen):
+            Image.open(path).convert("RGB").resize((64, 64) if place else (64, 96)).save(root / name / path.name)
+            caption = text + path.with_suffix(".txt").read_text()
+            (root / name / path.with_suffix(".txt").name).write_text(caption)
+    return root
+
+
+@pytest.mark.parametrize("names", TRIED, ids=", ".join)
+def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model, folders, monkeypatch, names):
+    groups = reduce(merge, (OPTIONS[name] for name in names[1:]), METHODS[names[0]])
+    try:
+        whole, broken = (train(**settings(groups, model, folders)) for _ in range(2))
+        live(whole, "done", STEPS)
+    except ProblemsError as error:
+        if names in COMBINED:
+            raise
+        pytest.skip(f"refused: {error}")
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    for ends, step in LIVES:
+        live(broken.again(), ends, step)
+    ours, theirs = content(whole), content(broken)  # which has the files of its stops besides
+    assert [name for name in ours if name not in theirs] == []
+    assert [name for name, value in ours.items() if theirs[name] != value] == []
+    assert any(name.startswith("/weights") for name in ours) and any(name.startswith("/optimizer") for name in ours)
+
+
+def settings(groups, model, folders):
+    """The groups in full. A rate that is seen after a few steps, unless they say another."""
+    subject = {"folder": str(folders / "subject")}
+    others = {
+        None: [],
+        "kept": [{"folder": str(folders / "others"), "custom_attributes": {"diff_output_preservation": True}}],
+        "classes": [{"folder": str(folders / "others"), "role": "regularisation"}],
+    }[groups.get("dataset", {}).get("sources")]
+    dataset = {"folder": None, "sources": [subject, *others], "train_batch_size": 2}
+    base = {
+        "model": {"base_model": model},
+        "optimizer": {"learning_rate": 1e-3},
+        "schedule": {"max_train_steps": STEPS, "seed": 7},
+        "saving": {"output_name": "t", "save_state": True},
+    }
+    own = groups | {"dataset": {name: value for name, value in groups.get("dataset", {}).items() if name != "sources"}}
+    return merge(merge(base, {"dataset": dataset}), own)
+
+
+class Killed(BaseException):
+    """No part of the program catches it."""
+
+
+def live(training, ends, step):
+    """One life of a run, in a process whose generators stand anywhere: to its end, to a stop, or to a kill."""
+    for seed in (torch.manual_seed, random.seed, numpy.random.seed):
+        seed(int.from_bytes(os.urandom(4), "little"))
+    if ends == "done":
+        assert training.start() == "done"
+        return
+
+    def look(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= step:
+            if ends == "killed":
+                raise Killed
+            training.token.cancel()
+
+    training.on_line = look
+    try:
+        assert training.start() == "stopped"
+    except Killed:
+        assert ends == "killed"
+
+
+def content(training):
+    """Name -> hash or number: the last state but for the clock, the files, the pictures and what the journal says."""
+    state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)
+    found = leaves({name: value for name, value in state.items() if name not in ("seconds", "made_with")}, "")
+    for path in training.folder.checkpoints.glob("*.safetensors"):
+        found |= leaves(load_file(path), f"/{path.name}")
+    for path in training.folder.samples.glob("*.png"):
+        found[f"/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    found |= {f"/loss/{step}": loss for step, loss in training.losses().items()}
+    found["/rates"] = training.lines("steps")[-1]["rates"]
+    for line in (line for kind in ("validated", "sample", "saved") for line in training.lines(kind)):
+        told = {name: value for name, value in line.items() if name not in ("seq", "time", "bytes")}
+        found[f"/{line['kind']}/{line['step']}/{line.get('file')}"] = told
+    return found
+
+
+def leaves(value, name):
+    """Each number of a tree by its path; of tensors a hash, with their type and form."""
+    if isinstance(value, dict):
+        return {path: leaf for key, inner in value.items() for path, leaf in leaves(inner, f"{name}/{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return leaves(dict(enumerate(value)), name)
+    if isinstance(value, torch.Tensor):
+        raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return {name: (str(value.dtype), tuple(value.shape), hashlib.sha256(raw).hexdigest())}
+    return {name: value}
