@@ -1,21 +1,27 @@
 """What was found out about a file, remembered as long as its size and time stay the same.
 
-One small SQLite file, which may be deleted at any time. A disk that cannot hold one (some network drives) costs the
-memory, never the job.
+One small SQLite file, which may be deleted at any time. Where a disk cannot hold one (network drives without locks), it
+lies among the machine's temporary files for as long as the process lives.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sqlite3
+import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from core.record.atomic import remove
 
 _WAIT_SECONDS = 5
+_ELSEWHERE: dict[Path, Path] = {}  # files that their disk cannot hold -> where they lie instead
 _AT_ONCE = 500  # variables in one question; SQLite's limit is 999 in old builds
 
 
@@ -34,7 +40,12 @@ class Memo:
     """kind of fact, file -> text. path None: nothing is remembered."""
 
     def __init__(self, path: Path | str | None):
-        self.path = Path(path) if path is not None else None
+        self._wanted = Path(path) if path is not None else None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies."""
+        return _ELSEWHERE.get(self._wanted, self._wanted) if self._wanted is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
         """What is known about those files that have not changed since."""
@@ -54,7 +65,7 @@ class Memo:
                         if (size, mtime_ns) == (file.bytes, file.mtime_ns):
                             found[file.path] = value
         except sqlite3.Error as error:
-            self._start_again_if_damaged(error)
+            self._moved_after(error)
         return found
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
@@ -67,11 +78,17 @@ class Memo:
             if file.path in facts
         ]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._connect()) as connection, connection:
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+            self._insert(rows)
         except (sqlite3.Error, OSError) as error:
-            self._start_again_if_damaged(error)
+            if self._moved_after(error):
+                with suppress(sqlite3.Error, OSError):
+                    self._insert(rows)
+
+    def _insert(self, rows: Sequence[tuple]) -> None:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(str(self.path), timeout=_WAIT_SECONDS)
@@ -85,10 +102,40 @@ class Memo:
             raise
         return connection
 
-    def _start_again_if_damaged(self, error: Exception) -> None:
-        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        if damaged and self.path is not None:
+    def _moved_after(self, error: Exception) -> bool:
+        """Start again after what went wrong: anew where the file is damaged (removed: it was only a memory), elsewhere
+        (True) where the disk cannot hold one. Another process that writes for long is neither."""
+        if self.path is None or self._wanted is None:
+            return False
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             try:
                 remove(self.path)
+                return False
             except OSError:
-                self.path = None
+                pass
+        elif self.path != self._wanted or _holds_databases(self.path.parent):
+            return False
+        _ELSEWHERE[self._wanted] = _own_folder() / f"{uuid.uuid4().hex}.sqlite"
+        return True
+
+
+def _holds_databases(folder: Path) -> bool:
+    """Whether a new one can be written there."""
+    probe = folder / f".tmp-{uuid.uuid4().hex}.sqlite"
+    try:
+        with closing(sqlite3.connect(str(probe), timeout=0.1)) as connection, connection:
+            connection.execute("CREATE TABLE tried (one INTEGER)")
+        return True
+    except (sqlite3.Error, OSError):
+        return False
+    finally:
+        with suppress(OSError):
+            remove(probe)
+
+
+@cache
+def _own_folder() -> Path:
+    """Of this process, gone when it ends."""
+    folder = tempfile.mkdtemp(prefix="atelier-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

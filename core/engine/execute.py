@@ -97,7 +97,7 @@ def execute(
     processes: Processes | None = None,
 ) -> tuple[str, Explanation | None]:
     """Run a job to its end. Returns (state, explanation of a failure). KeyboardInterrupt passes through, after cleaning up."""
-    folder.lock()
+    said = folder.lock()
     try:
         with Journal(folder.path) as journal:
             journal.listen(listener)
@@ -106,6 +106,8 @@ def execute(
             )
             context.processes = processes or context.processes
             journal.put(StateChanged("running"))
+            for line in said:
+                context.say(line, "warning")
             return _guarded(task, job, context)
     finally:
         folder.unlock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -11,14 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from core.record import atomic
+from core.record import atomic, lock
 from core.record.problems import ProblemsError
-from core.record.run_folder import lock_is_held
 from core.record.workspace import Workspace
-
-LOOK_SECONDS = 2.0  # longer than `is_held` looks at the lock, which it does by taking it for a moment
 
 
 class Ownership:
@@ -29,12 +25,13 @@ class Ownership:
         self._note = self._folder / "holder.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._folder / "lock", timeout=LOOK_SECONDS)
-            self._lock.acquire()
-        except Timeout:
-            raise ProblemsError.one(
-                self._who(), str(workspace.outputs), "add --queue to have it done there, or choose another --outputs"
-            ) from None
+            self._lock = lock.Lock(self._folder / "lock")
+            for line in self._lock.acquire():
+                print(line, file=sys.stderr, flush=True)
+        except lock.HeldElsewhere as held:
+            more, wait = lock.held_words(held)
+            fix = f"add --queue to have it done there, or choose another --outputs{wait}"
+            raise ProblemsError.one(self._who() + more, str(workspace.outputs), fix) from None
         except OSError as error:
             raise ProblemsError.one(
                 f"The output folder cannot be written: {error.strerror}",
@@ -64,7 +61,7 @@ class Ownership:
 
 def is_held(workspace: Workspace) -> bool:
     """Whether an engine works with this output folder now."""
-    return lock_is_held(workspace.private / "lock")
+    return lock.is_held(workspace.private / "lock")
 
 
 def inbox(workspace: Workspace) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -56,9 +57,13 @@ def remove_folder(path: Path | str) -> None:
 
 
 def sync_file(path: Path | str) -> None:
-    """Wait until the file's bytes are on the disk."""
+    """Wait until the file's bytes are on the disk, where the drive can (not every network drive)."""
     with open(path, "rb+") as handle:
-        os.fsync(handle.fileno())
+        try:
+            os.fsync(handle.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
 
 
 def sync_folder(path: Path | str) -> None:

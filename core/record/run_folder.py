@@ -11,12 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from core.record import atomic
+from core.record.lock import HeldElsewhere, Lock, held_words, is_held
 from core.record.problems import ProblemsError
-
-LOCK_SECONDS = 5.0  # longer than `held` looks at a lock, which it does by taking it for a moment
 
 
 class RunFolder:
@@ -24,7 +21,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._lock: FileLock | None = None
+        self._lock: Lock | None = None
 
     name = property(lambda self: self.path.name)
     job_file = property(lambda self: self.path / "job.json")
@@ -74,16 +71,21 @@ class RunFolder:
         except (ProblemsError, AttributeError):
             return ""
 
-    def lock(self) -> None:
-        """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds it."""
-        lock = FileLock(self.path / "lock", timeout=LOCK_SECONDS)
+    def lock(self) -> list[str]:
+        """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds
+        it; returns what a person should know where the drive has no locks."""
+        lock = Lock(self.path / "lock")
         try:
-            lock.acquire()
-        except Timeout:
+            said = lock.acquire()
+        except HeldElsewhere as held:
+            more, wait = held_words(held)
             raise ProblemsError.one(
-                f"'{self.name}' is already running", str(self.path), "watch it in Monitor"
+                f"'{self.name}' is already running{more}", str(self.path), f"watch it in Monitor{wait}"
             ) from None
+        except OSError as error:
+            raise unwritten(error, "The run's folder cannot be written", str(self.path)) from None
         self._lock = lock
+        return said
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -93,22 +95,7 @@ class RunFolder:
     @property
     def held(self) -> bool:
         """Whether some process runs this folder now."""
-        return self._lock is not None or lock_is_held(self.path / "lock")
-
-
-def lock_is_held(path: Path) -> bool:
-    """Whether some process holds this lock file now."""
-    if not path.exists():
-        return False
-    probe = FileLock(path, timeout=0)
-    try:
-        probe.acquire()
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    probe.release()
-    return False
+        return self._lock is not None or is_held(self.path / "lock")
 
 
 def safe_name(text: str) -> str:

@@ -1,0 +1,157 @@
+"""Who works in a folder: told by a lock of the system, or, on drives that have none, by a sign of life that is renewed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from core.record import atomic
+
+LOOK_SECONDS = 5.0  # longer than `is_held` looks at a lock, which it does by taking it for a moment
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0  # without a sign of life: its process is gone
+SETTLE_SECONDS = 0.5  # between writing the sign and reading it back: of two that begin at once the later one stays
+# What drives without locks answer (some network mounts, Google Drive in Colab).
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
+
+
+class HeldElsewhere(Exception):
+    """Another process holds the lock. age: seconds since its sign of life; None where the system tells it."""
+
+    def __init__(self, age: float | None = None):
+        super().__init__("held by another process")
+        self.age = age
+
+
+class Lock:
+    """A lock file that one process holds at a time. Lasts until it is released or the process ends; by a sign of life until
+    STALE_SECONDS after that."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = FileLock(path, timeout=LOOK_SECONDS, fallback_to_soft=False)  # a soft lock outlasts a kill
+        self._token = uuid.uuid4().hex
+        self._end = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def acquire(self) -> list[str]:
+        """Hold it; returns what a person should know of how. Raises HeldElsewhere, or OSError where nothing can be
+        written."""
+        age = sign_age(self._path)
+        if age is not None and age < STALE_SECONDS:
+            raise HeldElsewhere(age)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise HeldElsewhere from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return self._hold_by_sign(age)
+        except NotImplementedError:
+            return self._hold_by_sign(age)
+        atomic.remove(sign_file(self._path))  # of a process that worked here while the drive had no locks
+        return []
+
+    def _hold_by_sign(self, age: float | None) -> list[str]:
+        sign = sign_file(self._path)
+        said = [
+            f"This drive has no file locks: a sign of life every {BEAT_SECONDS:g} seconds tells others not to work here"
+        ]
+        if age is not None:
+            if _renewed(sign):  # clocks of two machines differ: it only looked old
+                raise HeldElsewhere(0.0)
+            said.append(f"Taken over from a process that gave no sign of life for {_words(age)}")
+        atomic.write_text(sign, self._token)
+        time.sleep(SETTLE_SECONDS)
+        if not self._is_mine():
+            raise HeldElsewhere(0.0)
+        self._end.clear()
+        self._beating = threading.Thread(target=self._beat, name="sign of life", daemon=True)
+        self._beating.start()
+        return said
+
+    def _is_mine(self) -> bool:
+        try:
+            return sign_file(self._path).read_text("utf-8") == self._token
+        except OSError:
+            return False
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            try:
+                if not self._is_mine():  # this process was asleep for long, and another took over
+                    return
+                os.utime(sign_file(self._path))
+            except OSError:
+                continue
+
+    def release(self) -> None:
+        if self._beating is None:
+            self._lock.release()
+            return
+        self._end.set()
+        self._beating.join()
+        self._beating = None
+        if self._is_mine():
+            atomic.remove(sign_file(self._path))
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds this lock file now."""
+    age = sign_age(path)
+    if age is not None and age < STALE_SECONDS:
+        return True
+    if not path.exists():
+        return False
+    probe = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        probe.acquire()
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    probe.release()
+    return False
+
+
+def sign_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.alive")
+
+
+def sign_age(path: Path) -> float | None:
+    """Seconds since the sign of life beside a lock file; None without one."""
+    try:
+        return abs(time.time() - sign_file(path).stat().st_mtime)
+    except OSError:
+        return None
+
+
+def held_words(held: HeldElsewhere) -> tuple[str, str]:
+    """What to add to who holds it, and to what can be done."""
+    if held.age is None:
+        return "", ""
+    wait = f"if that process was killed, try again in {_words(STALE_SECONDS)}"
+    return f", which gave a sign of life {_words(held.age)} ago", f"; {wait}"
+
+
+def _renewed(sign: Path) -> bool:
+    """Whether the sign of life changes within the time of two."""
+    try:
+        before = sign.stat().st_mtime_ns
+        time.sleep(2 * BEAT_SECONDS)
+        return sign.stat().st_mtime_ns != before
+    except OSError:
+        return False
+
+
+def _words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
