@@ -13,6 +13,7 @@ from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute
+from core.engine.launch import is_launched, supervise
 from core.engine.owner import Ownership, hand_in, is_held
 from core.engine.view import RunView
 from core.record import machine
@@ -105,12 +106,20 @@ def _execute(
 
     torch.set_num_threads(machine.threads())
     device = processes.device if processes else options.values.get("device") or machine.default_device()
-    progress = TerminalProgress(job.logging if isinstance(job, TrainJob) else None, RunView.read(folder))
+    launched = is_launched(task, job)
+    logging = job.logging if isinstance(job, TrainJob) else None
+    if logging is not None and launched:  # whose first process writes the log file
+        logging = logging.model_copy(update={"console_log_file": None})
+    progress = TerminalProgress(logging, RunView.read(folder))
     token = CancelToken()
     with StopOnSignal(token) as stop:
-        state, words = execute(
-            task, job, folder, workspace, device, listener=progress, token=token, processes=processes
-        )
+        if launched:
+            assert isinstance(job, TrainJob)
+            state, words = supervise(job, folder, workspace, device, listener=progress, token=token)
+        else:
+            state, words = execute(
+                task, job, folder, workspace, device, listener=progress, token=token, processes=processes
+            )
     progress.close()
     if state == "done":
         return DONE

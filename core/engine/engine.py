@@ -14,7 +14,7 @@ from typing import Any
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of
-from core.engine.launch import is_launched, supervise, write_failure
+from core.engine.launch import is_launched, supervise
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
@@ -237,32 +237,16 @@ class Engine:
         self._last_run = folder.name if entry.task == "train" else self._last_run
         if entry.task in ("train", "probe") and self._store is not None:
             self._store.release()  # training builds its own modules: the kept one makes room
-        if is_launched(job):
-            state, words = self._supervise(job, folder, view, entry.id)
-            self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
-            return
-        state, words = execute(
-            entry.task,
-            job,
-            folder,
-            self.workspace,
-            self.find_device(),
-            listener=view.apply,
-            token=self._token_of(entry.id),
-            store=self._model_store() if entry.task in ("generate", "class_pictures") else None,
-        )
+        to_run: Any = (job, folder, self.workspace, self.find_device())
+        heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
+        if is_launched(entry.task, job):
+            state, words = supervise(*to_run, **heard)
+        else:
+            store = self._model_store() if entry.task in ("generate", "class_pictures") else None
+            state, words = execute(entry.task, *to_run, **heard, store=store)
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
         if words is not None and words.poisoned:
             self._restart(words)
-
-    def _supervise(self, job: Any, folder: RunFolder, view: Any, entry_id: str) -> tuple[str, Explanation | None]:
-        """On several graphics cards, in processes of their own."""
-        try:
-            return supervise(
-                job, folder, self.workspace, self.device, listener=view.apply, token=self._token_of(entry_id)
-            )
-        except ProblemsError as error:
-            return write_failure(folder, explain(error), view.apply)
 
     def _restart(self, words: Explanation) -> None:
         """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""

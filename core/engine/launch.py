@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from core.engine.explain import Explanation
+from core.engine.explain import Explanation, explain
 from core.engine.view import ENDED
 from core.record import commands, machine
+from core.record.allowed import allowed_modules
 from core.record.cancel import CancelToken
 from core.record.events import StateChanged
-from core.record.journal import Journal, Line, read_lines
+from core.record.journal import Journal, Line, Tail, read_lines
 from core.record.problems import ProblemsError
 from core.record.processes import SUPERVISED, launched_processes
 from core.record.run_folder import RunFolder
@@ -30,9 +31,10 @@ POLL_SECONDS = 0.3
 END_SECONDS = 20
 
 
-def is_launched(job: object) -> bool:
-    """Whether this job needs processes of its own."""
-    return isinstance(job, TrainJob) and job.memory.num_processes > 1 and launched_processes() == 1
+def is_launched(task: str, job: object) -> bool:
+    """Whether this job needs processes of its own: a training does; one process tries batches or fills caches for all."""
+    several = isinstance(job, TrainJob) and job.memory.num_processes > 1
+    return task == "train" and several and launched_processes() == 1
 
 
 def supervise(
@@ -45,8 +47,12 @@ def supervise(
     token: CancelToken,
 ) -> tuple[str, Explanation | None]:
     """Train in as many processes as the job wants, to the end. Returns (state, explanation of a failure)."""
-    check_cards(job.memory.num_processes, device)
-    before = seen = max((line["seq"] for line in read_lines(folder.journal_file)), default=0)
+    try:
+        check_cards(job.memory.num_processes, device)
+    except ProblemsError as error:
+        return write_failure(folder, explain(error), listener)
+    tail = Tail(folder.journal_file)
+    before = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
     told = False
     with open(folder.logs / "processes.txt", "ab") as log:
@@ -56,14 +62,14 @@ def supervise(
                 if token.wanted and not told:
                     commands.send(folder.path, "stop")
                     told = True
-                seen = _pass_on(folder, seen, listener)
+                _pass_on(tail, listener)
                 time.sleep(POLL_SECONDS)
         except BaseException:
             child.terminate()
             child.wait(timeout=60)
             raise
     _wait_for_end(folder)
-    _pass_on(folder, seen, listener)
+    _pass_on(tail, listener)
     return _ending(folder, before, child.returncode, listener)
 
 
@@ -75,13 +81,16 @@ def check_cards(wanted: int, device: str) -> None:
         there = torch.cuda.device_count()
         if there < wanted:
             what = f"{wanted} graphics cards are asked for and this machine has {there}"
-            raise ProblemsError.one(what, "memory.num_processes", f"use {there} or fewer")
+            raise ProblemsError.one(
+                what, "memory.num_processes", f"use {there} or fewer, or accelerate launch for more machines"
+            )
 
 
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen:
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.memory.num_processes)]
     quiet = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     places = ["--outputs", str(workspace.outputs.resolve()), "--models", str(workspace.models.resolve())]
+    places += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
     program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *places]
     threads = str(max(1, machine.threads() // job.memory.num_processes))
     environment = os.environ | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
@@ -92,6 +101,9 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
         stdout=log,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
+        # Ctrl-C is for this process, which passes it on: the launcher would end the others before they have saved.
+        start_new_session=os.name != "nt",
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
 
 
@@ -102,11 +114,9 @@ def _wait_for_end(folder: RunFolder) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _pass_on(folder: RunFolder, seen: int, listener: Callable[[Line], None]) -> int:
-    for line in read_lines(folder.journal_file, seen):
+def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> None:
+    for line in tail.lines():
         listener(line)
-        seen = line["seq"]
-    return seen
 
 
 def _ending(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from core.engine import engine as engine_module
 from core.engine import execute as execution
 from core.engine.engine import Engine
 from core.engine.explain import explain
@@ -22,7 +23,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.check import build
-from core.settings.job import TrainJob
+from core.settings.job import JOBS, TrainJob
 from core.settings.presets import dump, to_values
 
 
@@ -146,6 +147,18 @@ def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engin
     engine.cancel(first)
     until(lambda: states(engine) == ["cancelled", "cancelled"])
     assert [run.state for run in engine.runs()] == ["stopped"]
+
+
+@pytest.mark.parametrize(("task", "launched"), [("train", True), ("probe", False), ("prepare", False)])
+def test_of_jobs_for_several_cards_only_trainings_are_launched(engine, monkeypatch, task, launched):
+    """A probe that was launched trained the whole job."""
+    begun = []
+    monkeypatch.setattr(engine_module, "supervise", lambda *about, **more: begun.append("launched") or ("done", None))
+    monkeypatch.setitem(execution.TASKS, task, lambda job, context: begun.append("here") or "done")
+    engine.start()
+    engine.submit(task, build(JOBS[task], {"memory": {"num_processes": 2}}))
+    until(lambda: states(engine) == ["done"])
+    assert begun == ["launched" if launched else "here"]
 
 
 def test_waiting_jobs_can_be_put_in_another_order(engine):

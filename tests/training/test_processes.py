@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,13 +15,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from core.cli.options import SUBCOMMAND, split_options
 from core.dataset.batches import Batch
+from core.engine import launch as launch_module
 from core.engine.engine import Engine
 from core.engine.extend import job_of
 from core.engine.launch import _wait_for_end
 from core.networks.frozen import uninstall
+from core.record import allowed, journal
+from core.record.cancel import CancelToken
 from core.record.commands import NoCommands
 from core.record.context import JobContext
+from core.record.events import Stage, StateChanged
 from core.record.journal import Journal, read_lines
 from core.record.processes import Together
 from core.record.run_folder import RunFolder, newest_state, state_step
@@ -227,6 +233,70 @@ def test_the_engine_launches_follows_and_stops_processes_of_its_own(make_job, tm
         assert 0 < stopped.step < 5000 and list(stopped.folder.glob("state/step*/complete.json"))
     finally:
         engine.close(wait_seconds=20)
+
+
+def test_the_command_line_launches_processes_of_its_own_and_ctrl_c_saves(make_job, tmp_path):
+    """Ctrl-C in a terminal is heard by all of the command's process group."""
+    preset, outputs = tmp_path / "long.json", tmp_path / "outputs"
+    preset.write_text(json.dumps(dump(make_job(schedule={"max_train_steps": 5000, "seed": 7}))))
+    places = ["--outputs", str(outputs), "--models", str(PROJECT / "models"), "--device", "cpu"]
+    words = [sys.executable, str(PROJECT / "webui.py"), "train", str(preset), *places, "--memory.num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        words, env=environment, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as command:
+        wait(lambda: any(losses(read_lines(path)) for path in outputs.glob("runs/*/events.jsonl")))
+        below = psutil.Process(command.pid).children(recursive=True)
+        assert len(below) == 3, "a launcher and two that train"
+        os.killpg(command.pid, signal.SIGINT)
+        _, errors = command.communicate(timeout=200)
+    assert command.returncode == 130, errors
+    (path,) = (outputs / "runs").iterdir()
+    folder = RunFolder(path)
+    step = max(losses(read_lines(folder.journal_file)))
+    assert state_step(newest_state(folder.states)) == step and f"--continue {path.name}" in errors
+
+
+def test_what_the_launched_are_told(make_job, tmp_path, monkeypatch):
+    """A module that was allowed where this process was started is allowed in the others too."""
+    started = []
+    monkeypatch.setattr(launch_module.subprocess, "Popen", lambda words, **more: started.append(words))
+    monkeypatch.setattr(allowed, "_by_flag", {"my_optimizers"})
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path)
+    folder = RunFolder.create(workspace.runs, "t", {})
+    launch_module._start(make_job(memory={"num_processes": 2}), folder, workspace, None)
+    assert split_options(started[0][started[0].index("train") + 1 :], SUBCOMMAND["train"]).values == {
+        "continue": str(folder.path),
+        "outputs": str(workspace.outputs),
+        "models": str(workspace.models),
+        "allow-module": ["my_optimizers"],
+    }
+
+
+def test_a_journal_is_read_once_while_it_is_followed(make_job, tmp_path, monkeypatch):
+    """A day's training has 100,000 lines, which take a second to read, and it is looked at three times a second."""
+    lines, looks = 50, 40
+
+    class Child:
+        returncode = 0
+
+        def poll(self):
+            nonlocal looks
+            looks -= 1
+            return None if looks else 0
+
+    folder = RunFolder.create(tmp_path, "t", {})
+    with Journal(folder.path) as written:
+        for step in range(lines):
+            written.put(Stage(f"step {step}"))
+        written.put(StateChanged("running"))
+    monkeypatch.setattr(launch_module, "_start", lambda *about: Child())
+    monkeypatch.setattr(launch_module, "POLL_SECONDS", 0.0)
+    read = []
+    monkeypatch.setattr(journal.json, "loads", lambda text, loads=json.loads: read.append(text) or loads(text))
+    workspace = Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path)
+    launch_module.supervise(make_job(), folder, workspace, "cpu", listener=lambda line: None, token=CancelToken())
+    assert len(read) < 5 * lines
 
 
 def test_a_run_is_told_as_ended_only_when_its_processes_have_let_go(tmp_path):
