@@ -80,8 +80,6 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     if job.method.kind != "lora":
         return NetworkFiles()
     network = job.network
-    if job.method.kind != "lora":
-        return NetworkFiles()
     start = _find(network.network_weights, START, workspace) if network.network_weights else None
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []

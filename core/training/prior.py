@@ -110,9 +110,10 @@ class ModelPrior:
             run.job.dataset.prior_loss_weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items
         ]
         device = run.context.device
+        queued = device.startswith("cuda")  # elsewhere what is copied may be gone before the copy is made
         return loss(
             lambda noisy, at: run.predict(noisy, at, now, sizes),
             base_predict=untrained,
-            preserved=torch.ones(len(counts), dtype=torch.bool).to(device, non_blocking=True),
-            sample_weights=torch.tensor(counts).to(device, non_blocking=True),
+            preserved=torch.ones(len(counts), dtype=torch.bool).to(device, non_blocking=queued),
+            sample_weights=torch.tensor(counts).to(device, non_blocking=queued),
         )

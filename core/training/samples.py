@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
+from core.families.precision import vae_type
 from core.families.token_count import WINDOW, count_tokens
 from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
@@ -111,7 +112,9 @@ def vae_on_device(run: Run) -> Iterator[Any]:
     """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
     device = run.context.device
     if run.components.vae is None:
-        loaded = family(run.components.family).load(run.components.source, parts=("vae",), vae=run.facts["vae_path"])
+        loaded = family(run.components.family).load(
+            run.components.source, parts=("vae",), vae=run.facts["vae_path"], vae_dtype=vae_type(run.job.memory)
+        )
         run.components.vae = loaded.vae
     vae = run.components.vae
     try:

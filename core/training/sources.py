@@ -103,7 +103,7 @@ class Latents:
 
     def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of pictures of one size, float32. Masks are None when no
-        picture has one; else those that have none get ones."""
+        picture has one; else those that have none get ones. They stay on the processor: who moves them need not wait."""
         import torch
 
         anew = self._encoded(epoch, items)
@@ -123,7 +123,7 @@ class Latents:
         if all(mask is None for mask in masks):
             return stacked, None
         ones = torch.ones(1, *stacked.shape[-2:])
-        return stacked, torch.stack([ones if mask is None else mask for mask in masks]).to(stacked.device)
+        return stacked, torch.stack([ones if mask is None else mask for mask in masks])
 
     def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
         """The latents [C, h, w] of one picture: one draw for each (epoch, picture, repeat)."""

@@ -131,7 +131,12 @@ class Stepper:
         if "sharded" in content:
             what = "This state was made with DeepSpeed, which cuts it into parts"
             raise ProblemsError.one(what, str(folder), OTHER_WAY)
-        self._method.load_state_dict(content["weights"])
+        try:
+            self._method.load_state_dict(content["weights"])
+        except (KeyError, RuntimeError):  # a weight that it lacks, or of another shape
+            what = "The state's weights are not those that this run learns"
+            fix = "use the method, the model and the settings of the run that made it"
+            raise ProblemsError.one(what, str(folder), fix) from None
         try:
             load_state(self._optimizer, content["optimizer"])
         except (ValueError, KeyError, RuntimeError) as error:

@@ -75,6 +75,21 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train):
         late.start()
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-5}},
+        {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw", "init_word": "fox"}},
+    ],
+)
+def test_a_state_of_another_method_is_refused_in_words(train, groups):
+    short = train(**steps(1))
+    short.start()
+    other = train(**steps(2), **groups, resume={"resume": str(short.folder.path)})
+    with pytest.raises(ProblemsError, match="weights are not those that this run learns"):
+        other.start()
+
+
 def test_what_is_no_state_is_said(train, tmp_path):
     (tmp_path / "empty").mkdir()
     workspace = train().workspace

@@ -40,6 +40,21 @@ def test_what_stands_after_75_tokens_changes_the_picture(train):
     assert first.read_bytes() != second.read_bytes()
 
 
+def test_samples_are_the_same_whether_the_latents_were_cached_before(train):
+    """The VAE that caching loads has the type that was asked for; so has the one that is loaded for samples alone."""
+    given = {"samples": {"sample_prompts": ["a fox --s 2 --d 1"]}, "memory": {"vae_precision": "bf16"}}
+    pictures = []
+    for _ in range(2):
+        training = train(schedule={"max_train_steps": 1, "seed": 7}, dataset={"resolution": 80}, **given)
+        assert training.start() == "done"
+        stages = [line["text"] for line in training.lines("stage")]
+        pictures.append(
+            ((training.folder.path / training.lines("sample")[0]["file"]).read_bytes(), "loading the VAE" in stages)
+        )
+    assert [loaded for _, loaded in pictures] == [True, False]
+    assert pictures[0][0] == pictures[1][0]
+
+
 def test_epochs_decide_alone_when_both_are_set(train):
     training = train(
         schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},

@@ -90,3 +90,13 @@ def test_without_any_mask_there_is_none():
     latents = Latents(lambda side: kept, lambda *_: False, seed=1)
     assert latents.batch(0, [(BEAR, 0)])[1] is None
     assert torch.equal(latents.draw(BEAR, 0, 0), latents.batch(0, [(BEAR, 0)])[0][0])
+
+
+def test_masks_wait_on_the_processor_until_the_step_moves_them():
+    """A copy to a graphics card at this place would wait for everything that was queued before it."""
+    there = torch.zeros(4, 2, 2, device="meta")
+    held = Latents(
+        lambda side: (there, there), lambda *draw: False, 7, mode="mean", masks={FOX.key: torch.ones(1, 2, 2)}
+    )
+    latents, masks = held.batch(0, [(FOX, 0), (BEAR, 0)])
+    assert latents.device.type == "meta" and masks.device.type == "cpu" and masks.shape == (2, 1, 2, 2)
