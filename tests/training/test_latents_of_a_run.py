@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from core.families import sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
 from core.training.latents import fp32_retry, write_npz_caches
@@ -154,3 +155,21 @@ def test_a_picture_that_goes_away_while_it_trains_is_named(tmp_path, train, make
     training.on_line = lose_them
     with pytest.raises(ProblemsError, match="is gone"):
         training.start()
+
+
+@pytest.mark.parametrize(("where", "batches"), [("memory", [2, 2, 1]), ("off", [2, 2])])
+def test_so_many_pictures_are_encoded_at_once(train, workspace, pictures, monkeypatch, where, batches):
+    """While they are cached, and where a step of four encodes its own."""
+    workspace.cache.unlink()  # of all tests
+    seen = []
+
+    def encode(vae, pixels):
+        seen.append(len(pixels))
+        return encode_picture_latents(vae, pixels)
+
+    encode_picture_latents = sd1.encode_picture_latents
+    monkeypatch.setattr(sd1, "encode_picture_latents", encode)
+    dataset = {"train_batch_size": 4, "enable_bucket": False}
+    memory = {"cache_latents": where, "vae_batch_size": 2}
+    assert train(dataset=dataset, memory=memory, schedule={"max_train_steps": 1}).start() == "done"
+    assert seen == batches

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from core.formats.hub_upload import Uploads, place_in_repo
 from core.record.problems import ProblemsError
 from core.record.run_folder import state_step
+from core.settings.check import build
 from core.settings.hub import HubSettings
+from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
 from core.training.checkpoint import states_no_longer_kept
-from core.training.facts import thumbnail_url
+from core.training.facts import spoken_metadata, thumbnail_url
 from core.training.saving import OnTheWay, no_longer_kept
 
 
@@ -162,6 +164,14 @@ def test_a_file_says_what_its_maker_wrote_and_no_metadata_leaves_out_the_rest(tr
     assert "modelspec.title" in names and "sshs_model_hash" in names
 
 
+def test_each_field_that_a_person_fills_in_is_said_under_its_own_name():
+    names = ("title", "author", "description", "license", "tags")
+    names += ("usage_hint", "trigger_phrase", "merged_from", "preprocessor")
+    filled = {f"metadata_{name}": f"my {name}" for name in names} | {"metadata_is_negative_embedding": True}
+    said = spoken_metadata(SimpleNamespace(job=build(TrainJob, {"saving": filled})))
+    assert said == {f"modelspec.{name}": f"my {name}" for name in names} | {"modelspec.is_negative_embedding": "true"}
+
+
 def test_a_step_file_says_the_epoch_it_is_in(train):
     training = train(
         schedule={"max_train_epochs": 2, "max_train_steps": None, "seed": 7},
@@ -271,6 +281,47 @@ def test_files_and_folders_are_uploaded_and_the_repository_is_made_private(hub, 
     assert hub.files == {"x/a.txt": b"weights", "x/state/s.txt": b"state"}, said
     assert hub.made["visibility"] == "private" and [level for _, level, _ in said] == ["info", "info"]
     assert {token for _, token in hub.asked} == {"Bearer hf_secret_token"}
+
+
+def test_the_repository_is_of_the_kind_and_seen_by_whom_was_asked_for(hub, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"weights")
+    settings = HubSettings(
+        huggingface_repo_id="me/run", huggingface_repo_type="dataset", huggingface_repo_visibility="public"
+    )
+    uploads = Uploads(settings, None, lambda *words: None, hub.endpoint)
+    uploads.send(tmp_path / "a.txt", wait=True)
+    uploads.close()
+    assert (hub.made["type"], hub.made["visibility"]) == ("dataset", "public")
+    assert any(path.startswith("/api/datasets/me/run/commit/") for path, _ in hub.asked) and hub.files
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_training_waits_for_an_upload_only_where_it_is_asked_to(tmp_path, monkeypatch, beside):
+    first, second = threading.Event(), threading.Event()
+
+    def upload(self, path):
+        first.wait(60 if beside else 0.2)  # beside: until the training has gone on
+        second.set()
+
+    monkeypatch.setattr(Uploads, "_upload", upload)
+    settings = HubSettings(huggingface_repo_id="me/run", async_upload=beside)
+    uploads = Uploads(settings, None, lambda *words: None)
+    uploads.send(tmp_path)
+    assert second.is_set() is not beside
+    first.set()
+    uploads.close()
+    assert second.is_set()
+
+
+def test_states_go_to_the_hub_only_where_they_are_asked_to(train, monkeypatch):
+    sent = []
+    monkeypatch.setattr(Uploads, "_upload", lambda self, path: sent.append(path.name))
+    for states in (False, True):
+        train(
+            schedule={"max_train_steps": 1, "seed": 7},
+            hub={"huggingface_repo_id": "me/run", "save_state_to_huggingface": states},
+        ).start()
+    assert sent == ["t.safetensors", "t.safetensors", "step00000001"]
 
 
 def test_an_upload_that_fails_is_said_and_the_next_is_tried(hub, tmp_path):

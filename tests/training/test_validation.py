@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -84,3 +85,22 @@ def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monke
     training = train(schedule={"max_train_steps": 1, "seed": 7}, validation=HELD)
     assert training.start() == "done"
     assert any("Validation failed: no more pictures" in line["text"] for line in training.lines("log"))
+
+
+def test_another_validation_seed_holds_out_other_pictures_and_measures_with_other_noise(train, pictures, tmp_path):
+    one = {"max_train_steps": 1, "seed": 7}
+
+    def run(seed, split=0.0, **dataset):
+        training = train(validation={"validation_split": split, "validation_seed": seed}, schedule=one, **dataset)
+        training.start()
+        told = json.loads(training.folder.dataset_file.read_text("utf-8"))["validation"]
+        return {row["sha256"] for row in told["pictures"]}, training.lines("validated")[0]["loss"]
+
+    assert run(0, 0.4)[0] != run(1, 0.4)[0]
+    for number, path in enumerate(sorted(pictures.glob("*.png"))):  # the first alone is held out, whatever the seed
+        place = tmp_path / ("train" if number else "validation")
+        place.mkdir(exist_ok=True)
+        shutil.copy(path, place)
+    sources = [{"folder": str(tmp_path / role), "role": role} for role in ("train", "validation")]
+    (first, loss), (second, other) = (run(seed, dataset={"sources": sources, "folder": None}) for seed in (0, 1))
+    assert first == second and loss != other
