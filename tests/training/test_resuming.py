@@ -205,6 +205,17 @@ def test_addresses_of_states_are_read_as_sd_scripts_reads_them():
             parse_address(text)
 
 
+def test_a_state_of_the_hub_is_fetched_into_the_run_and_gone_on_from(train, monkeypatch):
+    whole, short, asked = train(**steps(3)), train(**steps(2)), []
+    whole.start()
+    short.start()
+    monkeypatch.setattr(resume, "fetch_state", lambda *given: asked.append(given) or newest_state(short.folder.states))
+    rest = train(**steps(3), resume={"resume": "me/run/state:main", "resume_from_huggingface": True})
+    assert rest.start() == "done"
+    assert asked == [("me/run/state:main", rest.folder.path / "resumed")]
+    assert sorted(rest.losses()) == [3] and same(whole.file(), rest.file())
+
+
 class StateHub(BaseHTTPRequestHandler):
     """What a repository holds, and its files."""
 
