@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.families import family_of
 from core.families.attention import memory_problems
-from core.record.problems import Problem, errors
+from core.families.locate import model_path
+from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
-from core.settings.rules import training_problems
+from core.settings.rules import set_without_effect, training_problems
 from core.training.fast_disk import room_problems
 from core.training.named_files import named_file_problems
 from core.training.network_files import network_problems
@@ -57,7 +59,21 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace, allow: Allow | None = None) -> list[Problem]:
-    """What the header of the base model tells about the loss, the networks and the room on a fast disk; nothing where there
-    is no model."""
-    found = [*objective_problems(job, workspace), *network_problems(job, workspace, allow)]
-    return [*found, *room_problems(job, workspace)]
+    """What the header of the base model tells about the loss, the family, the networks and the room on a fast disk; nothing
+    where there is no model."""
+    found = [*objective_problems(job, workspace), *_of_the_family(job, workspace)]
+    return [*found, *network_problems(job, workspace, allow), *room_problems(job, workspace)]
+
+
+def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """What the rules say once the family is known, where the settings leave it to the model to tell. Of a setting that
+    they spoke of before they say no more."""
+    if job.model.family != "auto":
+        return []
+    try:
+        family = family_of(model_path(job.model.base_model, workspace))
+    except (ProblemsError, OSError):
+        return []
+    told = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    said = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
+    return [each for each in [*training_problems(told), *set_without_effect(told)] if each.where not in said]

@@ -27,8 +27,8 @@ START = "network.network_weights"
 def network_problems(
     job: TrainJob, workspace: Workspace, allow: Callable[[Path, str], object] | None = None
 ) -> list[Problem]:
-    """What is wrong with the network's lists and files, now that the model tells its family; nothing where there is no
-    model (then others say so).
+    """What is wrong with the network's files, now that the model tells its family; nothing where there is no model (then
+    others say so).
 
     allow  called with each file and its setting before the file is read; may raise ProblemsError (a shared page)
     """
@@ -39,9 +39,6 @@ def network_problems(
     except (ProblemsError, OSError):
         return []
     found: list[Problem] = []
-    if job.model.family == "auto":
-        said = {problem.where for problem in block_problems(job.network, None)}  # by the rules, which know no family
-        found = [problem for problem in block_problems(job.network, family) if problem.where not in said]
     for setting, name in _names(job.network):
         try:
             path = _find(name, setting, workspace)

@@ -9,7 +9,7 @@ from core.cli.options import Options
 from core.cli.train import check
 from core.dataset.preflight import preflight
 from core.record.problems import ProblemsError
-from core.training.checks import problems_without_model
+from core.training.checks import problems_with_model, problems_without_model
 
 
 def wheres(job, workspace, device="cpu"):
@@ -62,6 +62,22 @@ def test_a_state_of_the_last_step_is_refused_before_the_start(make_job, workspac
 def test_a_class_that_nobody_names_is_told_before_the_start(make_job, workspace):
     (where,) = wheres(make_job(method={"kind": "dreambooth", "prior": "model"}), workspace)
     assert where.startswith("folder ")
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"dataset": {"crop_conditioning": "kohya"}}, [("dataset.crop_conditioning", "advice")]),
+        ({"model": {"family": "sd1"}, "dataset": {"crop_conditioning": "kohya"}}, []),  # the rules say it
+        ({"method": {"kind": "fine_tune", "block_lr": ",".join(["1e-6"] * 23)}}, [("method.block_lr", "error")]),
+        ({"network": {"block_dims": ",".join(["4"] * 23)}}, [("network.block_dims", "error")]),
+        ({"network": {"block_dims": "4,4"}}, []),
+        ({}, []),
+    ],
+)
+def test_what_only_the_family_tells_is_said_once_the_model_tells_it(make_job, workspace, groups, told):
+    found = problems_with_model(make_job(**groups), workspace)
+    assert [(problem.where, problem.level) for problem in found] == told
 
 
 # -- on the command line
