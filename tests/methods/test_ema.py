@@ -1,10 +1,16 @@
 """The average of trained weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from core.methods.ema import WeightAverage
+from core.methods.full import FullMethod
+from core.settings.check import build
+from core.settings.job import TrainJob
 from core.settings.method import MethodSettings
 
 
@@ -64,3 +70,30 @@ def test_a_state_goes_on_where_it_was():
     other_weight, other = averaging(ema_update_every=2)
     other.load_state_dict(average.state_dict())
     assert follow(weight, average, [5.0]) == follow(other_weight, other, [5.0])
+
+
+def test_between_two_takings_the_average_stays():
+    weight, average = averaging(ema_update_every=3)
+    assert [follow(weight, average, [1.0]) for _ in range(4)] == pytest.approx([0, 0, 1 - 0.9**3, 1 - 0.9**3], rel=1e-5)
+
+
+@pytest.mark.parametrize(("wanted", "place"), [("device", "cuda"), ("cpu", "cpu")])
+def test_the_average_of_weights_on_a_card_lies_where_it_was_asked_to(wanted, place):
+    with FakeTensorMode():  # tensors that have a device and no numbers
+        average = WeightAverage({"w": torch.empty(3, device="cuda")}, MethodSettings(ema=True, ema_device=wanted))
+        assert average.average["w"].device.type == place
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"), [("all", ["files", "samples"]), ("files", ["files"]), ("samples", ["samples"])]
+)
+def test_the_average_takes_the_weights_place_for_what_was_asked(wanted, shown):
+    method = FullMethod(
+        build(TrainJob, {"method": {"kind": "fine_tune", "ema": True, "ema_use": wanted}}), Path(), None
+    )
+    weight = nn.Parameter(torch.ones(3))
+    method.average_over({"w": weight})
+    assert not method.shows_average("files"), "there is none yet"
+    method._average = WeightAverage({"w": torch.zeros(3)}, MethodSettings(ema=True))
+    method.average_over({"w": weight})
+    assert [use for use in ("files", "samples") if method.shows_average(use)] == shown

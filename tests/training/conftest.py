@@ -102,3 +102,16 @@ def train(workspace, make_job):
         return Training(make_job(**groups), workspace)
 
     return make
+
+
+@pytest.fixture
+def at_first_step(train, monkeypatch):
+    """at_first_step(look, memory={...}): what `look` says of the run that is ready for its first step, which it never takes."""
+
+    def see(look, **groups):
+        found = []
+        monkeypatch.setattr("core.training.loop.train", lambda run: found.append(look(run)) or "done")
+        train(**groups).start()
+        return found[0]
+
+    return see

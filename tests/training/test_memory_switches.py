@@ -1,6 +1,7 @@
 """The switches of the memory group act, and the training stays what it was."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from core.families.attention import checkpoint_unet, memory_problems, set_attent
 from core.networks.narrow import NARROW, NarrowConv, NarrowLinear, narrow
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
+from core.training.latents import encoder
 
 
 class Blocks(nn.Module):
@@ -140,3 +142,50 @@ def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, m
         run = train(samples=samples, memory={"lowram": lowram}, schedule={"max_train_steps": 2})
         assert run.start() == "done"
         assert (read.count(("vae",)) > 1) == lowram
+
+
+def switches(run):
+    """How the model that will train computes, and what may be held."""
+    unet = run.components.unet
+    return {
+        "attention": {type(each).__name__ for each in unet.attn_processors.values()},
+        "twice": [block.gradient_checkpointing for block in (*unet.down_blocks, unet.mid_block)],
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "captions": run.text._cache._room,
+        "precision": (run.precision.name, unet.dtype),
+    }
+
+
+def test_each_switch_reaches_the_model_that_trains(at_first_step):
+    plain = at_first_step(switches)
+    assert plain["attention"] == {"AttnProcessor2_0"} and not any(plain["twice"]) and not plain["tf32"]
+    assert plain["precision"] == ("no", torch.float32)
+    memory = {
+        "attention": "plain",
+        "gradient_checkpointing": True,
+        "checkpoint_blocks": "inner",
+        "allow_tf32": True,
+        "text_cache_bytes": 1 << 20,
+        "mixed_precision": "bf16",
+    }
+    try:
+        switched = at_first_step(switches, memory=memory)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    assert switched["attention"] == {"AttnProcessor"} and switched["tf32"] and switched["captions"] == 1 << 20
+    assert switched["twice"] == [number >= 2 for number in range(len(plain["twice"]))]
+    assert switched["precision"] == ("bf16", torch.bfloat16)
+
+
+@pytest.mark.parametrize("much", [False, True])
+def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(monkeypatch, much):
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
+    builder = SimpleNamespace(
+        context=SimpleNamespace(device="cuda:0"),
+        job=SimpleNamespace(memory=MemorySettings(highvram=much)),
+        load_vae=lambda: SimpleNamespace(to=lambda device: None),
+        family=SimpleNamespace(encode_picture_latents=lambda vae, pixels: pixels),
+    )
+    encoder(builder)(torch.zeros(1))
+    assert len(freed) == (0 if much else 1)

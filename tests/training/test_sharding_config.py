@@ -1,10 +1,16 @@
-"""What DeepSpeed is told of the settings. Needs no DeepSpeed."""
+"""What several processes and DeepSpeed are told of the settings. Needs neither."""
+
+import re
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from core.cli.jobs import run_together
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.training.building import load_learning
 from core.training.sharding import config_of
 
 
@@ -43,3 +49,27 @@ def test_batches_clipping_and_the_type_of_masters_are_those_of_the_job():
         sharding = {"deepspeed": True, "fp16_master_weights_and_gradients": narrow}
         found = told(torch.float16, sharding=sharding, **model)
         assert found["fp16"]["fp16_master_weights_and_grads"] is narrow
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_model_that_is_loaded_in_parts_never_lies_whole_on_the_card(early):
+    sharding = {"deepspeed": True, "zero_stage": 3, "zero3_init_flag": early}
+    builder = SimpleNamespace(
+        job=build(TrainJob, {"sharding": sharding, "method": {"kind": "fine_tune"}}),
+        context=SimpleNamespace(device="cuda:0"),
+        precision=SimpleNamespace(compute=torch.float32, learning=torch.float32),
+        family=SimpleNamespace(load=lambda model, **how: how["device"]),
+        model="m",
+    )
+    assert load_learning(builder, ("unet",)) == ("cpu" if early else "cuda:0")
+
+
+@pytest.mark.parametrize("minutes", [30.0, 7.0])
+def test_the_others_are_waited_for_as_long_as_was_asked_for(monkeypatch, workspace, make_job, minutes):
+    def state(**given):
+        raise TimeoutError(given["timeout"])
+
+    monkeypatch.setattr("accelerate.PartialState", state)
+    monkeypatch.setattr("core.record.launcher.end_with_launcher", lambda: None)
+    with pytest.raises(TimeoutError, match=re.escape(str(timedelta(minutes=minutes)))):
+        run_together(make_job(memory={"ddp_timeout": minutes}), "t", workspace, None, None)

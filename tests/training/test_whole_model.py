@@ -383,3 +383,12 @@ def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, 
     for point in points:
         average = 0.5 * average + 0.5 * point
     torch.testing.assert_close(weights(shown)[CONV_IN], average, rtol=1e-5, atol=1e-7)
+
+
+def test_groups_within_the_backward_pass_are_as_many_as_was_asked_for(tune, at_first_step):
+    def groups(run):
+        return len(run.optimizer.param_groups), len({id(part) for part in run.stepper._fused._parts.values()})
+
+    job = tune(memory={"fused_optimizer_groups": 4}).job
+    values = {name: getattr(job, name).model_dump() for name in ("method", "model", "dataset", "optimizer", "memory")}
+    assert at_first_step(groups, **values) == (4, 4)
