@@ -16,6 +16,7 @@ from core.settings.base import Declared, declared
 from core.settings.check import build
 from core.settings.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
+from core.settings.names import without_signs
 from core.settings.presets import to_values
 from tabs.values import BadText, text_of, value_from
 
@@ -177,7 +178,9 @@ def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:
 
 
 def _word_of(path: Path, words: Sequence[str]) -> int:
-    return next((number for number, word in enumerate(words) if number and path.stem.endswith(f"-{word}")), 0)
+    return next(
+        (number for number, word in enumerate(words) if number and path.stem.endswith(f"-{without_signs(word)}")), 0
+    )
 
 
 def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from core.settings import presets as preset_files
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import NULL, build
 from core.settings.job import TrainJob
-from core.settings.names import FORBIDDEN_IN_NAMES, bad_name
+from core.settings.names import bad_name, without_signs
 from core.settings.presets import PresetStore, differences, to_values
 from tabs.values import BadText, text_of, value_from
 
@@ -331,7 +331,7 @@ def word_name(job: TrainJob) -> str:
     """What the file of a textual inversion is called: its first word, without signs that no file's name holds; else ""."""
     if job.method.kind != "embedding" or not job.embedding.words:
         return ""
-    name = "".join(letter for letter in job.embedding.words[0] if letter not in FORBIDDEN_IN_NAMES).strip(". ")
+    name = without_signs(job.embedding.words[0])
     return "" if bad_name(name) else name[:100]
 
 

@@ -53,6 +53,9 @@ class Method(Protocol):
     def write(self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int, step: int) -> list[Problem]:
         """Write the file for people, "fp32", "fp16" or "bf16"; returns advice about it. epoch, step: finished ones."""
 
+    def beside(self, path: Path) -> list[Path]:
+        """Further files that `write` makes beside this one."""
+
     def metadata(self) -> dict[str, str]:
         """What the file says beyond the settings and the dataset."""
 

@@ -18,6 +18,7 @@ from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_ou
 from core.optimization.averaging import averaged
 from core.optimization.groups import Learner
 from core.record.problems import Problem, ProblemsError
+from core.settings.names import without_signs
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -144,13 +145,18 @@ class EmbeddingMethod:
         names = ONE if len(own) == 1 else SDXL
         return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
 
+    def beside(self, path: Path) -> list[Path]:
+        """A file for each word but the first, whose is `path`."""
+        names = [without_signs(word) for word in self.words[1:]]
+        return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
+
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """One file for a word; of several words, each gets a file of its own name too, and `path` holds the first."""
+        """One file for each word."""
         dtype = type_named(precision)
-        for word in self.words[1:]:
-            write_embedding(path.with_name(f"{path.stem}-{word}{path.suffix}"), self.vectors(word), metadata, dtype)
+        for word, file in zip(self.words[1:], self.beside(path), strict=True):
+            write_embedding(file, self.vectors(word), metadata, dtype)
         write_embedding(path, self.vectors(self.words[0]), metadata, dtype)
         return []
 

@@ -180,6 +180,9 @@ class FullMethod:
     def metadata(self) -> dict[str, str]:
         return {}
 
+    def beside(self, path: Path) -> list[Path]:
+        return []
+
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
@@ -187,7 +190,6 @@ class FullMethod:
 
         epoch, step   finished ones, which a .ckpt adds to its source's
         """
-
         assert self._components is not None
         noise, asked = self._job.noise, self._job.model.prediction
         return save_model(

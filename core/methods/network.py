@@ -159,11 +159,13 @@ class NetworkMethod:
             found["ss_network_alpha"] = _one_or_dynamic({layer.alpha for layer in layers})
         return found
 
+    def beside(self, path: Path) -> list[Path]:
+        return []
+
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
-
         dtype = type_named(precision)
         if path.suffix != ".safetensors":
             return write_lora_pickle(path, self.state_dict(), dtype)

@@ -6,6 +6,11 @@ FORBIDDEN_IN_NAMES = '<>:"/\\|?*'
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
 
 
+def without_signs(text: str) -> str:
+    """What a file can be called of these words: without the signs that no file's name holds."""
+    return "".join(letter for letter in text if letter not in FORBIDDEN_IN_NAMES).strip(". ")
+
+
 def bad_name(name: str) -> str | None:
     """Why `name` cannot be a file's name on every system, or None."""
     if not name.strip():

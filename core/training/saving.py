@@ -39,18 +39,25 @@ def final_name(run: Run) -> str:
 
 
 def write_file(run: Run, name: str, final: bool = False) -> Path:
-    """Write a file for people under checkpoints/; a finished one is also copied where the settings say."""
+    """Write a file for people under checkpoints/, with what belongs to it; finished ones are also copied where the settings
+    say."""
     path = run.context.folder.checkpoints / name
     step = run.state.step
     epoch = run.plan.epoch_of(step)
     written = run.method.write(path, file_metadata(run), run.job.saving.save_precision, epoch=epoch, step=step)
     for problem in written:
         run.context.say(problem.what, "warning", problem.fix)
-    run.context.journal.put(Saved(run.state.step, f"checkpoints/{name}", bytes_of(path)))
-    if final and run.job.saving.copy_to:
-        _copy(run, path)
-    run.uploads.send(path, wait=final)
+    for each in _all_of(run, path):
+        run.context.journal.put(Saved(run.state.step, f"checkpoints/{each.name}", bytes_of(each)))
+        if final and run.job.saving.copy_to:
+            _copy(run, each)
+        run.uploads.send(each, wait=final)
     return path
+
+
+def _all_of(run: Run, path: Path) -> list[Path]:
+    """A file and those that the method writes beside it."""
+    return [path, *run.method.beside(path)]
 
 
 def _copy(run: Run, path: Path) -> None:
@@ -93,8 +100,10 @@ def keep_finished(run: Run) -> None:
     step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), run.total)
     target = path.with_name(step_name(run, step))
     if step < run.total and not target.exists():
-        atomic.replace(path, target)
-        run.context.journal.put(Saved(step, f"checkpoints/{target.name}", bytes_of(target)))
+        for old, new in zip(_all_of(run, path), _all_of(run, target), strict=True):
+            if old.exists():
+                atomic.replace(old, new)
+                run.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
 
 
 def remove_old(run: Run) -> None:
@@ -102,11 +111,11 @@ def remove_old(run: Run) -> None:
     gone = no_longer_kept(run.job.saving, saved_on_the_way(run), run.state.step)
     if gone:
         run.uploads.finish()  # one of them may be on its way
-    for old in gone:
-        if old.path.is_dir():
-            atomic.remove_folder(old.path)
+    for path in (path for old in gone for path in _all_of(run, old.path)):
+        if path.is_dir():
+            atomic.remove_folder(path)
         else:
-            atomic.remove(old.path)
+            atomic.remove(path)
 
 
 def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:

@@ -15,3 +15,13 @@ def test_a_file_that_nobody_named_is_advised_the_word_it_is_read_by():
     assert advice.level == "advice" and "by its file's name" in advice.what and "zkw" in advice.fix
     for name in ("zkw", "foxes"):
         assert "saving.output_name" not in said(embedding={"token_string": "zkw"}, saving={"output_name": name})
+
+
+def test_words_whose_files_would_have_one_name_or_none_are_refused():
+    """From the second word on each gets a file that is called by it, without signs that file names cannot hold."""
+    assert "embedding.token_string" not in said(
+        embedding={"token_string": "<a>, <b>, b*c"}, captions={"trigger_word": "x"}
+    )
+    for given in ("zkw, <b>, b", "zkw, <>"):
+        found = said(embedding={"token_string": given}, captions={"trigger_word": "x"})["embedding.token_string"]
+        assert found.level == "error" and "no name of its own" in found.what

@@ -83,6 +83,26 @@ def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, more):
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_the_files_of_further_words_are_told_copied_kept_and_taken_away_with_the_first_ones(train, tmp_path):
+    """By names that every system takes, whatever signs the word has."""
+    two = {"embedding": {"token_string": "zunkel, <brabol>"}, "captions": {"caption_prefix": "zunkel, <brabol>,"}}
+    saving = {"copy_to": str(tmp_path / "copies"), "save_every_n_steps": 1, "save_last_n": 1}
+    training = train(**groups(**two, saving=saving, schedule={"max_train_steps": 3, "seed": 7}))
+    assert training.start() == "done"
+    last = {"t-step00000002.safetensors", "t-step00000002-brabol.safetensors"}
+    ends = {"t.safetensors", "t-brabol.safetensors"}
+    assert {path.name for path in training.folder.checkpoints.iterdir()} == last | ends
+    assert {path.name for path in (tmp_path / "copies").iterdir()} == ends
+    told = [line["file"].removeprefix("checkpoints/") for line in training.lines("saved")]
+    assert told[-2:] == ["t.safetensors", "t-brabol.safetensors"] and len(told) == 6
+    longer = training.again()
+    longer.job = longer.job.model_copy(
+        update={"schedule": longer.job.schedule.model_copy(update={"max_train_steps": 4})}
+    )
+    assert longer.start() == "done"
+    assert (training.folder.checkpoints / "t-step00000003-brabol.safetensors").is_file(), "the first end of it"
+
+
 def test_what_cannot_be_learnt_is_said_before_anything_loads(train):
     with pytest.raises(ProblemsError, match="no word to learn"):
         train(**groups(embedding={"token_string": None})).start()

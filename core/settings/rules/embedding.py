@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
+from core.settings.names import without_signs
 from core.settings.saving import SavingSettings
 
 
@@ -23,6 +24,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(f"'{word}' is not one word", "embedding.token_string", "separate several words by commas")
     if len({word.casefold() for word in settings.words}) < len(settings.words):
         yield Problem("A new word is given twice", "embedding.token_string", "remove one")
+    named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # files of their own
+    for place, (word, name) in enumerate(named):
+        if not name or name in [other for _, other in named[:place]]:
+            what = f"The file of the new word '{word}' would have no name of its own"
+            yield Problem(what, "embedding.token_string", "write it with other letters or digits")
     if settings.words and job.saving.output_name == SavingSettings().output_name:
         what = f"The file would be called {job.saving.output_name}, and programs read an embedding by its file's name"
         yield Problem(what, "saving.output_name", f"call it as the word, {settings.words[0]}", "advice")
@@ -52,5 +58,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     yield "method.prior", "ignored: a new word leaves the model, and so the class, as it is"
     yield "method.class_caption", "ignored: a new word leaves the model, and so the class, as it is"
     yield "memory.text_cache_bytes", "ignored: texts are encoded anew at each step"
+    if job.model.family == "sdxl" and not job.embedding.extended:  # else it is refused
+        yield "embedding.extended", "ignored: a vector for each layer is for SD 1.x and 2.x"
     if job.embedding.embedding_weights:
         yield "embedding.init_word", "ignored: the embedding's file says how to begin"
