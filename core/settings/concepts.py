@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,12 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:
-    return concepts(job.dataset, captions_in_force(job), job.validation)
+    """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
+    found = concepts(job.dataset, captions_in_force(job), job.validation)
+    if job.method.kind == "lora":
+        return found
+    plain = {"network_multiplier": PictureSettings().network_multiplier}
+    return [replace(each, pictures=each.pictures.model_copy(update=plain)) for each in found]
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:

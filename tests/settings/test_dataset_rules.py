@@ -11,6 +11,7 @@ from core.dataset.caption_files import Caption
 from core.dataset.captions import training_caption
 from core.settings.captions import CaptionSettings
 from core.settings.check import build
+from core.settings.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
 
@@ -73,3 +74,10 @@ def test_a_networks_strength_counts_where_there_is_a_network(kind, counts):
     job = build(TrainJob, {"method": {"kind": kind}, "dataset": {"folder": "x", "network_multiplier": 0}})
     assert ("dataset.network_multiplier" in ineffective(job)) is not counts
     assert any(each.where == "dataset.network_multiplier" for each in training_problems(job)) is counts
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("lora", 2), ("dreambooth", 1), ("fine_tune", 1), ("embedding", 1)])
+def test_folders_of_two_network_strengths_share_batches_where_there_is_no_network(kind, groups):
+    folders = [{"folder": "a"}, {"folder": "b", "network_multiplier": 0.5}]
+    job = build(TrainJob, {"method": {"kind": kind}, "dataset": {"sources": folders}})
+    assert len({each.batch_group for each in concepts_of(job)}) == groups
