@@ -5,42 +5,60 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from core.dataset.caption_files import Caption, read_caption, save_caption
+from core.dataset.captions import plain_caption
 from core.dataset.scan import Picture, scan_dataset
 from core.record.context import JobContext
 from core.record.problems import Problem, raise_if_errors
+from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.job import CaptionJob
 from core.settings.validation import ValidationSettings
+
+NO_FILE = {"words": "no file", "none": "no file", "metadata": "from the metadata"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture, its caption, and the caption settings that hold for its folder."""
+
+    picture: Picture
+    caption: Caption
+    settings: CaptionSettings
+
+    def text(self) -> str:
+        """What is learnt of it where chance changes nothing."""
+        learnt = plain_caption(self.caption.text, self.settings, self.picture.words)
+        why = NO_FILE.get(self.caption.source)
+        return f"{self.picture.relative}: {learnt}" + (f"   ({why})" if why else "")
 
 
 @dataclass(frozen=True)
 class CaptionReport:
     """rows: every picture with its caption; problems as found while reading."""
 
-    rows: list[tuple[Picture, Caption]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
-    def missing(self) -> list[tuple[Picture, Caption]]:
-        """Pictures without a caption file."""
-        return [(picture, caption) for picture, caption in self.rows if caption.source in ("words", "none")]
+    def missing(self) -> list[Row]:
+        """Pictures without a caption of their own."""
+        return [row for row in self.rows if row.caption.source in ("words", "none")]
 
     def text(self) -> str:
-        lines = [
-            f"{picture.relative}: {caption.text}" + ("" if caption.source in ("file", "blank") else "   (no file)")
-            for picture, caption in self.rows
-        ]
-        lines += [str(problem) for problem in self.problems]
-        return "\n".join(
-            [*lines, f"{len(self.rows)} pictures, {len(self.rows) - len(self.missing)} with a caption file"]
-        )
+        lines = [*(row.text() for row in self.rows), *map(str, self.problems)]
+        return "\n".join([*lines, f"{len(self.rows)} pictures, {len(self.rows) - len(self.missing)} with a caption"])
 
 
 def caption_report(job: CaptionJob) -> CaptionReport:
-    """Read every caption of the dataset. Errors are those of the folders; what a caption lacks is advice."""
-    found = scan_dataset(job.dataset, concepts(job.dataset, job.captions, ValidationSettings()))
-    rows = [(picture, read_caption(picture, job.captions)) for picture in found.pictures]
-    said = [caption.problem for _, caption in rows if caption.problem is not None]
+    """Read every caption of the dataset as a training would, by the settings of its folder. Errors are those of the
+    folders; what a caption lacks is advice."""
+    folders = concepts(job.dataset, job.captions, ValidationSettings())
+    found = scan_dataset(job.dataset, folders)
+    rows = []
+    for picture in found.pictures:
+        settings = folders[picture.concept].captions
+        rows.append(Row(picture, read_caption(picture, settings), settings))
+    said = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *said])
 
 
@@ -50,9 +68,10 @@ def run_captions(job: CaptionJob, context: JobContext) -> str:
     raise_if_errors(report.problems)
     text = job.caption.write_missing
     missing = report.missing if text else []
-    for number, (picture, caption) in enumerate(missing, 1):
+    for number, row in enumerate(missing, 1):
         context.check()
-        save_caption(picture.path, (text or "").replace("{words}", caption.text), job.captions.caption_extension)
+        written = (text or "").replace("{words}", row.caption.text)
+        save_caption(row.picture.path, written, row.settings.caption_extension)
         context.stage("writing captions", number, len(missing))
     context.say(f"{len(missing)} captions written; {len(report.rows)} pictures in all")
     return "done"

@@ -197,7 +197,7 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path):
     (folder / "bear.txt").write_text("a bear")
     base = [sys.executable, "webui.py", "caption", "--dataset.folder", str(folder), "--outputs", str(tmp_path / "out")]
     done = subprocess.run(base, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0 and "2 pictures, 1 with a caption file" in done.stdout
+    assert done.returncode == 0 and "2 pictures, 1 with a caption" in done.stdout
     done = subprocess.run(
         [*base, "--caption.write_missing", "a photo of {words}"], cwd=PROJECT, capture_output=True, text=True
     )

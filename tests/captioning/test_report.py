@@ -1,0 +1,54 @@
+"""The report on captions says what a training would learn, by each folder's own settings."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from core.captioning.report import caption_report, run_captions
+from core.settings.check import build
+from core.settings.job import CaptionJob
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A folder of .txt, one of .tags with settings of its own, one of a metadata file."""
+    for name, ending in (("1_fox", ".txt"), ("1_owl", ".tags"), ("1_bee", None)):
+        (tmp_path / name).mkdir()
+        for stem in ("a", "b"):
+            Image.new("RGB", (64, 64)).save(tmp_path / name / f"{stem}.png")
+        if ending:
+            (tmp_path / name / f"a{ending}").write_text(f"{name[2:]}; red")
+    (tmp_path / "bee.json").write_text(json.dumps({"a": {"caption": "bee", "tags": "x"}, "b": {"caption": "two"}}))
+    owl = {"caption_extension": ".tags", "caption_prefix": "photo,", "secondary_separator": ";"}
+    return [
+        {"folder": str(tmp_path / "1_fox")},
+        {"folder": str(tmp_path / "1_owl"), **owl},
+        {"folder": str(tmp_path / "1_bee"), "metadata_file": str(tmp_path / "bee.json"), "caption_separator": " + "},
+    ]
+
+
+def job(folders, text=None):
+    return build(CaptionJob, {"dataset": {"sources": folders}, "caption": {"write_missing": text}})
+
+
+def test_each_picture_is_reported_with_what_its_folder_makes_of_it(folders):
+    assert caption_report(job(folders)).text().split("\n") == [
+        "a.png: fox; red",
+        "b.png: fox   (no file)",
+        "a.png: photo, owl, red",
+        "b.png: photo, owl   (no file)",
+        "a.png: bee + x   (from the metadata)",
+        "b.png: two   (from the metadata)",
+        "6 pictures, 4 with a caption",
+    ]
+
+
+def test_missing_captions_are_written_where_the_folder_reads_them(folders, tmp_path):
+    class Context:
+        check = stage = say = staticmethod(lambda *_: None)
+
+    assert run_captions(job(folders, "a {words}"), Context()) == "done"
+    assert (tmp_path / "1_fox" / "b.txt").read_text() == "a fox\n"
+    assert (tmp_path / "1_owl" / "b.tags").read_text() == "a owl\n" and not (tmp_path / "1_owl" / "b.txt").exists()
+    assert caption_report(job(folders)).missing == []
