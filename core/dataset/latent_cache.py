@@ -1,6 +1,6 @@
 """What the VAE sees in each picture, encoded once: on disk by content, in memory during a run.
 
-An entry is named by everything it depends on (picture bytes, size, crop, mirroring, colours behind transparency, VAE
+An entry is named by everything it depends on (picture bytes, size, crop, mirroring, the colour behind transparency, VAE
 weights, type, this code), so a stale one is never found, whatever the picture or its folder is called. Mean and
 log-variance are kept, not a sample: each draw of an epoch makes its own.
 """
@@ -17,8 +17,11 @@ from core.dataset.cache_files import file_of, is_whole, key_of, read_tensors, wr
 from core.dataset.contents import content_hashes
 from core.dataset.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.files import printable
+from core.dataset.look import looks
 from core.record import draws
 from core.record.problems import ProblemsError
+from core.settings.pictures import PictureSettings
+from core.record.queued import queued
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +34,7 @@ Check = Callable[[], None]
 
 CODE_VERSION = 2  # raised when resizing, cropping or colours change
 SPARE_BYTES = 200 << 20
+NO_COLOUR = PictureSettings().alpha_color  # of pictures that let nothing through, whatever the colour behind them
 
 
 class LatentCache:
@@ -38,7 +42,7 @@ class LatentCache:
 
     folder     where entries lie; several VAEs and datasets share it
     vae_id     hash of the VAE's weights      dtype   the type it computes in ("fp32")
-    memo_path  where the hashes of picture files are remembered, so that a warm start reads no picture
+    memo_path  where the hashes of picture files and their looks are remembered, so that a warm start reads no picture
     writes     False: what is encoded stays in memory, nothing is written
     others     reads a side from elsewhere (caches of other programs), None where it has none; asked first
     """
@@ -58,6 +62,7 @@ class LatentCache:
         self._memo_path = memo_path
         self._writes, self.others = writes, others
         self._contents: dict[tuple, str] = {}
+        self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
@@ -146,20 +151,23 @@ class LatentCache:
         unread = {state: picture for state, picture in unread.items() if state not in self._contents}
         hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
         self._contents |= {state: hashes[picture.key] for state, picture in unread.items()}
+        seen = looks(list(unread.values()), self._memo_path) if unread else {}
+        solid = {key for key, look in seen.items() if not look.reason and not look.transparent}
+        self._opaque |= {state for state, picture in unread.items() if picture.key in solid}
         return [(side, file_of(self.folder, self._key(side))) for side in wanted]
 
     def _key(self, side: Side) -> str:
-        where, pictures = side.placed.placement, side.placed.concept.pictures
+        where, pictures, state = side.placed.placement, side.placed.concept.pictures, _state(side.placed)
         return key_of(
             "latents",
             CODE_VERSION,
-            self._contents[_state(side.placed)],
+            self._contents[state],
             where.resized,
             where.crop,
             where.bucket,
             "mirrored" if side.mirrored else "as it is",
             pictures.resize_interpolation,
-            pictures.alpha_color.lower(),
+            NO_COLOUR if state in self._opaque else pictures.alpha_color.lower(),
             *self._identity,
         )
 
@@ -202,7 +210,7 @@ def sample_latent(
     The noise is addressed by (seed, epoch, picture, repeat) and drawn on the CPU: the same on every device. The
     log-variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
-    noise = draws.normal(mean.shape, seed, "latent", epoch, *key, repeat).to(mean.device, non_blocking=mean.is_cuda)
+    noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
 
 

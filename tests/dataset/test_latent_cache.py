@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.cache_files import prune
 from core.dataset.caption_files import Caption
+from core.dataset.decoding import look_at_all
 from core.dataset.images import load_pixels
 from core.dataset.latent_cache import LatentCache, frozen_latent, sample_latent
 from core.dataset.opening import read_header
@@ -239,6 +241,24 @@ def test_what_the_pixels_depend_on_is_part_of_the_name(add, place, cache):
     for other in ({"alpha_color": "#000000"}, {"resize_interpolation": "nearest"}):
         assert len(cache().missing(place(**other))) == 1, other
     assert cache().missing(place(alpha_color="#FFFFFF")) == []
+
+
+def test_another_colour_behind_transparency_encodes_only_pictures_that_let_it_through(tmp_path, add, place, cache):
+    add("fox/a.png")
+    clear = Image.new("RGBA", (64, 48), (200, 10, 10, 255))
+    clear.save(tmp_path / "fox" / "b.png")  # it could be seen through, and is not
+    clear.putpixel((3, 3), (0, 0, 0, 0))
+    clear.save(tmp_path / "fox" / "c.png")
+    look_at_all([placed.picture for placed in place()], memo_path=tmp_path / "index.sqlite")
+    cache().fill(place(), pooled)
+    other = place(alpha_color="#000000")
+    assert [placed.picture.path.name for placed in cache().missing(other)] == ["c.png"]
+    found = cache()
+    found.fill(other, pooled)
+    for (key, _), (mean, _) in found.load(other).items():
+        (placed,) = [placed for placed in other if placed.key == key]
+        pixels = load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures)
+        assert torch.allclose(mean, pooled(torch.from_numpy(pixels)[None])[0][0])
 
 
 def test_two_resolutions_of_one_folder_never_meet(add, place, cache):
