@@ -1,5 +1,7 @@
 """Textual inversion: new rows learn and nothing else; its files are those of sd-scripts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,9 +13,10 @@ from core.formats.embedding_file import LAYERS, read_embedding, write_embedding
 from core.methods.embedding import EmbeddingMethod
 from core.methods.new_words import WordTable, spelled_out
 from core.record.problems import ProblemsError
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.training.building import make_method
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -104,6 +107,17 @@ def test_it_goes_on_from_a_file_that_fits_and_says_what_does_not(components, tmp
     other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), path)
     with pytest.raises(ProblemsError, match=f"holds 2 vectors of {width} numbers; wanted are 1"):
         other.build(family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers")))
+
+
+def test_the_file_to_go_on_from_is_the_one_that_was_set(components, tmp_path):
+    given = torch.full((1, table_width(components)), 0.25)
+    write_embedding(tmp_path / "given.safetensors", {"emb_params": given}, {}, torch.float32)
+    embedding = {"token_string": "zunkel", "embedding_weights": str(tmp_path / "given.safetensors")}
+    job = build(TrainJob, {"method": {"kind": "embedding"}, "embedding": embedding})
+    workspace = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets")
+    own = make_method(SimpleNamespace(job=job, model=STARTER, vae=None, context=SimpleNamespace(workspace=workspace)))
+    own.build(components)
+    assert torch.equal(own.vectors("zunkel")["emb_params"], given)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])

@@ -98,6 +98,12 @@ def test_ranks_of_convolutions_by_block_do_not_need_one_for_all():
     assert any("time_emb_proj" in name and layer.rank == 4 for name, layer in network.layers.items())
 
 
+def test_alphas_of_convolutions_by_block_are_each_blocks_own():
+    alphas = [index % 4 + 1 for index in range(25)]
+    _, wide = block_sizes(NetworkSettings(conv_rank=4, conv_block_alphas=alphas), 25)
+    assert [(size.rank, size.alpha) for size in wide] == [(4, alpha) for alpha in alphas]
+
+
 def test_text_encoders_know_no_blocks():
     network = plain_network(rank=5, block_dims=[2] * 25, train_text_encoder=True)
     assert {layer.rank for name, layer in network.layers.items() if name.startswith("lora_te")} == {5}

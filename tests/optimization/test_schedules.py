@@ -185,6 +185,19 @@ def test_further_arguments_of_a_curve_are_those_that_transformers_takes(name, mo
         schedule.step()
 
 
+@mark.parametrize(("warmup", "timescale"), [(0, None), (10, None), (0, 20), (10, 40)])
+def test_the_inverse_square_root_falls_by_its_time_scale_as_in_transformers(warmup, timescale):
+    from transformers.optimization import get_inverse_sqrt_schedule
+
+    own = settings(lr_scheduler="inverse_sqrt", lr_warmup_steps=warmup, lr_scheduler_timescale=timescale)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_inverse_sqrt_schedule(optimizer, warmup, timescale)
+    for step in range(100):
+        assert multiplier(own, step, 100) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
 def test_step_rules_are_read_and_refused_with_what_is_wrong():
     assert read_step_rules("1:10, 0.1:20,0.005") == ([(1.0, 10), (0.1, 20)], 0.005)
     for bad in ("", "1:10", "1:20,0.5:10,0.1", "1-10,0.1", "1:a,1"):
