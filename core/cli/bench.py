@@ -8,8 +8,8 @@ from pathlib import Path
 from core.bench.run import CASE, PARTS, known_part, run_bench, table
 from core.cli.main import DONE
 from core.cli.options import SUBCOMMAND, split_options
-from core.record import atomic, machine
-from core.record.problems import Problem, ProblemsError
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError, unwritten
 
 
 def run(words: list[str]) -> int:
@@ -26,12 +26,15 @@ def run(words: list[str]) -> int:
         raise ProblemsError(problems)
     result = run_bench(
         options.workspace().outputs,
-        options.values.get("device") or machine.default_device(),
+        options.device(),
         quick=bool(options.values.get("quick")),
         only=only,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    if "json" in options.values:
-        atomic.write_json(Path(options.values["json"]), result)
     print(table(result))
+    if "json" in options.values:
+        try:
+            atomic.write_json(Path(options.values["json"]), result)
+        except OSError as error:
+            raise unwritten(error, "The numbers cannot be written", options.values["json"]) from None
     return DONE

@@ -105,7 +105,7 @@ def _execute(
     import torch
 
     torch.set_num_threads(machine.threads())
-    device = processes.device if processes else options.values.get("device") or machine.default_device()
+    device = processes.device if processes else options.device()
     launched = is_launched(task, job)
     logging = job.logging if isinstance(job, TrainJob) else None
     if logging is not None and launched:  # whose first process writes the log file

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.record import machine
 from core.record.allowed import allow
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace, open_home
@@ -91,6 +92,12 @@ class Options:
 
     def workspace(self) -> Workspace:
         return Workspace.of(self.values.get("outputs"), self.values.get("models"), self.values.get("presets"))
+
+    def device(self) -> str:
+        """As asked for, else the best there is (loads torch). ProblemsError for one that is not there."""
+        if "device" in self.values:
+            machine.check_device(self.values["device"])
+        return self.values.get("device") or machine.default_device()
 
 
 def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_allowed: bool = True) -> Options:

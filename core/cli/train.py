@@ -66,10 +66,10 @@ def prove_it(job: TrainJob, options: Options) -> int:
     text = str(options.values["prove"])
     if not text.isdigit() or int(text) < 2:
         raise ProblemsError.one(f"'{text}' is no number of steps", "--prove", "write 2 or more, such as 10")
-    workspace = options.workspace()
+    workspace, device = options.workspace(), options.device()
     owner = Ownership(workspace, "a proof on the command line")
     try:
-        found = prove(job, workspace, _device(options), int(text), say=lambda line: print(line, file=sys.stderr))
+        found = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
     finally:
         owner.release()
     print(found.words())
@@ -95,10 +95,10 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     from core.settings.rules import set_without_effect
     from core.training.checks import problems_with_model, problems_without_model
 
-    workspace = options.workspace()
+    workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
-    found = problems_without_model(job, workspace, report, _device(options) if trains else None)
+    found = problems_without_model(job, workspace, report, device)
     found += set_without_effect(job)
     if trains:
         found += held_out_copies(report, workspace.private / "index.sqlite")
@@ -110,12 +110,6 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
         raise ProblemsError(found)
     say_advice(found)
     return report
-
-
-def _device(options: Options) -> str:
-    from core.record import machine
-
-    return options.values.get("device") or machine.default_device()
 
 
 @contextmanager

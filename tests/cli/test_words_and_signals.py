@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from core.cli import bench
 from core.cli.jobs import StopOnSignal
 from core.cli.main import main, print_problems
 from core.cli.options import SUBCOMMAND, split_options
@@ -35,6 +37,29 @@ def test_a_switch_with_a_value_is_said():
 def test_a_device_that_is_none_is_bad_input(name):
     with pytest.raises(ProblemsError, match="device"):
         machine.check_device(name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "--only", "page"],
+        ["train", "presets/starter_lora.json", "--check"],
+        ["train", "presets/starter_lora.json", "--prove", "2"],
+    ],
+    ids=" ".join,
+)
+def test_a_device_that_is_not_there_is_bad_input_in_whatever_asks_for_one(tmp_path, words, capsys):
+    assert main([*words, "--device", "cuda:999", "--outputs", str(tmp_path)]) == 2
+    assert "no device 'cuda:999'" in capsys.readouterr().err
+
+
+def test_numbers_that_cannot_be_written_are_shown_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run_bench", lambda *about, **more: {})
+    monkeypatch.setattr(bench, "table", lambda result: "what was measured")
+    (tmp_path / "file").write_text("")
+    assert main(["bench", "--json", str(tmp_path / "file" / "numbers.json"), "--device", "cpu"]) == 2
+    said = capsys.readouterr()
+    assert "what was measured" in said.out and "The numbers cannot be written" in said.err
 
 
 def test_the_cpu_is_always_there():
@@ -108,19 +133,50 @@ def test_files_that_are_not_there_are_bad_input_in_every_subcommand(tmp_path, wo
     assert "fix:" in capsys.readouterr().err
 
 
-def test_a_page_that_is_asked_to_end_saves_what_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("more", "code"), [(0, 0), (1, 130)])
+def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_once(tmp_path, monkeypatch, more, code):
     """systemd, docker and a closed Colab send SIGTERM."""
+    from core.cli import page
     from core.engine.engine import Engine
 
     closed = []
-    monkeypatch.setattr(Engine, "close", lambda self: (closed.append(1), self._owner.release()))
+
+    def close(self, wait_seconds):
+        closed.append(wait_seconds)
+        self._owner.release()
+        for _ in range(more):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def serve(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(Engine, "close", close)
+    monkeypatch.setattr(page, "leave", lambda code: code)
     monkeypatch.setitem(sys.modules, "tabs.app", SimpleNamespace(serve=serve))
-    assert main(["--outputs", str(tmp_path / "out")]) == 0
-    assert closed == [1] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(["--outputs", str(tmp_path / "out")]) == code
+    assert closed == [None], "a step may take minutes: it is waited for"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+ENDS = """
+import atexit, threading, torch
+from core.cli.page import leave
+atexit.register(print, "functions of the exit")
+begun = threading.Event()
+def compute():
+    while True:
+        torch.ones(64, 64, requires_grad=True).sum().backward()
+        begun.set()
+threading.Thread(target=compute, daemon=True).start()
+begun.wait()
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "functions of the exit\n"), (130, "")])
+def test_a_page_ends_with_its_code_also_while_a_thread_computes(code, said):
+    words = [sys.executable, "-c", f"{ENDS}leave({code})"]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
 
 
 def test_advice_is_not_counted_as_a_problem(capsys):
