@@ -44,7 +44,44 @@ BRIEF = {
 # Drawn by another tab: {path: (tab, id of its element there)}.
 BY_METHOD = {"embedding.token_string": "embedding", "embedding.init_word": "embedding"}  # of the first screen
 ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
+# What stands above this field and those after it, where a group is long.
+HEADINGS = {
+    "dataset.more_resolutions": "Sizes",
+    "dataset.flip_aug": "Changes by chance",
+    "dataset.alpha_mask": "Masks",
+    "dataset.network_multiplier": "How much pictures count",
+    "dataset.short_batches": "Batches and reading",
+    "captions.caption_extension": "Files",
+    "captions.caption_prefix": "Words added",
+    "captions.caption_separator": "Tags",
+    "captions.enable_wildcard": "Changes by chance",
+    "captions.weighted_captions": "How they are read",
+    "network.alpha": "Size and reach",
+    "network.network_dropout": "Against learning by heart",
+    "network.block_dims": "By block",
+    "network.network_weights": "Other LoRAs to begin with",
+    "optimizer.unet_lr": "Rates",
+    "optimizer.loraplus_lr_ratio": "LoRA+",
+    "optimizer.optimizer_args": "Of the optimizer",
+    "optimizer.max_grad_norm": "Gradients",
+    "noise.debiased_estimation_loss": "How timesteps count",
+    "noise.huber_schedule": "How errors count",
+    "noise.noise_offset_random_strength": "What the noise is made of",
+    "noise.zero_terminal_snr": "Which timesteps",
+    "noise.compatibility": "Old results",
+    "memory.checkpoint_blocks": "Less memory",
+    "memory.attention": "Computing",
+    "memory.vae_precision": "Pictures and captions, encoded once",
+    "memory.lowram": "The machine",
+    "saving.save_n_epoch_ratio": "When, and what stays",
+    "saving.save_every_minutes": "States to continue from",
+    "saving.save_model_as": "The file",
+    "saving.metadata_title": "What is written into it",
+    "samples.sample_sampler": "How they are drawn",
+    "logging.console_log_level": "In the terminal",
+}
 WIDE = {"lines", "sizes", "arguments"}
+LONG = 220  # letters of help that are a tower in one column
 RADIO_CHOICES = 4
 RADIO_LETTERS = 34
 
@@ -69,9 +106,18 @@ def group_title(group: str) -> str:
 
 def label(entry: Declared) -> str:
     """Title and unit: "Warm-up (steps)"."""
-    return (
-        f"{entry.title} ({entry.unit})" if entry.unit and entry.unit.lower() not in entry.title.lower() else entry.title
-    )
+    told = entry.unit.lower().removesuffix("s") in entry.title.lower()
+    return entry.title if told else f"{entry.title} ({entry.unit})"
+
+
+def sections(paths: list[str]) -> list[tuple[str, list[str]]]:
+    """[(heading or "", paths)], in the same order."""
+    found: list[tuple[str, list[str]]] = []
+    for path in paths:
+        if path in HEADINGS or not found:
+            found.append((HEADINGS.get(path, ""), []))
+        found[-1][1].append(path)
+    return found
 
 
 def choices(entry: Declared) -> list[tuple[str, Any]]:
@@ -83,11 +129,13 @@ def choices(entry: Declared) -> list[tuple[str, Any]]:
 def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None) -> Any:
     """The widget for one setting, chosen by its type. `paths` lists what a model or folder field may offer."""
     value = text_of(entry, getattr(getattr(job, entry.group), entry.name))
+    about = BRIEF.get(entry.path, entry.help)
+    wide = entry.widget in WIDE or len(about) > LONG
     common: dict[str, Any] = {
         "label": label(entry),
-        "info": BRIEF.get(entry.path, entry.help),
+        "info": about,
         "elem_id": element_id(entry.path),
-        "elem_classes": ["field", f"field-{entry.kind}"] + (["field-wide"] if entry.widget in WIDE else []),
+        "elem_classes": ["field", f"field-{entry.kind}"] + (["field-wide"] if wide else []),
         "interactive": True,
         "min_width": 120,
     }
@@ -117,7 +165,9 @@ def offered(options: list[Any], value: Any) -> list[Any]:
 
 def placeholder(entry: Declared) -> str:
     """What stands in an empty field: nothing is also a choice where the setting is optional."""
-    return "off" if entry.optional and "off" in entry.help else "empty" if entry.optional else ""
+    if entry.optional:
+        return "off" if "off" in entry.help else "empty"
+    return "empty" if entry.default in ("", []) else ""
 
 
 def events(component: Any) -> list[Any]:

@@ -41,7 +41,8 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
                         {"what": problem.what, "fix": problem.fix, "level": problem.level}
                     )
         model = page.checks.model(job.model.base_model, job.model.family)
-        idle = method_needs.idle_fields(job)
+        known = method_needs.with_family(job, model)
+        idle = method_needs.idle_fields(known)
         total = page.checks.known_steps(job)
         return {
             "stamp": project.stamp,
@@ -51,7 +52,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "changed": {path: form.shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
             "errors": errors,
             "notes": notes,
-            "ignored": ineffective(job),
+            "ignored": ineffective(known),
             "idle": list(idle),
             "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
             "method": job.method.kind,

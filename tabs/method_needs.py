@@ -11,7 +11,7 @@ from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalogue, find
 from core.settings.rates import scale_sentence
-from core.settings.recipes import HUBER, Recipe, changes, recipes
+from core.settings.recipes import HUBER, Recipe, changes, recipes, usual_rate
 from core.settings.rules import embedding, method, schedule, sharding
 from tabs import form
 from tabs.context import file_size
@@ -29,6 +29,15 @@ NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
 
 
 # -- methods
+
+
+def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
+    """The job with the family that was found in the model's file, where the job leaves it to that."""
+    keys = {words: key for key, words in FIELDS["model.family"].labels.items()}
+    family = keys.get(model["family"])
+    if job.model.family != "auto" or family is None:
+        return job
+    return job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
 
 
 def idle_fields(job: TrainJob) -> dict[str, str]:
@@ -50,15 +59,18 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}. model: see Checks.model"""
+    said: dict[str, Any] = {"text": "", "fields": []}
     kind = job.method.kind
     if kind == "dreambooth":
-        return _dreambooth(job, model)
+        said = _dreambooth(job, model)
     if kind == "fine_tune":
         text = f"Every picture needs its own caption. {_size(job, model)}"
-        return {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
+        said = {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
     if kind == "embedding":
-        return _new_word(job, model)
-    return {"text": "", "fields": []}
+        said = _new_word(job, model)
+    if usual_rate(job):
+        said["fields"].append(["Another rate", "optimizer.learning_rate"])
+    return said
 
 
 def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +150,8 @@ def _argument(argument: Argument) -> str:
 def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     """{path of the field they stand below: recipes that would change something}."""
     found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
+    if rate := usual_rate(job):
+        found["optimizer.learning_rate"] = [rate]
     if job.noise.loss_type in HUBER_LIKE:
         found["noise.loss_type"] = [HUBER]
     return {path: kept for path, each in found.items() if (kept := [one for one in each if changes(job, one)])}

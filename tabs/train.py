@@ -103,21 +103,25 @@ def _groups(make: Callable[..., Any]) -> None:
         shown = [entry.path for entry in entries if entry.level == "shown"]
         more = [entry.path for entry in entries if entry.level != "shown"]
         with gr.Accordion(form.group_title(group), open=False, elem_id=f"group-{group}", elem_classes="group"):
-            with gr.Row(elem_classes="fields"):
-                for path in shown or more:
-                    make(path)
+            _fields(make, shown or more)
             if group == "schedule":
                 gr.HTML(CURVE, elem_id="sketch-holder", apply_default_css=False)
             for path in form.ELSEWHERE:
                 if path.startswith(f"{group}."):
                     gr.HTML(_pointer(path), elem_classes="elsewhere", apply_default_css=False)
             if shown and more:
-                with (
-                    gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"),
-                    gr.Row(elem_classes="fields"),
-                ):
-                    for path in more:
-                        make(path)
+                with gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"):
+                    _fields(make, more)
+
+
+def _fields(make: Callable[..., Any], paths: list[str]) -> None:
+    """Fields side by side, a row of its own below each heading: it is folded away with the last of its fields."""
+    for heading, below in form.sections(paths):
+        with gr.Row(elem_classes="fields"):
+            if heading:
+                gr.HTML(f"<h4>{heading}</h4>", elem_classes="heading", apply_default_css=False)
+            for path in below:
+                make(path)
 
 
 def _pointer(path: str) -> str:

@@ -24,14 +24,14 @@ class CaptionSettings(Settings):
         "one",
         title="Several caption files",
         labels={"one": "one of them", "joined": "both, joined", "drawn": "one, drawn each time"},
-        help="Where a picture has a sentence (.caption) beside its tags (.txt): use the one chosen above, the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
+        help="Where a picture has a sentence (.caption) beside its tags (.txt), or a metadata file has both: use the one chosen above (of metadata both, joined as sd-scripts does), the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
     )
     sentence_share: float = setting(
         0.5,
         ge=0,
         le=1,
         title="Share of sentences",
-        help="How often the .caption file is drawn rather than the tags.",
+        help="How often the sentence is drawn rather than the tags.",
     )
     caption_lines: Literal["first", "random", "all"] = setting(
         "first",
@@ -125,15 +125,6 @@ class CaptionSettings(Settings):
         kohya="caption_tag_dropout_rate",
         help="Each tag is left out with this chance; kept tags stay.",
     )
-    token_warmup_min: int = setting(
-        1,
-        ge=0,
-        le=1000,
-        title="Tags to begin with",
-        unit="tags",
-        kohya="token_warmup_min",
-        help="With a tag warm-up: how many tags the first step sees.",
-    )
     token_warmup_step: float = setting(
         0.0,
         ge=0,
@@ -143,6 +134,15 @@ class CaptionSettings(Settings):
         kohya="token_warmup_step",
         help="The number of tags grows to all of them over this many steps; below 1 it is a share of the whole training. 0 is off.",
     )
+    token_warmup_min: int = setting(
+        1,
+        ge=0,
+        le=1000,
+        title="Tags to begin with",
+        unit="tags",
+        kohya="token_warmup_min",
+        help="With a tag warm-up: how many tags the first step sees.",
+    )
     caption_template: Literal["none", "object", "style"] = setting(
         "none",
         title="Sentences instead of captions",
@@ -151,12 +151,6 @@ class CaptionSettings(Settings):
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
         labels={"none": "no", "object": "of an object", "style": "of a style"},
         help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or else the folder's words, in place of the caption with its prefix and suffix. Where there are no such words the caption stays.",
-    )
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Captions exactly as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, blank lines that are drawn, a mark that stays in the caption when nothing is shuffled, a joined sentence whose parts are shuffled.",
     )
     weighted_captions: bool = setting(
         False,
@@ -176,4 +170,10 @@ class CaptionSettings(Settings):
         unit="tokens",
         kohya="max_token_length",
         help="What is longer is cut. Each 75 tokens are encoded on their own and joined. sd-scripts reads up to 225.",
+    )
+    compatibility: Literal["none", "kohya"] = setting(
+        "none",
+        title="Captions exactly as sd-scripts",
+        labels={"none": "no", "kohya": "as sd-scripts"},
+        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, blank lines that are drawn, a mark that stays in the caption when nothing is shuffled, a joined sentence whose parts are shuffled.",
     )

@@ -45,7 +45,7 @@ class DatasetSettings(PictureSettings):
     reg_balance: Literal["rotate", "kohya"] = setting(
         "rotate",
         title="Balance of regularisation",
-        labels={"rotate": "all in turn", "kohya": "as sd-scripts: the first ones"},
+        labels={"rotate": "all in turn", "kohya": "the first, as sd-scripts"},
         help="As many regularisation views as others are shown in an epoch. In turn, each epoch goes on where the last one ended, so that all are used.",
     )
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
@@ -62,7 +62,7 @@ class DatasetSettings(PictureSettings):
     crop_conditioning: Literal["true", "kohya"] = setting(
         "true",
         title="Crop told to SDXL",
-        labels={"true": "the true crop", "kohya": "as sd-scripts computes it"},
+        labels={"true": "the true crop", "kohya": "as sd-scripts"},
         help="SDXL is told what was cut off. sd-scripts tells a number derived from the bucket; choose it to repeat old results.",
     )
     skip_broken: bool = setting(

@@ -64,13 +64,13 @@ class LoggingSettings(Settings):
         title="Say in the terminal",
         kohya="console_log_level",
         labels={
-            "DEBUG": "everything, also of libraries",
+            "DEBUG": "everything",
             "INFO": "what is done",
             "WARNING": "warnings and errors",
             "ERROR": "errors",
             "CRITICAL": "nothing",
         },
-        help="How much a training on the command line says. The journal always has it all.",
+        help="How much a training on the command line says; everything includes what libraries say. The journal always has it all.",
     )
     console_log_file: str | None = setting(
         None,

@@ -32,7 +32,7 @@ class MemorySettings(Settings):
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
         title="Blocks that compute twice",
-        labels={"all": "all", "outer": "those at the two largest sizes", "inner": "the others"},
+        labels={"all": "all", "outer": "the two largest sizes", "inner": "the others"},
         help="With gradient checkpointing. In SD 1.x and 2.x nearly all memory is in the outer blocks, in SDXL in the inner ones: leaving the others out saves time.",
     )
     cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
@@ -136,6 +136,13 @@ class MemorySettings(Settings):
         kohya="dynamo_backend",
         help="Who writes the code. inductor is torch's own. eager and aot_eager write none, and show whether a fault is the compiler's; the others need packages of their own, and which of them work is told before the start.",
     )
+    allow_tf32: bool = setting(
+        False,
+        title="TF32 products",
+        kohya="allow_tf32",
+        help="On Nvidia cards from 2020 on, fp32 products with 10 binary digits instead of 23. Changes nothing in bf16 and fp16.",
+        costs="fp32 training several times faster, less exact.",
+    )
     vae_precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
         title="Precision of the VAE",
@@ -172,13 +179,6 @@ class MemorySettings(Settings):
         unit="bytes",
         title="Room for encoded captions",
         help="Encoded captions kept in memory; the least recently used make room.",
-    )
-    allow_tf32: bool = setting(
-        False,
-        title="TF32 products",
-        kohya="allow_tf32",
-        help="On Nvidia cards from 2020 on, fp32 products with 10 binary digits instead of 23. Changes nothing in bf16 and fp16.",
-        costs="fp32 training several times faster, less exact.",
     )
     lowram: bool = setting(
         False,

@@ -20,9 +20,9 @@ class MethodSettings(Settings):
         level="shown",
         labels={
             "lora": "LoRA: a small file beside the model",
-            "dreambooth": "DreamBooth: the model itself, on one subject",
-            "fine_tune": "Fine-tune: the model itself, on many captioned pictures",
-            "embedding": "Textual inversion: a new word for the model as it is",
+            "dreambooth": "DreamBooth: the model, on one subject",
+            "fine_tune": "Fine-tune: the model, on many pictures",
+            "embedding": "Textual inversion: a new word",
         },
         help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one. Textual inversion learns a word, a few kilobytes.",
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
@@ -32,8 +32,8 @@ class MethodSettings(Settings):
         "auto",
         title="Whole model: text encoder",
         kohya="train_text_encoder",
-        labels={"auto": "trained by DreamBooth, not by fine-tune", "yes": "trained", "no": "left as it is"},
-        help="Whether the part that reads learns too. It helps with a new word, and forgets other words sooner.",
+        labels={"auto": "as usual", "yes": "trained", "no": "left as it is"},
+        help="Whether the part that reads learns too. As usual: DreamBooth trains it, fine-tune does not. It helps with a new word, and forgets other words sooner.",
         costs="More memory and time: captions are encoded at every step.",
     )
     stop_text_encoder_training: int | None = setting(
@@ -48,8 +48,8 @@ class MethodSettings(Settings):
         "pictures",
         title="What keeps the class",
         labels={
-            "pictures": "class pictures, where there are some",
-            "model": "what the model itself draws for the class",
+            "pictures": "class pictures, if any",
+            "model": "the untrained model",
         },
         source="Ruiz et al. 2022, arXiv:2208.12242, section 3.3",
         help="Class pictures are folders of the regularisation role. Without them, the untrained model says for each picture what it would make of the class caption, and the learning one is held to that; the prior's weight counts it.",
@@ -99,18 +99,18 @@ class MethodSettings(Settings):
     ema_device: Literal["device", "cpu"] = setting(
         "device",
         title="Average: kept",
-        labels={"device": "on the training device", "cpu": "in the computer's memory"},
-        help="In the computer's memory it takes none of the card's; each time it is taken then waits for the copy.",
+        labels={"device": "on the training device", "cpu": "in main memory"},
+        help="In main memory it takes none of the card's; each time it is taken then waits for the copy.",
     )
     ema_use: Literal["all", "files", "samples"] = setting(
         "all",
         title="Average: used for",
         labels={
-            "all": "saved models, samples and validation",
+            "all": "everything",
             "files": "saved models",
             "samples": "samples and validation",
         },
-        help="Everything else shows the weights as they are. What is needed to continue always holds both.",
+        help="Saved models, samples and validation, or some of these: the others show the weights as they are. What is needed to continue always holds both.",
     )
 
     @field_validator("block_lr", mode="before")

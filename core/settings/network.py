@@ -180,7 +180,7 @@ class NetworkSettings(Settings):
     weights_scale: Literal["file", "kohya"] = setting(
         "file",
         title="Strength of that LoRA",
-        labels={"file": "as it was saved", "kohya": "as sd-scripts: by the alpha set here"},
+        labels={"file": "as it was saved", "kohya": "by the alpha set here"},
         help="Where its alpha is another than set here: sd-scripts trains with the one set here and saves the file's, so that the result acts with another strength than in training.",
     )
     base_weights: list[str] = setting(

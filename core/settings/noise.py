@@ -77,6 +77,12 @@ class NoiseSettings(Settings):
         kohya="huber_scale",
         help="Multiplies c at every timestep.",
     )
+    mask_mean: Literal["area", "picture"] = setting(
+        "area",
+        title="Loss under a mask",
+        labels={"area": "mean over the mask", "picture": "mean over the picture"},
+        help="Over the mask, a small mask teaches as strongly as a large one. Over the picture, as sd-scripts does, it teaches as little as it is small.",
+    )
     noise_offset: float | None = setting(
         None,
         ge=0,
@@ -141,12 +147,6 @@ class NoiseSettings(Settings):
         kohya="zero_terminal_snr",
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Stretches the noise schedule so that the last timestep is nothing but noise: a model can then draw pictures that are all dark or all bright. For v models; whoever draws with the result must set the same.",
-    )
-    mask_mean: Literal["area", "picture"] = setting(
-        "area",
-        title="Loss under a mask",
-        labels={"area": "mean over the mask", "picture": "mean over the picture, as sd-scripts"},
-        help="Over the mask, a small mask teaches as strongly as a large one. Over the picture, it teaches as little as it is small.",
     )
     min_timestep: int = setting(
         0,

@@ -26,19 +26,12 @@ class OptimizerSettings(Settings):
         source="AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101; 8 bits: Dettmers et al. 2022, arXiv:2110.02861",
         help="AdamW suits everything; AdamW8bit keeps its memory of gradients in a quarter of the space; Prodigy finds the rate itself. A name of sd-scripts or of torch, or a path such as pytorch_optimizer.CAME.",
     )
-    optimizer_args: dict[str, JsonValue] = setting(
-        default_factory=dict,
-        title="Arguments of the optimizer",
-        kohya="optimizer_args",
-        widget="arguments",
-        help="What this optimizer takes besides, one name=value a line, such as d_coef=2. Checked against its list.",
-    )
     learning_rate: Rate = setting(
         1e-4,
         title="Learning rate",
         level="shown",
         kohya="learning_rate",
-        help="How far each step moves. 1e-4 for a LoRA of SD 1.5; too high burns the picture, too low learns nothing.",
+        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the picture, too low learns nothing.",
     )
     unet_lr: Rate | None = setting(
         None,
@@ -82,6 +75,13 @@ class OptimizerSettings(Settings):
         title="LoRA+ ratio of the text encoder",
         kohya="loraplus_text_encoder_lr_ratio",
         help="Instead of the LoRA+ ratio, for the text encoders.",
+    )
+    optimizer_args: dict[str, JsonValue] = setting(
+        default_factory=dict,
+        title="Arguments of the optimizer",
+        kohya="optimizer_args",
+        widget="arguments",
+        help="What this optimizer takes besides, one name=value a line, such as d_coef=2. Checked against its list.",
     )
     weight_decay: float | None = setting(
         None,

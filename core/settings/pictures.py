@@ -95,8 +95,8 @@ class PictureSettings(Settings):
         "auto",
         title="Resize by",
         kohya="resize_interpolation",
-        labels={"auto": "area to shrink, Lanczos to enlarge"},
-        help="How pictures are brought to their bucket's size. Nearest is for pixel art.",
+        labels={"auto": "as usual"},
+        help="How pictures are brought to their bucket's size. As usual: area to shrink, Lanczos to enlarge. Nearest is for pixel art.",
     )
     flip_aug: bool = setting(
         False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.settings.base import Settings, declared, value_of
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, find
+from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
 
 NO_CURVE: dict[str, Any] = {
     "schedule.lr_scheduler": "constant",
@@ -25,6 +25,8 @@ ONE_RATE: dict[str, Any] = {
     "optimizer.loraplus_text_encoder_lr_ratio": None,
     "optimizer.scale_lr": False,
 }
+USUAL_RATES = {"dreambooth": 2e-6, "fine_tune": 5e-6, "embedding": 5e-3}
+FAR = 15  # times more or less than usual: a rate that was meant for another method
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,17 @@ HUBER = Recipe(
     {"noise.loss_type": "smooth_l1", "noise.huber_schedule": "snr", "noise.huber_c": 0.1},
     "Less moved by outliers among the pictures; fine detail comes a little later.",
 )
+
+
+def usual_rate(job: TrainJob) -> Recipe | None:
+    """The usual rate of this method, where the present one is far from it; LoRAs are trained at all kinds of rates."""
+    usual, rate = USUAL_RATES.get(job.method.kind), abs(job.optimizer.learning_rate)
+    if usual is None or adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
+        return None
+    by_part = job.optimizer.unet_lr is not None or job.optimizer.text_encoder_lr is not None
+    if by_part or usual / FAR <= rate <= usual * FAR:
+        return None
+    return Recipe(f"Set {usual:g}", {"optimizer.learning_rate": usual}, "The usual rate of this way to train.")
 
 
 def changes(job: Settings, found: Recipe) -> dict[str, Any]:

@@ -38,12 +38,6 @@ class SavingSettings(Settings):
         help="Empty or 0 is off.",
         level="shown",
     )
-    save_every_minutes: float | None = setting(
-        10.0,
-        unit="minutes",
-        title="Back up every n minutes",
-        help="Saves what is needed to continue after a crash. Empty or 0 is off.",
-    )
     save_n_evenly: int | None = setting(
         None,
         unit="files",
@@ -77,6 +71,12 @@ class SavingSettings(Settings):
         title="Keep step files of the last n steps",
         kohya="save_last_n_steps",
         help="A number of steps, not of files: with a file every 10 steps, 30 keeps those of the last 30 steps. Empty or 0 keeps all.",
+    )
+    save_every_minutes: float | None = setting(
+        10.0,
+        unit="minutes",
+        title="Back up every n minutes",
+        help="Saves what is needed to continue after a crash. Empty or 0 is off.",
     )
     save_state: bool = setting(
         True,
@@ -127,11 +127,11 @@ class SavingSettings(Settings):
             "safetensors": "one .safetensors file",
             "ckpt": "one .ckpt file",
             "pt": "one .pt file",
-            "diffusers": "a diffusers folder, .bin files",
-            "diffusers_safetensors": "a diffusers folder, .safetensors files",
+            "diffusers": "diffusers folder, .bin",
+            "diffusers_safetensors": "diffusers folder",
             "source": "as the base model is",
         },
-        help="safetensors loads everywhere and cannot hold programs; .ckpt and .pt are Python pickles and have no metadata. Folders, and the form of the base model, are for whole models.",
+        help="safetensors loads everywhere and cannot hold programs, in a diffusers folder too; .ckpt, .pt and .bin are Python pickles and have no metadata. Folders, and the form of the base model, are for whole models.",
     )
     copy_to: str | None = setting(
         None,

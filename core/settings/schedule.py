@@ -177,7 +177,7 @@ class ScheduleSettings(Settings):
         le=2**32 - 1,
         title="Seed",
         kohya="seed",
-        help="The same seed and settings train the same LoRA. Empty draws one and records it.",
+        help="The same seed and settings give the same result. Empty draws one and records it.",
     )
 
     @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")

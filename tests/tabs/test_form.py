@@ -116,3 +116,33 @@ def test_a_new_setting_needs_no_word_in_the_page():
     with gr.Blocks(analytics_enabled=False):
         kinds = [type(form.widget(entry, Job())).__name__ for entry in declared(Job)]
     assert kinds == ["Textbox", "Textbox", "Checkbox"]
+
+
+def test_long_groups_are_divided_by_headings():
+    groups = form.groups()
+    for group, entries in groups.items():
+        shown = [entry.path for entry in entries if entry.level == "shown"]
+        more = [entry.path for entry in entries if entry.level != "shown"]
+        below = form.sections(more)
+        assert [path for _, paths in below for path in paths] == more
+        if shown:
+            assert max(len(paths) for _, paths in below) <= 12, f"{group} needs a heading"
+    folded = {entry.path for entries in groups.values() for entry in entries if entry.level != "shown"}
+    assert set(form.HEADINGS) <= folded
+
+
+def test_a_unit_that_the_title_says_already_is_not_said_again():
+    assert form.label(FIELDS["resume.initial_step"]) == "Begin at step"
+    assert form.label(FIELDS["schedule.lr_warmup_steps"]) == "Warm-up (steps)"
+
+
+def test_what_is_chosen_is_read_whole_in_a_narrow_list():
+    for path, entry in FIELDS.items():
+        if entry.kind == "choice" and path not in form.FIRST:
+            too_long = [words for words, _ in form.choices(entry) if len(words) > 24]
+            assert not too_long, f"{path}: {too_long} is cut off"
+
+
+def test_an_explanation_that_is_long_has_the_whole_width(widgets):
+    assert "field-wide" in widgets["noise.compatibility"].elem_classes
+    assert "field-wide" not in widgets["noise.huber_c"].elem_classes

@@ -9,6 +9,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimizers import catalogue
+from core.settings.rules import ineffective
 from tabs import method_needs as needs
 from tabs.rate_sketch import GUESSED_STEPS, RateSketch
 
@@ -28,6 +29,16 @@ def test_groups_without_use_for_the_method_are_folded_with_the_reason():
     assert "sharding.zero_stage" in needs.idle_fields(lora) and "sharding.deepspeed" not in needs.idle_fields(lora)
     assert "sharding.zero_stage" not in needs.idle_fields(job(sharding={"deepspeed": True}))
     assert "schedule.max_train_epochs" not in needs.idle_fields(job(schedule={"max_train_steps": 5}))  # stays, greyed
+
+
+def test_what_only_another_family_has_is_greyed_by_the_family_of_the_file():
+    found, given = job(), job(model={"family": "sd2"})
+    assert needs.with_family(found, known("SD 1.x")).model.family == "sd1"
+    assert needs.with_family(given, known("SDXL")) is given  # as the job says
+    assert needs.with_family(found, known()) is found  # not known yet
+    assert "dataset.crop_conditioning" in ineffective(needs.with_family(found, known("SD 1.x")))
+    sdxl = ineffective(needs.with_family(found, known("SDXL")))
+    assert "dataset.crop_conditioning" not in sdxl and "SDXL" in sdxl["model.clip_skip"]
 
 
 def known(family: str = "", numbers: int = 0) -> dict:
@@ -80,6 +91,26 @@ def test_a_recipe_is_offered_until_it_is_followed():
     assert needs.recipe_offers(after) == {}
     with pytest.raises(ProblemsError):
         needs.with_recipe(after, "optimizer.optimizer_type", offer["title"])
+
+
+@pytest.mark.parametrize(("kind", "usual"), [("dreambooth", 2e-6), ("fine_tune", 5e-6), ("embedding", 5e-3)])
+def test_a_rate_of_another_method_is_set_right_in_one_click(kind, usual):
+    before = job(method={"kind": kind}, optimizer={"learning_rate": 1e-4})  # a LoRA's
+    assert ["Another rate", "optimizer.learning_rate"] in needs.needs(before, known("SD 1.x"))["fields"]
+    (offer,) = needs.recipe_offers(before)["optimizer.learning_rate"]
+    after = needs.with_recipe(before, "optimizer.learning_rate", offer["title"])
+    assert after.optimizer.learning_rate == usual and needs.recipe_offers(after) == {}
+    prodigy = job(method={"kind": kind}, optimizer={"optimizer_type": "Prodigy", "learning_rate": 1})
+    assert "optimizer.learning_rate" not in needs.recipe_offers(prodigy)
+
+
+def test_what_would_be_refused_is_folded_away_while_it_is_off():
+    whole, sdxl = job(method={"kind": "fine_tune"}), job(method={"kind": "embedding"}, model={"family": "sdxl"})
+    assert "memory.fp8_base" in needs.idle_fields(whole) and "memory.fp8_base" not in needs.idle_fields(job())
+    assert "memory.fp8_base" not in needs.idle_fields(job(method={"kind": "fine_tune"}, memory={"fp8_base": True}))
+    assert "embedding.extended" in needs.idle_fields(sdxl)
+    assert {"optimizer.loraplus_lr_ratio", "dataset.network_multiplier"} <= set(needs.idle_fields(whole))
+    assert "embedding.extended" not in needs.idle_fields(job(method={"kind": "embedding"}))
 
 
 def test_arguments_and_the_product_of_rates_stand_below_their_fields():

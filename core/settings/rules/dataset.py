@@ -93,8 +93,6 @@ def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.conditioning_data_dir", "ignored: masks are not used"
     if not anywhere(job, _holds_out):
         yield "validation.validation_seed", "ignored: no picture is held out"
-    if job.method.kind != "lora":
-        yield "dataset.network_multiplier", "ignored: there is no network whose strength it could be"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"
 

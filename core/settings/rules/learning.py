@@ -70,6 +70,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
     if job.model.family in ("sd1", "sd2"):
         yield "model.compatibility", "ignored: only SDXL's files are concerned"
+    elif job.model.family == "sdxl":
+        yield "model.clip_skip", "ignored: SDXL always reads the last layer but one"
     if not job.network.trains_conv:
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
     if not text:
@@ -86,9 +88,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "optimizer.learning_rate", "ignored: every part has a rate of its own"
     if text:
         yield "memory.text_cache_bytes", "ignored: the text encoder is trained, so no text is kept"
-    if job.method.kind != "lora":
-        for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
-            yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
 
 
 def _adafactor_finds_it() -> Iterator[tuple[str, str]]:

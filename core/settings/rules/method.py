@@ -103,10 +103,17 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     method = job.method
+    if method.kind != "lora":
+        yield "dataset.network_multiplier", "ignored: there is no network whose strength it could be"
+        for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+            yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
     if method.whole_model:
         for entry in declared(TrainJob):
             if entry.group == "network":
                 yield entry.path, "ignored: the model itself is trained, without a network"
+        for name in ("fp8_base", "fp8_base_unet"):
+            if not getattr(job.memory, name):  # else it is refused
+                yield f"memory.{name}", "ignored: 8-bit weights cannot learn, and the model itself is trained"
     else:
         for name in OF_WHOLE_MODELS:
             yield f"method.{name}", "ignored: only whole models have it"
