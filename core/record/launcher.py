@@ -30,7 +30,13 @@ def end_with_launcher() -> None:
 
 def _found(pids: Sequence[int]) -> list[psutil.Process | None]:
     """None for one that is gone already."""
-    return [psutil.Process(pid) if psutil.pid_exists(pid) else None for pid in pids]
+    found: list[psutil.Process | None] = []
+    for pid in pids:
+        try:
+            found.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            found.append(None)
+    return found
 
 
 def _watch(processes: Sequence[psutil.Process | None]) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.5
 SAY_SECONDS = 5.0  # another process of this run compiles: that is no news yet
 OWN_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"}
+# Of a process that has ended, or is another user's, who owns no file of this one.
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 FIRST_NAMESPACE = 0xEFFFFFFC  # the number of Linux's first process namespace (include/linux/proc_ns.h)
 
 
@@ -95,11 +98,9 @@ def _use(folder: Path, held: os.stat_result) -> Iterator[bool]:
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
-        try:
+        with suppress(*GONE):
             if os.path.samefile(process / "cwd", folder):
                 yield True
             for opened in os.scandir(process / "fd"):
-                found = os.stat(opened.path)
-                yield (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, or is another user's, who owns no file of this one
+                with suppress(*GONE):  # closed meanwhile; the next one may be the lock
+                    yield os.path.samestat(os.stat(opened.path), held)

@@ -1,8 +1,10 @@
 """A compiler's lock is waited for in plain words, and removed when its owner is gone."""
 
+import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +65,19 @@ def test_a_lock_counts_until_its_owner_and_compiler_are_gone(lock, context, code
     wait_for_compilers(DISK, context)
     assert not lock.exists()
     assert said(context) == [(f"A compiler that was killed had left {lock}: it is removed", "")]
+
+
+def test_a_file_that_the_owner_closes_meanwhile_does_not_hide_the_lock(lock, monkeypatch):
+    """/proc lists a file that is gone by the time it is looked at."""
+
+    def scandir(path, real=os.scandir):
+        return [SimpleNamespace(path=f"{path}/99999"), *real(path)]
+
+    with holder(lock) as process:
+        monkeypatch.setattr(compile_lock.os, "scandir", scandir)
+        assert not left_behind(lock)
+        process.kill()
+    assert left_behind(lock)
 
 
 def test_a_lock_in_use_is_waited_for_and_named(lock, context):
