@@ -41,8 +41,8 @@ class Caption:
               or "none"
     path      the caption file, or where one would be written
     encoding  of the file ("utf-8" when there is none)
-    sentence, tags   the texts of both files, where settings join them or draw one each time; `text` is then what a
-              person is shown: both joined, or the tags
+    sentence, tags   the texts of both files, or of both entries of the metadata, where settings join them or draw one each
+              time; `text` is then what a person is shown: both joined, or the tags
     """
 
     text: str
@@ -150,6 +150,10 @@ def caption_path(picture: Path, caption_extension: str, sidecars: Sequence[str] 
 def _given(picture: Picture, settings: CaptionSettings) -> Caption:
     text = _one_line_end(picture.given or "")
     path = caption_path(picture.path, settings.caption_extension, picture.sidecars)
+    if picture.given_both is not None and settings.sidecars != "one":
+        sentence, tags = map(_one_line_end, picture.given_both)
+        text = tags if settings.sidecars == "drawn" else text
+        return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
         return Caption(text, "metadata", path)
     what = "The metadata have no caption for it: the picture would be learned as an empty caption."

@@ -20,8 +20,8 @@ from core.dataset.files import printable
 from core.dataset.look import looks
 from core.record import draws
 from core.record.problems import ProblemsError
-from core.settings.pictures import PictureSettings
 from core.record.queued import queued
+from core.settings.pictures import PictureSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

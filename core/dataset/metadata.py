@@ -44,6 +44,11 @@ class Entry:
     train_resolution: Size | None = None
     image_size: Size | None = None
 
+    @property
+    def both(self) -> tuple[str, str] | None:
+        """Caption and tags; None where one of them is not there."""
+        return (self.caption, self.tags) if self.caption and self.tags else None
+
     def text(self, settings: CaptionSettings) -> str:
         """Caption and tags as one, by sd-scripts' rule (see `join_texts`)."""
         caption, tags = (self.caption, self.tags) if self.caption is not None else (self.tags, None)

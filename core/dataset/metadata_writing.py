@@ -119,6 +119,8 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
+    if each.picture.given_both is not None:
+        return dict(zip(("caption", "tags"), each.picture.given_both, strict=True))
     if each.picture.given is None:
         for name, ending in (("caption", caption_extension), ("tags", tags_extension)):
             read = read_caption_file(each.picture, ending) if ending else None

@@ -20,6 +20,7 @@ class Picture:
     sidecars   names of the caption files beside it
     concept    number of the folder's settings (settings/concepts.py)
     given      its caption from a metadata file or a dataset class; None: captions lie beside the picture
+    given_both   (caption, tags) where a metadata file has both; `given` is then both as one
     conditioning   its mask or control picture             own_bucket   the size that metadata gives it
     really     what kind of file it is where its name says another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and of those it shares with the picture that it was cut
@@ -40,6 +41,7 @@ class Picture:
     rotated: bool = False
     concept: int = 0
     given: str | None = None
+    given_both: tuple[str, str] | None = None
     conditioning: Path | None = None
     own_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()

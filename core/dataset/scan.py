@@ -291,6 +291,7 @@ class Gathered:
                     rotated=header.rotated,
                     concept=concept.number,
                     given=entry.text(concept.captions) if entry else None,
+                    given_both=entry.both if entry else None,
                     own_bucket=entry.train_resolution if entry and buckets else None,
                     sidecar_states=file.sidecar_states if entry is None else (),
                     really=header.really,
