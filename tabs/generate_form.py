@@ -136,10 +136,10 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 def draw_with(page: Page, name: str) -> None:
     """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples; the
     last whole model becomes its base model, and the last files of new words its embeddings."""
-    run = next((each for each in page.engine.runs() if each.name == name), None)
-    if run is None or not run.files:
+    files = [Path(file["path"]) for file in page.engine.snapshot(name)["files"]]
+    if not files:
         raise ProblemsError.one("This run has no finished file", name, "let it save first")
-    newest = max(run.files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     kept, now = page.project.tab_state("Generate"), page.project.job
     before = kept_values(kept, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
@@ -149,7 +149,7 @@ def draw_with(page: Page, name: str) -> None:
         job = None
     guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale) if job is not None else ""
     if job is not None and job.method.kind == "embedding":
-        words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, run.files)]
+        words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         base = "" if job.model.base_model == now.model.base_model else job.model.base_model
         values = before | {"loras": [], "embeddings": words, "base_model": base, "guidance_scale": guidance}
         page.project.keep("Generate", kept | {"values": values})

@@ -189,7 +189,7 @@ def run_names(page: Page) -> list[dict[str, str]]:
     """Every run for the list, newest first; asked of the engine every few seconds, for it reads folders."""
     when, known = page.run_list
     if time.monotonic() - when > RUNS_SECONDS:
-        known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.runs()[:200]]
+        known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
         page.run_list = (time.monotonic(), known)
     return known
 

@@ -19,9 +19,10 @@ from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
 from core.engine.turn import Turn
-from core.engine.view import ENDED, RunView, best_validation, read_watch
+from core.engine.view import ENDED, RunView, best_validation, read_watch, title_of
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
+from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, list_runs, state_step
 from core.record.workspace import Workspace
@@ -34,6 +35,15 @@ POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE, BORROWER = "queue", "borrower"  # who may hold the device
 KEPT_JOB_FOLDERS = 100
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run in a list of names."""
+
+    name: str
+    title: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -333,6 +343,21 @@ class Engine:
     def runs(self) -> list[RunSummary]:
         """Every training on disk, newest first."""
         return [self._summary(folder) for folder in list_runs(self.workspace.runs)]
+
+    def run_states(self, most: int) -> list[RunState]:
+        """The newest trainings on disk, told by the ends of their journals: of what has ended nothing else is read."""
+        folders = list_runs(self.workspace.runs)[:most]
+        return [RunState(folder.name, title_of(folder), self._state(folder)) for folder in folders]
+
+    def _state(self, folder: RunFolder) -> str:
+        now = self._now
+        if now is None or now.run != folder.name:
+            last = last_of_kind(folder.journal_file, "state")
+            if last is not None and last.get("state") in ENDED:
+                return str(last["state"])
+            if not folder.held:
+                return "interrupted"
+        return self._refresh(folder.name).true_state(True)
 
     def _summary(self, folder: RunFolder) -> RunSummary:
         facts = (view := self._refresh(folder.name)).snapshot(0, self._is_held(view))

@@ -15,6 +15,7 @@ from core.record.events import VERSION, Event
 from core.record.secrets import mask
 
 FLUSH_SECONDS = 1.0
+END_BYTES = 1 << 16
 Line = dict[str, Any]
 
 
@@ -153,3 +154,21 @@ class Tail:
 def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
     """The journal's events after `since_seq`; a torn or damaged line is left out."""
     return (line for line in Tail(path).lines() if line["seq"] > since_seq)
+
+
+def last_of_kind(path: Path, kind: str) -> Line | None:
+    """The newest event of a kind among the last lines, which are all that is read of a long journal; None without one."""
+    try:
+        with open(path, "rb") as handle:
+            begin = max(0, handle.seek(0, os.SEEK_END) - END_BYTES)
+            handle.seek(begin)
+            lines = handle.read().split(b"\n")[:-1]  # what stands behind the last line end is torn
+    except OSError:
+        return None
+    for text in reversed(lines[1:] if begin else lines):
+        if kind.encode() in text:
+            with suppress(ValueError):
+                line = json.loads(text.decode("utf-8", "replace"))
+                if isinstance(line, dict) and line.get("kind") == kind:
+                    return line
+    return None

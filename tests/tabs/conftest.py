@@ -13,6 +13,22 @@ for folder in (HERE.parents[1], HERE):
         sys.path.insert(0, str(folder))
 
 
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""
+    from work_parts import make_page
+
+    from core.engine.engine import Engine
+    from tabs import runs_view
+
+    monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
+    page = make_page(tmp_path)
+    page.workspace.outputs.mkdir()
+    page.engine = Engine(page.workspace, device="cpu", what="a test")
+    yield page
+    page.engine.close()
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
     from page_server import Served

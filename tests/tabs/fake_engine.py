@@ -237,6 +237,9 @@ class FakeEngine:
             found.append(Summary(*facts, drawn, files, "", run.folder))
         return found
 
+    def run_states(self, most: int) -> list[Summary]:
+        return self.runs()[:most]
+
     def run_job(self, run_name: str) -> Any:
         return self._find(run_name).job
 

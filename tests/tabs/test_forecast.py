@@ -6,9 +6,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from work_parts import make_page, wait_until
+from work_parts import wait_until
 
-from core.engine.engine import Engine
 from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
@@ -16,15 +15,6 @@ from core.settings.levels import level_of
 from tabs.browsers import Browser
 from tabs.forecast import _beside, plan_key
 from tabs.project import with_value
-
-
-@pytest.fixture
-def page(tmp_path):
-    page = make_page(tmp_path)
-    page.workspace.outputs.mkdir(exist_ok=True)
-    page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
-    yield page
-    page.engine.close()
 
 
 def facts(page):

@@ -7,12 +7,12 @@ import os
 import time
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture
+from work_parts import HOSTILE, event, picture
 
-from core.engine.engine import Engine
 from core.engine.queue import QueueEntry
 from core.formats.hub import resolve
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
 from core.record.space import folder_bytes
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -53,13 +53,8 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
-    monkeypatch.setattr(view, "PATIENCE", 60.0)  # a busy machine is slow
-    page = make_page(tmp_path)
-    page.workspace.outputs.mkdir()
-    page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
-    yield Desk(page)
-    page.engine.close()
+def desk(page):
+    return Desk(page)
 
 
 def test_no_runs_says_what_to_do(desk):
@@ -121,8 +116,6 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
 
 def test_a_running_run_is_not_deleted(desk):
     folder = write_run(desk.page, "20260101-120000_one", "interrupted")
-    from core.record.run_folder import RunFolder
-
     held = RunFolder(folder)
     held.lock()
     try:
@@ -327,3 +320,33 @@ def test_pictures_that_train_worst_are_shown_where_their_folder_is_known(desk, t
     ]
     assert path.name in first["pictures"][0]["small"]
     assert not any(row["small"] for row in second["pictures"])  # learnt from another folder
+
+
+def test_the_list_in_monitor_reads_only_the_ends_of_long_journals(page, monkeypatch):
+    write_run(page, "20260101-120000_one", "done")
+    write_run(page, "20260102-120000_two", "failed", message="out of memory")
+    write_run(page, "20260103-120000_three", "interrupted")
+    long = write_run(page, "20260104-120000_four", "stopped") / "events.jsonl"
+    many = [json.dumps({"v": 1, "seq": number, "time": 1.0, "kind": "stage"}) for number in range(100, 5000)]
+    begin, end = long.read_text().rstrip("\n").rsplit("\n", 1)
+    long.write_text("\n".join([begin, *many, end]) + "\n" + '{"kind": "state", "state": "ru')  # the last one is torn
+    went_on = write_run(page, "20260105-120000_five", "stopped") / "events.jsonl"
+    with open(went_on, "a") as handle:  # continued, and killed when its end was far away
+        handle.write("\n".join(many) + "\n")
+    monkeypatch.setattr("core.engine.view.RunView.apply", lambda *_: pytest.fail("a journal is read whole"))
+    assert [(run["title"], run["state"]) for run in monitor.run_names(page)] == [
+        ("five", "interrupted"),
+        ("four", "stopped"),
+        ("three", "interrupted"),
+        ("two", "failed"),
+        ("one", "done"),
+    ]
+
+
+def test_the_list_in_monitor_tells_what_another_process_runs(page):
+    folder = RunFolder(write_run(page, "20260101-120000_one", "interrupted"))
+    folder.lock()
+    try:
+        assert [run["state"] for run in monitor.run_names(page)] == ["running"]
+    finally:
+        folder.unlock()
