@@ -1,10 +1,8 @@
-"""Captions with weights, in A1111's notation: (more), [less], (exactly:1.3). Rules: reference, training, section 1.5."""
+"""Captions with weights: their tokens, and the weights of the states that encoders make of them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,50 +10,9 @@ import torch
 from core.families.clip import end_windows, tokenize
 from core.families.components import Components
 from core.families.token_count import WINDOW
+from core.families.word_weights import runs_of
 
-MORE, LESS = 1.1, 1 / 1.1
-# An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
-_PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
-
-Run = tuple[str, float]
 Weights = list[torch.Tensor] | None  # [B, n, 77] for each text encoder
-
-
-def runs_of(text: str) -> list[Run]:
-    """The text in runs of one weight, in order: "a (red:1.3) fox" -> [("a ", 1), ("red", 1.3), (" fox", 1)].
-
-    A bracket that is left open weighs to the end; one without a partner is text. ValueError for a number with two dots.
-    """
-    runs: list[list[Any]] = []
-    round_open: list[int] = []
-    square_open: list[int] = []
-
-    def weigh(begin: int, factor: float) -> None:
-        for run in runs[begin:]:
-            run[1] *= factor
-
-    for match in _PARTS.finditer(text):
-        part, number = match[0], match[1]
-        if part.startswith("\\"):
-            runs.append([part[1:], 1.0])
-        elif part == "(":
-            round_open.append(len(runs))
-        elif part == "[":
-            square_open.append(len(runs))
-        elif number is not None and round_open:
-            weigh(round_open.pop(), float(number))
-        elif part == ")" and round_open:
-            weigh(round_open.pop(), MORE)
-        elif part == "]" and square_open:
-            weigh(square_open.pop(), LESS)
-        else:
-            runs.append([part, 1.0])
-    for begin in round_open:
-        weigh(begin, MORE)
-    for begin in square_open:
-        weigh(begin, LESS)
-    merged = [("".join(run[0] for run in group), weight) for weight, group in groupby(runs, key=lambda run: run[1])]
-    return merged or [("", 1.0)]
 
 
 def weighted_windows(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from core.families.word_weights import FIX, wrong_weight
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.samples import SAMPLERS, sampler_name
@@ -60,6 +61,9 @@ def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Pro
     found = [parse_line(line, notes, "samples.sample_prompts") for line in settings.sample_prompts]
     if settings.sample_prompts_file:
         found += read_file(resolve_path(settings.sample_prompts_file), notes)
+    wrong = wrong_weight(settings.negative_prompt)
+    if wrong:
+        notes.append(_wrong(f"In what samples should not show, {wrong}", "samples.negative_prompt", FIX))
     raise_if_errors(notes)
     return [each for each in found if each is not None], notes
 
@@ -103,6 +107,10 @@ def parse_line(line: str, notes: list[Problem], where: str) -> SamplePrompt | No
 
 def _prompt(text: str, values: Mapping[str, Any], notes: list[Problem], where: str) -> SamplePrompt:
     """values: by switch; texts from a line, numbers from a file."""
+    for words in (text, str(values.get("n") or "")):
+        wrong = wrong_weight(words)
+        if wrong:
+            notes.append(_wrong(f"In the prompt '{words[:40]}', {wrong}", where, FIX))
     for name, reason in OTHERS.items():
         if name in values:
             notes.append(_note(f"'--{name}' of the prompt '{text[:40]}' is not followed: {reason}", where))

@@ -13,6 +13,7 @@ from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.rules import set_without_effect, training_problems
+from core.training.caption_weights import weight_problems
 from core.training.fast_disk import room_problems
 from core.training.named_files import named_file_problems
 from core.training.network_files import network_problems
@@ -42,6 +43,7 @@ def problems_without_model(
     begins  the run has no state of its own yet
     """
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
+    found += weight_problems(job, [*report.placed, *report.validation])
     if job.method.kind == "embedding":
         from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
 

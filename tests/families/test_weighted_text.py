@@ -9,7 +9,8 @@ import torch
 from core.families import family
 from core.families.clip import join_whole
 from core.families.tokenizer import load_tokenizer
-from core.families.weighted_text import runs_of, weigh, weighted_windows
+from core.families.weighted_text import weigh, weighted_windows
+from core.families.word_weights import runs_of, wrong_weight
 from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"
@@ -87,6 +88,9 @@ def test_captions_with_the_mean_kept_have_the_mean_of_plain_ones():
     torch.testing.assert_close(kept[:, 2] / plain[:, 2], 1.5 * factor)
 
 
-def test_a_number_with_two_dots_is_refused():
-    with pytest.raises(ValueError, match="float"):
-        runs_of("(x:1.2.3)")
+@pytest.mark.parametrize("number", ["1.2.3", ".", "+.", "..5"])
+def test_a_weight_that_is_no_number_is_refused_where_a_bracket_is_open(number):
+    with pytest.raises(ValueError, match="is no number"):
+        runs_of(f"(x:{number})")
+    assert number in wrong_weight(f"(x:{number})")
+    assert wrong_weight(f"x:{number})") == wrong_weight("(x:1.2) (y:a)") == ""

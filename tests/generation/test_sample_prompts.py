@@ -42,6 +42,15 @@ def test_what_is_no_number_is_an_error_and_what_is_not_followed_is_said():
     assert found == SamplePrompt("a") and len(notes) == 7 and all(note.level == "advice" for note in notes)
 
 
+def test_a_weight_that_is_no_number_is_an_error_in_both_texts():
+    assert parsed("a (red:1.2) fox --n (dull:0.5)")[1] == []
+    for line in ("a (red:1.2.3) fox", "a fox --n (dull:..)"):
+        (problem,) = parsed(line)[1]
+        assert problem.level == "error" and "is no number" in problem.what
+    with pytest.raises(ProblemsError, match=r"samples\.negative_prompt"):
+        read_prompts(SampleSettings(negative_prompt="(bad:1.2.)"))
+
+
 def test_everything_left_open_comes_from_the_settings_and_seeds_count_up():
     settings = SampleSettings(negative_prompt="bad", seed=5, sample_steps=9, guidance_scale=3.0, sample_sampler="lms")
     first, second, third = filled(

@@ -80,6 +80,25 @@ def test_what_only_the_family_tells_is_said_once_the_model_tells_it(make_job, wo
     assert [(problem.where, problem.level) for problem in found] == told
 
 
+def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_picture(make_job, workspace, pictures, tmp_path):
+    own = shutil.copytree(pictures, tmp_path / "weighed")
+    caption = sorted(own.glob("*.txt"))[1]
+    caption.write_text("a (fox:1.2.3), :4.5.6)", "utf-8")
+
+    def problems(**captions):
+        job = make_job(dataset={"folder": str(own)}, captions=captions)
+        found = problems_without_model(job, workspace, preflight(job, workspace), "cpu")
+        return [(problem.what, problem.where) for problem in found if problem.level == "error"]
+
+    assert problems() == []  # brackets are text
+    (problem,) = problems(weighted_captions=True)
+    assert problem[0].endswith(f"{caption.stem}.png, the weight '1.2.3' is no number") and problem[1] == str(caption)
+    caption.write_text("a fox, :4.5.6)", "utf-8")
+    assert problems(weighted_captions=True) == []
+    (problem,) = problems(weighted_captions=True, caption_prefix="(all:1..)")
+    assert "'1..'" in problem[0] and problem[1].startswith("captions.caption_prefix")
+
+
 # -- on the command line
 
 

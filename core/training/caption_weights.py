@@ -1,0 +1,51 @@
+"""Weights in captions that are no numbers: told before the start, for at a step they would end the run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from core.dataset.captions import longest_captions, plain_caption
+from core.dataset.files import printable
+from core.dataset.picture import names_of
+from core.families.word_weights import FIX, wrong_weight
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    from core.dataset.batches import Placed
+    from core.settings.job import TrainJob
+
+AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
+
+
+def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """One error for each weight that is no number, with the pictures whose captions have it."""
+    if not job.captions.weighted_captions:
+        return []
+    found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
+    for each in {each.picture.key: each for each in placed}.values():
+        own = _wrong(each.caption.whole.splitlines())  # any line may be drawn
+        wrong = own or _wrong(_learnt(each))
+        if wrong:
+            found[wrong, bool(own)].append(each)
+    problems = [
+        Problem(
+            f"In the caption of {names_of([each.picture for each in several])}, {wrong}",
+            printable(several[0].caption.path) if own else AROUND,
+            FIX,
+        )
+        for (wrong, own), several in found.items()
+    ]
+    asked = job.method.class_caption if job.method.prior == "model" else None
+    wrong = wrong_weight(asked or "")
+    return [*problems, Problem(f"In the class caption, {wrong}", "method.class_caption", FIX)] if wrong else problems
+
+
+def _learnt(placed: Placed) -> set[str]:
+    settings, words = placed.concept.captions, placed.picture.words
+    return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
+
+
+def _wrong(texts: Iterable[str]) -> str:
+    return next((found for text in texts if ":" in text and (found := wrong_weight(text))), "")
