@@ -53,10 +53,9 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         (full,) = unwritten(error, "", "", then="continue the run; files saved before are whole").problems
         return Explanation(full.what, full.fix)
-    if isinstance(error, PermissionError):
-        return Explanation(
-            f"A file or folder cannot be written: {error.filename}", "check its permissions, or choose another folder"
-        )
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+        what = f"A file or folder cannot be written: {error.filename or error.strerror}"
+        return Explanation(what, "check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
     return Explanation(

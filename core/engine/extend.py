@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.record import atomic
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.run_folder import RunFolder
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -40,8 +40,11 @@ def extend(folder: RunFolder, changes: Mapping[str, Any]) -> TrainJob:
     if wrong:
         raise ProblemsError(wrong)
     number = next(number for number in range(1, 10_000) if not (folder.path / f"job-{number}.json").exists())
-    atomic.write_json(folder.path / f"job-{number}.json", folder.job())
-    atomic.write_json(folder.job_file, dump(after, preset=folder.preset))
+    try:
+        atomic.write_json(folder.path / f"job-{number}.json", folder.job())
+        atomic.write_json(folder.job_file, dump(after, preset=folder.preset))
+    except OSError as error:
+        raise unwritten(error, "The run's settings cannot be written", str(folder.path)) from None
     return after
 
 

@@ -51,8 +51,9 @@ class Ownership:
             return "Atelier already works with this output folder in another process"
 
     def say(self, what: str) -> None:
-        """Change the words that another process reads, such as the page's address."""
-        atomic.write_json(self._note, {"what": what, "pid": os.getpid(), "since": time.time()})
+        """Change the words that another process reads, such as the page's address. A full disk leaves them as they were."""
+        with suppress(OSError):
+            atomic.write_json(self._note, {"what": what, "pid": os.getpid(), "since": time.time()})
 
     def release(self) -> None:
         atomic.remove(self._note)

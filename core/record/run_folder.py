@@ -8,12 +8,13 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from core.record import atomic
 from core.record.lock import HeldElsewhere, Lock, held_words, is_held
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 
 
 class RunFolder:
@@ -44,11 +45,14 @@ class RunFolder:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise ProblemsError.one(
-                    f"The output folder cannot be written: {error.strerror}", str(runs), "choose another with --outputs"
-                ) from None
+                raise _unwritable(runs, error) from None
             folder = cls(path)
-            atomic.write_json(folder.job_file, job)
+            try:
+                atomic.write_json(folder.job_file, job)
+            except OSError as error:
+                with suppress(OSError):
+                    path.rmdir()
+                raise _unwritable(runs, error) from None
             return folder
         raise ProblemsError.one("A thousand runs began in this second", str(runs), "wait a moment")
 
@@ -98,6 +102,11 @@ class RunFolder:
         return self._lock is not None or is_held(self.path / "lock")
 
 
+def _unwritable(runs: Path, error: OSError) -> ProblemsError:
+    what = f"The output folder cannot be written: {error.strerror}"
+    return ProblemsError.one(what, str(runs), "choose another with --outputs")
+
+
 def safe_name(text: str) -> str:
     """A part of a file name that every system takes: letters and digits of any script, - and _; at most 60 characters."""
     text = unicodedata.normalize("NFC", text).strip()
@@ -135,10 +144,10 @@ def seal_state(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file that complete.json names is there with its size and hash."""
+    """Whether every file that complete.json names, which is one at least, is there with its size and hash."""
     try:
         listed = json.loads((folder / COMPLETE).read_text("utf-8"))
-        return all(
+        return bool(listed) and all(
             (folder / name).stat().st_size == facts["bytes"] and sha256_of(folder / name) == facts["sha256"]
             for name, facts in listed.items()
         )
@@ -151,12 +160,14 @@ def state_step(folder: Path) -> int:
     return int(match.group(1)) if match else -1
 
 
+def states_in(states: Path) -> list[Path]:
+    """The folders of states, newest first, whole or not."""
+    if not states.is_dir():
+        return []
+    folders = [path for path in states.iterdir() if path.is_dir() and state_step(path) >= 0]
+    return sorted(folders, key=lambda path: (state_step(path), path.name), reverse=True)
+
+
 def newest_state(states: Path) -> Path | None:
     """The newest whole state, or None."""
-    if not states.is_dir():
-        return None
-    folders = [path for path in states.iterdir() if path.is_dir() and state_step(path) >= 0]
-    for folder in sorted(folders, key=lambda path: (state_step(path), path.name), reverse=True):
-        if is_whole(folder):
-            return folder
-    return None
+    return next((folder for folder in states_in(states) if is_whole(folder)), None)

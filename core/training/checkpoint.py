@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.formats.tensor_writer import save_pickle
 from core.record import atomic
-from core.record.run_folder import newest_state, seal_state, state_step
+from core.record.journal import read_lines
+from core.record.problems import ProblemsError
+from core.record.run_folder import is_whole, seal_state, state_step, states_in
+from core.record.workspace import display_path
 from core.settings.base import every
 
 if TYPE_CHECKING:
@@ -23,14 +27,15 @@ def save_state(run: Run) -> Path:
     states = run.context.folder.states
     states.mkdir(parents=True, exist_ok=True)
     name = f"step{run.state.step:08d}"
-    newest = newest_state(states)
-    if newest is not None and state_step(newest) == run.state.step:
-        return newest
+    for there in states_in(states):
+        if state_step(there) == run.state.step and is_whole(there):
+            return there
+    for left in states.glob(".tmp-*"):  # by a kill in the middle of a save: nobody else writes here
+        atomic.remove_folder(left)
     target = next(
         path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
     )
     temporary = states / f".tmp-{name}"
-    atomic.remove_folder(temporary)
     temporary.mkdir()
     try:
         save_pickle(_content(run), temporary / STATE_FILE)
@@ -72,33 +77,55 @@ def made_with(run: Run) -> dict[str, str]:
 
 def _remove_old(run: Run, states: Path) -> None:
     """Keep the newest states, by default two, so that a damaged newest leaves another."""
-    sealed = [path for path in states.iterdir() if (path / "complete.json").is_file() and state_step(path) >= 0]
-    sealed.sort(key=lambda path: (state_step(path), path.name))
-    for folder in states_no_longer_kept(run, sealed):
+    there = [path for path in states_in(states)[::-1] if state_step(path) <= run.state.step]
+    for folder in states_no_longer_kept(run, there):
         atomic.remove_folder(folder)
 
 
-def states_no_longer_kept(run: Run, sealed: list[Path]) -> list[Path]:
-    """Those to remove of `sealed`, oldest first. The newest is never among them."""
+def states_no_longer_kept(run: Run, there: list[Path]) -> list[Path]:
+    """Those to remove of `there`, oldest first. The newest is never among them."""
     settings, step = run.job.saving, run.state.step
     steps, epochs = every(settings.save_last_n_steps_state), every(settings.save_last_n_epochs_state)
     if not steps and not epochs:
-        return sealed[: -settings.save_last_n_states]
+        return there[: -settings.save_last_n_states]
     oldest = []
     if steps:
         oldest.append(step - int(steps))
     if epochs:
         oldest.append(run.plan.epochs.first_update(max(0, run.plan.epoch_of(step) - int(epochs))) + 1)
-    return [path for path in sealed[:-1] if state_step(path) < min(oldest)]
+    return [path for path in there[:-1] if state_step(path) < min(oldest)]
 
 
 def load_state(run: Run) -> bool:
-    """Put the newest whole state in force; False when there is none."""
-    folder = newest_state(run.context.folder.states)
+    """Put the newest whole state in force; False when there is none. Damaged ones that are newer are put aside, and that is
+    said. ProblemsError where all are damaged: what was learnt is not to be begun anew without a word."""
+    there = states_in(run.context.folder.states)
+    folder = next((path for path in there if is_whole(path)), None)
+    if folder is None and there:
+        what = "No state of this run is whole" if len(there) > 1 else "The state of this run is damaged"
+        fix = "start a new run that begins with its last file (network.network_weights, model.base_model)"
+        raise ProblemsError.one(what, str(run.context.folder.states), fix)
     if folder is None:
+        if any(line["kind"] == "steps" for line in read_lines(run.context.folder.journal_file)):
+            run.context.say("This run had not saved a state yet: it begins anew", "warning")
         return False
+    for damaged in there[: there.index(folder)]:
+        _put_aside(run, damaged, folder)
     use_state(run, folder)
     return True
+
+
+def _put_aside(run: Run, damaged: Path, whole: Path) -> None:
+    """Out of the way of those that are counted and kept; a person may still find something in it."""
+    fix = "look after the disk; nothing reads this state any more"
+    if run.context.processes.first:
+        free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
+        target = next(path for path in free if not path.exists())
+        with suppress(OSError):
+            atomic.replace(damaged, target)
+            fix = f"it lies in {display_path(target)} and may be deleted; look after the disk"
+    what = f"The state of step {state_step(damaged)} is damaged: the run goes on from step {state_step(whole)}"
+    run.context.say(what, "warning", fix)
 
 
 def use_state(run: Run, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.record.run_folder import is_whole, newest_state, state_step
+from core.record.run_folder import is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
 
@@ -92,12 +92,15 @@ def find_state(
                 return place
             raise ProblemsError.one("This state is damaged", display_path(place), "take an older one")
         if quick:
-            there = [path for path in [*place.glob("state/step*"), *place.glob("step*")] if path.is_dir()]
-            found = max(there, key=state_step, default=None)
+            found = next(iter(states_in(place / "state") or states_in(place)), None)
         else:
             found = newest_state(place / "state") or newest_state(place)
         if found is not None:
             return found
+    damaged = next((place for place in candidates if states_in(place / "state") or states_in(place)), None)
+    if damaged is not None:
+        what, fix = f"No state in '{text}' is whole", "choose another run, or begin with its last file"
+        raise ProblemsError.one(what, display_path(damaged), fix)
     if any(place.is_dir() for place in candidates):
         fix = "choose a run of this program, or one of its folders under state/; those of sd-scripts hold other things"
         raise ProblemsError.one(f"There is no state to begin from in '{text}'", WHERE, fix)
