@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 import gradio as gr
+from gradio.tunneling import CURRENT_TUNNELS
 
 from core.record.allowed import keep_files_inside
 from core.record.problems import ProblemsError
@@ -197,6 +198,8 @@ def serve(
     finally:
         page.tensorboard.close()
         blocks.close()
+        for tunnel in CURRENT_TUNNELS:
+            tunnel.kill()
 
 
 def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] | None:

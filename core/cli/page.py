@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from core.cli.main import DONE
+from core.cli.main import DONE, INTERRUPTED
 from core.cli.options import PAGE, split_options
 from core.record import machine
 from core.record.problems import Problem, ProblemsError
@@ -34,6 +37,7 @@ def run(words: list[str]) -> int:
     from tabs.app import serve
 
     workspace = options.workspace()
+    code = DONE
     with polite_ends():
         engine = Engine(workspace, options.values.get("device"))
         try:
@@ -53,8 +57,22 @@ def run(words: list[str]) -> int:
             if any(entry.state == "running" for entry in engine.queue()):
                 with suppress(OSError):  # the terminal may be gone
                     print("Saving and stopping. Press Ctrl-C again to stop now.", flush=True)
-            engine.close()
-    return DONE
+            try:
+                engine.close(wait_seconds=None)
+            except KeyboardInterrupt:
+                code = INTERRUPTED
+    return leave(code)
+
+
+def leave(code: int) -> int:
+    """End this process, not Python first: threads may still compute, those of a browser's requests or, when it is to stop
+    now, a training. C++ takes the process down when Python is gone from under it."""
+    if code == DONE:
+        atexit._run_exitfuncs()  # others are to stop now: a tracker's would wait for its uploads
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

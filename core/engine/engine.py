@@ -95,8 +95,8 @@ class Engine:
         """Tell other processes what holds the folder, such as the page's address."""
         self._owner.say(what)
 
-    def close(self, wait_seconds: float = 120.0) -> None:
-        """Save and stop what runs, keep what waits, let the folder go."""
+    def close(self, wait_seconds: float | None = 120.0) -> None:
+        """Save and stop what runs, keep what waits, let the folder go. wait_seconds: None waits for as long as it takes."""
         self._closing = True
         for entry in self._queue.entries():
             if entry.state == "running":

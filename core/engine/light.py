@@ -11,6 +11,8 @@ from typing import Any
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
+CLOSE_SECONDS = 10.0
+
 
 class LightTask:
     """A job on the light lane, as its starter sees it. progress: 0 to 1."""
@@ -64,6 +66,7 @@ class LightLane:
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[tuple[LightTask, Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
+        self._open: list[LightTask] = []
         self._threads = [
             threading.Thread(target=self._work, name=f"light-{n}", daemon=True) for n in range(self.THREADS)
         ]
@@ -72,6 +75,7 @@ class LightLane:
 
     def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "") -> LightTask:
         task = LightTask(title)
+        self._open = [each for each in self._open if not each.done] + [task]
         self._jobs.put((task, work, arguments))
         return task
 
@@ -80,6 +84,13 @@ class LightLane:
             task, work, arguments = job
             task._run(work, arguments)
 
-    def close(self) -> None:
+    def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
+        """Cancel all, and wait for what is in hand: a thread that computes in C++ while Python ends takes the whole process
+        down ("terminate called without an active exception")."""
+        for task in self._open:
+            task.cancel()
         for _ in self._threads:
             self._jobs.put(None)
+        end = time.monotonic() + wait_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
