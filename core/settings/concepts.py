@@ -95,6 +95,13 @@ def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
     return any(uses(folder) for folder in concepts_of(job) or [common])
 
 
+def training_resolution(job: TrainJob) -> tuple[int, int]:
+    """(width, height) that training is at: the first training folder's, which may have one of its own."""
+    own = [concept.pictures.resolution for concept in concepts_of(job) if concept.role == "train"]
+    size = own[0] if own else job.dataset.resolution
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def own_settings(source: Source) -> dict[str, Any]:
     """What was given for this folder alone of what is otherwise common, in the order of declaration."""
     return {

@@ -13,6 +13,7 @@ from core.record.draws import address
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
+from core.settings.concepts import training_resolution
 from core.training.dataset_facts import buckets_of, datasets_of, folders_of, tags_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def file_metadata(run: Run) -> dict[str, str]:
     # Without the token: "stop and save" has set it by now, and a hash that gave up here would lose the save.
     old_hash, sha256 = model_hashes(source, run.facts["memo"])
     vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"]) if vae else (None, None)
-    size = run.job.dataset.resolution
     placed = run.plan.placed
     shown = [each for each, _ in run.plan.epochs.views_of(0)]
     regularisation = sum(each.concept.role == "regularisation" for each in shown)
@@ -54,7 +54,7 @@ def file_metadata(run: Run) -> dict[str, str]:
         epoch=run.plan.epoch_of(max(run.state.step - 1, 0)) + 1,
         step=run.state.step,
         max_train_steps=run.total,
-        resolution=size if isinstance(size, tuple) else (size, size),
+        resolution=training_resolution(run.job),
         base_model_name=source.name,
         base_model_hash=old_hash,
         base_model_sha256=sha256,

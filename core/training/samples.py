@@ -12,6 +12,7 @@ from core.families.token_count import WINDOW, count_tokens
 from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.captions import LENGTHS
+from core.settings.concepts import training_resolution
 from core.training.validation import without_chance
 
 if TYPE_CHECKING:
@@ -29,10 +30,7 @@ KOHYA_SIZE = (512, 512)  # sd-scripts draws so whatever the model and the resolu
 
 def sample_size(job: TrainJob) -> tuple[int, int]:
     """(width, height) of samples that nothing says a size for: the training resolution."""
-    if job.samples.compatibility == "kohya":
-        return KOHYA_SIZE
-    size = job.dataset.resolution
-    return size if isinstance(size, tuple) else (size, size)
+    return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 
 def prompts_of(job: TrainJob) -> list[SamplePrompt]:

@@ -1,6 +1,7 @@
 """Where latents are kept changes no loss; what changes by chance is encoded at each step and goes on as it was."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from core.families import sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
-from core.training.latents import fp32_retry, write_npz_caches
+from core.training.latents import _posteriors, fp32_retry, write_npz_caches
 
 FOUR = {"max_train_steps": 4, "seed": 7}
 
@@ -157,8 +158,10 @@ def test_a_picture_that_goes_away_while_it_trains_is_named(tmp_path, train, make
         training.start()
 
 
-@pytest.mark.parametrize(("where", "batches"), [("memory", [2, 2, 1]), ("off", [2, 2])])
-def test_so_many_pictures_are_encoded_at_once(train, workspace, pictures, monkeypatch, where, batches):
+@pytest.mark.parametrize(("where", "batches"), [("disk", [2, 2, 1]), ("memory", [2, 2, 1]), ("off", [2, 2])])
+def test_so_many_pictures_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
+    train, workspace, pictures, monkeypatch, where, batches
+):
     """While they are cached, and where a step of four encodes its own."""
     workspace.cache.unlink()  # of all tests
     seen = []
@@ -172,4 +175,11 @@ def test_so_many_pictures_are_encoded_at_once(train, workspace, pictures, monkey
     dataset = {"train_batch_size": 4, "enable_bucket": False}
     memory = {"cache_latents": where, "vae_batch_size": 2}
     assert train(dataset=dataset, memory=memory, schedule={"max_train_steps": 1}).start() == "done"
-    assert seen == batches
+    assert seen == batches and (workspace.cache / "latents").exists() is (where == "disk")
+
+
+@pytest.mark.parametrize(("where", "place"), [("memory", "cpu"), ("device", "meta"), ("disk", "meta")])
+def test_latents_are_held_in_memory_or_on_the_device(where, place):  # meta stands for a card
+    side = SimpleNamespace(key="a")
+    cache = SimpleNamespace(load=lambda pictures: {"a": (torch.zeros(1), torch.zeros(1))})
+    assert {part.device.type for part in _posteriors(cache, [], where, "meta")(side)} == {place}

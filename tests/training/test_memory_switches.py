@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from core.families import family
 from core.families.attention import checkpoint_unet, memory_problems, set_attention
 from core.networks.narrow import NARROW, NarrowConv, NarrowLinear, narrow
+from core.record.workspace import PROJECT
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
 from core.training.latents import encoder
@@ -85,9 +87,6 @@ def test_switches_leave_the_losses_as_they_are(train, memory):
 
 
 def starter_unet():
-    from core.families import family
-    from core.record.workspace import PROJECT
-
     return family("sd1").load(PROJECT / "models" / "starter", parts=("unet",)).unet
 
 
@@ -189,3 +188,28 @@ def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(mo
     )
     encoder(builder)(torch.zeros(1))
     assert len(freed) == (0 if much else 1)
+
+
+@pytest.mark.parametrize(("switch", "narrowed"), [("fp8_base", True), ("fp8_base_unet", False)])
+def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch, narrowed):
+    def types(run):
+        return [
+            {weight.dtype for weight in part.parameters()}
+            for part in (run.components.unet, *run.components.text_encoders)
+        ]
+
+    unet, text = at_first_step(types, network={"train_text_encoder": True}, memory={switch: True})
+    assert NARROW in unet and (NARROW in text) is narrowed
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, learns):
+    def read(run):
+        return run.text.states(["a fox"]).context, run.prompt_texts.states(run.prompts[0])[0].context
+
+    groups = {"network": {"train_text_encoder": learns}, "samples": {"sample_prompts": ["a fox"]}}
+    starter = family("sd1").load(PROJECT / "models" / "starter", parts=("text_encoders", "tokenizers"))
+    for skip in (None, 2):
+        expected = family("sd1").encode_captions(starter, ["a fox"], clip_skip=skip).context
+        for found in at_first_step(read, model={"clip_skip": skip}, **groups):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ from PIL import Image
 from safetensors.torch import load, load_file
 
 from core.generation import pipeline
+from core.training.samples import prompts_of
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
@@ -77,6 +78,17 @@ def test_a_prompt_file_is_drawn_after_the_typed_ones(train, tmp_path):
     training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
     training.start()
     assert [line["prompt"] for line in training.lines("sample")][:2] == ["a fox", "a bear"]
+
+
+def test_samples_have_the_size_that_is_set_and_otherwise_that_of_the_first_folder_that_trains(make_job):
+    def size(own, **samples):
+        folders = [{"folder": "a", "role": "validation"}, {"folder": "b", **own}, {"folder": "c"}]
+        job = make_job(samples={"sample_prompts": ["a fox"], **samples}, dataset={"folder": None, "sources": folders})
+        (prompt,) = prompts_of(job)
+        return prompt.width, prompt.height
+
+    assert size({}) == (64, 64) and size({"resolution": (128, 96)}) == (128, 96)
+    assert size({"resolution": 128}, width=256) == (256, 128) and size({}, height=192) == (64, 192)
 
 
 def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight(train, monkeypatch):

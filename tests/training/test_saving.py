@@ -1,6 +1,7 @@
 """Which files and states stay, what they say, and where they also go."""
 
 import base64
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,6 +103,24 @@ def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
     never.start()
     assert [line["step"] for line in at_end.lines("backed_up")] == [3]
     assert not never.lines("backed_up") and len(never.lines("saved")) == 3
+
+
+def test_states_are_backed_up_every_so_many_minutes(train, monkeypatch):
+    """Each look at the clock finds it four minutes later: at the beginning, at each step and after a back-up."""
+    times = itertools.count(0.0, 240.0)
+    monkeypatch.setattr("core.training.tasks.time", SimpleNamespace(monotonic=lambda: next(times)))
+    training = train(saving={"save_every_minutes": 10.0, "save_state": False}, schedule={"max_train_steps": 5})
+    training.start()
+    assert [line["step"] for line in training.lines("backed_up")] == [3, 5]
+
+
+@pytest.mark.parametrize("method", [{}, {"kind": "embedding"}])
+def test_a_file_is_saved_in_the_type_that_is_set(train, method):
+    word = {"token_string": "zunkel", "init_word": "fox"}
+    groups = {"method": method, "embedding": word, "schedule": {"max_train_steps": 1}}
+    training = train(saving={"save_precision": "bf16"}, **groups)
+    training.start()
+    assert {tensor.dtype for tensor in load_file(training.file()).values() if tensor.dim()} == {torch.bfloat16}
 
 
 def test_a_number_of_epoch_files_sets_how_often_they_are_saved(train):
