@@ -20,6 +20,7 @@ from core.dataset.files import printable
 from core.dataset.look import looks
 from core.record import draws
 from core.record.problems import ProblemsError
+from core.record.queued import queued
 from core.settings.pictures import PictureSettings
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def sample_latent(
     The noise is addressed by (seed, epoch, picture, repeat) and drawn on the CPU: the same on every device. The
     log-variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
-    noise = draws.normal(mean.shape, seed, "latent", epoch, *key, repeat).to(mean.device, non_blocking=mean.is_cuda)
+    noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.record.draws import normal, python_random, uniform
+from core.record.queued import queued
 
 if TYPE_CHECKING:
     import torch
@@ -86,4 +87,4 @@ def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
     """[C, ...] draws of a batch's pictures as one [B, C, ...] on `device`."""
     import torch
 
-    return torch.stack(list(draws)).to(device, non_blocking=torch.device(device).type == "cuda")
+    return queued(torch.stack(list(draws)), device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from core.record.draws import address, uniform
+from core.record.queued import queued
 
 if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
@@ -50,8 +51,7 @@ class Dropout:
         """From here on the layers see these pictures (any values that name them), in the order of the batch."""
         found = [address(self._seed, "dropout", step, micro_batch, picture) for picture in pictures]
         halves = torch.tensor([_halves(number) for number in found], dtype=torch.int32)
-        queued = str(device).startswith("cuda")  # a plain copy would wait for everything queued before it
-        self._now = Showing(step, micro_batch, halves.to(device, non_blocking=queued))
+        self._now = Showing(step, micro_batch, queued(halves, device))
 
     def hide(self) -> None:
         """The network is used, not trained."""

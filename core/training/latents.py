@@ -14,7 +14,7 @@ from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.views import draw_view, is_varied
 from core.record import machine
 from core.training.sources import DEVICE_BYTES, FreshViews, Latents, Shown
-from core.training.validation import as_it_is
+from core.training.validation import EPOCH, as_it_is
 
 if TYPE_CHECKING:
     import torch
@@ -44,18 +44,24 @@ def build_latents(builder: Builder) -> Latents:
         builder.context.stage("loading the VAE")
         builder.load_vae()
     decoders = decode_threads(device)
+    measured = builder.job.validation.validation_seed
+
+    def seed_of(epoch: int) -> int:
+        return measured if epoch == EPOCH else builder.seed
+
     return Latents(
         _posteriors(cache, kept, memory.cache_latents, device),
-        lambda placed, epoch, repeat: mirrored(placed, builder.seed, epoch, repeat),
+        lambda placed, epoch, repeat: mirrored(placed, seed_of(epoch), epoch, repeat),
         builder.seed,
         mode=memory.latent_draw,
         masks=latent_masks(builder, kept),
-        fresh=FreshViews(_loader(builder.seed), decoders, ahead=2 * decoders + 2 * _largest_batch(pictures))
+        fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(pictures))
         if anew
         else None,
         is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
         encode=encoder(builder) if anew else None,
         encode_at_once=memory.vae_batch_size,
+        device=device,
     )
 
 
@@ -166,9 +172,11 @@ def mirrored(placed: Placed, seed: int, epoch: int, repeat: int) -> bool:
     return placed.concept.pictures.flip_aug and draw_view(placed, seed, epoch, repeat).flip
 
 
-def _loader(seed: int) -> Callable[[Placed, int, int], Shown]:
+def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown]:
+    """seed_of: (epoch) -> the seed of its views."""
+
     def load(placed: Placed, epoch: int, repeat: int) -> Shown:
-        view = draw_view(placed, seed, epoch, repeat)
+        view = draw_view(placed, seed_of(epoch), epoch, repeat)
         pixels = load_pixels(placed.picture.path, view, pictures=placed.concept.pictures)
         return Shown(pixels, load_mask(placed, view))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.diffusion.text_states import join_texts
 from core.record.problems import Problem
+from core.record.queued import queued
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,10 +111,9 @@ class ModelPrior:
             run.job.dataset.prior_loss_weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items
         ]
         device = run.context.device
-        queued = device.startswith("cuda")  # elsewhere what is copied may be gone before the copy is made
         return loss(
             lambda noisy, at: run.predict(noisy, at, now, sizes),
             base_predict=untrained,
-            preserved=torch.ones(len(counts), dtype=torch.bool).to(device, non_blocking=queued),
-            sample_weights=torch.tensor(counts).to(device, non_blocking=queued),
+            preserved=torch.ones(len(counts), dtype=torch.bool, device=device),
+            sample_weights=queued(torch.tensor(counts), device),
         )

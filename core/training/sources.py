@@ -13,6 +13,8 @@ from core.dataset.latent_cache import Posterior, frozen_latent, sample_latent
 from core.dataset.mask_cache import at_latent_size
 from core.dataset.opening import BrokenPicture, problem_of
 from core.record.problems import Problem, ProblemsError
+from core.record.queued import queued
+from core.training.validation import EPOCH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +78,7 @@ class Latents:
     masks       {picture key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a draw for each (epoch, picture, repeat); "mean"; "frozen": one draw for the whole run
     scale       the VAE's factor, known when the model is loaded
+    device      where they are handed out, wherever their posteriors lie
     """
 
     def __init__(
@@ -90,9 +93,12 @@ class Latents:
         is_fresh: Callable[[Placed], bool] = lambda placed: False,
         encode: Encode | None = None,
         encode_at_once: int = 1,
+        validation_seed: int | None = None,
+        device: str = "cpu",
     ):
-        self.scale = 1.0
+        self.scale, self._device = 1.0, device
         self._posterior, self._mirrored, self._seed, self._mode = posterior, mirrored, seed, mode
+        self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
         self._fresh, self._is_fresh, self._encode, self._at_once = fresh, is_fresh, encode, encode_at_once
 
@@ -117,7 +123,8 @@ class Latents:
                 mirrored = self._mirrored(placed, epoch, repeat)
                 posterior, mask = self._posterior(Side(placed, mirrored)), self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
-            latents.append(self._drawn(posterior, placed, epoch, repeat, mirrored) * self.scale)
+            drawn = self._drawn(posterior, placed, epoch, repeat, mirrored)
+            latents.append(queued(drawn, self._device) * self.scale)
             masks.append(mask)
         stacked = torch.stack(latents)
         if all(mask is None for mask in masks):
@@ -137,9 +144,10 @@ class Latents:
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()
+        seed = self._validation_seed if epoch == EPOCH else self._seed
         if self._mode == "frozen":
-            return frozen_latent(mean, logvar, self._seed, placed.key, mirrored)
-        return sample_latent(mean, logvar, self._seed, epoch, placed.key, repeat)
+            return frozen_latent(mean, logvar, seed, placed.key, mirrored)
+        return sample_latent(mean, logvar, seed, epoch, placed.key, repeat)
 
     def _encoded(self, epoch: int, items: Sequence[Item]) -> dict[int, tuple[Posterior, Tensor | None]]:
         """{place in the batch: posterior and mask} of those that are encoded at each step."""
@@ -178,8 +186,7 @@ class FrozenText:
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """Of each caption, on the device."""
-        queued = self._device.startswith("cuda")
-        return self._cache.get(captions, self._encode).each(lambda tensor: tensor.to(self._device, non_blocking=queued))
+        return self._cache.get(captions, self._encode).each(lambda tensor: queued(tensor, self._device))
 
 
 class LearningText:

@@ -11,6 +11,7 @@ from core.dataset.batches import Batch
 from core.dataset.views import draw_view, size_conditioning
 from core.families import family
 from core.optimization.schedules import set_learning_rates
+from core.record.queued import queued
 from core.training.draws import draw_noises, draw_timesteps
 from core.training.losses import StepRecord
 from core.training.prior import PRESERVE
@@ -122,16 +123,14 @@ def picture_losses(
     import torch
 
     noise_settings, device = run.job.noise, run.context.device
-    queued = device.startswith("cuda")  # a plain copy to a graphics card waits for everything queued before it
     latents, masks = run.latents.batch(epoch, batch.items)
-    latents = latents.to(device, non_blocking=queued)
     if noise_settings.halves_latents(run.job.method.kind):
         latents = scaled_in(run.precision.compute, latents, run.latents.scale)
     drawn = draw_noises(noise_settings, latents, addresses)
     strength = batch.items[0][0].concept.pictures.network_multiplier  # one for the batch: see Concept.batch_group
     run.method.set_strength(strength)
     text = run.text.states(captions)
-    sizes = _sizes(run, epoch, batch)
+    sizes = _sizes(run, epoch, batch, addresses[0][0])
 
     def predict(noisy: Tensor, at: Tensor) -> Tensor:
         return run.predict(noisy, at, text, sizes)
@@ -141,7 +140,7 @@ def picture_losses(
             return run.predict(noisy, at, text, sizes)
 
     preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
-    noise, at = drawn.pop("noise"), torch.tensor(list(timesteps)).to(device, non_blocking=queued)
+    noise, at = drawn.pop("noise"), queued(torch.tensor(list(timesteps)), device)
 
     def loss_of(predict: Callable[[Tensor, Tensor], Tensor], **more: Any) -> Tensor:
         return training_loss(
@@ -158,9 +157,9 @@ def picture_losses(
     losses_B = loss_of(
         predict,
         sample_weights=_weights(run, batch),
-        masks=None if masks is None else masks.to(device, non_blocking=queued),
+        masks=None if masks is None else queued(masks, device),
         base_predict=base_predict if any(preserved) else None,
-        preserved=torch.tensor(preserved).to(device, non_blocking=queued) if any(preserved) else None,
+        preserved=queued(torch.tensor(preserved), device) if any(preserved) else None,
     )
     return losses_B if prior is None else losses_B + prior.losses(run, batch, loss_of, sizes)
 
@@ -170,7 +169,7 @@ def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
     return (latents / scale).to(dtype) * scale
 
 
-def _sizes(run: Run, epoch: int, batch: Batch) -> Tensor | None:
+def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
     """What SDXL is told of each picture: original height and width, what was cropped off at the top and the left, height
     and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
     import torch
@@ -179,11 +178,10 @@ def _sizes(run: Run, epoch: int, batch: Batch) -> Tensor | None:
         return None
     rows = []
     for placed, repeat in batch.items:
-        view = draw_view(placed, run.seed, epoch, repeat)
+        view = draw_view(placed, seed, epoch, repeat)
         shown = size_conditioning(placed, view, run.job.dataset.crop_conditioning)
         rows.append([number for width_height in shown for number in width_height[::-1]])
-    device = run.context.device
-    return torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=device.startswith("cuda"))
+    return queued(torch.tensor(rows, dtype=torch.float32), run.context.device)
 
 
 def _weights(run: Run, batch: Batch) -> Tensor | None:
@@ -193,5 +191,4 @@ def _weights(run: Run, batch: Batch) -> Tensor | None:
     weights = [placed.loss_weight(run.job.dataset) for placed, _ in batch.items]
     if all(weight == 1 for weight in weights):
         return None
-    device = run.context.device
-    return torch.tensor(weights).to(device, non_blocking=device.startswith("cuda"))
+    return queued(torch.tensor(weights), run.context.device)

@@ -1,0 +1,20 @@
+"""Copies to the device that trains, in the order of its work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def queued(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`; for a graphics card the copy is queued and nothing waits for it.
+
+    A plain copy to a card waits for everything queued before it, and so may one from memory that the system can move: the
+    driver copies that through a room of its own. So it goes by pinned memory, which torch keeps and uses again.
+    """
+    if tensor.device.type == "cpu" and str(device).startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
