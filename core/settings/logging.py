@@ -41,7 +41,7 @@ class LoggingSettings(Settings):
         max_length=200,
         title="Tracker's name",
         kohya="log_tracker_name",
-        help="The project at wandb, a folder in TensorBoard's. Empty is network_train.",
+        help="The project at wandb, a folder in TensorBoard's. Empty is sd-scripts' name of the method: network_train, dreambooth, finetuning or textual_inversion.",
     )
     wandb_run_name: str | None = setting(
         None, max_length=200, title="Run's name at wandb", kohya="wandb_run_name", help="Empty lets wandb choose one."

@@ -29,6 +29,12 @@ PRIVATE = {
     "hub.huggingface_path_in_repo",
 }
 LR_NAMES = {"text_encoder": "textencoder", "text_encoder_2": "textencoder2"}  # sd-scripts' spelling
+PROJECTS = {  # its names too: old and new runs of a method stand in one project
+    "lora": "network_train",
+    "dreambooth": "dreambooth",
+    "fine_tune": "finetuning",
+    "embedding": "textual_inversion",
+}
 
 
 class Tracker(Protocol):
@@ -159,7 +165,7 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
         return Trackers([], say)
     place = log_folder(job, folder)
     more = tracker_config(own.log_tracker_config)
-    name = own.log_tracker_name or "network_train"
+    name = own.log_tracker_name or PROJECTS[job.method.kind]
     found: list[Tracker] = []
     if own.log_with in ("tensorboard", "all"):
         found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))

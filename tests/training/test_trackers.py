@@ -76,6 +76,23 @@ def test_wandb_gets_each_step_once_its_pictures_and_the_key_of_this_machine(tmp_
     assert run.finished and run.config["network.rank"] == 16 and "key-of-wandb" not in str(run.config)
 
 
+@pytest.mark.parametrize(
+    ("kind", "project"),
+    [
+        ("lora", "network_train"),
+        ("dreambooth", "dreambooth"),
+        ("fine_tune", "finetuning"),
+        ("embedding", "textual_inversion"),
+    ],
+)
+def test_the_project_at_wandb_is_called_as_sd_scripts_calls_that_of_the_method(tmp_path, wandb, kind, project):
+    job = build(TrainJob, {"method": {"kind": kind}, "logging": {"log_with": "wandb"}})
+    tracker = make_tracker(job, tmp_path / "20260102-030405_t" / "logs", lambda text, level: None)
+    tracker.add("loss/current", 0.5, 1)
+    tracker.close()
+    assert wandb.runs[0].given["project"] == project
+
+
 def test_the_trackers_own_settings_replace_the_runs_name(tmp_path, wandb):
     (tmp_path / "c.toml").write_text("[wandb]\nentity = 'us'\nnotes = 'n'\n")
     tracker = tracker_of(tmp_path, log_with="wandb", wandb_run_name="x", log_tracker_config=str(tmp_path / "c.toml"))
