@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from core.settings.blocks import numbers
+from core.settings.concepts import concepts_of
 from core.settings.job import TrainJob
 
 
@@ -12,7 +13,14 @@ def scale_factor(job: TrainJob, processes: int = 1) -> int:
     """What every rate is multiplied by: 1, or with scale_lr the pictures that one step sees."""
     if not job.optimizer.scale_lr:
         return 1
-    return job.dataset.train_batch_size * job.schedule.gradient_accumulation_steps * processes
+    return math.prod(_pictures(job, processes))
+
+
+def _pictures(job: TrainJob, processes: int) -> tuple[int, int, int]:
+    """Batch, accumulation, processes. Folders may have batch sizes of their own: the largest counts."""
+    own = [folder.pictures.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
+    batch = max(own, default=job.dataset.train_batch_size)
+    return batch, job.schedule.gradient_accumulation_steps, processes
 
 
 def trains_unet(job: TrainJob) -> bool:
@@ -69,8 +77,7 @@ def scale_sentence(job: TrainJob, processes: int = 1) -> str:
     if factor == 1:
         return ""
     rate = job.optimizer.learning_rate
-    counts = (job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps, processes)
     names = ("a batch of", "accumulation", "processes")
-    words = " x ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count != 1)
-    assert math.prod(counts) == factor
+    named = zip(names, _pictures(job, processes), strict=True)
+    words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
     return f"Learning rate {rate:g} x {words} = {rate * factor:g}"

@@ -12,6 +12,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build, problems_of
 from core.settings.job import TrainJob
 from core.settings.optimizers import parse_arguments
+from core.settings.rates import effective_rates, scale_factor, scale_sentence
 from core.settings.schedule import ScheduleSettings, read_step_rules, span, steps_of
 
 RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.json").read_text())
@@ -291,6 +292,14 @@ def test_a_schedule_of_torch_moves_the_momentum_as_torch_does(name, arguments, m
     assert (len(seen) > 3) is moves
     for weight, group in zip(weights, optimizer.param_groups, strict=True):
         torch.testing.assert_close(group["params"][0], weight, rtol=1e-6, atol=0)
+
+
+def test_rates_are_scaled_by_the_batch_that_folders_have_of_their_own():
+    held_out = {"folder": "c", "role": "validation", "train_batch_size": 9}
+    folders = [{"folder": "a", "train_batch_size": 2}, {"folder": "b", "train_batch_size": 4}, held_out]
+    job = build(TrainJob, {"optimizer": {"learning_rate": 1e-4, "scale_lr": True}, "dataset": {"sources": folders}})
+    assert effective_rates(job) == approx({"unet": 4e-4}) and scale_factor(job, 2) == 8
+    assert scale_sentence(job) == "Learning rate 0.0001 x a batch of 4 = 0.0004"
 
 
 def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():
