@@ -111,7 +111,7 @@ class NoiseSettings(Settings):
     multires_noise_iterations: int | None = setting(
         None,
         ge=1,
-        le=16,
+        le=64,
         unit="levels",
         title="Multi-resolution noise",
         kohya="multires_noise_iterations",

@@ -10,7 +10,10 @@ from core.settings.job import TrainJob
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    yield from ()
+    skipped = job.model.clip_skip or 1
+    if job.model.family == "sd2" and skipped > 1:
+        what = f"SD 2.x was made with the last layer but one of its text encoder, and reads it anyway; a clip skip of {skipped} leaves out more"
+        yield Problem(what, "model.clip_skip", "leave it empty", "advice")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
