@@ -184,11 +184,21 @@ def test_a_file_says_what_its_maker_wrote_and_no_metadata_leaves_out_the_rest(tr
 
 
 def test_each_field_that_a_person_fills_in_is_said_under_its_own_name():
-    names = ("title", "author", "description", "license", "tags")
-    names += ("usage_hint", "trigger_phrase", "merged_from", "preprocessor")
-    filled = {f"metadata_{name}": f"my {name}" for name in names} | {"metadata_is_negative_embedding": True}
-    said = spoken_metadata(SimpleNamespace(job=build(TrainJob, {"saving": filled})))
-    assert said == {f"modelspec.{name}": f"my {name}" for name in names} | {"modelspec.is_negative_embedding": "true"}
+    filled = {
+        "metadata_title": "a title",
+        "metadata_author": "who",
+        "metadata_description": "what",
+        "metadata_license": "may",
+        "metadata_tags": "a, b",
+        "metadata_usage_hint": "how",
+        "metadata_trigger_phrase": "sks",
+        "metadata_merged_from": "two",
+        "metadata_preprocessor": "canny",
+    }
+    saving = filled | {"metadata_is_negative_embedding": True}
+    said = spoken_metadata(SimpleNamespace(job=build(TrainJob, {"saving": saving})))
+    expected = {name.replace("metadata_", "modelspec."): text for name, text in filled.items()}
+    assert said == expected | {"modelspec.is_negative_embedding": "true"}
 
 
 def test_a_step_file_says_the_epoch_it_is_in(train):
