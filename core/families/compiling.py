@@ -64,7 +64,7 @@ def _compiler_found(device: str) -> bool:
 
 
 def _slower() -> Problem:
-    what = "On a processor compiled code took several times as long a step as torch's own kernels (docs/benchmarks.md)"
+    what = "On a processor compiled code took several times as long a step as torch's own kernels"
     return Problem(what, WHERE, "switch it off, or try some steps of both", "advice")
 
 

@@ -90,6 +90,24 @@ def test_nothing_else_changes_the_plan(page, kind):
     assert changed > 100 and plan(other) == plan(job)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"down_lr_weight": ",".join(["0"] * 12)},
+        {"up_lr_weight": ",".join(["0.1"] * 12), "block_lr_zero_threshold": 0.2},
+        {"base_weights": ["a.safetensors"], "base_weights_layers": "kohya"},
+    ],
+    ids=", ".join,
+)
+def test_what_changes_the_layers_changes_the_plan(page, changes):
+    from core.training.memory_plan import facts_of, memory_plan
+
+    job = page.project.job
+    other = job.model_copy(update={"network": job.network.model_copy(update=changes)})
+    facts = facts_of(job, page.workspace, "cpu")
+    assert memory_plan(other, facts) != memory_plan(job, facts) and plan_key(other) != plan_key(job)
+
+
 def with_another(job, entry):
     """The job with another value of a setting, where its kind has one that needs no file."""
     value, bounds = value_of(job, entry.path), entry.bounds
