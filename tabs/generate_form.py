@@ -135,7 +135,7 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 def draw_with(page: Page, name: str) -> None:
     """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples; the
-    last whole model becomes its base model, and the last files of new words its embeddings."""
+    last whole model becomes its base model, and the last files of new words its embeddings. The prompt is a sample's."""
     files = [Path(file["path"]) for file in page.engine.snapshot(name)["files"]]
     if not files:
         raise ProblemsError.one("This run has no finished file", name, "let it save first")
@@ -147,6 +147,8 @@ def draw_with(page: Page, name: str) -> None:
         job = page.engine.run_job(name)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
         job = None
+    if job is not None and (prompt := _sample_prompt(job)) and before["prompt"] in _not_written(kept):
+        kept, before = kept | {"prompt_of_run": prompt}, before | {"prompt": prompt}
     guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale) if job is not None else ""
     if job is not None and job.method.kind == "embedding":
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
@@ -165,6 +167,19 @@ def draw_with(page: Page, name: str) -> None:
         values["base_model"] = "" if job.model.base_model == now.model.base_model else job.model.base_model
         values["guidance_scale"] = guidance
     page.project.keep("Generate", kept | {"values": values})
+
+
+def _sample_prompt(job: TrainJob) -> str:
+    """The run's first sample prompt: it holds the words that were learnt."""
+    from core.generation.sample_prompts import parse_line
+
+    found = [parse_line(line, [], "samples.sample_prompts") for line in job.samples.sample_prompts]
+    return next((each.prompt for each in found if each is not None and each.prompt), "")
+
+
+def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
+    """The prompts that no person wrote: none, the one of a first visit, and that of the run drawn with before."""
+    return "", str(ENTRIES["prompt"].default), str(kept.get("prompt_of_run", ""))
 
 
 def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:

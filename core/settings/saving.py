@@ -138,7 +138,7 @@ class SavingSettings(Settings):
         title="Copy finished files to",
         level="shown",
         widget="folder",
-        help="A second folder, such as the LoRA folder of another program. Empty is off.",
+        help="A second folder, such as the models folder of another program. Empty is off.",
     )
     training_comment: str | None = setting(
         None, max_length=2000, title="Comment", kohya="training_comment", help="Written into the file's metadata."

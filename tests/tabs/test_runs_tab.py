@@ -257,6 +257,19 @@ def test_draw_with_it_puts_the_newest_file_into_generate(desk):
     assert values["guidance_scale"] == "4" and browser.said["go"] == "Generate"
 
 
+def test_draw_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
+    def drawn_with(name: str, line: str) -> str:
+        write_run(desk.page, name, job=build(TrainJob, {"samples": {"sample_prompts": ["# first", line]}}))
+        desk.act({}, event("draw", name))
+        return desk.page.project.tab_state("Generate")["values"]["prompt"]
+
+    assert drawn_with("20260101-120000_one", "ndc dog in the snow --w 128 --n blurry") == "ndc dog in the snow"
+    assert drawn_with("20260102-120000_two", "a zunkel on a table") == "a zunkel on a table"
+    state = desk.page.project.tab_state("Generate")
+    desk.page.project.keep("Generate", state | {"values": state["values"] | {"prompt": "my own"}})
+    assert drawn_with("20260103-120000_three", "a fox") == "my own"
+
+
 def test_the_queue_is_reordered_paused_and_emptied(desk):
     engine = desk.page.engine
     ids = [
