@@ -78,7 +78,10 @@ def made_with(run: Run) -> dict[str, str]:
 def _remove_old(run: Run, states: Path) -> None:
     """Keep the newest states, by default two, so that a damaged newest leaves another."""
     there = [path for path in states_in(states)[::-1] if state_step(path) <= run.state.step]
-    for folder in states_no_longer_kept(run, there):
+    gone = states_no_longer_kept(run, there)
+    if gone and run.job.hub.save_state_to_huggingface:
+        run.uploads.finish()  # one of them may be on its way
+    for folder in gone:
         atomic.remove_folder(folder)
 
 

@@ -20,7 +20,7 @@ from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.checkpoint import states_no_longer_kept
+from core.training.checkpoint import _remove_old, states_no_longer_kept
 from core.training.facts import spoken_metadata, thumbnail_url
 from core.training.saving import OnTheWay, no_longer_kept
 
@@ -93,6 +93,24 @@ def test_states_are_kept_by_number_or_by_distance(settings, left):
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
     gone = states_no_longer_kept(run, sealed)
     assert [state_step(path) for path in sealed if path not in gone] == left
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+def test_a_state_that_is_on_its_way_to_the_hub_is_taken_away_when_it_is_there(tmp_path, uploads):
+    for step in (1, 2, 3):
+        (tmp_path / f"step{step:08d}").mkdir()
+    waited = []
+
+    def there():
+        return [state_step(path) for path in sorted(tmp_path.iterdir())]
+
+    run = SimpleNamespace(
+        job=SimpleNamespace(saving=SavingSettings(), hub=HubSettings(save_state_to_huggingface=uploads)),
+        state=SimpleNamespace(step=3),
+        uploads=SimpleNamespace(finish=lambda: waited.append(there())),
+    )
+    _remove_old(run, tmp_path)
+    assert waited == ([[1, 2, 3]] if uploads else []) and there() == [2, 3]
 
 
 def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
