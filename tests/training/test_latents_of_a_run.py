@@ -10,6 +10,7 @@ from core.families import sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
 from core.training.latents import _posteriors, fp32_retry, write_npz_caches
+from tests.models import tiny_folder
 
 FOUR = {"max_train_steps": 4, "seed": 7}
 
@@ -183,3 +184,18 @@ def test_latents_are_held_in_memory_or_on_the_device(where, place):  # meta stan
     side = SimpleNamespace(key="a")
     cache = SimpleNamespace(load=lambda pictures: {"a": (torch.zeros(1), torch.zeros(1))})
     assert {part.device.type for part in _posteriors(cache, [], where, "meta")(side)} == {place}
+
+
+def test_pictures_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
+    one, other = (str(tiny_folder("sd1", tmp_path / name, seed=seed)) for name, seed in (("one", 1), ("other", 5)))
+
+    def drawn(base, vae=None):
+        return at_first_step(
+            lambda run: run.latents.draw(run.plan.placed[0], 0, 0),
+            model={"base_model": base, "vae": vae},
+            dataset={"bucket_reso_steps": 32},
+            memory={"latent_draw": "mean"},
+        )
+
+    own = drawn(other)
+    assert torch.equal(drawn(one, vae=other), own) and not torch.equal(drawn(one), own)
