@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
-LIVE = ("running", "paused")
 CONTINUABLE = ("interrupted", "stopped", "failed")
 SHOWN_ENDED = 5
 WORST = 40  # pictures in the table of those that train worst

@@ -57,13 +57,6 @@ class Roots:
             )
         return path
 
-    def in_outputs(self, path: str | os.PathLike) -> bool:
-        """Whether the path lies in the outputs folder (runs, pictures, datasets)."""
-        try:
-            return Path(path).resolve().is_relative_to(self.workspace.outputs.resolve())
-        except (OSError, ValueError, RuntimeError):
-            return False
-
 
 def read_paths(job: TrainJob) -> list[tuple[str, str]]:
     """(path, setting) of everything that reading the pictures opens: a shared page refuses those that are not open."""

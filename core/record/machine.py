@@ -94,16 +94,6 @@ def memory(device: str) -> tuple[int, int]:
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
-def peak_memory() -> int:
-    """Highest resident memory of this process so far, bytes."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def free_disk(folder: Path) -> int:
     """Free bytes where `folder` lies or will lie."""
     while not folder.exists() and folder != folder.parent:
