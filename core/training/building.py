@@ -103,6 +103,7 @@ def make_stepper(
 ) -> Stepper:
     """The plain way, or DeepSpeed's, after which a whole model lies in the type it computes in."""
     job, precision, processes = builder.job, builder.precision, builder.context.processes
+    pauses = job.schedule.compatibility == "kohya"
     if job.sharding.active:
         from core.training.sharding import ShardedStepper
 
@@ -119,6 +120,7 @@ def make_stepper(
             guard,
             compute=precision.compute,
             scaled=precision.scaled,
+            pauses=pauses,
         )
     from core.optimization.scaling import make_scaler
 
@@ -133,7 +135,7 @@ def make_stepper(
         fused=step_within_backward(builder, optimizer, guard),
         max_grad_norm=job.optimizer.max_grad_norm,
         clipped=builder.method.clipped,
-        pauses=job.schedule.compatibility == "kohya",
+        pauses=pauses,
     )
 
 

@@ -85,12 +85,21 @@ class ShardedStepper(Stepper):
         *,
         compute: torch.dtype,
         scaled: bool,
+        pauses: bool = False,
     ):
         processes, longest = context.processes, job.optimizer.max_grad_norm
         wait_for_compilers(job.sharding, context)
         optimizer = suited(optimizer, job.sharding, context.device)
         super().__init__(
-            method, parameters, optimizer, guard, processes, scaler=None, fused=None, max_grad_norm=longest
+            method,
+            parameters,
+            optimizer,
+            guard,
+            processes,
+            scaler=None,
+            fused=None,
+            max_grad_norm=longest,
+            pauses=pauses,
         )
         self._settings, self._whole, self._device = job.sharding, job.method.whole_model, context.device
         self._scale = LossScale() if scaled else None
@@ -152,7 +161,9 @@ class ShardedStepper(Stepper):
         if self._scale is None:
             self._guard.watch(norm)
         elif not self._guard.tripped():
-            self._scale.update(bool(self._zero.overflow))
+            overflow = bool(self._zero.overflow)
+            self._scale.update(overflow)
+            self.paused += overflow and self._pauses
         return norm
 
     def weight_norm(self) -> Tensor:
@@ -165,7 +176,7 @@ class ShardedStepper(Stepper):
 
     def state_dict(self) -> dict[str, Any]:
         """What the parts on all processes have in common; the parts are files of their own."""
-        return {"sharded": self._form()}
+        return {"sharded": self._form(), "paused": self.paused}
 
     def _form(self) -> dict[str, Any]:
         kind = type(self._optimizer).__name__
@@ -216,6 +227,7 @@ class ShardedStepper(Stepper):
             vars(self._scale).update(part["own"]["scale"])
         if isinstance(self._method, FullMethod):
             self._method.load_average(part["own"]["average"])
+        self.paused = content.get("paused", 0)
         self._loaded = True
 
     _loaded = False

@@ -32,7 +32,7 @@ from core.record.processes import Together
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
-from core.settings.presets import dump
+from core.settings.presets import dump, to_values
 from core.training import setup
 from core.training.run import run_training
 from core.training.update import micro_batch
@@ -197,6 +197,38 @@ def in_float64(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return str(tiny_folder("sd1", tmp_path_factory.mktemp("tiny") / "sd1"))
+
+
+REST = {"network": {"train_text_encoder": True}, "optimizer": {"text_encoder_lr": 0.0}}
+WORD = {
+    "method": {"kind": "embedding"},
+    "embedding": {"token_string": "zunkel", "init_word": "fox"},
+    "captions": {"caption_prefix": "zunkel, ", "max_token_length": 75},
+}
+
+
+def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, make_job, tmp_path):
+    """Of a part at rate 0, and of the words that do not learn, each process has the gradient of its own pictures."""
+    clipped = {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3, "compatibility": "kohya"}
+    base = {"optimizer": clipped, "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2}}
+    cases = {"a part at rest": merge(base, REST), "a new word": merge(base, WORD)}
+    listed = tmp_path / "cases.json"
+    listed.write_text(
+        json.dumps([{"name": name, "job": to_values(make_job(**groups))} for name, groups in cases.items()])
+    )
+    command = [sys.executable, *LAUNCH, *QUIET, "-m", "tests.training.sharded_runs", str(listed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=PROJECT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for name, groups in cases.items():
+        alone = train(**groups)  # the batches are the same: the script tells the jobs nothing of processes
+        assert alone.start() == "done"
+        together = [line for line in read_lines(tmp_path / name / "events.jsonl") if line["kind"] == "steps"]
+        assert together[-1]["grad_norm"] == pytest.approx(alone.lines("steps")[-1]["grad_norm"], rel=1e-4)
+        assert losses(together) == pytest.approx(alone.losses(), rel=1e-5)
+        one, two = load_file(alone.file()), load_file(tmp_path / name / "checkpoints" / "t.safetensors")
+        assert one.keys() == two.keys()
+        assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-6  # it moves by up to 1e-3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

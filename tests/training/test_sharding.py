@@ -243,5 +243,35 @@ def test_losses_of_fp16_are_scaled_and_an_overflow_halves_the_scale(train):
     assert training.start() == "done" and all(loss < 10 for loss in training.losses().values())
 
 
+@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("kohya", [0, 0, 1, 1])])
+def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train, monkeypatch, which, ticks):
+    """The gradients of the first and the third step overflow. In the second life the curve stands where it stood."""
+    rates, backward = [], ShardedStepper.backward
+
+    def watched(stepper, losses_of, pictures, last):
+        rates.append(stepper.optimizer.param_groups[0]["lr"])
+        stepper._scale.factor = 2.0**100 if len(rates) in (1, 3) else 2.0**10
+        return backward(stepper, losses_of, pictures, last)
+
+    monkeypatch.setattr(ShardedStepper, "backward", watched)
+    training = train(
+        sharding=zero(2),
+        memory={"mixed_precision": "fp16"},
+        optimizer={"learning_rate": 1e-3},
+        schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "linear", "compatibility": which},
+    )
+    stopped = training.again()
+
+    def stop(line):
+        if line["kind"] == "steps" and line["steps"][-1] >= 3:
+            stopped.token.cancel()
+
+    stopped.on_line = stop
+    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    assert stopped.start() == "stopped" and len(rates) == 3
+    assert training.again().start() == "done"
+    assert rates == pytest.approx([1e-3 * (1 - tick / 4) for tick in ticks])
+
+
 def test_the_job_is_shown_as_it_is(make_job):
     assert to_values(make_job(sharding=zero(3)))["sharding"]["zero_stage"] == 3
