@@ -129,7 +129,11 @@ def usual_rate(job: TrainJob) -> Recipe | None:
     by_part = job.optimizer.unet_lr is not None or job.optimizer.text_encoder_lr is not None
     if by_part or usual / FAR <= rate <= usual * FAR:
         return None
-    return Recipe(f"Set {usual:g}".replace("e-0", "e-"), {"optimizer.learning_rate": usual}, "The usual rate of this way to train.")
+    return Recipe(
+        f"Set {usual:g}".replace("e-0", "e-"),
+        {"optimizer.learning_rate": usual},
+        "The usual rate of this way to train.",
+    )
 
 
 def changes(job: Settings, found: Recipe) -> dict[str, Any]:
