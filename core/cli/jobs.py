@@ -164,8 +164,9 @@ class StopOnSignal:
 
 
 def find_run(name: str, workspace: Workspace) -> RunFolder:
-    """A run by its folder's name or path."""
-    for path in (workspace.runs / Path(name).name, Path(name)):
+    """A run by its folder's name or path. A path counts before a run of the same name in the output folder."""
+    places = [workspace.runs / Path(name).name, Path(name)]
+    for path in places if Path(name).name == name else reversed(places):
         if (path / "job.json").is_file():
             return RunFolder(path)
     raise ProblemsError.one(f"There is no run '{name}'", str(workspace.runs), "give the name of a folder in there")

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import pytest
 
 from core.cli import bench
-from core.cli.jobs import StopOnSignal
+from core.cli.jobs import StopOnSignal, find_run
 from core.cli.main import main, print_problems
 from core.cli.options import SUBCOMMAND, split_options
 from core.cli.progress import TerminalProgress
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import PROJECT
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -51,6 +52,17 @@ def test_a_device_that_is_none_is_bad_input(name):
 def test_a_device_that_is_not_there_is_bad_input_in_whatever_asks_for_one(tmp_path, words, capsys):
     assert main([*words, "--device", "cuda:999", "--outputs", str(tmp_path)]) == 2
     assert "no device 'cuda:999'" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_its_name_and_by_its_path_before_one_of_the_same_name(tmp_path):
+    here, elsewhere = Workspace.of(outputs=tmp_path / "a"), Workspace.of(outputs=tmp_path / "b")
+    run = RunFolder.create(here.runs, "mira", {}, now=0.0)
+    other = RunFolder.create(elsewhere.runs, "mira", {}, now=0.0)
+    assert run.name == other.name
+    assert find_run(run.name, here).path == run.path
+    assert find_run(str(other.path), here).path == other.path
+    other.job_file.unlink()
+    assert find_run(str(other.path), here).path == run.path, "a path from before the folder was moved"
 
 
 def test_numbers_that_cannot_be_written_are_shown_all_the_same(tmp_path, monkeypatch, capsys):
