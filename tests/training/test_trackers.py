@@ -132,6 +132,25 @@ def test_logs_lie_where_asked_named_by_prefix_and_the_runs_time(tmp_path):
     assert log_folder(TrainJob(), folder) == folder
 
 
+def test_tensorboards_files_lie_in_a_folder_of_the_trackers_name_and_take_its_own_settings(tmp_path):
+    (tmp_path / "c.toml").write_text("[tensorboard]\nfilename_suffix = '.fox'\n")
+    own = {"log_tracker_name": "mine", "log_tracker_config": str(tmp_path / "c.toml")}
+    tracker = tracker_of(tmp_path, log_with="tensorboard", **own)
+    tracker.add("a", 1.0, 1)
+    tracker.close()
+    (path,) = (tmp_path / "20260102-030405_t" / "logs" / "mine").iterdir()
+    assert path.name.endswith(".fox")
+
+
+@pytest.mark.parametrize(("log_with", "kinds"), [("none", []), ("tensorboard", ["TensorBoard"]), ("wandb", ["Wandb"])])
+def test_numbers_go_to_the_trackers_that_are_set_and_settings_only_where_that_is_set(tmp_path, wandb, log_with, kinds):
+    for log_config in (False, True):
+        trackers = tracker_of(tmp_path, log_with=log_with, log_config=log_config)
+        assert [type(each).__name__ for each in trackers._trackers] == kinds
+        trackers.close()
+    assert [bool(run.config) for run in wandb.runs] == ([True] if log_with == "wandb" else [])
+
+
 def test_settings_are_sent_without_places_on_this_machine():
     places = {
         "model": {"base_model": "/home/me/m.safetensors", "vae": "/home/me/v"},
