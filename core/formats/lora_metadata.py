@@ -110,7 +110,7 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
             "ss_prior_loss_weight": job.dataset.prior_loss_weight,
             "ss_network_module": "networks.lora",
             "ss_network_dim": network.rank,
-            "ss_network_alpha": network.alpha,
+            "ss_network_alpha": float(network.alpha or network.rank),
             "ss_network_dropout": network.network_dropout or None,
             "ss_scale_weight_norms": network.scale_weight_norms,
         }

@@ -62,7 +62,7 @@ def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> S
         if not wanted(settings, target.name) or (needs_conv_rank(target) and not settings.hooks_residual):
             return None
         if part_of(target.name) != "unet":
-            return BlockSize(settings.rank, settings.alpha)
+            return BlockSize(settings.rank, settings.alpha or settings.rank)
         block = block_of(target.name)
         size = wide[block] if has_large_kernel(target.module) else plain[block]
         return size if size.rank else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator
 
 from core.settings.base import Settings, setting, zero_is_off
 
@@ -37,11 +37,11 @@ class NetworkSettings(Settings):
     )
     alpha: float = setting(
         16.0,
-        gt=0,
+        ge=0,
         le=4096,
         title="Alpha",
         kohya="network_alpha",
-        help="The LoRA acts with alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 becomes the rank, as in sd-scripts.",
+        help="The LoRA acts with alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 is the rank, that of its block where ranks differ.",
     )
     conv_rank: int | None = setting(
         None,
@@ -208,12 +208,6 @@ class NetworkSettings(Settings):
     @classmethod
     def _zero_is_off(cls, value: Any) -> Any:
         return zero_is_off(value)
-
-    @field_validator("alpha", mode="before")
-    @classmethod
-    def _zero_is_the_rank(cls, value: Any, info: ValidationInfo) -> Any:
-        zero = value is not None and zero_is_off(value) is None
-        return info.data.get("rank", value) if zero else value
 
     @field_validator(*NUMBER_TEXTS, mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 import pytest
 
 from core.record.problems import ProblemsError
+from core.settings.blocks import block_sizes
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
@@ -131,17 +132,19 @@ def test_several_rates_by_lora_plus_are_told_to_optimizers_that_find_one():
 
 
 @pytest.mark.parametrize(
-    ("given", "alpha", "conv_alpha"),
+    ("given", "plain", "wide"),
     [
-        ({"rank": 8, "alpha": 0}, 8, None),
-        ({"alpha": "0", "rank": 4}, 4, None),
-        ({"alpha": 0.5}, 0.5, None),
-        ({"conv_rank": 4, "conv_alpha": 0}, 16, None),
+        ({"rank": 8, "alpha": 0}, (8, 8), None),
+        ({"alpha": 0.5}, (16, 0.5), None),
+        ({"rank": 8, "alpha": 0, "block_dims": ",".join(["2"] * 25)}, (2, 2), None),
+        ({"conv_rank": 4, "conv_alpha": 0}, (16, 16), (4, 4)),
     ],
 )
-def test_an_alpha_of_0_is_the_rank_as_in_sd_scripts(given, alpha, conv_alpha):
-    network = build(TrainJob, {"network": given}).network
-    assert (network.alpha, network.conv_alpha) == (alpha, conv_alpha)
+def test_an_alpha_of_0_is_the_rank_that_a_layer_has_as_in_sd_scripts(given, plain, wide):
+    """Also where ranks differ by block: its modules take their own rank."""
+    one, other = (sizes[1] for sizes in block_sizes(build(TrainJob, {"network": given}).network, 25))
+    assert (one.rank, one.alpha) == plain
+    assert wide is None or (other.rank, other.alpha) == wide
 
 
 def test_an_alpha_below_0_is_refused():
