@@ -22,7 +22,7 @@ class ValidationSettings(Settings):
         le=2**32 - 1,
         title="Which are held out",
         kohya="validation_seed",
-        help="Another number holds out other pictures. It also fixes the noise they are measured with.",
+        help="Another number holds out other pictures. It also fixes everything random about measuring them: runs with the same number compare, whatever their training seed. sd-scripts takes the training seed unless it is given one.",
     )
     validate_every_n_steps: int | None = setting(
         None,

@@ -61,6 +61,7 @@ def build_latents(builder: Builder) -> Latents:
         is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
         encode=encoder(builder) if anew else None,
         encode_at_once=memory.vae_batch_size,
+        validation_seed=measured,
         device=device,
     )
 

@@ -378,6 +378,7 @@ def _write_fingerprint(builder: Builder) -> None:
         "timesteps": timesteps_of(builder.job.noise),
         "pictures": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
     }
+    now["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
         if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"

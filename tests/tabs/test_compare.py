@@ -8,9 +8,8 @@ import time
 
 import pytest
 from made_runs import HELD, PICTURES, dataset, make_run
-from work_parts import HOSTILE, event, make_page, wait_until
+from work_parts import HOSTILE, event, wait_until
 
-from core.engine.engine import Engine
 from tabs import compare_view, runs_view
 from tabs.compare import Comparisons, curves
 from tabs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_pictures, unlike, verdict
@@ -19,16 +18,6 @@ from tabs.runs_view import loss_words
 
 A, B = "20260101-120000_one", "20260102-130000_two"
 MEASURED_A, MEASURED_B = [(0, 0.2), (20, 0.121), (40, 0.13)], [(0, 0.2), (20, 0.15), (60, 0.1344)]
-
-
-@pytest.fixture
-def page(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
-    page = make_page(tmp_path)
-    page.workspace.outputs.mkdir()
-    page.engine = Engine(page.workspace, device="cpu", what="a test")  # never started: nothing runs
-    yield page
-    page.engine.close()
 
 
 @pytest.fixture
@@ -118,6 +107,15 @@ def test_a_difference_that_the_training_seed_can_make_is_called_chance(sides, lo
     )
     words = verdict(a, b)
     assert "so comparable" in words and ("can be chance here" in words) is said
+
+
+@pytest.mark.parametrize(("ways", "said"), [((True, True), False), ((True, False), True), ((False, False), True)])
+def test_what_is_measured_with_the_validation_seed_follows_no_training_seed(sides, ways, said):
+    made = [dataset() | ({"measured_with": "validation seed"} if way else {}) for way in ways]
+    settings = [{"schedule": {"max_train_steps": 60, "seed": seed}} for seed in (4, 5)]
+    close = {"validated": [(0, 0.2), (20, 0.1207), (40, 0.2)]}
+    a, b = sides(a={"settings": settings[0], "about": made[0]}, b={"settings": settings[1], "about": made[1], **close})
+    assert ("can be chance here" in verdict(a, b)) is said
 
 
 def test_order_of_the_pictures_does_not_matter(sides):

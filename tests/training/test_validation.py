@@ -59,6 +59,25 @@ def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws
     assert other.lines("validated")[0]["loss"] == again.lines("validated")[0]["loss"]
 
 
+@pytest.mark.parametrize("where", ["auto", "off"])  # latents that are kept, and those of each step
+def test_the_same_weights_measure_the_same_with_every_training_seed(train, where):
+    def measured(seed, validation_seed=0, draw="sample"):
+        one = train(
+            schedule={"max_train_steps": 1, "seed": seed},
+            validation=HELD | {"validation_seed": validation_seed},
+            memory={"cache_latents": where, "latent_draw": draw},
+            dataset={"flip_aug": True},
+        )
+        one.start()
+        before = one.lines("validated")[0]
+        assert before["step"] == 0
+        return before["by_timestep"], before["train_loss"]
+
+    assert measured(1) == measured(2)
+    if where == "auto":
+        assert measured(1, draw="frozen") == measured(2, draw="frozen")
+
+
 def test_without_held_out_pictures_nothing_is_measured_and_a_limit_takes_fewer(train):
     none = train(schedule={"max_train_steps": 1, "seed": 7})
     none.start()
@@ -87,20 +106,21 @@ def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monke
     assert any("Validation failed: no more pictures" in line["text"] for line in training.lines("log"))
 
 
-def test_another_validation_seed_holds_out_other_pictures_and_measures_with_other_noise(train, pictures, tmp_path):
-    one = {"max_train_steps": 1, "seed": 7}
+def test_another_validation_seed_holds_out_other_pictures_and_measures_with_other_noise(
+    at_first_step, pictures, tmp_path
+):
+    def measured(seed, split=0.0, **groups):
+        return at_first_step(
+            lambda run: ({each.key for each in run.validation.pictures}, run.validation.measure(run).loss),
+            validation={"validation_split": split, "validation_seed": seed},
+            **groups,
+        )
 
-    def run(seed, split=0.0, **dataset):
-        training = train(validation={"validation_split": split, "validation_seed": seed}, schedule=one, **dataset)
-        training.start()
-        told = json.loads(training.folder.dataset_file.read_text("utf-8"))["validation"]
-        return {row["sha256"] for row in told["pictures"]}, training.lines("validated")[0]["loss"]
-
-    assert run(0, 0.4)[0] != run(1, 0.4)[0]
+    assert measured(0, 0.4)[0] != measured(1, 0.4)[0]
     for number, path in enumerate(sorted(pictures.glob("*.png"))):  # the first alone is held out, whatever the seed
         place = tmp_path / ("train" if number else "validation")
         place.mkdir(exist_ok=True)
         shutil.copy(path, place)
     sources = [{"folder": str(tmp_path / role), "role": role} for role in ("train", "validation")]
-    (first, loss), (second, other) = (run(seed, dataset={"sources": sources, "folder": None}) for seed in (0, 1))
+    (first, loss), (second, other) = (measured(seed, dataset={"sources": sources, "folder": None}) for seed in (0, 1))
     assert first == second and loss != other
