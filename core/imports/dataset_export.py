@@ -14,8 +14,9 @@ from typing import Any
 
 import toml
 
-from core.dataset.files import extension, repeats_and_words, words_of
+from core.dataset.files import CAPTION_EXTENSIONS, PICTURE_EXTENSIONS, extension, repeats_and_words, words_of
 from core.dataset.folders import folder_of, roots_of, words_for
+from core.dataset.picture import listed
 from core.dataset.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
@@ -123,7 +124,9 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
             upper = _dataset_options(each)
             key = (each.source.batch_group, variant, method_of(each), repr(sorted(upper.items())))
             dataset = datasets.setdefault(key, {**upper, "subsets": []})
-            dataset["subsets"] += [_subset_options(each, folder) for folder in _folders(each, problems)]
+            folders = _folders(each, problems)
+            dataset["subsets"] += [_subset_options(each, folder) for folder in folders]
+            problems += [lost for folder in folders for lost in _unread_captions(each, folder) if not variant]
             if not variant:
                 places[concept.batch_group].add(key)
     if any(len(keys) > 1 for keys in places.values()):
@@ -227,15 +230,40 @@ def _number(value: float) -> int | float:
 
 
 def _extension(concept: Concept, folder: _Folder) -> str:
-    """`auto` is .txt where there is one, else .caption; sd-scripts needs one of them."""
+    """`auto` is .txt where a picture has one, else .caption; sd-scripts takes one ending for a folder: the one that more
+    pictures have their caption in, .txt where none has any."""
     given = concept.captions.caption_extension
     if given != "auto":
         return given
+    found = Counter(ending for _, ending in _captions_in(folder))
+    return ".caption" if found[".caption"] > found[".txt"] else ".txt"
+
+
+def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
+    """(name of the picture, ending of the caption file that `auto` reads) of the folder's own pictures that have one."""
     try:
-        endings = {os.path.splitext(entry.name)[1].lower() for entry in os.scandir(folder.path)}
+        names = sorted(os.listdir(folder.path))
     except OSError:
-        return ".txt"
-    return ".caption" if ".caption" in endings and ".txt" not in endings else ".txt"
+        return []
+    files = {name.casefold() for name in names}
+    endings = [
+        (name, next((end for end in CAPTION_EXTENSIONS if os.path.splitext(name)[0].casefold() + end in files), ""))
+        for name in names
+        if extension(name) in PICTURE_EXTENSIONS
+    ]
+    return [(name, ending) for name, ending in endings if ending]
+
+
+def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
+    """Captions that `auto` reads and sd-scripts, with the one ending of the folder, does not."""
+    if concept.captions.caption_extension != "auto" or concept.source.metadata_file:
+        return
+    written = _extension(concept, folder)
+    lost = [name for name, ending in _captions_in(folder) if ending != written]
+    if lost:
+        other = ".caption" if written == ".txt" else ".txt"
+        what = f"sd-scripts reads one ending in a folder, {written} here, and not the {other} of {listed(lost, 3)}."
+        yield Problem(what, folder.path, f"Rename these {other} files to {written}.", "advice")
 
 
 # ---- which folders

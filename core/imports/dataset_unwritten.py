@@ -66,8 +66,6 @@ def _of_a_folder(concept: Concept) -> Iterator[Problem]:
         yield _lost("Loss weight", folder, "Set repeats instead; there is no weight for a folder.")
     if source.validation_pictures:
         yield _lost("Pictures for validation", folder, "Put them into a folder of their own with the validation role.")
-    if concept.captions.caption_extension == "auto" and not source.metadata_file:
-        yield _lost("Caption files: auto", folder, "The ending that the folder has was written, .txt if both.")
     if not source.enabled:
         what = "The folder is switched off; it is written with num_repeats = 0, which leaves it out."
         yield Problem(what, folder, "Remove it from the file, or give it repeats.", "advice")

@@ -151,11 +151,35 @@ def test_bucket_sides_that_sd_scripts_would_refuse_are_those_in_force(tmp_path):
     apply_dataset_config(TrainJob(), written.path)
 
 
-def test_auto_takes_the_ending_that_the_folder_has(tmp_path):
-    picture(tmp_path / "a")
-    (tmp_path / "a.caption").write_text("x")
-    config, problems = dataset_config(job_of(plain(tmp_path), captions={"caption_extension": "auto"}))
-    assert config["general"]["caption_extension"] == ".caption" and "auto" in problems[0].what
+def captioned(folder, *names):
+    """Pictures with these caption files."""
+    for name in names:
+        picture(folder / name.split(".")[0])
+        (folder / name).write_text("x")
+    return {"caption_extension": "auto"}
+
+
+@pytest.mark.parametrize(("names", "ending"), [(["a.caption", "b.caption"], ".caption"), (["a.txt"], ".txt")])
+def test_auto_takes_the_ending_that_the_folder_has(tmp_path, names, ending):
+    config, problems = dataset_config(job_of(plain(tmp_path), captions=captioned(tmp_path, *names)))
+    assert config["general"]["caption_extension"] == ending and problems == []
+
+
+def test_auto_takes_the_ending_of_more_captions_and_names_those_that_are_not_read(tmp_path):
+    few, many, both = (tmp_path / name for name in ("few", "many", "both"))
+    captions = [
+        captioned(few, "a.txt", "b.txt", "c.caption"),
+        captioned(many, "a.txt", "b.caption", "c.caption"),
+        captioned(both, "a.txt", "a.caption", "b.txt"),  # where both are, auto reads the .txt as well
+    ]
+    config, problems = dataset_config(job_of(*map(plain, (few, many, both)), captions=captions[0]))
+    found = [subset["caption_extension"] for subset in config["datasets"][0]["subsets"]]
+    assert found == [".txt", ".caption", ".txt"]
+    assert [(problem.where, problem.fix) for problem in problems] == [
+        (few.as_posix(), "Rename these .caption files to .txt."),
+        (many.as_posix(), "Rename these .txt files to .caption."),
+    ]
+    assert "c.png" in problems[0].what and "a.png" in problems[1].what
 
 
 LOST = {
