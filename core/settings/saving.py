@@ -100,10 +100,10 @@ class SavingSettings(Settings):
     )
     save_last_n_epochs_state: int | None = setting(
         None,
-        unit="epochs",
-        title="States of the last n epochs",
+        unit="saves",
+        title="States of the last n epoch saves",
         kohya="save_last_n_epochs_state",
-        help="Keeps the states of so many epochs instead of a number of them. Empty or 0 is off.",
+        help="Keeps the states of so many epoch saves, and those in between, instead of a number of them. Without epoch saves it counts epochs. Empty or 0 is off.",
     )
     save_last_n_steps_state: int | None = setting(
         None,

@@ -15,6 +15,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import is_whole, seal_state, state_step, states_in
 from core.record.workspace import display_path
 from core.settings.base import every
+from core.training.saving import epochs_between_saves
 
 if TYPE_CHECKING:
     from core.training.run import Run
@@ -94,8 +95,9 @@ def states_no_longer_kept(run: Run, there: list[Path]) -> list[Path]:
     oldest = []
     if steps:
         oldest.append(step - int(steps))
-    if epochs:
-        oldest.append(run.plan.epochs.first_update(max(0, run.plan.epoch_of(step) - int(epochs))) + 1)
+    if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
+        back = int(epochs) * (epochs_between_saves(run) or 1)
+        oldest.append(run.plan.epochs.first_update(max(0, run.plan.epoch_of(step) - back)) + 1)
     return [path for path in there[:-1] if state_step(path) < min(oldest)]
 
 

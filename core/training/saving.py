@@ -38,6 +38,16 @@ def final_name(run: Run) -> str:
     return f"{base_name(run)}{run.method.extension}"
 
 
+def epochs_between_saves(run: Run) -> int | None:
+    """A file is saved at the end of every so many epochs; None: at none."""
+    settings = run.job.saving
+    least = every(settings.save_n_epoch_ratio)
+    if least:
+        return max(1, (run.plan.epoch_of(run.total - 1) + 1) // int(least))
+    period = every(settings.save_every_n_epochs)
+    return int(period) if period else None
+
+
 def write_file(run: Run, name: str, final: bool = False) -> Path:
     """Write a file for people under checkpoints/, with what belongs to it; finished ones are also copied where the settings
     say."""

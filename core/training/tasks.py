@@ -26,11 +26,7 @@ class Tasks:
     def __init__(self, run: Run):
         settings, total = run.job.saving, run.total
         self._save_steps = every(settings.save_every_n_steps)
-        self._save_epochs = every(settings.save_every_n_epochs)
-        if every(settings.save_n_epoch_ratio):
-            self._save_epochs = max(
-                1, (run.plan.epoch_of(total - 1) + 1) // int(every(settings.save_n_epoch_ratio) or 1)
-            )
+        self._save_epochs = saving.epochs_between_saves(run)
         self._with_files, self._at_end = settings.save_state, settings.save_state or settings.save_state_on_train_end
         count = min(int(every(settings.save_n_evenly) or 0), total)
         self._even_steps = {round(total * number / count) for number in range(1, count)}

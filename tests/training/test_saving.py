@@ -79,6 +79,9 @@ def test_both_files_of_the_last_moment_stay_and_those_before_it_go(train):
         ({"save_last_n_states": 3}, [30, 40, 50]),
         ({"save_last_n_steps_state": 30}, [20, 30, 40, 50]),
         ({"save_last_n_epochs_state": 1}, [50]),
+        ({"save_last_n_epochs_state": 1, "save_every_n_epochs": 2}, [40, 50]),
+        ({"save_last_n_epochs_state": 2, "save_every_n_epochs": 2}, [20, 30, 40, 50]),
+        ({"save_last_n_epochs_state": 1, "save_n_epoch_ratio": 2}, [40, 50]),  # every second of five
         ({"save_last_n_epochs_state": 2, "save_last_n_steps_state": 5}, [40, 50]),
     ],
 )
@@ -88,6 +91,7 @@ def test_states_are_kept_by_number_or_by_distance(settings, left):
     run = SimpleNamespace(
         job=SimpleNamespace(saving=SavingSettings(**settings)),
         state=SimpleNamespace(step=50),
+        total=50,
         plan=SimpleNamespace(epochs=epochs, epoch_of=lambda step: step // 10),
     )
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
