@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,8 @@ from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
 from core.settings.presets import dump, to_values
+
+PASSED_ON_SECONDS = 3.0  # within which a launcher repeats the signal that all have heard
 
 
 def run_job(task: str, job: Settings, title: str, options: Options, resume: RunFolder | None = None) -> int:
@@ -132,11 +135,16 @@ def _execute(
 
 
 class StopOnSignal:
-    """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now."""
+    """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now.
+
+    The launcher of several processes hears a Ctrl-C too, and passes it on to each: that is no second one.
+    """
 
     def __init__(self, token: CancelToken, quiet: bool = False):
         self._token, self._quiet = token, quiet
         self.asked = False
+        self._passed_on = launched_processes() > 1
+        self._first = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -153,8 +161,10 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: object) -> None:
         if self.asked:
+            if self._passed_on and time.monotonic() - self._first < PASSED_ON_SECONDS:
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._first = True, time.monotonic()
         self._token.cancel()
         if self._quiet:
             return

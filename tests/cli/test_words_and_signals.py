@@ -111,6 +111,24 @@ def test_a_closed_terminal_saves_and_stops_like_ctrl_c():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_ctrl_c_that_the_launcher_passes_on_is_no_second_one(monkeypatch, launched):
+    monkeypatch.setenv("WORLD_SIZE", "2" if launched else "1")
+    now = [100.0]
+    monkeypatch.setattr("core.cli.jobs.time.monotonic", lambda: now[0])
+    token = CancelToken()
+    with StopOnSignal(token, quiet=True) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert token.wanted
+        now[0] += 0.5
+        if launched:
+            os.kill(os.getpid(), signal.SIGINT)
+            now[0] += 10
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+
+
 def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
     class Gone:
         def write(self, text):
