@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import struct
 import time
@@ -18,7 +19,7 @@ from core.families.locate import model_path
 from core.families.precision import choose_precision, use_threads
 from core.formats.checkpoint import open_vae
 from core.formats.hashes import HashMemo, file_sha256
-from core.formats.header import sniff
+from core.formats.header import read_header, sniff
 from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
@@ -149,6 +150,15 @@ def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
         on_event("log", text=problem.what, level="warning", fix=problem.fix)
 
 
+def stated_size(model: Path) -> tuple[int, int] | None:
+    """(width, height) that a model in one file says it was trained at, which may be another than its family's."""
+    if not model.is_file() or sniff(model) != "safetensors":
+        return None
+    stated = re.fullmatch(r"(\d{2,4})x(\d{2,4})", read_header(model)[1].get("modelspec.resolution", ""))
+    size = (int(stated[1]), int(stated[2])) if stated else (0, 0)
+    return size if all(64 <= side <= 4096 and side % 8 == 0 for side in size) else None
+
+
 class _Drawing:
     """The pictures of one job, a few at a time."""
 
@@ -166,8 +176,9 @@ class _Drawing:
         self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
         self.components, self.states = components, states
         self.on_event, self.cancel = on_event, cancel
-        own = int(components.unet.config.sample_size) * PIXELS_PER_LATENT
-        self.width, self.height = job.generate.width or own, job.generate.height or own
+        side = int(components.unet.config.sample_size) * PIXELS_PER_LATENT
+        width, height = stated_size(sources.model) or (side, side)
+        self.width, self.height = job.generate.width or width, job.generate.height or height
         first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
         self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
         self.said = 0.0

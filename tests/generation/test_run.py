@@ -15,7 +15,7 @@ from core.families import family
 from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
 from core.generation.picture_metadata import read_picture
-from core.generation.run import find_sources, make_store, run_generate, save_picture, tensors_sha256
+from core.generation.run import find_sources, make_store, run_generate, save_picture, stated_size, tensors_sha256
 from core.generation.style_distance import colourfulness, style_distance
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -237,3 +237,14 @@ def test_the_starters_own_pictures_are_far_from_the_glyph_style(workspace, store
         drawn = [Image.open(path) for path in files]
         assert style_distance(drawn, style) > 50
         assert colourfulness(drawn) > 30 > 1 > colourfulness(style)
+
+
+@pytest.mark.parametrize(
+    ("stated", "size"), [("128x192", (128, 192)), ("100x100", None), ("8x8", None), ("large", None), (None, None)]
+)
+def test_a_model_in_one_file_is_drawn_at_the_size_that_it_says(tmp_path, stated, size):
+    path = tmp_path / "own.safetensors"
+    metadata = {"modelspec.resolution": stated} if stated else {}
+    save_file({"weight": torch.zeros(1)}, path, metadata=metadata)
+    assert stated_size(path) == size
+    assert stated_size(tmp_path) is None  # a folder's configuration has it
