@@ -96,6 +96,13 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
+    def remove_half_written(self) -> None:
+        """What a kill left of files for people, states and samples: only the run that holds the folder writes those."""
+        for folder in (self.checkpoints, self.states, self.samples):
+            for left in folder.glob(".tmp-*"):
+                with suppress(OSError):
+                    (atomic.remove_folder if left.is_dir() else atomic.remove)(left)
+
     @property
     def held(self) -> bool:
         """Whether some process runs this folder now."""

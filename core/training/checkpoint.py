@@ -31,12 +31,11 @@ def save_state(run: Run) -> Path:
     for there in states_in(states):
         if state_step(there) == run.state.step and is_whole(there):
             return there
-    for left in states.glob(".tmp-*"):  # by a kill in the middle of a save: nobody else writes here
-        atomic.remove_folder(left)
     target = next(
         path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
     )
     temporary = states / f".tmp-{name}"
+    atomic.remove_folder(temporary)
     temporary.mkdir()
     try:
         save_pickle(_content(run), temporary / STATE_FILE)

@@ -134,6 +134,8 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
     from core.training.setup import build_run
 
     processes = context.processes
+    if processes.first:
+        context.folder.remove_half_written()
     job = processes.tell(with_seed(job, context) if processes.first else job)
     run = build_run(job, context)
     run.stop_at = stop_at

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from core.record.journal import read_lines
-from core.record.run_folder import list_runs
+from core.record.run_folder import list_runs, newest_state, state_step
 from core.record.workspace import PROJECT
 
 PICTURES = PROJECT / "models" / "starter" / "pictures"
@@ -147,13 +147,15 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs):
 KILLS = int(os.environ.get("ATELIER_KILLS", "2"))  # ATELIER_KILLS=50 ./launch.sh test tests/cli -k kill
 
 
-def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_continues(outputs):
+@pytest.mark.parametrize("method", ["lora", "fine_tune"])
+def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_continues(outputs, method):
     from random import Random
 
     from safetensors.torch import load_file
 
     random = Random(time.time_ns())
     more = ["--schedule.max_train_steps", "100000", "--saving.save_every_n_steps", "3", "--saving.save_last_n", "2"]
+    more += ["--method.kind", method]
     before = len(list_runs(outputs / "runs"))
     process = subprocess.Popen(words(outputs, *more), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
     wait_for_steps(outputs, process, 4, before)
@@ -163,12 +165,21 @@ def test_a_kill_at_a_random_moment_leaves_everything_readable_and_the_run_contin
         process.kill()
         process.communicate()
         assert not folder.held
-        for path in folder.checkpoints.glob("*.safetensors"):
+        half = list(folder.path.glob("*/.tmp-*"))
+        for path in folder.checkpoints.glob("[!.]*.safetensors"):
             load_file(path)
+        state, told = newest_state(folder.states), len(journal(outputs))
         reached = max(line["steps"][-1] for line in journal(outputs) if line["kind"] == "steps")
         again = [sys.executable, "webui.py", "train", "--continue", folder.name, "--outputs", str(outputs)]
         process = subprocess.Popen(again, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
         wait_for_steps(outputs, process, reached + 2, before)
+        lived = journal(outputs)[told:]
+        begun = next(line["steps"][0] for line in lived if line["kind"] == "steps")
+        assert begun == (state_step(state) if state else 0) + 1, "it goes on from the newest whole state"
+        assert not [line for line in lived if line["kind"] == "log" and "damaged" in line["text"]]
+        assert not any(path.exists() and path.parent == folder.checkpoints for path in half), (
+            "a kill's halves are removed"
+        )
     process.kill()
     process.communicate()
 

@@ -191,11 +191,13 @@ def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, 
     assert training.losses() == whole["losses"]
 
 
-def test_a_save_takes_away_what_a_kill_left_of_an_earlier_one(killed):
+def test_what_a_kill_left_half_written_is_taken_away(killed):
     left = killed.folder.states / ".tmp-step00000003"
     left.mkdir()
     (left / "training.pt").write_bytes(b"half")
+    (killed.folder.checkpoints / ".tmp-abc.safetensors").write_bytes(b"half")
     assert killed.again().start() == "done"
+    assert not list(killed.folder.checkpoints.glob(".tmp-*"))
     assert sorted(path.name for path in killed.folder.states.iterdir()) == ["step00000004", "step00000006"]
 
 
