@@ -151,7 +151,7 @@ def test_a_folder_that_takes_no_file_is_no_drive_without_locks(folder, workspace
     monkeypatch.setattr(lock.FileLock, "acquire", refuse)
     with pytest.raises(ProblemsError, match="cannot be written: Read-only file system"):
         Ownership(workspace, "a page")
-    with pytest.raises(ProblemsError, match="(?i)run's folder cannot be written.*read-only"):
+    with pytest.raises(ProblemsError, match=r"(?i)run's folder cannot be written.*read-only"):
         folder.lock()
 
 
