@@ -13,6 +13,7 @@ import torch
 
 from core.families.components import Components
 from core.families.token_count import WINDOW
+from core.record.queued import queued
 
 Join = Callable[[torch.Tensor], torch.Tensor]  # [B, n, 77, C] -> [B, T, C]
 
@@ -66,7 +67,7 @@ def last_states(encoder: Any, ids: torch.Tensor, clip_skip: int | None = None) -
     ids        [N, 77]                 clip_skip  None or 1: the last layer; n: the n-th from the end
     returns    [N, 77, C], in the encoder's type; gradients flow unless the caller turns them off
     """
-    ids = ids.to(encoder.device)
+    ids = queued(ids, encoder.device)
     if clip_skip is None or clip_skip == 1:
         return encoder(ids).last_hidden_state
     return encoder.final_layer_norm(encoder(ids, output_hidden_states=True).hidden_states[-clip_skip])

@@ -9,6 +9,7 @@ import torch
 
 from core.families.layout import Layout
 from core.record import machine
+from core.record.queued import queued
 
 
 def safe_type(
@@ -29,7 +30,7 @@ def encode_picture_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor
     returns  mean, logvar: float32 [B, 4, H/8, W/8]
     """
     first = next(vae.parameters())
-    posterior = vae.encode(pixels.to(first.device, first.dtype)).latent_dist
+    posterior = vae.encode(queued(pixels, first.device).to(first.dtype)).latent_dist
     return posterior.mean.float(), posterior.logvar.float()
 
 

@@ -11,6 +11,7 @@ from core.families.clip import end_windows, tokenize
 from core.families.components import Components
 from core.families.token_count import WINDOW
 from core.families.word_weights import runs_of
+from core.record.queued import queued
 
 Weights = list[torch.Tensor] | None  # [B, n, 77] for each text encoder
 
@@ -57,7 +58,7 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, mean_kept: bool 
     """
     if weights is None:
         return states
-    weighed = states * weights[encoder].unsqueeze(-1).to(states)
+    weighed = states * queued(weights[encoder].unsqueeze(-1), states.device).to(states.dtype)
     if not mean_kept:
         return weighed
     before, after = (each.float().mean(dim=(1, 2, 3), keepdim=True) for each in (states, weighed))

@@ -12,6 +12,7 @@ from core.families.clip import Join, join_windows
 from core.families.components import Components
 from core.families.token_count import WINDOW
 from core.families.weighted_text import Weights, plain_ids, weigh, weighted_ids
+from core.record.queued import queued
 
 LAYER = -2  # the last but one, without the final layer norm, of both encoders
 
@@ -58,7 +59,7 @@ def encode_ids(
 
 def _read(encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """States of the layer that is read, and of the end after the final layer norm: both [B, n, 77, C]."""
-    given = encoder(ids.flatten(0, 1).to(encoder.device), output_hidden_states=True)
+    given = encoder(queued(ids.flatten(0, 1), encoder.device), output_hidden_states=True)
     shape = (*ids.shape, -1)
     return given.hidden_states[LAYER].view(shape), given.last_hidden_state.view(shape)
 
@@ -69,7 +70,7 @@ def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> tor
     transformers may take the place of the highest id instead, which is another one where tokens were added.
     last  [B, 77, C], after the final layer norm      ids  [B, 77]
     """
-    ids = ids.to(last.device)
+    ids = queued(ids, last.device)
     place = (ids == end).int().argmax(dim=-1)
     projection = encoder.text_projection
     state = last[torch.arange(len(ids), device=last.device), place]

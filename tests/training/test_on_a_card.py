@@ -1,0 +1,128 @@
+"""What a training does with a graphics card, seen on one that computes nothing (tests/card): nothing lies on the wrong
+device, and no step makes the host wait."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from core.record.workspace import PROJECT
+from core.settings.flags import merge
+from tests.card.library import COMPILER
+from tests.models import tiny_folder
+
+pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="no C++ compiler, or not Linux")
+
+TUNE = {"kind": "fine_tune"}
+LEARNS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
+OPTIONS = {
+    "noise_offset": 0.05,
+    "noise_offset_random_strength": True,
+    "adaptive_noise_scale": 0.01,
+    "multires_noise_iterations": 6,
+    "ip_noise_gamma": 0.1,
+    "ip_noise_gamma_random_strength": True,
+    "min_snr_gamma": 5,
+    "loss_type": "huber",
+}
+CASES = {
+    "a LoRA": {},
+    "accumulation": {"schedule": {"max_train_steps": 3, "gradient_accumulation_steps": 2, "seed": 7}},
+    "text encoder, dropouts, a limit to the weights": {
+        "network": {
+            **LEARNS_TEXT,
+            "network_dropout": 0.1,
+            "rank_dropout": 0.1,
+            "module_dropout": 0.1,
+            "scale_weight_norms": 1.0,
+        }
+    },
+    "options of noise and loss": {"noise": OPTIONS},
+    "as sd-scripts": {"noise": {**OPTIONS, "compatibility": "kohya"}},
+    "checkpointing and fp8": {"memory": {"gradient_checkpointing": True, "fp8_base": True}},
+    "full bf16": {"memory": {"full_precision": "bf16"}},
+    "latents in memory": {"memory": {"cache_latents": "memory"}},
+    "AdaFactor": {
+        "optimizer": {
+            "optimizer_type": "Adafactor",
+            "optimizer_args": {"relative_step": False, "scale_parameter": False},
+        }
+    },
+    "8 bits": {"optimizer": {"optimizer_type": "AdamW8bit"}},
+    "Lion": {"optimizer": {"optimizer_type": "Lion"}},
+    "fp16": {"memory": {"mixed_precision": "fp16"}},
+    "DreamBooth with text and a prior": {
+        "method": {"kind": "dreambooth", "prior": "model", "class_caption": "a drawing"},
+        "network": {"train_text_encoder": True},
+    },
+    "fine-tune with an average": {"method": {**TUNE, "ema": True, "ema_device": "device"}},
+    "fine-tune, full bf16, fused": {
+        "method": TUNE,
+        "memory": {"full_precision": "bf16", "fused_backward_pass": True},
+        "optimizer": {
+            "optimizer_type": "Adafactor",
+            "optimizer_args": {"relative_step": False, "scale_parameter": False},
+        },
+    },
+    "a word": {"method": {"kind": "embedding"}, "embedding": {"token_string": "<glyph>", "init_word": "a"}},
+    "SDXL, text encoders": {"model": {"base_model": "sdxl"}, "network": LEARNS_TEXT},
+    "SD 2, fine-tune": {"model": {"base_model": "sd2"}, "method": TUNE},
+}
+# What an optimizer keeps is known after its first step: until then the host asks whether to take one.
+ASKS_AT_FIRST = ("AdaFactor", "8 bits", "Lion")
+MAKES_ITS_STATE = ("AdaFactor", "fine-tune, full bf16, fused")  # in memory of the host, and copies it
+ALWAYS = (
+    "text encoder, dropouts, a limit to the weights",
+    "checkpointing and fp8",
+    "8 bits",
+    "fine-tune, full bf16, fused",
+    "SDXL, text encoders",
+)
+CHOSEN = [name for name in CASES if name in ALWAYS or os.environ.get("ATELIER_CARD") == "all"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, pictures):
+    """{case: what was found}"""
+    place = tmp_path_factory.mktemp("card")
+    models = {name: str(tiny_folder(name, place / name)) for name in ("sd1", "sd2", "sdxl")}
+    base = {
+        "model": {"base_model": "sd1"},
+        "dataset": {"folder": str(pictures), "resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2},
+        "network": {"rank": 4, "alpha": 4.0},
+        "optimizer": {"learning_rate": 1e-3},
+        "schedule": {"max_train_steps": 3, "seed": 7},
+        "memory": {"mixed_precision": "bf16"},
+        "saving": {"output_name": "t", "save_every_minutes": None},
+        "logging": {"log_with": "none"},
+    }
+    jobs = {name: merge(base, CASES[name]) for name in CHOSEN}
+    for job in jobs.values():
+        job["model"] = {**job["model"], "base_model": models[job["model"]["base_model"]]}
+    listed = place / "cases.json"
+    listed.write_text(json.dumps({"outputs": str(place / "outputs"), "cases": jobs}), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.card.runs", str(place), str(listed)]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {line.pop("name"): line for line in lines}
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_a_step_meets_on_the_card_and_never_waits_for_it(found, case):
+    assert "error" not in found[case], found[case]["error"]
+    first, *later = found[case]["waits"]
+    assert later and not any(later), later
+    may = ["tripped"] * (case in ASKS_AT_FIRST) + ["copy cpu"] * (case in MAKES_ITS_STATE)
+    assert all(any(word in wait for word in may) for wait in first), first
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_a_step_leaves_nothing_behind(found, case):
+    """Beside its losses, which wait to be read back together."""
+    held = found[case]["held"]
+    assert held[-1] - held[-2] < 64 << 10, held
