@@ -13,7 +13,7 @@ from core.settings.concepts import concepts_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
-from core.training.memory_shares import Places, ToShare, places, processes_here
+from core.training.memory_shares import FP32, Places, ToShare, places, processes_here
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
@@ -28,6 +28,7 @@ TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the picture's size that encoding holds at once
 LATENT_CHANNELS = 4
 DEVICE_CACHE = 2 << 30  # core/training/sources.py: posteriors up to here lie on the device
+STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
 # torch, its libraries and the driver's context; what the allocator cuts off.
 OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
 CUT_OFF = 0.03
@@ -35,11 +36,13 @@ CUT_OFF = 0.03
 
 @dataclass(frozen=True)
 class PartSize:
-    """A part of the model: numbers in all, in its norms, biases and embeddings, in its 3x3 convolutions."""
+    """A part of the model: numbers in all, in its norms, biases and embeddings, in its 3x3 convolutions, in its largest
+    tensor."""
 
     numbers: int
     plain: int
     wide: int
+    largest: int
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -131,7 +134,8 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
     shapes = {name: place.entry.shape for name, place in part.places.items()}
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
-    return PartSize(sum(map(prod, shapes.values())), plain, wide, config)
+    numbers = [prod(shape) for shape in shapes.values()]
+    return PartSize(sum(numbers), plain, wide, max(numbers), config)
 
 
 # -- the plan
@@ -177,10 +181,33 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Ma
     """Each process holds everything."""
     own, learnt = type_named(job.memory.full_precision).itemsize, sum(learning.values())
     gradients = (learnt + _clipped_words(job, facts)) * own
+    weights, cast, step = _weights(job, facts, precision, learning, own), 0, 0
+    if job.method.whole_model:
+        cast, step = _cast(facts, precision, learning), _step(learnt, own)
     if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
-        gradients //= job.memory.fused_optimizer_groups or 50  # by tensor: the largest are 2% of a U-Net
-    weights = _weights(job, facts, precision, learning, own)
-    return Places(weights, gradients, int(4 * learnt * state_numbers(job)))
+        largest = max(facts.parts[name].largest for name in learning)
+        at_once = largest if job.memory.fused_backward_pass else learnt // (job.memory.fused_optimizer_groups or 1)
+        gradients = at_once * own + _step(at_once, own) + largest * STEP_BYTES
+        weights += cast
+    elif job.schedule.gradient_accumulation_steps == 1:
+        gradients = max(gradients, cast)  # what was cast is given up while gradients come
+    else:
+        weights += cast
+    return Places(weights, gradients, int(FP32 * learnt * state_numbers(job)), whole=step)
+
+
+def _step(numbers: int, own: int) -> int:
+    """What a step takes beside: 16-bit weights and gradients are fp32 meanwhile, so many at once."""
+    from core.optimization.rounding import LARGEST
+
+    return min(numbers, LARGEST) * 2 * FP32 if own < FP32 else 0
+
+
+def _cast(facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
+    """What autocast makes of the parts of a model that learn, and keeps until the pass is over."""
+    if precision.compute == precision.learning:
+        return 0
+    return sum(facts.parts[name].numbers for name in learning if name in facts.parts) * _bytes(precision.compute)
 
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
@@ -257,8 +284,6 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: 
         item = own if learns or reads_what_learns else compute
         narrow = not learns and is_narrow(job, name)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
-        if learns and precision.compute != precision.learning:
-            total += part.numbers * compute  # autocast keeps what it cast until the pass is over
         if name == "unet" and not learns and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * item  # core/networks/frozen.py
     return total

@@ -42,7 +42,7 @@ class Places:
     on this machine.
 
     optimizer   with the fp32 weights that it moves     gathered   layers that a pass has whole at once
-    whole       all weights, as a file or a sample gathers them beside the parts
+    whole       what is there between passes: all weights, as a file or a sample gathers them, or what a step takes
     """
 
     weights: int

@@ -143,12 +143,12 @@ def test_the_file_says_it(train):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_the_plan_counts_it(name):
-    part = PartSize(1000, 100, 0, {"hidden_size": 768, "num_hidden_layers": 12})
+    part = PartSize(1000, 100, 0, 50, {"hidden_size": 768, "num_hidden_layers": 12})
     job = build(TrainJob, {**METHODS["embedding"], "memory": {"full_precision": name}})
     exact = build(TrainJob, {**METHODS["embedding"], "memory": {"mixed_precision": name}})
     from tests.models import tiny_configs
 
-    unet = PartSize(1000, 100, 0, tiny_configs("sd1")["unet"])
+    unet = PartSize(1000, 100, 0, 50, tiny_configs("sd1")["unet"])
     facts = MemoryFacts("sd1", "cpu", {"unet": unet, "text_encoder": part}, 2000, (64, 64), 1)
     clipped = build(TrainJob, {**METHODS["embedding"], "optimizer": {"compatibility": "kohya"}})
     words = memory_plan(clipped, facts).gradients - memory_plan(build(TrainJob, METHODS["embedding"]), facts).gradients
