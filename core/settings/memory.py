@@ -184,7 +184,7 @@ class MemorySettings(Settings):
         False,
         title="Little main memory",
         kohya="lowram",
-        help="For machines with less main memory than graphics memory, such as Colab: the VAE does not wait in main memory, but is read again whenever samples are drawn. Models are loaded straight to the device in any case.",
+        help="For machines with less main memory than graphics memory, such as Colab: the VAE does not wait in main memory, but is read again whenever samples are drawn. A U-Net in fp8 comes to the graphics card in 16 bits and is made narrow there; as a rule that is done in main memory. Other models are loaded straight to the device in any case.",
         costs="A second or so before samples.",
     )
     highvram: bool = setting(

@@ -49,13 +49,14 @@ def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
     """Parts of the model: those that learn themselves in their own type, the others in the one that computes."""
     compute, learning = builder.precision.compute, builder.precision.learning
     in_parts = builder.job.sharding.shares_weights and builder.job.sharding.zero3_init_flag
+    beside = in_parts or builder.narrows_beside
 
     def load(parts: tuple[str, ...], dtype: torch.dtype) -> Any:
         return builder.family.load(
             builder.model,
             parts=parts,
             dtype=dtype,
-            device="cpu" if in_parts else builder.context.device,
+            device="cpu" if beside else builder.context.device,
             kohya_projection=builder.job.model.kohya_projection,
         )
 

@@ -181,7 +181,7 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Ma
     """Each process holds everything."""
     own, learnt = type_named(job.memory.full_precision).itemsize, sum(learning.values())
     gradients = (learnt + _clipped_words(job, facts)) * own
-    weights, cast, step = _weights(job, facts, precision, learning, own), 0, 0
+    weights, cast, step = _weights(job, facts, precision, learning, own), 0, _until_narrow(job, facts, precision)
     if job.method.whole_model:
         cast, step = _cast(facts, precision, learning), _step(learnt, own)
     if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
@@ -194,6 +194,14 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Ma
     else:
         weights += cast
     return Places(weights, gradients, int(FP32 * learnt * state_numbers(job)), whole=step)
+
+
+def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
+    """What the U-Net takes more until it is in fp8, where it is not loaded in main memory first."""
+    beside = facts.device.startswith("cuda") and not job.memory.lowram
+    if beside or job.method.whole_model or not is_narrow(job, "unet"):
+        return 0
+    return (facts.parts["unet"].numbers - facts.parts["unet"].plain) * (_bytes(precision.compute) - 1)
 
 
 def _step(numbers: int, own: int) -> int:

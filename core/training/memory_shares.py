@@ -42,7 +42,8 @@ class Places:
     on this machine.
 
     optimizer   with the fp32 weights that it moves     gathered   layers that a pass has whole at once
-    whole       what is there between passes: all weights, as a file or a sample gathers them, or what a step takes
+    whole       what is there between passes: all weights, as a file or a sample gathers them, what a step takes, or
+                what is loaded before it is made narrow
     """
 
     weights: int

@@ -254,7 +254,18 @@ class Builder:
         if text is None:
             self._text_model = loaded
         self.save_memory(loaded)
+        if self.narrows_beside:
+            for module in (loaded.unet, *loaded.text_encoders):
+                module.to(self.context.device)
         return loaded
+
+    @property
+    def narrows_beside(self) -> bool:
+        """Whether what learns beside a U-Net in fp8 is loaded in main memory first: on a card it would need the room of 16
+        bits for a moment."""
+        memory = self.job.memory
+        narrow_unet = (memory.fp8_base or memory.fp8_base_unet) and not self.job.method.whole_model
+        return narrow_unet and not memory.lowram and not self.job.sharding.active
 
     @property
     def narrow_text(self) -> bool:

@@ -114,6 +114,23 @@ def _without_content(part, dtype=None, device="cpu", cancel=None):
     return {name: torch.empty(place.entry.shape, dtype=dtype, device=device) for name, place in part.places.items()}
 
 
+_plain_to = torch.nn.Module.to
+
+
+def _to(module, *where, **more):
+    """`Module.to`, which cannot change the device of what has no content in place: with new parameters then."""
+    try:
+        return _plain_to(module, *where, **more)
+    except RuntimeError:
+        for owner in module.modules():
+            for held in (owner._parameters, owner._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        moved = tensor.detach().to(*where, **more)
+                        held[name] = torch.nn.Parameter(moved, False) if held is owner._parameters else moved
+        return module
+
+
 @contextmanager
 def card(gigabytes=24, capability=(8, 9)):
     """Inside, "cuda" is a device of this size and of a generation that has bf16; weights are read without content."""
@@ -140,6 +157,7 @@ def card(gigabytes=24, capability=(8, 9)):
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(mock.patch.object(loading, "ThreadPoolExecutor", _AtOnce))
+        stack.enter_context(mock.patch.object(torch.nn.Module, "to", _to))
         stack.enter_context(mock.patch.object(loading, "read_part", _without_content))
         stack.enter_context(mock.patch("bitsandbytes.functional.create_dynamic_map", lambda *_, **__: torch.zeros(256)))
         stack.enter_context(watched)

@@ -126,3 +126,14 @@ def test_each_switch_says_what_it_saves_whether_it_is_on_or_off():
     assert off["memory.gradient_checkpointing"] == on["memory.gradient_checkpointing"] > 0.5 * GB
     assert {"memory.fp8_base_unet", "memory.mixed_precision"} <= off.keys()
     assert "memory.full_precision" not in off
+
+
+def test_a_model_in_fp8_is_told_with_what_it_takes_while_it_is_loaded():
+    """Where main memory is scarce it comes to the card in 16 bits and is made narrow there."""
+    facts, small = published("sdxl", 512), {"mixed_precision": "bf16", "fp8_base_unet": True}
+    small["gradient_checkpointing"] = True
+    plan, scarce = (
+        memory_plan(job_of(memory=small), facts),
+        memory_plan(job_of(memory={**small, "lowram": True}), facts),
+    )
+    assert plan.total < 2 * facts.parts["unet"].numbers < scarce.total - scarce.spare

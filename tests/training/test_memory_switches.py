@@ -121,7 +121,9 @@ def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
 
 def test_switches_without_effect_say_why(make_job):
     found = ineffective(make_job(memory={"fp8_base": True}))
-    assert {"memory.checkpoint_blocks", "memory.fp8_base_unet", "memory.lowram"} <= found.keys()
+    assert {"memory.checkpoint_blocks", "memory.fp8_base_unet"} <= found.keys()
+    assert "memory.lowram" not in found  # says where the model is made narrow
+    assert "memory.lowram" in ineffective(make_job())
 
 
 def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, monkeypatch):

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from core.families.loading import make_empty
 from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from tests.card.library import COMPILER
-from tests.models import tiny_folder
+from tests.models import tiny_configs, tiny_folder
 
 pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="no C++ compiler, or not Linux")
 
@@ -126,3 +127,9 @@ def test_a_step_leaves_nothing_behind(found, case):
     """Beside its losses, which wait to be read back together."""
     held = found[case]["held"]
     assert held[-1] - held[-2] < 64 << 10, held
+
+
+def test_a_model_in_fp8_never_lies_on_the_card_in_more(found):
+    """It is made narrow in main memory."""
+    unet = make_empty("unet", tiny_configs("sd1")["unet"])
+    assert found["checkpointing and fp8"]["building"] < 2 * sum(weight.numel() for weight in unet.parameters())

@@ -47,5 +47,6 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "memory.fp8_base_unet", "ignored: the whole base model is in fp8"
     if memory.mixed_precision in ("bf16", "fp16"):
         yield "memory.allow_tf32", "ignored: nothing large is computed in fp32"
-    if not job.samples.sample_prompts and not job.samples.sample_prompts_file:
+    narrow = memory.fp8_base or memory.fp8_base_unet
+    if not narrow and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
         yield "memory.lowram", "ignored: without samples the VAE waits for nothing"
