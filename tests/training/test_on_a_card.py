@@ -77,9 +77,7 @@ MAKES_ITS_STATE = ("AdaFactor", "fine-tune, full bf16, fused")  # in memory of t
 ALWAYS = (
     "text encoder, dropouts, a limit to the weights",
     "checkpointing and fp8",
-    "8 bits",
     "fine-tune, full bf16, fused",
-    "SDXL, text encoders",
 )
 CHOSEN = [name for name in CASES if name in ALWAYS or os.environ.get("ATELIER_CARD") == "all"]
 
