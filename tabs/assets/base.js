@@ -186,18 +186,22 @@
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
   /* The address keeps the open tab, the chosen run (#Monitor/<run>) and the two that are compared (#Runs/<A>/<B>), so that a refresh
-     shows the same. */
+     shows the same. `followed` is the address that was last acted on: another one has its event on the way. */
+  let followed = null;
   const follow = () => {
+    followed = location.hash;
     const [tab, run, other] = decodeURIComponent(location.hash.slice(1)).split("/");
     if (run !== undefined && tab === "Monitor") atelier.chooseRun && atelier.chooseRun(run, true);
     if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(run, other);
     if (tab) atelier.goTo(tab);
   };
   atelier.keepAddress = () => {
+    if (location.hash !== followed) return;
     const tab = atelier.openTab();
     const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() || [] : [];
     const wanted = "#" + [tab, ...runs.map(encodeURIComponent)].join("/");
     if (tab && location.hash !== wanted) history.replaceState(null, "", wanted);
+    followed = location.hash;
   };
   addEventListener("hashchange", follow);
 

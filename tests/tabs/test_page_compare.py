@@ -117,6 +117,14 @@ def test_another_run_takes_a_place_both_are_swapped_and_the_table_comes_back(win
     assert tab.evaluate("location.hash") == "#Runs"
 
 
+def test_a_choice_is_not_lost_when_the_address_is_kept_in_the_same_moment(window):
+    tab = window().open(f"Runs/{A}/{B}")
+    expect(tab.locator("#compare .verdict")).to_contain_text("A's best validation loss is lower")
+    tab.evaluate(f"() => {{ location.hash = 'Runs/{C}/{A}'; atelier.keepAddress(); }}")  # before the event of the first
+    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out pictures")
+    assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
+
+
 def test_a_run_that_is_gone_is_said_in_its_place(window):
     tab = window().open(f"Runs/{A}/20200101-000000_gone")
     expect(tab.locator("#compare-gone")).to_contain_text("There is no such run")

@@ -60,6 +60,7 @@ def test_a_model_that_is_loaded_in_parts_never_lies_whole_on_the_card(early):
         precision=SimpleNamespace(compute=torch.float32, learning=torch.float32),
         family=SimpleNamespace(load=lambda model, **how: how["device"]),
         model="m",
+        narrows_beside=False,
     )
     assert load_learning(builder, ("unet",)) == ("cpu" if early else "cuda:0")
 
