@@ -76,7 +76,7 @@ class Live(TorchDispatchMode):
         self.now -= self._bytes.pop(key, 0)
 
 
-class _Fused(torch.autograd.Function):
+class FusedKernel(torch.autograd.Function):
     """What the fused attention kernels hold for their backward pass: their inputs and their output."""
 
     @staticmethod
@@ -98,7 +98,7 @@ class _FusedAttention:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         parts = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
         q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = _Fused.apply(q, k, v).transpose(1, 2).flatten(2)
+        mixed = FusedKernel.apply(q, k, v).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
 
 

@@ -28,7 +28,11 @@ PRIVATE = {
     "hub.huggingface_repo_id",
     "hub.huggingface_path_in_repo",
 }
-LR_NAMES = {"text_encoder": "textencoder", "text_encoder_2": "textencoder2"}  # sd-scripts' spelling
+# What sd-scripts' scripts call a group's rate, each in its own spelling; others are lr/ and the group's name.
+NETWORK_RATES = {"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"}
+MODEL_RATES = {"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"}
+WORD_RATES = {"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"}
+RATES = {"lora": NETWORK_RATES, "dreambooth": MODEL_RATES, "fine_tune": MODEL_RATES, "embedding": WORD_RATES}
 PROJECTS = {  # its names too: old and new runs of a method stand in one project
     "lora": "network_train",
     "dreambooth": "dreambooth",
@@ -228,27 +232,31 @@ def wandb_problem(job: TrainJob) -> Problem | None:
     return Problem("The package wandb is not installed", "logging.log_with", fix)
 
 
-def rate_name(group: str) -> str:
-    """A group's name as sd-scripts logs it: "text_encoder plus" is textencoder plus."""
+def rate_name(method: str, group: str) -> str:
+    """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
+    a model's unet_block3 is lr/block3."""
     part, space, rest = group.partition(" ")
-    return LR_NAMES.get(part, part) + space + rest
+    if method != "lora":
+        part = part.replace("unet_block", "block")
+    return RATES[method].get(part, f"lr/{part}") + space + rest
 
 
 def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
     """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
     from core.optimization.optimizers import step_sizes
 
-    add, step = run.tracker.add, read.steps[-1]
+    add, step, method = run.tracker.add, read.steps[-1], run.job.method.kind
+    each, epoch = ("loss/current", "loss/epoch_average") if method == "lora" else ("loss", "loss/epoch")
     for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
-        add("loss/current", loss, number)
+        add(each, loss, number)
         add("loss/corrected", quotient, number)
         if run.plan.ends_epoch(number) or number == run.total:
-            add("loss/epoch_average", run.watch.average, number)
+            add(epoch, run.watch.average, number)
     add("loss/average", run.watch.average, step)
     for name, rate in rates.items():
-        add(f"lr/{rate_name(name)}", rate, step)
+        add(rate_name(method, name), rate, step)
     for name, size in step_sizes(run.optimizer).items():  # of optimizers that find the step size themselves
-        add(f"lr/d*lr/{rate_name(name)}", size, step)
+        add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, step)
     add("norm/gradient", read.norm, step)
     if read.weight_norm is not None:
         add("norm/weights", read.weight_norm, step)

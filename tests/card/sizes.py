@@ -28,51 +28,42 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
+from core.training.activations import FusedKernel
 from core.training.memory_plan import facts_of, memory_plan
 from tests.card.runs import steps_on_the_card
+from tests.options import ADAFACTOR
 
-ADAFACTOR = {"optimizer_type": "Adafactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
 SMALL = {"gradient_checkpointing": True, "mixed_precision": "bf16"}
 TUNE = {"kind": "fine_tune"}
+EIGHT_BITS = {"optimizer_type": "AdamW8bit"}
+FP16 = {
+    "method": TUNE,
+    "memory": {**SMALL, "mixed_precision": "fp16", "full_precision": "fp16"},
+    "optimizer": EIGHT_BITS,
+}
 UNET = {"rank": 16, "alpha": 16.0, "train_text_encoder": False}
 # name: (family, pixels, groups)
 CASES = {
     "sd15 lora, unet, checkpointing, 8-bit": (
         "sd1",
         512,
-        {"network": UNET, "memory": SMALL, "optimizer": {"optimizer_type": "AdamW8bit"}},
+        {"network": UNET, "memory": SMALL, "optimizer": EIGHT_BITS},
     ),
     "sd15 lora, unet": ("sd1", 512, {"network": UNET}),
     "sd15 lora, unet and text": ("sd1", 512, {"network": {**UNET, "train_text_encoder": True}}),
     "sdxl lora, low memory": (
         "sdxl",
         1024,
-        {"network": UNET, "memory": {**SMALL, "fp8_base_unet": True}, "optimizer": {"optimizer_type": "AdamW8bit"}},
+        {"network": UNET, "memory": {**SMALL, "fp8_base_unet": True}, "optimizer": EIGHT_BITS},
     ),
     "sdxl lora, checkpointing": ("sdxl", 1024, {"network": UNET, "memory": SMALL}),
     "sd15 fine-tune, 8-bit": (
         "sd1",
         512,
-        {"method": TUNE, "memory": SMALL, "optimizer": {"optimizer_type": "AdamW8bit"}},
+        {"method": TUNE, "memory": SMALL, "optimizer": EIGHT_BITS},
     ),
-    "sd15 fine-tune, full fp16": (
-        "sd1",
-        512,
-        {
-            "method": TUNE,
-            "memory": {**SMALL, "mixed_precision": "fp16", "full_precision": "fp16"},
-            "optimizer": {"optimizer_type": "AdamW8bit"},
-        },
-    ),
-    "sd2 fine-tune, full fp16": (
-        "sd2",
-        768,
-        {
-            "method": TUNE,
-            "memory": {**SMALL, "mixed_precision": "fp16", "full_precision": "fp16"},
-            "optimizer": {"optimizer_type": "AdamW8bit"},
-        },
-    ),
+    "sd15 fine-tune, full fp16": ("sd1", 512, FP16),
+    "sd2 fine-tune, full fp16": ("sd2", 768, FP16),
     "sdxl fine-tune, fp32, fused": (
         "sdxl",
         1024,
@@ -124,22 +115,8 @@ def empty_posteriors(builder):
     return encode
 
 
-class _Kernel(torch.autograd.Function):
-    """What a fused attention kernel holds for its backward pass."""
-
-    @staticmethod
-    def forward(ctx, q, k, v):
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
-
-
 def attention(q, k, v, *_, **__):
-    return _Kernel.apply(q, k, v)
+    return FusedKernel.apply(q, k, v)
 
 
 def count(folder: Path, name: str) -> dict:

@@ -16,9 +16,9 @@ from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
 from core.training.prove import prove
 from core.training.run import Run
+from tests.options import ADAFACTOR
 
 FINE_TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-5}}
-ADAFACTOR = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
 WAYS = {
     "LoRA, blocks that compute twice": ({"dataset": {"enable_bucket": False}}, {"gradient_checkpointing": True}),
     "LoRA of all layers": ({"network": {"conv_rank": 2}}, {}),

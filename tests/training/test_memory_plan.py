@@ -9,6 +9,7 @@ from core.settings.job import TrainJob
 from core.settings.presets import dump
 from core.training.memory_advice import advise, level_plans, switch_savings
 from core.training.memory_plan import MemoryFacts, PartSize, facts_of, memory_plan
+from tests.options import ADAFACTOR
 
 GB = 1e9
 
@@ -52,10 +53,9 @@ def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():
 def test_a_step_within_the_backward_pass_takes_what_the_largest_tensor_takes():
     """Counted on a card that computes nothing (tests/card/sizes.py), 1024 px with checkpointing: 15.9 and 6.6 GB."""
     facts = published("sdxl", 1024)
-    adafactor = {"optimizer_type": "Adafactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
     small = {"mixed_precision": "bf16", "gradient_checkpointing": True, "fused_backward_pass": True}
     for memory, counted in ((small, 15.92), ({**small, "full_precision": "bf16"}, 6.63)):
-        plan = memory_plan(job_of(method={"kind": "fine_tune"}, memory=memory, optimizer=adafactor), facts)
+        plan = memory_plan(job_of(method={"kind": "fine_tune"}, memory=memory, optimizer=ADAFACTOR), facts)
         assert plan.total - plan.spare == pytest.approx(counted * GB, rel=0.06)
 
 

@@ -13,21 +13,12 @@ from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from tests.card.library import COMPILER
 from tests.models import tiny_configs, tiny_folder
+from tests.options import ADAFACTOR, NOISE
 
 pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="no C++ compiler, or not Linux")
 
 TUNE = {"kind": "fine_tune"}
 LEARNS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
-OPTIONS = {
-    "noise_offset": 0.05,
-    "noise_offset_random_strength": True,
-    "adaptive_noise_scale": 0.01,
-    "multires_noise_iterations": 6,
-    "ip_noise_gamma": 0.1,
-    "ip_noise_gamma_random_strength": True,
-    "min_snr_gamma": 5,
-    "loss_type": "huber",
-}
 CASES = {
     "a LoRA": {},
     "accumulation": {"schedule": {"max_train_steps": 3, "gradient_accumulation_steps": 2, "seed": 7}},
@@ -40,17 +31,12 @@ CASES = {
             "scale_weight_norms": 1.0,
         }
     },
-    "options of noise and loss": {"noise": OPTIONS},
-    "as sd-scripts": {"noise": {**OPTIONS, "compatibility": "kohya"}},
+    "options of noise and loss": {"noise": NOISE},
+    "as sd-scripts": {"noise": {**NOISE, "compatibility": "kohya"}},
     "checkpointing and fp8": {"memory": {"gradient_checkpointing": True, "fp8_base": True}},
     "full bf16": {"memory": {"full_precision": "bf16"}},
     "latents in memory": {"memory": {"cache_latents": "memory"}},
-    "AdaFactor": {
-        "optimizer": {
-            "optimizer_type": "Adafactor",
-            "optimizer_args": {"relative_step": False, "scale_parameter": False},
-        }
-    },
+    "AdaFactor": {"optimizer": ADAFACTOR},
     "8 bits": {"optimizer": {"optimizer_type": "AdamW8bit"}},
     "Lion": {"optimizer": {"optimizer_type": "Lion"}},
     "fp16": {"memory": {"mixed_precision": "fp16"}},
@@ -62,10 +48,7 @@ CASES = {
     "fine-tune, full bf16, fused": {
         "method": TUNE,
         "memory": {"full_precision": "bf16", "fused_backward_pass": True},
-        "optimizer": {
-            "optimizer_type": "Adafactor",
-            "optimizer_args": {"relative_step": False, "scale_parameter": False},
-        },
+        "optimizer": ADAFACTOR,
     },
     "a word": {"method": {"kind": "embedding"}, "embedding": {"token_string": "<glyph>", "init_word": "a"}},
     "SDXL, text encoders": {"model": {"base_model": "sdxl"}, "network": LEARNS_TEXT},

@@ -21,11 +21,11 @@ from core.record.run_folder import newest_state
 from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from tests.models import tiny_folder
+from tests.options import ADAFACTOR
 
 STEPS = 7
 LIVES = (("stopped", 2), ("killed", 4), ("stopped", 5), ("done", STEPS))  # none ends with an epoch, of three steps
 
-ADAFACTOR = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
 WORD = {"token_string": "zunkel", "num_vectors_per_token": 2, "init_word": "fox"}
 METHODS = {
     "LoRA": {"network": {"rank": 2, "train_text_encoder": True}},

@@ -7,19 +7,9 @@ from safetensors.torch import load_file
 from core.record.problems import ProblemsError
 from core.training import update
 from core.training.stepper import Stepper
+from tests.options import NOISE
 
-EVERYTHING = {
-    "noise_offset": 0.05,
-    "noise_offset_random_strength": True,
-    "adaptive_noise_scale": 0.01,
-    "multires_noise_iterations": 6,
-    "ip_noise_gamma": 0.1,
-    "ip_noise_gamma_random_strength": True,
-    "min_snr_gamma": 5,
-    "loss_type": "huber",
-    "huber_scale": 2,
-    "max_timestep": 900,
-}
+EVERYTHING = {**NOISE, "huber_scale": 2, "max_timestep": 900}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.training.named_files import named_file_problems
-from core.training.trackers import log_folder, logged_settings, make_tracker, tracker_config
+from core.training.trackers import log_folder, logged_settings, make_tracker, rate_name, tracker_config
 
 
 class FakeRun:
@@ -195,3 +195,35 @@ def test_a_training_writes_the_numbers_under_their_names(train):
     } <= set(board.Tags()["scalars"])
     assert [entry.step for entry in board.Scalars("loss/current")] == [1, 2, 3, 4]
     assert board.Tags()["images"] == ["sample_0"] and "settings/text_summary" in board.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    "method, group, name",
+    [
+        ("lora", "text_encoder plus", "lr/textencoder plus"),
+        ("lora", "unet_block3", "lr/unet_block3"),
+        ("fine_tune", "unet_block3", "lr/block3"),
+        ("dreambooth", "text_encoder", "lr/text_encoder1"),
+        ("fine_tune", "text_encoder_2", "lr/text_encoder2"),
+        ("fine_tune", "unet", "lr/unet"),
+        ("embedding", "text_encoder", "lr"),
+    ],
+)
+def test_rates_have_the_names_of_sd_scripts_own_script(method, group, name):
+    assert rate_name(method, group) == name
+
+
+@pytest.mark.parametrize("kind, rate", [("fine_tune", "lr/unet"), ("embedding", "lr")])
+def test_whole_models_and_words_are_logged_under_their_own_names(train, kind, rate):
+    word = {"embedding": {"token_string": "<glyph>", "init_word": "a"}} if kind == "embedding" else {}
+    training = train(
+        method={"kind": kind},
+        optimizer={"optimizer_type": "Prodigy", "learning_rate": 1.0},
+        logging={"log_with": "tensorboard"},
+        schedule={"max_train_steps": 2, "seed": 7},
+        **word,
+    )
+    training.start()
+    names = set(read_board(training.folder.logs).Tags()["scalars"])
+    assert {"loss", "loss/epoch", rate, rate.replace("lr", "lr/d*lr")} <= names
+    assert not names & {"loss/current", "loss/epoch_average", "lr/textencoder"}

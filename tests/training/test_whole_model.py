@@ -17,9 +17,9 @@ from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.training import run as running
 from tests.models import tiny_folder
+from tests.options import ADAFACTOR
 
 SMALL = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}
-ADAFACTOR = {"optimizer_type": "AdaFactor", "optimizer_args": {"relative_step": False, "scale_parameter": False}}
 UNET = "model.diffusion_model."
 CONV_IN = UNET + "input_blocks.0.0.weight"
 
