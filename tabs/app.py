@@ -178,7 +178,7 @@ def serve(
     shared = share or host not in ("127.0.0.1", "localhost", "::1")
     login = _login(auth, shared)
     page = make_page(engine, workspace, shared=shared)
-    keep_files_inside(page.roots.holds if shared else None)  # also the files that other files name
+    keep_files_inside(page.roots.folders if shared else None)  # also the files that other files name
     blocks = launch(page, host=host, port=port, share=share, auth=login, browser=browser and can_show_a_browser())
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.record.allowed import lies_in
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, resolve_path
 from core.settings.concepts import own_settings
@@ -31,13 +32,7 @@ class Roots:
 
     def holds(self, path: str | os.PathLike) -> bool:
         """Whether the page may read this path. Links are followed first, so none leads outside."""
-        try:
-            real = Path(path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
-            return False
-        if self.local:
-            return True
-        return any(real.is_relative_to(folder) for folder in self.folders)
+        return lies_in(path, None if self.local else self.folders)
 
     def check(self, text: str | os.PathLike, where: str = "path") -> Path:
         """The path that `text` names (relative ones against the project), or a ProblemsError when it is not open."""

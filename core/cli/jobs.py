@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,10 @@ from typing import Any, cast
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
-from core.engine.execute import execute
+from core.engine.execute import execute, switches, write_details
+from core.engine.explain import explain
 from core.engine.launch import is_launched, supervise
+from core.engine.other_process import forget_failure, tell_failure
 from core.engine.owner import Ownership, hand_in, is_held
 from core.engine.view import RunView
 from core.record import machine
@@ -67,6 +70,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
         try:
             folder = resume or _new_folder("train", job, title, workspace, options.preset_name)
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
+            forget_failure(folder)
             processes.tell((folder.path, job))
             return _execute("train", job, folder, workspace, options, processes)
         finally:
@@ -88,7 +92,13 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         context = JobContext(
             workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
         )
-        run_training(job, context)
+        try:
+            run_training(job, context)
+        except Exception as error:
+            write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
+            words = explain(error, lambda: switches("train", job, context))
+            tell_failure(context.folder, words, processes.rank + 1)
+            raise
     return DONE
 
 

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 from core.cli.options import PAGE, SUBCOMMAND, options_help
+from core.record.allowed import take_limits
 from core.record.problems import ProblemsError, errors
 from core.settings.flags import help_text
 from core.settings.job import JOBS
@@ -30,6 +31,7 @@ def main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    take_limits()
     name = words[0] if words and words[0] in SUBCOMMAND else "page"
     rest = words if name == "page" else words[1:]
     if "--help" in rest or "-h" in rest:

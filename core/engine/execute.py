@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core.engine.explain import Explanation, explain
+from core.engine.other_process import told_failure
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.commands import CommandReader
@@ -117,28 +118,41 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
     journal = context.journal
     try:
         state = TASKS[task](job, context)
+        words = _told(context) if state == "stopped" else None
+        if words is not None:  # a launcher asks the others to end when one has failed
+            return _failed(context, words)
         journal.put(StateChanged(state))
         return state, None
     except Cancelled:
+        if (words := _told(context)) is not None:
+            return _failed(context, words)
         journal.put(StateChanged("stopped", "Stopped before training began" if task == "train" else "Cancelled"))
         return "stopped", None
     except Exception as error:
-        _write_details(context.folder, traceback.format_exc())
+        write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         free_memory()
-        words = explain(error, lambda: _switches(task, job, context))
+        words = _told(context) or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(
                     f"{problem.what} ({problem.where})" if problem.where else problem.what, "error", problem.fix
                 )
-        journal.put(StateChanged("failed", words.what, words.fix))
-        return "failed", words
+        return _failed(context, words)
     finally:
         free_memory()
 
 
-def _switches(task: str, job: Settings, context: JobContext) -> str:
+def _told(context: JobContext) -> Explanation | None:
+    return told_failure(context.folder) if context.processes.count > 1 else None
+
+
+def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation | None]:
+    context.journal.put(StateChanged("failed", words.what, words.fix))
+    return "failed", words
+
+
+def switches(task: str, job: Settings, context: JobContext) -> str:
     """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
         return ""
@@ -147,10 +161,10 @@ def _switches(task: str, job: Settings, context: JobContext) -> str:
     return out_of_memory_advice(job, context.workspace, context.device)  # type: ignore[arg-type]
 
 
-def _write_details(folder: RunFolder, text: str) -> None:
+def write_details(folder: RunFolder, text: str, name: str = "error.txt") -> None:
     """The traceback, for a report of a defect; never shown on its own."""
     try:
         folder.logs.mkdir(exist_ok=True)
-        atomic.write_text(folder.logs / "error.txt", mask(text))
+        atomic.write_text(folder.logs / name, mask(text))
     except OSError:
         return

@@ -16,6 +16,7 @@ POISON = (
     "misaligned address",
     "illegal instruction",
 )
+GONE = ("connection closed by peer", "connection reset by peer")  # gloo's words when a process of a group has left
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         return Explanation(what, "check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
+    if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in GONE):
+        return Explanation(
+            "Another process of this training ended without a word; the system may have ended it for want of memory",
+            "see processes.txt in the run's logs; continue the run, with fewer processes or a setting that takes less memory",
+        )
     return Explanation(
         f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}",
         "the log file of the run holds the details",

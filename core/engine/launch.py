@@ -17,7 +17,7 @@ from typing import IO
 from core.engine.explain import Explanation, explain
 from core.engine.view import ENDED
 from core.record import commands, machine
-from core.record.allowed import allowed_modules
+from core.record.allowed import allowed_modules, limits_of_launched
 from core.record.cancel import CancelToken
 from core.record.events import StateChanged
 from core.record.journal import Journal, Line, Tail, read_lines
@@ -93,7 +93,7 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
     places += [word for name in sorted(allowed_modules()) for word in ("--allow-module", name)]
     program = [str(PROJECT / "webui.py"), "train", "--continue", str(folder.path.resolve()), *places]
     threads = str(max(1, machine.threads() // job.memory.num_processes))
-    environment = os.environ | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
+    environment = os.environ | limits_of_launched() | {SUPERVISED: str(os.getpid()), "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
         [sys.executable, *launcher, *quiet, *program],
         env=environment,

@@ -5,8 +5,9 @@ A preset or a metadata file that came from elsewhere can name both, and can allo
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.record.problems import ProblemsError
@@ -15,7 +16,8 @@ from core.record.workspace import PROJECT
 FILE = PROJECT / "allowed_modules.txt"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
-_is_open: Callable[[Path], bool] | None = None
+OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # set for processes that a shared page has launched
+_open_folders: Sequence[Path] | None = None
 
 
 def allow(name: str) -> None:
@@ -43,12 +45,33 @@ def _lines(file: Path) -> set[str]:
     return {name for name in names if _NAME.fullmatch(name)}
 
 
-def keep_files_inside(is_open: Callable[[Path], bool] | None) -> None:
-    """From now on jobs of this process reach only files that `is_open` says yes to: a shared page's folders. None: all."""
-    global _is_open
-    _is_open = is_open
+def keep_files_inside(folders: Sequence[Path] | None) -> None:
+    """From now on jobs of this process reach only files in these folders: those of a shared page. None: all."""
+    global _open_folders
+    _open_folders = None if folders is None else [folder.resolve() for folder in folders]
+
+
+def limits_of_launched() -> dict[str, str]:
+    """What stands in the environment of processes that this one launches, so that they keep to the same folders."""
+    return {} if _open_folders is None else {OPEN_FOLDERS: os.pathsep.join(map(str, _open_folders))}
+
+
+def take_limits() -> None:
+    """Keep to the folders of the process that launched this one, if it did."""
+    if folders := os.environ.get(OPEN_FOLDERS):
+        keep_files_inside([Path(folder) for folder in folders.split(os.pathsep)])
 
 
 def may_reach(path: Path) -> bool:
     """Whether a path that stands in a file, or is written to by a setting, may be touched."""
-    return _is_open is None or _is_open(path)
+    return _open_folders is None or lies_in(path, _open_folders)
+
+
+def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
+    """Whether a path lies in one of these folders, themselves resolved; None: anywhere. Links are followed first, so none
+    leads outside. What is no path at all lies nowhere."""
+    try:
+        real = Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
+        return False
+    return folders is None or any(real.is_relative_to(folder) for folder in folders)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ from core.training.validation import Validation, caption_of, timesteps_of
 from core.training.watching import Watch
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from core.dataset.batches import Placed
     from core.diffusion.text_states import TextStates
 
@@ -307,16 +309,18 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
         builder.prompt_texts = PromptTexts(
             builder.prompts, lambda tokens: LearningText(lambda captions: builder.encode(captions, tokens))
         )
-    return _assemble(builder, components, text or LearningText(builder.encode), latents)
+    with ExitStack() as undo:
+        undo.callback(latents.close)
+        run = _assemble(builder, components, text or LearningText(builder.encode), latents, undo)
+        undo.pop_all()
+    return run
 
 
-def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -> Run:
+def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, undo: ExitStack) -> Run:
+    """undo: what the process is left with where this ends in an error"""
     from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
-    from core.optimization.fused import split_groups
-    from core.optimization.groups import parameter_groups
-    from core.optimization.optimizers import build_optimizer
 
     job, context, device = builder.job, builder.context, builder.context.device
     processes = context.processes
@@ -326,15 +330,14 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     if device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
         install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
     compiled = compile_blocks(builder, components.unet)
-    scale = scale_factor(job, builder.context.processes.count)
-    groups = parameter_groups(job.optimizer, parts, scale)
-    if job.method.whole_model and job.memory.fused_optimizer_groups:
-        groups = split_groups(groups, job.memory.fused_optimizer_groups)
-    optimizer = build_optimizer(job.optimizer, groups, builder.seed)
+    if compiled is not None:
+        undo.callback(compiled.release)
+    optimizer = _optimizer(builder, parts)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = NonFiniteGuard(device, job.schedule.skip_non_finite)
     prior = prepare_prior(builder, text)
     stepper = make_stepper(builder, components, parameters, optimizer, guard)
+    undo.callback(stepper.release)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -374,6 +377,18 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents) -
     )
     run.tasks = Tasks(run)
     return run
+
+
+def _optimizer(builder: Builder, parts: Any) -> Optimizer:
+    from core.optimization.fused import split_groups
+    from core.optimization.groups import parameter_groups
+    from core.optimization.optimizers import build_optimizer
+
+    job = builder.job
+    groups = parameter_groups(job.optimizer, parts, scale_factor(job, builder.context.processes.count))
+    if job.method.whole_model and job.memory.fused_optimizer_groups:
+        groups = split_groups(groups, job.memory.fused_optimizer_groups)
+    return build_optimizer(job.optimizer, groups, builder.seed)
 
 
 def _write_fingerprint(builder: Builder) -> None:

@@ -113,16 +113,17 @@ class ShardedStepper(Stepper):
         config = config_of(job, processes.count, parameters, compute)
         seen = Learning([] if shares else parameters, modules if shares else [])
         self._engine = make_engine(config, seen, optimizer, context.device, early=self._settings.zero3_init_flag)
-        self._joined = ExitStack()
-        self._joined.enter_context(joined(context.device))  # stage 3 asks in each pass
-        self._zero = self._engine.optimizer
-        optimizer.step = self._guarded(optimizer.step)  # type: ignore[method-assign]
-        self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
-        self._begin_exactly(exact)
-        for module in () if shares else modules:  # what does not learn
-            module.to(context.device)
-        if isinstance(method, FullMethod):
-            method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
+        with ExitStack() as stack:
+            stack.enter_context(joined(context.device))  # stage 3 asks in each pass
+            self._zero = self._engine.optimizer
+            optimizer.step = self._guarded(optimizer.step)  # type: ignore[method-assign]
+            self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
+            self._begin_exactly(exact)
+            for module in () if shares else modules:  # what does not learn
+                module.to(context.device)
+            if isinstance(method, FullMethod):
+                method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
+            self._joined = stack.pop_all()
 
     def _begin_exactly(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
         """Masters as the model's file has them, not as 16 bits hold them."""

@@ -141,7 +141,7 @@ def test_a_disk_that_takes_nothing_leaves_the_earlier_file(tmp_path, add, monkey
 
 def test_a_shared_page_writes_no_list_outside_its_folders(tmp_path, add, monkeypatch):
     add("set/a.png")
-    monkeypatch.setattr(allowed, "_is_open", lambda path: False)
+    monkeypatch.setattr(allowed, "_open_folders", [])
     with pytest.raises(ProblemsError, match="shared page"):
         write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"))
     assert not (tmp_path / "meta.json").exists()

@@ -20,7 +20,7 @@ def test_serving_to_others_closes_files_outside(tmp_path, monkeypatch, host, sha
         raise Launched
 
     monkeypatch.setattr(app, "launch", launch)
-    monkeypatch.setattr(allowed, "_is_open", None)
+    monkeypatch.setattr(allowed, "_open_folders", None)
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
     with pytest.raises(Launched):
         app.serve(None, workspace, host=host, share=share, auth="me:secret")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from core.cli.main import main
 from core.cli.options import SUBCOMMAND, split_options
 from core.dataset.batches import Batch
 from core.engine import launch as launch_module
@@ -289,10 +290,55 @@ def test_the_command_line_launches_processes_of_its_own_and_ctrl_c_saves(make_jo
     assert state_step(newest_state(folder.states)) == step and f"--continue {path.name}" in errors
 
 
+FAILING = """
+import os
+import torch
+
+class Fails(torch.optim.SGD):
+    def step(self, closure=None):
+        if os.environ.get("RANK") == "1":
+            {what}
+        super().step(closure)
+"""
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ('raise torch.OutOfMemoryError("CUDA out of memory")', "The device ran out of memory (in process 2)"),
+        ("os.kill(os.getpid(), 9)", "Another process of this training ended without a word"),
+    ],
+)
+def test_what_ended_another_process_is_what_the_run_says(make_job, tmp_path, what, words):
+    """The first one only sees it leave, or is asked to end by the launcher, which must not read as a wish."""
+    (tmp_path / "failing.py").write_text(FAILING.format(what=what))
+    preset, outputs = tmp_path / "fails.json", tmp_path / "outputs"
+    optimizer = {"optimizer_type": "failing.Fails"}
+    preset.write_text(json.dumps(dump(make_job(optimizer=optimizer, schedule={"max_train_steps": 50, "seed": 7}))))
+    places = ["--outputs", str(outputs), "--models", str(PROJECT / "models"), "--device", "cpu"]
+    command = [sys.executable, str(PROJECT / "webui.py"), "train", str(preset), *places, "--allow-module", "failing"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--memory.num_processes", "2"], env=environment, cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    (path,) = (outputs / "runs").iterdir()
+    last = [line for line in read_lines(path / "events.jsonl") if line["kind"] == "state"][-1]
+    assert last["state"] == "failed" and words in last["message"], last
+    assert words in done.stderr
+
+
 def test_what_the_launched_are_told(make_job, tmp_path, monkeypatch):
-    """A module that was allowed where this process was started is allowed in the others too."""
-    started = []
-    monkeypatch.setattr(launch_module.subprocess, "Popen", lambda words, **more: started.append(words))
+    """A module that was allowed where this process was started is allowed in the others too, and files that a shared page
+    keeps closed are closed to them."""
+    started, environments = [], []
+
+    def popen(words, env, **more):
+        started.append(words)
+        environments.append(env)
+
+    monkeypatch.setattr(launch_module.subprocess, "Popen", popen)
+    monkeypatch.setattr(allowed, "_open_folders", None)
     monkeypatch.setattr(allowed, "_by_flag", {"my_optimizers"})
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path)
     folder = RunFolder.create(workspace.runs, "t", {})
@@ -303,6 +349,13 @@ def test_what_the_launched_are_told(make_job, tmp_path, monkeypatch):
         "models": str(workspace.models),
         "allow-module": ["my_optimizers"],
     }
+    assert allowed.OPEN_FOLDERS not in environments[0]
+    allowed.keep_files_inside([tmp_path / "outputs", tmp_path / "models"])
+    launch_module._start(make_job(memory={"num_processes": 2}), folder, workspace, None)
+    monkeypatch.setattr(allowed, "_open_folders", None)
+    monkeypatch.setattr(os, "environ", environments[1])
+    main(["--help"])
+    assert allowed.may_reach(tmp_path / "models" / "a") and not allowed.may_reach(tmp_path / "a")
 
 
 def test_a_journal_is_read_once_while_it_is_followed(make_job, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from core.settings.saving import SavingSettings
 from core.settings.validation import ValidationSettings
 from core.training.loop import obey
 from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
+from core.training.stepper import Stepper
 from core.training.tasks import Tasks
 from core.training.trackers import make_tracker
 
@@ -126,3 +127,16 @@ def test_a_stop_is_heard_while_captions_are_encoded(train, pictures, tmp_path):
     with pytest.raises(Cancelled):
         training.start()
     assert not any(line["text"] == "loading the model" for line in training.lines("stage"))
+
+
+def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, monkeypatch):
+    """The next job of the same process would find torch.compile's limits, and the steps within the backward pass."""
+    left = []
+    compiled = SimpleNamespace(release=lambda: left.append("compiled"))
+    monkeypatch.setattr("core.training.setup.compile_blocks", lambda builder, unet: compiled)
+    release = Stepper.release
+    monkeypatch.setattr(Stepper, "release", lambda stepper: (left.append("stepper"), release(stepper)))
+    monkeypatch.setattr("core.training.setup.checked_prediction", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train().start()
+    assert left == ["stepper", "compiled"]

@@ -1,0 +1,42 @@
+"""What ended a training in another of its processes. The first one only sees it leave, so it is told by a file."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from core.engine.explain import Explanation
+from core.record import atomic
+from core.record.run_folder import RunFolder
+
+
+def forget_failure(folder: RunFolder) -> None:
+    """The run begins, or goes on: what ended it before is over."""
+    with suppress(OSError):
+        _file(folder).unlink(missing_ok=True)
+
+
+def tell_failure(folder: RunFolder, words: Explanation, process: int) -> None:
+    """Write it down before this process leaves the group; where another one has, that came first.
+
+    process  its number, from 1
+    """
+    if told_failure(folder) is None:
+        found = {"what": f"{words.what} (in process {process})", "fix": words.fix}
+        with suppress(OSError):
+            folder.logs.mkdir(exist_ok=True)
+            atomic.write_text(_file(folder), json.dumps(found))
+
+
+def told_failure(folder: RunFolder) -> Explanation | None:
+    """What another process told since the run began; None where none did."""
+    try:
+        found = json.loads(_file(folder).read_text("utf-8"))
+        return Explanation(str(found["what"]), str(found["fix"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _file(folder: RunFolder) -> Path:
+    return folder.logs / "other_process.json"
