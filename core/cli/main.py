@@ -7,6 +7,7 @@ from importlib import import_module
 
 from core.cli.options import PAGE, SUBCOMMAND, options_help
 from core.record.allowed import take_limits
+from core.record.heap import one_heap
 from core.record.problems import ProblemsError, errors
 from core.settings.flags import help_text
 from core.settings.job import JOBS
@@ -31,6 +32,7 @@ def main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    one_heap()
     take_limits()
     name = words[0] if words and words[0] in SUBCOMMAND else "page"
     rest = words if name == "page" else words[1:]

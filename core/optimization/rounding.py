@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from core.record.draws import address
@@ -17,30 +18,41 @@ if TYPE_CHECKING:
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
 LARGEST = 1 << 26  # numbers that are fp32 at once: 256 MB of weights and as much of gradients
-PIECE = (
-    1 << 16
-)  # numbers that stay in a processor's cache while it handles them; a multiple of 4, as draws come in fours
+# Numbers that are rounded at a time: few enough for a processor's cache, many enough that its threads need not be woken for
+# each little; a multiple of 4, as draws come in fours.
+PIECE = 1 << 20
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def round_by_chance(values: Tensor, generator: torch.Generator) -> Tensor:
-    """float32 -> bfloat16, to one of the two neighbours, each with the chance that makes the mean right (Zamirai et al.
-    2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. What bf16 can hold stays as it is.
+Shorts = Callable[[int], "Tensor"]  # how many -> integers -32768 to 32767, int16, on the device of the weights
 
-    generator   on the device of the values
+
+def round_by_chance(values: Tensor, shorts: Shorts) -> Tensor:
+    """float32 -> float32 that bfloat16 can hold: one of the two neighbours, each with the chance that makes the mean right
+    (Zamirai et al. 2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. What bf16 can hold
+    stays as it is.
     """
-    bits = values.contiguous().view(torch.int32).reshape(-1) + _random_shorts(values.numel(), generator)
-    bits.add_(32768)  # the shorts begin at -32768
-    upper = bits.view(torch.int16)[1::2].contiguous()  # a bf16 number is the upper half of an fp32 one
-    rounded = upper.view(torch.bfloat16).view(values.shape)
-    return rounded.masked_fill_(values.isnan(), float("nan"))  # whose bits, counted up, may become a number
+    # A NaN's bits, counted up, may become a number. On a processor a sum tells quickly that there is none.
+    nan = values.isnan() if values.device.type != "cpu" or not torch.isfinite(values.sum()) else None
+    bits = values.contiguous().view(torch.int32).view(-1) + 32768  # as the shorts begin at -32768
+    bits.add_(shorts(bits.numel())).bitwise_and_(-65536)  # a bf16 number is the upper half of an fp32 one
+    rounded = bits.view(torch.float32).view(values.shape)
+    return rounded if nan is None else rounded.masked_fill_(nan, float("nan"))
 
 
-def _random_shorts(count: int, generator: torch.Generator) -> Tensor:
-    """Integers -32768 to 32767, int16 [count]: four from each number drawn, as drawing is what takes the time."""
-    low, high = -(2**63), 2**63 - 1
-    drawn = torch.randint(low, high, (-(-count // 4),), dtype=torch.int64, device=generator.device, generator=generator)
-    return drawn.view(torch.int16)[:count]
+def draws(seed: int, device: torch.device) -> Shorts:
+    """Four shorts from each number drawn, as drawing is what takes the time: on a processor torch's own generator would
+    take ten times as long."""
+    if device.type == "cpu":
+        source = numpy.random.SFC64(seed)
+        return lambda count: torch.from_numpy(source.random_raw(-(-count // 4)).view(numpy.int16)[:count])
+    generator, low, high = torch.Generator(device).manual_seed(seed), -(2**63), 2**63 - 1
+
+    def drawn(count: int) -> Tensor:
+        wide = torch.randint(low, high, (-(-count // 4),), dtype=torch.int64, device=device, generator=generator)
+        return wide.view(torch.int16)[:count]
+
+    return drawn
 
 
 class WideStep:
@@ -78,6 +90,7 @@ class WideStep:
 
         withheld   0-d on the device: above 0, they stay as they are
         """
+        asked = withheld is not None and withheld.device.type == "cpu"  # where asking makes nobody wait
         weights = [weight for weight in _weights(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
         for weight in weights:
@@ -95,18 +108,21 @@ class WideStep:
             if new is old:
                 continue
             weight.data = old
+            if asked and withheld > 0:  # type: ignore[operator]
+                continue
             chance = self._chance(weight)
             for target, values in in_pieces(old, new):
-                rounded = values.to(old.dtype) if chance is None else round_by_chance(values, chance)
-                target.copy_(rounded if withheld is None else torch.where(withheld > 0, target, rounded))
+                rounded = values if chance is None else round_by_chance(values, chance)
+                if withheld is not None and not asked:
+                    rounded = torch.where(withheld > 0, target, rounded.to(target.dtype))
+                target.copy_(rounded)
 
-    def _chance(self, weight: nn.Parameter) -> torch.Generator | None:
+    def _chance(self, weight: nn.Parameter) -> Shorts | None:
         """Where the draws of this weight's rounding come from; None rounds to the nearest."""
         if weight.dtype != torch.bfloat16 or not self._stochastic:
             return None
-        chance = torch.Generator(weight.device)
         step = self._optimizer.param_groups[0][STEP]
-        return chance.manual_seed(address(self._seed, "rounding", step, self._place[weight]))
+        return draws(address(self._seed, "rounding", step, self._place[weight]), weight.device)
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -1,33 +1,65 @@
-"""Freed memory of this process, given back to the system.
+"""Freed memory of this process: given back to the system, or kept for the next large tensor.
 
 glibc keeps what is freed between two blocks that are still used: after a model's weights were put into another order,
-nearly a gigabyte. It is given back only when asked.
+nearly a gigabyte. It is given back only when asked. A large block goes back at once, and the system clears the next one's
+pages anew: an optimizer that makes tensors as large as a weight, for each weight, waits for that half of its time.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 OFTEN_ENOUGH = 64 << 20  # bytes; asking takes some milliseconds
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # mallopt's numbers
+# While a process runs, glibc itself raises the first as far as this; the second is its default.
+USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_MAX: 65536}
 
 
 @cache
-def _trim() -> Any:
+def _glibc() -> Any:
+    """None on other systems, and with other C libraries."""
     if not sys.platform.startswith("linux"):
         return None
     try:
-        return ctypes.CDLL("libc.so.6").malloc_trim
-    except (OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        return library if library.malloc_trim and library.mallopt else None
+    except (OSError, AttributeError):
         return None
 
 
 def give_back() -> bool:
     """Whether the system was given something. Does nothing but on Linux with glibc."""
-    trim = _trim()
-    return bool(trim is not None and trim(0))
+    library = _glibc()
+    return bool(library is not None and library.malloc_trim(0))
+
+
+def one_heap() -> None:
+    """All threads share one heap: only that one can keep large blocks. To be called before there are threads."""
+    library = _glibc()
+    if library is not None:
+        library.mallopt(ARENA_MAX, 1)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Inside, what is freed stays with the process; afterwards the system gets it back. Does nothing but with glibc."""
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    library.mallopt(MMAP_MAX, 0)
+    library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        for what, value in USUAL.items():
+            library.mallopt(what, value)
+        give_back()
 
 
 class GivingBack:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.events import MemoryUsed, Planned
+from core.record.heap import kept
 from core.settings.job import TrainJob
 from core.settings.presets import dump
 from core.training.clock import StepClock
@@ -160,7 +162,9 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
             )
         )
         context.stage("training")
-        return train(run)
+        # A whole model's optimizer makes tensors as large as each weight, again and again.
+        with kept() if job.method.whole_model and context.device.startswith("cpu") else nullcontext():
+            return train(run)
     finally:
         run.release()
 

@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from core.record.heap import OFTEN_ENOUGH, GivingBack, give_back
+from core.record.heap import OFTEN_ENOUGH, GivingBack, give_back, kept
 
 PIECE, PIECES = 100 << 10, 3000  # below what glibc would map apart
 glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps freed memory")
@@ -43,3 +43,17 @@ def test_it_is_asked_for_only_now_and_then() -> None:
     memory.freed(1)
     assert before - resident() > PIECE * PIECES // 4
     assert kept
+
+
+@glibc
+def test_what_is_freed_stays_for_the_next_large_block_until_it_is_over() -> None:
+    size = 200 << 20
+    before = resident()
+    with kept():
+        block = bytearray(b"x") * size
+        del block
+        assert resident() - before > size // 2
+    assert resident() - before < size // 4
+    block = bytearray(b"x") * size
+    del block
+    assert resident() - before < size // 4
