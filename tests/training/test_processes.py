@@ -180,10 +180,10 @@ def in_float64(monkeypatch):
     """Trainings compute in float64."""
     assemble = setup._assemble
 
-    def widened(builder, components, text, latents):
+    def widened(builder, components, *rest):
         for part in (components.unet, *components.text_encoders):
             part.double()
-        run = assemble(builder, components, text, latents)
+        run = assemble(builder, components, *rest)
         for weight in run.parameters:
             weight.data = weight.data.double()
         if frozen := getattr(run.method, "frozen", None):  # packed for float32
