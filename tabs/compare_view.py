@@ -9,7 +9,8 @@ from core.record.run_folder import RunFolder
 from core.settings.presets import differences
 from tabs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
 from tabs.markup import count, esc, section, short
-from tabs.runs_view import TITLES, compare_address, moment, value_words
+from tabs.project import FIELDS
+from tabs.runs_view import compare_address, moment, value_words
 
 Url = Callable[..., str]
 
@@ -81,7 +82,7 @@ def _settings(a: Side, b: Side) -> str:
         return section(title, '<p class="hint">None: both runs have the same settings.</p>')
     one, other = _titles(a, b)
     rows = "".join(
-        f"<tr><td>{esc(TITLES[path].title)}<span class='hint'>{esc(path)}</span></td>"
+        f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
         f"<td>{_value(path, mine)}</td><td>{_value(path, theirs)}</td></tr>"
         for path, (mine, theirs) in differ.items()
     )
@@ -91,7 +92,7 @@ def _settings(a: Side, b: Side) -> str:
 
 def _value(path: str, value: Any) -> str:
     """As the form shows it, with the unit of a number."""
-    unit = TITLES[path].unit
+    unit = FIELDS[path].unit
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and unit not in ("", "bytes")
     return value_words(path, value) + (f" {esc(unit)}" if number else "")
 

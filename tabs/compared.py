@@ -15,7 +15,8 @@ from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.context import clock, file_size
 from tabs.markup import count
-from tabs.runs_view import TITLES, loss_words, when
+from tabs.project import FIELDS
+from tabs.runs_view import loss_words, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,8 +147,8 @@ def _unlike_settings(a: Side, b: Side) -> list[str]:
     """Settings that change what the loss of the same weights would be."""
     assert a.job is not None and b.job is not None
     paths = [path for path in differences(a.job, b.job) if path not in NOT_IN_THE_MEASURE]
-    model = [TITLES[path].title for path in paths if path in MEASURED_BY_MODEL]
-    loss = [TITLES[path].title for path in paths if path.startswith("noise.") or path in DRAWS]
+    model = [FIELDS[path].title for path in paths if path in MEASURED_BY_MODEL]
+    loss = [FIELDS[path].title for path in paths if path.startswith("noise.") or path in DRAWS]
     found = [f"with different base models ({', '.join(model)})"] if model else []
     return found + ([f"with a different loss ({', '.join(loss)})"] if loss else [])
 

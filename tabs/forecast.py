@@ -21,7 +21,9 @@ from core.settings.levels import level_of, levels
 from core.settings.presets import to_values
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
+from tabs.form import shown_value
 from tabs.pieces import piece
+from tabs.project import FIELDS
 
 if TYPE_CHECKING:
     from tabs.browsers import Browser
@@ -64,7 +66,7 @@ class Forecast:
         self._asked = False
         self._key: Any = None
         self._facts: dict[str, Any] = {}
-        self._saved: dict[str, int] = {}
+        self._hints: dict[str, str] = {}
         self._device = ""
 
     # -- the plan
@@ -75,9 +77,7 @@ class Forecast:
 
     def hints(self, job: TrainJob) -> dict[str, str]:
         """{path of a memory switch: what it saves in this job}, while the plan is of this job."""
-        if self._key != plan_key(job):
-            return {}
-        return {path: f"In this job: {memory_words(saved)} less." for path, saved in self._saved.items()}
+        return self._hints if self._key == plan_key(job) else {}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
         """What the card shows. Starts a new plan where the job has changed."""
@@ -121,11 +121,11 @@ class Forecast:
             tight = plan.total > total
             found["advice"] = _beside(plan.memory, plan.disk)
             found["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
-            saved = switch_savings(job, facts)
+            hints = _hints(job, switch_savings(job, facts))
         except ProblemsError as error:
-            found, saved = {"problem": error.problems[0].what}, {}
+            found, hints = {"problem": error.problems[0].what}, {}
         with self._lock:
-            self._key, self._facts, self._saved = key, found, saved
+            self._key, self._facts, self._hints = key, found, hints
 
     # -- the slider
 
@@ -176,6 +176,18 @@ def build(page: Page) -> Forecast:
     )
     gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
     return page.forecast
+
+
+def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
+    """What stands below each switch; where there are several choices, which one saves that."""
+    from core.training.memory_advice import switches
+
+    found = {}
+    for path, (_, saving) in switches(job).items():
+        if path in savings:
+            choice = "" if saving is True else f" with {shown_value(FIELDS[path], saving)}"
+            found[path] = f"In this job: {memory_words(savings[path])} less{choice}."
+    return found
 
 
 def _beside(memory: int, disk: int) -> list[str]:

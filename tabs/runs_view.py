@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
-from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.context import clock, empty_state, file_size
 from tabs.form import shown_value
 from tabs.generate_view import training_words
 from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, section, short
+from tabs.project import FIELDS
 from tabs.values import text_of
 
 PAGE_SIZE = 25
@@ -25,7 +25,6 @@ PATIENCE = 0.3  # seconds that an answer waits for journals which are read for t
 LOG_SHOWN = 60
 ENDED_SHOWN = 6
 SAMPLE_STEPS = 6
-TITLES = {entry.path: entry for entry in declared(TrainJob)}
 CONTINUABLE = ("interrupted", "stopped", "failed")
 
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -339,7 +338,7 @@ def _settings(job: TrainJob | None) -> str:
     if not found:
         return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
     rows = "".join(
-        f"<tr><td>{esc(TITLES[path].title)}<span class='hint'>{esc(path)}</span></td>"
+        f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
         f"<td>{value_words(path, mine)}</td><td class='hint'>{value_words(path, default)}</td></tr>"
         for path, (mine, default) in found.items()
     )
@@ -350,7 +349,7 @@ def _settings(job: TrainJob | None) -> str:
 
 def value_words(path: str, value: Any) -> str:
     """A value as the form shows it (HTML)."""
-    entry = TITLES[path]
+    entry = FIELDS[path]
     if entry.kind in ("bool", "choice"):
         return esc(shown_value(entry, value))
     text = str(text_of(entry, value))

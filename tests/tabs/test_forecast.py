@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -38,7 +39,11 @@ def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     assert "problem" not in found and "torch" in sys.modules
     assert found["total"] == pytest.approx(sum(part["bytes"] for part in found["parts"]), abs=6e6)
     assert found["saved"][1] == 0 and found["saved"][2] > 0  # checkpointing
-    assert page.forecast.hints(page.project.job)["memory.gradient_checkpointing"].startswith("In this job: ")
+    hints = page.forecast.hints(page.project.job)
+    assert re.fullmatch(r"In this job: [\d.]+ [MG]B less\.", hints["memory.gradient_checkpointing"])
+    assert re.fullmatch(r"In this job: [\d.]+ [MG]B less with bf16\.", hints["memory.mixed_precision"]), (
+        "of several choices"
+    )
     page.project.edit("dataset.resolution", "256")
     assert not facts(page)["fresh"] and page.forecast.hints(page.project.job) == {}
     wait_until(lambda: facts(page)["fresh"], 120)  # a thread in the middle of torch's work would abort the exit
