@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.locate import model_problems
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.training.checks import problems_with_model, problems_without_model
@@ -204,6 +205,8 @@ class Checks:
         model = self.model(job.model.base_model, job.model.family)
         if model["problem"]:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
+        else:
+            found += model_problems(job.model, workspace, allow)
         found += problems_with_model(job, workspace, allow)
         unique: dict[tuple[str, str], Problem] = {}
         for problem in [*found, *self.doctor_errors(job, report)]:

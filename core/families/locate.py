@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from core.families import family_of
@@ -51,8 +52,13 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
     return found
 
 
-def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
+def model_problems(
+    settings: ModelSettings, workspace: Workspace, allow: Callable[[Path, str], object] | None = None
+) -> list[Problem]:
+    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means.
+
+    allow  called with the VAE before it is read; may raise ProblemsError (a shared page)
+    """
     found: list[Problem] = []
     name = None
     try:
@@ -63,7 +69,10 @@ def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Proble
         found += error.problems
     if settings.vae is not None:
         try:
-            vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
+            path = model_path(settings.vae, workspace, "model.vae")
+            if allow is not None:
+                allow(path, "model.vae")
+            vae = open_vae(path)
             scale = (vae.config or {}).get("scaling_factor")
             if name is not None and scale is not None and (scale == SDXL_SCALE) != (name == "sdxl"):
                 found.append(_of_another_family(settings.vae, scale, name))

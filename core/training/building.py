@@ -17,6 +17,7 @@ from core.methods.full import TEXT_PARTS, FullMethod, learning_parts
 from core.methods.network import NetworkMethod
 from core.settings.optimizers import find
 from core.training import prior
+from core.training.checks import EMBEDDING
 from core.training.prior import ModelPrior
 from core.training.stepper import Stepper
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from core.training.setup import Builder
     from core.training.sources import Text
 
-EMBEDDING = "embedding.embedding_weights"
 # Libraries whose optimizers keep all they know with each weight, so that weights may be moved in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
 

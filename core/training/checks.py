@@ -24,6 +24,7 @@ from core.training.resume import beginning_problems
 if TYPE_CHECKING:
     from core.dataset.report import Report
 
+EMBEDDING = "embedding.embedding_weights"
 Allow = Callable[[Path, str], object]
 
 
@@ -63,8 +64,22 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 def problems_with_model(job: TrainJob, workspace: Workspace, allow: Allow | None = None) -> list[Problem]:
     """What the header of the base model tells about the loss, the family, the networks and the room on a fast disk; nothing
     where there is no model."""
-    found = [*objective_problems(job, workspace), *_of_the_family(job, workspace)]
+    found = [*objective_problems(job, workspace), *_of_the_family(job, workspace), *_of_the_word(job, workspace, allow)]
     return [*found, *network_problems(job, workspace, allow), *room_problems(job, workspace)]
+
+
+def _of_the_word(job: TrainJob, workspace: Workspace, allow: Allow | None) -> list[Problem]:
+    """Whether the embedding that a new word begins from is there."""
+    start = job.embedding.embedding_weights
+    if job.method.kind != "embedding" or not start:
+        return []
+    try:
+        path = model_path(start, workspace, EMBEDDING)
+        if allow is not None:
+            allow(path, EMBEDDING)
+    except ProblemsError as error:
+        return error.problems
+    return []
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -161,6 +161,25 @@ def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
     assert "not open" in shared.page.checks.model(str(tmp_path))["problem"]
 
 
+@pytest.mark.parametrize(
+    "setting, more",
+    [("model.vae", {}), ("embedding.embedding_weights", {"method.kind": "embedding", "embedding.token_string": "zz"})],
+)
+def test_a_shared_page_reads_no_vae_and_no_embedding_outside(shared, tmp_path, setting, more):
+    from core.settings.job import TrainJob
+    from tabs.project import with_value
+
+    outside = tmp_path / "private.safetensors"
+    outside.write_bytes(b"")
+    job = with_value(TrainJob(), "model.base_model", "models/starter")
+    inside = shared.page.workspace.outputs / "datasets" / "red"
+    picture(inside)
+    for name, value in {**more, "dataset.folder": str(inside), setting: str(outside)}.items():
+        job = with_value(job, name, value)
+    found = shared.page.checks.problems(job, shared.page.checks.report(job))
+    assert [problem.where for problem in found if "not open to a shared page" in problem.what] == [setting]
+
+
 def test_tensorboard_is_not_offered_on_a_shared_page(shared):
     assert not shared.page.tensorboard.offered
     with pytest.raises(ProblemsError):
