@@ -15,7 +15,7 @@ from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
 from core.engine.execute import execute, switches, write_details
-from core.engine.explain import explain
+from core.engine.explain import explain, sees_another_gone
 from core.engine.launch import is_launched, supervise
 from core.engine.other_process import forget_failure, tell_failure
 from core.engine.owner import Ownership, hand_in, is_held
@@ -97,7 +97,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         except Exception as error:
             write_details(context.folder, traceback.format_exc(), f"error_{processes.rank + 1}.txt")
             words = explain(error, lambda: switches("train", job, context))
-            tell_failure(context.folder, words, processes.rank + 1)
+            tell_failure(context.folder, words, None if sees_another_gone(error) else processes.rank + 1)
             raise
     return DONE
 

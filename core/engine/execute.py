@@ -129,10 +129,12 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         journal.put(StateChanged("stopped", "Stopped before training began" if task == "train" else "Cancelled"))
         return "stopped", None
     except Exception as error:
+        # At once: what another process tells from now on follows from this error, or is the same one.
+        told = None if isinstance(error, ProblemsError) else _told(context)
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
         free_memory()
-        words = _told(context) or explain(error, lambda: switches(task, job, context))
+        words = told or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
                 context.say(

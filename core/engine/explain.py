@@ -16,7 +16,8 @@ POISON = (
     "misaligned address",
     "illegal instruction",
 )
-GONE = ("connection closed by peer", "connection reset by peer")  # gloo's words when a process of a group has left
+# gloo's words when a process of a group has left
+GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         return Explanation(what, "check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
         return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
-    if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in GONE):
+    if sees_another_gone(error):
         return Explanation(
             "Another process of this training ended without a word; the system may have ended it for want of memory",
             "see processes.txt in the run's logs; continue the run, with fewer processes or a setting that takes less memory",
@@ -68,6 +69,11 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}",
         "the log file of the run holds the details",
     )
+
+
+def sees_another_gone(error: BaseException) -> bool:
+    """Whether this is only another process's end, as one that trains with it sees it."""
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in GONE)
 
 
 def _asked(switches: Callable[[], str]) -> str:

@@ -17,13 +17,14 @@ def forget_failure(folder: RunFolder) -> None:
         _file(folder).unlink(missing_ok=True)
 
 
-def tell_failure(folder: RunFolder, words: Explanation, process: int) -> None:
+def tell_failure(folder: RunFolder, words: Explanation, process: int | None) -> None:
     """Write it down before this process leaves the group; where another one has, that came first.
 
-    process  its number, from 1
+    process  the number of the one that ended, from 1; None where it is not known which
     """
     if told_failure(folder) is None:
-        found = {"what": f"{words.what} (in process {process})", "fix": words.fix}
+        which = "" if process is None else f" (in process {process})"
+        found = {"what": words.what + which, "fix": words.fix}
         with suppress(OSError):
             folder.logs.mkdir(exist_ok=True)
             atomic.write_text(_file(folder), json.dumps(found))

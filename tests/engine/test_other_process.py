@@ -1,0 +1,84 @@
+"""What a training of several processes tells of its end, where more than one of them has something to tell."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from core.cli import jobs
+from core.engine import execute as execute_module
+from core.engine.explain import Explanation
+from core.engine.other_process import tell_failure, told_failure
+from core.record.journal import read_lines
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+
+GONE = "Another process of this training ended without a word; the system may have ended it for want of memory"
+OTHER = Explanation("The device ran out of memory")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "runs", "t", {})
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
+
+
+def end_of_the_first(folder, workspace, monkeypatch, error, later=None):
+    """The state and its words, when the first of two processes ends by this error. later: told only after it."""
+    monkeypatch.setitem(execute_module.TASKS, "train", lambda job, context: raise_(error))
+    if later is not None:
+        monkeypatch.setattr(execute_module, "free_memory", lambda: tell_failure(folder, later, 2))
+    two = SimpleNamespace(count=2)
+    execute_module.execute("train", TrainJob(), folder, workspace, "cpu", processes=two)
+    last = [line for line in read_lines(folder.journal_file) if line["kind"] == "state"][-1]
+    return last["state"], last.get("message", "")
+
+
+def raise_(error):
+    raise error
+
+
+def test_the_first_process_tells_what_another_told_before_it_saw_that_one_leave(folder, workspace, monkeypatch):
+    tell_failure(folder, OTHER, 2)
+    gone = RuntimeError("[gloo/transport/tcp/pair.cc:552] Connection closed by peer [127.0.0.1]:30381")
+    told = ("failed", "The device ran out of memory (in process 2)")
+    assert end_of_the_first(folder, workspace, monkeypatch, gone) == told
+
+
+def test_a_problem_that_every_process_finds_is_told_as_the_first_ones_own(folder, workspace, monkeypatch):
+    tell_failure(folder, Explanation("There is no model"), 2)
+    problem = ProblemsError.one("There is no model", "model.base_model", "choose one")
+    assert end_of_the_first(folder, workspace, monkeypatch, problem) == (
+        "failed",
+        "There is no model (model.base_model)",
+    )
+
+
+def test_what_another_tells_after_the_first_has_failed_is_not_the_reason(folder, workspace, monkeypatch):
+    own = torch.OutOfMemoryError("CUDA out of memory")
+    later = Explanation("Another process of this training ended without a word")
+    assert end_of_the_first(folder, workspace, monkeypatch, own, later) == ("failed", "The device ran out of memory")
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "The device ran out of memory (in process 3)"),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:30381"), GONE),
+        (RuntimeError("writev [127.0.0.1]:30381: Broken pipe"), GONE),
+    ],
+)
+def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_ended(
+    folder, workspace, monkeypatch, error, told
+):
+    monkeypatch.setattr("core.training.run.run_training", lambda job, context: raise_(error))
+    third = SimpleNamespace(rank=2, count=3, device="cpu", tell=lambda nothing: (folder.path, TrainJob()))
+    with pytest.raises(type(error)):
+        jobs._follow(third, workspace)
+    assert told_failure(folder).what == told
