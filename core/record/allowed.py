@@ -5,6 +5,7 @@ A preset or a metadata file that came from elsewhere can name both, and can allo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from core.record.workspace import PROJECT
 FILE = PROJECT / "allowed_modules.txt"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
-OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # set for processes that a shared page has launched
+OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes that a shared page has launched
 _open_folders: Sequence[Path] | None = None
 
 
@@ -53,13 +54,13 @@ def keep_files_inside(folders: Sequence[Path] | None) -> None:
 
 def limits_of_launched() -> dict[str, str]:
     """What stands in the environment of processes that this one launches, so that they keep to the same folders."""
-    return {} if _open_folders is None else {OPEN_FOLDERS: os.pathsep.join(map(str, _open_folders))}
+    return {} if _open_folders is None else {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
 
 
 def take_limits() -> None:
     """Keep to the folders of the process that launched this one, if it did."""
     if folders := os.environ.get(OPEN_FOLDERS):
-        keep_files_inside([Path(folder) for folder in folders.split(os.pathsep)])
+        keep_files_inside([Path(folder) for folder in json.loads(folders)])
 
 
 def may_reach(path: Path) -> bool:

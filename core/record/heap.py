@@ -15,9 +15,9 @@ from functools import cache
 from typing import Any
 
 OFTEN_ENOUGH = 64 << 20  # bytes; asking takes some milliseconds
-TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # mallopt's numbers
-# While a process runs, glibc itself raises the first as far as this; the second is its default.
-USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_MAX: 65536}
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # mallopt's numbers
+# While a process runs, glibc itself raises the first two as far as this, until it is told one; the third is its default.
+USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 
 @cache

@@ -38,3 +38,15 @@ def test_a_file_that_cannot_be_read_allows_nothing(tmp_path):
 
 def test_the_file_is_ignored_by_git():
     assert "/allowed_modules.txt" in (allowed.PROJECT / ".gitignore").read_text().splitlines()
+
+
+def test_launched_processes_keep_to_just_these_folders_whatever_they_are_called(tmp_path, monkeypatch):
+    """A colon may stand in a folder's name; it parts folders in lists such as PATH."""
+    named = tmp_path / "out:puts \u00e9"
+    monkeypatch.setattr(allowed, "_open_folders", None)
+    allowed.keep_files_inside([named])
+    for name, value in allowed.limits_of_launched().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(allowed, "_open_folders", None)
+    allowed.take_limits()
+    assert allowed.may_reach(named / "a.png") and not allowed.may_reach(tmp_path / "out" / "a.png")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import psutil
 import pytest
 
 from core.record.heap import OFTEN_ENOUGH, GivingBack, give_back, kept
+from core.record.workspace import PROJECT
 
 PIECE, PIECES = 100 << 10, 3000  # below what glibc would map apart
 glibc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps freed memory")
@@ -57,3 +59,30 @@ def test_what_is_freed_stays_for_the_next_large_block_until_it_is_over() -> None
     block = bytearray(b"x") * size
     del block
     assert resident() - before < size // 4
+
+
+AFTERWARDS = """
+import resource
+from core.record.heap import kept, one_heap
+
+SIZE = 8 << 20
+
+one_heap()
+with kept():
+    pass
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    b"x" * SIZE
+before = faults()
+for _ in range(50):
+    b"x" * SIZE
+print(faults() - before)
+"""
+
+
+@glibc
+def test_afterwards_blocks_of_some_megabytes_are_used_again_as_before() -> None:
+    """glibc learns how large they are as a process runs, and stops learning as soon as it is told anything."""
+    done = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert int(done.stdout) < 50 * (8 << 20) / 4096 / 10, "pages that the system had to clear"
