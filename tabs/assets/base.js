@@ -186,17 +186,18 @@
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
   /* The address keeps the open tab, the chosen run (#Monitor/<run>) and the two that are compared (#Runs/<A>/<B>), so that a refresh
-     shows the same. `followed` is the address that was last acted on: another one has its event on the way. */
+     shows the same. `followed` is the address that was last acted on: another one is not written over. */
   let followed = null;
+  const inWords = (text) => { try { return decodeURIComponent(text); } catch { return text; } };  // a % may be just that
   const follow = () => {
     followed = location.hash;
-    const [tab, run, other] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [tab, run, other] = inWords(location.hash.slice(1)).split("/");
     if (run !== undefined && tab === "Monitor") atelier.chooseRun && atelier.chooseRun(run, true);
     if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(run, other);
     if (tab) atelier.goTo(tab);
   };
   atelier.keepAddress = () => {
-    if (location.hash !== followed) return;
+    if (location.hash !== followed) return follow();  // its event is on the way, or never comes: a script put it there
     const tab = atelier.openTab();
     const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() || [] : [];
     const wanted = "#" + [tab, ...runs.map(encodeURIComponent)].join("/");

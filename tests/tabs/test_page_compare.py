@@ -125,6 +125,23 @@ def test_a_choice_is_not_lost_when_the_address_is_kept_in_the_same_moment(window
     assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
 
 
+def test_the_address_is_kept_also_after_a_script_has_put_another_one_there(window):
+    """Gradio drops what follows the # when its view of the page's interface is closed, and no event tells."""
+    tab = window().open(f"Runs/{A}/{B}")
+    expect(tab.locator("#compare .verdict")).to_contain_text("A's best validation loss is lower")
+    tab.evaluate("history.replaceState(null, '', location.pathname)")
+    tab.wait_for_function(f"location.hash === '#Runs/{A}/{B}'")
+    tab.get_by_role("tab", name="Monitor", exact=True).click()
+    tab.wait_for_function("location.hash.startsWith('#Monitor')")
+
+
+@pytest.mark.parametrize("place", ["Runs/50%", "%E0%A4%A", "Nowhere/at/all", "Monitor/a%2Fb"])
+def test_an_address_that_says_nothing_opens_the_page_all_the_same(window, place):
+    tab = window().open(place)
+    tab.get_by_role("tab", name="Dataset", exact=True).click()
+    tab.wait_for_function("location.hash === '#Dataset'")
+
+
 def test_a_run_that_is_gone_is_said_in_its_place(window):
     tab = window().open(f"Runs/{A}/20200101-000000_gone")
     expect(tab.locator("#compare-gone")).to_contain_text("There is no such run")
