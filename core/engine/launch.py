@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from core.engine.explain import Explanation, explain
+from core.engine.other_process import forget_failure, told_failure
 from core.engine.view import ENDED
 from core.record import commands, machine
 from core.record.allowed import allowed_modules, limits_of_launched
@@ -54,6 +55,7 @@ def supervise(
     tail = Tail(folder.journal_file)
     before = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
+    forget_failure(folder)
     told = False
     with open(folder.logs / "processes.txt", "ab") as log:
         child = _start(job, folder, workspace, log)
@@ -122,7 +124,8 @@ def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> None:
 def _ending(
     folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
 ) -> tuple[str, Explanation | None]:
-    """The last state in the journal after `before`; where the processes ended without a word, that is written there."""
+    """The last state in the journal after `before`. Where the first process ended without a word (the launcher kills one
+    that waits for its card), what another one told is written there, or that none did."""
     last: Line = {}
     for line in read_lines(folder.journal_file, before):
         if line["kind"] == "state":
@@ -132,7 +135,8 @@ def _ending(
         words = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
         return state, words
     what = f"The processes ended without a word (code {code})"
-    return write_failure(folder, Explanation(what, f"see {folder.logs / 'processes.txt'}; continue the run"), listener)
+    none = Explanation(what, f"see {folder.logs / 'processes.txt'}; continue the run")
+    return write_failure(folder, told_failure(folder) or none, listener)
 
 
 def write_failure(

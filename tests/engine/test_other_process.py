@@ -7,8 +7,10 @@ import torch
 
 from core.cli import jobs
 from core.engine import execute as execute_module
+from core.engine import launch
 from core.engine.explain import Explanation
 from core.engine.other_process import tell_failure, told_failure
+from core.record.cancel import CancelToken
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
@@ -82,3 +84,23 @@ def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_end
     with pytest.raises(type(error)):
         jobs._follow(third, workspace)
     assert told_failure(folder).what == told
+
+
+@pytest.mark.parametrize(
+    "told, what", [(OTHER, "The device ran out of memory (in process 2)"), (None, "The processes ended without a word")]
+)
+def test_what_another_told_is_said_also_where_the_first_is_killed(folder, workspace, monkeypatch, told, what):
+    """One that waits for its card does not hear the launcher's wish to end."""
+    folder.logs.mkdir(exist_ok=True)
+    tell_failure(folder, Explanation("What ended the run before"), 2)
+
+    def start(*_):
+        if told is not None:
+            tell_failure(folder, told, 2)
+        return SimpleNamespace(poll=lambda: 1, returncode=1)
+
+    monkeypatch.setattr(launch, "_start", start)
+    state, words = launch.supervise(
+        TrainJob(), folder, workspace, "cpu", listener=lambda line: None, token=CancelToken()
+    )
+    assert state == "failed" and words.what.startswith(what)
