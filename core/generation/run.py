@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import struct
 import time
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from core.families import family, family_of
 from core.families.locate import model_path
 from core.families.precision import choose_precision, use_threads
+from core.families.trained_size import stated_size
 from core.formats.checkpoint import open_vae
 from core.formats.hashes import HashMemo, file_sha256
-from core.formats.header import read_header, sniff
+from core.formats.header import sniff
 from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
@@ -148,15 +148,6 @@ def run_generate(
 def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
     for problem in problems:
         on_event("log", text=problem.what, level="warning", fix=problem.fix)
-
-
-def stated_size(model: Path) -> tuple[int, int] | None:
-    """(width, height) that a model in one file says it was trained at, which may be another than its family's."""
-    if not model.is_file() or sniff(model) != "safetensors":
-        return None
-    stated = re.fullmatch(r"(\d{2,4})x(\d{2,4})", read_header(model)[1].get("modelspec.resolution", ""))
-    size = (int(stated[1]), int(stated[2])) if stated else (0, 0)
-    return size if all(64 <= side <= 4096 and side % 8 == 0 for side in size) else None
 
 
 class _Drawing:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from core.families import family_of
 from core.families.attention import memory_problems
 from core.families.locate import model_path
+from core.families.trained_size import trained_size
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
+from core.settings.concepts import training_resolution
 from core.settings.job import TrainJob
 from core.settings.rules import set_without_effect, training_problems
 from core.training.caption_weights import weight_problems
@@ -62,10 +64,11 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace, allow: Allow | None = None) -> list[Problem]:
-    """What the header of the base model tells about the loss, the family, the networks and the room on a fast disk; nothing
-    where there is no model."""
+    """What the header of the base model tells about the loss, the family, the size of pictures, the networks and the room on
+    a fast disk; nothing where there is no model."""
     found = [*objective_problems(job, workspace), *_of_the_family(job, workspace), *_of_the_word(job, workspace, allow)]
-    return [*found, *network_problems(job, workspace, allow), *room_problems(job, workspace)]
+    found += [*_of_the_size(job, workspace), *network_problems(job, workspace, allow)]
+    return [*found, *room_problems(job, workspace)]
 
 
 def _of_the_word(job: TrainJob, workspace: Workspace, allow: Allow | None) -> list[Problem]:
@@ -94,3 +97,18 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
     told = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
     said = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
     return [each for each in [*training_problems(told), *set_without_effect(told)] if each.where not in said]
+
+
+def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Advice where no picture trains at more than half the side that the model was made for: a resolution that was left
+    behind, such as the starter's 128 with SDXL."""
+    try:
+        made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
+    except (ProblemsError, OSError):
+        return []
+    size = training_resolution(job)
+    if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
+        return []
+    what = f"Pictures train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
+    fix = f"Use {max(made)}, or somewhat less to save memory: a model that learns small pictures draws coarse ones."
+    return [Problem(what, "dataset.resolution", fix, level="advice")]

@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core.families import family
+from core.families.trained_size import stated_size
 from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
 from core.generation.picture_metadata import read_picture
-from core.generation.run import find_sources, make_store, run_generate, save_picture, stated_size, tensors_sha256
+from core.generation.run import find_sources, make_store, run_generate, save_picture, tensors_sha256
 from core.generation.style_distance import colourfulness, style_distance
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError

@@ -10,6 +10,7 @@ from core.cli.train import check
 from core.dataset.preflight import preflight
 from core.record.problems import ProblemsError
 from core.training.checks import problems_with_model, problems_without_model
+from tests.models import tiny_file
 
 
 def wheres(job, workspace, device="cpu"):
@@ -76,8 +77,30 @@ def test_a_class_that_nobody_names_is_told_before_the_start(make_job, workspace)
     ],
 )
 def test_what_only_the_family_tells_is_said_once_the_model_tells_it(make_job, workspace, groups, told):
+    groups = {**groups, "dataset": {"resolution": 128, **groups.get("dataset", {})}}
     found = problems_with_model(make_job(**groups), workspace)
     assert [(problem.where, problem.level) for problem in found] == told
+
+
+@pytest.mark.parametrize(
+    ("family", "resolution", "told"),
+    [("sd1", 128, 512), ("sd1", 384, None), ("sd2", 384, 768), ("sdxl", 512, 1024), ("sdxl", (768, 1024), None)],
+)
+def test_a_resolution_that_was_left_behind_is_advised_against(make_job, workspace, tmp_path, family, resolution, told):
+    """As with the starter's preset, whose 128 stays when another base model is chosen."""
+    model = {"base_model": str(tiny_file(family, tmp_path / "model.safetensors"))}
+
+    def advice(**dataset):
+        found = problems_with_model(make_job(model=model, dataset=dataset), workspace)
+        return [(each.level, each.fix.split(",")[0]) for each in found if each.where == "dataset.resolution"]
+
+    assert advice(resolution=resolution) == ([("advice", f"Use {told}")] if told else [])
+    assert advice(resolution=resolution, more_resolutions=[1024]) == []
+
+
+def test_the_size_that_a_file_states_comes_before_that_of_its_family(make_job, workspace, tmp_path):
+    file = tiny_file("sd1", tmp_path / "model.safetensors", {"modelspec.resolution": "128x128"})
+    assert problems_with_model(make_job(model={"base_model": str(file)}, dataset={"resolution": 96}), workspace) == []
 
 
 def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_picture(make_job, workspace, pictures, tmp_path):
