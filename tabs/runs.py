@@ -164,10 +164,12 @@ class Desk:
     def _longer(self, name: str, wanted: str) -> None:
         """Queue the run with another length, in epochs, or in steps where those are set."""
         job = self.page.engine.run_job(name)
-        field, _, now = runs_view.length_of(job, self.page.engine.snapshot(name))
+        field, unit, now = runs_view.length_of(job, self.page.engine.snapshot(name))
         words = wanted.strip()
         if not words.isdecimal() or len(words) > 7 or int(words) <= now:
-            raise ProblemsError.one(f"'{words[:20]}' is no greater length than {now}", name, f"write more than {now}")
+            fix = f"use a whole number of {unit}, {now + 1} to 9999999"
+            given = f"'{words[:20]}'" if words else "empty"
+            raise ProblemsError.one(f"The new length is {given}", name, fix)
         changes = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
         self.page.engine.continue_run(name, {"schedule": changes})
 

@@ -156,9 +156,12 @@ def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     saved_state(write_run(desk.page, name))
     shown = desk._main({"open": name})
     assert "Continue with more steps" in shown and 'min="31"' in shown and "the rate rises" not in shown
-    for wrong in ("30", "many", ""):
-        with pytest.raises(ProblemsError, match="no greater length than 30"):
+    for wrong, given in (("30", "'30'"), ("45.5", "'45.5'"), ("12345678", "'12345678'"), ("", "empty")):
+        with pytest.raises(ProblemsError) as refused:
             desk.act({"open": name}, event("longer", name, wrong))
+        (problem,) = refused.value.problems
+        assert problem.what == f"The new length is {given}"
+        assert problem.fix == "use a whole number of steps, 31 to 9999999"
     assert desk.page.engine.queue() == []
     desk.act({"open": name}, event("longer", name, "45"))
     (entry,) = desk.page.engine.queue()
