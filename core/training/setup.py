@@ -338,6 +338,8 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
     prior = prepare_prior(builder, text)
     stepper = make_stepper(builder, components, parameters, optimizer, guard)
     undo.callback(stepper.release)
+    tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
+    undo.callback(tracker.close)
     precision = builder.precision
     total = builder.report.total_steps
     latents.scale = components.vae_scale
@@ -360,7 +362,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         stepper=stepper,
         alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
         prediction=checked_prediction(job, context, components.prediction),
-        tracker=make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say),
+        tracker=tracker,
         tasks=None,  # type: ignore[arg-type]
         facts={
             "sentence": builder.report.sentence,

@@ -115,6 +115,7 @@ class ShardedStepper(Stepper):
         self._engine = make_engine(config, seen, optimizer, context.device, early=self._settings.zero3_init_flag)
         with ExitStack() as stack:
             stack.enter_context(joined(context.device))  # stage 3 asks in each pass
+            stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
             optimizer.step = self._guarded(optimizer.step)  # type: ignore[method-assign]
             self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
@@ -306,7 +307,6 @@ class ShardedStepper(Stepper):
                 weight.data = data
 
     def release(self) -> None:
-        self._engine.destroy()
         self._joined.close()
 
 
