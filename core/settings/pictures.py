@@ -21,7 +21,7 @@ class PictureSettings(Settings):
         unit="pixels",
         level="shown",
         kohya="resolution",
-        help="Size that pictures are trained at: one number, or width and height. SD 1.5 was made for 512; the starter for 128.",
+        help="Size that pictures are trained at: one number, or width and height. SD 1.5 was made for 512, SD 2.1 for 768, SDXL for 1024, the starter for 128.",
         costs="Memory and time grow with the number of pixels.",
     )
     more_resolutions: list[Side | tuple[Side, Side]] = setting(
