@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from core.bench.flops import step_flops
 from core.bench.gemm import gemm_rate
 from core.bench.measure import measure_page, measure_training
 from core.record import machine
+from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
 PARTS = ("train", "page", "caching", "datasets", "baseline")
@@ -78,10 +80,12 @@ def train_part(
     say("counting the work of a step")
     flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
     values = workload.job_values(model, pictures, SIZE, 6 if quick else 20, "bf16")
+    outputs = folder / "outputs"
+    shutil.rmtree(Workspace.of(outputs).cache, ignore_errors=True)  # an earlier benchmark has filled them
     say("training with empty caches")
-    cold = measure_training(values, folder / "outputs", device)
+    cold = measure_training(values, outputs, device)
     say("training with full caches")
-    warm = measure_training(values, folder / "outputs", device)
+    warm = measure_training(values, outputs, device)
     reached = flops / warm.seconds_per_step
     return {
         "what": "SD 1.5 architecture, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16",
