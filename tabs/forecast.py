@@ -47,7 +47,7 @@ COUNTED = {
     "network": "rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
     " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers",
     "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
-    " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents",
+    " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents lowram",
     "sharding": " ".join(ShardingSettings.model_fields),
     "dataset": "resolution train_batch_size",
     "captions": "max_token_length",

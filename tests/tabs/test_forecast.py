@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +111,16 @@ def test_what_changes_the_layers_changes_the_plan(page, changes):
     job = page.project.job
     other = job.model_copy(update={"network": job.network.model_copy(update=changes)})
     facts = facts_of(job, page.workspace, "cpu")
+    assert memory_plan(other, facts) != memory_plan(job, facts) and plan_key(other) != plan_key(job)
+
+
+def test_little_main_memory_changes_the_plan_of_a_model_in_fp8(page):
+    """It is made narrow on the card then."""
+    from core.training.memory_plan import facts_of, memory_plan
+
+    job = with_value(page.project.job, "memory.fp8_base_unet", True)
+    other = with_value(job, "memory.lowram", True)
+    facts = replace(facts_of(job, page.workspace, "cpu"), device="cuda")
     assert memory_plan(other, facts) != memory_plan(job, facts) and plan_key(other) != plan_key(job)
 
 
