@@ -41,7 +41,7 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
     if device.startswith("cpu") and settings.mixed_precision == "fp16":
         what = "fp16 is for graphics cards: on a processor it is slower than fp32, and small gradients are lost"
         found.append(Problem(what, "memory.mixed_precision", "use auto, or fp32", "advice"))
-    if device.startswith("mps") and (settings.fp8_base or settings.fp8_base_unet):
+    if device.startswith("mps") and settings.narrow_unet:
         what = "Apple's graphics cards have no 8-bit numbers"
         found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "switch it off"))
     return found + compile_problems(settings, device)

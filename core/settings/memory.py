@@ -217,3 +217,8 @@ class MemorySettings(Settings):
     @classmethod
     def _zero_is_off(cls, value: Any) -> Any:
         return zero_is_off(value)
+
+    @property
+    def narrow_unet(self) -> bool:
+        """Whether the U-Net lies in 8 bits where it does not learn."""
+        return self.fp8_base or self.fp8_base_unet

@@ -92,7 +92,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield "checkpointing of all blocks", {"memory.checkpoint_blocks": "all"}
     if cuda and entry is not None and entry.path == "torch.optim.AdamW" and find_spec("bitsandbytes") is not None:
         yield "the 8-bit optimizer AdamW8bit", {"optimizer.optimizer_type": "AdamW8bit"}
-    if not whole and not (memory.fp8_base or memory.fp8_base_unet):
+    if not whole and not memory.narrow_unet:
         yield "the U-Net in fp8", {"memory.fp8_base_unet": True}
     batch, steps = job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps
     if batch > 1 and facts.batch > 1 and not memory.fused_backward_pass:

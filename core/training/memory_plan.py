@@ -312,7 +312,7 @@ def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: M
 def is_narrow(job: TrainJob, part: str) -> bool:
     """Whether a frozen part lies in fp8; text encoders do so for LoRA only."""
     if part == "unet":
-        return job.memory.fp8_base or job.memory.fp8_base_unet
+        return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.kind == "lora"
 
 

@@ -266,8 +266,8 @@ class Builder:
         """Whether what learns beside a U-Net in fp8 is loaded in main memory first: on a card it would need the room of 16
         bits for a moment."""
         memory = self.job.memory
-        narrow_unet = (memory.fp8_base or memory.fp8_base_unet) and not self.job.method.whole_model
-        return narrow_unet and not memory.lowram and not self.job.sharding.active
+        narrow = memory.narrow_unet and not self.job.method.whole_model
+        return narrow and not memory.lowram and not self.job.sharding.active
 
     @property
     def narrow_text(self) -> bool:
@@ -279,7 +279,7 @@ class Builder:
         memory, unet = self.job.memory, loaded.unet
         if unet is not None:
             set_attention(unet, memory.attention)
-            if memory.fp8_base or memory.fp8_base_unet:
+            if memory.narrow_unet:
                 narrow(unet)
         if self.narrow_text:
             for encoder in loaded.text_encoders:

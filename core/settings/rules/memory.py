@@ -27,7 +27,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         if getattr(memory, name) and job.method.whole_model:
             what = "8-bit weights cannot learn, and this trains the model itself"
             yield Problem(what, f"memory.{name}", "switch it off; full bf16 or AdaFactor save memory here")
-    if memory.mixed_precision == "no" and (memory.fp8_base or memory.fp8_base_unet) and not job.method.whole_model:
+    if memory.mixed_precision == "no" and memory.narrow_unet and not job.method.whole_model:
         what = "The base model is kept in 8 bits and widened to fp32 at each use: fp32's exactness is lost, and its memory is used"
         yield Problem(what, "memory.mixed_precision", "set it to auto or bf16, as sd-scripts requires", "advice")
     if memory.attention in ("plain", "sliced") and not memory.gradient_checkpointing:
@@ -47,6 +47,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "memory.fp8_base_unet", "ignored: the whole base model is in fp8"
     if memory.mixed_precision in ("bf16", "fp16"):
         yield "memory.allow_tf32", "ignored: nothing large is computed in fp32"
-    narrow = memory.fp8_base or memory.fp8_base_unet
-    if not narrow and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
+    if not memory.narrow_unet and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
         yield "memory.lowram", "ignored: without samples the VAE waits for nothing"

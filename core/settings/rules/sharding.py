@@ -84,7 +84,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
     if not method.whole_model and job.network.scale_weight_norms is not None:
         what = "The change of a weight is measured over the whole matrix, and DeepSpeed cuts it"
         yield Problem(what, "network.scale_weight_norms", "empty it, or switch DeepSpeed off")
-    if job.sharding.shares_weights and (memory.fp8_base or memory.fp8_base_unet):
+    if job.sharding.shares_weights and memory.narrow_unet:
         what = "ZeRO stage 3 gathers weights in the type they compute in, and these lie in 8 bits"
         yield Problem(what, "memory.fp8_base, fp8_base_unet", "use stage 2, or switch 8 bits off")
     if job.sharding.shares_weights and memory.torch_compile:
