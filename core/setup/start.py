@@ -161,7 +161,7 @@ def run_tests(root: str, arguments: list[str]) -> int:
             return 1
     os.chdir(root)
     # All tests in two processes, a file each: one waits for a browser or a disk while the other computes.
-    split = [] if arguments else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    split = [] if arguments else ["-n", "2", "--dist", "loadfile"]
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
 
 
