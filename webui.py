@@ -10,19 +10,20 @@ if sys.version_info < (3, 11):
         + ". Start it with launch.sh or launch.bat."
     )
 
-# Before any library loads: waiting threads must not spin (a spinning one stalls a training that takes every core), large
-# tensors lie in large pages of memory (Linux: handing out small ones takes half of a large optimizer's time), and nothing is
-# reported home.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before any library loads: large tensors lie in large pages of memory (Linux: handing out small ones takes half of a large
+# optimizer's time), and nothing is reported home.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if __name__ == "__main__":
-    try:
-        from core.cli.main import main
+    from core.cli.ends import polite_ends
 
-        code = main(sys.argv[1:])
+    try:
+        with polite_ends():
+            from core.cli.main import main
+
+            code = main(sys.argv[1:])
     except KeyboardInterrupt:  # also while the first modules load
         code = 130
     sys.exit(code)

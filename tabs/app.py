@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -11,22 +12,32 @@ import secrets
 import socket
 import sys
 import threading
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import gradio as gr
+from gradio.brotli_middleware import BrotliMiddleware
+from gradio.route_utils import CustomCORSMiddleware
 from gradio.tunneling import CURRENT_TUNNELS
+from starlette.middleware import Middleware
 
 from core.record.allowed import keep_files_inside
+from core.record.heap import set_aside, uncollected
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
-from tabs import form, header, own_settings, pulse
+from tabs import connections, form, header, own_settings, pulse
+from tabs.budget import Budget
 from tabs.context import TABS, Page, run_all
+from tabs.delivery import Delivery
+from tabs.door import Checked, Door
+from tabs.gate import LOOPBACK, Gate, Hosts
 from tabs.links import Links
 from tabs.pieces import ASSETS
 from tabs.project import Project
 from tabs.safety import Roots
 from tabs.theme import theme
+from tabs.traffic import Traffic
 
 FIRST_SCRIPT = "base.js"
 FIRST_STYLE = "page.css"
@@ -34,47 +45,36 @@ PORTS_TRIED = 100
 LAUNCHES = 5
 
 
-def make_page(engine: Any, workspace: Workspace, *, shared: bool = False) -> Page:
-    """Everything the tabs are handed, before any widget exists."""
+def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
+    """Everything the tabs are handed, before any widget exists. keys: jobs of a shared page may use the owner's keys."""
     presets = PresetStore(workspace.presets)
-    roots = Roots(workspace, local=not shared)
+    roots = Roots(workspace, local=not shared, keys=keys)
+    if engine is not None:
+        engine.limits = roots.limits
     project = Project(workspace.private / "project.json", presets)
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
 def build(page: Page) -> gr.Blocks:
     """All widgets and listeners. Tabs are built in the order of the work."""
-    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
+    with Checked(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
         header.build(page)
         with gr.Tabs(selected="Train", elem_id="tabs", overflow_behavior="wrap") as page.tabs:
             opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
         for name, tab in opened.items():
             with tab:
+                # Each tab is a chapter below the page's h1; its name is on the tab already.
+                gr.HTML(f'<h2 class="unseen">{name}</h2>', padding=False, elem_classes="tab-heading")
                 importlib.import_module(f"tabs.{name.lower()}").build(page)
         for name, tab in opened.items():
             run_all(page, tab.select, page.shows.get(name, []))
         run_all(page, blocks.load, page.loads + page.shows.get("Train", []))
-        _only_the_open_tab_ticks(page)
         pulse.build(page)
     return blocks
 
 
 def _module(tab: str) -> bool:
     return importlib.util.find_spec(f"tabs.{tab.lower()}") is not None
-
-
-def _only_the_open_tab_ticks(page: Page) -> None:
-    """A timer runs in the browser while its tab is open; the switch costs no request."""
-    keys = list(page.timers)
-    if not keys:
-        return
-    names = [tab for tab, _ in keys]
-    # A switch that the server asks for is reported before the tab bar shows it.
-    wait = "await new Promise((done) => setTimeout(done, 60));"
-    each = "({__type__: 'update', active: tab === atelier.openTab()})"
-    js = f"async () => {{ {wait} return {names!r}.map((tab) => {each}); }}"
-    timers = [page.timers[key] for key in keys]
-    page.listen([page.tabs.select, page.tabs.change], None, None, timers, js=js)
 
 
 def free_port(host: str, port: int) -> int:
@@ -104,14 +104,52 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
             port = chosen + 1 if chosen + 1 < 65536 else port
 
 
+def _gated(page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], budget: Budget) -> Callable[[Any], Any]:
+    """The server's lifespan: puts gate and limits before everything, before the first request is read."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        # No other site is answered, so Gradio's permissions for other sites are left out.
+        not_ours = (CustomCORSMiddleware, BrotliMiddleware)  # the latter leaves the page itself unpacked
+        app.user_middleware = [each for each in app.user_middleware if each.cls not in not_ours]
+        app.user_middleware += [Middleware(Delivery, kinds), Middleware(Door, app.get_blocks)]
+        traffic = Middleware(
+            Traffic,
+            page.workspace.private,
+            shared=page.shared,
+            budget=budget,
+            logged_in=lambda request: page.links.logged_in(request),
+        )
+        app.user_middleware.insert(0, traffic)
+        app.middleware_stack = Gate(app.build_middleware_stack(), hosts)
+        yield
+
+    return lifespan
+
+
+def _kinds(blocks: gr.Blocks) -> frozenset[str]:
+    return frozenset(block.get_block_name() for block in blocks.blocks.values())
+
+
 def launch(
-    page: Page, *, host: str, port: int, share: bool, auth: tuple[str, str] | None, browser: bool = False
+    page: Page,
+    *,
+    host: str,
+    port: int,
+    share: bool,
+    auth: tuple[str, str] | None,
+    browser: bool = False,
+    names: Collection[str] = (),
 ) -> gr.Blocks:
     """Start serving at `port` or the next free one and return at once. `blocks.local_url` is the address, `blocks.share_url`
-    the public one, `blocks.server_port` the port."""
+    the public one, `blocks.server_port` the port. `names`: further host names that the page answers under."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
+    if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     blocks = build(page)
+    budget = Budget(lambda: bool(page.engine and page.engine.status().get("job")))
+    hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
     serve_at = functools.partial(
         blocks.launch,
         server_name=host,
@@ -120,19 +158,26 @@ def launch(
         auth_message="Atelier. The name and password stand where it was started." if auth else None,
         inbrowser=browser,
         prevent_thread_lock=True,
+        _frontend=False,  # Gradio's own call at its address gives up after 3 s, which a busy machine may need
         quiet=True,
         show_error=True,
         footer_links=[],
         run_history=False,
         favicon_path=ASSETS / "favicon.png",
         ssr_mode=False,
-        allowed_paths=[str(page.workspace.runs), str(page.workspace.images)],
         theme=theme(),
         css=_assets("css", FIRST_STYLE),
-        head=f"<script>\n{_field_facts()}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
-        app_kwargs={"routes": page.links.routes(), "docs_url": None, "redoc_url": None, "openapi_url": None},
+        head=f"<script>\n{_field_facts(page)}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
+        app_kwargs={
+            "routes": page.links.routes(),
+            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), budget),
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
     )
     _at_a_free_port(serve_at, host, port)
+    connections.limit(blocks.server, budget)
     page.links.logged_in = _login_check(blocks)
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
@@ -145,9 +190,9 @@ def _assets(kind: str, first: str) -> str:
     return "\n".join(path.read_text("utf-8") for path in paths)
 
 
-def _field_facts() -> str:
-    """What the page's script knows of every field and of names that are none; `</` would end the script element."""
-    known = {"fields": form.facts(), "elsewhere": own_settings.names_elsewhere()}
+def _field_facts(page: Page) -> str:
+    """What the page's script knows of every field, of names that are none, and of the tabs that tick; `</` would end the script element."""
+    known = {"fields": form.facts(), "elsewhere": own_settings.names_elsewhere(), "ticks": page.ticks}
     return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
 
 
@@ -173,13 +218,18 @@ def serve(
     share: bool = False,
     auth: str | tuple[str, str] | None = None,
     browser: bool = True,
+    names: Collection[str] = (),
+    keys: bool = False,
 ) -> None:
     """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
-    shared = share or host not in ("127.0.0.1", "localhost", "::1")
+    shared = share or bool(names) or host not in LOOPBACK
     login = _login(auth, shared)
-    page = make_page(engine, workspace, shared=shared)
-    keep_files_inside(page.roots.folders if shared else None)  # also the files that other files name
-    blocks = launch(page, host=host, port=port, share=share, auth=login, browser=browser and can_show_a_browser())
+    opens = browser and can_show_a_browser()
+    with uncollected():
+        page = make_page(engine, workspace, shared=shared, keys=keys)
+        keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
+        blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names)
+    set_aside()
     if blocks.server_port != port:
         print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
     address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)

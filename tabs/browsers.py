@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,9 +104,13 @@ class Browsers:
         go: str = "",
         about: str = "",
         revision: int = 0,
+        undo: str = "",
+        notes: Sequence[str] = (),
+        link: tuple[str, str] | None = None,
     ) -> None:
         """A message for this browser's panel. "error" stays until it is closed or what it is `about` succeeds, "done" and
-        "info" go; `go` opens a tab."""
+        "info" go unless they list problems or notes or hold a link; `go` opens a tab. `undo`, a step of the form's undo, is
+        offered as a button for as long as it is the last. link: (address, name) of a file to download."""
         listed = [problem.to_dict() for problem in problems]
         said = {
             "at": self._next(browser),
@@ -116,6 +120,9 @@ class Browsers:
             "text": text,
             "problems": listed,
             "go": go,
+            "undo": undo,
+            "notes": list(notes),
+            "link": link,
         }
         browser.said = said
         browser.failed, browser.failed_at = (about, revision) if kind == "error" else ("", 0)
@@ -136,7 +143,7 @@ def unpack(text: Any) -> dict[str, Any]:
     """A message of the page's script as a dict; whatever else arrives counts as empty."""
     try:
         value = json.loads(text) if isinstance(text, str) else text
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

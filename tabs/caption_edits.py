@@ -1,18 +1,16 @@
-"""Captions while they are edited: what each browser has open, what is not saved yet, and the way back.
+"""Captions while they are edited: the server's side. A save names the image, the text, and what it was typed over.
 
-A visit is one showing of a picture's caption in one browser. Messages of a browser can overtake each other (leaving the
-box and pressing Next are two), so each names its visit; a visit that was left takes no more changes.
+The browser holds what is typed (assets/captions.js). Here a text is written only where the file still holds one of the
+texts that the browser knows; any other text there is someone else's, and a person chooses between the two.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,51 +18,54 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from core.dataset.batches import Placed
-from core.dataset.caption_files import Caption, read_caption, read_caption_file, save_caption, undo
+from core.dataset.caption_files import (
+    MAX_CAPTION_BYTES,
+    Caption,
+    read_caption,
+    read_caption_file,
+    save_caption,
+    undo,
+)
 from core.dataset.files import printable
+from core.dataset.metadata import CACHE_LIST
 from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
 KEPT_VISITS = 500
-ANSWER_SECONDS = 15.0  # after that an answer is taken for lost
 KEPT_UNDO = 200
-SAFETY_SECONDS = 5.0  # a browser that dies while someone types loses no more than this
+KEPT_IMAGES = 100_000
 
 
 def key_of(placed: Placed | Row) -> str:
-    """A picture's address as a short text that any file and browser takes, whatever bytes its name holds."""
-    return _short_key(placed.picture.key if isinstance(placed, Placed) else placed.key)
+    """An image's address as a short text that any file and browser takes, whatever bytes its name holds."""
+    if isinstance(placed, Placed):
+        return _short_key(placed.picture.key, str(placed.picture.path))
+    return _short_key(placed.key, str(placed.path))
 
 
-@lru_cache(maxsize=100_000)
-def _short_key(key: tuple[str, str]) -> str:
-    return hashlib.sha256("\n".join(key).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+@lru_cache(maxsize=KEPT_IMAGES)
+def _short_key(key: tuple[str, str], path: str) -> str:
+    # The path too: two folders may have the same name and hold the same names, and a late save must not change places.
+    return hashlib.sha256("\n".join((*key, path)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-@dataclass
-class Visit:
-    """One showing.
+@dataclass(frozen=True)
+class Saved:
+    """What became of a save.
 
-    saved   the text that the box began with, or saved last
-    disk    what the caption was then; another text there now is someone else's
-    draft   what was typed and not saved yet
-    theirs  the other text that a saving met; it waits for a choice
+    disk     the caption as it is on the disk now
+    file     the file that was written, "" when it held the text already
+    refused  `disk` is neither the text nor what it was typed over, so nothing was written
     """
 
-    token: str
-    key: str
-    saved: str
     disk: str
-    draft: str | None = None
-    theirs: str | None = None
-    undo_token: str = ""
-    left: bool = False
-    left_at: float = 0.0  # on the monotonic clock
+    file: str = ""
+    refused: bool = False
 
 
 class Edits:
-    """All visits and the stack of undo. Safe to call from any thread.
+    """Saving captions, and the stack of undo. Safe to call from any thread.
 
     load, keep   read and write plain values that survive a restart: {"undo": [...], "redo": [...]}
     """
@@ -73,22 +74,32 @@ class Edits:
         self._reading = reading
         self._load, self._keep = load, keep
         self._lock = threading.RLock()
-        self._visits: OrderedDict[str, Visit] = OrderedDict()
-        self._timer: threading.Timer | None = None
-        self._found: tuple[Any, dict[str, Placed]] = (None, {})
+        self._visits: OrderedDict[str, str] = OrderedDict()  # visits that have a step of undo -> their image's key
+        self._report: Any = None
+        self._present: dict[str, Placed] = {}  # images of the newest report
+        self._known: OrderedDict[str, Placed] = OrderedDict()  # and of earlier ones: their late saves still count
 
-    # -- pictures
+    # -- images
 
     def picture(self, key: str) -> Placed | None:
-        """The picture of that key, if it is among those that train now."""
+        """The image of that key, if it is among those that train now."""
         report = self._reading.report
         with self._lock:
-            if self._found[0] is not report:
-                everything = (
-                    (*report.validation, *reversed(report.placed)) if report else ()
-                )  # the first resolution last
-                self._found = (report, {key_of(each): each for each in everything})
-            return self._found[1].get(key)
+            if self._report is not report:
+                everything = (*report.validation, *reversed(report.placed)) if report else ()
+                self._report, self._present = (
+                    report,
+                    {key_of(each): each for each in everything},
+                )  # first resolution last
+                self._known.update(self._present)
+                while len(self._known) > KEPT_IMAGES:
+                    self._known.popitem(last=False)
+            return self._present.get(key)
+
+    def known(self, key: str) -> Placed | None:
+        """The image of that key, also when its folder is no longer the chosen one."""
+        with self._lock:
+            return self.picture(key) or self._known.get(key)
 
     def caption(self, placed: Placed) -> Caption:
         """The caption as it is on the disk now."""
@@ -97,116 +108,49 @@ class Edits:
             return read_caption(picture, settings)
         return read_caption_file(picture, settings.caption_extension)  # the one file that is saved
 
-    # -- visits
+    def fixed(self, placed: Placed) -> str:
+        """Why this caption cannot be edited here, "" when it can: a file beside the image would not be read."""
+        if placed.picture.given is None:
+            return ""
+        source = placed.concept.source
+        listed = CACHE_LIST if source.cache_info else "your dataset class"
+        where = printable(Path(source.metadata_file).name) if source.metadata_file else listed
+        return f"This caption comes from {where}, which training reads instead of a caption file"
 
-    def open(self, placed: Placed) -> tuple[str, Caption]:
-        """Begin a visit: its token and the caption to show."""
-        caption = self.caption(placed)
-        text = plain(caption.text)
-        visit = Visit(secrets.token_hex(6), key_of(placed), text, text)
-        with self._lock:
-            self._visits[visit.token] = visit
-            while len(self._visits) > KEPT_VISITS:
-                self._visits.popitem(last=False)
-        return visit.token, caption
+    # -- saving
 
-    def visit(self, token: str) -> Visit | None:
-        """A visit that still takes changes."""
-        with self._lock:
-            found = self._visits.get(token)
-            return found if found is not None and not found.left else None
+    def save(self, key: str, text: str, over: Collection[str], visit: str, *, always: bool = False) -> Saved | None:
+        """Write a caption; None for an image that is not known.
 
-    def typed(self, token: str, text: str) -> bool:
-        """Note what the box holds; returns whether it is not saved yet. A timer saves it in case nothing else does."""
-        with self._lock:
-            visit = self.visit(token)
-            if visit is None:
-                return False
-            visit.draft = text if plain(text) != visit.saved else None
-            self._save_later()
-            return visit.draft is not None
-
-    def flush(self, token: str, text: str, *, always: bool = False) -> str:
-        """Save the box's text when it differs; returns the name of the written file, "" when nothing was written: there was
-        nothing to do, or the caption was changed elsewhere (`elsewhere`).
-
+        over     texts that the file may hold: the one that was shown, and what this browser has sent since
+        visit    one showing of the image in one browser: one undo takes back all that was typed in it
         always   also write a caption file where there is none, when the text is the folder's words unchanged
         """
         with self._lock:
-            visit = self.visit(token)
-            placed = self.picture(visit.key) if visit else None
-            if visit is None or placed is None:
-                return ""
-            if plain(text) == visit.saved and not (always and self._worth_saving(visit, placed)):
-                visit.draft = visit.theirs = None
-                return ""
-            visit.draft = text
-            return self._save(visit, placed, text)
-
-    def _worth_saving(self, visit: Visit, placed: Placed) -> bool:
-        """Whether saving the text that was shown would change the disk."""
-        now = self.caption(placed)
-        return now.source in ("words", "none") or plain(now.text) != visit.disk
-
-    def _save(self, visit: Visit, placed: Placed, text: str) -> str:
-        now = plain(self.caption(placed).text)
-        visit.theirs = now if now not in (visit.disk, plain(text)) else None
-        if visit.theirs is not None:
-            return ""
-        token = save_caption(placed.picture.path, text, placed.concept.captions.caption_extension)
-        visit.saved, visit.draft, visit.disk = plain(text), None, plain(self.caption(placed).text)
-        if token and not visit.undo_token:  # one undo takes back all that was typed in one visit
-            visit.undo_token = token
-            self._push(placed, token)
-        self._reading.caption_saved(placed.picture.key)
-        return self.caption(placed).path.name
-
-    def elsewhere(self, token: str) -> str | None:
-        """The text that another window or program wrote while this one was typed, until a person has chosen."""
-        visit = self.visit(token)
-        return visit.theirs if visit is not None else None
-
-    def choose(self, token: str, mine: bool) -> None:
-        """Of two texts, keep the box's (the next `flush` saves it; undo brings the other back) or what is on the disk."""
-        with self._lock:
-            visit = self.visit(token)
-            if visit is None or visit.theirs is None:
-                return
-            if mine:
-                visit.disk, visit.theirs = visit.theirs, None
-            else:
-                self.leave(token)
-
-    def leave(self, token: str) -> None:
-        """End a visit: later messages of it change nothing."""
-        with self._lock:
-            visit = self._visits.get(token)
-            if visit is not None:
-                visit.left, visit.left_at = True, time.monotonic()
-
-    def moving_on(self, token: str) -> bool:
-        """Whether the visit was left just now, so that the answer with the next one is still on its way."""
-        with self._lock:
-            visit = self._visits.get(token)
-            return visit is not None and visit.left and time.monotonic() - visit.left_at < ANSWER_SECONDS
-
-    def save_drafts(self) -> None:
-        """Save whatever was typed and not saved. One that cannot be saved stays a draft."""
-        with self._lock:
-            for visit in list(self._visits.values()):
-                placed = self.picture(visit.key)
-                if visit.draft is not None and not visit.left and placed is not None:
-                    try:
-                        self._save(visit, placed, visit.draft)
-                    except ProblemsError:
-                        continue
-
-    def _save_later(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(SAFETY_SECONDS, self.save_drafts)
-        self._timer.daemon = True
-        self._timer.start()
+            placed = self.known(key)
+            if placed is None:
+                return None
+            if why := self.fixed(placed):
+                fix = "edit it there, then press Read again on the Dataset tab"
+                raise ProblemsError.one(why, printable(placed.picture.relative), fix)
+            now = self.caption(placed)
+            disk = plain(now.text)
+            if plain(text) == disk and not (always and now.source in ("words", "none")):
+                return Saved(disk)
+            if disk != plain(text) and disk not in {plain(each) for each in over}:
+                return Saved(disk, refused=True)
+            if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
+                what = "The caption is larger than 1 MB, and such a file is not read as a caption"
+                raise ProblemsError.one(what, printable(placed.picture.relative), "shorten it")
+            token = save_caption(placed.picture.path, text, placed.concept.captions.caption_extension)
+            if token and visit not in self._visits:
+                self._visits[visit] = key
+                self._push(placed, token)
+                while len(self._visits) > KEPT_VISITS:
+                    self._visits.popitem(last=False)
+            self._reading.caption_saved(placed.picture.key)
+            now = self.caption(placed)
+            return Saved(plain(now.text), now.path.name)
 
     # -- the way back
 
@@ -215,22 +159,17 @@ class Edits:
         self._keep({"undo": [*self._load().get("undo", []), step][-KEPT_UNDO:], "redo": []})
 
     def _newest(self, steps: list[Any]) -> int:
-        """Where the newest step about one of the pictures that train now stands, -1 when there is none."""
-        for number in range(len(steps) - 1, -1, -1):
-            key, _, token = steps[number]
-            placed = self.picture(key)
-            if placed is not None and _path(token).parent.parent == placed.picture.path.parent:
-                return number
-        return -1
+        """Where the newest step about one of the images that train now stands, -1 when there is none."""
+        return next((n for n in range(len(steps) - 1, -1, -1) if self.picture(steps[n][0]) is not None), -1)
 
     def next_step(self, which: str) -> str:
-        """The picture whose saving "undo" or "redo" would take back or repeat; "" when there is none."""
+        """The image whose saving "undo" or "redo" would take back or repeat; "" when there is none."""
         steps = list(self._load().get(which, []))
         number = self._newest(steps)
         return str(steps[number][1]) if number >= 0 else ""
 
     def step(self, which: str) -> str:
-        """Take back the newest saving ("undo"), or repeat it ("redo"). Returns the picture's key, "" for none."""
+        """Take back the newest saving ("undo"), or repeat it ("redo"). Returns the image's key, "" for none."""
         with self._lock:
             state = self._load()
             steps = list(state.get(which, []))
@@ -247,8 +186,8 @@ class Edits:
             if back:
                 others.append([key, name, quote_from_bytes(os.fsencode(back))])
             self._keep({other: others[-KEPT_UNDO:]})
-            for visit in self._visits.values():  # what is being typed elsewhere is not dropped: its saving asks
-                visit.left = visit.left or (visit.key == key and visit.draft is None)
+            for visit in [each for each, of in self._visits.items() if of == key]:
+                del self._visits[visit]  # what is typed from here on is a step of its own
             placed = self.picture(key)
             if placed is not None:
                 self._reading.caption_saved(placed.picture.key)

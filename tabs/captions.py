@@ -1,96 +1,48 @@
-"""The Captions tab: a picture beside its caption, one after the other by keys."""
+"""The Captions tab: an image beside its caption, one after the other by keys.
+
+The browser holds the captions around the open one and what is typed (assets/captions.js), so moving on waits for nobody.
+Here is what it asks for: the images around one (`shelf`), the count while typing (`look`), and saving.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from core.dataset.batches import Placed
 from core.dataset.captions import plain_caption
-from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from tabs import captions_view as view
-from tabs.caption_edits import Edits, key_of
+from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
-from tabs.markup import act_of, board, news, on_act, page_of
+from tabs.markup import page_of
+from tabs.pieces import piece
 from tabs.reading import Reading, reading_of
 from tabs.tokens import count_tokens
 
 TAB = "Captions"
-
-# One listener for the whole page, deaf while another tab is open.
-KEYS = """
-document.addEventListener('keydown', (event) => {
-  if (!element.isConnected || element.offsetParent === null) return;
-  const control = event.ctrlKey || event.metaKey;
-  const arrow = {ArrowLeft: 'previous', ArrowUp: 'previous', ArrowRight: 'next', ArrowDown: 'next'}[event.key];
-  const busy = event.target.closest('input, textarea, select, [contenteditable=true], [role=radio], [role=listbox]');
-  const sideways = event.key === 'ArrowLeft' || event.key === 'ArrowRight';
-  let act = '';
-  if (control && !event.altKey && !event.shiftKey && event.key.toLowerCase() === 's') act = 'save';
-  else if (arrow && event.altKey && !control && !event.shiftKey) act = arrow;
-  else if (sideways && !busy && !event.altKey && !control && !event.shiftKey) act = arrow;
-  if (!act) return;
-  event.preventDefault();
-  if (!event.repeat || act !== 'save') trigger('act', {act: act, arg: ''});
-});
-// Gradio's own input event misses the first change after the server has filled the box.
-let pause = 0;
-document.addEventListener('input', (event) => {
-  if (!element.isConnected || !event.target.closest('#cap-box')) return;
-  clearTimeout(pause);
-  pause = setTimeout(() => trigger('typed'), 120);
-});
-// The open picture stays in view in its list.
-watch('value', () => {
-  const open = element.querySelector('[aria-current=true]'), list = element.querySelector('.picks');
-  if (!open || !list || open.dataset.seen) return;
-  element.querySelectorAll('[data-seen]').forEach((each) => delete each.dataset.seen);
-  open.dataset.seen = '1';
-  const box = open.getBoundingClientRect(), frame = list.getBoundingClientRect();
-  if (box.top >= frame.top && box.bottom <= frame.bottom) return;
-  list.scrollTop += box.top - frame.top - frame.height / 2 + box.height / 2;
-});
-"""
-# The browser's tab keeps its visit, so that a refresh finds what was typed while the question which of two texts stays is open.
-KEEP_VISIT = "(text, visit) => { sessionStorage.setItem('atelier-caption', visit); return [text, visit]; }"
-KEPT_VISIT = "(text, visit) => [text, visit || sessionStorage.getItem('atelier-caption') || '']"
+REACH = 100  # captions on either side of the open one that a browser is given
+WHOLE = 10  # and among them with meter and notes, which take longer
+MOST_SAVES = 200  # in one message
+COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
 
 
 def build(page: Page) -> None:
-    """Widgets and listeners of the tab."""
+    """The tab's fixed HTML; its script asks at atelier/captions."""
     desk = Desk(page)
-    tally = board("cap-tally")
-    with gr.Row(equal_height=False, elem_id="cap-main"):
-        with gr.Column(scale=3, min_width=270):
-            pictures = board("cap-list", script=KEYS)
-        with gr.Column(scale=4, min_width=320):
-            stage = board("cap-stage")
-        with gr.Column(scale=4, min_width=340):
-            box = gr.Textbox(label="Caption", lines=5, max_lines=14, elem_id="cap-box")
-            visit = gr.Textbox(visible="hidden", elem_id="cap-visit", label="visit")
-            meter = board("cap-meter")
-            buttons = board("cap-buttons")
-            state = board("cap-state")
-            notes = board("cap-notes")
-    seen = gr.State({})
-    lists = [tally, pictures, stage, meter, state, buttons, notes]
-    everything = [box, visit, *lists]
-    page.on_show(TAB, desk.show, [box, visit], [seen, *everything], js=KEPT_VISIT)
-    page.on_tick(TAB, desk.tick, [seen, box, visit], [seen, *everything])
-    told, left = [meter, state, notes], [tally, pictures, meter, state, buttons, notes]
-    typing: dict[str, Any] = {"js": KEEP_VISIT, "gives_way": True}
-    page.listen(pictures.typed, desk.typed, [box, visit], told, trigger_mode="always_last", **typing)
-    page.listen(box.blur, desk.left_box, [box, visit], left, **typing)
-    on_act(page, [pictures, buttons, tally, state], desk.acted, [box, visit], [*everything, seen])
+    gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
+    page.links.answer("captions", desk.answer)
+    page.pulse_parts.append(desk.parts)
+    page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
 
 
 class Desk:
-    """What the tab's handlers do. The project keeps views, the reading the pictures, the edits the open captions."""
+    """What the tab's script is answered. The project keeps views, the reading the images, the edits saving and undo."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -110,139 +62,86 @@ class Desk:
         with self._lock:
             self._keep(edits=self._state().get("edits", {}) | changes)
 
-    # -- showing
+    def _keep_page(self, page: int | None) -> None:
+        """A page of the list that was chosen; None follows the open image."""
+        with self._lock:
+            kept = {name: each for name, each in self._state().items() if name != "page"}
+            self.page.project.keep(TAB, kept | ({} if page is None else {"page": page}))
 
-    def show(self, text: str, token: str):
-        self.edits.save_drafts()
-        self.reading.want(again=True)
-        visit = self.edits.visit(token)
-        if visit is not None and visit.theirs is not None:  # the choice is still open; after a refresh the box is empty
-            typed = text or visit.draft or ""
-            return {}, gr.Textbox(value=typed, interactive=True), token, *self._asking(typed, token)
-        return {}, *self._open(str(self._state().get("key", "")))
+    # -- what the script asks
 
-    def tick(self, seen: dict[str, Any], text: str, token: str):
-        """Lists follow what changed elsewhere; the box is touched only when its picture is gone, or none was there."""
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """For the tick: a mark that changes when the browser should ask for the shelf again."""
+        if tab != TAB:
+            return {}
         self.reading.want()
-        stamp = f"{self.reading.version} {self.reading.busy and self.reading.report is None} {self._state()}"
-        if stamp == seen.get("stamp"):
-            return gr.skip()
-        visit = self.edits.visit(token)
-        if visit is None and self.edits.moving_on(token):
-            return gr.skip()  # else this answer would take the place of the one to the click, with its words
-        if visit is None or self.edits.picture(visit.key) is None:
-            return {}, *self._open(str(self._state().get("key", "")))
-        tally, pictures, stage, _, _, buttons, _ = self._render(visit.key, text, False)
-        told, tally, pictures, stage, buttons = news(seen, stamp, (tally, pictures, stage, buttons))
-        # What depends on the text is left to typing: this answer may be older than the newest key.
-        return told, gr.skip(), gr.skip(), tally, pictures, stage, gr.skip(), gr.skip(), buttons, gr.skip()
+        return {"captions": {"stamp": self._stamp()}}
 
-    def _open(self, key: str, said: str = "") -> tuple[Any, ...]:
-        """Begin with a picture: the asked one, else the first of the list. Returns all of `everything`."""
-        rows = self._rows()
-        placed = self.edits.picture(key) or next((self.edits.picture(key_of(row)) for row in rows), None)
-        if placed is None:
-            return gr.Textbox(value="", interactive=False), "", *self._render("", "", False, said)
-        token, caption = self.edits.open(placed)
-        if self._state().get("key") != key_of(placed):
-            self._keep(key=key_of(placed))
-        return (
-            gr.Textbox(value=caption.text, interactive=True),
-            token,
-            *self._render(key_of(placed), caption.text, False, said),
+    def _stamp(self) -> str:
+        kept = {name: each for name, each in self._state().items() if name != "key"}
+        return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {kept}"
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
+        act, key, arg, value = (_text(asked.get(name)) for name in ("act", "key", "arg", "value"))
+        try:
+            if act == "look":
+                return self.look(key, _text(asked.get("text"))[:COUNTED])
+            if act == "save":
+                saves = asked.get("saves")
+                return {
+                    "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
+                }
+            opened, said = self._do(act, key, arg, value)
+            return self.shelf(opened) | {"said": said}
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def _saved(self, asked: Any) -> dict[str, Any]:
+        """One save; a problem with it does not keep the others of the message from being saved."""
+        try:
+            return self.save(asked if isinstance(asked, dict) else {})
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def save(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Save a text over what it was typed over."""
+        over = asked.get("over")
+        saved = self.edits.save(
+            str(asked.get("key", "")),
+            _text(asked.get("text")),
+            [_text(each) for each in over] if isinstance(over, list) else [],
+            str(asked.get("visit", ""))[:40],
+            always=bool(asked.get("always")),
         )
+        if saved is None:
+            return {"unknown": not self.reading.busy}
+        if saved.refused:
+            return {"theirs": saved.disk}
+        said = f"Saved to {saved.file} at {time.strftime('%H:%M:%S')}" if saved.file else "Saved"
+        return {"disk": saved.disk, "wrote": bool(saved.file), "said": said, **self._steps()}
 
-    def _asking(self, text: str, token: str) -> tuple[Any, ...]:
-        """What `lists` shows while a person has to choose between two texts."""
-        visit = self.edits.visit(token)
-        tally, pictures, stage, meter, _, buttons, notes = self._render(visit.key if visit else "", text, True)
-        return tally, pictures, stage, meter, view.elsewhere(self.edits.elsewhere(token) or ""), buttons, notes
-
-    def _rows(self) -> list[Row]:
-        state = self._state()
-        return view.listed(self.reading.report, str(state.get("show", "all")), str(state.get("find", "")))
-
-    def _render(self, key: str, text: str, unsaved: bool, said: str = "") -> tuple[Any, ...]:
-        """What `lists` in `build` shows, in its order."""
-        state, report = self._state(), self.reading.report
-        show, find = str(state.get("show", "all")), str(state.get("find", ""))
-        rows = self._rows()
+    def look(self, key: str, text: str) -> dict[str, Any]:
+        """The count and the notes for a text that is being typed, and what the disk holds."""
         placed = self.edits.picture(key)
-        place = next((number for number, row in enumerate(rows) if key_of(row) == key), -1) if placed else -1
-        page = int(state.get("page", 0)) if "page" in state else max(place, 0) // view.PAGE_SIZE
-        return (
-            f'<p class="lead">{view.tally(report)}</p>{self.encodings.html()}' if report else "",
-            view.picture_list(report, rows, key, page, show, find, self.page.thumb_url, self.reading.busy),
-            view.picture(placed, place, len(rows), self.page.thumb_url),
-            self._meter(text, placed) if placed else "",
-            view.status(said or ("Not saved yet" if unsaved else ""), unsaved and not said),
-            view.actions(
-                place, len(rows), self.edits.next_step("undo"), self.edits.next_step("redo"), placed is not None
-            ),
-            self._notes(placed, text) if placed else "",
-        )
-
-    def _meter(self, text: str, placed: Placed) -> str:
-        settings = placed.concept.captions
-        learnt = plain_caption(text, settings, placed.picture.words)
-        return view.meter(count_tokens(learnt), self.reading.job.captions.max_token_length)
-
-    def _notes(self, placed: Placed, text: str) -> str:
-        said = view.notes(self.edits.caption(placed), text, placed.concept.captions, placed.picture.words)
-        return said + preview(self.reading.job, self.reading.report, placed, text)
-
-    # -- editing
-
-    def typed(self, text: str, token: str):
-        """While typing: the count, and that it is not saved yet."""
-        visit = self.edits.visit(token)
-        before = visit is not None and visit.draft is not None
-        unsaved = self.edits.typed(token, text)
-        placed = self.edits.picture(visit.key) if visit else None
         if placed is None:
-            return gr.skip()
-        # A message that comes after the text was saved must not wipe away that it was.
-        told = (unsaved or before) and self.edits.elsewhere(token) is None
-        state = view.status("Not saved yet" if unsaved else "", unsaved) if told else gr.skip()
-        return self._meter(text, placed), state, self._notes(placed, text)
+            return {"unknown": True}
+        if self._state().get("key") != key:
+            self._keep(key=key)
+        return {"disk": plain(self.edits.caption(placed).text), **self._about(placed, text)}
 
-    def left_box(self, text: str, token: str):
-        """Leaving the box saves."""
-        name = self.edits.flush(token, text)
-        visit = self.edits.visit(token)
-        if self.edits.elsewhere(token) is not None:
-            tally, pictures, _, meter, state, buttons, notes = self._asking(text, token)
-            return tally, pictures, meter, state, buttons, notes
-        if not name or visit is None:
-            return gr.skip()
-        tally, pictures, _, meter, state, buttons, notes = self._render(visit.key, text, False, _saved(name))
-        return tally, pictures, meter, state, buttons, notes
-
-    def acted(self, text: str, token: str, event: gr.EventData):
-        """`act`, after which the next tick sends all lists: what the browser was sent before no longer holds."""
-        return *self.act(text, token, event), {}
-
-    def act(self, text: str, token: str, event: gr.EventData):
-        """Keys, buttons and the list. What was typed is saved before anything else is shown."""
-        act, arg, value = act_of(event)
-        if act in ("mine", "theirs"):
-            self.edits.choose(token, act == "mine")
-        name = self.edits.flush(token, text, always=act in ("save", "mine"))
-        if self.edits.elsewhere(token) is not None:
-            return gr.skip(), gr.skip(), *self._asking(text, token)
-        visit = self.edits.visit(token)
-        key = visit.key if visit else str(self._state().get("key", ""))
-        if act in ("save", "mine") and visit is not None:
-            return gr.skip(), gr.skip(), *self._render(key, text, False, _saved(name) if name else "Saved")
-        self.edits.leave(token)
-        said = _saved(name) if name else ""
-        if act in ("undo", "redo"):
-            return self._take_back(act, key)
-        if act in ("utf8", "utf8_back"):
-            return self._open(key, self.encodings.rewrite() if act == "utf8" else self.encodings.take_back())
-        if act in ("next", "previous", "pick"):
+    def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
+        """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
+        if act == "open":
+            self.reading.want(again=True)
+        if act == "follow":
             self._keep_page(None)
-            key = self._neighbour(key, act, arg)
+        elif act in ("undo", "redo"):
+            return self._take_back(act, key)
+        elif act == "utf8":
+            return key, self.encodings.rewrite()
+        elif act == "utf8_back":
+            return key, self.encodings.take_back()
         elif act == "show":
             self._keep(show=value if value in view.SHOWS else "all")
             self._keep_page(None)
@@ -251,48 +150,109 @@ class Desk:
             self._keep_page(None)
         elif act == "page":
             self._keep_page(page_of(value or arg, 10**6))
-        return self._open(key, said)
+        return key, ""
 
-    def _keep_page(self, page: int | None) -> None:
-        """A page of the list that was chosen; None follows the open picture."""
-        with self._lock:
-            kept = {name: each for name, each in self._state().items() if name != "page"}
-            self.page.project.keep(TAB, kept | ({} if page is None else {"page": page}))
-
-    def _neighbour(self, key: str, act: str, arg: str) -> str:
-        """The key of the picture to go to. The list goes round; a picture that just left it leads to its first."""
-        keys = [key_of(row) for row in self._rows()]
-        if not keys:
-            return key
-        if act == "pick":
-            number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-            return keys[number] if 0 <= number < len(keys) else key
-        if key not in keys:
-            return self._next_to_gone(key, act, keys)
-        return keys[(keys.index(key) + (1 if act == "next" else -1)) % len(keys)]
-
-    def _next_to_gone(self, key: str, act: str, keys: list[str]) -> str:
-        """The picture was captioned, so the list "without a caption" no longer holds it: go on from where it stood."""
-        report = self.reading.report
-        order = [key_of(row) for row in report.rows] if report else []
-        if key not in order:
-            return keys[0]
-        here, held = order.index(key), set(keys)
-        ahead = order[here + 1 :] + order[:here] if act == "next" else order[:here][::-1] + order[here + 1 :][::-1]
-        return next((each for each in ahead if each in held), keys[0])
-
-    def _take_back(self, act: str, key: str) -> tuple[Any, ...]:
+    def _take_back(self, act: str, key: str) -> tuple[str, str]:
         name = self.edits.next_step(act)
         try:
             found = self.edits.step(act)
         except ProblemsError:
-            return self._open(
-                key, f"The earlier caption of {name} is no longer in the trash folder; nothing was changed"
-            )
+            return key, f"The earlier caption of {name} is no longer in the trash folder; nothing was changed"
         self._keep_page(None)
-        done = "Taken back" if act == "undo" else "Repeated"
-        return self._open(found or key, f"{done}: {name}" if found else "")
+        done = "Undone" if act == "undo" else "Redone"
+        return found or key, f"{done}: {name}" if found else ""
+
+    def _steps(self) -> dict[str, str]:
+        return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}
+
+    # -- the images around one
+
+    def shelf(self, key: str) -> dict[str, Any]:
+        """The list, the open image (the asked one, else the one that was open last, else the first), and the captions around it.
+
+        chain   keys in the order of the list, `at` the open one's place among them; `ring`: it is the whole list
+        """
+        stamp, state, report = self._stamp(), self._state(), self.reading.report
+        show, find = str(state.get("show", "all")), str(state.get("find", ""))
+        rows = view.listed(report, show, find)
+        keys = [key_of(row) for row in rows]
+        key = next(
+            (each for each in (key, str(state.get("key", "")), *keys) if self.edits.picture(each) is not None), ""
+        )
+        places = {each: number for number, each in enumerate(keys)}
+        page = int(state.get("page", 0)) if "page" in state else places.get(key, 0) // view.PAGE_SIZE
+        if key and state.get("key") != key:
+            self._keep(key=key)
+        chain, at, ring = self._chain(key, keys, places)
+        listed = view.picture_list(report, rows, key, page, self.page.thumb_url, self.reading.busy)
+        on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
+        near = {key, *chain[max(0, at - WHOLE) : at + WHOLE]}
+        items = {
+            each: self._item(each, places, len(keys), each in near) for each in dict.fromkeys([key, *chain, *on_page])
+        }
+        return {
+            "stamp": stamp,
+            "open": key,
+            "chain": chain,
+            "at": at,
+            "ring": ring,
+            "items": {each: item for each, item in items.items() if item},
+            "list": listed.html,
+            "page": on_page,
+            "choices": view.choices(report),
+            "show": show,
+            "find": find,
+            "tally": (f'<p class="lead">{view.tally(report)}</p>{self.encodings.html()}' if report else ""),
+            **self._steps(),
+        }
+
+    def _chain(self, key: str, keys: Sequence[str], places: dict[str, int]) -> tuple[list[str], int, bool]:
+        """Neighbours of the open image. The list goes round; one that has left it ("without a caption", and it has one
+        now) stands where it was."""
+        if not keys:
+            return ([key], 0, False) if key else ([], -1, False)
+        if key in places and len(keys) <= 2 * REACH + 1:
+            return list(keys), places[key], True
+        ahead = places[key] + 1 if key in places else self._gap(key, keys)
+        behind = ahead - 2 if key in places else ahead - 1
+        reach = min(REACH, len(keys))
+        before = [keys[(behind - number) % len(keys)] for number in range(reach)][::-1]
+        after = [keys[(ahead + number) % len(keys)] for number in range(reach)]
+        return [*before, key, *after], reach, False
+
+    def _gap(self, key: str, keys: Sequence[str]) -> int:
+        """The place in the list of the first image that comes after one that is not in it."""
+        report, held = self.reading.report, set(keys)
+        order = [key_of(row) for row in report.rows] if report else []
+        here = order.index(key) if key in order else -1
+        ahead = next((each for each in order[here + 1 :] if each in held), keys[0])
+        return keys.index(ahead)
+
+    def _item(self, key: str, places: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
+        """What a browser holds of an image: its caption as it is on the disk now, and what is shown beside it."""
+        placed = self.edits.picture(key)
+        if placed is None:
+            return None
+        text = plain(self.edits.caption(placed).text)
+        return {
+            "name": view.name_of(placed),
+            "disk": text,
+            "fixed": bool(self.edits.fixed(placed)),
+            "stage": view.picture(placed, places.get(key, -1), total, self.page.thumb_url),
+            **(self._about(placed, text) if near else {}),
+        }
+
+    def _about(self, placed: Placed, text: str) -> dict[str, str]:
+        """The meter and the notes for a text of that image."""
+        settings, words = placed.concept.captions, placed.picture.words
+        tokens = count_tokens(plain_caption(text, settings, words))
+        said = view.notes(self.edits.caption(placed), text, settings, words, self.edits.fixed(placed))
+        return {
+            "meter": view.meter(tokens, self.reading.job.captions.max_token_length),
+            "notes": said + preview(self.reading.job, self.reading.report, placed, text),
+        }
 
 
-def _saved(name: str) -> str:
-    return f"Saved to {name} at {time.strftime('%H:%M:%S')}"
+def _text(value: Any) -> str:
+    """A text from a browser. Half of a character outside the basic plane, which cannot be saved, becomes a mark."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

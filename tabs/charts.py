@@ -50,6 +50,7 @@ def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "train": [rounded(point["train_loss"]) for point in points],
         "gap": [rounded(point["gap"]) for point in points],
         "pictures": newest.get("pictures", 0),
+        "on": newest.get("measured_on", "held_out"),
     }
 
 

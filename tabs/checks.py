@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from core.families.locate import model_problems
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
+from core.settings.rules.validation import holds_out
 from core.training.checks import problems_with_model, problems_without_model
-from tabs.safety import read_paths
+from tabs import own_setup
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
     from core.formats.detect import ModelKind
+    from core.formats.hub import HubId
+    from core.training.own_images import Setup
     from tabs.context import Page
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
@@ -26,7 +29,8 @@ SHOWN_PICTURES = 12
 
 
 class Checks:
-    """Runs the first pass of the preflight (headers and captions) whenever the job has changed. Thread-safe."""
+    """Runs the preflight whenever the job has changed: headers and captions first, then every image decoded that nobody
+    has decoded yet. Thread-safe."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -36,7 +40,9 @@ class Checks:
         self._facts: dict[str, Any] = {}
         self._facts_of: TrainJob | None = None  # the job that they are of; None after a person asked for a new look
         self._folders_found: list[str] = []  # of the job that the facts were found for
-        self._took = 0.0  # seconds of the last look
+        self._read = (0, 0)  # images that the look in hand has decoded, and all
+        self._took = 0.0  # seconds of the last look, without decoding
+        self.setup: Setup | None = None  # what is offered for these images
         self._models: dict[Any, dict[str, Any]] = {}
         self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their pictures by address
 
@@ -58,16 +64,17 @@ class Checks:
         """Changes when the file or folder does."""
         try:
             path = self._place(text)
-            return (str(path), os.stat(path).st_mtime_ns if path else time.monotonic() // LOOKED_AFTER)
+            changes = os.stat(path).st_mtime_ns if isinstance(path, Path) else time.monotonic() // LOOKED_AFTER
+            return (str(path), changes)
         except (OSError, ValueError, ProblemsError):
             return time.monotonic() // LOOKED_AFTER
 
-    def _place(self, text: str) -> Path | None:
-        """Where the model lies; None for a hub id that is not on this machine."""
+    def _place(self, text: str) -> Path | HubId:
+        """Where the model lies, or the hub id of one that is not on this machine."""
         from core.formats.hub import resolve
 
         found = resolve(text, self.page.workspace.models, self.page.workspace.outputs)
-        return self.page.roots.check(found, "model.base_model") if isinstance(found, Path) else None
+        return self.page.roots.check(found, "model.base_model") if isinstance(found, Path) else found
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
         from core.formats.detect import FAMILY_NAMES, identify
@@ -75,11 +82,11 @@ class Checks:
         answer: dict[str, Any] = {"family": "", "evidence": "", "problem": "", "fix": "", "offer": "", "numbers": 0}
         try:
             path = self._place(text)
-            if path is None:
+            if not isinstance(path, Path):
                 return answer | {
                     "problem": f"'{text}' is not on this machine",
-                    "fix": "get it from the hub, or choose another",
-                    "offer": text,
+                    "fix": "download it, or choose another",
+                    "offer": str(path),
                 }
             kind = identify(path)
         except ProblemsError as error:
@@ -124,7 +131,10 @@ class Checks:
         """The latest findings. Starts a new look when the job or, after a while, the folder may have changed.
 
         "checking": they are of an earlier job. Those of other folders are not shown at all.
+        "undecoded": of so many images and masks only the header is known; "read": (done, all) of what decodes them.
         """
+        if refused := self.page.roots.refused(job):
+            return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
             stale = self._asked is None or self._asked[0] != job or again
@@ -137,11 +147,26 @@ class Checks:
                 self._asked = (job, now)
                 self._task = self.page.engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
-            return {"checking": self._facts_of != job, **(self._facts if self._folders_found == _folders(job) else {})}
+            facts = self._facts if self._folders_found == _folders(job) else {}
+            found = {"checking": self._facts_of != job, **facts}
+            if failed := self._failed():
+                return found | {"checking": False, "problems": [*failed, *facts.get("problems", ())]}
+            return found | ({"read": self._read} if facts.get("undecoded") else {})
+
+    def _failed(self) -> list[dict[str, Any]]:
+        """Why the last look came to nothing."""
+        task = self._task
+        if task is None or not task.done or task.error is None or task.token.wanted:
+            return []
+        return [problem.to_dict() for problem in task.error.problems]
 
     def known_steps(self, job: TrainJob) -> int:
         """Steps of this job's training: as set, else as last counted; 0 while they are not known."""
         return job.schedule.max_train_steps or int(self._facts.get("total_steps") or 0)
+
+    def offered(self, job: TrainJob) -> Setup | None:
+        """The set-up that was found for this job's folders."""
+        return self.setup if self._folders_found == _folders(job) else None
 
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
         """{(folder's name, picture's name): path} where a run's job has the folders that were looked at last."""
@@ -156,13 +181,29 @@ class Checks:
         facts = self.facts(job, task.token)
         with self._lock:
             self._took = time.monotonic() - began
+            old = self._facts.get("problems", ()) if self._facts_of == job else ()
+            refused = any(problem["level"] == "error" for problem in old)
+            self._read = (0, 0)
+        if not facts.get("undecoded"):
+            return self._publish(job, facts)
+
+        def say(done: int, total: int) -> None:
+            if not task.token.wanted:
+                self._read = (done, total)
+
+        if not refused:  # what an earlier look refused stays until this one knows better
+            self._publish(job, facts)
+        self._publish(job, self.facts(job, task.token, say, decode=True))
+
+    def _publish(self, job: TrainJob, facts: dict[str, Any]) -> None:
+        with self._lock:
             if self._asked is not None and self._asked[0] == job:
                 self._facts, self._facts_of, self._folders_found = facts, job, _folders(job)
 
-    def facts(self, job: TrainJob, token: Any = None) -> dict[str, Any]:
+    def facts(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> dict[str, Any]:
         """The findings as the page shows them."""
         try:
-            report = self.report(job, token)
+            report = self.report(job, token, progress, decode)
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
         facts = report.summary()
@@ -170,15 +211,18 @@ class Checks:
         self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_PICTURES]
         facts["pictures"] = [_shown(self.page, row) for row in shown]
+        if job.validation.best_checkpoint == "auto" and not holds_out(job):
+            facts["held_out"] = [_shown(self.page, row) for row in report.rows if row.role == "validation"]
         device = self.page.engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         facts["problems"] = [problem.to_dict() for problem in self.problems(job, report, device)]
+        self.setup = own_setup.offer(self.page, job, report)
+        facts["setup"] = own_setup.facts(self.setup)
         return facts
 
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Any:
         from core.dataset.preflight import preflight
 
-        for path, where in read_paths(job):
-            self.page.roots.check(path, where)
+        self.page.roots.admit(job)
         return preflight(
             job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )
@@ -200,14 +244,16 @@ class Checks:
 
     def problems(self, job: TrainJob, report: Any, device: str | None = None) -> list[Problem]:
         """Everything against this job: its settings, its model, its pictures and, where it is known, the device."""
-        workspace, allow = self.page.workspace, self.page.roots.check
-        found = problems_without_model(job, workspace, report, device, allow)
+        if refused := self.page.roots.refused(job):
+            return refused
+        workspace = self.page.workspace
+        found = problems_without_model(job, workspace, report, device)
         model = self.model(job.model.base_model, job.model.family)
         if model["problem"]:
             found.append(Problem(model["problem"], "model.base_model", model["fix"]))
         else:
-            found += model_problems(job.model, workspace, allow)
-        found += problems_with_model(job, workspace, allow)
+            found += model_problems(job.model, workspace)
+        found += problems_with_model(job, workspace)
         unique: dict[tuple[str, str], Problem] = {}
         for problem in [*found, *self.doctor_errors(job, report)]:
             unique.setdefault((problem.what, problem.where), problem)
@@ -229,6 +275,7 @@ def _shown(page: Page, row: Any) -> dict[str, Any]:
         "url": page.thumb_url(row.path, 192),
         "frame": row.frame,
         "ratio": width / height,
+        "name": row.key[1],
         "caption": row.caption,
         "bucket": f"{width} x {height}",
     }

@@ -69,7 +69,6 @@ class ClassForm:
             fix = "write what the subject is, such as dog, in the field Class"
             raise ProblemsError.one("No class is given for the class pictures", "Class", fix)
         folder = entry.folder if entry else display_path(class_folder(None, word, self.page.workspace))
-        self.page.roots.check(folder, "Folder")
         values = {name: whole[name] for name in ("model", "dataset", "captions", "memory")}
         return build(ClassPicturesJob, values | {TASK: asked | {"class_word": word, "folder": folder}})
 

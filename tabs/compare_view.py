@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
 from core.settings.presets import differences
 from tabs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
-from tabs.markup import count, esc, section, short
+from tabs.markup import count, esc, parted, section, short
 from tabs.project import FIELDS
 from tabs.runs_view import compare_address, moment, value_words
 
@@ -17,20 +18,21 @@ Url = Callable[..., str]
 
 def head(chosen: tuple[str, str], folders: Sequence[RunFolder]) -> str:
     """The way back, and a list for each of both, so that another run can be put in its place."""
-    names = list(dict.fromkeys([*(folder.name for folder in folders), *chosen]))
+    names = {folder.name: f"{title_of(folder)}, {moment(folder.name)}" for folder in folders}
+    names |= {name: title_words(name) for name in chosen if name not in names}
     lists = "".join(
         f'<label><b class="letter {letter.lower()}">{letter}</b> {_choice(names, name, other, letter)}</label>'
         for letter, name, other in (("A", *chosen), ("B", *chosen[::-1]))
     )
     back = '<a class="btn quiet" href="#Runs">All runs</a>'
     swap = f'<a class="btn quiet" href="{esc(compare_address(*chosen[::-1]))}">Swap</a>'
-    return f'<div class="run-head">{back}<h2>Two runs compared</h2></div><div class="versus-head">{lists}{swap}</div>'
+    return f'<div class="run-head">{back}<h2 tabindex="-1">Two runs compared</h2></div><div class="versus-head">{lists}{swap}</div>'
 
 
-def _choice(names: Sequence[str], chosen: str, other: str, letter: str) -> str:
+def _choice(names: Mapping[str, str], chosen: str, other: str, letter: str) -> str:
     options = "".join(
-        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(title_words(name))}</option>'
-        for name in names
+        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(words)}</option>'
+        for name, words in names.items()
         if name != other or name == chosen
     )
     return f'<select data-side="{letter.lower()}" aria-label="Run {letter}">{options}</select>'
@@ -53,7 +55,7 @@ def found(a: Side, b: Side, thumb_url: Url, file_url: Url) -> dict[str, str]:
 
 def _titles(a: Side, b: Side) -> list[str]:
     return [
-        f'<b class="letter {side.letter.lower()}">{side.letter}</b> {esc(side.facts.get("title", ""))}'
+        f'<b class="letter {side.letter.lower()}">{side.letter}</b> {parted(side.facts.get("title", ""))}'
         for side in (a, b)
     ]
 
@@ -63,9 +65,9 @@ def _facts(a: Side, b: Side) -> str:
     rows = []
     for row in fact_rows(a, b):
         if row.b is None:
-            cells = f'<td colspan="2">{esc(row.a)}</td>'
+            cells = f'<td colspan="2">{parted(row.a)}</td>'
         else:
-            cells = f"<td>{esc(row.a)}</td><td>{esc(row.b)}</td>"
+            cells = f"<td>{parted(row.a)}</td><td>{parted(row.b)}</td>"
         rows.append(f'<tr><th scope="row">{esc(row.title)}</th>{cells}</tr>')
     top = f'<tr><td></td><th scope="col">{one}</th><th scope="col">{other}</th></tr>'
     return section("Facts", f'<table class="versus">{top}{"".join(rows)}</table>')
@@ -115,7 +117,7 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
         )
         parts.append(
             f'<figure class="versus-samples"><figcaption title="{esc(row.prompt)}">{esc(short(row.prompt, 120))}'
-            f'<span class="hint">{other_seed}</span></figcaption><div class="run-samples" tabindex="0" role="region" '
+            f'<span class="hint">{other_seed}</span></figcaption><div class="run-samples" tabindex="0" role="group" '
             f'aria-label="{esc(short(row.prompt, 60))}"><table>{lines}</table></div></figure>'
         )
     hint = f'<p class="hint">{esc(alone[:1].upper() + alone[1:])}.</p>' if alone else ""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.engine.view import best_validation
 from core.record import machine
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.job import TrainJob
 from core.settings.presets import differences
@@ -63,10 +65,10 @@ class Row:
 def read_dataset(folder: RunFolder) -> dict[str, Any]:
     """dataset.json, {} where there is none that can be read."""
     try:
-        found = json.loads(folder.dataset_file.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
+    except ProblemsError:
         return {}
-    return found if isinstance(found, dict) and isinstance(found.get("pictures"), list) else {}
+    return found if isinstance(found.get("pictures"), list) else {}
 
 
 # -- which is better

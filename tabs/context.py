@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tabs.browsers import Browser, Browsers
 from tabs.checks import Checks
 from tabs.forecast import Forecast
 from tabs.links import Links
+from tabs.models import Models
 from tabs.project import Project
 from tabs.rate_sketch import RateSketch
 from tabs.safety import Roots
@@ -27,6 +29,7 @@ from tabs.tensorboard import TensorBoard
 if TYPE_CHECKING:
     from core.engine.engine import Engine
 
+ASKING: ContextVar[str | None] = ContextVar("session of the browser whose request is handled", default=None)
 ANY_TAB = "tabs"  # where things are done that answers of other tabs give way to
 TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
 
@@ -58,13 +61,15 @@ class Page:
     troubles: set[str] = field(default_factory=set)  # faults of our own that were told already
     run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
     run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
-    timers: dict[tuple[str, float], Any] = field(default_factory=dict)
+    ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
+    machine_check: Any = None  # the card of Tools (tabs.machine_check)
     reading: Any = None  # what Dataset and Captions know of the pictures (tabs.reading)
 
     def __post_init__(self) -> None:
         self.checks = Checks(self)
+        self.models = Models(self)
         self.sketch = RateSketch(self)
         self.forecast = Forecast(self)
         self.tensorboard = TensorBoard(offered=not self.shared)
@@ -76,6 +81,10 @@ class Page:
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
         """Address of a picture made smaller: its longer side is at most `size` pixels."""
         return self.links.thumb_url(path, size)
+
+    def say(self, kind: str, text: str = "", **more: Any) -> None:
+        """A message in the panel of the browser that asked: see `Browsers.say`. The panel lies over the page, so nothing moves."""
+        self.browsers.say(self.browsers.of(ASKING.get()), kind, text, **more)
 
     def listen(
         self,
@@ -104,14 +113,28 @@ class Page:
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
         return gr.on(triggers, fn, inputs, given, **more)
 
-    def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
-        """Call `fn` every so many seconds while `tab` is open. It returns gr.skip() when nothing is new."""
-        key = (tab, seconds)
-        if key not in self.timers:
-            self.timers[key] = gr.Timer(seconds, active=False)
-        self.listen(self.timers[key].tick, fn, inputs, outputs, trigger_mode="once", gives_way=True)
+    def on_given(self, triggers: Any, fn: Callable, field: Any, outputs: Any) -> None:
+        """`fn` with the value that a person has given to a field. Gradio also reports a field that is only passed through: it
+        may hold what another window has changed since, or nothing yet."""
 
-    def on_show(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, js: str | None = None) -> None:
+        def given(value: Any, used: str) -> Any:
+            return fn(value) if used else gr.skip()
+
+        named = getattr(fn, "func", fn)
+        given.__module__, given.__qualname__ = named.__module__, named.__qualname__
+        js = f"(value) => [value, atelier.given('{field.elem_id}')]"
+        self.listen(triggers, given, [field, self.envelope], outputs, js=js, trigger_mode="always_last")
+
+    def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
+        """Call `fn` every so many seconds while `tab` is open (assets/ticks.js: seldom when nothing runs). It returns
+        gr.skip() when nothing is new."""
+        self.ticks[tab] = seconds
+        event = getattr(self.pulse_bus, f"tick_{tab.lower()}")
+        self.listen(event, fn, inputs, outputs, trigger_mode="once", gives_way=True)
+
+    def on_show(
+        self, tab: str, fn: Callable | None, inputs: Any = None, outputs: Any = None, js: str | None = None
+    ) -> None:
         """Call `fn` each time `tab` is opened (also when the page opens on it). `js` may change the inputs before."""
         self.shows.setdefault(tab, []).append({"fn": fn, "inputs": inputs, "outputs": outputs, "js": js})
 
@@ -139,18 +162,23 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
 
     def wrapped(*args):
         request = args[place]
-        browser = page.browsers.of(getattr(request, "session_hash", None))
-        overtaken = page.browsers.overtaken(browser, ANY_TAB)
+        session = getattr(request, "session_hash", None)
+        asking = ASKING.set(session)
+        browser = page.browsers.of(session)
+        overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.said
         try:
             with nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB):
                 result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
             if gives_way and overtaken():
                 result = gr.skip()
         except ProblemsError as error:
-            result, said = gr.skip(), _said(page, request, error, about)
+            result = gr.skip()
+            page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
         else:
-            said = gr.skip()
             page.browsers.succeeded(browser, about)
+        finally:
+            ASKING.reset(asking)
+        said = gr.skip() if browser.said is before else _panel(browser)
         if isinstance(result, dict) and result.get("__type__") != "update":
             return result  # by component
         if outputs < 2:
@@ -172,12 +200,10 @@ def _name_of(fn: Callable) -> str:
     return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', 'handler')}"
 
 
-def _said(page: Page, request: gr.Request, error: ProblemsError, about: str) -> str:
-    """The problems for the message panel of the browser that asked."""
+def _panel(browser: Browser) -> str:
+    """What the message panel of this browser is to show now."""
     from tabs.messages import packed, signed
 
-    browser = page.browsers.of(getattr(request, "session_hash", None))
-    page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
     return packed({"said": signed(browser.said)})
 
 

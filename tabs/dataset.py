@@ -15,13 +15,13 @@ from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
 from core.settings.source import Source
-from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, plots, questions
+from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, own_setup, plots, questions
 from tabs.caption_edits import key_of
 from tabs.class_form import NEW, ClassForm
 from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
 from tabs.context import Page, problems_html
 from tabs.doctor import Clinic
-from tabs.exchange import Exchange
+from tabs.exchange import Exchange, buttons
 from tabs.markup import act_of, board, button, news, on_act, page_of, progress, sent
 from tabs.own_settings import SOURCE
 from tabs.reading import Reading, reading_of
@@ -31,7 +31,24 @@ TAB = "Dataset"
 PROPOSED = 6
 ABOUT_FOLDER = "Any folder of pictures. Further ones, and those with settings of their own, are the cards below."
 FOLDER_HINT = "A further folder's path"  # it is empty also while every chosen folder has settings of its own
-AREAS = ("summary", "sources", "questions", "checks", "doctor", "plots", "grid")
+AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
+
+# Browse hands the keyboard to the folders, Escape closes them, and Browse has it again.
+BROWSER_FOCUS = """
+const browse = () => document.querySelector('#ds-browse');
+let open = false;
+watch('value', () => {
+  const panel = element.querySelector('.browser'), active = document.activeElement;
+  browse().setAttribute('aria-expanded', panel ? 'true' : 'false');
+  if (panel && !open && active === browse()) panel.querySelector('button').focus();
+  if (!panel && open && (!active || active === document.body)) browse().focus();
+  open = !!panel;
+});
+element.addEventListener('keydown', (event) => {
+  const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
+  if (close) close.click();
+});
+"""
 
 
 def build(page: Page) -> None:
@@ -48,30 +65,30 @@ def build(page: Page) -> None:
                 taken = gr.UploadButton(
                     "Import TOML or JSON", file_types=[".toml", ".json"], size="sm", elem_id="ds-import"
                 )
-            exchange = board("ds-exchange")
+            exports = board("ds-exchange", buttons())
         with gr.Column(scale=2, min_width=300):
             drop = gr.File(
                 label="Drop pictures or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
-    intake = board("ds-intake")
-    browser = board("ds-browser")
+            intake = board("ds-intake")
+    browser = board("ds-browser", script=BROWSER_FOCUS)
     boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
-            boards |= {name: board(f"ds-{name}") for name in ("sources", "questions", "checks", "doctor", "plots")}
+            boards |= {name: board(f"ds-{name}") for name in AREAS[1:-1]}
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     seen = gr.State({})
     areas = [boards[name] for name in AREAS]
-    shown = [folder, exchange, intake, browser, *areas]
+    shown = [folder, intake, browser, *areas]
     page.on_show(TAB, desk.show, None, [seen, *shown])
     page.on_tick(TAB, desk.tick, seen, [seen, *shown])
-    page.listen([folder.blur, folder.submit], desk.choose, folder, [*shown, seen], trigger_mode="always_last")
+    page.on_given([folder.blur, folder.submit], desk.choose, folder, [*shown, seen])
     page.listen(browse.click, desk.open_browser, None, browser)
     page.listen(again.click, desk.read_again, None, [*shown, seen])
     page.listen(drop.upload, desk.take, drop, [drop, intake])
     page.listen(taken.upload, desk.import_config, taken, [taken, *shown, seen])
-    on_act(page, exchange, desk.exchange_act, None, exchange)
+    on_act(page, exports, desk.export)
     on_act(page, intake, desk.intake_act, None, intake)
     on_act(page, browser, desk.browse, None, [*shown, seen])
     on_act(page, areas, desk.act, None, [page.tabs, *shown, seen])
@@ -89,11 +106,13 @@ class Desk:
         self._class_jobs = self.class_form.stamp
         self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
+        self._lately: set[str] = set()  # questions answered since the tab was opened: they keep their places
         self._lock = threading.Lock()
 
     # -- showing
 
     def show(self):
+        self._lately = set()
         self.reading.want(again=True)
         return news({}, self._stamp(), self._render())
 
@@ -132,12 +151,14 @@ class Desk:
         )
         return (
             self.page.project.shown("dataset.folder"),
-            self.exchange.html(),
             self._intake_html(),
             self._browser_html(),
             dataset_view.summary(reading.report, reading.layout, reading.doing),
+            own_setup.card(own_setup.offer(self.page, job, reading.report)),
             f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
-            questions.cards(job, reading.report.questions if reading.report else (), questions.answered(state, job)),
+            questions.cards(
+                job, reading.report.questions if reading.report else (), questions.answered(state, job), self._lately
+            ),
             dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
             self.clinic.html(entries),
             self._plots(entries, found, show),
@@ -173,6 +194,7 @@ class Desk:
     def choose(self, text: str):
         """The folder as written. One that has settings of its own is chosen already: a box that is left after Enter tells
         the same twice, and the second may come after those settings."""
+        text = text if isinstance(text, str) else ""
         sources = self.page.project.job.dataset.sources
         if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
             self._set_folder(text)
@@ -193,16 +215,12 @@ class Desk:
         return self._all()
 
     def open_browser(self):
-        """Where the chosen folder lies, else the first place to start from."""
+        """At the chosen folder, or the nearest one above it that is there."""
         if self.page.project.tab_state(TAB).get("browse"):
             self._keep(browse="")
             return ""
-        chosen = resolve_path(self.page.project.job.dataset.folder or ".")
-        begin = (
-            chosen
-            if chosen.is_dir() and self.page.roots.holds(chosen)
-            else folder_browser.starts(self.page.roots)[0][1]
-        )
+        chosen = next((entry.folder for entry in entries_of(self.page.project.job)), ".")
+        begin = folder_browser.nearest(self.page.roots, resolve_path(chosen))
         self._keep(browse=printable(begin))
         return self._browser_html()
 
@@ -278,13 +296,8 @@ class Desk:
             self.reading.want()
         return None, *self._all()
 
-    def exchange_act(self, event: gr.EventData):
-        act, arg, _ = act_of(event)
-        if act == "export":
-            self.exchange.give(arg)
-        elif act == "said":
-            self.exchange.clear()
-        return self.exchange.html()
+    def export(self, event: gr.EventData) -> None:
+        self.exchange.give(act_of(event)[1])
 
     # -- lists and pictures
 
@@ -331,6 +344,12 @@ class Desk:
             self._hold(arg, value == "true")
         elif act == "more":
             self._unfold(arg)
+        elif act == "setup":
+            own_setup.apply(self.page, own_setup.offer(self.page, self.page.project.job, self.reading.report))
+        elif act == "keep_demo":
+            own_setup.keep(self.page)
+        elif act == "get_model":
+            tabs = gr.Tabs(selected="Tools")
         elif act in ("class", "class_make"):
             self._class_pictures(act, arg)
         elif act in ("own", "clear", "remove", "class_field"):
@@ -362,6 +381,7 @@ class Desk:
         if act == "answer":
             self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the pictures")
             done.add(kind)
+            self._lately.add(kind)
         self._keep(answered=questions.with_answered(state, job, done))
 
     def _class_pictures(self, act: str, arg: str) -> None:

@@ -8,6 +8,7 @@ from core.dataset.advice import ENLARGED_FROM, KEPT_BELOW
 from core.dataset.caption_files import OWN
 from core.dataset.files import printable
 from core.dataset.report import Report, Row
+from core.record.problems import errors
 from core.settings.source import Source
 from tabs.context import empty_state
 from tabs.markup import choice_list, count, crop_frame, esc, page_count, pager, section
@@ -87,7 +88,10 @@ def grid(
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
+    blocks = [] if report.rows else errors(report.problems)
     nothing = empty_state("No picture here.", "Choose another view at the right.")
+    if blocks:
+        nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
     body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
     choices = []
     for name, (words, test) in SHOWS.items():

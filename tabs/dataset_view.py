@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.dataset.opening import SKIP
 from core.dataset.report import Report
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from tabs.context import problems_html
-from tabs.dataset_grid import left_out
 from tabs.markup import count, esc, progress, section
 
 BUCKETS_SHOWN = 16
@@ -20,15 +20,18 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
     """The layout in one sentence, how many of what will train, and what is going on."""
     parts = []
     if report is not None and report.rows:
-        share = f"{report.trained:,} of {count(len(report.rows), 'picture')} will train"
+        all_images = count(len(report.rows), "picture")
+        # Damage behind a right header is found by decoding only: until then nobody knows that an image trains.
+        will = "will" if report.ok else "can"  # not before what blocks is solved
+        share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
         captions = f"{report.captions_found:,} with a caption of their own"
         sentence = report.sentence.rstrip(".") + "."
         parts.append(f'<p class="lead"><strong>{esc(share)}</strong>, {esc(captions)}. {esc(sentence)}</p>')
     if layout:
         parts.append(f'<p class="hint">{esc(layout)}</p>')
     text, share_done = doing
-    if text:
-        parts.append(progress(text, share_done if share_done > 0 else None))
+    going = progress(text, share_done if share_done > 0 else None) if text else ""
+    parts.append(f'<div class="doing">{going}</div>')  # its line is kept free: reading moves nothing
     return f'<div class="summary">{"".join(parts)}</div>'
 
 
@@ -37,15 +40,15 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
     """Errors first, then advice; the consent to leave out what cannot train stands with the pictures it is about."""
-    broken = sum(left_out(row) for row in report.rows) if report else 0
+    broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
-        said = (
-            f"Leave out broken pictures ({count(broken, 'picture')}, named below)"
-            if broken
-            else "Leave out broken pictures"
-        )
-        ticked = " checked" if job.dataset.skip_broken else ""
+        on = job.dataset.skip_broken
+        images = count(broken, "broken image")
+        said = f"Leave out {images if broken else 'broken images'}"
+        if on and broken:
+            said = f"{images} {'is' if broken == 1 else 'are'} left out"
+        ticked = " checked" if on else ""
         body += (
             f'<label class="switch consent"><input type="checkbox" data-act="skip"{ticked}>'
             f"<span>{esc(said)}</span></label>"
@@ -83,7 +86,7 @@ def histogram(report: Report | None, show: str) -> str:
         shape = f'<i class="shape" style="aspect-ratio:{width}/{height};{longer}:14px"></i>'
         repeated = f", {views:,} views an epoch" if views != number else ""
         rows.append(
-            f'<button type="button" class="bar" data-act="show" data-arg="{value if show != value else "all"}" '
+            f'<button type="button" class="bar" data-again data-act="show" data-arg="{value if show != value else "all"}" '
             f'aria-pressed="{pressed}"'
             f' title="{number:,} pictures{repeated}"><span class="shape-box">{shape}</span><span '
             f'class="size">{width} × {height}</span>'

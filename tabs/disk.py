@@ -53,9 +53,9 @@ class Desk:
         if act == "ask" and arg in (RUNS, PICTURES):
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
-            place["said"] = f"{file_size(self._prune(arg, place['keep']))} freed."
+            self.page.say("done", f"{file_size(self._prune(arg, place['keep']))} freed.")
         elif act == "delete" and arg == asking:
-            place["said"] = f"{file_size(self._delete(arg))} freed."
+            self.page.say("done", f"{file_size(self._delete(arg))} freed.")
         return place, self.html(place)
 
     def _prune(self, name: str, keep: str) -> int:
@@ -105,8 +105,7 @@ class Desk:
             f'<input type="text" data-act="keep" value="{keep}" inputmode="decimal"'
             ' aria-label="GB of each cache to keep"> GB of a cache</label>'
         )
-        said = f'<p class="good" role="status">{esc(place["said"])}</p>' if place.get("said") else ""
-        return section(WHERE, f'<ul class="disk">{"".join(rows)}</ul>{field}{said}')
+        return section(WHERE, f'<ul class="disk">{"".join(rows)}</ul>{field}')
 
 
 def _row(title: str, words: str, size: int, act: str) -> str:
@@ -119,4 +118,4 @@ def _row(title: str, words: str, size: int, act: str) -> str:
 
 def _sure(name: str, size: int) -> str:
     delete = button("delete", f"Delete {file_size(size)}", name, kind="danger")
-    return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name)}'
+    return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name, lands=name)}'

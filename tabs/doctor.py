@@ -28,15 +28,19 @@ class Clinic:
         self.page, self.reading = page, reading
         self._away: tuple[object, list[PutAway]] = (None, [])
         self._turn = 0
+        self._treated: set[str] = set()
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
         """The advised pictures of one finding, each folder's into its own trash."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
+        if finding is None and finding_id in self._treated:  # a second click on the same button
+            return
         if finding is None:
             raise ProblemsError.one("This finding is no longer there", "Dataset", "look at the checks again")
         folder = self._folder_of(finding, entries)
         treat(finding, folder)
         self._turn += 1
+        self._treated.add(finding_id)
         self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
         self.reading.want(now=True)
 
@@ -92,6 +96,8 @@ def cards(
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:
+        if report is None or not report.placed:
+            return ""  # nothing was examined
         return '<p class="good">No copies, blurred pictures or captions that harm.</p>'
     places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
     body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.files import is_junk, is_picture_name, printable
+from core.dataset.files import is_folder, is_junk, is_picture_name, printable
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, resolve_path
 from tabs.markup import button, count, esc
@@ -41,7 +41,14 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
     if roots.local:
         found += [("Home", Path.home()), ("Project", PROJECT)]
         found += [(drive, Path(drive)) for drive in _drives()]
-    return [(name, path) for name, path in found if path.is_dir() and roots.holds(path)]
+    return [(name, path) for name, path in found if roots.holds(path) and path.is_dir()]
+
+
+def nearest(roots: Roots, wanted: Path) -> Path:
+    """The folder, else the nearest one above it that exists and is open, else the first place to start from."""
+    above = Path(os.path.abspath(wanted)) if "\0" not in str(wanted) else PROJECT
+    found = (each for each in (above, *above.parents) if roots.holds(each) and os.path.isdir(each))
+    return next(found, None) or starts(roots)[0][1]
 
 
 def _drives() -> list[str]:
@@ -65,19 +72,12 @@ def listing(roots: Roots, text: str) -> Listing:
             continue
         if is_picture_name(entry.name):
             pictures += 1
-        elif _is_folder(entry) and roots.holds(entry.path):
+        elif is_folder(entry) and roots.holds(entry.path):
             folders.append(entry.name)
     folders.sort(key=lambda name: (name.casefold(), name))
     return Listing(
         folder, parent, folders[:MOST_FOLDERS], pictures, len(entries) > LOOKED_AT or len(folders) > MOST_FOLDERS
     )
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
@@ -95,7 +95,10 @@ def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
 
 
 def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
-    """The browser as HTML: where one is, the starting places, the folders, and what to do with this one."""
+    """The browser as HTML: where one is, the starting places, the folders, and what to do with this one.
+
+    add   it may be added to the chosen folders of images, which are counted then
+    """
     try:
         now = listing(roots, folder)
     except ProblemsError as error:
@@ -109,7 +112,7 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
         rows.append('<p class="hint">No folders inside.</p>')
     if now.more:
         rows.append('<p class="hint">There is more in this folder than is listed. Write the path above instead.</p>')
-    holds = count(now.pictures, "picture") + (" here" if not now.more else " or more here")
+    holds = count(now.pictures, "picture") + (" here" if not now.more else " or more here") if add else ""
     use = button("use", "Use this folder", kind="primary", disabled=bool(now.reason))
     also = button("also", "Add to the chosen ones", disabled=bool(now.reason)) if add else ""
     return (

@@ -83,7 +83,7 @@ class Forecast:
         """What the card shows. Starts a new plan where the job has changed."""
         key = plan_key(job)
         fresh = self._key == key
-        wanted = self._asked or "torch" in sys.modules
+        wanted = (self._asked or "torch" in sys.modules) and not self.page.roots.refused(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
             if wanted and not fresh and not busy:

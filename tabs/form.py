@@ -26,6 +26,10 @@ FIRST = (
     "dataset.folder",
     "schedule.max_train_epochs",
     "schedule.max_train_steps",
+    "optimizer.learning_rate",
+    "dataset.resolution",
+    "dataset.train_batch_size",
+    "network.rank",
     "saving.output_name",
     "samples.sample_prompts",
 )
@@ -38,11 +42,16 @@ BRIEF = {
     "dataset.folder": "Any folder of pictures.",
     "schedule.max_train_epochs": "Empty takes what is advised.",
     "schedule.max_train_steps": "Instead of passes.",
+    "optimizer.learning_rate": "How far a step goes.",
+    "dataset.resolution": "Of the training.",
+    "dataset.train_batch_size": "Images of one step.",
+    "network.rank": "Room in the LoRA.",
     "saving.output_name": "Of the finished file.",
     "samples.sample_prompts": "One a line. They are drawn while it trains.",
 }
+# Of the first screen, what only one method uses.
+BY_METHOD = {"embedding.token_string": "embedding", "embedding.init_word": "embedding", "network.rank": "lora"}
 # Drawn by another tab: {path: (tab, id of its element there)}.
-BY_METHOD = {"embedding.token_string": "embedding", "embedding.init_word": "embedding"}  # of the first screen
 ELSEWHERE = {"dataset.sources": ("Dataset", "ds-sources")}
 # What stands above this field and those after it, where a group is long.
 HEADINGS = {
@@ -149,7 +158,7 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if paths is not None and entry.widget in ("model", "folder", "optimizer"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
-        lines = 4 if entry.path in FIRST else 2 if entry.widget == "sizes" else 3
+        lines = 3 if entry.path in FIRST else 2 if entry.widget == "sizes" else 3
         return gr.Textbox(value=value, lines=lines, max_lines=8, **common)
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
@@ -283,7 +292,9 @@ def _validation(job: TrainJob) -> str:
     share = job.validation.validation_split
     held = sum(bool(source.validation_pictures) for source in job.dataset.sources if source.enabled)
     held += sum(source.role == "validation" for source in job.dataset.sources if source.enabled)
-    parts = [f"{share:.0%} of the pictures held out" if share else "no share held out"]
+    best = job.validation.best_checkpoint
+    ways = {"auto": "best checkpoint on held-out images", "training": "checkpoints measured on training images"}
+    parts = [f"{share:.0%} of the pictures held out" if share else ways.get(best, "no share held out")]
     parts += [f"{held} folder{'' if held == 1 else 's'} with pictures for validation"] if held else []
     if share or held:
         own, periods = job.validation, (("validate_every_n_epochs", "epochs"), ("validate_every_n_steps", "steps"))

@@ -16,9 +16,9 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob
 from tabs import generate_form as form
 from tabs import generate_view as view
-from tabs.context import Page, problems_html
+from tabs.context import Page
 from tabs.form import choices, label
-from tabs.markup import act_of, board, button, esc, news, on_act, page_of, short
+from tabs.markup import act_of, board, news, on_act, page_of, short
 
 TAB = "Generate"
 MOST_PICTURES = 5000
@@ -32,6 +32,8 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   document.querySelector('#gen-draw').click();
 });
+const draw = document.querySelector('#gen-draw');
+if (draw) draw.title = 'Ctrl+Enter';
 """
 
 # The enlarged picture: Esc closes it, Left and Right go on, and the keyboard stays inside.
@@ -78,7 +80,7 @@ def build(page: Page) -> None:
                 container=False,
                 elem_id="gen-compare",
             )
-            status = board("gen-status")
+            status = board("gen-status", view.status((), False, None, ()))
             with gr.Row(equal_height=True, elem_classes="with-button"):
                 add = gr.Dropdown(
                     label="Add a LoRA",
@@ -89,7 +91,7 @@ def build(page: Page) -> None:
                     min_width=200,
                 )
                 refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
-            loras = board("gen-loras")
+            loras = board("gen-loras", view.loras(()))
             entry = form.EMBEDDINGS
             words = gr.Dropdown(
                 choices=[],
@@ -115,29 +117,28 @@ def build(page: Page) -> None:
                 height=64,
                 elem_id="gen-drop",
             )
-            said = board("gen-said")
             gallery = board("gen-gallery", script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
     widgets = [fields[name] for name in form.FIELDS] + [model, compare, words]
-    lists = [add, loras, said, status, gallery]
+    lists = [add, loras, status, gallery]
     page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
     for name in form.FIELDS:
-        events = (
-            [fields[name].input] if isinstance(fields[name], gr.Dropdown) else [fields[name].blur, fields[name].submit]
-        )
-        page.listen(events, desk.setter(name), fields[name], None, trigger_mode="always_last")
-    page.listen(model.input, desk.setter("base_model"), model, None, trigger_mode="always_last")
+        typed = isinstance(fields[name], gr.Textbox)
+        events = [fields[name].blur, fields[name].submit] if typed else [fields[name].input]
+        shown = loras if name == "zero_terminal_snr" else None
+        page.on_given(events, desk.setter(name, shown is not None), fields[name], shown)
+    own = [fields[name] for name in form.OWN]
+    page.on_given(model.input, desk.choose_model, model, [loras, *own])
     page.listen(compare.input, desk.setter("compare"), compare, None, trigger_mode="always_last")
-    page.listen(words.input, desk.setter("embeddings"), words, None, trigger_mode="always_last")
+    page.on_given(words.input, desk.setter("embeddings", True), words, loras)
     page.listen(add.input, desk.add, add, [add, loras])
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
-    page.listen(draw.click, desk.draw, widgets, [said, status])
+    page.listen(draw.click, desk.draw, widgets, status)
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
     on_act(page, loras, desk.change_lora, None, loras)
     on_act(page, status, desk.status_act, None, status)
-    on_act(page, said, lambda: "", None, said)
     on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
 
@@ -160,16 +161,25 @@ def _prompts() -> dict[str, Any]:
 
 
 def _small_fields() -> dict[str, Any]:
-    """Numbers two a row, then the sampler."""
+    """Numbers two a row, then the choices."""
     made: dict[str, Any] = {}
     for first in range(0, len(SMALL), 2):
         with gr.Row(equal_height=True, elem_classes="level"):
             for name in SMALL[first : first + 2]:
-                hint = {"seed": "random", "width": "model's own", "height": "model's own"}.get(name, "")
+                hint = "random" if name == "seed" else "model's own" if name in form.OWN else ""
                 made[name] = _text(name, text_align="right", placeholder=hint, min_width=120)
-    entry = form.ENTRIES["sampler"]
-    made["sampler"] = gr.Dropdown(
-        choices(entry), label=label(entry), info=entry.help, filterable=False, elem_id="gen-sampler"
+    for name in ("sampler", "zero_terminal_snr"):
+        entry = form.ENTRIES[name]
+        made[name] = gr.Dropdown(
+            choices(entry),
+            label=label(entry),
+            info=entry.help,
+            filterable=False,
+            elem_id=f"gen-{name.replace('_', '-')}",
+        )
+    entry = form.ENTRIES["prompt_weights"]
+    made["prompt_weights"] = gr.Checkbox(
+        label=label(entry), info=entry.help, container=False, elem_id="gen-prompt-weights"
     )
     return made
 
@@ -194,14 +204,21 @@ class Desk:
         with self._lock:
             self.page.project.keep(TAB, self._state() | changes)
 
-    def setter(self, name: str) -> Any:
-        """A listener that keeps one field as it stands."""
+    def setter(self, name: str, tells: bool = False) -> Any:
+        """A listener that keeps one field as it stands. tells: what the files say may be another thing then."""
 
-        def keep(value: Any) -> None:
+        def keep(value: Any) -> Any:
             with self._lock:
                 self._keep(values=self._values() | {name: _as_text(name, value)})
+            return self._loras() if tells else None
 
         return keep
+
+    def choose_model(self, value: Any) -> tuple[Any, ...]:
+        """Another base model; its own size and guidance stand in the fields that are empty."""
+        loras = self.setter("base_model", True)(value)
+        own = form.own_of(self._values(), self.page.project.job, self.page.workspace)
+        return loras, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
 
     # -- showing
 
@@ -247,7 +264,12 @@ class Desk:
         """What `widgets` in `build` holds, in its order."""
         values = values or self._values()
         model = gr.Dropdown(choices=self._model_choices(values["base_model"]), value=values["base_model"])
-        return (*(values[name] for name in form.FIELDS), model, values["compare"], self._words(values))
+        own = form.own_of(values, self.page.project.job, self.page.workspace)
+        shown = [
+            gr.Textbox(value=values[name], placeholder=own[name]) if name in own else values[name]
+            for name in form.FIELDS
+        ]
+        return (*shown, model, values["compare"], self._words(values))
 
     def _words(self, values: dict[str, Any]) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -257,12 +279,16 @@ class Desk:
         listed += [(text, text) for text in chosen if text not in known]
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
 
-    def _lists(self, place: dict[str, Any], said: str = "") -> tuple[Any, ...]:
+    def _loras(self) -> str:
+        values = self._values()
+        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
+        return view.loras(values["loras"], marked, values["zero_terminal_snr"])
+
+    def _lists(self, place: dict[str, Any]) -> tuple[Any, ...]:
         """What `lists` in `build` shows, in its order."""
         return (
             gr.Dropdown(choices=self._lora_choices(), value=None),
-            view.loras(self._values()["loras"]),
-            said,
+            self._loras(),
             self._status(),
             view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url),
         )
@@ -313,14 +339,14 @@ class Desk:
                 raise ProblemsError.one("This LoRA is no longer there", short(chosen), "press Refresh and choose again")
             with self._lock:
                 self._keep(values=form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return gr.Dropdown(value=None, choices=self._lora_choices()), view.loras(self._values()["loras"])
+        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras()
 
     def change_lora(self, event: gr.EventData):
         act, arg, value = act_of(event)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         with self._lock:
             self._keep(values=form.change_lora(self._values(), number, value if act == "strength" else None))
-        return view.loras(self._values()["loras"])
+        return self._loras()
 
     # -- drawing
 
@@ -336,10 +362,11 @@ class Desk:
             self._check_files(job)
         for job in jobs:
             self.page.engine.submit("generate", job)
-        return "", self._status()
+        return self._status()
 
     def _check_files(self, job: GenerateJob) -> None:
-        """Model, LoRAs and embeddings are there, of the right family, and inside the open folders."""
+        """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
+        self.page.roots.admit(job)
         sources = find_sources(job, self.page.workspace)
         for path in (sources.model, sources.vae, *sources.loras, *(word.path for word in sources.embeddings)):
             if path is not None and not self.page.roots.holds(path):
@@ -364,26 +391,25 @@ class Desk:
             return gr.skip()
         record = read_picture(file)
         atomic.remove(file)  # the server's own copy of the upload
-        values, said = self._taken_over(record, "the dropped picture")
-        return None, *self._widgets(values), *self._lists({}, said)
+        values = self._taken_over(record, "the dropped image")
+        return None, *self._widgets(values), *self._lists({})
 
-    def _taken_over(self, record: PictureRecord, what: str) -> tuple[dict[str, Any], str]:
-        """The fields after "use these settings", and what to say about it."""
+    def _taken_over(self, record: PictureRecord, what: str) -> dict[str, Any]:
+        """The fields after "use these settings"; what was taken over is said."""
         if record.job is None:
-            return self._values(), _notice(
-                [Problem(record.reason, what, "choose a picture that was drawn here or by A1111", "advice")]
-            )
+            fix = "choose an image that was generated here or by A1111"
+            self.page.say("error", title="Not done", problems=[Problem(record.reason, what, fix)])
+            return self._values()
         with self._lock:
             now = self._values()
-            base = self.page.project.job.model.base_model
             job = record.job
-            values, notes = form.values_of(job, now, self.page.workspace, base)
+            values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
             if record.source != "atelier":  # it names no model of ours, so the chosen one stays
-                values["base_model"] = now["base_model"]
+                values |= {"base_model": now["base_model"], "model": now["model"]}
                 notes = [note for note in notes if note.where != "base model"]
             self._keep(values=values)
-        done = f"The settings of {what} are in the fields." if not (record.notes + notes) else ""
-        return values, _notice(record.notes + notes, done)
+        self.page.say("done", f"The settings of {what} are in the fields.", problems=record.notes + notes)
+        return values
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
         """Pages, enlarging, and taking a picture's settings over."""
@@ -392,18 +418,18 @@ class Desk:
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         place = dict(place)
         widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 3)
-        lists: tuple[Any, ...] = (gr.skip(),) * 5
+        lists: tuple[Any, ...] = (gr.skip(),) * 4
         if act == "page":
             place["page"] = page_of(value or arg, 10**6)
-            lists = (*lists[:4], view.gallery(shown, place["page"], self.page.thumb_url))
+            lists = (*lists[:3], view.gallery(shown, place["page"], self.page.thumb_url))
         elif act == "open" and 0 <= number < len(shown):
             place["open"] = number
         elif act == "shut":
             place["open"] = -1
         elif act == "use" and 0 <= number < len(shown):
             place["open"] = -1
-            values, said = self._taken_over(shown[number].record, f"the picture {shown[number].path.name}")
-            widgets, lists = self._widgets(values), self._lists(place, said)
+            values = self._taken_over(shown[number].record, f"the image {shown[number].path.name}")
+            widgets, lists = self._widgets(values), self._lists(place)
         return place, *widgets, *lists, view.enlarged(shown, place.get("open", -1), self.page.file_url)
 
 
@@ -411,12 +437,6 @@ def _as_text(name: str, value: Any) -> Any:
     """A field's content as it is kept: a switch as it is, everything else as text."""
     if name == "embeddings":
         return [str(text) for text in value or []]
-    return bool(value) if name == "compare" else "" if value is None else str(value)
-
-
-def _notice(problems: list[Problem], done: str = "") -> str:
-    """What is said above the gallery until it is closed."""
-    if not problems and not done:
-        return ""
-    body = f"<span>{esc(done)}</span>" if done else problems_html(problems)
-    return f'<div class="intake" role="status">{body}{button("close", "Close")}</div>'
+    if name in ("compare", "prompt_weights"):
+        return bool(value)
+    return "" if value is None else str(value)

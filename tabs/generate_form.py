@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.locate import model_path
+from core.families.trained_size import own_guidance, trained_size
+from core.formats.detect import identify
 from core.generation.embeddings import NewWord, find_word
 from core.generation.library import find_file, find_lora
 from core.generation.picture_metadata import portable_name
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, declared
 from core.settings.check import build
 from core.settings.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
+from core.settings.model import ModelSettings
 from core.settings.names import without_signs
 from core.settings.presets import to_values
 from tabs.values import BadText, text_of, value_from
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
 EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name in ENTRIES if name not in ("loras", "embeddings"))
+OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
 SEEDS = 2**32
 
@@ -36,13 +41,21 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     values = {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS}
     if project is not None:
         values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], project.samples.guidance_scale)
-    return values | {"base_model": "", "loras": [], "embeddings": [], "compare": False}
+    return values | {"base_model": "", "model": {}, "loras": [], "embeddings": [], "compare": False}
+
+
+def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
+    """The fields for a model and the settings that go with it (VAE, clip skip, prediction type): nothing where Train
+    holds the same."""
+    if own == project:
+        return {"base_model": "", "model": {}}
+    return {"base_model": own.base_model, "model": to_values(own)}
 
 
 def values_of(
-    job: GenerateJob, before: dict[str, Any], workspace: Workspace, base: str
+    job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields that draw `job` again, and what of it is not on this machine. `base` is the model that Train holds."""
+    """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
     values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
     values["count"] = "1"
     notes: list[Problem] = []
@@ -66,9 +79,25 @@ def values_of(
             Problem(f"The model '{wanted}' is not on this machine; the chosen one is kept", "base model", "", "advice")
         )
     else:
-        same = find_file(base, workspace)
-        values["base_model"] = "" if same is not None and same.resolve() == found.resolve() else wanted
+        same = find_file(project.base_model, workspace)
+        name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted
+        values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, notes
+
+
+def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
+    """{field: what an empty one stands for} with the model that is chosen."""
+    path = find_file(str(values["base_model"] or project.model.base_model), workspace)
+    try:
+        if path is None:
+            return dict.fromkeys(OWN, "model's own")
+        width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
+        return {
+            name: f"{own:g}, the model's own"
+            for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)
+        }
+    except (ProblemsError, OSError, StopIteration):
+        return dict.fromkeys(OWN, "model's own")
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
@@ -85,8 +114,10 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     generate["embeddings"] = list(values.get("embeddings", []))
     model = to_values(project.model)
     if values.get("base_model"):
-        # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it.
-        model = {"base_model": str(values["base_model"]).strip()}
+        # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it, but what
+        # came with this one from a run or an image.
+        name, own = str(values["base_model"]).strip(), values.get("model", {})
+        model = own if own.get("base_model") == name else {"base_model": name}
     given = {"generate": generate, "model": model, "memory": to_values(project.memory)}
     try:
         job = build(GenerateJob, given)
@@ -134,12 +165,17 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 
 def draw_with(page: Page, name: str) -> None:
-    """The run's last file becomes the LoRA of Generate, with the run's base model and the guidance of its samples; the
-    last whole model becomes its base model, and the last files of new words its embeddings. The prompt is a sample's."""
-    files = [Path(file["path"]) for file in page.engine.snapshot(name)["files"]]
+    """The run's best checkpoint, where that was measured, else its last one becomes the LoRA of Generate, with the run's
+    base model and the guidance of its samples; a whole model becomes its base model, and the files of new words its
+    embeddings. Where nobody wrote a prompt, it is the first sample's, with everything that makes it the same image."""
+    facts = page.engine.snapshot(name)
+    best = facts.get("best")
+    files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
     if not files:
         raise ProblemsError.one("This run has no finished file", name, "let it save first")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
+    if best is not None:
+        newest = page.workspace.runs / name / best["file"]
     kept, now = page.project.tab_state("Generate"), page.project.job
     before = kept_values(kept, now) | {"embeddings": []}
     file = portable_name(newest, page.workspace)
@@ -147,34 +183,51 @@ def draw_with(page: Page, name: str) -> None:
         job = page.engine.run_job(name)
     except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
         job = None
-    if job is not None and (prompt := _sample_prompt(job)) and before["prompt"] in _not_written(kept):
-        kept, before = kept | {"prompt_of_run": prompt}, before | {"prompt": prompt}
-    guidance = text_of(ENTRIES["guidance_scale"], job.samples.guidance_scale) if job is not None else ""
+    if job is not None:
+        base = find_file(job.model.base_model, page.workspace)
+        guidance = job.samples.guidance_scale
+        if guidance is None and job.method.whole_model and base is not None:
+            guidance = own_guidance(base)  # the saved model does not state its base's
+        before["guidance_scale"] = text_of(ENTRIES["guidance_scale"], guidance)
+        sample = _first_sample(job, base)
+        if sample and before["prompt"] in _not_written(kept):
+            kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
     if job is not None and job.method.kind == "embedding":
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
-        base = "" if job.model.base_model == now.model.base_model else job.model.base_model
-        values = before | {"loras": [], "embeddings": words, "base_model": base, "guidance_scale": guidance}
-        page.project.keep("Generate", kept | {"values": values})
-        return
-    if job is not None and job.method.whole_model:
-        values = before | {"loras": [], "base_model": file, "guidance_scale": guidance}
-        page.project.keep("Generate", kept | {"values": values})
-        return
-    values = add_lora(
-        before | {"loras": [use for use in before["loras"] if use["file"] == file]}, newest, page.workspace
-    )
-    if job is not None:
-        values["base_model"] = "" if job.model.base_model == now.model.base_model else job.model.base_model
-        values["guidance_scale"] = guidance
+        values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
+    elif job is not None and job.method.whole_model:  # its VAE is in the file
+        model = job.model.model_copy(update={"base_model": file, "vae": None})
+        values = before | {"loras": []} | model_values(model, now.model)
+    else:
+        alone = before | {"loras": [use for use in before["loras"] if use["file"] == file]}
+        values = add_lora(alone, newest, page.workspace)
+        values |= model_values(job.model, now.model) if job is not None else {}
     page.project.keep("Generate", kept | {"values": values})
 
 
-def _sample_prompt(job: TrainJob) -> str:
-    """The run's first sample prompt: it holds the words that were learnt."""
-    from core.generation.sample_prompts import parse_line
+def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
+    """The fields that make the run's first sample again; nothing where it has none, or its prompts cannot be read."""
+    from core.training.samples import prompts_of
 
-    found = [parse_line(line, [], "samples.sample_prompts") for line in job.samples.sample_prompts]
-    return next((each.prompt for each in found if each is not None and each.prompt), "")
+    try:
+        sample = next((each for each in prompts_of(job, base) if each.prompt), None)
+    except (ProblemsError, OSError):
+        return {}
+    if sample is None:
+        return {}
+    asked = {
+        "prompt": sample.prompt,
+        "negative_prompt": sample.negative,
+        "width": sample.width,
+        "height": sample.height,
+        "steps": sample.steps,
+        "guidance_scale": sample.guidance,
+        "seed": sample.seed,
+        "sampler": sample.sampler,
+        "prompt_weights": job.samples.prompt_weights,
+        "zero_terminal_snr": "auto",
+    }
+    return {name: text_of(ENTRIES[name], value) for name, value in asked.items()}
 
 
 def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
@@ -224,6 +277,23 @@ def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[
     return values
 
 
+def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> list[str]:
+    """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start."""
+    looks: list[tuple[Callable[..., Any], str]] = [
+        (model_path, str(values["base_model"]).strip() or project.model.base_model),
+        *((find_lora, use["file"]) for use in values["loras"] if use["strength"]),
+        *((lambda text, space: find_word(text, space).path, text) for text in values["embeddings"]),
+    ]
+    found = []
+    for look, name in looks:
+        try:
+            path = look(name, workspace)
+            found += [path.name] if identify(path).zero_terminal_snr else []
+        except (ProblemsError, OSError):
+            continue
+    return found
+
+
 def _is_use(use: Any) -> bool:
     try:
         LoraUse.model_validate(use)
@@ -244,5 +314,6 @@ def signature(job: GenerateJob) -> tuple[Any, ...]:
         "guidance_scale",
         "seed",
         "sampler",
+        "prompt_weights",
     )
     return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)

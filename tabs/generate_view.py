@@ -35,14 +35,21 @@ class Shown:
 # -- LoRAs
 
 
-def loras(uses: Sequence[dict[str, Any]]) -> str:
-    """One row a LoRA: name, strength as slider and number, remove."""
+def loras(uses: Sequence[dict[str, Any]], marked: Sequence[str] = (), schedule: str = "auto") -> str:
+    """One row a LoRA: name, strength as slider and number, remove. Below, what was found of zero terminal SNR.
+
+    marked   files that say they were trained with it      schedule   the setting: "auto", "on" or "off"
+    """
+    said = ""
+    if marked:
+        used = "but it is switched off." if schedule == "off" else "and it is used."
+        said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>'
     if not uses:
         return (
             '<p class="hint">No LoRA: the base model draws alone. Choose one above; results of your runs are in '
-            "the list.</p>"
+            f"the list.</p>{said}"
         )
-    return f'<ul class="loras">{"".join(_lora(number, use) for number, use in enumerate(uses))}</ul>'
+    return f'<ul class="loras">{"".join(_lora(number, use) for number, use in enumerate(uses))}</ul>{said}'
 
 
 def _lora(number: int, use: dict[str, Any]) -> str:
@@ -54,7 +61,7 @@ def _lora(number: int, use: dict[str, Any]) -> str:
     return (
         f'<li><div class="strip"><b title="{esc(use["file"])}">{esc(name)}</b><span '
         f'class="hint">{esc(where)}</span><span class="grow"></span>'
-        f"{button('remove', 'Remove', number, kind='quiet', label=f'Remove {name}')}</div>"
+        f"{button('remove', 'Remove', number, kind='quiet', label=f'Remove {name} ({where})')}</div>"
         f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" '
         f'id="lora-slide-{number}" data-act="strength"'
         f' data-arg="{number}" data-twin="lora-value-{number}" aria-label="{label}">'
@@ -70,24 +77,29 @@ def _lora(number: int, use: dict[str, Any]) -> str:
 def status(
     entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | None, failures: Sequence[tuple[str, Problem]]
 ) -> str:
-    """Drawing jobs that wait or run, each with its Cancel; failed ones stay until they are closed."""
+    """Generations that wait or run, each with its Cancel; failed ones stay until they are closed. The list has its place
+    also while it is empty, so nothing below it moves."""
     parts = []
     waiting = [entry for entry in entries if entry.state == "waiting"]
     for entry in entries:
         if entry.task != "generate" or entry.state not in ("waiting", "running"):
             continue
-        cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}")
-        line = _running(entry, now) if entry.state == "running" else _waiting(entry, waiting, now, paused)
+        stops = bool(now and now.get("entry") == entry.id and now.get("stopping"))
+        cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
+        line = _running(entry, now, stops) if entry.state == "running" else _waiting(entry, waiting, now, paused)
         parts.append(f'<li>{line}<span class="grow"></span>{cancel}</li>')
     if paused and waiting:
         said = "The queue is paused, as it is after an unclean end."
         parts.append(f'<li><span>{said}</span><span class="grow"></span>{button("resume", "Go on")}</li>')
     for identity, problem in failures:
         parts.append(f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>')
-    return f'<ul class="jobs" aria-live="polite">{"".join(parts)}</ul>' if parts else ""
+    listed = "".join(parts) or '<li class="hint">Nothing is being generated.</li>'
+    return f'<ul class="jobs" aria-live="polite" tabindex="0" aria-label="Generations">{listed}</ul>'
 
 
-def _running(entry: QueueEntry, now: dict[str, Any] | None) -> str:
+def _running(entry: QueueEntry, now: dict[str, Any] | None, stops: bool) -> str:
+    if stops:
+        return progress("Stopping", None)
     stage = str(now.get("stage") or "starting") if now and now.get("entry") == entry.id else "starting"
     text, _, tail = stage.rpartition(" ")
     done, _, total = tail.partition("/")
@@ -223,8 +235,8 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
         pictures = f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}"></figure>'
     use = button("use", "Use these settings", number, kind="primary") if job else ""
     bar = (
-        f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0)}'
-        f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1)}"
+        f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0, again=True)}'
+        f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1, again=True)}"
         f'<span class="hint">{number + 1:,} of {len(shown):,}</span><span class="grow">'
         f"</span>{button('shut', 'Close', title='Esc')}</div>"
     )
@@ -248,9 +260,11 @@ def about_job(job: GenerateJob | None, record: PictureRecord) -> str:
         ("Size", f"{asked.width} × {asked.height}" if asked.width and asked.height else ""),
         ("Steps", f"{asked.steps}"),
         ("Sampler", esc(SAMPLER_LABELS.get(asked.sampler, asked.sampler))),
-        ("Guidance", f"{asked.guidance_scale:g}"),
+        ("Guidance", "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}"),
         ("Seed", "" if asked.seed is None else str(asked.seed)),
         ("Model", esc(job.model.base_model) if record.source == "atelier" else ""),
+        ("Zero terminal SNR", "on" if asked.zero_terminal_snr == "on" else ""),
+        ("Prompt weights", "" if asked.prompt_weights else "off"),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
         ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{use.strength:g}</b>" for use in asked.loras)),

@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 BUS = """
 (window.atelierBuses = window.atelierBuses || []).push({name: "%s", element, props, watch, trigger});
 if (window.atelier && window.atelier.attach) window.atelier.attach();
-/* raises "%s" */
+/* raises %s */
 """
+EVENTS = ("command", *(f"tick_{name}" for name in ("dataset", "captions", "generate", "runs", "tools")))
 
 
 def build(page: Page) -> None:
     """The header and the two carriers: one for the form, one for everything that runs."""
     gr.HTML(piece("header"), elem_id="header-holder", apply_default_css=False)
     page.form_bus = gr.HTML(
-        "", html_template="", js_on_load=BUS % ("form", "act"), elem_id="form-bus", elem_classes="carrier"
+        "", html_template="", js_on_load=BUS % ("form", '"act"'), elem_id="form-bus", elem_classes="carrier"
     )
     page.pulse_bus = gr.HTML(
-        "", html_template="", js_on_load=BUS % ("pulse", "command"), elem_id="pulse-bus", elem_classes="carrier"
+        "",
+        html_template="",
+        js_on_load=BUS % ("pulse", ", ".join(f'"{event}"' for event in EVENTS)),
+        elem_id="pulse-bus",
+        elem_classes="carrier",
     )
     page.envelope = gr.Textbox("", visible="hidden", elem_id="envelope", elem_classes="carrier", label="message")

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import mimetypes
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core.dataset.opening import BrokenPicture
@@ -26,6 +30,8 @@ from tabs.safety import Roots
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 DAY = 24 * 3600
+LARGEST_BODY = 8 << 20
+UNKEPT = {"Cache-Control": "no-store"}
 UNREADABLE = (  # stands in for a picture that is broken; grey that can be read on light and on dark
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><text x="60" y="64" text-anchor="middle"'
     ' font-family="sans-serif" font-size="13" fill="#7d8894">cannot be read</text></svg>'
@@ -39,6 +45,7 @@ class Links:
         self.roots, self.thumbs = roots, thumbs
         self._secret = secrets.token_bytes(32)
         self.logged_in = lambda request: False
+        self._answers: list[Route] = []
 
     def file_url(self, path: str | os.PathLike) -> str:
         """The address of a file as it is: a finished picture, a LoRA to download."""
@@ -48,8 +55,35 @@ class Links:
         """The address of a picture made smaller: its longer side is at most `size` pixels."""
         return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
 
+    def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
+        """Let `fn` answer what the page's script posts to atelier/<name>: with an object, or with its JSON; "" is no news."""
+
+        async def answered(request: Request) -> Response:
+            if not self.logged_in(request):
+                return PlainTextResponse("Log in first.", 401)
+            # Another site's form cannot send this type, and its script would have to ask first.
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                return PlainTextResponse("Send JSON.", 415)
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > LARGEST_BODY:
+                    return PlainTextResponse("That is too large.", 413)
+            try:
+                asked = json.loads(bytes(body))
+            except (ValueError, RecursionError):
+                asked = None
+            if not isinstance(asked, dict):
+                return PlainTextResponse("Send a JSON object.", 400)
+            found = await run_in_threadpool(fn, asked)
+            if isinstance(found, str):
+                return Response(found, 200 if found else 204, UNKEPT, "application/json")
+            return JSONResponse(found, headers=UNKEPT)
+
+        self._answers.append(Route(f"/atelier/{name}", answered, methods=["POST"]))
+
     def routes(self) -> list[Route]:
-        return [Route("/atelier/file", self._file), Route("/atelier/thumb", self._thumb)]
+        return [Route("/atelier/file", self._file), Route("/atelier/thumb", self._thumb), *self._answers]
 
     def _query(self, path: str | os.PathLike, size: str) -> str:
         text = os.path.abspath(path)
@@ -90,13 +124,13 @@ class Links:
     def _thumb(self, request: Request) -> Response:
         path = self._allowed(request)
         if isinstance(path, Response) and path.status_code == 404:  # moved while a page still shows it
-            return Response(UNREADABLE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+            return Response(UNREADABLE, media_type="image/svg+xml", headers=UNKEPT)
         if isinstance(path, Response):
             return path
         try:
             small = thumbnail(path, int(request.query_params.get("size") or 256), self.thumbs)
         except BrokenPicture:
-            return Response(UNREADABLE, media_type="image/svg+xml", headers={"Cache-Control": "no-store"})
+            return Response(UNREADABLE, media_type="image/svg+xml", headers=UNKEPT)
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,26 @@ if TYPE_CHECKING:
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
 ACTS = """
+let typed = 0;
 const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
 element.addEventListener('click', (event) => {
   const target = event.target.closest('button[data-act]');
   // A button may send what stands in a field beside it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
-  if (target && element.contains(target) && !target.disabled) trigger('act', said(target, from ? {value: from.value} : {}));
+  if (!target || !element.contains(target) || target.disabled) return;
+  atelier.pressed(element, target);
+  trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {
   const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');
+  clearTimeout(typed);
   if (target) trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
 });
 element.addEventListener('input', (event) => {
+  clearTimeout(typed);
+  if (event.target.dataset.live !== undefined) {  // a list follows what is typed
+    typed = setTimeout(() => trigger('act', said(event.target, {value: event.target.value})), 300);
+  }
   const twin = event.target.dataset.twin && element.querySelector('#' + event.target.dataset.twin);
   if (twin) twin.value = event.target.value;
 });
@@ -43,6 +52,7 @@ watch('value', () => {
     else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
     else field.value = field.getAttribute('value') || '';
   });
+  if (window.atelier) atelier.goOn(element);
 });
 """
 
@@ -50,6 +60,11 @@ watch('value', () => {
 def esc(text: Any) -> str:
     """A text for HTML, in contents as well as in quoted attributes. Bytes that are no UTF-8 become a mark."""
     return html.escape(str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace"), quote=True)
+
+
+def parted(name: str) -> str:
+    """A name or path for HTML contents whose lines break at its _, -, /, \\ and before its suffix rather than within a word."""
+    return re.sub(r"(?<=[_\-/\\])(?=.)|(?<=\w)(?=\.[A-Za-z]\w*$)", "<wbr>", esc(name))
 
 
 def board(elem_id: str, value: str = "", label: str = "", script: str = "", **more: Any) -> gr.HTML:
@@ -97,14 +112,29 @@ def sent(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def button(
-    act: str, text: str, arg: Any = "", *, kind: str = "", title: str = "", disabled: bool = False, label: str = ""
+    act: str,
+    text: str,
+    arg: Any = "",
+    *,
+    kind: str = "",
+    title: str = "",
+    disabled: bool = False,
+    label: str = "",
+    again: bool = False,
+    lands: str = "",
 ) -> str:
-    """A button. kind: "" plain, "primary", "quiet" (no border) or "danger"."""
+    """A button. kind: "" plain, "primary", "quiet" (no border) or "danger". again: pressed many times in a row, as Next is,
+    so it counts as the same one whatever its `arg` (assets/aim.js). lands: names what it is about to a board, whose keyboard
+    goes to it when it appears (assets/focus.js)."""
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
         parts.append(f' title="{esc(title)}"')
     if label:
         parts.append(f' aria-label="{esc(label)}"')
+    if again:
+        parts.append(" data-again")
+    if lands:
+        parts.append(f' data-land="{esc(lands)}"')
     return "".join(parts) + (" disabled" if disabled else "") + f">{esc(text)}</button>"
 
 
@@ -118,8 +148,8 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "") -> st
     """Previous, next and where one is; the total where a noun is given. page counts from 0."""
     if pages <= 1:
         return ""
-    before = button(act, "Previous", page - 1, disabled=page <= 0)
-    after = button(act, "Next", page + 1, disabled=page >= pages - 1)
+    before = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
+    after = button(act, "Next", page + 1, disabled=page >= pages - 1, again=True)
     choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
     choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
     of = f" · {total:,} {esc(noun)}" if noun else ""

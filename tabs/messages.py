@@ -45,6 +45,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
         idle = method_needs.idle_fields(known)
         total = page.checks.known_steps(job)
         return {
+            "session": browser.session,
             "stamp": project.stamp,
             "filled": project.revision if fresh else 0,
             "refill": not fresh,
@@ -68,7 +69,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "names": names(page),
             "model": model,
             "said": browser.said,
-            "notice": project.notice,
+            "notice": " ".join(filter(None, (project.notice, page.engine.notice))),
         }
 
 

@@ -11,7 +11,7 @@ from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalogue, find
 from core.settings.rates import scale_sentence
-from core.settings.recipes import HUBER, Recipe, changes, recipes, usual_rate
+from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import embedding, method, schedule, sharding
 from tabs import form
 from tabs.context import file_size
@@ -152,6 +152,7 @@ def _recipes(job: TrainJob) -> dict[str, list[Recipe]]:
     found = {"optimizer.optimizer_type": recipes(job.optimizer.optimizer_type)}
     if rate := usual_rate(job):
         found["optimizer.learning_rate"] = [rate]
+    found["schedule.lr_scheduler"] = constant_or_warmup(job)
     if job.noise.loss_type in HUBER_LIKE:
         found["noise.loss_type"] = [HUBER]
     return {path: kept for path, each in found.items() if (kept := [one for one in each if changes(job, one)])}

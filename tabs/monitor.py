@@ -13,6 +13,7 @@ from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.generate_form import draw_with
+from tabs.next_step import NextStep, next_step
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
-CONTINUABLE = ("interrupted", "stopped", "failed")
 SHOWN_ENDED = 5
 WORST = 40  # pictures in the table of those that train worst
 RUNS_SECONDS = 5.0
@@ -38,20 +38,28 @@ def build(page: Page) -> None:
 def parts(page: Page, chosen: str) -> dict[str, Any]:
     """The parts of the message for an open Monitor. `chosen` is a run's name, or "" for the running or last one."""
     found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
-    name = chosen or page.engine.current_run() or ""
+    begins = _begins(found["queue"]) if not chosen else ""
+    name = "" if begins else chosen or page.engine.current_run() or ""
     if not name:
-        going = [row["title"] for row in found["queue"]["entries"] if row["state"] in ("running", "waiting")]
-        return found | {"run": None, "begins": "" if found["queue"]["paused"] or not going else going[0]}
+        return found | {"run": None, "begins": begins}
     try:
         facts = page.engine.snapshot(name, 0)
     except ProblemsError as error:
         return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
     found["run"] = head(page, name, facts)
+    if facts["state"] == "failed":  # its error stands above
+        for row in found["queue"]["entries"]:
+            row["message"] = "" if row["run"] == name else row["message"]
     found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
-    found["loss"] |= {"validation": validation_points(facts.get("validation", []))}
+    found["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
+    best = facts.get("best")
+    found["best"] = best and best | {"name": Path(best["file"]).name}
     found["watch"] = watched(page, name, facts)
     found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
-    found["samples"] = samples(page, facts["samples"]) | {"run": name}
+    found["samples"] = samples(page, facts["samples"]) | {
+        "run": name,
+        "expected": _expected(page, name, facts["state"]),
+    }
     found["tensorboard"] = {
         "run": page.tensorboard.run,
         "address": page.tensorboard.address,
@@ -63,6 +71,23 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         for file in facts["files"]
     ]
     return found
+
+
+def _begins(queue: dict[str, Any]) -> str:
+    """The title of the training that is next and has no folder yet: the last run is not shown in its place. "" where
+    another job is at work, which is shown itself, or nothing begins."""
+    going = [row for row in queue["entries"] if row["state"] in ("running", "waiting")]
+    first = going[0] if going else None
+    waits = first is not None and first["state"] == "waiting" and queue["paused"]
+    return first["title"] if first and first["task"] == "train" and not first["run"] and not waits else ""
+
+
+def _expected(page: Page, name: str, state: str) -> int:
+    """How many rows of samples a run that goes on will have."""
+    job = _job_of(page, name) if state in ("running", "paused", "waiting") else None
+    asked = job.samples if job is not None else None
+    drawn = asked and (asked.sample_at_first or asked.sample_every_n_steps or asked.sample_every_n_epochs)
+    return len(asked.sample_prompts) if asked and drawn else 0
 
 
 def _download(page: Page, path: str) -> str:
@@ -128,19 +153,25 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "seconds_per_step": round(facts.get("seconds_per_step") or 0.0, 3),
         "eta_seconds": round(facts["eta_seconds"]) if facts.get("eta_seconds") else None,
         "seconds": round(facts.get("seconds") or 0.0),
-        "actions": actions(page, state, entry),
+        "actions": actions(page, state, entry, facts),
+        "next": asdict(step) if (step := _next_step(state, facts)) else None,
     }
 
 
-def actions(page: Page, state: str, entry: Any) -> list[str]:
+def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
+    return next_step(state, facts.get("resumable_step", -1), facts.get("fix") or "")
+
+
+def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
     if entry is not None and entry.state == "waiting":
         return ["cancel"]
     if state == "running":
         found = ["sample", "save", "pause", "stop"]
     elif state == "paused":
         found = ["resume", "sample", "save", "stop"]
-    elif state in CONTINUABLE:
-        found = ["continue", "settings"]
+    elif step := _next_step(state, facts):
+        found = [step.name, *(["generate"] if facts.get("files") else []), "settings"]
+        found = list(dict.fromkeys(found))
     else:
         found = ["generate", "settings"]
     return found + (["tensorboard"] if page.tensorboard.offered else [])

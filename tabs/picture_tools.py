@@ -100,9 +100,6 @@ class PictureTools:
     def _go(self) -> None:
         values = self.values()
         values["folder"] = values.get("folder") or self.page.project.job.dataset.folder or ""
-        for name in ("folder", "output"):
-            if values.get(name):
-                self.page.roots.check(values[name], FIELDS[name].title)
         self._start(build(PicturesJob, {"pictures": values}))
 
 

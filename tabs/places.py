@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from core.dataset.files import is_picture_name
-from core.generation.library import list_models
-from core.record.workspace import PROJECT, Workspace, display_path
+from core.generation.library import list_models, list_vaes
+from core.record.workspace import PROJECT, Workspace, display_path, real_path
 
 STARTER = PROJECT / "models" / "starter"
 STARTER_WORDS = "starter (SD 1.x, 128 px)"
@@ -18,8 +18,13 @@ MOST = 200
 def model_choices(workspace: Workspace) -> list[tuple[str, str]]:
     """(words, value) for each base model: the starter, then folders and checkpoints under models/ and of runs."""
     found = [(STARTER_WORDS, display_path(STARTER))] if (STARTER / "model_index.json").is_file() else []
-    others = (item for item in list_models(workspace) if item[1].resolve() != STARTER.resolve())
+    others = (item for item in list_models(workspace) if real_path(item[1]) != STARTER.resolve())
     return found + [(label, display_path(path)) for label, path in islice(others, MOST)]
+
+
+def vae_choices(workspace: Workspace) -> list[tuple[str, str]]:
+    """(words, value) for each VAE under models/."""
+    return [(label, display_path(path)) for label, path in islice(list_vaes(workspace), MOST)]
 
 
 def picture_folders(workspace: Workspace) -> list[tuple[str, str]]:

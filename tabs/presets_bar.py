@@ -11,7 +11,7 @@ import gradio as gr
 
 from core.record.problems import Problem, ProblemsError
 from core.settings import presets as preset_files
-from core.settings.job import TrainJob
+from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from tabs.browsers import Browser
 
@@ -60,19 +60,38 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
     known = page.presets.names()
     if name not in known:
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
+    unsaved = _unsaved(page)
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
     words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
-    page.browsers.say(browser, "done", f"Loaded {shown_name(page, name)}.{words} Undo brings the former settings back.")
+    _say_replaced(page, browser, f"Loaded {shown_name(page, name)}.{words}", unsaved)
 
 
 def reset(page: Page, browser: Browser, stamp: str | None) -> None:
     """Every setting at its default, the folder and the model included: the defaults are whole like any preset."""
-    page.project.replace(TrainJob(), preset="", did="reset to default", session=browser.session, stamp=stamp)
-    page.browsers.say(browser, "done", "All settings are at their defaults. Undo brings the former ones back.")
+    unsaved = _unsaved(page)
+    page.project.replace(new_project(), preset="", did="reset to default", session=browser.session, stamp=stamp)
+    _say_replaced(page, browser, "All settings are at their defaults.", unsaved)
 
 
 def put_all_back(page: Page, browser: Browser, stamp: str | None) -> None:
+    unsaved = _unsaved(page)
     page.project.replace(page.project.reference(), did="putting all changes back", session=browser.session, stamp=stamp)
+    _say_replaced(page, browser, "All changes are put back.", unsaved)
+
+
+def _unsaved(page: Page) -> int:
+    """How many fields of the form no preset holds as they are."""
+    with page.project.lock:
+        return len(page.project.changed().keys() | page.project.bad.keys())
+
+
+def _say_replaced(page: Page, browser: Browser, done: str, unsaved: int) -> None:
+    """The whole form was replaced. Where changes were not saved, the way back to them stays on the screen."""
+    if not unsaved:
+        page.browsers.say(browser, "done", f"{done} Undo brings the former settings back.")
+        return
+    changes = f"{unsaved} unsaved change{'' if unsaved == 1 else 's'}"
+    page.browsers.say(browser, "done", f"{done} The form had {changes}.", undo=page.project.can_undo)
 
 
 def save(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
@@ -120,8 +139,9 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
         if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken
     )
     kept = page.presets.save(name, job, kind=preset.kind)
+    unsaved = _unsaved(page)
     page.project.load_preset(kept, session=browser.session, stamp=stamp)
-    page.browsers.say(browser, "done", f"Opened {given} and kept it as {name}.")
+    _say_replaced(page, browser, f"Opened {given} and kept it as {name}.", unsaved)
 
 
 def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:

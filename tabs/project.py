@@ -6,7 +6,6 @@ on a state that another browser has altered since is refused, and the browser th
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 import time
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile
 from core.settings import presets as preset_files
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import NULL, build
-from core.settings.job import TrainJob
+from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name, without_signs
 from core.settings.presets import PresetStore, differences, to_values
 from tabs.values import BadText, text_of, value_from
@@ -70,7 +71,7 @@ class Project:
         self._tabs: dict[str, Any] = {}
         self.bad: dict[str, Bad] = {}
         self.preset = ""
-        self.job = TrainJob()
+        self.job = new_project()
         self._reference_cache: tuple[Any, TrainJob] | None = None
         self._open()
 
@@ -101,10 +102,10 @@ class Project:
 
     def _load_reference(self) -> TrainJob:
         try:
-            loaded = preset_files.apply(self.presets.load(self.preset), self.job) if self.preset else TrainJob()
+            loaded = preset_files.apply(self.presets.load(self.preset), self.job) if self.preset else new_project()
         except ProblemsError:  # deleted or spoilt behind our back
-            self.preset, loaded = "", TrainJob()
-        return loaded if isinstance(loaded, TrainJob) else TrainJob()
+            self.preset, loaded = "", new_project()
+        return loaded if isinstance(loaded, TrainJob) else new_project()
 
     def changed(self) -> dict[str, Any]:
         """{path: the preset's value} for every field that differs from the preset."""
@@ -154,16 +155,20 @@ class Project:
         """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
         entry = FIELDS[path]
         with self._lock:
-            self.guard(stamp, session)
             try:
                 value = value_from(entry, raw)
+                if path not in self.bad and value == value_of(self.job, path):
+                    return False  # a field that was only passed through, also in a browser that is behind
                 job = with_value(self.job, path, value)
                 _check_name(path, value)
                 job = self._named_by_its_word(job) if path in NAMING else job
             except BadText as error:
+                self.guard(stamp, session)
                 return self._mark_bad(path, raw, error.problem, session)
             except ProblemsError as error:
+                self.guard(stamp, session)
                 return self._mark_bad(path, raw, error.problems[0], session)
+            self.guard(stamp, session)
             if job == self.job and path not in self.bad:
                 return False
             self._remember(f"change of {entry.title}")
@@ -297,7 +302,7 @@ class Project:
     def _open(self) -> None:
         """What the last server left, else the starter."""
         try:
-            content = json.loads(self.file.read_text("utf-8"))
+            content = read_json_object(self.file)
             self.job = build(TrainJob, content["job"])
             self.preset = str(content.get("preset", ""))
             self.revision = int(content.get("revision", 0)) + 1
@@ -305,10 +310,10 @@ class Project:
             kept = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}
             self.bad = {path: Bad(item["text"], Problem(**item["problem"])) for path, item in kept.items()}
             return
-        except FileNotFoundError:
+        except MissingFile:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ProblemsError):
-            aside = self.file.with_name(f"project-unreadable-{int(time.time())}.json")
+        except (ValueError, KeyError, TypeError, AttributeError, ProblemsError, OverflowError):
+            aside = self.file.with_name(f"project-unreadable-{time.time_ns()}.json")
             try:
                 atomic.replace(self.file, aside)
                 self.notice = f"The saved project could not be read and was put aside as {aside.name}."
@@ -319,12 +324,12 @@ class Project:
     def _first_job(self) -> tuple[TrainJob, str]:
         """What a first-time visitor sees: the starter preset, or the defaults with the starter's pictures."""
         try:
-            job = preset_files.apply(self.presets.load(STARTER_PRESET), TrainJob())
+            job = preset_files.apply(self.presets.load(STARTER_PRESET), new_project())
             if isinstance(job, TrainJob):
                 return job, STARTER_PRESET
         except ProblemsError:
             pass
-        return with_value(TrainJob(), "dataset.folder", STARTER_PICTURES), ""
+        return with_value(new_project(), "dataset.folder", STARTER_PICTURES), ""
 
 
 def word_name(job: TrainJob) -> str:

@@ -1,4 +1,8 @@
-"""The tick: once a second each browser says what it shows, and gets what has changed since, or nothing."""
+"""The tick: once a second, or seldom when nothing runs (assets/ticks.js), each browser says what it shows, and gets what has
+changed since, or nothing.
+
+It is asked at an address of its own: for each message that Gradio carries, its script walks through every component of the page
+several times, which took 15% of a processor core from a training on it."""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from tabs import monitor
+from tabs import monitor, own_setup
 from tabs.browsers import Browser, unpack, whole
+from tabs.door import SESSION
 from tabs.messages import form_part, names, packed, signed
 from tabs.starts import START
 
@@ -20,28 +25,29 @@ MEMORY_STEP = 1 << 26  # 64 MB: smaller moves of the memory bar are not worth a 
 
 
 def build(page: Page) -> None:
-    """The listener of the timer that all tabs share, and the one for commands."""
+    """The address of the tick that all tabs share, and the listener for commands."""
 
-    def tick(asked: str, request: gr.Request) -> Any:
-        browser = page.browsers.of(request.session_hash)
+    def tick(asked: dict[str, Any]) -> str:
+        session = asked.get("session")
+        if not (isinstance(session, str) and SESSION.fullmatch(session)):
+            return ""
+        browser = page.browsers.of(session)
         overtaken = page.browsers.overtaken(browser, COMMANDS)
-        news = guarded(page, unpack(asked), browser)
-        return gr.skip() if overtaken() else news
+        news = guarded(page, asked, browser)
+        return "" if overtaken() else news
 
     def command(request: gr.Request, event: gr.EventData) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
         browser = page.browsers.of(request.session_hash)
         with page.browsers.acting(browser, COMMANDS):
             monitor.command(page, data, browser)
-            return guarded(page, unpack(data.get("ask")), browser)
+            return guarded(page, unpack(data.get("ask")), browser) or gr.skip()
 
-    js = "() => [atelier.ask()]"
-    timer = gr.Timer(1.0)
-    page.listen(timer.tick, tick, page.envelope, page.pulse_bus, js=js, trigger_mode="once")
+    page.links.answer("pulse", tick)
     page.listen(page.pulse_bus.command, command, None, page.pulse_bus, trigger_mode="multiple")
 
 
-def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
+def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> str:
     """`answer`; a mistake of ours is told once, not once a second."""
     try:
         return answer(page, asked, browser)
@@ -54,16 +60,16 @@ def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
         said = {"id": words, "kind": "error", "title": "The page has a fault", "text": f"{text} ({words})"}
         news = signed(said)
         known = asked.get("have")
-        return gr.skip() if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})
+        return "" if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})
 
 
-def answer(page: Page, asked: dict[str, Any], browser: Browser) -> Any:
-    """The parts that differ from what the browser holds; gr.skip() when all are the same."""
+def answer(page: Page, asked: dict[str, Any], browser: Browser) -> str:
+    """The parts that differ from what the browser holds, as JSON; "" when all are the same."""
     said = asked.get("have")
     have = said if isinstance(said, dict) else {}
     parts = {name: signed(data) for name, data in all_parts(page, asked, browser).items()}
     news = {name: part for name, part in parts.items() if have.get(name) != part["sig"]}
-    return packed(news) if news else gr.skip()
+    return packed(news) if news else ""
 
 
 def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, Any]:
@@ -85,7 +91,9 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
 
 def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
     """Whether the form was changed since a start was refused, and nothing stands against one now."""
-    if browser.failed != START or browser.failed_at == page.project.revision or found.get("checking"):
+    if browser.failed != START or browser.failed_at == page.project.revision:
+        return False
+    if found.get("checking") or found.get("undecoded"):
         return False
     return not any(problem.get("level", "error") == "error" for problem in found.get("problems", []))
 
@@ -93,6 +101,8 @@ def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
 def _checks(page: Page) -> dict[str, Any]:
     """The preflight, with the fields that hold something unusable at the head of the list."""
     found = dict(page.checks.look(page.project.job))
+    if found.get("setup") and not own_setup.still_offered(page, page.project.job):
+        found["setup"] = None
     bad = [item.problem.to_dict() for item in page.project.bad.values()]
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
@@ -101,6 +111,7 @@ def status(page: Page) -> dict[str, Any]:
     """The engine's status with the memory rounded, so that it changes only when a person would see it."""
     facts = dict(page.engine.status())
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
+    facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])
         job["seconds_per_step"] = round(job.get("seconds_per_step") or 0.0, 3)

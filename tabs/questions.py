@@ -135,22 +135,29 @@ def in_force(job: TrainJob, kind: str) -> str:
     return COLOUR if kind == "transparency" else ""
 
 
-def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str]) -> str:
-    """Open questions with their choices, then answered ones in a line each."""
+def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
+    """Questions with their choices; those in `done` in a line each, but the ones answered `lately` as they stood, so that the
+    next question's choices do not move to where a person has just clicked."""
     known = [question for question in questions if question.kind in ASKED]
-    asked = "".join(_asked(job, question) for question in known if question.kind not in done)
-    told = "".join(_told(job, question) for question in known if question.kind in done)
+    drawn = "".join(
+        _told(job, question)
+        if question.kind in done and question.kind not in lately
+        else _asked(job, question, question.kind in done)
+        for question in known
+    )
     if not known:
         return ""
     number = sum(question.kind not in done for question in known)
-    return section("To decide" if number else "Decided", asked + told, esc(count(number, "question")) if number else "")
+    return section("To decide" if number else "Decided", drawn, esc(count(number, "question")) if number else "")
 
 
-def _asked(job: TrainJob, question: Question) -> str:
+def _asked(job: TrainJob, question: Question, done: bool) -> str:
     words, choices = ASKED[question.kind]
     now = in_force(job, question.kind)
     drawn = "".join(
-        _choice(question.kind, choice.name, choice.words, choice.does + _loses(question, choice), choice.name == now)
+        _choice(
+            question.kind, choice.name, choice.words, choice.does + _loses(question, choice), choice.name == now, done
+        )
         for choice in choices
     )
     if question.kind == "transparency":
@@ -181,10 +188,12 @@ def _concerns(question: Question) -> str:
     return f'<strong>{esc(count(question.pictures, "picture"))}</strong> <span class="hint">({esc(about)})</span>'
 
 
-def _choice(kind: str, name: str, words: str, does: str, now: bool) -> str:
-    mark = '<i class="hint">as it is now</i>' if now else ""
+def _choice(kind: str, name: str, words: str, does: str, now: bool, done: bool) -> str:
+    mark = f'<i class="hint{"" if now else " off"}">{"chosen" if done else "as it is now"}</i>'
+    pressed = "true" if now and done else "false"
     return (
-        f'<button type="button" class="choice{" now" if now else ""}" data-act="answer" data-arg="{kind}:{name}">'
+        f'<button type="button" class="choice{" now" if now else ""}" data-act="answer" data-arg="{kind}:{name}" '
+        f'aria-pressed="{pressed}">'
         f"<b>{esc(words)} {mark}</b><span>{esc(does)}</span></button>"
     )
 

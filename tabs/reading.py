@@ -19,7 +19,6 @@ from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs.context import Page
 from tabs.markup import count
-from tabs.safety import read_paths
 from tabs.tokens import count_tokens
 
 FRESH_SECONDS = 5.0
@@ -148,8 +147,7 @@ class Reading:
 
     def _check_open(self, job: TrainJob) -> None:
         """A shared page reads only open folders, whatever the settings say."""
-        for path, where in read_paths(job):
-            self._page.roots.check(path, where)
+        self._page.roots.admit(job)
 
     def _publish(
         self,

@@ -13,32 +13,41 @@ from core.engine.engine import RunSummary
 from core.record.problems import ProblemsError
 from core.record.space import folder_bytes
 from core.settings.job import TrainJob
-from tabs import generate_form, runs_view
+from tabs import generate_form, runs_copy, runs_view
 from tabs.compare import Comparisons
 from tabs.context import Page
-from tabs.markup import act_of, board, button, esc, news, on_act, page_of
+from tabs.markup import act_of, board, news, on_act, page_of
 from tabs.pieces import piece
 from tabs.proofs import Proofs
 
 TAB = "Runs"
 SECONDS = 2.0
+COPY = """
+element.addEventListener('click', async (event) => {
+  const button = event.target.closest('button[data-copy]');
+  if (!button) return;
+  const copied = await atelier.copy(button.dataset.copy);
+  button.textContent = copied ? 'Copied' : 'Select it and copy it by hand';
+  setTimeout(() => { button.textContent = 'Copy path'; }, 2000);
+});
+"""
 
 
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    said = board("runs-said")
     queue = board("runs-queue")
-    main = board("runs-main", "<p class='hint'>Reading the runs</p>")
+    copy = board("runs-copy", script=runs_copy.FOCUS)
+    main = board("runs-main", "<p class='hint'>Reading the runs</p>", script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = gr.State({}), gr.State({})
-    page.on_show(TAB, desk.show, place, [seen, said, queue, main])
+    page.on_show(TAB, desk.show, place, [seen, queue, main, copy])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
-    on_act(page, main, desk.act, place, [page.tabs, place, said, queue, main])
+    on_act(page, main, desk.act, place, [page.tabs, place, queue, main, copy])
+    on_act(page, copy, desk.copy_act, place, [place, main, copy])
     on_act(page, queue, desk.queue_act, place, [queue, main])
-    on_act(page, said, lambda: "", None, said)
 
 
 class Desk:
@@ -48,13 +57,14 @@ class Desk:
         self.page = page
         self._lock = threading.Lock()
         self.proofs = Proofs(page)
+        self.copies = runs_copy.Copies(page)
         self._sizes: dict[str, tuple[float, int]] = {}
         self._first: Any = None  # what reads all journals once
 
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return {}, "", self._queue(), self._main(place)
+        return {}, self._queue(), self._main(place), self.copies.panel(place)
 
     def tick(self, seen: dict[str, Any], place: dict[str, Any]):
         values = (self._queue(), self._main(place))
@@ -96,7 +106,9 @@ class Desk:
         ended = run.state not in ("running", "paused", "waiting")
         more = runs_view.longer(run, now, job) if ended and job is not None else ""
         more += self.proofs.html(run.name, ended and job is not None)
-        return runs_view.details(run, now, job, size, asking, self.page.thumb_url, self.page.file_url, more)
+        return runs_view.details(
+            run, now, job, size, asking, self.page.thumb_url, self.page.file_url, self.copies.row, more
+        )
 
     def _job(self, name: str) -> TrainJob | None:
         try:
@@ -119,11 +131,9 @@ class Desk:
 
     def act(self, place: dict[str, Any], event: gr.EventData):
         act, arg, value = act_of(event)
-        place, tabs, said = dict(place), gr.skip(), ""
-        if act == "open":
-            place |= {"open": arg, "asking": False}
-        elif act == "back":
-            place |= {"open": "", "asking": False}
+        place, tabs = dict(place), gr.skip()
+        if act in ("open", "back"):
+            place |= {"open": arg if act == "open" else "", "asking": False, "copy": ""}
         elif act in ("ask", "keep"):
             place["asking"] = act == "ask"
         elif act == "show":
@@ -149,6 +159,11 @@ class Desk:
             self.proofs.start(arg)
         elif act == "unprove":
             self.proofs.cancel(arg)
+        elif act in ("copy", "copy-to", "uncopy", "copied"):
+            place |= self._copy(str(place.get("open", "")), act, arg)
+        elif act in ("rename", "note"):
+            self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
+            self.page.run_list = (0.0, self.page.run_list[1])  # the lists read it again
         elif act == "use":
             self._use(arg)
             tabs = gr.Tabs(selected="Train")
@@ -157,9 +172,33 @@ class Desk:
             tabs = gr.Tabs(selected="Generate")
         elif act == "delete" and place.get("asking") and place.get("open") == arg:
             self.page.engine.delete_run(arg)
-            place |= {"open": "", "asking": False}
-            said = _notice(f"{arg} was moved to the trash of the outputs folder.")
-        return tabs, place, said, self._queue(), self._main(place)
+            place |= {"open": "", "asking": False, "copy": ""}
+            self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
+        return tabs, place, self._queue(), self._main(place), self.copies.panel(place)
+
+    def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
+        """What the buttons of a file do; returns what changes in the browser's place."""
+        if act == "copy-to":
+            return {"copy": name, "browse": "", "to": None}
+        if act == "copy":
+            self.copies.start(run, name, str(self.copies.folder or ""))
+        elif act == "uncopy":
+            self.copies.cancel(run, name)
+        else:
+            self.copies.forget(run, name)
+        return {"copy": ""}
+
+    def copy_act(self, place: dict[str, Any], event: gr.EventData):
+        """Clicks in the panel that asks for a folder."""
+        act, arg, value = act_of(event)
+        place = dict(place)
+        if act == "into":
+            self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)
+        if act in ("into", "shut"):
+            place["copy"] = ""
+        else:
+            place = self.copies.browse(place, act, arg, value)
+        return place, self._main(place), self.copies.panel(place)
 
     def _longer(self, name: str, wanted: str) -> None:
         """Queue the run with another length, in epochs, or in steps where those are set."""
@@ -191,7 +230,3 @@ class Desk:
         elif act in ("earlier", "later") and arg in waiting:
             engine.move(arg, waiting.index(arg) + (-1 if act == "earlier" else 1))
         return self._queue(), self._main(place)
-
-
-def _notice(text: str) -> str:
-    return f'<div class="intake" role="status"><span>{esc(text)}</span>{button("close", "Close")}</div>'

@@ -11,12 +11,14 @@ from urllib.parse import quote
 
 from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
+from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.context import clock, empty_state, file_size
 from tabs.form import shown_value
 from tabs.generate_view import training_words
-from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, section, short
+from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, parted, section, short
+from tabs.next_step import next_step
 from tabs.project import FIELDS
 from tabs.values import text_of
 
@@ -24,6 +26,7 @@ PAGE_SIZE = 25
 PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time
 LOG_SHOWN = 60
 ENDED_SHOWN = 6
+Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
 CONTINUABLE = ("interrupted", "stopped", "failed")
 
@@ -36,10 +39,23 @@ SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSummary]:
-    """The runs of the chosen kind whose name holds the words looked for."""
+    """The runs of the chosen kind that hold all words looked for: in name, title, note or what they were made of."""
     states = SHOWS.get(show, SHOWS["all"])[1]
-    wanted = find.casefold().strip()
-    return [run for run in runs if (not states or run.state in states) and wanted in run.name.casefold()]
+    wanted = find.casefold().split()
+    return [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+
+
+def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
+    text = "\n".join((run.name, run.title, run.note, *made_of(run))).casefold() if wanted else ""
+    return all(word in text for word in wanted)
+
+
+def made_of(run: RunSummary) -> list[str]:
+    """Dataset, base model, method and preset, as far as they are known."""
+    words = run.words
+    method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
+    preset = f"preset {words.preset}" if words.preset else ""
+    return [each for each in (words.dataset, words.model, method, preset) if each]
 
 
 def state_words(run: RunSummary) -> str:
@@ -76,14 +92,16 @@ def table(
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     head = (
-        "<tr><th class='ticks' aria-label='Compare'></th><th></th><th>Run</th><th>State</th>"
-        "<th class='num'>Steps</th><th class='num lowest'>Best validation</th><th class='num took'>Time</th>"
-        "<th class='num amount'>Files</th><th class='date'>Started</th><th></th></tr>"
+        "<tr><th class='ticks'><span class='unseen'>Compare</span></th><td></td><th>Run</th><th>State</th>"
+        "<th class='num'>Steps</th><th class='num lowest' title='On held-out images; – without them'>Best validation</th>"
+        "<th class='num took'>Time</th><th class='num amount'>Files</th>"
+        "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
     body = "".join(_row(run, thumb_url, run.name in picked) for run in part)
     choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
     aside = (
-        f'<input type="text" data-act="find" value="{esc(find)}" placeholder="find by name" aria-label="Find by name">'
+        f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
+        f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
         f"{choice_list('show', choices, show, 'Which runs are shown')}"
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
@@ -138,9 +156,10 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
         f'aria-label="Compare {esc(run.title)}, {esc(moment(run.name))}">'
     )
     return (
-        f'<tr><td class="ticks">{tick}</td><td class="small">{thumb}</td><td><button type="button" class="open" data-act="open" '
-        f'data-arg="{esc(run.name)}">{esc(run.title)}</button></td>'
-        f'<td>{badge(run)}</td><td class="num">{steps}</td><td class="num lowest">{best}</td>'
+        f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
+        f'<button type="button" class="open" data-act="open" '
+        f'data-arg="{esc(run.name)}">{parted(run.title)}</button>{_under(run)}</td>'
+        f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
         f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
         f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
         f"</tr>"
@@ -148,10 +167,19 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
 
 
 def _continue(run: RunSummary) -> str:
-    """Go on from the newest saved state; without one the run begins again."""
-    if run.resumable_step > 0:
-        return button("continue", "Continue", run.name, kind="primary", title=f"From step {run.resumable_step:,}")
-    return button("continue", "Begin again", run.name, title="Nothing was saved that it could continue from")
+    """The button of a run that ended before its time, the same as in Monitor."""
+    step = next_step(run.state, run.resumable_step, run.fix)
+    if step is None:
+        return ""
+    act = {"settings": "use"}.get(step.name, step.name)
+    return button(act, step.text, run.name, kind="primary", title=step.about)
+
+
+def _under(run: RunSummary) -> str:
+    """The lines below a run's title in the table."""
+    made = f'<span class="made">{parted(" · ".join(short(each, 60) for each in made_of(run)))}</span>'
+    note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
+    return made + note
 
 
 # -- one run
@@ -165,19 +193,26 @@ def details(
     asking: bool,
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
+    copies: Copying,
     more: str = "",
 ) -> str:
-    """A run in full; `more` is HTML below its facts: what can be done with it, its files, samples, settings and log."""
+    """A run in full: what can be done with it, its files, samples, settings and log.
+
+    copies  of a file: its buttons for copying, and what became of its copy (HTML)
+    more    HTML below the files
+    """
     parts = [_head(run, asking, size, job is not None)]
     if facts_now.get("message") and run.state in ("failed", "stopped"):
         level = "error" if run.state == "failed" else "advice"
         fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
-    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url), more]
+    parts.append(_naming(run))
+    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url, copies, run.best_file), more]
     right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
-    parts.append(_log(facts_now.get("log", [])))
+    told = facts_now.get("message") if run.state == "failed" else None  # it stands at the top
+    parts.append(_log([line for line in facts_now.get("log", []) if line["text"] != told]))
     return f'<div class="run-details">{"".join(parts)}</div>'
 
 
@@ -190,7 +225,8 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
         does.append(button("draw", "Draw with it", run.name))
-    if has_job:
+    step = next_step(run.state, run.resumable_step, run.fix)
+    if has_job and not (step and step.name == "settings"):
         does.append(button("use", "Use its settings", run.name))
     if run.state not in ("running", "paused"):
         does.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
@@ -202,12 +238,29 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
             f"{count(len(run.files), 'file')} ({file_size(size)})? Its folder moves to the trash of the "
             f"outputs folder.</span>"
             f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
-            f"{button('keep', 'Keep it', run.name)}</div>"
+            f"{button('keep', 'Keep it', run.name, lands='ask')}</div>"
         )
     return (
-        f'<div class="run-head">{back}<h2>{esc(run.title)}</h2>{badge(run)}<span class="grow">'
-        f"</span><span class='does'>{''.join(does)}</span></div>{question}"
+        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{parted(run.title)}</h2>'
+        f'{badge(run)}<span class="grow">'
+        f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
     )
+
+
+def _naming(run: RunSummary) -> str:
+    """Fields for title and note; each is saved when it is left."""
+    if run.spoilt:
+        return f'<p class="run-message error"><strong>{esc(run.spoilt)}</strong></p>'
+    name = esc(run.name)
+    title = (
+        f'<label>Title <input type="text" data-act="rename" data-arg="{name}" value="{esc(run.title)}" '
+        f'maxlength="{MOST_TITLE}"></label>'
+    )
+    note = (
+        f'<label>Note <textarea data-act="note" data-arg="{name}" rows="2" maxlength="{MOST_NOTE}" '
+        f'placeholder="What you tried, and what you think of it">{esc(run.note)}</textarea></label>'
+    )
+    return section("Title and note", f'<div class="naming">{title}{note}</div>')
 
 
 def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
@@ -219,7 +272,11 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
         ("Started", when(run.started)),
         ("Loss", f"{losses[-1][2]:.4f} (smoothed)" if losses else ""),
-        ("Folder", f"<code>{esc(run.name)}</code>, {file_size(size)}"),
+        ("Dataset", parted(run.words.dataset)),
+        ("Base model", parted(run.words.model)),
+        ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
+        ("Preset", parted(run.words.preset)),
+        ("Folder", f"<code>{parted(run.name)}</code>, {file_size(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
@@ -243,17 +300,41 @@ def sparkline(losses: Sequence[Sequence[float]]) -> str:
     )
 
 
-def _files(files: Sequence[dict[str, Any]], file_url: Callable[..., str]) -> str:
+def best_words(best: dict[str, Any]) -> str:
+    """The best checkpoint by what was measured, and how sure that is (HTML)."""
+    name = "Best checkpoint" if best["measured_on"] == "held_out" else "Lowest loss"
+    about = f"By {best['what']}: {loss_words(best['loss'])}; {best['sure']}."
+    return (
+        f'<p class="best-words"><b>{name}:</b> {parted(Path(best["file"]).name)} (step {best["step"]:,}). '
+        f'<span class="hint">{esc(about)}</span></p>'
+    )
+
+
+def _files(
+    files: Sequence[dict[str, Any]],
+    file_url: Callable[..., str],
+    copies: Copying,
+    best: dict[str, Any] | None = None,
+) -> str:
     if not files:
         return section("Files", '<p class="hint">No file has been saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
-    rows = "".join(
-        f"<tr><td>{esc(file['name'])}</td><td class='num'>step {file['step']:,}</td><td "
-        f"class='num'>{file_size(file['bytes'])}</td>"
-        f"<td class='num'>{_take(file, file_url)}</td></tr>"
-        for file in ordered
+    rows = "".join(_file(file, file_url, *copies(file)) for file in ordered)
+    return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
+
+
+def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str) -> str:
+    """A saved file: name, step, size, the whole path, and what can be done with it."""
+    name, path = file["name"], file["path"]
+    copy_path = (
+        f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy the path of {esc(name)}">'
+        "Copy path</button>"
     )
-    return section("Files", f'<table class="files">{rows}</table>')
+    return (
+        f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
+        f'{file_size(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
+        f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
+    )
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
@@ -309,7 +390,7 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
         rows.append(f"<tr><th scope='row' title='{prompt}'>{esc(short(prompts[index], 60))}</th>{cells}</tr>")
     more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
     grid = (
-        f'<div class="run-samples"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f'<div class="run-samples"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         f"</table></div>"
     )
     return section("Samples", grid, more)
@@ -353,7 +434,7 @@ def value_words(path: str, value: Any) -> str:
     if entry.kind in ("bool", "choice"):
         return esc(shown_value(entry, value))
     text = str(text_of(entry, value))
-    return "<br>".join(esc(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
+    return "<br>".join(parted(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
 
 
 def _log(lines: Sequence[dict[str, Any]]) -> str:
@@ -370,7 +451,7 @@ def _log(lines: Sequence[dict[str, Any]]) -> str:
         rows.append(
             f'<li class="{esc(line["level"])}"><time>{moment}</time><span>{level}{esc(line["text"])} {fix}</span></li>'
         )
-    return section("Log", f'<ul class="run-log">{"".join(rows)}</ul>')
+    return section("Log", f'<ul class="run-log" tabindex="0" aria-label="Log lines">{"".join(rows)}</ul>')
 
 
 # -- the queue
@@ -380,24 +461,21 @@ def queue(entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | Non
     """What runs, what waits and in which order; what ended badly stays for a while."""
     running = [entry for entry in entries if entry.state == "running"]
     waiting = [entry for entry in entries if entry.state == "waiting"]
-    ended = [entry for entry in entries if entry.state in ("failed", "interrupted")][-ENDED_SHOWN:][::-1]
+    bad = [entry for entry in entries if entry.state in ("failed", "interrupted")]
+    ended = [entry for entry in bad if entry.task != "train" or not entry.run][-ENDED_SHOWN:][::-1]  # others have a row
     if not (running or waiting or paused):
         body = '<p class="hint">Nothing runs or waits. Start puts a training here; Generate adds its drawings.</p>'
         return section("Queue", body + _ended(ended))
     rows = [_queue_row(entry, -1, 0, now) for entry in running]
     rows += [_queue_row(entry, place, len(waiting), now) for place, entry in enumerate(waiting)]
-    head = ""
+    aside = button("hold", "Pause the queue", kind="quiet")
     if paused:
-        head = (
-            f'<div class="question"><span>The queue is paused: waiting jobs do not start.</span><span '
-            f'class="grow"></span>{button("go", "Go on", kind="primary")}</div>'
-        )
-    aside = "" if paused or not (running or waiting) else button("hold", "Pause the queue", kind="quiet")
-    return section("Queue", f'{head}<ol class="line-up">{"".join(rows)}</ol>{_ended(ended)}', aside)
+        aside = f"Paused: waiting jobs do not start. {button('go', 'Go on', kind='primary')}"
+    return section("Queue", f'<ol class="line-up">{"".join(rows)}</ol>{_ended(ended)}', aside)
 
 
 def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | None) -> str:
-    title = f"<b>{esc(short(entry.title, 60))}</b>"
+    title = f"<b>{parted(short(entry.title, 60))}</b>"
     task = esc(
         {
             "train": "training",
@@ -416,26 +494,27 @@ def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | N
                 doing = training_words(now)
         stop = button("cancel", "Stop" if entry.task == "train" else "Cancel", entry.id, label=f"Stop {name}")
         return (
-            f'<li class="now"><span class="badge running">running</span>{title}<span class="hint">{task}</span>'
-            f'<span class="hint">{esc(doing)}</span><span class="grow"></span>{stop}</li>'
+            f'<li class="now"><span class="badge running">running</span><span class="what">{title} '
+            f'<span class="hint">{task}</span> <span class="hint">{esc(doing)}</span></span>'
+            f'<span class="does">{stop}</span></li>'
         )
     earlier = button("earlier", "Earlier", entry.id, disabled=place <= 0, label=f"Move {name} forward")
     later = button("later", "Later", entry.id, disabled=place >= many - 1, label=f"Move {name} back")
     out = button("cancel", "Remove", entry.id, label=f"Remove {name} from the queue")
     return (
-        f'<li><span class="place">{place + 1}.</span>{title}<span class="hint">{task}</span><span class="grow">'
-        f"</span>{earlier}{later}{out}</li>"
+        f'<li><span class="place">{place + 1}.</span><span class="what">{title} <span class="hint">{task}</span></span>'
+        f'<span class="does">{earlier}{later}{out}</span></li>'
     )
 
 
 def _ended(entries: Sequence[QueueEntry]) -> str:
-    """Jobs that failed or were interrupted, also those that never got a run folder."""
+    """Jobs that failed or were interrupted and are no run in the table."""
     if not entries:
         return ""
     rows = "".join(
         f'<li><span class="badge {esc(entry.state)}">{esc(entry.state)}</span>'
-        f"<span>{esc(short(entry.title, 60))}</span>"
-        f'<span class="hint">{esc(short(entry.message, 200))}</span></li>'
+        f'<span class="what">{parted(short(entry.title, 60))} <span class="hint">{esc(short(entry.message, 200))}</span>'
+        "</span></li>"
         for entry in entries
     )
     return (

@@ -9,6 +9,7 @@ from core.record.cancel import Cancelled
 from core.record.problems import Problem, ProblemsError, errors
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
+from core.training.checks import problem_of_uploads
 from tabs.browsers import Browser, whole
 from tabs.messages import signed
 
@@ -55,6 +56,8 @@ def _check_and_submit(
         problems = bad + errors(page.checks.problems(job, report, page.engine.find_device()))
         known = {problem.what for problem in problems}
         problems += [each for each in page.checks.doctor_errors(job, report, look=True) if each.what not in known]
+        uploads = [] if problems else problem_of_uploads(job)
+        problems += errors(uploads)
         if problems:
             raise ProblemsError(problems)
         page.engine.submit("train", job, preset=preset)
@@ -90,6 +93,11 @@ def _check_and_submit(
     paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""
     words = "Started" if how == "start" and not ahead and not paused else "Added to the queue"
     go = "Monitor" if how == "start" else ""
+    advice = "".join(f" {problem.what}." for problem in uploads)
     page.browsers.say(
-        browser, "done", f"{words}: {job.saving.output_name}.{ahead}{paused}", identity=f"{token}-{how}ed", go=go
+        browser,
+        "done",
+        f"{words}: {job.saving.output_name}.{ahead}{paused}{advice}",
+        identity=f"{token}-{how}ed",
+        go=go,
     )

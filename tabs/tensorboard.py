@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
 
 HOST = "127.0.0.1"
 
@@ -52,9 +53,9 @@ class TensorBoard:
         line = [
             sys.executable,
             "-m",
-            "tensorboard.main",
+            "tabs.tensorboard_server",
             "--logdir",
-            str(logs),
+            str(logs.resolve()),
             "--host",
             HOST,
             "--port",
@@ -63,7 +64,7 @@ class TensorBoard:
             "false",
         ]
         self._process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            line, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._folder, self.address = logs, f"http://{HOST}:{port}/"
         atexit.register(self.close)

@@ -1,9 +1,11 @@
-"""The Tools tab: get a base model, look into a file, export a LoRA, work on pictures. Each runs on the light lane."""
+"""The Tools tab: get a base model, look into a file, export a LoRA, work on pictures, check this machine. Each runs on the
+light lane."""
 
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,14 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
 from core.settings.job import PicturesJob, ToolJob
-from tabs import disk, keys
+from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
+from tabs.context import clock
 from tabs.picture_tools import FIELDS, build_board
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
+    from core.formats.hub import Source
     from tabs.context import Page
 
 KEPT = 10
@@ -34,19 +38,36 @@ class Work:
     id: str
     tool: str
     about: str
+    asked: str = ""  # of a download: the whole link, which may hold a key and is not shown
     task: Any = None
     share: float | None = None
     text: str = "waiting"
     lines: list[str] = field(default_factory=list)
+    first: tuple[float, int] | None = None  # when a download brought its first bytes, and how many there were then
+
+    def replaces(self, other: Work) -> bool:
+        """Whether it is another try of the same download."""
+        return self.tool == other.tool == DOWNLOAD and self.about == other.about
 
     def hear(self, kind: str, facts: dict[str, Any]) -> None:
         """An event of the work."""
         if kind == "progress":
-            total = facts.get("total") or 0
-            self.share = facts.get("done", 0) / total if total else None
-            self.text = str(facts.get("text", ""))
+            done, total = facts.get("done", 0), facts.get("total") or 0
+            self.share = done / total if total else None
+            self.text = self._pace(done, total) if self.tool == DOWNLOAD else str(facts.get("text", ""))
         elif kind == "log":
             self.lines.append(str(facts.get("text", "")))
+
+    def _pace(self, done: int, total: int) -> str:
+        """What has come of a download, how fast, and how long the rest takes at that pace."""
+        now = time.monotonic()
+        began, before = self.first = self.first or (now, done)
+        words = f"{done / 1e6:,.0f}" + (f" of {total / 1e6:,.0f} MB" if total else " MB")
+        if now - began < 1 or done <= before:
+            return words
+        rate = (done - before) / (now - began)
+        left = f", {clock((total - done) / rate)} left" if total else ""
+        return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
 
     def facts(self) -> dict[str, Any]:
         error = self.task.error if self.task is not None and self.task.done else None
@@ -67,22 +88,27 @@ class Tools:
         self._numbers = itertools.count(1)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a tool: {"tool", "about": hub id or file}."""
+        """Start a tool: {"tool", "about": what to download, or a file}."""
+        from core.formats.hub import parse_source
+
         tool, about = str(data.get("tool", "")), str(data.get("about", "")).strip()
         if tool not in (DOWNLOAD, INSPECT, EXPORT):
             return
-        if not about and tool == DOWNLOAD:
-            raise ProblemsError.one("No hub model is named", "Tools", "write owner/name")
-        if not about:
+        if not about and tool != DOWNLOAD:
             raise ProblemsError.one("No file is named", "Tools", "choose one of the list, or write its path")
-        asked = {"name": tool} | ({"hub_id": about} if tool == DOWNLOAD else {"file": str(self._file(about))})
+        whole = next((work.asked for work in self._works if (work.tool, work.about) == (DOWNLOAD, about)), about)
+        about = str(parse_source(whole)) if tool == DOWNLOAD else about
+        asked = {"name": tool} | ({"hub_id": whole} if tool == DOWNLOAD else {"file": str(self._file(about))})
         job = build_job(ToolJob, {"tool": asked})
-        work = Work(f"w{next(self._numbers)}", tool, about)
+        work = Work(f"w{next(self._numbers)}", tool, about, asked=whole)
         with self._lock:
             if any(other.tool == tool and other.about == about and not other.task.done for other in self._works):
                 return
-            work.task = self.page.engine.light(self._run, work, job, title=f"{tool} {about}")
-            self._works = [*self._works, work][-KEPT:]
+            title = f"{tool} {about}"
+            work.task = self.page.engine.light(
+                self._run, work, job, title=title, kind="downloads" if tool == DOWNLOAD else "short"
+            )
+            self._works = [*(other for other in self._works if not work.replaces(other)), work][-KEPT:]
 
     def use_on_pictures(self, job: PicturesJob) -> None:
         """Start a picture tool; one at a time for a folder."""
@@ -91,6 +117,7 @@ class Tools:
             raise ProblemsError.one(
                 "No folder is chosen", "Picture folder", "write the path of the folder with the pictures"
             )
+        self.page.roots.admit(job)
         work = Work(f"w{next(self._numbers)}", PICTURES, about)
         with self._lock:
             if any(other.tool == PICTURES and other.about == about and not other.task.done for other in self._works):
@@ -99,9 +126,27 @@ class Tools:
             self._works = [*self._works, work][-KEPT:]
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
+        """End a work. A download is paused: it resumes where it stopped when it is asked for again."""
         for work in self._works:
             if work.id == data.get("work"):
                 work.task.cancel()
+
+    def discard(self, data: dict[str, Any], browser: Browser) -> None:
+        """End a download and remove what has come of it: {"about"}."""
+        from core.formats.hub import parse_source
+
+        source = parse_source(str(data.get("about", "")))
+        for work in self._works:
+            if work.tool == DOWNLOAD and work.about == str(source):
+                work.task.cancel()
+        self._works = [work for work in self._works if (work.tool, work.about) != (DOWNLOAD, str(source))]
+        # In the lane of the downloads, so after the one that still holds the file.
+        self.page.engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
+
+    def _forget(self, source: Source, task: Any) -> None:
+        from core.formats.hub import forget
+
+        forget(source, self.page.workspace.models)
 
     def _file(self, about: str) -> Path:
         """The file that a path or a LoRA's name stands for, if it is open to this page."""
@@ -112,13 +157,7 @@ class Tools:
     def _run(self, work: Work, job: ToolJob, task: Any) -> None:
         from core.tools import run_tool
 
-        def on_event(kind: str, **facts: Any) -> None:
-            work.hear(kind, facts)
-            total = facts.get("total") or 0
-            if kind == "progress" and job.tool.name == DOWNLOAD and total:
-                work.text += f": {facts['done'] / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-
-        run_tool(job, self.page.workspace, on_event, task.token)
+        run_tool(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
         work.text, work.share = "", None
 
     def _run_on_pictures(self, work: Work, job: PicturesJob, task: Any) -> None:
@@ -143,8 +182,8 @@ class Tools:
 
 def build(page: Page) -> None:
     tools = Tools(page)
-    page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel}
-    page.pulse_parts.append(tools.parts)
+    page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel, "tool_discard": tools.discard}
+    page.pulse_parts += [tools.parts, page.models.parts]
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
     build_board(page, tools.use_on_pictures)
     gr.HTML(
@@ -152,3 +191,4 @@ def build(page: Page) -> None:
     )
     disk.build(page)
     keys.build(page)
+    page.machine_check = machine_check.build(page)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.dataset.opening import SKIP
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
-from tabs import forecast, form, method_needs, presets_bar
+from tabs import forecast, form, method_needs, own_setup, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
 from tabs.pieces import piece
-from tabs.places import model_choices, picture_folders
-from tabs.project import FIELDS, NAME, OldRevision
+from tabs.places import model_choices, picture_folders, vae_choices
+from tabs.project import FIELDS, NAME, OldRevision, with_value
+from tabs.pulse import status
 from tabs.starts import press
 from tabs.values import with_point
 
@@ -44,11 +46,12 @@ def build(page: Page) -> None:
             with gr.Accordion("The job as JSON", open=False, elem_id="group-json", elem_classes="group"):
                 gr.HTML(piece("json_pane"))
         with gr.Column(scale=3, min_width=300, elem_id="train-side"):
-            gr.HTML(piece("preflight"), elem_id="preflight-holder")
-            with gr.Row(elem_classes="buttons-row"):
-                check = gr.Button("Check again", elem_id="check", size="md")
-                enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
+            # First, so that they stay where they are whatever the preflight has to say.
             start = gr.Button("Start", variant="primary", elem_id="start", size="lg")
+            with gr.Row(elem_classes="buttons-row"):
+                enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
+                check = gr.Button("Check again", elem_id="check", size="md")
+            gr.HTML(piece("preflight"), elem_id="preflight-holder")
             forecast.build(page)
             gr.HTML(piece("first_pictures"), elem_id="pictures-holder")
     _listen_to_fields(page, widgets)
@@ -68,6 +71,8 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
     """What a model or folder field lists."""
     if entry.path == "model.base_model":
         return model_choices(page.workspace)
+    if entry.path == "model.vae":
+        return vae_choices(page.workspace)
     if entry.widget == "optimizer":
         return method_needs.optimizer_choices()
     return picture_folders(page.workspace) if entry.widget == "folder" else []
@@ -91,6 +96,11 @@ def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
             make("schedule.max_train_epochs")
             make("schedule.max_train_steps")
         gr.HTML(LENGTH, elem_id="length-holder")
+        with gr.Row(elem_classes="fields four"):
+            make("optimizer.learning_rate")
+            make("dataset.resolution")
+            make("dataset.train_batch_size")
+            make("network.rank")
         with gr.Row(elem_classes="fields two"):
             make("saving.output_name")
             make("samples.sample_prompts")
@@ -119,7 +129,7 @@ def _fields(make: Callable[..., Any], paths: list[str]) -> None:
     for heading, below in form.sections(paths):
         with gr.Row(elem_classes="fields"):
             if heading:
-                gr.HTML(f"<h4>{heading}</h4>", elem_classes="heading", apply_default_css=False)
+                gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading", apply_default_css=False)
             for path in below:
                 make(path)
 
@@ -177,10 +187,12 @@ def _say_refused(page: Page, browser: Browser) -> None:
 
 
 def _message(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> str:
-    """`just_filled`: the same answer fills every widget, which the browser must know should it come too late."""
+    """`just_filled`: the same answer fills every widget, which the browser must know should it come too late. It is the first
+    one that a page gets, so what the header shows comes along."""
     part = signed(form_part(page, browser, filled, just_filled=just_filled))
     part["data"]["widgets"] = just_filled
-    return packed({"form": part, "acks": list(browser.arrived)})
+    header = {"status": signed(status(page))} if just_filled else {}
+    return packed(header | {"form": part, "acks": list(browser.arrived)})
 
 
 ACTIONS: dict[str, Callable[..., None]] = {
@@ -197,6 +209,18 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
     "level": lambda page, data, browser, stamp: page.forecast.set_level(data, browser, stamp),
     "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
+    "use_model": lambda page, data, browser, stamp: page.models.choose(data, browser, stamp),
+    "setup": lambda page, data, browser, stamp: own_setup.apply(
+        page, page.checks.offered(page.project.job), session=browser.session, stamp=stamp
+    ),
+    "leave_out": lambda page, data, browser, stamp: page.project.edit(SKIP, True, session=browser.session, stamp=stamp),
+    "keep_demo": lambda page, data, browser, stamp: own_setup.keep(page),
+    "train_all": lambda page, data, browser, stamp: page.project.replace(
+        with_value(page.project.job, "validation.best_checkpoint", "training"),
+        did="training on the held-out images too",
+        session=browser.session,
+        stamp=stamp,
+    ),
     "refill": lambda page, data, browser, stamp: None,
 }
 REFUSED = {
@@ -237,8 +261,11 @@ def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown)
         return fill(browser)
 
     def choose(name: Any, envelope: str, request: gr.Request) -> dict[Any, Any]:
-        browser = page.browsers.of(request.session_hash)
-        _do(page, "load", {"preset": name, **unpack(envelope)}, browser)
+        browser, sent = page.browsers.of(request.session_hash), unpack(envelope)
+        if name in (sent.get("loaded"), page.project.preset):  # the list was opened and left, or the same one chosen
+            page.browsers.arrive(browser, whole(sent.get("n")))
+            return {page.form_bus: _message(page, browser, whole(sent.get("filled")))}
+        _do(page, "load", {"preset": name, **sent}, browser)
         return fill(browser)
 
     page.listen(page.form_bus.act, act, None, outputs, trigger_mode="multiple")
@@ -247,7 +274,8 @@ def _listen_to_actions(page: Page, widgets: dict[str, Any], preset: gr.Dropdown)
         choose,
         [preset, page.envelope],
         outputs,
-        js="async (value) => { await atelier.settle(); return [value, atelier.envelope('preset')]; }",
+        # Gradio reports a list that is left as well as one in which something was chosen.
+        js="async (value) => atelier.presetSent(value)",
         trigger_mode="multiple",
     )
     page.on_load(lambda request: fill(page.browsers.of(request.session_hash)), None, outputs)

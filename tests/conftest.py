@@ -1,12 +1,48 @@
 """What tests of several folders share."""
 
+import argparse
+import gc
 import os
 import shutil
+import tempfile
 
 # One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbour.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No key of the person who runs the tests is used, and nothing is written beside them.
+os.environ["ATELIER_KEYS"] = os.path.join(tempfile.gettempdir(), "atelier-tests", "keys.json")
 
 import pytest
+
+from tests import selection
+
+
+def _slice(text):
+    try:
+        return selection.slice_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the tests that are marked slow too")
+    parser.addoption("--slice", type=_slice, metavar="N/M", help="the Nth of M slices of the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.getoption("--all"), config.getoption("--slice"), config.args
+    kept, left = [], []
+    for item in items:
+        slow = item.get_closest_marker("slow") is not None
+        (kept if selection.runs(item.nodeid, slow, *asked) else left).append(item)
+    items[:] = sorted(kept, key=lambda item: selection.place(item.nodeid))
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+def pytest_collection_finish():
+    """The libraries' half a million objects are no garbage: a collection that looks through them takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ TINY_SDXL = {
     "text_encoder": TINY["text_encoder"],
     "text_encoder_2": {**TINY["text_encoder"], "hidden_size": 48, "intermediate_size": 96, "projection_dim": 48},
 }
+SD15_NUMBERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published
 TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL}
 
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def no_network(allow_attempts: bool = False) -> Iterator[list[str]]:
-    """Refuse connections and name look-ups; without allow_attempts the block fails when one was tried."""
-    tried: list[str] = []
+    """Refuse connections and name look-ups; without allow_attempts the block fails when one was tried.
 
-    def refuse(*arguments, **named):
-        tried.append(str(arguments[1:] if isinstance(arguments[0], socket.socket) else arguments))
-        raise OSError(101, "Network is unreachable")
+    Threads that were there before, such as those of a page that another test opened, are left alone.
+    """
+    tried: list[str] = []
+    others = {each for each in threading.enumerate() if each is not threading.current_thread()}
+
+    def refusing(kept: Callable) -> Callable:
+        def refuse(*arguments, **named):
+            if threading.current_thread() in others:
+                return kept(*arguments, **named)
+            tried.append(str(arguments[1:] if isinstance(arguments[0], socket.socket) else arguments))
+            raise OSError(101, "Network is unreachable")
+
+        return refuse
 
     names = {"connect": socket.socket, "connect_ex": socket.socket, "getaddrinfo": socket, "create_connection": socket}
     kept = {name: getattr(owner, name) for name, owner in names.items()}
     for name, owner in names.items():
-        setattr(owner, name, refuse)
+        setattr(owner, name, refusing(kept[name]))
     try:
         yield tried
     finally:

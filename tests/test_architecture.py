@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Later stages may import earlier ones. Those on one line stand beside each other and do not import one another.
 ORDER = [
-    ["record"],
+    ["record", "setup"],
     ["settings"],
     ["diffusion", "formats"],
     ["dataset"],
@@ -19,6 +19,7 @@ ORDER = [
     ["training", "captioning", "tools", "imports"],
     ["engine"],
     ["bench"],
+    ["machine_check"],
     ["cli"],
 ]
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

@@ -1,65 +1,57 @@
 """The main job, whole: pictures in, a LoRA out, pictures made with it that have moved towards the style; diffusers draws the same."""
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from core.cli.main import main
 from core.generation.style_distance import colourfulness, style_distance
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
 PICTURES = PROJECT / "models" / "starter" / "pictures"
-PROMPTS = [
-    "a fox, glyph style",
-    "a tree, glyph style",
-    "a lion, glyph style",
-]  # no lion and no tree are among the pictures
-SEEDS = 3
+PROMPTS = ["a fox, glyph style", "a lion, glyph style"]  # no lion is among the pictures
+SEEDS = 2
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """The shipped preset, cut to 120 of its 270 steps."""
+    """The shipped preset, cut to 80 of its 270 steps."""
     outputs = tmp_path_factory.mktemp("outputs")
-    words = [
-        sys.executable,
-        "webui.py",
-        "train",
-        "presets/starter_lora.json",
-        "--outputs",
-        str(outputs),
-        "--device",
-        "cpu",
-    ]
-    more = ["--schedule.max_train_steps", "120", "--samples.sample_prompts", "[]", "--saving.save_precision", "fp32"]
-    done = subprocess.run([*words, *more], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["train", str(PROJECT / "presets" / "starter_lora.json"), "--outputs", str(outputs), "--device", "cpu"]
+    more = ["--schedule.max_train_steps", "80", "--samples.sample_prompts", "[]", "--saving.save_precision", "fp32"]
+    assert main([*words, *more]) == 0
     return outputs
 
 
-def draw(outputs: Path, prompt: str, *more: str) -> list[Image.Image]:
-    words = [sys.executable, "webui.py", "generate", "--prompt", prompt, "--outputs", str(outputs), "--device", "cpu"]
-    fixed = ["--generate.seed", "11", "--generate.count", str(SEEDS), "--generate.guidance_scale", "4"]
-    done = subprocess.run([*words, *fixed, *more], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [Image.open(path).convert("RGB") for path in done.stdout.split("\n") if path.endswith(".png")]
+@pytest.fixture
+def draw(outputs, capsys):
+    def command(prompt: str, *more: str) -> list[Image.Image]:
+        words = ["generate", "--prompt", prompt, "--outputs", str(outputs), "--device", "cpu", "--generate.steps", "10"]
+        fixed = ["--generate.seed", "11", "--generate.count", str(SEEDS), "--generate.guidance_scale", "4"]
+        capsys.readouterr()
+        assert main([*words, *fixed, *more]) == 0
+        shown = capsys.readouterr().out.split("\n")
+        return [Image.open(path).convert("RGB") for path in shown if path.endswith(".png")]
+
+    return command
 
 
-def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs):
+def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs, draw):
+    """To 0.40 of the distance; to 0.36 in 120 steps, with 8 steps of a sampler as with 15."""
     style = [Image.open(path) for path in sorted(PICTURES.glob("*.png"))]
     lora = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
     base, ours = [], []
     for prompt in PROMPTS:
-        base.append(draw(outputs, prompt))
-        ours.append(draw(outputs, prompt, "--lora", str(lora)))
+        base.append(draw(prompt))
+        ours.append(draw(prompt, "--lora", str(lora)))
     for seed in range(SEEDS):
         before = style_distance([pictures[seed] for pictures in base], style)
         after = style_distance([pictures[seed] for pictures in ours], style)
-        assert after < 0.6 * before, f"seed {seed}: {before:.1f} -> {after:.1f}"
+        print(f"seed {seed}: {before:.1f} -> {after:.1f}")
+        assert before > 50 and after < 0.6 * before, f"seed {seed}: {before:.1f} -> {after:.1f}"
     flat = [picture for pictures in ours for picture in pictures]
     assert colourfulness(flat) < 0.6 * colourfulness([picture for pictures in base for picture in pictures])
 

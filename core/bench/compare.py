@@ -18,18 +18,12 @@ import psutil
 from core.bench import workload
 from core.bench.baseline import Spec
 from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training
+from core.bench.workload import ADAFACTOR, STARTER
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import dump
-
-STARTER = PROJECT / "models" / "starter"
-BF16 = {"memory": {"mixed_precision": "bf16"}}
-ADAFACTOR = {
-    "optimizer_type": "Adafactor",
-    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
-}
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def summary(
             "memory_ratio": mine["peak_bytes"] / other["peak_bytes"] if device == "cpu" else None,
         }
     return {
-        "what": f"{case.what}, {case.size} px, batch 1, bf16",
+        "what": f"{case.what}, {case.size} px, batch 1",
         "goal_time": case.goal_time,
         "goal_memory": case.goal_memory,
         "ours": mine,
@@ -160,7 +154,7 @@ def model_of(case: Case, folder: Path) -> Path:
 
 def our_values(case: Case, model: Path, pictures: Path, steps: int) -> dict[str, Any]:
     """Our settings for the same training: the defaults, but for what the case says."""
-    base = workload.job_values(model, pictures, case.size, steps, "bf16")
+    base = workload.job_values(model, pictures, case.size, steps, "auto")
     base["network"]["train_text_encoder"] = case.text
     more: dict[str, Any] = {"method": {"kind": case.method}}
     if case.method == "embedding":
@@ -169,11 +163,14 @@ def our_values(case: Case, model: Path, pictures: Path, steps: int) -> dict[str,
 
 
 def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, Spec]:
-    """The plain trainer's settings by name. A LoRA is trained in two usual ways: on a model in bf16 and on one in fp32."""
+    """The plain trainer's settings by name. A LoRA is trained in two usual ways: on a model in bf16 and on one in fp32. On a
+    CPU, where bf16 is the slower type now and then, it has fp32 throughout as well."""
     spec = Spec(case.method, str(model), case.size, steps, text=case.text, device=device, **case.plain)
-    if case.method != "lora":
-        return {"as usual": spec}
-    return {"model in fp32": replace(spec, frozen="fp32"), "model in bf16": spec}
+    lora = {"model in fp32": replace(spec, frozen="fp32"), "model in bf16": spec}
+    specs = lora if case.method == "lora" else {"as usual": spec}
+    if device == "cpu" and not case.plain:
+        specs["fp32 throughout"] = replace(spec, frozen="fp32", autocast=False)
+    return specs
 
 
 def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:

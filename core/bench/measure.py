@@ -24,6 +24,7 @@ from core.settings.presets import dump
 
 SAMPLE_SECONDS = 0.05
 WARM_UP_STEPS = 3
+PAUSE = 0.5  # seconds between two requests for the page
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
     """Run `webui.py train` on these settings and read what happened."""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
-    preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
+    preset.write_text(
+        json.dumps(dump(build(TrainJob, {"validation": {"best_checkpoint": "off"}} | values))), encoding="utf-8"
+    )
     known = {folder.name for folder in list_runs(outputs / "runs")}
     words = [
         sys.executable,
@@ -140,13 +143,15 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
 
         hand_in(Workspace.of(outputs), "train", "bench", values)
         journal = _wait_for_steps(outputs)
+        # A browser keeps the page's cookie; who comes without one as often is refused while a job runs.
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         times = []
         for _ in range(requests):
             started = time.perf_counter()
-            with urllib.request.urlopen(address, timeout=60) as answer:
+            with browser.open(address, timeout=60) as answer:
                 answer.read()
             times.append(time.perf_counter() - started)
-            time.sleep(0.1)
+            time.sleep(PAUSE)
         assert journal.exists()
     finally:
         process.terminate()

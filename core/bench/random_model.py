@@ -37,15 +37,16 @@ def empty_sd15() -> tuple[Any, Any]:
 def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights of unit gain, small biases, norms about 1: activations keep their size through the model.
 
-    All are cut from one pattern of random numbers: drawing a billion of them would take most of a minute.
+    All are cut from one pattern of random numbers: drawing a billion of them would take most of a minute. Each takes no
+    more of it than it has numbers: a small model has a thousand tensors.
     """
-    pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed))
+    pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed)).repeat(2)
     state, place = {}, 0
     for key, value in make_empty(name, config).state_dict().items():
         count = prod(value.shape)
         scale, shift = _spread(key, count, value.shape)
-        cut = torch.roll((pattern * scale + shift).to(dtype), -(place % PERIOD))
-        state[key] = _tiled(cut, count).reshape(value.shape)
+        cut = pattern[place % PERIOD :][: min(count, PERIOD)]
+        state[key] = _tiled((cut * scale + shift).to(dtype), count).reshape(value.shape)
         place += count
     return state
 

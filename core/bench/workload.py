@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.bench.random_model import write_real_size
 from core.record.draws import python_random
+from core.record.workspace import PROJECT
 
 PICTURES = 8
+STARTER = PROJECT / "models" / "starter"
+ADAFACTOR = {
+    "optimizer_type": "Adafactor",
+    "optimizer_args": {"scale_parameter": False, "relative_step": False, "warmup_init": False},
+}
 
 
 def make_model(folder: Path, family_name: str = "sd1") -> Path:
     """A diffusers folder with the family's architecture in fp16."""
+    from core.bench.random_model import write_real_size  # loads torch
+
     model = folder / f"{family_name}_random"
     if not (model / "model_index.json").is_file():
         write_real_size(model, family_name)

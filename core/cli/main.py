@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -22,6 +23,7 @@ ABOUT = {
     "class_pictures": "make regularisation pictures of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
     "pictures": "resize, crop, convert or number pictures, crop faces, draw edges",
+    "check": "say what works on this machine, how well, and what to do about the rest (at most 3 minutes)",
     "bench": "measure this machine",
 }
 
@@ -37,7 +39,7 @@ def main(words: list[str]) -> int:
     name = words[0] if words and words[0] in SUBCOMMAND else "page"
     rest = words if name == "page" else words[1:]
     if "--help" in rest or "-h" in rest:
-        print(page_help() if name == "page" else subcommand_help(name))
+        _print_help(page_help() if name == "page" else subcommand_help(name))
         return DONE
     try:
         return import_module(f"core.cli.{name}").run(rest)
@@ -47,6 +49,14 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _print_help(text: str) -> None:
+    """Its reader may leave early: `--help | head`. What Python would still write at its end then goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_problems(error: ProblemsError) -> None:

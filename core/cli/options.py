@@ -32,7 +32,19 @@ PAGE = {
     "port": ("NUMBER", "the page's port (default: 7860; the next free one when taken)"),
     "listen": ("", "let other machines of the network in; needs a password"),
     "share": ("", "open a public share link; needs a password"),
+    "host": (
+        "NAME",
+        "a further name that the page is opened under (a proxy, a name of the network): name or name:port; may be repeated",
+    ),
     "auth": ("USER:PASSWORD", "the password for --listen and --share; without it one is made and printed"),
+    "auth-file": (
+        "FILE",
+        "the same from a file, which the list of processes does not show; so does the environment variable ATELIER_AUTH",
+    ),
+    "lend-keys": (
+        "",
+        "let jobs of a shared page use the keys of this machine: uploads to the hub, gated models, wandb",
+    ),
     "no-browser": ("", "do not open a browser"),
 }
 JOB = {
@@ -65,6 +77,10 @@ SUBCOMMAND = {
     "class_pictures": JOB,
     "tool": JOB,
     "pictures": JOB,
+    "check": {
+        **COMMON,
+        "json": ("FILE", "write what was found, for a bug report"),
+    },
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),
@@ -72,7 +88,7 @@ SUBCOMMAND = {
         "json": ("FILE", "write the numbers"),
     },
 }
-REPEATED = {"lora", "embedding", "allow-module"}
+REPEATED = {"lora", "embedding", "allow-module", "host"}
 
 
 @dataclass

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from typing import Any
 
+from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
 from core.cli.options import PAGE, split_options
 from core.record import machine
+from core.record.heap import uncollected
 from core.record.problems import Problem, ProblemsError
+from core.record.workspace import open_home
+
+AUTH_VARIABLE = "ATELIER_AUTH"
+HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:\d{1,5})?")
 
 
 def run(words: list[str]) -> int:
@@ -22,9 +28,13 @@ def run(words: list[str]) -> int:
     port = options.values.get("port", "7860")
     if not (str(port).isdigit() and 1 <= int(port) <= 65535):
         problems.append(Problem(f"--port is {port}", "command line", "use a number from 1 to 65535"))
-    auth = options.values.get("auth")
+    auth, said = _login(options.values, problems)
     if auth is not None and (":" not in auth or not all(auth.split(":", 1))):
-        problems.append(Problem("--auth is not USER:PASSWORD", "command line", "write both, with a colon between"))
+        problems.append(Problem(f"{said} is not USER:PASSWORD", "command line", "write both, with a colon between"))
+    for name in options.values.get("host", ()):
+        if not HOST_NAME.fullmatch(name):
+            fix = "write name or name:port, without http:// and without a path"
+            problems.append(Problem(f"--host {name} is not a host name", "command line", fix))
     if "device" in options.values:
         try:
             machine.check_device(options.values["device"], look=False)
@@ -33,8 +43,9 @@ def run(words: list[str]) -> int:
     if problems:
         raise ProblemsError(problems)
 
-    from core.engine.engine import Engine
-    from tabs.app import serve
+    with uncollected():
+        from core.engine.engine import Engine
+        from tabs.app import serve
 
     workspace = options.workspace()
     code = DONE
@@ -48,11 +59,13 @@ def run(words: list[str]) -> int:
                 host="0.0.0.0" if options.values.get("listen") else "127.0.0.1",
                 port=int(port),
                 share=bool(options.values.get("share")),
-                auth=tuple(auth.split(":", 1)) if auth else None,
+                auth=auth,
                 browser=not options.values.get("no-browser"),
+                names=options.values.get("host", ()),
+                keys=bool(options.values.get("lend-keys")),
             )
-        except KeyboardInterrupt:
-            pass
+        except KeyboardInterrupt:  # before the page was there; one that is there ends in `serve`
+            code = INTERRUPTED
         finally:
             if any(entry.state == "running" for entry in engine.queue()):
                 with suppress(OSError):  # the terminal may be gone
@@ -64,6 +77,20 @@ def run(words: list[str]) -> int:
     return leave(code)
 
 
+def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None, str]:
+    """USER:PASSWORD and where it stands: a file and the environment keep it out of the list of processes."""
+    if file := values.get("auth-file"):
+        try:
+            return open_home(file).read_text("utf-8-sig").strip(), f"what stands in {file}"
+        except (OSError, UnicodeDecodeError) as error:
+            words = f"The login cannot be read from {file}: {error}"
+            problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it"))
+            return None, ""
+    if auth := values.get("auth"):
+        return auth, "--auth"
+    return os.environ.get(AUTH_VARIABLE) or None, AUTH_VARIABLE
+
+
 def leave(code: int) -> int:
     """End this process, not Python first: threads may still compute, those of a browser's requests or, when it is to stop
     now, a training. C++ takes the process down when Python is gone from under it."""
@@ -73,22 +100,3 @@ def leave(code: int) -> int:
         with suppress(OSError, ValueError):  # the terminal may be gone
             stream.flush()
     os._exit(code)
-
-
-@contextmanager
-def polite_ends() -> Iterator[None]:
-    """Inside, the end of a service, a closed terminal and Ctrl-Break act like Ctrl-C: what runs is saved first."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup: ignored stays ignored
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

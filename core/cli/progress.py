@@ -29,6 +29,11 @@ def _opened(name: str) -> TextIO:
         raise ProblemsError.one(what, f"logging.console_log_file, {path}", "choose another file") from None
 
 
+def visible(text: str) -> str:
+    """Without signs that steer a terminal or turn the direction of writing: files of strangers bring their own words."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
+
+
 class TerminalProgress:
     """Listens to a journal. The bar counts steps; what is said is printed above it.
 
@@ -65,6 +70,7 @@ class TerminalProgress:
     def _say(self, text: str, level: str = "info") -> None:
         if OF_LINE.get(level, 20) < self._level:
             return
+        text = visible(text)
         if self._file is not None:
             print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self._file, flush=True)
         elif self._bar is not None:
@@ -74,7 +80,7 @@ class TerminalProgress:
 
     def _on_stage(self, line: Line) -> None:
         count = f" {line['done']}/{line['total']}" if line["total"] else ""
-        text = line["text"] + count
+        text = visible(line["text"] + count)
         if self._bar is not None:
             self._bar.set_description_str(text)
         elif line["done"] in (0, line["total"]):
@@ -105,7 +111,9 @@ class TerminalProgress:
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        words = f"validation loss {line['loss']:.4f}, {line['train_loss']:.4f} on training pictures"
+        by_hand = f", {line['train_loss']:.4f} on training pictures" if line["train_loss"] is not None else ""
+        where = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
+        words = f"{where} {line['loss']:.4f}{by_hand}"
         self._say(f"{words} (step {line['step']})")
 
     def _on_saved(self, line: Line) -> None:

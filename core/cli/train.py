@@ -13,7 +13,7 @@ from core.cli.options import SUBCOMMAND, Options, job_from, split_options
 from core.engine.extend import extend, job_of
 from core.engine.owner import Ownership
 from core.record.problems import Problem, ProblemsError, errors
-from core.record.processes import launched_processes, only_follows
+from core.record.processes import check_launch, launched_processes, only_follows
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def run(words: list[str]) -> int:
     options = split_options(words, SUBCOMMAND["train"])
+    check_launch()
     if "continue" in options.values:
         return go_on(options)
     job = job_from("train", options)
@@ -93,7 +94,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     from core.families.locate import model_problems
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
-    from core.training.checks import problems_with_model, problems_without_model
+    from core.training.checks import problem_of_uploads, problems_with_model, problems_without_model
 
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
@@ -102,6 +103,8 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     found += set_without_effect(job)
     if trains:
         found += held_out_copies(report, workspace.private / "index.sqlite")
+    if trains and not errors(found):
+        found += problem_of_uploads(job)
     if not errors(found):
         get_models(job.model, options)
     if not errors(found) or options.values.get("check") or not _to_download(job.model, options):

@@ -10,12 +10,14 @@ from dataclasses import replace
 from core.dataset.batches import Placed
 from core.dataset.epochs import Epochs
 from core.dataset.files import printable
+from core.dataset.look import Look
 from core.dataset.picture import Picture, count, listed, names_of
 from core.dataset.rotation import Turn
 from core.record.problems import Problem
 from core.settings.captions import LENGTHS
 
 ENLARGED_FROM = 1.05  # scale from which a picture is named as smaller than its bucket
+MOST_REMARKS = 20  # kinds of damage that are listed
 KEPT_BELOW = 0.5  # share of a picture below which its crop is named
 
 Key = tuple[str, str]
@@ -120,6 +122,26 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
     room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"Shorten them, or raise the longest caption to {room}." if room > limit else "Shorten them."
     return [Problem(what, "captions.max_token_length", fix, "advice")]
+
+
+def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
+    """Images that could be read although something in them is damaged, by what that is."""
+    groups: dict[str, list[Picture]] = defaultdict(list)
+    for each in placed:
+        look = looks.get(each.picture.key)
+        if look and look.remark:
+            groups[look.remark].append(each.picture)
+    fix = "Look at them; if one looks wrong, save it again or replace it."
+    found = [(remark, printable(images[0].path.parent), images) for remark, images in groups.items()]
+    return [
+        Problem(
+            f"{count(len(images), 'image')} with damaged data that was skipped ({remark}): {names_of(images)}.",
+            where,
+            fix,
+            "advice",
+        )
+        for remark, where, images in found[:MOST_REMARKS]
+    ]
 
 
 def size_advice(placed: Sequence[Placed]) -> list[Problem]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from core.dataset.caption_encodings import decode_text
 from core.dataset.files import (
@@ -23,19 +22,28 @@ from core.dataset.files import (
     printable,
     repeats_and_words,
 )
+from core.dataset.opening import BrokenPicture, read_header
+from core.record.allowed import windows_trap
 from core.record.atomic import remove_folder, replace
+from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
+from core.record.regular import open_regular
+from core.record.space import require_space
 
 KEPT_EXTENSIONS = PICTURE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
+MAX_LISTING_BYTES = 24_000_000  # of the list of members; that of 200,000 files with names of 60 letters
+# A zip is given up once this many of its images cannot be opened, if they are the larger part of those seen.
+BROKEN_IMAGES = 100
 # A packed text may shrink 1000 times; 64 MB that unpack from under a thousandth of it are a zip made to fill the disk.
 MAX_RATIO, RATIO_FROM_BYTES = 1000, 64 << 20
-SPARE_BYTES = 200 << 20
+TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all together: images hardly shrink
 _CHUNK = 1 << 20
-_NOT_IN_NAMES = re.compile(r'[<>:"|?*\x00-\x1f]')  # Windows allows none of them
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+MAX_DEPTH = 32  # folders within folders
+LONGEST_NAME = 150  # bytes
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*/\\\x00-\x1f]')  # Windows allows none of them
 
 
 @dataclass(frozen=True)
@@ -52,16 +60,11 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
     where = printable(zip_path.name)
-    try:
-        archive = zipfile.ZipFile(zip_path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ProblemsError.one(
-            "This is not a zip file that can be read.", where, "Pack the pictures again as .zip."
-        ) from error
-    datasets_dir.mkdir(parents=True, exist_ok=True)
-    with archive:
+    fix = "pack the images again as .zip, or unpack it yourself and give the folder"
+    with open_regular(zip_path) as handle, open_zip(handle, where, fix, MAX_LISTING_BYTES) as archive:
+        datasets_dir.mkdir(parents=True, exist_ok=True)
         entries = _entries(archive, where)
-        _refuse_too_large(entries, datasets_dir, where)
+        _refuse_too_large(entries, os.fstat(handle.fileno()).st_size, datasets_dir, where)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets_dir))
         try:
             _write(archive, entries, temporary, where, cancel)
@@ -74,28 +77,29 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
 def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
     """What is to be unpacked, with safe names that do not collide."""
     entries: list[_Entry] = []
-    taken: set[tuple[str, ...]] = set()
     for info in archive.infolist():
         if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
             continue
-        raw = PurePosixPath(_name(info).replace("\\", "/"))
-        if ".." in raw.parts:
+        raw = [part.strip() for part in re.split(r"[/\\]", _name(info))]
+        if ".." in raw:
             raise ProblemsError.one(
                 "The zip names a file outside its own folder, so nothing was unpacked.",
-                f"{where}, {raw}",
+                f"{where}, {printable('/'.join(raw))}",
                 "Do not trust this file.",
             )
-        parts = [part for part in raw.parts if part != "/" and not re.fullmatch(r"[A-Za-z]:", part)]
+        # Without roots of any system: /, //server, C:
+        parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
         if not parts or any(is_junk(part) for part in parts) or extension(parts[-1]) not in KEPT_EXTENSIONS:
             continue
         if info.flag_bits & 1:
             raise ProblemsError.one(
                 "The zip is protected by a password.", where, "Pack the pictures again without one."
             )
-        entries.append(_Entry(info, _free(tuple(_safe_name(part) for part in parts), taken)))
+        # Deeper ones are refused below; no more of a name of thousands of parts is made.
+        entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
     if not any(is_picture_name(entry.parts[-1]) for entry in entries):
         raise ProblemsError.one("There is no picture in the zip.", where, "Pack .png, .jpg, .webp or other pictures.")
-    return _without_outer_folder(entries)
+    return _all_apart(_without_outer_folder(entries))
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -111,19 +115,31 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe_name(part: str) -> str:
-    name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(".")[-150:]
-    return f"_{name}" if _DEVICES.fullmatch(name) else name or "_"
+    name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(". ")
+    name = name.encode("utf-8", "replace")[-LONGEST_NAME:].decode("utf-8", "ignore").lstrip()
+    return f"_{name}" if not name or windows_trap(name) else name
 
 
-def _free(parts: tuple[str, ...], taken: set[tuple[str, ...]]) -> tuple[str, ...]:
-    """A name that no earlier file has, on file systems that know no case too."""
-    stem, ending = os.path.splitext(parts[-1])
-    number, free = 1, parts
-    while tuple(part.casefold() for part in free) in taken:
-        number += 1
-        free = (*parts[:-1], f"{stem}-{number}{ending}")
-    taken.add(tuple(part.casefold() for part in free))
-    return free
+def _all_apart(entries: list[_Entry]) -> list[_Entry]:
+    """Files get a number where an earlier one has their name, on file systems that know no case too."""
+    last: dict[tuple[str, ...], int] = {}
+    apart = []
+    for entry in entries:
+        stem, ending = os.path.splitext(entry.parts[-1])
+        wanted = key = _without_case(entry.parts)
+        number, free = last.get(wanted, 0), entry.parts
+        while number and key in last:
+            number += 1
+            free = (*entry.parts[:-1], f"{stem}-{number}{ending}")
+            key = _without_case(free)
+        last[wanted] = max(number, 1)
+        last.setdefault(key, 1)
+        apart.append(_Entry(entry.info, free))
+    return apart
+
+
+def _without_case(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in parts)
 
 
 def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
@@ -134,30 +150,35 @@ def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
     return [_Entry(entry.info, entry.parts[1:]) for entry in entries]
 
 
-def _refuse_too_large(entries: list[_Entry], folder: Path, where: str) -> None:
+def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
     total = sum(entry.info.file_size for entry in entries)
-    free = shutil.disk_usage(folder).free
     if len(entries) > MAX_FILES or total > MAX_BYTES:
         most = f"{MAX_FILES} files and {MAX_BYTES >> 30} GB"
         what = f"The zip holds {len(entries)} files of {total / 2**30:.1f} GB; the most is {most}."
         raise ProblemsError.one(what, where, "Unpack it yourself and give the folder.")
-    for entry in entries:
-        if entry.info.file_size > RATIO_FROM_BYTES and entry.info.file_size > MAX_RATIO * max(
-            entry.info.compress_size, 1
-        ):
-            raise ProblemsError.one(
-                "The zip is made to fill the disk, so nothing was unpacked.",
-                f"{where}, {entry.info.filename}",
-                "Do not trust it.",
-            )
-    if total + SPARE_BYTES > free:
-        what = f"Unpacking needs {total / 2**30:.2f} GB and {free / 2**30:.2f} GB are free."
-        raise ProblemsError.one(what, str(folder), "Free some space, or start with --outputs on another disk.")
+    inside = {entry.parts[:-1] for entry in entries}
+    if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:
+        what = f"The zip's folders lie more than {MAX_DEPTH} deep, or are more than {MAX_FILES}."
+        raise ProblemsError.one(what, where, "Unpack it yourself and give the folder.")
+    bombs = [
+        entry.info.filename
+        for entry in entries
+        if entry.info.file_size > max(RATIO_FROM_BYTES, MAX_RATIO * entry.info.compress_size)
+    ]
+    # Measured by the zip itself: members can claim the same bytes of it.
+    if bombs or total > max(TOTAL_FROM_BYTES, TOTAL_RATIO * packed):
+        raise ProblemsError.one(
+            "The zip is made to fill the disk, so nothing was unpacked.",
+            ", ".join([where, *map(printable, bombs[:1])]),
+            "Do not trust it.",
+        )
+    require_space(folder, total, "Unpacking", "free some space, or start with --outputs on another disk")
 
 
 def _write(
     archive: zipfile.ZipFile, entries: list[_Entry], folder: Path, where: str, cancel: CancelToken | None
 ) -> None:
+    images = broken = 0
     for entry in entries:
         if cancel:
             cancel.check()
@@ -169,9 +190,27 @@ def _write(
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
             what = "The zip is damaged; nothing was kept of it."
             raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "Copy or download it again.") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            what = "The zip has a file and a folder of one name; nothing was kept of it."
+            raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "Unpack it yourself.") from error
         except OSError as error:
             kept = "nothing was kept of the zip"
             raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
+        if is_picture_name(target.name):
+            images, reason = images + 1, _why_broken(target)
+            broken += bool(reason)
+            if broken > max(BROKEN_IMAGES, images / 2):
+                what = f"{broken} of the first {images} images in the zip cannot be opened, so nothing was kept: the last one {reason}"
+                raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "pack the images again")
+
+
+def _why_broken(image: Path) -> str:
+    """By its header alone, which takes 0.1 ms; the rest is for the scan."""
+    try:
+        read_header(image)
+    except BrokenPicture as error:
+        return str(error)
+    return ""
 
 
 def _copy(packed, out, promised: int) -> None:

@@ -6,16 +6,22 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.record.atomic import remove, replace
-from core.record.problems import unwritten
+from core.record.problems import ProblemsError, unwritten
+from core.record.regular import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
+FLOATS = ("F32", "F16", "BF16", "F64")
+Shapes = Mapping[str, tuple[int | None, ...]]  # by name; None: any length
+NO_SHAPES: Shapes = {}
 
 
 def key_of(*parts: object) -> str:
@@ -29,19 +35,26 @@ def file_of(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.safetensors"
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is there and as long as its own header says; costs no reading of tensors."""
+def is_whole(path: Path, shapes: Shapes = NO_SHAPES) -> bool:
+    """Whether the file is there, as long as its own header says, and with floats of these shapes; reads no tensors."""
     try:
-        with open(path, "rb") as handle:
+        with open_regular(path) as handle:
             length = int.from_bytes(handle.read(8), "little")
             size = os.fstat(handle.fileno()).st_size
-            if not 2 <= length <= min(size - 8, 1 << 16):
+            if not 2 <= length <= min(size - 8, 1 << 16) or size > MAX_BYTES:
                 return False
             header = json.loads(handle.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        has_all = all(_is(header[name], shape) for name, shape in shapes.items())
+        return has_all and size == 8 + length + max(ends, default=0)
+    except (OSError, ProblemsError, RecursionError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return False
+
+
+def _is(entry: dict[str, Any], shape: tuple[int | None, ...]) -> bool:
+    sides = entry["shape"]
+    fits = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
+    return fits and entry["dtype"] in FLOATS
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
@@ -64,15 +77,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
     return len(data)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The tensors, or None when the file is absent or damaged. Copied: a mapped file cannot be replaced on Windows.
+def read_tensors(path: Path, shapes: Shapes = NO_SHAPES) -> dict[str, Tensor] | None:
+    """The tensors, or None where the file is absent, damaged or without those of these shapes.
 
+    They are copied: a mapped file cannot be replaced on Windows.
     A file that is read is given the present time, so that `prune` knows what is in use.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not is_whole(path):
+    if not is_whole(path, shapes):
         return None
     try:
         tensors = load(path.read_bytes())

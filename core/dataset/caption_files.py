@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from core.dataset.caption_encodings import decode_text
 from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, printable
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, check_regular, read_regular
 from core.settings.captions import CaptionSettings
 
 if TYPE_CHECKING:
@@ -89,13 +91,13 @@ def read_caption_file(picture: Picture, caption_extension: str = "auto") -> Capt
     own = caption_files(picture.path, caption_extension, picture.sidecars)
     for path in dict.fromkeys((*own, *_shared_files(picture.path, caption_extension))):
         try:
-            if os.path.getsize(path) > MAX_CAPTION_BYTES:
-                return _from_words(picture, path, _unreadable(path, "is larger than 1 MB and hardly a caption"))
-            data = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            return _from_words(picture, path, _unreadable(path, f"cannot be read ({error.strerror})"))
+            data = read_regular(path, MAX_CAPTION_BYTES)
+        except MissingFile:
+            if not os.path.islink(path):
+                continue
+            return _from_words(picture, path, _unreadable(path, "is a link that leads nowhere"))
+        except ProblemsError as error:
+            return _from_words(picture, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
         return _from_file(path, data)
     return _from_words(picture, caption_path(picture.path, caption_extension, picture.sidecars), None)
 
@@ -225,10 +227,10 @@ def undo(token: str) -> str | None:
     """Put back what a save replaced. The text that is there now is kept as well: the returned token redoes it."""
     record = Path(token)
     try:
-        said = json.loads(record.read_text(encoding="utf-8"))
+        said = read_json_object(record)
         earlier = (record.parent / said["earlier"]).read_bytes() if said["earlier"] else None
         path = Path(said["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ProblemsError, OSError, ValueError, KeyError, TypeError) as error:
         raise ProblemsError.one(
             "The earlier caption is no longer in the trash folder.",
             printable(token),
@@ -247,15 +249,11 @@ def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None
     problems: list[Problem] = []
     for path in map(Path, paths):
         try:
-            if os.path.getsize(path) > MAX_CAPTION_BYTES:
-                problems.append(
-                    Problem("This is larger than 1 MB and hardly a caption.", printable(path), "Leave it out.")
-                )
-                continue
-            text = decode_text(path.read_bytes()).text
-        except OSError as error:
-            what = f"The caption cannot be read ({error.strerror}), so none was rewritten."
-            problems.append(Problem(what, printable(path), "Check that the file is there and may be read."))
+            text = decode_text(read_regular(path, MAX_CAPTION_BYTES)).text
+        except ProblemsError as error:
+            problems += [
+                Problem(f"No caption was rewritten. {each.what}", each.where, each.fix) for each in error.problems
+            ]
             continue
         texts.append((path, text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")))
     if problems:
@@ -292,6 +290,8 @@ def _names_in(folder: Path) -> list[str]:
 def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
     """Make the file hold `data` (None: make it absent), its former content first put into the trash."""
     try:
+        if path.exists():
+            check_regular(path)
         earlier = path.read_bytes() if path.exists() else None
         if earlier == data:
             return None

@@ -273,7 +273,8 @@ def choose(caption: str, rng: Random) -> str:
         return caption
     opening, closing = "\ufdd1", "\ufdd2"
     caption = caption.replace("{{", opening).replace("}}", closing)
-    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), caption)
+    groups, last, rest = caption.rpartition("}")  # behind it each opening brace would be searched to the end in vain
+    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + rest
     return caption.replace(opening, "{").replace(closing, "}")
 
 

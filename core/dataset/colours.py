@@ -22,7 +22,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     elif image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.mode in ("LA", "PA", "RGBA"):
-        colours = image.convert("RGBA")
+        colours = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = colours.getchannel("A")
         image = image.getchannel("L") if image.mode == "LA" else colours.convert("RGB")
     if alpha is not None and alpha.getextrema() == (255, 255):

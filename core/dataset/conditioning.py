@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.dataset.decoding import look_at_all
 from core.dataset.files import extension, printable, reachable
-from core.dataset.look import looks
+from core.dataset.look import FACT, Look, from_text, looks
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenPicture, problem_of
 from core.dataset.picture import Picture, count, listed, names_of
@@ -18,6 +19,9 @@ from core.dataset.walk import File, file_at, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
+
+if TYPE_CHECKING:
+    from core.dataset.batches import Placed
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,24 @@ def pair(
     return Paired(paired, unusable, [*problems, *_advice(shown, len(pictures), missing, extra, other_size)])
 
 
+def mask_paths(pictures: Sequence[Picture]) -> list[Path]:
+    """Of the masks and control images that go with them, each once."""
+    return list(dict.fromkeys(each.conditioning for each in pictures if each.conditioning is not None))
+
+
 def unreadable_masks(
-    pictures: Sequence[Picture], decode: bool, cancel: CancelToken | None = None, memo_path: Path | str | None = None
-) -> dict[tuple[str, str], str]:
-    """{picture key: why} of pictures whose mask or control picture cannot be decoded. Findings are remembered.
+    pictures: Sequence[Picture],
+    decode: bool,
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[tuple[str, str], str], int]:
+    """{picture key: why} of pictures whose mask or control picture cannot be decoded, and how many masks were not decoded
+    yet. Findings are remembered.
 
     decode   False: nothing is decoded, what an earlier decoding found still counts
     """
-    paths = list(dict.fromkeys(each.conditioning for each in pictures if each.conditioning is not None))
+    paths = mask_paths(pictures)
     files = [file_at(path, str(number)) for number, path in enumerate(paths)]
     reasons: dict[Path, str] = {}
     whole: list[Picture] = []
@@ -107,13 +121,45 @@ def unreadable_masks(
         else:
             size = (header.width, header.height)
             whole.append(Picture("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
-    seen = look_at_all(whole, cancel, None, memo_path) if decode else looks(whole, memo_path)
+    seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
     reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
-    return {
+    unreadable = {
         each.key: f"has a mask, {printable(each.conditioning.name)}, that {reasons[each.conditioning]}"
         for each in pictures
         if each.conditioning in reasons and each.conditioning is not None
     }
+    return unreadable, len(whole) - len(seen)
+
+
+def blank_masks(
+    placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
+) -> list[Problem]:
+    """Images that train nothing, since their mask is wholly black or they are wholly transparent, as far as they have been
+    decoded. looks: of the images themselves."""
+    masked = {
+        each.picture.key: (each.picture, each.picture.conditioning)
+        for each in placed
+        if each.concept.pictures.masked_loss and each.picture.conditioning is not None
+    }
+    files = {path: file_at(path, "") for _, path in masked.values()}
+    known = Memo(memo_path).known(FACT, list(files.values()))
+    black = [picture for picture, path in masked.values() if path in known and from_text(known[path]).brightest == 0]
+    clear = [
+        each.picture
+        for each in placed
+        if each.concept.pictures.alpha_mask and each.picture.key not in masked
+        if (look := looks.get(each.picture.key)) and look.opaque == 0
+    ]
+    return [
+        Problem(
+            f"{len(found)} of the images {words}, so nothing of them trains: {names_of(found)}",
+            printable(found[0].path.parent),
+            "change the masks so that what should train is white, or remove these images",
+            "advice",
+        )
+        for found, words in ((black, "have a wholly black mask"), (clear, "are wholly transparent"))
+        if found
+    ]
 
 
 def _partner(picture: Picture, inside: str, by_stem: dict[str, list[File]]) -> File | None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.colours import WHITE
-from core.dataset.look import FACT, Look, from_text, measure, to_text
+from core.dataset.colours import BLACK, WHITE
+from core.dataset.look import FACT, MEASURED_SIDE, Look, from_text, measure, to_text
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, UnreachablePicture, open_picture
+from core.dataset.opening import BrokenPicture, UnreachablePicture, open_picture, remarks
 from core.record.cancel import CancelToken
 
 if TYPE_CHECKING:
     from core.dataset.scan import Picture
 
+MOST_REMARK = 200  # letters
 PictureKey = tuple[str, str]
+_TURN = threading.Lock()
 
 
 def look_at_all(
@@ -35,32 +40,67 @@ def look_at_all(
     """
     memo = Memo(memo_path)
     known = memo.known(FACT, pictures)
-    open_questions = [picture for picture in pictures if picture.path not in known]
-    done = len(pictures) - len(open_questions)
-    remaining = iter(open_questions)
+    unread = [picture for picture in pictures if picture.path not in known]
+    remaining, done = iter(unread), len(pictures) - len(unread)
+    if progress and unread:
+        progress(done, len(pictures))
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 8 * threads)):
+            with _alone(cancel):
+                known |= memo.known(FACT, part)  # another reader may have had these since
+                facts: dict[Path, str] = {}
+                for picture, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
+                    known[picture.path] = to_text(look)
+                    if lasting:
+                        facts[picture.path] = known[picture.path]
+                    if progress:
+                        progress(done + sum(each.path in known for each in part), len(pictures))
+                memo.remember(FACT, facts, part)
             if cancel:
                 cancel.check()
-            facts: dict[Path, str] = {}
-            for picture, (look, lasting) in zip(part, pool.map(_look_at, part), strict=True):
-                known[picture.path] = to_text(look)
-                if lasting:
-                    facts[picture.path] = known[picture.path]
-            memo.remember(FACT, facts, part)
             done += len(part)
             if progress:
                 progress(done, len(pictures))
     return {picture.key: from_text(known[picture.path]) for picture in pictures}
 
 
+@contextmanager
+def _alone(cancel: CancelToken | None) -> Iterator[None]:
+    """Readers of this process take turns, part by part: two tabs and a start that read the same images decode each once."""
+    while not _TURN.acquire(timeout=0.1):
+        if cancel:
+            cancel.check()
+    try:
+        yield
+    finally:
+        _TURN.release()
+
+
+def _decoded(
+    pictures: Sequence[Picture], pool: Executor, cancel: CancelToken | None
+) -> Iterator[tuple[Picture, Look, bool]]:
+    """As they are done; after a cancel only those that were begun."""
+
+    def decode(picture: Picture) -> tuple[Picture, Look, bool] | None:
+        return None if cancel and cancel.wanted else (picture, *_look_at(picture))
+
+    for future in as_completed([pool.submit(decode, picture) for picture in pictures]):
+        if found := future.result():
+            yield found
+
+
 def _look_at(picture: Picture) -> tuple[Look, bool]:
     """Decode one picture; what is wrong with it is in the result. Whether that lasts as long as the file does."""
     try:
-        opened = open_picture(picture.path)
-        if opened.colours.size != (picture.width, picture.height):
+        with remarks() as said:
+            opened = open_picture(picture.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
+        if opened.size != (picture.width, picture.height):
             return Look("has another size than its header says"), True
-        return measure(opened.on(WHITE), transparent=opened.alpha is not None), True
+        red = opened.on(BLACK).getchannel("R")
+        found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
+        opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]
+        remark = said[0].strip()[:MOST_REMARK] if said else ""
+        return replace(found, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
     except BrokenPicture as error:
         return Look(str(error)), not isinstance(error, UnreachablePicture)
 

@@ -34,6 +34,14 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK_NAMES
 
 
+def is_folder(entry: os.DirEntry) -> bool:
+    """False also for a link that leads back to itself or into a closed folder, where the system answers with an error."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def is_picture_name(name: str) -> bool:
     return extension(name) in PICTURE_EXTENSIONS
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.dataset.files import is_junk, printable, reachable, repeats_and_words, words_of
+from core.dataset.files import is_folder, is_junk, printable, reachable, repeats_and_words, words_of
 from core.record.problems import Problem
 from core.record.workspace import resolve_path
 from core.settings.source import Source
@@ -66,7 +66,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         return [Root(path, source.num_repeats or 1, words)], []
     try:
         with os.scandir(path) as entries:
-            children = sorted(entry.name for entry in entries if entry.is_dir() and not is_junk(entry.name))
+            children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
     except OSError as error:
         return [], [
             Problem("The picture folder cannot be opened.", shown, f"Check its permissions ({error.strerror}).")

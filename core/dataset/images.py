@@ -11,7 +11,7 @@ from PIL import Image
 from core.dataset.augment import change_colours
 from core.dataset.buckets import Placement
 from core.dataset.colours import WHITE, colour_of
-from core.dataset.opening import BrokenPicture, open_rgb
+from core.dataset.opening import BrokenPicture, open_picture
 from core.dataset.resize import resize
 from core.dataset.views import View
 
@@ -27,11 +27,16 @@ def load_bucketed(
     pictures   its folder's settings: the colour behind transparency and the filter; None is white and "auto"
     """
     background = colour_of(pictures.alpha_color) if pictures else WHITE
-    image = open_rgb(path, background=background)
-    if image.size != placement.picture:
-        was, now = "{} x {}".format(*placement.picture), "{} x {}".format(*image.size)
+    opened = open_picture(path, enough=enough_for(placement))
+    if opened.size != placement.picture:
+        was, now = "{} x {}".format(*placement.picture), "{} x {}".format(*opened.size)
         raise BrokenPicture(f"was {was} pixels when the folder was read and is {now} now")
-    return in_view(image, placement, flip, pictures.resize_interpolation if pictures else "auto")
+    return in_view(opened.on(background), placement, flip, pictures.resize_interpolation if pictures else "auto")
+
+
+def enough_for(placement: Placement) -> tuple[int, int]:
+    """Pixels that a very large image is first reduced to: twice what it trains at, which its own filter then resizes."""
+    return (2 * placement.resized[0], 2 * placement.resized[1])
 
 
 def load_pixels(

@@ -7,13 +7,12 @@ log-variance are kept, not a sample: each draw of an epoch makes its own.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets import LATENT_PIXELS
-from core.dataset.cache_files import file_of, is_whole, key_of, read_tensors, write_tensors
+from core.dataset.cache_files import Shapes, file_of, is_whole, key_of, read_tensors, write_tensors
 from core.dataset.contents import content_hashes
 from core.dataset.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.files import printable
@@ -21,6 +20,7 @@ from core.dataset.look import looks
 from core.record import draws
 from core.record.problems import ProblemsError
 from core.record.queued import queued
+from core.record.space import require_space
 from core.settings.pictures import PictureSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the 
 Check = Callable[[], None]
 
 CODE_VERSION = 2  # raised when resizing, cropping or colours change
-SPARE_BYTES = 200 << 20
 NO_COLOUR = PictureSettings().alpha_color  # of pictures that let nothing through, whatever the colour behind them
 
 
@@ -124,7 +123,7 @@ class LatentCache:
         ((_, path),) = self._files_of([side], None)
         if path in self._held:
             return self._held[path]
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, _shapes(side.placed))
         if tensors is None:
             raise ProblemsError.one(
                 "The encoded form of a picture is missing from the cache.",
@@ -136,7 +135,7 @@ class LatentCache:
     def _missing(self, items: Sequence[Placed], check: Check | None) -> dict[Path, Side]:
         found: dict[Path, Side] = {}
         for side, path in self._files(items, check):
-            if path in found or path in self._held or is_whole(path):
+            if path in found or path in self._held or is_whole(path, _shapes(side.placed)):
                 continue
             if self.others is None or self.others(side) is None:
                 found[path] = side
@@ -174,17 +173,20 @@ class LatentCache:
     def _check_room(self, todo: Sequence[Side]) -> None:
         need = sum(posterior_bytes(side.placed) for side in todo)
         self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if todo and need + SPARE_BYTES > free:
-            what = f"Caching {len(todo)} pictures needs {need / 2**30:.2f} GB and {free / 2**30:.2f} GB are free."
-            fix = "Free some space, start with --outputs on another disk, or set the latent cache to 'in memory'."
-            raise ProblemsError.one(what, str(self.folder), fix)
+        if todo:
+            fix = "free some space, start with --outputs on another disk, or set the latent cache to 'in memory'"
+            require_space(self.folder, need, f"Caching {len(todo)} images", fix)
 
 
 def _state(placed: Placed) -> tuple:
     """A picture file as the scan saw it."""
     picture = placed.picture
     return (picture.key, picture.path, picture.bytes, picture.mtime_ns)
+
+
+def _shapes(placed: Placed) -> Shapes:
+    width, height = placed.placement.bucket
+    return dict.fromkeys(("mean", "logvar"), (4, height // LATENT_PIXELS, width // LATENT_PIXELS))
 
 
 def posterior_bytes(placed: Placed) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from core.dataset.scan import Picture
 
 MEASURED_SIDE = 256  # pixels of the longer side at which everything is measured, so that sizes compare
-FACT = "look 1"  # the memo's name for it; counted up when a measure changes
+FACT = "look 2"  # the memo's name for it; counted up when a measure changes
 _EVEN = 8  # levels of 255 within which an edge row still counts as one colour (JPEG leaves some noise)
 
 
@@ -26,10 +26,12 @@ class Look:
     """What a full decode told about a picture.
 
     reason       why it cannot be decoded, to be put after "the picture"; empty when it can. Broken ones have no measures
+    remark       what its reader found damaged and passed over, such as metadata; empty when nothing
     transparent  at least one pixel lets something through
     dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). A picture of one
                  colour has only zeros, which says nothing
     blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurred ones a few
+    brightest    highest level of red on black, 0 to 255: what a mask lets train; opaque: highest level of the transparency
     border       share of the area that even rows and columns of one colour take at the edges, 0 to 1
     """
 
@@ -38,6 +40,9 @@ class Look:
     dhash: str = ""
     blur: float = 0.0
     border: float = 0.0
+    brightest: int = 255
+    opaque: int = 255
+    remark: str = ""
 
 
 def measure(image: Image.Image, transparent: bool = False) -> Look:

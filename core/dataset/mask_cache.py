@@ -67,8 +67,9 @@ class MaskCache:
         return result
 
     def _one(self, placed: Placed, path: Path) -> Tensor | BrokenPicture:
-        tensors = read_tensors(path)
-        if tensors is not None and "mask" in tensors:
+        width, height = placed.placement.bucket
+        tensors = read_tensors(path, {"mask": (1, height // LATENT_PIXELS, width // LATENT_PIXELS)})
+        if tensors is not None:
             return tensors["mask"]
         try:
             mask = at_latent_size(plain_mask(placed))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.dataset.colours import BLACK
 from core.dataset.files import printable
-from core.dataset.images import as_training, in_view
+from core.dataset.images import as_training, enough_for, in_view
 from core.dataset.opening import BrokenPicture, Opened, open_picture
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
     """
     pictures = placed.concept.pictures
     if pictures.masked_loss and placed.picture.conditioning is not None:
-        opened = _beside(placed.picture.conditioning, "mask")
+        opened = _beside(placed.picture.conditioning, "mask", view)
         mask = opened.on(BLACK).getchannel("R")
     elif pictures.alpha_mask:
-        opened = open_picture(placed.picture.path)
+        opened = open_picture(placed.picture.path, enough=enough_for(view.placement))
         if opened.alpha is None:
             return None
         mask = opened.alpha
@@ -48,15 +48,15 @@ def load_conditioning(placed: Placed, view: View) -> np.ndarray:
     path = placed.picture.conditioning
     if path is None:
         raise BrokenPicture("has no conditioning picture of the same name")
-    image = _beside(path, "conditioning picture").on(BLACK)
+    image = _beside(path, "conditioning picture", view).on(BLACK)
     return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
 
 
-def _beside(path: Path, kind: str) -> Opened:
+def _beside(path: Path, kind: str, view: View) -> Opened:
     """A picture that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
     so no colour profile is applied."""
     try:
-        return open_picture(path, managed=False)
+        return open_picture(path, managed=False, enough=enough_for(view.placement))
     except BrokenPicture as error:
         raise BrokenPicture(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
 

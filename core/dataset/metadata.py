@@ -21,16 +21,20 @@ from core.dataset.files import PICTURE_EXTENSIONS, extension, printable
 from core.dataset.picture import count, listed
 from core.dataset.walk import File, file_at
 from core.record.allowed import may_reach
-from core.record.problems import Problem
+from core.record.bounded_json import parse_json
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, read_regular
 from core.settings.captions import CaptionSettings
 
 Size = tuple[int, int]
 
+MAX_BYTES, MAX_VALUES = 256_000_000, 2_000_000  # four values an image
 CACHE_LIST = "metadata_cache.json"
 BUCKET_UNIT = 8  # pixels to a latent
 # Which of a.png and a.jpg the key "a" means: the order of sd-scripts' list, then the formats it does not know.
 _ORDER = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 _KEY_NAMES = ("image_path", "file_name", "path")  # of JSON lines: sd-scripts, Hugging Face, others
+_MOST_LATENTS = 5_000  # missing images for which cached latents are looked for, in three places each
 _MOST_NAMES = 20_000  # nearest names are looked for among no more: the search takes milliseconds per thousand
 
 
@@ -77,14 +81,13 @@ def read_metadata(path: Path) -> Metadata:
     found = Metadata(path)
     shown = printable(path)
     try:
-        decoded = decode_text(path.read_bytes())
-    except FileNotFoundError:
+        decoded = decode_text(read_regular(path, MAX_BYTES))
+    except MissingFile:
         fix = "Check the spelling, or choose another file."
         found.problems.append(Problem("The metadata file does not exist.", shown, fix))
         return found
-    except OSError as error:
-        what = f"The metadata file cannot be read ({error.strerror})."
-        found.problems.append(Problem(what, shown, "Give a .json or .jsonl file that may be read."))
+    except ProblemsError as error:
+        found.problems += error.problems
         return found
     if decoded.guessed:
         what = f"The metadata file was read as {decoded.encoding} rather than UTF-8."
@@ -107,13 +110,13 @@ class _NotJson(Exception):
 def _load(text: str, line: int = 0) -> Any:
     """JSON where objects are lists of pairs, so that a key given twice is seen. line: of the file, before the text."""
     try:
-        return json.loads(text, object_pairs_hook=_Pairs)
-    except json.JSONDecodeError as error:
-        what = f"The metadata file is not valid JSON: {error.msg}."
-        place = f"line {line + error.lineno}, column {error.colno}"
-        raise _NotJson(what, place, "Mend it there, or write the file again.") from error
-    except RecursionError as error:
-        raise _NotJson("The metadata file is nested too deeply.", "everywhere", "Write the file again.") from error
+        return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
+    except ProblemsError as error:
+        cause, fix = error.__cause__, "correct it there, or write the file again"
+        if isinstance(cause, json.JSONDecodeError):
+            what = f"The metadata file is not valid JSON: {cause.msg}."
+            raise _NotJson(what, f"line {line + cause.lineno}, column {cause.colno}", fix) from error
+        raise _NotJson(error.problems[0].what, f"line {line + 1}" if line else "the whole file", fix) from error
 
 
 class _Pairs(list):
@@ -246,6 +249,7 @@ class Finder:
 
     def __init__(self, files: Sequence[File], folder: Path, beside: Path):
         self.files, self.folder, self.beside = files, folder, beside
+        self._root = os.path.join(os.path.abspath(folder), "")
         self._exact = {file.relative: file for file in files}
         self._folded: dict[str, list[File]] = defaultdict(list)
         self._stems: dict[str, list[File]] = defaultdict(list)
@@ -275,7 +279,7 @@ class Finder:
                 found.missing.append(entry)
                 if entry.key in self._closed:
                     found.closed.append(entry)
-                elif self._has_latents(entry.key):
+                elif len(found.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
                     found.only_latents.append(entry)
                 continue
             file = min(candidates, key=_preferred)
@@ -301,17 +305,15 @@ class Finder:
 
     def _inside(self, key: str) -> str | None:
         """The path below the folder that a full path, or one relative to the metadata file, leads to."""
-        full = os.path.abspath(key if os.path.isabs(key) else self.beside / _plain(key))
-        try:
-            return Path(full).relative_to(os.path.abspath(self.folder)).as_posix()
-        except ValueError:
-            return None
+        full = os.path.abspath(os.path.join(self.beside, key if os.path.isabs(key) else _plain(key)))
+        inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
+        return full[len(self._root) :].replace(os.sep, "/") if inside else None
 
     def _elsewhere(self, key: str) -> File | None:
         """A picture that lies outside the folder: a full path, or one relative to the metadata file."""
-        path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
-        if extension(path.name) not in PICTURE_EXTENSIONS:
+        if extension(key) not in PICTURE_EXTENSIONS:
             return None
+        path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
         if not may_reach(path):  # before looking whether it is there, which is nobody's business either
             self._closed.add(key)
             return None

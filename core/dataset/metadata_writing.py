@@ -6,7 +6,6 @@ The counterpart of merge_captions_to_metadata, merge_dd_tags_to_metadata and the
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -19,11 +18,13 @@ from core.dataset.batches import Placed
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import read_caption_file
 from core.dataset.files import TRASH_FOLDER, printable
-from core.dataset.metadata import BUCKET_UNIT
+from core.dataset.metadata import BUCKET_UNIT, MAX_BYTES, MAX_VALUES
 from core.dataset.picture import listed
 from core.record import atomic
 from core.record.allowed import may_reach
+from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
+from core.record.regular import read_regular
 
 
 @dataclass(frozen=True)
@@ -132,15 +133,8 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 def _read(path: Path) -> dict[str, Any]:
     """The list to add to, with whatever else its entries hold."""
     shown = printable(path)
-    try:
-        said = json.loads(decode_text(path.read_bytes()).text)
-    except OSError as error:
-        what = f"The metadata file to add to cannot be read ({error.strerror})."
-        raise ProblemsError.one(what, shown, "Check the path, or write a new list.") from error
-    except json.JSONDecodeError as error:
-        what = f"The metadata file to add to is not valid JSON: {error.msg}."
-        where = f"{shown}, line {error.lineno}, column {error.colno}"
-        raise ProblemsError.one(what, where, "Mend it there, or write a new list.") from error
+    text = decode_text(read_regular(path, MAX_BYTES)).text
+    said = parse_json(text, shown, "correct it there, or write a new list", max_values=MAX_VALUES)
     if not isinstance(said, dict) or not all(isinstance(entry, dict) for entry in said.values()):
         fix = 'It should be {"name": {"caption": "..."}, ...}.'
         raise ProblemsError.one("The metadata file to add to holds no list of pictures.", shown, fix)

@@ -8,11 +8,13 @@ array in `<stem>.npz` with the mirrored picture's in `<stem>_flip.npz`.
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ from core.dataset.encoding import Side, sides
 from core.dataset.files import printable
 from core.dataset.views import recorded_crop
 from core.record.atomic import open_atomic
+from core.record.bounded_zip import DAMAGED, open_zip, read_member
 from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,13 +121,11 @@ def beside(stem: Path, ending: str) -> Path:
 
 def read_latents(path: Path, side: Side) -> np.ndarray:
     """The sample of one side, float32 [4, h, w]. Unfit says why the file does not fit this picture at this size."""
-    import numpy as np
-
     placed = side.placed
     width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = set(file.files)
+        with open_regular(path) as handle, open_zip(handle, path) as file:
+            names = {member.removesuffix(".npy") for member in file.namelist()}
             if names == {BARE}:
                 return _bare(path, side, (width, height))
             end = _ending(names, (width, height))
@@ -132,7 +134,7 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
             if name not in names:
                 raise Unfit("lacks the mirrored picture" if side.mirrored else "holds no latents")
             return _array(file, name, (width, height))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGED, ProblemsError) as error:
         raise Unfit("cannot be read") from error
 
 
@@ -144,35 +146,56 @@ def _ending(names: set[str], size: Size) -> str:
 
 def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array a file."""
-    import numpy as np
-
     where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
     if not where.is_file():
         raise Unfit(f"lacks the mirrored picture ({printable(where.name)})")
-    with np.load(where, allow_pickle=False) as file:
+    with open_regular(where) as handle, open_zip(handle, where) as file:
         return _array(file, BARE, size)
 
 
-def _array(file: Any, name: str, size: Size) -> np.ndarray:
-    """Checked before it is read: a file can claim any length."""
+def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
     import numpy as np
 
     width, height = size
-    if file.zip.getinfo(f"{name}.npy").file_size > CHANNELS * width * height * 8 + HEADER_BYTES:
-        raise Unfit(f"was made for another size than {width * LATENT_PIXELS} x {height * LATENT_PIXELS}")
-    array = np.asarray(file[name], dtype=np.float32)
+    other = f"was made for another size than {width * LATENT_PIXELS} x {height * LATENT_PIXELS}"
+    if file.getinfo(f"{name}.npy").file_size > CHANNELS * width * height * 8 + HEADER_BYTES:
+        raise Unfit(other)
+    array = _numbers(file, name, CHANNELS * width * height * 8 + HEADER_BYTES)
     if array.shape != (CHANNELS, height, width):
-        raise Unfit(f"was made for another size than {width * LATENT_PIXELS} x {height * LATENT_PIXELS}")
+        raise Unfit(other)
+    array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise Unfit("holds numbers that are not finite (NaN)")
     return array
 
 
-def _check_size(file: Any, name: str, placed: Placed) -> None:
+def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+    """An array of numbers. Its header is checked before it is believed: numpy makes room for whatever it claims."""
+    import numpy as np
+
+    data = read_member(file, file.getinfo(f"{name}.npy"), max_bytes)
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, kind = read(stream, max_header_size=HEADER_BYTES)
+    except Exception as error:  # a header is an expression, and Python's parser raises TokenError, MemoryError ...
+        raise ValueError("an array with a damaged header") from error
+    if kind.kind not in "fiu" or prod(shape) * kind.itemsize > len(data) or any(side < 0 for side in shape):
+        raise ValueError("an array that is longer than the file, or of no numbers")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=HEADER_BYTES)
+
+
+def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
     """The size of the picture that it was made of, where the file says it."""
-    if name not in file.files:
+    if f"{name}.npy" not in file.namelist():
         return
-    was = tuple(int(length) for length in file[name].reshape(-1)[:2])
+    lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
+    if lengths.size != 2:
+        raise ValueError("the picture's size is no pair")
+    was = tuple(int(length) for length in lengths)
     picture = placed.picture
     if was == (picture.width, picture.height) and not (picture.rotated and was[0] == was[1]):
         return

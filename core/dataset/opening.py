@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +18,70 @@ from PIL import (  # the readers register themselves when imported
     GifImagePlugin,  # noqa: F401
     Image,
     ImageFile,
-    JpegImagePlugin,  # noqa: F401
+    JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
 from core.dataset.colours import WHITE, composite, to_srgb
 from core.dataset.files import printable
 from core.dataset.plugins import LOADED, plugin_for, readable_formats
-from core.record.problems import Problem
+from core.record.heap import give_back
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, check_regular
 
 # Above twice its limit Pillow raises, which is reported by name; its warning at the limit itself helps nobody.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is then taken as stored, as viewers do
-# Pillow refuses a PNG whose text chunk is above 1 MB. Programs that draw pictures store whole workflows there.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 256 << 20
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.Image$")  # advice for programmers
+# Pillow refuses a PNG whose text chunk is above 1 MB. Programs that generate images store whole workflows there.
+MAX_TEXT = 64 << 20
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+LARGE_PIXELS = 32 << 20  # 134 MB as RGB; larger images are decoded one at a time
+_one_large = threading.Lock()
+_STRIP_PIXELS = 4 << 20
 
+
+_heard = threading.local()
+
+
+class _Remarks:
+    """In place of `warnings` in Pillow's readers: what is damaged in a file belongs to its report, not on the terminal."""
+
+    @staticmethod
+    def warn(message: object, *more: object, **named: object) -> None:
+        if (said := getattr(_heard, "said", None)) is not None:
+            said.append(str(message))
+
+
+for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
+    _reader.warnings = _Remarks  # type: ignore[attr-defined]
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """Collects what Pillow's readers remark about the files that this thread opens meanwhile."""
+    found: list[str] = []
+    _heard.said = found
+    try:
+        yield found
+    finally:
+        _heard.said = None
+
+
+class _BoundedStream(PngImagePlugin.PngStream):
+    """Pillow reads any chunk of a PNG that is not pixels into memory, whatever its length."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        if length > MAX_TEXT and cid not in (b"IDAT", b"fdAT"):
+            raise ValueError("Text chunk too large")
+        return super().call(cid, pos, length)
+
+
+PngImagePlugin.PngStream = _BoundedStream  # type: ignore[misc]
+
+SKIP = "dataset.skip_broken"
+LEAVE_OUT = "turn on 'Leave out broken images'"
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {
@@ -71,10 +121,17 @@ class Opened:
 
     colours   RGB in sRGB, also where it is transparent (hidden colours are whatever the file holds there)
     alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
+    whole     (width, height) of the file, the right way up, where `colours` are smaller
     """
 
     colours: Image.Image
     alpha: Image.Image | None
+    whole: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the file, the right way up."""
+        return self.whole or self.colours.size
 
     def on(self, background: tuple[int, int, int]) -> Image.Image:
         """RGB, on this colour where it is transparent."""
@@ -83,7 +140,7 @@ class Opened:
 
 def read_header(path: Path | str) -> Header:
     """Size and kind without decoding (about 0.1 ms). BrokenPicture says what is wrong with a file that has none."""
-    with _open(path) as image:
+    with open_image(path) as image:
         turn = _orientation(image)
         width, height = image.size
         if turn in _SIDEWAYS:
@@ -93,32 +150,81 @@ def read_header(path: Path | str) -> Header:
         return Header(width, height, image.format or "", image.mode, turn in _TURNS, animated)
 
 
-def open_picture(path: Path | str, draft: tuple[int, int] | None = None, managed: bool = True) -> Opened:
+def open_picture(
+    path: Path | str,
+    draft: tuple[int, int] | None = None,
+    managed: bool = True,
+    enough: tuple[int, int] | None = None,
+) -> Opened:
     """The whole picture, decoded: the first frame, the right way up, colours and transparency apart.
 
     draft     (width, height) that will do: a JPEG is then decoded at the nearest larger eighth, which is faster
+    enough    the same for images of more than LARGE_PIXELS alone, of any format: what others give does not change
     managed   colours are brought to sRGB by the file's profile; False leaves the numbers alone (masks)
     """
-    with _open(path) as image:
-        turn = _orientation(image)  # before load(): the size that was planned came from the header alone
-        if draft is not None:
-            image.draft("RGB" if image.mode == "RGB" else image.mode, draft)
-        try:
-            _scale_transparent_colour(image)
-            image.load()
-            if not managed:
-                image.info.pop("icc_profile", None)
-            colours, alpha = to_srgb(image)
-        except MemoryError as error:
-            size = f"{image.width} x {image.height}"
-            raise UnreachablePicture(f"of {size} pixels does not fit in memory") from error
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
-            if isinstance(error, OSError) and error.errno:  # of the disk or network; those of decoders have none
-                raise UnreachablePicture(f"cannot be read ({error.strerror})") from error
-            raise BrokenPicture(_plain_reason(error)) from error
+    with open_image(path) as image:
+        if image.width * image.height <= LARGE_PIXELS:
+            return _decoded(image, draft, managed, None)
+        with _one_large:
+            try:
+                return _decoded(image, draft, managed, draft or enough)
+            finally:
+                image.close()
+                give_back()  # else each thread keeps the room of the largest image that it has seen
+
+
+def _decoded(
+    image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
+) -> Opened:
+    """enough: (width, height) to reduce it to, or a little more; None keeps all pixels."""
+    turn = _orientation(image)  # before load(): the size that was planned came from the header alone
+    width, height = image.size
+    if enough is not None and turn in _SIDEWAYS:
+        enough = (enough[1], enough[0])
+    if asked := enough or draft:
+        image.draft("RGB" if image.mode == "RGB" else image.mode, asked)
+    try:
+        _scale_transparent_colour(image)
+        image.load()
+        if not managed:
+            image.info.pop("icc_profile", None)
+        factor = min(image.width // enough[0], image.height // enough[1]) if enough else 1
+        colours, alpha = to_srgb(_reduced(image, factor) if factor > 1 else image)
+    except MemoryError as error:
+        raise UnreachablePicture(f"of {width} x {height} pixels does not fit in memory") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
+        if isinstance(error, OSError) and error.errno:  # of the disk or network; those of decoders have none
+            raise UnreachablePicture(f"cannot be read ({error.strerror})") from error
+        raise BrokenPicture(_plain_reason(error)) from error
     if turn in _TURNS:
         colours, alpha = colours.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
-    return Opened(colours, alpha)
+    if enough is None:
+        return Opened(colours, alpha)
+    return Opened(colours, alpha, (height, width) if turn in _SIDEWAYS else (width, height))
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Each factor x factor pixels as their mean; strip by strip, so that no second copy of a large image is made."""
+    rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
+    small: Image.Image | None = None
+    for top in range(0, image.height, rows):
+        strip = _averageable(image.crop((0, top, image.width, min(top + rows, image.height)))).reduce(factor)
+        if small is None:
+            small = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+            small.info = strip.info
+        small.paste(strip, (0, top // factor))
+    assert small is not None
+    return small
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    """The same in a mode whose values can be averaged: no numbers of a palette, no colour that stands for "see through"."""
+    if image.mode in ("P", "PA", "La", "RGBa") or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
+        image = image.convert("RGBA")
+        image.info.pop("transparency", None)
+        return image
+    wider = {"1": "L", "I;16": "I", "I;16B": "I", "I;16L": "I"}.get(image.mode)
+    return image.convert(wider) if wider else image
 
 
 def open_rgb(
@@ -129,18 +235,32 @@ def open_rgb(
 
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
-    """A broken picture in the form a person meets."""
-    fix = "Replace or remove it, or turn on 'Leave out broken pictures'."
+    """A broken image in the form a person meets; as advice, it is left out already."""
+    fix = "It is left out. Replace it to train it." if level == "advice" else f"Replace or remove it, or {LEAVE_OUT}."
     package = re.search(r"pip install ([\w-]+)", str(error))
     if package:
         fix = f'Run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG.'
-    return Problem(f"The picture {os.path.basename(printable(path))} {error}.", printable(path), fix, level)
+    what = f"The picture {os.path.basename(printable(path))} {error}."
+    return Problem(what, printable(path), fix, level, SKIP)
 
 
 # ---- what goes wrong
 
 
-def _open(path: Path | str) -> ImageFile.ImageFile:
+def reason_of(refusal: ProblemsError) -> str:
+    """Why a file is not opened, to be put after "the image"."""
+    if isinstance(refusal, MissingFile):
+        return "is gone, or is a link that leads nowhere"
+    what = refusal.problems[0].what
+    return what.replace("This is", "is", 1) if what.startswith("This is") else f"cannot be read: {what}"
+
+
+def open_image(path: Path | str) -> ImageFile.ImageFile:
+    """Pillow's image with its header read. BrokenPicture says why a file has none."""
+    try:
+        check_regular(path)
+    except ProblemsError as error:
+        raise UnreachablePicture(reason_of(error)) from error
     try:
         return Image.open(path, formats=readable_formats())
     except Image.DecompressionBombError as error:
@@ -148,8 +268,6 @@ def _open(path: Path | str) -> ImageFile.ImageFile:
         raise BrokenPicture(
             f"says it has more than {limit} million pixels, which is more than is safe to open"
         ) from error
-    except FileNotFoundError as error:
-        raise UnreachablePicture("is gone, or is a link that leads nowhere") from error
     except PermissionError as error:
         raise UnreachablePicture("may not be read (no permission)") from error
     except Exception as error:
@@ -157,7 +275,7 @@ def _open(path: Path | str) -> ImageFile.ImageFile:
         plugin = plugin_for(start)
         if plugin is not None and plugin.format not in LOADED:
             raise UnreachablePicture(plugin.missing) from error
-        raise BrokenPicture(_what_it_is_instead(start)) from error
+        raise BrokenPicture(_too_much_text(error) or _what_it_is_instead(start)) from error
 
 
 def _start(path: Path | str) -> bytes:
@@ -185,8 +303,18 @@ def _what_it_is_instead(start: bytes) -> str:
     return "is not a picture that can be read"
 
 
-def _plain_reason(error: Exception) -> str:
+def _too_much_text(error: Exception) -> str:
+    """Pillow takes no more of a PNG's text than it was told above."""
     text = str(error)
+    if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
+        return f"holds more than {MAX_TEXT >> 20} MB of text or metadata; save it without"
+    return ""
+
+
+def _plain_reason(error: Exception) -> str:
+    text = _too_much_text(error) or str(error)
+    if text != str(error):
+        return text
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "is cut off (truncated)"
     return f"is damaged ({text or type(error).__name__})"

@@ -11,14 +11,16 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import MIN_KEPT, BucketPlan, Placement, Size, cover, plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.files import printable
+from core.dataset.opening import LEAVE_OUT, SKIP
 from core.dataset.scan import Picture
 from core.record.problems import Problem, ProblemsError
-from core.settings.concepts import Concept
+from core.settings.concepts import Concept, own_settings
 from core.settings.pictures import PictureSettings
 
 Key = tuple[str, str]
 Bucket = tuple[str, Size]  # what shares batches, and the size
 UNLIMITED = (1 << 30, 1 << 30)
+AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16  # images held out without a word
 SIZE_SETTINGS = (
     "resolution",
     "enable_bucket",
@@ -143,7 +145,8 @@ def _too_narrow(picture: Picture, level: str) -> Problem:
     what = (
         f"The picture {printable(picture.relative)} ({picture.width} x {picture.height}) is too narrow for any bucket."
     )
-    return Problem(what, printable(picture.path), "Crop it by hand, or turn on 'Leave out broken pictures'.", level)
+    fix = "It is left out. Crop it by hand to train it." if level == "advice" else f"Crop it by hand, or {LEAVE_OUT}."
+    return Problem(what, printable(picture.path), fix, level, SKIP)
 
 
 # ---- buckets that cannot fill a batch
@@ -216,7 +219,8 @@ def held_out(
     contents: Callable[[Sequence[Picture]], Mapping[Key, str]],
     seed: int,
 ) -> frozenset[Key]:
-    """Keys of the pictures that never train: whole folders of that role, those named, and each folder's share.
+    """Keys of the pictures that never train: whole folders of that role, those named, and each folder's share; else the
+    few that find the best checkpoint (see `_automatic`).
 
     contents   pictures -> SHA-256 of their bytes; asked only where a share is held out
 
@@ -241,6 +245,8 @@ def held_out(
         found |= chosen
         if share > 0:
             by_share |= _share(members, share, contents(members), seed)
+    if not any(concept.holds_out for concept in concepts):
+        found |= _automatic(pictures, concepts, contents, seed)
     by_share |= _copies(by_share, pictures, contents)
     found |= by_share
     files = {picture.path for picture in pictures if picture.key in found}
@@ -268,3 +274,78 @@ def _share(members: Sequence[Picture], share: float, contents: Mapping[Key, str]
     last = sorted(order.values())[wanted - 1]
     chosen = {key for key, place in order.items() if place <= last}
     return chosen if len(chosen) < len(members) or share >= 1 else set()
+
+
+# ---- held out to find the best checkpoint
+
+
+def automatic_count(images: int) -> int:
+    """How many of so many training images are held out to find the best checkpoint."""
+    return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
+
+
+def _automatic(pictures: Sequence[Picture], concepts: Sequence[Concept], contents: Callable, seed: int) -> set[Key]:
+    """A few training images, from each folder in proportion and at most half of it, in an order that follows from the seed
+    and their names: hashing every file of a large dataset before each look would cost minutes.
+
+    Copies go together or not at all: those within a folder count as many, those across folders or roles stay.
+    A folder whose own share is set, be it to 0, gives none.
+    """
+    if not any(each.validation.best_checkpoint == "auto" for each in concepts):
+        return set()
+    others = {each.path for each in pictures if concepts[each.concept].role != "train"}
+    training = {each.path: each for each in pictures if each.path not in others}
+    wanted = automatic_count(len(training))
+    if not wanted:
+        return set()
+    folders: defaultdict[str, list[Picture]] = defaultdict(list)
+    for each in training.values():
+        if "validation_split" not in own_settings(concepts[each.concept].source):
+            folders[each.source].append(each)
+    quotas = _quotas({name: len(members) for name, members in folders.items()}, wanted)
+    alike = _Alike(pictures, contents)
+    found: set[Key] = set()
+    for name, left in quotas.items():
+        members = {each.key for each in folders[name]}
+        for each in sorted(folders[name], key=lambda each: sha256(f"{seed} {each.key}".encode()).hexdigest()):
+            group = alike.of(each) if left and each.key not in found else set()
+            if 0 < len(group) <= left and group <= members:
+                found |= group
+                left -= len(group)
+    return found
+
+
+def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
+    """So many of each folder, in proportion (largest remainders first) and at most half of one."""
+    whole = sum(sizes.values())
+    exact = {name: wanted * size / whole for name, size in sizes.items()}
+    given = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
+    order = sorted(sizes, key=lambda name: (int(exact[name]) - exact[name], -sizes[name], name))
+    left = wanted - sum(given.values())
+    while left > 0 and any(given[name] < sizes[name] // 2 for name in order):
+        for name in order:
+            if left > 0 and given[name] < sizes[name] // 2:
+                given[name] += 1
+                left -= 1
+    return given
+
+
+class _Alike:
+    """Which images are copies of one another. Only those that are as long in bytes as another one are read."""
+
+    def __init__(self, pictures: Sequence[Picture], contents: Callable):
+        self._contents = contents
+        self._by_length: defaultdict[int, list[Picture]] = defaultdict(list)
+        self._known: dict[int, Mapping[Key, str]] = {}
+        for each in pictures:
+            self._by_length[each.bytes].append(each)
+
+    def of(self, picture: Picture) -> set[Key]:
+        """The image and its copies. A file that several entries reach counts once, as the last of them."""
+        same = {each.path: each for each in self._by_length[picture.bytes]}
+        if len(same) == 1:
+            return {picture.key}
+        if picture.bytes not in self._known:
+            self._known[picture.bytes] = self._contents(list(same.values()))
+        known = self._known[picture.bytes]
+        return {key for key, content in known.items() if content == known[picture.key]}

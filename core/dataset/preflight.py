@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from core.dataset.advice import balance_advice, caption_advice, size_advice
+from core.dataset.advice import balance_advice, caption_advice, remark_advice, size_advice
 from core.dataset.batches import Placed
 from core.dataset.buckets import Size
 from core.dataset.caption_files import OWN
 from core.dataset.caption_memo import captions_of
 from core.dataset.captions import longest_captions, plain_caption
-from core.dataset.conditioning import unreadable_masks
+from core.dataset.conditioning import blank_masks, mask_paths, unreadable_masks
 from core.dataset.contents import content_hashes
 from core.dataset.decoding import look_at_all, reasons_of
 from core.dataset.epochs import Epochs
@@ -53,26 +53,40 @@ def preflight(
     decode         also decode every picture whole (remembered, see `look_at_all`); without it, what an earlier
                    decoding found broken still counts
     advice         findings about the settings themselves, listed with the dataset's own
-    progress       called with (done, all) pictures while decoding
+    progress       called with (done, all) pictures and masks while decoding
     """
     concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
     found = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*advice, *found.problems]
-    looks = look_at_all(found.pictures, cancel, progress, memo) if decode else looks_of(found.pictures, memo)
-    masks = unreadable_masks(found.pictures, decode, cancel, memo)
-    placing = _place(job, concepts, found, {**masks, **reasons_of(looks)}, memo, cancel)
+    images, masks, undecoded = _looked_at(found.pictures, memo, decode, cancel, progress)
+    placing = _place(job, concepts, found, {**masks, **reasons_of(images)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)
-    problems += size_advice(once) + balance_advice(epochs)
+    problems += blank_masks(once, images, memo)
+    problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         problems.append(
             Problem("No picture is left to train.", "dataset", "Add pictures, or see the findings beside this one.")
         )
-    return _report(job, found, placing, epochs, counted, problems, once, looks)
+    report = _report(job, found, placing, epochs, counted, problems, once, images)
+    return replace(report, undecoded=undecoded)
+
+
+def _looked_at(
+    pictures: Sequence[Picture], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
+) -> tuple[dict[Key, Look], dict[Key, str], int]:
+    """What the images look like, why masks cannot be used, and how many of both nobody has decoded yet."""
+    say = progress or (lambda done, total: None)
+    total = len(pictures) + len(mask_paths(pictures))
+    images = (
+        look_at_all(pictures, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(pictures, memo)
+    )
+    masks, unread = unreadable_masks(pictures, decode, cancel, memo, lambda done, _: say(len(pictures) + done, total))
+    return images, masks, unread + sum(picture.key not in images for picture in pictures)
 
 
 def _place(

@@ -50,7 +50,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a start would do. `placed` is what the training takes over; `problems`: errors (they block) and advice."""
+    """What a start would do. `placed` is what the training takes over; `problems`: errors (they block) and advice.
+    `undecoded`: images and masks of which only the header was read, so that damage behind it is not known yet."""
 
     problems: tuple[Problem, ...]
     placed: tuple[Placed, ...]
@@ -66,6 +67,7 @@ class Report:
     longest_tokens: int | None
     token_limit: int
     questions: tuple[Question, ...] = ()
+    undecoded: int = 0
 
     @property
     def ok(self) -> bool:
@@ -91,6 +93,7 @@ class Report:
             "trained": self.trained,
             "skipped": self.skipped,
             "validation": len(self.validation),
+            "undecoded": self.undecoded,
             "captions_found": self.captions_found,
             "buckets": [
                 {"width": w, "height": h, "pictures": n, "views": v} for (w, h), (n, v) in self.buckets.items()

@@ -32,6 +32,7 @@ class TextCache:
     """States by caption, for the text encoders of a model and one way of reading them.
 
     folder      where entries lie; several encoders share it      room_bytes   what memory may hold
+    at_once     texts that are encoded together
     encoder_id  hash of the encoders' weights                    disk_bytes   what the folder may hold
 
     A disk that takes no more is no end: what does not fit is encoded again when it is asked for. `unwritten` then says
@@ -48,13 +49,14 @@ class TextCache:
         dtype: str = "fp32",
         room_bytes: int = 1 << 30,
         disk_bytes: int = DISK_BYTES,
+        at_once: int = ENCODED_AT_ONCE,
         warn: Callable[[Problem], None] | None = None,
     ):
         self.folder = Path(folder)
         self.unwritten: Problem | None = None
         self._warn = warn
         self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
-        self._room, self._disk_room = room_bytes, disk_bytes
+        self._room, self._disk_room, self._at_once = room_bytes, disk_bytes, at_once
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
@@ -73,9 +75,9 @@ class TextCache:
         unique = {self._key(caption): caption for caption in captions}
         self._needed = set(unique) if self._begun else self._needed | set(unique)
         missing = [(key, caption) for key, caption in unique.items() if not self._find(key)]
-        for start in range(0, len(missing), ENCODED_AT_ONCE):
-            part = missing[start : start + ENCODED_AT_ONCE]
-            for (key, _), states in zip(part, _encode([caption for _, caption in part], encode), strict=True):
+        for start in range(0, len(missing), self._at_once):
+            part = missing[start : start + self._at_once]
+            for (key, _), states in zip(part, self._encode([caption for _, caption in part], encode), strict=True):
                 if not self._begun:
                     self._write(key, states)
                 self._hold(key, states)
@@ -95,13 +97,19 @@ class TextCache:
                 missing.append(key)
         if missing and encode is None:
             raise KeyError(f"not cached: {keys[missing[0]]!r}")
-        for start in range(0, len(missing), ENCODED_AT_ONCE):
-            part = missing[start : start + ENCODED_AT_ONCE]
+        for start in range(0, len(missing), self._at_once):
+            part = missing[start : start + self._at_once]
             assert encode is not None
-            for key, states in zip(part, _encode([keys[key] for key in part], encode), strict=True):
+            for key, states in zip(part, self._encode([keys[key] for key in part], encode), strict=True):
                 found[key] = states
                 self._hold(key, states)
         return stack_texts([found[self._key(caption)] for caption in captions])
+
+    def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
+        """States of each caption on the CPU, through a batch of fixed size."""
+        filled = [*captions, *[captions[-1]] * (self._at_once - len(captions))]
+        states = encode(filled).each(lambda tensor: tensor.detach().cpu())
+        return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
     def _key(self, caption: str) -> str:
         return key_of("text", CODE_VERSION, *self._identity, caption)
@@ -113,8 +121,8 @@ class TextCache:
         if key in self._held:
             self._held.move_to_end(key)
             return True
-        tensors = read_tensors(file_of(self.folder, key))
-        if tensors is None or "context" not in tensors:
+        tensors = read_tensors(file_of(self.folder, key), {"context": (None, None)})
+        if tensors is None:
             self._on_disk.discard(key)
             return False
         self._on_disk.add(key)
@@ -150,13 +158,6 @@ class TextCache:
         """Delete what was not used for longest and is not needed now while the folder holds more than it may."""
         if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
             self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
-
-
-def _encode(captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
-    """States of each caption on the CPU, through a batch of fixed size."""
-    filled = [*captions, *[captions[-1]] * (ENCODED_AT_ONCE - len(captions))]
-    states = encode(filled).each(lambda tensor: tensor.detach().cpu())
-    return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
 
 def _tensors(states: TextStates) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from. The record is written before the first file moves, so also a power cut lea
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 
 from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_picture_name, printable
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 
 RECORD = "put_away.json"
@@ -254,14 +254,14 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
-        said = json.loads(record.read_text(encoding="utf-8"))
+        said = read_json_object(record)
         for each in said["files"]:
             if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
                 raise ValueError
         if not isinstance(said["pictures"], list):
             raise ValueError
         float(said["when"]), str(said["reason"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ProblemsError, ValueError, KeyError, TypeError) as error:
         raise ProblemsError.one(
             "There is no record of this in the trash folder any more.", printable(record), "Nothing was changed."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from core.dataset.files import (
     CAPTION_EXTENSIONS,
     extension,
+    is_folder,
     is_junk,
     is_picture_name,
     printable,
@@ -21,9 +23,10 @@ from core.dataset.files import (
     without_face,
 )
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, read_header
+from core.dataset.opening import BrokenPicture, read_header, reason_of
 from core.record.cancel import CancelToken
-from core.record.problems import Problem
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, check_regular
 
 HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
 _CHUNK, _AT_ONCE = 1024, 32  # files between two looks at a cancel; files one thread takes at a time
@@ -136,13 +139,32 @@ def _sort_out(
         name = entry.name
         if is_junk(name) or name in left_out:
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
         elif is_picture_name(name):
             found.files.append(_file(entry, folder, prefix, sidecars))
         else:
             found.others[extension(name) or name] += 1
+            if entry.is_symlink() and not os.path.exists(entry):
+                found.problems.append(_dead_link(folder / name))
     return subfolders
+
+
+def _dead_link(path: Path) -> Problem:
+    """Most likely a folder of images on a drive that is not there; or a link to itself, or into a closed folder."""
+    what = f"The link {printable(path.name)} {_refusal_of(path)}, so nothing behind it is used"
+    return Problem(what, printable(path), "connect the drive or allow reading it, or remove the link", "advice")
+
+
+def _refusal_of(path: Path) -> str:
+    """Why there is no file to read at the path, to be put after "the image"; empty where there is one."""
+    try:
+        check_regular(path)
+    except MissingFile as error:
+        return "is a link that leads nowhere" if os.path.islink(path) else reason_of(error)
+    except ProblemsError as error:
+        return reason_of(error)
+    return ""
 
 
 def _caption_ending(name: str, endings: Sequence[str]) -> str:
@@ -160,29 +182,32 @@ def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, lis
     whole = without_face(stem)
     shared = sidecars.get(whole.casefold(), []) if whole else []
     names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
-    try:
-        found = entry.stat()
-    except OSError as error:
-        reason = "is a link that leads nowhere" if entry.is_symlink() else f"cannot be read ({error.strerror})"
-        return File(relative, path, 0, 0, names, states, reason)
+    found = _stat(entry)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return File(relative, path, 0, 0, names, states, _refusal_of(path))
     return File(relative, path, found.st_size, found.st_mtime_ns, names, states)
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
     """(-1, -1) for what cannot be looked at: no state is remembered under it."""
+    found = _stat(entry)
+    return (found.st_size, found.st_mtime_ns) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    """Of what a link leads to; costs nothing on Windows. None where the system answers with an error."""
     try:
-        found = entry.stat()
-    except OSError:
-        return (-1, -1)
-    return (found.st_size, found.st_mtime_ns)
+        return entry.stat()
+    except (OSError, ValueError):
+        return None
 
 
 def file_at(path: Path, relative: str) -> File:
     """A file that was named by its path, without what lies beside it."""
     try:
-        found = os.stat(path)
-    except OSError as error:
-        return File(relative, path, 0, 0, gone=f"cannot be read ({error.strerror})")
+        found = check_regular(path)
+    except ProblemsError:
+        return File(relative, path, 0, 0, gone=_refusal_of(path))
     return File(relative, path, found.st_size, found.st_mtime_ns)
 
 

@@ -1,4 +1,4 @@
-"""The engine: a queue, one thread for device jobs, a lane for light ones, and what the page asks about them."""
+"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, a lane for light ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,27 @@ from core.engine.launch import is_launched, supervise
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry
+from core.engine.run_words import RunWords, words_of
 from core.engine.turn import Turn
-from core.engine.view import ENDED, RunView, best_validation, read_watch, title_of
+from core.engine.view import ENDED, RunView, best_validation, read_watch
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
+from core.record.run_about import RunAbout, read_about, title_of, write_about
 from core.record.run_folder import RunFolder, list_runs, state_step
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.job import JOBS, TrainJob
+from core.settings.named import Limits, admit
 from core.settings.presets import dump, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE, BORROWER = "queue", "borrower"  # who may hold the device
 KEPT_JOB_FOLDERS = 100
+LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,12 @@ class RunSummary:
     message: str
     folder: Path
     resumable_step: int = -1
+    fix: str = ""
     best: tuple[float, int] | None = None  # lowest loss on held-out pictures and its step
+    best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
+    words: RunWords = field(default_factory=RunWords)
+    note: str = ""
+    spoilt: str = ""  # why title and note cannot be read
 
 
 class Engine:
@@ -71,7 +80,7 @@ class Engine:
 
     def __init__(self, workspace: Workspace, device: str | None = None, what: str = "a page"):
         self.workspace = workspace
-        self._owner = Ownership(workspace, what)
+        self._owner = Ownership(workspace, what, page=True)
         self._device = device
         self._queue = Queue(workspace.private / "queue.json")
         self._light = LightLane()
@@ -83,13 +92,21 @@ class Engine:
         self._views: dict[str, RunView] = {}
         self._views_lock = threading.Lock()
         self._last_run = ""
+        self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self._store: Any = None
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._inbox = threading.Thread(target=self._collect, name="inbox", daemon=True)
 
     # -- life
 
     def start(self) -> None:
+        self._inbox.start()
         self._thread.start()
+
+    @property
+    def notice(self) -> str:
+        """What a person should know about the queue's own file, such as that it was damaged."""
+        return self._queue.set_aside
 
     def announce(self, what: str) -> None:
         """Tell other processes what holds the folder, such as the page's address."""
@@ -103,8 +120,9 @@ class Engine:
                 self._token_of(entry.id).cancel()
         with self._wake:
             self._wake.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout=wait_seconds)
+        for thread in (self._inbox, self._thread):
+            if thread.is_alive():
+                thread.join(timeout=wait_seconds)
         self._light.close()
         self._owner.release()
 
@@ -139,6 +157,7 @@ class Engine:
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
         """Queue a job; `preset` is the one that its settings come from, for the run to remember."""
+        admit(job, self.limits)
         entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
         self._notify()
         return entry.id
@@ -181,7 +200,8 @@ class Engine:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
             raise ProblemsError.one(f"'{run_name}' is in the queue already", run_name, "wait for its turn")
-        job = extend(folder, changes) if changes else self.run_job(run_name)
+        job = extend(folder, changes, self.limits) if changes else self.run_job(run_name)
+        admit(job, self.limits)
         entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
         self._notify()
@@ -191,12 +211,19 @@ class Engine:
         with self._wake:
             self._wake.notify_all()
 
+    # -- the inbox's thread: a job that is handed in can be moved and cancelled while another one runs
+
+    def _collect(self) -> None:
+        while not self._closing:
+            with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
+                collect(self.workspace, self._take_in)
+            with self._wake:
+                self._wake.wait(WAIT_SECONDS)
+
     # -- the device thread
 
     def _work(self) -> None:
         while not self._closing:
-            with suppress(OSError):  # a disk that fails for now must not end the thread: it is tried again
-                collect(self.workspace, self._take_in)
             if not self._turn.take(QUEUE, WAIT_SECONDS):
                 continue
             try:
@@ -227,8 +254,10 @@ class Engine:
                 self.continue_run(item["run"])
                 return
             job = build(JOBS[item["task"]], item["job"])
+            admit(job, self.limits)
             title, preset = str(item.get("title") or _title(item["task"], job)), str(item.get("preset") or "")
             self._queue.add(item["task"], title, to_values(job), preset=preset)
+            self._notify()
         except ProblemsError as error:
             task = str(item.get("task"))
             self._queue.add(task, str(item.get("title") or task), {}, state="failed", message=_with_fixes(error))
@@ -241,6 +270,7 @@ class Engine:
         torch.set_num_threads(machine.threads())
         machine.check_device(self.find_device())
         job = build(JOBS[entry.task], entry.job)
+        admit(job, self.limits)  # it may have waited since before the page was shared
         folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
         entry = self._now = self._queue.change(entry.id, run=folder.name)
         view = self._view(folder.name)
@@ -282,7 +312,8 @@ class Engine:
 
     def _folder(self, run_name: str) -> RunFolder:
         """The folder of a run by its name; a name with path parts finds nothing."""
-        if run_name == Path(run_name).name and run_name not in ("", ".", ".."):
+        named = run_name == Path(run_name).name and run_name not in ("", ".", "..")
+        if named and len(run_name.encode("utf-8", "replace")) <= LONGEST_NAME:
             for parent in (self.workspace.runs, self.workspace.private / "jobs"):
                 if (parent / run_name / "job.json").is_file():
                     return RunFolder(parent / run_name)
@@ -324,7 +355,8 @@ class Engine:
 
     def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
         view = self._refresh(run_name)
-        return view.snapshot(since_seq, self._is_held(view))
+        facts = view.snapshot(since_seq, self._is_held(view))
+        return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
         """Losses by timestep band and by picture, the worst first: {} before the first are known."""
@@ -364,6 +396,7 @@ class Engine:
         shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
         state = newest_state_name(folder)
         lowest = best_validation(facts["validation"])
+        about, spoilt = _about(folder)
         return RunSummary(
             name=folder.name,
             title=facts["title"],
@@ -378,8 +411,17 @@ class Engine:
             message=facts["message"],
             folder=folder.path,
             resumable_step=state,
+            fix=facts["fix"],
             best=(lowest["loss"], lowest["step"]) if lowest else None,
+            best_file=facts["best"],
+            words=words_of(folder),
+            note=about.note,
+            spoilt=spoilt,
         )
+
+    def describe_run(self, run_name: str, *, title: str | None = None, note: str | None = None) -> None:
+        """Give a run another title ("" for its own name) or a note; its folder keeps its name."""
+        write_about(self._folder(run_name), title=title, note=note)
 
     def delete_run(self, run_name: str) -> None:
         """Move a run to the trash of this project."""
@@ -394,8 +436,25 @@ class Engine:
 
     # -- light jobs, pictures, status
 
-    def light(self, work: Any, *arguments: Any, title: str = "") -> LightTask:
-        return self._light.submit(work, *arguments, title=title)
+    @property
+    def works(self) -> bool:
+        """Whether something runs or waits, also on the light lane."""
+        waits = not self._queue.paused and any(entry.state == "waiting" for entry in self.queue())
+        return self._now is not None or waits or self._light.works
+
+    def light(self, work: Any, *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
+        """Work for the light lane. A job among the arguments is held to the same limits as one in the queue.
+
+        kind  which threads do it: "short", "downloads" or "copies"
+        """
+
+        def admitted(*given: Any, task: LightTask) -> Any:
+            for job in given:
+                if isinstance(job, Settings):
+                    admit(job, self.limits)
+            return work(*given, task=task)
+
+        return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 
     def generated(self, limit: int = 200) -> list[dict[str, Any]]:
         """Pictures under outputs/images, newest first."""
@@ -424,12 +483,14 @@ class Engine:
         now = self._now
         if now is None:
             return None
+        token = self._tokens.get(now.id)
         facts: dict[str, Any] = {
             "title": now.title,
             "task": now.task,
             "run": now.run,
             "entry": now.id,
             "state": "running",
+            "stopping": token is not None and token.wanted,
         }
         if now.run:
             view = self._view(now.run)
@@ -449,6 +510,13 @@ def newest_state_name(folder: RunFolder) -> int:
     if not folder.states.is_dir():
         return -1
     return max((state_step(path) for path in folder.states.iterdir() if (path / "complete.json").is_file()), default=-1)
+
+
+def _about(folder: RunFolder) -> tuple[RunAbout, str]:
+    try:
+        return read_about(folder), ""
+    except ProblemsError as error:
+        return RunAbout(), str(error)
 
 
 def _queue_state(state: str) -> str:

@@ -12,6 +12,7 @@ from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
+from core.settings.named import Limits, admit
 from core.settings.presets import dump, parse, to_values
 
 LENGTH = ("schedule.max_train_steps", "schedule.max_train_epochs")
@@ -29,11 +30,12 @@ def job_of(folder: RunFolder) -> TrainJob:
     return build(TrainJob, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
 
 
-def extend(folder: RunFolder, changes: Mapping[str, Any]) -> TrainJob:
+def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
     """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay beside them
     as job-1.json, job-2.json ... Raises ProblemsError with everything that may not change."""
     before = job_of(folder)
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
+    admit(after, limits)
     if after == before:
         return before
     wrong = list(_refused(before, after))

@@ -1,4 +1,5 @@
-"""The light lane: scans, thumbnails, checks and downloads, on a thread of their own, so that a long training never blocks them."""
+"""The light lane: scans, thumbnails, checks, downloads and copies, on threads of their own, so that a long training never blocks
+them."""
 
 from __future__ import annotations
 
@@ -60,27 +61,36 @@ class LightTask:
 
 
 class LightLane:
-    """Two threads: one job that waits for a network does not hold up the next scan."""
+    """Threads for short work, one for downloads, one for copies: however many of these wait, they hold up no scan."""
 
-    THREADS = 2
+    # Dataset and Train may both be reading every image of a large set: one short one is left for the rest.
+    THREADS = {"short": 3, "downloads": 1, "copies": 1}
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[tuple[LightTask, Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
+        self._jobs: dict[str, queue.Queue[Any]] = {kind: queue.Queue() for kind in self.THREADS}
         self._open: list[LightTask] = []
         self._threads = [
-            threading.Thread(target=self._work, name=f"light-{n}", daemon=True) for n in range(self.THREADS)
+            threading.Thread(target=self._work, args=(self._jobs[kind],), name=f"light-{kind}-{n}", daemon=True)
+            for kind, many in self.THREADS.items()
+            for n in range(many)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "") -> LightTask:
+    def submit(self, work: Callable[..., Any], *arguments: Any, title: str = "", kind: str = "short") -> LightTask:
         task = LightTask(title)
         self._open = [each for each in self._open if not each.done] + [task]
-        self._jobs.put((task, work, arguments))
+        self._jobs[kind].put((task, work, arguments))
         return task
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    @property
+    def works(self) -> bool:
+        """Whether something runs or waits."""
+        return any(not each.done for each in list(self._open))
+
+    @staticmethod
+    def _work(jobs: queue.Queue[Any]) -> None:
+        while (job := jobs.get()) is not None:
             task, work, arguments = job
             task._run(work, arguments)
 
@@ -89,8 +99,9 @@ class LightLane:
         down ("terminate called without an active exception")."""
         for task in self._open:
             task.cancel()
-        for _ in self._threads:
-            self._jobs.put(None)
+        for kind, many in self.THREADS.items():
+            for _ in range(many):
+                self._jobs[kind].put(None)
         end = time.monotonic() + wait_seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from core.engine.explain import Explanation
 from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 
 
@@ -33,9 +35,9 @@ def tell_failure(folder: RunFolder, words: Explanation, process: int | None) -> 
 def told_failure(folder: RunFolder) -> Explanation | None:
     """What another process told since the run began; None where none did."""
     try:
-        found = json.loads(_file(folder).read_text("utf-8"))
+        found = read_json_object(_file(folder))
         return Explanation(str(found["what"]), str(found["fix"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ProblemsError, KeyError):
         return None
 
 

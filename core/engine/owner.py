@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import socket
 import sys
 import time
 import uuid
@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from core.record import atomic, lock
+from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
 
 class Ownership:
-    """The lock outputs/.atelier/lock with a note of who holds it."""
+    """The lock outputs/.atelier/lock with a note of who holds it. page: a page, which takes jobs of others into its queue."""
 
-    def __init__(self, workspace: Workspace, what: str):
+    def __init__(self, workspace: Workspace, what: str, page: bool = False):
         self._folder = workspace.private
+        self._page = page
         self._note = self._folder / "holder.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -29,9 +31,7 @@ class Ownership:
             for line in self._lock.acquire():
                 print(line, file=sys.stderr, flush=True)
         except lock.HeldElsewhere as held:
-            more, wait = lock.held_words(held)
-            fix = f"add --queue to have it done there, or choose another --outputs{wait}"
-            raise ProblemsError.one(self._who() + more, str(workspace.outputs), fix) from None
+            raise self._refusal(held, workspace) from None
         except OSError as error:
             raise ProblemsError.one(
                 f"The output folder cannot be written: {error.strerror}",
@@ -40,24 +40,46 @@ class Ownership:
             ) from None
         self.say(what)
 
-    def _who(self) -> str:
+    def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
+        """Who holds the folder, how to stop exactly that, and what to do instead."""
+        more, wait = lock.held_words(held)
+        other = "or choose another --outputs" + wait
         try:
-            note = json.loads(self._note.read_text("utf-8"))
+            note = read_json_object(self._note)
             since = time.strftime("%H:%M", time.localtime(note["since"]))
-            return (
-                f"Atelier already works with this output folder: {note['what']} (process {note['pid']}, since {since})"
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return "Atelier already works with this output folder in another process"
+            what, pid, host, page = str(note["what"]), int(note["pid"]), str(note["host"]), bool(note["page"])
+        except (ProblemsError, ValueError, KeyError, TypeError, OverflowError, OSError):
+            what = "Atelier already works with this output folder in another process"
+            return ProblemsError.one(what + more, str(workspace.outputs), f"stop that process, {other}")
+        elsewhere = "" if host == socket.gethostname() else f" on {host}"
+        who = f"Atelier already works with this output folder: {what} (process {pid}{elsewhere}, since {since})"
+        instead = "open that page in your browser, " if self._page else "add --queue to have it done there, "
+        ends = "" if page else " (it saves first), wait until it ends"
+        fix = f"{instead if page else ''}stop {_by(pid, elsewhere)}{ends}, {other}"
+        return ProblemsError.one(who + more, str(workspace.outputs), fix)
 
     def say(self, what: str) -> None:
         """Change the words that another process reads, such as the page's address. A full disk leaves them as they were."""
+        note = {
+            "what": what,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.time(),
+            "page": self._page,
+        }
         with suppress(OSError):
-            atomic.write_json(self._note, {"what": what, "pid": os.getpid(), "since": time.time()})
+            atomic.write_json(self._note, note)
 
     def release(self) -> None:
-        atomic.remove(self._note)
+        with suppress(OSError):
+            atomic.remove(self._note)
         self._lock.release()
+
+
+def _by(pid: int, elsewhere: str) -> str:
+    """How to end a process politely."""
+    kill = "" if os.name == "nt" else f" or `kill {pid}`"
+    return f"it with Ctrl-C in its terminal{kill}{elsewhere}"
 
 
 def is_held(workspace: Workspace) -> bool:
@@ -84,12 +106,21 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
 def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
     """Hand each job that was left here to `take_in`, oldest first; it leaves the folder when it has been taken in.
 
-    Damaged files are removed. A name with a dot in front is a file that is still being written.
+    A damaged file is put aside under another ending and named on the terminal; one that cannot be read now is tried again.
+    A name with a dot in front is a file that is still being written.
     """
     folder = inbox(workspace)
     if not folder.is_dir():
         return
     for path in sorted(path for path in folder.glob("*.json") if not path.name.startswith(".")):
-        with suppress(ValueError):
-            take_in(json.loads(path.read_text("utf-8")))
+        try:
+            content = read_json_object(path)
+        except ProblemsError as error:
+            if isinstance(error.__cause__, OSError):
+                continue
+            aside = path.with_suffix(f".broken-{time.time_ns()}")
+            atomic.replace(path, aside)
+            print(f"A job that was handed in cannot be read and was put aside as {aside}\n{error}", file=sys.stderr)
+            continue
+        take_in(content)
         atomic.remove(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import uuid
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
+from core.record.regular import MissingFile
 
 KEPT_ENDED = 50
 
@@ -32,6 +33,15 @@ class QueueEntry:
     preset: str = ""
 
 
+def _entry(values: Any) -> QueueEntry:
+    """TypeError for one of other kinds of values, as a hand may have written."""
+    entry = QueueEntry(**values)
+    texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
+        raise TypeError("an entry's text is none")
+    return replace(entry, added=float(entry.added))
+
+
 class Queue:
     """Thread-safe. A new job is on disk before it is told; what happens to it is remembered also while the disk is full,
     and written with the next change."""
@@ -41,18 +51,21 @@ class Queue:
         self._lock = threading.RLock()
         self._entries: list[QueueEntry] = []
         self.paused = False
+        self.set_aside = ""  # what a person should know about a damaged file
         self._read()
 
     def _read(self) -> None:
         """Load what an earlier process left. A job that was running was interrupted, and the queue then comes up paused."""
         try:
-            raw = json.loads(self._path.read_text("utf-8"))
-            self._entries = [QueueEntry(**entry) for entry in raw["entries"]]
+            raw = read_json_object(self._path)
+            self._entries = [_entry(each) for each in raw["entries"]]
             self.paused = bool(raw.get("paused"))
-        except FileNotFoundError:
+        except MissingFile:
             return
-        except (OSError, ValueError, KeyError, TypeError):
-            atomic.replace(self._path, self._path.with_suffix(f".broken-{int(time.time())}"))
+        except (ProblemsError, KeyError, TypeError, ValueError):
+            self._entries = []
+            atomic.replace(self._path, aside := self._path.with_suffix(f".broken-{time.time_ns()}"))
+            self.set_aside = f"The list of jobs could not be read and was put aside as {aside.name}."
             return
         if any(entry.state == "running" for entry in self._entries):
             self._entries = [

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
+from core.record.best import Told
+from core.record.bounded_json import read_json_object
 from core.record.journal import Line, Tail
+from core.record.problems import ProblemsError
+from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
 
 SERIES_POINTS = 500
+OWN_VALUES = 3_000_000  # watch.json has some for each image
 KEPT_POINTS = 2000  # of a run that has ended: hundreds of runs are held at once for the list of runs
 LOG_LINES = 200
 SMOOTHING_STEPS = 20.0
@@ -37,7 +42,7 @@ class RunView:
         self.rates: list[list[Any]] = []
         self.corrected: list[list[float]] = []
         self.norms: list[list[Any]] = []
-        self.validated: list[dict[str, Any]] = []
+        self._told = Told()  # what was measured, and the files
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
@@ -71,14 +76,16 @@ class RunView:
 
     def apply(self, line: Line) -> None:
         with self._lock:
-            if line["seq"] <= self.seq:
+            whole = isinstance(line.get("time"), (int, float)) and isinstance(line.get("kind"), str)
+            if line["seq"] <= self.seq or not whole:
                 return
             self.seq = line["seq"]
             self._before, self._last_time = self._last_time or line["time"], line["time"]
             self.started = self.started or line["time"]
             handler = getattr(self, "_on_" + line["kind"], None)
             if handler is not None:
-                handler(line)
+                with suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):  # a line changed by hand
+                    handler(line)
 
     def _on_state(self, line: Line) -> None:
         if line["state"] == "running":
@@ -132,8 +139,7 @@ class RunView:
         self.samples.append(entry)
 
     def _on_validated(self, line: Line) -> None:
-        entry = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "pictures")}
-        self.validated = [old for old in self.validated if old["step"] < entry["step"]] + [entry]
+        self._told.take(line)
 
     def _on_memory(self, line: Line) -> None:
         """A run that was continued tells it once for each life."""
@@ -143,6 +149,7 @@ class RunView:
     def _on_saved(self, line: Line) -> None:
         self.saves = [old for old in self.saves if old["file"] != line["file"]]
         self.saves.append({"step": line["step"], "file": line["file"], "bytes": line["bytes"]})
+        self._told.take(line)
 
     def _on_log(self, line: Line) -> None:
         self._say(line["time"], line["level"], line["text"], line["fix"])
@@ -163,6 +170,7 @@ class RunView:
     def snapshot(self, since_seq: int, held: bool) -> dict[str, Any]:
         with self._lock:
             state = self.true_state(held)
+            measured = [_point(line) for line in self._told.measured]
             left = max(self.total - self.step, 0) * self.seconds_per_step if state in ("running", "paused") else 0.0
             return {
                 "run": self.folder.name,
@@ -187,7 +195,9 @@ class RunView:
                 "lr": thin(self.rates),
                 "corrected": thin(self.corrected),
                 "norms": thin(self.norms),
-                "validation": list(self.validated),
+                "validation": [point for point in measured if point["measured_on"] == "held_out"],
+                "measured": measured,
+                "best": best.to_dict() if (best := self._told.best(self.folder.path)) else None,
                 "peak_bytes": self.peak_bytes,
                 "peak_device": self.peak_device,
                 "saves": [save["step"] for save in self.saves],
@@ -213,6 +223,12 @@ class RunView:
         return found
 
 
+def _point(line: Line) -> dict[str, Any]:
+    """A measurement without its single losses."""
+    point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "pictures")}
+    return point | {"measured_on": line.get("measured_on", "held_out")}
+
+
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The measurement with the lowest loss on held-out pictures, the earliest of equal ones; None without any."""
     return min(
@@ -223,15 +239,9 @@ def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
 def read_watch(folder: RunFolder) -> dict[str, Any]:
     """What a training last wrote of its losses by timestep band and by picture (core/training/watching.py); {} without."""
     try:
-        found = json.loads((folder.path / "watch.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False)
+    except ProblemsError:
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def title_of(folder: RunFolder) -> str:
-    """The name after the time stamp."""
-    return folder.name.split("_", 1)[-1]
 
 
 def thin(points: list[list[Any]], limit: int = SERIES_POINTS) -> list[list[Any]]:

@@ -16,6 +16,7 @@ class Components:
 
     text_encoders  with one tokenizer each, in the order of their states in the context
     prediction     "epsilon" or "v"
+    zero_terminal_snr   whether its file says that it was trained on the schedule that ends in pure noise
     vae_scale      latents = VAE's own latents * vae_scale (SD 1 and 2: 0.18215, SDXL: 0.13025)
     source         the file or folder it came from
     hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
@@ -26,6 +27,7 @@ class Components:
     text_encoders: list[Any] = field(default_factory=list)
     tokenizers: list[Any] = field(default_factory=list)
     prediction: str = "epsilon"
+    zero_terminal_snr: bool = False
     vae_scale: float = 0.18215
     family: str = "sd1"
     source: Path | None = None

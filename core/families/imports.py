@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from core.record.heap import set_aside, uncollected
+
+WHOLE_LIBRARY = 200  # modules: no model is in memory before they are imported
+
+# Two threads that import packages of a circle break one another: one of both finds a module half made, or gone.
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
@@ -23,15 +30,16 @@ def turns_often() -> Iterator[None]:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Import diffusers and transformers a fifth faster, by collecting no garbage in between, and without the remark of
-    bitsandbytes (which they pull in) on kernels that nobody here asked for."""
-    collected = gc.isenabled()
-    remarks = logging.getLogger("bitsandbytes")
-    level = remarks.level
-    gc.disable()
-    remarks.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        remarks.setLevel(level)
-        if collected:
-            gc.enable()
+    bitsandbytes (which they pull in) on kernels that nobody here asked for. One thread at a time."""
+    with _one_at_a_time:
+        remarks = logging.getLogger("bitsandbytes")
+        level = remarks.level
+        remarks.setLevel(logging.ERROR)
+        try:
+            known = len(sys.modules)
+            with uncollected():
+                yield
+            if len(sys.modules) - known > WHOLE_LIBRARY:
+                set_aside()
+        finally:
+            remarks.setLevel(level)

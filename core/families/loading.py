@@ -7,9 +7,12 @@ runs beside the imports of diffusers and transformers, which take several second
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,25 @@ from core.families import check_family
 from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
+from core.families.tokenizer import tokenizer_folder
 from core.families.vae import safe_type
+from core.families.vocabulary import read_vocabulary
 from core.formats import text_keys
 from core.formats.checkpoint import PART_TITLES, Checkpoint, Part, open_checkpoint, open_vae, part_digest, read_part
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
+from core.formats.part_config import check_config
 from core.record.cancel import CancelToken
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 
 SHOWN_KEYS = 5
+LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
+# What CLIP's class is told; it would take any other name of a config for a setting of its own.
+TEXT_FIELDS = {
+    *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range"),
+    *("initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id"),
+}
 
 
 def load(
@@ -72,11 +85,77 @@ def load(
         text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
         prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get("unet")),
+        zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
         vae_scale=float(_vae_config(layout, checkpoint, vae).get("scaling_factor", layout.vae_scale)),
         family=layout.family,
         source=checkpoint.path,
         hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
     )
+
+
+def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None) -> list[Problem]:
+    """What `load` would refuse, from headers and configs alone, and what could not be trained together."""
+    try:
+        checkpoint = open_checkpoint(path, layout.family)
+        check_family(checkpoint.kind, path, layout.family)
+        parts = _chosen_parts(layout, checkpoint, vae, set(PARTS))
+        words = len(read_vocabulary(tokenizer_folder(path)))
+    except ProblemsError as error:
+        return error.problems
+    found: list[Problem] = []
+    configs = {part.name: _config(layout, part) for part in parts}
+    for part in parts:
+        try:
+            wanted = _shapes(part.name, json.dumps(configs[part.name], sort_keys=True))
+        except ProblemsError as error:
+            found += [replace(problem, where=str(part.source)) for problem in error.problems]
+            continue
+        entries = {_with_level(name, wanted): place.entry for name, place in part.places.items()}
+        shapes = {name: entry.shape for name, entry in entries.items()}
+        found += _misfits(wanted, shapes, part, FAMILY_NAMES[layout.family])
+        found += _not_weights(
+            [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))], part
+        )
+    return found or _not_of_one_model(layout, configs, words, Path(path))
+
+
+@lru_cache(maxsize=16)
+def _shapes(name: str, config: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a part, by name."""
+    return {key: tuple(tensor.shape) for key, tensor in make_empty(name, json.loads(config)).state_dict().items()}
+
+
+def _with_level(name: str, wanted: Mapping[str, Any]) -> str:
+    """As this version of transformers names it: see core.formats.text_keys."""
+    return text_keys.full_name(name) if text_keys.full_name(name) in wanted else name
+
+
+def _not_of_one_model(
+    layout: Layout, configs: Mapping[str, Mapping[str, Any]], words: int, path: Path
+) -> list[Problem]:
+    """Parts that are each whole and do not fit each other."""
+    unet, vae, texts = configs["unet"], configs["vae"], [configs[name] for name in layout.text_encoders]
+    widths = sum(config["hidden_size"] for config in texts)
+    channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
+    flaws = {
+        f"its U-Net reads texts of {unet['cross_attention_dim']} numbers, its text encoders write {widths}": (
+            unet["cross_attention_dim"] != widths
+        ),
+        f"its U-Net and VAE have latents of {channels} channels, not 4": channels != [4, 4, 4],
+        "its VAE does not make images of 3 channels 8 times smaller": (
+            (vae.get("in_channels", 3), vae.get("out_channels", 3), len(vae["block_out_channels"])) != (3, 3, 4)
+        ),
+        f"its tokenizer knows {words:,} tokens, more than its text encoder": (
+            min(config.get("vocab_size", 49408) for config in texts) < words
+        ),
+        "its text encoder reads less than 77 tokens": (
+            min(config.get("max_position_embeddings", 77) for config in texts) < 77
+        ),
+    }
+    fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
+    return [
+        Problem(f"The parts of this model do not fit: {why}", str(path), fix) for why, is_so in flaws.items() if is_so
+    ]
 
 
 def _asked_prediction(layout: Layout, unet: Any) -> str:
@@ -124,8 +203,8 @@ def _without_unused_layers(layout: Layout, part: Part) -> Part:
 
 def _layer(name: str) -> int:
     """Number of the layer a tensor is of, -1 for one outside of all: `encoder.layers.7.mlp.fc1.bias` -> 7."""
-    words = name.split(".")
-    return int(words[words.index("layers") + 1]) if "layers" in words else -1
+    found = LAYER.search(name)
+    return int(found[1]) if found else -1
 
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
@@ -153,7 +232,7 @@ def _vae_maker() -> Any:
 def _text_config(config: Mapping[str, Any]) -> Any:
     from transformers.models.clip.configuration_clip import CLIPTextConfig
 
-    return CLIPTextConfig(**{key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
+    return CLIPTextConfig(**{key: value for key, value in config.items() if key in TEXT_FIELDS})
 
 
 def _text_encoder_maker() -> Any:
@@ -172,8 +251,14 @@ def make_empty(name: str, config: dict[str, Any]) -> Any:
     """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work."""
     with quick_imports():
         make = _MAKERS[name]()
-    with torch.device("meta"):
-        return make(config).requires_grad_(False)
+    where = f"{PART_TITLES[name]}, config.json"
+    check_config(name, config, where, whole=False)
+    try:
+        with torch.device("meta"):
+            return make(config).requires_grad_(False)
+    except Exception as error:  # the libraries check little: a config that contradicts itself raises anything
+        what = f"The config describes no {PART_TITLES[name]} ({type(error).__name__}: {str(error)[:200]})"
+        raise ProblemsError.one(what, where, "download the model's folder again") from error
 
 
 _MAKERS = {
@@ -191,34 +276,47 @@ def make_empty_part(layout: Layout, name: str) -> Any:
 
 def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, title: str) -> None:
     """Put the tensors into the module built on "meta"; every key must be there, none left over, every shape right."""
-    wanted = module.state_dict()
-    problems = []
-    if missing := sorted(wanted.keys() - state.keys()):
-        problems.append(_keys_problem("lacks", missing, part, title))
-    if extra := sorted(state.keys() - wanted.keys()):
-        problems.append(_keys_problem("has unknown", extra, part, title))
-    wrong = []
-    for name in wanted.keys() & state.keys():
-        fitted = _fitted(state[name], wanted[name].shape)
-        if fitted is None:
-            wrong.append(f"{name} {_size(state[name].shape)} instead of {_size(wanted[name].shape)}")
-        else:
-            state[name] = fitted
-    if wrong:
-        problems.append(_shapes_problem(sorted(wrong), part, title))
-    if problems:
-        raise ProblemsError(problems)
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    raise_if_errors(_misfits(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
+    raise_if_errors(_not_weights([name for name in wanted if not state[name].is_floating_point()], part))
+    for name, shape in wanted.items():
+        state[name] = state[name].reshape(shape)
     module.load_state_dict(state, strict=True, assign=True)
     _fill_counters(module, next(iter(state.values())).device)
 
 
-def _fitted(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """The tensor in the shape asked for. Only ones at the end may differ: 1x1 convolution or linear layer."""
-    if tensor.shape == shape:
-        return tensor
-    shorter, longer = sorted((tensor.shape, shape), key=len)
-    same = len(shorter) >= 2 and longer[: len(shorter)] == shorter and prod(longer[len(shorter) :]) == 1
-    return tensor.reshape(shape) if same else None
+def _misfits(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], part: Part, title: str
+) -> list[Problem]:
+    """Why tensors of these shapes are not those of the part, by name."""
+    problems = []
+    if missing := sorted(wanted.keys() - found.keys()):
+        problems.append(_keys_problem("lacks", missing, part, title))
+    if extra := sorted(found.keys() - wanted.keys()):
+        problems.append(_keys_problem("has unknown", extra, part, title))
+    wrong = [
+        f"{name} {_size(found[name])} instead of {_size(wanted[name])}"
+        for name in sorted(wanted.keys() & found.keys())
+        if not _fits(found[name], wanted[name])
+    ]
+    return problems + ([_shapes_problem(wrong, part, title)] if wrong else [])
+
+
+def _not_weights(names: Iterable[str], part: Part) -> list[Problem]:
+    """Tensors of whole numbers: another program's packed form."""
+    names = [name for name in names if not name.endswith("position_ids")]
+    if not names:
+        return []
+    what = f"The {PART_TITLES[part.name]} holds whole numbers where weights belong, such as {names[0]}"
+    return [Problem(what, str(part.source), "choose the model in fp32, fp16, bf16 or fp8")]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Only ones at the end may differ: 1x1 convolution or linear layer."""
+    if tuple(shape) == tuple(wanted):
+        return True
+    shorter, longer = sorted((tuple(shape), tuple(wanted)), key=len)
+    return len(shorter) >= 2 and longer[: len(shorter)] == shorter and prod(longer[len(shorter) :]) == 1
 
 
 def _fill_counters(module: Any, device: torch.device) -> None:
@@ -253,7 +351,7 @@ def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
     return Problem(f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}", str(part.source), fix)
 
 
-def _size(shape: torch.Size) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)
 
 

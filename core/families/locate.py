@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from core.families import family_of
@@ -47,18 +46,13 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",
             setting,
-            "download it (Get a base model in the page, or `webui.py tool --tool.name download`), or choose a file",
+            f"download it (Get a model in the page, or `webui.py tool --tool.name download --tool.hub_id {reference}`), or choose a file",
         )
     return found
 
 
-def model_problems(
-    settings: ModelSettings, workspace: Workspace, allow: Callable[[Path, str], object] | None = None
-) -> list[Problem]:
-    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means.
-
-    allow  called with the VAE before it is read; may raise ProblemsError (a shared page)
-    """
+def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
+    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
     found: list[Problem] = []
     name = None
     try:
@@ -69,10 +63,7 @@ def model_problems(
         found += error.problems
     if settings.vae is not None:
         try:
-            path = model_path(settings.vae, workspace, "model.vae")
-            if allow is not None:
-                allow(path, "model.vae")
-            vae = open_vae(path)
+            vae = open_vae(model_path(settings.vae, workspace, "model.vae"))
             scale = (vae.config or {}).get("scaling_factor")
             if name is not None and scale is not None and (scale == SDXL_SCALE) != (name == "sdxl"):
                 found.append(_of_another_family(settings.vae, scale, name))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.families import type_speed
 from core.record import machine
 
 if TYPE_CHECKING:
@@ -44,12 +46,14 @@ def choose_precision(
     *,
     learns: bool = True,
     method: MethodSettings | None = None,
+    bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
     """As asked, or for "auto": on CUDA bf16 while something learns and the card has it, else fp16 (more digits than bf16,
-    and nothing here overflows it when drawing); on a CPU bf16 for large models where it multiplies bf16 in hardware;
-    fp32 otherwise.
+    and nothing here overflows it when drawing); on a CPU bf16 for large models where it was measured to be no slower; fp32
+    otherwise.
 
     weight_bytes   of the U-Net as stored       method   the kind of training, where something learns
+    bf16_pays      whether a large model computes no slower in bf16 on this CPU
     """
     import torch
 
@@ -65,7 +69,7 @@ def choose_precision(
             name = (
                 "no" if whole_model and name == "fp16" and in_backward else name
             )  # fp16 needs the whole gradient's look
-        elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and machine.bf16_is_fast(device):
+        elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and bf16_pays():
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     beside_a_network = method is None or method.kind == "lora"

@@ -1,4 +1,4 @@
-"""The size of pictures that a model was made for, from its header or configuration: no weights are read, no torch loaded."""
+"""The size and the guidance that a model was made for, from its header or folder: no weights are read, no torch loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from core.dataset.buckets import LATENT_PIXELS
 from core.families import family_of
 from core.formats.detect import read_json
 from core.formats.header import read_header, sniff
+
+USUAL_GUIDANCE = 7.5
+STATED = "generation_defaults.json"  # beside a diffusers folder's model_index.json: {"guidance_scale": 4.0}
+
+
+def own_guidance(model: Path) -> float:
+    """The guidance that a model's folder states, else the usual 7.5."""
+    stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
+    value = stated.get("guidance_scale")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 50:
+        return float(value)
+    return USUAL_GUIDANCE
 
 
 def stated_size(model: Path) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 MORE, LESS = 1.1, 1 / 1.1
+MOST_OPEN, LARGEST = 100, 1000  # within them a weight stays finite, and a text of any length takes no time
 # An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
 FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for brackets that are text"
@@ -17,7 +18,8 @@ Run = tuple[str, float]
 def runs_of(text: str) -> list[Run]:
     """The text in runs of one weight, in order: "a (red:1.3) fox" -> [("a ", 1), ("red", 1.3), (" fox", 1)].
 
-    A bracket that is left open weighs to the end; one without a partner is text. ValueError for a number with two points.
+    A bracket that is left open weighs to the end; one without a partner is text. ValueError for a number with two points
+    or beyond all use, and for brackets nested without end.
     """
     runs: list[list[Any]] = []
     round_open: list[int] = []
@@ -43,6 +45,8 @@ def runs_of(text: str) -> list[Run]:
             weigh(square_open.pop(), LESS)
         else:
             runs.append([part, 1.0])
+        if len(round_open) + len(square_open) > MOST_OPEN:
+            raise ValueError(f"more than {MOST_OPEN} brackets are open within one another")
     for begin in round_open:
         weigh(begin, MORE)
     for begin in square_open:
@@ -62,6 +66,9 @@ def wrong_weight(text: str) -> str:
 
 def _weight(number: str) -> float:
     try:
-        return float(number)
+        weight = float(number)
     except ValueError:
-        raise ValueError(f"the weight '{number}' is no number") from None
+        raise ValueError(f"the weight '{number[:20]}' is no number") from None
+    if abs(weight) > LARGEST:
+        raise ValueError(f"the weight {number[:20]} is above {LARGEST}")
+    return weight

@@ -6,7 +6,6 @@ Only headers are read here; `read_part` then brings in one part's tensors, one a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -18,8 +17,11 @@ from core.formats import sd_keys
 from core.formats.detect import ModelKind, identify, identify_header, read_json
 from core.formats.hashes import HashMemo
 from core.formats.header import ITEM_BYTES, TensorEntry, read_header
+from core.formats.part_config import check_config
 from core.formats.tensors import TensorFile
+from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -139,14 +141,14 @@ def open_vae(path: Path | str) -> Part:
 
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    try:
-        return {part: dict(sizes) for part, sizes in dict(json.loads(metadata.get(SIZES_KEY, "{}"))).items()}
-    except (ValueError, TypeError) as error:
-        raise ProblemsError.one(
-            f"The model's sizes in the file's metadata ({SIZES_KEY}) cannot be read: {error}",
-            str(path),
-            "save the model again, or use its diffusers folder",
-        ) from error
+    fix = "save the model again, or use its diffusers folder"
+    found = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
+    if not isinstance(found, dict) or not all(isinstance(sizes, dict) for sizes in found.values()):
+        raise ProblemsError.one(f"The model's sizes in the file's metadata ({SIZES_KEY}) are damaged", str(path), fix)
+    for part, sizes in found.items():
+        if part in PART_TITLES:
+            check_config(part, sizes, f"{path}, {SIZES_KEY}", whole=False)
+    return found
 
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
@@ -176,8 +178,8 @@ def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) ->
     """transformers' name -> where it lies, of one tensor of OpenCLIP."""
     names = sd_keys.open_clip_to_diffusers(name)
     if len(names) == 3:
-        return dict(zip(names, _thirds(entry), strict=True))
-    if name == "text_projection" and not kohya_projection:
+        return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
+    if name == "text_projection" and not kohya_projection and len(entry.shape) == 2:
         entry = _transposed(entry)
     return {ours: entry for ours in names}
 
@@ -187,7 +189,7 @@ def _thirds(entry: TensorEntry) -> list[TensorEntry]:
     rows = entry.shape[0] // 3
     row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
     found = []
-    for start in range(entry.start, entry.start + 3 * rows * row, rows * row):
+    for start in (entry.start, entry.start + rows * row, entry.start + 2 * rows * row):
         stop = entry.stop if entry.strides else start + rows * row
         found.append(replace(entry, shape=(rows, *entry.shape[1:]), start=start, stop=stop))
     return found
@@ -221,6 +223,7 @@ def _folder_parts(path: Path) -> dict[str, Part]:
 
 
 def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
+    check_config(name, config, str(folder / "config.json"))
     renames = {"unet": lambda key: key, "vae": sd_keys.vae_to_diffusers}
     rename = renames.get(name, sd_keys.clip_to_diffusers)
     places = {}
@@ -237,7 +240,7 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = read_json(folder / f"{name}.index.json")
         if index is not None:
-            shards = sorted(set((index.get("weight_map") or {}).values()))
+            shards = _shards(index.get("weight_map"), folder)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ProblemsError.one(
@@ -249,6 +252,15 @@ def _weight_files(folder: Path) -> list[Path]:
         str(folder),
         f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it",
     )
+
+
+def _shards(listed: Any, folder: Path) -> list[str]:
+    """The files that an index names, all of its own folder."""
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
+        what = "The index of the model's parts does not name the files beside it"
+        raise ProblemsError.one(what, str(folder), "download the folder again")
+    return sorted(set(names))
 
 
 def _without_ballast(part: str, places: Mapping[str, Place]) -> dict[str, Place]:
@@ -296,7 +308,7 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
     whole = hashlib.sha256()
     with_lines: dict[str, str] = {}
     for file, places in in_file_order(part):
-        with open(file, "rb") as handle:
+        with open_regular(file) as handle:
             for name, place in places:
                 if cancel is not None:
                     cancel.check()

@@ -5,15 +5,18 @@ The keys and shapes that decide are those of the published models; sizes of file
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core.formats.header import TensorEntry, read_header
-from core.record.problems import ProblemsError
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, check_regular
 
 UNET = "model.diffusion_model."
 FAMILY_NAMES = {
@@ -52,6 +55,7 @@ class ModelKind:
     layout      "single_file" or "diffusers"; of a LoRA whose names it uses: "kohya", "peft", "diffusers"
     prediction  "epsilon", "v" or None (SD 2 files do not say)
     evidence    one sentence: what told           variant     "inpainting", "loha" ..., or None for the plain kind
+    zero_terminal_snr   whether the file says that it was trained on the schedule that ends in pure noise
     """
 
     kind: str
@@ -60,6 +64,7 @@ class ModelKind:
     prediction: str | None
     evidence: str
     variant: str | None = None
+    zero_terminal_snr: bool = False
 
     def __str__(self) -> str:
         """In words: "SDXL checkpoint", "SD 1.x inpainting checkpoint"."""
@@ -72,8 +77,22 @@ def identify(path: Path | str) -> ModelKind:
     path = Path(path)
     if path.is_dir():
         return _identify_folder(path)
-    tensors, metadata = read_header(path)
-    return identify_header(tensors, metadata)
+    facts = check_regular(path)
+    found = _looked_at(os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    if isinstance(found, ModelKind):
+        return found
+    raise ProblemsError([replace(each, where=each.where.replace(os.path.abspath(path), str(path))) for each in found])
+
+
+@lru_cache(maxsize=256)
+def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
+    """What it is, or what is wrong with it; remembered while the file is as it was, since a check asks half a dozen times."""
+    try:
+        return identify_header(*read_header(path))
+    except ProblemsError as error:
+        if isinstance(error.__cause__, OSError):  # a drive that was away for a moment
+            raise
+        return tuple(error.problems)
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
@@ -81,10 +100,15 @@ def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, s
     for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         answer = question(tensors, metadata)
         if answer is not None:
-            return answer
+            return replace(answer, zero_terminal_snr=_zero_terminal_snr(tensors, metadata))
     if tensors and all(re.match(r"(320|640|768|1024|1280)\.", name) for name in tensors):
         return ModelKind("hypernetwork", None, "single_file", None, "its keys are layer widths")
     return ModelKind("unknown", None, "single_file", None, _first_keys(tensors))
+
+
+def _zero_terminal_snr(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:
+    """Of a whole model by its marker tensor, of what was trained beside one by what sd-scripts writes."""
+    return "ztsnr" in tensors or metadata.get("ss_zero_terminal_snr") == "True"
 
 
 def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
@@ -102,7 +126,7 @@ def _as_checkpoint(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
     family, evidence = _checkpoint_family(tensors)
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     variant = _shape_variant(tensors) or (
-        INPUT_VARIANTS.get(first.shape[1]) if first and len(first.shape) == 4 else None
+        INPUT_VARIANTS.get(first.side(1)) if first and len(first.shape) == 4 else None
     )
     return ModelKind("checkpoint", family, "single_file", _prediction(family, tensors, metadata), evidence, variant)
 
@@ -117,13 +141,13 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
         if key in tensors:
             return family, f"it has the key {key}"
     label = tensors.get(f"{UNET}label_emb.0.0.weight")
-    if label is not None and label.shape[-1] in (2816, 2560):
+    if label is not None and label.side(-1) in (2816, 2560):
         return (
-            "sdxl" if label.shape[-1] == 2816 else "sdxl_refiner"
-        ), f"label_emb.0.0.weight reads {label.shape[-1]} values"
+            "sdxl" if label.side(-1) == 2816 else "sdxl_refiner"
+        ), f"label_emb.0.0.weight reads {label.side(-1)} values"
     context = tensors.get(f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-    if context is not None and context.shape[-1] in (768, 1024):
-        return CONTEXT_FAMILY[context.shape[-1]], f"its cross-attention reads {context.shape[-1]} values"
+    if context is not None and context.side(-1) in (768, 1024):
+        return CONTEXT_FAMILY[context.side(-1)], f"its cross-attention reads {context.side(-1)} values"
     if any(name.startswith("conditioner.embedders.1.model.") for name in tensors):
         return "sdxl", "its second text encoder is OpenCLIP (conditioner.embedders.1.model)"
     if any(name.startswith("cond_stage_model.model.") for name in tensors):
@@ -145,7 +169,7 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
         if (found := re.match(rf"{re.escape(UNET)}input_blocks\.7\.1\.transformer_blocks\.(\d+)\.", name))
     ]
     label = tensors.get(f"{UNET}label_emb.0.0.weight")
-    if depth and label is not None and label.shape[-1] == 2816 and max(depth) < 9:
+    if depth and label is not None and label.side(-1) == 2816 and max(depth) < 9:
         return "pruned (SSD-1B or Vega)"
     return None
 
@@ -183,10 +207,10 @@ CONTEXT_READER = re.compile(
 )
 NAMES_FAMILY = (
     (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
-    (re.compile(r"(lora_unet_|unet\.).*_block.*transformer_blocks[._][1-9]"), "sdxl"),
     (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
     (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
 )
+DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
 OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
 
@@ -221,7 +245,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
     for name, entry in tensors.items():
         if CONTEXT_READER.search(name) and len(entry.shape) >= 2:
-            width = entry.shape[1]
+            width = entry.side(1)
             if width in CONTEXT_FAMILY:
                 return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
     version = metadata.get("ss_base_model_version", "")
@@ -239,16 +263,24 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
         if architecture.lower().startswith(start):
             return family, f"its metadata say {architecture}"
     for name, entry in tensors.items():  # a LoRA of the text encoder only: its width tells
-        if name.endswith(("self_attn_q_proj.lora_down.weight", "self_attn.q_proj.lora_A.weight")) and entry.shape[
+        if name.endswith(("self_attn_q_proj.lora_down.weight", "self_attn.q_proj.lora_A.weight")) and entry.side(
             -1
-        ] in (768, 1024):
-            return CONTEXT_FAMILY[entry.shape[-1]], f"its text encoder is {entry.shape[-1]} wide"
+        ) in (768, 1024):
+            return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
     return None, _first_keys(tensors)
 
 
 def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
     """SDXL LoRAs use the original block names, number their text encoders, or have deep transformers."""
+    if any(_in_deep_transformer(name) for name in tensors):
+        return "sdxl"
     return next((family for pattern, family in NAMES_FAMILY if any(pattern.match(name) for name in tensors)), None)
+
+
+def _in_deep_transformer(name: str) -> bool:
+    """In a second or later transformer of a U-Net's attention. In one expression it would take the square of a name's length."""
+    block = name.find("_block") if name.startswith(("lora_unet_", "unet.")) else -1
+    return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
 
 
 # ---- everything else ----
@@ -259,14 +291,14 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
         family = "sdxl" if "add_embedding.linear_1.weight" in tensors else None
         context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
         if family is None and context is not None:
-            family = CONTEXT_FAMILY.get(context.shape[-1])
+            family = CONTEXT_FAMILY.get(context.side(-1))
         return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding")
     bare = "input_hint_block.0.weight" in tensors  # kohya's own trainer leaves the prefix out
     if not bare and not any(name.startswith("control_model.") for name in tensors):
         return None
     prefix = "" if bare else "control_model."
     context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-    family = CONTEXT_FAMILY.get(context.shape[-1]) if context is not None else None
+    family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
     variant = "difference" if "difference" in tensors else None
     return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
 
@@ -274,7 +306,7 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
 def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
     names = set(tensors)
     if names == XTI_KEYS:
-        width = tensors["MID"].shape[-1]
+        width = tensors["MID"].side(-1)
         return ModelKind(
             "embedding", CONTEXT_FAMILY.get(width), "single_file", None, "it has one vector for each layer", "XTI"
         )
@@ -285,7 +317,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     if not vectors and len(names) == 1:
         vectors = [name for name in names if len(tensors[name].shape) <= 2]
     for name in vectors:
-        width = tensors[name].shape[-1] if tensors[name].shape else 0
+        width = tensors[name].side(-1)
         if named or width in (768, 1024, 1280):
             family = {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(width)
             return ModelKind("embedding", family, "single_file", None, f"its only vectors are {width} wide")
@@ -303,17 +335,17 @@ def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
             return ModelKind("vae", None, layout, None, f"it has {prefix}encoder.conv_in and no U-Net")
     context = tensors.get("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight")
     if context is not None and "conv_in.weight" in tensors:
-        family = CONTEXT_FAMILY.get(context.shape[-1])
-        variant = INPUT_VARIANTS.get(tensors["conv_in.weight"].shape[1])
+        family = CONTEXT_FAMILY.get(context.side(-1))
+        variant = INPUT_VARIANTS.get(tensors["conv_in.weight"].side(1))
         return ModelKind(
-            "unet", family, "diffusers", None, f"its cross-attention reads {context.shape[-1]} values", variant
+            "unet", family, "diffusers", None, f"its cross-attention reads {context.side(-1)} values", variant
         )
     for prefix in ("", "text_model."):
         embedding = tensors.get(f"{prefix}embeddings.token_embedding.weight")
         if embedding is not None:
-            family = CONTEXT_FAMILY.get(embedding.shape[-1])
+            family = CONTEXT_FAMILY.get(embedding.side(-1))
             return ModelKind(
-                "text_encoder", family, "diffusers", None, f"its token vectors are {embedding.shape[-1]} wide"
+                "text_encoder", family, "diffusers", None, f"its token vectors are {embedding.side(-1)} wide"
             )
     return None
 
@@ -338,16 +370,17 @@ def _identify_folder(path: Path) -> ModelKind:
     evidence = f"model_index.json names {pipeline}"
     if family is None and unet is not None:
         family, evidence = _unet_config_family(unet)
-    variant = INPUT_VARIANTS.get((unet or {}).get("in_channels", 4))
+    variant = INPUT_VARIANTS.get(_whole(unet or {}, "in_channels"))
     scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
     said = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(said)
-    return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant)
+    stretched = scheduler.get("rescale_betas_zero_snr") is True
+    return ModelKind("checkpoint", family, "diffusers", prediction, evidence, variant, stretched)
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
     """By the width of the text states; a model of another width with SD 1's topology (the starter) is SD 1."""
-    width = config.get("cross_attention_dim")
+    width = _whole(config, "cross_attention_dim")
     if config.get("addition_embed_type") == "text_time":
         return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"
     if width in CONTEXT_FAMILY:
@@ -362,6 +395,12 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
     return None, "its U-Net has blocks of no known family"
 
 
+def _whole(config: Mapping[str, Any], name: str) -> int:
+    """A config's number; 0 where it is none."""
+    value = config.get(name)
+    return value if type(value) is int else 0
+
+
 def _identify_part_folder(path: Path) -> ModelKind:
     """A folder that holds one model: its config.json names the class."""
     config = read_json(path / "config.json")
@@ -371,11 +410,12 @@ def _identify_part_folder(path: Path) -> ModelKind:
             str(path),
             "choose a diffusers folder, or a .safetensors file in it",
         )
-    name = str(config.get("_class_name") or next(iter(config.get("architectures") or []), ""))
+    classes = config.get("architectures")
+    name = str(config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else ""))
     evidence = f"its config.json names {name}"
     if name == "UNet2DConditionModel":
         family, evidence = _unet_config_family(config)
-        return ModelKind("unet", family, "diffusers", None, evidence, INPUT_VARIANTS.get(config.get("in_channels", 4)))
+        return ModelKind("unet", family, "diffusers", None, evidence, INPUT_VARIANTS.get(_whole(config, "in_channels")))
     if name == "AutoencoderKL":
         family = "sdxl" if config.get("scaling_factor") == 0.13025 else None
         return ModelKind("vae", family, "diffusers", None, evidence)
@@ -390,13 +430,6 @@ def _identify_part_folder(path: Path) -> ModelKind:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, None when the file is missing; a damaged one is a problem with its place."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
+        return read_json_object(path)
+    except MissingFile:
         return None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ProblemsError.one(
-            f"The file is not valid JSON: {error}", str(path), "download or copy it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ProblemsError.one("The file holds no JSON object", str(path), "download or copy it again")
-    return value

@@ -158,6 +158,7 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
         for file in sorted(own.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, folder / file.name)
+        write_older_vocabulary(folder)
         return
     config = read_json(shipped / "tokenizer_config.json") or {}
     write_json(folder / "tokenizer_config.json", config)
@@ -166,11 +167,27 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
     }
     write_json(folder / "special_tokens_map.json", marks)
     shutil.copyfile(vocabulary, folder / "tokenizer.json")
-    # The two files that programs with an older transformers read instead.
-    model = json.loads(vocabulary.read_text(encoding="utf-8"))["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8", newline="\n")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    write_older_vocabulary(folder)
+
+
+def write_older_vocabulary(folder: Path) -> None:
+    """vocab.json and merges.txt from tokenizer.json, where they are missing: transformers below 5 (sd-scripts' own) reads
+    CLIP's tokenizer from them alone. Words that were added to the vocabulary stand in a third file there."""
+    source = folder / "tokenizer.json"
+    if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        return
+    found = json.loads(source.read_text(encoding="utf-8"))
+    words, merges = found["model"]["vocab"], found["model"]["merges"]
+    lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in merges)]
+    added = {word["content"]: word["id"] for word in found.get("added_tokens", []) if word["content"] not in words}
+    _write_words(folder / "vocab.json", words)
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    if added and not (folder / "added_tokens.json").exists():
+        _write_words(folder / "added_tokens.json", added)
+
+
+def _write_words(path: Path, words: Mapping[str, int]) -> None:
+    path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8", newline="\n")
 
 
 def _is_tokenizer(folder: Path) -> bool:

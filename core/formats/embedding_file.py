@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.header import read_header
+from core.formats.header import TensorEntry, read_header
 from core.formats.overflow import not_finite, refuse_no_numbers
 from core.formats.tensor_writer import save_pickle
 from core.formats.tensors import TensorFile
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
+FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
+MOST_NUMBERS = 20_000_000  # 75 vectors for each of SDXL's two encoders are 153,600
 LAYERS = (
     *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
     *(f"OUT{number:02d}" for number in range(3, 12)),
@@ -50,25 +53,37 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     with TensorFile(path) as file:
-        found = {name: file.read(name, torch.float32) for name in file.entries}
-    found = {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
-    return {name: found[own] for name, own in _names({name: value.ndim for name, value in found.items()}, path).items()}
+        names = _names(file.entries, path)
+        found = {name: file.read(own, torch.float32) for name, own in names.items()}
+    return {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
     """{name: (n, C)} of the same tensors, from the header alone."""
     entries, _ = read_header(path)
-    shapes = {name: (1, *entry.shape) if len(entry.shape) == 1 else entry.shape for name, entry in entries.items()}
-    names = _names({name: len(shape) for name, shape in shapes.items()}, path)
-    return {name: (shapes[own][0], shapes[own][-1]) for name, own in names.items()}
+    shapes = {name: entries[own].shape for name, own in _names(entries, path).items()}
+    return {name: (shape[0] if len(shape) == 2 else 1, shape[-1]) for name, shape in shapes.items()}
 
 
-def _names(axes: Mapping[str, int], path: Path) -> dict[str, str]:
-    """This program's names -> the file's, of those that are vectors. axes: of each tensor in the file."""
+def _names(entries: Mapping[str, TensorEntry], path: Path) -> dict[str, str]:
+    """This program's names -> the file's, of those that are vectors of words."""
+    vectors = {name for name, entry in entries.items() if _are_vectors(entry)}
     for names in (LAYERS, SDXL):
-        if set(names) & set(axes):
-            return {name: name for name in names if name in axes}
-    tables = [name for name, number in axes.items() if number == 2]
-    if not tables:
+        if set(names) & vectors:
+            found = {name: name for name in names if name in vectors}
+            break
+    else:
+        tables = [name for name in entries if name in vectors]
+        found = {ONE[0]: tables[0]} if tables else {}
+    if not found:
         raise ProblemsError.one("The file holds no embedding", str(path), "choose a textual inversion's file")
-    return {ONE[0]: tables[0]}
+    if sum(prod(entries[own].shape) for own in found.values()) > MOST_NUMBERS:
+        raise ProblemsError.one(
+            "The file is too large for an embedding", str(path), "choose a textual inversion's file"
+        )
+    return found
+
+
+def _are_vectors(entry: TensorEntry) -> bool:
+    """One, or several in rows, of numbers with a point."""
+    return len(entry.shape) in (1, 2) and 0 not in entry.shape and entry.dtype in FLOATS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+from core.record.workspace import display_path, real_path
 
 if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 CHUNK_BYTES = 1 << 22
+HOLLOW = 20  # times as much claimed as there is
 LEGACY_START, LEGACY_BYTES = 0x100000, 0x10000  # A1111's first hash reads 64 KiB there
 
 
@@ -27,16 +32,15 @@ class HashMemo:
         self._lock = threading.Lock()
         self._known: dict[str, dict] = {}
         if self.path is not None:
-            with suppress(OSError, ValueError):
-                known = json.loads(self.path.read_text(encoding="utf-8"))
-                self._known = known if isinstance(known, dict) else {}
+            with suppress(ProblemsError):
+                self._known = read_json_object(self.path)
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
         """The remembered value while no file has changed, else `compute()`."""
-        key = f"{purpose}|" + "|".join(str(file.resolve()) for file in files)
+        key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
         known = self._known.get(key)
-        if isinstance(known, dict) and known.get("stamps") == stamps:
+        if isinstance(known, dict) and known.get("stamps") == stamps and isinstance(known.get("value"), str):
             return known["value"]
         value = compute()
         with self._lock:
@@ -48,9 +52,11 @@ class HashMemo:
 
 
 def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:
-    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is looked at between them."""
+    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is looked at between them. Raises ProblemsError for a file
+    that is nearly all holes, which may claim terabytes."""
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
+        _check_is_whole(path, os.fstat(handle.fileno()))
         handle.seek(start)
         while chunk := handle.read(CHUNK_BYTES):
             if cancel is not None:
@@ -59,9 +65,17 @@ def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int 
     return digest.hexdigest()
 
 
+def _check_is_whole(path: Path | str, found: os.stat_result) -> None:
+    """Some file systems do not tell what a file takes: then it counts as whole."""
+    there = getattr(found, "st_blocks", 0) * 512
+    if 0 < there < found.st_size / HOLLOW and found.st_size > CHUNK_BYTES:
+        what = f"The file claims {found.st_size / 1e9:,.1f} GB and takes {there / 1e9:,.3f} GB of the disk: it was not written to its end"
+        raise ProblemsError.one(what, display_path(path), "get it again")
+
+
 def legacy_hash(path: Path | str) -> str:
     """A1111's old model hash: 8 digits of the SHA-256 of 64 KiB at 1 MiB (of nothing in a smaller file: e3b0c442)."""
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         handle.seek(LEGACY_START)
         return hashlib.sha256(handle.read(LEGACY_BYTES)).hexdigest()[:8]
 

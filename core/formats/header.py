@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import struct
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
+from core.record.bounded_json import MAX_BYTES, parse_json
 from core.record.problems import ProblemsError
+from core.record.regular import check_regular, open_regular
 
 # Bytes of one element, by the names that safetensors uses.
 ITEM_BYTES = {
@@ -29,7 +34,14 @@ ITEM_BYTES = {
     "I64": 8,
     "U64": 8,
 }
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself: tells that a file is one
+MAX_TENSORS = 20_000  # SDXL has 2,515, a LoRA of all its layers with dropout and norms 10,000
+MAX_NAME = 300
+MAX_AXES = 8
+MAX_ELEMENTS = 1 << 48
+# A tensor may show the bytes of another once more (shared weights), or repeat them by a stride of 0.
+MAX_TIMES_FILE, SMALL_BYTES = 4, 16_000_000
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 AGAIN = "download or copy the file again"
 
 
@@ -43,10 +55,14 @@ class TensorEntry:
     stop: int
     strides: tuple[int, ...] | None = None
 
+    def side(self, axis: int) -> int:
+        """The length of an axis; 0 where there is none."""
+        return self.shape[axis] if -len(self.shape) <= axis < len(self.shape) else 0
+
 
 def sniff(path: Path | str) -> str:
     """What the first bytes say, whatever the name says: safetensors, zip, pickle, empty, page, pointer or unknown."""
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         first = handle.read(512)
     if not first:
         return "empty"
@@ -83,52 +99,99 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
     For a pickle the metadata are its plain top-level numbers and words (global_step, epoch ...).
     """
     path = Path(path)
-    if not path.exists():
-        raise ProblemsError.one("There is no such file", str(path), "check the path")
-    if path.is_dir():
-        raise ProblemsError.one("This is a folder, not a file", str(path), "choose a file in it")
+    size = check_regular(path).st_size
     try:
         form = sniff(path)
+        if form in NOT_A_MODEL:
+            what, fix = NOT_A_MODEL[form]
+            raise ProblemsError.one(what, str(path), fix)
         if form == "safetensors":
-            return _safetensors_header(path)
-        if form in ("zip", "pickle"):
+            tensors, metadata = _safetensors_header(path)
+        else:
             from core.formats.pickles import read_pickled_header
 
-            return read_pickled_header(path, form)
+            tensors, metadata = read_pickled_header(path, form)
     except OSError as error:
         raise ProblemsError.one(
             f"The file cannot be read: {error.strerror or error}", str(path), "check its permissions"
         ) from error
-    what, fix = NOT_A_MODEL[form]
-    raise ProblemsError.one(what, str(path), fix)
+    _check_entries(path, tensors, size)
+    return tensors, metadata
 
 
 def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     size = os.path.getsize(path)
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         if 8 + length > size:
             raise _cut_short(path, 8 + length, size)
-        text = handle.read(length)
+        if length > MAX_BYTES:
+            raise _damaged(path, f"its header has more than {MAX_BYTES / 1e6:.0f} MB")
+        listing = parse_json(handle.read(length), str(path), AGAIN, object_pairs_hook=_each_once)
+    if not isinstance(listing, dict):
+        raise _damaged(path, "its header is no JSON object")
+    metadata = listing.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "its metadata are no JSON object")
     try:
-        listing = json.loads(text)
-        metadata = {str(key): str(value) for key, value in (listing.pop("__metadata__", None) or {}).items()}
         tensors = {name: _entry(described, 8 + length) for name, described in listing.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProblemsError.one("The file's list of tensors is damaged", str(path), AGAIN) from error
-    end = max((entry.stop for entry in tensors.values()), default=8 + length)
-    if end > size:
-        raise _cut_short(path, end, size)
-    return tensors, metadata
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, "a tensor is described wrongly") from error
+    _refuse_overlaps(path, tensors)
+    return tensors, {key: str(value) for key, value in metadata.items()}
 
 
-def _entry(described: dict, data_start: int) -> TensorEntry:
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal names JSON readers keep one, and not all the same one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"'{name[:100]}' is in it twice")
+    return found
+
+
+def _entry(described: Any, data_start: int) -> TensorEntry:
     """One line of a safetensors header, checked: the bytes must be as many as type and shape ask for."""
-    dtype, shape = described["dtype"], tuple(int(side) for side in described["shape"])
-    begin, end = (int(offset) for offset in described["data_offsets"])
-    if begin < 0 or end - begin != prod(shape) * ITEM_BYTES[dtype] or any(side < 0 for side in shape):
-        raise ValueError(f"{dtype} {shape} does not fit {end - begin} bytes")
+    dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"a tensor has the unknown type {str(dtype)[:20]}")
+    if len(shape) > MAX_AXES or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError("a tensor is described wrongly")
+    if end - begin != prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"a tensor of {dtype} {list(shape)} does not fit its {end - begin} bytes")
     return TensorEntry(dtype, shape, data_start + begin, data_start + end)
+
+
+def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    """The format allows none; a small file could else claim any number of bytes."""
+    before = 0
+    for entry in sorted(tensors.values(), key=lambda entry: (entry.start, entry.stop)):
+        if entry.start < before and entry.stop > entry.start:
+            raise _damaged(path, "tensors lie upon each other")
+        before = max(before, entry.stop)
+
+
+def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
+    """What holds for every form: bounded numbers, names that can be shown, and no more bytes than the file can mean."""
+    if len(tensors) > MAX_TENSORS:
+        raise _damaged(path, f"it lists more than {MAX_TENSORS:,} tensors")
+    claimed = 0
+    for name, entry in tensors.items():
+        if len(name) > MAX_NAME or CONTROL.search(name):
+            raise _damaged(path, "a tensor has a name that is too long or has control characters")
+        if len(entry.shape) > MAX_AXES or prod(max(side, 1) for side in entry.shape) > MAX_ELEMENTS:
+            raise _damaged(path, "a tensor has too many numbers or axes")
+        if entry.stop > size:
+            raise _cut_short(path, entry.stop, size)
+        claimed += prod(entry.shape) * ITEM_BYTES[entry.dtype]
+    if claimed > MAX_TIMES_FILE * size + SMALL_BYTES:
+        raise _damaged(path, f"its tensors would take {claimed:,} bytes, far more than the file has")
+
+
+def _damaged(path: Path, why: str) -> ProblemsError:
+    return ProblemsError.one(f"The file's list of tensors is damaged: {why}", str(path), AGAIN)
 
 
 def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:

@@ -1,19 +1,23 @@
-"""Models by name: a file or folder that is here, or a hub id (owner/name) that can be fetched into models/."""
+"""Models by name: a file or folder that is here, or one that can be fetched into models/: a catalog entry, a hub id
+(owner/name), the link of a file."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from core.formats import catalog
+from core.formats.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
 from core.record import atomic
+from core.record.allowed import may_reach, may_use_keys
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
+from core.record.secrets import secret
 from core.record.workspace import display_path, open_home, resolve_path
 
 if TYPE_CHECKING:
@@ -24,9 +28,8 @@ HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 HUB_ID = re.compile(rf"({HUB_NAME})/({HUB_NAME})(?:/(.+))?$")
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 SMALL_SUFFIXES = (".json", ".txt")
-CHUNK_BYTES = 1 << 20
+HUB = "huggingface.co"
 TIMEOUT_SECONDS = 15.0
-SPARE_BYTES = 1 << 28  # left free on the disk beside the download
 
 Progress = Callable[[int, int], None]
 
@@ -52,23 +55,44 @@ class HubId:
         return f"{self.owner}--{self.name}"
 
 
+@dataclass(frozen=True)
+class Link:
+    """A file on any web server."""
+
+    url: str
+
+    def __str__(self) -> str:
+        """Without what stands behind the ?: it may be a key."""
+        return self.url.partition("?")[0]
+
+    @property
+    def file(self) -> str:
+        """Its name under models/: the last part of the address."""
+        return unquote(urlsplit(self.url).path).rpartition("/")[2]
+
+
+Source = HubId | Link
+
+
 def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
     """What a model setting stands for.
 
     A path (absolute, or relative to the project), a name under models/ with or without its ending, `outputs/...` for what
-    was trained, wherever that folder is, or a hub id whose model lies under models/ already: its path. A hub id that is
-    not here: the HubId. Anything else is a problem.
+    was trained, wherever that folder is, or a catalog entry ("sd15") or hub id whose model lies under models/ already:
+    its path. One of these that is not here: the HubId. Anything else is a problem.
     """
     text, models = reference.strip(), Path(models)
     if not text:
         raise ProblemsError.one("No model is chosen", "model", "choose a file, a folder or a hub id")
     for candidate in _candidates(text, models, outputs):
-        if os.path.exists(candidate):  # false, not an error, for a name that no disk takes
+        if may_reach(candidate) and os.path.exists(candidate):  # false, not an error, for a name that no disk takes
             return _model_in(candidate)
     hub_id = parse_hub_id(text)
     if hub_id is None:
         raise ProblemsError.one(
-            f"There is no model '{reference}'", display_path(models), "choose a file or folder that exists, or a hub id"
+            f"There is no model '{reference}'",
+            display_path(models),
+            f"choose a file or folder that exists, a hub id (owner/name), or one of: {catalog.known_names()}",
         )
     found = _downloaded(hub_id, models)
     return hub_id if found is None else found
@@ -91,7 +115,11 @@ def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
 
 
 def parse_hub_id(text: str) -> HubId | None:
-    """`owner/name` or `owner/name/file`; None for what can only be a path on this machine."""
+    """`owner/name`, `owner/name/file` or the name of a catalog entry; None for what can only be a path on this machine."""
+    entry = catalog.named(text)
+    if entry is not None:
+        owner, name = entry.repository.split("/")
+        return HubId(owner, name, entry.file)
     match = HUB_ID.fullmatch(text.strip())
     if match is None or text.startswith(("models/", "outputs/")) or ".." in text.split("/"):
         return None
@@ -101,7 +129,49 @@ def parse_hub_id(text: str) -> HubId | None:
     return HubId(owner, name, file)
 
 
+def parse_source(text: str) -> Source:
+    """What can be fetched: a catalog entry, a hub id, or a link. Raises ProblemsError."""
+    text = text.strip()
+    source = _parse_link(text) if re.match(r"[a-z]+://", text, re.IGNORECASE) else parse_hub_id(text)
+    if source is None:
+        raise ProblemsError.one(
+            f"'{text}' is no catalog entry, no hub id and no link" if text else "No model is named",
+            "tool.hub_id",
+            f"write {catalog.known_names()}, owner/name, owner/name/file.safetensors, or the https link of a model file",
+        )
+    return source
+
+
+def _parse_link(text: str) -> Source:
+    """A link of a file. One of the hub's own links is the hub id that it stands for, so that its hash is known."""
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        host = ""
+    if not host or parts.scheme.lower() not in ("http", "https") or parts.username is not None:
+        raise ProblemsError.one(
+            f"'{text}' is not a link that can be used", "tool.hub_id", "write a link that begins with https://"
+        )
+    on_hub = re.fullmatch(r"/([^/]+)/([^/]+)/(?:resolve|blob)/main/(.+)", unquote(parts.path))
+    if host == HUB and on_hub:
+        hub_id = parse_hub_id("/".join(on_hub.groups()))
+        if hub_id is not None:
+            return hub_id
+    link = Link(text)
+    if not link.file.lower().endswith(WEIGHT_SUFFIXES) or not re.fullmatch(r"[\w][\w .()+-]{0,150}", link.file):
+        raise ProblemsError.one(
+            "The link does not end in the name of a model file",
+            text,
+            "use a link that ends in .safetensors or .ckpt, or fetch the file in your browser and put it into models/",
+        )
+    return link
+
+
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
+    entry = catalog.of_hub(hub_id.repository, hub_id.file)
+    if entry is not None:
+        return catalog.here(entry, models)
     for folder in (models / hub_id.folder_name, models / hub_id.name):
         if hub_id.file is not None:
             if (folder / hub_id.file).is_file():
@@ -124,30 +194,90 @@ def _model_in(path: Path) -> Path:
 
 
 def download(
-    hub_id: HubId,
+    source: Source,
     models: Path | str,
     on_progress: Progress | None = None,
     cancel: CancelToken | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """Fetch what is needed of a hub model into models/ and return its path there.
+    """Fetch what is needed of a model into models/ and return its path there.
 
     It appears whole or not at all; an interrupted download goes on where it stopped. on_progress(bytes done, in all).
-    Access tokens are those of the environment (HF_TOKEN) or of huggingface_hub's own login.
+    The access token is that of the environment (HF_TOKEN), the one stored in Tools, or huggingface_hub's own login; only
+    the hub gets it, and jobs of a shared page have none unless it is lent.
     """
     models = Path(models)
-    target = models / hub_id.folder_name
+    progress = on_progress or (lambda done, total: None)
     try:
-        wanted = choose_files(hub_id, _listing(hub_id, endpoint))
-        partial = models / f".part-{hub_id.folder_name}"
-        _check_space(hub_id, models, partial, wanted)
-        _fetch_all(hub_id, wanted, partial, on_progress or (lambda done, total: None), cancel, endpoint)
+        if isinstance(source, Link):
+            return _download_file(source, Remote(source.url), models / source.file, models, progress, cancel)
+        entry = catalog.of_hub(source.repository, source.file)
+        if entry is not None:
+            remote = Remote(
+                _address(entry.repository, entry.file, entry.revision, endpoint), entry.size, entry.sha256, _headers()
+            )
+            return _download_file(source, remote, catalog.target(entry, models), models, progress, cancel)
+        return _download_folder(source, models, progress, cancel, endpoint)
     except (Cancelled, ProblemsError):
         raise
     except Exception as error:
-        raise _failed(hub_id, models, error) from error
+        raise _failed(source, models, error) from error
+
+
+def forget(source: Source, models: Path | str) -> None:
+    """Remove what an unfinished download left."""
+    models = Path(models)
+    entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
+    if isinstance(source, Link):
+        forget_part(models / source.file)
+    elif entry is not None:
+        forget_part(catalog.target(entry, models))
+    else:
+        atomic.remove_folder(_partial_folder(source, models))
+
+
+def _download_file(
+    source: Source, remote: Remote, target: Path, models: Path, on_progress: Progress, cancel: CancelToken | None
+) -> Path:
+    """One file to its place. What lies there already is another file, or it would not have been asked for."""
+    if target.exists():
+        raise ProblemsError.one(
+            f"There is another file of the name {target.name}", display_path(target), "rename it or move it away first"
+        )
+    if remote.size:
+        require_room(target.parent, remote.size - part_bytes(target), target.name)
+    digest = fetch(remote, target, on_progress, cancel)
+    catalog.record(target, models, str(source), digest)
+    return target
+
+
+def _download_folder(
+    hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None, endpoint: str | None
+) -> Path:
+    """The files of a hub repository that are needed, as a folder of their own."""
+    target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
+    wanted = choose_files(hub_id, _listing(hub_id, endpoint))
+    here = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
+    require_room(models, sum(file.size for file in wanted) - here, f"'{hub_id}'")
+    _fetch_all(hub_id, wanted, partial, on_progress, cancel, endpoint)
     _move_in(partial, target)
     return target / hub_id.file if hub_id.file else _model_in(target)
+
+
+def _partial_folder(hub_id: HubId, models: Path) -> Path:
+    return models / f".part-{hub_id.folder_name}"
+
+
+def _address(repository: str, file: str, revision: str, endpoint: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(token=_token())
 
 
 @dataclass(frozen=True)
@@ -159,10 +289,17 @@ class RemoteFile:
     sha256: str | None = None
 
 
+def _token() -> str | bool | None:
+    """The token of the environment or of Tools; None takes huggingface_hub's own login, False none."""
+    return secret("huggingface_token") or None if may_use_keys() else False
+
+
 def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=endpoint).model_info(hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
+    info = HfApi(endpoint=endpoint, token=_token()).model_info(
+        hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS
+    )
     return [
         RemoteFile(file.rfilename, file.size or 0, getattr(file.lfs, "sha256", None) if file.lfs else None)
         for file in info.siblings or []
@@ -215,18 +352,6 @@ def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
     )
 
 
-def _check_space(hub_id: HubId, models: Path, partial: Path, wanted: list[RemoteFile]) -> None:
-    models.mkdir(parents=True, exist_ok=True)
-    here = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
-    needed, free = sum(file.size for file in wanted) - here, shutil.disk_usage(models).free
-    if needed + SPARE_BYTES > free:
-        raise ProblemsError.one(
-            f"'{hub_id}' needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free",
-            display_path(models),
-            "free some space, or start with --models and a folder on another disk",
-        )
-
-
 def _fetch_all(
     hub_id: HubId,
     wanted: list[RemoteFile],
@@ -240,7 +365,10 @@ def _fetch_all(
     for file in wanted:
         path = partial / _safe_name(hub_id, file.name)
         if not (path.is_file() and path.stat().st_size == file.size):
-            _fetch(hub_id, file, path, _progress_after(on_progress, done, total), cancel, endpoint)
+            url = _address(hub_id.repository, file.name, "main", endpoint)
+            fetch(
+                Remote(url, file.size, file.sha256, _headers()), path, _progress_after(on_progress, done, total), cancel
+            )
         done += file.size
         on_progress(done, total)
 
@@ -255,65 +383,9 @@ def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
     return inside
 
 
-def _progress_after(on_progress: Progress, before: int, total: int) -> Callable[[int], None]:
+def _progress_after(on_progress: Progress, before: int, total: int) -> Progress:
     """Progress of one file among those that are done already."""
-    return lambda now: on_progress(before + now, total)
-
-
-def _fetch(
-    hub_id: HubId,
-    file: RemoteFile,
-    path: Path,
-    on_bytes: Callable[[int], None],
-    cancel: CancelToken | None,
-    endpoint: str | None,
-) -> None:
-    """One file, beside its name until it is whole; what an earlier try left is kept and added to."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    have = unfinished.stat().st_size if unfinished.is_file() else 0
-    if have > file.size:
-        have = 0
-    headers = build_hf_headers() | ({"Range": f"bytes={have}-"} if 0 < have < file.size else {})
-    # Ranges and sizes are of the bytes as stored, so they must not come packed.
-    headers["Accept-Encoding"] = "identity"
-    url = hf_hub_url(hub_id.repository, file.name, endpoint=endpoint)
-    if have < file.size or file.size == 0:
-        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as response:
-            hf_raise_for_status(response)
-            if response.status_code != 206:
-                have = 0
-            with open(unfinished, "ab" if have else "wb") as handle:
-                for chunk in response.iter_bytes(CHUNK_BYTES):
-                    if cancel is not None:
-                        cancel.check()
-                    handle.write(chunk)
-                    have += len(chunk)
-                    on_bytes(have)
-    _check_whole(hub_id, file, unfinished, cancel)
-    atomic.replace(unfinished, path)
-
-
-def _check_whole(hub_id: HubId, file: RemoteFile, unfinished: Path, cancel: CancelToken | None) -> None:
-    """Size, and of large files the SHA-256 the hub tells. A wrong file is removed; a short one is kept to go on."""
-    size = unfinished.stat().st_size
-    if size < file.size:
-        raise ConnectionError(f"the connection ended after {size:,} of {file.size:,} bytes of {file.name}")
-    wrong = file.size > 0 and size > file.size
-    if file.sha256 is not None and not wrong:
-        digest = hashlib.sha256()
-        with open(unfinished, "rb") as handle:
-            while chunk := handle.read(CHUNK_BYTES):
-                if cancel is not None:
-                    cancel.check()
-                digest.update(chunk)
-        wrong = digest.hexdigest() != file.sha256
-    if wrong:
-        atomic.remove(unfinished)
-        raise ConnectionError(f"{file.name} arrived damaged")
+    return lambda now, _: on_progress(before + now, total)
 
 
 def _move_in(partial: Path, target: Path) -> None:
@@ -328,16 +400,25 @@ def _move_in(partial: Path, target: Path) -> None:
     atomic.remove_folder(partial)
 
 
-def _failed(hub_id: HubId, models: Path, error: Exception) -> ProblemsError:
+def _failed(source: Source, models: Path, error: Exception) -> ProblemsError:
     """One line: what failed, and what to do without the network."""
-    by_hand = (
-        f"put its folder at {display_path(models / hub_id.folder_name)}, "
+    if isinstance(error, OSError) and not _is_network(error):
+        return ProblemsError.one(f"'{source}' could not be written: {error.strerror or error}", display_path(models))
+    reason, advice = (error.reason, error.advice) if isinstance(error, FetchError) else _reason(error)
+    return ProblemsError.one(f"'{source}' could not be downloaded: {reason}; {advice or _by_hand(source, models)}")
+
+
+def _by_hand(source: Source, models: Path) -> str:
+    """Where to put what was fetched elsewhere."""
+    entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
+    if entry is not None:
+        return f"fetch {entry.file} from {entry.page} on another machine and put it at {display_path(catalog.target(entry, models))}"
+    if isinstance(source, Link):
+        return f"fetch {source.file} elsewhere and put it into {display_path(models)}"
+    return (
+        f"put its folder at {display_path(models / source.folder_name)}, "
         f"or a .safetensors file into {display_path(models)}, by hand"
     )
-    if isinstance(error, OSError) and not _is_network(error):
-        return ProblemsError.one(f"'{hub_id}' could not be written: {error.strerror or error}", display_path(models))
-    reason, advice = _reason(error)
-    return ProblemsError.one(f"'{hub_id}' could not be downloaded: {reason}; {advice or by_hand}")
 
 
 def _is_network(error: OSError) -> bool:
@@ -350,11 +431,11 @@ def _reason(error: Exception) -> tuple[str, str]:
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
             "its owner asks for consent",
-            "accept the terms on its page, then log in with `hf auth login` or set HF_TOKEN",
+            "accept the terms on its page, then store a Hugging Face token in Tools or set HF_TOKEN",
         ),
         "RepositoryNotFoundError": (
             "there is no such model, or it is private",
-            "check the spelling; for a private one log in with `hf auth login` or set HF_TOKEN",
+            "check the spelling; for a private one store a Hugging Face token in Tools or set HF_TOKEN",
         ),
         "OfflineModeIsEnabled": ("offline mode is on (HF_HUB_OFFLINE)", ""),
     }
@@ -366,6 +447,4 @@ def _reason(error: Exception) -> tuple[str, str]:
         return kinds["RepositoryNotFoundError"]
     if response is not None:
         return f"the hub answered {response.status_code}", ""
-    if isinstance(error, ConnectionError) and type(error) is ConnectionError:
-        return str(error), "try again: it goes on where it stopped"
     return "the hub does not answer", ""

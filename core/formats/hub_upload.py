@@ -1,15 +1,20 @@
-"""Files to the Hugging Face hub. What fails there is said, and ends no training."""
+"""Files to the Hugging Face hub: looked at before the start; what fails later is said, and ends no training."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.record.problems import Problem
+
 if TYPE_CHECKING:
     from core.settings.hub import HubSettings
 
+LOOK_SECONDS = 8.0  # for the hub's answer before a start
+WHERE = "hub.huggingface_repo_id"
 Say = Callable[[str, str, str], None]  # text, level, fix
 
 
@@ -17,6 +22,69 @@ def place_in_repo(settings: HubSettings, name: str) -> str:
     """Where a file of this name goes: under its own name in the folder of the settings."""
     folder = settings.huggingface_path_in_repo.replace("\\", "/").strip("/")
     return f"{folder}/{name}" if folder else name
+
+
+def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
+    """An upload without a key cannot succeed; told without asking the hub."""
+    if not settings.huggingface_repo_id or token:
+        return None
+    fix = "store a Hugging Face token in Tools or set HF_TOKEN, or leave the repository empty"
+    return Problem("Uploads to the hub need a token, and there is none", WHERE, fix)
+
+
+def upload_problem(settings: HubSettings, token: str | None, endpoint: str | None = None) -> Problem | None:
+    """What the hub says about an upload before anything is sent: an error where it will be refused, advice where the hub
+    does not answer, which may be different by the first save. Nothing is made or changed there."""
+    if not settings.huggingface_repo_id or not token:
+        return missing_key(settings, token)
+    found: list[Problem | None] = []
+    asking = threading.Thread(target=lambda: found.append(_ask(settings, token, endpoint)), daemon=True, name="hub")
+    asking.start()
+    asking.join(LOOK_SECONDS)
+    return found[0] if found else _unreachable(f"no answer within {LOOK_SECONDS:g} seconds")
+
+
+def _unreachable(why: str) -> Problem:
+    fix = "check the connection; training runs anyway, and every file is kept in the run folder"
+    return Problem(f"The hub cannot be reached ({why}), so uploads may fail", WHERE, fix, level="advice")
+
+
+def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    repository = str(settings.huggingface_repo_id)
+    api = HfApi(endpoint=endpoint, token=token)
+    try:
+        who = api.whoami()
+        try:
+            api.auth_check(repository, repo_type=settings.huggingface_repo_type, write=True)
+            return None
+        except RepositoryNotFoundError:
+            return _cannot_make(repository, who)
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if status == 401:
+            fix = "make a new token with write access at huggingface.co/settings/tokens and store it in Tools"
+            return Problem("The hub does not accept the token: it is wrong or has expired", WHERE, fix)
+        if status == 403:
+            fix = "use a token with write access to it, or another repository"
+            return Problem(f"The token may not write to {repository}", WHERE, fix)
+        return _unreachable(
+            f"it answered {status}" if status else (str(error).strip().splitlines() or [repr(error)])[0]
+        )
+
+
+def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
+    """A repository that is not there is made at the first upload, by whom its owner's name belongs to."""
+    names = [str(who.get("name", "")), *(str(org.get("name", "")) for org in who.get("orgs") or [])]
+    if repository.split("/")[0].lower() not in [name.lower() for name in names]:
+        what = f"{repository} is not there or not open to this token, and it belongs to {names[0]}"
+        return Problem(what, WHERE, f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token")
+    if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
+        fix = "make a token with write access at huggingface.co/settings/tokens"
+        return Problem(f"The token can only read, so {repository} cannot be made", WHERE, fix)
+    return None
 
 
 class Uploads:
@@ -27,6 +95,16 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload") if settings.huggingface_repo_id else None
         self._waiting: list[Future[None]] = []
         self._api: Any = None
+
+    def look(self) -> None:
+        """Say now, beside the training, what would fail at the first save."""
+        if self._pool is not None:
+            self._pool.submit(self._look)
+
+    def _look(self) -> None:
+        problem = upload_problem(self._settings, self._token, self._endpoint)
+        if problem is not None:
+            self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
         """Upload a file or a folder. wait: come back when it and all before it are there."""

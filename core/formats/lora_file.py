@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,9 @@ from core.formats.hashes import LEGACY_BYTES, LEGACY_START
 from core.formats.lora_metadata import RunFacts, lora_metadata
 from core.formats.lora_names import kohya_name, module_path
 from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
-from core.formats.tensors import TensorFile
+from core.formats.tensors import TORCH_NAMES, TensorFile
 from core.record import atomic
+from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -36,10 +39,13 @@ __all__ = [
     "lora_metadata",
     "save_lora",
     "to_diffusers",
+    "with_convolutions",
     "write_lora",
 ]
 
 CHUNK_BYTES = 1 << 24
+PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.lora_(down|up)\.weight$")
+AGAIN = "download or copy it again"
 PEFT_SUFFIXES = {"A": "lora_down.weight", "B": "lora_up.weight", "alpha": "alpha"}
 
 
@@ -134,6 +140,15 @@ def write_lora(
     return [kept_wide(names, dtype, path)] if names else []
 
 
+def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1]: the layers of
+    SD 2.x are so where sd-scripts reads a single file."""
+    return {
+        name: value[:, :, None, None] if value.ndim == 2 and PROJECTION.search(name) else value
+        for name, value in tensors.items()
+    }
+
+
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
     """Before anything is written: values that are no numbers, or become infinite in the type."""
     refuse_no_numbers(not_finite(tensors), path)
@@ -204,7 +219,10 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
 def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
     import torch
 
-    return file.read(name) if name.endswith("alpha") else torch.empty(file.entries[name].shape, device="meta")
+    entry = file.entries[name]
+    if name.endswith("alpha") and prod(entry.shape) == 1:
+        return file.read(name)
+    return torch.empty(entry.shape, dtype=getattr(torch, TORCH_NAMES[entry.dtype]), device="meta")
 
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
@@ -230,7 +248,9 @@ def _from_peft(
     """PEFT's names -> kohya's. Alphas stand in the metadata (`lora_adapter_metadata`), else alpha = rank."""
     import torch
 
-    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    settings = parse_json(metadata.get("lora_adapter_metadata", "{}"), f"{path}, lora_adapter_metadata", AGAIN)
+    if not isinstance(settings, dict):
+        raise ProblemsError.one("The LoRA's metadata (lora_adapter_metadata) are damaged", str(path), AGAIN)
     found: dict[str, torch.Tensor] = {}
     unknown = []
     for name, value in tensors.items():
@@ -248,8 +268,12 @@ def _from_peft(
         found[f"{kohya}.{suffix}"] = value
         if kind.startswith("A") and f"{part}.r" in settings:
             pattern = settings.get(f"{part}.alpha_pattern") or {}
-            alpha = pattern.get(inner, settings.get(f"{part}.lora_alpha", value.shape[0]))
-            found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
+            given = pattern.get(inner) if isinstance(pattern, dict) else None
+            alpha = settings.get(f"{part}.lora_alpha") if given is None else given
+            if alpha is not None and type(alpha) not in (int, float):
+                raise ProblemsError.one(f"The LoRA's alpha of {inner} is no number", str(path), AGAIN)
+            if alpha is not None:  # none: its rank
+                found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
     if unknown:
         raise ProblemsError.one(
             f"The LoRA names layers of no known part: {unknown[0]}", str(path), "choose a LoRA for Stable Diffusion"
@@ -258,22 +282,30 @@ def _from_peft(
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Every down needs an up of the same rank, and the other way round."""
-    problems = []
-    for key, value in tensors.items():
-        name, _, suffix = key.partition(".")
-        other = {"lora_down.weight": "lora_up.weight", "lora_up.weight": "lora_down.weight"}.get(suffix)
-        if other is not None and f"{name}.{other}" not in tensors:
-            problems.append(f"{name} has {suffix} but no {other}")
-        elif suffix == "lora_down.weight" and tensors[f"{name}.lora_up.weight"].shape[1] != value.shape[0]:
-            problems.append(f"{name} has a down of rank {value.shape[0]} and an up of another")
-        elif other is None and suffix != "alpha":
-            problems.append(f"{key} is of no known kind")
+    """Every down needs an up of the same rank, and the other way round; every alpha is a number."""
+    problems = [problem for key in tensors if (problem := _flaw(key, tensors))]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ProblemsError(
-            [Problem(f"The LoRA is incomplete: {problems[0]}{more}", str(path), "download or copy it again")]
-        )
+        raise ProblemsError([Problem(f"The LoRA is incomplete: {problems[0]}{more}", str(path), AGAIN)])
+
+
+def _flaw(key: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with one tensor, or nothing."""
+    value, (name, _, suffix) = tensors[key], key.partition(".")
+    if suffix == "alpha":
+        return "" if value.numel() == 1 and value.isfinite().all() else f"{key} is no number"
+    other = {"lora_down.weight": "lora_up.weight", "lora_up.weight": "lora_down.weight"}.get(suffix)
+    if other is None:
+        return f"{key} is of no known kind"
+    if f"{name}.{other}" not in tensors:
+        return f"{name} has {suffix} but no {other}"
+    if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
+        return f"{key} is no matrix of a layer"
+    if suffix == "lora_down.weight":
+        up = tensors[f"{name}.{other}"]
+        if up.ndim not in (2, 4) or up.shape[1] != value.shape[0]:
+            return f"{name} has a down of rank {value.shape[0]} and an up of another"
+    return ""
 
 
 # ---- for diffusers and PEFT ----

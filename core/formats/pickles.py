@@ -1,143 +1,96 @@
 """Pickled model files (.ckpt, .pt, .bin), read without running anything from them.
 
-A pickle is a program. Here every class and function that it names is replaced by an inert stand-in, save the few that
-describe tensors, and those only note where the bytes lie. So a hostile file can do nothing, and old checkpoints that
-carry training callbacks (which `torch.load(weights_only=True)` refuses) can still be read.
+`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints that carry training callbacks
+(which `torch.load(weights_only=True)` refuses) can still be read.
 """
 
 from __future__ import annotations
 
-import pickle
+import io
 import struct
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.formats.header import AGAIN, ITEM_BYTES, TensorEntry
+from core.formats.pickle_machine import MAX_BYTES, Damaged, Inert, InertKey, Machine, Tensor
+from core.record.bounded_zip import open_zip, read_member
 from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001
-STORAGES = {
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "FloatStorage": "F32",
-    "DoubleStorage": "F64",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
-
-
-class Inert:
-    """Stands for anything a pickle names. It can be made, called and filled, and does nothing but keep its state."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        self.state: Any = None
-
-    def __call__(self, *arguments: Any, **named: Any) -> Inert:
-        return Inert()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class _StorageType:
-    """A torch storage class as named in a pickle."""
-
-    dtype: str
-
-
-@dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: str
-    count: int  # elements
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    storage: _Storage
-    offset: int  # elements
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *rest: Any) -> _Tensor:
-    return _Tensor(storage, int(offset), tuple(int(side) for side in shape), tuple(int(step) for step in strides))
-
-
-def _rebuild_parameter(data: _Tensor, *rest: Any) -> _Tensor:
-    return data
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return _rebuild_parameter
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return _StorageType(STORAGES[name])
-        return Inert
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """("storage", storage class, key, device, element count, [view of another storage: unused since torch 0.4])."""
-        _, kind, key, _, count = pid[:5]
-        return _Storage(str(key), kind.dtype if isinstance(kind, _StorageType) else "", int(count))
+FEW_STEPS = 1000  # of the small pickles before the model's own in the legacy form
+MAX_WRAPS = 8
+MAX_VISITS = 200_000
+MAX_NAME_CHARACTERS = 16_000_000
+Places = dict[str, tuple[int, int]]  # of each storage its absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file."""
     try:
-        root, places = _read_zip(path) if form == "zip" else _read_legacy(path)
-        content = _unwrap(root)
-        tensors = {name: _entry(tensor, places) for name, tensor in _named_tensors(content).items()}
+        _, root, places = _read_zip(path) if form == "zip" else _read_legacy(path)
+        tensors = {name: _entry(tensor, places) for name, tensor in _named_tensors(_unwrap(root)).items()}
     except ProblemsError:
         raise
     except Exception as error:  # a damaged pickle can raise anything at all
-        raise ProblemsError.one(
-            f"The file is damaged or is not a model ({type(error).__name__})",
-            str(path),
-            AGAIN + "; a .safetensors version is best",
-        ) from error
+        raise _damaged(path, error) from error
     plain = root if isinstance(root, dict) else {}
     return tensors, {str(key): str(value) for key, value in plain.items() if isinstance(value, (str, int, float))}
 
 
-def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """The pickled object, and of each storage its absolute (start, bytes)."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as handle:
+def refuse_hostile(path: Path) -> None:
+    """What speaks against giving a file of `torch.save` (zip form) to `torch.load(weights_only=True)`, which runs nothing
+    but trusts sizes. Raises ProblemsError."""
+    try:
+        machine, _, places = _read_zip(path)
+        if machine.odd_keys:
+            raise Damaged("it has keys that are no numbers or strings")
+        if sum(length for _, length in places.values()) > path.stat().st_size:
+            raise Damaged("its storages lie upon each other")
+    except ProblemsError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def load_state_file(path: Path) -> Any:
+    """What `torch.save` wrote: dicts, lists, numbers and tensors, nothing that runs. Raises ProblemsError."""
+    import torch
+
+    refuse_hostile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises anything at all on a damaged file
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ProblemsError:
+    why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
+    return ProblemsError.one(
+        f"The file is damaged or is not a model: {why}", str(path), AGAIN + "; a .safetensors version is best"
+    )
+
+
+def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
+    """The machine that read it, the pickled object, and where the storages lie."""
+    with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if listing is None:
             raise ProblemsError.one("This zip file holds no model", str(path), "unpack it and choose the model in it")
         root = listing.removesuffix("data.pkl")
         order = members.get(root + "byteorder")
-        if order is not None and archive.read(order) != b"little":
+        if order is not None and read_member(archive, order, 100) != b"little":
             raise ProblemsError.one(
                 "The file was written on a big-endian machine", str(path), "use a .safetensors version"
             )
-        with archive.open(listing) as pickled:
-            content = _Reader(pickled).load()
+        machine = Machine(io.BytesIO(read_member(archive, members[listing], MAX_BYTES)))
+        content = machine.load()
+        size = handle.seek(0, 2)
         places = {}
         for name, info in members.items():
             if name.startswith(root + "data/"):
@@ -145,8 +98,11 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
                     raise ProblemsError.one(
                         "The file was packed again by another program", str(path), "use the original file"
                     )
-                places[name.removeprefix(root + "data/")] = (_member_start(handle, info), info.file_size)
-    return content, places
+                start = _member_start(handle, info)
+                if start + info.file_size > size:
+                    raise ProblemsError.one("The file is cut short", str(path), AGAIN)
+                places[name.removeprefix(root + "data/")] = (start, info.file_size)
+    return machine, content, places
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
@@ -156,72 +112,86 @@ def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name_bytes + extra_bytes
 
 
-def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
+def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
     """torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count, bytes."""
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
-        if _Reader(handle).load() != LEGACY_MAGIC or _Reader(handle).load() != LEGACY_PROTOCOL:
+    with open_regular(path) as handle:
+        size = handle.seek(0, 2)
+        handle.seek(0)
+        if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
             raise ProblemsError.one(
                 "This pickle is not a model", str(path), "choose a .safetensors, .ckpt or .pt model"
             )
-        _Reader(handle).load()
-        reader = _StorageNoting(handle)
-        content = reader.load()
+        _small(handle)
+        machine = Machine(handle)
+        content = machine.load()
         places = {}
-        for key in _Reader(handle).load():
+        for key in Machine(handle).load():
             (count,) = struct.unpack("<q", handle.read(8))
-            length = count * ITEM_BYTES[reader.dtypes[str(key)]]
+            length = count * ITEM_BYTES[machine.storages[str(key)].dtype]
             places[str(key)] = (handle.tell(), length)
-            if handle.tell() + length > size:
+            if count < 0 or handle.tell() + length > size:
                 raise ProblemsError.one("The file is cut short", str(path), AGAIN)
             handle.seek(length, 1)
-    return content, places
+    return machine, content, places
 
 
-class _StorageNoting(_Reader):
-    """Also remembers each storage's type, which the legacy form needs to find where the next one begins."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        super().__init__(handle)
-        self.dtypes: dict[str, str] = {}
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        storage = super().persistent_load(pid)
-        self.dtypes[storage.key] = storage.dtype
-        return storage
+def _small(handle: BinaryIO) -> Any:
+    return Machine(handle, FEW_STEPS).load()
 
 
 def _unwrap(content: Any) -> Any:
     """Training files wrap the weights in "state_dict", sometimes more than once."""
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+    for _ in range(MAX_WRAPS):
+        if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
+            return content
         content = content["state_dict"]
-    return content
+    raise Damaged("its state_dict holds itself")
 
 
-def _named_tensors(content: Any, prefix: str = "", depth: int = 0) -> dict[str, _Tensor]:
+@dataclass
+class _Budget:
+    """What the walk below may still take: one dict can be in many places, and so be walked many times."""
+
+    visits: int = MAX_VISITS
+    characters: int = MAX_NAME_CHARACTERS
+
+    def spend(self, name: str) -> None:
+        self.visits -= 1
+        self.characters -= len(name)
+        if self.visits < 0 or self.characters < 0:
+            raise Damaged("its dicts hold each other too often")
+
+
+def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
     """Tensors by dotted name, from nested dicts too (an embedding's string_to_param) and from inert objects' states."""
+    budget = budget or _Budget()
     if isinstance(content, Inert):
         content = content.state
     if isinstance(content, dict) and isinstance(content.get("_parameters"), dict):  # an nn.ParameterDict
         content = content["_parameters"]
-    found: dict[str, _Tensor] = {}
+    found: dict[str, Tensor] = {}
     if isinstance(content, dict) and depth < 4:
         for key, value in content.items():
-            if isinstance(value, _Tensor):
-                found[f"{prefix}{key}"] = value
-            else:
-                found.update(_named_tensors(value, f"{prefix}{key}.", depth + 1))
+            if isinstance(value, (Tensor, dict, Inert)) and not isinstance(key, InertKey):
+                name = f"{prefix}{key}"
+                budget.spend(name)
+                if isinstance(value, Tensor):
+                    found[name] = value
+                else:
+                    found.update(_named_tensors(value, f"{name}.", depth + 1, budget))
     return found
 
 
-def _entry(tensor: _Tensor, places: dict[str, tuple[int, int]]) -> TensorEntry:
+def _entry(tensor: Tensor, places: Places) -> TensorEntry:
     """Where a tensor's elements lie in the file; its span must be inside its storage."""
+    if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in places:
+        raise Damaged("a tensor has a type that is not known here, or no numbers")
     start, length = places[tensor.storage.key]
     item = ITEM_BYTES[tensor.storage.dtype]
     count = prod(tensor.shape)
     reach = 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True)) if count else 0
-    if tensor.offset < 0 or reach < 0 or min(tensor.strides, default=0) < 0 or (tensor.offset + reach) * item > length:
-        raise ValueError("a tensor reaches outside its storage")
+    if (tensor.offset + reach) * item > length:
+        raise Damaged("a tensor reaches outside its storage")
     begin = start + tensor.offset * item
     plain = tensor.strides == _row_by_row(tensor.shape) or count <= 1
     return TensorEntry(

@@ -53,6 +53,7 @@ OPEN_CLIP_OUTSIDE = {
     "text_projection": "text_projection.weight",
 }
 OPEN_CLIP_RESBLOCK = "transformer.resblocks"
+LONGEST = 8  # components of a module's name that is known here, with room
 TRANSFORMERS_LAYER = "encoder.layers"
 
 
@@ -125,7 +126,7 @@ def _inverse(part: str, family: str) -> dict[str, str]:
 def _rename(name: str, modules: dict[str, str]) -> str:
     """Replace the longest leading run of components that is a known module; a name with none stays."""
     components = name.split(".")
-    for length in range(len(components), 0, -1):
+    for length in range(min(len(components), LONGEST), 0, -1):
         found = modules.get(".".join(components[:length]))
         if found is not None:
             return ".".join([found, *components[length:]])
@@ -146,7 +147,7 @@ def vae_to_diffusers(name: str) -> str:
     """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names: today's."""
     name = _rename(name, _vae_modules())
     components = name.split(".")
-    if "attentions" in components and components[-2] in OLD_VAE_ATTENTION:
+    if "attentions" in components[:-1] and components[-2] in OLD_VAE_ATTENTION:
         components[-2] = OLD_VAE_ATTENTION[components[-2]]
     return ".".join(components)
 

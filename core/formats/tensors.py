@@ -5,11 +5,13 @@ Nothing stays mapped: on Windows a mapped file cannot be replaced.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from core.formats.header import TensorEntry, read_header
+from core.formats.header import ITEM_BYTES, TensorEntry, read_header
 from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +41,7 @@ class TensorFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.entries, self.metadata = read_header(self.path)
-        self._handle = open(self.path, "rb", buffering=0)
+        self._handle: Any = open_regular(self.path, buffering=0)
         self._scratch: torch.Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -55,6 +57,14 @@ class TensorFile:
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The same for any stretch of the file's bytes that is a tensor, such as a third of one."""
+        try:
+            return self._read_entry(entry, dtype)
+        except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
+            size = f"{prod(entry.shape) * ITEM_BYTES[entry.dtype]:,} bytes"
+            fix = "free some memory, or check that it is the right file"
+            raise ProblemsError.one(f"A tensor of {size} could not be read into memory", str(self.path), fix) from error
+
+    def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
         import torch
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])

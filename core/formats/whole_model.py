@@ -15,8 +15,9 @@ from core.formats.header import read_header, sniff
 from core.formats.lazy_tensors import LazyTensor, OpenFiles, in_memory
 from core.formats.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
 from core.formats.tensor_writer import file_bytes, write_pickle, write_safetensors
-from core.record import atomic, machine
+from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.space import require_space
 
 if TYPE_CHECKING:
     import torch
@@ -216,13 +217,8 @@ def _fitting_type(
 
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
-    free = machine.free_disk(target.parent)
-    if free < needed + SPARE_BYTES:
-        raise ProblemsError.one(
-            f"The disk is too full to save the model: it takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
-            str(target.parent),
-            "free some space, or save as fp16 or bf16, which take half of fp32",
-        )
+    fix = "free some space, or save as fp16 or bf16, which take half of fp32"
+    require_space(target.parent, needed, "Saving the model", fix, reserve=SPARE_BYTES)
 
 
 # ---- the forms ----

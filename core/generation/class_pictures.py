@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
-from core.families.precision import choose_precision, use_threads
+from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
+from core.families.word_weights import runs_of
 from core.formats.hashes import HashMemo, file_sha256
 from core.generation.class_plan import (
     ClassPlan,
@@ -23,7 +24,15 @@ from core.generation.class_plan import (
 )
 from core.generation.picture_metadata import Hashes, one_picture, png_info
 from core.generation.pipeline import PromptStates, draw, encode_prompts, pictures_at_once
-from core.generation.run import SECONDS_BETWEEN_PROGRESS, OnEvent, Sources, file_hashes, find_sources
+from core.generation.run import (
+    SECONDS_BETWEEN_PROGRESS,
+    OnEvent,
+    Sources,
+    file_hashes,
+    find_sources,
+    uses_zero_terminal_snr,
+    with_own_guidance,
+)
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.workspace import Workspace, display_path
@@ -55,9 +64,10 @@ def make_class_pictures(
     plan = plan_class_pictures(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
+    drawn_by = with_own_guidance(drawn_by, sources.model)
     on_event("progress", text="looking for the files", done=0, total=0)
     hashes = file_hashes(sources, workspace, cancel)
-    manifest, said = manifest_for(plan, settings_of(drawn_by, job, hashes, _vae_hash(sources, workspace, cancel)))
+    manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, cancel))
     for problem in said:
         on_event("log", text=problem.what, level="warning", fix=problem.fix)
     wanted = wanted_of(plan)
@@ -70,10 +80,13 @@ def make_class_pictures(
         weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
         dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
         use_threads(device, weight_bytes)
+        use_tf32(job.memory.allow_tf32)
         on_event("progress", text="loading the model", done=0, total=0)
-        with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
-            asked = drawn_by.generate
-            states = encode_prompts(components, asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
+        with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
+            asked, skip = drawn_by.generate, job.model.clip_skip
+            states = encode_prompts(
+                components, asked.prompt, asked.negative_prompt, clip_skip=skip, weighted=asked.prompt_weights
+            )
             maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, on_event, cancel)
             made = maker.all_pictures(todo, job.class_pictures.batch, job.captions.caption_extension)
     shown = display_path(plan.folder)
@@ -105,13 +118,25 @@ def generate_job(job: ClassPicturesJob, plan: ClassPlan) -> GenerateJob:
         steps=asked.steps,
         guidance_scale=asked.guidance_scale,
         sampler=asked.sampler,
+        prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, read as training reads it
     )
     return GenerateJob(model=job.model, generate=generate, memory=job.memory)
 
 
-def settings_of(drawn_by: GenerateJob, job: ClassPicturesJob, hashes: Hashes, vae: str | None) -> dict[str, Any]:
-    """What all pictures of a folder have in common; the names are class_plan.TITLES."""
+def settings_of(
+    drawn_by: GenerateJob,
+    job: ClassPicturesJob,
+    sources: Sources,
+    hashes: Hashes,
+    workspace: Workspace,
+    cancel: CancelToken | None,
+) -> dict[str, Any]:
+    """What all pictures of a folder have in common; the names are class_plan.TITLES. Lists of earlier versions have no
+    weights and no zero terminal SNR: None is "no"."""
     asked = drawn_by.generate
+    weighs = asked.prompt_weights and any(
+        runs_of(text) != [(text, 1.0)] for text in (asked.prompt, asked.negative_prompt)
+    )
     return {
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt,
@@ -122,7 +147,9 @@ def settings_of(drawn_by: GenerateJob, job: ClassPicturesJob, hashes: Hashes, va
         "clip_skip": job.model.clip_skip,
         "prediction": job.model.prediction,
         "model": hashes.model,
-        "vae": vae,
+        "vae": _vae_hash(sources, workspace, cancel),
+        "prompt_weights": weighs or None,
+        "zero_terminal_snr": uses_zero_terminal_snr(drawn_by, sources) or None,
     }
 
 
@@ -160,6 +187,7 @@ class _Maker:
         self.sources, self.hashes, self.components, self.states = sources, hashes, components, states
         self.on_event, self.cancel = on_event, cancel
         self.seed = manifest.settings["seed"]
+        self.zero_terminal_snr = uses_zero_terminal_snr(drawn_by, sources)
         self.done, self.total, self.said = 0, 0, 0.0
 
     def all_pictures(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
@@ -226,8 +254,9 @@ class _Maker:
             height=height,
             sampler=asked.sampler,
             steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
+            guidance_scale=asked.guidance_scale or 0.0,
             prediction=None if chosen == "auto" else chosen,
+            zero_terminal_snr=self.zero_terminal_snr,
             on_step=on_step,
             cancel=self.cancel,
         )
@@ -253,6 +282,7 @@ class _Maker:
             lora_paths=[],
             model_path=self.sources.model,
             vae_path=self.sources.vae,
+            zero_terminal_snr=self.zero_terminal_snr,
         )
         content = BytesIO()
         picture.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
@@ -266,8 +296,9 @@ def what_would_be_made(job: ClassPicturesJob, workspace: Workspace) -> str:
     plan = plan_class_pictures(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
+    drawn_by = with_own_guidance(drawn_by, sources.model)
     hashes = file_hashes(sources, workspace, None)
-    manifest, _ = manifest_for(plan, settings_of(drawn_by, job, hashes, _vae_hash(sources, workspace, None)))
+    manifest, _ = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, None))
     todo = missing(plan.folder, manifest, wanted_of(plan))
     counts: dict[Size, int] = {}
     for index in todo:

@@ -6,7 +6,6 @@ keeps the model's idea of the class (prior preservation: Ruiz et al. 2022, arXiv
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,9 @@ from typing import Any
 from core.dataset.files import is_junk, is_picture_name, printable
 from core.dataset.preflight import preflight
 from core.record import atomic, draws
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.regular import MissingFile
 from core.record.run_folder import safe_name
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.dataset import DatasetSettings
@@ -43,6 +44,8 @@ TITLES = {
     "prediction": "prediction type",
     "model": "base model",
     "vae": "VAE",
+    "prompt_weights": "prompt weights",
+    "zero_terminal_snr": "zero terminal SNR",
 }
 
 
@@ -194,7 +197,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """None where there is none. Raises ProblemsError for one that cannot be read."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json_object(path)
         sizes = [(int(width), int(height)) for width, height in content["sizes"]]
         at_once = {str(size): int(count) for size, count in content["at_once"].items()}
         if (
@@ -204,9 +207,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         ):
             raise ValueError
         return Manifest(dict(content["settings"]), str(content["class"]), sizes, at_once)
-    except FileNotFoundError:
+    except MissingFile:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ProblemsError, ValueError, KeyError, TypeError, AttributeError):
         raise ProblemsError.one(
             "The list of what was made in this folder cannot be read.",
             printable(path),

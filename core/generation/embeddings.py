@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from core.formats.header import read_header
 from core.generation.library import find_embedding
 from core.generation.picture_metadata import portable_name
 from core.generation.pipeline import PromptStates, encode_prompts
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path
 
@@ -82,12 +82,10 @@ def token_widths(model: Path) -> list[int]:
     """Numbers in a word's vector of each text encoder, without loading; empty where the model does not tell."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
-        return [entry.shape[-1] for _, entry in tables]
+        return [entry.side(-1) for _, entry in tables]
     configs = [model / part / "config.json" for part in ("text_encoder", "text_encoder_2")]
-    try:
-        return [int(json.loads(file.read_text("utf-8"))["hidden_size"]) for file in configs if file.is_file()]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    widths: list[Any] = [read_json_object(file).get("hidden_size") for file in configs if file.is_file()]
+    return widths if all(type(width) is int for width in widths) else []
 
 
 class Words:
@@ -100,7 +98,9 @@ class Words:
     def __init__(self, components: Any, counts: dict[str, int], layered: set[str]):
         self._components, self._counts, self._layered = components, counts, layered
 
-    def encode(self, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None) -> PromptStates:
+    def encode(
+        self, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
+    ) -> PromptStates:
         """As `encode_prompts`; with layered words the context is [1, 16, T, C]."""
         import torch
 
@@ -110,6 +110,7 @@ class Words:
                 self._spelled(prompt, suffix),
                 self._spelled(negative_prompt, suffix),
                 clip_skip=clip_skip,
+                weighted=weighted,
             )
             for suffix in ([f"_{name}" for name in LAYERS] if self._layered else [""])
         ]

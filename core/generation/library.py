@@ -9,40 +9,85 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from core.formats.detect import identify
+from core.record.allowed import may_reach
+from core.record.best import read_best
 from core.record.problems import ProblemsError
+from core.record.run_about import given_title, title_of
+from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace, resolve_path
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 INDEX = "model_index.json"
+UNREADABLE = "unreadable"
+FOLDER_KINDS = {"loras": "lora", "lora": "lora", "embeddings": "embedding"}  # of folders under models/
+SHOWN_REASON = 100
 
 
 def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every LoRA, newest first. The folder is part of a label: "loras/fox", "2026-01-31_fox / fox"."""
-    return _newest_first(workspace, "lora")
+    return _best_first(_newest_first(workspace, "lora"), workspace)
 
 
 def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every file of textual inversion, in the same way."""
-    return _newest_first(workspace, "embedding")
+    return _best_first(_newest_first(workspace, "embedding"), workspace)
 
 
 def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
     found = [*_files(workspace.models, kind), *_results(workspace, kind)]
-    return sorted(found, key=lambda item: (-item[1].stat().st_mtime_ns, item[0]))
+    return _labelled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
+
+
+def _labelled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Unreadable files last, each with the reason."""
+    reasons = [(label, path, why_unreadable(path)) for label, path in found]
+    sound = [(label, path) for label, path, why in reasons if not why]
+    return sound + [(f"{label} (unreadable: {why})", path) for label, path, why in reasons if why]
+
+
+def _changed(path: Path) -> int:
+    """0 for a file that has gone since it was listed."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every whole model, files and diffusers folders: those under models/ by name, then results."""
     folders = [(_label(path, workspace.models), path) for path in _diffusers_folders(workspace.models)]
     ours = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
-    results = sorted(_results(workspace, "checkpoint"), key=lambda item: -item[1].stat().st_mtime_ns)
-    return ours + results
+    results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
+    return _labelled(ours + _best_first(results, workspace))
+
+
+def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
+    """(label, path) of every VAE file under models/."""
+    return sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower())
+
+
+def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
+    """Files in their order, but of each run its best checkpoint first, which its label says."""
+    run_of = {
+        path: workspace.runs / path.relative_to(workspace.runs).parts[0]
+        for _, path in found
+        if path.is_relative_to(workspace.runs)
+    }
+    marks = {run / best[0]: best[1] for run in set(run_of.values()) if (best := read_best(run)) is not None}
+    first: dict[Path, int] = {}  # of each run, the place of its newest file
+    for number, (_, path) in enumerate(found):
+        first.setdefault(run_of.get(path, path), number)
+    order = sorted(
+        enumerate(found), key=lambda item: (first[run_of[item[1][1]]], 0) if item[1][1] in marks else (item[0], 1)
+    )
+    return [(f"{label} ({marks[path]})" if path in marks else label, path) for _, (label, path) in order]
 
 
 def find_file(name: str, workspace: Workspace) -> Path | None:
     """The file or folder at a path that is absolute or relative to the project, the models or the outputs folder."""
     text = name.strip()
-    return next((path for path in _as_paths(text, workspace) if path.exists()), None) if text else None
+    there = (path for path in _as_paths(text, workspace) if may_reach(path) and os.path.exists(path))
+    return next(there, None) if text else None
 
 
 def find_lora(name: str, workspace: Workspace) -> Path:
@@ -109,8 +154,20 @@ def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
         names[:] = sorted(name for name in names if not name.startswith((".", "_")))
         for file in sorted(files):
             path = Path(folder) / file
-            if path.suffix.lower() in SUFFIXES and not file.startswith(".") and kind_of(path) == kind:
+            if path.suffix.lower() in SUFFIXES and not file.startswith(".") and _listed_as(path, root) == kind:
                 yield _label(path, root), path
+
+
+def _listed_as(path: Path, root: Path) -> str:
+    """The kind of list that a file belongs into. An unreadable one is looked for where it lies, or among its neighbors."""
+    kind = kind_of(path)
+    if kind != UNREADABLE:
+        return kind
+    folder = path.relative_to(root).parts[0].lower()
+    if folder in FOLDER_KINDS or root.name != "checkpoints":
+        return FOLDER_KINDS.get(folder, "checkpoint")
+    neighbors = (kind_of(each) for each in sorted(path.parent.iterdir()) if each.suffix.lower() in SUFFIXES)
+    return next((each for each in neighbors if each in ("lora", "embedding", "checkpoint")), "lora")
 
 
 def _diffusers_folders(root: Path) -> Iterator[Path]:
@@ -131,7 +188,14 @@ def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
             whole = (
                 [(_label(path, folder), path) for path in _diffusers_folders(folder)] if kind == "checkpoint" else []
             )
-            yield from ((f"{run.name} / {label}", path) for label, path in [*whole, *_files(folder, kind)])
+            yield from ((f"{_run_words(run)} / {label}", path) for label, path in [*whole, *_files(folder, kind)])
+
+
+def _run_words(run: Path) -> str:
+    """The folder's name, with the title in front that a person gave the run."""
+    folder = RunFolder(run)
+    title = title_of(folder)
+    return run.name if title == given_title(folder) else f"{title} ({run.name})"
 
 
 def _label(path: Path, root: Path) -> str:
@@ -141,17 +205,33 @@ def _label(path: Path, root: Path) -> str:
 
 def kind_of(path: Path) -> str:
     """The kind that `formats.detect` names ("lora", "checkpoint" ...), remembered while the file does not change;
-    "unreadable" for a damaged file, which has no place in a list."""
+    "unreadable" for a damaged file."""
+    return _facts(path)[0]
+
+
+def why_unreadable(path: Path) -> str:
+    """Why a model file or folder cannot be read, in a few words; empty where it can."""
+    return _facts(path)[1]
+
+
+def _facts(path: Path) -> tuple[str, str]:
     try:
-        facts = path.stat()
-    except OSError:
-        return "unreadable"
+        facts = (path / INDEX if path.is_dir() else path).stat()
+    except (OSError, ValueError):
+        return UNREADABLE, "it is gone, or leads nowhere"
     return _kind(str(path), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _kind(path: str, size: int, changed: int) -> str:
+def _kind(path: str, size: int, changed: int) -> tuple[str, str]:
+    """(kind, why it is unreadable or nothing). Whatever one file holds, the others are listed."""
     try:
-        return identify(path).kind
-    except ProblemsError:
-        return "unreadable"
+        return identify(path).kind, ""
+    except ProblemsError as error:
+        return UNREADABLE, _short(error.problems[0].what)
+    except Exception as error:
+        return UNREADABLE, type(error).__name__
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_REASON else text[:SHOWN_REASON] + " ..."

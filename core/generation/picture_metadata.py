@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from core.record.problems import Problem
-from core.record.workspace import PROJECT, Workspace
+from core.families.word_weights import runs_of, wrong_weight
+from core.record.bounded_json import parse_json
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT, Workspace, real_path
 from core.settings.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 CHUNK = "atelier"
-FORMAT = 1
+FORMAT = 2  # 1: drawn before prompts were weighed and zero terminal SNR was read
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
+ZERO_SNR = "Zero Terminal SNR"  # in A1111's block
+LONGEST_TEXT = 200_000  # characters of A1111's whole block
 LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is no list of settings
 
 # One `Name: value` of A1111's last line; a value with commas or colons stands in double quotes, escaped as in JSON.
@@ -68,7 +71,7 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
     """A name without the machine's folders: `models/...` or `outputs/...` for what lies in those folders, relative for
     what else lies in the project, else the bare file name. `library.find_lora` and `formats.hub.resolve` find it again
     on any machine that has the file."""
-    resolved = Path(path).expanduser().resolve()
+    resolved = real_path(Path(path).expanduser())
     for root, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
         if resolved.is_relative_to(root.resolve()) and resolved != root.resolve():
             return prefix + resolved.relative_to(root.resolve()).as_posix()
@@ -100,10 +103,11 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
     lines = [asked.prompt + tags]
     if asked.negative_prompt:
         lines.append(f"Negative prompt: {asked.negative_prompt}")
+    brackets = any(set("()[]") & set(text) for text in (asked.prompt, asked.negative_prompt))
     pairs = {
         "Steps": asked.steps,
         "Sampler": SAMPLER_LABELS[asked.sampler],
-        "CFG scale": f"{asked.guidance_scale:g}",
+        "CFG scale": "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}",
         "Seed": asked.seed,
         "Size": f"{asked.width}x{asked.height}",
         "Model hash": hashes.model[:10],
@@ -112,6 +116,9 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
         "Clip skip": job.model.clip_skip,
         "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
         "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
+        # A1111's words for weights without its scaling to the former mean, and for brackets that are text.
+        "Emphasis": ("No norm" if asked.prompt_weights else "None") if brackets else None,
+        "Noise schedule": ZERO_SNR if asked.zero_terminal_snr == "on" else None,
         "Version": version,
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value not in (None, "")))
@@ -128,14 +135,14 @@ def _quoted(value: Any) -> str:
 
 def read_picture(path: str | Path) -> PictureRecord:
     """The settings a picture was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
-    from PIL import Image
+    from core.dataset.opening import BrokenPicture, open_image
 
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             texts = _texts(picture)
             comment = _exif_comment(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        return PictureRecord(reason=f"This file could not be read as a picture ({error.__class__.__name__}).")
+    except BrokenPicture as error:
+        return PictureRecord(reason=f"The image {error}.")
     if CHUNK in texts:
         return _from_chunk(texts[CHUNK])
     block = texts.get("parameters") or comment
@@ -148,15 +155,21 @@ def read_picture(path: str | Path) -> PictureRecord:
 
 def _texts(picture: Any) -> dict[str, str]:
     """The text chunks. They mostly stand before the pixels; where ours is not there, the rest of the file is read."""
-    if picture.format == "PNG" and not {CHUNK, "parameters"} & picture.info.keys():
-        with suppress(OSError, EOFError):  # cut short in the pixels
+    from core.dataset.opening import LARGE_PIXELS
+
+    small = picture.width * picture.height <= LARGE_PIXELS
+    if picture.format == "PNG" and small and not {CHUNK, "parameters"} & picture.info.keys():
+        with suppress(Exception):  # cut short or damaged in the pixels, in one of a dozen kinds of errors
             picture.load()
     return {key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _exif_comment(picture: Any) -> str:
     """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
-    raw = picture.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+    try:
+        raw = picture.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+    except Exception:  # damaged EXIF, in one of a dozen kinds of errors
+        return ""
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
     if raw.startswith(b"UNICODE"):
@@ -168,9 +181,11 @@ def _exif_comment(picture: Any) -> str:
 
 def _from_chunk(text: str) -> PictureRecord:
     try:
-        content = json.loads(text)
+        content = parse_json(text, "the image's settings")
         if content["format"] > FORMAT:
             return PictureRecord(reason="This picture was drawn by a newer Atelier; update to read its settings.")
+        if content["format"] == 1:
+            content["job"]["generate"] |= {"prompt_weights": False, "zero_terminal_snr": "off"}
         job = GenerateJob.model_validate(content["job"])
         stored = content.get("hashes", {})
         loras, words = (
@@ -178,13 +193,15 @@ def _from_chunk(text: str) -> PictureRecord:
             for kind in ("loras", "embeddings")
         )
         hashes = Hashes(str(stored.get("model", "")), loras, words)
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+    except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return PictureRecord(reason="The settings in this picture are damaged or were changed by hand.")
     return PictureRecord(job=job, source="atelier", hashes=hashes)
 
 
 def from_a1111_text(text: str) -> PictureRecord:
     """A1111's block as settings. What this program draws otherwise is noted, never dropped in silence."""
+    if len(text) > LONGEST_TEXT:
+        return PictureRecord(reason=f"This image holds a text of {len(text):,} letters, too long for settings.")
     lines = text.strip().replace("\r\n", "\n").split("\n")
     pairs: dict[str, str] = {}
     if len(lines[-1]) <= LONGEST_LINE and PARAMETER.match(lines[-1]):
@@ -209,6 +226,12 @@ def from_a1111_text(text: str) -> PictureRecord:
         _take(wanted, notes, pairs, name, setting_name, convert)
     _take_size(wanted, notes, pairs)
     _take_sampler(wanted, notes, pairs)
+    wanted["prompt_weights"] = pairs.get("Emphasis") != "None"
+    if wanted["prompt_weights"] and pairs.get("Emphasis") != "No norm" and _weighs(prompt, negative):
+        notes.append(
+            _advice("Its weighted words kept the prompt's mean, as is usual there; the image will differ a little")
+        )
+    wanted["zero_terminal_snr"] = "on" if pairs.get("Noise schedule") == ZERO_SNR else "auto"
     kept = _valid(wanted, notes)
     clip_skip = int(pairs["Clip skip"]) if pairs.get("Clip skip", "").isdecimal() else None
     model: dict[str, Any] = {"clip_skip": clip_skip} if clip_skip and 1 <= clip_skip <= 12 else {}
@@ -222,6 +245,10 @@ def from_a1111_text(text: str) -> PictureRecord:
     job = GenerateJob.model_validate({"generate": kept, "model": model})
     hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
     return PictureRecord(job=job, source="a1111", notes=notes, hashes=hashes)
+
+
+def _weighs(*texts: str) -> bool:
+    return any(not wrong_weight(text) and any(weight != 1 for _, weight in runs_of(text)) for text in texts)
 
 
 def _listed(pairs: dict[str, str], name: str) -> dict[str, str]:
@@ -303,10 +330,12 @@ def one_picture(
     vae_path: Path | None,
     lora_paths: list[Path],
     embeddings: Sequence[str] = (),
+    zero_terminal_snr: bool = False,
 ) -> GenerateJob:
     """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files.
 
     embeddings  as the settings name them, portable already
+    zero_terminal_snr   whether the schedule was stretched, whatever the files will say later
     """
     loras = [
         LoraUse(file=portable_name(path, workspace), strength=use.strength)
@@ -320,6 +349,7 @@ def one_picture(
             "count": 1,
             "loras": loras,
             "embeddings": list(embeddings),
+            "zero_terminal_snr": "on" if zero_terminal_snr else "off",
         }
     )
     vae = portable_name(vae_path, workspace) if vae_path is not None else None

@@ -1,7 +1,7 @@
 """From a prompt to pictures: encode the text, take the noise away step by step, decode.
 
-Three parts that can be used alone, since training draws its samples with text states of its own: `encode_prompts`,
-`denoise` and `decode`; `draw` is the three together. Nothing here reads torch's global random generator: all noise of a
+Three parts that a training's samples and generated images share: `encode_texts`, `denoise` and `decode`; `draw` is the
+last two together. Nothing here reads torch's global random generator: all noise of a
 picture comes from a generator seeded with that picture's seed on the CPU, as in diffusers, so a seed gives the same
 picture alone and in a batch, and on every device up to rounding.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.token_count import WINDOW
+from core.families.word_weights import runs_of
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
@@ -44,32 +46,55 @@ class PromptStates:
     negative: TextStates
 
 
-def windows_needed(components: Any, *texts: str) -> int:
-    """How many windows of 75 tokens the longest of these texts takes, at least 1."""
-    longest = max(family(components.family).count_tokens(components, text) for text in texts)
-    return max(1, -(-longest // WINDOW))
+def tokens_read(texts: Sequence[str], count: Callable[[str], int], weighted: bool) -> int:
+    """How many tokens these texts are read with, so that they are of one length: 75, 150, 225 ...
 
-
-def encode_prompts(
-    components: Any, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None
-) -> PromptStates:
-    """Text states of a prompt and its opposite, of any length.
-
-    Long texts go through the encoders in windows of 75 tokens; both texts get as many windows as the longer one needs.
-    The windows' states are joined whole, each with its BOS and EOS: T = 77 n, as A1111, ComfyUI and kohya's generator
-    do (a training's captions are joined to 75 n + 2 instead).
+    count     content tokens of a plain text        weighted   brackets and numbers of weights are no tokens
     """
-    import torch
+    longest = max(sum(count(part) for part, _ in runs_of(text)) if weighted else count(text) for text in texts)
+    return WINDOW * max(1, -(-longest // WINDOW))
 
+
+def encode_texts(
+    components: Any,
+    texts: Sequence[str],
+    *,
+    tokens: int | None = None,
+    clip_skip: int | None = None,
+    weighted: bool = True,
+    mean_kept: bool = False,
+) -> TextStates:
+    """Text states of prompts, as samples and generated images read them. One way for both, so that they are equal.
+
+    Long texts go through the encoders in windows of 75 tokens; all texts get as many windows as the longest needs, or
+    as `tokens` says. The windows' states are joined whole, each with its BOS and EOS: T = 77 n, as A1111, ComfyUI and
+    kohya's generator do (a training's captions are joined to 75 n + 2 instead). Each text is encoded alone: products of
+    another shape differ in their last bits.
+
+    weighted   read (more) and (exactly:1.3) as weights      mean_kept   see `core.families.weighted_text.weigh`
+    """
     from core.families.clip import join_whole
 
     kind = family(components.family)
-    length = WINDOW * windows_needed(components, prompt, negative_prompt)
-    with torch.no_grad():
-        both = kind.encode_captions(
-            components, [prompt, negative_prompt], max_token_length=length, clip_skip=clip_skip, join=join_whole
-        )
+    how = {"clip_skip": clip_skip, "join": join_whole, "weighted": weighted, "mean_kept": mean_kept}
+    length = tokens or tokens_read(texts, partial(kind.count_tokens, components), weighted)
+    return join_texts([kind.encode_captions(components, [text], max_token_length=length, **how) for text in texts])
+
+
+def prompt_and_opposite(both: TextStates) -> PromptStates:
+    """The states of a prompt and of its negative prompt, which were encoded together."""
     return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
+
+
+def encode_prompts(
+    components: Any, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
+) -> PromptStates:
+    """Text states of a prompt and its opposite, of any length; see `encode_texts`."""
+    import torch
+
+    with torch.no_grad():
+        both = encode_texts(components, [prompt, negative_prompt], clip_skip=clip_skip, weighted=weighted)
+    return prompt_and_opposite(both)
 
 
 def plain_sizes(width: int, height: int, count: int) -> Tensor:
@@ -190,6 +215,7 @@ def draw(
     steps: int = 20,
     guidance_scale: float = 7.5,
     prediction: str | None = None,
+    zero_terminal_snr: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Image]:
@@ -209,6 +235,7 @@ def draw(
         steps=steps,
         guidance_scale=guidance_scale,
         prediction=prediction or components.prediction,
+        zero_terminal_snr=zero_terminal_snr,
         on_step=on_step,
         cancel=cancel,
     )

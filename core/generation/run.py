@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from core.families import family, family_of
 from core.families.locate import model_path
-from core.families.precision import choose_precision, use_threads
-from core.families.trained_size import stated_size
+from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
+from core.families.trained_size import own_guidance, stated_size
+from core.families.word_weights import FIX, wrong_weight
 from core.formats.checkpoint import open_vae
+from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.header import sniff
 from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
@@ -28,7 +30,9 @@ from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, pict
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.regular import open_regular
 from core.record.workspace import Workspace
+from core.settings.generate import GenerateSettings
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -61,16 +65,34 @@ def make_store() -> ModelStore:
 
 
 def load_model(
-    settings: ModelSettings, path: Path, vae: Path | None, dtype: torch.dtype, device: torch.device | str
+    settings: ModelSettings,
+    path: Path,
+    vae: Path | None,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Any:
-    """All parts of a model, frozen, ready to draw. The VAE stays in float32: in 16 bits it costs visible precision."""
+    """All parts of a model, frozen, ready to generate."""
     import torch
 
-    components = family(family_of(path, settings.family)).load(path, dtype=dtype, device=device, vae=vae)
+    from core.networks.frozen import install
+
+    kind = family(family_of(path, settings.family))
+    components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
     if torch.device(device).type == "cuda":  # the layout that its convolutions want; results differ by rounding only
         components.unet.to(memory_format=torch.channels_last)
         components.vae.to(memory_format=torch.channels_last)
+    if torch.device(device).type == "cpu":
+        install(components.unet)  # as training does, so that both make the same image
     return components
+
+
+def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
+    """`job` with the model's own guidance where none is set."""
+    if job.generate.guidance_scale is not None:
+        return job
+    decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
+    return job.model_copy(update={"generate": decided})
 
 
 def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
@@ -96,10 +118,33 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
             if model and name:
                 _collect(problems, check_word, word, words, name, model)
             words.append(word)
+    problems.extend(weight_problems(job))
     if problems:
         raise ProblemsError(problems)
     assert model is not None and name is not None
     return Sources(model, name, vae, loras, words)
+
+
+def weight_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Weights in the prompts that are no numbers."""
+    for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
+        wrong = wrong_weight(getattr(job.generate, name))
+        if wrong:
+            title = GenerateSettings.model_fields[name].title
+            yield Problem(f"{title}: {wrong}", f"generate.{name}", FIX)
+
+
+def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
+    """The files in use that say they were trained with zero terminal SNR."""
+    loras = [path for use, path in zip(job.generate.loras, sources.loras, strict=True) if use.strength]
+    files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
+    return [path for path in files if identify(path).zero_terminal_snr]
+
+
+def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
+    """As asked; "auto" is what the files say."""
+    asked = job.generate.zero_terminal_snr
+    return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
 
 
 def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
@@ -131,8 +176,10 @@ def run_generate(
     weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
     dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
     use_threads(device, weight_bytes)
+    use_tf32(job.memory.allow_tf32)
+    _say_schedule(job, sources, on_event)
     on_event("progress", text="loading the model", done=0, total=0)
-    with store.lease(job.model, sources.model, sources.vae, dtype, device) as components:
+    with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings
         asked = job.generate
         with (
@@ -140,9 +187,19 @@ def run_generate(
             embeddings_attached(components, sources.embeddings) as words,
         ):
             _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], on_event)
-            states = words.encode(asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip)
+            states = words.encode(
+                asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
+            )
             drawing = _Drawing(job, workspace, sources, hashes, components, states, on_event, cancel)
             return drawing.all_pictures()
+
+
+def _say_schedule(job: GenerateJob, sources: Sources, on_event: OnEvent) -> None:
+    """What of zero terminal SNR was found, where something was."""
+    marked = ", ".join(path.name for path in marked_files(job, sources))
+    if marked:
+        used = "it is used" if uses_zero_terminal_snr(job, sources) else "it is switched off"
+        on_event("log", text=f"Trained with zero terminal SNR: {marked}; {used}", level="info")
 
 
 def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
@@ -164,6 +221,7 @@ class _Drawing:
         on_event: OnEvent,
         cancel: CancelToken | None,
     ):
+        job = with_own_guidance(job, sources.model)
         self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
         self.components, self.states = components, states
         self.on_event, self.cancel = on_event, cancel
@@ -172,6 +230,7 @@ class _Drawing:
         self.width, self.height = job.generate.width or width, job.generate.height or height
         first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
         self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
+        self.zero_terminal_snr = uses_zero_terminal_snr(job, sources)
         self.said = 0.0
 
     def all_pictures(self) -> list[Path]:
@@ -219,8 +278,9 @@ class _Drawing:
             height=self.height,
             sampler=asked.sampler,
             steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
+            guidance_scale=asked.guidance_scale or 0.0,
             prediction=None if chosen == "auto" else chosen,
+            zero_terminal_snr=self.zero_terminal_snr,
             on_step=on_step,
             cancel=self.cancel,
         )
@@ -242,6 +302,7 @@ class _Drawing:
             model_path=self.sources.model,
             vae_path=self.sources.vae,
             embeddings=[word.setting(self.workspace) for word in self.sources.embeddings],
+            zero_terminal_snr=self.zero_terminal_snr,
         )
         return save_picture(picture, drawn, self.hashes, self.workspace)
 
@@ -304,6 +365,6 @@ def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
     (`sshs_model_hash`). Of a pickle, of the whole file."""
     if sniff(path) != "safetensors":
         return file_sha256(path, cancel)
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         (header,) = struct.unpack("<Q", handle.read(8))
     return file_sha256(path, cancel, start=8 + header)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from core.families.word_weights import FIX, wrong_weight
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.bounded_json import read_json
+from core.record.bounded_toml import read_toml
+from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
+from core.record.regular import read_regular
 from core.record.workspace import resolve_path
 from core.settings.samples import SAMPLERS, sampler_name
 
@@ -39,6 +41,8 @@ OTHERS = {
     "fs": "it is for other kinds of models",
 }
 SIDES, STEPS, SEEDS = (64, 4096), (1, 1000), 2**32
+MAX_GUIDANCE = 1000
+MAX_BYTES, MAX_PROMPTS = 4_000_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,33 @@ class SamplePrompt:
 def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Problem]]:
     """All prompts of a training, and advice about what is not followed. Raises ProblemsError for what cannot be read."""
     notes: list[Problem] = []
-    found = [parse_line(line, notes, "samples.sample_prompts") for line in settings.sample_prompts]
-    if settings.sample_prompts_file:
-        found += read_file(resolve_path(settings.sample_prompts_file), notes)
-    wrong = wrong_weight(settings.negative_prompt)
-    if wrong:
-        notes.append(_wrong(f"In what samples should not show, {wrong}", "samples.negative_prompt", FIX))
+    typed = [parse_line(line, notes, "samples.sample_prompts") for line in settings.sample_prompts]
+    file = resolve_path(settings.sample_prompts_file) if settings.sample_prompts_file else None
+    read = read_file(file, notes) if file else []
+    if settings.prompt_weights:
+        notes += _wrong_weights(typed, "samples.sample_prompts")
+        notes += _wrong_weights(read, f"{WHERE}, {file.name if file else ''}")
+        wrong = wrong_weight(settings.negative_prompt)
+        if wrong:
+            notes.append(_wrong(f"In what samples should not show, {wrong}", "samples.negative_prompt", FIX))
     raise_if_errors(notes)
-    return [each for each in found if each is not None], notes
+    return [each for each in [*typed, *read] if each is not None], limited(notes)
 
 
-def filled(prompts: Iterable[SamplePrompt], settings: SampleSettings, size: tuple[int, int]) -> list[SamplePrompt]:
-    """Each with everything decided. size: (width, height) where neither prompt nor settings say one; seeds count up from
-    the settings' seed, so that a prompt keeps its own however often it is drawn."""
+def _wrong_weights(prompts: Iterable[SamplePrompt | None], where: str) -> Iterator[Problem]:
+    for each in prompts:
+        for text in (each.prompt, each.negative or "") if each is not None else ():
+            wrong = wrong_weight(text)
+            if wrong:
+                yield _wrong(f"In the prompt '{text[:40]}', {wrong}", where, FIX)
+
+
+def filled(
+    prompts: Iterable[SamplePrompt], settings: SampleSettings, size: tuple[int, int], guidance: float = 7.5
+) -> list[SamplePrompt]:
+    """Each with everything decided. size: (width, height), and guidance, where neither prompt nor settings say one; seeds
+    count up from the settings' seed, so that a prompt keeps its own however often it is drawn."""
+    guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
     width, height = settings.width or size[0], settings.height or size[1]
     return [
         replace(
@@ -80,7 +98,7 @@ def filled(prompts: Iterable[SamplePrompt], settings: SampleSettings, size: tupl
             height=(each.height or height) // 8 * 8,
             seed=(settings.seed + index) % SEEDS if each.seed is None else each.seed,
             steps=each.steps or settings.sample_steps,
-            guidance=settings.guidance_scale if each.guidance is None else each.guidance,
+            guidance=guidance if each.guidance is None else each.guidance,
             sampler=each.sampler or settings.sample_sampler,
         )
         for index, each in enumerate(prompts)
@@ -107,10 +125,6 @@ def parse_line(line: str, notes: list[Problem], where: str) -> SamplePrompt | No
 
 def _prompt(text: str, values: Mapping[str, Any], notes: list[Problem], where: str) -> SamplePrompt:
     """values: by switch; texts from a line, numbers from a file."""
-    for words in (text, str(values.get("n") or "")):
-        wrong = wrong_weight(words)
-        if wrong:
-            notes.append(_wrong(f"In the prompt '{words[:40]}', {wrong}", where, FIX))
     for name, reason in OTHERS.items():
         if name in values:
             notes.append(_note(f"'--{name}' of the prompt '{text[:40]}' is not followed: {reason}", where))
@@ -133,8 +147,14 @@ def _number(
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value).strip()):
-        notes.append(_wrong(f"'--{name} {value}' is no whole number", where, f"write {bounds[0]} to {bounds[1]}"))
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,40}", str(value).strip()):
+        notes.append(
+            _wrong(
+                f"'--{name} {str(value)[:40]}' is no whole number that can be used",
+                where,
+                f"write {bounds[0]} to {bounds[1]}",
+            )
+        )
         return None
     number = min(max(int(value), bounds[0]), bounds[1])
     if number != int(value):
@@ -147,10 +167,12 @@ def _guidance(values: Mapping[str, Any], notes: list[Problem], where: str) -> fl
     value = values.get("l")
     if value is None:
         return None
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", str(value).strip()):
-        notes.append(_wrong(f"'--l {value}' is no number", where, "write one, such as 7.5"))
+    text = str(value).strip()
+    number = re.fullmatch(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})", text) and float(text)
+    if isinstance(value, bool) or number is None or abs(number) > MAX_GUIDANCE:
+        notes.append(_wrong(f"'--l {text[:40]}' is no number that can be used", where, "write one, such as 7.5"))
         return None
-    return float(value)
+    return number
 
 
 def _sampler(values: Mapping[str, Any], notes: list[Problem], where: str) -> str | None:
@@ -159,7 +181,7 @@ def _sampler(values: Mapping[str, Any], notes: list[Problem], where: str) -> str
     name = sampler_name(str(values["ss"]).lower())
     if name in get_args(SAMPLERS):
         return str(name)
-    notes.append(_note(f"There is no sampler '{values['ss']}'; that of the settings draws instead", where))
+    notes.append(_note(f"There is no sampler '{str(values['ss'])[:40]}'; that of the settings draws instead", where))
     return None
 
 
@@ -167,46 +189,51 @@ def _sampler(values: Mapping[str, Any], notes: list[Problem], where: str) -> str
 
 
 def read_file(path: Path, notes: list[Problem]) -> list[SamplePrompt | None]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise ProblemsError.one(
-            f"The sample prompts cannot be read: {reason}", f"{WHERE}, {path}", "choose another"
-        ) from None
     where = f"{WHERE}, {path.name}"
     kind = path.suffix.lower()
-    if kind == ".txt":
-        return [parse_line(line, notes, where) for line in text.splitlines()]
     if kind == ".toml":
-        return [_from_table(entry, notes, where) for entry in _toml_entries(text, where)]
+        return [_from_table(entry, notes, where) for entry in _toml_entries(path, where)]
     if kind == ".json":
-        return [_from_json(entry, notes, where) for entry in _json_entries(text, where)]
-    raise ProblemsError.one(f"'{path.name}' is no file of prompts", WHERE, "choose a .txt, .toml or .json")
+        return [_from_json(entry, notes, where) for entry in _json_entries(path)]
+    if kind != ".txt":
+        raise ProblemsError.one(f"'{path.name}' is no file of prompts", WHERE, "choose a .txt, .toml or .json")
+    try:
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        what = "The sample prompts cannot be read: the file is not UTF-8 text"
+        raise ProblemsError.one(what, where, "save it as UTF-8 in your editor") from None
+    lines = text.splitlines()
+    if len(lines) > MAX_PROMPTS:
+        raise _too_many(len(lines), where)
+    return [parse_line(line, notes, where) for line in lines]
 
 
-def _toml_entries(text: str, where: str) -> list[dict[str, Any]]:
+def _too_many(number: int, where: str) -> ProblemsError:
+    return ProblemsError.one(f"There are {number:,} sample prompts", where, f"use {MAX_PROMPTS:,} at most")
+
+
+def _toml_entries(path: Path, where: str) -> list[dict[str, Any]]:
     """[[prompt.subset]] over the defaults in [prompt]."""
-    import tomlkit
-    from tomlkit.exceptions import ParseError
-
-    try:
-        table = tomlkit.parse(text).unwrap().get("prompt")
-    except ParseError as error:
-        raise ProblemsError.one(f"This is no TOML: {error}", where, "correct it") from None
-    if not isinstance(table, dict) or not isinstance(table.get("subset"), list):
+    table = read_toml(path, where, "correct it").get("prompt")
+    subsets = table.get("subset") if isinstance(table, dict) else None
+    if (
+        not isinstance(table, dict)
+        or not isinstance(subsets, list)
+        or not all(isinstance(each, dict) for each in subsets)
+    ):
         raise ProblemsError.one("There are no prompts in it", where, "write [prompt] and a [[prompt.subset]] for each")
+    if len(subsets) > MAX_PROMPTS:
+        raise _too_many(len(subsets), where)
     common = {key: value for key, value in table.items() if key != "subset"}
-    return [common | subset for subset in table["subset"]]
+    return [common | subset for subset in subsets]
 
 
-def _json_entries(text: str, where: str) -> list[Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ProblemsError.one(f"This is no JSON: {error}", where, "correct it") from None
+def _json_entries(path: Path) -> list[Any]:
+    found = read_json(path, "correct it", max_bytes=MAX_BYTES)
     if not isinstance(found, list):
-        raise ProblemsError.one("There is no list of prompts in it", where, "write a list of texts or of tables")
+        raise ProblemsError.one("There is no list of prompts in it", str(path), "write a list of texts or of tables")
+    if len(found) > MAX_PROMPTS:
+        raise _too_many(len(found), str(path))
     return found
 
 
@@ -221,7 +248,8 @@ def _from_json(entry: Any, notes: list[Problem], where: str) -> SamplePrompt | N
 def _from_table(entry: Mapping[str, Any], notes: list[Problem], where: str) -> SamplePrompt:
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
-        notes.append(_note(f"'{', '.join(unknown)}' says nothing about a prompt", where))
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        notes.append(_note(f"'{', '.join(unknown[:5])}'{more} says nothing about a prompt", where))
     text = entry.get("prompt")
     if not isinstance(text, str):
         raise ProblemsError.one("A prompt has no text", where, "write prompt = '...' in each")

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.cancel import Cancelled
+from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     import torch
 
     from core.settings.model import ModelSettings
 
-# (model path or None, vae path or None, settings, dtype, device) -> components; see core.generation.run.load_model
+# (settings, path, vae path or None, dtype, VAE's dtype, device) -> components; see core.generation.run.load_model
 Load = Callable[..., Any]
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -37,7 +38,7 @@ def fingerprint(path: Path | None) -> Fingerprint:
 
 
 class ModelStore:
-    """Holds at most one loaded model. `load` is called as load(settings, path, vae_path, dtype, device)."""
+    """Holds at most one loaded model. `load` is called as load(settings, path, vae_path, dtype, vae_dtype, device)."""
 
     def __init__(self, load: Load):
         self._load = load
@@ -52,23 +53,30 @@ class ModelStore:
 
     @contextmanager
     def lease(
-        self, settings: ModelSettings, path: Path, vae_path: Path | None, dtype: torch.dtype, device: torch.device | str
+        self,
+        settings: ModelSettings,
+        path: Path,
+        vae_path: Path | None,
+        dtype: torch.dtype,
+        vae_dtype: torch.dtype,
+        device: torch.device | str,
     ) -> Iterator[Any]:
         """The model's components for the length of the block; a second lease waits for the first to end.
 
         The same files, types and device give the modules that are already in memory. After an exception they are
-        dropped, since nobody knows their state; a cancelled job ends between units of work, so its model is kept.
+        dropped, since nobody knows their state. A cancelled job ends between units of work, and one that is refused (a
+        damaged LoRA, an image of NaN values) has taken off what it put on, so there the model is kept.
         """
         with self._lock:
             files = (str(path), fingerprint(path), fingerprint(vae_path))
-            key = (*files, settings.family, settings.prediction, str(dtype), str(device))
+            key = (*files, settings.family, settings.prediction, str(dtype), str(vae_dtype), str(device))
             if key != self._key:
                 self._drop()  # first, so that two models are never in memory together
-                self._components = self._load(settings, path, vae_path, dtype, device)
+                self._components = self._load(settings, path, vae_path, dtype, vae_dtype, device)
                 self._key = key
             try:
                 yield self._components
-            except Cancelled:
+            except (Cancelled, ProblemsError):
                 raise
             except BaseException:
                 self._drop()

@@ -26,6 +26,7 @@ from core.imports.dataset_options import (
     to_setting,
 )
 from core.imports.dataset_text import Document
+from core.record.problems import MOST
 from core.settings.base import declared
 from core.settings.check import shorten
 from core.settings.job import TrainJob
@@ -172,7 +173,8 @@ def _check_table(document: Document, table: Mapping[str, Any], path: str, level:
         place = f"{path}.{name}"
         option = OPTIONS.get(name)
         if option is None:
-            document.error(f"{place} is no option of sd-scripts' dataset files.", place, _unknown(name, level, method))
+            fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # a search each
+            document.error(f"{place} is no option of sd-scripts' dataset files.", place, fix)
         elif level not in option.levels:
             document.error(f"{name} has no place in {_level_words(level)}.", place, _right_level(option))
         elif level != GENERAL and method not in option.methods:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from core.dataset.metadata import MAX_BYTES, MAX_VALUES
 from core.imports.dataset_check import Dataset, check_command_line, check_document
 from core.imports.dataset_options import (
     CONDITIONED,
@@ -27,7 +28,8 @@ from core.imports.dataset_options import (
     to_setting,
 )
 from core.imports.dataset_text import Document, read_document
-from core.record.problems import Problem, errors, raise_if_errors
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError, errors, limited, raise_if_errors
 from core.record.workspace import PROJECT, resolve_path
 from core.settings.base import declared
 from core.settings.check import build, shorten
@@ -97,6 +99,7 @@ def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any]
             subsets += _without_twins(document, dataset, found)
         if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
             document.error("The file names no folder.", "datasets", "Add [[datasets.subsets]] with an image_dir.")
+    document.problems = limited(document.problems)
     if errors(document.problems):
         return Imported({}, document.problems, document.notes)
     masked = (command_line or {}).get("masked_loss") is not False
@@ -213,9 +216,9 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
     for subset in subsets:
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", tell=False))
         try:
-            entries = json.loads(path.read_text("utf-8-sig")).values()
+            entries = read_json_object(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES).values()
             sizes += [(int(each["train_resolution"][0]), int(each["train_resolution"][1])) for each in entries]
-        except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        except (ProblemsError, ValueError, AttributeError, LookupError, TypeError, OverflowError):
             return []
     return sizes
 

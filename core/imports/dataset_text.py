@@ -11,19 +11,23 @@ import json
 import locale
 import os
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import toml
-import tomlkit
-from tomlkit.exceptions import ParseError, TOMLKitError
 
 from core.imports.dataset_lines import json_lines, nearest_line, toml_lines
 from core.imports.dataset_options import PATHS
-from core.record.problems import Problem
+from core.record.bounded_json import parse_json
+from core.record.bounded_toml import check_depth
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, read_regular
 from core.record.workspace import open_home, resolve_path
 
+MAX_BYTES, MAX_VALUES = 4_000_000, 200_000
+_FOR_TOML = (200_000, 5_000)  # letters of a text, and of a line in it
 _KEYS = "|".join(PATHS)
 # key = "value" and "key": "value"; second: a text whose last backslash swallows the closing quotation mark
 _PATH_VALUES = {
@@ -90,12 +94,12 @@ def read_document(path: str | os.PathLike) -> Document:
 
 def _read_text(document: Document, suffix: str) -> str | None:
     try:
-        data = document.path.read_bytes()
-    except FileNotFoundError:
+        data = read_regular(document.path, MAX_BYTES)
+    except MissingFile:
         document.error("There is no such file.", "", "Check the spelling.")
         return None
-    except OSError as error:
-        document.error(f"The file cannot be read: {error.strerror}.", "", "Check the file and its permissions.")
+    except ProblemsError as error:
+        document.problems += error.problems
         return None
     if data.startswith(codecs.BOM_UTF8):
         document.notes.append("The file begins with a byte-order mark. It was passed over; sd-scripts refuses it.")
@@ -181,37 +185,53 @@ def _tell_of_path(document: Document, suffix: str, key: str, line: int, meant: s
 
 
 def _parse_toml(document: Document, text: str) -> None:
+    """By sd-scripts' own reader, which takes minutes for some texts that TOML 1.0's takes at once; those are not for it."""
+    try:
+        sound = tomllib.loads(text)
+        check_depth(sound)
+        first = ""
+    except RecursionError:
+        first = "it is nested too deep"
+    except ValueError as error:
+        first = str(error).rstrip(".")
+    short = len(text) <= _FOR_TOML[0] and max(map(len, text.split("\n"))) <= _FOR_TOML[1]
+    if not short and first:
+        return _broken_toml(document, first)
     document.lines = toml_lines(text)
+    if not short:
+        document.raw = sound
+        return None
     try:
         document.raw = _plain(toml.loads(text))
-        return
     except Exception as error:  # besides its own error the package raises IndexError and the like at broken text
-        first = error
-    try:
-        document.raw = _plain(tomlkit.parse(text).unwrap())
-        document.notes.append(
-            f"sd-scripts' own reader refuses this file ({str(first).split(' (line')[0].rstrip('.').lower()}); it was read as TOML 1.0."
-        )
-    except ParseError as error:
-        said = str(error).split(" at line")[0].strip().rstrip(".")
-        what = f"The file is not valid TOML: {said[:1].lower()}{said[1:]}."
-        in_text = "in string" in said
-        fix = "A backslash between \"...\" begins an escape: use '...', or double it." if in_text else "Mend that line."
-        _broken_text(document, what, error.line, error.col + 1, fix)
-    except (TOMLKitError, RecursionError, ValueError, TypeError) as error:
-        what = f"The file is not valid TOML: {str(error).rstrip('.') or 'brackets too deep'}."
-        _broken_text(document, what, getattr(first, "lineno", None), getattr(first, "colno", None))
+        if first:
+            return _broken_toml(document, first)
+        document.raw = sound
+        said = str(error).split(" (line")[0].rstrip(".").lower()
+        document.notes.append(f"sd-scripts' own reader refuses this file ({said}); it was read as TOML 1.0.")
+    return None
+
+
+def _broken_toml(document: Document, said: str) -> None:
+    """said: the reader's words, such as "Expected '=' after a key (at line 3, column 5)"."""
+    place = re.search(r"\(at line (\d+), column (\d+)\)$", said)
+    plain = said[: place.start()].strip() if place else said
+    in_text = "in a string" in plain or "hex value" in plain
+    fix = "a backslash between \"...\" begins an escape: use '...', or double it" if in_text else "correct that line"
+    line, column = (int(place[1]), int(place[2])) if place else (None, None)
+    _broken_text(document, f"The file is not valid TOML: {plain[:1].lower()}{plain[1:]}.", line, column, fix)
 
 
 def _parse_json(document: Document, text: str) -> None:
     try:
-        document.raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        what = f"The file is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}."
-        _broken_text(document, what, error.lineno, error.colno)
-        return
-    except (RecursionError, ValueError):
-        document.error("The file is not valid JSON: brackets too deep, or a number too long.", "", "Mend it.")
+        document.raw = parse_json(text, str(document.path), "correct it", max_values=MAX_VALUES, finite=False)
+    except ProblemsError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError):
+            what = f"The file is not valid JSON: {cause.msg[:1].lower()}{cause.msg[1:]}."
+            _broken_text(document, what, cause.lineno, cause.colno)
+        else:
+            document.problems += error.problems
         return
     document.lines, twice = json_lines(text)
     for path, line in twice:

@@ -28,6 +28,7 @@ class Method(Protocol):
     extension        of the file for people, ".safetensors"; empty for a folder
     steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
     clipped          weights whose gradients are clipped together, once it is built; None: all that learn
+    adds_up          whether gradients of clipped weights that do not train add up from step to step, as in sd-scripts
     advice           what to say once it is built
     """
 
@@ -36,6 +37,7 @@ class Method(Protocol):
     extension: str
     steady_gradients: bool
     clipped: Sequence[nn.Parameter] | None
+    adds_up: bool
     advice: list[Problem]
 
     def build(self, components: Any) -> list[Learner]:

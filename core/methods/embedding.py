@@ -47,6 +47,7 @@ class EmbeddingMethod:
         self._settings = job.embedding
         self._clips_table = job.optimizer.clips_as_kohya
         self.clipped: Sequence[nn.Parameter] | None = None
+        self.adds_up = False  # sd-scripts' optimizer holds the whole table
         self._dtype = type_named(job.memory.full_precision)
         self._start = start
         self._tables: list[WordTable] = []

@@ -21,6 +21,7 @@ from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
 from core.optimization.groups import Learner
 from core.settings.blocks import COUNTS, numbers
+from core.settings.rates import has_frozen_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +72,8 @@ class FullMethod:
         self._average: WeightAverage | None = None
         self._stopped = False
         self.advice: list[Problem] = []
-        self.clipped: Sequence[nn.Parameter] | None = None  # all that learns
+        self.clipped: Sequence[nn.Parameter] | None = None
+        self.adds_up = True  # sd-scripts clears what its optimizer holds
 
     # -- what learns
 
@@ -94,6 +96,8 @@ class FullMethod:
             if id(weight) in learned
         }
         self._average = WeightAverage(self._weights, self._settings) if self._settings.ema else None
+        if self._job.optimizer.clips_as_kohya and has_frozen_blocks(self._job):
+            self.clipped = [weight for learner in learners for weight in learner.parameters]
         return learners
 
     def _learners(self, family_name: str) -> Iterator[Learner]:
@@ -203,7 +207,7 @@ class FullMethod:
             facts=ModelFacts(
                 metadata=metadata,
                 prediction=self._components.prediction if asked == "auto" else asked,
-                zero_terminal_snr=noise.zero_terminal_snr,
+                zero_terminal_snr=noise.zero_terminal_snr or self._components.zero_terminal_snr,
                 epoch=epoch,
                 step=step,
             ),

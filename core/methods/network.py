@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.lora_file import write_lora
+from core.formats.lora_file import with_convolutions, write_lora
 from core.formats.lora_pickle import write_lora_pickle
 from core.formats.tensor_writer import type_named
 from core.networks.blocks import block_count, block_of
@@ -38,6 +38,8 @@ class NetworkMethod:
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
         self._dtype = type_named(job.memory.full_precision)
+        self._convolutions = job.saving.sd2_projections == "convolutions"
+        self._family = ""
         self._seed = seed
         self._files = files or NetworkFiles()
         self.network: LoraNetwork | None = None
@@ -51,10 +53,12 @@ class NetworkMethod:
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
         self._clips_all = rates.clips_as_kohya
         self.clipped: Sequence[nn.Parameter] | None = None
+        self.adds_up = True  # sd-scripts clears what its optimizer holds
 
     def build(self, components: Any) -> list[Learner]:
         """Make the network on these parts and attach it; returns what learns, the up matrices apart for LoRA+."""
         settings, start = self._settings, self._files.start
+        self._family = components.family
         targets = list(targets_of(components, conv=settings.hooks_residual or settings.dim_from_weights))
         if start is None:
             self.network = LoraNetwork.create(targets, settings, self._seed)
@@ -166,10 +170,12 @@ class NetworkMethod:
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
-        dtype = type_named(precision)
+        dtype, tensors = type_named(precision), self.state_dict()
+        if self._convolutions and self._family == "sd2":
+            tensors = with_convolutions(tensors)
         if path.suffix != ".safetensors":
-            return write_lora_pickle(path, self.state_dict(), dtype)
-        return write_lora(path, self.state_dict(), metadata, dtype)
+            return write_lora_pickle(path, tensors, dtype)
+        return write_lora(path, tensors, metadata, dtype)
 
     def release(self) -> None:
         if self.network is not None and self.network.attached:

@@ -13,6 +13,8 @@ it fails, nothing is installed and everything works as before, slower.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +22,6 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d
 
 from core.networks.adapted import kind_of
 from core.record.heap import GivingBack
@@ -34,27 +35,66 @@ def install(model: nn.Module) -> int:
     """Give every frozen convolution of `model` that can have it the fast form; returns how many have it now.
 
     From its first use until `uninstall`, the weight of a 3x3 convolution holds NaN without taking memory: shape and
-    type can be read, the values cannot. Where packing does not work on this machine, or would take more than half of its
-    free memory, nothing changes and 0 is returned.
+    type can be read, the values cannot. Frozen ones that cannot have it keep their values, with the channels together
+    in memory: so does each where packing does not work on this machine. Where it would take more than half of the free
+    memory, nothing changes. 0 is returned in both cases.
     """
     if extra_bytes(model) > psutil.virtual_memory().available / 2:
         return 0
     count = 0
     for module in model.modules():
-        if (
-            isinstance(module, nn.Conv2d)
-            and ATTRIBUTE not in module.__dict__
-            and suits(module)
-            and works(module.weight.dtype)
-        ):
+        if not isinstance(module, nn.Conv2d) or ATTRIBUTE in module.__dict__:
+            continue
+        if suits(module) and works(module.weight.dtype):
             module.__dict__[ATTRIBUTE] = PointwiseConv(module) if module.kernel_size == (1, 1) else PackedConv(module)
             count += 1
+        elif module.weight.device.type == "cpu" and not module.weight.requires_grad:
+            _lay_channels_together(module)
     return count
+
+
+def _lay_channels_together(conv: nn.Conv2d) -> None:
+    """Its output is then in the order that the fast forms make and want: else each sum of both is put in order anew."""
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def packed_copies(model: nn.Module) -> Iterator[None]:
+    """Inside, convolutions that learn have the fast form too, by packed copies of their weights as they are now.
+
+    Their products differ from the plain ones in the last bits: samples of a whole model would not be what the saved model
+    makes. For passes without gradients; where `install` would do nothing, nothing changes.
+    """
+    convolutions = [
+        module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
+    ]
+    learning = [module for module in convolutions if fits(module)]
+    others = [module for module in convolutions if not fits(module) and module.weight.device.type == "cpu"]
+    as_they_were = [module.weight.data for module in others]
+    if _pack_bytes(learning) > psutil.virtual_memory().available / 2:
+        learning = []
+    changed = [module for module in learning if ATTRIBUTE not in module.__dict__ and works(module.weight.dtype)]
+    try:
+        for module in changed:
+            pointwise = module.kernel_size == (1, 1)
+            module.__dict__[ATTRIBUTE] = PointwiseConv(module) if pointwise else PackedConv(module, copies=True)
+        for module in others:
+            _lay_channels_together(module)
+        yield
+    finally:
+        for module, weight in zip(others, as_they_were, strict=True):
+            module.weight.data = weight
+        for module in changed:
+            module.__dict__.pop(ATTRIBUTE, None)
 
 
 def extra_bytes(model: nn.Module) -> int:
     """Memory that `install` costs once both directions have run: as much again as the packed weights take."""
-    packed = (m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) and suits(m))
+    return _pack_bytes(module for module in model.modules() if isinstance(module, nn.Conv2d) and suits(module))
+
+
+def _pack_bytes(convolutions: Iterable[nn.Conv2d]) -> int:
+    packed = (module.weight for module in convolutions if module.kernel_size != (1, 1))
     return sum(weight.numel() * weight.element_size() for weight in packed)
 
 
@@ -67,7 +107,12 @@ def uninstall(model: nn.Module) -> None:
 
 
 def suits(conv: nn.Conv2d) -> bool:
-    """Frozen, on the CPU, of a type oneDNN packs, and with an output of its input's size."""
+    """Frozen, and of a kind that can be packed."""
+    return fits(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
+
+
+def fits(conv: nn.Conv2d) -> bool:
+    """On the CPU, of a type oneDNN packs, and with an output of its input's size."""
     weight = conv.weight
     same_size = (
         tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
@@ -76,8 +121,6 @@ def suits(conv: nn.Conv2d) -> bool:
     )
     return (
         kind_of(conv).forward is nn.Conv2d.forward
-        and not weight.requires_grad
-        and (conv.bias is None or not conv.bias.requires_grad)
         and weight.device.type == "cpu"
         and weight.dtype in (torch.bfloat16, torch.float32)
         and same_size
@@ -119,10 +162,12 @@ class PackedConv:
     There is one pack for each direction, made for the picture size that comes first. Other sizes use the same packs,
     which oneDNN reorders at the call if it must: right for any size, and hardly slower than the plain convolution. So
     memory does not grow with the number of buckets.
+
+    copies   the plain weight stays beside its pack
     """
 
-    def __init__(self, conv: nn.Conv2d):
-        self.conv = conv
+    def __init__(self, conv: nn.Conv2d, copies: bool = False):
+        self.conv, self._copies = conv, copies
         self.forward_pack: Tensor | None = None
         self.backward_pack: Tensor | None = None
         self.channels_last = conv.weight.is_contiguous(memory_format=torch.channels_last)
@@ -135,7 +180,8 @@ class PackedConv:
         """The convolution, bias included: [B, in, H, W] -> [B, out, H, W]."""
         if self.forward_pack is None:
             self.forward_pack = self._pack(self.conv.weight, x)
-            self._give_up_weight()
+            if not self._copies:
+                self._give_up_weight()
         return self._convolve(x, self.forward_pack, self.conv.bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
@@ -153,7 +199,7 @@ class PackedConv:
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
         plain = weight.detach().to_mkldnn()
         pad, ones = list(self.conv.padding), [1, 1]
-        pack = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))
+        pack: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, pad, ones, ones, 1, list(x.shape))
         del plain
         _memory.freed(weight.numel() * weight.element_size())
         return pack
@@ -169,14 +215,12 @@ class PackedConv:
 
 
 class PointwiseConv:
-    """Stands for a 1x1 convolution's `_conv_forward`: a matrix product where the channels lie together."""
+    """Stands for a 1x1 convolution's `_conv_forward`: a matrix product over the channels."""
 
     def __init__(self, conv: nn.Conv2d):
         self.conv = conv
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            return conv2d(x, weight, bias)
         y: Tensor = _PointwiseConvolution.apply(x.to(weight.dtype), weight.flatten(1), bias)
         return y
 
@@ -194,7 +238,7 @@ class _PackedConvolution(torch.autograd.Function):
 
 
 class _PointwiseConvolution(torch.autograd.Function):
-    """x: [B, in, H, W] in channels_last order, weight: [out, in]."""
+    """x: [B, in, H, W], weight: [out, in]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -209,7 +253,8 @@ class _PointwiseConvolution(torch.autograd.Function):
 
 
 def over_channels(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """x's channels times a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W]."""
+    """x's channels times a matrix [in, out], plus bias: [B, in, H, W] -> channels_last [B, out, H, W]. x is copied unless it
+    is channels_last too."""
     batch, _, height, width = x.shape
     y = torch.empty((batch, matrix.shape[1], height, width), dtype=x.dtype, memory_format=torch.channels_last)
     rows, out = x.permute(0, 2, 3, 1).reshape(-1, matrix.shape[0]), y.permute(0, 2, 3, 1).view(-1, matrix.shape[1])

@@ -6,19 +6,22 @@ A preset or a metadata file that came from elsewhere can name both, and can allo
 from __future__ import annotations
 
 import json
+import ntpath
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from core.record.problems import ProblemsError
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, is_share
 
 FILE = PROJECT / "allowed_modules.txt"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
 OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes that a shared page has launched
+KEYS_LENT = "ATELIER_KEYS_LENT"  # set beside it where their jobs may use the owner's keys
 _open_folders: Sequence[Path] | None = None
+_keys_lent = False
 
 
 def allow(name: str) -> None:
@@ -46,21 +49,33 @@ def _lines(file: Path) -> set[str]:
     return {name for name in names if _NAME.fullmatch(name)}
 
 
-def keep_files_inside(folders: Sequence[Path] | None) -> None:
-    """From now on jobs of this process reach only files in these folders: those of a shared page. None: all."""
-    global _open_folders
+def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> None:
+    """From now on jobs of this process reach only files in these folders: those of a shared page. None: all.
+
+    keys   whether such jobs may use the owner's keys (Hugging Face, wandb)
+    """
+    global _open_folders, _keys_lent
     _open_folders = None if folders is None else [folder.resolve() for folder in folders]
+    _keys_lent = keys
 
 
 def limits_of_launched() -> dict[str, str]:
-    """What stands in the environment of processes that this one launches, so that they keep to the same folders."""
-    return {} if _open_folders is None else {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
+    """What stands in the environment of processes that this one launches, so that they keep to the same limits."""
+    if _open_folders is None:
+        return {}
+    folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
+    return folders | ({KEYS_LENT: "1"} if _keys_lent else {})
 
 
 def take_limits() -> None:
-    """Keep to the folders of the process that launched this one, if it did."""
+    """Keep to the limits of the process that launched this one, if it did."""
     if folders := os.environ.get(OPEN_FOLDERS):
-        keep_files_inside([Path(folder) for folder in json.loads(folders)])
+        keep_files_inside([Path(folder) for folder in json.loads(folders)], keys=bool(os.environ.get(KEYS_LENT)))
+
+
+def may_use_keys() -> bool:
+    """Whether jobs of this process may use the owner's keys."""
+    return _open_folders is None or _keys_lent
 
 
 def may_reach(path: Path) -> bool:
@@ -71,8 +86,38 @@ def may_reach(path: Path) -> bool:
 def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
     """Whether a path lies in one of these folders, themselves resolved; None: anywhere. Links are followed first, so none
     leads outside. What is no path at all lies nowhere."""
+    folders = None if folders is None else list(folders)
+    if folders is not None and is_share(path) and not any(is_share(folder) for folder in folders):
+        return False
+    if os.name == "nt" and folders is not None:
+        if not lies_in_on_windows(os.path.abspath(path), [str(folder) for folder in folders]):
+            return False
     try:
         real = Path(path).resolve()
     except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
         return False
     return folders is None or any(real.is_relative_to(folder) for folder in folders)
+
+
+def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
+    r"""The same for an absolute Windows path, by its text alone. What Windows reads as something else than a plain path
+    lies nowhere: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
+    path = _EXTENDED.sub(lambda found: "\\\\" if found.group(1) else "", path.replace("/", "\\"))
+    whole = PureWindowsPath(ntpath.normpath(path))
+    if not whole.is_absolute() or whole.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
+        return False
+    if any(windows_trap(part) for part in whole.parts[1:]):
+        return False
+    return any(whole.is_relative_to(PureWindowsPath(ntpath.normpath(folder))) for folder in folders)
+
+
+def windows_trap(part: str) -> bool:
+    """Whether Windows takes this part of a path for something else than a file or folder of that name."""
+    if not part or part != part.rstrip(". ") or any(sign in '<>:"|?*' or ord(sign) < 32 for sign in part):
+        return True
+    stem = part.split(".")[0].rstrip(" ").upper()
+    return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))
+
+
+_EXTENDED = re.compile(r"^\\\\\?\\(?:(UNC)\\|(?=[A-Za-z]:\\))")  # the form that long paths are opened by
+_PORT = re.compile("(COM|LPT)[0-9¹²³]")

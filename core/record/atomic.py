@@ -44,6 +44,22 @@ def replace(source: Path | str, target: Path | str) -> None:
     _retry(os.replace, source, target)
 
 
+def put_new(source: Path, target: Path) -> None:
+    """Rename `source` to a name that must be free: FileExistsError rather than anything replaced."""
+    if os.name != "nt" and not source.is_dir():
+        try:
+            os.link(source, target)  # refuses a taken name, which a rename does not
+        except FileExistsError:
+            raise
+        except OSError:  # a drive without hard links
+            pass
+        else:
+            return remove(source)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    _retry(os.rename, source, target)
+
+
 def remove(path: Path | str) -> None:
     """Delete a file; a missing one is fine."""
     with suppress(FileNotFoundError):
@@ -89,7 +105,7 @@ def open_atomic(target: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         sync_file(temporary)
-        _give_usual_mode(temporary)
+        give_usual_mode(temporary)
         replace(temporary, target)
         sync_folder(target.parent)
     finally:
@@ -109,17 +125,17 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
                 sync_folder(path)
             else:
                 sync_file(path)
-        _give_usual_mode(temporary)
+        give_usual_mode(temporary)
         _put_in_place(temporary, target)
         sync_folder(target.parent)
     finally:
         remove_folder(temporary)
 
 
-def remove_leftovers(folder: Path | str) -> None:
+def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*") -> None:
     """Take away what killed processes left half-written there. A write that goes on has touched its file within the hour."""
     with suppress(OSError):
-        for path in Path(folder).glob(".tmp-*"):
+        for path in Path(folder).glob(pattern):
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
             if time.time() - newest > LEFTOVER_SECONDS:
                 (remove_folder if path.is_dir() else remove)(path)
@@ -141,7 +157,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     remove_folder(aside)
 
 
-def _give_usual_mode(path: Path) -> None:
+def give_usual_mode(path: Path) -> None:
     """mkstemp makes what only the owner can read; results are ordinary. USB sticks and network drives refuse modes."""
     if os.name != "nt":
         with suppress(OSError):

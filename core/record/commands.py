@@ -7,6 +7,9 @@ import time
 import uuid
 from pathlib import Path
 
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+
 NAMES = ("pause", "resume", "stop", "save", "sample")
 
 
@@ -19,6 +22,9 @@ def send(folder: Path, name: str) -> str:
     with open(folder / "commands.jsonl", "a", encoding="utf-8", newline="\n") as handle:
         handle.write(line + "\n")
     return identity
+
+
+MAX_BYTES = 1 << 20  # read at once; a command has 100
 
 
 class NoCommands:
@@ -40,10 +46,10 @@ class CommandReader:
         try:
             if self._path.stat().st_size <= self._offset:
                 return []
-            with open(self._path, "rb") as handle:
+            with open_regular(self._path) as handle:
                 handle.seek(self._offset)
-                data = handle.read()
-        except OSError:
+                data = handle.read(MAX_BYTES)
+        except (OSError, ProblemsError):
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
@@ -51,8 +57,8 @@ class CommandReader:
         for text in whole.splitlines():
             try:
                 name = json.loads(text)["name"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, RecursionError, KeyError, TypeError):
                 continue
-            if name in NAMES:
+            if isinstance(name, str) and name in NAMES:
                 names.append(name)
         return names

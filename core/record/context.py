@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +53,15 @@ class JobContext:
         if "stop" in taken:
             self.token.cancel()
         return taken
+
+    @contextmanager
+    def after_stop(self) -> Iterator[None]:
+        """For what is quick and belongs to the end of a stopped job: only a further stop ends it."""
+        stopped, self.token = self.token, CancelToken()
+        try:
+            yield
+        finally:
+            self.token = stopped
 
     def check(self) -> None:
         """Between units of work outside a training's loop: raise Cancelled when a stop was asked for. Others are kept."""

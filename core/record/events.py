@@ -98,18 +98,24 @@ class MemoryUsed(Event):
 class Validated(Event):
     """The loss on held-out pictures at fixed timesteps with fixed noise, and on as many that train.
 
-    gap          loss - train_loss: what is known better of the pictures that train
+    gap          loss - train_loss: what is known better of the pictures that train; both None where it is not measured
     by_timestep  {timestep as text: loss on held-out pictures}
+    measured_on  "held_out", or "training": on training images, where none is held out
+    each         the loss of each (image, timestep), always in the same order; evenly picked where they are thousands
+    each_of      names that order and the images: only measurements with equal names compare
     """
 
     kind: ClassVar[str] = "validated"
     urgent: ClassVar[bool] = True
     step: int
     loss: float
-    train_loss: float
-    gap: float
+    train_loss: float | None
+    gap: float | None
     by_timestep: dict[str, float]
     pictures: int
+    measured_on: str = "held_out"
+    each: list[float] = field(default_factory=list)
+    each_of: str = ""
 
 
 @dataclass(frozen=True)

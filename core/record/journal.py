@@ -7,15 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from core.record.events import VERSION, Event
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 from core.record.secrets import mask
 
 FLUSH_SECONDS = 1.0
 END_BYTES = 1 << 16
+MAX_LINE = 16 << 20  # what follows a longer line is damage, and is not read
 Line = dict[str, Any]
 
 
@@ -117,9 +119,9 @@ def cut_torn_line(path: Path) -> None:
             end = handle.seek(0, os.SEEK_END)
             if end == 0:
                 return
-            handle.seek(0)
-            keep = handle.read().rfind(b"\n") + 1
-            if keep != end:
+            begin = handle.seek(max(0, end - MAX_LINE))
+            keep = begin + handle.read().rfind(b"\n") + 1
+            if keep != end and (keep > begin or begin == 0):
                 handle.truncate(keep)
     except OSError:
         return
@@ -134,21 +136,19 @@ class Tail:
     def lines(self) -> Iterator[Line]:
         """What is new. A damaged line is left out, a torn last one waits for its rest."""
         try:
-            handle = open(self._path, "rb")
-        except OSError:
+            handle = open_regular(self._path)
+        except ProblemsError:
             return
         with handle:
             if handle.seek(0, os.SEEK_END) < self._place:  # another file by that name
                 self._place = 0
             handle.seek(self._place)
-            for text in handle:
+            while text := handle.readline(MAX_LINE):
                 if not text.endswith(b"\n"):
                     return
                 self._place += len(text)
-                with suppress(ValueError):
-                    line = json.loads(text.decode("utf-8", "replace"))
-                    if isinstance(line, dict) and isinstance(line.get("seq"), int):
-                        yield line
+                if line := _line(text):
+                    yield line
 
 
 def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
@@ -159,16 +159,22 @@ def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
 def last_of_kind(path: Path, kind: str) -> Line | None:
     """The newest event of a kind among the last lines, which are all that is read of a long journal; None without one."""
     try:
-        with open(path, "rb") as handle:
+        with open_regular(path) as handle:
             begin = max(0, handle.seek(0, os.SEEK_END) - END_BYTES)
             handle.seek(begin)
             lines = handle.read().split(b"\n")[:-1]  # what stands behind the last line end is torn
-    except OSError:
+    except (OSError, ProblemsError):
         return None
     for text in reversed(lines[1:] if begin else lines):
-        if kind.encode() in text:
-            with suppress(ValueError):
-                line = json.loads(text.decode("utf-8", "replace"))
-                if isinstance(line, dict) and line.get("kind") == kind:
-                    return line
+        if kind.encode() in text and (line := _line(text)) and line.get("kind") == kind:
+            return line
     return None
+
+
+def _line(text: bytes) -> Line | None:
+    """None for a damaged line, or one that is no event's."""
+    try:
+        line = json.loads(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("seq"), int) else None

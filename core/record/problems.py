@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+# What quotes a file can be as long as the file. Letters that a name may hold and no screen can show become a mark.
+_LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
+MOST = 200  # problems listed at once
+
+
+def _readable(text: str, limit: int) -> str:
+    text = _HALF_PAIR.sub("\ufffd", text)
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -16,12 +29,20 @@ class Problem:
     where  the file, setting or picture it is about
     fix    one sentence: what to do
     level  "error" blocks a start, "advice" does not
+    remedy the setting that a button switches on against it ("dataset.skip_broken"), else empty
     """
 
     what: str
     where: str = ""
     fix: str = ""
     level: str = "error"
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        for name, limit in _LIMITS:
+            text = getattr(self, name)
+            if len(text) > limit or not text.isascii():
+                object.__setattr__(self, name, _readable(text, limit))
 
     def __str__(self) -> str:
         lines = [self.what]
@@ -39,12 +60,23 @@ class ProblemsError(Exception):
     """Everything that is wrong with a request, listed at once. Nothing was started or written."""
 
     def __init__(self, problems: Iterable[Problem]):
-        self.problems = list(problems)
+        self.problems = limited(list(problems))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     @classmethod
     def one(cls, what: str, where: str = "", fix: str = "") -> ProblemsError:
         return cls([Problem(what, where, fix)])
+
+
+def limited(problems: list[Problem]) -> list[Problem]:
+    """The first MOST, and how many more there are."""
+    more = len(problems) - MOST
+    if more <= 0:
+        return problems
+    return [
+        *problems[:MOST],
+        Problem(f"{more:,} more problems are not listed", problems[MOST].where, "fix these first"),
+    ]
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from core.record.problems import ProblemsError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -31,6 +33,18 @@ def launched_processes() -> int:
 def only_follows() -> bool:
     """Whether this is one of several, and not the first: it says and checks nothing of its own. Needs no torch."""
     return launched_processes() > 1 and os.environ.get("RANK", "0") != "0"
+
+
+def check_launch() -> None:
+    """Raise ProblemsError where `accelerate launch` was asked for several processes and started one: without --multi_gpu
+    it does so on a CPU or a single GPU, leaves only the group's address in the environment and says nothing."""
+    alone = "WORLD_SIZE" not in os.environ
+    if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        raise ProblemsError.one(
+            "accelerate launch was asked for several processes and started only one",
+            "command line",
+            "add --multi_gpu to accelerate launch, also on a CPU, or leave out --num_processes",
+        )
 
 
 class Processes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 import unicodedata
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.lock import HeldElsewhere, Lock, held_words, is_held
 from core.record.problems import ProblemsError, unwritten
 
@@ -27,6 +27,7 @@ class RunFolder:
     name = property(lambda self: self.path.name)
     job_file = property(lambda self: self.path / "job.json")
     dataset_file = property(lambda self: self.path / "dataset.json")
+    machine_file = property(lambda self: self.path / "machine.json")
     journal_file = property(lambda self: self.path / "events.jsonl")
     samples = property(lambda self: self.path / "samples")
     logs = property(lambda self: self.path / "logs")
@@ -58,21 +59,14 @@ class RunFolder:
 
     def job(self) -> dict[str, Any]:
         """The content of job.json. Raises ProblemsError when it is damaged."""
-        try:
-            return json.loads(self.job_file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ProblemsError.one(
-                f"The settings of '{self.name}' cannot be read: {error}",
-                str(self.job_file),
-                "start it anew from a preset",
-            ) from None
+        return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
 
     @property
     def preset(self) -> str:
         """The preset that the run was started from, as it was called then; "" when that is not known."""
         try:
             return str(self.job().get("preset") or "")
-        except (ProblemsError, AttributeError):
+        except ProblemsError:
             return ""
 
     def lock(self) -> list[str]:
@@ -153,12 +147,12 @@ def seal_state(folder: Path) -> None:
 def is_whole(folder: Path) -> bool:
     """Whether every file that complete.json names, which is one at least, is there with its size and hash."""
     try:
-        listed = json.loads((folder / COMPLETE).read_text("utf-8"))
+        listed = read_json_object(folder / COMPLETE)
         return bool(listed) and all(
             (folder / name).stat().st_size == facts["bytes"] and sha256_of(folder / name) == facts["sha256"]
             for name, facts in listed.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ProblemsError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

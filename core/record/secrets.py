@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.record import atomic
+from core.record.allowed import may_use_keys
+from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 
 # name -> environment variables, the first that is set counts
@@ -35,7 +37,9 @@ def keys_file() -> Path:
 
 
 def secret(name: str) -> str | None:
-    """The key of this name, or None."""
+    """The key of this name; None where there is none, and in jobs of a shared page to which it was not lent."""
+    if not may_use_keys():
+        return None
     for variable in NAMES[name]:
         if value := os.environ.get(variable, "").strip():
             return value
@@ -85,11 +89,11 @@ def _stored() -> dict[str, str]:
         facts = path.stat()
         key = (str(path), facts.st_mtime_ns, facts.st_size)
         if key not in _read:
-            found = json.loads(path.read_text("utf-8"))
+            found = read_json_object(path)
             _read.clear()
             _read[key] = {name: text for name, text in found.items() if name in NAMES and isinstance(text, str)}
         return dict(_read[key])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ProblemsError):
         return {}
 
 

@@ -1,12 +1,17 @@
-"""Space on the disk: what a folder takes, and emptying one."""
+"""Space on the disk: what a folder takes, whether something fits, and emptying a folder."""
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from core.record import atomic
+from core.record import atomic, machine
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+
+RESERVE = 256_000_000  # stays free beside what is written: journals, previews and other programs need some
 
 
 def folder_bytes(folder: Path) -> int:
@@ -26,3 +31,27 @@ def clear(folder: Path) -> int:
         with suppress(OSError):
             (atomic.remove_folder if each.is_dir() and not each.is_symlink() else atomic.remove)(each)
     return before - folder_bytes(folder)
+
+
+def size_words(count: float) -> str:
+    """Bytes in words: "1 MB" for whatever is less, "850 MB", "4.3 GB"."""
+    if count <= 0:
+        return "0 MB"
+    return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
+
+
+def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
+    """Refuse what would fill the disk. what: "Unpacking the zip", which takes `needed` bytes more."""
+    free = machine.free_disk(folder)
+    if needed + reserve <= free:
+        return
+    raise ProblemsError.one(
+        f"{what} takes {size_words(needed)} and {size_words(reserve)} must stay free, but only {_rounded_down(free)} are free",
+        display_path(folder),
+        fix,
+    )
+
+
+def _rounded_down(free: int) -> str:
+    """So that the numbers add up to a refusal."""
+    return f"{math.floor(free / 1e8) / 10:.1f} GB" if free >= 1e9 else f"{free // 1_000_000} MB"

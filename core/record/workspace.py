@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,27 @@ def resolve_path(text: str | os.PathLike) -> Path:
     return path if path.is_absolute() else PROJECT / path
 
 
+def real_path(path: str | os.PathLike) -> Path:
+    """With links followed. A circle of links stays where it is; `Path.resolve` raises RuntimeError there before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
+def is_share(path: str | os.PathLike) -> bool:
+    r"""Whether a path is another machine's by its text (\\server\share, //server/share). Windows signs in there as soon as it is
+    looked at, so this is asked before anything is looked up."""
+    text = os.fspath(path).replace("\\", "/")
+    return text.startswith("//") and not _LONG.match(text)
+
+
+_LONG = re.compile("//[?]/[A-Za-z]:")  # how Windows writes long paths of its own drives
+
+
 def display_path(path: str | os.PathLike) -> str:
     """The short form to show: relative to the project folder where it lies inside."""
     path = Path(path)
+    if is_share(path) and not is_share(PROJECT):
+        return str(path)
     try:
-        return path.resolve().relative_to(PROJECT).as_posix()
+        return real_path(path).relative_to(PROJECT).as_posix()
     except ValueError:
         return str(path)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+# What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
+# before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings.
+NAMES = Literal[
+    "", "path", "path or name", "word=path", "part", "state", "download", "upload", "tracker", "tracker settings"
+]
 
 
 class Settings(BaseModel):
@@ -29,6 +36,7 @@ def setting(
     labels: dict[str, str] | None = None,
     widget: str = "",
     costs: str = "",
+    names: NAMES = "",
     default_factory: Any = None,
     **bounds: Any,
 ) -> Any:
@@ -38,6 +46,7 @@ def setting(
     level   shown, or behind "More"       unit    of the number ("pictures", "minutes")
     kohya   its name in sd-scripts        source  paper or program it follows
     labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
+    names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     """
     about: Any = {
@@ -47,6 +56,7 @@ def setting(
         "source": source,
         "labels": labels or {},
         "widget": widget,
+        "names": names,
     }
     about["costs"] = costs
     if default_factory is not None:
@@ -84,6 +94,7 @@ class Declared:
     labels = property(lambda self: self._about.get("labels", {}))
     widget = property(lambda self: self._about.get("widget", ""))
     costs = property(lambda self: self._about.get("costs", ""))
+    names = property(lambda self: names_what(self.info))
 
     @property
     def kohya_names(self) -> list[str]:
@@ -106,7 +117,7 @@ class Declared:
                 return list(get_args(member))
         return []
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """ "choice", "bool", "int", "float", "text", "pair" (width and height), "list", "span" (steps, a part or a
         percentage of the run) or "arguments" (names with values)."""
@@ -151,6 +162,12 @@ class Declared:
         if high is not None:
             return f"up to {high}{steps}"
         return steps.removeprefix(", ")
+
+
+def names_what(info: FieldInfo) -> str:
+    """What a setting names outside the job, "" for nothing."""
+    extra = info.json_schema_extra
+    return str(extra["about"].get("names", "")) if isinstance(extra, dict) and "about" in extra else ""  # type: ignore[union-attr, call-overload]
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import MOST, Problem, ProblemsError
 from core.settings.base import Declared, Settings, declared
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
+LONGEST_NAME = 200  # letters; no setting's name is near a longer one
 NULL = " (null in files and flags)"  # said of empty values; forms leave it out
 BOUNDS = {"ge": "{} or more", "le": "{} or less", "gt": "more than {}", "lt": "less than {}"}
 
@@ -47,6 +48,9 @@ def explain(model: type[Settings], error: ValidationError, where: str = "") -> l
         path = _setting_path(item["loc"], known)
         place = f"{where}, {path}" if where else path
         if path in found:  # a union reports once for each of its members
+            continue
+        if len(found) > MOST:  # the nearest name is looked for among hundreds, a millisecond each
+            found[path] = Problem(f"'{path}' is wrong", place, "fix the others first")
             continue
         if item["type"] == "extra_forbidden":
             found[path] = Problem(f"There is no setting '{path}'", place, _nearest(path, model, known))
@@ -144,6 +148,8 @@ def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> st
             return f"did you mean '{entry.path}'?"
     if name in ELSEWHERE:
         return ELSEWHERE[name]
+    if len(path) > LONGEST_NAME:
+        return "remove it"
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.8) or [
         entry.path
         for entry in known.values()

@@ -21,6 +21,7 @@ class ClassPictureSettings(Settings):
         level="shown",
         widget="folder",
         help="Where the pictures go. Empty is a folder named after the class among the datasets of this program.",
+        names="path",
     )
     number: int | None = setting(
         None,
@@ -55,12 +56,12 @@ class ClassPictureSettings(Settings):
         help="Each picture has a seed of its own that follows from this one, so the same settings make the same pictures.",
     )
     steps: int = setting(30, ge=1, le=1000, unit="steps", title="Steps", help="More steps draw finer and take longer.")
-    guidance_scale: float = setting(
-        7.5,
+    guidance_scale: float | None = setting(
+        None,
         ge=0,
         le=50,
         title="Guidance",
-        help="How strictly the prompt is followed. 1 or less switches guidance off.",
+        help="How strictly the prompt is followed. Empty is the model's own: 4 for the starter, 7.5 for others. 1 or less switches guidance off.",
     )
     sampler: SAMPLERS = setting("ddim", title="Sampler", labels=SAMPLER_LABELS, help="The way from noise to picture.")
     batch: int | None = setting(

@@ -34,6 +34,12 @@ class Concept:
     def role(self) -> str:
         return self.source.role
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a person has held images of it out."""
+        named = self.role == "validation" or bool(self.source.validation_pictures)
+        return named or self.validation.validation_split > 0
+
     @cached_property
     def batch_group(self) -> str:
         """Folders of one group share batches: they must agree in batch size and network strength."""

@@ -19,6 +19,7 @@ class DatasetSettings(PictureSettings):
         widget="folder",
         kohya="train_data_dir",
         help="Any folder of pictures. Folders named like 10_fox inside it set repeats and words.",
+        names="path",
     )
     sources: list[Source] = setting(
         default_factory=list,
@@ -32,6 +33,7 @@ class DatasetSettings(PictureSettings):
         widget="folder",
         kohya="reg_data_dir",
         help="Pictures of the class, so that the model keeps it as it is. Short for a folder of the regularisation role.",
+        names="path",
     )
     prior_loss_weight: float = setting(
         1.0,
@@ -67,7 +69,7 @@ class DatasetSettings(PictureSettings):
     )
     skip_broken: bool = setting(
         False,
-        title="Leave out broken pictures",
+        title="Leave out broken images",
         help="Pictures that cannot be read are named; on, the rest trains without them; off, they block the start.",
     )
     dataset_class: str | None = setting(

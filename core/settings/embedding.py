@@ -36,6 +36,7 @@ class EmbeddingSettings(Settings):
         widget="file",
         kohya="weights",
         help="A .safetensors or .pt file to go on from.",
+        names="path or name",
     )
     extended: bool = setting(
         False,

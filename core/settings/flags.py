@@ -7,9 +7,12 @@ import json
 import shlex
 from typing import Any
 
-from core.record.problems import Problem
+from core.record.bounded_json import parse_json
+from core.record.problems import MOST, Problem, ProblemsError
 from core.settings.base import Declared, Settings, declared
 from core.settings.elsewhere import ELSEWHERE
+
+MAX_VALUES = 10_000  # in one flag
 
 
 def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -32,7 +35,7 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
         entry = known.get(path)
         takes_next = index < len(words) and not words[index].startswith("--")
         if entry is None:
-            problems.append(_unknown(path, known))
+            problems.append(_unknown(path, known, nearest=len(problems) < MOST))
             index += 1 if takes_next and not equals else 0
             continue
         if negated:
@@ -55,6 +58,8 @@ def coerce(entry: Declared, text: str) -> Any:
     if text == "null" or (text == "" and entry.optional):
         return None
     kind = entry.kind
+    if kind != "text" and text.count(",") > MAX_VALUES:
+        return text
     if entry.widget == "sizes":
         return _sizes(text)
     if kind == "arguments":
@@ -62,7 +67,7 @@ def coerce(entry: Declared, text: str) -> Any:
     if kind == "text" or (kind == "choice" and all(isinstance(choice, str) for choice in entry.choices)):
         return text
     try:
-        value = json.loads(text)
+        value = _json(text)
     except ValueError:
         value = None
     if value is None and kind in ("pair", "list") and "," in text:
@@ -77,10 +82,18 @@ def coerce(entry: Declared, text: str) -> Any:
     return value
 
 
+def _json(text: str) -> Any:
+    """ValueError for what is no JSON, or more of it than a setting takes."""
+    try:
+        return parse_json(text, "command line", max_values=MAX_VALUES, finite=False)
+    except ProblemsError as error:
+        raise ValueError(str(error)) from None
+
+
 def _arguments(text: str) -> Any:
     """JSON, or sd-scripts' name=value words with blanks between them: "weight_decay=0.1 betas=0.9,0.99"."""
     try:
-        return json.loads(text)
+        return _json(text)
     except ValueError:
         try:
             return shlex.split(text)
@@ -91,7 +104,7 @@ def _arguments(text: str) -> Any:
 def _sizes(text: str) -> Any:
     """Sizes: JSON, or 768,512x768 with a comma between sizes and x between width and height."""
     try:
-        value = json.loads(text)
+        value = _json(text)
     except ValueError:
         parts = [part.strip().lower().split("x") for part in text.split(",")]
         return [_number(part[0]) if len(part) == 1 else [_number(side.strip()) for side in part] for part in parts]
@@ -107,12 +120,13 @@ def _number(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _unknown(path: str, known: dict[str, Declared]) -> Problem:
+def _unknown(path: str, known: dict[str, Declared], nearest: bool) -> Problem:
+    """nearest: look for the name that was meant among all settings, which takes a millisecond."""
     name = path.rsplit(".", 1)[-1]
     meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
     if not meant and name in ELSEWHERE:
         return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name])
-    meant = meant or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    meant = meant or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
     fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
     return Problem(f"There is no setting --{path}", "command line", fix)
 

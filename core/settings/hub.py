@@ -16,6 +16,7 @@ class HubSettings(Settings):
         title="Repository",
         kohya="huggingface_repo_id",
         help="owner/name. It is made if it is not there. Empty uploads nothing.",
+        names="upload",
     )
     huggingface_repo_type: Literal["model", "dataset", "space"] = setting(
         "model", title="Kind of repository", kohya="huggingface_repo_type", help="What the repository is."

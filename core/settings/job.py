@@ -54,6 +54,12 @@ class TrainJob(Settings):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
 
 
+def new_project() -> TrainJob:
+    """What a new project begins with. Holding images out changes what trains, so that the declared default, which settings of
+    other programs and the command line get, does without; a new project holds out and shows which."""
+    return TrainJob(validation=ValidationSettings(best_checkpoint="auto"))
+
+
 class PrepareJob(TrainJob):
     """Fill the caches that a training with the same settings will use."""
 

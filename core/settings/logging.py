@@ -21,6 +21,7 @@ class LoggingSettings(Settings):
             "none": "nothing",
         },
         help="TensorBoard files lie in the run's logs folder and can be opened from Monitor. For wandb its package must be installed; the key comes from WANDB_API_KEY or from the keys of this machine.",
+        names="tracker",
     )
     logging_dir: str | None = setting(
         None,
@@ -28,6 +29,7 @@ class LoggingSettings(Settings):
         widget="folder",
         kohya="logging_dir",
         help="Logs go into a folder of their own in there, named by prefix and time. Empty is the run's logs folder.",
+        names="path",
     )
     log_prefix: str | None = setting(
         None,
@@ -35,6 +37,7 @@ class LoggingSettings(Settings):
         title="Prefix",
         kohya="log_prefix",
         help="Stands before the time in the name of the logs' folder.",
+        names="part",
     )
     log_tracker_name: str | None = setting(
         None,
@@ -42,6 +45,7 @@ class LoggingSettings(Settings):
         title="Tracker's name",
         kohya="log_tracker_name",
         help="The project at wandb, a folder in TensorBoard's. Empty is sd-scripts' name of the method: network_train, dreambooth, finetuning or textual_inversion.",
+        names="part",
     )
     wandb_run_name: str | None = setting(
         None, max_length=200, title="Run's name at wandb", kohya="wandb_run_name", help="Empty lets wandb choose one."
@@ -52,6 +56,7 @@ class LoggingSettings(Settings):
         widget="file",
         kohya="log_tracker_config",
         help="A .toml with a table for each tracker, [wandb] or [tensorboard]: given to it as it begins, in place of the run's name.",
+        names="tracker settings",
     )
     log_config: bool = setting(
         False,
@@ -78,6 +83,7 @@ class LoggingSettings(Settings):
         widget="file",
         kohya="console_log_file",
         help="What the terminal would say goes into this file; the progress bar stays.",
+        names="path",
     )
     console_log_simple: bool = setting(
         False,

@@ -72,7 +72,7 @@ class MethodSettings(Settings):
         False,
         title="Average of the weights",
         source="Polyak and Juditsky 1992; Ho et al. 2020, arXiv:2006.11239",
-        help="Keeps a slow average (EMA) of the trained weights, which is smoother than the last step. Worth it above some thousand steps.",
+        help="Keeps a slow average (EMA) of the trained weights, which is smoother than the last step. For whole models (DreamBooth, fine-tune); a LoRA or embedding has none. Worth it above some thousand steps.",
         costs="Four bytes for each trained weight.",
     )
     ema_decay: float = setting(

@@ -17,6 +17,7 @@ class ModelSettings(Settings):
         widget="model",
         kohya="pretrained_model_name_or_path",
         help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a hub id such as owner/name.",
+        names="path or name",
     )
     vae: str | None = setting(
         None,
@@ -24,6 +25,7 @@ class ModelSettings(Settings):
         widget="model",
         kohya="vae",
         help="Another VAE than the model's own: a file, a folder or a hub id. Empty keeps the model's.",
+        names="path or name",
     )
     family: Literal["auto", "sd1", "sd2", "sdxl"] = setting(
         "auto",

@@ -15,7 +15,13 @@ def bad_name(name: str) -> str | None:
     """Why `name` cannot be a file's name on every system, or None."""
     if not name.strip():
         return "it is empty"
-    bad = sorted({letter for letter in name if letter in FORBIDDEN_IN_NAMES or ord(letter) < 32})
+    bad = sorted(
+        {
+            letter
+            for letter in name
+            if letter in FORBIDDEN_IN_NAMES or ord(letter) < 32 or "\ud800" <= letter <= "\udfff"
+        }
+    )
     if bad:
         return "it holds " + " ".join(repr(letter)[1:-1] for letter in bad)
     if name.strip(". ") != name:

@@ -170,6 +170,7 @@ class NetworkSettings(Settings):
         kohya="network_weights",
         widget="lora",
         help="Goes on with the weights of this file, with a fresh optimizer. Its ranks must be those set here, or be taken from it.",
+        names="path or name",
     )
     dim_from_weights: bool = setting(
         False,
@@ -189,6 +190,7 @@ class NetworkSettings(Settings):
         kohya="base_weights",
         widget="lines",
         help="LoRA files that become part of the base model before training, one a line. The new LoRA then needs them too.",
+        names="path or name",
     )
     base_weights_multiplier: str | None = setting(
         None,

@@ -117,7 +117,7 @@ class OptimizerSettings(Settings):
         "none",
         title="Clipping exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats old results: a part of a LoRA whose rate is 0 counts in the gradient's length all the same, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What learns is then clipped more.",
+        help="Repeats old results: a part of a LoRA or a block of the U-Net (block_lr) whose rate is 0 counts in the gradient's length all the same, with what earlier steps left of it, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What learns is then clipped more.",
     )
 
     @field_validator("optimizer_args", mode="before")

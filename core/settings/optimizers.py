@@ -143,8 +143,12 @@ def catalogue() -> dict[str, Entry]:
     rest = sorted(
         (entry for entry in by_path.values() if entry.path not in plain), key=lambda entry: entry.name.lower()
     )
-    for entry in rest:
-        found.setdefault(entry.name if entry.name not in found else entry.path, entry)
+    taken = {name.lower() for name in found}
+    for entry in rest:  # torch's Adafactor is not sd-scripts' AdaFactor, which any case of the name means
+        if entry.name.lower() in taken:
+            entry = Entry(**{**vars(entry), "name": entry.path})
+        taken.add(entry.name.lower())
+        found[entry.name] = entry
     return found
 
 
@@ -175,7 +179,9 @@ def _lookup() -> dict[str, Entry]:
     table: dict[str, Entry] = {}
     entries = list(catalogue().values())
     for entry in entries:
-        for way in (entry.name, entry.path, *entry.aliases):
+        table.setdefault(entry.name, entry)
+    for entry in entries:
+        for way in (entry.path, *entry.aliases):
             table.setdefault(way, entry)
     for entry in entries:
         table.setdefault(entry.name.lower(), entry)

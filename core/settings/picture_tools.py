@@ -30,13 +30,16 @@ class PictureToolSettings(Settings):
         },
         help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names pictures and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) learns from.",
     )
-    folder: str = setting("", title="Picture folder", level="shown", widget="folder", help="The pictures to work on.")
+    folder: str = setting(
+        "", title="Picture folder", level="shown", widget="folder", help="The pictures to work on.", names="path"
+    )
     output: str | None = setting(
         None,
         title="Into",
         level="shown",
         widget="folder",
         help="Where the copies go. Empty is outputs/datasets/<tool>/<name of the folder>. Files that are there already are kept.",
+        names="path",
     )
     recursive: bool = setting(True, title="With sub-folders", help="Also takes the pictures of folders inside.")
     copy_captions: bool = setting(
@@ -108,6 +111,7 @@ class PictureToolSettings(Settings):
         pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
         title="Before the number",
         help="Such as fox_ for fox_0001.",
+        names="part",
     )
     number_start: int = setting(1, ge=0, le=10**8, title="First number", help="Each folder begins with it.")
     number_digits: int = setting(4, ge=1, le=9, title="Digits", help="Shorter numbers get zeros in front.")

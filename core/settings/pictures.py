@@ -143,6 +143,7 @@ class PictureSettings(Settings):
         widget="folder",
         kohya="conditioning_data_dir",
         help="A folder that holds, for each picture, a mask of the same name: white counts, black does not.",
+        names="path",
     )
     masked_loss: bool = setting(
         False,

@@ -13,6 +13,7 @@ class PrepareSettings(Settings):
         title="Metadata file",
         kohya="out_json",
         help="Writes a fine-tuning .json with each picture's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An earlier file is kept in the trash beside it.",
+        names="path",
     )
     full_path: bool = setting(
         False,

@@ -7,19 +7,25 @@ which it leaves as they are. One pure step dict -> dict leads from each schema v
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.record import atomic
+from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, read_regular
 from core.settings.base import Settings, declared, value_of
 from core.settings.check import build, shorten
+from core.settings.foreign import foreign_problem, toml_values
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
+
+MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -65,6 +71,8 @@ def parse(raw: Any, where: str) -> Preset:
     if not isinstance(raw, dict):
         raise ProblemsError.one("A preset is an object with groups of settings", where, "begin the file with {")
     version = raw.get("schema_version")
+    if (foreign := foreign_problem(raw, where)) is not None:
+        raise ProblemsError([foreign])
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         text = f"schema_version is {shorten(version)}" if "schema_version" in raw else "schema_version is missing"
         raise ProblemsError.one(text, where, f'write "schema_version": {SCHEMA_VERSION}')
@@ -96,23 +104,20 @@ def parse(raw: Any, where: str) -> Preset:
 def read(path: Path) -> Preset:
     """Read a preset file and check everything in it. Raises ProblemsError listing all that is wrong."""
     try:
-        raw = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_no_duplicates)
-    except FileNotFoundError:
+        data = read_regular(path, MAX_BYTES)
+    except MissingFile:
         raise ProblemsError.one("There is no such preset", str(path), "check the name") from None
-    except UnicodeDecodeError as error:
-        raise ProblemsError.one(
-            "The preset is not UTF-8 text", str(path), f"save it as UTF-8 (byte {error.start})"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ProblemsError.one(
-            f"The preset is not valid JSON: {error.msg.lower()}", f"{path}, line {error.lineno}", "mend that line"
-        ) from None
-    except OSError as error:
-        raise ProblemsError.one(f"The preset cannot be read: {error.strerror}", str(path), "check the file") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in thousands
-        raise ProblemsError.one(
-            "The preset is not valid JSON: a number is too long, or brackets too deep", str(path), "mend it"
-        ) from None
+    try:
+        raw = parse_json(
+            data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
+        )
+    except ProblemsError as error:
+        foreign = None
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), str(path), toml=True)
+        if foreign is not None:
+            raise ProblemsError([foreign]) from None
+        raise
     preset = parse(raw, str(path))
     found = _outside_a_recipe(preset, str(path))
     try:
@@ -126,8 +131,7 @@ def read(path: Path) -> Preset:
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """json keeps the last of two equal keys in silence; a preset says it."""
-    names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if twice:
         raise ProblemsError.one(f"'{twice[0]}' is given twice", "preset", "keep one of them")
     return dict(pairs)

@@ -35,6 +35,14 @@ def trains_text(job: TrainJob) -> bool:
     return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
 
 
+def has_frozen_blocks(job: TrainJob) -> bool:
+    """Whether block_lr has blocks at rate 0, which sd-scripts counts in the norm that gradients are clipped by."""
+    if not job.method.whole_model or not job.method.block_lr:
+        return False
+    within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups
+    return not within and 0.0 in _block_rates(job.method.block_lr).values()
+
+
 def own_rates(job: TrainJob) -> dict[str, float]:
     """{part: rate as written} of the parts that learn; parts with rate 0 are left out. LoRA+ stands as "unet plus"."""
     optimizer = job.optimizer

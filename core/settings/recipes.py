@@ -8,7 +8,9 @@ from typing import Any
 
 from core.settings.base import Settings, declared, value_of
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
+from core.settings.optimizers import ADAFACTOR, find
+from core.settings.rates import scale_factor
+from core.settings.usual_rates import far_rates, short
 
 NO_CURVE: dict[str, Any] = {
     "schedule.lr_scheduler": "constant",
@@ -25,8 +27,6 @@ ONE_RATE: dict[str, Any] = {
     "optimizer.loraplus_text_encoder_lr_ratio": None,
     "optimizer.scale_lr": False,
 }
-USUAL_RATES = {"dreambooth": 2e-6, "fine_tune": 5e-6, "embedding": 5e-3}
-FAR = 15  # times more or less than usual: a rate that was meant for another method
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def recipes(optimizer_type: str) -> list[Recipe]:
     if "averages" in entry.traits and "schedule" in entry.path.lower():
         arguments: dict[str, Any] = {"warmup_steps": 100} if "warmup_steps" in entry.arguments else {}
         settings = {**OWN_DEFAULTS, **NO_CURVE, "optimizer.optimizer_args": arguments}
+        if "sgd" in name.lower():
+            settings["optimizer.learning_rate"] = 0.01  # of a LoRA: plain gradient steps are tiny at AdamW's rates
         return [
             Recipe(
                 f"{name} without a curve", settings, "Averaging takes the place of the curve; the warm-up is its own."
@@ -121,18 +123,26 @@ HUBER = Recipe(
 )
 
 
+def constant_or_warmup(job: TrainJob) -> list[Recipe]:
+    """The two things that a constant scheduler with warmup steps can mean."""
+    own = job.schedule
+    if own.lr_scheduler != "constant" or not own.lr_warmup_steps or own.lr_scheduler_type:
+        return []
+    return [
+        Recipe("Constant with warmup", {"schedule.lr_scheduler": "constant_with_warmup"}, "The rate rises first."),
+        Recipe("No warmup", {"schedule.lr_warmup_steps": 0}, "Full rate from the first step, as sd-scripts' constant."),
+    ]
+
+
 def usual_rate(job: TrainJob) -> Recipe | None:
-    """The usual rate of this method, where the present one is far from it; LoRAs are trained at all kinds of rates."""
-    usual, rate = USUAL_RATES.get(job.method.kind), abs(job.optimizer.learning_rate)
-    if usual is None or adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
+    """The usual learning rate of this method and optimizer, where the present one is far from it."""
+    far = next((each for each in far_rates(job) if each.where == "optimizer.learning_rate"), None)
+    if far is None:
         return None
-    by_part = job.optimizer.unet_lr is not None or job.optimizer.text_encoder_lr is not None
-    if by_part or usual / FAR <= rate <= usual * FAR:
-        return None
+    start = far.usual.start / scale_factor(job, job.memory.num_processes)
+    rate = float(short(start))
     return Recipe(
-        f"Set {usual:g}".replace("e-0", "e-"),
-        {"optimizer.learning_rate": usual},
-        "The usual rate of this way to train.",
+        f"Set {short(start)}", {"optimizer.learning_rate": rate}, "The usual rate of this method and optimizer."
     )
 
 

@@ -14,6 +14,7 @@ class ResumeSettings(Settings):
         widget="folder",
         kohya="resume",
         help="A run, or one of its state folders: weights, optimizer and step are taken from it. With the next switch an address on the hub, owner/name/folder:revision:model. Empty begins anew.",
+        names="state",
     )
     resume_from_huggingface: bool = setting(
         False,

@@ -49,8 +49,14 @@ class SampleSettings(Settings):
         widget="file",
         kohya="sample_prompts",
         help="A .txt with one prompt a line, a .toml or a .json as sd-scripts reads them; drawn after those above.",
+        names="path",
     )
     negative_prompt: str = setting("", title="Not wanted in samples", help="What the samples should not show.")
+    prompt_weights: bool = setting(
+        True,
+        title="Prompt weights",
+        help="(word:1.3), (word) and [word] in sample prompts are weights; \\( and \\) are brackets. Off: brackets are text.",
+    )
     sample_every_n_steps: int | None = setting(
         None,
         unit="steps",
@@ -74,13 +80,13 @@ class SampleSettings(Settings):
     sample_steps: int = setting(
         20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample picture."
     )
-    guidance_scale: float = setting(
-        7.5,
+    guidance_scale: float | None = setting(
+        None,
         ge=0,
         le=50,
         title="Guidance",
         source="Ho and Salimans 2022, arXiv:2207.12598",
-        help="How strictly the prompt is followed. 1 or less switches guidance off.",
+        help="How strictly the prompt is followed. Empty is the model's own: 4 for the starter, 7.5 for others. 1 or less switches guidance off.",
     )
     width: Side | None = setting(None, unit="pixels", title="Width", help="Empty is the training resolution.")
     height: Side | None = setting(None, unit="pixels", title="Height", help="Empty is the training resolution.")

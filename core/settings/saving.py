@@ -21,6 +21,7 @@ class SavingSettings(Settings):
         level="shown",
         kohya="output_name",
         help="Name of the finished file, without extension.",
+        names="part",
     )
     save_every_n_epochs: int | None = setting(
         None,
@@ -133,12 +134,19 @@ class SavingSettings(Settings):
         },
         help="safetensors loads everywhere and cannot hold programs, in a diffusers folder too; .ckpt, .pt and .bin are Python pickles and have no metadata. Folders, and the form of the base model, are for whole models.",
     )
+    sd2_projections: Literal["matrices", "convolutions"] = setting(
+        "matrices",
+        title="SD 2.x projections",
+        labels={"matrices": "matrices (diffusers)", "convolutions": "1x1 conv (sd-scripts)"},
+        help="How a LoRA for SD 2.x holds proj_in and proj_out. diffusers reads matrices only. sd-scripts' network_weights refuses them with a base model in a single file, where these layers are 1x1 convolutions. Atelier reads both.",
+    )
     copy_to: str | None = setting(
         None,
         title="Copy finished files to",
         level="shown",
         widget="folder",
         help="A second folder, such as the models folder of another program. Empty is off.",
+        names="path",
     )
     training_comment: str | None = setting(
         None, max_length=2000, title="Comment", kohya="training_comment", help="Written into the file's metadata."
@@ -177,6 +185,7 @@ class SavingSettings(Settings):
         widget="file",
         kohya="metadata_thumbnail",
         help="A picture, at most 1 MB, that is put into the file's metadata.",
+        names="path",
     )
     metadata_trigger_phrase: str | None = setting(
         None,

@@ -46,6 +46,7 @@ class ShardingSettings(Settings):
         kohya="offload_optimizer_nvme_path",
         widget="folder",
         help="On a fast disk with room for 16 bytes for each number that learns, gradients included. Its files are of use while the run lasts.",
+        names="path",
     )
     offload_param_device: Literal["cpu", "nvme"] | None = setting(
         None,
@@ -62,6 +63,7 @@ class ShardingSettings(Settings):
         kohya="offload_param_nvme_path",
         widget="folder",
         help="On a fast disk with room for the model.",
+        names="path",
     )
     zero3_init_flag: bool = setting(
         False,

@@ -44,12 +44,13 @@ class Source(OwnSettings):
     """One folder of pictures. Any setting of PictureSettings, CaptionSettings and the validation share can be given here
     too; what is not given is taken from the dataset, captions and validation groups."""
 
-    folder: str = setting(title="Folder", help="Pictures in it and below it train.", kohya="image_dir")
+    folder: str = setting(title="Folder", help="Pictures in it and below it train.", kohya="image_dir", names="path")
     metadata_file: str | None = setting(
         None,
         title="Metadata file",
         kohya="metadata_file",
         help="A fine-tuning .json or .jsonl: it names the pictures and holds their captions and tags. The folder then says where they lie.",
+        names="path",
     )
     enabled: bool = setting(True, title="Use it", help="Off leaves the folder out without forgetting it.")
     recursive: bool = setting(

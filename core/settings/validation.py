@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from core.settings.base import Settings, setting
 
 
 class ValidationSettings(Settings):
     """Which pictures are held out, and how often the loss is measured on them."""
 
+    best_checkpoint: Literal["auto", "training", "off"] = setting(
+        "training",
+        title="Find the best checkpoint",
+        labels={"auto": "on held-out images", "training": "on training images", "off": "off"},
+        help="Measures saved checkpoints with fixed noise at fixed timesteps and names the best, for about 2% of the training's time. On training images changes nothing that trains, but cannot show overfitting. On held-out images: from 40 images on, 3% (2 to 16) never train. New projects hold out.",
+    )
     validation_split: float = setting(
         0.0,
         ge=0,

@@ -12,11 +12,11 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh                     start the page (and set everything up the first time)
   ./launch.sh train|prepare|caption|generate|tool|bench ...   a job without the page
   ./launch.sh update              newer code (with Git) and a matching environment
-  ./launch.sh test [for pytest]   run the tests
+  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice=3/8: an eighth of those)
   ./launch.sh check               format, lint and types
   ./launch.sh docs                write docs/settings.md anew
   ./launch.sh deepspeed           install DeepSpeed (Linux)
-Options of the page: --port --listen --share --auth user:password --models DIR --outputs DIR --device --no-browser
+Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser
   ./launch.sh train --help        every setting of a training
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
 PyTorch's wheel index), ATELIER_BROWSER (for the tests). docs/install.md tells more.
@@ -160,8 +160,10 @@ def run_tests(root: str, arguments: list[str]) -> int:
         if os.environ.get("CI"):
             return 1
     os.chdir(root)
-    # All tests in two processes, a file each: one waits for a browser or a disk while the other computes.
-    split = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    # In two processes, a file each: one waits for a browser or a disk while the other computes. Files keep the order that
+    # tests/selection.py gives them. Who names tests gets one process: their output comes at once, and a debugger works.
+    whole = all(word == "--all" or word.startswith("--slice=") for word in arguments)
+    split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if whole else []
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
 
 

@@ -53,25 +53,19 @@ def _export(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel
 
 
 def _download(asked: ToolSettings, workspace: Workspace, on_event: OnEvent, cancel: CancelToken | None) -> Path:
-    from core.formats.hub import HubId, download, parse_hub_id, resolve
+    from core.formats.hub import Link, download, parse_source, resolve
     from core.record.workspace import display_path
 
-    hub_id = parse_hub_id(asked.hub_id or "")
-    if hub_id is None:
-        raise ProblemsError.one(
-            "No hub model is named" if not asked.hub_id else f"'{asked.hub_id}' is no hub id",
-            "tool.hub_id",
-            "give owner/name, or owner/name/file.safetensors for one file of it",
-        )
-    found = resolve(str(hub_id), workspace.models)
-    if not isinstance(found, HubId):
-        on_event("log", text=f"{hub_id} is here already: {display_path(found)}", level="info", fix="")
-        return found
+    source = parse_source(asked.hub_id or "")
+    here = workspace.models / source.file if isinstance(source, Link) else resolve(str(source), workspace.models)
+    if isinstance(here, Path) and here.exists():
+        on_event("log", text=f"{source} is here already: {display_path(here)}", level="info", fix="")
+        return here
 
     def on_progress(done: int, total: int) -> None:
-        on_event("progress", text=f"downloading {hub_id}", done=done, total=total)
+        on_event("progress", text=f"downloading {source}", done=done, total=total)
 
-    path = download(hub_id, workspace.models, on_progress, cancel)
+    path = download(source, workspace.models, on_progress, cancel)
     on_event("log", text=f"Downloaded: {display_path(path)}", level="info", fix="")
     return path
 

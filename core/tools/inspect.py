@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.header import read_header, sniff
 from core.formats.tensors import TensorFile
+from core.record.bounded_json import parse_json
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
@@ -68,10 +72,8 @@ def readable(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _opened(text: str) -> Any:
     if text[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
+        with suppress(ProblemsError):
+            return parse_json(text, "", finite=False)
     return text
 
 
@@ -79,7 +81,7 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
     """SHA-256 of the tensors alone, and whether it is the one the metadata name; a file changed by hand shows here."""
     if sniff(path) != "safetensors":
         return {"sha256": None, "as_in_metadata": None}
-    with open(path, "rb") as handle:
+    with open_regular(path) as handle:
         start = 8 + int.from_bytes(handle.read(8), "little")
     found, told = file_sha256(path, cancel, start=start), metadata.get("sshs_model_hash")
     return {"sha256": found, "as_in_metadata": None if told is None else told == found}
@@ -107,12 +109,12 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             layer, _, suffix = name.rpartition(".lora_")
             if suffix.startswith(("down", "A.")):
                 layers["unet" if "unet" in layer.split(".")[0] else "text_encoder"] += 1
-                ranks[entry.shape[0]] += 1
+                ranks[entry.side(0)] += 1
             peak = float(value.float().abs().max()) if value.numel() else 0.0
             if not math.isfinite(peak):
                 found["not_finite"].append(name)
                 continue
-            if name.endswith(".alpha"):
+            if name.endswith(".alpha") and value.numel() == 1:
                 alphas[float(value)] += 1
                 continue
             largest = max(largest, peak)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from core.dataset.files import TRASH_FOLDER, printable
 from core.dataset.trash import companions
 from core.record import atomic
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.settings.picture_tools import PictureToolSettings
 
@@ -81,11 +81,11 @@ def rename_back(folder: Path) -> int:
     records = sorted((folder / TRASH_FOLDER).glob(f"*/{RECORD}"), key=lambda path: path.parent.name)
     for record in reversed(records):
         try:
-            said = json.loads(record.read_text(encoding="utf-8"))
+            said = read_json_object(record)
             pairs = [(folder / new, folder / old) for old, new in said["files"]]
             found = enumerate(_where_now(pairs, said["first"]))
             there = [(number, now, old) for number, (now, old) in found if os.path.lexists(now) and now != old]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ProblemsError, OSError, ValueError, KeyError, TypeError):
             continue
         going = {now for _, now, _ in there}
         taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]

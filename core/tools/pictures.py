@@ -109,7 +109,7 @@ def check_pictures(job: PicturesJob, workspace: Workspace) -> tuple[Path, Path]:
     folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
     if not text:
         problems.append(Problem("No folder is chosen.", "pictures.folder", "Choose the folder with the pictures."))
-    elif not folder.is_dir():
+    elif not os.path.isdir(folder):
         fix = "Check the spelling, or choose another folder."
         problems.append(Problem("The picture folder does not exist.", printable(folder), fix))
     output = workspace.datasets / asked.action / (folder.name or "pictures")
@@ -119,7 +119,7 @@ def check_pictures(job: PicturesJob, workspace: Workspace) -> tuple[Path, Path]:
     if copies and text and _inside(output, folder):
         fix = "Choose a folder beside it: copies among the pictures would train too."
         problems.append(Problem("Copies would be written into the picture folder itself.", "pictures.output", fix))
-    if copies and output.exists() and not output.is_dir():
+    if copies and os.path.exists(output) and not output.is_dir():
         problems.append(Problem("A file is in the place of the output folder.", printable(output), "Choose another."))
     if asked.action == "resize" and not asked.max_resolution:
         problems.append(Problem("No size is given.", "pictures.max_resolution", "Give at least one, such as 512."))

@@ -21,6 +21,7 @@ from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.loading import make_empty
 from core.networks.lora import LoraNetwork
+from core.record.problems import ProblemsError
 from core.settings.network import NetworkSettings
 
 TEXT_TOKENS = 77
@@ -103,11 +104,16 @@ class _FusedAttention:
 
 
 def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
-    """Bytes that a pass of the U-Net needs at most beside its weights and their gradients.
+    """Bytes that a pass of the U-Net needs at most beside its weights and their gradients. Raises ProblemsError for a U-Net
+    that cannot be computed.
 
     config  of the U-Net; None is the family's published one
     """
-    return _peak(one, _frozen(config if config is not None else family(one.family).LAYOUT.config("unet")))
+    try:
+        return _peak(one, _frozen(config if config is not None else family(one.family).LAYOUT.config("unet")))
+    except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
+        what = f"The layers of this U-Net do not fit one another ({str(error).splitlines()[0][:200]})"
+        raise ProblemsError.one(what, "model.base_model", "get the model again: its config was changed") from error
 
 
 def _frozen(value: Any) -> Any:

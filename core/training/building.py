@@ -136,6 +136,7 @@ def make_stepper(
         fused=step_within_backward(builder, optimizer, guard),
         max_grad_norm=job.optimizer.max_grad_norm,
         clipped=builder.method.clipped,
+        adds_up=builder.method.adds_up,
         pauses=pauses,
     )
 

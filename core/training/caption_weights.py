@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -47,5 +48,8 @@ def _learnt(placed: Placed) -> set[str]:
     return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
 
 
+_MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
+
+
 def _wrong(texts: Iterable[str]) -> str:
-    return next((found for text in texts if ":" in text and (found := wrong_weight(text))), "")
+    return next((found for text in texts if _MARKS.search(text) and (found := wrong_weight(text))), "")

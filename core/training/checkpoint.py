@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.pickles import load_state_file
 from core.formats.tensor_writer import save_pickle
 from core.record import atomic
 from core.record.journal import read_lines
@@ -95,7 +96,7 @@ def states_no_longer_kept(run: Run, there: list[Path]) -> list[Path]:
     if steps:
         oldest.append(step - int(steps))
     if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
-        back = int(epochs) * (epochs_between_saves(run) or 1)
+        back = int(epochs) * (epochs_between_saves(run.job.saving, run.plan, run.total) or 1)
         oldest.append(run.plan.epochs.first_update(max(0, run.plan.epoch_of(step) - back)) + 1)
     return [path for path in there[:-1] if state_step(path) < min(oldest)]
 
@@ -132,11 +133,22 @@ def _put_aside(run: Run, damaged: Path, whole: Path) -> None:
     run.context.say(what, "warning", fix)
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    """What a state's file holds. Raises ProblemsError for one that is no state."""
+    path = folder / STATE_FILE
+    content = load_state_file(path)
+    step, seconds, made = ("step", int), ("seconds", (int, float)), ("made_with", dict)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), kind) for name, kind in (step, seconds, made)
+    ):
+        fix = "resume from another state, or start a new run from the last checkpoint"
+        raise ProblemsError.one("The file is not a training state: it has no step, time or machine", str(path), fix)
+    return content
+
+
 def use_state(run: Run, folder: Path) -> None:
     """Put this state in force. One made elsewhere is taken, and that is said; one of other weights is refused."""
-    import torch
-
-    content = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    content = _read_state(folder)
     run.stepper.load(content, folder)
     run.state.step, run.state.seconds = content["step"], content["seconds"]
     if "watch" in content:  # states of earlier versions have none

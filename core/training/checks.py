@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.families import family_of
+from core.families import family, family_of
 from core.families.attention import memory_problems
 from core.families.locate import model_path
 from core.families.trained_size import trained_size
+from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
+from core.formats.hub_upload import upload_problem
+from core.generation.embeddings import token_widths
 from core.record.problems import Problem, ProblemsError, errors
+from core.record.secrets import secret
 from core.record.workspace import Workspace
 from core.settings.concepts import training_resolution
 from core.settings.job import TrainJob
@@ -20,6 +23,7 @@ from core.training.fast_disk import room_problems
 from core.training.named_files import named_file_problems
 from core.training.network_files import network_problems
 from core.training.objective import objective_problems
+from core.training.own_images import demo_problems
 from core.training.prior import prior_problems
 from core.training.resume import beginning_problems
 
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
 
 EMBEDDING = "embedding.embedding_weights"
-Allow = Callable[[Path, str], object]
 
 
 def problems_without_model(
@@ -35,26 +38,31 @@ def problems_without_model(
     workspace: Workspace,
     report: Report,
     device: str | None = None,
-    allow: Allow | None = None,
     *,
     begins: bool = True,
 ) -> list[Problem]:
     """What settings, pictures, files and device tell while the base model may still have to be fetched.
 
     device  None where it is not known yet: what it cannot do is then heard later
-    allow   called with each file that settings name before it is read; may raise ProblemsError (a shared page)
     begins  the run has no state of its own yet
     """
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
+    found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
     if job.method.kind == "embedding":
         from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
 
         found += new_word_problems(job, report.placed)
-    found += named_file_problems(job, workspace, allow, begins=begins)
+    found += named_file_problems(job, workspace, begins=begins)
     if begins and not errors(found):
         found += beginning_problems(job, workspace, report)
     return found if device is None else found + _of_the_device(job, device)
+
+
+def problem_of_uploads(job: TrainJob) -> list[Problem]:
+    """What the hub says about the uploads. It is asked once before a start, not at every change of the form."""
+    problem = upload_problem(job.hub, secret("huggingface_token"))
+    return [problem] if problem else []
 
 
 def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
@@ -63,26 +71,58 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
     return [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
 
 
-def problems_with_model(job: TrainJob, workspace: Workspace, allow: Allow | None = None) -> list[Problem]:
+def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """What the header of the base model tells about the loss, the family, the size of pictures, the networks and the room on
     a fast disk; nothing where there is no model."""
-    found = [*objective_problems(job, workspace), *_of_the_family(job, workspace), *_of_the_word(job, workspace, allow)]
-    found += [*_of_the_size(job, workspace), *network_problems(job, workspace, allow)]
+    found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
+    found += [*_of_the_family(job, workspace), *_of_the_word(job, workspace)]
+    found += [*_of_the_size(job, workspace), *network_problems(job, workspace)]
     return [*found, *room_problems(job, workspace)]
 
 
-def _of_the_word(job: TrainJob, workspace: Workspace, allow: Allow | None) -> list[Problem]:
-    """Whether the embedding that a new word begins from is there."""
+def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Whether the base model's parts, tokenizer and VAE have what loading asks of them. Of a model that is not there or of
+    no known family, model_problems tells."""
+    from core.families.loading import fit_problems  # loads torch, for which the page does not wait
+
+    try:
+        path = model_path(job.model.base_model, workspace)
+        name = family_of(path, job.model.family)
+        vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
+    except ProblemsError:
+        return []
+    return fit_problems(family(name).LAYOUT, path, vae)
+
+
+def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Whether the embedding that a new word begins from is there and has the vectors that the settings ask for."""
     start = job.embedding.embedding_weights
     if job.method.kind != "embedding" or not start:
         return []
     try:
         path = model_path(start, workspace, EMBEDDING)
-        if allow is not None:
-            allow(path, EMBEDDING)
+        _check_vectors(job, path, model_path(job.model.base_model, workspace))
     except ProblemsError as error:
         return error.problems
     return []
+
+
+def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
+    """Raise ProblemsError where the embedding's names, counts or widths are not those that training begins from."""
+    shapes, name = read_shapes(path), family_of(model, job.model.family)
+    wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
+    there = [key for key in wanted if key in shapes]
+    if not there or (job.embedding.extended and len(there) < len(wanted)):
+        what = f"The embedding holds {', '.join(list(shapes)[:3])}; this training begins from {wanted[0]} ..."
+        raise ProblemsError.one(what, EMBEDDING, "choose an embedding of the same family and kind (XTI or not)")
+    widths = token_widths(model)
+    for key in there:
+        number = 0 if job.embedding.extended else wanted.index(key)
+        width = widths[number] if number < len(widths) else shapes[key][1]
+        if shapes[key] != (job.embedding.num_vectors_per_token, width):
+            held, asked = "{} vectors of {} numbers".format(*shapes[key]), job.embedding.num_vectors_per_token
+            what = f"The embedding holds {held}; wanted are {asked} of {width}"
+            raise ProblemsError.one(what, EMBEDDING, "set as many vectors as the file holds, or choose another file")
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -12,6 +12,7 @@ from core.formats.model_spec import model_spec
 from core.record.draws import address
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
+from core.record.regular import read_regular
 from core.record.workspace import resolve_path
 from core.settings.concepts import training_resolution
 from core.training.dataset_facts import buckets_of, datasets_of, folders_of, tags_of
@@ -69,10 +70,16 @@ def file_metadata(run: Run) -> dict[str, str]:
         extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
     if run.job.method.kind == "embedding":
-        return model_spec(run.job, facts, "embedding")
+        return model_spec(run.job, facts, "embedding") | _schedule(run)
     if run.job.method.whole_model:  # as sd-scripts: how it was trained is said in files of networks alone
         return model_spec(run.job, facts, "model" if run.method.extension else "folder")
-    return shortened(lora_metadata(run.job, facts)) if run.job.saving.no_metadata else lora_metadata(run.job, facts)
+    found = lora_metadata(run.job, facts)
+    return shortened(found) | _schedule(run) if run.job.saving.no_metadata else found
+
+
+def _schedule(run: Run) -> dict[str, str]:
+    """What decides how the file is sampled: files that say nothing else of their training say this where it holds."""
+    return {"ss_zero_terminal_snr": "True"} if run.job.noise.zero_terminal_snr else {}
 
 
 def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -128,13 +135,9 @@ def thumbnail_url(path: str) -> str:
     """A picture as a data URL. Raises ProblemsError with what is wrong with it."""
     place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(place.suffix.lower())
-    try:
-        data = place.read_bytes()
-    except OSError as error:
-        raise ProblemsError.one(f"The thumbnail cannot be read: {error.strerror}", path, fix) from None
-    if kind is None or len(data) > THUMBNAIL_BYTES:
-        what = "The thumbnail is no such picture" if kind is None else f"The thumbnail has {len(data) / 1e6:.1f} MB"
-        raise ProblemsError.one(what, path, fix)
+    if kind is None:
+        raise ProblemsError.one("The thumbnail is no such picture", path, fix)
+    data = read_regular(place, THUMBNAIL_BYTES)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

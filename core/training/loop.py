@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.optimization.schedules import group_rates
 from core.record.events import StateChanged, Steps
+from core.training.losses import not_finite_itself
 from core.training.saving import final_name
 from core.training.trackers import track_steps
 from core.training.update import optimizer_update
@@ -66,7 +67,7 @@ def report(run: Run, read: ReadBack | None) -> None:
     if read.steps:
         _report_steps(run, read)
     if read.end is not None:
-        raise read.end
+        raise not_finite_itself(run.components) or read.end
 
 
 def _report_steps(run: Run, read: ReadBack) -> None:

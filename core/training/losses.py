@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.record.problems import Problem, ProblemsError
 
@@ -59,6 +59,9 @@ class ReadBack:
     numbers: Mapping[str, float] = field(default_factory=dict)
     skipped: list[Problem] = field(default_factory=list)
     end: ProblemsError | None = None
+
+
+DAMAGED_FIX = "download or copy the model again; if that does not help, use bf16 or fp32 instead of fp16"
 
 
 class LossBuffer:
@@ -135,3 +138,20 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
         f"step {record.step}: {names} at timesteps {steps}",
         "lower the learning rate, use bf16 or fp32, or look at these pictures; then continue from the last saved state",
     )
+
+
+def not_finite_itself(components: Any) -> ProblemsError | None:
+    """Where the base model's own weights are not finite no step can be, whatever it learns from: that is told instead."""
+    parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
+    for title, part in parts:
+        weights = part.named_parameters() if part else ()
+        names = [name for name, weight in weights if not (_is_elsewhere(weight) or weight.float().isfinite().all())]
+        if names:
+            what = f"The {title} of the base model holds numbers that are not finite, such as in {names[0]}"
+            return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX)
+    return None
+
+
+def _is_elsewhere(weight: Any) -> bool:
+    """Whether one number stands for all: a frozen weight that is packed for the layer (core/networks/frozen.py)."""
+    return weight.untyped_storage().nbytes() < weight.numel() * weight.element_size()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from core.formats.hub_upload import missing_key
 from core.generation.sample_prompts import read_prompts
 from core.record.problems import Problem, ProblemsError
+from core.record.secrets import secret
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
@@ -16,39 +19,19 @@ from core.training.fast_disk import disk_folders, folder_there
 from core.training.resume import find_state, parse_address
 from core.training.trackers import tracker_config, wandb_problem
 
-Allow = Callable[[Path, str], object]
 
-
-def named_file_problems(
-    job: TrainJob, workspace: Workspace, allow: Allow | None = None, *, begins: bool = True
-) -> list[Problem]:
+def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
     """Everything that is wrong with them, and advice about prompts.
 
-    allow   called with each path and its setting before it is used; may raise ProblemsError (a shared page)
     begins  the run has no state of its own yet: the one that it begins from must be there
     """
     if not begins:
         job = job.model_copy(update={"resume": ResumeSettings()})
-    named = (
-        {
-            "samples.sample_prompts_file": job.samples.sample_prompts_file,
-            "saving.metadata_thumbnail": job.saving.metadata_thumbnail,
-            "logging.log_tracker_config": job.logging.log_tracker_config,
-            "resume.resume": None if job.resume.resume_from_huggingface else job.resume.resume,
-        }
-        | written_folders(job)
-        | disk_folders(job)
-    )
     found: list[Problem] = []
-    for setting, path in named.items():
-        if path and allow is not None:
-            found += _said(lambda path=path, setting=setting: allow(resolve_path(path), setting))  # type: ignore[misc]
-    if found:
-        return found
     for look in _looks(job, workspace):
         found += _said(look)
-    problem = wandb_problem(job)
-    return [*found, problem] if problem else found
+    problems = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
+    return [*found, *(problem for problem in problems if problem)]
 
 
 def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
@@ -88,7 +71,7 @@ def _usable(folder: Path, setting: str) -> None:
 
 def _writable(folder: Path, setting: str) -> None:
     """It is made when it is needed, so its nearest folder that is there must take files."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
     try:
         with tempfile.TemporaryFile(dir=there):
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from core.families import family as kind_named
@@ -24,14 +23,9 @@ from core.settings.rules.network import block_problems
 START = "network.network_weights"
 
 
-def network_problems(
-    job: TrainJob, workspace: Workspace, allow: Callable[[Path, str], object] | None = None
-) -> list[Problem]:
+def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """What is wrong with the network's files, now that the model tells its family; nothing where there is no model (then
-    others say so).
-
-    allow  called with each file and its setting before the file is read; may raise ProblemsError (a shared page)
-    """
+    others say so)."""
     if job.method.kind != "lora":
         return []
     try:
@@ -42,8 +36,6 @@ def network_problems(
     for setting, name in _names(job.network):
         try:
             path = _find(name, setting, workspace)
-            if allow is not None:
-                allow(path, setting)
             check_file(path, family)
             if setting == START and not any(block_problems(job.network, family)):
                 _check_fit(job, workspace, path, family)

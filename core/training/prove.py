@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Proof:
     """Two ways of training the same steps. whole, resumed: SHA-256 over everything that learning depends on.
 
     losses_equal   every step's loss was the same      different  names of what was not
+    losses_apart   the largest difference of a step's losses, as a share of the loss
     """
 
     steps: int
@@ -40,6 +42,7 @@ class Proof:
     resumed: str
     losses_equal: bool
     different: tuple[str, ...] = ()
+    losses_apart: float = 0.0
 
     @property
     def equal(self) -> bool:
@@ -85,7 +88,8 @@ def prove(
         _live(small, workspace, broken, device, token)
         first, second = _content(whole), _content(broken)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
-        return Proof(steps, half, _joined(first), _joined(second), _losses(whole) == _losses(broken), different)
+        one, other = _losses(whole), _losses(broken)
+        return Proof(steps, half, _joined(first), _joined(second), one == other, different, _apart(one, other))
     finally:
         atomic.remove_folder(place)
 
@@ -164,6 +168,12 @@ def _hashes(value: Any, name: str) -> list[tuple[str, str]]:
 def _joined(content: Mapping[str, str]) -> str:
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(content.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _apart(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+    if one.keys() != other.keys():
+        return inf
+    return max((abs(other[step] - loss) / max(abs(loss), 1e-12) for step, loss in one.items()), default=inf)
 
 
 def _losses(folder: RunFolder) -> dict[int, float]:

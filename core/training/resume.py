@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
@@ -86,6 +88,7 @@ def find_state(
     candidates = [resolve_path(text)]
     if text == Path(text).name:
         candidates.append(workspace.runs / text)
+    candidates = [place for place in candidates if may_reach(place) and os.path.isdir(place)]
     for place in candidates:
         if (place / "complete.json").is_file():
             if quick or is_whole(place):
@@ -101,7 +104,7 @@ def find_state(
     if damaged is not None:
         what, fix = f"No state in '{text}' is whole", "choose another run, or begin with its last file"
         raise ProblemsError.one(what, display_path(damaged), fix)
-    if any(place.is_dir() for place in candidates):
+    if candidates:
         fix = "choose a run of this program, or one of its folders under state/; those of sd-scripts hold other things"
         raise ProblemsError.one(f"There is no state to begin from in '{text}'", WHERE, fix)
     raise ProblemsError.one(f"There is no folder '{text}'", WHERE, "choose a run, or one of its folders under state/")

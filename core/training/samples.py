@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
 from core.families.precision import vae_type
-from core.families.token_count import WINDOW, count_tokens
+from core.families.token_count import count_tokens
+from core.families.trained_size import USUAL_GUIDANCE, own_guidance
+from core.generation.pipeline import PromptStates, prompt_and_opposite, tokens_read
 from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.captions import LENGTHS
@@ -16,15 +19,14 @@ from core.settings.concepts import training_resolution
 from core.training.validation import without_chance
 
 if TYPE_CHECKING:
-    from core.diffusion.text_states import TextStates
+    from core.dataset.text_cache import EncodeText
     from core.settings.job import TrainJob
+    from core.settings.samples import SampleSettings
     from core.training.run import Run
-    from core.training.sources import Text
+    from core.training.sources import FrozenText
 
 
-MOST_WINDOWS = LENGTHS[-1] // WINDOW  # a prompt is read as far as the longest caption
-
-
+KOHYA_TOKENS = LENGTHS[-1]  # sd-scripts reads prompts no further
 KOHYA_SIZE = (512, 512)  # sd-scripts draws so whatever the model and the resolution are
 
 
@@ -33,36 +35,57 @@ def sample_size(job: TrainJob) -> tuple[int, int]:
     return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 
-def prompts_of(job: TrainJob) -> list[SamplePrompt]:
-    """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read."""
+def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
+    """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read.
+
+    model  the base model, whose own guidance holds where none is set
+    """
     found, _ = read_prompts(job.samples)
-    return filled(found, job.samples, sample_size(job))
+    guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
+    return filled(found, job.samples, sample_size(job), guidance)
 
 
-def tokens_read(prompt: SamplePrompt) -> int:
-    """How many tokens both texts are read with: 75, 150, 225 ..., so that they are of one length."""
-    longest = max(count_tokens(text) for text in (prompt.prompt, prompt.negative or ""))
-    return WINDOW * min(MOST_WINDOWS, max(1, -(-longest // WINDOW)))
+def tokens_of_prompts(settings: SampleSettings, texts: Sequence[str], count: Callable[[str], int]) -> int:
+    """How many tokens these texts are read with. count: content tokens of a plain text."""
+    found = tokens_read(texts, count, settings.prompt_weights)
+    return min(found, KOHYA_TOKENS) if settings.compatibility == "kohya" else found
 
 
-class PromptTexts:
-    """The text states of samples. text_of: tokens read -> what encodes texts of so many."""
+def both_texts(prompt: SamplePrompt) -> list[str]:
+    return [prompt.prompt, prompt.negative or ""]
 
-    def __init__(self, prompts: Sequence[SamplePrompt], text_of: Callable[[int], Text]):
-        self._lengths = {prompt: tokens_read(prompt) for prompt in prompts}
+
+class LearningPromptTexts:
+    """The text states of samples where text encoders or words learn: encoded each time."""
+
+    def __init__(self, encode: EncodeText):
+        self._encode = encode
+
+    def need(self) -> None:
+        return
+
+    def states(self, prompt: SamplePrompt) -> PromptStates:
+        return prompt_and_opposite(self._encode(both_texts(prompt)))
+
+
+class FrozenPromptTexts:
+    """Those of encoders that do not learn: encoded once. text_of: tokens read -> what encodes texts of so many."""
+
+    def __init__(self, prompts: Sequence[SamplePrompt], settings: SampleSettings, text_of: Callable[[int], FrozenText]):
+        self._lengths = {prompt: tokens_of_prompts(settings, both_texts(prompt), count_tokens) for prompt in prompts}
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
     def need(self) -> None:
         """Encode all that can be encoded ahead."""
         for length, text in self._texts.items():
             of_it = [prompt for prompt, own in self._lengths.items() if own == length]
-            text.need([words for prompt in of_it for words in (prompt.prompt, prompt.negative or "")])
+            text.need([words for prompt in of_it for words in both_texts(prompt)])
 
-    def states(self, prompt: SamplePrompt) -> tuple[TextStates, TextStates]:
-        """Of the prompt and of what is not wanted, one text each, of equal T."""
-        text = self._texts[self._lengths[prompt]]
-        both = text.states([prompt.prompt, prompt.negative or ""])
-        return both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:])
+    def states(self, prompt: SamplePrompt) -> PromptStates:
+        return prompt_and_opposite(self._texts[self._lengths[prompt]].states(both_texts(prompt)))
+
+
+PromptTexts = LearningPromptTexts | FrozenPromptTexts
 
 
 def draw_samples(run: Run) -> None:
@@ -70,20 +93,23 @@ def draw_samples(run: Run) -> None:
     import torch
 
     from core.generation.pipeline import decode, denoise
+    from core.networks.frozen import packed_copies
     from core.record import atomic
 
     context = run.context
     run.method.set_strength(1.0)
-    with torch.no_grad(), without_chance(run):
+    plain = run.precision.compute != run.precision.learning  # autocast computes in another type than the weights'
+    packed = nullcontext() if plain or run.compiled is not None else packed_copies(run.components.unet)
+    with torch.no_grad(), without_chance(run), packed:
         run.prompt_texts.need()
         for index, prompt in enumerate(run.prompts):
             context.stage(f"drawing sample {index + 1} of {len(run.prompts)}")
-            positive, negative = run.prompt_texts.states(prompt)
+            states = run.prompt_texts.states(prompt)
             seed = prompt.seed or 0
             latents = denoise(
                 run.predict,
-                positive,
-                negative,
+                states.positive,
+                states.negative,
                 seeds=[seed],
                 width=prompt.width or 0,
                 height=prompt.height or 0,
@@ -91,7 +117,7 @@ def draw_samples(run: Run) -> None:
                 steps=prompt.steps or 1,
                 guidance_scale=prompt.guidance or 0.0,
                 prediction=run.prediction,
-                zero_terminal_snr=run.job.noise.zero_terminal_snr,
+                zero_terminal_snr=run.components.zero_terminal_snr or run.job.noise.zero_terminal_snr,
                 as_kohya=run.job.samples.compatibility == "kohya",
                 on_step=lambda done, steps: context.check(),
             )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.formats.copies import copy_into
 from core.record import atomic
 from core.record.events import Saved
 from core.record.journal import read_lines
+from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import every
 from core.training.facts import file_metadata
 
 if TYPE_CHECKING:
     from core.settings.saving import SavingSettings
+    from core.training.plan import Plan
     from core.training.run import Run
 
 
@@ -38,14 +40,30 @@ def final_name(run: Run) -> str:
     return f"{base_name(run)}{run.method.extension}"
 
 
-def epochs_between_saves(run: Run) -> int | None:
+def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
     """A file is saved at the end of every so many epochs; None: at none."""
-    settings = run.job.saving
     least = every(settings.save_n_epoch_ratio)
     if least:
-        return max(1, (run.plan.epoch_of(run.total - 1) + 1) // int(least))
+        return max(1, (plan.epoch_of(total - 1) + 1) // int(least))
     period = every(settings.save_every_n_epochs)
     return int(period) if period else None
+
+
+def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
+    """After which steps a training writes a checkpoint by itself, the last one with them."""
+    steps = set(even_steps(settings, total)) | {total}
+    if period := every(settings.save_every_n_steps):
+        steps |= set(range(int(period), total, int(period)))
+    if epochs := epochs_between_saves(settings, plan, total):
+        last = plan.epoch_of(total - 1)
+        steps |= {plan.epochs.first_update(epoch) for epoch in range(epochs, last + 1, epochs)}
+    return sorted(steps)
+
+
+def even_steps(settings: SavingSettings, total: int) -> list[int]:
+    """The steps of checkpoints that are saved evenly over the run, without its end; one a step at most."""
+    count = min(int(every(settings.save_n_evenly) or 0), total)
+    return [round(total * number / count) for number in range(1, count)]
 
 
 def write_file(run: Run, name: str, final: bool = False) -> Path:
@@ -73,22 +91,13 @@ def _all_of(run: Run, path: Path) -> list[Path]:
 def _copy(run: Run, path: Path) -> None:
     """A copy in the second folder; never over another file of the same name."""
     folder = resolve_path(run.job.saving.copy_to or "")
-    target = folder / path.name
-    for number in range(2, 1000):
-        if not target.exists():
-            break
-        target = folder / f"{path.name.removesuffix(run.method.extension)}-{number}{run.method.extension}"
     try:
-        if path.is_dir():
-            with atomic.folder_atomic(target) as temporary:
-                shutil.copytree(path, temporary, dirs_exist_ok=True)
-        else:
-            with atomic.open_atomic(target) as temporary:
-                shutil.copyfile(path, temporary)
-        run.context.say(f"Copied to {target}")
-    except OSError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        run.context.say(f"Copied to {copy_into(path, folder).path}")
+    except (OSError, ProblemsError) as error:
+        why = error.strerror or error if isinstance(error, OSError) else error.problems[0].what
         run.context.say(
-            f"The finished file could not be copied to {folder}: {error.strerror}", "error", f"copy it yourself: {path}"
+            f"The finished file could not be copied to {folder}: {why}", "error", f"copy it yourself: {path}"
         )
 
 

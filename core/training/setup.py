@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.doctor import held_out_copies
@@ -14,8 +14,8 @@ from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.metadata_writing import write_metadata
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
-from core.dataset.text_cache import TextCache
-from core.families import family, family_of
+from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
+from core.families import family, family_of, type_speed
 from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
 from core.families.locate import model_path, model_problems
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
@@ -24,9 +24,11 @@ from core.formats.hub_upload import Uploads
 from core.methods import Method
 from core.networks.files import merge_files
 from core.networks.narrow import narrow
-from core.record import atomic
+from core.record import atomic, machine
+from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
+from core.record.run_folder import states_in
 from core.record.secrets import secret
 from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
@@ -35,24 +37,32 @@ from core.settings.rates import scale_factor
 from core.training.building import compile_blocks, load_learning, make_method, make_stepper, prepare_prior
 from core.training.checks import problems_with_model, problems_without_model
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
-from core.training.losses import LossBuffer
+from core.training.losses import DAMAGED_FIX, LossBuffer
 from core.training.network_files import merged_identity, network_files
 from core.training.objective import checked_prediction
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
 from core.training.resume import first_step
 from core.training.run import Run, with_seed
-from core.training.samples import PromptTexts, prompts_of
+from core.training.samples import (
+    FrozenPromptTexts,
+    LearningPromptTexts,
+    PromptTexts,
+    prompts_of,
+    tokens_of_prompts,
+)
+from core.training.saving import save_steps
 from core.training.sources import FrozenText, Latents, LearningText, Text
 from core.training.tasks import Tasks
 from core.training.trackers import Trackers, make_tracker
-from core.training.validation import Validation, caption_of, timesteps_of
+from core.training.validation import Length, Validation, caption_of, pairs_within, timesteps_of
 from core.training.watching import Watch
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from core.dataset.batches import Placed
+    from core.dataset.text_cache import EncodeText
     from core.diffusion.text_states import TextStates
 
 
@@ -94,20 +104,52 @@ class Builder:
         self.plan = Plan(self.report.placed, job, self.seed, self.report.total_steps)
         if not job.resume.skip_until_initial_step:
             self.plan.begin = first_step(job, self.plan) or 0
-        self.validation = Validation(self.report.validation, self.report.placed, job.validation.max_validation_steps)
+        self.validation = Validation(job, self.report, self._length())
         self.files = network_files(job, context.workspace, self.memo)
         self.method: Method = make_method(self)
         self.precision = self._precision()
-        self.prompts = prompts_of(job)
+        self.prompts = prompts_of(job, self.model)
         self.prompt_texts: PromptTexts  # when the encoders are there
         self._text_model: Any = None
         self._vae_model: Any = None
+
+    def _length(self) -> Length:
+        """What measuring may cost. A run that goes on, be it for longer, measures as many pairs as it began with, or its
+        checkpoints would not compare."""
+        total, updates = self.report.total_steps, self.plan.epochs.updates_in(0)
+        shown = sum(self.report.views.values()) * total / max(updates, 1) / self.context.processes.count
+        saves = save_steps(self.job.saving, self.plan, total)
+        try:
+            pairs = int(read_json_object(self.context.folder.dataset_file)["validation"]["pairs"])
+        except (ProblemsError, OSError, ValueError, KeyError, TypeError):
+            pairs = pairs_within(shown, len(saves))
+        return Length(shown, saves, pairs)
 
     def _precision(self) -> Precision:
         size = self.family.weight_bytes(self.model)["unet"]
         use_threads(self.context.device, size)
         use_tf32(self.job.memory.allow_tf32)
-        return choose_precision(self.job.memory, self.context.device, size, method=self.job.method)
+        settings = self.job.memory
+        if settings.mixed_precision == "auto":
+            settings = settings.model_copy(update={"mixed_precision": self._decided_type(size)})
+        return choose_precision(settings, self.context.device, size, method=self.job.method)
+
+    def _decided_type(self, size: int) -> str:
+        """What "auto" stands for in this run. Decided when it begins: measured again it might come out otherwise, and a run
+        that goes on must not change."""
+        folder, device = self.context.folder, self.context.device
+        with self.context.processes.first_does():
+            known = _decided_before(folder.machine_file, device)
+            if known:
+                return known
+            pays = type_speed.bf16_pays
+            if states_in(folder.states):  # of a version that asked the processor what it has, and measured nothing
+                pays = partial(machine.bf16_is_fast, device)
+            memory, method = self.job.memory, self.job.method
+            decided = choose_precision(memory, device, size, method=method, bf16_pays=pays).name
+            if self.context.processes.first:
+                atomic.write_json(folder.machine_file, {"device": device, "precision": decided})
+            return decided
 
     # -- latents
 
@@ -137,7 +179,8 @@ class Builder:
         ) + merged_identity(self.files)
         settings = self.job
         weighted = " weighted, mean kept" if self._mean_kept else " weighted"
-        prompts = " prompts, mean kept" if self._prompts_mean_kept else " prompts"
+        prompts = " prompts each alone" + ("" if self.job.samples.prompt_weights else ", no weights")
+        prompts += ", mean kept" if self._prompts_mean_kept else ""
         way = prompts if tokens else weighted if settings.captions.weighted_captions else ""
         return TextCache(
             self.context.workspace.cache / "text",
@@ -146,6 +189,7 @@ class Builder:
             max_token_length=tokens or settings.captions.max_token_length,
             dtype=self.precision.name,
             room_bytes=settings.memory.text_cache_bytes,
+            at_once=1 if tokens else ENCODED_AT_ONCE,
             warn=lambda problem: self.context.say(
                 f"{problem.what} Encoded captions are not kept there",
                 "warning",
@@ -153,9 +197,15 @@ class Builder:
             ),
         )
 
-    def encode(self, captions: Sequence[str], tokens: int | None = None) -> TextStates:
-        """Text states of captions with the encoders as they are now; loads them at first use. tokens: of prompts, which
-        are read with so many, whatever the captions' length is."""
+    def encode(self, captions: Sequence[str]) -> TextStates:
+        """Text states of captions with the encoders as they are now; loads them at first use."""
+        return self._encode(captions, self._encode_captions)
+
+    def encode_prompts(self, prompts: Sequence[str], tokens: int | None = None) -> TextStates:
+        """The same of prompts, which are read as Generate reads them: with so many tokens, or as many as they have."""
+        return self._encode(prompts, partial(self._encode_prompts, tokens))
+
+    def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
         if self._text_model is None:
             self.context.stage("loading the text encoder")
             self._text_model = self.family.load(
@@ -170,21 +220,22 @@ class Builder:
         # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
         learns = self.method.learns_text
         with self.precision.autocast(self.context.device) if learns else nullcontext():
-            return self.method.encode(
-                captions, partial(self._encode_prompts, tokens) if tokens else self._encode_captions
-            )
+            states = self.method.encode(captions, read)
+        if not learns and not states.context.isfinite().all():
+            what = "The text encoder of the base model makes numbers that are not finite of captions"
+            raise ProblemsError.one(what, str(self.model), DAMAGED_FIX)
+        return states
 
-    def _encode_prompts(self, tokens: int, prompts: Sequence[str]) -> TextStates:
-        """As pictures are drawn: windows joined whole, words weighed."""
-        from core.families.clip import join_whole
+    def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
+        from core.generation.pipeline import encode_texts
 
-        return self.family.encode_captions(
-            self._text_model,
+        model, samples = self._text_model, self.job.samples
+        return encode_texts(
+            model,
             prompts,
-            max_token_length=tokens,
+            tokens=tokens or tokens_of_prompts(samples, prompts, partial(self.family.count_tokens, model)),
             clip_skip=self.job.model.clip_skip,
-            join=join_whole,
-            weighted=True,
+            weighted=samples.prompt_weights,
             mean_kept=self._prompts_mean_kept,
         )
 
@@ -222,7 +273,7 @@ class Builder:
                 if not started:  # in the loop a stop is heard at a step's end
                     self.context.check()
                 with torch.no_grad():
-                    return self.encode(captions, tokens)
+                    return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
 
             return FrozenText(self.text_cache(tokens), encode, leave, self.context.device)
 
@@ -235,7 +286,7 @@ class Builder:
         text = text_of(None)
         kept = class_captions(self.job, self.plan.placed)
         text.need([*self.plan.captions(0), *self.validation.captions(), *kept])
-        self.prompt_texts = PromptTexts(self.prompts, text_of)
+        self.prompt_texts = FrozenPromptTexts(self.prompts, self.job.samples, text_of)
         self.prompt_texts.need()
         self._leave()
         started = True
@@ -306,9 +357,7 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
         text: Text | None = None if learns_text else builder.frozen_text()
     components = builder.load_model(text)
     if text is None:
-        builder.prompt_texts = PromptTexts(
-            builder.prompts, lambda tokens: LearningText(lambda captions: builder.encode(captions, tokens))
-        )
+        builder.prompt_texts = LearningPromptTexts(builder.encode_prompts)
     with ExitStack() as undo:
         undo.callback(latents.close)
         run = _assemble(builder, components, text or LearningText(builder.encode), latents, undo)
@@ -377,6 +426,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         compiled=compiled,
         uploads=Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say),
     )
+    run.uploads.look()
     run.tasks = Tasks(run)
     return run
 
@@ -393,6 +443,16 @@ def _optimizer(builder: Builder, parts: Any) -> Optimizer:
     return build_optimizer(job.optimizer, groups, builder.seed)
 
 
+def _decided_before(file: Path, device: str) -> str | None:
+    """The type that a run began with on such a device; None at its beginning, and on a device of another kind."""
+    try:
+        known = read_json_object(file)
+    except (ProblemsError, OSError):
+        return None
+    kind, found = str(known.get("device")).partition(":")[0], known.get("precision")
+    return found if kind == device.partition(":")[0] and found in ("no", "bf16", "fp16") else None
+
+
 def _write_fingerprint(builder: Builder) -> None:
     """dataset.json: what the run learns from, and what its validation measures. A run that continues says when they are
     not the same any more."""
@@ -406,14 +466,24 @@ def _write_fingerprint(builder: Builder) -> None:
         "timesteps": timesteps_of(builder.job.noise),
         "pictures": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
     }
+    if builder.validation.looks and not builder.validation.by_hand:
+        now["validation"]["pairs"] = builder.validation.pairs
     now["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
     if path.exists():
-        before = json.loads(path.read_text("utf-8"))
+        before = _earlier_fingerprint(path)
         if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
             builder.context.say(
                 "The pictures or captions changed since this run began; it goes on with the present ones", "warning"
             )
     atomic.write_json(path, now)
+
+
+def _earlier_fingerprint(path: Path) -> dict[str, Any]:
+    """{} where it is damaged, which then says nothing; it is written anew."""
+    try:
+        return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
+    except ProblemsError:
+        return {}
 
 
 def _as_measured(placed: Placed) -> dict[str, Any]:

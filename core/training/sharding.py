@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from core.formats.pickles import load_state_file
 from core.formats.tensor_writer import save_pickle
 from core.methods.full import FullMethod
 from core.methods.network import NetworkMethod
@@ -219,10 +220,10 @@ class ShardedStepper(Stepper):
             )
             fix = "continue with the same cards and stage, or begin from the finished file"
             raise ProblemsError.one(f"This state was cut into parts in another way: {other}", str(folder), fix)
-        part = torch.load(folder / self._file(), map_location="cpu", weights_only=True)
+        part = load_state_file(folder / self._file())
         try:
             self._shards.load(part["parts"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             fix = "use the settings of the run that made it"
             raise ProblemsError.one(f"The state's parts do not fit this run: {error}", str(folder), fix) from None
         if self._scale is not None and part["own"]["scale"] is not None:

@@ -27,6 +27,8 @@ class Stepper:
     """Everything here in whole, on every process; gradients are summed once an update.
 
     clipped  weights whose gradients are clipped together, which may be others than those that learn; None: those
+    adds_up  gradients of those others are never cleared: each step clips what the ones before left of them, and in fp16
+             they stay scaled, as sd-scripts' optimizer, which does not hold them, neither clears nor unscales them
     pauses   count updates that fp16's overflow left out, for a curve that stands still meanwhile: the host waits for each
     """
 
@@ -44,13 +46,14 @@ class Stepper:
         fused: FusedBackward | None,
         max_grad_norm: float,
         clipped: Sequence[nn.Parameter] | None = None,
+        adds_up: bool = False,
         pauses: bool = False,
     ):
         self._method, self._parameters, self._optimizer = method, parameters, optimizer
         self.optimizer = optimizer  # the one that moves the weights
         self._guard, self._processes = guard, processes
         self._scaler, self._fused, self._longest = scaler, fused, max_grad_norm
-        self._pauses = pauses
+        self._pauses, self._adds_up = pauses, adds_up
         self._clipped = parameters if clipped is None else clipped
         learning, together = set(parameters), set(self._clipped)
         self._beside = [weight for weight in self._clipped if weight not in learning]
@@ -83,8 +86,14 @@ class Stepper:
         norm = self._move(loss)
         self._optimizer.zero_grad(set_to_none=True)
         for weight in self._beside:
-            weight.grad = None
+            weight.grad = self._left_of(weight.grad, norm) if self._adds_up else None
         return norm
+
+    def _left_of(self, gradient: Tensor | None, norm: Tensor) -> Tensor | None:
+        """What the next step adds to: this process's share, or nothing after a step that was not finite."""
+        if gradient is None:
+            return None
+        return gradient.div_(self._processes.count).masked_fill_(~norm.isfinite(), 0.0)
 
     def _move(self, loss: Tensor) -> Tensor:
         if self._fused is not None:  # the weights have moved within the backward pass
@@ -98,7 +107,8 @@ class Stepper:
             return norm
         self._guard.watch(loss)
         scale = self._scaler.get_scale() if self._pauses else 0.0
-        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._longest, self._beside)
+        unscaled = () if self._adds_up else self._beside
+        norm = self._guard.scaled_step(self._scaler, self._optimizer, self._clipped, self._longest, unscaled)
         self.paused += bool(self._pauses and self._scaler.get_scale() < scale)
         return norm
 
@@ -119,6 +129,7 @@ class Stepper:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "paused": self.paused,
+            "beside": [weight.grad for weight in self._beside] if self._adds_up else [],
         }
 
     def write_parts(self, folder: Path) -> None:
@@ -133,21 +144,23 @@ class Stepper:
             raise ProblemsError.one(what, str(folder), OTHER_WAY)
         try:
             self._method.load_state_dict(content["weights"])
-        except (KeyError, RuntimeError):  # a weight that it lacks, or of another shape
+        except (KeyError, RuntimeError, TypeError, AttributeError):  # a weight that it lacks, or of another shape
             what = "The state's weights are not those that this run learns"
             fix = "use the method, the model and the settings of the run that made it"
             raise ProblemsError.one(what, str(folder), fix) from None
         try:
             load_state(self._optimizer, content["optimizer"])
-        except (ValueError, KeyError, RuntimeError) as error:
+            if self._scaler is not None and content["scaler"] is not None:
+                self._scaler.load_state_dict(content["scaler"])
+        except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ProblemsError.one(
                 f"The state's optimizer does not fit this run: {error}",
                 str(folder),
                 "use the optimizer and the network of the run that made it",
             ) from None
-        if self._scaler is not None and content["scaler"] is not None:
-            self._scaler.load_state_dict(content["scaler"])
         self.paused = content.get("paused", 0)  # states of earlier versions have none
+        for weight, gradient in zip(self._beside, content.get("beside", ())):
+            weight.grad = None if gradient is None else gradient.to(weight)
 
     def ready(self) -> None:
         """All processes have loaded: the weights may be used."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.record.best import Told, write_best
 from core.record.cancel import Cancelled
 from core.record.events import BackedUp
-from core.record.journal import Line, read_lines
+from core.record.journal import Line, Tail, read_lines
 from core.record.memory import free_memory, is_out_of_memory
 from core.record.problems import unwritten
 from core.settings.base import every
@@ -17,6 +19,7 @@ from core.training.checkpoint import save_state
 from core.training.trackers import track_validation
 
 if TYPE_CHECKING:
+    from core.methods import Use
     from core.training.run import Run
 
 
@@ -26,16 +29,23 @@ class Tasks:
     def __init__(self, run: Run):
         settings, total = run.job.saving, run.total
         self._save_steps = every(settings.save_every_n_steps)
-        self._save_epochs = saving.epochs_between_saves(run)
+        self._save_epochs = saving.epochs_between_saves(settings, run.plan, total)
         self._with_files, self._at_end = settings.save_state, settings.save_state or settings.save_state_on_train_end
-        count = min(int(every(settings.save_n_evenly) or 0), total)
-        self._even_steps = {round(total * number / count) for number in range(1, count)}
+        self._even_steps = set(saving.even_steps(settings, total))
         self._minutes = every(settings.save_every_minutes)
         self._sample_epochs = every(run.job.samples.sample_every_n_epochs)
         self._sample_steps = None if self._sample_epochs else every(run.job.samples.sample_every_n_steps)
         self._validate_steps = every(run.job.validation.validate_every_n_steps)
         self._validate_epochs = every(run.job.validation.validate_every_n_epochs)
+        if not run.validation.by_hand:  # what finds the best checkpoint is measured at each save
+            self._validate_steps = self._validate_epochs = None
+        asked = bool(self._validate_steps or self._validate_epochs)
+        left_out = run.validation.left_out
+        self._validates_first = asked or (run.validation.ranks and 0 not in left_out)
+        self._validates_last = asked or (run.validation.ranks and total not in left_out)
         self._last_backup = time.monotonic()
+        self._validated_at = -1
+        self._told, self._journal = Told(), Tail(run.context.folder.journal_file)
 
     # -- moments of a run
 
@@ -43,9 +53,14 @@ class Tasks:
         """The base model's validation loss and pictures, to compare with. A run that continues takes up what was due at
         its step when it was stopped or killed."""
         if run.state.step > run.state.begun:
-            self._look_if_due(run, told=list(read_lines(run.context.folder.journal_file)))
+            told = list(read_lines(run.context.folder.journal_file))
+            self._look_if_due(
+                run, any(line["kind"] == "saved" and line["step"] == run.state.step for line in told), told
+            )
             return
-        if self._validate_steps or self._validate_epochs:
+        if run.validation.limited:
+            run.context.say(run.validation.limited)
+        if self._validates_first:
             self._validate(run)
         if run.job.samples.sample_at_first and run.prompts:
             self._sample(run)
@@ -65,30 +80,40 @@ class Tasks:
             self._save(run, name)
         if not files and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
             self.back_up(run)
-        self._look_if_due(run)
+        self._look_if_due(run, bool(files))
 
     def at_the_end(self, run: Run) -> None:
         """The finished file, which nothing may prevent, then its validation loss and pictures."""
         self._read_back(run)
         self._write_and_back_up(run, saving.final_name(run), final=True, state=self._at_end)
-        if self._validate_steps or self._validate_epochs:
+        if self._validates_last:
             self._validate(run)
         if run.prompts:
             self._sample(run)
 
     def at_a_stop(self, run: Run) -> None:
-        """Stop and save: a file to use and a state to continue from."""
+        """Stop and save: a file to use and a state to continue from; then, where it is quick, how good the file is."""
         if run.state.step > run.state.begun:
             self._write_and_back_up(run, saving.step_name(run, run.state.step))
+            if run.validation.ranks and run.validation.quick:
+                with run.context.after_stop():
+                    self._validate(run)
+            elif run.validation.ranks:
+                run.context.say("How good the file of this stop is will be measured when the run resumes")
 
-    def _look_if_due(self, run: Run, told: Sequence[Line] = ()) -> None:
-        """The validation loss and the pictures of this step. told: lines of the journal; what is in there is not due."""
+    def _look_if_due(self, run: Run, saved: bool, told: Sequence[Line] = ()) -> None:
+        """The validation loss and the pictures of this step. told: lines of the journal; what is in there is not due.
+
+        saved   a checkpoint of this step was written, which is measured to name the best one
+        """
         step = run.state.step
         if step >= run.total:
             return
         kinds = [line["kind"] for line in told if line.get("step") == step]
         epoch = run.plan.epoch_of(step) if run.plan.ends_epoch(step) else None
-        if _falls_on(step, self._validate_steps, epoch, self._validate_epochs) and "validated" not in kinds:
+        falls = _falls_on(step, self._validate_steps, epoch, self._validate_epochs)
+        ranked = saved and run.validation.ranks and step not in run.validation.left_out
+        if (falls or ranked) and "validated" not in kinds:
             self._validate(run)
         due = _falls_on(step, self._sample_steps, epoch, self._sample_epochs)
         if due and run.prompts and kinds.count("sample") < len(run.prompts):
@@ -98,6 +123,8 @@ class Tasks:
 
     def save_now(self, run: Run) -> None:
         self._save(run, saving.step_name(run, run.state.step), state=True)
+        if run.validation.ranks:
+            self._validate(run)
 
     def sample_now(self, run: Run) -> None:
         if run.prompts:
@@ -150,22 +177,37 @@ class Tasks:
         self._beside(run, "Sampling", "check the sample settings", smaller, lambda: draw_samples(run))
 
     def _validate(self, run: Run) -> None:
-        """The loss on held-out pictures, where there are some."""
-        if not run.validation.held_out:
+        """The loss on held-out pictures or, to name the best checkpoint, on training ones; once a step."""
+        if not run.validation.looks or self._validated_at == run.state.step:
             return
 
         def measure() -> None:
             found = run.validation.measure(run)
             run.context.journal.put(found)
+            self._validated_at = run.state.step
+            self._name_best(run)
             track_validation(run, found)
             run.context.stage("training" if run.state.step < run.total else "finishing")
 
         smaller = (
             "lower dataset.train_batch_size, or switch it off (validation.validate_every_n_epochs and _steps to 0)"
         )
-        self._beside(run, "Validation", "check the held-out pictures", smaller, measure)
+        use: Use = "files" if run.validation.ranks else "samples"  # a checkpoint is judged by the weights that it holds
+        self._beside(run, "Validation", "check the held-out pictures", smaller, measure, use)
 
-    def _beside(self, run: Run, name: str, fix: str, smaller: str, work: Callable[[], None]) -> None:
+    def _name_best(self, run: Run) -> None:
+        """Keep which checkpoint is best by now, for the lists of files; at the end say it."""
+        folder = run.context.folder.path
+        for line in self._journal.lines():
+            self._told.take(line)
+        best = self._told.best(folder)
+        write_best(folder, best)
+        if best is not None and best.others and run.state.step >= run.total:
+            run.context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")
+
+    def _beside(
+        self, run: Run, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples"
+    ) -> None:
         """Do what only looks at the weights, with those that are for use. What goes wrong there does not end a training.
 
         fix, smaller   what to do about an error, and where memory ran out
@@ -173,7 +215,7 @@ class Tasks:
         ran_out = False
         self._read_back(run)
         try:
-            with run.stepper.shown("samples"):
+            with run.stepper.shown(use):
                 work()
         except Cancelled:
             run.context.say(f"{name} was left unfinished")

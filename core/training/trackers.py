@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import resolve_path
@@ -41,19 +45,32 @@ PROJECTS = {  # its names too: old and new runs of a method stand in one project
 }
 
 
+RETRY_SECONDS = 30
+PROBE_BYTES = 64 * 1024  # more than a writer holds back before it finds out that the disk is full
+
+
 class Tracker(Protocol):
+    """retry_seconds: when to try again what went wrong; None leaves the tracker out for the rest of the run."""
+
+    retry_seconds: float | None
+
     def add(self, name: str, value: float, step: int) -> None: ...
     def picture(self, name: str, picture: Image, caption: str, step: int) -> None: ...
     def settings(self, values: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
+    def abandon(self) -> None:
+        """Forget what is open, so that the next number opens anew."""
 
 
 class Trackers:
-    """Several, or none. What goes wrong with one (a full disk, no network) is said once, and it is left out: the journal
-    has it all, and no training ends by it."""
+    """Several, or none. What goes wrong with one (a full disk, no network) is said once for each time, and it is left out
+    until it works again: the journal has it all, and no training ends by it."""
+
+    retry_seconds: float | None = None
 
     def __init__(self, trackers: Sequence[Tracker], say: Callable[[str, str], None]):
         self._trackers, self._say = list(trackers), say
+        self._failed: dict[Tracker, float] = {}  # tracker -> when it is tried again
 
     def add(self, name: str, value: float, step: int) -> None:
         self._each(lambda tracker: tracker.add(name, value, step))
@@ -65,21 +82,45 @@ class Trackers:
         self._each(lambda tracker: tracker.settings(values))
 
     def close(self) -> None:
-        self._each(lambda tracker: tracker.close())
-        self._trackers = []
+        for tracker in [each for each in self._trackers if each not in self._failed]:
+            try:
+                tracker.close()
+            except Exception as error:
+                self._say(f"The last numbers for {type(tracker).__name__} were not written: {error}", "warning")
+        self.abandon()
+
+    def abandon(self) -> None:
+        self._trackers, self._failed = [], {}
 
     def _each(self, work: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
+        now = time.monotonic()
+        for tracker in [each for each in self._trackers if self._failed.get(each, 0.0) <= now]:
+            name = type(tracker).__name__
             try:
                 work(tracker)
             except Exception as error:
-                self._trackers.remove(tracker)
-                name = type(tracker).__name__
-                self._say(f"{name} takes nothing more, training goes on without it: {error}", "warning")
+                self._leave_out(tracker, name, error)
+            else:
+                if self._failed.pop(tracker, None) is not None:
+                    self._say(f"{name} takes numbers again; the ones in between are in the run's journal", "info")
+
+    def _leave_out(self, tracker: Tracker, name: str, error: Exception) -> None:
+        tracker.abandon()
+        if tracker.retry_seconds is None:
+            self._trackers.remove(tracker)
+            self._say(f"{name} takes nothing more, training continues without it: {error}", "warning")
+            return
+        if tracker not in self._failed:
+            every = f"it is tried again every {tracker.retry_seconds:g} seconds"
+            self._say(f"{name} takes no numbers for now, training continues without it, {every}: {error}", "warning")
+        self._failed[tracker] = time.monotonic() + tracker.retry_seconds
 
 
 class TensorBoard:
-    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step."""
+    """TensorBoard event files. The library is loaded at the first number, so that it does not delay the first step. After a
+    failure a further file is begun, which TensorBoard reads with the others of the folder."""
+
+    retry_seconds: float | None = RETRY_SECONDS
 
     def __init__(self, folder: Path, more: Mapping[str, Any] | None = None):
         self._folder, self._more = folder, dict(more or {})
@@ -89,6 +130,7 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            check_space(self._folder)  # a writer that cannot begin leaves its thread behind
             self._writer = SummaryWriter(str(self._folder), **self._more)
         return self._writer
 
@@ -108,9 +150,27 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
 
+    def abandon(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(Exception):  # what it holds back fails as the rest did
+                writer.close()
+
+
+def check_space(folder: Path) -> None:
+    """Raise OSError where the folder takes no files, or its disk is full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(PROBE_BYTES))
+        probe.flush()
+
 
 class Wandb:
     """A run at Weights & Biases. It begins with the first number; its own files lie in the logs' folder."""
+
+    retry_seconds: float | None = (
+        None  # it bridges a missing network itself, and beginning anew would make a second run
+    )
 
     def __init__(self, folder: Path, project: str, name: str | None, more: Mapping[str, Any] | None = None):
         self._folder, self._project = folder, project
@@ -147,6 +207,9 @@ class Wandb:
         self._send()
         if self._run is not None:
             self._run.finish()
+
+    def abandon(self) -> None:
+        self._waiting = {}
 
     def _put(self, name: str, value: Any, step: int) -> None:
         """What belongs to one step is sent together: wandb counts a step with each call."""
@@ -194,15 +257,8 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
     """The tables of a .toml by tracker. Raises ProblemsError for what cannot be read."""
     if not path:
         return {}
-    import tomlkit
-    from tomlkit.exceptions import ParseError
-
     fix = "write a table for each tracker: [wandb] or [tensorboard]"
-    try:
-        tables = tomlkit.parse(resolve_path(path).read_text("utf-8-sig")).unwrap()
-    except (OSError, UnicodeDecodeError, ParseError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ProblemsError.one(f"The trackers' settings cannot be read: {reason}", CONFIG, fix) from None
+    tables = read_toml(resolve_path(path), f"{CONFIG}, {path}", fix)
     unknown = [
         name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
     ]
@@ -266,6 +322,8 @@ def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Map
 
 def track_validation(run: Run, found: Validated) -> None:
     """A validation's numbers, once more where it ends an epoch."""
+    where = "validation" if found.measured_on == "held_out" else "training_images"
     for name in ("step", "epoch") if run.plan.ends_epoch(found.step) else ("step",):
-        run.tracker.add(f"loss/validation/{name}_average", found.loss, found.step)
-        run.tracker.add(f"loss/validation/{name}_divergence", found.gap, found.step)
+        run.tracker.add(f"loss/{where}/{name}_average", found.loss, found.step)
+        if found.gap is not None:
+            run.tracker.add(f"loss/{where}/{name}_divergence", found.gap, found.step)

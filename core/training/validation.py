@@ -7,26 +7,38 @@ the bit.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from math import lcm
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from core.dataset.batches import Batch
 from core.dataset.captions import Showing, showing_caption
+from core.dataset.placing import AUTOMATIC_MOST
 from core.dataset.views import is_varied
 from core.record.events import Validated
 from core.settings.base import every
+from core.settings.rules.validation import holds_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.batches import Placed
+    from core.dataset.report import Report
+    from core.settings.job import TrainJob
     from core.settings.noise import NoiseSettings
     from core.training.run import Run
 
 EPOCH = -1  # in the addresses of its draws: no training epoch has it
+COST = 0.02  # of the training's forward passes, for what finds the best checkpoint
+MOST_TOLD = 512  # losses in one line of the journal
+MOST_PAIRS = 4 * AUTOMATIC_MOST  # each held-out image at each timestep
 PARTS = 5  # the range of timesteps is cut into so many parts, and measured where they meet (reference: section 7.5)
 NO_CHANCE = {"flip_aug": False, "color_aug": False, "random_crop": False, "face_crop_aug_range": None}
 NO_CAPTION_CHANCE = {
@@ -57,62 +69,150 @@ def caption_of(placed: Placed) -> str:
 
 
 def compared_pictures(training: Sequence[Placed], held_out: Sequence[Placed]) -> list[Placed]:
-    """As many pictures that train as are held out, evenly picked, always the same; all where there are fewer."""
-    own = [placed for placed in training if placed.concept.role == "train"]
-    count = min(len(own), len(held_out))
-    picked = [own[index * len(own) // count] for index in range(count)]
-    # Those that look different at each draw have no latents of their plain look: they keep one fixed look.
-    return [placed if is_varied(placed.concept.pictures) else as_it_is(placed) for placed in picked]
+    """As many pictures that train as are held out."""
+    return some_of(training, len(held_out))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Images of one size that are measured at once, each at the timestep of its number."""
+
+    batch: Batch
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is, as far as it says what measuring may cost.
+
+    shown   image passes, of one process        saves   after which steps a checkpoint is saved, the last one with them
+    pairs   of an image and a timestep at each measurement that finds the best checkpoint
+    """
+
+    shown: float
+    saves: Sequence[int]
+    pairs: int
+
+    def too_many(self, pairs: int) -> frozenset[int]:
+        """The steps of saves (0: before the first step) that are not measured, as so many pairs each would take more than 2%
+        of the training's forward passes. The others lie evenly, the last one with them; all where two cannot be had."""
+        planned = [0, *self.saves]
+        affordable = int(2 * COST * self.shown / max(pairs, 1))
+        if affordable >= len(planned):
+            return frozenset()
+        count = min(affordable, len(self.saves))
+        kept = [self.saves[(number + 1) * len(self.saves) // count - 1] for number in range(count)]
+        return frozenset(planned) - frozenset(kept if count > 1 else ())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean losses by timestep, and over all."""
+    """The loss of each look in their order, and means by timestep."""
 
+    each: list[float]
     by_timestep: dict[int, float]
-    pictures: int
 
     @property
     def loss(self) -> float:
-        return sum(self.by_timestep.values()) / len(self.by_timestep)
+        return sum(self.each) / len(self.each)
 
 
 class Validation:
-    """Which pictures are measured; made once for a run. Empty when none is held out."""
+    """Which images are measured; made once for a run.
 
-    def __init__(self, held_out: Sequence[Placed], training: Sequence[Placed], most_batches: int | None):
-        most = every(most_batches)
-        self.held_out = batches_of([as_it_is(placed) for placed in held_out])
-        self.held_out = self.held_out[: int(most)] if most else self.held_out
-        self.compared = batches_of(compared_pictures(training, self.pictures)) if self.held_out else []
+    ranks      whether saved checkpoints are measured, to name the best one
+    left_out   steps of planned saves that are not, as that would take too long, and 0 if the base model is not
+    looks      of the images that are held out, else of some that train; empty when nothing is measured
+    compared   looks of as many training images as a person holds out
+    """
+
+    def __init__(self, job: TrainJob, report: Report, length: Length):
+        self.pairs = length.pairs
+        self.by_hand = holds_out(job)
+        self.measured_on = "held_out" if report.validation else "training"
+        self.looks: list[Look] = []
+        self.compared: list[Look] = []
+        self._seed = job.validation.validation_seed
+        self.ranks = job.validation.best_checkpoint != "off"
+        if self.by_hand:
+            most = every(job.validation.max_validation_steps)
+            batches = batches_of([as_it_is(placed) for placed in report.validation])
+            self.looks = at_every_timestep(batches[: int(most)] if most else batches)
+            self.compared = at_every_timestep(batches_of(compared_pictures(report.placed, self.pictures)))
+        elif self.ranks:
+            found = [as_it_is(placed) for placed in report.validation]
+            self.looks = spread(found or some_of(report.placed, min(self.pairs, AUTOMATIC_MOST)), self.pairs)
+        self._saves = length.saves
+        self.left_out = length.too_many(self._measured_pairs) if self.ranks else frozenset()
+        self.ranks = self.ranks and not self.left_out.issuperset(length.saves)
+        if not self.ranks and not self.by_hand:
+            self.looks = []
+
+    @property
+    def _measured_pairs(self) -> int:
+        return sum(len(look.numbers) for look in [*self.looks, *self.compared])
+
+    @property
+    def quick(self) -> bool:
+        """Whether measuring takes a few seconds at most."""
+        return self._measured_pairs <= MOST_PAIRS
+
+    @property
+    def limited(self) -> str:
+        """Which checkpoints are not measured to keep the cost low, in words; empty where all are."""
+        left = len(self.left_out - {0})
+        if not left or self.by_hand or len(self._saves) < 2:
+            return ""
+        if not self.ranks:
+            return f"The training is too short to find its best checkpoint for about {COST:.0%} of its time"
+        most = len(self._saves) - left
+        return f"{most} of {len(self._saves)} checkpoints are measured to find the best one for about {COST:.0%} of the training's time"
 
     @property
     def pictures(self) -> list[Placed]:
         """The held-out pictures that are measured."""
-        return [placed for batch in self.held_out for placed, _ in batch.items]
+        return _pictures_of(self.looks) if self.measured_on == "held_out" else []
 
     def captions(self) -> list[str]:
         """Every caption it needs encoded."""
-        both = [*self.held_out, *self.compared]
-        return list(dict.fromkeys(caption_of(placed) for batch in both for placed, _ in batch.items))
+        both = [*self.looks, *self.compared]
+        return list(dict.fromkeys(caption_of(placed) for look in both for placed, _ in look.batch.items))
+
+    @cached_property
+    def each_of(self) -> str:
+        """Names the images, their captions and timesteps in their order."""
+        rows = [
+            [self._seed, *placed.key, caption_of(placed), number]
+            for look in self.looks
+            for (placed, _), number in zip(look.batch.items, look.numbers, strict=True)
+        ]
+        return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def measure(self, run: Run) -> Validated:
         """The loss of the weights as they are now."""
         import torch
 
+        words = "held-out" if self.measured_on == "held_out" else "training"
         with torch.no_grad(), without_chance(run):
             run.text.need(self.captions())
-            run.context.stage("measuring the loss on held-out pictures")
-            found = _measure(run, self.held_out)
-            usual = _measure(run, self.compared)
+            run.context.stage(f"measuring the loss on {words} images")
+            found = _measure(run, self.looks)
+            usual = _measure(run, self.compared).loss if self.compared else None
         return Validated(
             run.state.step,
             found.loss,
-            usual.loss,
-            found.loss - usual.loss,
+            usual,
+            None if usual is None else found.loss - usual,
             {str(timestep): loss for timestep, loss in found.by_timestep.items()},
-            found.pictures,
+            len(_pictures_of(self.looks)),
+            self.measured_on,
+            [float(f"{loss:.7g}") for loss in evenly(found.each, MOST_TOLD)],
+            self.each_of,
         )
+
+
+def _pictures_of(looks: Sequence[Look]) -> list[Placed]:
+    return list({placed.key: placed for look in looks for placed, _ in look.batch.items}.values())
 
 
 def batches_of(pictures: Sequence[Placed]) -> list[Batch]:
@@ -128,27 +228,82 @@ def batches_of(pictures: Sequence[Placed]) -> list[Batch]:
     return batches
 
 
-def _measure(run: Run, batches: Sequence[Batch]) -> Measured:
-    """Every batch at every timestep. The device is waited for once, at the end."""
+def at_every_timestep(batches: Sequence[Batch]) -> list[Look]:
+    return [Look(batch, (number,) * len(batch)) for batch in batches for number in range(PARTS - 1)]
+
+
+def pairs_within(shown: float, saves: int) -> int:
+    """How many (image, timestep) pairs each measurement takes, so that all of a run cost about 2% of its training; not fewer
+    than one a timestep (`Length.too_many` leaves out saves then).
+
+    A pair is a forward pass; an image that trains is at least two, as frozen weights need no gradients of their own. There
+    is a measurement at each save and one before the first step.
+    """
+    affordable = 2 * COST * shown / (saves + 1)
+    whole = int(affordable) // (PARTS - 1) * (PARTS - 1)  # each timestep as often
+    return min(max(whole, PARTS - 1), MOST_PAIRS)
+
+
+def some_of(training: Sequence[Placed], count: int) -> list[Placed]:
+    """So many images that train, evenly picked, always the same; all where there are fewer."""
+    own = list({placed.key: placed for placed in training if placed.concept.role == "train"}.values())
+    count = min(count, len(own))
+    picked = [own[index * len(own) // count] for index in range(count)]
+    # Those that look different at each draw have no latents of their plain look: they keep one fixed look.
+    return [placed if is_varied(placed.concept.pictures) else as_it_is(placed) for placed in picked]
+
+
+def spread(pictures: Sequence[Placed], pairs: int) -> list[Look]:
+    """So many pairs of an image and a timestep, each image as often and each timestep as often as they go."""
+    images, timesteps = len(pictures), PARTS - 1
+    order = [
+        (place % images, (place + place // lcm(images, timesteps)) % timesteps) for place in range(images * timesteps)
+    ]
+    numbers: defaultdict[int, list[int]] = defaultdict(list)
+    for index, number in order[:pairs]:
+        numbers[index].append(number)
+    looks = []
+    for turn in range(PARTS - 1):
+        left = {index: found[turn] for index, found in numbers.items() if len(found) > turn}
+        number_of = {id(pictures[index]): number for index, number in left.items()}
+        for batch in batches_of([pictures[index] for index in left]):
+            looks.append(Look(batch, tuple(number_of[id(placed)] for placed, _ in batch.items)))
+    return looks
+
+
+def evenly(values: Sequence[float], most: int) -> list[float]:
+    """At most so many of them."""
+    step = -(-len(values) // most)
+    return list(values[::step])
+
+
+def _measure(run: Run, looks: Sequence[Look]) -> Measured:
+    """Every look. The device is waited for once, at the end."""
     import torch
 
     timesteps = timesteps_of(run.job.noise)
     losses: list[Tensor] = []
-    for batch in batches:
+    for look in looks:
         run.context.check()
-        losses.append(torch.stack([_losses_at(run, batch, number, at) for number, at in enumerate(timesteps)]))
-    means = torch.cat(losses, dim=1).double().mean(dim=1).tolist()
-    return Measured(dict(zip(timesteps, means, strict=True)), sum(len(batch) for batch in batches))
+        losses.append(_losses_of(run, look, timesteps))
+    each = torch.cat(losses).double().tolist()
+    numbers = [number for look in looks for number in look.numbers]
+    by_number: defaultdict[int, list[float]] = defaultdict(list)
+    for number, loss in zip(numbers, each, strict=True):
+        by_number[number].append(loss)
+    return Measured(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
 
 
-def _losses_at(run: Run, batch: Batch, number: int, timestep: int) -> Tensor:
-    """Losses [B] with the noise that belongs to these pictures and this timestep, whatever the training's seed is."""
+def _losses_of(run: Run, look: Look, timesteps: Sequence[int]) -> Tensor:
+    """Losses [B] with the noise that belongs to these pictures and timesteps, whatever the training's seed is."""
     from core.training.update import picture_losses
 
     seed = run.job.validation.validation_seed
-    addresses = [(seed, EPOCH, placed.key, number) for placed, _ in batch.items]
-    captions = [caption_of(placed) for placed, _ in batch.items]
-    return picture_losses(run, EPOCH, batch, addresses, [timestep] * len(batch), captions).float()
+    numbered = list(zip((placed for placed, _ in look.batch.items), look.numbers, strict=True))
+    addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
+    captions = [caption_of(placed) for placed, _ in numbered]
+    at = [timesteps[number] for number in look.numbers]
+    return picture_losses(run, EPOCH, look.batch, addresses, at, captions).float()
 
 
 @contextmanager

@@ -15,6 +15,7 @@
   atelier.have = have;
   atelier.stamp = "";
   atelier.filled = 0;      // revision that the widgets show
+  atelier.session = "";    // by which the server knows this window; given with the first filling
   atelier.fields = atelier.fields || {};
 
   /* ---- small helpers ---- */
@@ -34,15 +35,36 @@
     return node;
   };
   const h = atelier.h;
+  /** A name's parts, between which a line may break: rather there than within a word. */
+  atelier.parted = (name) => name.split(/(?<=[_-])/).flatMap((part, n) => n ? [h("wbr"), part] : [part]);
   atelier.byId = (id) => document.getElementById(id);
 
   /** Put texts, attributes and children in only where they differ, so that nothing flickers and selections stay. */
   atelier.text = (node, text) => { if (node && node.textContent !== text) node.textContent = text; };
   atelier.show = (node, shown) => { if (node && node.hidden === !!shown) node.hidden = !shown; };
+  /** What is not offered now keeps its place, so that a click that is aimed at it never hits another control. */
+  atelier.slot = (node, offered) => { if (node) node.classList.toggle("off", !offered); };
   atelier.attr = (node, name, value) => {
     if (!node) return;
     if (value === null || value === undefined || value === false) { if (node.hasAttribute(name)) node.removeAttribute(name); }
     else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+  };
+
+  /** Put a text into the clipboard. Pages of other machines over http have no navigator.clipboard. */
+  atelier.copy = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const field = h("textarea", {value: text, readonly: true, style: "position: fixed; opacity: 0"});
+      const before = document.activeElement;
+      document.body.append(field);
+      field.select();
+      const copied = document.execCommand("copy");
+      field.remove();
+      if (before) before.focus();
+      return copied;
+    }
   };
 
   /** Seconds as m:ss or h:mm:ss. */
@@ -84,6 +106,12 @@
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
   /** A list of problems: what, where, fix. */
+  /** The button that does what a list of problems asks for, where one setting mends them all. */
+  atelier.remedy = (list) => {
+    const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
+    return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
+      `Leave out ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
+  };
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
       h("span", {class: "kind"}, problem.level === "advice" ? "Advice" : problem.level === "warning" ? "Warning" : "Error"),
@@ -110,13 +138,26 @@
     for (const [name, part] of Object.entries(message)) {
       if (name === "acks") { for (const number of part) outstanding.delete(number); continue; }
       have[name] = part.sig;
+      atelier.arrived(name, part.data);
       try { if (parts[name]) parts[name](part.data); }
       catch (error) { console.error(`The part '${name}' cannot be drawn`, error); }
     }
   };
 
   /** What the tick asks with: which parts the screen holds, and which run is looked at. */
-  atelier.ask = () => JSON.stringify({have, filled: atelier.filled, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+  atelier.ask = () => JSON.stringify({session: atelier.session, have, filled: atelier.filled, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+  /** Post JSON to an address of the page's own, beside Gradio. */
+  atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
+  /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
+  let ticking = false;
+  atelier.tick = async () => {
+    if (ticking) return;
+    ticking = true;
+    try {
+      const answer = await atelier.post("pulse", atelier.ask());
+      if (answer.status === 200) atelier.receive(await answer.text());
+    } catch { /* the server is busy or gone */ } finally { ticking = false; }
+  };
 
   /** The envelope of one change of a field; the number lets the server keep the order and Start wait for it. */
   atelier.envelope = (path) => {
@@ -125,6 +166,17 @@
     outstanding.set(sent, Date.now());
     return JSON.stringify({stamp: atelier.stamp, n: sent, path, filled: atelier.filled});
   };
+
+  /* What a person did in a field since it was last sent: Gradio also reports fields that are only passed through, with what
+     they held before the server filled them. */
+  const used = new Set();
+  for (const kind of ["input", "mousedown", "keydown"]) document.addEventListener(kind, (event) => {
+    const does = kind === "mousedown" ? event.target.closest("[role=option], button") : kind === "input" || ["Enter", "Backspace", "Delete"].includes(event.key);
+    const block = does && event.target.closest(".block[id]");
+    if (block) used.add(block.id);
+  }, true);
+  /** "yes" when a person has changed the field since this was last asked, else "". */
+  atelier.given = (id) => used.delete(id) ? "yes" : "";
 
   /** The numbers of the changes that the server has not answered yet. */
   const onTheirWay = () => {
@@ -145,6 +197,7 @@
   atelier.refill = () => { if (!buses.form || onTheirWay().length) setTimeout(atelier.refill, 100); else send("refill"); };
   /** An action on runs, the queue or a download. */
   atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
+  atelier.pulse = () => buses.pulse;
   atelier.server = (bus) => buses[bus] && buses[bus].server;
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -186,22 +239,29 @@
   };
   atelier.hasTab = (tab) => tabButtons().some((button) => button.textContent.trim() === tab);
   /* The address keeps the open tab, the chosen run (#Monitor/<run>) and the two that are compared (#Runs/<A>/<B>), so that a refresh
-     shows the same. `followed` is the address that was last acted on: another one is not written over. */
-  let followed = null;
+     shows the same, and each of these is a page of the browser's history: Back goes to the one before. `followed` is the address that
+     was last acted on: another one is not written over. `bound` is the tab that it leads to, until that is open. */
+  const BOUND = 3000;
+  let followed = null, bound = null;
   const inWords = (text) => { try { return decodeURIComponent(text); } catch { return text; } };  // a % may be just that
   const follow = () => {
     followed = location.hash;
     const [tab, run, other] = inWords(location.hash.slice(1)).split("/");
-    if (run !== undefined && tab === "Monitor") atelier.chooseRun && atelier.chooseRun(run, true);
+    if (tab === "Monitor" && atelier.chooseRun && (run || "") !== atelier.chosenRun) atelier.chooseRun(run, true);
     if (tab === "Runs" && atelier.compareRuns) atelier.compareRuns(run, other);
-    if (tab) atelier.goTo(tab);
+    bound = {tab: atelier.hasTab(tab) ? tab : atelier.openTab(), until: Date.now() + BOUND};
+    atelier.goTo(bound.tab);
+    atelier.keepAddress();
   };
-  atelier.keepAddress = () => {
+  /** Write what is shown into the address: a new page of the history, but the same one where an address was followed or is void. */
+  atelier.keepAddress = (same) => {
     if (location.hash !== followed) return follow();  // its event is on the way, or never comes: a script put it there
     const tab = atelier.openTab();
+    if (!tab || (bound && bound.tab !== tab && Date.now() < bound.until)) return;  // the tab that was asked for is on its way
     const runs = tab === "Monitor" && atelier.chosenRun ? [atelier.chosenRun] : tab === "Runs" && atelier.compared ? atelier.compared() || [] : [];
     const wanted = "#" + [tab, ...runs.map(encodeURIComponent)].join("/");
-    if (tab && location.hash !== wanted) history.replaceState(null, "", wanted);
+    if (location.hash !== wanted) history[bound || same ? "replaceState" : "pushState"](null, "", wanted);
+    bound = null;
     followed = location.hash;
   };
   addEventListener("hashchange", follow);
@@ -223,13 +283,12 @@
         h("div", {class: "buttons"},
           h("button", {type: "button", class: "btn", onclick: () => box.close()}, "Cancel"),
           h("button", {type: "submit", class: "btn " + (danger ? "danger" : "primary")}, ok))));
-    box.addEventListener("close", () => { done(null); box.remove(); });
-    document.body.append(box);
-    box.showModal();
+    box.addEventListener("close", () => done(null));
+    atelier.modal(box);
     if (field) field.select();
   });
 
-  /** The message panel above the form: errors stay until closed, successes go by themselves. */
+  /** The message panel over the page, which it does not push: errors stay until closed, successes go by themselves. */
   let sayTimer = 0, lastSaid = "", lastAt = 0;
   atelier.say = (said) => {
     const panel = atelier.byId("said");
@@ -239,17 +298,21 @@
     lastAt = said.at || lastAt;
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
-    const kind = said.kind || "info";
+    const kind = said.kind || "info", listed = said.problems && said.problems.length;
     panel.className = `said ${kind}`;
     panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
       h("div", {class: "words"}, said.title ? h("strong", {}, said.title) : null, said.text ? h("span", {}, said.text) : null,
-        said.problems && said.problems.length ? atelier.problems(said.problems) : null),
+        said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
+        listed ? [atelier.problems(said.problems), atelier.remedy(said.problems)] : null),
+      ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
+      ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
+    panel.dataset.undo = said.undo || "";
     panel.hidden = false;
     if (said.go && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
-    if (kind === "error") panel.scrollIntoView({block: "nearest"});
-    else sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
+    const toRead = kind === "error" || said.undo || said.link || listed || (said.notes && said.notes.length);
+    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
   };
 
   parts.said = (said) => atelier.say(said);
@@ -276,6 +339,9 @@
   const ready = [];
   /** `work` runs once the page's widgets stand. */
   atelier.whenReady = (work) => ready.push(work);
+  /* What lies under the message panel can be scrolled out from below it, and what the keyboard reaches is never below it. */
+  atelier.whenReady(() => new ResizeObserver(([place]) =>
+    document.documentElement.style.setProperty("--said", `${Math.ceil(place.target.offsetHeight)}px`)).observe(atelier.byId("said-place")));
   const begin = () => {
     if (!document.querySelector("#atelier-header") || !tabButtons().length) return setTimeout(begin, 30);
     document.title = "Atelier";
@@ -283,6 +349,7 @@
     atelier.attach();
     for (const work of ready) work();
     follow();
+    new MutationObserver(() => atelier.keepAddress()).observe(document.querySelector("#tabs > .tab-wrapper"), {subtree: true, attributeFilter: ["aria-selected"]});
     setInterval(() => { atelier.attach(); atelier.keepAddress(); }, 500);
     filling();
   };

@@ -2,7 +2,7 @@
 /* A small line chart in SVG: hover and arrow keys show the values, log scale, markers for saved files. Drawn only when its data change. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
-  const MARGIN = {left: 58, right: 14, top: 10, bottom: 26};
+  const MARGIN = {left: 58, right: 14, top: 22, bottom: 26};
 
   /** Round steps between two numbers, at most `most` of them. */
   const ticks = (low, high, most) => {
@@ -18,6 +18,14 @@
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1)
       for (const n of [1, 2, 5]) { const value = n * 10 ** power; if (value >= low * 0.999 && value <= high * 1.001) found.push(value); }
     return found.length >= 2 ? found : ticks(low, high, 4);
+  };
+
+  /** As few figures as tell the levels of one axis apart. */
+  const levelWords = (levels, tiny) => {
+    for (let figures = 2; ; figures += 1) {
+      const words = levels.map((value) => tiny && value ? Number(value.toPrecision(figures)).toExponential().replace("e+", "e") : figures === 2 ? atelier.number(value) : String(+value.toPrecision(figures + 2)));
+      if (figures > 12 || new Set(words).size === words.length) return words;
+    }
   };
 
   atelier.Chart = class {
@@ -62,10 +70,14 @@
       const parts = [];
       const levels = this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5);
       const tiny = levels.every((value) => Math.abs(value) < 0.01);  // one way of writing on one axis
+      const words = levelWords(levels, tiny);
       for (const value of levels) {
         parts.push(h("line", {class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value)}));
-        parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, tiny && value ? Number(value.toPrecision(2)).toExponential().replace("e+", "e") : atelier.number(value)));
+        parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, words[levels.indexOf(value)]));
       }
+      /* The names stand in the margins, where no line goes. */
+      parts.push(h("text", {class: "axis-name", x: MARGIN.left - 8, y: height - 8, "text-anchor": "end"}, "step"));
+      parts.push(h("text", {class: "axis-name", x: 2, y: 11}, this.label.toLowerCase()));
       for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(4, Math.floor(width / 75)))) {
         if (step < frame.left || Math.abs(step - Math.round(step)) > 1e-6) continue;  // there is no half step
         parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
@@ -111,7 +123,7 @@
     }
     walk(event) {
       const moves = {ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity};
-      if (!(event.key in moves) || !this.data || !this.data.steps.length) return;
+      if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey || !this.data || !this.data.steps.length) return;
       event.preventDefault();
       const last = this.data.steps.length - 1;
       this.mark(Math.max(0, Math.min(last, (this.at === null ? last + (event.key === "ArrowLeft" ? 1 : 0) : this.at) + moves[event.key])));

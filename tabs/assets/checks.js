@@ -19,10 +19,12 @@
     const verdict = byId("preflight-verdict");
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);
-    const words = data.checking && data.trained === undefined && !errors ? "Looking at the pictures ..."
-      : errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend` : `${data.trained} of ${all} pictures will train`;
+    const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
+    const words = errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend${reading ? ", still reading images" : ""}`
+      : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
+      : data.checking && data.trained === undefined ? "Looking at the pictures ..." : `${data.trained} of ${all} pictures will train`;
     text(verdict, words);
-    verdict.dataset.state = errors ? "bad" : data.checking ? "busy" : "fine";
+    verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : "fine";
     for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);
     const line = byId("length-line");
     if (data.trained !== undefined) {
@@ -34,8 +36,40 @@
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
       ].flat());
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
-    byId("preflight-problems").replaceChildren(...(problems.length ? [atelier.problems(problems)] : []));
+    byId("preflight-problems").replaceChildren(...[atelier.remedy(problems), problems.length ? atelier.problems(problems) : null].filter(Boolean));
+    setup(data.setup);
+    held(data.held_out || [], all);
     crops(data.pictures || []);
+  };
+
+  /* The offer to set everything up for a person's own images: what would change, and two buttons. */
+  const setup = (offer) => {
+    const holder = byId("setup-card"), key = JSON.stringify(offer || null);
+    show(holder, !!offer);
+    if (holder.dataset.key === key) return;
+    holder.dataset.key = key;
+    if (!offer) return holder.replaceChildren();
+    const act = (name, words, kind) => h("button", {type: "button", class: `btn ${kind}`, onclick: () => atelier.act(name)}, words);
+    const rows = offer.rows.map((row) => h("tr", {}, h("th", {scope: "row"}, row.title),
+      h("td", {}, h("span", {class: "old", title: row.old}, row.old), h("b", {title: row.new}, "→ ", row.new), h("span", {class: "hint"}, row.reason))));
+    holder.replaceChildren(h("section", {class: "setup", "aria-label": offer.title}, h("h3", {}, offer.title),
+      offer.no_model ? h("p", {class: "no-model"}, offer.no_model) : null,
+      rows.length ? h("table", {class: "setup-rows"}, h("tbody", {}, rows)) : null,
+      h("div", {class: "setup-buttons"}, rows.length ? act("setup", "Set up", "primary") : null, act("keep_demo", "Keep as it is", ""),
+        offer.no_model ? h("button", {type: "button", class: "btn", onclick: () => atelier.openCatalog()}, "Get a base model") : null)));
+  };
+
+  /* Images that are held out without a word of the person's are named, and put back in one click. */
+  const held = (images, all) => {
+    const holder = byId("preflight-held"), key = JSON.stringify([images, all]);
+    show(holder, images.length > 0);
+    if (holder.dataset.key === key) return;
+    holder.dataset.key = key;
+    text(byId("held-words"), `${images.length} of ${all} images are held out to find the best checkpoint. They do not train.`);
+    byId("held-images").replaceChildren(...images.map((image) => h("img", {src: image.url, alt: image.name, title: image.name, loading: "lazy", width: 44, height: 44})));
+    const back = byId("held-back");
+    back.disabled = false;
+    back.onclick = () => { back.disabled = true; atelier.act("train_all"); };
   };
 
   /* Pictures as they will be cropped: the frame fills the box, the rest lies outside. */
@@ -51,6 +85,7 @@
       image.style.cssText = `width:${100 / width}%;height:${100 / height}%;left:${-left / width * 100}%;top:${-top / height * 100}%`;
       const box = h("span", {class: "crop-box", title: `${picture.caption}\n${picture.bucket}`}, image);
       box.style.aspectRatio = String(picture.ratio);
+      box.style.width = `${Math.min(picture.ratio, 1) * 100}%`;  // a tall one fills the height
       return h("figure", {}, box);
     }));
   };

@@ -6,15 +6,19 @@
     smooth: "Across: step. Up: loss of the training, smoothed over 20 steps, and each measurement on held-out pictures. Two trainings are judged by the latter: the former follows the pictures, noise and timesteps that each of them drew.",
     corrected: "Across: step. Up: loss divided by the mean of the same run at its timesteps, without unit; 1 is the run's own mean. It shows where each run still falls, not which of the two is lower.",
   };
-  let pair = null, chart = null, curves = null;
+  let pair = null, chart = null, curves = null, begins = false;
 
   atelier.compared = () => pair;
   atelier.wants = () => pair ? {compare: pair} : {};
   /** Compare these two, or none; the address follows. */
   atelier.compareRuns = (a, b) => {
     const wanted = a && b ? [a, b] : null;
+    const inside = document.activeElement && document.activeElement.closest("#compare, #runs-main");
     document.body.classList.toggle("comparing", !!wanted);
     if (JSON.stringify(wanted) === JSON.stringify(pair)) return;
+    begins = !pair && !!inside;
+    const back = !wanted && inside && (document.querySelector("#runs-main a.primary") || document.querySelector("#runs-main input"));
+    if (back) back.focus();
     pair = wanted;
     delete atelier.have.compare;
     show(byId("compare-found"), false);
@@ -37,6 +41,8 @@
     if (!byId("compare")) { delete atelier.have.compare; return; }  // the tab is being built
     if (!pair || data.pair.join("/") !== pair.join("/")) return;
     put("head", data.head);
+    if (begins) document.querySelector("#compare h2").focus();  // what led here is hidden now
+    begins = false;
     show(byId("compare-reading"), data.reading);
     byId("compare-gone").replaceChildren(...(data.gone ? [atelier.problems(data.gone)] : []));
     show(byId("compare-found"), !!data.html);

@@ -10,13 +10,13 @@
   const dress = (path) => {
     const facts = atelier.fields[path], block = facts.tab === "Train" ? byId(facts.id) : null;
     if (!block || block.querySelector(":scope > .field-foot")) return block;
-    const help = h("button", {type: "button", class: "field-help", "aria-label": `About ${facts.title}`, "data-path": path}, "?");
+    const help = h("button", {type: "button", class: "field-help", "aria-label": `About ${facts.title}`, title: "F1 in the field", tabindex: "-1", "data-path": path}, "?");
     const foot = h("div", {class: "field-foot"});
     block.dataset.path = path;
     block.append(help, foot);
     const input = block.querySelector("input, textarea");
     foot.id = `${facts.id}-foot`;
-    if (input) input.setAttribute("aria-describedby", foot.id);
+    if (input) { input.setAttribute("aria-describedby", foot.id); input.setAttribute("aria-keyshortcuts", "F1"); }
     return block;
   };
 
@@ -27,7 +27,7 @@
     const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
     const model = path === "model.base_model" ? state.model : null;
     const idle = state.idle.includes(path), hint = state.hints[path], recipes = state.recipes[path] || [];
-    const key = JSON.stringify([error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? atelier.downloadOf(model.offer) : null]);
+    const key = JSON.stringify([error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? [atelier.downloadOf(model.offer), atelier.titleOf(model.offer)] : null]);
     if (foot.dataset.key === key) return;
     foot.dataset.key = key;
     block.classList.toggle("has-error", !!error || notes.some((note) => note.level === "error"));
@@ -37,17 +37,18 @@
     block.classList.toggle("is-idle", idle && was === undefined && !error && !facts.method);
     for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
     const lines = [];
-    if (error) lines.push(h("p", {class: "field-error", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
+    if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
     if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through pictures")));
     if (model && !error) lines.push(...about(model));
+    if (path === "model.base_model" || path === "model.vae") lines.push(findModel(path === "model.vae" ? "vae" : "base_model"));
     if (hint && !ignored) lines.push(h("p", {class: "hint field-hint"}, hint));
     for (const recipe of recipes) lines.push(h("p", {class: "recipe"}, h("button", {type: "button", class: "btn small", title: `Sets ${recipe.sets}`,
       onclick: () => atelier.act("recipe", {field: path, title: recipe.title})}, recipe.title), h("span", {class: "hint"}, recipe.why)));
     if (ignored) lines.push(h("p", {class: "field-ignored"}, sentence(ignored)));
     if (was !== undefined || error) {
       const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
-      lines.push(h("p", {class: "field-changed"}, was !== undefined ? h("span", {class: "mark"}, "Changed") : null,
+      lines.push(h("p", {class: "field-changed"}, error ? h("span", {class: "not-used"}, "Not used") : h("span", {class: "mark"}, "Changed"),
         h("button", {type: "button", class: "link", title: was === undefined ? "" : `${baseline()}: ${was}`, onclick: () => atelier.act("put_back", {field: path})},
           was === undefined ? "Put the value back" : `Put back ${value}`)));
     }
@@ -58,12 +59,15 @@
     ? [h("p", {class: "field-error", role: "alert"}, `${sentence(model.problem)} `, h("span", {}, sentence(model.fix))),
       model.offer ? offer(model.offer) : null].filter(Boolean)
     : model.family ? [h("p", {class: "model-family", title: model.evidence}, h("span", {class: "chip"}, model.family), h("span", {class: "hint"}, model.evidence))] : [];
-  const offer = (hubId) => {
-    const work = atelier.downloadOf(hubId);
-    const again = !work || work.state === "failed" || work.state === "cancelled";
+  const offer = (source) => {
+    const work = atelier.downloadOf(source);
+    const again = !work || work.state !== "running";
     return h("div", {class: "offer"}, work ? atelier.workLine(work) : null,
-      again ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(hubId)}, `Get ${hubId}`) : null);
+      again ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(source)}, `${work ? "Resume" : "Download"} ${atelier.titleOf(source)}`) : null);
   };
+  const findModel = (use) => h("p", {class: "find-model"},
+    h("button", {type: "button", class: "link", onclick: () => atelier.openCatalog()}, "Get a model"),
+    h("button", {type: "button", class: "link", onclick: () => atelier.browseModels(use)}, "Browse files"));
   atelier.repaintModel = () => paint("model.base_model");
   const baseline = () => state.preset.name ? "In the preset" : "The default";
   const sentence = atelier.sentence;
@@ -201,6 +205,13 @@
     atelier.act("file", {file: file.name, text: await file.text()});
   };
 
+  /** What choosing in the list of presets sends, after the changes that are on their way; the same one again says so. */
+  atelier.presetSent = async (value) => {
+    const loaded = state.preset.name;
+    if (value !== loaded) await atelier.settle();
+    return [value, JSON.stringify({...JSON.parse(atelier.envelope("preset")), loaded})];
+  };
+
   /* ---- search ---- */
 
   const fold = (words) => words.toLowerCase().replace(/[^a-z0-9]+/g, " ").trim();
@@ -268,12 +279,25 @@
       await waitFor(isOpen, 20);
     }
   };
+  /** Scroll to a block and hold it in view while what stands above it is still being built, until a person moves. */
+  let brought = null;
+  const bringIntoView = async (block) => {
+    if (brought) brought.abort();
+    const {signal} = brought = new AbortController();
+    for (const kind of ["wheel", "touchmove", "mousedown", "keydown"]) addEventListener(kind, () => brought.abort(), {signal, capture: true});
+    for (let n = 0; n < 30 && !signal.aborted; n += 1) {
+      const place = block.getBoundingClientRect();
+      if (!n || place.bottom < 0 || place.top > innerHeight) block.scrollIntoView({block: "center"});
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    if (!signal.aborted) brought.abort();
+  };
   /** Open the group that holds a field, bring it into view and mark it for a moment. */
   document.addEventListener("click", (event) => {
     const lead = event.target.closest && event.target.closest("button[data-field]");
     if (lead) atelier.goToField(lead.dataset.field);
   });
-  atelier.goToField = async (path) => {
+  atelier.goToField = async (path, focus = true) => {
     const facts = atelier.fields[path];
     if (!facts) return;
     atelier.goTo(facts.tab);
@@ -291,36 +315,51 @@
     const block = await waitFor(() => byId(facts.id));
     if (!block) return;
     if (block.classList.contains("is-idle")) { const card = block.closest(".group"); if (card) { card.classList.add("show-idle"); paintFolded(card, facts.group); } }
-    block.scrollIntoView({block: "center"});
+    bringIntoView(block);
     block.classList.remove("flash"); void block.offsetWidth; block.classList.add("flash");
     const input = block.querySelector("input:checked, input, textarea");
-    if (input) input.focus({preventScroll: true});
+    if (input && focus) input.focus({preventScroll: true});
   };
 
   /* ---- the note about a field ---- */
 
-  let note = null;
-  const openNote = (button) => {
+  let note = null, noteOf = null;  // noteOf: the field that describes itself by the note, after F1
+  const openNote = (button, field = null) => {
     const path = button.dataset.path, facts = atelier.fields[path];
     closeNote();
     const rows = [["Default", facts.default], ["Preset", state.changed[path] !== undefined ? state.changed[path] : null], ["Allowed", facts.range],
       ["Unit", facts.unit], ["Cost", facts.costs], ["sd-scripts", facts.kohya], ["Command line", `--${path}`], ["Source", facts.source]];
     note = h("div", {class: "field-note", role: "tooltip", id: "field-note"}, h("strong", {}, facts.title), h("p", {}, facts.help),
       h("dl", {}, rows.filter((row) => row[1]).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
-    document.body.append(note);
+    document.querySelector("main").append(note);
     button.setAttribute("aria-describedby", "field-note");
-    const place = button.getBoundingClientRect(), own = note.getBoundingClientRect();
-    const left = Math.max(8, Math.min(place.left - 12, innerWidth - own.width - 24));
-    const below = place.bottom + 6 + own.height < innerHeight;
+    if (field) { noteOf = field; field.setAttribute("aria-describedby", `${field.getAttribute("aria-describedby") || ""} field-note`.trim()); }
+    /* Below the field, else above it: what it says and holds stays in sight. */
+    const place = button.parentElement.getBoundingClientRect(), own = note.getBoundingClientRect();
+    const left = Math.max(8, Math.min(button.getBoundingClientRect().left - 12, innerWidth - own.width - 24));
+    const above = place.bottom + 6 + own.height >= innerHeight && place.top - own.height - 6 >= 0;
     note.style.left = `${left + scrollX}px`;
-    note.style.top = `${(below ? place.bottom + 6 : Math.max(8, place.top - own.height - 6)) + scrollY}px`;
+    note.style.top = `${(above ? place.top - own.height - 6 : place.bottom + 6) + scrollY}px`;
   };
-  const closeNote = () => { if (note) note.remove(); note = null; };
+  const closeNote = () => {
+    if (noteOf) noteOf.setAttribute("aria-describedby", noteOf.getAttribute("aria-describedby").replace(/ ?field-note$/, ""));
+    if (note) note.remove();
+    note = noteOf = null;
+  };
   for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, (event) => {
     const button = event.target.closest && event.target.closest(".field-help");
     if (button) openNote(button); else if (note && !event.target.closest(".field-note")) closeNote();
   });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeNote(); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") closeNote();
+    if (event.key !== "F1") return;
+    const block = event.target.closest && event.target.closest(".block[data-path]");
+    const button = block && block.querySelector(":scope > .field-help");
+    if (!button) return;
+    event.preventDefault();
+    event.stopPropagation();  // a list would open
+    if (note && noteOf === event.target) closeNote(); else openNote(button, event.target);
+  }, true);
   document.addEventListener("click", (event) => { const button = event.target.closest(".field-help"); if (button) { event.preventDefault(); openNote(button); } });
 
   /* ---- the JSON pane ---- */
@@ -379,8 +418,11 @@
     if (!sameServer) { atelier.filled = 0; asked = 0; }
     state = {...state, ...data};
     atelier.stamp = data.stamp;
+    atelier.session = data.session;
     if (data.filled) atelier.filled = data.filled;
     paintAll();
+    const panel = byId("said");
+    if (panel && panel.dataset.undo && panel.dataset.undo !== state.undo) panel.hidden = true;  // it is no longer the last step
     if (data.names) atelier.parts.names(data.names);
     if (data.said) atelier.say(data.said);
     if (data.notice) atelier.say({id: data.notice, kind: "error", text: data.notice});
@@ -398,7 +440,7 @@
   document.addEventListener("click", (event) => {
     const chore = event.target.closest && event.target.closest("[data-do]");
     const menu = document.querySelector("#preset-bar details.menu");
-    if (chore && chores[chore.dataset.do] && !chore.disabled) { event.preventDefault(); if (menu) menu.open = false; chores[chore.dataset.do](); }
+    if (chore && chores[chore.dataset.do] && !chore.disabled) { event.preventDefault(); if (menu && menu.open) { menu.open = false; menu.querySelector("summary").focus(); } chores[chore.dataset.do](); }
     else if (menu && menu.open && !inMenu(event)) menu.open = false;
     const json = event.target.closest && event.target.closest("[data-json]");
     const pane = byId("json-text");

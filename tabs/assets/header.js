@@ -23,7 +23,7 @@
     const job = status.job;
     show(byId("header-idle"), !job);
     show(byId("header-job"), !!job);
-    show(byId("header-stop"), !!job);
+    atelier.slot(byId("header-stop"), !!job);
     if (job) {
       text(byId("header-job"), words(job));
       attr(byId("header-job"), "href", job.task === "train" && job.run ? `#Monitor/${encodeURIComponent(job.run)}` : job.task === "generate" ? "#Generate" : "#Monitor");

@@ -5,7 +5,7 @@
   const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
   const ACTIONS = {
     sample: ["Sample now", "Drawing ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Going on ..."],
-    stop: ["Stop and save", "Stopping ..."], continue: ["Continue", "Adding to the queue ..."], cancel: ["Take out of the queue", "Taking out ..."],
+    stop: ["Stop and save", "Stopping ..."], continue: ["Continue", "Adding ..."], cancel: ["Leave the queue", "Leaving ..."],
     settings: ["Use its settings", "Loading ..."], generate: ["Draw with it", "Opening ..."], tensorboard: ["Open TensorBoard", "Starting ..."],
   };
   const charts = {};
@@ -14,7 +14,7 @@
 
   atelier.chooseRun = (name, quiet) => {
     atelier.chosenRun = name || "";
-    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files"]) delete atelier.have[part];
+    for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
   };
   /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files"], Train: ["form", "checks", "forecast", "works"], Tools: ["works", "tool_files", "keys"]}[open] || [];
+    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best"], Train: ["form", "checks", "forecast", "works", "catalog"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -54,7 +54,7 @@
     show(byId("monitor-run"), !!run);
     show(byId("run-log-card"), !!run);
     if (!run) return;
-    text(byId("run-title"), run.title);
+    if (byId("run-title").textContent !== run.title) byId("run-title").replaceChildren(...atelier.parted(run.title));
     text(byId("run-state"), STATES[run.state] || run.state);
     byId("run-state").className = `chip state-${run.state}`;
     text(byId("run-epoch"), run.epochs ? `epoch ${run.epoch} of ${run.epochs}` : "");
@@ -67,7 +67,7 @@
     bar.className = `progress state-${run.state}` + (run.state === "running" && !run.step ? " unknown" : "");
     attr(bar, "aria-valuenow", Math.round(share * 100));
     text(byId("run-stage"), stageWords());
-    if (!before || before.run !== run.run || before.state !== run.state || JSON.stringify(before.actions) !== JSON.stringify(run.actions)) drawActions();
+    if (!before || before.run !== run.run || before.state !== run.state || JSON.stringify([before.actions, before.next]) !== JSON.stringify([run.actions, run.next])) drawActions();
     markChoice();
   };
 
@@ -76,25 +76,53 @@
     if (run.state === "interrupted") return `Interrupted at step ${run.step}. Continue takes it up from its last saved state.`;
     if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Continue goes on from there.`;
     if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume goes on from here.";
+    if (run.state === "failed") return run.step ? `Failed at step ${run.step}.` : "Failed before the first step.";
     return run.state === "running" ? run.stage : run.message || "";
   };
 
+  /* Every action has its place, whether it is offered now or not. */
   const drawActions = () => {
-    byId("run-actions").replaceChildren(...run.actions.map((name) => {
-      const primary = ["continue", "resume", "generate"].includes(name);
-      const button = h("button", {type: "button", class: `btn ${primary ? "primary" : ""}`, "data-action": name}, ACTIONS[name][0]);
-      button.addEventListener("click", () => press(button, name));
-      return button;
-    }));
+    const row = byId("run-actions");
+    if (!row.children.length) row.append(...Object.keys(ACTIONS).map(actionButton));
+    for (const button of row.querySelectorAll("button")) {
+      const name = button.dataset.action, offered = run.actions.includes(name);
+      button.dataset.entry = run.run;
+      if (name === "tensorboard") show(button, offered);  // the machine has it or not, in every state
+      button.disabled = !offered;
+      says(button, false);
+      const next = offered && run.next && run.next.name === name ? run.next : null;
+      text(button.firstElementChild, next ? next.text : ACTIONS[name][0]);
+      attr(button, "title", offered ? next && next.about : whyNot(name));
+    }
+  };
+  const actionButton = (name) => {
+    const primary = ["continue", "resume", "generate"].includes(name);
+    const button = h("button", {type: "button", class: `btn slot ${primary ? "primary" : ""}`, "data-action": name}, h("span", {}, ACTIONS[name][0]), h("span", {class: "off"}, ACTIONS[name][1]));
+    button.addEventListener("click", () => press(button, name));
+    return button;
+  };
+  /** Show what a button does, or that it is being done; it is as wide as the longer of both. */
+  const says = (button, busy) => { atelier.slot(button.firstElementChild, !busy); atelier.slot(button.lastElementChild, busy); };
+  /** Why an action is not offered in this state. */
+  const whyNot = (name) => {
+    if (name === "cancel") return "This run does not wait in the queue.";
+    if (run.state === "waiting") return "This run waits in the queue.";
+    const live = run.state === "running" || run.state === "paused";
+    if (name === "resume" && live) return "This run is not paused.";
+    if (name === "pause" && live) return "This run is paused.";
+    if (name === "continue" && !live) return "This run has reached its end.";
+    if (name === "generate" && !live) return "This run has saved no file.";
+    return live ? "This run has not ended yet." : "This run has ended.";
   };
   const press = (button, name) => {
+    const pressed = run.run;
     button.disabled = true;
-    text(button, ACTIONS[name][1]);
+    says(button, true);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     if (name === "tensorboard") opening = run.run;
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    setTimeout(() => { if (button.isConnected) { button.disabled = false; text(button, ACTIONS[name][0]); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
+    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
   };
 
   let opening = "";
@@ -117,7 +145,7 @@
       ...names.map((item) => h("option", {value: item.name}, `${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}  ${item.title}, ${STATES[item.state] || item.state}`)));
     markChoice();
   };
-  atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun(""); };
+  atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun("", true); atelier.keepAddress(true); };  // Back does not lead to it again
 
   /** Before the first run stands: one that was started is being prepared, else there is none. */
   atelier.parts.begins = (title) => {
@@ -133,15 +161,19 @@
   atelier.parts.loss = (data) => {
     if (!begun()) return;
     const held = data.validation, lines = [{name: "loss", values: data.raw, kind: "raw"}, {name: "smoothed", values: data.smooth, kind: "smooth"}];
-    const points = held.steps.length ? [{name: "held-out", steps: held.steps, values: held.loss, kind: "third"}, {name: "train", steps: held.steps, values: held.train, kind: "second"}] : [];
+    const both = held.train.some((value) => value !== null);
+    const points = held.steps.length ? [{name: ON[held.on], steps: held.steps, values: held.loss, kind: "third"}, ...(both ? [{name: "train", steps: held.steps, values: held.train, kind: "second"}] : [])] : [];
+    text(byId("loss-on"), `${ON[held.on]} images${held.on === "training" ? " (fixed noise)" : ""}`);
+    atelier.slot(byId("loss-train"), both);
     charts.loss.set({steps: data.steps, total: data.total, markers: data.saves, lines, points});
-    show(byId("loss-validated"), points.length > 0);
-    show(byId("loss-gap"), points.length > 0);
-    if (points.length) text(byId("loss-gap"), gapWords(held));
+    atelier.slot(byId("loss-validated"), points.length > 0);
+    text(byId("loss-gap"), points.length ? gapWords(held) : "");
   };
   /** The newest validation in words: a gap that grows while the other loss falls is learning by heart. */
+  const ON = {held_out: "held-out", training: "training"};
   const gapWords = (held) => {
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
+    if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.pictures} ${ON[held.on]} images. Lowest: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
     const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.number(held.gap[0])} at first` : "";
     return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.pictures} held-out pictures, ${atelier.number(held.train[last])} on as many that train. Gap ${atelier.number(held.gap[last])}${grown}. Lowest on held-out ones: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
   };
@@ -149,8 +181,7 @@
   atelier.parts.watch = (data) => {
     if (!begun()) return;
     const any = data.corrected.steps.length || data.bands.length || data.gradient.steps.length;
-    show(byId("watch"), !!any);
-    if (!any) return;
+    if (!any) return text(byId("watch-words"), "Comes with the first steps.");
     for (const [name, part, words] of [["corrected", data.corrected, "compared"], ["gradient", data.gradient, "gradient"], ["weight", data.weights, "weights"]])
       charts[name].set({steps: part.steps, total: data.total, lines: [{name: words, values: part.values, kind: "smooth"}]});
     const worst = data.pictures[0];
@@ -179,18 +210,20 @@
 
   /* ---- samples: prompts down, time across ---- */
 
+  const SAMPLE_HEAD = 32, SAMPLE_ROW = 134;  // pixels: the place of samples that are still to come is kept free
   const stepName = (step) => step === 0 ? "base model" : `step ${step}`;
   atelier.parts.samples = (data) => {
     if (!begun()) return;
     const holder = byId("samples");
     const other = !samples || samples.run !== data.run;
     samples = data;
-    show(byId("samples-hint"), data.rows.length > 0);
+    atelier.slot(byId("samples-hint"), data.rows.length > 0);
+    holder.style.minHeight = `${SAMPLE_HEAD + SAMPLE_ROW * data.expected}px`;
     if (!data.rows.length) { holder.replaceChildren(h("p", {class: "hint"}, "No samples yet. Write sample prompts in Train, or press Sample now.")); return; }
     let table = holder.querySelector("table");
     if (!table || other) {
       table = h("table", {class: "samples"}, h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Prompt"))), h("tbody", {}));
-      holder.replaceChildren(h("div", {class: "samples-scroll", tabindex: "0", role: "region", "aria-label": "Samples"}, table));
+      holder.replaceChildren(h("div", {class: "samples-scroll", tabindex: "0", role: "group", "aria-label": "Samples"}, table));
     }
     const scroll = holder.firstElementChild, atEnd = scroll.scrollLeft + scroll.clientWidth >= scroll.scrollWidth - 8;
     const headRow = table.tHead.rows[0];
@@ -257,10 +290,8 @@
       draw();
     });
     box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
-    box.addEventListener("close", () => box.remove());
-    document.body.append(box);
     draw();
-    box.showModal();
+    atelier.modal(box);
   };
 
   /* ---- log, files, queue ---- */
@@ -270,15 +301,17 @@
     if (!begun()) return;
     const list = byId("run-log"), atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
     const known = [...list.children];
-    lines.forEach((line, n) => {
+    /* What ended a run stands at the top with its fix: once is enough. */
+    const listed = run && run.state === "failed" ? lines.filter((line) => line.level !== "error" || line.text !== run.message) : lines;
+    listed.forEach((line, n) => {
       const key = `${line.time}${line.level}${line.text}`;
       if (known[n] && known[n].dataset.key === key) return;
       const item = h("li", {class: line.level, "data-key": key}, h("time", {}, hour(line.time)),
         h("span", {}, line.level === "info" ? null : h("b", {}, line.level === "error" ? "Error: " : "Warning: "), line.text, line.fix ? h("em", {}, ` ${line.fix}`) : null));
       if (known[n]) known[n].replaceWith(item); else list.append(item);
     });
-    while (list.children.length > lines.length) list.lastElementChild.remove();
-    if (!lines.length) list.replaceChildren(h("li", {class: "none"}, "No messages."));
+    while (list.children.length > listed.length) list.lastElementChild.remove();
+    if (!listed.length) list.replaceChildren(h("li", {class: "none"}, "No messages."));
     if (atEnd) list.scrollTop = list.scrollHeight;
     /* Errors stand at the top of the page too, in plain words, until the run is left. */
     const errors = lines.filter((line) => line.level === "error").slice(-3);
@@ -292,8 +325,15 @@
   atelier.parts.files = (files) => {
     if (!begun()) return;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
-      h("li", {}, file.url ? h("a", {href: file.url, download: file.name}, file.name) : h("span", {class: "grow"}, `${file.name} (a folder)`), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
+      h("li", {}, file.url ? h("a", {href: file.url, download: file.name}, atelier.parted(file.name)) : h("span", {class: "grow"}, `${file.name} (a folder)`), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
       : [h("li", {class: "none"}, "Nothing saved yet.")]));
+  };
+
+  /** The best checkpoint by what was measured, and how sure that is. */
+  atelier.parts.best = (best) => {
+    if (!begun()) return;
+    const line = byId("run-best");
+    line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.number(best.loss)}. ${atelier.sentence(best.sure)}`)]);
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
@@ -302,19 +342,21 @@
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");
     const act = (name, more) => (event) => { event.currentTarget.disabled = true; atelier.command(name, {...more, ask: atelier.ask()}); };
-    const button = (words, label, name, more, off) => h("button", {type: "button", class: "btn small quiet", "aria-label": label, title: label, disabled: off, onclick: act(name, more)}, words);
+    const button = (words, label, name, more, off) => h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.run, "aria-label": label, title: label, disabled: off, onclick: act(name, more)}, words);
+    /* What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
+    const slot = (offered, ...about) => { const made = button(...about); atelier.slot(made, offered); return made; };
     byId("queue").replaceChildren(...(data.entries.length ? data.entries.map((entry) => {
       const place = waiting.indexOf(entry);
       return h("li", {class: `state-${entry.state}`},
         h("span", {class: "chip"}, ENTRY[entry.state] || entry.state),
-        entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, entry.title) : h("span", {class: "title"}, entry.title),
+        entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title)),
         h("span", {class: "hint"}, [TASKS[entry.task] || entry.task, entry.message].filter(Boolean).join(": ")),
         h("span", {class: "grow"}),
-        place >= 0 ? [button("Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
-          button("Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
-          button("Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id})] : null,
-        entry.state === "running" ? button("Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}) : null,
-        entry.continuable ? button("Continue", `Continue ${entry.title}`, "continue", {run: entry.run}) : null);
+        h("span", {class: "slots"}, slot(entry.continuable, "Continue", `Continue ${entry.title}`, "continue", {run: entry.run}),
+          slot(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
+          slot(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
+          slot(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
+          slot(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id})));
     }) : [h("li", {class: "none"}, "Nothing waits.")]));
     text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not begin." : waiting.length ? `${waiting.length} waiting` : "");
     byId("queue-words").classList.toggle("warning", data.paused);
@@ -322,6 +364,6 @@
     text(pause, data.paused ? "Resume the queue" : "Pause the queue");
     pause.dataset.name = data.paused ? "resume_queue" : "pause_queue";
     pause.disabled = false;
-    show(pause, data.paused || waiting.length > 0);
+    atelier.slot(pause, data.paused || waiting.length > 0);
   };
 })();

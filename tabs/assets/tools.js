@@ -10,25 +10,29 @@
 
   const line = (work) => h("div", {class: `tool-task ${work.state}`},
     h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
-      h("span", {class: "hint figures"}, {running: work.text, done: "done", failed: "failed", cancelled: "cancelled; it goes on where it stopped when asked for again"}[work.state]),
+      h("span", {class: "hint figures"}, {running: work.text, done: "done", failed: "failed", cancelled: work.tool === "download" ? "paused" : "cancelled"}[work.state]),
       h("span", {class: "grow"}),
-      work.state === "running" ? h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command("tool_cancel", {work: work.id, ask: atelier.ask()}); }}, "Cancel") : null),
+      work.state === "running" ? h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command("tool_cancel", {work: work.id, ask: atelier.ask()}); }}, work.tool === "download" ? "Pause" : "Cancel") : null,
+      work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
+      work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,
+      work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null),
     work.state === "running" ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
-    work.lines.length ? h("ul", {class: "tool-lines"}, work.lines.map((words) => h("li", {}, words))) : null);
+    work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
 
   atelier.parts.works = (list) => {
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
     for (const holder of document.querySelectorAll("[data-tasks]")) {
-      const mine = works.filter((work) => work.tool === holder.dataset.tasks).slice(0, 3);
+      const mine = works.filter((work) => work.tool === holder.dataset.tasks && !atelier.inCatalog(work.about)).slice(0, 3);
       const key = JSON.stringify(mine);
       if (holder.dataset.key === key) continue;
       holder.dataset.key = key;
       holder.replaceChildren(...mine.map(line));
     }
     if (finished) atelier.refill();  // the list of base models has grown
+    atelier.paintCatalog();
     atelier.repaintModel && atelier.repaintModel();
   };
   atelier.parts.tool_files = (names) => {

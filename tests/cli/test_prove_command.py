@@ -1,11 +1,10 @@
 """--prove, and a finished run that is trained further from the command line."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from core.cli.main import main
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
@@ -18,30 +17,27 @@ def outputs(tmp_path_factory):
 
 
 def train(outputs, *more, preset=True):
-    start = [sys.executable, "webui.py", "train", *(["presets/starter_lora.json", *SMALL] if preset else [])]
-    words = [*start, "--outputs", str(outputs), "--device", "cpu", *more]
-    return subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    start = [str(PROJECT / "presets" / "starter_lora.json"), *SMALL] if preset else []
+    return main(["train", *start, "--outputs", str(outputs), "--device", "cpu", *more])
 
 
-def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs):
-    done = train(outputs, "--prove", "4")
-    assert done.returncode == 0, done.stderr
-    first, second, verdict = done.stdout.strip().splitlines()[-3:]
+def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs, capsys):
+    assert train(outputs, "--prove", "4") == 0
+    first, second, verdict = capsys.readouterr().out.strip().splitlines()[-3:]
     assert first.split()[-1] == second.split()[-1] and len(first.split()[-1]) == 64 and verdict == "equal to the bit"
     assert not list_runs(outputs / "runs")
     for wrong in ("1", "many"):
-        done = train(outputs, "--prove", wrong)
-        assert done.returncode == 2 and "no number of steps" in done.stderr
+        assert train(outputs, "--prove", wrong) == 2 and "no number of steps" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_trained_further_and_nothing_that_is_learnt_changes(outputs):
-    assert train(outputs, "--schedule.max_train_steps", "2").returncode == 0
+def test_a_finished_run_is_trained_further_and_nothing_that_is_learnt_changes(outputs, capsys):
+    assert train(outputs, "--schedule.max_train_steps", "2") == 0
     folder = list_runs(outputs / "runs")[0]
-    refused = train(outputs, "--continue", folder.name, "--network.rank", "8", preset=False)
-    assert refused.returncode == 2 and "cannot change while a run goes on" in refused.stderr
-    done = train(outputs, "--continue", folder.name, "--schedule.max_train_steps", "4", preset=False)
-    assert done.returncode == 0, done.stderr
-    assert "Continuing from step 2" in done.stderr
+    capsys.readouterr()
+    assert train(outputs, "--continue", folder.name, "--network.rank", "8", preset=False) == 2
+    assert "cannot change while a run goes on" in capsys.readouterr().err
+    assert train(outputs, "--continue", folder.name, "--schedule.max_train_steps", "4", preset=False) == 0
+    assert "Continuing from step 2" in capsys.readouterr().err
     assert json.loads((folder.path / "job-1.json").read_text())["schedule"]["max_train_steps"] == 2
     names = {path.name for path in folder.checkpoints.iterdir()}
     assert {"glyph_style.safetensors", "glyph_style-step00000002.safetensors"} <= names, (

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -178,7 +180,8 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
             os.kill(os.getpid(), signal.SIGTERM)
 
     def serve(*_, **__):
-        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Engine, "close", close)
     monkeypatch.setattr(page, "leave", lambda code: code)
@@ -186,6 +189,47 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
     assert main(["--outputs", str(tmp_path / "out")]) == code
     assert closed == [None], "a step may take minutes: it is waited for"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends a process without asking it")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    "words", [["train", "presets/starter_lora.json", "--device", "cpu"], ["--no-browser", "--port", "17990"]]
+)
+def test_a_signal_while_the_program_still_starts_ends_it_with_130_and_without_a_traceback(tmp_path, name, words):
+    """Not at chosen times, which a busy machine moves: as soon as the program's own first module is being read."""
+    command = [sys.executable, "-v", "webui.py", *words, "--outputs", str(tmp_path)]
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may themselves run where it is ignored, as under nohup
+    try:
+        started = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, before)
+    for line in started.stderr:
+        if "import 'core.settings.flags'" in line or "import 'core.record.problems'" in line:
+            break
+    started.send_signal(number)
+    said = started.stderr.read()
+    assert started.wait(60) == 130
+    assert "Traceback" not in said and "Exception ignored" not in said
+
+
+def test_a_forked_child_is_ended_by_its_parent_as_ever():
+    from core.cli.ends import polite_ends
+
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    ready, begun = os.pipe()
+    with polite_ends():
+        child = os.fork()
+        if child == 0:
+            os.write(begun, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
 ENDS = """
@@ -213,3 +257,11 @@ def test_advice_is_not_counted_as_a_problem(capsys):
     advice = [Problem("this has no effect", level="advice"), Problem("nor has that", level="advice")]
     print_problems(ProblemsError([*advice, Problem("the rate is negative")]))
     assert capsys.readouterr().err.splitlines()[0] == "1 problem:"
+
+
+def test_words_of_a_file_cannot_steer_the_terminal(capfd):
+    progress = TerminalProgress()
+    progress({"kind": "log", "level": "info", "text": "title: \x1b[31mred\x9b2J\u202eslaf\nnext\tline é 猫", "fix": ""})
+    progress.close()
+    said = capfd.readouterr().err
+    assert not {"\x1b", "\x9b", "\u202e"} & set(said) and "next\tline é 猫" in said

@@ -101,10 +101,10 @@ def files_that_are_cut_off_or_no_pictures(theirs):
     seen = yield {}
     broken = {"cut.png": "truncated", "page.jpg": "a web page", "zeros.png": "only zeros", "nothing.webp": "0 bytes"}
     for name, why in broken.items():
-        seen.told(why, str(theirs / name), "turn on 'Leave out broken pictures'", blocks=True)
+        seen.told(why, str(theirs / name), "turn on 'Leave out broken images'", blocks=True)
     seen.look(dataset={"skip_broken": True})
     for name, why in broken.items():
-        seen.told(why, str(theirs / name), "Replace or remove it")
+        seen.told(why, str(theirs / name), "It is left out")
         assert why in seen.row(name).why and not seen.row(name).trains
     assert seen.report.ok and seen.report.steps_per_epoch == 1  # the length is that of what is left
     seen.trains("good.png")
@@ -409,7 +409,8 @@ def finite(pixels):
     """Stands in for a VAE."""
     import torch
 
-    mean = torch.nn.functional.avg_pool2d(pixels, 8)
+    grey = torch.nn.functional.avg_pool2d(pixels, 8).mean(1, keepdim=True)
+    mean = grey.expand(-1, 4, -1, -1)
     return mean, mean + 1
 
 

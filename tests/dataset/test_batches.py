@@ -131,6 +131,7 @@ def test_several_processes_are_shown_what_one_with_their_batch_size_is(first, se
     assert shown(size, processes) == shown(size * processes, 1)
 
 
+@pytest.mark.slow
 def test_planning_time_grows_with_the_pictures_and_not_with_their_square():
     """Told, not timed: the count of batches is checked; the seconds are printed (goal: 100,000 pictures under 3 s)."""
     of = concept(size=4)

@@ -203,7 +203,7 @@ def test_a_picture_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tm
 
 def test_too_little_space_is_said_before_anything_is_encoded(add, place, cache, monkeypatch):
     six(add)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr("core.record.machine.free_disk", lambda _: 1000)
     encoder = Encoder()
     with pytest.raises(ProblemsError, match="are free"):
         cache().fill(place(), encoder)

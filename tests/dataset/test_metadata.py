@@ -235,7 +235,7 @@ def test_a_picture_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, 
         (b'{"a": {"caption": 5}}', "meta.json", "caption of a is a number"),
         (b'{"a": {"train_resolution": "512"}}', "meta.json", "train_resolution of a is not [width, height]"),
         (b'{"a": {"train_resolution": [512, 515]}}', "meta.json", "a is 512 x 515, not multiples of 8"),
-        (b"[" * 100_000, "meta.json", "nested too deeply"),
+        (b"[" * 100_000, "meta.json", "nested deeper"),
     ],
 )
 def test_a_broken_file_is_named_with_its_place(add, look, data, where, what):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset.caption_files import Caption
-from core.dataset.placing import held_out, place
+from core.dataset.placing import automatic_count, held_out, place
 from core.dataset.scan import Picture
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
@@ -162,3 +162,72 @@ def test_a_picture_too_narrow_is_refused_by_name_and_nothing_crashes():
     assert ["1.png (60 x 400)" in placing.problems[0].what, "2.png (400 x 60)" in placing.problems[1].what] == [
         True
     ] * 2
+
+
+# ---- held out to find the best checkpoint
+
+
+def automatic(*sources, how="auto", **more):
+    given = DatasetSettings(sources=[Source(folder=f"f{n}", **source) for n, source in enumerate(sources)])
+    return concepts(given, CaptionSettings(), ValidationSettings(best_checkpoint=how, **more))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 120), min_size=1, max_size=6),
+    copies=st.lists(st.integers(0, 40), max_size=60),
+    seed=st.integers(0, 5),
+)
+def test_a_few_images_are_held_out_by_formula_and_copies_are_never_split(sizes, copies, seed):
+    """copies: so many images share their bytes with others of the same number."""
+    pictures = [picture(n, concept) for concept, size in enumerate(sizes) for n in range(size)]
+    pictures = [replace(each, bytes=1000 + n) for n, each in enumerate(pictures)]
+    text = {each.key: str(each.path) for each in pictures}
+    for n, number in enumerate(copies):  # spread over the folders
+        each = pictures[n * 7 % len(pictures)]
+        pictures[n * 7 % len(pictures)] = replace(each, bytes=number + 1)
+        text[each.key] = f"copy {number}"
+    given = automatic(*({} for _ in sizes))
+    out = held_out(pictures, given, lambda members: {each.key: text[each.key] for each in members}, seed)
+    wanted = automatic_count(len(pictures))
+    assert wanted == (min(max(round(0.03 * len(pictures)), 2), 16) if len(pictures) >= 40 else 0)
+    room = sum(size // 2 for size in sizes)
+    assert len(out) <= wanted and (copies or len(out) == min(wanted, room))
+    assert not {text[key] for key in out} & {text[each.key] for each in pictures if each.key not in out}
+    for concept, size in enumerate(sizes):
+        assert sum(key[0] == f"f{concept}" for key in out) <= size // 2
+    assert out == held_out(pictures[::-1], given, lambda members: {each.key: text[each.key] for each in members}, seed)
+
+
+def test_no_file_is_read_to_choose_them_where_no_two_are_as_long():
+    pictures = [replace(picture(n), bytes=n + 1) for n in range(100)]
+    out = held_out(pictures, automatic({}), lambda members: {}[0], 0)
+    assert len(out) == 3 and out != held_out(pictures, automatic({}), lambda members: {}[0], 1)
+
+
+def test_larger_folders_give_in_proportion_and_the_class_keeps_its_regularization_images():
+    sizes = {0: 300, 1: 100, 2: 4, 3: 60}
+    pictures = [replace(picture(n, c), bytes=n + 1000 * c) for c, size in sizes.items() for n in range(size)]
+    given = automatic({}, {}, {}, {"role": "regularisation"})
+    out = held_out(pictures, given, contents, 0)
+    assert [sum(key[0] == f"f{n}" for key in out) for n in range(4)] == [9, 3, 0, 0]
+
+
+def test_a_file_that_also_serves_as_regularization_image_is_not_held_out():
+    pictures = [replace(picture(n), bytes=n + 1) for n in range(40)]
+    again = [replace(each, source="f1", concept=1) for each in pictures[:38]]
+    out = held_out([*pictures, *again], automatic({}, {"role": "regularisation"}), contents, 0)
+    assert out == set(), "two images are left, too few"
+    copied = [replace(picture(n, 1), bytes=n + 1) for n in range(38)]  # other files with the same bytes
+    same = lambda members: {each.key: each.relative for each in members}  # noqa: E731
+    out = held_out([*pictures, *copied], automatic({}, {"role": "regularisation"}), same, 0)
+    assert {key[1] for key in out} <= {"38.png", "39.png"}
+
+
+def test_what_a_person_holds_out_or_switches_off_holds_out_nothing_more():
+    pictures = [replace(picture(n), bytes=n + 1) for n in range(60)]
+    for how in ("off", "training"):
+        assert not held_out(pictures, automatic({}, how=how), contents, 0)
+    assert held_out(pictures, automatic({"validation_pictures": ["3.png"]}), contents, 0) == {("f0", "3.png")}
+    assert len(held_out(pictures, automatic({}, validation_split=0.1), contents, 0)) == 6
+    assert not held_out(pictures, automatic({"validation_split": 0.0}), contents, 0)
+    assert not held_out(pictures[:39], automatic({}), contents, 0)

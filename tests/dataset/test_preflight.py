@@ -341,3 +341,19 @@ def test_a_picture_that_vanished_is_named(check, add):
     path.unlink()
     with pytest.raises(ProblemsError, match=r"a\.png"):
         content_hashes(pictures)
+
+
+def test_what_a_reader_remarks_of_a_damaged_file_is_advice_and_never_a_raw_warning(check, add, tmp_path, recwarn):
+    """An EXIF directory of five entries that holds none, in one of two images; it trains all the same."""
+    caption(add("fox/good.png"))
+    damaged = add("fox/damaged.png").with_suffix(".jpg")
+    with Image.open(damaged.with_suffix(".png")) as image:
+        image.save(damaged, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    damaged.with_suffix(".png").unlink()
+    caption(damaged)
+    for _ in range(2):  # the second time from memory
+        report = check(decode=True)
+        (told,) = [each for each in report.problems if "EXIF" in each.what]
+        assert told.level == "advice" and "damaged.jpg" in told.what and "good.png" not in told.what
+        assert report.trained == 2
+    assert not [each for each in recwarn if "PIL" in str(each.filename)]

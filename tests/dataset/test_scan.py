@@ -189,7 +189,7 @@ def test_a_file_that_is_no_picture_is_named_and_kept_apart(tmp_path, add, name):
     assert [each.relative for each in found.broken] == [name] and reason in found.broken[0].reason
     (problem,) = found.problems
     assert name in problem.what and reason in problem.what and name in problem.where
-    assert "Leave out broken pictures" in problem.fix and problem.level == "error"
+    assert "Leave out broken images" in problem.fix and problem.level == "error"
     assert look(tmp_path / "fox", skip_broken=True).problems[0].level == "advice"
 
 

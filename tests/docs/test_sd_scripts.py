@@ -10,7 +10,7 @@ from core.settings.job import TrainJob
 from tests.docs.guide import DOCS
 
 PAGE = (DOCS / "sd_scripts.md").read_text("utf-8")
-SET = re.findall(r"`([a-z_]+\.[a-z_]+) = ([^`]+)`", PAGE)
+SET = re.findall(r"`([a-z_]+\.[a-z0-9_]+) = ([^`]+)`", PAGE)
 
 
 def test_what_the_page_says_to_set_can_be_set():

@@ -142,9 +142,11 @@ def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engin
     first, second = engine.submit("train", job("a")), engine.submit("train", job("b"))
     engine.start()
     until(lambda: engine.status()["job"] is not None and engine.status()["job"].get("step", 0) > 2)
-    assert engine.status()["job"]["title"] == "a"
+    assert engine.status()["job"]["title"] == "a" and not engine.status()["job"]["stopping"]
     engine.cancel(second)
+    assert not engine.status()["job"]["stopping"]
     engine.cancel(first)
+    assert (engine.status()["job"] or {"stopping": True})["stopping"], "said at once, before the job has seen it"
     until(lambda: states(engine) == ["cancelled", "cancelled"])
     assert [run.state for run in engine.runs()] == ["stopped"]
 
@@ -189,7 +191,14 @@ def test_a_damaged_queue_is_set_aside_not_lost(workspace):
     assert [path.read_text() for path in workspace.private.glob("queue.broken-*")] == ["{half"]
 
 
-def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, workspace):
+@pytest.mark.parametrize("name", ["x" * 5000, "..", "", "a/b", "\0", "\ud800", "nowhere"])
+def test_a_run_that_cannot_be_is_no_run(engine, name):
+    with pytest.raises(ProblemsError, match="There is no such run"):
+        engine.command(name, "stop")
+
+
+def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, workspace, monkeypatch):
+    monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.2)
     engine.announce("the page at http://127.0.0.1:7860")
     with pytest.raises(ProblemsError, match=r"already works .* the page at http://127.0.0.1:7860"):
         Engine(workspace)
@@ -202,6 +211,20 @@ def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monke
     engine.start()
     until(lambda: states(engine) == ["done"])
     assert engine.queue()[0].title == "from a terminal"
+
+
+def test_a_job_handed_in_while_another_runs_joins_the_queue_and_can_be_cancelled(engine, workspace, monkeypatch):
+    hold = threading.Event()
+    monkeypatch.setitem(execution.TASKS, "train", lambda *_, **__: hold.wait(20) and "done")
+    engine.start()
+    engine.submit("train", job("first"))
+    until(lambda: states(engine) == ["running"])
+    hand_in(workspace, "train", "second", to_values(job()))
+    until(lambda: states(engine) == ["running", "waiting"])
+    engine.cancel(engine.queue()[1].id)
+    hold.set()
+    until(lambda: "running" not in states(engine))
+    assert sorted(states(engine)) == ["cancelled", "done"]
 
 
 def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(engine, workspace, monkeypatch):

@@ -13,10 +13,11 @@ import torch
 
 from core.families import family_of, sd1
 from core.formats.detect import identify
+from tests.models import SD15_NUMBERS as PARAMETERS
 from tests.offline import no_network
 
 ROOT = Path(__file__).parents[2]
-PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

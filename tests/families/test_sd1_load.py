@@ -12,10 +12,11 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from core.families import sd1
+from core.families.loading import make_empty
 from core.formats.hashes import HashMemo
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
-from tests.models import TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
+from tests.models import SD15_NUMBERS, TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
 from tests.offline import no_network
 
 STARTER = Path(__file__).parents[2] / "models" / "starter"
@@ -44,6 +45,11 @@ def change(path, edit):
 
 
 # ---- the same as diffusers ----
+
+
+@pytest.mark.parametrize("part", SD15_NUMBERS)
+def test_a_part_of_the_shipped_config_has_the_published_size(part):
+    assert sum(weight.numel() for weight in make_empty(part, shipped_config(part)).parameters()) == SD15_NUMBERS[part]
 
 
 def test_the_starter_loads_offline_and_equals_what_diffusers_loads():

@@ -9,6 +9,8 @@ import torch
 from core.families import sd1
 from core.families.clip import token_windows
 from core.families.tokenizer import load_tokenizer
+from core.families.vocabulary import BEGIN, END, read_vocabulary
+from core.record.problems import ProblemsError
 from tests.models import tiny_sd1
 from tests.offline import no_network
 
@@ -80,6 +82,18 @@ def test_a_folder_with_the_older_vocabulary_files_gives_the_same_ids(tmp_path):
     with no_network():
         older = load_tokenizer(tmp_path)
     assert torch.equal(token_windows(older, captions, 225), token_windows(load_tokenizer(), captions, 225))
+
+
+def test_a_vocabulary_is_read_once_and_again_when_a_file_of_it_changes(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({BEGIN: 0, END: 1, "a": 2}))
+    (tmp_path / "merges.txt").write_text("")
+    assert read_vocabulary(tmp_path) is read_vocabulary(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"zunkel": 3}))
+    assert len(read_vocabulary(tmp_path)) == 4
+    (tmp_path / "vocab.json").write_text("{")
+    for _ in range(2):
+        with pytest.raises(ProblemsError):
+            read_vocabulary(tmp_path)
 
 
 def test_tokens_are_counted_without_the_marks_of_beginning_and_end(model):

@@ -1,6 +1,7 @@
 """Weighted captions give sd-scripts' runs, tokens and weights."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from core.record.workspace import PROJECT
 
 STARTER = PROJECT / "models" / "starter"
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+tokenizer_of = cache(load_tokenizer)  # a second each
 CASES = json.loads((VECTORS / "prompts.json").read_text("utf-8"))["cases"]
 SDXL = json.loads((VECTORS / "prompts_sdxl.json").read_text("utf-8"))["cases"]
 
@@ -23,7 +25,7 @@ SDXL = json.loads((VECTORS / "prompts_sdxl.json").read_text("utf-8"))["cases"]
 def test_runs_tokens_and_weights_are_those_of_sd_scripts(case):
     assert [text for text, _ in runs_of(case["prompt"])] == [text for text, _ in case["attention"]]
     assert [weight for _, weight in runs_of(case["prompt"])] == pytest.approx([one for _, one in case["attention"]])
-    tokenizer = load_tokenizer()
+    tokenizer = tokenizer_of()
     for length, name in ((75, "77"), (150, "150"), (225, "225")):
         ids, weights = weighted_windows(tokenizer, [case["prompt"]], length)
         if f"weighted_ids_{name}" not in case:  # equal to a shorter length: left out of the file
@@ -41,7 +43,7 @@ def test_both_tokenizers_of_sdxl_give_sd_scripts_tokens_and_weights(case):
 
 
 def sdxl_tokenizers():
-    return [load_tokenizer(), load_tokenizer(pad="!", pad_is_mark=False)]
+    return [tokenizer_of(), tokenizer_of(pad="!", pad_is_mark=False)]
 
 
 def test_weights_multiply_the_states_and_leave_plain_captions_as_they_are():
@@ -68,7 +70,7 @@ def test_states_can_keep_the_mean_of_a_text_as_in_sd_scripts_0_9():
 
 @pytest.mark.parametrize("pad", [None, "!"])
 def test_then_windows_are_whole_and_filled_with_eos_also_for_sd2(pad):
-    tokenizer = load_tokenizer() if pad is None else load_tokenizer(pad=pad, pad_is_mark=False)
+    tokenizer = tokenizer_of() if pad is None else tokenizer_of(pad=pad, pad_is_mark=False)
     text = " ".join(["fox"] * 80)
     ids, weights = weighted_windows(tokenizer, [f"({text}:1.5)"], 150, filled_with_end=True)
     begin, end, fox = tokenizer.bos_token_id, tokenizer.eos_token_id, int(ids[0, 0, 1])

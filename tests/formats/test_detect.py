@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.families import FAMILIES, check_family, family, family_of
 from core.formats.detect import identify, identify_header
 from core.formats.header import TensorEntry
 from core.record.problems import ProblemsError
+from tests.models import tiny_folder
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 U = "model.diffusion_model."
@@ -376,3 +378,37 @@ def test_every_family_has_the_same_functions():
 def test_a_pickled_checkpoint_is_identified_without_its_weights(tmp_path):
     torch.save({"state_dict": {name: torch.zeros(shape) for name, shape in SD1.items()}}, tmp_path / "old.ckpt")
     assert str(identify(tmp_path / "old.ckpt")) == "SD 1.x checkpoint"
+
+
+def test_zero_terminal_snr_is_told_by_markers_metadata_and_schedulers(tmp_path):
+    assert known({**SDXL, "ztsnr": (0,)}).zero_terminal_snr and not known(SDXL).zero_terminal_snr
+    assert known(SD1, ss_zero_terminal_snr="True").zero_terminal_snr
+    assert not known(SD1, ss_zero_terminal_snr="False").zero_terminal_snr
+    folder = tiny_folder("sd1", tmp_path / "model")
+    assert not identify(folder).zero_terminal_snr
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"rescale_betas_zero_snr": true}')
+    assert identify(folder).zero_terminal_snr
+
+
+def test_a_file_is_read_again_only_after_it_changed(tmp_path, monkeypatch):
+    from core.formats import detect
+
+    reads = []
+    there = detect.read_header
+    monkeypatch.setattr(detect, "read_header", lambda path: reads.append(path) or there(path))
+    path = tmp_path / "a.safetensors"
+    save_file(
+        {"lora_unet_x.lora_down.weight": torch.zeros(4, 4), "lora_unet_x.lora_up.weight": torch.zeros(4, 4)}, path
+    )
+    assert [identify(path).kind for _ in range(3)] == ["lora"] * 3 and len(reads) == 1
+    save_file({"emb_params": torch.zeros(1, 768)}, path)
+    assert identify(path).kind == "embedding" and len(reads) == 2
+    path.write_bytes(path.read_bytes()[:-9])
+    for _ in range(2):
+        with pytest.raises(ProblemsError, match="cut short"):
+            identify(path)
+    assert len(reads) == 3
+    path.unlink()
+    with pytest.raises(ProblemsError):
+        identify(path)

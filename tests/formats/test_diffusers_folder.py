@@ -10,10 +10,15 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import split_torch_state_dict_into_shards
 
+from core.families.token_count import VOCABULARY
 from core.formats.checkpoint import open_checkpoint
+from core.formats.header import read_header
 from core.formats.whole_model import ModelFacts
+from core.record.workspace import PROJECT
 from tests.offline import no_network
 from tests.whole_models import FAMILIES, assert_texts_equal, left_in
+
+STARTER = PROJECT / "models" / "starter"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -43,6 +48,33 @@ def test_the_tokenizer_is_also_there_for_programs_with_an_older_transformers(tmp
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer", local_files_only=True)
     text = "Ein Fuchs, 北京, it's 42 über-foxes"
     assert tokenizer(text).input_ids == sd1.load(sd1.file, parts=["tokenizers"]).tokenizers[0](text).input_ids
+
+
+@pytest.mark.parametrize("merges_are_texts", [False, True])
+def test_a_source_that_has_only_tokenizer_json_gets_the_older_files_too(tmp_path, sd1, merges_are_texts):
+    from transformers import CLIPTokenizer
+
+    source = Path(shutil.copytree(sd1.folder, tmp_path / "source"))
+    written = json.loads(VOCABULARY.read_text("utf-8"))
+    written["added_tokens"] += [{**written["added_tokens"][-1], "id": 49408, "content": "<fox>"}]
+    if merges_are_texts:  # as earlier versions of tokenizers write them
+        written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]
+    shutil.rmtree(source / "tokenizer")
+    (source / "tokenizer").mkdir()
+    (source / "tokenizer" / "tokenizer.json").write_text(json.dumps(written), "utf-8")
+    sd1.write(tmp_path / "m", form="diffusers_safetensors", source=source)
+    saved = tmp_path / "m" / "tokenizer"
+    assert json.loads((saved / "added_tokens.json").read_text("utf-8")) == {"<fox>": 49408}
+    (saved / "tokenizer.json").unlink()
+    text = "Ein Fuchs, 北京, it's 42 über-foxes"
+    expected = sd1.load(sd1.file, parts=["tokenizers"]).tokenizers[0](text).input_ids
+    assert CLIPTokenizer.from_pretrained(saved, local_files_only=True)(text).input_ids == expected
+
+
+def test_the_starter_is_shipped_as_every_transformers_reads_it():
+    names = read_header(STARTER / "text_encoder" / "model.safetensors")[0]
+    assert names and all(name.startswith("text_model.") for name in names)
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {path.name for path in (STARTER / "tokenizer").iterdir()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

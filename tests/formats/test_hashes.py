@@ -7,6 +7,8 @@ import pytest
 
 from core.formats.hashes import HashMemo, file_sha256, legacy_hash, model_hashes
 from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
 
 
 def test_the_old_hash_reads_64_kib_at_1_mib(tmp_path):
@@ -60,3 +62,17 @@ def test_a_damaged_memo_is_only_forgotten(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"one")
     assert HashMemo(tmp_path / "memo.json").get("p", [path], lambda: "value") == "value"
+
+
+def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_path):
+    hollow, small = tmp_path / "hollow.safetensors", tmp_path / "small.safetensors"
+    for path, size in ((hollow, 1 << 40), (small, 1 << 20)):
+        with open(path, "wb") as handle:
+            handle.write(b"x" * 5000)
+            handle.truncate(size)
+    if not 0 < hollow.stat().st_blocks * 512 < 1 << 20:
+        pytest.skip("this file system keeps no holes, or does not tell")
+    with pytest.raises(ProblemsError) as refused:
+        file_sha256(hollow)
+    assert refused.value.problems[0].where == display_path(hollow) and "1,099.5 GB" in refused.value.problems[0].what
+    assert len(file_sha256(small)) == 64

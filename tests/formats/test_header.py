@@ -83,6 +83,14 @@ def test_a_file_cut_short_says_how_many_bytes_are_missing(model):
     assert "cut short" in problem_of(path)
 
 
+def test_a_name_that_is_listed_twice_is_refused(tmp_path):
+    """JSON readers keep one of them, and not all the same."""
+    lines = [json.dumps({"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]}) for at in (0, 4)]
+    text = f'{{"a": {lines[0]}, "a": {lines[1]}}}'
+    (tmp_path / "twice.safetensors").write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(8))
+    assert "'a'" in problem_of(tmp_path / "twice.safetensors")
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -98,7 +106,7 @@ def test_a_header_that_contradicts_itself_is_damaged(tmp_path, entry):
     text = json.dumps({"a": entry}).encode()
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(24))
-    assert problem_of(path) == "The file's list of tensors is damaged"
+    assert problem_of(path).startswith("The file's list of tensors is damaged")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from core.generation.picture_metadata import (
     read_picture,
 )
 from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
 from core.settings.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
@@ -137,7 +138,7 @@ def test_pictures_without_usable_settings_say_why_in_one_sentence(tmp_path):
     reasons = {path.stem: read_picture(path) for path in tmp_path.iterdir()}
     assert len(reasons) == 6
     assert all(record.job is None and record.reason.endswith(".") for record in reasons.values())
-    assert len({record.reason for record in reasons.values()}) == 5  # the two that are no pictures agree
+    assert len({record.reason for record in reasons.values()}) == 6
     for content in ("[]", "null", "3", '{"format": "1"}', '{"format": 1, "job": {}, "hashes": 5}'):
         info = PngInfo()
         info.add_text("atelier", content)
@@ -203,3 +204,23 @@ def test_texts_made_to_be_slow_are_answered_at_once(text):
     began = time.process_time()
     from_a1111_text(text)
     assert time.process_time() - began < 5
+
+
+def test_weights_and_zero_terminal_snr_are_written_as_a1111_writes_them_and_read_back():
+    for weights, schedule in ((True, "on"), (False, "off")):
+        asked = {"prompt": "a (fox:1.3)", "prompt_weights": weights, "zero_terminal_snr": schedule, "seed": 1}
+        text = a1111_text(build(GenerateJob, {"generate": asked}), Hashes())
+        found = from_a1111_text(text)
+        assert found.job.generate.prompt_weights is weights and not any("mean" in note.what for note in found.notes)
+        assert found.job.generate.zero_terminal_snr == ("on" if schedule == "on" else "auto")
+    theirs = from_a1111_text("a (fox:1.3)\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64")
+    assert theirs.job.generate.prompt_weights and any("mean" in note.what for note in theirs.notes)
+
+
+def test_an_image_of_before_weights_were_read_is_made_again_as_it_was(tmp_path):
+    info = PngInfo()
+    job = {"generate": {"prompt": "a (fox:1.3)", "seed": 1}, "model": {}, "memory": {}}
+    info.add_text("atelier", json.dumps({"format": 1, "job": job}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=info)
+    asked = read_picture(tmp_path / "old.png").job.generate
+    assert not asked.prompt_weights and asked.zero_terminal_snr == "off"

@@ -10,6 +10,7 @@ import pytest
 
 from core.generation.store import ModelStore
 from core.record.cancel import Cancelled
+from core.record.problems import ProblemsError
 from core.settings.model import ModelSettings
 
 
@@ -27,7 +28,7 @@ def model(tmp_path):
 def counting_store() -> tuple[ModelStore, list[tuple]]:
     loads: list[tuple] = []
 
-    def load(settings, path, vae_path, dtype, device):
+    def load(settings, path, vae_path, dtype, vae_dtype, device):
         loads.append((path.name, vae_path, dtype, device))
         return Loaded()
 
@@ -35,7 +36,7 @@ def counting_store() -> tuple[ModelStore, list[tuple]]:
 
 
 def lease(store, path, vae=None, dtype="fp32", device="cpu", settings=None):
-    with store.lease(settings or ModelSettings(), path, vae, dtype, device) as components:
+    with store.lease(settings or ModelSettings(), path, vae, dtype, "fp32", device) as components:
         return components
 
 
@@ -60,13 +61,16 @@ def test_each_part_of_the_key_loads_anew(model, tmp_path):
     assert len(loads) == 6
 
 
-def test_a_lease_that_ended_in_an_exception_is_dropped_and_a_cancelled_one_kept(model):
+def test_a_lease_that_ended_in_an_exception_is_dropped_and_a_cancelled_or_refused_one_kept(model):
     store, loads = counting_store()
-    with pytest.raises(RuntimeError), store.lease(ModelSettings(), model, None, "fp32", "cpu"):
+    with pytest.raises(RuntimeError), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
         raise RuntimeError("out of memory")
     assert store.holds is None
-    with pytest.raises(Cancelled), store.lease(ModelSettings(), model, None, "fp32", "cpu"):
+    with pytest.raises(Cancelled), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
         raise Cancelled
+    assert store.holds == str(model)
+    with pytest.raises(ProblemsError), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
+        raise ProblemsError.one("refused", "", "")
     assert store.holds == str(model)
     assert len(loads) == 2
 
@@ -85,7 +89,7 @@ def test_the_old_model_is_gone_before_the_next_is_loaded(model):
     alive: list[int] = []
     refs: list[weakref.ref] = []
 
-    def load(settings, path, vae_path, dtype, device):
+    def load(settings, path, vae_path, dtype, vae_dtype, device):
         gc.collect()
         alive.append(sum(ref() is not None for ref in refs))
         made = Loaded()
@@ -122,7 +126,7 @@ def test_a_second_lease_waits_for_the_first(model):
         lease(store, model)
         order.append("second")
 
-    with store.lease(ModelSettings(), model, None, "fp32", "cpu"):
+    with store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.2)

@@ -292,7 +292,7 @@ BROKEN = {
     "two values": ("[[datasets]]\nresolution = 5 6\n", "line 2, column 16"),
     "twice": ("[general]\nflip_aug = true\nflip_aug = false\n", "line 3"),
     "open text": ('[general]\ncaption_prefix = "a\n', "line 2"),
-    "an escape": ('[general]\ncaption_prefix = "a\\|b"\n', "line 2, column 21"),
+    "an escape": ('[general]\ncaption_prefix = "a\\|b"\n', "line 2, column 22"),
 }
 
 

@@ -186,7 +186,7 @@ LOST = {
     "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularisation"),
     "dataset.balance": ({}, {}, {}, "Balance of regularisation"),
     "dataset.short": ({}, {"short_batches": "merge"}, {}, "Buckets that do not fill a batch"),
-    "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken pictures"),
+    "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken images"),
     "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "Dataset class"),
     "dataset.colour": ({}, {"alpha_color": "#000000"}, {}, "Colour behind transparency"),
     "captions.length": ({}, {}, {"max_token_length": 150}, "Longest caption"),

@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import torch
@@ -51,15 +52,13 @@ def weights_of(model):
 def test_a_frozen_convolution_gives_the_plain_output_and_gradient_at_every_size(dtype, kernel, memory_format):
     torch.manual_seed(1)
     conv = nn.Conv2d(32, 48, kernel, padding=kernel // 2).to(dtype).requires_grad_(False)
-    model = nn.Sequential(conv)
-    for batch, height, width in ((1, 8, 8), (2, 4, 6), (3, 16, 8), (1, 1, 1)):  # the first decides the packs
+    model, before = nn.Sequential(conv), copy.deepcopy(conv)
+    assert frozen.install(model) == 1
+    for batch, height, width in ((1, 8, 8), (2, 4, 6), (3, 16, 8), (1, 5, 7), (1, 1, 1)):  # the first decides the packs
         x = torch.randn(batch, 32, height, width).to(dtype).to(memory_format=memory_format).requires_grad_()
-        grad = torch.randn(batch, 48, height, width).to(dtype)
-        frozen.uninstall(model)
-        plain = model(x)
+        plain, fast = before(x), model(x)
+        grad = torch.randn_like(plain)
         (plain_grad,) = torch.autograd.grad(plain, x, grad)
-        assert frozen.install(model) == 1
-        fast = model(x)
         (fast_grad,) = torch.autograd.grad(fast, x, grad)
         torch.testing.assert_close(fast, plain, **rough(dtype))
         torch.testing.assert_close(fast_grad, plain_grad, **rough(dtype))
@@ -127,6 +126,36 @@ def test_taking_it_off_puts_every_weight_and_output_back_to_the_bit(dtype):
     assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
     assert all(value.stride() == strides[key] for key, value in unet.state_dict().items())  # channels_last stays so
     assert torch.equal(unet(*given).sample, before)
+
+
+@mark.parametrize("dtype", [FP32, BF16])
+def test_a_unet_of_any_order_of_memory_computes_with_the_channels_together(dtype, monkeypatch):
+    """Its first convolution is not packed, and its order went through every sum: all 1x1 ones were then plain ones."""
+    unet = build_unet(dtype).to(memory_format=torch.contiguous_format)
+    given = torch.randn(1, 4, 8, 8).to(dtype), torch.tensor([500]), torch.randn(1, 5, 16).to(dtype)
+    before, orders, products = unet(*given).sample, [], []
+    packed, over = frozen.PackedConv.product, frozen.over_channels
+    monkeypatch.setattr(
+        frozen.PackedConv,
+        "product",
+        lambda conv, x: orders.append(x.is_contiguous(memory_format=torch.channels_last)) or packed(conv, x),
+    )
+    monkeypatch.setattr(frozen, "over_channels", lambda *given: products.append(given) or over(*given))
+    frozen.install(unet)
+    after = unet(*given).sample
+    pointwise = [m for m in unet.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert len(products) == len(pointwise) > 2 and orders and all(orders)
+    torch.testing.assert_close(
+        after, before, rtol=2e-2 if dtype == BF16 else 1e-4, atol=2e-2 if dtype == BF16 else 1e-4
+    )
+
+
+def test_inside_packed_copies_convolutions_that_learn_keep_their_own_weights():
+    unet = build_unet(FP32).to(memory_format=torch.contiguous_format).requires_grad_(True)
+    kept = {key: value.data_ptr() for key, value in unet.state_dict().items()}
+    with frozen.packed_copies(unet):
+        assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {key: value.data_ptr() for key, value in unet.state_dict().items()} == kept
 
 
 def test_the_plain_weight_takes_no_memory_meanwhile_and_cannot_be_used_by_mistake():

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 
 import torch
 from pytest import fixture, mark, raises
@@ -34,6 +33,7 @@ from core.settings.optimizers import (
     parse_arguments,
     type_problem,
 )
+from tests.selection import slow_unless
 
 NAMES_OF_SD_SCRIPTS = (  # reference, section 4.1
     "AdamW AdamW8bit PagedAdamW PagedAdamW8bit PagedAdamW32bit Lion Lion8bit PagedLion8bit SGDNesterov SGDNesterov8bit "
@@ -45,14 +45,13 @@ PATHS_OF_SD_SCRIPTS = (
     "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree RMSprop Adagrad NAdam RAdam Adam"
 ).split()
 A_HANDFUL = [
-    "pytorch_optimizer.Kron",
     "pytorch_optimizer.DASH",
     "pytorch_optimizer.ScheduleFreeRAdam",
     "torch.optim.Adafactor",
 ]
 OFFERED = [name for name, entry in catalogue().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
-ALL = bool(os.environ.get("ATELIER_ALL_OPTIMIZERS"))
-TRIED = OFFERED if ALL else [*NAMES_OF_SD_SCRIPTS, *PATHS_OF_SD_SCRIPTS, *A_HANDFUL]
+QUICK = [*NAMES_OF_SD_SCRIPTS, *PATHS_OF_SD_SCRIPTS, *A_HANDFUL]
+TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *OFFERED])))
 
 
 def settings_for(entry, name, rate=None):
@@ -76,7 +75,7 @@ def test_it_trains_saves_and_resumes_to_the_bit_as_a_job_builds_it(name):
     assert ("averages" in result.traits) == ("averages" in entry.traits)
 
 
-@mark.skipif(not ALL, reason="ATELIER_ALL_OPTIMIZERS=1 tries every optimizer again")
+@mark.slow
 def test_the_list_is_what_the_installed_packages_give():
     assert FILE.read_text("utf-8") == written.render()
 
@@ -277,3 +276,10 @@ def test_the_list_is_read_without_torch():
 
     code = "import sys, core.settings.optimizers as o; assert o.catalogue() and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_each_name_of_the_list_gives_the_entry_it_stands_beside():
+    entries = catalogue()
+    assert all(name == entry.name for name, entry in entries.items())
+    wrong = [name for name, entry in entries.items() if find(name) is not entry]
+    assert wrong == []

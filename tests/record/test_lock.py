@@ -161,3 +161,36 @@ def test_a_look_at_a_lock_does_not_keep_a_run_from_beginning(folder):
     threading.Timer(0.2, look.release).start()
     folder.lock()
     folder.unlock()
+
+
+@pytest.mark.parametrize("asks", ["a page", "a job"])
+@pytest.mark.parametrize("holds", ["a page", "a job"])
+def test_who_holds_the_folder_is_named_with_what_can_be_done_about_it(workspace, monkeypatch, holds, asks):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+    holder = Ownership(workspace, f"{holds} here", page=holds == "a page")
+    try:
+        with pytest.raises(ProblemsError) as caught:
+            Ownership(workspace, "another", page=asks == "a page")
+    finally:
+        holder.release()
+    (problem,) = caught.value.problems
+    assert f"{holds} here (process {os.getpid()}, since" in problem.what
+    assert "Ctrl-C in its terminal" in problem.fix and "another --outputs" in problem.fix
+    assert (f"kill {os.getpid()}" in problem.fix) == (os.name != "nt")
+    assert ("--queue" in problem.fix) == (holds == "a page" and asks == "a job"), (
+        "only a page takes jobs, only of a job"
+    )
+    assert ("in your browser" in problem.fix) == (holds == asks == "a page")
+    assert ("wait until it ends" in problem.fix) == (holds == "a job")
+
+
+@pytest.mark.parametrize(
+    "note", ["", "[]", '{"what": "x"}', '{"what": "x", "pid": 1, "since": 1e300, "host": "h", "page": true}']
+)
+def test_a_damaged_note_of_the_holder_is_no_error_of_its_own(workspace, monkeypatch, note):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
+    holder = Ownership(workspace, "it")
+    (workspace.private / "holder.json").write_text(note)
+    with pytest.raises(ProblemsError, match="another process"):
+        Ownership(workspace, "another")
+    holder.release()

@@ -134,7 +134,8 @@ def test_commands_are_read_once_and_old_ones_belong_to_an_earlier_life(tmp_path)
     assert reader.new() == []
 
 
-def test_only_one_process_may_run_a_folder(tmp_path):
+def test_only_one_process_may_run_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.2)
     folder = RunFolder.create(tmp_path, "x", {})
     assert not folder.held
     folder.lock()
@@ -204,5 +205,6 @@ def test_names_that_are_no_unicode_survive_in_journal_and_json(tmp_path):
 def test_a_damaged_job_file_is_a_problem_with_a_fix(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     folder.job_file.write_text("{half")
-    with pytest.raises(ProblemsError, match="cannot be read"):
+    with pytest.raises(ProblemsError, match="JSON") as caught:
         folder.job()
+    assert caught.value.problems[0].fix

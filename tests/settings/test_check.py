@@ -160,7 +160,8 @@ def test_what_has_no_effect_is_named_by_settings_that_exist_with_a_reason():
 
 
 def test_a_setting_that_one_folder_uses_has_an_effect():
-    quiet = ineffective(build(TrainJob, {"dataset": {"folder": "a"}}))
+    off = {"validation": {"best_checkpoint": "off"}}
+    quiet = ineffective(build(TrainJob, off | {"dataset": {"folder": "a"}}))
     folder = {
         "folder": "b",
         "role": "regularisation",
@@ -173,7 +174,7 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "token_warmup_step": 5,
         "sidecars": "drawn",
     }
-    used = ineffective(build(TrainJob, {"dataset": {"folder": "a", "sources": [folder]}}))
+    used = ineffective(build(TrainJob, off | {"dataset": {"folder": "a", "sources": [folder]}}))
     freed = {
         "dataset.short_batches",
         "captions.keep_tokens",

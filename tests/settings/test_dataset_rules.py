@@ -58,8 +58,10 @@ def test_the_crop_is_told_to_sdxl(family, ignored):
 
 @pytest.mark.parametrize("own", [{"role": "validation"}, {"validation_pictures": ["a.png"]}, {"validation_split": 0.1}])
 def test_the_seed_of_validation_counts_wherever_pictures_are_held_out(own):
-    assert "validation.validation_seed" in ineffective(build(TrainJob, {"dataset": {"sources": [{"folder": "x"}]}}))
-    job = build(TrainJob, {"dataset": {"sources": [{"folder": "x"} | own]}})
+    off = {"validation": {"best_checkpoint": "off"}}
+    job = build(TrainJob, off | {"dataset": {"sources": [{"folder": "x"}]}})
+    assert "validation.validation_seed" in ineffective(job)
+    job = build(TrainJob, off | {"dataset": {"sources": [{"folder": "x"} | own]}})
     assert "validation.validation_seed" not in ineffective(job)
 
 

@@ -119,9 +119,11 @@ def test_a_damaged_preset_says_what_is_wrong(tmp_path, text, what):
         read(path)
 
 
-def test_a_preset_in_utf16_says_so(tmp_path):
+def test_a_preset_in_utf16_is_read_and_one_in_no_unicode_says_so(tmp_path):
     path = tmp_path / "p.json"
-    path.write_bytes("{}".encode("utf-16"))
+    path.write_bytes('{"schema_version": 1}'.encode("utf-16"))
+    assert read(path).values == {}
+    path.write_bytes(b'{"title": "\xff"}')
     with pytest.raises(ProblemsError, match="UTF-8"):
         read(path)
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -53,14 +54,17 @@ def test_models_and_outputs_are_kept_in_drive():
     assert 'for name in ("models", "outputs")' in CODE["drive"]
 
 
-def test_it_starts_with_a_share_link_and_a_new_password_that_it_prints(capsys):
+def test_it_starts_with_a_share_link_and_a_new_password_that_it_prints(capsys, monkeypatch):
+    monkeypatch.setenv("ATELIER_AUTH", "")
     (start,) = shell_of(CODE["start"])
-    assert "python webui.py --share" in start and '--auth "atelier:{password}"' in start and "--no-browser" in start
+    assert "python webui.py --share" in start and "--no-browser" in start
+    assert "password" not in start  # the list of processes shows it
     passwords = set()
     for _ in range(3):
         names: dict = {}
         exec(compile(python_of(CODE["start"]), "start", "exec"), names)
         assert names["password"] in capsys.readouterr().out
+        assert os.environ["ATELIER_AUTH"] == f"atelier:{names['password']}"
         assert len(names["password"]) >= 16 and not set(names["password"]) & set(" \"'$`\\:")
         passwords.add(names["password"])
     assert len(passwords) == 3

@@ -234,7 +234,10 @@ def test_test_hands_its_arguments_to_pytest(project, monkeypatch):
     monkeypatch.setattr(start, "replace_by", ran.append)
     monkeypatch.chdir(project.folder)
     start.run_tests(str(project.folder), ["tests/setup", "-k", "a b"])
-    assert ran == [[str(project.folder / ".venv" / "bin" / "python"), "-m", "pytest", "tests/setup", "-k", "a b"]]
+    start.run_tests(str(project.folder), ["--slice=3/8"])
+    pytest_ = [str(project.folder / ".venv" / "bin" / "python"), "-m", "pytest"]
+    whole = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert ran == [[*pytest_, "tests/setup", "-k", "a b"], [*pytest_, *whole, "--slice=3/8"]]
 
 
 def test_help_needs_no_environment(project):

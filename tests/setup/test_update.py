@@ -12,7 +12,11 @@ from core.setup.update import update
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="Git is not installed")
 
-SYNC = "import sys, pathlib\npathlib.Path('synced').write_text(' '.join(sys.argv[1:]))\nsys.exit({code})\n"
+# Writes into the copy whose launcher it is, wherever it was called from.
+SYNC = (
+    "import sys, pathlib\n(pathlib.Path(__file__).parents[2] / 'synced').write_text(' '.join(sys.argv[1:]))\n"
+    "sys.exit({code})\n"
+)
 
 
 def git(folder, *arguments):
@@ -106,4 +110,4 @@ def test_the_launcher_calls_it(copies):
     publish(origin, "new")
     code = "import sys; from core.setup.start import run; sys.exit(run(sys.argv[1], ['update']))"
     assert subprocess.run([sys.executable, "-c", code, mine], cwd=ROOT, check=False).returncode == 0
-    assert (mine / "page.txt").read_text() == "new"
+    assert (mine / "page.txt").read_text() == "new" and (mine / "synced").read_text() == "sync"

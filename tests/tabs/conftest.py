@@ -66,17 +66,25 @@ def visit(served, chromium):
     yield make
     for one in made:
         one.close()
+    _end(served.engine)
 
 
-def _begin_anew(served) -> None:
-    """The starter preset in the form, nothing running, nothing waiting."""
-    from work_parts import wait_until
-
-    engine, project = served.engine, served.page.project
+def _end(engine) -> None:
     for entry in engine.queue():
         if entry.state in ("waiting", "running"):
             engine.cancel(entry.id)
+
+
+def _begin_anew(served) -> None:
+    """The starter preset in the form, no other than the shipped ones, nothing running, nothing waiting."""
+    from work_parts import wait_until
+
+    engine, project = served.engine, served.page.project
+    _end(engine)
     engine.step_seconds, engine.sample_every = 0.05, 20
     wait_until(lambda: all(entry.state not in ("waiting", "running") for entry in engine.queue()))
     engine.resume_queue()
+    for name in served.page.presets.names():
+        if name.startswith("user/"):
+            served.page.presets.delete(name)
     project.load_preset("starter_lora")

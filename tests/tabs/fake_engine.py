@@ -45,6 +45,8 @@ class Run:
 class FakeEngine:
     """One thread runs the queue. `step_seconds` is how long a pretended step takes, `steps` how many there are."""
 
+    notice = ""
+
     def __init__(self, workspace, step_seconds: float = 0.1, steps: int = 60):
         self.workspace, self.step_seconds, self.steps = workspace, step_seconds, steps
         self._lock = threading.RLock()
@@ -156,13 +158,13 @@ class FakeEngine:
 
     def _run(self, run: Run) -> None:
         run.state, run.stage = "running", "encoding pictures 3/24"
-        self._closing.wait(self.step_seconds)
+        self._wait(run)
         if not run.step:
             self._sample(run)
         run.stage = "training"
         run.say("24 pictures, 60 steps")
         while run.step < run.total and not self._closing.is_set():
-            self._closing.wait(self.step_seconds)
+            self._wait(run)
             if not self._obey(run):
                 return
             if run.state == "paused":
@@ -179,6 +181,13 @@ class FakeEngine:
         run.state, run.stage = "done", ""
         self._save(run)
         run.say("Finished.")
+
+    def _wait(self, run: Run) -> None:
+        """The time of a step, or until a command comes: one that is stopped ends at once, however slow its steps are."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < self.step_seconds and not run.commands:
+            if self._closing.wait(min(0.02, self.step_seconds)):
+                return
 
     def _obey(self, run: Run) -> bool:
         """Take the commands; False when the run is to end."""
@@ -234,7 +243,7 @@ class FakeEngine:
                 run.started,
                 time.time() - run.started,
             )
-            found.append(Summary(*facts, drawn, files, "", run.folder))
+            found.append(Summary(*facts, drawn, files, "", run.folder, run.step))
         return found
 
     def run_states(self, most: int) -> list[Summary]:
@@ -257,7 +266,7 @@ class FakeEngine:
         run = self._find(run_name)
         files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
         return {
-            "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
+            "resumable_step": run.step, "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
             "new": run.seq > since_seq, "stage": run.stage, "step": run.step, "total": run.total,
             "epoch": run.step // 6 + 1, "epochs": 10, "pictures": 24, "sentence": "",
             "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
@@ -288,10 +297,10 @@ class FakeEngine:
         ]
         return {"step": run.step, "bands": bands, "pictures": pictures, "pictures_seen": 24}
 
-    def light(self, work: Any, *arguments: Any, title: str = "") -> Any:
-        return self._light.submit(work, *arguments, title=title)
+    def light(self, work: Any, *arguments: Any, **more: Any) -> Any:
+        return self._light.submit(work, *arguments, **more)
 
-    def generated(self) -> list[dict[str, Any]]:
+    def generated(self, limit: int = 200) -> list[dict[str, Any]]:
         return []
 
     def status(self) -> dict[str, Any]:

@@ -45,8 +45,13 @@ def make_run(
     peak: int = 0,
     preset: str = "",
     fall: float = 20.0,
+    ended: tuple[str, str, str] | None = ("done", "", ""),
+    log: Sequence[tuple[str, str, str]] = (),
 ) -> Path:
-    """validated: (step, loss); saved, drawn: steps; about: dataset.json; fall: over how many steps the loss falls."""
+    """validated: (step, loss); saved, drawn: steps; about: dataset.json; fall: over how many steps the loss falls.
+
+    ended: (state, message, fix), None while it runs; log: (level, text, fix)
+    """
     folder = runs / name
     (folder / "checkpoints").mkdir(parents=True)
     given = {"schedule": {"max_train_steps": steps}} | (settings or {})
@@ -64,7 +69,7 @@ def make_run(
         if step:
             loss = 0.1 + 0.2 * 2.7 ** (-step / fall) + 0.03 * (step % 3 - 1)
             put("steps", steps=[step], losses=[loss], rates={"unet": 1e-4}, epoch=1, seconds_per_step=0.5,
-                corrected=[1.3 - 0.5 * step / steps])  # fmt: skip
+                corrected=[1.3 - 0.5 * step / steps], grad_norm=0.5 + 1 / step, weight_norm=2 + step / 50)  # fmt: skip
         for index, prompt in enumerate(prompts if step in drawn else ()):
             file = f"samples/{step:08d}_{index:02d}.png"
             picture(folder / file, colour=f"hsl({(37 * step + 90 * index) % 360}, 45%, 50%)")
@@ -78,6 +83,9 @@ def make_run(
             put("saved", step=step, file=file, bytes=2_300_000)
     if peak:
         put("memory", peak_bytes=peak, device="cuda:0")
-    put("state", state="done", message="", fix="")
+    for level, text, advice in log:
+        put("log", level=level, text=text, fix=advice)
+    if ended:
+        put("state", **dict(zip(("state", "message", "fix"), ended, strict=True)))
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder

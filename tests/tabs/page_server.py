@@ -11,7 +11,7 @@ from core.record.workspace import PROJECT, Workspace
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    " --no-first-run"
+    " --no-first-run --process-per-site"
 ).split()
 
 
@@ -22,6 +22,31 @@ def make_workspace(folder: Path) -> Workspace:
     for shipped in (PROJECT / "presets").glob("*.json"):
         shutil.copy(shipped, presets)
     return Workspace(outputs=folder / "outputs", models=PROJECT / "models", presets=presets)
+
+
+PLACES = """(selector) => Object.fromEntries([...document.querySelectorAll(selector)].map((node) => {
+  const box = node.getBoundingClientRect();
+  return [node.id || node.dataset.action || node.textContent, [box.x, box.y, box.width, box.height].map(Math.round)];
+}))"""
+# From now on each frame notes where these elements stand; `movedBy()` tells what has stood in more than one place.
+WATCH = """(selectors) => {
+  const seen = {};
+  const look = () => {
+    for (const selector of selectors) {
+      const node = document.querySelector(selector), box = node && node.getBoundingClientRect();
+      if (!box || !box.width) continue;
+      const place = [box.x + scrollX, box.y + scrollY].map((at) => Math.round(at / 3)).join(" ");
+      (seen[selector] = seen[selector] || new Set()).add(place);
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+  const moved = () => Object.entries(seen).filter(([, places]) => places.size > 1);
+  window.movedBy = () => Object.fromEntries(moved().map(([name, places]) => [name, [...places]]));
+}"""
+# The clock of clicks stands still: what comes under the pointer by itself has always just come.
+HOLD = "performance.now = ((at) => () => at)(performance.now())"
+GO_ON = "delete performance.now"
 
 
 class Served:
@@ -43,11 +68,29 @@ class Served:
         self.engine.close()
 
 
-class Visit:
-    """One browser window on the page. It notes errors and every request that leaves this machine."""
+# Windows of earlier visits, and how many they had, each with one tab on a small file of the page: what the browser has read
+# stays with it, and the next visit there takes two thirds of the work. It also keeps some of what it has done: not for ever.
+_SPARE: list = []
+MOST_VISITS = 12
 
-    def __init__(self, chromium, url: str, **context):
-        self.context = chromium.new_context(viewport={"width": 1280, "height": 860}, **context)
+
+class Visit:
+    """One browser window on the page. It notes errors and every request that leaves this machine.
+
+    fresh: nothing of the page was ever loaded there, as in a window with wishes of its own (`context`). Other windows are
+    used again, without cookies and all that was stored: what a test sets, it sets on the tab, which is closed with the visit.
+    """
+
+    def __init__(self, chromium, url: str, *, fresh: bool = False, **context):
+        self._lent = not fresh and not context
+        if self._lent and _SPARE and _SPARE[-1][0].browser is chromium:
+            self.context, self._visits = _SPARE.pop()
+        else:
+            self._visits = 0
+            self.context = chromium.new_context(viewport={"width": 1280, "height": 860}, **context)
+            if self._lent:
+                self.context.new_page().goto(f"{url}robots.txt")
+        self._closed = False
         self.errors: list[str] = []
         self.outside: list[str] = []
         self.url = url
@@ -68,4 +111,18 @@ class Visit:
         return self.tab
 
     def close(self) -> None:
-        self.context.close()
+        if self._closed:
+            return
+        self._closed = True
+        if not self._lent or self._visits + 1 >= MOST_VISITS:
+            self.context.close()
+            return
+        first, *others = self.context.pages
+        for tab in others:
+            tab.close()
+        self.context.clear_cookies()
+        self.context.clear_permissions()
+        session = self.context.new_cdp_session(first)
+        session.send("Storage.clearDataForOrigin", {"origin": self.url.rstrip("/"), "storageTypes": "all"})
+        session.detach()
+        _SPARE.append((self.context, self._visits + 1))

@@ -6,7 +6,7 @@ import html
 import re
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, wait_until
+from work_parts import HOSTILE, make_page, picture, wait_until
 
 from core.dataset.captions import training_caption
 from core.training.plan import Plan
@@ -89,18 +89,17 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
     for name, data in old.items():
         (tmp_path / "set" / name).write_bytes(data)
     read(desk)
-    desk.show("", "")
-    tally = desk._render("", "", False)[0]
+    tally = desk.answer({"act": "open"})["tally"]
     assert "Rewrite 2 captions as UTF-8" in tally and "1 shift-jis" in tally
-    desk.act("", "", event("utf8"))
+    assert desk.answer({"act": "utf8"})["said"] == "Rewritten as UTF-8: 2 captions"
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "0.txt").read_bytes().decode("utf-8").strip() == "Füchse, rot"
-    tally = desk._render("", "", False)[0]
+    tally = desk.answer({"act": "shelf"})["tally"]
     assert "Rewrite" not in tally and "Undo the rewriting of 2 captions" in tally
-    desk.act("", "", event("utf8_back"))
+    assert desk.answer({"act": "utf8_back"})["said"] == "As they were: 2 captions"
     wait_until(lambda: not desk.reading.busy)
     assert {name: (tmp_path / "set" / name).read_bytes() for name in old} == old
-    assert "Undo the rewriting" not in desk._render("", "", False)[0]
+    assert "Undo the rewriting" not in desk.answer({"act": "shelf"})["tally"]
 
 
 def test_held_out_pictures_can_be_captioned_too(desk, tmp_path):
@@ -110,4 +109,4 @@ def test_held_out_pictures_can_be_captioned_too(desk, tmp_path):
     source = Source(folder=str(tmp_path / "set"), validation_pictures=["2.png"])
     desk.page.project.replace(with_entries(desk.page.project.job, [source]))
     read(desk)
-    assert len(desk._rows()) == 3 and desk.reading.report.trained == 2
+    assert len(desk.answer({"act": "shelf"})["chain"]) == 3 and desk.reading.report.trained == 2

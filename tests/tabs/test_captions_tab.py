@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, wait_until
+from work_parts import HOSTILE, make_page, picture, wait_until
 
-from core.record.problems import ProblemsError
 from core.settings.source import Source
-from tabs import caption_edits, tokens
 from tabs import captions_view as view
+from tabs import tokens
 from tabs.captions import Desk
 from tabs.concepts import with_entries
 
@@ -38,221 +38,231 @@ def desk(folder):
 
 
 class Window:
-    """One browser: the box, the visit, and what the lists say."""
+    """One browser as the server sees it: the open image, what is held of each, and saves that name what they were typed over."""
 
     def __init__(self, desk: Desk):
-        self.desk = desk
-        self.take(desk.show("", "")[1:])
+        self.desk, self.visit, self.said = desk, "one", ""
+        self.ask("open", key="")
 
-    def take(self, values) -> None:
-        names = ("box", "visit", "tally", "list", "stage", "meter", "state", "buttons", "notes")
-        for name, value in zip(names, values, strict=True):
-            if name == "box" and not isinstance(value, str):
-                value = value.get("value") if isinstance(value, dict) else value.value
-            if (
-                not (isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1)
-                and value is not None
-            ):
-                setattr(self, name, value)
+    def ask(self, act: str, **more) -> None:
+        answer = self.desk.answer({"act": act, "key": getattr(self, "open", ""), **more})
+        self.problems = answer.get("problems", [])
+        if "items" in answer:
+            self.open, self.items, self.shelf, self.said = answer["open"], answer["items"], answer, answer["said"]
+            self.box = self.base = self.items[self.open]["disk"] if self.open else ""
+            self.visit = f"{id(self)} {len(self.visit)}{self.visit}"[:40]
 
-    def act(self, act: str, arg: str = "", value: str = "") -> None:
-        self.take(self.desk.act(self.box, self.visit, event(act, arg, value)))
+    @property
+    def item(self):
+        return self.items[self.open]
+
+    def go(self, by: int) -> None:
+        self.ask("follow", key=self.shelf["chain"][(self.shelf["at"] + by) % len(self.shelf["chain"])])
+
+    def save(self, text: str | None = None, *, over=None, visit: str = "", always: bool = False) -> dict:
+        self.box = self.box if text is None else text
+        said = {"key": self.open, "text": self.box, "over": over or [self.base], "visit": visit or self.visit}
+        (answer,) = self.desk.answer({"act": "save", "saves": [said | {"always": always}]})["answers"]
+        self.base = answer.get("disk", self.base)
+        return answer
 
 
 def text(folder, name: str) -> str:
     return (folder / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
-def test_the_first_picture_is_open_with_its_caption(desk):
+def chosen(desk: Desk, folder) -> None:
+    desk.page.project.edit("dataset.folder", str(folder))
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+
+
+def test_the_first_image_is_open_with_its_caption_and_its_neighbours_are_here(desk):
     window = Window(desk)
-    assert window.box == "a ant" and "1 of 4" in window.stage and "From <code>ant.txt</code>" in window.notes
-    assert "3 pictures with a caption of their own, 1 without" in window.tally
-    assert window.list.count('aria-current="true"') == 1 and "2 of 75 tokens" in window.meter
+    assert (
+        window.box == "a ant"
+        and "1 of 4" in window.item["stage"]
+        and "From <code>ant.txt</code>" in window.item["notes"]
+    )
+    assert "3 pictures with a caption of their own, 1 without" in window.shelf["tally"]
+    assert window.shelf["list"].count('aria-current="true"') == 1 and "2 of 75 tokens" in window.item["meter"]
+    assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", "set"]
+    assert window.shelf["ring"] and window.shelf["at"] == 0
 
 
-def test_going_on_saves_what_was_typed(desk, folder):
+def test_a_save_names_its_image_and_what_it_was_typed_over(desk, folder):
     window = Window(desk)
-    window.box = "a red ant"
-    window.act("next")
-    assert text(folder, "ant") == "a red ant" and window.box == "a bee"
-    assert "Saved to ant.txt" in window.state and "a red ant" in window.list
+    assert window.save("a red ant")["wrote"] and text(folder, "ant") == "a red ant"
+    assert window.save("a big ant", over=["a ant"])["theirs"] == "a red ant", "older than what is there"
+    assert text(folder, "ant") == "a red ant" and text(folder, "bee") == "a bee"
+    assert window.save("a big ant", over=["a ant", "a red ant"])["wrote"], "one of its own texts on the way is there"
+    assert not window.save("a big ant", over=["a ant"])["wrote"], "a message that comes twice changes nothing"
+    (answer,) = desk.answer({"act": "save", "saves": [{"key": "f" * 16, "text": "x", "over": [""]}]})["answers"]
+    assert answer == {"unknown": True}
 
 
-def test_leaving_the_box_and_pressing_next_may_arrive_in_any_order(desk, folder):
-    window = Window(desk)
-    visit, typed = window.visit, "a red ant"
-    window.box = typed
-    window.act("next")
-    desk.left_box(typed, visit)  # the message of the box comes late
-    desk.typed("a red ant!", visit)
-    assert text(folder, "ant") == typed and text(folder, "bee") == "a bee" and window.box == "a bee"
+def test_random_messages_of_two_browsers_never_overwrite_a_text_that_was_not_seen(desk, folder):
+    import random
 
-
-def test_a_late_message_does_not_undo_an_undo(desk, folder):
-    window = Window(desk)
-    visit = window.visit
-    window.box = "a red ant"
-    window.act("undo")  # typed text is saved first, then taken back
-    desk.left_box("a red ant", visit)
-    assert text(folder, "ant") == "a ant" and window.box == "a ant"
-    window.act("redo")
-    assert text(folder, "ant") == "a red ant" and window.box == "a red ant"
+    chance, window = random.Random(5), Window(desk)
+    seen = {0: "a ant", 1: "a ant"}
+    for number in range(60):
+        who, disk = chance.randrange(2), text(folder, "ant")
+        answer = window.save(f"text {number}", over=[seen[who]], visit=str(who))
+        if seen[who] == disk:
+            seen[who] = text(folder, "ant")
+            assert seen[who] == f"text {number}"
+        else:
+            assert answer["theirs"] == text(folder, "ant") == disk
+            seen[who] = disk if chance.random() < 0.5 else seen[who]
 
 
 def test_undo_takes_back_all_that_was_typed_in_one_visit(desk, folder):
     window = Window(desk)
     for words in ("a r", "a red", "a red ant"):
-        desk.left_box(words, window.visit)
-    window.box = "a red ant"
-    window.act("next")
-    window.act("undo")
-    assert text(folder, "ant") == "a ant" and "ant.png" in window.stage
+        window.save(words)
+    window.go(1)
+    assert window.box == "a bee" and window.shelf["undo"] == "ant.png"
+    window.ask("undo")
+    assert text(folder, "ant") == window.box == "a ant" and "ant.png" in window.item["stage"]
+    window.ask("redo")
+    assert text(folder, "ant") == window.box == "a red ant"
 
 
-def test_a_caption_saved_in_another_window_is_not_overwritten_unasked(desk, folder):
+def test_a_late_message_does_not_undo_an_undo(desk, folder):
+    window = Window(desk)
+    visit = window.visit
+    window.save("a red ant")
+    window.ask("undo")
+    assert window.save("a red ant!", over=["a red ant"], visit=visit)["theirs"] == "a ant"
+    assert text(folder, "ant") == "a ant"
+    window.box = "a blue ant"
+    assert window.save(visit=visit)["wrote"] and window.save("a blue ant", always=True)["undo"] == "ant.png"
+    window.ask("undo")
+    assert text(folder, "ant") == "a ant", "after an undo the same visit begins a new step"
+
+
+def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
-    one.box = "a red ant"
-    one.act("save")
-    two.box = "a blue ant"
-    two.act("next")  # stays: going on would save
-    assert text(folder, "ant") == "a red ant" and two.box == "a blue ant" and "a ant" not in two.state
-    assert "a red ant" in two.state and 'data-act="mine"' in two.state and 'data-act="theirs"' in two.state
-    desk.edits.save_drafts()  # nor does the timer decide
-    assert text(folder, "ant") == "a red ant"
-    two.take(desk.show(two.box, two.visit)[1:])  # another tab and back: the choice is still open
-    assert two.box == "a blue ant" and 'data-act="mine"' in two.state
-    two.act("mine")
-    assert text(folder, "ant") == "a blue ant" and "Saved to ant.txt" in two.state
-    two.act("undo")
-    assert text(folder, "ant") == "a red ant"
+    one.save("from one")
+    assert two.save("from two")["theirs"] == "from one" and text(folder, "ant") == "from one"
+    assert two.save("from two", over=["from one"])["wrote"]
+    two.ask("undo")
+    assert text(folder, "ant") == "from one"
+    two.ask("undo")
+    assert text(folder, "ant") == "a ant"
 
 
-def test_the_other_windows_caption_can_be_taken(desk, folder):
+def test_the_same_text_from_two_windows_asks_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
-    two.box = "a blue ant"
-    desk.typed(two.box, two.visit)
-    one.box = "a red ant"
-    one.act("save")
-    one.act("undo")
-    one.act("redo")  # a step back elsewhere does not drop what is typed here
-    state = desk.left_box(two.box, two.visit)[3]
-    assert "a red ant" in state and text(folder, "ant") == "a red ant"
-    two.act("theirs")
-    assert two.box == text(folder, "ant") == "a red ant"
-    two.box = "a red and blue ant"
-    two.act("next")
-    assert text(folder, "ant") == "a red and blue ant" and two.box == "a bee"
-
-
-def test_the_same_text_from_two_windows_or_from_another_program_asks_only_where_they_differ(desk, folder):
-    one, two = Window(desk), Window(desk)
-    one.box = two.box = "a red ant"
-    one.act("save")
-    two.act("next")
-    assert two.box == "a bee"
-    (folder / "bee.txt").write_text("a bee on a leaf")
-    two.act("save")
-    assert "a bee on a leaf" in two.state and text(folder, "bee") == "a bee on a leaf"
-    two.act("theirs")
-    assert two.box == "a bee on a leaf"
+    one.save("a red ant")
+    assert "theirs" not in two.save("a red ant\r\n")
 
 
 def test_undo_survives_a_restart(desk, folder):
-    window = Window(desk)
-    window.box = "a red ant"
-    window.act("save")
-    again = Window(open_desk(folder))
-    again.act("undo")
+    Window(desk).save("a red ant")
+    Window(open_desk(folder)).ask("undo")
     assert text(folder, "ant") == "a ant"
 
 
-def test_undo_reaches_no_other_set_of_pictures(desk, folder, tmp_path):
+def test_another_folder_of_the_same_names_gets_neither_late_saves_nor_undo(desk, folder, tmp_path):
     window = Window(desk)
-    window.box = "a red ant"
-    window.act("save")
-    picture(tmp_path / "elsewhere" / "set" / "ant.png", (200, 200), caption="another ant")  # the same names
-    desk.page.project.edit("dataset.folder", str(tmp_path / "elsewhere" / "set"))
-    desk.reading.want()
-    wait_until(lambda: not desk.reading.busy)
+    window.save("a red ant")
+    picture(tmp_path / "elsewhere" / "set" / "ant.png", (200, 200), caption="a ant")  # the same names and words
+    chosen(desk, tmp_path / "elsewhere" / "set")
     other = Window(desk)
-    other.act("undo")
-    assert other.box == "another ant" and text(folder, "ant") == "a red ant"
-    desk.page.project.edit("dataset.folder", str(folder))
-    desk.reading.want()
-    wait_until(lambda: not desk.reading.busy)
-    Window(desk).act("undo")
+    other.ask("undo")
+    assert other.box == "a ant" and text(folder, "ant") == "a red ant"
+    assert window.save("a late ant")["wrote"], "what was typed before the folder was changed"
+    assert text(folder, "ant") == "a late ant" and text(tmp_path / "elsewhere" / "set", "ant") == "a ant"
+    chosen(desk, folder)
+    Window(desk).ask("undo")
     assert text(folder, "ant") == "a ant"
-
-
-def test_a_draft_is_saved_when_the_browser_dies(desk, folder, monkeypatch):
-    monkeypatch.setattr(caption_edits, "SAFETY_SECONDS", 0.05)
-    window = Window(desk)
-    desk.typed("a red ant", window.visit)
-    wait_until(lambda: text(folder, "ant") == "a red ant")
-
-
-def test_a_draft_is_on_the_screen_again_after_a_refresh(desk, folder):
-    window = Window(desk)
-    desk.typed("a red ant", window.visit)
-    assert Window(desk).box == "a red ant" and text(folder, "ant") == "a red ant"
 
 
 def test_looking_around_writes_nothing(desk, folder):
     window = Window(desk)
-    for act in ("next", "next", "next", "next", "previous", "previous"):
-        window.act(act)
+    for by in (1, 1, 1, 1, -1, -1):
+        window.go(by)
+        desk.answer({"act": "look", "key": window.open, "text": "half a wo"})
+        window.save()
     assert not (folder / "dog.txt").exists() and not (folder / "_atelier_trash").exists()
     assert window.box == "a cat"
 
 
 def test_the_folders_words_are_named_and_saving_writes_a_file(desk, folder):
     window = Window(desk)
-    window.act("previous")
-    assert window.box == "set" and "these are the folder&#x27;s words" in window.notes.replace("'", "&#x27;")
-    window.act("save")
-    assert text(folder, "dog") == "set" and "0 without" not in window.tally
-    assert "From <code>dog.txt</code>" in window.notes
+    window.go(-1)
+    assert window.box == "set" and "these are the folder" in window.item["notes"]
+    assert not window.save()["wrote"] and window.save(always=True)["wrote"]
+    window.ask("shelf")
+    assert text(folder, "dog") == "set" and "without" not in window.shelf["tally"]
+    assert "From <code>dog.txt</code>" in window.item["notes"]
 
 
 def test_captioning_the_uncaptioned_goes_on_from_where_it_stood(folder):
     for name in ("ant", "cat"):
         (folder / f"{name}.txt").unlink()
     window = Window(open_desk(folder))
-    window.act("show", value="none")
-    assert "ant.png" in window.stage
-    window.box = "a new ant"
-    window.act("next")
-    assert "cat.png" in window.stage and "1 of 2" in window.stage
+    window.ask("show", value="none")
+    assert "ant.png" in window.item["stage"]
+    window.save("a new ant")
+    window.ask("shelf")
+    assert "ant.png" in window.item["stage"] and "not in this list of 2" in window.item["stage"]
+    window.go(1)
+    assert "cat.png" in window.item["stage"] and "1 of 2" in window.item["stage"]
+    window.save("a new cat")
+    window.ask("shelf")
+    window.go(-1)
+    assert "dog.png" in window.item["stage"]
+
+
+def test_of_a_long_list_a_part_is_sent_and_the_list_goes_round(folder, monkeypatch):
+    from tabs import captions
+
+    monkeypatch.setattr(captions, "REACH", 1)
+    window = Window(open_desk(folder))
+    names = [window.items[key]["disk"] for key in window.shelf["chain"]]
+    assert names == ["set", "a ant", "a bee"] and window.shelf["at"] == 1 and not window.shelf["ring"]
 
 
 def test_the_list_is_filtered_by_kind_and_by_words(folder):
     (folder / "bee.txt").write_text("very " * 100, encoding="utf-8")
     window = Window(open_desk(folder))
-    window.act("show", value="long")
-    assert "bee.png" in window.list and "ant.png" not in window.list and "100 tokens" in window.list
-    window.act("show", value="all")
-    window.act("find", value="A CAT")
-    assert "cat.png" in window.list and "ant.png" not in window.list
-    window.act("find", value=HOSTILE)
-    assert "<img src=x" not in window.list and "None of these." in window.list
+    window.ask("show", value="long")
+    listed = window.shelf["list"]
+    assert "bee.png" in listed and "ant.png" not in listed and "100 tokens" in listed
+    window.ask("show", value="all")
+    window.ask("find", value="A CAT")
+    assert "cat.png" in window.shelf["list"] and "ant.png" not in window.shelf["list"]
+    window.ask("find", value=HOSTILE)
+    assert "<img src=x" not in window.shelf["list"] and "None of these." in window.shelf["list"]
 
 
-def test_a_made_up_choice_opens_nothing_else(desk):
+def test_made_up_messages_change_nothing(desk, folder):
     window = Window(desk)
-    for arg in ("99", "-1", "../x", ""):
-        window.act("pick", arg)
-        assert window.box == "a ant"
-    window.act("pick", "2")
-    assert window.box == "a cat"
+    for asked in (
+        {},
+        {"act": "save", "saves": "x"},
+        {"act": "save", "saves": [1, None, {"key": 3, "over": 4}]},
+        {"act": 5, "key": []},
+    ):
+        assert isinstance(desk.answer(asked), dict)
+    window.ask("follow", key="../x")
+    assert window.box == "a ant" and not (folder / "_atelier_trash").exists()
 
 
 def test_an_encoding_is_said_and_saving_makes_it_utf8(folder):
     (folder / "ant.txt").write_bytes("grüne Ameise".encode("cp1252"))
     window = Window(open_desk(folder))
-    assert window.box == "grüne Ameise" and "cp1252" in window.notes
-    window.box += ", rot"
-    window.act("save")
-    assert (folder / "ant.txt").read_bytes() == "grüne Ameise, rot\n".encode() and "cp1252" not in window.notes
+    assert window.box == "grüne Ameise" and "cp1252" in window.item["notes"]
+    window.save(window.box + ", rot")
+    assert (folder / "ant.txt").read_bytes() == "grüne Ameise, rot\n".encode()
+    assert "cp1252" not in desk_look(window)["notes"]
+
+
+def desk_look(window: Window) -> dict:
+    return window.desk.answer({"act": "look", "key": window.open, "text": window.box})
 
 
 def test_only_the_first_line_and_the_prefix_are_said_to_be_learnt(desk):
@@ -260,13 +270,14 @@ def test_only_the_first_line_and_the_prefix_are_said_to_be_learnt(desk):
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     window = Window(desk)
-    assert "Learnt as: <q>glyph style, a ant</q>" in window.notes
-    meter, _, notes = desk.typed("first\nsecond", window.visit)
-    assert "Only the first line is learnt: <q>glyph style, first</q>" in notes
-    assert f"{tokens.count_tokens('glyph style, first')} of 75 tokens" in meter
+    assert "Learnt as: <q>glyph style, a ant</q>" in window.item["notes"]
+    window.box = "first\nsecond"
+    found = desk_look(window)
+    assert "Only the first line is learnt: <q>glyph style, first</q>" in found["notes"]
+    assert f"{tokens.count_tokens('glyph style, first')} of 75 tokens" in found["meter"]
 
 
-def test_a_caption_that_cannot_be_saved_stays_in_the_box(desk, folder, monkeypatch):
+def test_a_caption_that_cannot_be_saved_is_said_and_saved_later(desk, folder, monkeypatch):
     from core.record import atomic
 
     def full(*_):
@@ -274,13 +285,14 @@ def test_a_caption_that_cannot_be_saved_stays_in_the_box(desk, folder, monkeypat
 
     window = Window(desk)
     monkeypatch.setattr(atomic, "write_bytes", full)
-    window.box = "a red ant"
-    with pytest.raises(ProblemsError, match="could not be saved"):
-        window.act("next")
-    assert window.box == "a red ant" and text(folder, "ant") == "a ant"
+    assert "could not be saved" in window.save("a red ant")["problems"][0]["what"] and text(folder, "ant") == "a ant"
     monkeypatch.undo()
-    window.act("next")
-    assert text(folder, "ant") == "a red ant"
+    assert window.save("a red ant")["wrote"] and text(folder, "ant") == "a red ant"
+    assert "1 MB" in window.save("a" * (2 << 20))["problems"][0]["what"] and text(folder, "ant") == "a red ant"
+
+
+def test_half_a_character_is_saved_as_a_mark(desk, folder):
+    assert Window(desk).save("a \ud83d ant")["wrote"] and text(folder, "ant") == "a ? ant"
 
 
 def test_a_folder_with_a_caption_ending_of_its_own_is_saved_to_the_file_that_is_read(folder):
@@ -293,81 +305,71 @@ def test_a_folder_with_a_caption_ending_of_its_own_is_saved_to_the_file_that_is_
     wait_until(lambda: not desk.reading.busy)
     window = Window(desk)
     assert window.box == "an ant in a sentence"
-    window.box = "a red ant in a sentence"
-    window.act("save")
+    window.save("a red ant in a sentence")
     assert (folder / "ant.caption").read_text(encoding="utf-8").strip() == "a red ant in a sentence"
     assert text(folder, "ant") == "a ant"
 
 
-def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
-    one, two = Window(desk), Window(desk)
-    one.box, two.box = "from one", "from two"
-    one.act("save")
-    two.act("save")
-    assert text(folder, "ant") == "from one"
-    two.act("mine")
-    assert text(folder, "ant") == "from two"
-    two.act("undo")
-    assert text(folder, "ant") == "from one"
-    two.act("undo")
-    assert text(folder, "ant") == "a ant"
-
-
-def test_an_open_caption_is_not_replaced_by_a_tick(desk):
-    window = Window(desk)
-    desk.typed("half a wo", window.visit)
-    desk.reading.caption_saved(("set", "bee.png"))
-    _, box, visit, _, pictures, _, meter, state, _, notes = desk.tick({}, "half a wo", window.visit)
-    assert box == visit == meter == state == notes == {"__type__": "update"} and "bee.png" in pictures
-
-
-def test_late_typing_does_not_wipe_away_that_it_was_saved(desk):
-    window = Window(desk)
-    desk.typed("a red ant", window.visit)
-    window.box = "a red ant"
-    window.act("save")
-    assert "Saved to ant.txt" in window.state
-    assert desk.typed("a red ant", window.visit)[1] == {"__type__": "update"}
-    assert "Not saved yet" in desk.typed("a red an", window.visit)[1]
-    assert "Not saved yet" not in desk.typed("a red ant", window.visit)[1], "typed back to what is saved"
-
-
-def test_a_tick_does_not_overtake_the_answer_to_a_click(desk, monkeypatch):
-    window = Window(desk)
-    old = window.visit
-    window.box = "a red ant"
-    window.act("next")
-    assert desk.tick({}, "a red ant", old) == {"__type__": "update"}, "sent before the browser heard of the next one"
-    monkeypatch.setattr("tabs.caption_edits.ANSWER_SECONDS", 0.0)
-    assert len(desk.tick({}, "a red ant", old)) > 1, "a lost answer is made up for"
-
-
-def test_a_folder_chosen_elsewhere_opens_its_first_picture(desk, tmp_path):
-    window = Window(desk)
-    picture(tmp_path / "other" / "owl.png", (200, 200), caption="an owl")
-    desk.page.project.edit("dataset.folder", str(tmp_path / "other"))
+@pytest.mark.parametrize(
+    "entry", [{"caption": "a listed ant"}, {"tags": "ant, listed"}, {"caption": "an ant", "tags": "red"}]
+)
+def test_a_caption_of_a_metadata_file_is_read_only_and_says_why(folder, entry):
+    listed = folder.parent / "meta.json"
+    listed.write_text(json.dumps({"ant": entry, "bee": {"caption": "a listed bee"}}))
+    page = make_page(folder.parent)
+    page.project.replace(with_entries(page.project.job, [Source(folder=str(folder), metadata_file=str(listed))]))
+    desk = Desk(page)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
-    window.take(desk.tick({}, window.box, window.visit)[1:])
-    assert window.box == "an owl"
+    before, window = {each.name: each.read_bytes() for each in folder.iterdir()}, Window(desk)
+    assert window.item["fixed"] and "Read only" in window.item["notes"] and "meta.json" in window.item["notes"]
+    for always in (False, True):
+        (problem,) = window.save("typed over", always=always)["problems"]
+        assert "meta.json" in problem["what"] and problem["fix"]
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before and not window.shelf["undo"]
 
 
-def test_no_pictures_says_what_to_do(tmp_path):
+def test_the_tick_only_marks_that_something_has_changed(desk):
+    window = Window(desk)
+    assert desk.parts("Train", {}) == {} and desk.parts("Captions", {})["captions"]["stamp"] == window.shelf["stamp"]
+    desk.reading.caption_saved(("set", "bee.png"))
+    assert desk.parts("Captions", {})["captions"]["stamp"] != window.shelf["stamp"]
+
+
+def test_no_images_says_what_to_do(tmp_path):
     (tmp_path / "empty").mkdir()
     window = Window(open_desk(tmp_path / "empty"))
-    assert "Choose a folder in Dataset." in window.list and window.box == ""
-    window.act("next")
-    window.act("save")
+    assert "Choose a folder in Dataset." in window.shelf["list"] and window.open == "" and window.shelf["chain"] == []
+    assert window.save("lost?") == {"unknown": True}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
 def test_names_and_captions_never_become_markup(tmp_path):
     picture(tmp_path / "set" / f"{HOSTILE}.png", (200, 200), caption=f"<script>alert(1)</script> {HOSTILE}")
     window = Window(open_desk(tmp_path / "set"))
-    window.box += "!"
-    window.act("save")
-    shown = "".join((window.tally, window.list, window.stage, window.meter, window.state, window.buttons, window.notes))
+    shown = "".join(
+        (window.item["stage"], window.item["meter"], window.item["notes"], window.shelf["list"], window.shelf["tally"])
+    )
     assert "<img src=x" not in shown and "<script" not in shown and "alert" in shown
+
+
+def test_the_address_is_answered_to_those_who_are_logged_in_and_to_json_alone(desk):
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    links = desk.page.links
+    links.answer("captions", desk.answer)
+    client = TestClient(Starlette(routes=links.routes()))
+    assert client.post("/atelier/captions", json={"act": "shelf"}).status_code == 401
+    links.logged_in = lambda request: True
+    assert client.post("/atelier/captions", json={"act": "shelf"}).json()["chain"]
+    assert client.post("/atelier/captions", content="{}", headers={"content-type": "text/plain"}).status_code == 415
+    for body, status in (("[]", 400), ("{", 400), ("[" * 100_000, 400), ('"' + "x" * (9 << 20) + '"', 413)):
+        assert (
+            client.post("/atelier/captions", content=body, headers={"content-type": "application/json"}).status_code
+            == status
+        )
+    assert client.get("/atelier/captions").status_code == 405
 
 
 # -- tokens

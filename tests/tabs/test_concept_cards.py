@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, wait_until
+from work_parts import HOSTILE, event, make_page, picture, said, wait_until
 
 from core.dataset.buckets import Size
 from core.dataset.questions import Question
@@ -21,6 +21,8 @@ from tabs.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset import TAB, Desk
 from tabs.own_settings import SHARED_NAMES, SOURCE
 from tabs.values import text_of
+
+CARDS = 5  # their place among the boards of the tab
 
 
 @pytest.fixture
@@ -190,7 +192,10 @@ def test_a_question_is_asked_until_answered_and_only_for_these_folders(desk):
     desk.act(event("answer", "sidecars:joined"))
     job, state = desk.page.project.job, desk.page.project.tab_state(TAB)
     assert job.captions.sidecars == "joined"
-    shown = questions.cards(job, QUESTIONS, questions.answered(state, job))
+    done = questions.answered(state, job)
+    shown = questions.cards(job, QUESTIONS, done, done)
+    assert shown.count('class="ask"') == 3 and shown.count('aria-pressed="true"') == 1  # it keeps its place
+    shown = questions.cards(job, QUESTIONS, done)
     assert shown.count('class="ask"') == 2 and "both, joined" in shown
     desk.act(event("ask", "sidecars"))
     assert questions.answered(desk.page.project.tab_state(TAB), job) == []
@@ -331,13 +336,13 @@ def test_rare_words_are_proposed_and_one_is_taken(desk):
     assert ">Less</button>" in card(desk) and ">Propose rare words</button>" in card(desk)
     desk.act(event("propose", "0"))
     first = desk._proposed[0][1]
-    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[5]
+    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[CARDS]
     desk.act(event("propose", "0"))
     assert desk._proposed[0][1] != first
     word = desk._proposed[0][1][0]
     desk.act(event("word", f"0:{word}"))
     assert entries_of(desk.page.project.job)[0].identifier == word
-    assert f"{word}&#x27; is 1 token" in desk._render()[5]
+    assert f"{word}&#x27; is 1 token" in desk._render()[CARDS]
 
 
 def copies(folder) -> None:
@@ -360,6 +365,7 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     desk.act(event("away", finding.id))
     wait_until(lambda: not desk.reading.busy)
     assert len(list((tmp_path / "set").glob("*.png"))) == 3 and desk.reading.report.trained == 3
+    desk.act(event("away", finding.id))  # a double click: nothing is wrong
     assert not [each for each in desk.reading.findings if each.kind == "copy"]
     away = desk.clinic.away(entries_of(desk.page.project.job))
     assert "1 picture put away" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
@@ -429,7 +435,7 @@ flip_aug = true
     desk.import_config(file)
     entry = entries_of(desk.page.project.job)[0]
     assert (entry.folder, entry.num_repeats, entry.class_tokens) == (str(tmp_path / "fox"), 4, "sks fox")
-    assert "dataset.toml: 1 folder with their settings" in desk.exchange.html()
+    assert "dataset.toml: 1 folder with their settings" in said(desk)
     desk.page.project.undo()
     assert desk.page.project.job == before
 
@@ -437,11 +443,9 @@ flip_aug = true
 def test_what_is_wrong_in_a_config_is_listed_with_its_place_and_nothing_changes(desk, tmp_path):
     before = desk.page.project.job
     desk.import_config(upload(tmp_path, "[general]\nno_such_option = 1\n[[datasets]]\nresolution = 'big'\n"))
-    shown = desk.exchange.html()
-    assert "was not taken over" in shown and "no_such_option" in shown and "resolution" in shown
+    shown = said(desk)
+    assert "was not imported" in shown and "no_such_option" in shown and "resolution" in shown
     assert desk.page.project.job == before and str(tmp_path / "upload") not in shown
-    desk.exchange_act(event("said"))
-    assert "was not taken over" not in desk.exchange.html()
 
 
 def test_a_shared_page_imports_no_folder_outside(tmp_path):
@@ -450,7 +454,7 @@ def test_a_shared_page_imports_no_folder_outside(tmp_path):
     desk.import_config(
         upload(tmp_path, f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n")
     )
-    assert desk.page.project.job == before and "not open to a shared page" in desk.exchange.html()
+    assert desk.page.project.job == before and "not open to a shared page" in said(desk)
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
@@ -462,9 +466,9 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
         Source(folder=str(tmp_path / "reg"), role="regularisation"),
     ]
     desk.page.project.replace(with_entries(desk.page.project.job, sources))
-    desk.exchange_act(event("export", kind))
-    file = desk.exchange.told.file
-    assert f"Download dataset.{kind}" in desk.exchange.html() and file.is_file()
+    desk.export(event("export", kind))
+    file = desk.exchange.written
+    assert f"dataset.{kind}" in said(desk) and file.is_file()
     again = Desk(make_page(tmp_path / "other"))
     again.import_config(upload(tmp_path, file.read_text("utf-8"), f"dataset.{kind}"))
     found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
@@ -472,8 +476,8 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     common = again.page.project.job
     assert fox.num_repeats == 3 and reg.role == "regularisation"
     assert (fox.flip_aug if fox.flip_aug is not None else common.dataset.flip_aug) is True
-    desk.exchange_act(event("said"))
-    assert not file.exists()
+    desk.export(event("export", kind))
+    assert not file.exists() and desk.exchange.written.is_file()
 
 
 # -- class pictures
@@ -499,9 +503,9 @@ def queue_of(desk: Desk) -> list:
 def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert "Make class pictures" in desk._render()[5]
+    assert "Make class pictures" in desk._render()[CARDS]
     desk.act(event("class", "-1"))
-    assert 'data-arg="negative_prompt"' in desk._render()[5]
+    assert 'data-arg="negative_prompt"' in desk._render()[CARDS]
     desk.act(event("class_field", "number", "12"))
     desk.act(event("class_field", "prompt", "a drawing of a {class}"))
     with pytest.raises(ProblemsError):
@@ -511,7 +515,7 @@ def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(des
     assert made[0].task == "class_pictures" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
     assert entry.role == "regularisation" and entry.folder == asked["folder"] and "fox" in entry.folder
-    assert "waiting in the queue" in desk._render()[5]
+    assert "waiting in the queue" in desk._render()[CARDS]
     before, _ = desk.reading.version, setattr(made[0], "state", "done")
     desk.tick({})
     assert desk.reading.version > before  # the folder is read again

@@ -34,10 +34,10 @@ def choose(desk: Desk, folder) -> None:
 def areas(desk: Desk) -> dict[str, str]:
     names = (
         "folder",
-        "exchange",
         "intake",
         "browser",
         "summary",
+        "setup",
         "sources",
         "questions",
         "checks",
@@ -50,7 +50,7 @@ def areas(desk: Desk) -> dict[str, str]:
 
 def test_the_starter_pictures_are_there_at_first(desk):
     desk.show()
-    wait_until(lambda: desk.reading.report is not None)
+    wait_until(lambda: desk.reading.report is not None and not desk.reading.checking)
     shown = areas(desk)
     assert "24 of 24 pictures will train" in shown["summary"] and "24 pictures in one folder." in shown["summary"]
     assert shown["grid"].count('class="tile"') == 24 and "error" not in shown["checks"]
@@ -74,7 +74,7 @@ def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_
     picture(tmp_path / "foxes" / "b.png")
     desk.read_again()
     wait_until(lambda: not desk.reading.busy)
-    _, folder, _, _, _, summary, *_ = desk.tick(seen)
+    _, folder, _, _, summary, *_ = desk.tick(seen)
     assert folder == gr.skip() and "2 of 2 pictures" in summary
 
 
@@ -98,13 +98,15 @@ def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path
     whole.write_bytes(whole.read_bytes()[:100_000])
     choose(desk, folder)
     shown = areas(desk)
-    assert "1 of 3 pictures will train" in shown["summary"]
+    assert "1 of 3 pictures can train" in shown["summary"]  # not before it is said what becomes of the others
     assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
-    assert "Leave out broken pictures (2 pictures, named below)" in shown["checks"]
+    assert "Leave out 2 broken images" in shown["checks"]
     assert shown["grid"].count("left out</span>") == 2 and shown["grid"].count("<img") == 1
     desk.act(event("skip", value="true"))
     wait_until(lambda: not desk.reading.busy)
     assert desk.page.project.job.dataset.skip_broken and "errors" not in areas(desk)["checks"]
+    assert "2 broken images are left out" in areas(desk)["checks"]
+    assert "Leave out broken" not in areas(desk)["checks"]  # it is on
 
 
 def test_the_frame_on_the_picture_is_the_bucket_in_fractions(desk, tmp_path):
@@ -268,3 +270,66 @@ def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
 
 def test_both_tabs_share_one_reading(desk):
     assert reading_of(desk.page) is desk.reading
+
+
+# -- the offer to set up for one's own images
+
+
+def undone(desk) -> list[str]:
+    return [past.did for past in desk.page.project._undo]
+
+
+def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path):
+    desk.show()
+    wait_until(lambda: desk.reading.report is not None)
+    assert areas(desk)["setup"] == ""
+    for number in range(3):
+        picture(tmp_path / "mira" / f"{number}.png", caption=f"mira {number}")
+    choose(desk, tmp_path / "mira")
+    card = areas(desk)["setup"]
+    assert 'data-act="setup"' in card and 'data-act="keep_demo"' in card
+    assert "photographs" in card  # the starter is the only model here
+    before, steps = desk.page.project.job, len(undone(desk))
+    desk.act(event("setup"))
+    job = desk.page.project.job
+    assert job.saving.output_name == "mira" and set(job.samples.sample_prompts) == {f"mira {n}" for n in range(3)}
+    assert len(undone(desk)) == steps + 1
+    desk.page.project.undo()
+    assert desk.page.project.job == before
+
+
+def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, tmp_path):
+    for name in ("mira", "others"):
+        picture(tmp_path / name / "1.png", caption="a")
+    choose(desk, tmp_path / "mira")
+    before = desk.page.project.job
+    desk.act(event("keep_demo"))
+    assert areas(desk)["setup"] == "" and desk.page.project.job == before
+    choose(desk, tmp_path / "others")
+    assert areas(desk)["setup"]
+    choose(desk, tmp_path / "mira")
+    assert areas(desk)["setup"] == ""
+
+
+def test_the_offer_shows_captions_as_texts(desk, tmp_path):
+    picture(tmp_path / "set" / "1.png", caption='<img src=x onerror="alert(1)">')
+    choose(desk, tmp_path / "set")
+    assert "<img" not in areas(desk)["setup"]
+
+
+def test_a_folder_that_does_not_exist_gets_no_green_tick(desk, tmp_path):
+    choose(desk, tmp_path / "nowhere")
+    shown = areas(desk)
+    assert "error" in shown["checks"] and 'class="good"' not in shown["doctor"] + shown["checks"]
+    picture(tmp_path / "here" / "a.png", caption="a fox")
+    choose(desk, tmp_path / "here")
+    assert areas(desk)["doctor"]
+
+
+def test_browsing_begins_at_the_nearest_folder_that_is_there(desk, tmp_path):
+    picture(tmp_path / "sets" / "mira" / "a.png")
+    for missing, begins in (("sets/mira", "sets/mira"), ("sets/none/deeper", "sets"), ("a/b/c", ".")):
+        desk.choose(str(tmp_path / missing))
+        desk.open_browser()
+        assert desk.page.project.tab_state("Dataset")["browse"] == str((tmp_path / begins).resolve())
+        desk.open_browser()  # closes it

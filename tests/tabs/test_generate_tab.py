@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from work_parts import HOSTILE, event, make_page
+from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry
 from core.generation.picture_metadata import Hashes, PictureRecord, png_info
@@ -16,9 +16,11 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
+from core.training.own_images import demo
 from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.generate import Desk
+from tests.models import tiny_file
 
 
 class Engine:
@@ -169,14 +171,14 @@ def test_a_dropped_picture_fills_the_fields(desk, tmp_path):
 def test_a_picture_without_settings_changes_nothing_and_says_why(desk, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     before = desk._values()
-    *_, said, _, _ = desk.read(str(tmp_path / "plain.png"))
-    assert "holds no settings" in said and desk._values() == before
+    desk.read(str(tmp_path / "plain.png"))
+    assert "holds no settings" in said(desk) and desk._values() == before
 
 
 def test_what_a_picture_used_and_is_not_here_is_said(desk, tmp_path):
     file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
-    *_, said, _, _ = desk.read(str(file))
-    assert "There is no LoRA" in said and "<img src=x" not in said
+    desk.read(str(file))
+    assert "There is no LoRA" in said(desk)
     assert desk._values()["loras"] == []
 
 
@@ -184,8 +186,8 @@ def test_what_a_picture_used_and_is_not_here_is_said(desk, tmp_path):
 
 
 def test_generate_queues_what_the_fields_hold_now(desk):
-    said, status = press(desk, prompt="a cat", seed="5")
-    assert [job.generate.prompt for job in desk.page.engine.jobs] == ["a cat"] and said == ""
+    status = press(desk, prompt="a cat", seed="5")
+    assert [job.generate.prompt for job in desk.page.engine.jobs] == ["a cat"]
     assert "About to start" in status and "a cat" in status
     assert desk._values()["seed"] == "5"  # kept for the next visit
 
@@ -213,9 +215,9 @@ def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
 def test_a_picture_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_path):
     embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
     file = draw(tmp_path / "in.png", embeddings=["outputs/runs/r/checkpoints/zunkel.safetensors", f"a={HOSTILE}"])
-    *_, said, _, _ = desk.read(str(file))
+    desk.read(str(file))
     assert desk._values()["embeddings"] == ["outputs/runs/r/checkpoints/zunkel.safetensors"]
-    assert "There is no embedding" in said and "<img src=x" not in said
+    assert "There is no embedding" in said(desk)
 
 
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
@@ -235,7 +237,7 @@ def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
     engine.entries.append(QueueEntry("t", "train", "fox", {}, state="running"))
     engine.now = {"task": "train", "title": "fox", "entry": "t", "step": 120, "total": 270, "eta_seconds": 65}
     press(desk, prompt=HOSTILE)
-    _, status = press(desk, prompt="second")
+    status = press(desk, prompt="second")
     assert "Waiting for training fox (step 120 of 270, 1:05 left)" in status
     assert "1 job before it" in status and "<img src=x" not in status
     status = desk.status_act(event("cancel", "e1"))
@@ -251,7 +253,7 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
     assert "Drawing picture 2 of 4" in desk._status() and "width:37.5%" in desk._status()
     engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
     assert "out of memory" in desk._status() and "lower the size" in desk._status()
-    assert desk.status_act(event("close", "d")) == ""
+    assert "out of memory" not in desk.status_act(event("close", "d"))
     engine.now, engine.queue_paused = None, True
     press(desk)
     assert "Waiting in the paused queue" in desk._status() and "Go on" in desk._status()
@@ -327,3 +329,26 @@ def test_names_of_loras_never_become_markup():
     assert "<img src=x" not in view.about_job(None, record)
     failed = view.status([], False, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
     assert "<img src=x" not in failed
+
+
+def test_a_generation_that_was_cancelled_says_so_until_it_has_stopped():
+    running = QueueEntry("e1", "generate", "a fox", {}, state="running")
+    now = {"entry": "e1", "task": "generate", "stage": "drawing 3/8", "stopping": False}
+    said = [view.status([running], False, now | {"stopping": stops}, []) for stops in (False, True)]
+    assert "Stopping" not in said[0] and "Drawing" in said[0] and "disabled" not in said[0]
+    assert "Stopping" in said[1] and "Drawing" not in said[1] and "disabled" in said[1]
+
+
+def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):
+    space = make_page(tmp_path).workspace
+    values = form.kept_values({}, demo())
+    assert {name: text.split(",")[0] for name, text in form.own_of(values, demo(), space).items()} == {
+        "width": "128",
+        "height": "128",
+        "guidance_scale": "4",
+    }
+    assert values["guidance_scale"] == "" == values["width"]
+    real = tiny_file("sd1", tmp_path / "real.safetensors")
+    other = form.own_of(values | {"base_model": str(real)}, demo(), space)
+    assert other["guidance_scale"].startswith("7.5") and other["width"].startswith("512")
+    assert "4" not in form.own_of(values | {"base_model": "nowhere"}, demo(), space)["guidance_scale"]

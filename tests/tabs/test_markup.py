@@ -16,6 +16,12 @@ def test_a_text_never_becomes_markup():
     assert markup.esc("'") == "&#x27;" and markup.esc('"') == "&quot;"
 
 
+def test_a_name_parts_at_its_signs_and_before_its_suffix_and_nothing_else_changes():
+    assert markup.parted("a_b-c.v1.pt") == "a_<wbr>b-<wbr>c.v1<wbr>.pt"
+    assert markup.parted("/x\\y") == "/<wbr>x\\<wbr>y" and markup.parted("0.13, a_") == "0.13, a_"
+    assert markup.parted(HOSTILE).replace("<wbr>", "") == markup.esc(HOSTILE)
+
+
 def test_a_name_that_is_no_utf8_is_shown_with_a_mark():
     assert markup.esc("a\udcffb") == "a?b" or "�" in markup.esc("a\udcffb")
     markup.esc("a\udcffb").encode("utf-8")

@@ -9,7 +9,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.optimizers import catalogue
-from core.settings.rules import ineffective
+from core.settings.rules import ineffective, training_problems
 from tabs import method_needs as needs
 from tabs.rate_sketch import GUESSED_STEPS, RateSketch
 
@@ -140,3 +140,15 @@ def test_the_sketch_says_why_it_shows_nothing():
     assert wrong["steps"] == [] and "fit together" in wrong["about"]
     assert f"{GUESSED_STEPS} steps" in sketch.facts(job(), 0)["about"]
     assert "own way" in sketch.facts(job(optimizer={"optimizer_type": "AdamWScheduleFree"}), 100)["about"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_constant_scheduler_with_warmup_offers_both_things_it_can_mean(place):
+    before = build(TrainJob, {"schedule": {"lr_scheduler": "constant", "lr_warmup_steps": 100}})
+    offers = needs.recipe_offers(before)["schedule.lr_scheduler"]
+    assert len(offers) == 2
+    after = needs.with_recipe(before, "schedule.lr_scheduler", offers[place]["title"])
+    assert training_problems(before) != [] and "schedule.lr_scheduler" not in needs.recipe_offers(after)
+    assert [each for each in training_problems(after) if each.where.startswith("schedule")] == []
+    kept = (after.schedule.lr_scheduler, after.schedule.lr_warmup_steps)
+    assert kept == (("constant_with_warmup", 100), ("constant", 0))[place]

@@ -10,6 +10,7 @@ from made_runs import dataset, make_run
 from playwright.sync_api import expect
 
 from core.engine.engine import Engine
+from tests.selection import slow_unless
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text("utf-8")
 A, B, C = "20260101-120000_quick", "20260102-130000_slow", "20260103-140000_unmeasured"
@@ -98,6 +99,7 @@ def test_both_curves_stand_in_one_chart_with_a_legend_and_are_read_by_keyboard(w
     expect(tab.locator("#compare-legend")).not_to_contain_text("held-out")
 
 
+@pytest.mark.slow
 def test_another_run_takes_a_place_both_are_swapped_and_the_table_comes_back(window):
     tab = window().open(f"Runs/{A}/{B}")
     verdict = tab.locator("#compare .verdict")
@@ -117,31 +119,34 @@ def test_another_run_takes_a_place_both_are_swapped_and_the_table_comes_back(win
     assert tab.evaluate("location.hash") == "#Runs"
 
 
-def test_a_choice_is_not_lost_when_the_address_is_kept_in_the_same_moment(window):
-    tab = window().open(f"Runs/{A}/{B}")
-    expect(tab.locator("#compare .verdict")).to_contain_text("A's best validation loss is lower")
-    tab.evaluate(f"() => {{ location.hash = 'Runs/{C}/{A}'; atelier.keepAddress(); }}")  # before the event of the first
-    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out pictures")
-    assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
-
-
-def test_the_address_is_kept_also_after_a_script_has_put_another_one_there(window):
+@pytest.mark.slow
+def test_the_address_is_kept_also_after_a_script_has_put_another_one_there_and_loses_no_choice_of_that_moment(window):
     """Gradio drops what follows the # when its view of the page's interface is closed, and no event tells."""
     tab = window().open(f"Runs/{A}/{B}")
     expect(tab.locator("#compare .verdict")).to_contain_text("A's best validation loss is lower")
     tab.evaluate("history.replaceState(null, '', location.pathname)")
     tab.wait_for_function(f"location.hash === '#Runs/{A}/{B}'")
+    tab.evaluate(f"() => {{ location.hash = 'Runs/{C}/{A}'; atelier.keepAddress(); }}")  # before the event of the first
+    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out pictures")
+    assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
     tab.get_by_role("tab", name="Monitor", exact=True).click()
     tab.wait_for_function("location.hash.startsWith('#Monitor')")
 
 
-@pytest.mark.parametrize("place", ["Runs/50%", "%E0%A4%A", "Nowhere/at/all", "Monitor/a%2Fb"])
+NOWHERE = ["%E0%A4%A", "Runs/50%", "Nowhere/at/all", "Monitor/a%2Fb"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", slow_unless(NOWHERE[0].__eq__, NOWHERE))
 def test_an_address_that_says_nothing_opens_the_page_all_the_same(window, place):
     tab = window().open(place)
-    tab.get_by_role("tab", name="Dataset", exact=True).click()
-    tab.wait_for_function("location.hash === '#Dataset'")
+    for other in [place, *NOWHERE]:  # those that are written into the line of an open page too
+        tab.evaluate("(place) => { location.hash = place }", other)
+        tab.get_by_role("tab", name="Dataset", exact=True).click()
+        tab.wait_for_function("location.hash === '#Dataset'")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_is_said_in_its_place(window):
     tab = window().open(f"Runs/{A}/20200101-000000_gone")
     expect(tab.locator("#compare-gone")).to_contain_text("There is no such run")
@@ -149,6 +154,7 @@ def test_a_run_that_is_gone_is_said_in_its_place(window):
     expect(tab.get_by_role("link", name="All runs")).to_be_visible()
 
 
+@pytest.mark.slow  # by default: axe looks at two runs in test_page_filled
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_comparison_has_contrast_and_fits_800_pixels(window, scheme):
     tab = window(color_scheme=scheme).open(f"Runs/{A}/{B}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from page_server import WATCH
 from PIL import Image
 from playwright.sync_api import expect
 from work_parts import picture, wait_until
@@ -34,6 +35,7 @@ def folder(tmp_path, served):
     return home
 
 
+@pytest.mark.slow
 def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     tab = window.open("Dataset")
     card = tab.locator("#ds-sources .concept").first
@@ -60,6 +62,7 @@ def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     assert served.page.project.job.dataset.folder == str(folder)
 
 
+@pytest.mark.slow
 def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window, served, folder):
     tab = window.open("Dataset")
     card = tab.locator("#ds-sources .concept").first
@@ -77,9 +80,12 @@ def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window,
     wait_until(lambda: entries_of(served.page.project.job)[0].samples_per_epoch == 12)
 
 
-def test_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
-    tab = window.open("Dataset")
+def test_train_leads_to_the_cards_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
+    tab = window.open("Train")
+    tab.locator("#group-dataset > button.label-wrap").click()
+    tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
     card = tab.locator("#ds-sources .concept").first
+    expect(card).to_be_visible()
     card.get_by_role("button", name="Propose rare words").click()
     card.get_by_role("button", name="Use").first.click()
     expect(card).to_contain_text("is 1 token")
@@ -98,11 +104,21 @@ def test_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder):
     tab = window.open("Dataset")
     questions = tab.locator("#ds-questions")
-    expect(questions).to_contain_text("1 picture")  # one is transparent: known once it was decoded
+    expect(questions.locator(".ask")).to_have_count(2)  # one is transparent: known once it was decoded
+    expect(tab.locator("#ds-doctor .finding")).not_to_have_count(0)
+    expect(tab.locator("#ds-summary .going > span")).to_have_count(0)
+    asked = [f"#ds-questions .ask:nth-of-type({n}) .choice:nth-child({m})" for n in (1, 2) for m in (1, 2, 3, 4)]
+    tab.evaluate(WATCH, ["#ds-main", "#ds-grid", "#ds-sources", "#ds-questions", *asked])
     questions.get_by_role("button", name="Both, joined").click()
-    expect(questions).to_contain_text("Of several caption files: both, joined")
+    expect(questions.locator("[aria-pressed=true]")).to_contain_text("Both, joined")
     questions.get_by_role("button", name="Leave them out of learning").click()
     expect(questions).to_contain_text("Decided")
+    wait_until(lambda: not served.page.reading.busy)
+    tab.wait_for_timeout(1200)
+    assert tab.evaluate("movedBy()") == {}
+    tab.get_by_role("tab", name="Train", exact=True).click()
+    tab.get_by_role("tab", name="Dataset", exact=True).click()
+    expect(questions).to_contain_text("Of several caption files: both, joined")
     assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
     doctor = tab.locator("#ds-doctor")
     finding = doctor.locator(".finding", has_text="The same picture more than once")
@@ -118,6 +134,8 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
 def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_path):
     served.page.project.replace(with_entries(served.page.project.job, [Source(folder=str(folder), num_repeats=3)]))
     tab = window.open("Dataset")
+    expect(tab.locator("#ds-summary .lead")).to_be_visible()
+    tab.evaluate(WATCH, ["#ds-folder", "#ds-exchange", "#ds-main", "#ds-grid"])
     tab.get_by_role("button", name="Export TOML").click()
     with tab.expect_download() as given:
         tab.get_by_role("link", name="Download dataset.toml").click()
@@ -128,12 +146,6 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
     tab.locator("#ds-import input[type=file], input[type=file][accept*='.toml']").first.set_input_files(
         str(tmp_path / "dataset.toml")
     )
-    expect(tab.locator("#ds-exchange")).to_contain_text("dataset.toml: 1 folder with their settings")
+    expect(tab.locator("#said")).to_contain_text("dataset.toml: 1 folder with their settings")
     wait_until(lambda: entries_of(served.page.project.job) and entries_of(served.page.project.job)[0].num_repeats == 3)
-
-
-def test_train_leads_to_the_cards(window, served, folder):
-    tab = window.open("Train")
-    tab.locator("#group-dataset > button.label-wrap").click()
-    tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
-    expect(tab.locator("#ds-sources .concept").first).to_be_visible()
+    assert tab.evaluate("movedBy()") == {}

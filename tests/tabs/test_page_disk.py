@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from page_server import WATCH
 from playwright.sync_api import expect
 
 
@@ -19,6 +20,7 @@ def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, ser
     card = tab.locator("#tools-disk")
     row = card.locator("li").filter(has_text="Captions as the model reads them")
     expect(row).to_contain_text("2.0 MB")
+    tab.evaluate(WATCH, [*(f"#tools-disk li:nth-child({n})" for n in range(1, 6)), ".disk-keep", "#keys", "#tools"])
     keep = card.get_by_label("GB of each cache to keep")
     keep.fill("much")
     keep.press("Tab")
@@ -28,7 +30,7 @@ def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, ser
     keep.fill("0,0")
     keep.press("Tab")
     row.get_by_role("button", name="Empty").click()
-    expect(card.get_by_role("status")).to_have_text("2.0 MB freed.")
+    expect(tab.locator("#said.done")).to_contain_text("2.0 MB freed.")
     expect(row).to_contain_text("nothing")
     expect(row.get_by_role("button")).to_have_count(0)
     gone = card.locator("li").filter(has_text="Deleted runs")
@@ -37,6 +39,7 @@ def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, ser
     gone.get_by_role("button", name="Delete for good: Deleted runs").click()
     assert run.exists()
     gone.get_by_role("button", name="Delete 4.0 kB").click()
-    expect(card.get_by_role("status")).to_have_text("4.0 kB freed.")
+    expect(tab.locator("#said.done")).to_contain_text("4.0 kB freed.")
     assert not cached.exists() and not run.exists()
+    assert tab.evaluate("movedBy()") == {}
     assert window.errors == [] and window.outside == []

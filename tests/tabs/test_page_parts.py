@@ -211,7 +211,7 @@ def test_the_tick_sends_only_what_changed(page):
     first = json.loads(answer(page, asked, browser))
     asked["have"] = {name: part["sig"] for name, part in first.items()}
     again = answer(page, asked, browser)
-    news = json.loads(again) if isinstance(again, str) else {}
+    news = json.loads(again or "{}")
     assert set(news) <= {"status", "run", "loss", "rates", "log", "samples", "files", "queue", "runs"} - {
         "queue",
         "runs",
@@ -232,7 +232,7 @@ def test_a_fault_of_our_own_is_told_once(page, monkeypatch, capsys):
     browser = page.browsers.of("fault")
     said = json.loads(guarded(page, {"have": {}}, browser))["said"]
     assert "ZeroDivisionError" in said["data"]["text"]
-    assert not isinstance(guarded(page, {"have": {"said": said["sig"]}}, browser), str)
+    assert guarded(page, {"have": {"said": said["sig"]}}, browser) == ""
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
@@ -259,7 +259,10 @@ def test_browsers_not_heard_of_for_longest_are_forgotten():
 
 
 def test_actions_are_those_that_make_sense_in_the_state(page):
-    got = {state: monitor.actions(page, state, None) for state in ("running", "paused", "interrupted", "done")}
+    got = {
+        state: monitor.actions(page, state, None, {"resumable_step": 5})
+        for state in ("running", "paused", "interrupted", "done")
+    }
     assert got["running"][:4] == ["sample", "save", "pause", "stop"]
     assert "resume" in got["paused"] and "pause" not in got["paused"]
     assert got["interrupted"][0] == "continue" and "stop" not in got["interrupted"]
@@ -327,3 +330,26 @@ def test_tensorboard_without_files_says_what_to_set(page, tmp_path):
     with pytest.raises(ProblemsError) as told:
         page.tensorboard.open("run", tmp_path)
     assert "Also write" in str(told.value)
+
+
+def test_tensorboard_answers_under_this_machines_names_alone(page, tmp_path):
+    import http.client
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("loss", 0.5, 1)
+    address = page.tensorboard.open("run", tmp_path)
+    try:
+        assert until(lambda: page.tensorboard.ready, 120)
+        found = {}
+        for host in ("127.0.0.1", "localhost:6006", "evil.example", ""):
+            connection = http.client.HTTPConnection("127.0.0.1", int(address.rsplit(":", 1)[1].strip("/")), timeout=60)
+            connection.putrequest("GET", "/data/runs", skip_host=True)
+            connection.putheader("Host", host)
+            connection.endheaders()
+            found[host] = connection.getresponse().status
+            connection.close()
+        assert found == {"127.0.0.1": 200, "localhost:6006": 200, "evil.example": 403, "": 403}
+    finally:
+        page.tensorboard.close()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 import time
 
+import pytest
+import work_parts
 from playwright.sync_api import expect
 
-from core.settings.job import TrainJob
+from core.dataset import decoding
+from core.settings.job import new_project
 from core.settings.presets import dump
 
 
@@ -58,12 +63,17 @@ def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(v
 def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     tab = visit().open()
     preset_rank = server_value(served, "network.rank")
-    unfold(tab, "network")
+    unfold(tab, "network", more=True)
     box(tab, "network.rank").fill(str(preset_rank + 1))
     tab.keyboard.press("Tab")
     expect(field(tab, "network.rank").get_by_text("Changed")).to_be_visible()
-    expect(tab.locator("#group-network .group-count")).to_have_text("1 changed")
     assert server_value(served, "network.rank") == preset_rank + 1
+    expect(tab.locator("#group-network .group-count")).to_have_text("")  # the rank stands on the first screen
+    box(tab, "network.alpha").fill("7")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#group-network .group-count")).to_have_text("1 changed")
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    expect(tab.locator("#group-network .group-count")).to_have_text("")
     field(tab, "network.rank").get_by_role("button", name=f"Put back {preset_rank}").click()
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
     expect(field(tab, "network.rank").get_by_text("Changed")).to_have_count(0)
@@ -74,7 +84,9 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
 
 
-def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start(visit, served):
+def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which_takes_what_is_still_being_typed(
+    visit, served
+):
     tab = visit().open()
     before = server_value(served, "optimizer.learning_rate")
     jobs = len(served.engine.queue())
@@ -102,10 +114,6 @@ def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start(visit
     tab.keyboard.press("Enter")
     expect(field(tab, "optimizer.learning_rate").locator(".field-error")).to_have_count(0)
     assert server_value(served, "optimizer.learning_rate") == 2e-4
-
-
-def test_start_takes_a_value_that_is_still_being_typed(visit, served):
-    tab = visit().open()
     box(tab, "saving.output_name").fill("typed_name")
     tab.evaluate("document.querySelector('#start').click()")  # without leaving the field first, as a key shortcut does
     assert until(lambda: any(entry.title == "typed_name" for entry in served.engine.queue()))
@@ -156,9 +164,10 @@ def test_presets_are_saved_loaded_renamed_and_deleted(visit, served):
     expect(box(tab, "network.rank")).to_have_value("7")
     menu(tab, "Reset all to default")
     expect(box(tab, "network.rank")).to_have_value("16")
-    assert served.page.project.job == TrainJob()
+    assert served.page.project.job == new_project()
 
 
+@pytest.mark.slow
 def test_what_is_saved_holds_a_value_that_is_still_on_its_way(visit, served, monkeypatch):
     """Messages may overtake each other on a slow line; an action waits for the changes before it."""
     tab, slow = visit().open(), served.page.project.edit
@@ -225,7 +234,7 @@ def test_the_json_pane_follows_the_form_and_is_checked(visit, served):
     assert served.page.project.job.dataset.train_batch_size == 3
 
 
-def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name(visit):
+def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name_and_a_field_without_effect_says_why(visit):
     tab = visit().open()
     tab.locator("#field-search").fill("min_snr")
     tab.keyboard.press("Enter")
@@ -235,8 +244,14 @@ def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name(visit):
     expect(tab.locator("#field-results li").first).to_contain_text("Passes over each picture")
     tab.locator("#field-search").fill("data_loader_n_workers")
     expect(tab.locator("#field-results")).to_contain_text("There is nothing to set: pictures are decoded by threads")
+    tab.keyboard.press("Escape")
+    box(tab, "schedule.max_train_steps").fill("40")
+    tab.keyboard.press("Tab")
+    expect(field(tab, "schedule.max_train_epochs").locator(".field-ignored")).to_have_text("Ignored: steps are set.")
+    expect(tab.locator("#length-line")).to_contain_text("40 steps")
 
 
+@pytest.mark.slow
 def test_a_change_in_one_browser_reaches_the_other_and_an_old_one_is_refused(visit, served):
     tab, other = visit().open(), visit().open()
     other.evaluate(
@@ -256,9 +271,103 @@ def test_a_change_in_one_browser_reaches_the_other_and_an_old_one_is_refused(vis
     expect(box(tab, "saving.output_name")).to_have_value("third")
 
 
-def test_a_field_without_effect_says_why(visit):
-    tab = visit().open()
-    box(tab, "schedule.max_train_steps").fill("40")
+@pytest.mark.slow
+def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, served, tmp_path):
+    served.page.project.keep("Dataset", {})
+    work_parts.picture(tmp_path / "set" / "good.png", caption="a fox")
+    for number in range(2):
+        (tmp_path / "set" / f"bad{number}.png").write_bytes(b"no image")
+    window = visit()
+    tab = window.open()
+    field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "set"))
     tab.keyboard.press("Tab")
-    expect(field(tab, "schedule.max_train_epochs").locator(".field-ignored")).to_have_text("Ignored: steps are set.")
-    expect(tab.locator("#length-line")).to_contain_text("40 steps")
+    problems = tab.locator("#preflight-problems")
+    expect(problems.locator(".problem.error")).to_have_count(2)
+    tab.locator("#start").click()  # refused: the same button stands in the message
+    expect(tab.locator("#said").get_by_role("button", name="Leave out 2 broken images")).to_be_visible()
+    problems.get_by_role("button", name="Leave out 2 broken images").click()
+    expect(problems.locator(".problem.error")).to_have_count(0)
+    expect(problems).to_contain_text("left out")
+    expect(problems.get_by_role("button", name="Leave out")).to_have_count(0)
+    expect(tab.locator("#start")).not_to_have_class(re.compile("blocked"))
+    assert served.page.project.job.dataset.skip_broken
+    assert window.errors == [] and window.outside == []
+
+
+@pytest.mark.slow
+def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, tmp_path, monkeypatch):
+    """Damage behind a right header is found by decoding only."""
+    served.page.project.keep("Dataset", {})
+    for number in range(20):
+        work_parts.picture(tmp_path / "set" / f"{number:02}.png", caption="a fox")
+    broken = tmp_path / "set" / "04.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    window = visit()
+    tab = window.open()
+    verdict = tab.locator("#preflight-verdict")
+    expect(verdict).to_have_attribute("data-state", "fine")
+    gate, real = threading.Semaphore(0), decoding.open_picture
+    monkeypatch.setattr(decoding, "open_picture", lambda path, **more: gate.acquire() and real(path, **more))
+    served.page.project.edit("dataset.folder", str(tmp_path / "set"))
+    tab.evaluate(
+        """() => {
+            const verdict = document.querySelector("#preflight-verdict");
+            window.seen = [];
+            new MutationObserver(() => seen.push([verdict.dataset.state, verdict.textContent])).observe(
+                verdict, {attributes: true, childList: true, characterData: true, subtree: true});
+        }"""
+    )
+    gate.release(7)
+    expect(verdict).to_have_text("Reading images: 7 of 20")
+    expect(verdict).to_have_attribute("data-state", "busy")
+    gate.release(100)
+    remedy = tab.locator("#preflight-problems").get_by_role("button", name="Leave out 1 broken image")
+    expect(remedy).to_be_visible()
+    expect(verdict).to_have_attribute("data-state", "bad")
+    assert "fine" not in [state for state, _ in tab.evaluate("seen")]
+    remedy.click()
+    expect(verdict).to_have_text("19 of 20 pictures will train")
+    expect(verdict).to_have_attribute("data-state", "fine")
+    assert window.errors == []
+
+
+def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit, served, tmp_path):
+    served.page.project.keep("Dataset", {})
+    for number in range(5):
+        size = (150, 300) if number == 0 else (300, 150)
+        work_parts.picture(tmp_path / "mira" / f"{number}.png", size, caption=f"mira on day {number}")
+    window = visit()
+    tab = window.open()
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#setup-card")).to_be_hidden()
+    field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "mira"))
+    tab.keyboard.press("Tab")
+    card = tab.locator("#setup-card")
+    expect(card.get_by_role("button", name="Set up")).to_be_visible()
+    expect(tab.locator("#preflight-problems")).to_contain_text("starter")
+    expect(tab.locator(".crop-box")).to_have_count(5)
+    shapes = tab.evaluate(
+        "[...document.querySelectorAll('.crop-box')].map((box) => [box.clientWidth / box.clientHeight, parseFloat(box.style.aspectRatio)])"
+    )
+    assert {round(ratio) for _, ratio in shapes} == {0, 2} and all(
+        abs(shown - wanted) < 0.1 for shown, wanted in shapes
+    )
+    before = served.page.project.job
+    card.get_by_role("button", name="Set up").click()
+    expect(box(tab, "saving.output_name")).to_have_value("mira")
+    expect(box(tab, "samples.sample_prompts")).to_have_value(re.compile("mira on day"))
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    expect(box(tab, "saving.output_name")).to_have_value(before.saving.output_name)
+    assert served.page.project.job == before
+    card.get_by_role("button", name="Keep as it is").click()
+    expect(card).to_be_hidden()
+    assert served.page.project.job == before
+    tab.get_by_role("tab", name="Dataset").click()
+    expect(tab.locator("#ds-sources")).to_contain_text("5 pictures")
+    expect(tab.locator("#ds-setup").get_by_role("button")).to_have_count(0)
+    served.page.project.keep("Dataset", {})
+    tab.locator("#ds-again").click()
+    tab.locator("#ds-setup").get_by_role("button", name="Set up").click()
+    until(lambda: served.page.project.job.saving.output_name == "mira")
+    assert served.page.project.job.saving.output_name == "mira"
+    assert window.errors == [] and window.outside == []

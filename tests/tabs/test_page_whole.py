@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import pytest
 from work_parts import wait_until
 
 from core.record.journal import read_lines
@@ -16,6 +18,7 @@ from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
 PATIENCE = 240_000  # ms: two cores may be busy
+STEPS = 30  # so many that the page sees the first ones and pauses there
 
 
 class Server:
@@ -87,6 +90,16 @@ def fill(page, setting, text):
     box.blur()
 
 
+def keys_of(page, name: str) -> list[str]:
+    """The keys of a LoRA that the page offers under this name."""
+    with page.expect_download() as got:
+        page.get_by_role("link", name=name, exact=True).click()
+    content = got.value.path().read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    assert f"{header['__metadata__']['ss_output_name']}.safetensors" == name
+    return [key for key in header if key.endswith(".lora_down.weight")]
+
+
 def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
     server = Server(tmp_path / "outputs")
     try:
@@ -94,14 +107,14 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         tab(page, "Train")
         page.get_by_text("24 of 24 pictures will train").first.wait_for()
         fill(page, "samples.sample_prompts", "a fox, glyph style")
-        fill(page, "schedule.max_train_steps", "60")
+        fill(page, "schedule.max_train_steps", str(STEPS))
         page.get_by_role("button", name="Start", exact=True).click()
-        page.get_by_text(re.compile(r"step \d+ of 60")).first.wait_for()
+        page.get_by_text(re.compile(rf"step \d+ of {STEPS}")).first.wait_for()
         page.get_by_role("button", name="Pause", exact=True).click()  # a slow page must not miss the run
         page.get_by_role("button", name="Resume", exact=True).wait_for()
         page.reload()
         tab(page, "Monitor")
-        page.get_by_text(re.compile(r"step \d+ of 60")).first.wait_for()
+        page.get_by_text(re.compile(rf"step \d+ of {STEPS}")).first.wait_for()
         page.get_by_role("button", name="Save now", exact=True).click()
         page.get_by_text(re.compile(r"glyph_style-step\d{8}\.safetensors")).first.wait_for()
         paused_at = server.steps()
@@ -117,10 +130,15 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         tab(page, "Monitor")
         page.get_by_text("interrupted").first.wait_for()
         page.get_by_role("button", name="Continue").first.click()
-        server.wait_for_step(min(killed_at + 1, 60))
+        server.wait_for_step(min(killed_at + 1, STEPS))
         page.get_by_text("done", exact=True).first.wait_for()
         assert list_runs(tmp_path / "outputs" / "runs")[0].checkpoints.joinpath("glyph_style.safetensors").is_file()
         assert len(list_runs(tmp_path / "outputs" / "runs")) == 1
+        page.locator("#run-step", has_text=f"step {STEPS} of {STEPS}").wait_for()
+        page.locator("#loss-chart path.smooth").wait_for(state="attached")
+        heads = page.locator("table.samples thead th").all_inner_texts()
+        assert heads[1] == "base model" and heads[-1].startswith("step ")
+        assert keys_of(page, "glyph_style.safetensors")
 
         tab(page, "Generate")
         page.get_by_label("Add a LoRA").first.click()
@@ -133,6 +151,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         server.kill()
 
 
+@pytest.mark.slow  # by default: test_page_train has the two entries, test_engine the one training
 def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chromium, tmp_path):
     server = Server(tmp_path / "outputs")
     try:

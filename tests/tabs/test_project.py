@@ -7,7 +7,7 @@ import json
 import pytest
 
 from core.record.problems import ProblemsError
-from core.settings.job import TrainJob
+from core.settings.job import TrainJob, new_project
 from core.settings.presets import PresetStore, dump, to_values
 from tabs.project import FIELDS, STARTER_PICTURES, OldRevision, Project, with_value
 
@@ -23,7 +23,7 @@ def project(tmp_path, store):
 
 
 def test_without_a_starter_preset_the_starter_pictures_are_chosen(project):
-    assert project.job == with_value(TrainJob(), "dataset.folder", STARTER_PICTURES)
+    assert project.job == with_value(new_project(), "dataset.folder", STARTER_PICTURES)
     assert project.preset == ""
 
 
@@ -128,7 +128,7 @@ def test_put_back_takes_the_presets_value_for_one_field(project, store):
 
 
 def test_a_preset_that_was_deleted_behind_our_back_leaves_the_defaults_to_compare_with(project, store):
-    project.load_preset(store.save("gone", with_value(TrainJob(), "network.rank", 5)))
+    project.load_preset(store.save("gone", with_value(new_project(), "network.rank", 5)))
     store.delete("user/gone")
     assert project.changed() == {"network.rank": 16}
     assert project.preset == ""

@@ -7,20 +7,22 @@ import os
 import time
 
 import pytest
-from work_parts import HOSTILE, event, picture
+from work_parts import HOSTILE, event, picture, said
 
 from core.engine.queue import QueueEntry
 from core.formats.hub import resolve
+from core.generation import library
 from core.record.problems import ProblemsError
+from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder
 from core.record.space import folder_bytes
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
-from tabs import monitor
+from tabs import compare_view, monitor
 from tabs import runs_view as view
 from tabs.browsers import Browser
-from tabs.generate_form import newest_words
+from tabs.generate_form import draw_with, job_of, newest_words
 from tabs.runs import Desk
 
 
@@ -105,12 +107,12 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place = {"open": folder.name}
     desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
-    _, place, _, _, shown = desk.act(place, event("ask", folder.name))
+    _, place, _, shown, _ = desk.act(place, event("ask", folder.name))
     assert "Delete it" in shown and "Keep it" in shown and folder.is_dir()
     _, kept, *_ = desk.act(place, event("keep", folder.name))
     assert not kept["asking"]
-    _, place, said, _, shown = desk.act(place, event("delete", folder.name))
-    assert not folder.exists() and "moved to the trash" in said and "No runs yet." in shown
+    _, place, _, shown, _ = desk.act(place, event("delete", folder.name))
+    assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
 
 
@@ -273,6 +275,22 @@ def test_draw_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_writte
     assert drawn_with("20260103-120000_three", "a fox") == "my own"
 
 
+def test_generate_with_it_takes_what_makes_the_first_sample_again(desk):
+    line = "a (zunkel:1.2) --n blurry --w 128 --h 64 --d 5 --s 7 --l 3 --ss euler"
+    own = {"clip_skip": 2, "prediction": "v"}
+    samples = {"sample_prompts": [line], "prompt_weights": False}
+    write_run(desk.page, "20260101-120000_one", job=build(TrainJob, {"samples": samples, "model": own}))
+    desk.act({}, event("draw", "20260101-120000_one"))
+    values = desk.page.project.tab_state("Generate")["values"]
+    job = job_of(values, TrainJob())
+    asked = job.generate
+    assert (asked.prompt, asked.negative_prompt, asked.width, asked.height) == ("a (zunkel:1.2)", "blurry", 128, 64)
+    assert (asked.seed, asked.steps, asked.guidance_scale, asked.sampler) == (5, 7, 3.0, "euler")
+    assert not asked.prompt_weights and (job.model.clip_skip, job.model.prediction) == (2, "v")
+    other = job_of(values | {"base_model": "models/other"}, TrainJob())
+    assert other.model.clip_skip is None  # another model than the run's
+
+
 def test_the_queue_is_reordered_paused_and_emptied(desk):
     engine = desk.page.engine
     ids = [
@@ -283,7 +301,7 @@ def test_the_queue_is_reordered_paused_and_emptied(desk):
     waiting = [entry.title for entry in engine.queue() if entry.state == "waiting"]
     assert waiting == ["three", "one", "two"]
     queue, _ = desk.queue_act({}, event("hold"))
-    assert engine.queue_paused and "The queue is paused" in queue
+    assert engine.queue_paused and "waiting jobs do not start" in queue
     desk.queue_act({}, event("go"))
     queue, _ = desk.queue_act({}, event("cancel", ids[1]))
     assert "two" not in queue and not engine.queue_paused
@@ -316,6 +334,7 @@ def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):
     assert folder_bytes(tmp_path) == 500 and folder_bytes(tmp_path / "gone") == 0
 
 
+@pytest.mark.slow
 def test_pictures_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp_path):
     page = desk.page
     path = picture(tmp_path / "set" / "a.png", caption="a fox")
@@ -366,3 +385,132 @@ def test_the_list_in_monitor_tells_what_another_process_runs(page):
         assert [run["state"] for run in monitor.run_names(page)] == ["running"]
     finally:
         folder.unlock()
+
+
+def measured_run(page, name="20260101-120000_measured", on="held_out"):
+    """A run with three checkpoints, the second one clearly best."""
+    folder = write_run(page, name)
+    numbers = (0, 0.02, 0.01, 0.03, 0.02, 0.01, 0.03, 0.02)
+    lines = (folder / "events.jsonl").read_text("utf-8").splitlines()
+
+    def put(kind, **facts):
+        lines.append(json.dumps({"v": 1, "seq": len(lines) + 1, "time": time.time(), "kind": kind, **facts}))
+
+    for step, loss in ((0, 0.5), (10, 0.3), (20, 0.2), (30, 0.4)):
+        if step:
+            file = f"checkpoints/m-step{step:08d}.safetensors"
+            (folder / file).write_bytes(b"x")
+            put("saved", step=step, file=file, bytes=1)
+        each = [loss + number * (1 + step / 100) for number in numbers]
+        facts = {"loss": loss, "train_loss": None, "gap": None, "by_timestep": {}, "pictures": 2}
+        facts |= {"measured_on": on, "each": each, "each_of": "a"}
+        put("validated", step=step, **facts)
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_it(desk, page):
+    folder = measured_run(page)
+    shown = desk._main({"open": folder.name})
+    assert "Best checkpoint" in shown and "m-step00000020.safetensors" in shown and "clearly better" in shown
+    found = monitor.parts(page, folder.name)["best"]
+    assert found["step"] == 20 and found["others"] == 2 and not found["as_good"]
+    draw_with(page, folder.name)
+    (lora,) = page.project.tab_state("Generate")["values"]["loras"]
+    assert lora["file"].endswith("m-step00000020.safetensors")
+    (folder / "checkpoints" / "m-step00000020.safetensors").unlink()
+    assert monitor.parts(page, folder.name)["best"]["step"] == 10
+
+
+def test_the_loss_on_training_images_is_not_called_the_best(desk, page):
+    folder = measured_run(page, on="training")
+    shown = desk._main({"open": folder.name})
+    assert "Lowest loss" in shown and "cannot show overfitting" in shown and "Best checkpoint" not in shown
+    assert desk._runs()[0].best is None, "the column of validation is for held-out images"
+
+
+def test_runs_are_told_apart_by_what_they_were_made_of_and_found_by_it(desk, tmp_path):
+    job = {"dataset": {"folder": str(tmp_path / "red foxes")}, "model": {"base_model": "models/dreamy.safetensors"}}
+    folder = write_run(desk.page, "20260101-120000_one", job=build(TrainJob, job | {"method": {"kind": "fine_tune"}}))
+    raw = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(raw | {"preset": f"mine {HOSTILE}"}))
+    write_run(desk.page, "20260102-120000_two")
+    shown = desk._main({})
+    assert "red foxes · dreamy.safetensors · " in shown and "<img src=x" not in shown
+    desk.act({}, event("note", folder.name, "too strong\nat 0.8"))
+    for find in ("FOXES", "dreamy", "foxes  dreamy", "fine-tune", "preset mine", "too strong", "one"):
+        assert desk._main({"find": find}).count("<tr>") == 2, find
+    assert "None of these." in desk._main({"find": "foxes 20260102"})
+    (folder / "job.json").write_text('{"kind": "job", "schema_version": 99}')
+    assert ">one<" in desk._main({}) and "dreamy" not in desk._main({})
+
+
+def test_a_run_is_renamed_everywhere_and_its_folder_and_journal_stay(desk):
+    page = desk.page
+    folder = write_run(page, "20260101-120000_one")
+    before = (folder / "events.jsonl").read_bytes()
+    assert monitor.run_names(page)[0]["title"] == "one"
+    desk.act({}, event("rename", folder.name, f"  Best \u202e fox\n{HOSTILE}"))
+    title = f"Best fox {HOSTILE}"
+    assert monitor.run_names(page)[0]["title"] == page.engine.snapshot(folder.name)["title"] == title
+    assert compare_view.head((folder.name, "x"), [RunFolder(folder)]).count("Best fox &lt;img") == 1
+    assert library._run_words(folder) == f"{title} ({folder.name})"
+    assert "<img src=x" not in desk._main({}) + desk._main({"open": folder.name})
+    assert folder.is_dir() and (folder / "events.jsonl").read_bytes() == before
+    desk.act({}, event("rename", folder.name, ""))  # its own name again
+    assert page.engine.snapshot(folder.name)["title"] == "one"
+
+
+@pytest.mark.parametrize(("act", "most"), [("rename", MOST_TITLE), ("note", MOST_NOTE)])
+def test_a_title_or_note_that_is_too_long_is_refused(desk, act, most):
+    folder = write_run(desk.page, "20260101-120000_one")
+    desk.act({}, event(act, folder.name, "x" * most))
+    with pytest.raises(ProblemsError, match=f"{most:,} fit"):
+        desk.act({}, event(act, folder.name, "y" * (most + 1)))
+    assert ("x" * most) in (folder / "about.json").read_text()
+
+
+@pytest.mark.parametrize("held", ["{", "[" * 5000, '{"title": "' + "x" * 50_000 + '"}', '["a"]'])
+def test_a_damaged_about_file_is_told_and_kept(desk, held):
+    folder = write_run(desk.page, "20260101-120000_one")
+    (folder / "about.json").write_text(held)
+    assert ">one<" in desk._main({}) and "about.json" in desk._main({"open": folder.name})
+    with pytest.raises(ProblemsError, match=r"about\.json"):
+        desk.act({}, event("note", folder.name, "mine"))
+    assert (folder / "about.json").read_text() == held
+
+
+@pytest.mark.parametrize("held", ['{"title": 5, "note": ["a"]}', '{"title": "\\u0000 \\n "}', "{}"])
+def test_other_values_in_an_about_file_count_as_none(desk, held):
+    folder = write_run(desk.page, "20260101-120000_one")
+    (folder / "about.json").write_text(held)
+    assert ">one<" in desk._main({})
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "saved", "name"),
+    [
+        ("failed", "out of memory", True, "continue"),
+        ("failed", "out of memory", False, "settings"),
+        ("failed", "", False, "continue"),
+        ("stopped", "", True, "continue"),
+        ("interrupted", "", False, "continue"),
+    ],
+)
+def test_monitor_and_runs_offer_the_same_next_step_files_and_the_error_once(desk, state, message, saved, name):
+    page, folder = desk.page, write_run(desk.page, "20260101-120000_one", state, message=message)
+    if saved:
+        saved_state(folder)
+    head = monitor.parts(page, folder.name)["run"]
+    assert head["next"]["name"] == head["actions"][0] == name and "generate" in head["actions"]
+    act = {"settings": "use"}.get(name, name)
+    for shown in (desk._main({}), desk._main({"open": folder.name})):
+        assert shown.count(f'data-act="{act}"') == 1 and f">{head['next']['text']}</button>" in shown
+    assert 'data-act="draw"' in shown and f'data-copy="{folder / "checkpoints" / "glyphs.safetensors"}"' in shown
+    assert not message or shown.count(message) == 1
+    assert ("step 30" in head["next"]["about"]) == saved
+
+
+def test_a_run_that_goes_on_or_is_done_has_no_next_step(desk):
+    folder = write_run(desk.page, "20260101-120000_one")
+    assert monitor.parts(desk.page, folder.name)["run"]["next"] is None

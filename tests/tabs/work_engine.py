@@ -44,7 +44,9 @@ class WorkEngine(FakeEngine):
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(job.count):
             run.stage = f"drawing picture {number + 1} of {job.count} {number}/{job.count}"
-            self._closing.wait(self.draw_seconds)
+            end = time.monotonic() + self.draw_seconds
+            while time.monotonic() < end and "stop" not in run.commands and not self._closing.wait(0.05):
+                pass
             if "stop" in run.commands:
                 run.state = "stopped"
                 return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -17,14 +20,22 @@ from tabs.links import Links
 from tabs.project import Project
 from tabs.safety import Roots
 
+T = TypeVar("T")
 HOSTILE = "<img src=x onerror=alert(1)> \"two\" 'one' & more"
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """What the coroutine returns. In a thread of its own: a browser that is open keeps this one's loop running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page:
     """A page over an empty outputs folder; its engine has the light lane and no jobs unless one is given."""
     workspace = Workspace(outputs=folder / "outputs", models=PROJECT / "models", presets=folder / "presets")
     lane = LightLane()
-    engine = engine or SimpleNamespace(light=lane.submit, queue=list)
+    idle = {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": None}
+    engine = engine or SimpleNamespace(light=lane.submit, queue=list, status=lambda: idle, notice="")
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
@@ -47,6 +58,11 @@ def wait_until(test: Any, seconds: float = 60.0) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("it did not come about in time")
+
+
+def said(desk: Any) -> str:
+    """What the message panel tells those who asked `desk`, as one text."""
+    return str(desk.page.browsers.of(None).said or "")
 
 
 def event(act: str, arg: str = "", value: str = "") -> Any:

@@ -93,8 +93,8 @@ def test_files_that_are_none_are_refused_in_plain_words(tmp_path):
         ({"name": "inspect", "file": None}, "No file is named"),
         ({"name": "inspect", "file": str(tmp_path / "page.safetensors")}, "web page"),
         ({"name": "inspect", "file": str(tmp_path / "missing.safetensors")}, "There is no file"),
-        ({"name": "download", "hub_id": None}, "No hub model is named"),
-        ({"name": "download", "hub_id": "no id"}, "is no hub id"),
+        ({"name": "download", "hub_id": None}, "No model is named"),
+        ({"name": "download", "hub_id": "no id"}, "no hub id and no link"),
     ):
         with pytest.raises(ProblemsError, match=words):
             use(**asked)

@@ -44,7 +44,7 @@ def workspace(tmp_path, shared_cache):
     return workspace
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_job(pictures):
     def make(**groups) -> TrainJob:
         values = {
@@ -70,7 +70,7 @@ class Training:
         self.token = CancelToken()
         self.on_line = lambda line: None
 
-    def start(self) -> str:
+    def start(self, stop_at: int | None = None) -> str:
         from core.training.run import run_training
 
         with Journal(self.folder.path) as journal:
@@ -78,7 +78,7 @@ class Training:
             context = JobContext(
                 self.workspace, self.folder, journal, CommandReader(self.folder.path), "cpu", self.token
             )
-            return run_training(self.job, context)
+            return run_training(self.job, context, stop_at)
 
     def again(self) -> "Training":
         """The same folder in a new life."""

@@ -8,7 +8,7 @@ from core.cli.main import BAD_INPUT, DONE, main
 from core.cli.options import Options
 from core.cli.train import check
 from core.dataset.preflight import preflight
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.training.checks import problems_with_model, problems_without_model
 from tests.models import tiny_file
 
@@ -100,7 +100,8 @@ def test_a_resolution_that_was_left_behind_is_advised_against(make_job, workspac
 
 def test_the_size_that_a_file_states_comes_before_that_of_its_family(make_job, workspace, tmp_path):
     file = tiny_file("sd1", tmp_path / "model.safetensors", {"modelspec.resolution": "128x128"})
-    assert problems_with_model(make_job(model={"base_model": str(file)}, dataset={"resolution": 96}), workspace) == []
+    found = problems_with_model(make_job(model={"base_model": str(file)}, dataset={"resolution": 96}), workspace)
+    assert "dataset.resolution" not in [problem.where for problem in found]
 
 
 def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_picture(make_job, workspace, pictures, tmp_path):
@@ -160,3 +161,19 @@ def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace,
     with pytest.raises(ProblemsError, match="is not on this machine"):  # the download was only pretended
         check(make_job(model=model), options)
     assert fetched == ["someone/some-model"]
+
+
+def test_an_upload_is_looked_at_before_the_start(make_job, workspace, monkeypatch):
+    asked = []
+    monkeypatch.setattr("core.training.checks.upload_problem", lambda hub, key: asked.append(key) or Problem("refused"))
+    options = Options({"outputs": str(workspace.outputs), "models": str(workspace.models), "device": "cpu"})
+    job = make_job(hub={"huggingface_repo_id": "me/run"})
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("core.record.secrets._stored", dict)
+    with pytest.raises(ProblemsError, match="need a token"):
+        check(job, options)
+    assert asked == [], "what is wrong without asking is said first"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_token")
+    with pytest.raises(ProblemsError, match="refused"):
+        check(job, options)
+    assert asked == ["hf_secret_token"]

@@ -1,7 +1,6 @@
 """torch.compile: the same losses, compiled in truth, for every kind of training; refusals in words."""
 
 import importlib.util
-import os
 import shutil
 
 import pytest
@@ -28,11 +27,6 @@ WAYS = {
 }
 
 
-ALL = os.environ.get("ATELIER_COMPILED") == "all"  # dynamo takes half a minute for each, inductor minutes
-if not ALL:
-    WAYS = dict(list(WAYS.items())[:1])
-
-
 def settings(backend="inductor"):
     return MemorySettings(torch_compile=True, dynamo_backend=backend)
 
@@ -51,6 +45,7 @@ def pieces(monkeypatch):
     return found
 
 
+@pytest.mark.slow  # dynamo takes half a minute for each, inductor minutes
 @pytest.mark.parametrize("way", WAYS)
 def test_losses_are_those_without_and_dynamo_counts_what_it_compiled(train, pieces, way):
     groups, memory = WAYS[way]
@@ -68,7 +63,7 @@ def test_losses_are_those_without_and_dynamo_counts_what_it_compiled(train, piec
     assert torch._dynamo.config.recompile_limit == 8, "what was set for the run is put back"
 
 
-@pytest.mark.skipif(not ALL, reason="ATELIER_COMPILED=all stops and goes on with compiled runs")
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(workspace, make_job, pieces, backend):
     """Stopped in the middle of an epoch, which has a short batch: the life after it meets, and so compiles, the forms of
@@ -107,6 +102,7 @@ def said():
     return kept, lambda what, fix: kept.append((what, fix))
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_same_gradients():
     attention = small_unet().down_blocks[0].attentions[0]
     generator = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import is_whole, newest_state, seal_state, state_step, states_in
 from core.training import checkpoint
 from core.training.resume import find_state
+from tests.selection import slow_unless
 
 STEPS = {"schedule": {"max_train_steps": 6, "seed": 7}, "saving": {"output_name": "t", "save_every_n_steps": 2}}
 
@@ -20,6 +21,12 @@ STEPS = {"schedule": {"max_train_steps": 6, "seed": 7}, "saving": {"output_name"
 def ended():
     """What an unbroken run of 6 steps learns, and its losses: filled by the first test that needs it."""
     return {}
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory):
+    """The folder of a killed run, of which each test gets a copy: filled by the first that needs it."""
+    return tmp_path_factory.mktemp("killed") / "run"
 
 
 @pytest.fixture
@@ -32,9 +39,12 @@ def whole(train, ended):
 
 
 @pytest.fixture
-def killed(train, monkeypatch):
+def killed(train, master):
     """A run with states of the steps 2 and 4 that was killed in step 5."""
     training = train(**STEPS)
+    if master.exists():
+        shutil.copytree(master, training.folder.path, dirs_exist_ok=True)
+        return training
 
     class Killed(BaseException):
         pass
@@ -47,6 +57,7 @@ def killed(train, monkeypatch):
     with pytest.raises(Killed):
         training.start()
     assert [state_step(path) for path in states_in(training.folder.states)] == [4, 2]
+    shutil.copytree(training.folder.path, master)
     return training
 
 
@@ -94,6 +105,18 @@ def warnings(training):
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_state_is_not_whole(tmp_path, damage):
+    for step in (2, 4):
+        state = tmp_path / f"step0000000{step}"
+        state.mkdir()
+        (state / "training.pt").write_bytes(bytes(range(step, 100)))
+        seal_state(state)
+        assert is_whole(state)
+    damage(state)
+    assert not is_whole(state) and newest_state(tmp_path).name == "step00000002"
+
+
+@pytest.mark.parametrize("damage", slow_unless((cut, DAMAGES[4]).__contains__, DAMAGES), ids=lambda each: each.__name__)
 def test_a_run_goes_on_from_the_newest_whole_state_and_says_so(killed, whole, damage):
     damage(killed.folder.states / "step00000004")
     again = killed.again()
@@ -133,7 +156,7 @@ def test_where_every_state_is_damaged_nothing_is_begun_anew(killed):
     assert [state_step(path) for path in states_in(killed.folder.states)] == [4, 2]
 
 
-@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("left", slow_unless(bool, [True, False]))
 def test_a_run_without_a_state_begins_anew_and_says_so(killed, whole, left):
     shutil.rmtree(killed.folder.states)
     if left:
@@ -155,16 +178,17 @@ def test_a_state_to_begin_from_that_is_damaged_is_named(killed, train):
         find_state(killed.folder.name, killed.workspace)
 
 
-@pytest.mark.parametrize(
-    ("place", "number"),
-    [
-        ("training.pt", errno.ENOSPC),
-        ("complete.json", errno.ENOSPC),
-        ("the folder", errno.ENOSPC),
-        ("training.pt", errno.EROFS),
-    ],
-)
-def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, whole, monkeypatch, place, number):
+UNWRITTEN = [
+    ("training.pt", errno.ENOSPC),
+    ("complete.json", errno.ENOSPC),
+    ("the folder", errno.ENOSPC),
+    ("training.pt", errno.EROFS),
+]
+
+
+@pytest.mark.parametrize("where", slow_unless(UNWRITTEN[1::2].__contains__, UNWRITTEN), ids=str)
+def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, whole, monkeypatch, where):
+    place, number = where
     training, failed = train(**STEPS), []
     real = {"sync": atomic.sync_file, "seal": seal_state, "replace": atomic.replace}
 

@@ -9,7 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.record.problems import ProblemsError
+from core.settings.flags import merge
 from core.training import update
+from tests.selection import slow_unless
 
 
 def start(training):
@@ -164,11 +166,11 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("groups", EVERYTHING.values(), ids=EVERYTHING.keys())
-def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, pictures, groups, monkeypatch):
+@pytest.mark.parametrize("name", slow_unless(["in turn, of several sizes, mirrored"].__contains__, EVERYTHING))
+def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, pictures, name, monkeypatch):
     classes = folder("class", 3)
     sources = [source(classes, role="regularisation"), source(str(pictures), samples_per_epoch=3)]
-    groups = {**groups, "dataset": {"folder": None, "sources": sources, **groups.get("dataset", {})}}
+    groups = merge({"dataset": {"folder": None, "sources": sources}}, EVERYTHING[name])
     groups["schedule"] = {"max_train_steps": 7, "seed": 7}
     whole = start(train(**groups))
     broken = train(**groups)

@@ -1,5 +1,7 @@
 """What learns in bf16 or fp16: a LoRA and new words; whole models are in test_whole_model."""
 
+from itertools import product
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from core.settings.job import TrainJob
 from core.training import run as running
 from core.training.memory_plan import MemoryFacts, PartSize, memory_plan
 from core.training.prove import prove
+from tests.selection import slow_unless
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 METHODS = {
@@ -53,9 +56,11 @@ def learnt(training, method):
     return load_file(training.file()) if method == "lora" else read_embedding(training.file())
 
 
-@pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("method", METHODS)
-def test_weights_and_gradients_have_the_type_and_steps_are_computed_in_fp32(train, monkeypatch, method, name):
+@pytest.mark.parametrize(
+    "case", slow_unless([("lora", "bf16"), ("embedding", "fp16")].__contains__, product(METHODS, TYPES)), ids="-".join
+)
+def test_weights_and_gradients_have_the_type_and_steps_are_computed_in_fp32(train, monkeypatch, case):
+    method, name = case
     plain, own = train(**METHODS[method]), train(**METHODS[method], memory={"full_precision": name})
     assert plain.start() == "done"
     found = what_learns(monkeypatch, own)
@@ -71,8 +76,13 @@ def test_weights_and_gradients_have_the_type_and_steps_are_computed_in_fp32(trai
     assert torch.nn.functional.cosine_similarity(*ways, dim=0) > 0.98
 
 
-@pytest.mark.parametrize(("method", "name"), [("lora", "bf16"), ("lora", "fp16"), ("embedding", "bf16")])
-def test_a_resumed_run_equals_an_unbroken_one(train, method, name):
+@pytest.mark.parametrize(
+    "case",
+    slow_unless([("embedding", "bf16")].__contains__, [*product(["lora"], TYPES), ("embedding", "bf16")]),
+    ids="-".join,
+)
+def test_a_resumed_run_equals_an_unbroken_one(train, case):
+    method, name = case
     training = train(**METHODS[method], memory={"full_precision": name})
     found = prove(training.job, training.workspace, "cpu", 4)
     assert found.equal, found.words()

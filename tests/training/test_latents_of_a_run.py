@@ -1,5 +1,6 @@
 """Where latents are kept changes no loss; what changes by chance is encoded at each step and goes on as it was."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -30,32 +31,52 @@ def run(train, make_job):
     return start
 
 
-def test_where_latents_are_kept_changes_no_loss(run):
-    kept = {where: run({"flip_aug": True}, memory={"cache_latents": where}).losses() for where in PLACES}
+@pytest.fixture(scope="module")
+def known():
+    return {}
+
+
+@pytest.fixture
+def losses(run, known):
+    """As `run`, for its losses alone: of equal settings one run for all tests."""
+
+    def of(dataset=None, **groups):
+        key = json.dumps([dataset, groups])
+        if key not in known:
+            known[key] = run(dataset, **groups).losses()
+        return known[key]
+
+    return of
+
+
+def test_where_latents_are_kept_changes_no_loss(losses):
+    kept = {where: losses({"flip_aug": True}, memory={"cache_latents": where}) for where in PLACES}
+    kept["auto"] = losses({"flip_aug": True})
     assert len(kept["disk"]) == 4
-    assert all(losses == kept["disk"] for losses in kept.values())
+    assert all(each == kept["disk"] for each in kept.values())
 
 
-PLACES = ("auto", "disk", "memory", "device", "off")
+PLACES = ("disk", "memory", "device", "off")
 
 
-def test_mirroring_changes_what_is_learnt_and_is_drawn_anew(run):
-    plain, mirrored = run().losses(), run({"flip_aug": True}).losses()
+def test_mirroring_changes_what_is_learnt_and_is_drawn_anew(losses):
+    plain, mirrored = losses(), losses({"flip_aug": True})
     same = sum(plain[step] == mirrored[step] for step in plain)
     assert same < 4, "some of ten draws are mirrored"
 
 
-def test_the_ways_to_draw_from_a_latent_differ(run):
-    ways = {way: tuple(run(memory={"latent_draw": way}).losses().values()) for way in ("sample", "mean", "frozen")}
+def test_the_ways_to_draw_from_a_latent_differ(losses):
+    ways = {way: tuple(losses(memory={"latent_draw": way}).values()) for way in ("mean", "frozen")}
+    ways["sample"] = tuple(losses().values())
     assert len(set(ways.values())) == 3
 
 
 CHANGING = {"random_crop": True, "color_aug": True, "flip_aug": True}
 
 
-def test_chance_crops_and_colours_train_and_resume_bit_for_bit(train, make_job, run):
+def test_chance_crops_and_colours_train_and_resume_bit_for_bit(train, run, losses):
     whole = run(CHANGING)
-    assert whole.losses() != run({"flip_aug": True}).losses()
+    assert whole.losses() != losses({"flip_aug": True})
     assert any("at each step" in line["text"] for line in whole.lines("log"))
     broken = train(dataset=whole.job.dataset.model_dump(), schedule=FOUR)
 
@@ -113,7 +134,7 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
         assert read.losses()[step] == pytest.approx(loss, rel=1e-4)  # drawn with a deviation of 3e-7
 
 
-def test_masks_reach_the_loss_and_are_kept(tmp_path, run, pictures, workspace):
+def test_masks_reach_the_loss_and_are_kept(tmp_path, run, losses, pictures, workspace):
     from PIL import Image
 
     masks = tmp_path / "masks"
@@ -124,10 +145,10 @@ def test_masks_reach_the_loss_and_are_kept(tmp_path, run, pictures, workspace):
         mask.paste(255, (0, 0, size[0] // 2, size[1]))
         mask.save(masks / path.name)
     masked = {"conditioning_data_dir": str(masks), "masked_loss": True}
-    losses = run(masked).losses()
-    assert losses != run().losses()
+    found = run(masked).losses()
+    assert found != losses()
     assert list((workspace.cache / "masks").rglob("*.safetensors"))
-    assert run(masked).losses() == losses == run(masked, memory={"cache_latents": "off"}).losses()
+    assert run(masked).losses() == found == run(masked, memory={"cache_latents": "off"}).losses()
 
 
 def test_a_vae_of_16_bits_tries_a_picture_again_in_32():

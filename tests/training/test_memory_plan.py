@@ -1,8 +1,12 @@
 """What a training will take is known before it starts, and which switches would make it fit."""
 
+from functools import cache
+from math import prod
+
 import pytest
 
 from core.engine.execute import execute
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -14,8 +18,9 @@ from tests.options import ADAFACTOR
 GB = 1e9
 
 
-def published(family: str, side: int, batch: int = 1) -> MemoryFacts:
-    """The published model at this size on a graphics card."""
+@cache
+def sizes(family: str) -> dict[str, PartSize]:
+    """Of the published model: it is built once for all tests."""
     from core.families import family as module
     from core.families.loading import make_empty
 
@@ -24,9 +29,15 @@ def published(family: str, side: int, batch: int = 1) -> MemoryFacts:
     for name in ("unet", "vae", *layout.text_encoders):
         config = layout.config(name)
         shapes = {key: tuple(value.shape) for key, value in make_empty(name, config).state_dict().items()}
-        numbers = {key: __import__("math").prod(shape) for key, shape in shapes.items()}
+        numbers = {key: prod(shape) for key, shape in shapes.items()}
         plain = sum(numbers[key] for key, shape in shapes.items() if len(shape) < 2 or "embedding" in key)
         parts[name] = PartSize(sum(numbers.values()), plain, 0, max(numbers.values()), config)
+    return parts
+
+
+def published(family: str, side: int, batch: int = 1) -> MemoryFacts:
+    """The published model at this size on a graphics card."""
+    parts = sizes(family)
     return MemoryFacts(family, "cuda", parts, 2 * parts["unet"].numbers, (side, side), batch)
 
 
@@ -38,6 +49,18 @@ def test_sd15_lora_at_512_fits_four_gigabytes():
     plan = memory_plan(job_of(), published("sd1", 512))
     assert plan.weights == pytest.approx(1.75 * GB, rel=0.1)
     assert 2.8 * GB < plan.total < 4 * GB
+
+
+def test_a_unet_whose_layers_do_not_fit_one_another_is_refused_in_words():
+    """Each weight has the shape that its config says, so loading passes it."""
+    from dataclasses import replace
+
+    facts = published("sd1", 64)
+    unet = facts.parts["unet"]
+    odd = replace(unet, config=dict(unet.config) | {"class_embeddings_concat": True})
+    with pytest.raises(ProblemsError) as refused:
+        memory_plan(job_of(), replace(facts, parts=facts.parts | {"unet": odd}))
+    assert [problem.where for problem in refused.value.problems] == ["model.base_model"]
 
 
 def test_a_whole_model_takes_sixteen_bytes_a_number_in_fp32():

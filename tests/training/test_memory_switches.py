@@ -42,7 +42,7 @@ def test_weights_of_blocks_become_8_bit_and_products_stay_near():
         assert (ours.grad - theirs.grad).norm() < 0.05 * theirs.grad.norm()
 
 
-@pytest.mark.parametrize("switch", ["fp8_base", "fp8_base_unet"])
+@pytest.mark.parametrize("switch", ["fp8_base", pytest.param("fp8_base_unet", marks=pytest.mark.slow)])
 def test_a_lora_learns_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(train, switch):
     text = {"rank": 4, "alpha": 4.0, "train_text_encoder": switch == "fp8_base"}
     plain, narrowed = train(network=text), train(network=text, memory={switch: True})
@@ -72,9 +72,9 @@ def test_8_bit_weights_cannot_learn_themselves(make_job):
     "memory",
     [
         {"gradient_checkpointing": True},
-        {"gradient_checkpointing": True, "checkpoint_blocks": "outer"},
+        pytest.param({"gradient_checkpointing": True, "checkpoint_blocks": "outer"}, marks=pytest.mark.slow),
         {"attention": "plain"},
-        {"attention": "sliced"},
+        pytest.param({"attention": "sliced"}, marks=pytest.mark.slow),
         {"allow_tf32": True, "highvram": True, "lowram": True},
     ],
     ids=["twice", "outer twice", "plain", "sliced", "others"],
@@ -207,7 +207,7 @@ def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch,
 @pytest.mark.parametrize("learns", [False, True])
 def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, learns):
     def read(run):
-        return run.text.states(["a fox"]).context, run.prompt_texts.states(run.prompts[0])[0].context
+        return run.text.states(["a fox"]).context, run.prompt_texts.states(run.prompts[0]).positive.context
 
     groups = {"network": {"train_text_encoder": learns}, "samples": {"sample_prompts": ["a fox"]}}
     starter = family("sd1").load(PROJECT / "models" / "starter", parts=("text_encoders", "tokenizers"))

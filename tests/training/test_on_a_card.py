@@ -14,9 +14,11 @@ from core.settings.flags import merge
 from tests.card.library import COMPILER
 from tests.models import tiny_configs, tiny_folder
 from tests.options import ADAFACTOR, NOISE
+from tests.selection import slow_unless
 
 pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="no C++ compiler, or not Linux")
 
+FP8 = "checkpointing and fp8"
 TUNE = {"kind": "fine_tune"}
 LEARNS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
 CASES = {
@@ -33,7 +35,7 @@ CASES = {
     },
     "options of noise and loss": {"noise": NOISE},
     "as sd-scripts": {"noise": {**NOISE, "compatibility": "kohya"}},
-    "checkpointing and fp8": {"memory": {"gradient_checkpointing": True, "fp8_base": True}},
+    FP8: {"memory": {"gradient_checkpointing": True, "fp8_base": True}, "schedule": {"max_train_steps": 2, "seed": 7}},
     "full bf16": {"memory": {"full_precision": "bf16"}},
     "latents in memory": {"memory": {"cache_latents": "memory"}},
     "AdaFactor": {"optimizer": ADAFACTOR},
@@ -57,17 +59,14 @@ CASES = {
 # What an optimizer keeps is known after its first step: until then the host asks whether to take one.
 ASKS_AT_FIRST = ("AdaFactor", "8 bits", "Lion")
 MAKES_ITS_STATE = ("AdaFactor", "fine-tune, full bf16, fused")  # in memory of the host, and copies it
-ALWAYS = (
-    "text encoder, dropouts, a limit to the weights",
-    "checkpointing and fp8",
-    "fine-tune, full bf16, fused",
-)
-CHOSEN = [name for name in CASES if name in ALWAYS or os.environ.get("ATELIER_CARD") == "all"]
+TRIED = slow_unless([FP8].__contains__, CASES)  # a case takes a quarter of a minute
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, pictures):
-    """{case: what was found}"""
+def found(request, tmp_path_factory, pictures):
+    """{case: what was found} for each case that a test of this run asks for; libraries are loaded once for all."""
+    here = [item for item in request.session.items if item.path == request.path]
+    asked = {item.callspec.params["case"] for item in here if "case" in item.fixturenames}
     place = tmp_path_factory.mktemp("card")
     models = {name: str(tiny_folder(name, place / name)) for name in ("sd1", "sd2", "sdxl")}
     base = {
@@ -80,7 +79,7 @@ def found(tmp_path_factory, pictures):
         "saving": {"output_name": "t", "save_every_minutes": None},
         "logging": {"log_with": "none"},
     }
-    jobs = {name: merge(base, CASES[name]) for name in CHOSEN}
+    jobs = {name: merge(base, CASES[name]) for name in CASES if name in asked | {FP8}}
     for job in jobs.values():
         job["model"] = {**job["model"], "base_model": models[job["model"]["base_model"]]}
     listed = place / "cases.json"
@@ -94,7 +93,8 @@ def found(tmp_path_factory, pictures):
     return {line.pop("name"): line for line in lines}
 
 
-@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRIED)
 def test_a_step_meets_on_the_card_and_never_waits_for_it(found, case):
     assert "error" not in found[case], found[case]["error"]
     first, *later = found[case]["waits"]
@@ -103,14 +103,16 @@ def test_a_step_meets_on_the_card_and_never_waits_for_it(found, case):
     assert all(any(word in wait for word in may) for wait in first), first
 
 
-@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRIED)
 def test_a_step_leaves_nothing_behind(found, case):
     """Beside its losses, which wait to be read back together."""
     held = found[case]["held"]
     assert held[-1] - held[-2] < 64 << 10, held
 
 
+@pytest.mark.slow
 def test_a_model_in_fp8_never_lies_on_the_card_in_more(found):
     """It is made narrow in main memory."""
     unet = make_empty("unet", tiny_configs("sd1")["unet"])
-    assert found["checkpointing and fp8"]["building"] < 2 * sum(weight.numel() for weight in unet.parameters())
+    assert found[FP8]["building"] < 2 * sum(weight.numel() for weight in unet.parameters())

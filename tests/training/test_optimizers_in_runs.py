@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training.prove import prove
+from tests.selection import slow_unless
 
 KINDS = {
     "schedule-free": {"optimizer_type": "AdamWScheduleFree", "optimizer_args": {"warmup_steps": 2}},
@@ -18,7 +19,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_unless(("both", "8 bits, LoRA+").__contains__, KINDS))
 def test_a_run_that_is_stopped_and_continued_equals_an_unbroken_one(train, kind):
     training = train(optimizer=KINDS[kind], schedule={"max_train_steps": 4, "seed": 7}, samples={"sample_prompts": []})
     found = prove(training.job, training.workspace, "cpu", 4)

@@ -38,8 +38,14 @@ def fails_at(calls, work):
     "groups",
     [
         {},
-        {"network": {"train_text_encoder": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
-        {"method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}, "optimizer": {"learning_rate": 1e-5}},
+        pytest.param(
+            {"network": {"train_text_encoder": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"method": {"kind": "fine_tune", "ema": True, "ema_decay": 0.5}, "optimizer": {"learning_rate": 1e-5}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["LoRA", "schedule-free", "average"],
 )

@@ -1,5 +1,7 @@
 """A few real steps forecast memory and time, and leave nothing behind."""
 
+import pytest
+
 from core.engine.execute import execute
 from core.record.commands import CommandReader
 from core.record.context import JobContext
@@ -25,6 +27,7 @@ def test_the_forecast_is_of_the_largest_and_the_smallest_batch(workspace, make_j
     assert not workspace.runs.exists() or not list(workspace.runs.iterdir())
 
 
+@pytest.mark.slow
 def test_the_engine_tells_the_forecast_and_fails_in_words(workspace, make_job, monkeypatch):
     job = make_job()
     folder = RunFolder.create(workspace.private / "jobs", "p", dump(job, task="probe"))

@@ -43,22 +43,6 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 QUIET = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
-def launch(job, tmp_path, name, together):
-    """Train in processes of their own; returns the finished LoRA's weights, the run's journal and its table of losses."""
-    preset = tmp_path / f"{name}.json"
-    preset.write_text(json.dumps(dump(job)))
-    outputs = tmp_path / name
-    words = [str(PROJECT / "webui.py"), "train", str(preset), "--outputs", str(outputs), "--models"]
-    command = [sys.executable, *(LAUNCH + QUIET if together else []), *words, str(PROJECT / "models")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=PROJECT)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (run,) = (outputs / "runs").iterdir()
-    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    watched = json.loads((run / "watch.json").read_text())
-    return load_file(run / "checkpoints" / "t.safetensors"), lines, watched
-
-
 def losses(lines):
     return {
         step: loss
@@ -68,29 +52,57 @@ def losses(lines):
     }
 
 
-def test_two_processes_train_like_one_with_twice_the_batch(make_job, tmp_path):
-    """20 steps; five pictures of three shapes, so there are short batches, of which one process may have no part."""
+CLIPPED = {
+    "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3, "compatibility": "kohya"},
+    "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2},
+}
+REST = merge(CLIPPED, {"network": {"train_text_encoder": True}, "optimizer": {"text_encoder_lr": 0.0}})
+WORD = merge(
+    CLIPPED,
+    {
+        "method": {"kind": "embedding"},
+        "embedding": {"token_string": "zunkel", "init_word": "fox"},
+        "captions": {"caption_prefix": "zunkel, ", "max_token_length": 75},
+    },
+)
 
-    def job(batch):
-        dataset = {"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": batch}
-        return make_job(
-            dataset=dataset,
-            optimizer={"learning_rate": 1e-4},
-            captions={"caption_dropout_rate": 0.2, "shuffle_caption": True},
-            noise={"min_snr_gamma": 5.0, "noise_offset": 0.05},
-            schedule={"max_train_steps": 20, "seed": 7, "gradient_accumulation_steps": 2},
-        )
 
-    folder = make_job().dataset.folder
-    one, alone, table = launch(job(4), tmp_path, "one", together=False)
-    two, both, shared = launch(job(2), tmp_path, "two", together=True)
-    assert losses(both) == pytest.approx(losses(alone), rel=1e-5) and len(losses(both)) == 20
+def batches_of(count, processes):
+    """10 steps; five pictures of three shapes, so there are short batches, of which one process may have no part."""
+    return {
+        "dataset": {"train_batch_size": count},
+        "optimizer": {"learning_rate": 1e-4},
+        "captions": {"caption_dropout_rate": 0.2, "shuffle_caption": True},
+        "noise": {"min_snr_gamma": 5.0, "noise_offset": 0.05},
+        "schedule": {"max_train_steps": 10, "seed": 7, "gradient_accumulation_steps": 2},
+        "memory": {"num_processes": processes},
+    }
+
+
+@pytest.fixture(scope="module")
+def together(make_job, tmp_path_factory):
+    """{name: its run's folder}, all trained by the same two processes."""
+    place = tmp_path_factory.mktemp("together")
+    cases = {"twice the batch": batches_of(2, 2), "a part at rest": REST, "a new word": WORD}
+    listed = [{"name": name, "job": to_values(make_job(**groups))} for name, groups in cases.items()]
+    (place / "cases.json").write_text(json.dumps(listed))
+    command = [sys.executable, *LAUNCH, *QUIET, "-m", "tests.training.sharded_runs", str(place / "cases.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=PROJECT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return {name: place / name for name in cases}
+
+
+def test_two_processes_train_like_one_with_twice_the_batch(train, together):
+    alone, both = train(**batches_of(4, 1)), together["twice the batch"]
+    assert alone.start() == "done"
+    told = losses(read_lines(both / "events.jsonl"))
+    assert told == pytest.approx(alone.losses(), rel=1e-5) and len(told) == 10
+    one, two = load_file(alone.file()), load_file(both / "checkpoints" / "t.safetensors")
     assert one.keys() == two.keys()
-    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
-    assert apart < 1e-5
-    states = [line["state"] for line in both if line["kind"] == "state"]
-    assert states == ["running", "done"]  # one process wrote the journal
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     # The table of losses holds the pictures of both.
+    table, shared = (json.loads((folder / "watch.json").read_text()) for folder in (alone.folder.path, both))
     assert by_picture(shared) == pytest.approx(by_picture(table), rel=1e-4) and len(by_picture(table)) == 5
     assert [band["count"] for band in shared["bands"]] == [band["count"] for band in table["bands"]]
 
@@ -200,36 +212,17 @@ def tiny(tmp_path_factory):
     return str(tiny_folder("sd1", tmp_path_factory.mktemp("tiny") / "sd1"))
 
 
-REST = {"network": {"train_text_encoder": True}, "optimizer": {"text_encoder_lr": 0.0}}
-WORD = {
-    "method": {"kind": "embedding"},
-    "embedding": {"token_string": "zunkel", "init_word": "fox"},
-    "captions": {"caption_prefix": "zunkel, ", "max_token_length": 75},
-}
-
-
-def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, make_job, tmp_path):
+@pytest.mark.parametrize(("name", "groups"), [("a part at rest", REST), ("a new word", WORD)])
+def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, together, name, groups):
     """Of a part at rate 0, and of the words that do not learn, each process has the gradient of its own pictures."""
-    clipped = {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3, "compatibility": "kohya"}
-    base = {"optimizer": clipped, "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2}}
-    cases = {"a part at rest": merge(base, REST), "a new word": merge(base, WORD)}
-    listed = tmp_path / "cases.json"
-    listed.write_text(
-        json.dumps([{"name": name, "job": to_values(make_job(**groups))} for name, groups in cases.items()])
-    )
-    command = [sys.executable, *LAUNCH, *QUIET, "-m", "tests.training.sharded_runs", str(listed)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=PROJECT)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    for name, groups in cases.items():
-        alone = train(**groups)  # the batches are the same: the script tells the jobs nothing of processes
-        assert alone.start() == "done"
-        together = [line for line in read_lines(tmp_path / name / "events.jsonl") if line["kind"] == "steps"]
-        assert together[-1]["grad_norm"] == pytest.approx(alone.lines("steps")[-1]["grad_norm"], rel=1e-4)
-        assert losses(together) == pytest.approx(alone.losses(), rel=1e-5)
-        one, two = load_file(alone.file()), load_file(tmp_path / name / "checkpoints" / "t.safetensors")
-        assert one.keys() == two.keys()
-        assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-6  # it moves by up to 1e-3
+    alone = train(**groups)  # the batches are the same: the script tells the jobs nothing of processes
+    assert alone.start() == "done"
+    told = [line for line in read_lines(together[name] / "events.jsonl") if line["kind"] == "steps"]
+    assert told[-1]["grad_norm"] == pytest.approx(alone.lines("steps")[-1]["grad_norm"], rel=1e-4)
+    assert losses(told) == pytest.approx(alone.losses(), rel=1e-5)
+    one, two = load_file(alone.file()), load_file(together[name] / "checkpoints" / "t.safetensors")
+    assert one.keys() == two.keys()
+    assert max(float((one[key] - two[key]).abs().max()) for key in one) < 1e-6  # it moves by up to 1e-3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -245,29 +238,38 @@ def test_the_shares_of_a_batch_are_even_and_nothing_is_lost(count, pictures):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_engine_launches_follows_and_stops_processes_of_its_own(make_job, tmp_path):
+@pytest.fixture
+def engine(tmp_path):
     engine = Engine(Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path / "presets"), "cpu")
-    memory = {"num_processes": 2}
-    try:
-        engine.start()
-        done = engine.submit("train", make_job(memory=memory, schedule={"max_train_steps": 3, "seed": 7}))
-        wait(lambda: state_of(engine, done) not in ("waiting", "running"))
-        assert state_of(engine, done) == "done"
-        run = next(entry.run for entry in engine.queue() if entry.id == done)
-        shown = engine.snapshot(run)
-        assert (shown["state"], shown["step"], shown["total"]) == ("done", 3, 3)
-        assert (engine.workspace.runs / run / "checkpoints" / "t.safetensors").is_file()
-
-        long = engine.submit("train", make_job(memory=memory, schedule={"max_train_steps": 5000, "seed": 7}))
-        wait(lambda: any(run.step > 0 for run in engine.runs() if run.state == "running"))
-        engine.cancel(long)
-        wait(lambda: state_of(engine, long) not in ("waiting", "running"))
-        stopped = next(run for run in engine.runs() if run.state == "stopped")
-        assert 0 < stopped.step < 5000 and list(stopped.folder.glob("state/step*/complete.json"))
-    finally:
-        engine.close(wait_seconds=20)
+    engine.start()
+    yield engine
+    engine.close(wait_seconds=20)
 
 
+def test_the_engine_launches_and_follows_processes_of_its_own(engine, make_job):
+    done = engine.submit("train", make_job(memory={"num_processes": 2}, schedule={"max_train_steps": 3, "seed": 7}))
+    wait(lambda: state_of(engine, done) not in ("waiting", "running"))
+    assert state_of(engine, done) == "done"
+    run = next(entry.run for entry in engine.queue() if entry.id == done)
+    shown = engine.snapshot(run)
+    assert (shown["state"], shown["step"], shown["total"]) == ("done", 3, 3)
+    folder = engine.workspace.runs / run
+    assert (folder / "checkpoints" / "t.safetensors").is_file()
+    states = [line["state"] for line in read_lines(folder / "events.jsonl") if line["kind"] == "state"]
+    assert states == ["running", "done"], "one process wrote the journal"
+
+
+@pytest.mark.slow  # the command line's below passes its stop on by the same function
+def test_the_engine_stops_processes_of_its_own(engine, make_job):
+    long = engine.submit("train", make_job(memory={"num_processes": 2}, schedule={"max_train_steps": 5000, "seed": 7}))
+    wait(lambda: any(run.step > 0 for run in engine.runs() if run.state == "running"))
+    engine.cancel(long)
+    wait(lambda: state_of(engine, long) not in ("waiting", "running"))
+    stopped = next(run for run in engine.runs() if run.state == "stopped")
+    assert 0 < stopped.step < 5000 and list(stopped.folder.glob("state/step*/complete.json"))
+
+
+@pytest.mark.slow
 def test_the_command_line_launches_processes_of_its_own_and_ctrl_c_saves(make_job, tmp_path):
     """Ctrl-C in a terminal is heard by all of the command's process group."""
     preset, outputs = tmp_path / "long.json", tmp_path / "outputs"
@@ -302,30 +304,38 @@ class Fails(torch.optim.SGD):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what, words",
     [
         ('raise torch.OutOfMemoryError("CUDA out of memory")', "The device ran out of memory (in process 2)"),
-        ("os.kill(os.getpid(), 9)", "Another process of this training ended without a word"),
+        pytest.param(
+            "os.kill(os.getpid(), 9)",
+            "Another process of this training ended without a word",
+            marks=pytest.mark.slow,  # what is made of it: test_other_process
+        ),
     ],
 )
-def test_what_ended_another_process_is_what_the_run_says(make_job, tmp_path, what, words):
+def test_what_ended_another_process_is_what_the_run_says(make_job, tmp_path, monkeypatch, capsys, what, words):
     """The first one only sees it leave, or is asked to end by the launcher, which must not read as a wish."""
     (tmp_path / "failing.py").write_text(FAILING.format(what=what))
     preset, outputs = tmp_path / "fails.json", tmp_path / "outputs"
     optimizer = {"optimizer_type": "failing.Fails"}
     preset.write_text(json.dumps(dump(make_job(optimizer=optimizer, schedule={"max_train_steps": 50, "seed": 7}))))
+    monkeypatch.syspath_prepend(tmp_path)  # of this process, and of those it launches
+    for name, value in (("PYTHONPATH", str(tmp_path)), ("CUDA_VISIBLE_DEVICES", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(allowed, "_by_flag", set())
     places = ["--outputs", str(outputs), "--models", str(PROJECT / "models"), "--device", "cpu"]
-    command = [sys.executable, str(PROJECT / "webui.py"), "train", str(preset), *places, "--allow-module", "failing"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [*command, "--memory.num_processes", "2"], env=environment, cwd=PROJECT, capture_output=True, text=True
-    )
-    assert done.returncode == 1, done.stderr
+    more = ["--allow-module", "failing", "--memory.num_processes", "2"]
+    try:
+        assert main(["train", str(preset), *places, *more]) == 1
+    finally:
+        sys.modules.pop("failing", None)
     (path,) = (outputs / "runs").iterdir()
     last = [line for line in read_lines(path / "events.jsonl") if line["kind"] == "state"][-1]
     assert last["state"] == "failed" and words in last["message"], last
-    assert words in done.stderr
+    assert words in capsys.readouterr().err
 
 
 def test_what_the_launched_are_told(make_job, tmp_path, monkeypatch):
@@ -407,6 +417,7 @@ def wait(condition, seconds=200.0):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_processes_whose_launcher_is_killed_end_too_and_the_run_goes_on(make_job, tmp_path):
     saving = {"save_every_n_steps": 1, "save_state": True, "save_last_n_steps": 1}
     job = make_job(schedule={"max_train_steps": 5000, "seed": 7}, saving=saving)
@@ -428,6 +439,7 @@ def test_processes_whose_launcher_is_killed_end_too_and_the_run_goes_on(make_job
     folder = RunFolder(path)
     step = state_step(newest_state(folder.states))
     assert step > 0 and not folder.held
+    assert folder.job()["memory"]["num_processes"] == 2, "as many as were launched: a batch is that of two"
     with Journal(folder.path) as journal:
         workspace = Workspace(outputs, PROJECT / "models", tmp_path)
         context = JobContext(workspace, folder, journal, NoCommands(), "cpu")

@@ -1,8 +1,8 @@
 """Every method with every option, stopped and killed in the middle of an epoch and continued: to the bit what an
 unbroken run is.
 
-A few in each test run, each with many options at once; ATELIER_RESUMES=all runs more of these, and every method with
-every option by itself.
+A few in each test run, each with many options at once; with --all more of these, and every method with every option by
+itself.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from core.record.workspace import PROJECT
 from core.settings.flags import merge
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
+from tests.selection import slow_unless
 
 STEPS = 7
 LIVES = (("stopped", 2), ("killed", 4), ("stopped", 5), ("done", STEPS))  # none ends with an epoch, of three steps
@@ -52,7 +53,7 @@ OPTIONS = {
     "Prodigy": {"optimizer": {"optimizer_type": "Prodigy", "learning_rate": 1.0}},
     "scaler": {"memory": {"mixed_precision": "fp16"}},
     "shown": {
-        "validation": {"validation_split": 0.2, "validate_every_n_steps": 2},
+        "validation": {"validation_split": 0.2, "validate_every_n_steps": 2, "max_validation_steps": 1},
         "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},
         "saving": {"save_every_n_steps": 3, "save_every_n_epochs": 1},
     },
@@ -89,9 +90,8 @@ COMBINED = [
     ("new word", "captions", "class pictures", "shown"),
     ("new word by layer", "accumulation", "timesteps and noise"),
 ]
-TRIED = COMBINED[::2]
-if os.environ.get("ATELIER_RESUMES") == "all":
-    TRIED = COMBINED + [(method, option) for method in METHODS for option in OPTIONS]
+QUICK = COMBINED[:1]
+TRIED = list(dict.fromkeys(COMBINED + [(method, option) for method in METHODS for option in OPTIONS]))
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +113,7 @@ def folders(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("names", TRIED, ids=", ".join)
+@pytest.mark.parametrize("names", slow_unless(QUICK.__contains__, TRIED), ids=", ".join)
 def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model, folders, monkeypatch, names):
     groups = reduce(merge, (OPTIONS[name] for name in names[1:]), METHODS[names[0]])
     try:

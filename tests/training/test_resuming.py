@@ -1,14 +1,13 @@
 """Beginning elsewhere than at step 0, training a finished run further, and the proof that resuming changes nothing."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from core.engine.extend import extend
+from core.families import type_speed
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Journal
@@ -18,6 +17,7 @@ from core.training import resume
 from core.training.prove import prove
 from core.training.resume import find_state, parse_address
 from core.training.run import run_training
+from tests.local_server import Answers, serving
 
 
 def same(a, b):
@@ -29,9 +29,26 @@ def steps(count, **more):
     return {"schedule": {"max_train_steps": count, "seed": 7} | more}
 
 
-def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_first_file(train):
-    whole, short = train(**steps(6)), train(**steps(4))
-    whole.start()
+@pytest.fixture(scope="module")
+def trained():
+    return {}
+
+
+@pytest.fixture
+def ended(train, trained):
+    """ended(6): a run of so many steps for all tests, which only read it."""
+
+    def run(count):
+        if count not in trained:
+            trained[count] = train(**steps(count))
+            assert trained[count].start() == "done"
+        return trained[count]
+
+    return run
+
+
+def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_first_file(train, ended):
+    whole, short = ended(6), train(**steps(4))
     short.start()
     first = short.file().read_bytes()
     again = short.again()
@@ -54,19 +71,16 @@ def test_what_a_run_learns_cannot_change_while_it_goes_on(train):
     assert not (training.folder.path / "job-1.json").exists()
 
 
-def test_the_state_of_another_run_is_gone_on_from(train):
-    whole, short = train(**steps(6)), train(**steps(4))
-    whole.start()
-    short.start()
+def test_the_state_of_another_run_is_gone_on_from(train, ended):
+    whole, short = ended(6), ended(4)
     for given in (short.folder.path, newest_state(short.folder.states)):
         rest = train(**steps(6), resume={"resume": str(given)})
         assert rest.start() == "done"
         assert same(whole.file(), rest.file()) and sorted(rest.losses()) == [5, 6]
 
 
-def test_a_state_of_another_network_is_refused_with_what_differs(train):
-    short = train(**steps(1))
-    short.start()
+def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
+    short = ended(1)
     other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
     with pytest.raises(ProblemsError, match="is of rank 4, not 2"):
         other.start()
@@ -82,9 +96,8 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train):
         {"method": {"kind": "embedding"}, "embedding": {"token_string": "zkw", "init_word": "fox"}},
     ],
 )
-def test_a_state_of_another_method_is_refused_in_words(train, groups):
-    short = train(**steps(1))
-    short.start()
+def test_a_state_of_another_method_is_refused_in_words(train, ended, groups):
+    short = ended(1)
     other = train(**steps(2), **groups, resume={"resume": str(short.folder.path)})
     with pytest.raises(ProblemsError, match="weights are not those that this run learns"):
         other.start()
@@ -99,11 +112,10 @@ def test_what_is_no_state_is_said(train, tmp_path):
         find_state(str(tmp_path / "none"), workspace)
 
 
-def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train):
+def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train, ended):
     late = train(**steps(6), resume={"initial_step": 4}, saving={"save_every_n_steps": 5})
-    whole = train(**steps(6))
+    whole = ended(6)
     late.start()
-    whole.start()
     assert sorted(late.losses()) == [5, 6]
     assert late.file("t-step00000005.safetensors").is_file()
     again = train(**steps(6), resume={"initial_step": 4, "skip_until_initial_step": False})
@@ -156,25 +168,13 @@ def test_the_base_model_is_drawn_first_wherever_a_run_begins_and_once(train):
     assert [line["step"] for line in training.lines("sample")] == [2, 4]
 
 
-@pytest.mark.parametrize(
-    "groups",
-    [
-        {},
-        {
-            "network": {"rank": 2, "train_text_encoder": True},
-            "schedule": {
-                "max_train_steps": 9,
-                "seed": None,
-                "gradient_accumulation_steps": 2,
-                "lr_scheduler": "cosine",
-            },
-            "captions": {"shuffle_caption": True, "caption_dropout_rate": 0.3},
-            "samples": {"sample_prompts": ["a fox"]},
-        },
-    ],
-)
-def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train, groups):
-    training = train(**groups)
+def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train):
+    training = train(
+        network={"rank": 2, "train_text_encoder": True},
+        schedule={"max_train_steps": 9, "seed": None, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine"},
+        captions={"shuffle_caption": True, "caption_dropout_rate": 0.3},
+        samples={"sample_prompts": ["a fox"]},
+    )
     found = prove(training.job, training.workspace, "cpu", 4)
     assert found.equal and found.whole == found.resumed and (found.steps, found.stopped_at) == (4, 2)
     assert not list((training.workspace.private / "proofs").iterdir())
@@ -205,18 +205,16 @@ def test_addresses_of_states_are_read_as_sd_scripts_reads_them():
             parse_address(text)
 
 
-def test_a_state_of_the_hub_is_fetched_into_the_run_and_gone_on_from(train, monkeypatch):
-    whole, short, asked = train(**steps(3)), train(**steps(2)), []
-    whole.start()
-    short.start()
+def test_a_state_of_the_hub_is_fetched_into_the_run_and_gone_on_from(train, ended, monkeypatch):
+    whole, short, asked = ended(6), ended(4), []
     monkeypatch.setattr(resume, "fetch_state", lambda *given: asked.append(given) or newest_state(short.folder.states))
-    rest = train(**steps(3), resume={"resume": "me/run/state:main", "resume_from_huggingface": True})
+    rest = train(**steps(6), resume={"resume": "me/run/state:main", "resume_from_huggingface": True})
     assert rest.start() == "done"
     assert asked == [("me/run/state:main", rest.folder.path / "resumed")]
-    assert sorted(rest.losses()) == [3] and same(whole.file(), rest.file())
+    assert sorted(rest.losses()) == [5, 6] and same(whole.file(), rest.file())
 
 
-class StateHub(BaseHTTPRequestHandler):
+class StateHub(Answers):
     """What a repository holds, and its files."""
 
     def do_HEAD(self):
@@ -240,27 +238,43 @@ class StateHub(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(data)
 
-    def log_message(self, *arguments):
-        pass
 
-
-def test_a_state_is_fetched_from_the_hub(train, tmp_path, monkeypatch):
-    short = train(**steps(1))
-    short.start()
+def test_a_state_is_fetched_from_the_hub(ended, tmp_path, monkeypatch):
+    short = ended(1)
     state = newest_state(short.folder.states)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StateHub)
-    server.files = {f"states/one/{path.name}": path.read_bytes() for path in state.iterdir()}
-    server.files["README.md"] = b"words"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    files = {f"states/one/{path.name}": path.read_bytes() for path in state.iterdir()} | {"README.md": b"words"}
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    try:
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        found = resume.fetch_state("me/run/states/one:main", tmp_path / "got", endpoint)
+    with serving(StateHub, files=files) as server:
+        found = resume.fetch_state("me/run/states/one:main", tmp_path / "got", server.endpoint)
         assert {path.name: path.read_bytes() for path in found.iterdir()} == {
             path.name: path.read_bytes() for path in state.iterdir()
         }
         with pytest.raises(ProblemsError, match="no files under 'states/two'"):
-            resume.fetch_state("me/run/states/two:main", tmp_path / "got", endpoint)
-    finally:
-        server.shutdown()
-        server.server_close()
+            resume.fetch_state("me/run/states/two:main", tmp_path / "got", server.endpoint)
+
+
+def test_what_auto_meant_at_the_beginning_holds_for_the_whole_run(train, monkeypatch):
+    """The types of a machine are measured, and the next measurement may come out otherwise."""
+
+    def measured(bf16_pays: bool) -> None:
+        monkeypatch.setattr(type_speed, "bf16_pays", lambda: bf16_pays)
+
+    def precision(run) -> str:
+        return torch.load(newest_state(run.folder.states) / "training.pt", weights_only=True)["made_with"]["precision"]
+
+    monkeypatch.setattr("core.families.precision.SMALL_MODEL_BYTES", 0)
+    begun = train(**steps(2), saving={"save_state": True})
+    measured(True)
+    begun.start(stop_at=1)
+    assert precision(begun) == "bf16"
+    measured(False)
+    begun.again().start()
+    assert precision(begun) == "bf16"
+    fresh = train(**steps(1), saving={"save_state": True})
+    fresh.start()
+    assert precision(fresh) == "no"
+    # A run of an earlier version has no such file: it goes on with what the processor said of itself.
+    begun.folder.machine_file.unlink()
+    monkeypatch.setattr("core.record.machine.bf16_is_fast", lambda device: True)
+    begun.again().start()
+    assert json.loads(begun.folder.machine_file.read_text("utf-8"))["precision"] == "bf16"

@@ -7,11 +7,13 @@ from safetensors.torch import load, load_file
 
 from core.generation import pipeline
 from core.training.samples import prompts_of
+from tests.selection import slow_unless
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
 
-@pytest.mark.parametrize("learns_text", [False, True])
+# With text that does not learn: test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight.
+@pytest.mark.parametrize("learns_text", slow_unless(bool, [False, True]))
 def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train, learns_text):
     samples = {
         "sample_prompts": ["a fox --w 64 --h 96 --d 9 --s 2 --l 1", f"{LONG} --ss heun --s 2", f"{LONG}, red --s 2"],

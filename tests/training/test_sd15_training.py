@@ -1,11 +1,13 @@
 """SD 1.5 at its real size trains like the starter, from a folder and from one file, without a network."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.offline import no_network
 
 
+@pytest.mark.slow
 def test_folder_and_file_train_the_same_lora_offline(train, sd15):
     results = []
     for path in sd15:

@@ -18,11 +18,19 @@ def weight(*gradient):
     return made
 
 
-def stepper(learning, *, scaler=None, **more):
+def stepper(learning, *, scaler=None, processes=None, **more):
     method = SimpleNamespace(steady_gradients=True, state_dict=dict, load_state_dict=lambda tensors: None)
     optimizer, guard = torch.optim.SGD(learning, lr=1.0), NonFiniteGuard("cpu")
     return Stepper(
-        method, learning, optimizer, guard, Processes(), scaler=scaler, fused=None, max_grad_norm=1.0, **more
+        method,
+        learning,
+        optimizer,
+        guard,
+        processes or Processes(),
+        scaler=scaler,
+        fused=None,
+        max_grad_norm=1.0,
+        **more,
     )
 
 
@@ -32,6 +40,41 @@ def test_what_does_not_learn_can_count_in_the_norm_and_stays_where_it_is():
     assert float(norm) == pytest.approx(5.0)
     assert learns.item() == pytest.approx(-0.6, rel=1e-5) and rests.item() == 0
     assert learns.grad is None and rests.grad is None, "nothing of it is left for the next update"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, processes):
+    """sd-scripts: G(k+1) = c(k) G(k) + g, where c(k) = 1 / (|trains, G(k)| + 1e-6) is what clipping to 1 leaves."""
+    group = SimpleNamespace(
+        count=processes, sum_gradients=lambda weights, steady: [each.grad.mul_(processes) for each in weights]
+    )
+    learns, rests = weight(0.0), weight(0.0)
+    rests.grad = None
+    own = stepper([learns], clipped=[learns, rests], adds_up=True, processes=group)
+    left, moved = 0.0, 0.0
+    for step in range(4):
+        learns.grad = torch.tensor([3.0 / processes])
+        new = torch.tensor([4.0 / processes])
+        rests.grad = new if rests.grad is None else rests.grad + new
+        norm = own.step(torch.zeros(()))
+        left += 4.0
+        expected = (9 + left * left) ** 0.5
+        assert float(norm) == pytest.approx(expected, rel=1e-5)
+        moved -= 3.0 / (expected + 1e-6)
+        left /= expected + 1e-6
+        assert learns.item() == pytest.approx(moved, rel=1e-5) and rests.item() == 0
+        if step == 1:
+            content = own.state_dict()
+            rests = weight(0.0)
+            own = stepper([learns], clipped=[learns, rests], adds_up=True, processes=group)
+            own.load(content, tmp_path)
+
+
+def test_what_adds_up_begins_at_nothing_after_a_step_that_was_not_finite():
+    learns, rests = weight(3.0), weight(float("nan"))
+    own = stepper([learns], clipped=[learns, rests], adds_up=True)
+    own.step(torch.zeros(()))
+    assert rests.grad.item() == 0 and learns.item() == 0
 
 
 def test_what_learns_can_be_left_out_of_clipping_but_not_of_the_guard():

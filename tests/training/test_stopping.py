@@ -17,6 +17,7 @@ from core.settings.saving import SavingSettings
 from core.settings.validation import ValidationSettings
 from core.training.loop import obey
 from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
+from core.training.saving import save_steps
 from core.training.stepper import Stepper
 from core.training.tasks import Tasks
 from core.training.trackers import make_tracker
@@ -107,13 +108,17 @@ def test_gradients_that_overflow_for_ever_end_a_run_with_scaled_losses():
     assert "gradient of step 51" in str(buffer.read().end)
 
 
-def test_more_even_saves_than_steps_are_one_a_step():
+def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
     settings = SavingSettings(save_n_evenly=10**15)
     run = SimpleNamespace(
         job=SimpleNamespace(saving=settings, samples=SampleSettings(), validation=ValidationSettings()),
         total=4,
+        plan=None,
+        validation=SimpleNamespace(by_hand=True, ranks=False, left_out=frozenset()),
+        context=SimpleNamespace(folder=SimpleNamespace(journal_file=tmp_path / "journal.jsonl")),
     )
     assert Tasks(run)._even_steps == {1, 2, 3}
+    assert save_steps(settings, run.plan, run.total) == [1, 2, 3, 4]
 
 
 def test_a_stop_is_heard_while_captions_are_encoded(train, pictures, tmp_path):

@@ -1,6 +1,9 @@
 """Numbers, pictures and settings for TensorBoard and wandb; what they may not be told."""
 
+import errno
 import sys
+import threading
+import time
 import types
 
 import pytest
@@ -10,6 +13,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.training import trackers
 from core.training.named_files import named_file_problems
 from core.training.trackers import log_folder, logged_settings, make_tracker, rate_name, tracker_config
 
@@ -227,3 +231,54 @@ def test_whole_models_and_words_are_logged_under_their_own_names(train, kind, ra
     names = set(read_board(training.folder.logs).Tags()["scalars"])
     assert {"loss", "loss/epoch", rate, rate.replace("lr", "lr/d*lr")} <= names
     assert not names & {"loss/current", "loss/epoch_average", "lr/textencoder"}
+
+
+def test_tensorboard_says_that_the_disk_is_full_and_writes_again_once_it_is_not(tmp_path, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    full, write, now = threading.Event(), RecordWriter.write, [1000.0]
+
+    def write_or_fail(self, data):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    def check_or_fail(folder):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", write_or_fail)
+    monkeypatch.setattr(trackers, "check_space", check_or_fail)
+    monkeypatch.setattr(trackers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    said = []
+    tracker = tracker_of(tmp_path, said, log_with="tensorboard")
+    tracker.add("loss", 1.0, 1)
+    tracker._trackers[0]._writer.flush()
+    full.set()
+    step = 2
+    while not said:
+        assert step < 500
+        tracker.add("loss", float(step), step)
+        step += 1
+        time.sleep(0.01)
+    for _ in range(3):
+        now[0] += trackers.RETRY_SECONDS + 1
+        tracker.add("loss", 0.0, step)
+    assert len(said) == 1, "once for each time that it is full"
+    full.clear()
+    tracker.add("loss", 0.0, 600)  # too early: it is not tried at every step
+    now[0] += trackers.RETRY_SECONDS + 1
+    tracker.add("loss", 7.0, 601)
+    tracker.close()
+    assert len(said) == 2
+    shown = read_board(tmp_path / "20260102-030405_t" / "logs").Scalars("loss")
+    assert (shown[0].step, shown[-1].step) == (1, 601) and 600 not in [each.step for each in shown]
+
+
+def test_a_folder_that_takes_no_files_is_told_before_a_writer_begins(tmp_path):
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(OSError):
+        trackers.check_space(tmp_path / "logs")
+    trackers.check_space(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []

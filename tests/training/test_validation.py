@@ -46,32 +46,29 @@ def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train)
     assert len({line["loss"] for line in found}) == 5, "it follows the weights"
 
 
-def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws(train):
+def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws(train, at_first_step):
     still = {"optimizer": {"learning_rate": 1e-12}, "validation": HELD | {"validate_every_n_steps": 2}}
-    first = train(**still)
-    other = train(**still, schedule={"max_train_steps": 2, "seed": 99}, memory={"latent_draw": "mean"})
-    again = train(**still, schedule={"max_train_steps": 2, "seed": 5}, memory={"latent_draw": "mean"})
-    for training in (first, other, again):
+    mean = still | {"memory": {"latent_draw": "mean"}}
+    trained = [train(**still), train(**mean, schedule={"max_train_steps": 2, "seed": 99})]
+    for training in trained:
         training.start()
-    for training in (first, other, again):
         losses = [line["loss"] for line in training.lines("validated")]
-        assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
-    assert other.lines("validated")[0]["loss"] == again.lines("validated")[0]["loss"]
+        assert len(losses) > 1 and losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
+    again = at_first_step(lambda run: run.validation.measure(run), **mean, schedule={"max_train_steps": 2, "seed": 5})
+    assert losses[0] == again.loss
 
 
 @pytest.mark.parametrize("where", ["auto", "off"])  # latents that are kept, and those of each step
-def test_the_same_weights_measure_the_same_with_every_training_seed(train, where):
-    def measured(seed, validation_seed=0, draw="sample"):
-        one = train(
+def test_the_same_weights_measure_the_same_with_every_training_seed(at_first_step, where):
+    def measured(seed, draw="sample"):
+        found = at_first_step(
+            lambda run: run.validation.measure(run),
             schedule={"max_train_steps": 1, "seed": seed},
-            validation=HELD | {"validation_seed": validation_seed},
+            validation=HELD,
             memory={"cache_latents": where, "latent_draw": draw},
             dataset={"flip_aug": True},
         )
-        one.start()
-        before = one.lines("validated")[0]
-        assert before["step"] == 0
-        return before["by_timestep"], before["train_loss"]
+        return found.by_timestep, found.train_loss
 
     assert measured(1) == measured(2)
     if where == "auto":

@@ -21,6 +21,7 @@ def sources(tmp_path_factory):
     return {"folder": folder, "ckpt": ckpt, "other": tiny_folder("sd1", root / "other", seed=5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "source", "name", "form"),
     [

@@ -6,7 +6,7 @@ settings that change nothing as the others stand, each with the reason.
 
 from __future__ import annotations
 
-from core.record.problems import Problem
+from core.record.problems import Problem, limited
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
 from core.settings.rules import (
@@ -44,7 +44,7 @@ TOPICS = (
 
 def training_problems(job: TrainJob) -> list[Problem]:
     """Errors and advice, before any file is looked at."""
-    return [problem for topic in TOPICS for problem in topic.problems(job)]
+    return limited([problem for topic in TOPICS for problem in topic.problems(job)])
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:

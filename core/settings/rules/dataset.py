@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.concepts import Concept, anywhere, concepts_of
+from core.settings.concepts import anywhere, concepts_of
 from core.settings.job import TrainJob
 from core.settings.pictures import PictureSettings
 
@@ -91,12 +91,7 @@ def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.pictures.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masks are not used"
-    if not anywhere(job, _holds_out):
+    if job.validation.best_checkpoint == "off" and not anywhere(job, lambda each: each.holds_out):
         yield "validation.validation_seed", "ignored: no picture is held out"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"
-
-
-def _holds_out(each: Concept) -> bool:
-    """The seed chooses a share, and is that of the noise which held-out pictures are measured with."""
-    return each.role == "validation" or bool(each.source.validation_pictures) or each.validation.validation_split > 0

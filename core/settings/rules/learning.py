@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.optimizers import adapts, find, relative_steps
-from core.settings.rates import own_rates, trains_text, trains_unet
+from core.settings.rates import own_rates, scale_factor, trains_text, trains_unet
+from core.settings.usual_rates import PLUS, Far, far_rates, short
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -21,6 +22,39 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _negative(job, rates)
     if not relative_steps(job.optimizer):
         yield from _adapting(job, rates)
+    yield from _far_from_usual(job)
+
+
+WORDS = {"lora": "a LoRA", "dreambooth": "DreamBooth", "fine_tune": "fine-tuning", "embedding": "textual inversion"}
+HAPPENS = {
+    "above": "the training is likely to diverge and ruin the images",
+    "below": "next to nothing would be learned",
+}
+
+
+def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
+    """Advice on rates that were meant for another method or optimizer, or lost a digit."""
+    entry = find(job.optimizer.optimizer_type)
+    optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
+    for far in far_rates(job):
+        part, _, plus = far.part.partition(" ")
+        part = part.replace("unet_block", "U-Net block ").replace("unet", "U-Net").replace("_", " ")
+        whose = f"{part}'s up matrices (LoRA+)" if plus else part
+        usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
+        what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
+        what += f"{WORDS[job.method.kind]} with {optimizer}"
+        what += ", which finds the step size itself" if adapts(job.optimizer.optimizer_type) else ""
+        what += f": {HAPPENS[far.way]}"
+        yield Problem(what, far.where, _fix(job, far), "advice")
+
+
+def _fix(job: TrainJob, far: Far) -> str:
+    if "loraplus" in far.where:
+        return f"use a ratio of {PLUS}"
+    if far.where.endswith("_lr_weight"):
+        return "use factors near 1"
+    start = short(far.usual.start / scale_factor(job, job.memory.num_processes))
+    return f"use {start} to start with"
 
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
@@ -58,9 +92,6 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     elif adapts(entry.name) and len(several) > 1:
         what = f"{entry.name} finds one step size for all parts; only the relation of the rates {words} counts"
         yield Problem(what, parts, "use rates near 1, such as 1 for the U-Net and 0.5 for the text encoder", "advice")
-    if adapts(entry.name) and several and max(several) <= 0.1:
-        what = f"{entry.name} finds the step size itself and multiplies it by the rate, {words}: it would learn next to nothing"
-        yield Problem(what, "optimizer.learning_rate", "use 1", "advice")
     if adapts(entry.name) and job.optimizer.scale_lr:
         what = f"{entry.name} finds the step size itself; scaling the rate with the batch overrides that"
         yield Problem(what, "optimizer.scale_lr", "switch it off", "advice")

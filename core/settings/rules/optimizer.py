@@ -15,7 +15,7 @@ from core.settings.optimizers import (
     settings_problems,
     type_problem,
 )
-from core.settings.rates import trains_text, trains_unet
+from core.settings.rates import has_frozen_blocks, trains_text, trains_unet
 
 ARGUMENTS = "optimizer.optimizer_args"
 
@@ -83,7 +83,7 @@ def _clipped_the_same(job: TrainJob) -> str:
     if job.sharding.active:
         return "DeepSpeed clips what learns"
     if job.method.whole_model:
-        return "it is about LoRAs and new words"
+        return "" if has_frozen_blocks(job) else "no block has the rate 0, or the optimizer is within the backward pass"
     unet_rests = trains_unet(job) and own.unet_rate == 0
     if job.method.kind == "lora" and not unet_rests and not (trains_text(job) and 0 in own.text_rates):
         return "no part of the LoRA has the rate 0"

@@ -97,6 +97,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
                 yield f"saving.{name}", f"ignored: .{own.save_model_as} files have no metadata"
     elif own.no_metadata:
         yield "saving.training_comment", "ignored: metadata is left out"
+    if job.method.kind != "lora" or job.model.family not in ("auto", "sd2"):
+        yield "saving.sd2_projections", "ignored: this training makes no LoRA for SD 2.x"
     yield from _resume(job)
     if not job.hub.huggingface_repo_id:
         for name in type(job.hub).model_fields:

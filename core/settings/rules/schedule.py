@@ -32,8 +32,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "The curve 'AdaFactor's own' is for the optimizer AdaFactor with relative_step"
         yield Problem(what, "schedule.lr_scheduler", "choose another curve, or AdaFactor as optimizer")
     if own.lr_scheduler == "constant" and own.lr_warmup_steps:
-        what = "The curve is constant, and a warm-up is set: the rate rises first (sd-scripts refuses this)"
-        yield Problem(what, "schedule.lr_warmup_steps", "choose 'constant with warm-up', which is the same", "advice")
+        what = "The scheduler is constant and has warmup steps: the rate rises first (sd-scripts refuses this)"
+        fix = "choose 'constant with warm-up', which trains the same, or 0 warmup steps"
+        yield Problem(what, "schedule.lr_warmup_steps", fix, "advice")
     lowest = own.lr_scheduler_args.get("min_lr")
     if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is None and lowest is None:
         what = "'cosine to a lowest rate' needs the lowest rate"

@@ -11,13 +11,8 @@ from core.settings.job import TrainJob
 
 
 def holds_out(job: TrainJob) -> bool:
-    """Whether any picture is kept from training."""
-    return anywhere(
-        job,
-        lambda each: (
-            each.validation.validation_split > 0 or each.role == "validation" or bool(each.source.validation_pictures)
-        ),
-    )
+    """Whether a person keeps any picture from training."""
+    return anywhere(job, lambda each: each.holds_out)
 
 
 def measures(job: TrainJob) -> bool:
@@ -27,7 +22,7 @@ def measures(job: TrainJob) -> bool:
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if holds_out(job) and not measures(job):
+    if holds_out(job) and not measures(job) and job.validation.best_checkpoint == "off":
         what = "Pictures are held out, and the loss on them is never measured"
         fix = "measure it every epoch, or let them train"
         yield Problem(what, "validation.validate_every_n_epochs", fix, "advice")
@@ -35,7 +30,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not holds_out(job):
+        chosen = job.validation.best_checkpoint != "off"
+        why = "the best checkpoint is measured at each save" if chosen else "no picture is held out"
         for name in ("validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps"):
-            yield f"validation.{name}", "ignored: no picture is held out"
-    elif not measures(job):
+            yield f"validation.{name}", f"ignored: {why}"
+    elif not measures(job) and job.validation.best_checkpoint == "off":
         yield "validation.max_validation_steps", "ignored: the loss on held-out pictures is never measured"

@@ -1,0 +1,67 @@
+"""webui.py check: what works on this machine, how well, and what to do about the rest; JSON with --json FILE."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.cli.jobs import StopOnSignal
+from core.cli.main import DONE, FAILED, INTERRUPTED
+from core.cli.options import SUBCOMMAND, split_options
+from core.machine_check.report import Line, exit_code, line_words, summary
+from core.machine_check.run import run_check
+from core.record import atomic, machine
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import Problem, ProblemsError, unwritten
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, SUBCOMMAND["check"], preset_allowed=False)
+    problems = [
+        *options.problems,
+        *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),
+    ]
+    if problems:
+        raise ProblemsError(problems)
+    device = options.values.get("device", "")
+    if device:
+        machine.check_device(device, look=False)  # whether it is there is what the check finds out
+    token = CancelToken()
+    try:
+        with StopOnSignal(token, quiet=True):
+            report = run_check(options.workspace(), device, token=token, tell=Printing())
+    except Cancelled:
+        print("Cancelled.", file=sys.stderr)
+        return INTERRUPTED
+    print(summary(report))
+    if "json" in options.values:
+        _write(options.values["json"], report)
+    else:
+        print("For a bug report: python webui.py check --json check.json, and attach that file.")
+    return FAILED if exit_code(report) else DONE
+
+
+class Printing:
+    """Prints each line once it is there."""
+
+    def __init__(self) -> None:
+        self._printed = 0
+        self._group = ""
+
+    def __call__(self, lines: Sequence[Line], total: int) -> None:
+        for line in lines[self._printed :]:
+            if line.finding is None:
+                return
+            if line.item.group != self._group:
+                self._group = line.item.group
+                print(f"\n{self._group}")
+            print("\n".join(line_words(line)), flush=True)
+            self._printed += 1
+
+
+def _write(path: str, report: dict[str, object]) -> None:
+    try:
+        atomic.write_json(Path(path), report)
+    except OSError as error:
+        raise unwritten(error, "The report cannot be written", path) from None

@@ -1,0 +1,52 @@
+"""What tells one run from another in a list: its dataset, base model, method and preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from core.engine.extend import job_of
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.settings.job import TrainJob
+
+
+@dataclass(frozen=True)
+class RunWords:
+    """Names as a person knows them, each "" where the settings cannot be read. method: as the setting calls it."""
+
+    dataset: str = ""
+    model: str = ""
+    method: str = ""
+    preset: str = ""
+
+
+def words_of(folder: RunFolder) -> RunWords:
+    try:
+        facts = folder.job_file.stat()
+    except OSError:
+        return RunWords()
+    return _words(folder.path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=2000)
+def _words(path: Path, changed: int, size: int) -> RunWords:
+    """Read again when job.json has changed."""
+    folder = RunFolder(path)
+    try:
+        job = job_of(folder)
+    except (ProblemsError, OSError, ValueError):  # of another version, or damaged
+        return RunWords(preset=folder.preset)
+    return RunWords(_folders(job), _last(job.model.base_model), job.method.kind, folder.preset)
+
+
+def _folders(job: TrainJob) -> str:
+    folders = [source.folder for source in job.dataset.all_sources()]
+    return ", ".join(dict.fromkeys(_last(folder) for folder in folders if folder))
+
+
+def _last(path: str | None) -> str:
+    """The last part of a path of any system."""
+    plain = (path or "").replace("\\", "/").rstrip("/")
+    return plain.rsplit("/", 1)[-1] or plain

@@ -1,0 +1,108 @@
+"""Which number type this processor multiplies faster. What it says it can do does not tell: some have bf16 products and are
+slower with them. Measured once for each processor, number of threads and version of torch, and remembered."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.record import atomic, machine
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.secrets import keys_file
+
+if TYPE_CHECKING:
+    import torch
+
+ROUNDS = 5
+HOPELESS = 3.0  # so many times slower in the first round needs no second one
+EQUAL = 1.05  # at equal speed bf16, which takes half the memory
+
+
+def speeds_file() -> Path:
+    """Beside the keys: it is about the machine, not about a project."""
+    return keys_file().with_name("speeds.json")
+
+
+def bf16_pays() -> bool:
+    """Whether products and convolutions of a large model's size take no longer in bf16 than in fp32 on this processor."""
+    return _bf16_pays(f"{_processor()}, {machine.threads()} threads, torch {_torch_version()}")
+
+
+@cache
+def _bf16_pays(key: str) -> bool:
+    try:
+        known = read_json_object(speeds_file())
+    except (ProblemsError, OSError):
+        known = {}
+    seconds = known.get(key)
+    if not (isinstance(seconds, dict) and all(isinstance(seconds.get(name), float) for name in ("fp32", "bf16"))):
+        seconds = measure()
+        with suppress(OSError):  # a folder that cannot be written to: measured again next time
+            atomic.write_json(speeds_file(), known | {key: seconds})
+    return seconds["bf16"] <= EQUAL * seconds["fp32"]
+
+
+def measure() -> dict[str, float]:
+    """Seconds for the same work in each type, about a second in all; the least of a few rounds in turn, since other work on
+    the machine disturbs single ones."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(machine.threads())
+    try:
+        work = {"fp32": _work(torch.float32), "bf16": _work(torch.bfloat16)}
+        for one in work.values():  # the first call of each also sets things up
+            one()
+        found = {name: _seconds(one) for name, one in work.items()}
+        for _ in range(ROUNDS - 1 if found["bf16"] < HOPELESS * found["fp32"] else 0):
+            found = {name: min(found[name], _seconds(one)) for name, one in work.items()}
+        return found
+    finally:
+        torch.set_num_threads(before)
+
+
+def _work(dtype: torch.dtype) -> Callable[[], object]:
+    """A product and a convolution as a U-Net has them at 256 px (5.2 GFLOP in all)."""
+    import torch
+    import torch.nn.functional as F
+
+    draws = torch.Generator().manual_seed(0)
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draws).to(dtype)
+
+    rows, weight, image, kernel = made(1024, 1280), made(1280, 1280), made(1, 320, 32, 32), made(320, 320, 3, 3)
+    return lambda: (F.linear(rows, weight), F.conv2d(image, kernel, padding=1))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    import torch
+
+    begun = time.perf_counter()
+    with torch.no_grad():
+        work()
+    return time.perf_counter() - begun
+
+
+@cache  # a forecast asks for each of its candidates, and the list is long where there are many cores
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                kinds = (
+                    "bf16 in hardware" if machine.bf16_is_fast("cpu") else "no bf16"
+                )  # one name may stand for several
+                return f"{line.partition(':')[2].strip()} ({kinds})"
+    return platform.processor() or platform.machine()
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)

@@ -1,0 +1,131 @@
+"""The words of a model folder's tokenizer, read and checked before a library builds a tokenizer of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+MOST_WORDS, MOST_ADDED, LONGEST = 200_000, 10_000, 1000  # CLIP has 49,408
+MERGES_BYTES = 8_000_000
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+FIX = "download the model's tokenizer folder again, or remove it: then CLIP's own is used"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """added: tokens with the ids after the vocabulary's, in their order, each with its flags."""
+
+    words: dict[str, int]
+    merges: list[tuple[str, str]]
+    added: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.words) + len(self.added)
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    )
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """From tokenizer.json, else vocab.json and merges.txt. Raises ProblemsError.
+
+    Remembered until a file changes: every check, training and drawing asks for it, and reading 49,408 words takes a second.
+    """
+    return _read(folder, tuple(_stamp(folder / name) for name in FILES))
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        facts = file.stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_size, facts.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> Vocabulary:
+    whole = folder / "tokenizer.json"
+    if whole.is_file():
+        content = read_json_object(whole, FIX)
+        model = content.get("model")
+        if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+            raise _refused(whole, "it holds no byte-pair encoding (BPE)")
+        words, merges, listed = model.get("vocab"), model.get("merges"), content.get("added_tokens") or []
+    else:
+        words, listed = read_json_object(folder / "vocab.json", FIX), []
+        lines = read_regular(folder / "merges.txt", MERGES_BYTES).decode("utf-8", "replace").split("\n")
+        merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    where = whole if whole.is_file() else folder
+    own = _words(words, where)
+    return Vocabulary(own, _merges(merges, own, where), _added([*_tokens(listed, where), *_more(folder)], own, where))
+
+
+def _words(words: Any, where: Path) -> dict[str, int]:
+    if not isinstance(words, dict) or not 2 <= len(words) <= MOST_WORDS:
+        raise _refused(where, "its vocabulary is no list of words with their ids")
+    numbers = words.values()
+    if not all(type(number) is int for number in numbers) or set(numbers) != set(range(len(words))):
+        raise _refused(where, "the ids of its vocabulary are not 0, 1, 2 ...")
+    if missing := [mark for mark in (BEGIN, END) if mark not in words]:
+        raise _refused(where, f"its vocabulary lacks {missing[0]}")
+    return words
+
+
+def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, str]]:
+    if not isinstance(merges, list):
+        raise _refused(where, "it has no merges")
+    found = []
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+            raise _refused(where, "a merge is no pair of words")
+        if pair[0] not in words or pair[1] not in words or pair[0] + pair[1] not in words:
+            raise _refused(where, "a merge is of words that are not in its vocabulary")
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def _tokens(listed: Any, where: Path) -> list[dict[str, Any]]:
+    if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
+        raise _refused(where, "its added tokens are no list")
+    return listed
+
+
+def _more(folder: Path) -> list[dict[str, Any]]:
+    """Those of added_tokens.json: {token: id}."""
+    file = folder / "added_tokens.json"
+    listed = read_json_object(file, FIX) if file.is_file() else {}
+    return [{"content": content, "id": number} for content, number in listed.items()]
+
+
+def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
+    """Those that are not words already, which must go on counting where these end."""
+    found: dict[str, dict[str, Any]] = {}
+    for token in tokens:
+        content, number = token.get("content"), token.get("id")
+        if not isinstance(content, str) or not 0 < len(content) <= LONGEST or type(number) is not int:
+            raise _refused(where, "an added token is no text with an id")
+        if content not in words:
+            flags = {name: bool(token[name]) for name in FLAGS if name in token}
+            found.setdefault(content, {"content": content, "id": number, **flags})
+    ordered = sorted(found.values(), key=lambda token: token["id"])
+    if [token["id"] for token in ordered] != list(range(len(words), len(words) + len(ordered))):
+        raise _refused(where, "the ids of its added tokens do not follow its vocabulary's")
+    if len(ordered) > MOST_ADDED:
+        raise _refused(where, "it has too many added tokens")
+    return ordered
+
+
+def _refused(where: Path, why: str) -> ProblemsError:
+    return ProblemsError.one(f"The model's tokenizer is damaged: {why}", str(where), FIX)

@@ -1,0 +1,224 @@
+"""Copies of saved files in folders of other programs: whole or absent, and never over another file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from core.formats.hashes import CHUNK_BYTES
+from core.record import atomic
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError, unwritten
+from core.record.regular import check_regular, open_regular
+from core.record.space import require_space
+
+# Programs list files by their suffix: one that is still being written has none that they know.
+PREFIX, SUFFIX = ".atelier-", ".part"
+SYNC_BYTES = 1 << 26  # a slow drive is waited for on the way, so that progress is true and a cancel is heard
+MOST_NAMES = 1000
+CHOOSE = "choose another folder"
+KEPT = "nothing was kept of the copy"
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What `copy_into` leaves. new: False where the folder held the same content already."""
+
+    path: Path
+    new: bool
+
+
+def copy_into(
+    source: Path, folder: Path, cancel: CancelToken | None = None, report: Report = lambda share, text: None
+) -> Copied:
+    """Copy a file, or a folder (a model in diffusers' form), into a folder that must be there.
+
+    report   (share from 0 to 1, what is going on)
+    returns  the copy, under its own name or name-2, name-3 where another file has it
+    Raises ProblemsError, or Cancelled; then nothing is left of the copy.
+    """
+    cancel = cancel or CancelToken()
+    require_folder(folder, source)
+    parts = _parts(source)
+    total = sum(size for size, _ in parts.values())
+    for target in _names(source, folder):
+        if not os.path.lexists(target):
+            break
+        if _same(source, parts, target, cancel, report):
+            return Copied(target, new=False)
+    atomic.remove_leftovers(folder, f"{PREFIX}*{SUFFIX}")
+    require_space(folder, total, f"Copying '{source.name}'", f"free some space there, or {CHOOSE}")
+    try:
+        with _beside(folder, source.is_dir()) as temporary:
+            _write(source, parts, temporary, cancel, _counter(total, report))
+            for target in _names(source, folder):
+                with suppress(FileExistsError):
+                    atomic.put_new(temporary, target)
+                    atomic.sync_folder(folder)
+                    return Copied(target, new=True)
+    except OSError as error:
+        raise _failed(error, source, folder) from error
+    raise ProblemsError.one(f"All names from '{source.name}' on are taken", str(folder), CHOOSE)
+
+
+def require_folder(folder: Path, source: Path) -> None:
+    """Refuse a folder that is not there or takes no files, and one inside of what is to be copied."""
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise ProblemsError.one("There is no such folder", str(folder), f"create it, or {CHOOSE}") from None
+    except OSError as error:
+        raise unwritten(error, "The folder cannot be opened", str(folder)) from None
+    if not folder.is_dir():
+        raise ProblemsError.one("This is a file, not a folder", str(folder), "choose the folder to copy into")
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ProblemsError.one("A folder cannot be copied into itself", str(folder), CHOOSE)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _failed(error, source, folder) from None
+
+
+def _parts(source: Path) -> dict[Path, tuple[int, int]]:
+    """Size and change time of each file by its place below `source`; of a single file, whose place is Path()."""
+    if not source.is_dir():
+        return {Path(): _facts(source)}
+    found: dict[Path, tuple[int, int]] = {}
+    for root, folders, names in os.walk(source):
+        for each in [Path(root, name) for name in (*folders, *names)]:
+            if each.is_symlink():
+                raise ProblemsError.one("The folder holds a link", str(each), "replace the link with what it leads to")
+        found |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
+    return found
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    facts = check_regular(path)
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _names(source: Path, folder: Path) -> Iterator[Path]:
+    """Its own name, then name-2.safetensors and so on."""
+    suffix = "" if source.is_dir() else source.suffix
+    stem = source.name.removesuffix(suffix)
+    yield folder / source.name
+    yield from (folder / f"{stem}-{number}{suffix}" for number in range(2, MOST_NAMES))
+
+
+def _same(source: Path, parts: dict[Path, tuple[int, int]], target: Path, cancel: CancelToken, report: Report) -> bool:
+    """Whether both hold the same, byte by byte. What cannot be read is not the same."""
+    try:
+        if os.path.samefile(source, target):
+            return True
+        there = _parts(target)
+        if {part: size for part, (size, _) in there.items()} != {part: size for part, (size, _) in parts.items()}:
+            return False
+        tell = _counter(sum(size for size, _ in parts.values()), report, f"comparing with {target.name}")
+        return all(_equal(source / part, target / part, cancel, tell) for part in parts)
+    except (OSError, ProblemsError):
+        return False
+
+
+def _equal(one: Path, other: Path, cancel: CancelToken, tell: Callable[[int], None]) -> bool:
+    with open_regular(one) as first, open_regular(other) as second:
+        while chunk := first.read(CHUNK_BYTES):
+            cancel.check()
+            if chunk != second.read(CHUNK_BYTES):
+                return False
+            tell(len(chunk))
+        return not second.read(1)
+
+
+def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int], None]:
+    """What adds bytes up and reports their share."""
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done / total if total else 1.0, text)
+
+    return tell
+
+
+@contextmanager
+def _beside(folder: Path, as_folder: bool) -> Iterator[Path]:
+    """A temporary file or folder there, which is gone in the end unless it was given another name."""
+    if as_folder:
+        path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
+    else:
+        handle, name = tempfile.mkstemp(SUFFIX, PREFIX, folder)
+        os.close(handle)
+        path = Path(name)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # the drive may be gone, which is told already
+            (atomic.remove_folder if as_folder else atomic.remove)(path)
+
+
+def _write(
+    source: Path,
+    parts: dict[Path, tuple[int, int]],
+    temporary: Path,
+    cancel: CancelToken,
+    tell: Callable[[int], None],
+) -> None:
+    """The content of `source`, whole and on the disk."""
+    cancel.check()
+    for part, facts in parts.items():
+        target = temporary / part
+        if part != Path():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        _write_file(source / part, target, cancel, tell)
+        if _facts(source / part) != facts:
+            raise ProblemsError.one(
+                f"The file changed while it was copied; {KEPT}", str(source / part), "copy it again"
+            )
+        atomic.give_usual_mode(target)
+    for each in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())) if temporary.is_dir() else ():
+        atomic.give_usual_mode(each)
+        atomic.sync_folder(each)
+
+
+def _write_file(source: Path, target: Path, cancel: CancelToken, tell: Callable[[int], None]) -> None:
+    unsynced = 0
+    with open_regular(source) as read, open(target, "wb") as write:
+        while chunk := _read(read, source):
+            cancel.check()
+            write.write(chunk)
+            unsynced += len(chunk)
+            if unsynced >= SYNC_BYTES:
+                write.flush()
+                atomic.sync_file(target)
+                unsynced = 0
+            tell(len(chunk))
+    atomic.sync_file(target)
+
+
+def _read(handle: BinaryIO, source: Path) -> bytes:
+    """So that a disk which cannot be read is not told as one that cannot be written."""
+    try:
+        return handle.read(CHUNK_BYTES)
+    except OSError as error:
+        what = f"The file cannot be read ({error.strerror or error}); {KEPT}"
+        raise ProblemsError.one(what, str(source), "check the drive that it lies on") from error
+
+
+def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
+    if not folder.is_dir():
+        return ProblemsError.one(
+            f"The folder is no longer there; {KEPT}", str(folder), f"connect its drive again, or {CHOOSE}"
+        )
+    if error.errno == errno.EFBIG:
+        fix = f"{CHOOSE}: a drive formatted as FAT32 holds files of up to 4 GB"
+        return ProblemsError.one(f"'{source.name}' is too large for this drive; {KEPT}", str(folder), fix)
+    return unwritten(error, f"'{source.name}' cannot be copied", str(folder), KEPT, then="copy it again")

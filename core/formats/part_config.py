@@ -1,0 +1,91 @@
+"""The config of a model's part, checked before modules are built by it: types, and numbers that a model can have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+from core.record.problems import ProblemsError
+
+FIX = "download the model's folder again"
+MOST_BLOCKS = 8
+
+
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """One for all blocks, or one for each; a block may have a list of its own."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, list):
+            return accepts(value)
+        inner = [each for item in value for each in (item if isinstance(item, list) else [item])]
+        return 1 <= len(value) <= MOST_BLOCKS and len(inner) <= 64 and all(map(accepts, inner))
+
+    return check
+
+
+def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+def _list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_BLOCKS and all(map(accepts, value))
+
+
+def _factor(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and 1e-3 <= value <= 1e3
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 100
+
+
+_SIZE, _LAYERS, _SWITCH = _whole(1, 65_536), _whole(1, 128), lambda value: isinstance(value, bool)
+RULES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "in_channels", "out_channels", "latent_channels"), _SIZE),
+    **dict.fromkeys(("norm_num_groups", "max_position_embeddings", "projection_dim"), _SIZE),
+    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), _or_none(_SIZE)),
+    **dict.fromkeys(("cross_attention_dim", "attention_head_dim", "num_attention_heads"), _or_none(_or_list(_SIZE))),
+    **dict.fromkeys(("layers_per_block", "num_hidden_layers"), _or_list(_LAYERS)),
+    **dict.fromkeys(
+        ("transformer_layers_per_block", "reverse_transformer_layers_per_block"), _or_none(_or_list(_LAYERS))
+    ),
+    **dict.fromkeys(("down_block_types", "up_block_types"), _list(_name)),
+    **dict.fromkeys(("hidden_act", "act_fn"), _name),
+    **dict.fromkeys(("upcast_attention", "use_linear_projection", "force_upcast"), _or_none(_SWITCH)),
+    "block_out_channels": _list(_SIZE),
+    "num_hidden_layers": _LAYERS,
+    "vocab_size": _whole(1, 1_000_000),
+    "scaling_factor": _factor,
+    "sample_size": _or_none(_or_list(_SIZE)),
+}
+# Without these a config says nothing: classes would take sizes of their own.
+NEEDED = {
+    "unet": ("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim"),
+    "vae": ("block_out_channels", "down_block_types", "up_block_types"),
+    "text_encoder": ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+}
+NEEDED["text_encoder_2"] = NEEDED["text_encoder"]
+
+
+def check_config(part: str, config: Mapping[str, Any], where: str, *, whole: bool = True) -> None:
+    """Raise ProblemsError for a config that no model of this part can have.
+
+    whole  whether it stands alone, so that nothing may be missing
+    """
+    for name in NEEDED[part] if whole else ():
+        if config.get(name) is None:
+            raise ProblemsError.one(f"The config lacks {name}", where, FIX)
+    for name, value in config.items():
+        accepts = RULES.get(name)
+        if accepts is not None and not accepts(value):
+            raise ProblemsError.one(f"The config's {name} is {_shown(value)}, which no model has", where, FIX)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + " ..."

@@ -1,0 +1,334 @@
+"""Items about torch and the libraries that compute: device, number types, attention, optional packages, the compiler."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from core.bench.gemm import gemm_rate
+from core.families.type_speed import EQUAL
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.system import REINSTALL
+from core.record import machine
+from core.record.problems import ProblemsError
+from core.setup.facts import machine_facts
+
+if TYPE_CHECKING:
+    import torch
+
+NOTHING = "nothing to do: it is optional"
+REPEATS = 3
+# Of the largest entry, against the same product in float64: a product of 256 numbers of about 1. Types keep 24, 11, 8, 11 and
+# 4 binary digits; each bound is some ten times the rounding of one number, far below any wrong kernel.
+ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2, "fp8": 0.5}
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8_e4m3fn"}
+NEW_CARD = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
+
+
+def torch_build(place: Place) -> Finding:
+    """The build of torch, and whether it can use the GPU that is there."""
+    import torch
+
+    facts = {
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "hip": getattr(torch.version, "hip", None),
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {facts['hip']}" if facts["hip"] else "CPU"
+    found = f"torch {torch.__version__}, built for {build}"
+    seen = machine_facts()
+    if (seen.nvidia_card or seen.driver or seen.amd_card) and not torch.cuda.is_available():
+        if torch.version.cuda or facts["hip"]:
+            reason = (
+                "there is a GPU, and this torch cannot start it; most often the driver is older than its CUDA needs"
+            )
+            return Finding(
+                FAILED, found, reason, "install the newest driver and restart, then ./launch.sh update", facts
+            )
+        reason = "there is a GPU, and this torch is built for the CPU alone"
+        return Finding(SLOWER, found, reason, "run ./launch.sh update, which picks the build for the GPU", facts)
+    return Finding(OK, found, facts=facts)
+
+
+def device(place: Place) -> Finding:
+    """The device that jobs use, and a first product on it."""
+    import torch
+
+    ones = torch.ones(64, 64, device=place.device)
+    if float((ones @ ones).sum()) != 64.0**3:
+        return Finding(
+            FAILED,
+            "",
+            f"a product on '{place.device}' is wrong",
+            "restart the machine, then the driver's newest version",
+        )
+    words = machine.device_words(place.device)
+    facts: dict[str, Any] = {"device": place.device, "name": words}
+    if not place.cuda:
+        reason = "" if place.device == "mps" else "no GPU that torch can use: trainings run on the CPU"
+        fix = "" if place.device == "mps" else "nothing to do; small models at small sizes train in minutes"
+        return Finding(SLOWER if reason else OK, words, reason, fix, facts)
+    about = torch.cuda.get_device_properties(place.device)
+    facts |= {
+        "compute_capability": f"{about.major}.{about.minor}",
+        "multiprocessors": about.multi_processor_count,
+        "count": torch.cuda.device_count(),
+        "built_for": torch.cuda.get_arch_list(),
+    }
+    return Finding(OK, f"{words}, compute capability {about.major}.{about.minor}", facts=facts)
+
+
+def vram(place: Place) -> Finding:
+    """Memory of the GPU, and what other programs hold of it."""
+    import torch
+
+    if not place.cuda:
+        return Finding(ABSENT, "", "no CUDA device", NOTHING)
+    free, total = torch.cuda.mem_get_info(place.device)
+    facts = {"free": free, "total": total}
+    found = f"{machine.memory_words(total)} VRAM, {machine.memory_words(free)} free"
+    if free < total * 0.75:
+        return Finding(SLOWER, found, "other programs hold a part of the VRAM", "close them before a training", facts)
+    return Finding(OK, found, facts=facts)
+
+
+# -- number types
+
+
+def number_type(name: str, place: Place) -> Finding:
+    """Whether products in this type are right on this device, and how fast they are beside fp32."""
+    import torch
+
+    if name == "fp8":
+        return narrow_type(place)
+    if name == "tf32":
+        if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
+            return Finding(ABSENT, "", "TF32 products are for NVIDIA GPUs from 2020 on", NOTHING)
+        with tf32_products():
+            return _measured(name, "float32", place)
+    return _measured(name, TYPES[name], place)
+
+
+def _measured(name: str, dtype: str, place: Place) -> Finding:
+    import torch
+
+    torch.set_num_threads(machine.threads())
+    error = product_error(getattr(torch, dtype), place.device)
+    rate = gemm_rate(dtype, place.device, REPEATS)
+    facts = {"flops_per_second": rate, "error": error}
+    found = f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}"
+    if not error <= ROUNDING[name]:  # nan fails too
+        reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
+        return Finding(FAILED, found, reason, "choose another precision, and report this", facts)
+    plain = place.earlier.get("fp32", {}).get("flops_per_second")
+    if plain and rate * EQUAL < plain:
+        reason = f"slower than fp32 here, by {plain / rate:.1f} times: this device has no fast {name}"
+        return Finding(SLOWER, found, reason, "leave Precision on 'as the machine allows'", facts)
+    return Finding(OK, found, facts=facts)
+
+
+def product_error(dtype: torch.dtype, device: str) -> float:
+    """Largest error of a product and its gradient against float64, as a share of the largest entry."""
+    import torch
+
+    draws = torch.Generator().manual_seed(0)
+    exact = [torch.randn(256, 256, generator=draws).to(dtype).double() for _ in range(2)]
+    a, b = (each.to(dtype).to(device).requires_grad_() for each in exact)
+    (a @ b).float().square().mean().backward()
+    product = exact[0] @ exact[1]
+    gradient = 2 * product @ exact[1].T / product.numel()
+    pairs = ((a.detach() @ b.detach(), product), (a.grad, gradient))
+    off = [(got.double().cpu() - right).abs().max() / right.abs().max() for got, right in pairs]
+    return float(torch.stack(off).max())  # nan where any is, unlike Python's max
+
+
+def narrow_type(place: Place) -> Finding:
+    """float8_e4m3fn as Atelier uses it: weights lie in 8 bits and are widened at each use."""
+    import torch
+
+    if place.device == "mps":
+        return Finding(ABSENT, "", "Apple's GPUs have no 8-bit numbers", "leave the base model's fp8 off")
+    wide = torch.linspace(-8, 8, 4096).to(place.device)
+    begun = time.perf_counter()
+    back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
+    error = float(((back - wide).abs() / wide.abs().clamp(min=2**-6)).max())
+    facts = {"error": error, "seconds": time.perf_counter() - begun}
+    if not error <= 2**-4 * 1.01:  # 3 binary digits after the first, rounded to the nearest
+        return Finding(
+            FAILED, "", f"weights in fp8 come back wrong, by {error:.1e}", "leave the base model's fp8 off", facts
+        )
+    return Finding(OK, f"weights in 8 bits come back within {error:.1%}", facts=facts)
+
+
+class tf32_products:
+    """Inside, fp32 products on NVIDIA GPUs are TF32's."""
+
+    def __enter__(self) -> None:
+        from core.families.precision import use_tf32
+
+        use_tf32(True)
+
+    def __exit__(self, *_: object) -> None:
+        from core.families.precision import use_tf32
+
+        use_tf32(False)
+
+
+# -- attention and optional packages
+
+
+def attention(place: Place) -> Finding:
+    """Which kernels of torch's own attention run here, at the sizes of SD 1.5's largest map at 512 px."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    dtype = torch.float16 if place.cuda else torch.float32
+    tokens = 4096 if place.cuda else 256
+    draws = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 8, tokens, 40, generator=draws).to(place.device, dtype) for _ in range(3))
+    seconds: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
+        try:
+            with sdpa_kernel(getattr(SDPBackend, name)):
+                seconds[name.lower()] = _attention_seconds(q, k, v, place)
+        except RuntimeError as error:
+            refused[name.lower()] = str(error).splitlines()[0][:200]
+    facts = {"seconds": seconds, "refused": refused}
+    found = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
+    if "math" not in seconds:
+        return Finding(FAILED, found, "torch's plain attention does not run", REINSTALL, facts)
+    if len(seconds) == 1:
+        reason = "torch has only its plain attention here, which takes more memory"
+        return Finding(SLOWER, found, reason, "use gradient checkpointing, or sliced attention, at large sizes", facts)
+    return Finding(OK, found, facts=facts)
+
+
+def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
+    """The least of a few runs, forward and backward; the first sets things up."""
+    import warnings
+
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    taken = []
+    for _ in range(REPEATS):
+        wait(place)
+        begun = time.perf_counter()
+        q.requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says in several why a kernel does not fit
+            scaled_dot_product_attention(q, k, v).float().sum().backward()
+        wait(place)
+        taken.append(time.perf_counter() - begun)
+        if not bool(torch.isfinite(q.grad).all()):
+            raise RuntimeError("its gradient is not finite")
+        q.grad = None
+    return min(taken)
+
+
+def wait(place: Place) -> None:
+    """Until the GPU has done what it was given."""
+    if place.cuda:
+        import torch
+
+        torch.cuda.synchronize(place.device)
+
+
+def xformers(place: Place) -> Finding:
+    """xformers' attention beside torch's own."""
+    if not place.cuda:
+        return Finding(ABSENT, "", "xformers has kernels for NVIDIA GPUs alone", NOTHING)
+    if find_spec("xformers") is None:
+        return Finding(ABSENT, "", "xformers is not installed", "nothing to do: SDPA is as fast")
+    import torch
+    import xformers.ops
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, k, v = (torch.randn(1, 1024, 8, 40, device=place.device, dtype=torch.float16) for _ in range(3))
+    ours = xformers.ops.memory_efficient_attention(q, k, v)
+    plain = scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+    error = float((ours - plain).abs().max())
+    facts = {"version": version("xformers"), "error": error}
+    if not error <= 1e-2:  # fp16 has 11 binary digits; entries are below 4
+        return Finding(
+            FAILED, "", f"xformers differs from torch's attention by {error:.1e}", "set Attention to SDPA", facts
+        )
+    return Finding(OK, f"xformers {facts['version']}, equal to SDPA within {error:.0e}", facts=facts)
+
+
+def bitsandbytes(place: Place) -> Finding:
+    """AdamW in 8 bits: six steps, a saved state, resumed, compared to the bit (core/optimization/trial.py)."""
+    if find_spec("bitsandbytes") is None:
+        return Finding(ABSENT, "", "bitsandbytes is not installed", NOTHING)
+    import bitsandbytes as library
+
+    from core.optimization.trial import attempt
+
+    facts = {"version": version("bitsandbytes")}
+
+    def make(groups: list[dict[str, Any]]) -> Any:
+        return library.optim.AdamW8bit(groups, lr=1e-3)
+
+    result = attempt(make, 1e-3, device=place.device)
+    found = f"bitsandbytes {facts['version']}"
+    if result.reason:
+        fix = "use AdamW; " + REINSTALL
+        return Finding(FAILED, found, f"AdamW8bit does not work: {result.reason}", fix, facts)
+    return Finding(OK, f"{found}: AdamW8bit trains and resumes", facts=facts)
+
+
+def onnxruntime(place: Place) -> Finding:
+    """What taggers run on."""
+    names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
+    if find_spec("onnxruntime") is None:
+        return Finding(ABSENT, "", "onnxruntime is not installed", NOTHING)
+    import onnxruntime as library
+
+    providers = library.get_available_providers()
+    facts = {"version": library.__version__, "providers": providers, "packages": names}
+    found = f"onnxruntime {library.__version__}: {', '.join(providers)}"
+    if len(names) > 1:
+        fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
+        return Finding(FAILED, found, f"{' and '.join(names)} are both installed and break each other", fix, facts)
+    if place.cuda and "CUDAExecutionProvider" not in providers:
+        return Finding(SLOWER, found, "it uses the CPU although there is a GPU", REINSTALL, facts)
+    return Finding(OK, found, facts=facts)
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def compiler(place: Place) -> Finding:
+    """torch.compile: a C++ compiler, triton on a GPU, and a small layer compiled with its gradient."""
+    from core.families.compiling import compile_problems, try_compiling
+    from core.settings.memory import MemorySettings
+
+    facts: dict[str, Any] = {"triton": version("triton") if _installed("triton") else None}
+    wrong = [
+        each for each in compile_problems(MemorySettings(torch_compile=True), place.device) if each.level == "error"
+    ]
+    if wrong:
+        return Finding(ABSENT, "", wrong[0].what, f"{wrong[0].fix}; torch.compile is optional", facts)
+    begun = time.perf_counter()
+    try:
+        try_compiling("inductor", place.device)
+    except ProblemsError as error:
+        return Finding(FAILED, "", error.problems[0].what, error.problems[0].fix, facts)
+    facts["seconds"] = round(time.perf_counter() - begun, 2)
+    found = f"a small layer compiled in {facts['seconds']:.0f} s"
+    if place.device == "cpu":
+        return Finding(
+            SLOWER, found, "on a CPU compiled code is slower than torch's own kernels", "leave torch.compile off", facts
+        )
+    return Finding(OK, found + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)

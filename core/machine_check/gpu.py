@@ -1,0 +1,211 @@
+"""Items for a GPU: no step waits for it, and SD 1.5 in its real size with each memory switch. Weights are random numbers."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from core.bench import workload
+from core.machine_check.computing import wait
+from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
+from core.machine_check.trainings import built, own_workspace, starter, train
+from core.record import machine
+from core.record.memory import is_out_of_memory
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.training.memory_plan import OF_ITS_OWN
+
+SIZE = 512
+STEPS = 6
+WARM = 4  # steps before: the first ones make what the optimizer remembers, and may wait for that
+WATCHED = 2  # a step has tens of thousands of events, which take seconds to sort
+MARK = "atelier step"
+# What the host calls to wait for the GPU, in CUDA's words and ROCm's.
+WAITS: tuple[str, ...] = (
+    "cudaStreamSynchronize",
+    "cudaDeviceSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+    "hipStreamSynchronize",
+)
+WAITS += ("hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy")
+WAITED = "called a synchronizing"  # torch's words in its mode that warns of each
+NEAR = 0.25  # of the forecast: further off is told
+
+# name: (title, what it switches); each is measured alone against `plain`, and `all` against it too
+SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bf16": ("bf16 in place of fp32", {"memory": {"mixed_precision": "bf16"}}),
+    "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
+    "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
+    "adamw8bit": ("AdamW in 8 bits", {"optimizer": {"optimizer_type": "AdamW8bit"}}),
+    "attention_plain": ("plain attention in place of SDPA", {"memory": {"attention": "plain"}}),
+    "no_text": ("text encoder frozen", {"network": {"train_text_encoder": False}}),
+    "all": (
+        "bf16, checkpointing and fp8 together",
+        {"memory": {"mixed_precision": "bf16", "gradient_checkpointing": True, "fp8_base": True}},
+    ),
+}
+
+
+# -- no step waits
+
+
+def no_waits(place: Place) -> Finding:
+    """Steps after the first ones under torch's profiler: how often the host waited for the GPU within them, and where."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    from core.training.update import optimizer_update
+
+    job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
+    run = built(place, job)
+    try:
+        for _ in range(WARM):
+            optimizer_update(run)
+            run.state.step += 1
+        wait(place)
+        with told_waits() as places:
+            optimizer_update(run)
+            run.state.step += 1
+        wait(place)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            for _ in range(WATCHED):
+                with record_function(MARK):
+                    optimizer_update(run)
+                run.state.step += 1
+        counted = waits_within(seen.events() or [])
+    finally:
+        run.release()
+    facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
+    if counted or places:
+        reason = f"the host waits for the GPU in a step: {', '.join(counted) or places[0]}"
+        return Finding(SLOWER, "", reason, "report this: steps take longer than they need to", facts)
+    return Finding(OK, f"{WATCHED} steps under the profiler without a wait", facts=facts)
+
+
+def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
+    """How often each call that waits was made between begin and end of a marked range. Events: torch's profiler's."""
+    listed = list(events)
+    ranges = [(each.time_range.start, each.time_range.end) for each in listed if each.name == mark]
+    return Counter(
+        each.name
+        for each in listed
+        if each.name in WAITS and any(start <= each.time_range.start <= end for start, end in ranges)
+    )
+
+
+@contextmanager
+def told_waits() -> Iterator[list[str]]:
+    """Inside, the lines of this project from which torch waited for the GPU are collected."""
+    import torch
+
+    places: list[str] = []
+
+    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        if WAITED not in str(message):  # torch also says once that this mode is a prototype
+            return
+        ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
+        inner = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
+        places.append(" < ".join(f"{line.name}:{line.lineno}" for line in reversed(inner[-4:])) or f"line {lineno}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note  # type: ignore[assignment]
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+# -- SD 1.5 in its real size
+
+
+def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
+    """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 and nothing saved on memory, but for the change."""
+    model = workload.make_model(place.folder)
+    images = workload.make_pictures(place.folder, SIZE, 2)
+    values = workload.job_values(model, images, SIZE, STEPS, "no")
+    return merge(values, change)
+
+
+def real_model(place: Place) -> Finding:
+    """Write the model: 2.1 GB."""
+    free = machine.free_disk(place.folder)
+    if free < 4_000_000_000:
+        fix = "free 4 GB for a moment, or start with --outputs DIR on another disk"
+        return Finding(FAILED, "", "the disk has no room for the model of this check", fix)
+    model = workload.make_model(place.folder)
+    size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
+    return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
+
+
+def real_plain(place: Place) -> Finding:
+    """The training that every switch is held against."""
+    return _measured(place, {}, "plain")
+
+
+def real_switch(name: str, place: Place) -> Finding:
+    """One switch: what a step takes with it, what it saves, and what the forecast says that it saves."""
+    return _measured(place, SWITCHES[name][1], name)
+
+
+def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
+    values = real_values(place, change)
+    forecast = planned(place, values)
+    try:
+        trained = train(values, place, warm_up=3)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return _too_large(place, forecast)
+    facts = trained.facts() | {"forecast_bytes": forecast}
+    finite = all(loss == loss and abs(loss) != float("inf") for loss in trained.losses)
+    if not finite:
+        return Finding(
+            FAILED, trained.words(), "losses are not finite", "do not train this way here, and report this", facts
+        )
+    found = f"{trained.words()} of tensors, {machine.memory_words(trained.reserved_bytes)} in all"
+    plain = place.earlier.get("real_plain", {})
+    if name != "plain" and "reserved_bytes" in plain:
+        facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
+        facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
+        facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
+        found += f"; {saving_words(facts['saves_bytes'])}, {facts['time_ratio']:.2f} of the time"
+    # The forecast counts the driver's context too, which torch's allocator does not know.
+    off = (trained.reserved_bytes + OF_ITS_OWN["cuda"]) / forecast - 1
+    facts["forecast_off"] = off
+    if off > NEAR:
+        reason = f"it takes {off:.0%} more than Train's forecast of {machine.memory_words(forecast)}"
+        return Finding(SLOWER, found, reason, "report this; leave room when a forecast is near the GPU's memory", facts)
+    return Finding(OK, f"{found} (forecast {machine.memory_words(forecast)})", facts=facts)
+
+
+def _too_large(place: Place, forecast: int) -> Finding:
+    """Nothing is wrong where the GPU is small."""
+    there = machine.memory(place.device)[1]
+    facts = {"forecast_bytes": forecast, "device_bytes": there}
+    reason = f"it does not fit: {machine.memory_words(there)} VRAM, forecast {machine.memory_words(forecast)}"
+    fix = "train with bf16, gradient checkpointing or fp8, which are measured here too"
+    return Finding(SLOWER, "", reason, fix, facts)
+
+
+def saving_words(saved: int) -> str:
+    return f"saves {machine.memory_words(saved)}" if saved >= 0 else f"takes {machine.memory_words(-saved)} more"
+
+
+def planned(place: Place, values: dict[str, Any]) -> int:
+    """Bytes that Train forecasts."""
+    from core.training.memory_plan import facts_of, memory_plan
+
+    job = build(TrainJob, values)
+    return memory_plan(job, facts_of(job, own_workspace(place), place.device)).total
+
+
+def switch_items() -> list[tuple[str, str, Callable[[Place], Finding]]]:
+    return [(f"real_{name}", title, partial(real_switch, name)) for name, (title, _) in SWITCHES.items()]

@@ -1,0 +1,66 @@
+"""An item of the check: a small function that looks at one thing and returns what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.record.workspace import Workspace
+
+OK, SLOWER, ABSENT, FAILED, SKIPPED = "ok", "slower", "absent", "failed", "skipped"
+WORDS = {OK: "ok", SLOWER: "slower way", ABSENT: "not there", FAILED: "failed", SKIPPED: "skipped"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an item found.
+
+    state       ok; slower: it works by a slower way; absent: it is not there, and nothing is wrong; failed; skipped
+    found       what there is, with numbers       reason  why it is not ok       fix  what to do
+    facts       the numbers by name, for the JSON and for later items
+    traceback   of an error
+    """
+
+    state: str
+    found: str = ""
+    reason: str = ""
+    fix: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    traceback: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What items look at. folder: for their own files, removed afterwards; earlier: facts of earlier items, by name."""
+
+    device: str
+    workspace: Workspace
+    folder: Path
+    earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the check.
+
+    seconds   it may take; then its process is ended
+    needs     items without whose ok this one cannot work
+    gpu       shown only where torch has a CUDA device
+    """
+
+    name: str
+    title: str
+    group: str
+    look: Callable[[Place], Finding]
+    seconds: float = 30.0
+    needs: tuple[str, ...] = ()
+    gpu: bool = False

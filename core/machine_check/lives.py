@@ -1,0 +1,126 @@
+"""Items about whole ways through the product: a sample, a saved LoRA read back, a run resumed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from core.bench.workload import STARTER
+from core.machine_check.item import FAILED, OK, Finding, Place
+from core.machine_check.trainings import TOLERANCE, context_of, own_workspace, recorded, starter
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import GenerateJob, TrainJob
+
+TONES = 8  # the sample is compared as so many rows and columns of mean grays
+# In grays of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
+SAMPLE_OFF = 12.0
+PROVED_STEPS = 4
+FP32 = {"memory": {"mixed_precision": "no"}}
+
+
+def drawn(place: Place, **more: Any) -> Path:
+    """One image of the starter, through the way that Generate goes."""
+    from core.generation.run import make_store, run_generate
+
+    values = {
+        "model": {"base_model": str(STARTER)},
+        "generate": {"prompt": "a fox", "steps": 8, "seed": 3, "width": 128, "height": 128, **more},
+    }
+    job = build(GenerateJob, values)
+    store = make_store()
+    try:
+        return run_generate(job, own_workspace(place), store=store, device=place.device)[0]
+    finally:
+        store.release()
+
+
+def tones(path: Path) -> list[float]:
+    """Mean grays of an image in TONES x TONES fields."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("L").resize((TONES, TONES), Image.Resampling.BOX)
+    return [float(gray) for gray in small.tobytes()]
+
+
+def sample_tones(place: Place) -> tuple[float, list[float]]:
+    """(seconds, tones) of the image that is recorded."""
+    begun = time.perf_counter()
+    path = drawn(place)
+    return time.perf_counter() - begun, tones(path)
+
+
+def distance(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def sample(place: Place) -> Finding:
+    """One image against the recorded one."""
+    seconds, found = sample_tones(place)
+    off = distance(found, recorded()["sample"])
+    facts = {"seconds": seconds, "difference": off, "tones": found}
+    words = f"an image of 128 px in {seconds:.1f} s with loading, within {off:.1f} of 255 of the recorded one"
+    if max(found) == min(found):
+        return Finding(
+            FAILED, words, "the image is of one color: NaN values become black", "choose fp32, and report this", facts
+        )
+    if not off <= SAMPLE_OFF:
+        reason = f"the image differs from the recorded one by up to {off:.0f} of 255"
+        return Finding(FAILED, words, reason, "report this", facts)
+    return Finding(OK, words, facts=facts)
+
+
+def save_and_load(place: Place) -> Finding:
+    """Train two steps through the way that jobs go, then draw with the saved LoRA."""
+    import torch
+
+    from core.engine.execute import execute
+    from core.formats.lora_file import load_lora
+
+    more = {"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}
+    job = build(TrainJob, merge(merge(starter(), FP32), more))
+    context = context_of(place, job)
+    begun = time.perf_counter()
+    state, words = execute("train", job, context.folder, context.workspace, place.device)
+    seconds = time.perf_counter() - begun
+    if state != "done":
+        details = context.folder.logs / "error.txt"
+        trace = details.read_text("utf-8") if details.is_file() else ""
+        what = words.what if words else f"the training ended as '{state}'"
+        return Finding(FAILED, "", what, (words and words.fix) or "report this", traceback=trace)
+    file = next(context.folder.checkpoints.glob("*.safetensors"))
+    tensors = load_lora(file).tensors
+    facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}
+    if not all(bool(torch.isfinite(each).all()) for each in tensors.values()):
+        return Finding(
+            FAILED, "", "the saved LoRA holds values that are not finite", "choose fp32, and report this", facts
+        )
+    facts["change"] = distance(tones(drawn(place, loras=[{"file": str(file)}])), tones(drawn(place)))
+    if facts["change"] < 1:
+        return Finding(FAILED, "", "the saved LoRA changes no image", "report this", facts)
+    return Finding(OK, f"a LoRA of {len(tensors)} tensors trained, saved and read back in {seconds:.1f} s", facts=facts)
+
+
+def resume(place: Place) -> Finding:
+    """Four steps at once, and two, a stop and two more."""
+    from core.training.prove import prove
+
+    job = build(TrainJob, merge(starter(), FP32))
+    begun = time.perf_counter()
+    proof = prove(job, own_workspace(place), place.device, PROVED_STEPS)
+    facts: dict[str, Any] = {
+        "seconds": time.perf_counter() - begun,
+        "equal": proof.equal,
+        "losses_apart": proof.losses_apart,
+    }
+    facts["different"] = list(proof.different)[:20]
+    if proof.equal:
+        return Finding(OK, "a resumed run equals an unbroken one to the bit", facts=facts)
+    if not place.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
+        found = f"a resumed run has the losses of an unbroken one within {proof.losses_apart:.0e}"
+        reason = "some kernels of a GPU sum in an order of their own, so two runs differ in the last digits"
+        return Finding(OK, found, reason, facts=facts)
+    names = ", ".join(proof.different[:5]) or "its losses"
+    return Finding(FAILED, "", f"a resumed run differs from an unbroken one: {names}", "report this", facts)

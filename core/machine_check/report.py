@@ -1,0 +1,137 @@
+"""What the check says: JSON without names of people or keys, a table for the terminal, and rows for the page."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.machine_check.item import FAILED, OK, SKIPPED, WORDS, Finding, Item
+from core.record.secrets import mask
+from core.record.workspace import PROJECT, Workspace
+
+KIND, VERSION = "atelier check", 1
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
+OWN_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+")  # of a person, wherever it is named
+
+
+@dataclass(frozen=True)
+class Line:
+    """An item with what it found; None while it is looked at."""
+
+    item: Item
+    finding: Finding | None = None
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        about = {"name": self.item.name, "title": self.item.title, "group": self.item.group}
+        return (
+            about
+            | (self.finding.to_dict() if self.finding else {"state": "looking"})
+            | {"seconds": round(self.seconds, 2)}
+        )
+
+
+def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds: float) -> dict[str, Any]:
+    """The JSON of a check. Names of people, keys and places of this machine are taken out of every text."""
+    states = Counter(line.finding.state for line in lines if line.finding)
+    report = {
+        "kind": KIND,
+        "version": VERSION,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device or "unknown",
+        "seconds": round(seconds, 1),
+        "counts": {state: states[state] for state in WORDS},
+        "skipped": [line.item.title for line in lines if line.finding and line.finding.state == SKIPPED],
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "items": [line.to_dict() for line in lines],
+    }
+    return cleaned(report, hidden(workspace))
+
+
+def hidden(workspace: Workspace) -> dict[str, str]:
+    """{text: what stands for it}: folders of this machine, and the name of the person."""
+    places = {
+        "<outputs>": workspace.outputs,
+        "<models>": workspace.models,
+        "<atelier>": PROJECT,
+        "<python>": Path(sys.prefix),
+        "<base python>": Path(sys.base_prefix),
+        "<temp>": Path(tempfile.gettempdir()),
+        "~": Path.home(),
+    }
+    found = {form: short for short, path in places.items() for form in _forms(path)}
+    return dict(sorted(found.items(), key=lambda each: -len(each[0])))  # the longest first: one lies in another
+
+
+def _forms(path: Path) -> set[str]:
+    """A path as programs write it, with links followed and as it is, with either slash."""
+    forms = {str(path), os.path.realpath(path)}
+    return {
+        form for text in forms if len(text) > 3 for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))
+    }
+
+
+def cleaned(value: Any, places: Mapping[str, str]) -> Any:
+    """The same value with cleaned texts; numbers that JSON has no form for become texts."""
+    if isinstance(value, Mapping):
+        return {str(name): cleaned(each, places) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [cleaned(each, places) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return private(value, places) if isinstance(value, str) else value
+
+
+def private(text: str, places: Mapping[str, str]) -> str:
+    """The text without keys, without this machine's folders and without the name of who uses it."""
+    text = mask(text)
+    for long, short in places.items():
+        text = text.replace(long, short)
+    text = OWN_FOLDER.sub(r"\1...", text)
+    name = _person()
+    return re.sub(rf"(?<![\w]){re.escape(name)}(?![\w])", "...", text) if name else text
+
+
+def _person() -> str:
+    """The name of who uses the machine; "" where it is one that many have."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+    return "" if len(name) < 4 or name.lower() in ("root", "user", "admin", "ubuntu", "administrator") else name
+
+
+# -- for people
+
+
+def exit_code(report: Mapping[str, Any]) -> int:
+    """0 where nothing failed."""
+    return 1 if report["counts"][FAILED] else 0
+
+
+def line_words(line: Line) -> list[str]:
+    """A line of the table, with what to do below it where there is something."""
+    finding = line.finding
+    if finding is None:
+        return []
+    first = f"{WORDS[finding.state].ljust(11)} {line.item.title.ljust(38)} {finding.found or finding.reason}"
+    more = [finding.reason] if finding.found and finding.reason else []
+    more += [f"fix: {finding.fix}"] if finding.fix and finding.state != OK else []
+    return [first.rstrip(), *(" " * 12 + each for each in more)]
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """How many of each, and what there was no time for."""
+    counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
+    told = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
+    return f"{counts}, in {report['seconds']:.0f} seconds.{told}"

@@ -1,0 +1,255 @@
+"""The check itself: item after item in another process, each within its time, all within three minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, WORDS, Finding, Item
+from core.machine_check.items import all_items
+from core.machine_check.report import Line, report_of
+from core.record import atomic
+from core.record.cancel import CancelToken
+from core.record.lock import HeldElsewhere, Lock
+from core.record.problems import ProblemsError
+from core.record.run_folder import list_runs
+from core.record.workspace import PROJECT, Workspace
+
+BUDGET_SECONDS = 180.0
+POLL_SECONDS = 0.2
+END_SECONDS = 5.0  # for a process that has ended to be gone
+LAST_WORDS = 4000  # bytes of what a process wrote that gave no answer
+WORKER = [sys.executable, "-m", "core.machine_check.worker"]
+Told = Callable[[Sequence[Line], int], None]  # (lines so far, the last one being looked at; how many there will be)
+WHERE = "check"
+
+
+def refuse_while_training(workspace: Workspace) -> None:
+    """ProblemsError while a run of this workspace trains: both would be slow, and times would be wrong."""
+    running = next((folder.name for folder in list_runs(workspace.runs) if folder.held), None)
+    if running is not None:
+        what = f"'{running}' is training, so times and memory of a check would be wrong"
+        raise ProblemsError.one(what, WHERE, "wait until it is done, or stop it; it can be resumed")
+
+
+def run_check(
+    workspace: Workspace,
+    device: str = "",
+    *,
+    token: CancelToken | None = None,
+    tell: Told = lambda lines, total: None,
+    items: Sequence[Item] | None = None,
+    budget: float = BUDGET_SECONDS,
+    worker: Sequence[str] = WORKER,
+) -> dict[str, Any]:
+    """Look at everything and return the report as plain JSON. Raises Cancelled, and ProblemsError where none can begin.
+
+    device   "" is the best there is      items, worker   others, for tests
+    """
+    refuse_while_training(workspace)
+    lock, folder = _own_folder(workspace)
+    begun = time.monotonic()
+    desk = Desk(workspace, device, folder, list(worker), token or CancelToken())
+    try:
+        lines = desk.work(all_items() if items is None else list(items), begun + budget, tell)
+    finally:
+        desk.end()
+        with suppress(OSError):
+            atomic.remove_folder(folder)
+        if lock is not None:
+            lock.release()
+    return report_of(lines, workspace, desk.device, time.monotonic() - begun)
+
+
+def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
+    """A folder below the outputs that one check at a time has; where none can be made, one of the system's."""
+    place = workspace.private / "check"
+    lock = Lock(workspace.private / "check.lock")
+    try:
+        workspace.private.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except HeldElsewhere:
+        raise ProblemsError.one("A check is running already", WHERE, "wait for it") from None
+    except OSError:  # a finding of the item "disk"; the rest can be looked at
+        return None, Path(tempfile.mkdtemp(prefix="atelier-check-"))
+    with suppress(OSError):
+        atomic.remove_folder(place)  # of one that was killed
+    place.mkdir(parents=True, exist_ok=True)
+    return lock, place
+
+
+@dataclass
+class Desk:
+    """Hands items to the process that looks, and starts another one when that is gone."""
+
+    workspace: Workspace
+    device: str
+    folder: Path
+    words: list[str]
+    token: CancelToken
+    worker: Worker | None = None
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def work(self, items: list[Item], end: float, tell: Told) -> list[Line]:
+        lines: list[Line] = []
+        self.titles = {item.name: item.title for item in items}
+        for item in items:
+            self.token.check()
+            if item.gpu and not self._has_gpu():
+                continue
+            total = sum(self._has_gpu() or not each.gpu for each in items)
+            tell([*lines, Line(item)], total)
+            begun = time.monotonic()
+            finding = self._without(item) or self._look(item, end)
+            self.facts[item.name], self.states[item.name] = finding.facts, finding.state
+            lines.append(Line(item, finding, time.monotonic() - begun))
+            tell(lines, total)
+        return lines
+
+    def _has_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def _without(self, item: Item) -> Finding | None:
+        """Why the item is not looked at, if so."""
+        for name in item.needs:
+            state = self.states.get(name, OK)
+            title = self.titles.get(name, name)
+            if state in (FAILED, SKIPPED):
+                return Finding(SKIPPED, "", f"it needs {title}, which is {WORDS[state]}", f"see {title}")
+            if state == ABSENT:
+                return Finding(ABSENT, "", f"it needs {title}, which is not there", f"see {title}")
+        return None
+
+    def _look(self, item: Item, end: float) -> Finding:
+        left = end - time.monotonic()
+        if left <= 0:
+            return _no_time()
+        if self.worker is None:
+            self.worker = Worker([*self.words, *self._places()], self.folder)
+        limit = min(item.seconds, left)
+        answer = self.worker.ask({"item": item.name, "earlier": self.facts}, limit, self.token)
+        if isinstance(answer, Gone):
+            self.end()
+            return _no_time() if answer.hung and limit < item.seconds else answer.finding(limit)
+        self.device = str(answer["device"]) or self.device
+        finding = Finding(**answer["finding"])
+        if finding.facts.get("poisoned"):  # CUDA is unusable for the rest of that process
+            self.end()
+        return finding
+
+    def _places(self) -> list[str]:
+        return [self.device, str(self.workspace.outputs), str(self.workspace.models), str(self.folder)]
+
+    def end(self) -> None:
+        if self.worker is not None:
+            self.worker.end()
+            self.worker = None
+
+
+def _no_time() -> Finding:
+    return Finding(SKIPPED, "", "the time of the check was up", "close other programs and check again")
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A process that gave no answer. code: of its end; hung: it was ended for taking too long; said: its last words."""
+
+    hung: bool
+    code: int | None
+    said: str
+
+    def finding(self, seconds: float) -> Finding:
+        if self.hung:
+            reason = f"no answer within {seconds:.0f} seconds: its process was ended"
+            return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, self.said)
+        reason = f"its process ended with {_code_words(self.code)}"
+        fix = "run ./launch.sh update (Windows: launch.bat update); if it stays, report this"
+        return Finding(FAILED, "", reason, fix, {}, self.said)
+
+
+def _code_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+    return f"code {code}"
+
+
+class Worker:
+    """The process that looks. Its standard error goes to a file: the last of it is told where the process is gone."""
+
+    def __init__(self, words: list[str], folder: Path):
+        self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
+        self._process = subprocess.Popen(
+            words,
+            cwd=PROJECT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            # Ctrl-C is for the process that asks.
+            start_new_session=os.name != "nt",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(b"")
+
+    def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
+        """The answer, or how the process went. Raises Cancelled."""
+        end = time.monotonic() + seconds
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            return self._gone(hung=False)
+        while True:
+            token.check()
+            with suppress(queue.Empty):
+                line = self._answers.get(timeout=min(POLL_SECONDS, max(0.01, end - time.monotonic())))
+                return json.loads(line) if line else self._gone(hung=False)
+            if time.monotonic() >= end:
+                return self._gone(hung=True)
+
+    def _gone(self, *, hung: bool) -> Gone:
+        if not hung:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=END_SECONDS)
+        self._kill()
+        self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, self._said.tell() - LAST_WORDS))
+        return Gone(hung, self._process.returncode, self._said.read().decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        self._kill()
+        self._said.close()
+
+    def _kill(self) -> None:
+        """With the processes that it started, such as compilers. One that a driver holds cannot be waited for."""
+        with suppress(OSError):
+            if os.name != "nt":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=END_SECONDS)

@@ -1,0 +1,262 @@
+"""Twelve steps of the starter in each precision and memory mode, held against recorded losses.
+
+`python -m core.machine_check.trainings` records them anew, on a CPU in fp32 on one thread. They change only when what a step
+computes changes: then the changelog says why.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.bench.workload import ADAFACTOR, STARTER
+from core.machine_check.computing import wait
+from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
+from core.record import machine
+from core.record.commands import NoCommands
+from core.record.context import JobContext
+from core.record.journal import SilentJournal
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+
+if TYPE_CHECKING:
+    from core.training.run import Run
+
+STEPS = 12
+WARM_UP = 2  # steps that are not timed: the first ones choose kernels and make what the optimizer remembers
+RECORDED = Path(__file__).with_name("recorded.json")
+SLOWER_BY = 1.25  # of a step's time: less is other programs' doing
+# Largest difference of a step's loss, as a share of it. Measured on a CPU against the recorded ones, over the twelve steps:
+#   fp32   5e-5 with other kernels (no oneDNN) or two threads
+#   16     6e-3 in bf16 and fp16, 1.5e-2 where bf16 weights learn
+#   fp8    2.5e-2
+#   apart  4.4e-3 and 1.2e-2 with a fused backward pass, whose clipping counts each group or tensor by itself
+# Each bound is some three times that, in fp32 more: a GPU sums in another order, and Adam makes a full step of a gradient near
+# 0. What they must tell apart: a training that moves nothing is off by 0.1, one at 1.1 times the learning rate by 0.013.
+TOLERANCE = {"fp32": 4e-3, "tf32": 1e-2, "16": 4e-2, "fp8": 6e-2, "apart": 6e-2}
+TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 6e-5}}
+SERIES: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "fine_tune": TUNE,
+    "adafactor": {"method": {"kind": "fine_tune"}, "optimizer": {**ADAFACTOR, "learning_rate": 1e-4}},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of training. series: whose recorded losses it must meet. against: the case whose time it is held against."""
+
+    title: str
+    memory: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    series: str = "lora"
+    tolerance: str = "fp32"
+    against: str = ""
+    needs: tuple[str, ...] = ()
+    gpu: bool = False
+    seconds: float = 60.0
+
+    def values(self) -> dict[str, Any]:
+        memory = {"mixed_precision": "no"} | self.memory
+        return merge(merge(merge(starter(), SERIES[self.series]), {"memory": memory}), self.more)
+
+
+PRECISIONS = {
+    "train_fp32": Case("LoRA in fp32"),
+    "train_bf16": Case("LoRA in bf16", {"mixed_precision": "bf16"}, tolerance="16", against="train_fp32"),
+    "train_fp16": Case("LoRA in fp16", {"mixed_precision": "fp16"}, tolerance="16", against="train_fp32"),
+    "train_tf32": Case("LoRA in TF32", {"allow_tf32": True}, tolerance="tf32", gpu=True, needs=("tf32",)),
+    "train_fp8": Case(
+        "LoRA on a base model in fp8", {"mixed_precision": "auto", "fp8_base": True}, tolerance="fp8", needs=("fp8",)
+    ),
+    "tune_fp32": Case("Fine-tune in fp32", series="fine_tune"),
+    "tune_bf16": Case(
+        "Fine-tune in full bf16",
+        {"mixed_precision": "bf16", "full_precision": "bf16"},
+        series="fine_tune",
+        tolerance="16",
+        against="tune_fp32",
+    ),
+}
+MODES = {
+    "checkpointing": Case("Gradient checkpointing", {"gradient_checkpointing": True}),
+    "attention_plain": Case("Attention: plain", {"attention": "plain"}),
+    "attention_sliced": Case("Attention: sliced", {"attention": "sliced"}),
+    "attention_xformers": Case("Attention: xFormers", {"attention": "xformers"}, needs=("xformers",)),
+    "latents_memory": Case("Latents in RAM", {"cache_latents": "memory"}),
+    "latents_device": Case("Latents on the device", {"cache_latents": "device"}),
+    "latents_off": Case("Latents not cached", {"cache_latents": "off"}),
+    "adamw8bit": Case("AdamW in 8 bits", more={"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
+    "fused_groups": Case(
+        "Fused backward pass in groups", {"fused_optimizer_groups": 4}, series="fine_tune", tolerance="apart"
+    ),
+    "fused_backward": Case(
+        "Fused backward pass, AdaFactor", {"fused_backward_pass": True}, series="adafactor", tolerance="apart"
+    ),
+    "compiled": Case(
+        "torch.compile",
+        {"torch_compile": True, "mixed_precision": "bf16"},
+        tolerance="16",
+        needs=("compiler",),
+        gpu=True,
+    ),
+}
+CASES = PRECISIONS | MODES
+
+
+def starter() -> dict[str, Any]:
+    """The starter's images at half their size, two a step: small enough for a minute of many trainings."""
+    return {
+        "model": {"base_model": str(STARTER)},
+        "dataset": {"folder": str(STARTER / "pictures"), "resolution": 64, "train_batch_size": 2},
+        "network": {"rank": 8, "alpha": 8.0},
+        "optimizer": {"learning_rate": 1e-3},
+        "schedule": {"max_train_steps": STEPS, "seed": 7},
+        "saving": {"output_name": "check", "save_every_minutes": None},
+        "logging": {"log_with": "none"},
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What some steps gave. peak_bytes: tensors on the GPU at most, or the growth of resident memory; reserved_bytes: what
+    torch's allocator held of the GPU at most."""
+
+    losses: list[float]
+    seconds_per_step: float
+    peak_bytes: int
+    reserved_bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        sizes = {"peak_bytes": self.peak_bytes, "reserved_bytes": self.reserved_bytes}
+        return {"losses": self.losses, "seconds_per_step": self.seconds_per_step} | sizes
+
+    def words(self) -> str:
+        return f"{1000 * self.seconds_per_step:.0f} ms a step, {machine.memory_words(self.peak_bytes)}"
+
+
+def own_workspace(place: Place) -> Workspace:
+    """Runs and caches of the check lie in its own folder."""
+    workspace = Workspace(place.folder / "outputs", PROJECT / "models", PROJECT / "presets")
+    workspace.private.mkdir(parents=True, exist_ok=True)
+    return workspace
+
+
+def context_of(place: Place, job: TrainJob) -> JobContext:
+    workspace = own_workspace(place)
+    folder = RunFolder.create(workspace.runs, "check", dump(job))
+    return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
+
+
+def built(place: Place, job: TrainJob) -> Run:
+    """The run of this job as a training builds it, ready for its first step."""
+    from core.training.setup import build_run
+
+    run = build_run(job, context_of(place, job))
+    run.stepper.ready()
+    return run
+
+
+def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
+    """Take the steps of this job and read back the losses."""
+    from core.record.memory import free_memory
+    from core.training.probe import PeakMemory
+    from core.training.update import optimizer_update
+
+    free_memory()
+    before = machine.memory("cpu")[0]
+    job = build(TrainJob, values)
+    peak, losses, begun = PeakMemory(place.device), [], 0.0
+    with peak:
+        run = built(place, job)
+        try:
+            for step in range(job.schedule.max_train_steps or STEPS):
+                if step == warm_up:
+                    wait(place)
+                    begun = time.perf_counter()
+                optimizer_update(run)
+                run.state.step += 1
+            wait(place)
+            seconds = (time.perf_counter() - begun) / (run.state.step - warm_up)
+            back = run.losses.read()
+            if back is None or back.end is not None:
+                raise back.end if back and back.end else RuntimeError("no loss came back")
+            losses = back.losses
+        finally:
+            run.release()
+    return Trained(losses, seconds, *_sizes(place, peak.bytes, before))
+
+
+def _sizes(place: Place, peak: int, before: int) -> tuple[int, int]:
+    if not place.cuda:
+        return max(0, peak - before), 0
+    import torch
+
+    return torch.cuda.max_memory_allocated(place.device), peak
+
+
+def look(name: str, place: Place) -> Finding:
+    """One case: its steps against the recorded ones."""
+    from core.families.attention import memory_problems
+
+    case = CASES[name]
+    job = build(TrainJob, case.values())
+    cannot = [each for each in memory_problems(job.memory, place.device) if each.level == "error"]
+    if cannot:
+        return Finding(ABSENT, "", cannot[0].what, cannot[0].fix)
+    trained = train(case.values(), place)
+    off = difference(trained.losses, recorded()["losses"][case.series])
+    allowed = TOLERANCE[case.tolerance]
+    facts = trained.facts() | {"difference": off, "tolerance": allowed}
+    found = f"{trained.words()}, losses within {off:.1e} of the recorded ones"
+    if not off <= allowed:
+        reason = f"losses differ from the recorded ones by {off:.1e}, and {allowed:.0e} is what rounding explains"
+        return Finding(FAILED, found, reason, "do not train this way here, and report this", facts)
+    plain = place.earlier.get(case.against, {}).get("seconds_per_step")
+    if plain and trained.seconds_per_step > SLOWER_BY * plain:
+        reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
+        return Finding(SLOWER, found, reason, "leave Precision on 'as the machine allows'", facts)
+    return Finding(OK, found, facts=facts)
+
+
+def difference(losses: Sequence[float], right: Sequence[float]) -> float:
+    """The largest of the steps, as a share of the right loss; infinite where a step is missing or not finite."""
+    if len(losses) != len(right) or not all(map(isfinite, losses)):
+        return inf
+    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, right, strict=True))
+
+
+def recorded() -> dict[str, Any]:
+    """{"losses": {series: one for each step}, "sample": ...} as shipped."""
+    return json.loads(RECORDED.read_text("utf-8"))
+
+
+def record(folder: Path) -> None:
+    """Write the losses and the sample of this machine's CPU in fp32 as the recorded ones."""
+    import torch
+
+    from core.machine_check.lives import sample_tones
+
+    torch.set_num_threads(1)
+    place = Place("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
+    memory = {"memory": {"mixed_precision": "no"}}
+    losses = {name: train(merge(merge(starter(), more), memory), place).losses for name, more in SERIES.items()}
+    rounded = {name: [round(loss, 6) for loss in each] for name, each in losses.items()}
+    text = json.dumps({"losses": rounded, "sample": sample_tones(place)[1]}, indent=1)
+    RECORDED.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        record(Path(folder))

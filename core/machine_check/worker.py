@@ -1,0 +1,86 @@
+"""The process in which items run, so that one that crashes or hangs ends neither the page nor the check.
+
+Reads {"item", "earlier"} a line, answers {"device", "finding"} a line; the first line it writes says on which device it is.
+Standard output is for that alone: what libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.engine.explain import explain
+from core.machine_check.item import FAILED, Finding, Item, Place
+from core.machine_check.items import all_items
+from core.record import machine
+from core.record.workspace import Workspace
+
+REPORT = "report this, with the JSON of the check"
+
+
+def guarded(item: Item, place: Place) -> Finding:
+    """What the item found; whatever it raises is a finding too."""
+    try:
+        return item.look(place)
+    except Exception as error:
+        return failed(error)
+
+
+def failed(error: Exception) -> Finding:
+    """An error in plain words where it has them, and its traceback."""
+    words = explain(error)
+    known = not words.what.startswith("Something unforeseen")
+    reason = words.what if known else f"{type(error).__name__}: {str(error)[:500]}"
+    facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
+    return Finding(FAILED, "", reason, words.fix if known else REPORT, facts, traceback.format_exc())
+
+
+def is_cuda_error(error: BaseException) -> bool:
+    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; memory that ran out is none."""
+    text = str(error).lower()
+    return ("cuda error" in text or "hip error" in text or "cublas_status" in text) and "out of memory" not in text
+
+
+def main(words: list[str], listed: Sequence[Item]) -> None:
+    """words: device ("" finds one), outputs, models, folder for what items write."""
+    device, outputs, models, folder = words
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    asked: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    items = {item.name: item for item in listed}
+    workspace = Workspace.of(outputs, models)
+    while True:
+        given = asked.get()
+        item = items[given["item"]]
+        if not device and (item.needs or item.name == "torch"):
+            device = _found()
+        finding = guarded(item, Place(device or "cpu", workspace, Path(folder), given["earlier"]))
+        answers.write(json.dumps({"device": device, "finding": finding.to_dict()}, default=str) + "\n")
+
+
+def _found() -> str:
+    """The best device there is; a torch that does not load is the finding of its own item."""
+    try:
+        return machine.default_device()
+    except Exception:
+        return ""
+
+
+def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        asked.put(json.loads(line))
+    os._exit(0)  # the process that asks is gone
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], all_items())

@@ -1,0 +1,179 @@
+"""Which checkpoint of a run is best by what was measured at each save, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.journal import Line
+from core.record.problems import ProblemsError
+
+FILE = "best.json"
+LEAST_PAIRS = 4
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Best:
+    """The saved checkpoint with the lowest measured loss.
+
+    file         relative to the run folder
+    measured_on  "held_out", or "training": training images, which cannot show overfitting
+    images       how many were measured
+    others       how many other checkpoints were measured the same way
+    as_good      steps of those within noise of it        unknown   of those that the measurement cannot compare
+    unclear      how many are worse than some that are clearly worse, and vary too much to say so of them alone
+    """
+
+    file: str
+    step: int
+    loss: float
+    measured_on: str
+    images: int
+    others: int
+    as_good: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+    unclear: int = 0
+
+    @property
+    def what(self) -> str:
+        """What was measured, in words."""
+        count = f"{self.images} {'held-out' if self.measured_on == 'held_out' else 'training'} images"
+        if self.measured_on == "held_out":
+            return f"loss on {count}"
+        return f"loss on {count} (fixed noise), which cannot show overfitting"
+
+    @property
+    def sure(self) -> str:
+        """How sure it is, in words."""
+        if not self.others:
+            return "the only checkpoint that was measured"
+        if self.unknown and not self.as_good:
+            return "how sure that is was not measured"
+        better = self.others - len(self.as_good) - len(self.unknown)
+        how = "better" if self.unclear else "clearly better"
+        if not self.as_good:
+            return f"{how} than the other {better}" if better > 1 else f"{how} than the other one"
+        steps = ", ".join(f"{step:,}" for step in self.as_good[:6]) + (" and more" if len(self.as_good) > 6 else "")
+        noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}: any of these is as good"
+        return f"{noise}; {how} than the other {better}" if better else noise
+
+    @property
+    def label(self) -> str:
+        """What stands behind its name in a list of files."""
+        return "best" if self.measured_on == "held_out" else "lowest loss on training images"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"what": self.what, "sure": self.sure, "label": self.label}
+
+
+def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:
+    """The best of the checkpoints that are still there; None where none of them was measured.
+
+    saved      (step, file) of those that are there; of several files of one step the first stands for it
+    measured   "validated" events as the journal holds them, the newest of a step last
+    """
+    files: dict[int, str] = {}
+    for step, file in saved:
+        files.setdefault(step, file)
+    by_step = {line["step"]: line for line in measured}
+    found = [line for step, line in by_step.items() if step in files and math.isfinite(line["loss"])]
+    if not found:
+        return None
+    newest = max(found, key=lambda line: line["step"])
+    same = [line for line in found if line.get("each_of", "") == newest.get("each_of", "")]
+    best = min(same, key=lambda line: (line["loss"], line["step"]))
+    others = [line for line in same if line is not best]
+    pairs = len(same) * len(others) // 2  # the lowest was picked by looking at all: any pair could have been this one
+    verdicts = {line["step"]: clearly_lower(best.get("each") or (), line.get("each") or (), pairs) for line in others}
+    worse = min((line["loss"] for line in others if verdicts[line["step"]]), default=math.inf)
+    near = {line["step"] for line in others if line["loss"] < worse}  # none is as good that lies behind one that is not
+    within = sorted(step for step, clearly in verdicts.items() if clearly is False)
+    return Best(
+        files[best["step"]],
+        best["step"],
+        best["loss"],
+        best.get("measured_on", "held_out"),
+        best["pictures"],
+        len(others),
+        tuple(step for step in within if step in near),
+        tuple(sorted(step for step, clearly in verdicts.items() if clearly is None)),
+        sum(step not in near for step in within),
+    )
+
+
+def clearly_lower(these: Sequence[float], those: Sequence[float], compared: int = 1) -> bool | None:
+    """Whether the first losses are lower than the second ones beyond noise: a paired t-test over (image, timestep).
+
+    compared   how many differences were looked at: the more, the less one of them proves (Bonferroni)
+    returns    None where the two do not compare, or are too few to say
+    """
+    if len(these) != len(those) or len(these) < LEAST_PAIRS:
+        return None
+    differences = [b - a for a, b in zip(these, those, strict=True)]
+    mean = math.fsum(differences) / len(differences)
+    spread = math.fsum((each - mean) ** 2 for each in differences) / (len(differences) - 1)
+    error = math.sqrt(spread / len(differences))
+    return mean > student_t(1 - (1 - CONFIDENCE) / (2 * max(compared, 1)), len(differences) - 1) * error
+
+
+def student_t(probability: float, freedom: int) -> float:
+    """The quantile of Student's t, by its expansion around the normal one (Abramowitz & Stegun 26.7.5): within 2% for 3
+    degrees of freedom at 0.975, and closer for more."""
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+
+
+class Told:
+    """What a journal tells of measurements and files, line by line."""
+
+    def __init__(self) -> None:
+        self.measured: list[Line] = []
+        self.saved: list[Line] = []
+        self._found: tuple[Any, Best | None] | None = None
+
+    def take(self, line: Line) -> None:
+        """A run that continues from an earlier state repeats steps: the newer lines count."""
+        if line["kind"] == "validated":
+            self.measured = [old for old in self.measured if old["step"] < line["step"]] + [line]
+        elif line["kind"] == "saved":
+            self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
+
+    def best(self, folder: Path) -> Best | None:
+        """Found anew only where something was measured or written, or a file is gone."""
+        there = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
+        key = (len(there) and there, self.measured and (len(self.measured), self.measured[-1]["seq"]))
+        if self._found is None or self._found[0] != key:
+            self._found = (key, best_checkpoint(there, self.measured))
+        return self._found[1]
+
+
+# ---- for lists of files, which read no journals
+
+
+def write_best(folder: Path, best: Best | None) -> None:
+    """Keep what the run last found; a list of files asks for it."""
+    if best is not None:
+        atomic.write_json(folder / FILE, best.to_dict())
+
+
+def read_best(folder: Path) -> tuple[str, str] | None:
+    """(file relative to the run folder, its label) as the run last found it; None where that file is gone."""
+    try:
+        found = read_json_object(folder / FILE)
+        file, label = str(found["file"]), str(found["label"])
+        return (file, label) if (folder / file).exists() else None
+    except (ProblemsError, OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,118 @@
+"""JSON from a person's file or from inside one: read within limits, refused in words.
+
+Python's own reader ends in a RecursionError 1,000 lists deep, takes NaN and 1e999 (infinity) for numbers, and makes 20
+bytes of memory from one of text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+
+MAX_BYTES = 32_000_000
+MAX_VALUES = 1_000_000  # CLIP's tokenizer.json has 200,000
+MAX_DEPTH = 100
+MAX_DIGITS = 40  # 2 ** 64 has 20
+# A whole string, even an unclosed one (so that no position is looked at twice), or what opens, closes or parts values.
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|,', re.DOTALL)
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+AGAIN = "download or copy it again"
+
+
+def read_json(
+    path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
+) -> Any:
+    """What a JSON file holds. Raises ProblemsError (MissingFile where there is none)."""
+    return parse_json(read_regular(path, max_bytes), str(path), fix, max_values=max_values, finite=finite)
+
+
+def read_json_object(
+    path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
+) -> dict[str, Any]:
+    """The same where anything but an object is refused."""
+    value = read_json(path, fix, max_bytes=max_bytes, max_values=max_values, finite=finite)
+    if not isinstance(value, dict):
+        raise ProblemsError.one("The file must hold a JSON object: { ... }", str(path), fix)
+    return value
+
+
+def parse_json(
+    text: str | bytes, where: str, fix: str = AGAIN, *, max_values: int = MAX_VALUES, finite: bool = True, **hooks: Any
+) -> Any:
+    """What the text holds, in UTF-8 or with a mark of UTF-16 or 32 at its start. Raises ProblemsError.
+
+    finite  refuse NaN and infinity      hooks  of `json.loads`, such as object_pairs_hook (may raise ValueError)
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        text = text.removeprefix("\ufeff")
+        _check_structure(text, max_values)
+        numbers: dict[str, Any] = {"parse_int": _whole}
+        if finite:
+            numbers |= {"parse_float": _finite, "parse_constant": _finite}
+        value = json.loads(text, **numbers, **hooks)
+        if "\\u" in text or _HALF_PAIR.search(text):
+            _check_strings(value)
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ProblemsError.one(f"This is not valid JSON: {_reason(error)}", where, fix) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _check_structure(text: str, max_values: int) -> None:
+    """Depth and number of values, counted before any is made."""
+    depth = values = 0
+    for match in _TOKENS.finditer(text):
+        first = text[match.start()]
+        if first == '"':
+            continue
+        if first in "[{":
+            depth += 1
+        elif first in "]}":
+            depth -= 1
+            continue
+        values += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+        if values > max_values:
+            raise ValueError(f"it holds more than {max_values:,} values")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:MAX_DIGITS]} is not a finite number")
+    return value
+
+
+def _check_strings(value: Any) -> None:
+    """Half a surrogate pair cannot be written to any file or page."""
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            if _HALF_PAIR.search(value):
+                raise ValueError("a string holds half of a surrogate pair")
+        elif isinstance(value, dict):
+            rest += value
+            rest += value.values()
+        elif isinstance(value, (list, tuple)):
+            rest += value

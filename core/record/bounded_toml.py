@@ -1,0 +1,44 @@
+"""TOML from a person's file: read within limits, refused in words (as bounded_json.py does for JSON)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from core.record.bounded_json import MAX_DEPTH
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+
+MAX_BYTES = 4_000_000
+
+
+def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
+    """What a TOML file holds. Raises ProblemsError (MissingFile where there is none)."""
+    data = read_regular(path, MAX_BYTES)
+    try:
+        return parse_toml(data.decode("utf-8-sig"), where, fix)
+    except UnicodeDecodeError:
+        raise ProblemsError.one("The file is not UTF-8 text", where, "save it as UTF-8 in your editor") from None
+
+
+def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
+    """What the text holds. Raises ProblemsError."""
+    try:
+        found = tomllib.loads(text)
+        check_depth(found)
+        return found
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ProblemsError.one(f"This is not valid TOML: {reason}", where, fix) from None
+
+
+def check_depth(value: Any) -> None:
+    """ValueError for tables and lists nested deeper than what the program itself walks through."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [each for part in inside for each in part]

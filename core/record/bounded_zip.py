@@ -1,0 +1,64 @@
+"""Zip files of a person (PyTorch checkpoints, .npz), opened and read within limits: a small one can claim or hold gigabytes."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from core.record.problems import ProblemsError
+
+MAX_LISTING_BYTES = 4_000_000  # its list of members; SDXL's has 190,000
+# bz2 and LZMA unpack without a limit to the memory that they take.
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What `zipfile` raises on damage. KeyError: a member that is not there.
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(NotImplementedError, RuntimeError, ValueError, KeyError),
+)
+
+
+class _Bounded:
+    """An open file as `zipfile` sees it while it reads the list of members, which it does at once."""
+
+    def __init__(self, handle: BinaryIO, limit: int) -> None:
+        self._handle = handle
+        self.limit: int | None = limit
+
+    def read(self, count: int = -1) -> bytes:
+        if self.limit is not None:
+            if count > self.limit:
+                raise zipfile.BadZipFile("its list of members is too long")
+            count = self.limit if count < 0 else count
+        return self._handle.read(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+
+def open_zip(
+    handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
+) -> zipfile.ZipFile:
+    """The archive in an open file, which stays its owner's to close. Raises ProblemsError."""
+    bounded = _Bounded(handle, max_listing)
+    try:
+        archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
+    except DAMAGED as error:
+        raise ProblemsError.one(f"The zip file is damaged: {error}", str(path), fix) from error
+    bounded.limit = None
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    """A member's bytes. Raises zipfile.BadZipFile where it is longer, whatever the list says, or packed in another way."""
+    if info.compress_type not in METHODS:
+        raise zipfile.BadZipFile(f"{info.filename[:100]} is compressed in a way that is not read here")
+    if info.file_size > max_bytes:
+        raise zipfile.BadZipFile(f"{info.filename[:100]} is too large")
+    with archive.open(info) as member:
+        data = member.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise zipfile.BadZipFile(f"{info.filename[:100]} is too large")
+    return data

@@ -1,0 +1,85 @@
+"""What a person wrote about a run: a title in place of its name, and a note. In a file of its own; the folder keeps its name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError, unwritten
+from core.record.run_folder import RunFolder
+
+FILE = "about.json"
+MOST_TITLE, MOST_NOTE = 80, 2000
+MAX_BYTES = 32_000
+FIX = "repair the file, or delete it and write title and note again"
+
+
+@dataclass(frozen=True)
+class RunAbout:
+    """title: "" for the name that the run was started with."""
+
+    title: str = ""
+    note: str = ""
+
+
+def read_about(folder: RunFolder) -> RunAbout:
+    """Raises ProblemsError when the file is damaged."""
+    path = folder.path / FILE
+    try:
+        facts = path.stat()
+    except OSError:
+        return RunAbout()
+    return _read(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=2000)
+def _read(path: Path, changed: int, size: int) -> RunAbout:
+    """Lists ask for hundreds every few seconds: a file is read again when it has changed."""
+    held = read_json_object(path, FIX, max_bytes=MAX_BYTES)
+    return RunAbout(_clean(held.get("title", ""), MOST_TITLE), _clean(held.get("note", ""), MOST_NOTE, lines=True))
+
+
+def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
+    """Change one of the two, or both. Raises ProblemsError, also when what is there is damaged: nothing is lost then."""
+    before = read_about(folder)
+    given = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
+    changes = {name: _checked(name, text, most) for name, text, most in given if text is not None}
+    about = RunAbout(**(asdict(before) | changes))
+    if about.title == given_title(folder):
+        about = RunAbout(note=about.note)
+    try:
+        atomic.write_json(folder.path / FILE, asdict(about))
+    except OSError as error:
+        raise unwritten(error, f"The {' and '.join(changes)} cannot be saved", str(folder.path)) from None
+    return about
+
+
+def title_of(folder: RunFolder) -> str:
+    """The title that a person gave, else the name after the time stamp."""
+    try:
+        return read_about(folder).title or given_title(folder)
+    except ProblemsError:  # told where the run is open
+        return given_title(folder)
+
+
+def given_title(folder: RunFolder) -> str:
+    """The name after the time stamp."""
+    return folder.name.split("_", 1)[-1]
+
+
+def _checked(name: str, text: str, most: int) -> str:
+    clean = _clean(text, len(text), lines=name == "note")
+    if len(clean) > most:
+        raise ProblemsError.one(f"The {name} has {len(clean):,} characters; {most:,} fit", name, "shorten it")
+    return clean
+
+
+def _clean(text: object, most: int, lines: bool = False) -> str:
+    """Without control characters and signs that turn the direction of writing; a title is one line."""
+    if not isinstance(text, str):
+        return ""
+    kept = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")
+    return (kept.replace("\t", " ").strip() if lines else " ".join(kept.split()))[:most]

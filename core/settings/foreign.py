@@ -1,0 +1,89 @@
+"""Settings files of other trainers, recognised where a preset was expected: whose they are, and their main values."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.base import declared
+from core.settings.job import TrainJob
+
+KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
+# Names that each program writes into its files and Atelier's presets do not have on top; three of them are enough.
+MARKS = {
+    ONETRAINER: {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "concept_file_name",
+                 "concepts", "workspace_dir", "lora_rank", "output_model_destination", "batch_size", "__version"},
+    KOHYA_GUI: {"pretrained_model_name_or_path", "LoRA_type", "train_data_dir", "output_dir", "output_name", "network_dim",
+                "train_batch_size", "learning_rate", "max_resolution", "lr_scheduler", "mixed_precision", "epoch",
+                "network_module", "optimizer_type", "max_train_steps", "max_train_epochs", "resolution", "dataset_config"},
+}  # fmt: skip
+# Where each main value stands: in sd-scripts and kohya_ss, and in OneTrainer.
+MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "method.kind": (("LoRA_type", "network_module"), ("training_method",)),
+    "model.base_model": (("pretrained_model_name_or_path",), ("base_model_name",)),
+    "dataset.folder": (("train_data_dir",), ("concept_file_name",)),
+    "dataset.resolution": (("resolution", "max_resolution"), ("resolution",)),
+    "dataset.train_batch_size": (("train_batch_size",), ("batch_size",)),
+    "schedule.max_train_epochs": (("max_train_epochs", "epoch"), ("epochs",)),
+    "schedule.max_train_steps": (("max_train_steps",), ()),
+    "optimizer.optimizer_type": (("optimizer_type", "optimizer"), ("optimizer.optimizer",)),
+    "optimizer.learning_rate": (("learning_rate",), ("learning_rate",)),
+    "optimizer.unet_lr": (("unet_lr",), ("unet.learning_rate",)),
+    "optimizer.text_encoder_lr": (("text_encoder_lr",), ("text_encoder.learning_rate",)),
+    "schedule.lr_scheduler": (("lr_scheduler",), ("learning_rate_scheduler",)),
+    "network.rank": (("network_dim",), ("lora_rank",)),
+    "network.alpha": (("network_alpha",), ("lora_alpha",)),
+    "saving.output_name": (("output_name",), ("output_model_destination",)),
+}
+LONGEST = 80  # letters of a value that are shown
+
+
+def toml_values(text: str) -> dict[str, Any] | None:
+    """The tables of a TOML text; None for anything else."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return None
+
+
+def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | None:
+    """What to say of another program's file; None for one that is not known."""
+    if not isinstance(raw, dict) or "schema_version" in raw:
+        return None
+    if isinstance(raw.get("datasets"), list):
+        what = "This is a dataset config of sd-scripts, not a preset"
+        return Problem(what, where, "import it on the Dataset tab, or with --dataset-config FILE")
+    values = _flat(raw)
+    program = next((name for name, marks in MARKS.items() if len(marks & set(values)) >= 3), "")
+    if not program:
+        return None
+    program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
+    main = _main_values(values, program)
+    fix = "set its main values by hand: " + "; ".join(main) if main else "set its values by hand"
+    return Problem(f"This is a preset of {program}; importing it comes later", where, fix)
+
+
+def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables opened by one level, under the bare names (as sd-scripts reads them) and under "table.name"."""
+    flat: dict[str, Any] = {}
+    for name, value in raw.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+            flat = {inner: each for inner, each in value.items() if not isinstance(each, dict)} | flat
+        else:
+            flat[name] = value
+    return flat
+
+
+def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
+    """ "Rank 32", "Learning rate 0.0001" ...; what is empty or 0 was not set there."""
+    titles = {entry.path: entry.title for entry in declared(TrainJob)}
+    found = []
+    for path, places in MAIN.items():
+        value = next((values[name] for name in places[program == ONETRAINER] if values.get(name)), None)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            text = " ".join(str(value).split())
+            found.append(f"{titles[path]} {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
+    return found

@@ -1,0 +1,167 @@
+"""What a job names outside itself, and whether a shared page may name it. Asked once, where a job enters the engine,
+whatever made it: a form, the JSON pane, a tool, another process."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from core.record.allowed import lies_in
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT, Workspace, resolve_path
+from core.settings.base import names_what
+from core.settings.names import bad_name
+
+KEYS_FIX = "leave it out; whoever runs the page can allow it with --lend-keys"
+USES_KEY = {"wandb", "all"}  # values of a tracker setting
+DRIVE = re.compile(r"\s*[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What jobs of a shared page may name: files in `folders` (resolved) that are not in `closed`, and keys where lent."""
+
+    folders: Sequence[Path]
+    closed: Sequence[Path] = ()
+    keys: bool = False
+
+    @classmethod
+    def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
+        """Those of a shared page: outputs, models and presets, without the engine's own folder."""
+        folders = [path.resolve() for path in (workspace.outputs, workspace.models, workspace.presets)]
+        return cls(folders, [workspace.private.resolve()], keys)
+
+    def opens(self, text: str) -> bool:
+        """Whether a path of a setting lies in an open folder, also without the quotation marks that were pasted with it."""
+        return all(self._opens(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
+
+    def _opens(self, text: str) -> bool:
+        try:
+            path = resolve_path(text)
+        except (OSError, ValueError, RuntimeError):
+            return False
+        if not lies_in(path, self.folders):
+            return False
+        real = os.path.normcase(path.resolve()).casefold()  # a disk may not tell letters' cases apart
+        return not any(
+            (real + os.sep).startswith(os.path.normcase(folder).casefold() + os.sep) for folder in self.closed
+        )
+
+    @property
+    def words(self) -> str:
+        """The open folders as a person knows them."""
+        return ", ".join(
+            folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
+            for folder in self.folders
+        )
+
+
+@dataclass(frozen=True)
+class Named:
+    """One value of a setting that names something. where: "dataset.sources.0.folder"."""
+
+    where: str
+    what: str
+    value: Any
+    group: BaseModel
+
+
+def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
+    """Every value of a job that names something outside it, also those of folders and LoRAs in lists."""
+    for name, info in type(job).model_fields.items():
+        where, value = f"{place}{name}", getattr(job, name)
+        what = names_what(info)
+        if what and value:
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(each, str) and each.strip():
+                    yield Named(where, what, each, job)
+        elif isinstance(value, BaseModel):
+            yield from named_in(value, f"{where}.")
+        elif isinstance(value, (list, tuple)):
+            for number, each in enumerate(value):
+                if isinstance(each, BaseModel):
+                    yield from named_in(each, f"{where}.{number}.")
+
+
+def not_open(text: str, where: str, limits: Limits) -> Problem:
+    """The answer for a path outside, whether or not something is there."""
+    fix = f"use a path inside {limits.words}, or open the page on the machine itself"
+    return Problem(f"'{text}' is not open to a shared page", where, fix)
+
+
+def refused(job: BaseModel, limits: Limits) -> list[Problem]:
+    """What a shared page may not name, each with its setting."""
+    return [problem for named in named_in(job) if (problem := _problem(named, limits))]
+
+
+def admit(job: BaseModel, limits: Limits | None) -> None:
+    """Raise ProblemsError with everything that this job may not name. None: no limits, as on the machine itself."""
+    found = leaving(job) + (refused(job, limits) if limits else [])
+    if found:
+        raise ProblemsError(found)
+
+
+def leaving(job: BaseModel) -> list[Problem]:
+    """Parts of names that lead out of the folder they stand in, on any page: "../x", "/x", "C:x"."""
+    fix = "write a name without a folder's way out: no .., no / or drive in front"
+    return [
+        Problem(f"'{named.value}' leads out of its folder", named.where, fix)
+        for named in named_in(job)
+        if named.what == "part" and leads_out(named.value)
+    ]
+
+
+def leads_out(text: str) -> bool:
+    """Whether text that becomes a part of a path can lead elsewhere, on any system."""
+    parts = text.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in (part.strip() for part in parts) or bool(DRIVE.match(text)) or "\0" in text
+
+
+def _problem(named: Named, limits: Limits) -> Problem | None:
+    text, where = named.value, named.where
+    match named.what:
+        case "path":
+            outside = not limits.opens(text)
+        case "word=path":
+            outside = any(_leaves(each, limits) for each in {text, text.partition("=")[2]} if each)
+        case "path or name":
+            outside = _leaves(text, limits)
+        case "state":
+            outside = not getattr(named.group, "resume_from_huggingface", False) and _leaves(text, limits)
+        case _:
+            return _of_another_kind(named, limits)
+    return not_open(text, where, limits) if outside else None
+
+
+def _of_another_kind(named: Named, limits: Limits) -> Problem | None:
+    text, where = named.value, named.where
+    if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):
+        return Problem(f"'{text}' is not a name for a file", where, "use letters, digits, - and _")
+    if named.what == "tracker settings":
+        return Problem("A shared page takes no settings file for trackers", where, "leave it empty")
+    if named.what == "download" and ":" in text:  # any other address, also of this machine's own network
+        return Problem(
+            f"'{text}' is not a model of the hub", where, "give owner/name; links are fetched on the machine itself"
+        )
+    if named.what == "upload" and not limits.keys:
+        return Problem("Uploads from a shared page would use the owner's key", where, KEYS_FIX)
+    if named.what == "tracker" and text in USES_KEY and not limits.keys:
+        return Problem("wandb from a shared page would use the owner's key", where, KEYS_FIX)
+    return None
+
+
+def _leaves(text: str, limits: Limits) -> bool:
+    """Whether text that may be a name (of a model, LoRA, run, or at the hub) is a path outside. What is no path with
+    a way out is looked for in the open folders alone (core/record/allowed.py)."""
+    plain = text.strip().strip("\"'")
+    parts = plain.replace("\\", "/").split("/")
+    is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)
+    closed = {folder.name.casefold() for folder in limits.closed}
+    is_path = is_path or any(part.rstrip(". ").casefold() in closed for part in parts)
+    return "\0" in plain or (is_path and not limits.opens(text))

@@ -1,0 +1,152 @@
+"""The usual learning rates, declared once: by method, part of the model, optimizer and a LoRA's alpha / rank.
+
+Advice and the set-up for new images are read from here. Nothing is refused: a rate far from the usual ones is named.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from core.settings.blocks import COUNTS, block_rates
+from core.settings.job import TrainJob
+from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
+from core.settings.rates import effective_rates, trains_unet
+
+MARGIN = 3  # times beyond the usual range before a rate is called far
+PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices learn this many times faster
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Rates that people train with. start: where to begin."""
+
+    low: float
+    start: float
+    high: float
+
+    def times(self, low: float, start: float, high: float) -> Usual:
+        return Usual(self.low * low, self.start * start, self.high * high)
+
+    def far(self, rate: float) -> str:
+        """ "above", "below", or "" for a rate that is usual or near to it."""
+        if not rate > self.low / MARGIN * (1 - 1e-9):
+            return "below"
+        return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
+
+
+# With AdamW, by method and part of the model. LoRA: sd-scripts' documents (1e-4 to 1e-3) and its presets; DreamBooth: Ruiz
+# et al. 2022 and diffusers' examples (1e-6 to 5e-6); textual inversion: Gal et al. 2022 (5e-3) and diffusers (5e-4).
+WITH_ADAMW: dict[tuple[str, str], Usual] = {
+    ("lora", "unet"): Usual(3e-5, 1e-4, 1e-3),
+    ("lora", "text_encoder"): Usual(1e-5, 5e-5, 1e-3),
+    ("dreambooth", "unet"): Usual(5e-7, 2e-6, 1e-5),
+    ("dreambooth", "text_encoder"): Usual(1e-7, 1e-6, 1e-5),
+    ("fine_tune", "unet"): Usual(5e-7, 5e-6, 2e-5),
+    ("fine_tune", "text_encoder"): Usual(1e-7, 1e-6, 1e-5),
+    ("embedding", "text_encoder"): Usual(5e-4, 5e-3, 1e-2),
+}
+ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the step size that Prodigy and D-Adaptation find
+# How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
+# match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
+# steps are tiny at AdamW's rates; schedule-free averages bear more (Defazio et al. 2024, arXiv:2405.15682: up to 10 times).
+COMPARED: tuple[tuple[str, tuple[float, float, float]], ...] = (
+    (r"lion|tiger|signsgd|emolynx", (0.1, 0.2, 1 / 3)),
+    (r"sgd|momentum|aggmo|qhm|accsgd|lars|msvag|srmm|pid$|pnm$", (100, 100, 1000)),
+    (r"schedulefree", (1, 3, 10)),
+    (r"adadelta|adagrad|sm3|ftrl|rprop|shampoo|fromage|nero|a2grad|muon", (1, 10, 1000)),
+    (r"ada(m|factor|belief|norm|gc|n$)|adem|adopt|rmsprop|came|lamb|laprop|yogi|spam", (1, 1, 1)),
+)
+ANY_OTHER = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Far:
+    """A rate far from the usual ones. part: as in `own_rates`; where: the setting that mends it."""
+
+    part: str
+    where: str
+    rate: float
+    usual: Usual
+    way: str
+
+
+def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
+    """The usual rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None where
+    the optimizer takes none."""
+    if relative_steps(job.optimizer):
+        return None
+    if adapts(job.optimizer.optimizer_type):
+        return None if part.endswith(" plus") else ADAPTING  # the rules of learning tell that it takes no LoRA+
+    which = "unet" if part.startswith("unet") and job.method.kind != "embedding" else "text_encoder"
+    usual = WITH_ADAMW[job.method.kind, which].times(*_compared(job))
+    if job.method.kind == "lora":
+        # alpha / rank scales what a step changes; people follow it by half only, so more than 3 times is not asked for.
+        scale = (job.network.alpha or job.network.rank) / job.network.rank
+        factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
+        usual = usual.times(factor, factor, factor)
+    return usual.times(1, PLUS, PLUS) if part.endswith(" plus") else usual
+
+
+def _compared(job: TrainJob) -> tuple[float, float, float]:
+    entry = find(job.optimizer.optimizer_type)
+    if entry is not None and entry.path == ADAFACTOR and job.optimizer.optimizer_args.get("scale_parameter", True):
+        return (1, 1, 100)  # its rate is then relative to the size of the weights
+    name = (entry.path if entry else job.optimizer.optimizer_type).rsplit(".", 1)[-1].lower()
+    return next((factors for words, factors in COMPARED if re.search(words, name)), ANY_OTHER)
+
+
+def far_rates(job: TrainJob) -> list[Far]:
+    """The rates that are far from usual, one for each setting that they stand in."""
+    found: dict[str, Far] = {}
+    rates = effective_rates(job, job.memory.num_processes)
+    for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
+        usual = usual_rates(job, part)
+        if rate < 0 or usual is None or not (way := usual.far(rate)):
+            continue  # what a negative rate does is told by the rules of learning
+        where = _where(job, part)
+        if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
+            continue  # the same number, told of the U-Net
+        found.setdefault(where, Far(part, where, rate, usual, way))
+    return list(found.values()) or _by_block(job, rates)
+
+
+def _where(job: TrainJob, part: str) -> str:
+    if part.endswith(" plus"):
+        own = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
+        side = "unet" if part[0] == "u" else "text_encoder"
+        return f"optimizer.loraplus_{side}_lr_ratio" if own is not None else "optimizer.loraplus_lr_ratio"
+    if part.startswith("unet_block"):
+        return "method.block_lr"
+    if part == "unet":
+        return "optimizer.unet_lr" if job.optimizer.unet_lr is not None else "optimizer.learning_rate"
+    alone = job.optimizer.text_encoder_lr is None and not trains_unet(job)
+    return "optimizer.learning_rate" if alone else "optimizer.text_encoder_lr"
+
+
+def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
+    """A LoRA's rate by block: the U-Net's times a factor."""
+    usual = usual_rates(job)
+    if job.method.kind != "lora" or "unet" not in rates or usual is None:
+        return []
+    try:
+        factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []
+    except ValueError:  # the rules refuse the text
+        return []
+    where = next((f"network.{name}_lr_weight" for name in ("down", "mid", "up") if _weights(job, name)), "")
+    for factor in factors:
+        rate = rates["unet"] * factor
+        if rate > 0 and (way := usual.far(rate)):
+            return [Far("unet", where, rate, usual, way)]
+    return []
+
+
+def _weights(job: TrainJob, side: str) -> str | None:
+    weights: str | None = getattr(job.network, f"{side}_lr_weight")
+    return weights
+
+
+def short(number: float) -> str:
+    """A rate as people write it: 1e-4, 0.005."""
+    text = f"{number:.2g}" if number >= 1e-3 else f"{number:.1e}".replace(".0e", "e")
+    return text.replace("e-0", "e-").replace("e+0", "e")

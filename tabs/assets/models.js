@@ -1,0 +1,133 @@
+"use strict";
+/* The catalog of base models, on Tools and in a dialog on Train, and the browser for a model file. */
+(() => {
+  const atelier = window.atelier, {h, text, byId} = atelier;
+  const USES = {base_model: "Use as base model", vae: "Use as VAE"};
+  let catalog = [], listed = null;
+
+  const ask = (name, data) => atelier.command(name, {...data, ask: atelier.ask()});
+  const entryOf = (source) => catalog.find((entry) => entry.source === source);
+  const button = (words, onclick, kind = "") => h("button", {type: "button", class: `btn small ${kind}`, onclick}, words);
+  const use = async (kind, about) => {
+    closeDialog();
+    atelier.goTo("Train");
+    await atelier.act("use_model", {use: kind, about});
+    atelier.goToField(kind === "vae" ? "model.vae" : "model.base_model", false);  // a list in focus does not show its new value
+  };
+
+  /* ---- the catalog ---- */
+
+  const stage = (entry, work) => entry.found ? "found" : work && work.state === "running" ? "running" : entry.have ? "partial" : "missing";
+  const actions = (entry, work, now) => ({
+    found: () => [h("span", {class: "hint"}, `In ${entry.found}`), button(USES[entry.use], () => use(entry.use, entry.found), "primary")],
+    running: () => [button("Pause", () => ask("tool_cancel", {work: work.id})), button("Cancel", () => ask("tool_discard", {about: entry.source}))],
+    partial: () => [h("span", {class: "hint figures"}, `${atelier.bytes(entry.have)} of ${atelier.bytes(entry.size)} downloaded`),
+      button("Resume", () => atelier.getModel(entry.source), "primary"), button("Discard", () => ask("tool_discard", {about: entry.source}))],
+    missing: () => [button("Download", () => atelier.getModel(entry.source), "primary")],
+  }[now]());
+
+  const row = (entry) => {
+    const work = atelier.downloadOf(entry.source), now = stage(entry, work);
+    const problems = work && now !== "found" && now !== "running" ? work.problems : [];
+    const node = h("li", {class: "model-row", "data-entry": entry.id, "data-state": now},
+      h("div", {class: "model-head"}, h("strong", {}, entry.title), h("span", {class: "figures"}, atelier.bytes(entry.size)),
+        h("a", {class: "link", href: entry.license_url, target: "_blank", rel: "noopener noreferrer", "aria-label": `License of ${entry.title}: ${entry.license}`}, entry.license)),
+      h("p", {class: "hint"}, entry.purpose),
+      now === "running" ? h("progress", {max: 1, "aria-label": `Download of ${entry.title}`}) : null,
+      now === "running" ? h("p", {class: "hint figures model-pace"}) : null,
+      problems.length ? atelier.problems(problems) : null,
+      h("div", {class: "model-actions", role: "group", "aria-label": entry.title}, actions(entry, work, now)));
+    node.dataset.key = JSON.stringify([now, entry.found, entry.have, work && work.id, problems]);
+    move(node, work);
+    return node;
+  };
+  /** Only numbers change while a download runs: the buttons stay, and with them the keyboard's place. */
+  const move = (node, work) => {
+    const bar = node.querySelector("progress");
+    if (!bar || !work) return;
+    if (work.share === null) bar.removeAttribute("value"); else bar.value = work.share;
+    text(node.querySelector(".model-pace"), work.text);
+  };
+
+  atelier.paintCatalog = () => {
+    for (const holder of document.querySelectorAll("[data-catalog]")) {
+      for (const entry of catalog) {
+        const old = holder.querySelector(`[data-entry="${entry.id}"]`), work = atelier.downloadOf(entry.source);
+        const running = stage(entry, work) === "running";
+        if (old && running && old.dataset.state === "running") { move(old, work); continue; }
+        const made = row(entry);
+        if (!old) holder.append(made);
+        else if (old.dataset.key !== made.dataset.key) {
+          const held = old.contains(document.activeElement);
+          old.replaceWith(made);
+          const first = held && made.querySelector("button");
+          if (first) first.focus();
+        }
+      }
+    }
+  };
+  atelier.parts.catalog = (list) => { catalog = list; atelier.paintCatalog(); atelier.repaintModel && atelier.repaintModel(); };
+  /* A file has appeared or gone: the lists of the form are filled anew. */
+  atelier.parts.models = (values) => {
+    const now = JSON.stringify(values);
+    if (listed !== null && listed !== now) atelier.refill();
+    listed = now;
+  };
+  /** The catalog's name and size for a download, or the download's own name. */
+  atelier.titleOf = (source) => { const entry = entryOf(source); return entry ? `${entry.title} (${atelier.bytes(entry.size)})` : source; };
+
+  atelier.inCatalog = (source) => !!entryOf(source);
+
+  /* ---- dialogs ---- */
+
+  let open = null;
+  const closeDialog = () => { if (open) open.close(); };
+  const show = (title, ...children) => {
+    closeDialog();
+    const box = h("dialog", {class: "atelier-dialog models-dialog", "aria-label": title},
+      h("div", {class: "card-head"}, h("h2", {}, title), h("span", {class: "grow"}), h("button", {type: "button", class: "btn quiet", onclick: () => box.close()}, "Close")), ...children);
+    box.addEventListener("close", () => { if (open === box) { open = null; browsed = null; } });
+    open = box;
+    atelier.modal(box);
+    return box;
+  };
+  atelier.openCatalog = () => {
+    show("Get a model",
+      h("p", {class: "hint"}, "Downloads go on while you work, also when this page is closed. A file put into the models folder by hand appears here by itself."),
+      h("ul", {class: "model-list", "data-catalog": ""}),
+      h("p", {class: "hint"}, "Any other model: write its hub id or link in ",
+        h("button", {type: "button", class: "link", onclick: () => { closeDialog(); atelier.goTo("Tools"); }}, "Tools"), ", or browse for a file that you have."));
+    atelier.paintCatalog();
+  };
+
+  /* ---- browsing for a file ---- */
+
+  let browsed = null, chosenUse = "base_model";
+  const before = atelier.wants;
+  atelier.wants = () => ({...(before ? before() : {}), ...(browsed === null ? {} : {files: browsed})});
+  const go = (folder) => { browsed = folder; delete atelier.have.browse; atelier.command("look", {ask: atelier.ask()}); };
+  atelier.browseModels = (kind) => {
+    chosenUse = kind;
+    show(kind === "vae" ? "Choose a VAE" : "Choose a base model", h("div", {class: "browser", id: "model-browser"}, h("p", {class: "hint"}, "Reading the folder ...")));
+    go("");
+  };
+  atelier.parts.browse = (data) => {
+    const holder = byId("model-browser");
+    if (!holder || !open) return;
+    const inside = (name) => data.folder.replace(/[\\/]$/, "") + data.separator + name;
+    const folder = (words, to) => h("button", {type: "button", class: "btn folder", onclick: () => go(to)}, words);
+    holder.replaceChildren(...[
+      h("div", {class: "places"}, data.places.map(([name, to]) => h("button", {type: "button", class: "btn quiet", onclick: () => go(to)}, name))),
+      h("div", {class: "at"}, h("code", {}, data.folder)),
+      h("div", {class: "rows"}, data.parent ? folder(".. one level up", data.parent) : null,
+        data.folders.map((name) => folder(name + data.separator, inside(name))),
+        data.files.map((file) => h("button", {type: "button", class: "btn folder file", onclick: () => use(chosenUse, inside(file.name))},
+          file.name, h("span", {class: "hint figures"}, ` ${atelier.bytes(file.size)}`)))),
+      data.reason ? h("p", {class: "field-error", role: "alert"}, atelier.sentence(data.reason))
+        : data.files.length || data.whole ? null : h("p", {class: "hint"}, "No model files in this folder (.safetensors, .ckpt, .pt, .bin)."),
+      data.more ? h("p", {class: "hint"}, "There is more in this folder than is listed. Write the path into the field instead.") : null,
+      data.whole ? h("div", {class: "actions"}, button("Use this folder", () => use(chosenUse, data.folder), "primary")) : null].filter(Boolean));
+    const first = holder.querySelector(".rows button");
+    if (first && !holder.contains(document.activeElement) && document.activeElement === document.body) first.focus();
+  };
+})();

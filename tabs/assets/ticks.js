@@ -1,0 +1,34 @@
+"use strict";
+/* When the server is asked what is new: each second while something runs, changes, or a person is at work on the page; seldom when
+   nothing does; hardly ever while the page is hidden. Coming back to it asks at once. */
+(() => {
+  const atelier = window.atelier;
+  const BUSY = 1000, IDLE = 11000, HIDDEN = 60000; // milliseconds between ticks; idle: the pulse and a tab's make 11 a minute
+  const AT_WORK = 20000, NEWS = 4000;              // how long a person's touch, or something new, keeps the pace
+  const LOOK = 100;
+  const raised = {};       // event -> when
+  let touched = Date.now(), runs = false;
+
+  const between = () => document.hidden ? HIDDEN : runs || Date.now() < touched + AT_WORK ? BUSY : IDLE;
+  const touch = (keeps) => { touched = Math.max(touched, Date.now() - AT_WORK + keeps); };
+  const raise = (event, seconds) => {
+    const now = Date.now();
+    if (now - (raised[event] || 0) < Math.max(between(), 1000 * seconds) - LOOK / 2) return;
+    raised[event] = now;
+    if (event === "tick") atelier.tick(); else atelier.pulse().trigger(event, {});
+  };
+
+  /** A part of a message has come: what changes may change further. */
+  atelier.arrived = (name, data) => {
+    if (name === "status") runs = !!data.busy;
+    else touch(NEWS);
+  };
+  setInterval(() => {
+    if (!atelier.pulse() || !atelier.session) return;
+    const tab = atelier.openTab();
+    raise("tick", 1);
+    if (tab in atelier.ticks) raise(`tick_${tab.toLowerCase()}`, atelier.ticks[tab]);
+  }, LOOK);
+  for (const event of ["pointerdown", "keydown", "input", "wheel", "hashchange", "focus"]) addEventListener(event, () => touch(AT_WORK), {capture: true, passive: true});
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) for (const event in raised) raised[event] = 0; });
+})();

@@ -1,0 +1,109 @@
+"""Base models and VAEs on the page: the catalog, what the lists offer, and browsing for a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.files import is_junk, printable
+from core.formats import catalog
+from core.generation.library import SUFFIXES
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path
+from tabs.browsers import Browser
+from tabs.folder_browser import LOOKED_AT, listing, starts
+from tabs.places import model_choices, vae_choices
+from tabs.project import FIELDS
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
+LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
+MOST_FILES = 500
+
+
+class Models:
+    """What there is to train from, for every browser the same."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._choices: tuple[float, list[Any]] = (float("-inf"), [])
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        if tab not in ("Train", "Tools", "", None):
+            return {}
+        wants = asked.get("wants")
+        folder = wants.get("files") if isinstance(wants, dict) else None
+        found = {"catalog": self._catalog(), "models": self._listed()}
+        return found | ({"browse": self._browse(folder)} if isinstance(folder, str) else {})
+
+    def _catalog(self) -> list[dict[str, Any]]:
+        facts = [catalog.state(entry, self.page.workspace.models) for entry in catalog.ENTRIES]
+        return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
+
+    def _listed(self) -> list[Any]:
+        """What the lists offer: a browser fills them anew when a file has appeared."""
+        when, choices = self._choices
+        if time.monotonic() - when > LOOKED_AFTER:
+            space = self.page.workspace
+            choices = [value for _, value in [*model_choices(space), *vae_choices(space)]]
+            self._choices = (time.monotonic(), choices)
+        return choices
+
+    def _browse(self, folder: str) -> dict[str, Any]:
+        try:
+            return browse(self.page, folder)
+        except ProblemsError as error:
+            return browse(self.page, "") | {"reason": error.problems[0].what}
+
+    def choose(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+        """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
+        field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
+        if field is None or field not in FIELDS or not about:
+            return
+        path = self.page.roots.check(about, field)
+        self.page.project.edit(field, display_path(path), session=browser.session, stamp=stamp)
+
+
+def browse(page: Page, text: str) -> dict[str, Any]:
+    """A folder for the file browser: its folders, its model files with their sizes, and where else to look."""
+    roots = page.roots
+    places = [("Models", page.workspace.models), *starts(roots)]
+    known = [(name, str(path)) for name, path in places if path.is_dir() and name != "Starter pictures"]
+    now = listing(roots, text or str(page.workspace.models))
+    return {
+        "folder": printable(now.folder),
+        "parent": str(now.parent) if now.parent else "",
+        "places": [place for place in known if _can_be_sent(place[1])],
+        "folders": [name for name in now.folders if _can_be_sent(name)],
+        "files": [] if now.reason else _files(page, now.folder),
+        "whole": any((now.folder / name).is_file() for name in ("model_index.json", "config.json")),
+        "more": now.more,
+        "reason": now.reason and f"This folder cannot be opened: {now.reason}",
+        "separator": os.sep,
+    }
+
+
+def _files(page: Page, folder: Path) -> list[dict[str, Any]]:
+    found: dict[str, int] = {}
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, LOOKED_AT):
+            name = entry.name
+            if Path(name).suffix.lower() not in SUFFIXES or is_junk(name) or not _can_be_sent(name):
+                continue
+            try:
+                if entry.is_file() and page.roots.holds(entry.path):
+                    found[name] = entry.stat().st_size
+            except OSError:
+                continue
+    names = sorted(found, key=str.casefold)[:MOST_FILES]
+    return [{"name": name, "size": found[name]} for name in names]
+
+
+def _can_be_sent(name: str) -> bool:
+    """Names in another encoding than the system's cannot be written as JSON and read back."""
+    return printable(name) == name

@@ -1,0 +1,47 @@
+"""Damaged entries of the caches of latents and texts: each is used as it should be, or made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from tests.hostile.changes import Files
+from tests.hostile.model_files import Readers, entry, safetensors_bombs, safetensors_file
+
+LATENTS = {"mean": (4, 16, 16), "logvar": (4, 16, 16)}
+
+
+def _text_entry() -> bytes:
+    return save({"context": torch.zeros(77, 32), "pooled": torch.zeros(32)})
+
+
+def readers() -> Readers:
+    from core.dataset.cache_files import file_of, read_tensors
+    from core.dataset.text_cache import TextCache
+    from core.diffusion.text_states import TextStates
+
+    def latents(path: Path) -> None:
+        found = read_tensors(path, LATENTS)
+        assert found is None or all(tuple(found[name].shape) == shape for name, shape in LATENTS.items())
+
+    def texts(path: Path) -> None:
+        cache = TextCache(path.parent, "model")
+        place = file_of(path.parent, cache._key("a fox"))
+        place.parent.mkdir()
+        if path.is_symlink() or path.exists():
+            path.rename(place)
+        encode = lambda captions: TextStates(torch.zeros(len(captions), 77, 32), torch.zeros(len(captions), 32))  # noqa: E731
+        cache.ensure(["a fox"], encode)
+        cache.get(["a fox", "a wolf"], encode)
+
+    return {"latents": latents, "texts": texts}
+
+
+_BAD = [
+    ("deep.safetensors", lambda: safetensors_file(b"[" * 60_000, b"")),
+    ("other.safetensors", lambda: safetensors_file({"context": entry([1]), "mean": entry([1]), "logvar": entry([1])}, bytes(4))),
+    *((f"{name}.safetensors", data) for name, data in safetensors_bombs()),
+]  # fmt: skip
+FAMILIES = {"caches": (Files("entry.safetensors", _text_entry, _BAD), readers)}

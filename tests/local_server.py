@@ -1,0 +1,42 @@
+"""Servers on this machine in place of a hub, for tests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A handler that prints nothing; its server holds what a test says to it."""
+
+    server: Any
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def send_json(self, answer: object, status: int = 200, **headers: str) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        for name, text in {"Content-Type": "application/json", "Content-Length": str(len(data))}.items():
+            self.send_header(name, text)
+        for name, text in headers.items():
+            self.send_header(name.replace("_", "-"), text)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], **facts: Any) -> Iterator[Any]:
+    """A server with these attributes, at its `endpoint`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    vars(server).update(facts, endpoint=f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()

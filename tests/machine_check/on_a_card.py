@@ -1,0 +1,77 @@
+"""The items for a GPU on the card that computes nothing: `python -m tests.machine_check.on_a_card FOLDER`.
+
+Prints what each found as a line of JSON. Losses mean nothing there, so an item may be told as failed for them; what must not
+happen is an error in the item itself.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+from tests.card.library import load_library
+
+if __name__ == "__main__":
+    load_library(Path(sys.argv[1]))
+
+import torch
+
+from core.machine_check import gpu, trainings
+from core.machine_check.item import Place
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import TrainJob
+from tests.card.runs import context, fill_caches
+from tests.card.watched import card
+from tests.models import tiny_folder
+
+SWITCHES = ("checkpointing", "adamw8bit", "all")  # each takes half a minute or more
+ANSWERS = {
+    "max_memory_allocated": lambda *_: 1 << 30,
+    "set_sync_debug_mode": lambda *_: None,
+}
+
+
+class NoProfile:
+    """The profiler would note each step of the pretended tensors' own arithmetic."""
+
+    def __init__(self, **_):
+        pass
+
+    def __enter__(self):
+        return SimpleNamespace(events=list)
+
+    def __exit__(self, *_):
+        pass
+
+
+def main(folder: Path) -> None:
+    gpu.SIZE = 64  # such tensors take time for each of their shapes
+    workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
+    place = Place("cuda", workspace, folder)
+    tiny_folder("sd1", folder / "sd1_random")
+    looks = {"no_waits": lambda: gpu.no_waits(place), "real_plain": lambda: gpu.real_plain(place)}
+    looks |= {f"real_{name}": lambda name=name: gpu.real_switch(name, place) for name in SWITCHES}
+    names = ("train_tf32", "latents_device")
+    looks |= {name: lambda name=name: trainings.look(name, place) for name in names}
+    values = [trainings.CASES[name].values() for name in (*names, "train_bf16")] + [
+        gpu.real_values(place, change) for change in [{}, *(gpu.SWITCHES[name][1] for name in SWITCHES)]
+    ]
+    cached = trainings.own_workspace(place)
+    for each in values:
+        job = build(TrainJob, each)
+        fill_caches(job, context(cached, job, "cpu"))
+    for name, look in looks.items():
+        try:
+            with card(), mock.patch.multiple(torch.cuda, **ANSWERS), mock.patch("torch.profiler.profile", NoProfile):
+                found = look().to_dict()
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {str(error)[:400]}\n{traceback.format_exc()[-2500:]}"}
+        print(json.dumps({"name": name} | found, default=str), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,132 @@
+"""What stands at a path is asked before it is opened; JSON is read within limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from core.record.bounded_json import MAX_DEPTH, parse_json, read_json, read_json_object
+from core.record.problems import ProblemsError
+from core.record.regular import MissingFile, check_regular, open_regular, read_regular
+from core.record.workspace import display_path
+
+posix = pytest.mark.skipif(os.name == "nt", reason="special files of POSIX")
+
+
+def refused(path: Path | str) -> str:
+    """What both ways of asking say."""
+    with pytest.raises(ProblemsError) as opened:
+        open_regular(path)
+    with pytest.raises(ProblemsError) as checked:
+        check_regular(path)
+    assert str(opened.value) == str(checked.value) and opened.value.problems[0].fix
+    return opened.value.problems[0].what
+
+
+def test_a_regular_file_is_opened_and_read(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"12345")
+    with open_regular(file) as handle:
+        assert handle.read() == b"12345"
+    assert read_regular(file, 5) == b"12345" and check_regular(file).st_size == 5
+    with pytest.raises(ProblemsError, match="too large"):
+        read_regular(file, 4)
+
+
+@posix
+def test_special_files_are_refused_without_being_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{short}/socket")
+        assert "socket" in refused(f"{short}/socket")
+    assert "pipe" in refused(tmp_path / "pipe") and "device" in refused("/dev/zero")
+    (tmp_path / "link").symlink_to("pipe")
+    assert "pipe" in refused(tmp_path / "link")
+
+
+@posix
+def test_a_file_that_becomes_a_pipe_between_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    os.mkfifo(tmp_path / "pipe")
+    facts = os.stat(file)
+    monkeypatch.setattr(os, "stat", lambda path: facts)
+    with pytest.raises(ProblemsError, match="pipe"):
+        open_regular(tmp_path / "pipe")
+
+
+@posix
+def test_loops_of_links_long_names_and_impossible_names(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert "itself" in refused(tmp_path / "a") and display_path(tmp_path / "a") == str(tmp_path / "a")
+    for name in ("missing", "a" * 5000, "nul\0l", "half\ud83d", "missing/below"):
+        refused(tmp_path / name)
+        with pytest.raises(MissingFile):
+            open_regular(tmp_path / name)
+    assert "folder" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nested"),
+        ('{"a":' * 100_000, "nested"),
+        ("[" + "9" * 5000 + "]", "digits"),
+        ("[1e999]", "finite"),
+        ("[NaN]", "finite"),
+        ("[-Infinity]", "finite"),
+        ('["\\ud800"]', "surrogate"),
+        ('{"\\udc00": 1}', "surrogate"),
+        ("[" + "[]," * 2_000_000 + "[]]", "values"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        ("", "Expecting"),
+        ('{"a": 1', "Expecting"),
+        ('"' + '\\"' * 1_000_000, "Unterminated"),
+    ],
+)
+def test_json_beyond_the_limits_is_refused(text: str | bytes, said: str) -> None:
+    with pytest.raises(ProblemsError, match=said) as refusal:
+        parse_json(text, "here", "do this")
+    assert (refusal.value.problems[0].where, refusal.value.problems[0].fix) == ("here", "do this")
+
+
+def test_json_within_the_limits_is_what_pythons_own_reader_makes_of_it(tmp_path: Path) -> None:
+    deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    for text in ('{"a": [1, -2.5e-3, null, true, "x, [{ \\" \\ud83e\\udd8a"]}', deep, f'"{"[" * 200}"', "12"):
+        assert parse_json(text, "") == json.loads(text)
+        for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+            assert parse_json(text.encode(encoding), "") == json.loads(text)
+    assert parse_json("[NaN]", "", finite=False)[0] != 0
+    file = tmp_path / "a.json"
+    file.write_text("[1]")
+    assert read_json(file) == [1]
+    with pytest.raises(ProblemsError, match="object"):
+        read_json_object(file)
+    with pytest.raises(MissingFile):
+        read_json(tmp_path / "b.json")
+
+
+def test_hostile_json_takes_little_time_and_memory() -> None:
+    """In a process of its own, whose peak can be measured."""
+    resource = pytest.importorskip("resource")
+    assert resource
+    program = (
+        "import resource, time\n"
+        "from core.record.bounded_json import parse_json\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before, start = peak(), time.process_time()\n"
+        "for text in (b'[],' * 10_000_000, b'[' * 30_000_000, b'{\"\":' * 7_000_000, b'\"\\\\\"' * 10_000_000):\n"
+        "    try: parse_json(text, '')\n"
+        "    except Exception as error: assert type(error).__name__ == 'ProblemsError'\n"
+        "print((peak() - before) >> 10, time.process_time() - start)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert int(out[0]) < 200 and float(out[1]) < 8

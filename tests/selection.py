@@ -1,0 +1,44 @@
+"""Which tests run: all but the ones marked slow, those of one slice too, or all; and in which order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from zlib import crc32
+
+import pytest
+
+# Two processes take a file each: the folders whose files take longest come first, so that both end together.
+LONGEST_FIRST = ("test_main_job.py", "training", "tabs", "hostile", "cli", "families", "formats", "generation")
+
+
+def slow_unless(quick: Callable, values: Iterable) -> list:
+    """Values for parametrize, marked slow but for those of which `quick` is true."""
+    return [value if quick(value) else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def slice_of(text: str) -> tuple[int, int]:
+    """ "3/8" -> (3, 8)"""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise ValueError(f"'{text}' is no slice: use N/M with N from 1 to M, such as 3/8")
+    return number, parts
+
+
+def slice_number(name: str, parts: int) -> int:
+    """Which of the slices 1 to `parts` holds the test of this name: the same on every machine, whatever else is collected."""
+    return crc32(name.encode()) % parts + 1
+
+
+def runs(name: str, slow: bool, everything: bool, chosen: tuple[int, int] | None, named: list[str]) -> bool:
+    """Whether a test runs. `named` are the arguments: a test that is named there runs, slow or not."""
+    if not slow or everything or any("::" in word and name.startswith(word) for word in named):
+        return True
+    return chosen is not None and slice_number(name, chosen[1]) == chosen[0]
+
+
+def place(name: str) -> int:
+    """Sorts the files of a test run: those of the longest folders first, each folder's as they are."""
+    part = name.split("/")[1].split("::")[0] if "/" in name else ""
+    return LONGEST_FIRST.index(part) if part in LONGEST_FIRST else len(LONGEST_FIRST)

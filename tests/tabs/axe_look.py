@@ -1,0 +1,38 @@
+"""axe-core in the page: what it finds, on the screens that are looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import pytest
+
+from tests.selection import slow_unless
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+VIOLATIONS = """async (where) => (await axe.run(where || document, {resultTypes: ["violations"], rules: {"target-size": {enabled: true}}}))
+  .violations.map((each) => [each.id, ...each.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
+SCREENS = [(theme, width) for theme in ("light", "dark") for width in (1280, 800, 390)]
+
+
+def first_on(*screen: Any) -> Any:
+    """Every screen, but by default this one: the default screens of all tests together are light and dark, wide and narrow."""
+    return pytest.mark.parametrize("screen", slow_unless(screen.__eq__, SCREENS), ids=str)
+
+
+def open_page(window: Any, screen: tuple[str, int], place: str) -> Any:
+    """The page at a tab, in a theme and a width, with axe in it."""
+    theme, width = screen
+    window.tab.add_init_script(f"localStorage.setItem('atelier-theme', '{theme}')")
+    window.tab.emulate_media(reduced_motion="reduce")  # colours that are still changing have no contrast of their own
+    window.tab.set_viewport_size({"width": width, "height": 900})
+    tab = window.open(place)
+    tab.evaluate(AXE)
+    return tab
+
+
+def go(tab: Any, name: str, mark: str) -> None:
+    """Open a tab by its address, and wait for what is on it."""
+    tab.evaluate("(name) => { location.hash = name }", name)
+    tab.locator(mark).first.wait_for()

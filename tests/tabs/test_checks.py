@@ -1,0 +1,109 @@
+"""What Train says of a dataset before every image of it has been decoded, and after."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from work_parts import picture, wait_until
+
+from core.dataset import decoding
+from core.record.problems import errors
+
+IMAGES = 20
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Images are decoded one by one as the test lets them."""
+    gate, opened, real = threading.Semaphore(0), [], decoding.open_picture
+
+    def open_picture(path, **more):
+        gate.acquire()
+        opened.append(path.name)
+        return real(path, **more)
+
+    monkeypatch.setattr(decoding, "open_picture", open_picture)
+    yield SimpleNamespace(let=lambda number: gate.release(number), opened=opened)
+    gate.release(10_000)
+
+
+def images(folder, number=IMAGES, broken=()):
+    """Broken ones have a header that is right, and end early."""
+    for index in range(number):
+        path = picture(folder / f"{index:02}.png", (64, 64), caption=f"image {index}")
+        if index in broken:
+            path.write_bytes(path.read_bytes()[:-30])
+    return folder
+
+
+def looked(page, test):
+    """What the page is told once `test` holds of it."""
+    wait_until(lambda: test(page.checks.look(page.project.job)))
+    return page.checks.look(page.project.job)
+
+
+def test_nothing_is_called_fine_before_every_image_was_decoded_and_a_start_decodes_none_again(page, tmp_path, slow):
+    page.project.edit("dataset.folder", str(images(tmp_path / "set", broken=(3, 11))))
+    first = looked(page, lambda found: found.get("undecoded"))
+    assert first["undecoded"] == IMAGES and not errors_of(first)
+    slow.let(7)
+    looked(page, lambda found: found["read"] == (7, IMAGES))
+    slow.let(IMAGES)
+    done = looked(page, lambda found: found.get("undecoded") == 0)
+    assert "read" not in done and done["trained"] == IMAGES - 2
+    assert sorted(problem["where"][-6:] for problem in errors_of(done)) == ["03.png", "11.png"]
+    assert {problem["remedy"] for problem in errors_of(done)} == {"dataset.skip_broken"}
+    assert sorted(slow.opened) == [f"{index:02}.png" for index in range(IMAGES)]
+    report = page.checks.report(page.project.job, decode=True)  # what a start does
+    assert len(errors(report.problems)) == 2 and len(slow.opened) == IMAGES
+    page.checks.again()
+    assert looked(page, lambda found: not found["checking"])["undecoded"] == 0 and len(slow.opened) == IMAGES
+
+
+def errors_of(found):
+    return [problem for problem in found["problems"] if "png" in problem["where"]]
+
+
+def test_another_dataset_ends_the_reading_and_what_was_read_is_kept(page, tmp_path, slow):
+    first, second = images(tmp_path / "a"), images(tmp_path / "b", 3)
+    page.project.edit("dataset.folder", str(first))
+    looked(page, lambda found: found.get("undecoded"))
+    slow.let(5)
+    looked(page, lambda found: found["read"] == (5, IMAGES))
+    page.project.edit("dataset.folder", str(second))
+    page.checks.look(page.project.job)  # the first reading is cancelled here
+    slow.let(4 + 3)  # those that its threads hold, and the new ones
+    assert looked(page, lambda found: found.get("undecoded") == 0 and not found["checking"])["trained"] == 3
+    assert len(slow.opened) == 5 + 4 + 3
+    page.project.edit("dataset.folder", str(first))
+    slow.let(IMAGES)
+    looked(page, lambda found: found.get("undecoded") == 0 and found["trained"] == IMAGES)
+    assert len(slow.opened) == IMAGES + 3
+
+
+def test_a_look_that_fails_says_why(page, tmp_path, monkeypatch):
+    page.project.edit("dataset.folder", str(images(tmp_path / "set", 2)))
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(page.checks, "facts", fail)
+    found = looked(page, lambda found: not found["checking"])
+    assert [problem["level"] for problem in found["problems"]] == ["error"]
+
+
+def test_masks_are_read_before_anything_is_called_fine(page, tmp_path, slow):
+    images(tmp_path / "set", 3)
+    images(tmp_path / "masks", 3, broken=(1,))
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "masks"))
+    page.project.edit("dataset.masked_loss", True)
+    looked(page, lambda found: found.get("undecoded") == 6)
+    slow.let(4)
+    looked(page, lambda found: found["read"] == (4, 6))
+    slow.let(2)
+    done = looked(page, lambda found: found.get("undecoded") == 0)
+    assert len(slow.opened) == 6
+    assert any("mask" in problem["what"] for problem in errors_of(done))

@@ -1,0 +1,118 @@
+"""How the page's texts travel: packed, tagged, and kept where their name says that they never change."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+
+import brotli
+import pytest
+from test_gate import ask
+
+from tabs import frontend
+
+
+@pytest.mark.parametrize(("way", "unpack"), [("br", brotli.decompress), ("gzip", gzip.decompress)])
+def test_the_page_is_packed_and_the_same(served, way, unpack):
+    plain = ask(served, "GET", "/")[1]
+    status, content, headers = ask(served, "GET", "/", Accept_Encoding=way)
+    assert status == 200 and headers["content-encoding"] == way and "Accept-Encoding" in headers["vary"]
+    assert unpack(content) == plain and len(content) < len(plain) / 5 and int(headers["content-length"]) == len(content)
+
+
+def test_what_a_browser_has_is_not_sent_again(served):
+    _, _, headers = ask(served, "GET", "/", Accept_Encoding="br")
+    assert headers["cache-control"] == "private, no-cache"
+    status, content, _ = ask(served, "GET", "/", Accept_Encoding="br", If_None_Match=headers["etag"])
+    assert status == 304 and content == b""
+    assert ask(served, "GET", "/", If_None_Match='"other"')[0] == 200
+
+
+def test_files_with_a_hash_in_their_name_are_kept_for_good(served):
+    name = re.search(rb"/(assets/index-[\w-]+\.js)", ask(served, "GET", "/")[1]).group(1).decode()
+    _, _, headers = ask(served, "GET", f"/{name}", Accept_Encoding="br")
+    assert "immutable" in headers["cache-control"] and headers["content-encoding"] == "br"
+    assert "immutable" not in ask(served, "GET", "/config")[2].get("cache-control", "")
+
+
+def test_streams_and_images_are_left_as_they_are():
+    from tabs.delivery import _is_text
+
+    def start(kind: str, status: int = 200, **more: str) -> dict:
+        listed = [(b"content-type", kind.encode()), *((name.encode(), text.encode()) for name, text in more.items())]
+        return {"status": status, "headers": listed}
+
+    assert _is_text(start("text/html; charset=utf-8")) and _is_text(start("application/json"))
+    for kind in ("text/event-stream", "image/png", "application/octet-stream"):
+        assert not _is_text(start(kind)), kind
+    assert not _is_text(start("text/html", 206)) and not _is_text(start("text/html", **{"content-encoding": "br"}))
+
+
+MOST_FILES = 12  # 7 measured; 74 before the files were joined
+MOST_REQUESTS = 40  # with 12 small images, and the pulse that goes on while a slow machine makes the page
+KINDS = frozenset({"html", "textbox", "dropdown"})
+
+
+def counted(seen) -> list[str]:
+    """Addresses that a window asks the server for from now on; what it takes from its own memory is none."""
+    asked: list[str] = []
+    seen.tab.on("request", lambda request: request.url.startswith("http") and asked.append(request.url))
+    return asked
+
+
+def test_a_first_load_takes_few_requests_and_the_page_works(visit):
+    seen = visit(fresh=True)
+    asked = counted(seen)
+    tab = seen.open()
+    files = [address for address in asked if not re.search("/gradio_api/run/|/atelier/thumb", address)]
+    assert len(files) <= MOST_FILES and len(asked) <= MOST_REQUESTS, "\n".join(asked)
+    single = [address for address in asked if re.search(r"/assets/(?!page-).+\.js$", address)]
+    assert not single and sum("/assets/page-" in address for address in asked) == 2
+    for name in ("Dataset", "Captions", "Generate", "Tools"):
+        tab.get_by_role("tab", name=name, exact=True).click()
+        tab.wait_for_function("(name) => location.hash === '#' + name", arg=name)
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    assert not seen.errors
+
+
+def test_the_login_works_beside_the_joined_files(tmp_path_factory, chromium):
+    from page_server import Served, Visit
+
+    page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
+    seen = Visit(chromium, page.url)
+    try:
+        seen.tab.goto(page.url)
+        seen.tab.locator("input").first.fill("mira")
+        seen.tab.locator("input[type=password]").fill("secret")
+        seen.tab.get_by_role("button", name="Login").click()
+        seen.tab.wait_for_selector("body[data-atelier=ready]")
+    finally:
+        seen.close()
+        page.close()
+
+
+def test_a_browser_without_import_maps_loads_the_files_one_by_one(visit):
+    seen = visit()
+    seen.tab.add_init_script("HTMLScriptElement.supports = undefined")
+    asked = counted(seen)
+    seen.open()
+    assert not seen.errors and any(re.search(r"/assets/core-.+\.js$", address) for address in asked)
+
+
+def test_joined_modules_import_by_name_and_nothing_is_left_out():
+    pack = frontend.pack(KINDS)
+    script = pack.files[pack.script][1].decode()
+    sources = json.loads(script[script.index("sources = ") + 10 : script.index(", styles = ")])
+    for name, source in sources.items():
+        assert "import.meta" not in source and not frontend.STATIC.search(source), name
+        assert set(re.findall(r'(?:from|import)"gradio-assets/([\w.-]+)"', source)) <= set(sources), name
+    assert {name for name in frontend.needed(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
+
+
+def test_files_that_are_not_as_known_leave_the_page_as_it_is(tmp_path):
+    (tmp_path / "index.html").write_text("<script type=module src=./assets/other.js></script>")
+    page = b"<script>x</script>"
+    assert frontend.pack(KINDS, tmp_path / "assets").into(page) == page
+    assert frontend.pack(KINDS).into(page) == page

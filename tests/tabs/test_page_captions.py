@@ -1,0 +1,333 @@
+"""Captions in a real browser whose server is slow: what is typed belongs to the image that is on the screen, and stays."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from threading import Event
+from types import SimpleNamespace
+
+import pytest
+from playwright.sync_api import expect
+from work_parts import picture, wait_until
+
+from tests.selection import slow_unless
+
+DELAYS = (0, 100, 250, 700)  # milliseconds after the key that opens the next image
+SLOW = 1.5  # seconds: twice what a person here waits at most
+
+
+@pytest.fixture
+def slow(served, monkeypatch):
+    """Every answer about captions takes `slow.seconds`: a part of it before the work, the rest after, as on a busy machine."""
+    from tabs.captions import Desk
+
+    held = SimpleNamespace(seconds=0.0, fail=False)
+
+    def slowly(name):
+        quick = getattr(Desk, name)
+
+        def answer(desk, *asked):
+            total, before = held.seconds, held.seconds * random.random()
+            time.sleep(before)
+            if held.fail:
+                raise RuntimeError("the test wants no answer")
+            found = quick(desk, *asked)
+            time.sleep(total - before)
+            return found
+
+        monkeypatch.setattr(Desk, name, answer)
+
+    for name in ("save", "look", "shelf"):
+        slowly(name)
+    return held
+
+
+def make_images(folder, number: int):
+    for n in range(number):
+        picture(folder / f"{n:03}.png", (64, 64), caption=f"caption {n}")
+    return folder
+
+
+def on_disk(folder, n: int) -> str:
+    return (folder / f"{n:03}.txt").read_text("utf-8").strip()
+
+
+@pytest.fixture
+def opened(visit, served, slow, tmp_path):
+    """Opens a folder of so many images on the Captions tab, the first one open, and only then slows the server down."""
+    made = []
+
+    def open_tab(number: int = 12, seconds: float = SLOW):
+        folder = make_images(tmp_path / "set", number)
+        served.page.project.keep("Captions", {})
+        served.page.project.edit("dataset.folder", str(folder))
+        made.append(visit())
+        tab = made[-1].open("Captions")
+        expect(box(tab)).to_have_value("caption 0")
+        tab.evaluate("document.fonts.ready")
+        tab.wait_for_timeout(300)
+        box(tab).focus()
+        tab.keyboard.press("Control+End")
+        slow.seconds = seconds
+        return tab, folder
+
+    yield open_tab
+    slow.seconds, slow.fail = 0.0, False
+    for one in made:
+        assert [each for each in one.errors if "500" not in each] == []
+
+
+def box(tab):
+    return tab.locator("#cap-text")
+
+
+@pytest.mark.parametrize("typed", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_what_is_typed_after_the_key_is_the_next_images_whatever_the_server_is_doing(opened, slow, typed):
+    tab, folder = opened(typed + 10 if typed < 50 else 350)  # of many the browser holds but a part
+    wanted, shown = {}, []
+    for n in range(typed):
+        words = f" typed {n}"
+        tab.keyboard.type(words)
+        wanted[n] = f"caption {n}{words}"
+        if n % 2:  # the typing goes on in the very moment of the key
+            tab.keyboard.press("Alt+ArrowRight")
+        else:
+            tab.keyboard.down("Alt")
+            tab.keyboard.press("ArrowRight")
+            tab.keyboard.up("Alt")
+        tab.wait_for_timeout(DELAYS[n % 4])
+        shown.append(box(tab).input_value())
+    assert shown == [f"caption {n + 1}" for n in range(len(shown) - 1)] + [shown[-1]]
+    slow.seconds = 0.0
+    wait_until(lambda: all(on_disk(folder, n) == wanted[n] for n in wanted))
+    right = sum(on_disk(folder, n) == wanted[n] for n in wanted)
+    print(f"{right} of {typed} captions are right")
+    others = [n for n in range(len(list(folder.glob("*.png")))) if n not in wanted]
+    assert right == typed and all(on_disk(folder, n) == f"caption {n}" for n in others)
+
+
+@pytest.mark.slow
+def test_two_quick_switches_and_back_keep_each_text_with_its_image(opened, slow):
+    tab, folder = opened()
+    tab.keyboard.type(" A")
+    tab.keyboard.press("Alt+ArrowRight")
+    tab.keyboard.press("Alt+ArrowRight")
+    tab.keyboard.type(" C")
+    tab.keyboard.press("Alt+ArrowLeft")
+    tab.keyboard.press("Alt+ArrowLeft")
+    expect(box(tab)).to_have_value("caption 0 A")
+    tab.keyboard.type("A")  # while the first save is on its way
+    expect(box(tab)).to_have_value("caption 0 AA")
+    expect(tab.locator("#cap-label")).to_have_text("Caption of 000.png")
+    tab.keyboard.press("Alt+ArrowRight")
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 AA" and on_disk(folder, 2) == "caption 2 C")
+    assert on_disk(folder, 1) == "caption 1"
+    assert tab.locator("#captions .question").count() == 0
+
+
+@pytest.mark.slow
+def test_a_click_in_the_list_switches_at_once_and_undo_of_the_browser_stays_in_its_image(opened, slow):
+    tab, folder = opened()
+    tab.keyboard.type(" typed")
+    tab.locator("#cap-list .pick").nth(4).click()
+    assert box(tab).input_value() == "caption 4"
+    expect(tab.locator("#cap-list [aria-current=true]")).to_contain_text("004.png")
+    expect(tab.locator("#cap-stage")).to_contain_text("5 of 12")
+    box(tab).focus()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type("x")
+    for _ in range(6):
+        tab.keyboard.press("Control+z")
+    assert box(tab).input_value() == "caption 4"
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 typed")
+    assert on_disk(folder, 4) == "caption 4"
+
+
+@pytest.mark.slow
+def test_the_list_follows_what_is_typed_into_find_whatever_comes_late(opened, slow):
+    tab, _ = opened(seconds=0.5)
+    tab.locator("#cap-find").press_sequentially("007", delay=350)  # three questions, whose answers overlap
+    expect(tab.locator("#cap-list .pick")).to_have_count(1)
+    expect(tab.locator("#cap-list .pick")).to_contain_text("007.png")
+    tab.wait_for_timeout(1500)
+    assert tab.locator("#cap-list .pick").count() == 1 and tab.locator("#cap-find").input_value() == "007"
+    assert box(tab).input_value() == "caption 0", "the open image stays open"
+    expect(tab.locator("#cap-find")).to_be_focused()
+
+
+def test_typing_during_an_answer_stays_and_leaving_the_box_saves(opened, slow):
+    tab, folder = opened(seconds=1.0)
+    tab.keyboard.press("Control+s")
+    tab.keyboard.type(" one")
+    tab.keyboard.press("Control+s")
+    tab.keyboard.type(" two", delay=120)
+    tab.locator("#cap-find").focus()
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 one two")
+    assert box(tab).input_value() == "caption 0 one two"
+    expect(tab.locator("#cap-state")).to_contain_text("Saved")
+
+
+@pytest.mark.slow
+def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow):
+    tab, folder = opened(seconds=0.0)
+    tab.keyboard.type(" new")
+    tab.keyboard.press("Alt+ArrowRight")
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 new")
+    expect(tab.get_by_role("button", name="Undo")).to_be_enabled()
+    slow.seconds = 2.0
+    tab.locator("#cap-buttons [data-act=undo]").click()
+    box(tab).focus()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type(" mine")
+    wait_until(lambda: on_disk(folder, 0) == "caption 0")
+    expect(tab.locator("#cap-state")).to_contain_text("Not saved yet")
+    slow.seconds = 0.0
+    tab.wait_for_timeout(500)
+    assert box(tab).input_value() == "caption 1 mine"
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: on_disk(folder, 1) == "caption 1 mine")
+    tab.keyboard.press("Alt+ArrowLeft")
+    expect(box(tab)).to_have_value("caption 0")
+
+
+def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(opened, monkeypatch):
+    from tabs.captions import Desk
+
+    tab, folder = opened(seconds=0.0)
+    tab.keyboard.type(" new")
+    tab.keyboard.press("Alt+ArrowRight")
+    expect(tab.get_by_role("button", name="Undo")).to_be_enabled()
+    listed, quick, others = Event(), Desk._do, []
+
+    def held(desk, act, *asked):
+        found = quick(desk, act, *asked)
+        if act == "undo":
+            listed.wait(20)
+        return found
+
+    monkeypatch.setattr(Desk, "_do", held)
+    tab.on("response", lambda answer: "atelier/captions" in answer.url and others.append(answer.request.post_data_json))
+    tab.locator("#cap-buttons [data-act=undo]").click()
+    wait_until(lambda: on_disk(folder, 0) == "caption 0")
+    others.clear()
+    tab.locator("#cap-show").select_option("all")
+    tab.locator("#cap-show").dispatch_event("change")
+    for _ in range(100):
+        tab.wait_for_timeout(50)
+        if any(asked["act"] == "show" for asked in others):
+            break
+    assert box(tab).input_value() == "caption 1"
+    tab.wait_for_timeout(200)
+    listed.set()
+    expect(box(tab)).to_have_value("caption 0")
+
+
+@pytest.mark.slow
+def test_a_file_that_another_program_changed_is_asked_about_also_after_moving_on(opened, slow):
+    tab, folder = opened(seconds=0.3)
+    (folder / "000.txt").write_text("from elsewhere")
+    tab.keyboard.type(" mine")
+    tab.keyboard.press("Alt+ArrowRight")
+    unsaved = tab.locator("#cap-unsaved")
+    expect(unsaved).to_contain_text("Another caption is not saved")
+    assert on_disk(folder, 0) == "from elsewhere" and box(tab).input_value() == "caption 1"
+    tab.reload()  # nor is it lost by a refresh
+    unsaved.get_by_role("button", name="000.png").click()
+    expect(tab.locator("#cap-state")).to_contain_text("There it is: from elsewhere")
+    expect(box(tab)).to_have_value("caption 0 mine")
+    tab.get_by_role("button", name="Keep what stands here").click()
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 mine")
+    expect(unsaved).to_be_hidden()
+    tab.get_by_role("button", name="Undo").click()
+    wait_until(lambda: on_disk(folder, 0) == "from elsewhere")
+    expect(box(tab)).to_have_value("from elsewhere")
+
+
+def test_a_refresh_in_the_middle_and_a_server_that_fails_lose_nothing(opened, slow):
+    tab, folder = opened(seconds=1.0)
+    tab.keyboard.type(" one")
+    tab.keyboard.press("Alt+ArrowRight")
+    tab.keyboard.type(" two")
+    tab.reload()
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 one" and on_disk(folder, 1) == "caption 1 two")
+    slow.seconds = 0.0
+    expect(box(tab)).to_have_value("caption 1 two")
+    slow.fail = True
+    box(tab).focus()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type(" three")
+    tab.keyboard.press("Control+s")
+    expect(tab.locator("#cap-state")).to_contain_text("Not saved: the server does not answer")
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    slow.fail = False
+    wait_until(lambda: on_disk(folder, 1) == "caption 1 two three")
+    tab.wait_for_function("!Object.keys(localStorage).some((each) => each.startsWith('atelier-caption'))")
+
+
+LATE = """() => {
+    const fetched = window.fetch;
+    window.fetch = async (address, asked) => {
+        const answer = await fetched(address, asked);
+        if (String(asked?.body).includes(`"act":"%s"`)) await new Promise((done) => setTimeout(done, 1500));
+        return answer;
+    };
+}"""
+
+
+@pytest.mark.parametrize("act", slow_unless("look".__eq__, ["open", "look"]))
+def test_a_refresh_opens_the_image_that_was_open_whichever_answer_comes_first(opened, act):
+    """The server hears of a move late, and its tick may ask for the list before the tab does."""
+    tab, _ = opened(seconds=0.0)
+    tab.add_init_script(f"({LATE % act})()")
+    for n in (1, 2):
+        tab.keyboard.press("Alt+ArrowRight")
+        expect(box(tab)).to_have_value(f"caption {n}")
+        tab.reload()
+        expect(box(tab)).to_have_value(re.compile("caption"))
+        tab.wait_for_timeout(2000 if n == 2 else 0)
+        expect(box(tab)).to_have_value(f"caption {n}")
+        box(tab).focus()
+
+
+@pytest.mark.slow
+def test_a_caption_of_a_metadata_file_cannot_be_typed_over(visit, served, tmp_path):
+    import json
+
+    from core.settings.source import Source
+    from tabs.concepts import with_entries
+
+    folder, listed = make_images(tmp_path / "set", 2), tmp_path / "meta.json"
+    listed.write_text(json.dumps({"000": {"caption": "from the list"}, "001": {"tags": "a, b"}}))
+    served.page.project.keep("Captions", {})
+    source = Source(folder=str(folder), metadata_file=str(listed))
+    served.page.project.replace(with_entries(served.page.project.job, [source]))
+    tab = visit().open("Captions")
+    expect(box(tab)).to_have_value("from the list")
+    expect(box(tab)).to_have_js_property("readOnly", True)
+    expect(tab.locator("#cap-notes")).to_contain_text("meta.json")
+    expect(tab.locator("#cap-buttons [data-act=save]")).to_be_disabled()
+    box(tab).focus()
+    tab.keyboard.type("typed")
+    tab.keyboard.press("Control+s")
+    tab.keyboard.press("Alt+ArrowRight")
+    expect(box(tab)).to_have_value("a, b")
+    assert on_disk(folder, 0) == "caption 0" and "typed" not in listed.read_text()
+    assert tab.evaluate("getComputedStyle(document.getElementById('cap-text')).cursor") == "default"
+
+
+@pytest.mark.slow
+def test_a_folder_changed_elsewhere_takes_no_keystrokes_along(opened, slow, served, tmp_path):
+    tab, folder = opened(seconds=0.0)
+    other = picture(tmp_path / "other" / "owl.png", caption="an owl").parent
+    tab.keyboard.type(" half a wo")
+    served.page.project.edit("dataset.folder", str(other))
+    for sign in "rd and more":
+        tab.keyboard.type(sign)
+        tab.wait_for_timeout(250)
+    assert box(tab).input_value() == "caption 0 half a word and more"
+    expect(box(tab)).to_have_value("an owl")  # once nobody types
+    wait_until(lambda: on_disk(folder, 0) == "caption 0 half a word and more")
+    assert (other / "owl.txt").read_text() == "an owl"

@@ -1,0 +1,245 @@
+"""The page full of work by keyboard, by screen reader and on a small screen: runs in every state, a queue, images, faults,
+questions, dialogs."""
+
+from __future__ import annotations
+
+import pytest
+from axe_look import SCREENS, VIOLATIONS, first_on, go, open_page
+from filled import DONE, FAILED, OTHER, STOPPED, fill
+from keyboard_walk import walk
+from playwright.sync_api import expect
+
+from core.engine.engine import Engine
+
+MARKS = {
+    "Dataset": "#ds-doctor .finding",
+    "Captions": "#cap-list .pick",
+    "Train": "#field-method-kind",
+    "Monitor": "#samples img",
+    "Generate": "#gen-gallery .tile",
+    "Runs": "table.runs tbody tr",
+    "Tools": "#tools-disk li",
+}
+UNFOLD = "() => { for (const each of document.querySelectorAll('details')) each.open = true; }"
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    from page_server import Served
+
+    page = Served(tmp_path_factory.mktemp("full"), engine=lambda workspace: Engine(workspace, "cpu"))
+    page.page.project.load_preset("starter_lora")
+    fill(page)
+    yield page
+    page.engine._now = None
+    page.close()
+
+
+@pytest.fixture
+def window(full, chromium):
+    from page_server import Visit
+
+    full.page.project.keep("Dataset", {})
+    made = Visit(chromium, full.url)
+    yield made
+    made.close()
+    assert made.errors == []
+
+
+def look(tab, where: str, what: str | None = None) -> None:
+    """axe finds nothing on the page, or in the part that has changed since; nothing sticks out."""
+    found = tab.evaluate(VIOLATIONS, what)
+    if found:  # what is still coming up has no colours of its own yet
+        tab.wait_for_timeout(1000)
+        found = tab.evaluate(VIOLATIONS, what)
+    assert found == [], where
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
+
+
+@first_on("light", 1280)
+def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
+    tab = open_page(window, screen, "Dataset")
+    for name, mark in MARKS.items():
+        if name != "Train":  # nothing is added to it
+            go(tab, name, mark)
+            tab.evaluate(UNFOLD)
+            look(tab, name)
+    tab.locator("#tool-file").fill("outputs/none.safetensors")
+    tab.locator("#tool-file").press("Enter")
+    expect(tab.locator("#said.error")).to_be_visible()
+    look(tab, "a refusal", "#said-place")
+    tab.get_by_role("button", name="Close this message").click()
+    tab.locator("#tool-file").fill(f"outputs/runs/{DONE}/checkpoints/fox.safetensors")
+    tab.locator("#tool-file").press("Enter")
+    expect(tab.locator(".tool-task.done .tool-lines li").first).to_be_visible()
+    look(tab, "results of tools", "#tools")
+    for run in (STOPPED, FAILED, DONE):
+        go(tab, f"Monitor/{run}", f"#run-state.state-{run.split('_')[-1]}")
+        look(tab, f"Monitor of {run}", "#monitor-run")
+    go(tab, "Generate", "#gen-add")
+    tab.locator("#gen-add input").click()
+    tab.get_by_role("option").filter(has_text="fox").first.click()
+    expect(tab.locator("#gen-loras li")).not_to_have_count(0)
+    look(tab, "LoRAs", "#gen-form")
+
+
+@pytest.mark.slow
+@first_on("dark", 390)
+def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(window, screen):
+    tab = open_page(window, screen, "Runs")
+    for title in ("fox, done", "fox_stopped", "fox_failed", "fox_running"):
+        tab.locator("table.runs").get_by_role("button", name=title, exact=True).click()
+        expect(tab.locator(".run-head h2")).to_have_text(title)
+        look(tab, title, "#runs-main")
+        tab.locator("#runs-main").get_by_role("button", name="All runs").click()
+    for title in ("fox, done", "fox_again"):
+        tab.get_by_role("checkbox", name=f"Compare {title}").check()
+    both = tab.get_by_role("link", name="Compare both")
+    expect(both).to_be_visible()
+    look(tab, "two runs are ticked", "#runs-main")
+    both.press("Enter")
+    expect(tab.locator("#compare .verdict")).to_be_visible()
+    expect(tab.locator("#compare h2")).to_be_focused()
+    look(tab, "two runs compared")
+    assert tab.evaluate("location.hash") == f"#Runs/{DONE}/{OTHER}"
+    tab.locator("#compare").get_by_role("link", name="All runs").press("Enter")
+    expect(both).to_be_focused()
+
+
+def test_every_action_of_runs_generate_and_tools_is_reached_by_tab(window):
+    tab = open_page(window, ("light", 1280), "Runs")
+    faults = {}
+    for name in ("Runs", "Generate", "Tools"):
+        go(tab, name, MARKS[name])
+        faults[name] = walk(tab)
+    go(tab, "Runs", MARKS["Runs"])
+    tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True).click()
+    expect(tab.locator(".run-head h2")).to_be_visible()
+    faults["one run"] = walk(tab)
+    assert not any(faults.values()), faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("screen", SCREENS, ids=str)
+def test_every_action_of_every_tab_is_reached_by_tab(window, screen):
+    tab = open_page(window, screen, "Dataset")
+    faults = {}
+    for name, mark in MARKS.items():
+        go(tab, name, mark)
+        faults[name] = walk(tab)
+    assert not any(faults.values()), faults
+
+
+@first_on("light", 1280)
+def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window, screen):
+    tab = open_page(window, screen, "Train")
+    menu = tab.locator("#preset-bar summary")
+    menu.press("Enter")
+    look(tab, "menu", "#preset-bar")
+    tab.locator("[data-do=save-as]").press("Enter")
+    in_dialog(tab, "Save as a preset")
+    expect(menu).to_be_focused()
+    get = tab.get_by_role("button", name="Get a model").first
+    get.press("Enter")
+    expect(tab.locator(".models-dialog .model-row").first).to_be_visible()
+    in_dialog(tab, "Get a model")
+    expect(get).to_be_focused()
+    browse = tab.get_by_role("button", name="Browse files").first
+    browse.press("Enter")
+    tab.locator("#model-browser .rows button").first.press("Enter")
+    expect(tab.locator("#model-browser .rows button").first).to_be_focused()
+    in_dialog(tab, "Choose a base model")
+    expect(browse).to_be_focused()
+    go(tab, "Monitor", MARKS["Monitor"])
+    sample = tab.locator("button.sample").nth(1)
+    sample.press("Enter")
+    in_dialog(tab, "Compare samples")
+    expect(sample).to_be_focused()
+    go(tab, "Generate", MARKS["Generate"])
+    image = tab.locator("#gen-gallery .shot").nth(1)
+    image.press("Enter")
+    expect(tab.get_by_role("dialog")).to_be_visible()
+    in_dialog(tab, "Enlarged picture")
+    expect(image).to_be_focused()
+
+
+def in_dialog(tab, name: str) -> None:
+    """The focus is in the open dialog, Tab and Shift+Tab stay there, axe finds nothing, Escape closes it."""
+    box = tab.get_by_role("dialog", name=name)
+    expect(box).to_be_visible()
+    inside = "(box) => box.contains(document.activeElement) && document.activeElement.checkVisibility()"
+    tab.wait_for_function(inside, arg=box.element_handle())
+    stops = box.locator("a[href], button:not(:disabled), input, select").count()
+    for key in ["Tab"] * (stops + 1) + ["Shift+Tab"] * 2:
+        tab.keyboard.press(key)
+        assert box.evaluate(inside), f"{name}: {key} leaves it"
+    look(tab, name, "dialog, [role=dialog]")
+    tab.keyboard.press("Escape")
+    expect(box).to_have_count(0)
+
+
+@pytest.mark.slow
+@first_on("dark", 390)
+def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, screen):
+    tab = open_page(window, screen, "Runs")
+    opener = tab.locator("table.runs").get_by_role("button", name="fox, done", exact=True)
+    opener.press("Enter")
+    expect(tab.locator(".run-head h2")).to_be_focused()
+    delete = tab.get_by_role("button", name="Delete", exact=True)
+    for leave in ("Enter", "Escape"):
+        delete.press("Enter")
+        expect(tab.get_by_role("alertdialog").get_by_role("button", name="Keep it")).to_be_focused()
+        look(tab, "Delete this run?", "#runs-main")
+        tab.keyboard.press(leave)
+        expect(delete).to_be_focused()
+    tab.locator("#runs-main").get_by_role("button", name="All runs").press("Enter")
+    expect(opener).to_be_focused()
+
+    go(tab, "Tools", MARKS["Tools"])
+    delete = tab.get_by_role("button", name="Delete for good: Deleted runs")
+    delete.press("Enter")
+    expect(tab.locator("#tools-disk").get_by_role("button", name="Keep it")).to_be_focused()
+    look(tab, "Delete for good", "#tools-disk")
+    tab.keyboard.press("Enter")
+    expect(delete).to_be_focused()
+
+    go(tab, "Dataset", MARKS["Dataset"])
+    browse = tab.locator("#ds-browse")
+    browse.press("Enter")
+    expect(tab.locator("#ds-browser button").first).to_be_focused()
+    expect(browse).to_have_attribute("aria-expanded", "true")
+    look(tab, "folder browser", "#ds-browser")
+    tab.keyboard.press("Escape")
+    expect(browse).to_be_focused()
+    expect(browse).to_have_attribute("aria-expanded", "false")
+    more = tab.locator("#ds-sources .more-line button").first
+    more.press("Enter")
+    expect(tab.locator(".concept-more")).to_be_visible()
+    expect(more).to_be_focused()
+    tab.locator("#ds-sources [data-act=propose]").first.press("Enter")
+    expect(tab.locator(".offers button").first).to_be_visible()
+    look(tab, "a card unfolded", "#ds-sources")
+    more.press("Enter")
+    expect(tab.locator(".concept-more")).to_have_count(0)
+
+
+@pytest.mark.slow
+@first_on("light", 1280)
+def test_what_pops_up_over_the_form_has_names_and_contrast(window, screen):
+    tab = open_page(window, screen, "Train")
+    tab.locator("#field-saving-output-name").locator("input, textarea").first.press("F1")
+    expect(tab.locator("#field-note")).to_be_visible()
+    look(tab, "note of a field")
+    tab.keyboard.press("Escape")
+    tab.locator("#field-search").fill("noise")
+    expect(tab.locator("#field-results li").first).to_be_visible()
+    look(tab, "settings found", "#search-bar")
+    tab.keyboard.press("Escape")
+    tab.locator("#field-method-kind input").first.press("ArrowDown")
+    expect(tab.get_by_role("option").first).to_be_visible()
+    look(tab, "an open list")
+    tab.keyboard.press("Escape")
+    problems = "[{what: 'It is wrong', where: 'model.base_model', fix: 'choose another', level: 'error'}, {what: 'Odd', level: 'advice'}]"
+    tab.evaluate(f"() => atelier.say({{id: 'told', kind: 'error', title: 'Not done', problems: {problems}}})")
+    expect(tab.locator("#said")).to_be_visible()
+    look(tab, "a message", "#said-place")

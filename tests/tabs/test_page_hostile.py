@@ -1,0 +1,64 @@
+"""The page over a models folder and a run that hold the worst files there are."""
+
+import os
+import shutil
+import urllib.request
+
+import pytest
+
+from core.generation.library import list_embeddings, list_loras, list_models
+from core.record.workspace import PROJECT, Workspace
+from tests.hostile.changes import SPECIAL, special, written
+from tests.hostile.model_files import PICKLES, SAFETENSORS
+
+
+def hostile_workspace(folder):
+    """The worst files beside the starter, among the LoRAs, and among the results of a run; thirty and more in all."""
+    own = Workspace(outputs=folder / "outputs", models=folder / "models", presets=folder / "presets")
+    shutil.copytree(PROJECT / "presets", own.presets)
+    shutil.copytree(PROJECT / "models" / "starter", own.models / "starter", copy_function=os.link)
+    made: dict[str, bytes] = {}
+    for place in (own.models, own.models / "loras", own.runs / "2026-01-01_fox" / "checkpoints"):
+        place.mkdir(parents=True, exist_ok=True)
+        for files in (SAFETENSORS, PICKLES):
+            for kind in SPECIAL:
+                special(place, kind + files.ending, kind)
+            for name, data in list(files.bad)[:: 5 if place == own.models else 15]:
+                made[name] = made.get(name) or data()
+                written(place, name, made[name])
+    return own
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory):
+    import page_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_server, "make_workspace", hostile_workspace)
+        page = page_server.Served(tmp_path_factory.mktemp("hostile"), port=17980)
+    yield page
+    page.close()
+
+
+def test_the_page_starts_and_its_lists_say_why_a_file_is_unreadable(hostile_page):
+    with urllib.request.urlopen(hostile_page.url) as answer:
+        assert answer.status == 200
+    # Those of the run are listed beside the one file of theirs that can be read, an embedding.
+    for listed, least in ((list_models, 30), (list_loras, 20), (list_embeddings, 20)):
+        labels = [label for label, _ in listed(hostile_page.workspace)]
+        told = [label for label in labels if "(unreadable: " in label]
+        assert len(told) >= least and all(len(label) < 300 and label.isprintable() for label in told)
+    assert "starter" in [label for label, _ in list_models(hostile_page.workspace)]
+
+
+def test_a_person_sees_the_reason_where_a_base_model_is_chosen(hostile_page, chromium):
+    from page_server import Visit
+
+    visit = Visit(chromium, hostile_page.url)
+    try:
+        shown = visit.open("Train")
+        shown.get_by_label("Base model").first.click()
+        shown.get_by_text("(unreadable: ").first.wait_for()
+        assert visit.errors == []
+    finally:
+        visit.close()

@@ -1,0 +1,237 @@
+"""Getting a base model on the page: the catalog, short names, files put there by hand, browsing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from core.formats import catalog
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from tests.local_server import Answers, serving
+
+WEIGHTS = (PROJECT / "models" / "starter" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+PIECE = len(WEIGHTS) // 20
+
+
+class Slow(Answers):
+    """Every address is the same file, sent while `server.go` allows it, with ranges."""
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.server.starts.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(WEIGHTS) - start))
+        self.send_header("ETag", '"1"')
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(WEIGHTS) - 1}/{len(WEIGHTS)}")
+        self.end_headers()
+        try:
+            for place in range(start, len(WEIGHTS), PIECE):
+                if place >= self.server.stop_at:
+                    self.server.go.wait()
+                self.wfile.write(WEIGHTS[place : place + PIECE])
+        except OSError:
+            pass
+
+
+@pytest.fixture(scope="module")
+def store():
+    with serving(Slow, daemon_threads=True, go=threading.Event(), stop_at=len(WEIGHTS), starts=[]) as server:
+        yield server
+        server.go.set()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, store):
+    """A page with an empty models folder of its own and a hub on this machine."""
+    import page_server
+
+    def own_models(folder):
+        models = folder / "models"
+        models.mkdir(parents=True)
+        made = plain(folder)
+        return Workspace(outputs=made.outputs, models=models, presets=made.presets)
+
+    plain = page_server.make_workspace
+    small = tuple(
+        dataclasses.replace(each, size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
+        for each in catalog.ENTRIES
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_server, "make_workspace", own_models)
+        patch.setattr(catalog, "ENTRIES", small)
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address(store))
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        page = page_server.Served(tmp_path_factory.mktemp("shop"))
+        yield page
+        page.close()
+
+
+def address(server):
+    return server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+
+
+@pytest.fixture
+def window(shop, store, chromium):
+    from page_server import Visit
+
+    store.go.clear()
+    store.stop_at, store.starts = len(WEIGHTS), []
+    shop.page.project.load_preset("starter_lora")
+    made = Visit(chromium, shop.url)
+    yield made
+    made.close()
+    store.go.set()
+    assert made.errors == [] and made.outside == []
+    for left in shop.workspace.models.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def row(tab, entry="sd15"):
+    return tab.locator(f"[data-catalog]:visible [data-entry={entry}]")
+
+
+def field(tab):
+    return tab.locator("#field-model-base-model")
+
+
+def test_one_click_downloads_pauses_survives_a_refresh_resumes_and_is_chosen(window, shop, store):
+    store.stop_at = 10 * PIECE
+    tab = window.open("Train")
+    field(tab).get_by_role("button", name="Get a model").click()
+    expect(tab.locator("[data-catalog]:visible > li")).to_have_count(len(catalog.ENTRIES))
+    row(tab).get_by_role("button", name="Download").click()
+    expect(row(tab)).to_have_attribute("data-state", "running")
+    expect(row(tab).locator(".model-pace")).to_contain_text(" of ")
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    field(tab).get_by_role("button", name="Get a model").click()
+    expect(row(tab)).to_have_attribute("data-state", "running")
+    store.go.set()  # the handler looks at the pause between its pieces
+    store.stop_at = len(WEIGHTS)
+    expect(row(tab)).to_have_attribute("data-state", "found")
+    row(tab).get_by_role("button", name="Use as base model").click()
+    place = shop.workspace.models / catalog.ENTRIES[0].place
+    assert place.read_bytes() == WEIGHTS
+    expect(field(tab).locator("input").first).to_have_value(re.compile(re.escape(place.stem)))
+    assert shop.page.project.job.model.base_model == str(place)
+
+
+@pytest.mark.slow
+def test_a_paused_download_keeps_its_bytes_and_a_discarded_one_does_not(window, shop, store):
+    store.stop_at = 10 * PIECE
+    part = shop.workspace.models / (catalog.ENTRIES[0].place + ".part")
+    tab = window.open("Tools")
+    row(tab).get_by_role("button", name="Download").click()
+    expect(row(tab)).to_have_attribute("data-state", "running")
+    wait(lambda: part.exists() and part.stat().st_size >= 5 * PIECE)
+    row(tab).get_by_role("button", name="Pause").click()
+    store.stop_at = 12 * PIECE
+    store.go.set()
+    expect(row(tab)).to_have_attribute("data-state", "partial")
+    kept = part.stat().st_size
+    assert 5 * PIECE <= kept < len(WEIGHTS)
+    store.go.clear()
+    row(tab).get_by_role("button", name="Resume").click()
+    wait(lambda: store.starts[-1] == kept)
+    row(tab).get_by_role("button", name="Cancel").click()
+    store.go.set()
+    expect(row(tab)).to_have_attribute("data-state", "missing")
+    assert not part.exists() and catalog.here(catalog.ENTRIES[0], shop.workspace.models) is None
+
+
+@pytest.mark.slow
+def test_a_short_name_leads_to_the_download(window, shop):
+    tab = window.open("Train")
+    box = field(tab).locator("input").first
+    box.fill("sd1.5")
+    box.press("Enter")
+    get = field(tab).get_by_role("button", name=re.compile("Download Stable Diffusion 1.5"))
+    get.click()
+    # The file here is no whole model: it comes, and is then told for what it is.
+    expect(field(tab).locator(".field-error")).to_contain_text("VAE")
+    assert (shop.workspace.models / catalog.ENTRIES[0].place).is_file()
+
+
+def test_a_file_put_into_the_folder_by_hand_appears_in_lists_and_catalog(window, shop):
+    tab = window.open("Train")
+    field(tab).get_by_role("button", name="Get a model").click()
+    expect(row(tab, "sdxl-vae")).to_have_attribute("data-state", "missing")
+    (shop.workspace.models / "vae").mkdir()
+    (shop.workspace.models / catalog.ENTRIES[3].place).write_bytes(WEIGHTS)
+    shutil.copytree(PROJECT / "models" / "starter", shop.workspace.models / "mine")
+    expect(row(tab, "sdxl-vae")).to_have_attribute("data-state", "found")
+    row(tab, "sdxl-vae").get_by_role("button", name="Use as VAE").click()
+    wait(lambda: shop.page.project.job.model.vae == str(shop.workspace.models / catalog.ENTRIES[3].place))
+    field(tab).locator("input").first.click()
+    expect(tab.get_by_role("option", name="mine")).to_be_visible()
+
+
+@pytest.fixture
+def shallow(tmp_path_factory):
+    """A folder that does not lie among the thousands of a test run: a list of folders names 500."""
+    folder = Path(tempfile.mkdtemp(prefix="browse-", dir=tmp_path_factory.getbasetemp().parent))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_browsing_finds_a_file_anywhere_that_is_open(window, shop, shallow):
+    (shallow / "in <here> ü").mkdir()
+    (shallow / "in <here> ü" / "my model.safetensors").write_bytes(WEIGHTS)
+    (shallow / "in <here> ü" / "words.txt").write_text("no")
+    tab = window.open("Train")
+    field(tab).get_by_role("button", name="Browse files").click()
+    browser = tab.locator("#model-browser")
+    browser.get_by_role("button", name="/", exact=True).click()
+    for name in (*shallow.parts[1:], "in <here> ü"):
+        browser.get_by_role("button", name=f"{name}/", exact=True).click()
+    expect(browser.locator(".file")).to_have_count(1)
+    assert "null" not in browser.inner_text()
+    browser.get_by_role("button", name=re.compile("my model")).click()
+    wait(lambda: shop.page.project.job.model.base_model.endswith("my model.safetensors"))
+    expect(tab.locator("dialog")).to_have_count(0)
+
+
+def wait(test, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+
+
+# ---- a shared page ----
+
+
+@pytest.fixture
+def guest(tmp_path):
+    from work_parts import make_page
+
+    page = make_page(tmp_path, shared=True)
+    page.workspace.outputs.mkdir()
+    return page
+
+
+def test_a_guest_browses_only_open_folders(guest, tmp_path):
+    from tabs.models import browse
+
+    shown = guest.models.parts("Train", {"wants": {"files": str(tmp_path)}})["browse"]
+    assert "not open" in shown["reason"] and str(tmp_path) != shown["folder"]
+    assert browse(guest, "")["parent"] == ""
+    with pytest.raises(ProblemsError, match="not open"):
+        guest.models.choose({"use": "base_model", "about": "/etc/passwd"}, guest.browsers.of("x"), None)
+
+
+@pytest.mark.parametrize("wants", [None, 5, {}, {"files": 5}, {"files": "a\0b"}, {"files": "/no/such/folder"}])
+def test_whatever_is_asked_the_page_answers(guest, wants):
+    assert "catalog" in guest.models.parts("Train", {"wants": wants})
+    assert guest.models.parts("Monitor", {"wants": wants}) == {}

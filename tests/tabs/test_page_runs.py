@@ -1,0 +1,162 @@
+"""The Runs tab in a real browser: title, note, search, the path of a file, its copy elsewhere, a narrow window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_runs import make_run
+from playwright.sync_api import expect
+from work_parts import wait_until
+
+from core.engine.engine import Engine
+
+NARROW = (Path(__file__).parent / "narrow.js").read_text("utf-8")
+TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
+ONE, TWO = "20260101-120000_one", "20260102-130000_two"
+NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: undefined})"  # as on a page of another machine
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    from page_server import Served
+
+    page = Served(tmp_path_factory.mktemp("runs"), engine=lambda workspace: Engine(workspace, "cpu"))
+    make_run(page.workspace.runs, ONE, saved=(20,), settings={"dataset": {"folder": "sets/foxes"}})
+    make_run(page.workspace.runs, TWO)
+    yield page
+    page.close()
+
+
+def test_a_run_gets_a_title_and_a_note_is_found_by_them_and_its_path_is_copied(made, chromium):
+    from page_server import Visit
+
+    window = Visit(chromium, made.url)
+    window.tab.add_init_script(NO_CLIPBOARD)
+    tab = window.open("Runs")
+    rows = tab.locator("table.runs tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.filter(has_text="foxes")).to_have_count(1)
+    tab.locator("table.runs").get_by_role("button", name="one", exact=True).click()
+    tab.get_by_label("Title", exact=True).fill("Red <b>fox</b>")
+    tab.get_by_label("Title", exact=True).press("Enter")
+    expect(tab.locator(".run-head h2")).to_have_text("Red <b>fox</b>")
+    note = tab.get_by_label("Note", exact=True)
+    note.fill("too strong")
+    note.blur()
+    about = made.workspace.runs / ONE / "about.json"
+    wait_until(lambda: json.loads(about.read_text("utf-8")) == {"title": "Red <b>fox</b>", "note": "too strong"})
+    path = tab.locator(".files .path").inner_text()
+    assert path == str(made.workspace.runs / ONE / "checkpoints" / "one-step00000020.safetensors")
+    tab.get_by_role("button", name="Copy the path").click()
+    expect(tab.get_by_role("button", name="Copy the path")).to_have_text("Copied")
+    tab.get_by_role("button", name="All runs").click()
+    find = tab.get_by_label("Find runs")
+    find.focus()
+    tab.keyboard.press("Control+V")
+    expect(find).to_have_value(path)
+    find.fill("strong foxes")
+    find.press("Enter")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("Red <b>fox</b>")
+    window.close()
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_a_file_is_copied_to_another_program_by_keyboard_and_then_in_one_click_also_after_a_reload(
+    made, chromium, tmp_path
+):
+    from page_server import Visit
+
+    loras = tmp_path / "ComfyUI" / "models" / "loras"
+    loras.mkdir(parents=True)
+    file = "one-step00000020.safetensors"
+    window = Visit(chromium, made.url)
+    tab = window.open("Runs")
+    opener = tab.get_by_role("button", name=f"Copy to ... another folder: {file}")
+
+    def press(locator, key="Enter"):
+        locator.focus()
+        tab.keyboard.press(key)
+
+    press(tab.locator(f"table.runs button.open[data-arg='{ONE}']"))
+    press(opener)
+    field = tab.get_by_label(f"Folder to copy {file} to")
+    expect(field).to_be_focused()
+    tab.keyboard.press("Escape")
+    expect(field).to_have_count(0)
+    expect(opener).to_be_focused()
+    tab.keyboard.press("Enter")
+    expect(field).to_be_focused()
+    tab.keyboard.type(str(tmp_path / "none"))
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#said")).to_contain_text("no such folder")
+    expect(field).to_have_value(str(tmp_path / "none"))  # what was typed stays
+    field.fill(str(tmp_path / "ComfyUI"))
+    press(tab.get_by_role("button", name="Browse", exact=True))
+    for folder in (loras.parent, loras):
+        press(tab.locator("#runs-copy .browser").get_by_role("button", name=folder.name, exact=True))
+        expect(tab.locator("#runs-copy .at code")).to_have_text(str(folder))
+    press(tab.get_by_role("button", name="Use this folder"))
+    expect(field).to_have_value(str(loras))
+    expect(field).to_be_focused()
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".copying")).to_contain_text(f"Copied: {loras / file}")
+    assert (loras / file).stat().st_size == 2_300_000
+    expect(opener).to_be_focused()
+
+    (loras / file).unlink()
+    tab.reload()
+    tab.locator(f"table.runs button.open[data-arg='{ONE}']").click()
+    tab.get_by_role("button", name=f"Copy {file} to {loras}").click()
+    wait_until(lambda: (loras / file).is_file())
+    expect(tab.locator(".copying")).to_contain_text("Copied: ")
+    tab.get_by_role("button", name=f"Copy {file} to {loras}").click()
+    expect(tab.locator(".copying")).to_contain_text("Already there: ")
+    assert [path.name for path in loras.iterdir()] == [file]
+    window.close()
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_in_a_narrow_window_nothing_reaches_out_of_it_and_no_word_is_broken(made, chromium):
+    from page_server import Visit
+
+    from core.engine.queue import QueueEntry
+
+    long = "a_character_in_the_style_of_ordinary_words_that_go_on_until_no_line_holds_them"
+    name = f"20260103-140000_{long}"
+    prompts = ("a portrait of an extraordinarily photogenic character",)
+    make_run(made.workspace.runs, name, saved=(20,), drawn=(0, 20), prompts=prompts, preset=f"user/{long}",
+             settings={"dataset": {"folder": f"sets/{long}"}}, validated=((0, 0.2), (20, 0.1)))  # fmt: skip
+    waiting = [QueueEntry(f"e{n}", task, long, {}, state="waiting") for n, task in enumerate(("train", "generate"))]
+    queue, made.engine.queue = (
+        made.engine.queue,
+        lambda: [QueueEntry("e9", "train", long, {}, state="running"), *waiting],
+    )
+    window = Visit(chromium, made.url)
+    try:
+        window.tab.set_viewport_size({"width": 390, "height": 844})
+        tab = window.open("Dataset")
+        found = {}
+        for each in TABS:
+            tab.evaluate(f"atelier.goTo('{each}')")
+            tab.wait_for_function(f"atelier.openTab() === '{each}'")
+            tab.wait_for_timeout(600)
+            found[each] = tab.evaluate(NARROW)
+        tab.evaluate("atelier.goTo('Runs')")
+        tab.locator(f"table.runs button.open[data-arg='{name}']").click()
+        tab.locator("[data-act=copy-to]").first.click()
+        tab.locator("#runs-copy [data-act=browse]").click()
+        expect(tab.locator("#runs-copy .browser")).to_be_visible()
+        found["an open run"] = tab.evaluate(NARROW)
+        tab.evaluate(f"location.hash = '#Runs/{name}/{ONE}'")
+        expect(tab.locator("#compare .versus")).to_be_visible()
+        found["two runs"] = tab.evaluate(NARROW)
+        assert {place: faults for place, faults in found.items() if faults} == {}
+    finally:
+        made.engine.queue = queue
+        window.close()
+    assert window.errors == []

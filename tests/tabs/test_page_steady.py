@@ -1,0 +1,325 @@
+"""What a person aims at stays where it is: Back stays in the page, messages push nothing, buttons keep their places."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from page_server import GO_ON, HOLD, PLACES, WATCH
+from playwright.sync_api import expect
+from test_overtaking import slowly
+from test_page_train import until
+
+from tests.selection import slow_unless
+
+
+def open_tab(tab, name: str) -> None:
+    tab.get_by_role("tab", name=name, exact=True).first.click()
+    at(tab, name)
+
+
+def at(tab, name: str) -> None:
+    expect(tab.get_by_role("tab", name=name, exact=True).first).to_have_attribute("aria-selected", "true")
+    expect(tab).to_have_url(re.compile(f"#{name}(/|$)"))
+
+
+def test_back_and_forward_go_through_the_tabs_and_stay_in_the_page(visit, served, monkeypatch):
+    slowly(monkeypatch, served.engine, "snapshot", 0.5)
+    window = visit()
+    tab = window.open()
+    length = tab.evaluate("history.length")
+    for name in ("Monitor", "Tools", "Runs"):
+        open_tab(tab, name)
+    for name in ("Tools", "Monitor", "Train"):
+        tab.evaluate("history.back()")
+        at(tab, name)
+        tab.wait_for_timeout(700)  # the page writes its address twice a second: that must not undo the way back
+        at(tab, name)
+    for name in ("Monitor", "Tools"):
+        tab.evaluate("history.forward()")
+        at(tab, name)
+    assert tab.evaluate("history.length") == length + 3
+    tab.evaluate("history.go(-2)")
+    at(tab, "Train")
+    open_tab(tab, "Monitor")
+    assert tab.evaluate("history.length") == length + 1
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_back_goes_from_one_chosen_run_to_the_one_before_not_to_one_that_is_gone_and_no_control_takes_its_keys(
+    visit, served
+):
+    window = visit()
+    served.engine.step_seconds = 0.01
+    tab = window.open()
+    for _ in range(2):
+        before = len(served.engine.run_states(200))
+        tab.locator("#start").click()
+        assert until(
+            lambda before=before: (
+                len(served.engine.run_states(200)) > before
+                and all(entry.state not in ("waiting", "running") for entry in served.engine.queue())
+            )
+        )
+        at(tab, "Monitor")  # the start leads there, late on a busy machine
+        open_tab(tab, "Train")
+    open_tab(tab, "Monitor")
+    names = [run.name for run in served.engine.run_states(2)]
+    expect(tab.locator(f"#run-choice option[value='{names[0]}']")).to_have_count(1)
+    for name in names:
+        tab.locator("#run-choice").select_option(name)
+        expect(tab).to_have_url(re.compile(re.escape(name)))
+    tab.evaluate("history.back()")
+    expect(tab).to_have_url(re.compile(re.escape(names[0])))
+    expect(tab.locator("#run-choice")).to_have_value(names[0])
+    tab.evaluate("history.back()")
+    expect(tab).to_have_url(re.compile("#Monitor$"))
+    expect(tab.locator("#run-choice")).to_have_value("")
+    tab.evaluate("location.hash = 'Monitor/20200101-000000_none'")
+    expect(tab).to_have_url(re.compile("#Monitor$"))
+    expect(tab.locator("#said")).to_be_visible()
+    expect(tab.locator("#loss-chart path.smooth")).to_have_attribute("d", re.compile("M.*L"))
+    taken = """(node) => !node.dispatchEvent(
+        new KeyboardEvent("keydown", {key: "ArrowLeft", altKey: true, bubbles: true, cancelable: true}))"""
+    for place in ("#loss-chart svg", "#tabs [role=tab]", "body"):
+        assert not tab.locator(place).first.evaluate(taken), place
+    open_tab(tab, "Captions")
+    assert not tab.locator("body").evaluate(taken)
+
+
+def test_a_message_pushes_nothing(visit):
+    window = visit()
+    for width in (1280, 390):
+        tab = window.open()
+        tab.set_viewport_size({"width": width, "height": 800})
+        expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+        before = tab.evaluate(PLACES, "#start, #enqueue, #check, .first .field, #tabs [role=tab]")
+        assert len(before) > 10
+        say = "(kind) => atelier.say({id: kind + Math.random(), kind, title: 'Not done', text: 'word '.repeat(300)})"
+        for kind in ("error", "done"):
+            tab.evaluate(say, kind)
+            expect(tab.locator("#said")).to_be_visible()
+            assert tab.evaluate(PLACES, "#start, #enqueue, #check, .first .field, #tabs [role=tab]") == before
+            said, start = tab.locator("#said").bounding_box(), tab.locator("#start").bounding_box()
+            assert said["x"] >= 0 and said["x"] + said["width"] <= width and said["y"] > 0.4 * 800
+            assert said["x"] + said["width"] < start["x"] or said["y"] + said["height"] < start["y"], "Start is covered"
+        tab.locator("#said").get_by_role("button", name="Close this message").click()
+        assert tab.evaluate(PLACES, "#start, #enqueue, #check, .first .field, #tabs [role=tab]") == before
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_the_actions_of_a_run_keep_their_places_in_every_state(visit, served):
+    window = visit()
+    served.engine.step_seconds, served.engine.sample_every = 0.5, 1000
+    tab = window.open()
+    tab.locator("#start").click()
+    seen = []
+    for state, action in (("training", "Pause"), ("paused", "Resume"), ("training", "Stop and save"), (None, None)):
+        expect(tab.locator("#run-state")).to_have_text(state or "stopped and saved")
+        if action:
+            expect(tab.get_by_role("button", name=action, exact=True)).to_be_enabled()
+        else:
+            expect(tab.get_by_role("button", name="Continue", exact=True)).to_be_enabled()
+        seen.append(tab.evaluate(PLACES, "#run-actions > *, #header-stop, #theme-toggle"))
+        for button in tab.locator("#run-actions button:disabled").all():
+            assert button.get_attribute("title"), "a button that does nothing says why"
+        if action:
+            tab.get_by_role("button", name=action, exact=True).click()
+            seen.append(tab.evaluate(PLACES, "#run-actions > *, #header-stop, #theme-toggle"))
+    assert len(seen[0]) >= 11 and all(each == seen[0] for each in seen)
+    assert window.errors == []
+
+
+HEADER = "#atelier-header > :not(.skip, .job), #header-stop, #header-device, #tabs [role=tab]"
+
+
+def test_a_job_that_begins_moves_nothing_in_the_header_at_any_width(visit, served):
+    tab = visit().open()
+    served.engine.step_seconds = 2.0
+
+    def places():
+        found = {}
+        for width in (1280, 1100, 800, 390):
+            tab.set_viewport_size({"width": width, "height": 800})
+            found[width] = tab.evaluate(PLACES, HEADER) | {
+                "wide": tab.evaluate("document.body.scrollWidth > innerWidth")
+            }
+            found[width].pop("header-project")
+        return found
+
+    expect(tab.locator("#header-idle")).to_be_visible()
+    idle = places()
+    served.engine.submit("train", served.page.project.job, title="a name of many words " * 9)
+    expect(tab.locator("#header-job")).to_be_visible()
+    tab.evaluate("document.querySelector('#header-job').textContent = 'word '.repeat(40)")
+    assert places() == idle and not any(place["wide"] for place in idle.values())
+    assert tab.locator("#header-stop").is_visible()
+
+
+@pytest.mark.slow
+def test_a_real_start_on_a_slow_server_shows_the_new_run_as_beginning_and_never_the_last_one(
+    visit, served, monkeypatch
+):
+    served.engine.step_seconds = 0.01
+    tab = visit().open()
+    tab.locator("#start").click()
+    expect(tab.locator("#run-state")).to_have_text("done")
+    open_tab(tab, "Train")
+    served.engine.step_seconds = 0.3
+    slowly(monkeypatch, served.engine, "snapshot", 1.0)
+    slowly(monkeypatch, served.engine, "queue", 0.1)
+    tab.locator("#field-saving-output-name").locator("textarea, input").first.fill("slow_one")
+    tab.locator("#start").click()
+    at(tab, "Monitor")
+    expect(tab.locator("#run-title")).to_have_text("slow_one")
+    expect(tab.locator("#run-state")).to_have_text("training")
+
+
+def test_the_first_screen_has_rate_resolution_batch_and_rank_where_the_method_uses_it_and_start_stays(visit, served):
+    tab = visit().open()
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    names = ("optimizer-learning-rate", "dataset-resolution", "dataset-train-batch-size", "network-rank")
+    for name in names:
+        expect(tab.locator(f".first #field-{name}")).to_be_visible()
+    for name in (*names, "samples-sample-prompts"):
+        place = tab.locator(f"#field-{name}").bounding_box()
+        assert place["y"] + place["height"] <= 800, name
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    before = tab.evaluate(PLACES, "#start, #enqueue, #check")
+    served.page.project.edit("dataset.folder", "no/such/folder", session="x", stamp=served.page.project.stamp)
+    expect(tab.locator("#preflight-problems .problem")).not_to_have_count(0)
+    assert tab.evaluate(PLACES, "#start, #enqueue, #check") == before
+    stamp = served.page.project.stamp
+    served.page.project.edit("method.kind", "fine_tune", session="x", stamp=stamp)
+    expect(tab.locator("#field-network-rank")).to_be_hidden()
+    expect(tab.locator("#field-optimizer-learning-rate")).to_be_visible()
+
+
+STILL = [
+    "#run-actions [data-action=stop]",
+    "#run-bar",
+    "#run-stage",
+    "#loss-chart",
+    "#loss-gap",
+    "#rate-chart",
+    "#run-files",
+]
+STILL += ["#watch", "#samples", "#run-log-card", "#queue-pause", "#header-stop", "#theme-toggle"]
+
+
+@pytest.mark.parametrize("width", slow_unless((1280).__eq__, [1280, 390]))
+def test_a_run_that_goes_on_moves_nothing_in_monitor(visit, served, width):
+    served.engine.step_seconds = 2.0
+    window = visit()
+    tab = window.open()
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.locator("#start").click()
+    expect(tab.locator("#run-state")).to_have_text("training")
+    below = (
+        {"#run-log-card"} if width == 390 else set()
+    )  # the log stands below the samples, whose table may end up shorter
+    tab.evaluate(WATCH, [name for name in STILL if name not in below])
+    served.engine.step_seconds = 0.06
+    expect(tab.locator("#samples .sample")).not_to_have_count(0)
+    expect(tab.locator("#loss-gap")).to_contain_text("Gap")
+    expect(tab.locator("#run-state")).to_have_text("done")
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("movedBy()") == {}
+    assert window.errors == []
+
+
+@pytest.mark.slow
+def test_a_changed_value_moves_no_field(visit, served):
+    tab = visit().open()
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    ids = tab.evaluate(
+        "[...document.querySelectorAll('.first .field, #search-bar, #start, .group')].map((node) => `#${node.id}`)"
+    )
+    assert len(ids) > 15
+    tab.evaluate(WATCH, ids)
+    for name, value in (("saving-output-name", "other"), ("dataset-train-batch-size", "3"), ("network-rank", "15")):
+        one = tab.locator(f"#field-{name}").locator("textarea, input").first
+        one.fill(value)
+        one.press("Tab")
+        expect(tab.locator(f"#field-{name} .field-changed")).to_be_visible()
+    batch = tab.locator("#field-dataset-train-batch-size")
+    batch.locator("textarea, input").first.fill("many")
+    batch.locator("textarea, input").first.press("Tab")
+    expect(batch.locator(".refused")).to_contain_text("'many'")
+    expect(batch.locator(".field-changed")).to_contain_text("Not used")
+    tab.locator("#search-bar input").first.focus()  # Tab leads to the button that puts the value back
+    tab.mouse.move(2, 2)
+    assert batch.locator(".refused").bounding_box()["height"] <= 1
+    batch.hover()
+    place, field = batch.locator(".refused").bounding_box(), batch.bounding_box()
+    assert place["y"] >= field["y"] + field["height"] and place["height"] > 20
+    tab.locator("#field-network-rank .field-changed button").click()
+    expect(tab.locator("#field-network-rank .field-changed")).to_have_count(0)
+    assert tab.evaluate("movedBy()") == {}
+
+
+def gone(engine) -> set[str]:
+    return {entry.id for entry in engine.queue() if entry.state not in ("waiting", "running")}
+
+
+def test_the_keyboard_stays_on_a_button_whose_list_is_drawn_anew(visit, served):
+    engine = served.engine
+    engine.pause_queue()
+    ids = [engine.submit("train", served.page.project.job, title=f"job {number}") for number in range(4)]
+
+    def order() -> list[str]:
+        return [entry.id for entry in engine.queue() if entry.state == "waiting"]
+
+    tab = visit().open("Monitor")
+    tab.get_by_role("button", name="Move job 0 down").focus()
+    for place in (1, 2):
+        expect(tab.get_by_role("button", name="Move job 0 down")).to_be_focused()
+        expect(tab.get_by_role("button", name="Move job 0 down")).to_be_enabled()
+        tab.keyboard.press("Enter")
+        assert until(lambda place=place: order()[place] == ids[0])
+
+
+@pytest.mark.slow
+def test_a_second_click_never_hits_the_next_job_that_slides_there(visit, served):
+    engine = served.engine
+    engine.step_seconds = 0.5
+    window = visit()
+    window.tab.set_viewport_size(
+        {"width": 1280, "height": 2400}
+    )  # all fits: a shorter list does not scroll the page back
+    tab = window.open("Monitor")
+    ids = [engine.submit("train", served.page.project.job, title="the same name") for _ in range(6)]
+
+    def press(place: str, first: str) -> None:
+        """Click what is first there until the job is gone and the next one has its place, then click once more."""
+        expect(tab.locator(place).first).to_be_enabled()
+        tab.locator(place).first.scroll_into_view_if_needed()
+        box = tab.locator(place).first.bounding_box()
+        tab.mouse.move(0, 0)
+        tab.evaluate(HOLD)
+        tab.mouse.click(box["x"] + 5, box["y"] + 5)
+        assert until(lambda: first in gone(engine))
+        left = len(engine.queue()) - len(gone(engine))
+        tab.wait_for_function(
+            "([place, first]) => { const node = document.querySelector(place); return node && !node.disabled && "
+            "(node.dataset.entry || node.dataset.arg) !== first; }",
+            arg=[place, first],
+        )
+        tab.mouse.click(box["x"] + 5, box["y"] + 5)
+        tab.wait_for_timeout(300)
+        assert len(engine.queue()) - len(gone(engine)) == left, "the next job was cancelled"
+        tab.evaluate(GO_ON)
+
+    waiting = "#queue button[aria-label^='Cancel']:not(.off)"
+    expect(tab.locator(waiting)).to_have_count(5)
+    press(waiting, ids[1])
+    tab.wait_for_timeout(700)
+    tab.mouse.down()  # a moment later it is what the person sees
+    tab.mouse.up()
+    assert until(lambda: ids[2] in gone(engine))
+    press("#header-stop", ids[0])
+    open_tab(tab, "Runs")
+    press("#runs-queue .line-up li:not(.now) button[data-act=cancel]", ids[4])
+    assert window.errors == []

@@ -1,0 +1,86 @@
+"""How often the page asks what is new."""
+
+from __future__ import annotations
+
+import pytest
+
+COUNTED = """() => {
+  const pulse = atelier.pulse(), before = pulse.trigger;
+  window.raised = [];
+  pulse.trigger = (event, data) => event.startsWith("tick") ? raised.push(event) : before(event, data);  // no answer counts here
+  atelier.tick = () => raised.push("tick");
+}"""
+# The page's clock is moved by hand: every look of ticks.js is made as if a tenth of a second had passed.
+CLOCK = """(() => {
+  const real = Date.now, set = window.setInterval, looks = [];
+  let shift = 0;
+  Date.now = () => real() + shift;
+  window.setInterval = (fn, every) => { if (every === 100) looks.push(fn); return set(fn, every); };
+  window.clockTo = async (milliseconds) => {
+    for (let at = 0; at < milliseconds; at += 100) {
+      shift += 100;
+      if (at % 500 === 0) await new Promise((done) => setTimeout(done, 0));
+      for (const look of looks) look();
+    }
+  };
+})()"""
+MINUTE = "async () => { const before = raised.length; await clockTo(60000); return raised.length - before; }"
+HIDE = "(hidden) => Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden})"
+SECONDS = MINUTE.replace("raised.length", "raised.filter((event) => event === 'tick').length")
+SHOWN = """async () => {
+  raised.length = 0;
+  document.dispatchEvent(new Event("visibilitychange"));
+  await clockTo(200);
+  return raised.length;
+}"""
+
+
+TOLD = """(busy) => {
+  window.told ||= atelier.arrived;
+  told("status", {busy});
+  atelier.arrived = () => {};
+  return clockTo(25000);
+}"""
+
+
+def test_an_idle_page_asks_at_most_twelve_times_a_minute_a_hidden_one_hardly_ever_and_a_busy_one_each_second(visit):
+    seen = visit()
+    seen.tab.add_init_script(CLOCK)
+    tab = seen.open("Dataset")
+    tab.evaluate(COUNTED)
+    tab.evaluate(TOLD, False)
+    assert 2 <= tab.evaluate(MINUTE) <= 12
+    tab.evaluate(HIDE, True)
+    assert tab.evaluate(MINUTE) <= 4
+    tab.evaluate(HIDE, False)
+    assert tab.evaluate(SHOWN) >= 1  # at once
+    tab.evaluate(TOLD, True)
+    assert tab.evaluate(SECONDS) >= 50, "while something runs"
+    tab.evaluate(TOLD, False)
+    tab.mouse.click(5, 5)
+    assert tab.evaluate(MINUTE) >= 20, "after a click"
+
+
+FRAMES = """(() => {
+  const real = window.requestAnimationFrame;
+  window.frames_asked = 0;
+  window.requestAnimationFrame = (work) => { window.frames_asked += 1; return real.call(window, work); };
+})()"""
+
+
+def test_a_page_at_rest_leaves_the_processor_to_the_training(visit):
+    """Gradio's script walks through the whole page for each message of its own, and a clock of it would go on for ever."""
+    seen = visit()
+    seen.tab.add_init_script(FRAMES)
+    tab = seen.open("Monitor")
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    for _ in range(30):  # the sign that the page loads swings out for some seconds
+        before = tab.evaluate("frames_asked")
+        asked.clear()
+        tab.wait_for_timeout(1000)
+        if tab.evaluate("frames_asked") - before < 10 and any(url.endswith("/atelier/pulse") for url in asked):
+            break
+    else:
+        pytest.fail("60 a second where anything moves")
+    assert not any("run/predict" in url for url in asked)

@@ -1,0 +1,184 @@
+"""Copies of a run's files from the Runs tab: the remembered folder, what a shared page may write to, several at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from made_runs import make_run
+from work_parts import event, make_page, wait_until
+
+from core.engine.engine import Engine
+from core.record.problems import ProblemsError
+from tabs import runs_copy
+from tabs.runs import TAB, Desk
+
+RUN, FILE = "20260101-120000_one", "one-step00000020.safetensors"
+OTHER = "one-step00000040.safetensors"
+
+
+@pytest.fixture
+def desk(page):
+    make_run(page.workspace.runs, RUN, saved=(20, 40))
+    return Desk(page)
+
+
+@pytest.fixture
+def loras(tmp_path):
+    folder = tmp_path / "ComfyUI" / "models" / "loras"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def copy(desk, text, place=None, name=FILE):
+    """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
+    _, place, _, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
+    assert "copy-folder" in panel
+    return desk.copy_act(place, event("into", value=text))
+
+
+def ended(desk) -> None:
+    wait_until(lambda: all(each.task.done for each in desk.copies._copies.values()))
+
+
+def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, loras, tmp_path):
+    page = desk.page
+    assert 'data-act="copy-to"' in desk._main({"open": RUN}) and 'data-act="copy"' not in desk._main({"open": RUN})
+    place, shown, panel = copy(desk, str(loras))
+    assert panel == "" and 'data-act="copy"' in shown
+    ended(desk)
+    assert "Copied: " in desk._main(place) and (loras / FILE).is_file()
+    desk.act(place, event("copy", OTHER))
+    ended(desk)
+    assert (loras / OTHER).stat().st_size == 2_300_000
+    kept = json.loads(page.project.file.read_text("utf-8"))["tabs"][TAB]
+    assert kept == {"copy_to": str(loras)}
+    again = Desk(make_page(tmp_path, page.engine))
+    assert again.copies.folder == loras and str(loras) in again._main({"open": RUN})
+
+
+def test_what_became_of_a_copy_stands_at_its_file_until_it_is_closed(desk, loras):
+    copy(desk, str(loras))
+    ended(desk)
+    copy(desk, str(loras))
+    ended(desk)
+    assert "Already there: " in desk._main({"open": RUN})
+    (loras / FILE).write_bytes(b"another")
+    copy(desk, str(loras))
+    ended(desk)
+    assert "under another name" in desk._main({"open": RUN})
+    assert (loras / FILE).read_bytes() == b"another" and (loras / "one-step00000020-2.safetensors").is_file()
+    desk.act({"open": RUN}, event("copied", FILE))
+    assert "under another name" not in desk._main({"open": RUN})
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("a file")])
+def test_a_folder_that_cannot_be_used_is_refused_at_once_and_not_remembered(desk, tmp_path, make):
+    make(tmp_path / "wrong")
+    for text in (str(tmp_path / "wrong"), "", "  ", "\0"):
+        with pytest.raises(ProblemsError) as error:
+            copy(desk, text)
+        assert error.value.problems[0].fix
+    assert desk.page.project.tab_state(TAB) == {} and not desk.copies._copies
+
+
+def test_a_remembered_folder_that_is_gone_is_told(desk, loras):
+    copy(desk, str(loras))
+    ended(desk)
+    (loras / FILE).unlink()
+    loras.rmdir()
+    with pytest.raises(ProblemsError, match="no such folder"):
+        desk.act({"open": RUN}, event("copy", OTHER))
+    assert not loras.exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../job.json", "job.json", "/etc/passwd", "one-step00000060.safetensors"])
+def test_only_files_of_the_run_are_copied(desk, loras, name):
+    with pytest.raises(ProblemsError):
+        copy(desk, str(loras), name=name or "x")
+    assert list(loras.iterdir()) == []
+
+
+def test_copies_wait_for_each_other_and_a_cancelled_one_leaves_nothing(desk, loras, monkeypatch):
+    go, begun = threading.Event(), threading.Event()
+    real = runs_copy.copy_into
+
+    def slow(source, folder, cancel, report):
+        report(0.5, "copying")
+        begun.set()
+        go.wait(60)
+        return real(source, folder, cancel, report)
+
+    monkeypatch.setattr(runs_copy, "copy_into", slow)
+    copy(desk, str(loras))
+    assert begun.wait(60)
+    desk.act({"open": RUN}, event("copy", OTHER))
+    shown = desk._main({"open": RUN})
+    assert "50%" in shown and "Waiting for another copy" in shown and shown.count('data-act="uncopy"') == 2
+    with pytest.raises(ProblemsError, match="is being copied"):
+        desk.act({"open": RUN}, event("copy", FILE))
+    desk.act({"open": RUN}, event("uncopy", FILE))
+    go.set()
+    ended(desk)
+    assert "Cancelled" in desk._main({"open": RUN}) and [path.name for path in loras.iterdir()] == [OTHER]
+
+
+def test_a_folder_is_found_by_browsing(desk, loras, tmp_path):
+    _, place, *_ = desk.act({"open": RUN}, event("copy-to", FILE))
+    place, _, panel = desk.copy_act(place, event("browse", value=str(tmp_path / "ComfyUI" / "nowhere")))
+    assert "Folder browser" in panel and str(tmp_path / "ComfyUI") in panel  # the nearest folder that is there
+    for _ in range(2):
+        place, _, panel = desk.copy_act(place, event("in", "0"))
+    place, _, panel = desk.copy_act(place, event("use"))
+    assert "Folder browser" not in panel and f'value="{loras}"' in panel
+    place, _, panel = desk.copy_act(place, event("shut"))
+    assert panel == ""
+
+
+def test_leaving_the_run_closes_the_panel(desk):
+    _, place, *_ = desk.act({"open": RUN}, event("copy-to", FILE))
+    *_, panel = desk.act(place, event("back"))
+    assert panel == ""
+
+
+# -- a shared page
+
+
+@pytest.fixture
+def shared(tmp_path):
+    page = make_page(tmp_path, shared=True)
+    page.workspace.outputs.mkdir()
+    page.engine = Engine(page.workspace, device="cpu", what="a test")
+    make_run(page.workspace.runs, RUN, saved=(20,))
+    yield Desk(page)
+    page.engine.close()
+
+
+def test_a_shared_page_answers_the_same_for_what_is_outside_whether_or_not_it_is_there(shared, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (shared.page.workspace.outputs / "out").symlink_to(tmp_path / "outside")
+    answers = set()
+    for outside in ("outside", "nowhere", "file", "outputs/out", "outputs/../outside", "outputs/.atelier"):
+        text = str(tmp_path / outside)
+        with pytest.raises(ProblemsError) as error:
+            copy(shared, text)
+        answers.add(str(error.value).replace(text, "THE FOLDER"))
+    assert len(answers) == 1 and "not open to a shared page" in answers.pop()
+    assert list((tmp_path / "outside").iterdir()) == [] and shared.page.project.tab_state(TAB) == {}
+
+
+def test_a_shared_page_copies_into_its_own_folders_and_shows_no_other(shared, tmp_path):
+    (tmp_path / "owner").mkdir()
+    shared.page.project.keep(TAB, {"copy_to": str(tmp_path / "owner")})  # chosen on the machine itself
+    assert shared.copies.folder is None and str(tmp_path / "owner") not in shared._main({"open": RUN})
+    _, place, *_, panel = shared.act({"open": RUN}, event("copy-to", FILE))
+    assert "owner" not in panel
+    place, _, panel = shared.copy_act(place, event("browse"))
+    assert "owner" not in panel and shared.page.roots.holds(place["browse"])
+    inside = shared.page.workspace.outputs / "for-comfy"
+    inside.mkdir()
+    copy(shared, str(inside))
+    ended(shared)
+    assert (inside / FILE).is_file()
