@@ -40,7 +40,7 @@ KEPT_IMAGES = 100_000
 def key_of(placed: Placed | Row) -> str:
     """An image's address as a short text that any file and browser takes, whatever bytes its name holds."""
     if isinstance(placed, Placed):
-        return _short_key(placed.picture.key, str(placed.picture.path))
+        return _short_key(placed.image.key, str(placed.image.path))
     return _short_key(placed.key, str(placed.path))
 
 
@@ -81,7 +81,7 @@ class Edits:
 
     # -- images
 
-    def picture(self, key: str) -> Placed | None:
+    def image(self, key: str) -> Placed | None:
         """The image of that key, if it is among those that train now."""
         report = self._reading.report
         with self._lock:
@@ -99,18 +99,18 @@ class Edits:
     def known(self, key: str) -> Placed | None:
         """The image of that key, also when its folder is no longer the chosen one."""
         with self._lock:
-            return self.picture(key) or self._known.get(key)
+            return self.image(key) or self._known.get(key)
 
     def caption(self, placed: Placed) -> Caption:
         """The caption as it is on the disk now."""
-        settings, picture = placed.concept.captions, placed.picture
-        if picture.given is not None:
-            return read_caption(picture, settings)
-        return read_caption_file(picture, settings.caption_extension)  # the one file that is saved
+        settings, image = placed.concept.captions, placed.image
+        if image.given is not None:
+            return read_caption(image, settings)
+        return read_caption_file(image, settings.caption_extension)  # the one file that is saved
 
     def fixed(self, placed: Placed) -> str:
         """Why this caption cannot be edited here, "" when it can: a file beside the image would not be read."""
-        if placed.picture.given is None:
+        if placed.image.given is None:
             return ""
         source = placed.concept.source
         listed = CACHE_LIST if source.cache_info else "your dataset class"
@@ -132,7 +132,7 @@ class Edits:
                 return None
             if why := self.fixed(placed):
                 fix = "edit it there, then press Read again on the Dataset tab"
-                raise ProblemsError.one(why, printable(placed.picture.relative), fix)
+                raise ProblemsError.one(why, printable(placed.image.relative), fix)
             now = self.caption(placed)
             disk = plain(now.text)
             if plain(text) == disk and not (always and now.source in ("words", "none")):
@@ -141,26 +141,26 @@ class Edits:
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
                 what = "The caption is larger than 1 MB, and such a file is not read as a caption"
-                raise ProblemsError.one(what, printable(placed.picture.relative), "shorten it")
-            token = save_caption(placed.picture.path, text, placed.concept.captions.caption_extension)
+                raise ProblemsError.one(what, printable(placed.image.relative), "shorten it")
+            token = save_caption(placed.image.path, text, placed.concept.captions.caption_extension)
             if token and visit not in self._visits:
                 self._visits[visit] = key
                 self._push(placed, token)
                 while len(self._visits) > KEPT_VISITS:
                     self._visits.popitem(last=False)
-            self._reading.caption_saved(placed.picture.key)
+            self._reading.caption_saved(placed.image.key)
             now = self.caption(placed)
             return Saved(plain(now.text), now.path.name)
 
     # -- the way back
 
     def _push(self, placed: Placed, token: str) -> None:
-        step = [key_of(placed), printable(placed.picture.relative), quote_from_bytes(os.fsencode(token))]
+        step = [key_of(placed), printable(placed.image.relative), quote_from_bytes(os.fsencode(token))]
         self._keep({"undo": [*self._load().get("undo", []), step][-KEPT_UNDO:], "redo": []})
 
     def _newest(self, steps: list[Any]) -> int:
         """Where the newest step about one of the images that train now stands, -1 when there is none."""
-        return next((n for n in range(len(steps) - 1, -1, -1) if self.picture(steps[n][0]) is not None), -1)
+        return next((n for n in range(len(steps) - 1, -1, -1) if self.image(steps[n][0]) is not None), -1)
 
     def next_step(self, which: str) -> str:
         """The image whose saving "undo" or "redo" would take back or repeat; "" when there is none."""
@@ -188,9 +188,9 @@ class Edits:
             self._keep({other: others[-KEPT_UNDO:]})
             for visit in [each for each, of in self._visits.items() if of == key]:
                 del self._visits[visit]  # what is typed from here on is a step of its own
-            placed = self.picture(key)
+            placed = self.image(key)
             if placed is not None:
-                self._reading.caption_saved(placed.picture.key)
+                self._reading.caption_saved(placed.image.key)
             return key
 
 

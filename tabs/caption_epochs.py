@@ -28,7 +28,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
     settings = placed.concept.captions
     if report is None or not is_random(settings):
         return ""
-    saved = read_caption(placed.picture, settings)
+    saved = read_caption(placed.image, settings)
     both = saved.sentence is not None
     caption: Caption | str = saved if both else text
     views = min(max(placed.repeats, 1), MOST_VIEWS)
@@ -41,7 +41,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         placed.key,
         EPOCHS,
         repeats=views,
-        words=placed.picture.words,
+        words=placed.image.words,
         total_steps=report.total_steps,
         step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
     )
@@ -56,13 +56,13 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
 
 
 class _ShownAt:
-    """The step at which each picture is shown in the first epochs, by the plan that trains; of the newest report only."""
+    """The step at which each image is shown in the first epochs, by the plan that trains; of the newest report only."""
 
     def __init__(self) -> None:
         self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
 
     def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
-        """{(picture's address, epoch from 0, repeat from 0): step from 0}."""
+        """{(image's address, epoch from 0, repeat from 0): step from 0}."""
         settings = (job.dataset, job.schedule, job.memory.num_processes)
         if self._of[0] is not report or self._of[1] != settings:
             plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)

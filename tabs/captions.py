@@ -123,7 +123,7 @@ class Desk:
 
     def look(self, key: str, text: str) -> dict[str, Any]:
         """The count and the notes for a text that is being typed, and what the disk holds."""
-        placed = self.edits.picture(key)
+        placed = self.edits.image(key)
         if placed is None:
             return {"unknown": True}
         if self._state().get("key") != key:
@@ -176,15 +176,13 @@ class Desk:
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
         rows = view.listed(report, show, find)
         keys = [key_of(row) for row in rows]
-        key = next(
-            (each for each in (key, str(state.get("key", "")), *keys) if self.edits.picture(each) is not None), ""
-        )
+        key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
         places = {each: number for number, each in enumerate(keys)}
         page = int(state.get("page", 0)) if "page" in state else places.get(key, 0) // view.PAGE_SIZE
         if key and state.get("key") != key:
             self._keep(key=key)
         chain, at, ring = self._chain(key, keys, places)
-        listed = view.picture_list(report, rows, key, page, self.page.thumb_url, self.reading.busy)
+        listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy)
         on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
         near = {key, *chain[max(0, at - WHOLE) : at + WHOLE]}
         items = {
@@ -230,7 +228,7 @@ class Desk:
 
     def _item(self, key: str, places: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
         """What a browser holds of an image: its caption as it is on the disk now, and what is shown beside it."""
-        placed = self.edits.picture(key)
+        placed = self.edits.image(key)
         if placed is None:
             return None
         text = plain(self.edits.caption(placed).text)
@@ -238,13 +236,13 @@ class Desk:
             "name": view.name_of(placed),
             "disk": text,
             "fixed": bool(self.edits.fixed(placed)),
-            "stage": view.picture(placed, places.get(key, -1), total, self.page.thumb_url),
+            "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
         """The meter and the notes for a text of that image."""
-        settings, words = placed.concept.captions, placed.picture.words
+        settings, words = placed.concept.captions, placed.image.words
         tokens = count_tokens(plain_caption(text, settings, words))
         said = view.notes(self.edits.caption(placed), text, settings, words, self.edits.fixed(placed))
         return {

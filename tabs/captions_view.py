@@ -27,7 +27,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 
 
 def listed(report: Report | None, show: str, find: str = "") -> list[Row]:
-    """The pictures that train or are held out, of the chosen kind, whose name or caption holds the words looked for."""
+    """The images that train or are held out, of the chosen kind, whose name or caption holds the words looked for."""
     test = SHOWS.get(show, SHOWS["all"])[1]
     wanted = find.casefold().strip()
     rows = [row for row in report.rows if row.bucket is not None and test(row)] if report else []
@@ -50,7 +50,7 @@ def choices(report: Report | None) -> list[tuple[str, str]]:
     ]
 
 
-def picture_list(
+def image_list(
     report: Report | None, rows: Sequence[Row], key: str, page: int, thumb_url: Callable[..., str], busy: bool = False
 ) -> Listed:
     """One page of the list; the open image is marked."""
@@ -80,20 +80,20 @@ def _item(row: Row, current: bool, thumb_url: Callable[..., str]) -> str:
 
 
 def name_of(placed: Placed) -> str:
-    return printable(placed.picture.relative)
+    return printable(placed.image.relative)
 
 
-def picture(placed: Placed, place: int, total: int, thumb_url: Callable[..., str]) -> str:
+def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str]) -> str:
     """The image, as large as fits, with the frame of what trains."""
     name = name_of(placed)
-    width, height = placed.picture.width, placed.picture.height
+    width, height = placed.image.width, placed.image.height
     frame = crop_frame(placed.placement.frame)
     bucket = placed.placement.bucket
     where = f"{place + 1:,} of {total:,}" if place >= 0 else f"not in this list of {total:,}"
     return (
         f'<figure class="stage"><div class="pic {"wide" if width >= height else "tall"}" '
         f'style="aspect-ratio:{width}/{height}">'
-        f'<img src="{esc(thumb_url(placed.picture.path, 768))}" alt="{esc(name)}">{frame}</div>'
+        f'<img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{frame}</div>'
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'
     )
@@ -147,4 +147,4 @@ def tally(report: Report | None) -> str:
     rest = report.trained - own
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
-    return f"{count(own, 'picture')} with a caption of their own{without}.{longest}"
+    return f"{count(own, 'image')} with a caption of their own{without}.{longest}"

@@ -42,14 +42,14 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Losses on held-out pictures and their gap to training ones, by step; the newest by timestep."""
+    """Losses on held-out images and their gap to training ones, by step; the newest by timestep."""
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],
         "loss": [rounded(point["loss"]) for point in points],
         "train": [rounded(point["train_loss"]) for point in points],
         "gap": [rounded(point["gap"]) for point in points],
-        "pictures": newest.get("pictures", 0),
+        "images": newest.get("images", 0),
         "on": newest.get("measured_on", "held_out"),
     }
 

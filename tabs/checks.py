@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
 SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
-SHOWN_PICTURES = 12
+SHOWN_IMAGES = 12
 
 
 class Checks:
@@ -44,7 +44,7 @@ class Checks:
         self._took = 0.0  # seconds of the last look, without decoding
         self.setup: Setup | None = None  # what is offered for these images
         self._models: dict[Any, dict[str, Any]] = {}
-        self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their pictures by address
+        self._paths: tuple[list[str], dict[tuple[str, str], Path]] = ([], {})  # folders, and their images by address
 
     # -- the model
 
@@ -169,7 +169,7 @@ class Checks:
         return self.setup if self._folders_found == _folders(job) else None
 
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
-        """{(folder's name, picture's name): path} where a run's job has the folders that were looked at last."""
+        """{(folder's name, image's name): path} where a run's job has the folders that were looked at last."""
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
 
     def again(self) -> None:
@@ -209,8 +209,8 @@ class Checks:
         facts = report.summary()
         paths = {(row.key[0], " ".join(row.key[1:])): row.path for row in report.rows if row.trains}
         self._paths = (_folders(job), paths)
-        shown = [row for row in report.rows if row.trains][:SHOWN_PICTURES]
-        facts["pictures"] = [_shown(self.page, row) for row in shown]
+        shown = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
+        facts["images"] = [_shown(self.page, row) for row in shown]
         if job.validation.best_checkpoint == "auto" and not holds_out(job):
             facts["held_out"] = [_shown(self.page, row) for row in report.rows if row.role == "validation"]
         device = self.page.engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
@@ -228,14 +228,14 @@ class Checks:
         )
 
     def doctor_errors(self, job: TrainJob, report: Any, *, look: bool = False) -> list[Problem]:
-        """What the dataset doctor says must be mended: pictures that both train and validate.
+        """What the dataset doctor says must be mended: images that both train and validate.
 
-        look   examine the pictures where the Dataset tab has not done so; else only what is known already counts
+        look   examine the images where the Dataset tab has not done so; else only what is known already counts
         """
         if not report.validation:
             return []
         reading = self.page.reading
-        known = reading.findings if reading is not None and _same_pictures(reading.job, job) else None
+        known = reading.findings if reading is not None and _same_images(reading.job, job) else None
         if known is None and look:
             from core.dataset.doctor import held_out_copies
 
@@ -243,7 +243,7 @@ class Checks:
         return [finding.problem() for finding in known or () if finding.level == "error"]
 
     def problems(self, job: TrainJob, report: Any, device: str | None = None) -> list[Problem]:
-        """Everything against this job: its settings, its model, its pictures and, where it is known, the device."""
+        """Everything against this job: its settings, its model, its images and, where it is known, the device."""
         if refused := self.page.roots.refused(job):
             return refused
         workspace = self.page.workspace
@@ -264,12 +264,12 @@ def _folders(job: TrainJob) -> list[str]:
     return [source.folder for source in job.dataset.all_sources() if source.enabled]
 
 
-def _same_pictures(one: TrainJob, other: TrainJob) -> bool:
+def _same_images(one: TrainJob, other: TrainJob) -> bool:
     return (one.dataset, one.captions, one.validation) == (other.dataset, other.captions, other.validation)
 
 
 def _shown(page: Page, row: Any) -> dict[str, Any]:
-    """One picture as it will be cropped: its address, its frame, its shape."""
+    """One image as it will be cropped: its address, its frame, its shape."""
     width, height = row.bucket
     return {
         "url": page.thumb_url(row.path, 192),

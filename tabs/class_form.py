@@ -1,4 +1,4 @@
-"""The form that makes class pictures for a regularisation card, and what its jobs in the queue are doing."""
+"""The form that makes regularization images for a regularisation card, and what its jobs in the queue are doing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from core.generation.class_plan import class_folder, first_class_word
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
 from core.settings.check import build
-from core.settings.class_pictures import ClassPictureSettings
-from core.settings.job import ClassPicturesJob
+from core.settings.class_images import ClassImageSettings
+from core.settings.job import ClassImagesJob
 from core.settings.presets import to_values
 from core.settings.source import Source
 from tabs.context import Page
 from tabs.markup import button, esc
 from tabs.own_settings import changed_values, entries, fields
 
-TASK = "class_pictures"
-FIELDS = entries(ClassPictureSettings, TASK)
+TASK = "class_images"
+FIELDS = entries(ClassImageSettings, TASK)
 HERE = [name for name in FIELDS if name != "folder"]  # the card says where
 SHOWN = [name for name in HERE if FIELDS[name].level == "shown"]
 MORE = [name for name in HERE if FIELDS[name].level != "shown"]
@@ -52,12 +52,12 @@ class ClassForm:
         number = self.open_on
         entry = listed[number] if number is not None and 0 <= number < len(listed) else None
         job = self._job(entry)
-        self.page.engine.submit(TASK, job, title=f"Class pictures: {job.class_pictures.class_word or 'class'}")
+        self.page.engine.submit(TASK, job, title=f"Regularization images: {job.class_images.class_word or 'class'}")
         self._keep(class_on=None)
-        return None if entry else Source(folder=job.class_pictures.folder or "", role="regularisation")
+        return None if entry else Source(folder=job.class_images.folder or "", role="regularisation")
 
-    def _job(self, entry: Source | None) -> ClassPicturesJob:
-        """The job with the model and pictures of the project. Where it goes is decided here, so that a card can name it."""
+    def _job(self, entry: Source | None) -> ClassImagesJob:
+        """The job with the model and images of the project. Where it goes is decided here, so that a card can name it."""
         whole = to_values(self.page.project.job)
         asked = self.values()
         word = (
@@ -67,10 +67,10 @@ class ClassForm:
         )
         if not word:
             fix = "write what the subject is, such as dog, in the field Class"
-            raise ProblemsError.one("No class is given for the class pictures", "Class", fix)
+            raise ProblemsError.one("No class is given for the regularization images", "Class", fix)
         folder = entry.folder if entry else display_path(class_folder(None, word, self.page.workspace))
         values = {name: whole[name] for name in ("model", "dataset", "captions", "memory")}
-        return build(ClassPicturesJob, values | {TASK: asked | {"class_word": word, "folder": folder}})
+        return build(ClassImagesJob, values | {TASK: asked | {"class_word": word, "folder": folder}})
 
     def jobs(self) -> list[Any]:
         """The queue's entries of this kind that are not over, and the last one that is."""
@@ -85,8 +85,8 @@ class ClassForm:
     def html(self, number: int, entry: Source | None) -> str:
         """On a card: the button, the open form, and what is being made into this folder."""
         is_open = self.open_on == number
-        words = "Close" if is_open else "Make class pictures"
-        said = "Draws pictures of the class with the base model, so that it keeps the class as it is"
+        words = "Close" if is_open else "Make regularization images"
+        said = "Draws images of the class with the base model, so that it keeps the class as it is"
         head = button("class", words, number, kind="quiet", title=said) + self._going(entry)
         if not is_open:
             return f'<div class="class-line">{head}</div>'
@@ -112,5 +112,6 @@ class ClassForm:
             said = {"waiting": "waiting in the queue", "running": "being made", "done": "made"}.get(
                 job.state, job.state
             )
-            return f'<span class="hint" role="status">Class pictures: {esc(said)}{esc(f". {job.message}" if job.message else "")}</span>'
+            said += f". {job.message}" if job.message else ""
+            return f'<span class="hint" role="status">Regularization images: {esc(said)}</span>'
         return ""

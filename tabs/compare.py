@@ -87,7 +87,7 @@ class Comparisons:
             return None
 
     def _dataset(self, folder: RunFolder) -> dict[str, Any]:
-        """dataset.json, read once per change: with 10,000 pictures it has megabytes."""
+        """dataset.json, read once per change: with 10,000 images it has megabytes."""
         path = folder.dataset_file
         try:
             changed = path.stat().st_mtime_ns

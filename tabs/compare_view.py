@@ -128,5 +128,5 @@ def _cell(sample: dict[str, Any], prompt: str, letter: str, thumb_url: Url, file
     at = "base model" if sample["step"] == 0 else f"step {sample['step']:,}"
     alt = esc(f"{letter}: {short(prompt, 60)}, {at}")
     url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 256))
-    picture = f'<img src="{small}" alt="{alt}" loading="lazy">'
-    return f'<td><a href="{url}" target="_blank" rel="noopener">{picture}</a><span>{at}</span></td>'
+    image = f'<img src="{small}" alt="{alt}" loading="lazy">'
+    return f'<td><a href="{url}" target="_blank" rel="noopener">{image}</a><span>{at}</span></td>'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.engine.view import best_validation
 from core.record import machine
 from core.record.bounded_json import read_json_object
+from core.record.former import renewed
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.job import TrainJob
@@ -27,7 +28,7 @@ UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
 NOT_IN_THE_MEASURE = ("noise.min_timestep", "noise.max_timestep")  # the timesteps themselves are compared
 DRAWS = ("memory.latent_draw",)
-CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart with another seed (starter, 2 pictures)
+CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart with another seed (starter, 2 images)
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,15 @@ class Side:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The measurement with the lowest loss on held-out pictures."""
+        """The measurement with the lowest loss on held-out images."""
         return best_validation(self.facts.get("validation", []))
 
     @property
     def measured(self) -> dict[str, Any]:
         """What its validation measures; {} where that was not recorded."""
         found = self.dataset.get("validation")
-        return found if isinstance(found, dict) and isinstance(found.get("pictures"), list) else {}
+        found = renewed(found) if isinstance(found, dict) else {}
+        return found if isinstance(found.get("images"), list) else {}
 
 
 @dataclass(frozen=True)
@@ -68,25 +70,26 @@ def read_dataset(folder: RunFolder) -> dict[str, Any]:
         found = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
     except ProblemsError:
         return {}
-    return found if isinstance(found.get("pictures"), list) else {}
+    found = renewed(found)
+    return found if isinstance(found.get("images"), list) else {}
 
 
 # -- which is better
 
 
 def verdict(a: Side, b: Side) -> str:
-    """What the losses on held-out pictures say, in plain sentences."""
+    """What the losses on held-out images say, in plain sentences."""
     best_a, best_b = a.best, b.best
     if best_a is None and best_b is None:
         return (
-            "Neither run measured its loss on held-out pictures, so the numbers do not say which is better: the loss in "
-            "training is that of other steps, pictures and noise. Compare the samples."
+            "Neither run measured its loss on held-out images, so the numbers do not say which is better: the loss in "
+            "training is that of other steps, images and noise. Compare the samples."
         )
     if best_a is None or best_b is None:
         one, other, best = (a, b, best_a) if best_a else (b, a, best_b)
         assert best is not None
         return (
-            f"Only {one.letter} measured its loss on held-out pictures: {_at(best)} at best. {other.letter} measured none, so "
+            f"Only {one.letter} measured its loss on held-out images: {_at(best)} at best. {other.letter} measured none, so "
             f"the numbers do not say which is better."
         )
     reasons = unlike(a, b)
@@ -110,8 +113,8 @@ def _lower(letter_a: str, a: dict[str, Any], letter_b: str, b: dict[str, Any]) -
 def _measure(a: Side, b: Side, reasons: Sequence[str]) -> str:
     if reasons:
         return f"{', '.join(reasons)}, so not comparable"
-    pictures = count(len(a.measured["pictures"]), "held-out picture")
-    return f"both measured on the same {pictures} with the same noise at the same timesteps, so comparable"
+    images = count(len(a.measured["images"]), "held-out image")
+    return f"both measured on the same {images} with the same noise at the same timesteps, so comparable"
 
 
 def unlike(a: Side, b: Side) -> list[str]:
@@ -119,7 +122,7 @@ def unlike(a: Side, b: Side) -> list[str]:
     unknown = [side.letter for side in (a, b) if not side.measured or side.job is None]
     if unknown:
         return [f"what {' and '.join(unknown)} measured is not recorded"]
-    found = list(_unlike_pictures(a.measured["pictures"], b.measured["pictures"]))
+    found = list(_unlike_images(a.measured["images"], b.measured["images"]))
     if a.measured.get("seed") != b.measured.get("seed"):
         found.append("with other noise (another validation seed)")
     if a.measured.get("timesteps") != b.measured.get("timesteps"):
@@ -128,12 +131,12 @@ def unlike(a: Side, b: Side) -> list[str]:
     return [f"measured {found[0]}", *found[1:]] if found else []
 
 
-def _unlike_pictures(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
-    def those(pictures: list[dict[str, Any]], *names: str) -> list[str]:
-        return sorted(json.dumps([each.get(name) for name in names]) for each in pictures)
+def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
+    def those(images: list[dict[str, Any]], *names: str) -> list[str]:
+        return sorted(json.dumps([each.get(name) for name in names]) for each in images)
 
     if those(a, "sha256") != those(b, "sha256"):
-        yield "on different pictures"
+        yield "on different images"
         return
     if those(a, "sha256", "bucket") != those(b, "sha256", "bucket"):
         yield "at different sizes"
@@ -142,7 +145,7 @@ def _unlike_pictures(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterat
     if those(a, "sha256", "masked") != those(b, "sha256", "masked"):
         yield "with and without masks"
     if those(a, "sha256", "source", "path") != those(b, "sha256", "source", "path"):
-        yield "with other noise (it follows the names of pictures and folders)"
+        yield "with other noise (it follows the names of images and folders)"
 
 
 def _unlike_settings(a: Side, b: Side) -> list[str]:
@@ -169,7 +172,7 @@ def _by_timestep(a: Side, b: Side) -> list[str]:
 
 
 def _by_chance(a: Side, b: Side) -> list[str]:
-    """A difference that says nothing: in runs of earlier versions the VAE's draw of the held-out pictures follows the seed of
+    """A difference that says nothing: in runs of earlier versions the VAE's draw of the held-out images follows the seed of
     the training."""
     assert a.best is not None and b.best is not None and a.job is not None and b.job is not None
     low, high = sorted((a.best["loss"], b.best["loss"]))
@@ -202,25 +205,25 @@ def fact_rows(a: Side, b: Side) -> list[Row]:
     """What is to be known of both; rows that neither can fill are left out."""
     rows = [Row(title, words(a), words(b)) for title, words in FACTS]
     rows = [row for row in rows if {row.a, row.b} != {UNKNOWN}]
-    place = next((number for number, row in enumerate(rows) if row.title == "Pictures that train"), None)
-    if place is not None and (shared := shared_pictures(a.dataset, b.dataset)):
+    place = next((number for number, row in enumerate(rows) if row.title == "Images that train"), None)
+    if place is not None and (shared := shared_images(a.dataset, b.dataset)):
         rows.insert(place + 1, Row("In both", shared, None))
     return rows
 
 
-def shared_pictures(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """How many of the pictures that train are the same files, and how many of these with the same caption."""
-    known_a = {each["sha256"]: each.get("caption") for each in a.get("pictures", []) if each.get("sha256")}
-    known_b = {each["sha256"]: each.get("caption") for each in b.get("pictures", []) if each.get("sha256")}
+def shared_images(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """How many of the images that train are the same files, and how many of these with the same caption."""
+    known_a = {each["sha256"]: each.get("caption") for each in a.get("images", []) if each.get("sha256")}
+    known_b = {each["sha256"]: each.get("caption") for each in b.get("images", []) if each.get("sha256")}
     if not known_a or not known_b:
         return ""
     same = known_a.keys() & known_b.keys()
     captions = sum(known_a[key] == known_b[key] for key in same)
     if len(same) == len(known_a) == len(known_b):
-        return "the same pictures" + (
+        return "the same images" + (
             " and captions" if captions == len(same) else f", {captions:,} with the same caption"
         )
-    return f"{count(len(same), 'picture')}, {captions:,} with the same caption" if same else "no picture"
+    return f"{count(len(same), 'image')}, {captions:,} with the same caption" if same else "no image"
 
 
 def checkpoint(side: Side) -> str:
@@ -245,9 +248,9 @@ def _dataset(side: Side) -> str:
     return ", ".join(Path(folder).name or folder for folder in folders) or UNKNOWN
 
 
-def _pictures(side: Side) -> str:
-    number = side.dataset.get("count") or side.facts.get("pictures")
-    return count(number, "picture") if number else UNKNOWN
+def _images(side: Side) -> str:
+    number = side.dataset.get("count") or side.facts.get("images")
+    return count(number, "image") if number else UNKNOWN
 
 
 def _steps(side: Side) -> str:
@@ -287,7 +290,7 @@ FACTS = (  # (title, its words for one run)
     ("Started", lambda side: when(side.facts.get("started") or 0.0)),
     ("Preset", lambda side: side.preset or UNKNOWN),
     ("Dataset", _dataset),
-    ("Pictures that train", _pictures),
+    ("Images that train", _images),
     ("Steps", _steps),
     ("Epochs", _epochs),
     ("Time", lambda side: clock(side.facts.get("seconds"))),

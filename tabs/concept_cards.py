@@ -52,11 +52,11 @@ def cards(
     """One card a folder.
 
     opened     whose own settings are unfolded        proposed   rare words for a card's subject
-    class_form the form that makes class pictures, for a card or (number -1) for a folder that is yet to be
+    class_form the form that makes regularization images, for a card or (number -1) for a folder that is yet to be
     """
     if not entries:
         return section(
-            "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop pictures.")
+            "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop images.")
         )
     common = common_values(job)
     body = "".join(
@@ -71,7 +71,7 @@ def cards(
 
 def common_values(job: TrainJob) -> dict[str, Any]:
     """What holds for all folders that set nothing of their own, by name."""
-    groups = {"Pictures": job.dataset, "Captions": job.captions, "Validation": job.validation}
+    groups = {"Images": job.dataset, "Captions": job.captions, "Validation": job.validation}
     return {name: getattr(groups[title], name) for title, names in SHARED_NAMES.items() for name in names}
 
 
@@ -102,10 +102,10 @@ def _card(
 
 def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callable[..., str], busy: bool) -> str:
     shown = display_path(resolve_path(entry.folder))
-    picture = '<span class="concept-pic"></span>'
+    image = '<span class="concept-pic"></span>'
     if found.first is not None:
         address = esc(thumb_url(found.first, 128))
-        picture = f'<img class="concept-pic" src="{address}" alt="" loading="lazy" decoding="async">'
+        image = f'<img class="concept-pic" src="{address}" alt="" loading="lazy" decoding="async">'
     ticked = " checked" if entry.enabled else ""
     use = (
         f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{ticked} '
@@ -114,7 +114,7 @@ def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callab
     roles = [(SOURCE["role"].labels[role], role) for role in SOURCE["role"].choices]
     role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
     return (
-        f'<div class="concept-head">{picture}<div class="who">{use}'
+        f'<div class="concept-head">{image}<div class="who">{use}'
         f'<span class="hint path" title="{esc(shown)}">{esc(shown)}</span>'
         f'<span class="counted">{esc(_counted(entry, found, busy))}</span></div>'
         f'<div class="does">{role}</div></div>'
@@ -126,15 +126,15 @@ def _counted(entry: Source, found: Found, busy: bool) -> str:
     if not entry.enabled:
         return "left out"
     if not found.folders:
-        return "" if busy else "no pictures"
-    pictures = count(found.pictures, "picture")
+        return "" if busy else "no images"
+    images = count(found.images, "image")
     if entry.role == "validation":
-        return f"{pictures}, none of them trains"
+        return f"{images}, none of them trains"
     if entry.samples_per_epoch:
-        return f"{pictures}, {count(entry.samples_per_epoch, 'view')} an epoch"
+        return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
     if entry.role == "regularisation":
-        return f"{pictures}, as many views as the others need"
-    return f"{pictures}, {count(found.views, 'view')} an epoch"
+        return f"{images}, as many views as the others need"
+    return f"{images}, {count(found.views, 'view')} an epoch"
 
 
 def _fields(number: int, entry: Source, found: Found) -> str:
@@ -174,13 +174,13 @@ def _inside(found: Found, root: Any) -> str:
     rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
     if len(inner) > FOLDERS_SHOWN:
         rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
-    head = "<tr><th>Inside</th><th class='num'>Pictures</th><th class='num'>Repeats</th><th>Words</th></tr>"
+    head = "<tr><th>Inside</th><th class='num'>Images</th><th class='num'>Repeats</th><th>Words</th></tr>"
     return f"<table>{head}{rows}</table>"
 
 
 def _inner(folder: Folder) -> str:
     words = esc(folder.words) or "<span class='hint'>none</span>"
-    name, number = esc(printable(folder.path.name)), f"{folder.pictures:,}"
+    name, number = esc(printable(folder.path.name)), f"{folder.images:,}"
     return f"<tr><td>{name}</td><td class='num'>{number}</td><td class='num'>{folder.repeats}</td><td>{words}</td></tr>"
 
 
@@ -212,7 +212,7 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
     plain = "".join(_plain(number, entry, name) for name in PLAIN)
-    said = "Empties what this folder sets for itself of pictures, captions and validation"
+    said = "Empties what this folder sets for itself of images, captions and validation"
     clear = button("clear", "All as for all", number, title=said, disabled=not own_settings(entry))
     return (
         f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'

@@ -75,10 +75,10 @@ def without_own(entry: Source) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a reading found of one chosen folder. views: in the first epoch; first: a picture to show."""
+    """What a reading found of one chosen folder. views: in the first epoch; first: an image to show."""
 
     folders: tuple[Folder, ...] = ()
-    pictures: int = 0
+    images: int = 0
     views: int = 0
     first: Path | None = None
 
@@ -88,12 +88,12 @@ def found_of(entries: Sequence[Source], report: Report | None) -> list[Found]:
     if report is None:
         return [Found()] * len(entries)
     first: dict[int, Path] = {}
-    pictures: Counter[int] = Counter()
+    images: Counter[int] = Counter()
     ids: dict[int, set[str]] = defaultdict(set)
     for row in report.rows:
         if row.bucket is not None:
             first.setdefault(row.concept, row.path)
-            pictures[row.concept] += row.trains or row.role == "validation"
+            images[row.concept] += row.trains or row.role == "validation"
         ids[row.concept].add(row.key[0])
     found, number = [], 0
     for entry in entries:
@@ -102,6 +102,6 @@ def found_of(entries: Sequence[Source], report: Report | None) -> list[Found]:
             continue
         folders = tuple(folder for folder in report.folders if folder.id in ids[number])
         views = report.views.get(number, 0)
-        found.append(Found(folders, pictures[number], views, first.get(number)))
+        found.append(Found(folders, images[number], views, first.get(number)))
         number += 1
     return found

@@ -65,7 +65,7 @@ class Page:
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     machine_check: Any = None  # the card of Tools (tabs.machine_check)
-    reading: Any = None  # what Dataset and Captions know of the pictures (tabs.reading)
+    reading: Any = None  # what Dataset and Captions know of the images (tabs.reading)
 
     def __post_init__(self) -> None:
         self.checks = Checks(self)
@@ -79,7 +79,7 @@ class Page:
         return self.links.file_url(path)
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """Address of a picture made smaller: its longer side is at most `size` pixels."""
+        """Address of an image made smaller: its longer side is at most `size` pixels."""
         return self.links.thumb_url(path, size)
 
     def say(self, kind: str, text: str = "", **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""The Dataset tab: which pictures train, what is wrong with them, and how each is cropped."""
+"""The Dataset tab: which images train, what is wrong with them, and how each is cropped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tabs.uploads import take_in
 
 TAB = "Dataset"
 PROPOSED = 6
-ABOUT_FOLDER = "Any folder of pictures. Further ones, and those with settings of their own, are the cards below."
+ABOUT_FOLDER = "Any folder of images. Further ones, and those with settings of their own, are the cards below."
 FOLDER_HINT = "A further folder's path"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
 
@@ -57,7 +57,7 @@ def build(page: Page) -> None:
     with gr.Row(elem_id="ds-choose", equal_height=False):
         with gr.Column(scale=3, min_width=380):
             folder = gr.Textbox(
-                label="Picture folder", info=ABOUT_FOLDER, placeholder=FOLDER_HINT, max_lines=1, elem_id="ds-folder"
+                label="Image folder", info=ABOUT_FOLDER, placeholder=FOLDER_HINT, max_lines=1, elem_id="ds-folder"
             )
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
@@ -68,7 +68,7 @@ def build(page: Page) -> None:
             exports = board("ds-exchange", buttons())
         with gr.Column(scale=2, min_width=300):
             drop = gr.File(
-                label="Drop pictures or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
+                label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
             intake = board("ds-intake")
     browser = board("ds-browser", script=BROWSER_FOCUS)
@@ -95,7 +95,7 @@ def build(page: Page) -> None:
 
 
 class Desk:
-    """What the tab's handlers do. The project keeps the views, the reading the pictures."""
+    """What the tab's handlers do. The project keeps the views, the reading the images."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -129,7 +129,7 @@ class Desk:
         intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
         if (jobs := self.class_form.stamp) != self._class_jobs:
             self._class_jobs = jobs
-            self.reading.want(now=True)  # pictures were added
+            self.reading.want(now=True)  # images were added
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
     def _render(self) -> tuple[Any, ...]:
@@ -254,7 +254,7 @@ class Desk:
             raise ProblemsError.one(
                 "Other files are still being taken in", "the drop area", "wait until they are there"
             )
-        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Taking in pictures")
+        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Taking in images")
         return None, self._intake_html()
 
     def _take_in(self, files: list[str], task: Any) -> Path:
@@ -299,7 +299,7 @@ class Desk:
     def export(self, event: gr.EventData) -> None:
         self.exchange.give(act_of(event)[1])
 
-    # -- lists and pictures
+    # -- lists and images
 
     def act(self, event: gr.EventData):
         """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
@@ -314,7 +314,7 @@ class Desk:
         return tabs, *self._all()
 
     def _move(self, act: str, arg: str) -> None:
-        """Put pictures of a finding away, or back."""
+        """Put images of a finding away, or back."""
         listed = entries_of(self.page.project.job)
         if act == "away":
             self.clinic.put_away(arg, listed)
@@ -351,7 +351,7 @@ class Desk:
         elif act == "get_model":
             tabs = gr.Tabs(selected="Tools")
         elif act in ("class", "class_make"):
-            self._class_pictures(act, arg)
+            self._class_images(act, arg)
         elif act in ("own", "clear", "remove", "class_field"):
             try:
                 if act == "class_field":
@@ -364,7 +364,7 @@ class Desk:
         return tabs
 
     def _open_caption(self, arg: str):
-        """Lead to the Captions tab at this picture."""
+        """Lead to the Captions tab at this image."""
         report = self.reading.report
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
@@ -379,12 +379,12 @@ class Desk:
         job, state = self.page.project.job, self.page.project.tab_state(TAB)
         done = {each for each in questions.answered(state, job) if each != kind}
         if act == "answer":
-            self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the pictures")
+            self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the images")
             done.add(kind)
             self._lately.add(kind)
         self._keep(answered=questions.with_answered(state, job, done))
 
-    def _class_pictures(self, act: str, arg: str) -> None:
+    def _class_images(self, act: str, arg: str) -> None:
         """Open or close the form, or queue its job; the folder that it fills is listed as a card."""
         listed = entries_of(self.page.project.job)
         if act == "class":
@@ -392,7 +392,7 @@ class Desk:
             return
         new = self.class_form.make(listed)
         if new is not None and new.folder not in [entry.folder for entry in listed]:
-            self._set_sources([*listed, new], "a folder for class pictures")
+            self._set_sources([*listed, new], "a folder for regularization images")
 
     def _propose(self, arg: str) -> None:
         """Rare words for a card's subject; other ones each time."""
@@ -403,7 +403,7 @@ class Desk:
             self._proposed[int(arg)] = (seed, propose(read_tokenizer(), PROPOSED, seed, taken))
 
     def _hold(self, arg: str, wanted: bool) -> None:
-        """Keep one picture for validation, or let it train again."""
+        """Keep one image for validation, or let it train again."""
         report, entries = self.reading.report, entries_of(self.page.project.job)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         if report is None or not 0 <= number < len(report.rows):
@@ -413,9 +413,9 @@ class Desk:
         if row.concept >= len(places) or not dataset_grid.holding(entries)(row):
             return
         at = places[row.concept]
-        names = [name for name in entries[at].validation_pictures if name not in (row.key[1], row.path.name)]
-        entry = entries[at].model_copy(update={"validation_pictures": [*names, row.key[1]] if wanted else names})
-        did = "holding out a picture" if wanted else "letting a picture train again"
+        names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
+        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if wanted else names})
+        did = "holding out an image" if wanted else "letting an image train again"
         self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
 
     def _unfold(self, arg: str) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of the dataset as a grid of thumbnails, a page at a time: how each is cropped, and whether it trains."""
+"""The images of the dataset as a grid of thumbnails, a page at a time: how each is cropped, and whether it trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
 def kept(row: Row) -> float:
-    """Share of the picture inside the crop frame, 1 where nothing trains."""
+    """Share of the image inside the crop frame, 1 where nothing trains."""
     if row.frame is None:
         return 1.0
     left, top, right, bottom = row.frame
@@ -31,7 +31,7 @@ def left_out(row: Row) -> bool:
 
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
-    "all": ("all pictures", lambda row: True),
+    "all": ("all images", lambda row: True),
     "out": ("left out or broken", left_out),
     "held": ("held out for validation", lambda row: row.role == "validation"),
     "words": ("without a caption of their own", lambda row: row.trains and row.source not in OWN),
@@ -55,9 +55,9 @@ def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
 
 
 def holding(entries: Sequence[Source]) -> Callable[[Row], str]:
-    """For each picture whether a person may hold it out: "free", "named" (held out by name), or "" (not theirs to say)."""
+    """For each image whether a person may hold it out: "free", "named" (held out by name), or "" (not theirs to say)."""
     used = [entry for entry in entries if entry.enabled]
-    named = [set(entry.validation_pictures) for entry in used]
+    named = [set(entry.validation_images) for entry in used]
 
     def state(row: Row) -> str:
         if not 0 <= row.concept < len(used) or used[row.concept].role != "train" or row.bucket is None:
@@ -81,15 +81,15 @@ def grid(
     if report is None:
         if busy:
             waiting = '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>"
-            return section("Pictures", waiting)
-        return section("Pictures", empty_state("No pictures yet.", "Choose a folder above, or drop pictures or a zip."))
+            return section("Images", waiting)
+        return section("Images", empty_state("No images yet.", "Choose a folder above, or drop images or a zip."))
     rows = shown_rows(report, show)
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
     blocks = [] if report.rows else errors(report.problems)
-    nothing = empty_state("No picture here.", "Choose another view at the right.")
+    nothing = empty_state("No image here.", "Choose another view at the right.")
     if blocks:
         nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
     body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
@@ -100,31 +100,31 @@ def grid(
             choices.append((f"{words} ({number:,})", name))
     if show not in SHOWS:
         choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
-    where = pager("page", page, pages, len(rows), "pictures")
-    chooser = choice_list("show", choices, show, "Which pictures are shown")
-    return section("Pictures", where + body + (where if len(part) > 12 else ""), chooser)
+    where = pager("page", page, pages, len(rows), "images")
+    chooser = choice_list("show", choices, show, "Which images are shown")
+    return section("Images", where + body + (where if len(part) > 12 else ""), chooser)
 
 
 def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
     """A thumbnail; the frame on it is what trains."""
     name = printable(row.key[1])
-    picture = _picture(row, name, thumb_url)
+    image = _image(row, name, thumb_url)
     opens = row.bucket is not None
     if opens:
         words = f'<div class="says{"" if row.source in OWN else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
         about = f"Edit the caption of {name}"
         opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
-        body = opener + picture + "</button>"
+        body = opener + image + "</button>"
     else:
         words = f'<div class="says">{esc("It " + row.why if row.why else "It does not train.")}</div>'
-        body = f'<div class="shot">{picture}</div>'
+        body = f'<div class="shot">{image}</div>'
     return (
         f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
         f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
     )
 
 
-def _picture(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
+def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
     readable = row.bucket is not None or "narrow" in row.why or "bucket" in row.why or "small" in row.why
     if row.size is None or not readable:
         return '<span class="pic none">cannot be read</span>'
@@ -156,7 +156,7 @@ def _facts(row: Row) -> str:
 
 
 def _hold(number: int, name: str, state: str) -> str:
-    """The switch that keeps one picture for validation."""
+    """The switch that keeps one image for validation."""
     if not state:
         return ""
     ticked = " checked" if state == "named" else ""

@@ -20,7 +20,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
     """The layout in one sentence, how many of what will train, and what is going on."""
     parts = []
     if report is not None and report.rows:
-        all_images = count(len(report.rows), "picture")
+        all_images = count(len(report.rows), "image")
         # Damage behind a right header is found by decoding only: until then nobody knows that an image trains.
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
@@ -39,7 +39,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
 
 
 def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], checking: bool = False) -> str:
-    """Errors first, then advice; the consent to leave out what cannot train stands with the pictures it is about."""
+    """Errors first, then advice; the consent to leave out what cannot train stands with the images it is about."""
     broken = sum(problem.remedy == SKIP for problem in problems)
     body = ""
     if broken or job.dataset.skip_broken:
@@ -73,7 +73,7 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
 
 
 def histogram(report: Report | None, show: str) -> str:
-    """Buckets as bars; a click shows the pictures of one."""
+    """Buckets as bars; a click shows the images of one."""
     if report is None or not report.buckets:
         return ""
     most = max(number for number, _ in report.buckets.values())
@@ -88,7 +88,7 @@ def histogram(report: Report | None, show: str) -> str:
         rows.append(
             f'<button type="button" class="bar" data-again data-act="show" data-arg="{value if show != value else "all"}" '
             f'aria-pressed="{pressed}"'
-            f' title="{number:,} pictures{repeated}"><span class="shape-box">{shape}</span><span '
+            f' title="{number:,} images{repeated}"><span class="shape-box">{shape}</span><span '
             f'class="size">{width} × {height}</span>'
             f'<span class="track"><i style="width:{100 * number / most:.1f}%"></i></span><span '
             f'class="num">{number:,}</span></button>'

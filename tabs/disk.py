@@ -1,4 +1,4 @@
-"""The card of Tools about space on the disk: caches, deleted runs and pictures that were put away, and emptying them."""
+"""The card of Tools about space on the disk: caches, deleted runs and images that were put away, and emptying them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ WHERE = "Space on the disk"
 GB = 1_000_000_000  # as disks are sold
 # name: (title, what it means to lose it)
 CACHES = {
-    "latents": ("Pictures as the model sees them", "Encoded anew by the next training of those pictures."),
+    "latents": ("Images as the model sees them", "Encoded anew by the next training of those images."),
     "text": ("Captions as the model reads them", "Encoded anew by the next training of those captions."),
     "masks": ("Masks at their sizes", "Made anew when they are needed."),
 }
-RUNS, PICTURES = "runs", "pictures"
+RUNS, IMAGES = "runs", "images"
 
 
 def build(page: Page) -> None:
@@ -50,7 +50,7 @@ class Desk:
         if act == "keep":
             return {"keep": value}, self.html({"keep": value})
         place = {"keep": place.get("keep", "0")}
-        if act == "ask" and arg in (RUNS, PICTURES):
+        if act == "ask" and arg in (RUNS, IMAGES):
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
             self.page.say("done", f"{file_size(self._prune(arg, place['keep']))} freed.")
@@ -75,7 +75,7 @@ class Desk:
         return sum(trash.empty(folder)[1] for folder in self._folders())
 
     def _folders(self) -> list[Path]:
-        """The chosen folders of pictures that are open to this page."""
+        """The chosen folders of images that are open to this page."""
         listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
         return [folder for folder in listed if self.page.roots.holds(folder)]
 
@@ -94,7 +94,7 @@ class Desk:
         ]
         kept = [
             (RUNS, "Deleted runs", "They lie in the trash of the outputs folder.", folder_bytes(space.trash)),
-            (PICTURES, "Pictures put away", "From the folders chosen now; Dataset puts them back.", self._put_away()),
+            (IMAGES, "Images put away", "From the folders chosen now; Dataset puts them back.", self._put_away()),
         ]
         for name, title, words, size in kept:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")

@@ -1,4 +1,4 @@
-"""The dataset doctor on the page: each finding with its pictures, what can be put away, and the way back."""
+"""The dataset doctor on the page: each finding with its images, what can be put away, and the way back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tabs.context import Page
 from tabs.markup import button, count, esc, progress, section
 from tabs.reading import Reading
 
-PICTURES_SHOWN = 12
+IMAGES_SHOWN = 12
 FINDINGS_SHOWN = 20
 BACK_SHOWN = 4
 
@@ -31,7 +31,7 @@ class Clinic:
         self._treated: set[str] = set()
 
     def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
-        """The advised pictures of one finding, each folder's into its own trash."""
+        """The advised images of one finding, each folder's into its own trash."""
         finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
@@ -45,13 +45,13 @@ class Clinic:
         self.reading.want(now=True)
 
     def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
-        """The chosen folder that holds most of the pictures which go; its trash takes them all."""
+        """The chosen folder that holds most of the images which go; its trash takes them all."""
         advised = set(finding.advised)
         report = self.reading.report
         concepts = [row.concept for row in report.rows if row.key in advised] if report else []
         used = [entry for entry in entries if entry.enabled]
         if not concepts or max(concepts) >= len(used):
-            raise ProblemsError.one("The pictures are no longer in these folders", "Dataset", "read the folder again")
+            raise ProblemsError.one("The images are no longer in these folders", "Dataset", "read the folder again")
         most = max(set(concepts), key=concepts.count)
         return str(self.page.roots.check(used[most].folder, "dataset.folder"))
 
@@ -98,7 +98,7 @@ def cards(
     if not findings:
         if report is None or not report.placed:
             return ""  # nothing was examined
-        return '<p class="good">No copies, blurred pictures or captions that harm.</p>'
+        return '<p class="good">No copies, blurred images or captions that harm.</p>'
     places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
     body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
     if len(findings) > FINDINGS_SHOWN:
@@ -108,12 +108,12 @@ def cards(
 
 def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
     advised = set(finding.advised)
-    pictures, shown = "", 0
-    for group in finding.pictures:
-        if shown >= PICTURES_SHOWN:
+    images, shown = "", 0
+    for group in finding.images:
+        if shown >= IMAGES_SHOWN:
             break
         items = ""
-        for seen in group[: PICTURES_SHOWN - shown]:
+        for seen in group[: IMAGES_SHOWN - shown]:
             shown += 1
             name, goes = printable(seen.key[-1]), seen.key in advised
             said = ", ".join(part for part in (name, seen.note, "would be put away" if goes else "") if part)
@@ -125,9 +125,9 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
                 f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
                 f"{named}<span>{esc(seen.note)}</span></button>"
             )
-        pictures += f'<div class="seen-group">{items}</div>'
+        images += f'<div class="seen-group">{items}</div>'
     rest = finding.count - shown
-    more = f'<p class="hint">and {count(rest, "more picture")}</p>' if rest > 0 else ""
+    more = f'<p class="hint">and {count(rest, "more image")}</p>' if rest > 0 else ""
     act = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
@@ -137,7 +137,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'
         f"<div><strong>{esc(KINDS.get(finding.kind, finding.kind))}</strong><p>{esc(finding.what)}</p>"
-        f'<p class="hint">{esc(finding.fix)}</p></div>{act}</div><div class="seen-row">{pictures}</div>{more}</article>'
+        f'<p class="hint">{esc(finding.fix)}</p></div>{act}</div><div class="seen-row">{images}</div>{more}</article>'
     )
 
 
@@ -146,7 +146,7 @@ def back(away: Sequence[PutAway]) -> str:
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
-        words = f"{count(len(each.pictures), 'picture')} put away on {when}: {each.reason}"
+        words = f"{count(len(each.images), 'image')} put away on {when}: {each.reason}"
         undo = button("back", "Put back", each.token, label=f"Put back: {words}")
         rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
     if len(away) > BACK_SHOWN:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.files import is_folder, is_junk, is_picture_name, printable
+from core.dataset.files import is_folder, is_image_name, is_junk, printable
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, resolve_path
 from tabs.markup import button, count, esc
@@ -25,7 +25,7 @@ class Listing:
     folder: Path
     parent: Path | None
     folders: list[str]
-    pictures: int
+    images: int
     more: bool
     reason: str = ""
 
@@ -34,7 +34,7 @@ def starts(roots: Roots) -> list[tuple[str, Path]]:
     """Where browsing may begin: (name, folder)."""
     space = roots.workspace
     found = [
-        ("Starter pictures", PROJECT / "models" / "starter" / "pictures"),
+        ("Starter images", PROJECT / "models" / "starter" / "images"),
         ("Uploaded sets", space.datasets),
         ("Outputs", space.outputs),
     ]
@@ -66,17 +66,17 @@ def listing(roots: Roots, text: str) -> Listing:
         entries = list(islice(os.scandir(folder), LOOKED_AT + 1))
     except (OSError, ValueError) as error:
         return Listing(folder, parent, [], 0, False, getattr(error, "strerror", None) or "it cannot be opened")
-    folders, pictures = [], 0
+    folders, images = [], 0
     for entry in entries[:LOOKED_AT]:
         if is_junk(entry.name):
             continue
-        if is_picture_name(entry.name):
-            pictures += 1
+        if is_image_name(entry.name):
+            images += 1
         elif is_folder(entry) and roots.holds(entry.path):
             folders.append(entry.name)
     folders.sort(key=lambda name: (name.casefold(), name))
     return Listing(
-        folder, parent, folders[:MOST_FOLDERS], pictures, len(entries) > LOOKED_AT or len(folders) > MOST_FOLDERS
+        folder, parent, folders[:MOST_FOLDERS], images, len(entries) > LOOKED_AT or len(folders) > MOST_FOLDERS
     )
 
 
@@ -112,7 +112,7 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
         rows.append('<p class="hint">No folders inside.</p>')
     if now.more:
         rows.append('<p class="hint">There is more in this folder than is listed. Write the path above instead.</p>')
-    holds = count(now.pictures, "picture") + (" here" if not now.more else " or more here") if add else ""
+    holds = count(now.images, "image") + (" here" if not now.more else " or more here") if add else ""
     use = button("use", "Use this folder", kind="primary", disabled=bool(now.reason))
     also = button("also", "Add to the chosen ones", disabled=bool(now.reason)) if add else ""
     return (

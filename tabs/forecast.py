@@ -204,7 +204,7 @@ def plan_key(job: TrainJob) -> Any:
     """What a plan depends on: while it stays, nothing is counted again."""
     looks = [
         (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
-        for own in (concept.pictures for concept in concepts_of(job))
+        for own in (concept.images for concept in concepts_of(job))
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
     return looks, named, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")

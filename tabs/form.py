@@ -39,7 +39,7 @@ BRIEF = {
     "model.base_model": "A file, a diffusers folder, or owner/name of the hub.",
     "embedding.token_string": "A word that the model does not know.",
     "embedding.init_word": "A known word that is near to it, such as cat.",
-    "dataset.folder": "Any folder of pictures.",
+    "dataset.folder": "Any folder of images.",
     "schedule.max_train_epochs": "Empty takes what is advised.",
     "schedule.max_train_steps": "Instead of passes.",
     "optimizer.learning_rate": "How far a step goes.",
@@ -58,7 +58,7 @@ HEADINGS = {
     "dataset.more_resolutions": "Sizes",
     "dataset.flip_aug": "Changes by chance",
     "dataset.alpha_mask": "Masks",
-    "dataset.network_multiplier": "How much pictures count",
+    "dataset.network_multiplier": "How much images count",
     "dataset.short_batches": "Batches and reading",
     "captions.caption_extension": "Files",
     "captions.caption_prefix": "Words added",
@@ -80,7 +80,7 @@ HEADINGS = {
     "noise.compatibility": "Old results",
     "memory.checkpoint_blocks": "Less memory",
     "memory.attention": "Computing",
-    "memory.vae_precision": "Pictures and captions, encoded once",
+    "memory.vae_precision": "Images and captions, encoded once",
     "memory.lowram": "The machine",
     "saving.save_n_epoch_ratio": "When, and what stays",
     "saving.save_every_minutes": "States to continue from",
@@ -290,12 +290,12 @@ def _captions(job: TrainJob) -> str:
 
 def _validation(job: TrainJob) -> str:
     share = job.validation.validation_split
-    held = sum(bool(source.validation_pictures) for source in job.dataset.sources if source.enabled)
+    held = sum(bool(source.validation_images) for source in job.dataset.sources if source.enabled)
     held += sum(source.role == "validation" for source in job.dataset.sources if source.enabled)
     best = job.validation.best_checkpoint
     ways = {"auto": "best checkpoint on held-out images", "training": "checkpoints measured on training images"}
-    parts = [f"{share:.0%} of the pictures held out" if share else ways.get(best, "no share held out")]
-    parts += [f"{held} folder{'' if held == 1 else 's'} with pictures for validation"] if held else []
+    parts = [f"{share:.0%} of the images held out" if share else ways.get(best, "no share held out")]
+    parts += [f"{held} folder{'' if held == 1 else 's'} with images for validation"] if held else []
     if share or held:
         own, periods = job.validation, (("validate_every_n_epochs", "epochs"), ("validate_every_n_steps", "steps"))
         moments = [f"every {getattr(own, name)} {unit}" for name, unit in periods if every(getattr(own, name))]

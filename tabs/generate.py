@@ -1,4 +1,4 @@
-"""The Generate tab: draw with any model and LoRAs, compare with the base model, find every picture's settings again."""
+"""The Generate tab: draw with any model and LoRAs, compare with the base model, find every image's settings again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
 from core.generation.library import list_embeddings, list_loras, list_models
-from core.generation.picture_metadata import PictureRecord, portable_name, read_picture
 from core.generation.run import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -21,7 +21,7 @@ from tabs.form import choices, label
 from tabs.markup import act_of, board, news, on_act, page_of, short
 
 TAB = "Generate"
-MOST_PICTURES = 5000
+MOST_IMAGES = 5000
 SMALL = ("width", "height", "steps", "guidance_scale", "seed", "count")
 
 # Ctrl + Enter draws, from any field.
@@ -36,7 +36,7 @@ const draw = document.querySelector('#gen-draw');
 if (draw) draw.title = 'Ctrl+Enter';
 """
 
-# The enlarged picture: Esc closes it, Left and Right go on, and the keyboard stays inside.
+# The enlarged image: Esc closes it, Left and Right go on, and the keyboard stays inside.
 KEYS = """
 document.addEventListener('keydown', (event) => {
   const box = element.querySelector('.lightbox');
@@ -111,7 +111,7 @@ def build(page: Page) -> None:
             )
         with gr.Column(scale=3, min_width=360):
             drop = gr.File(
-                label="Picture to read",
+                label="Image to read",
                 show_label=False,
                 file_types=[".png", ".jpg", ".jpeg", ".webp"],
                 height=64,
@@ -185,12 +185,12 @@ def _small_fields() -> dict[str, Any]:
 
 
 class Desk:
-    """What the tab's handlers do. The fields are kept by the project, jobs and pictures by the engine."""
+    """What the tab's handlers do. The fields are kept by the project, jobs and images by the engine."""
 
     def __init__(self, page: Page):
         self.page = page
         self._lock = threading.RLock()
-        self._pictures: tuple[Any, list[view.Shown]] = (None, [])
+        self._images: tuple[Any, list[view.Shown]] = (None, [])
 
     # -- what is kept
 
@@ -242,10 +242,10 @@ class Desk:
         now = engine.status()["job"]
         parts = [(entry.id, entry.state) for entry in engine.queue()]
         doing = [now.get(name) for name in ("entry", "state", "stage", "step")] if now else None
-        return f"{parts} {engine.queue_paused} {doing} {self._pictures_stamp()} {self._state().get('closed')}"
+        return f"{parts} {engine.queue_paused} {doing} {self._images_stamp()} {self._state().get('closed')}"
 
-    def _pictures_stamp(self) -> tuple[Any, ...]:
-        """Changes when a picture comes or goes; costs one look at each day's folder."""
+    def _images_stamp(self) -> tuple[Any, ...]:
+        """Changes when an image comes or goes; costs one look at each day's folder."""
         root = self.page.workspace.images
         try:
             folders = [entry for entry in os.scandir(root) if entry.is_dir()]
@@ -254,11 +254,11 @@ class Desk:
             return ()
 
     def _shown(self) -> list[view.Shown]:
-        stamp = self._pictures_stamp()
+        stamp = self._images_stamp()
         with self._lock:
-            if self._pictures[0] != stamp:
-                self._pictures = (stamp, view.paired(self.page.engine.generated(MOST_PICTURES)))
-            return self._pictures[1]
+            if self._images[0] != stamp:
+                self._images = (stamp, view.paired(self.page.engine.generated(MOST_IMAGES)))
+            return self._images[1]
 
     def _widgets(self, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
         """What `widgets` in `build` holds, in its order."""
@@ -383,18 +383,18 @@ class Desk:
                 self._keep(closed=[*self._state().get("closed", []), arg[:40]][-50:])
         return self._status()
 
-    # -- pictures
+    # -- images
 
     def read(self, file: str | None):
-        """The settings of a dropped picture go into the fields."""
+        """The settings of a dropped image go into the fields."""
         if not file:
             return gr.skip()
-        record = read_picture(file)
+        record = read_image_metadata(file)
         atomic.remove(file)  # the server's own copy of the upload
         values = self._taken_over(record, "the dropped image")
         return None, *self._widgets(values), *self._lists({})
 
-    def _taken_over(self, record: PictureRecord, what: str) -> dict[str, Any]:
+    def _taken_over(self, record: ImageRecord, what: str) -> dict[str, Any]:
         """The fields after "use these settings"; what was taken over is said."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
@@ -412,7 +412,7 @@ class Desk:
         return values
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
-        """Pages, enlarging, and taking a picture's settings over."""
+        """Pages, enlarging, and taking an image's settings over."""
         act, arg, value = act_of(event)
         shown = self._shown()
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1

@@ -11,8 +11,8 @@ from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
 from core.generation.embeddings import NewWord, find_word
+from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
-from core.generation.picture_metadata import portable_name
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, declared
@@ -303,7 +303,7 @@ def _is_use(use: Any) -> bool:
 
 
 def signature(job: GenerateJob) -> tuple[Any, ...]:
-    """What two pictures share when they differ in nothing but their LoRAs and embeddings."""
+    """What two images share when they differ in nothing but their LoRAs and embeddings."""
     asked = job.generate
     fields: Sequence[str] = (
         "prompt",

@@ -1,4 +1,4 @@
-"""The Generate tab as HTML: LoRAs with their strengths, what is going on, the gallery and the enlarged picture."""
+"""The Generate tab as HTML: LoRAs with their strengths, what is going on, the gallery and the enlarged image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.queue import QueueEntry
-from core.generation.picture_metadata import PictureRecord, read_picture
+from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.record.problems import Problem
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
@@ -19,16 +19,16 @@ from tabs.generate_form import signature
 from tabs.markup import button, count, esc, facts, link, page_count, pager, progress, section, short
 
 PAGE_SIZE = 36
-PAIRED = 240  # so many of the newest pictures are looked through for one that differs only in its LoRAs
+PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One place of the gallery: a picture, and the same one without LoRAs where there is one."""
+    """One place of the gallery: an image, and the same one without LoRAs where there is one."""
 
     path: Path
     seed: int | None
-    record: PictureRecord
+    record: ImageRecord
     base: Path | None = None
 
 
@@ -132,31 +132,31 @@ def training_words(now: dict[str, Any]) -> str:
 # -- gallery
 
 
-def record_of(path: Path) -> PictureRecord:
-    """What a picture tells about itself, remembered while the file does not change."""
+def record_of(path: Path) -> ImageRecord:
+    """What an image tells about itself, remembered while the file does not change."""
     try:
         state = os.stat(path)
     except OSError:
-        return PictureRecord(reason="The file is gone.")
+        return ImageRecord(reason="The file is gone.")
     return _record(str(path), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=2048)
-def _record(path: str, changed: int, size: int) -> PictureRecord:
-    return read_picture(path)
+def _record(path: str, changed: int, size: int) -> ImageRecord:
+    return read_image_metadata(path)
 
 
-def paired(pictures: Sequence[dict[str, Any]]) -> list[Shown]:
-    """Each picture once, newest first; one drawn with LoRAs or embeddings takes the same one without them to its side."""
-    records = [record_of(Path(each["path"])) for each in pictures[:PAIRED]]
+def paired(images: Sequence[dict[str, Any]]) -> list[Shown]:
+    """Each image once, newest first; one drawn with LoRAs or embeddings takes the same one without them to its side."""
+    records = [record_of(Path(each["path"])) for each in images[:PAIRED]]
     plain: dict[tuple[Any, ...], Path] = {}
-    for each, record in zip(pictures, records, strict=False):
+    for each, record in zip(images, records, strict=False):
         if record.job is not None and not _own(record.job):
             plain.setdefault(signature(record.job), Path(each["path"]))
     shown, beside = [], set()
-    for number, each in enumerate(pictures):
+    for number, each in enumerate(images):
         path = Path(each["path"])
-        record = records[number] if number < len(records) else PictureRecord()
+        record = records[number] if number < len(records) else ImageRecord()
         base = plain.get(signature(record.job)) if record.job is not None and _own(record.job) else None
         if base is not None:
             beside.add(base)
@@ -170,16 +170,14 @@ def _own(job: GenerateJob) -> bool:
 
 
 def gallery(shown: Sequence[Shown], page: int, thumb_url: Callable[..., str]) -> str:
-    """One page of pictures, newest first; a click enlarges."""
+    """One page of images, newest first; a click enlarges."""
     if not shown:
-        return section("Pictures", empty_state("No pictures yet.", "Write a prompt and press Generate."))
+        return section("Images", empty_state("No images yet.", "Write a prompt and press Generate."))
     pages = page_count(len(shown), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     part = shown[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     tiles = "".join(_tile(page * PAGE_SIZE + number, each, thumb_url) for number, each in enumerate(part))
-    return section(
-        "Pictures", f'<ul class="tiles drawn">{tiles}</ul>{pager("page", page, pages, len(shown), "pictures")}'
-    )
+    return section("Images", f'<ul class="tiles drawn">{tiles}</ul>{pager("page", page, pages, len(shown), "images")}')
 
 
 def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
@@ -207,7 +205,7 @@ def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
 
 
 def lora_words(job: GenerateJob) -> str:
-    """What of one's own a picture is drawn with, in a few words: "fox 0.8, glyphs", a new word, or the name of a trained
+    """What of one's own an image is drawn with, in a few words: "fox 0.8, glyphs", a new word, or the name of a trained
     model."""
     used = job.generate.loras
     words = [Path(use.file).stem + (f" {use.strength:g}" if use.strength != 1 else "") for use in used]
@@ -217,7 +215,7 @@ def lora_words(job: GenerateJob) -> str:
 
 
 def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) -> str:
-    """The picture over the page, beside what it was drawn with."""
+    """The image over the page, beside what it was drawn with."""
     if not 0 <= number < len(shown):
         return ""
     each = shown[number]
@@ -225,14 +223,14 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
     prompt = job.generate.prompt if job else each.path.name
     alt = esc(short(prompt, 120))
     if each.base is not None:
-        pictures = (
+        images = (
             f'<figure><img src="{esc(file_url(each.base))}" alt="{alt}, base model"><figcaption>base '
             f"model</figcaption></figure>"
             f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}">'
             f"<figcaption>{esc(lora_words(job) if job else '')}</figcaption></figure>"
         )
     else:
-        pictures = f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}"></figure>'
+        images = f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}"></figure>'
     use = button("use", "Use these settings", number, kind="primary") if job else ""
     bar = (
         f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0, again=True)}'
@@ -243,14 +241,14 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
     links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open alone")
     about = about_job(job, each.record) + f'<div class="actions">{use}{links}</div>'
     return (
-        f'<div class="lightbox" role="dialog" aria-modal="true" aria-label="Enlarged picture"><div class="light">{bar}'
-        f'<div class="light-main"><div class="light-pictures{" two" if each.base else ""}">{pictures}</div><div '
+        f'<div class="lightbox" role="dialog" aria-modal="true" aria-label="Enlarged image"><div class="light">{bar}'
+        f'<div class="light-main"><div class="light-images{" two" if each.base else ""}">{images}</div><div '
         f'class="light-about">{about}</div></div></div></div>'
     )
 
 
-def about_job(job: GenerateJob | None, record: PictureRecord) -> str:
-    """Every setting a picture was drawn with, or why they are not known."""
+def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
+    """Every setting an image was drawn with, or why they are not known."""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     asked = job.generate

@@ -1,6 +1,6 @@
-"""Addresses of pictures and files, and the routes behind them.
+"""Addresses of images and files, and the routes behind them.
 
-The page shows pictures that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders)
+The page shows images that lie anywhere the person pointed at, so Gradio's own file route (which opens whole folders)
 is not used for them. An address holds the path and a signature made with a secret of this server: only paths that the
 page itself handed out are served, only to someone who is logged in, and only inside the open folders.
 """
@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.dataset.opening import BrokenPicture
+from core.dataset.opening import BrokenImage
 from core.dataset.thumbnails import thumbnail
 from tabs.safety import Roots
 
@@ -32,7 +32,7 @@ SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 DAY = 24 * 3600
 LARGEST_BODY = 8 << 20
 UNKEPT = {"Cache-Control": "no-store"}
-UNREADABLE = (  # stands in for a picture that is broken; grey that can be read on light and on dark
+UNREADABLE = (  # stands in for an image that is broken; grey that can be read on light and on dark
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><text x="60" y="64" text-anchor="middle"'
     ' font-family="sans-serif" font-size="13" fill="#7d8894">cannot be read</text></svg>'
 )
@@ -48,11 +48,11 @@ class Links:
         self._answers: list[Route] = []
 
     def file_url(self, path: str | os.PathLike) -> str:
-        """The address of a file as it is: a finished picture, a LoRA to download."""
+        """The address of a file as it is: a finished image, a LoRA to download."""
         return "atelier/file?" + self._query(path, "")
 
     def thumb_url(self, path: str | os.PathLike, size: int = 256) -> str:
-        """The address of a picture made smaller: its longer side is at most `size` pixels."""
+        """The address of an image made smaller: its longer side is at most `size` pixels."""
         return "atelier/thumb?" + self._query(path, str(next((known for known in SIZES if known >= size), SIZES[-1])))
 
     def answer(self, name: str, fn: Callable[[dict[str, Any]], dict[str, Any] | str]) -> None:
@@ -129,7 +129,7 @@ class Links:
             return path
         try:
             small = thumbnail(path, int(request.query_params.get("size") or 256), self.thumbs)
-        except BrokenPicture:
+        except BrokenImage:
             return Response(UNREADABLE, media_type="image/svg+xml", headers=UNKEPT)
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 

@@ -176,7 +176,7 @@ def progress(text: str, share: float | None) -> str:
 
 
 def crop_frame(frame: tuple[float, float, float, float]) -> str:
-    """The frame of what trains, to lie on a picture. frame: (left, top, right, bottom) as fractions of the picture."""
+    """The frame of what trains, to lie on an image. frame: (left, top, right, bottom) as fractions of the image."""
     left, top, right, bottom = (100 * side for side in frame)
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
     return f'<span class="crop" style="{place}"></span>'
@@ -194,7 +194,7 @@ def section(title: str, body: str, aside: str = "") -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """1 picture, 24 pictures, 10,000 pictures."""
+    """1 image, 24 images, 10,000 images."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 

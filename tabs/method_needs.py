@@ -64,7 +64,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "dreambooth":
         said = _dreambooth(job, model)
     if kind == "fine_tune":
-        text = f"Every picture needs its own caption. {_size(job, model)}"
+        text = f"Every image needs its own caption. {_size(job, model)}"
         said = {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
     if kind == "embedding":
         said = _new_word(job, model)
@@ -78,13 +78,16 @@ def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     size = _size(job, model)
     keeps = [["What keeps the class", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
-        return {"text": f"The untrained model keeps the class; no class pictures are needed. {size}", "fields": keeps}
+        return {
+            "text": f"The untrained model keeps the class; no regularization images are needed. {size}",
+            "fields": keeps,
+        }
     if held:
         folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
         weight = ["Weight of the prior", "dataset.prior_loss_weight"]
-        return {"text": f"Class pictures from {folders} keep the class. {size}", "fields": [weight, keeps[0]]}
-    text = f"Without class pictures the model forgets other members of the class: add some, or let the model itself keep it. {size}"
-    return {"text": text, "fields": [["Add class pictures", "dataset.sources"], keeps[0]]}
+        return {"text": f"Regularization images from {folders} keep the class. {size}", "fields": [weight, keeps[0]]}
+    text = f"Without regularization images the model forgets other members of the class: add some, or let the model itself keep it. {size}"
+    return {"text": text, "fields": [["Add regularization images", "dataset.sources"], keeps[0]]}
 
 
 def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def browse(page: Page, text: str) -> dict[str, Any]:
     """A folder for the file browser: its folders, its model files with their sizes, and where else to look."""
     roots = page.roots
     places = [("Models", page.workspace.models), *starts(roots)]
-    known = [(name, str(path)) for name, path in places if path.is_dir() and name != "Starter pictures"]
+    known = [(name, str(path)) for name, path in places if path.is_dir() and name != "Starter images"]
     now = listing(roots, text or str(page.workspace.models))
     return {
         "folder": printable(now.folder),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 5
-WORST = 40  # pictures in the table of those that train worst
+WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
 SMALL_SIZE = 96
@@ -96,10 +96,10 @@ def _download(page: Page, path: str) -> str:
 
 
 def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What losses say beside their mean: set right for their timesteps, by band, by picture; and the norms."""
+    """What losses say beside their mean: set right for their timesteps, by band, by image; and the norms."""
     seen = page.engine.watch(name)
     paths = page.checks.paths_of(_job_of(page, name))
-    pictures = [_picture(page, item, paths) for item in seen.get("pictures", [])[:WORST]]
+    images = [_image(page, item, paths) for item in seen.get("images", [])[:WORST]]
     bands = [
         {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
         for band in seen.get("bands", [])
@@ -112,13 +112,13 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "gradient": value_series(norms),
         "weights": value_series(norms, 2),
         "bands": bands,
-        "pictures": pictures,
-        "pictures_seen": seen.get("pictures_seen", 0),
+        "images": images,
+        "images_seen": seen.get("images_seen", 0),
     }
 
 
-def _picture(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
-    """A row of the table; with a small picture where the folder is known."""
+def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
+    """A row of the table; with a small image where the folder is known."""
     path = paths.get((item["source"], item["name"]))
     small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
     loss = rounded(item["corrected"])

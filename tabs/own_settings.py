@@ -30,7 +30,7 @@ def entries(model: type[Settings], group: str) -> dict[str, Declared]:
 
 
 SOURCE = entries(Source, "source")
-GROUPS = {"PictureSettings": "Pictures", "CaptionSettings": "Captions", "ValidationSettings": "Validation"}
+GROUPS = {"ImageSettings": "Images", "CaptionSettings": "Captions", "ValidationSettings": "Validation"}
 SHARED_NAMES: dict[str, list[str]] = {
     GROUPS[group.__name__]: [name for name in group.model_fields if name not in ONE_FOR_ALL] for group in SHARED
 }

@@ -1,4 +1,4 @@
-"""What the model and folder fields offer: models that lie under models/, picture folders that are near at hand."""
+"""What the model and folder fields offer: models that lie under models/, image folders that are near at hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.files import is_picture_name
+from core.dataset.files import is_image_name
 from core.generation.library import list_models, list_vaes
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 
@@ -27,12 +27,12 @@ def vae_choices(workspace: Workspace) -> list[tuple[str, str]]:
     return [(label, display_path(path)) for label, path in islice(list_vaes(workspace), MOST)]
 
 
-def picture_folders(workspace: Workspace) -> list[tuple[str, str]]:
-    """(words, value): the starter's pictures, then the sets under outputs/datasets, newest first."""
+def image_folders(workspace: Workspace) -> list[tuple[str, str]]:
+    """(words, value): the starter's images, then the sets under outputs/datasets, newest first."""
     found: list[tuple[str, str]] = []
-    starter = STARTER / "pictures"
+    starter = STARTER / "images"
     if starter.is_dir():
-        found.append((f"starter pictures ({_count(starter)})", display_path(starter)))
+        found.append((f"starter images ({_count(starter)})", display_path(starter)))
     if workspace.datasets.is_dir():
         newest = sorted(
             (path for path in workspace.datasets.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime
@@ -42,4 +42,4 @@ def picture_folders(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def _count(folder: Path) -> int:
-    return sum(is_picture_name(entry.name) for entry in islice(os.scandir(folder), 5000))
+    return sum(is_image_name(entry.name) for entry in islice(os.scandir(folder), 5000))

@@ -1,6 +1,6 @@
 """The dataset as small charts: sizes, views of an epoch, lengths of captions. Data in, SVG or HTML out.
 
-Everything is counted into a few hundred marks on the server, so 10,000 pictures make no larger page than 100.
+Everything is counted into a few hundred marks on the server, so 10,000 images make no larger page than 100.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def _ticks(top: float, most: int = 5) -> list[int]:
     return list(range(0, int(top) + 1, step))
 
 
-# -- sizes of pictures
+# -- sizes of images
 
 
 def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float, int]], float]:
-    """Pictures of nearly one size as one mark: [(mean width, mean height, pictures)], and the longest side."""
+    """Images of nearly one size as one mark: [(mean width, mean height, images)], and the longest side."""
     longest = max((max(size) for size in sizes), default=0)
     marks: list[tuple[float, float, int]] = []
     for cells in CELLS:
@@ -70,7 +70,7 @@ def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, floa
 
 
 def sizes_plot(job: TrainJob, report: Report | None) -> str:
-    """Width by height of every picture, with the line of the resolution's area: below it, pictures are enlarged."""
+    """Width by height of every image, with the line of the resolution's area: below it, images are enlarged."""
     sizes = [row.size for row in report.rows if row.size is not None] if report else []
     if not sizes:
         return ""
@@ -90,12 +90,12 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     most = max(number for _, _, number in marks)
     for width, height, number in sorted(marks, key=lambda mark: -mark[2]):
         x, y = at(width, height)
-        said = f"{width:,.0f} × {height:,.0f}: {count(number, 'picture')}"
+        said = f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}"
         radius = 2.5 + 6 * math.sqrt(number / most)
         body += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{esc(said)}</title></circle>'
     small = sum(width * height < area for width, height in sizes)
-    told = f"{len(sizes):,} pictures by width and height; {small:,} have fewer pixels than the resolution"
-    caption = f'<p class="hint">Width across, height up. Below the line a picture has fewer pixels than the resolution ({small:,} do).</p>'
+    told = f"{len(sizes):,} images by width and height; {small:,} have fewer pixels than the resolution"
+    caption = f'<p class="hint">Width across, height up. Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
     return section(
         "Sizes",
         _svg(body, told) + caption,

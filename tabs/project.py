@@ -21,6 +21,7 @@ from core.settings import presets as preset_files
 from core.settings.base import Declared, declared, value_of
 from core.settings.check import NULL, build
 from core.settings.job import TrainJob, new_project
+from core.settings.migrations import to_version_2
 from core.settings.names import bad_name, without_signs
 from core.settings.presets import PresetStore, differences, to_values
 from tabs.values import BadText, text_of, value_from
@@ -28,7 +29,7 @@ from tabs.values import BadText, text_of, value_from
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
 NAMING = ("method.kind", "embedding.token_string")  # what the name follows until a person has chosen one
-STARTER_PICTURES = "models/starter/pictures"
+STARTER_IMAGES = "models/starter/images"
 UNDO_STEPS = 100
 KEPT_CHANGES = 200
 FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
@@ -234,7 +235,7 @@ class Project:
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
-        return ["model", "pictures", "sample prompts", "output name"] if preset.kind == "recipe" else []
+        return ["model", "images", "sample prompts", "output name"] if preset.kind == "recipe" else []
 
     def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
         """Follow a preset that got another name (or "" when it is gone)."""
@@ -303,10 +304,10 @@ class Project:
         """What the last server left, else the starter."""
         try:
             content = read_json_object(self.file)
-            self.job = build(TrainJob, content["job"])
+            self.job = build(TrainJob, to_version_2("train", content["job"])[1])
             self.preset = str(content.get("preset", ""))
             self.revision = int(content.get("revision", 0)) + 1
-            self._tabs = dict(content.get("tabs", {}))
+            self._tabs = {tab: to_version_2("", state)[1] for tab, state in dict(content.get("tabs", {})).items()}
             kept = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}
             self.bad = {path: Bad(item["text"], Problem(**item["problem"])) for path, item in kept.items()}
             return
@@ -322,14 +323,14 @@ class Project:
         self.job, self.preset = self._first_job()
 
     def _first_job(self) -> tuple[TrainJob, str]:
-        """What a first-time visitor sees: the starter preset, or the defaults with the starter's pictures."""
+        """What a first-time visitor sees: the starter preset, or the defaults with the starter's images."""
         try:
             job = preset_files.apply(self.presets.load(STARTER_PRESET), new_project())
             if isinstance(job, TrainJob):
                 return job, STARTER_PRESET
         except ProblemsError:
             pass
-        return with_value(new_project(), "dataset.folder", STARTER_PICTURES), ""
+        return with_value(new_project(), "dataset.folder", STARTER_IMAGES), ""
 
 
 def word_name(job: TrainJob) -> str:

@@ -54,7 +54,7 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
             Choice(
                 "tags",
                 "The tags",
-                "Of two files the .txt is read; pictures with one file keep that.",
+                "Of two files the .txt is read; images with one file keep that.",
                 {"captions.sidecars": "one", "captions.caption_extension": "auto"},
             ),
             Choice(
@@ -84,7 +84,7 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
             Choice(
                 "random",
                 "One by chance",
-                "Each view takes another line: several captions for one picture.",
+                "Each view takes another line: several captions for one image.",
                 {"captions.caption_lines": "random"},
             ),
             Choice("all", "All of them", "The lines are joined by spaces.", {"captions.caption_lines": "all"}),
@@ -167,17 +167,17 @@ def _asked(job: TrainJob, question: Question, done: bool) -> str:
             f'data-arg="transparency:{COLOUR}" value="{esc(job.dataset.alpha_color)}" aria-label="Colour behind"></b>'
             "<span>They are put on this colour. Right where the subject is white itself.</span></label>"
         )
-    if question.pictures == 1:
+    if question.images == 1:
         words = words.replace("have", "has", 1)
     return f'<div class="ask"><p>{_concerns(question)} {esc(words)}</p><div class="choices">{drawn}</div></div>'
 
 
 def _loses(question: Question, choice: Choice) -> str:
-    """What an answer leaves without a caption: only .caption files are read, and these pictures have a .txt alone."""
-    lost = question.counts.get(TAGS, 0) - question.pictures
+    """What an answer leaves without a caption: only .caption files are read, and these images have a .txt alone."""
+    lost = question.counts.get(TAGS, 0) - question.images
     if choice.values.get("captions.caption_extension") != SENTENCES or lost <= 0:
         return ""
-    return f" {count(lost, 'picture')} with a {TAGS} alone would be without a caption."
+    return f" {count(lost, 'image')} with a {TAGS} alone would be without a caption."
 
 
 def _concerns(question: Question) -> str:
@@ -185,7 +185,7 @@ def _concerns(question: Question) -> str:
     counted = ", ".join(f"{number:,} {words}" for words, number in question.counts.items())
     names = ", ".join(question.examples)
     about = "; ".join(part for part in (counted, names) if part)
-    return f'<strong>{esc(count(question.pictures, "picture"))}</strong> <span class="hint">({esc(about)})</span>'
+    return f'<strong>{esc(count(question.images, "image"))}</strong> <span class="hint">({esc(about)})</span>'
 
 
 def _choice(kind: str, name: str, words: str, does: str, now: bool, done: bool) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 POINTS = 120
-GUESSED_STEPS = 1000  # while the number of pictures is not known yet
+GUESSED_STEPS = 1000  # while the number of images is not known yet
 
 
 class RateSketch:
@@ -61,5 +61,5 @@ class RateSketch:
         if not points or not points[0][1]:
             return empty | {"about": "Nothing learns: every rate is 0."}
         drawn = rate_series([[step + 1, rates] for step, rates in points])
-        about = empty["about"] or ("" if total else f"Drawn for {GUESSED_STEPS} steps, until the pictures are counted.")
+        about = empty["about"] or ("" if total else f"Drawn for {GUESSED_STEPS} steps, until the images are counted.")
         return drawn | {"total": steps, "about": about}

@@ -1,4 +1,4 @@
-"""What the server knows of the chosen pictures: read on the light lane, shared by two tabs and all browsers."""
+"""What the server knows of the chosen images: read on the light lane, shared by two tabs and all browsers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FRESH_SECONDS = 5.0
 
 
 class Reading:
-    """The newest report on the project's pictures. `version` rises with everything that could change what is shown."""
+    """The newest report on the project's images. `version` rises with everything that could change what is shown."""
 
     def __init__(self, page: Page):
         self._page = page
@@ -71,7 +71,7 @@ class Reading:
                 self.problems = () if other else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved = key, job, 0.0, []
             self.version += 1
-            self._task = self._page.engine.light(self._read, job, key, title="Reading the pictures")
+            self._task = self._page.engine.light(self._read, job, key, title="Reading the images")
 
     @property
     def busy(self) -> bool:
@@ -115,7 +115,7 @@ class Reading:
             self._publish(key, first, layout)
 
             def say(done: int, total: int) -> None:
-                task.report(done / max(total, 1), f"Checking that pictures are whole: {done:,} of {total:,}")
+                task.report(done / max(total, 1), f"Checking that images are whole: {done:,} of {total:,}")
 
             whole = preflight(
                 job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
@@ -127,7 +127,7 @@ class Reading:
             self._examine(key, whole, task)
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
-        """The doctor's findings, once every picture was decoded."""
+        """The doctor's findings, once every image was decoded."""
         memo = self._page.workspace.private / "index.sqlite"
 
         def say(done: int, total: int) -> None:
@@ -172,7 +172,7 @@ class Reading:
     # -- a caption that was saved
 
     def caption_saved(self, key: tuple[str, str]) -> None:
-        """Read one picture's caption again, so that lists and counts follow without reading the folder."""
+        """Read one image's caption again, so that lists and counts follow without reading the folder."""
         with self._lock:
             if self.busy:
                 self._saved.append(key)
@@ -182,14 +182,14 @@ class Reading:
     def _take_over(self, key: tuple[str, str]) -> None:
         report = self.report
         placed = [*report.placed, *report.validation] if report else []
-        mine = [number for number, each in enumerate(placed) if each.picture.key == key]
+        mine = [number for number, each in enumerate(placed) if each.image.key == key]
         if report is None or not mine:
             return
-        picture, settings = placed[mine[0]].picture, placed[mine[0]].concept.captions
-        caption = read_caption(picture, settings)
+        image, settings = placed[mine[0]].image, placed[mine[0]].concept.captions
+        caption = read_caption(image, settings)
         for number in mine:
             placed[number] = replace(placed[number], caption=caption)
-        text = plain_caption(caption.text, settings, picture.words)
+        text = plain_caption(caption.text, settings, image.words)
         tokens = count_tokens(text)
         rows: list[Row] = [
             replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
@@ -197,7 +197,7 @@ class Reading:
             else row
             for row in report.rows
         ]
-        trained = {each.picture.key: each for each in placed[: len(report.placed)]}
+        trained = {each.image.key: each for each in placed[: len(report.placed)]}
         self.report = replace(
             report,
             placed=tuple(placed[: len(report.placed)]),

@@ -39,7 +39,7 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
         bad = [item.problem for item in page.project.bad.values()]
     if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
         return
-    page.browsers.say(browser, "info", "Checking the pictures ...", identity=f"{token}-checking")
+    page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")
     work = threading.Thread(
         target=_check_and_submit, args=(page, browser, job, preset, bad, how, token), name="start", daemon=True
     )
@@ -66,7 +66,7 @@ def _check_and_submit(
         title = "Not started" if how == "start" else "Not added"
         text = f"{number} thing{'' if number == 1 else 's'} to mend first:"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
-        page.checks.again()  # whole pictures were read: the preflight can name the same ones
+        page.checks.again()  # whole images were read: the preflight can name the same ones
         return page.browsers.say(
             browser,
             "error",

@@ -1,4 +1,4 @@
-"""The Tools tab: get a base model, look into a file, export a LoRA, work on pictures, check this machine. Each runs on the
+"""The Tools tab: get a base model, look into a file, export a LoRA, work on images, check this machine. Each runs on the
 light lane."""
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import gradio as gr
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
-from core.settings.job import PicturesJob, ToolJob
+from core.settings.job import ImagesJob, ToolJob
 from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
 from tabs.context import clock
-from tabs.picture_tools import FIELDS, build_board
+from tabs.image_tools import FIELDS, build_board
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 KEPT = 10
-PICTURE_ACTIONS = FIELDS["action"].labels
-DOWNLOAD, INSPECT, EXPORT, PICTURES = "download", "inspect", "export_diffusers", "pictures"
+IMAGE_ACTIONS = FIELDS["action"].labels
+DOWNLOAD, INSPECT, EXPORT, IMAGES = "download", "inspect", "export_diffusers", "images"
 
 
 @dataclass
@@ -110,19 +110,19 @@ class Tools:
             )
             self._works = [*(other for other in self._works if not work.replaces(other)), work][-KEPT:]
 
-    def use_on_pictures(self, job: PicturesJob) -> None:
-        """Start a picture tool; one at a time for a folder."""
-        about = f"{PICTURE_ACTIONS[job.pictures.action]}: {job.pictures.folder}"
-        if not job.pictures.folder.strip():
+    def use_on_images(self, job: ImagesJob) -> None:
+        """Start an image tool; one at a time for a folder."""
+        about = f"{IMAGE_ACTIONS[job.images.action]}: {job.images.folder}"
+        if not job.images.folder.strip():
             raise ProblemsError.one(
-                "No folder is chosen", "Picture folder", "write the path of the folder with the pictures"
+                "No folder is chosen", "Image folder", "write the path of the folder with the images"
             )
         self.page.roots.admit(job)
-        work = Work(f"w{next(self._numbers)}", PICTURES, about)
+        work = Work(f"w{next(self._numbers)}", IMAGES, about)
         with self._lock:
-            if any(other.tool == PICTURES and other.about == about and not other.task.done for other in self._works):
-                raise ProblemsError.one("This is being done already", "Picture tools", "wait until it is done")
-            work.task = self.page.engine.light(self._run_on_pictures, work, job, title=about)
+            if any(other.tool == IMAGES and other.about == about and not other.task.done for other in self._works):
+                raise ProblemsError.one("This is being done already", "Image tools", "wait until it is done")
+            work.task = self.page.engine.light(self._run_on_images, work, job, title=about)
             self._works = [*self._works, work][-KEPT:]
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
@@ -160,10 +160,10 @@ class Tools:
         run_tool(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
         work.text, work.share = "", None
 
-    def _run_on_pictures(self, work: Work, job: PicturesJob, task: Any) -> None:
-        from core.tools.pictures import run_pictures
+    def _run_on_images(self, work: Work, job: ImagesJob, task: Any) -> None:
+        from core.tools.images import run_images
 
-        run_pictures(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
+        run_images(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
         work.text, work.share = "", None
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +185,8 @@ def build(page: Page) -> None:
     page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel, "tool_discard": tools.discard}
     page.pulse_parts += [tools.parts, page.models.parts]
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
-    build_board(page, tools.use_on_pictures)
-    gr.HTML(
-        '<div class="tool-tasks" data-tasks="pictures"></div>', elem_id="tools-pictures-tasks", apply_default_css=False
-    )
+    build_board(page, tools.use_on_images)
+    gr.HTML('<div class="tool-tasks" data-tasks="images"></div>', elem_id="tools-images-tasks", apply_default_css=False)
     disk.build(page)
     keys.build(page)
     page.machine_check = machine_check.build(page)

@@ -15,7 +15,7 @@ from tabs import forecast, form, method_needs, own_setup, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
 from tabs.pieces import piece
-from tabs.places import model_choices, picture_folders, vae_choices
+from tabs.places import image_folders, model_choices, vae_choices
 from tabs.project import FIELDS, NAME, OldRevision, with_value
 from tabs.pulse import status
 from tabs.starts import press
@@ -53,7 +53,7 @@ def build(page: Page) -> None:
                 check = gr.Button("Check again", elem_id="check", size="md")
             gr.HTML(piece("preflight"), elem_id="preflight-holder")
             forecast.build(page)
-            gr.HTML(piece("first_pictures"), elem_id="pictures-holder")
+            gr.HTML(piece("first_images"), elem_id="images-holder")
     _listen_to_fields(page, widgets)
     _listen_to_actions(page, widgets, preset)
     _listen_to_buttons(page, start, enqueue, check)
@@ -75,7 +75,7 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
         return vae_choices(page.workspace)
     if entry.widget == "optimizer":
         return method_needs.optimizer_choices()
-    return picture_folders(page.workspace) if entry.widget == "folder" else []
+    return image_folders(page.workspace) if entry.widget == "folder" else []
 
 
 def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:

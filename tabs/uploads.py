@@ -10,23 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.dataset.archive import unpack_zip
-from core.dataset.files import CAPTION_EXTENSIONS, extension, is_junk, is_picture_name, printable
+from core.dataset.files import CAPTION_EXTENSIONS, extension, is_image_name, is_junk, printable
 from core.record.atomic import remove_folder, replace
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
 
-FIX = "Drop pictures (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
+FIX = "Drop images (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
-    """One zip, or any number of pictures with captions, become a new folder; returns it. `task` is a LightTask."""
+    """One zip, or any number of images with captions, become a new folder; returns it. `task` is a LightTask."""
     token = task.token if task else CancelToken()
     paths = [Path(file) for file in files]
     zips = [path for path in paths if extension(path.name) == ".zip"]
     if zips and len(paths) > 1:
         raise ProblemsError.one(
-            "A zip was dropped together with other files", printable(zips[0].name), "drop one zip, or only pictures"
+            "A zip was dropped together with other files", printable(zips[0].name), "drop one zip, or only images"
         )
     if zips:
         if task:
@@ -36,16 +36,16 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
 
 
 def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
-    """Copy pictures and captions into one new folder: all of them, or nothing."""
+    """Copy images and captions into one new folder: all of them, or nothing."""
     wanted = [
         path
         for path in paths
-        if not is_junk(path.name) and (is_picture_name(path.name) or extension(path.name) in CAPTION_EXTENSIONS)
+        if not is_junk(path.name) and (is_image_name(path.name) or extension(path.name) in CAPTION_EXTENSIONS)
     ]
-    pictures = [path for path in wanted if is_picture_name(path.name)]
-    if not pictures:
+    images = [path for path in wanted if is_image_name(path.name)]
+    if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
-        raise ProblemsError.one("There is no picture among the dropped files", names, FIX)
+        raise ProblemsError.one("There is no image among the dropped files", names, FIX)
     datasets.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
@@ -55,7 +55,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
                 task.report(number / len(wanted), f"Copying {number + 1} of {len(wanted)}")
             shutil.copyfile(path, _free(temporary, path.name))
         os.chmod(temporary, 0o755)
-        return _give_name(temporary, datasets, _name_for(pictures))
+        return _give_name(temporary, datasets, _name_for(images))
     except OSError as error:
         kept = "nothing was kept of the dropped files"
         raise unwritten(error, "The files could not be copied", str(datasets), kept) from error
@@ -74,11 +74,11 @@ def _free(folder: Path, name: str) -> Path:
     return folder / free
 
 
-def _name_for(pictures: Sequence[Path]) -> str:
-    """A name from the pictures' common beginning ("fox_01.png", "fox_02.png" -> "fox"), else "pictures"."""
-    common = _common_start([path.stem for path in pictures]) if len(pictures) > 1 else pictures[0].stem
+def _name_for(images: Sequence[Path]) -> str:
+    """A name from the images' common beginning ("fox_01.png", "fox_02.png" -> "fox"), else "images"."""
+    common = _common_start([path.stem for path in images]) if len(images) > 1 else images[0].stem
     name = common.rstrip(" 0123456789._-")
-    return name if len(name) >= 3 and bad_name(name) is None else "pictures"
+    return name if len(name) >= 3 and bad_name(name) is None else "images"
 
 
 def _give_name(temporary: Path, parent: Path, name: str) -> Path:

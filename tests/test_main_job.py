@@ -1,4 +1,4 @@
-"""The main job, whole: pictures in, a LoRA out, pictures made with it that have moved towards the style; diffusers draws the same."""
+"""The main job, whole: images in, a LoRA out, images made with it that have moved towards the style; diffusers draws the same."""
 
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from core.generation.style_distance import colourfulness, style_distance
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
-PICTURES = PROJECT / "models" / "starter" / "pictures"
-PROMPTS = ["a fox, glyph style", "a lion, glyph style"]  # no lion is among the pictures
+IMAGES = PROJECT / "models" / "starter" / "images"
+PROMPTS = ["a fox, glyph style", "a lion, glyph style"]  # no lion is among the images
 SEEDS = 2
 
 
@@ -41,22 +41,22 @@ def draw(outputs, capsys):
 
 def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs, draw):
     """To 0.40 of the distance; to 0.36 in 120 steps, with 8 steps of a sampler as with 15."""
-    style = [Image.open(path) for path in sorted(PICTURES.glob("*.png"))]
+    style = [Image.open(path) for path in sorted(IMAGES.glob("*.png"))]
     lora = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
     base, ours = [], []
     for prompt in PROMPTS:
         base.append(draw(prompt))
         ours.append(draw(prompt, "--lora", str(lora)))
     for seed in range(SEEDS):
-        before = style_distance([pictures[seed] for pictures in base], style)
-        after = style_distance([pictures[seed] for pictures in ours], style)
+        before = style_distance([images[seed] for images in base], style)
+        after = style_distance([images[seed] for images in ours], style)
         print(f"seed {seed}: {before:.1f} -> {after:.1f}")
         assert before > 50 and after < 0.6 * before, f"seed {seed}: {before:.1f} -> {after:.1f}"
-    flat = [picture for pictures in ours for picture in pictures]
-    assert colourfulness(flat) < 0.6 * colourfulness([picture for pictures in base for picture in pictures])
+    flat = [image for images in ours for image in images]
+    assert colourfulness(flat) < 0.6 * colourfulness([image for images in base for image in images])
 
 
-def test_diffusers_draws_the_same_picture_with_the_trained_file(outputs):
+def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     """One alpha for all layers (the shipped preset's): diffusers reads kohya's file directly."""
     import numpy as np
     import torch

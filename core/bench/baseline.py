@@ -1,7 +1,7 @@
 """A plain trainer of the usual kind, to hold ours against: diffusers' U-Net, autocast, torch's AdamW, the loss read back at each step.
 
 It is written as the widely used training scripts are, on purpose, and in its favour where they differ: latents are given,
-no VAE is loaded, nothing is saved, no picture is decoded. Started as a process of its own:
+no VAE is loaded, nothing is saved, no image is decoded. Started as a process of its own:
 
     python -m core.bench.baseline SPEC.json        prints what it measured as JSON
 """
@@ -197,7 +197,7 @@ class PlainTrainer:
         return torch.autocast(torch.device(self.spec.device).type, torch.bfloat16)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Latents and captions of a few tokens, made up; the benchmark counts time and memory, not pictures."""
+        """Latents and captions of a few tokens, made up; the benchmark counts time and memory, not images."""
         drawn = torch.Generator().manual_seed(1)
         side = self.spec.size // 8
         while True:

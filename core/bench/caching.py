@@ -1,4 +1,4 @@
-"""Caching numbers: encoding pictures of a camera's size into the latent cache beside the VAE alone on the same pixels."""
+"""Caching numbers: encoding images of a camera's size into the latent cache beside the VAE alone on the same pixels."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
     from core.dataset.batches import Placed
 
-PICTURES = 24
+IMAGES = 24
 RESOLUTION = 256
 _SIZES = ((1200, 900), (1600, 1200), (1200, 1600), (2400, 1600))  # 1 to 4 million pixels
 ROUNDS = 3
 
 
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Pictures a second, once as a training fills its cache and once by the VAE alone: the best of several rounds each."""
+    """Images a second, once as a training fills its cache and once by the VAE alone: the best of several rounds each."""
     from core.dataset.encoding import pixels_of
     from core.families import sd1
     from core.training.latents import decode_threads
 
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         folder = Path(name)
-        say("making pictures of 1 to 4 million pixels")
-        placed = sorted(_placed(folder / "pictures", PICTURES // (3 if quick else 1)), key=lambda each: each.bucket)
+        say("making images of 1 to 4 million pixels")
+        placed = sorted(_placed(folder / "images", IMAGES // (3 if quick else 1)), key=lambda each: each.bucket)
         pixels = [pixels_of(each) for each in placed]
         vae = random_vae(device)
 
         def encode(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return sd1.encode_picture_latents(vae, batch)
+            return sd1.encode_image_latents(vae, batch)
 
         _alone(pixels[:1], encode, device)  # the first time sets up memory and kernels
         alone, filled = float("inf"), float("inf")
@@ -47,9 +47,9 @@ def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dic
             alone = min(alone, _alone(pixels, encode, device))
             filled = min(filled, _filled(folder / f"cache {number}", placed, encode, decode_threads(device)))
     return {
-        "what": f"{len(placed)} JPEG pictures of 1 to 4 megapixels at {RESOLUTION} px, SD 1.5's VAE in fp32, one at a time",
-        "vae_pictures_per_second": len(placed) / alone,
-        "cache_pictures_per_second": len(placed) / filled,
+        "what": f"{len(placed)} JPEG images of 1 to 4 megapixels at {RESOLUTION} px, SD 1.5's VAE in fp32, one at a time",
+        "vae_images_per_second": len(placed) / alone,
+        "cache_images_per_second": len(placed) / filled,
         "share_of_the_vae": alone / filled,
     }
 
@@ -67,35 +67,35 @@ def random_vae(device: str) -> Any:
 
 
 def _placed(folder: Path, count: int) -> list[Placed]:
-    """Pictures with the detail of photographs, at their places."""
+    """Images with the detail of photographs, at their places."""
     from PIL import Image
 
     from core.dataset.batches import Placed
     from core.dataset.buckets import plan_buckets
     from core.dataset.caption_files import Caption
-    from core.dataset.picture import Picture
+    from core.dataset.image_info import ImageInfo
     from core.settings.concepts import PLAIN
-    from core.settings.pictures import PictureSettings
+    from core.settings.images import ImageSettings
 
     folder.mkdir()
-    settings = PictureSettings(resolution=RESOLUTION)
-    plan, concept = plan_buckets(settings), replace(PLAIN, pictures=settings)
+    settings = ImageSettings(resolution=RESOLUTION)
+    plan, concept = plan_buckets(settings), replace(PLAIN, images=settings)
     result = []
     for number in range(count):
         width, height = _SIZES[number % len(_SIZES)]
         path = folder / f"{number:03d}.jpg"
-        noise = python_random(0, "bench picture", number).randbytes(width // 4 * (height // 4) * 3)
-        image = Image.frombytes("RGB", (width // 4, height // 4), noise)
-        image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+        noise = python_random(0, "bench image", number).randbytes(width // 4 * (height // 4) * 3)
+        drawing = Image.frombytes("RGB", (width // 4, height // 4), noise)
+        drawing.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
         found, where = path.stat(), plan.assign(width, height)
         assert where is not None
-        picture = Picture("bench", path.name, path, width, height, found.st_size, found.st_mtime_ns)
-        result.append(Placed(picture, where, Caption("", "none", path.with_suffix(".txt")), concept))
+        image = ImageInfo("bench", path.name, path, width, height, found.st_size, found.st_mtime_ns)
+        result.append(Placed(image, where, Caption("", "none", path.with_suffix(".txt")), concept))
     return result
 
 
 def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> float:
-    """Seconds of the VAE for pictures that are decoded already."""
+    """Seconds of the VAE for images that are decoded already."""
     import torch
 
     wait(device)
@@ -107,7 +107,7 @@ def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> 
 
 
 def _filled(folder: Path, placed: Sequence[Placed], encode: Callable[[Any], Any], threads: int) -> float:
-    """Seconds from picture files to entries on the disk."""
+    """Seconds from image files to entries on the disk."""
     from core.dataset.latent_cache import LatentCache
 
     started = time.perf_counter()
@@ -119,9 +119,9 @@ def caching_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     """For the table."""
     return [
         ("cached", result["what"]),
-        ("the VAE alone", f"{result['vae_pictures_per_second']:.2f} pictures/s"),
+        ("the VAE alone", f"{result['vae_images_per_second']:.2f} images/s"),
         (
             "into the latent cache",
-            f"{result['cache_pictures_per_second']:.2f} pictures/s, {result['share_of_the_vae']:.0%} of the VAE alone",
+            f"{result['cache_images_per_second']:.2f} images/s, {result['share_of_the_vae']:.0%} of the VAE alone",
         ),
     ]

@@ -96,9 +96,9 @@ def measure_case(
 ) -> dict[str, Any]:
     """Both in turn, `rounds` times; the better time and the lower peak of each counts."""
     model = model_of(case, folder)
-    pictures = workload.make_pictures(folder, case.size)
+    images = workload.make_images(folder, case.size)
     outputs = folder / "outputs"
-    values, specs = our_values(case, model, pictures, steps), plain_specs(case, model, steps, device)
+    values, specs = our_values(case, model, images, steps), plain_specs(case, model, steps, device)
     say(f"{case.what}: filling caches")
     fill_caches(values, outputs, device)
     ours: list[tuple[float, int]] = []
@@ -152,9 +152,9 @@ def model_of(case: Case, folder: Path) -> Path:
     return workload.make_model(folder, case.family)
 
 
-def our_values(case: Case, model: Path, pictures: Path, steps: int) -> dict[str, Any]:
+def our_values(case: Case, model: Path, images: Path, steps: int) -> dict[str, Any]:
     """Our settings for the same training: the defaults, but for what the case says."""
-    base = workload.job_values(model, pictures, case.size, steps, "auto")
+    base = workload.job_values(model, images, case.size, steps, "auto")
     base["network"]["train_text_encoder"] = case.text
     more: dict[str, Any] = {"method": {"kind": case.method}}
     if case.method == "embedding":
@@ -174,7 +174,7 @@ def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, S
 
 
 def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
-    """`webui.py prepare`, so that neither trainer encodes pictures while it is measured."""
+    """`webui.py prepare`, so that neither trainer encodes images while it is measured."""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")

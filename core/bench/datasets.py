@@ -1,4 +1,4 @@
-"""Dataset numbers: how fast a folder of many pictures is read, opened again, and planned; and the memory that takes."""
+"""Dataset numbers: how fast a folder of many images is read, opened again, and planned; and the memory that takes."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import Any
 from core.record.draws import python_random
 from core.record.workspace import PROJECT
 
-PICTURES, PLANNED = 10_000, 100_000
+IMAGES, PLANNED = 10_000, 100_000
 _SIZES = ((64, 64), (96, 64), (64, 96), (80, 64), (64, 80), (112, 64), (64, 112))
 
 
 def measure_datasets(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Each number in a process of its own, since the memory of one would hide that of the next."""
-    pictures, planned = (PICTURES // 10, PLANNED // 10) if quick else (PICTURES, PLANNED)
+    images, planned = (IMAGES // 10, PLANNED // 10) if quick else (IMAGES, PLANNED)
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
-        folder, memo = Path(name) / "pictures", Path(name) / "index.sqlite"
-        say(f"making {pictures} pictures with captions")
-        make_many(folder, pictures)
+        folder, memo = Path(name) / "images", Path(name) / "index.sqlite"
+        say(f"making {images} images with captions")
+        make_many(folder, images)
         say("reading the folder")
         warm_up = _in_a_process("scan", str(folder), str(Path(name) / "other.sqlite"))  # the system's own file cache
         first = _in_a_process("scan", str(folder), str(memo))
         say("opening it again")
         again = _in_a_process("scan", str(folder), str(memo))
-    say(f"planning an epoch of {planned} pictures")
+    say(f"planning an epoch of {planned} images")
     plan = _in_a_process("plan", str(planned))
     return {
-        "pictures": pictures,
-        "first_scan_pictures_per_second": pictures / warm_up["seconds"],
-        "scan_pictures_per_second": pictures / first["seconds"],
+        "images": images,
+        "first_scan_images_per_second": images / warm_up["seconds"],
+        "scan_images_per_second": images / first["seconds"],
         "reopen_seconds": again["seconds"],
         "memory_bytes": max(first["bytes"], again["bytes"]),
-        "planned_pictures": planned,
+        "planned_images": planned,
         "plan_seconds": plan["seconds"],
         "batches": plan["batches"],
     }
@@ -52,7 +52,7 @@ def make_many(folder: Path, count: int) -> None:
     for ending, kind in ((".jpg", "JPEG"), (".png", "PNG")):
         samples[ending] = []
         for width, height in _SIZES:
-            noise = python_random(0, "bench picture", width, height).randbytes(width * height * 3)
+            noise = python_random(0, "bench image", width, height).randbytes(width * height * 3)
             path = folder.parent / f"sample{ending}"
             Image.frombytes("RGB", (width, height), noise).save(path, kind)
             samples[ending].append(path.read_bytes())
@@ -61,7 +61,7 @@ def make_many(folder: Path, count: int) -> None:
         if number < 10:
             place.mkdir(parents=True)
         ending = ".png" if number % 3 == 0 else ".jpg"
-        path = place / f"picture {number:06d}{ending}"
+        path = place / f"image {number:06d}{ending}"
         path.write_bytes(samples[ending][number % len(_SIZES)])
         tags = ", ".join(f"tag number {(number * step) % 997}" for step in range(1, 21))
         path.with_suffix(".txt").write_text(tags, encoding="utf-8")
@@ -89,42 +89,42 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
     found = concepts(DatasetSettings(folder=folder), CaptionSettings(), ValidationSettings())
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     scanned = scan(found, memo_path=memo_path)
-    captions = captions_of(scanned.pictures, [each.captions for each in found], Memo(memo_path))
+    captions = captions_of(scanned.images, [each.captions for each in found], Memo(memo_path))
     seconds = time.perf_counter() - start
-    assert len(captions) == len(scanned.pictures)
+    assert len(captions) == len(scanned.images)
     return {"seconds": seconds, "bytes": psutil.Process().memory_info().rss - before}
 
 
 def _plan(count: int) -> dict[str, Any]:
-    """An epoch of pictures of many shapes, placed in buckets of 1024 pixels, batch size 4."""
+    """An epoch of images of many shapes, placed in buckets of 1024 pixels, batch size 4."""
     from core.dataset.batches import Placed
     from core.dataset.buckets import plan_buckets
     from core.dataset.caption_files import Caption
     from core.dataset.epochs import Epochs
-    from core.dataset.picture import Picture
+    from core.dataset.image_info import ImageInfo
     from core.settings.captions import CaptionSettings
     from core.settings.concepts import concepts
     from core.settings.dataset import DatasetSettings
     from core.settings.validation import ValidationSettings
 
-    dataset = DatasetSettings(folder="pictures", resolution=1024, train_batch_size=4)
+    dataset = DatasetSettings(folder="images", resolution=1024, train_batch_size=4)
     (concept,) = concepts(dataset, CaptionSettings(), ValidationSettings())
-    plan, random = plan_buckets(concept.pictures), python_random(0, "bench shapes")
+    plan, random = plan_buckets(concept.images), python_random(0, "bench shapes")
     placed = []
     for number in range(count):
         width, height = random.randint(600, 3000), random.randint(600, 3000)
         path = Path(f"{number}.png")
-        picture = Picture("pictures", path.name, path, width, height, 1, 1)
+        image = ImageInfo("images", path.name, path, width, height, 1, 1)
         placement = plan.assign(width, height)
         assert placement is not None  # only slivers have none
-        placed.append(Placed(picture, placement, Caption("", "words", path), concept))
+        placed.append(Placed(image, placement, Caption("", "words", path), concept))
     start = time.perf_counter()
     batches = Epochs(placed, dataset).batches(0, 0)
     return {"seconds": time.perf_counter() - start, "batches": len(batches)}
 
 
 def main(words: list[str]) -> None:
-    """scan FOLDER INDEX, or plan PICTURES: one measurement, printed as JSON."""
+    """scan FOLDER INDEX, or plan IMAGES: one measurement, printed as JSON."""
     print(json.dumps(_scan(*words[1:]) if words[0] == "scan" else _plan(int(words[1]))))
 
 

@@ -76,10 +76,10 @@ def train_part(
 ) -> dict[str, Any]:
     """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: first with empty caches, then with full ones."""
     say("making a model of random numbers with SD 1.5's architecture")
-    model, pictures = workload.make_model(folder), workload.make_pictures(folder, SIZE)
+    model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
     say("counting the work of a step")
     flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
-    values = workload.job_values(model, pictures, SIZE, 6 if quick else 20, "bf16")
+    values = workload.job_values(model, images, SIZE, 6 if quick else 20, "bf16")
     outputs = folder / "outputs"
     shutil.rmtree(Workspace.of(outputs).cache, ignore_errors=True)  # an earlier benchmark has filled them
     say("training with empty caches")
@@ -97,7 +97,7 @@ def train_part(
         "start_to_first_step_with_empty_caches_seconds": cold.start_to_first_step,
         "peak_bytes": warm.peak_bytes,
         "peak_bytes_with_empty_caches": cold.peak_bytes,
-        "cached_pictures_per_second": (workload.PICTURES - 1) / cold.cache_seconds if cold.cache_seconds else None,
+        "cached_images_per_second": (workload.IMAGES - 1) / cold.cache_seconds if cold.cache_seconds else None,
         "runs": {"cold": asdict(cold), "warm": asdict(warm)},
     }
 
@@ -105,8 +105,8 @@ def train_part(
 def page_part(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """HTTP round trips for the whole page while SD 1.5 trains in it."""
     say("asking the page while it trains")
-    model, pictures = workload.make_model(folder), workload.make_pictures(folder, SIZE)
-    values = workload.job_values(model, pictures, SIZE, 100000, "bf16")
+    model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
+    values = workload.job_values(model, images, SIZE, 100000, "bf16")
     return measure_page(values, folder / "page_outputs", device, 15 if quick else 60)
 
 
@@ -138,7 +138,7 @@ def table(result: dict[str, Any]) -> str:
             ),
             ("peak memory, caches full", f"{train['peak_bytes'] / 1e9:.2f} GB"),
             ("peak memory, caches empty", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
-            ("caching", f"{train['cached_pictures_per_second'] or 0:.2f} pictures/s"),
+            ("caching", f"{train['cached_images_per_second'] or 0:.2f} images/s"),
         ]
     if page := result.get("page"):
         rows.append(
@@ -157,10 +157,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def dataset_rows(datasets: dict[str, Any]) -> list[tuple[str, str]]:
-    many = f"{datasets['pictures']} pictures with captions"
+    many = f"{datasets['images']} images with captions"
     return [
-        (f"reading {many}", f"{datasets['scan_pictures_per_second']:.0f} pictures/s"),
+        (f"reading {many}", f"{datasets['scan_images_per_second']:.0f} images/s"),
         (f"opening {many} again", f"{datasets['reopen_seconds']:.2f} s"),
         (f"memory for {many}", f"{datasets['memory_bytes'] / 1e6:.0f} MB"),
-        (f"planning an epoch of {datasets['planned_pictures']} pictures", f"{datasets['plan_seconds']:.2f} s"),
+        (f"planning an epoch of {datasets['planned_images']} images", f"{datasets['plan_seconds']:.2f} s"),
     ]

@@ -1,4 +1,4 @@
-"""Something to train on: models of random numbers of real sizes and a few pictures, made once in the benchmark's folder."""
+"""Something to train on: models of random numbers of real sizes and a few images, made once in the benchmark's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from core.record.draws import python_random
 from core.record.workspace import PROJECT
 
-PICTURES = 8
+IMAGES = 8
 STARTER = PROJECT / "models" / "starter"
 ADAFACTOR = {
     "optimizer_type": "Adafactor",
@@ -26,27 +26,27 @@ def make_model(folder: Path, family_name: str = "sd1") -> Path:
     return model
 
 
-def make_pictures(folder: Path, size: int, count: int = PICTURES) -> Path:
-    """Coloured pictures of `size` x `size` with captions; random, so that nothing is compressed away."""
+def make_images(folder: Path, size: int, count: int = IMAGES) -> Path:
+    """Coloured images of `size` x `size` with captions; random, so that nothing is compressed away."""
     from PIL import Image
 
-    pictures = folder / f"pictures_{size}"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = folder / f"images_{size}"
+    images.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        path = pictures / f"{number:03d}.png"
+        path = images / f"{number:03d}.png"
         if path.is_file():
             continue
-        noise = python_random(0, "bench picture", size, number).randbytes(16 * 16 * 3)
+        noise = python_random(0, "bench image", size, number).randbytes(16 * 16 * 3)
         Image.frombytes("RGB", (16, 16), noise).resize((size, size), Image.Resampling.BICUBIC).save(path)
-        path.with_suffix(".txt").write_text(f"picture number {number} of a set", encoding="utf-8")
-    return pictures
+        path.with_suffix(".txt").write_text(f"image number {number} of a set", encoding="utf-8")
+    return images
 
 
-def job_values(model: Path, pictures: Path, size: int, steps: int, precision: str) -> dict[str, Any]:
+def job_values(model: Path, images: Path, size: int, steps: int, precision: str) -> dict[str, Any]:
     """The measured job: LoRA of rank 16 on U-Net and text encoder, batch 1, AdamW."""
     return {
         "model": {"base_model": str(model)},
-        "dataset": {"folder": str(pictures), "resolution": size},
+        "dataset": {"folder": str(images), "resolution": size},
         "network": {"rank": 16, "alpha": 16.0, "train_text_encoder": True},
         "schedule": {"max_train_steps": steps, "seed": 1},
         "memory": {"mixed_precision": precision},

@@ -1,1 +1,1 @@
-"""Pictures to captions."""
+"""Images to captions."""

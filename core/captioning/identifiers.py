@@ -1,6 +1,6 @@
 """The identifier: how many tokens a word takes, whether the text encoder knows it, and rare words to choose from.
 
-An identifier ("sks") is the word under which a subject is learned. A word that the model has pictures for mixes them
+An identifier ("sks") is the word under which a subject is learned. A word that the model has images for mixes them
 with the subject; a made-up one falls into pieces that have meanings of their own. Best is a word that is one token and
 was rare where the text encoder learned (Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
 
@@ -45,7 +45,7 @@ class WordFacts:
 
     tokens   how many it takes           pieces   the word as it is cut
     known    one token of the vocabulary stands for the whole word
-    common   such a token, and frequent: the model has a picture of it
+    common   such a token, and frequent: the model has an image of it
     advice   what that means, for a person
     """
 
@@ -130,7 +130,7 @@ def about(word: str, tokenizer: Any) -> WordFacts:
 
 def _advice_on_one(word: str, common: bool) -> str:
     if common:
-        return "The model already has pictures for it, which mix with yours. Choose a rare word."
+        return "The model already has images for it, which mix with yours. Choose a rare word."
     if has_a_meaning(word):
         return f"It is rare, but it also stands for {_meaning(word.casefold())}, which can shine through."
     if PROPOSED.fullmatch(word.casefold()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from core.dataset.caption_files import Caption, read_caption, save_caption
 from core.dataset.captions import plain_caption
-from core.dataset.scan import Picture, scan_dataset
+from core.dataset.scan import ImageInfo, scan_dataset
 from core.record.context import JobContext
 from core.record.problems import Problem, raise_if_errors
 from core.settings.captions import CaptionSettings
@@ -19,34 +19,34 @@ NO_FILE = {"words": "no file", "none": "no file", "metadata": "from the metadata
 
 @dataclass(frozen=True)
 class Row:
-    """A picture, its caption, and the caption settings that hold for its folder."""
+    """An image, its caption, and the caption settings that hold for its folder."""
 
-    picture: Picture
+    image: ImageInfo
     caption: Caption
     settings: CaptionSettings
 
     def text(self) -> str:
         """What is learnt of it where chance changes nothing."""
-        learnt = plain_caption(self.caption.text, self.settings, self.picture.words)
+        learnt = plain_caption(self.caption.text, self.settings, self.image.words)
         why = NO_FILE.get(self.caption.source)
-        return f"{self.picture.relative}: {learnt}" + (f"   ({why})" if why else "")
+        return f"{self.image.relative}: {learnt}" + (f"   ({why})" if why else "")
 
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """rows: every picture with its caption; problems as found while reading."""
+    """rows: every image with its caption; problems as found while reading."""
 
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def missing(self) -> list[Row]:
-        """Pictures without a caption of their own."""
+        """Images without a caption of their own."""
         return [row for row in self.rows if row.caption.source in ("words", "none")]
 
     def text(self) -> str:
         lines = [*(row.text() for row in self.rows), *map(str, self.problems)]
-        return "\n".join([*lines, f"{len(self.rows)} pictures, {len(self.rows) - len(self.missing)} with a caption"])
+        return "\n".join([*lines, f"{len(self.rows)} images, {len(self.rows) - len(self.missing)} with a caption"])
 
 
 def caption_report(job: CaptionJob) -> CaptionReport:
@@ -55,15 +55,15 @@ def caption_report(job: CaptionJob) -> CaptionReport:
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     found = scan_dataset(job.dataset, folders)
     rows = []
-    for picture in found.pictures:
-        settings = folders[picture.concept].captions
-        rows.append(Row(picture, read_caption(picture, settings), settings))
+    for image in found.images:
+        settings = folders[image.concept].captions
+        rows.append(Row(image, read_caption(image, settings), settings))
     said = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *said])
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> str:
-    """The caption job: write `caption.write_missing` beside each picture that has no caption file."""
+    """The caption job: write `caption.write_missing` beside each image that has no caption file."""
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing
@@ -71,7 +71,7 @@ def run_captions(job: CaptionJob, context: JobContext) -> str:
     for number, row in enumerate(missing, 1):
         context.check()
         written = (text or "").replace("{words}", row.caption.text)
-        save_caption(row.picture.path, written, row.settings.caption_extension)
+        save_caption(row.image.path, written, row.settings.caption_extension)
         context.stage("writing captions", number, len(missing))
-    context.say(f"{len(missing)} captions written; {len(report.rows)} pictures in all")
+    context.say(f"{len(missing)} captions written; {len(report.rows)} images in all")
     return "done"

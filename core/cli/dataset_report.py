@@ -1,4 +1,4 @@
-"""What the terminal says of a dataset: every picture with its place and words, and the batches that training will see."""
+"""What the terminal says of a dataset: every image with its place and words, and the batches that training will see."""
 
 from __future__ import annotations
 
@@ -17,29 +17,27 @@ DRAWS = 3
 
 
 def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
-    """Per picture: size, bucket, scale, crop, tokens, captions of the first epochs; then the whole."""
-    placed = {each.picture.key: each for each in [*report.placed, *report.validation] if not each.variant}
+    """Per image: size, bucket, scale, crop, tokens, captions of the first epochs; then the whole."""
+    placed = {each.image.key: each for each in [*report.placed, *report.validation] if not each.variant}
     plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
     drawn = plan.first_captions(min(DRAWS, report.epochs))
     for row in report.rows:
-        yield from _picture(job, row, placed.get(row.key), drawn)
+        yield from _image(job, row, placed.get(row.key), drawn)
     yield ""
-    yield "Buckets (width x height: pictures, views in the first epoch)"
+    yield "Buckets (width x height: images, views in the first epoch)"
     yield from (f"  {_size(size)}: {count}, {views}" for size, (count, views) in report.buckets.items())
     if report.validation:
         yield f"Held out for validation: {len(report.validation)}"
     if job.validation.best_checkpoint == "auto" and not holds_out(job):
-        yield from (f"  {'/'.join(each.picture.key)}" for each in report.validation)
+        yield from (f"  {'/'.join(each.image.key)}" for each in report.validation)
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
-    yield from (f"Left open: {each.kind}, {each.pictures} pictures {each.counts}" for each in report.questions)
+    yield from (f"Left open: {each.kind}, {each.images} images {each.counts}" for each in report.questions)
     yield from _without_seed(job, report)
     yield report.sentence
 
 
-def _picture(
-    job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]
-) -> Iterator[str]:
+def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]) -> Iterator[str]:
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
         yield f"{name}  does not train: {row.why}"
@@ -51,7 +49,7 @@ def _picture(
         f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
         f"shown {row.repeats} times" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
-        "turned upright as its EXIF says" if placed.picture.rotated else "",
+        "turned upright as its EXIF says" if placed.image.rotated else "",
         f"really {row.really}" if row.really else "",
         "transparent" if row.transparent else "",
         f"{row.tokens} tokens" if row.tokens is not None else "",
@@ -98,8 +96,8 @@ def _samples(job: TrainJob, plan: Plan, batch: Batch, seed: int, epoch: int, ste
             "mirrored" if view.flip else "",
             f"hue {view.hue:+.1f}" if view.hue else "",
             f"gamma {view.gamma:.3f}" if view.gamma != 1 else "",
-            f"network x{placed.concept.pictures.network_multiplier:g}"
-            if placed.concept.pictures.network_multiplier != 1
+            f"network x{placed.concept.images.network_multiplier:g}"
+            if placed.concept.images.network_multiplier != 1
             else "",
             f"{count_tokens(caption)} tokens",
         ]

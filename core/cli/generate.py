@@ -1,4 +1,4 @@
-"""webui.py generate: draw pictures without the page. The paths of the pictures are printed."""
+"""webui.py generate: draw images without the page. The paths of the images are printed."""
 
 from __future__ import annotations
 

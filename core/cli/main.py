@@ -19,10 +19,10 @@ ABOUT = {
     "train": "train a LoRA, a whole model or a new word",
     "prepare": "check a dataset and fill the caches that a training will use",
     "caption": "report on captions, and write missing ones",
-    "generate": "draw pictures",
-    "class_pictures": "make regularisation pictures of a class with the base model",
+    "generate": "draw images",
+    "class_images": "make regularisation images of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
-    "pictures": "resize, crop, convert or number pictures, crop faces, draw edges",
+    "images": "resize, crop, convert or number images, crop faces, draw edges",
     "check": "say what works on this machine, how well, and what to do about the rest (at most 3 minutes)",
     "bench": "measure this machine",
 }
@@ -71,7 +71,7 @@ def print_problems(error: ProblemsError) -> None:
 
 def page_help() -> str:
     names = "\n".join(f"  {name.ljust(16)}{text}" for name, text in ABOUT.items())
-    return f"""Atelier: from a folder of pictures to a trained LoRA and pictures made with it.
+    return f"""Atelier: from a folder of images to a trained LoRA and images made with it.
 
 python webui.py [options]                      the page, at localhost:7860
 python webui.py COMMAND [PRESET] [options]     a job without the page; COMMAND --help says more

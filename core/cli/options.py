@@ -18,7 +18,7 @@ from core.settings.presets import apply, read, to_values
 
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {
-    "outputs": ("DIR", "where runs, pictures and caches go (default: outputs)"),
+    "outputs": ("DIR", "where runs, images and caches go (default: outputs)"),
     "models": ("DIR", "where models lie (default: models)"),
     "presets": ("DIR", "where presets lie (default: presets)"),
     "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the best there is)"),
@@ -64,7 +64,7 @@ SUBCOMMAND = {
     "prepare": {
         **JOB,
         **DATASET,
-        "check": ("", "list every picture with its place and captions and what is wrong, and stop"),
+        "check": ("", "list every image with its place and captions and what is wrong, and stop"),
         "debug-dataset": ("EPOCHS", "list the batches of so many epochs as a training would see them, and stop"),
     },
     "caption": JOB,
@@ -74,9 +74,9 @@ SUBCOMMAND = {
         "lora": ("FILE[:STRENGTH]", "draw with this LoRA, and none of the preset's; may be repeated"),
         "embedding": ("[WORD=]FILE", "draw with this new word, and none of the preset's; may be repeated"),
     },
-    "class_pictures": JOB,
+    "class_images": JOB,
     "tool": JOB,
-    "pictures": JOB,
+    "images": JOB,
     "check": {
         **COMMON,
         "json": ("FILE", "write what was found, for a bug report"),
@@ -207,7 +207,7 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
 
 
 def _fits(preset_task: str, task: str) -> bool:
-    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption", "class_pictures"}
+    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption", "class_images"}
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:

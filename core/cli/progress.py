@@ -111,7 +111,7 @@ class TerminalProgress:
         self._bar.update(step - self._bar.n)
 
     def _on_validated(self, line: Line) -> None:
-        by_hand = f", {line['train_loss']:.4f} on training pictures" if line["train_loss"] is not None else ""
+        by_hand = f", {line['train_loss']:.4f} on training images" if line["train_loss"] is not None else ""
         where = "loss on training images (fixed noise)" if line["measured_on"] == "training" else "validation loss"
         words = f"{where} {line['loss']:.4f}{by_hand}"
         self._say(f"{words} (step {line['step']})")
@@ -122,7 +122,7 @@ class TerminalProgress:
     def _on_sample(self, line: Line) -> None:
         self._say(f"drew {line['file']}: {line['prompt']}")
 
-    def _on_picture(self, line: Line) -> None:
+    def _on_image(self, line: Line) -> None:
         print(line["file"], flush=True)
 
     def _on_log(self, line: Line) -> None:

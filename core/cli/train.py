@@ -87,7 +87,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     """The preflight: raises ProblemsError with all errors, prints advice, returns what was found. A model that is named by
     a hub id is fetched when nothing else is wrong, unless only a check was asked for.
 
-    trains  whether a training follows: then the device must be able to, and no picture may both train and validate
+    trains  whether a training follows: then the device must be able to, and no image may both train and validate
     """
     from core.dataset.doctor import held_out_copies
     from core.dataset.preflight import preflight
@@ -117,14 +117,14 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
 
 @contextmanager
 def checking_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for looking at pictures; none where all were looked at before."""
+    """A progress bar for looking at images; none where all were looked at before."""
     from tqdm import tqdm
 
     bars: list[Any] = []
 
     def on_progress(done: int, total: int) -> None:
         if not bars:
-            bars.append(tqdm(total=total, unit="picture", desc="checking pictures", file=sys.stderr, leave=False))
+            bars.append(tqdm(total=total, unit="image", desc="checking images", file=sys.stderr, leave=False))
         bars[0].update(done - bars[0].n)
 
     try:

@@ -1,4 +1,4 @@
-"""A zip of pictures -> a folder: nothing is written outside it, and it is there whole or not at all."""
+"""A zip of images -> a folder: nothing is written outside it, and it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from core.dataset.caption_encodings import decode_text
 from core.dataset.files import (
     CAPTION_EXTENSIONS,
-    PICTURE_EXTENSIONS,
+    IMAGE_EXTENSIONS,
     extension,
+    is_image_name,
     is_junk,
-    is_picture_name,
     printable,
     repeats_and_words,
 )
-from core.dataset.opening import BrokenPicture, read_header
+from core.dataset.opening import BrokenImage, read_header
 from core.record.allowed import windows_trap
 from core.record.atomic import remove_folder, replace
 from core.record.bounded_zip import open_zip
@@ -31,7 +31,7 @@ from core.record.problems import ProblemsError, unwritten
 from core.record.regular import open_regular
 from core.record.space import require_space
 
-KEPT_EXTENSIONS = PICTURE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+KEPT_EXTENSIONS = IMAGE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
 MAX_LISTING_BYTES = 24_000_000  # of the list of members; that of 200,000 files with names of 60 letters
@@ -53,10 +53,10 @@ class _Entry:
 
 
 def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None) -> Path:
-    """Unpack the pictures, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
+    """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
 
     The folder has the zip's name, numbered when that exists. A single plain folder around everything is taken off.
-    ProblemsError says what is wrong with a zip that is damaged, encrypted, too large, hostile or without pictures.
+    ProblemsError says what is wrong with a zip that is damaged, encrypted, too large, hostile or without images.
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
     where = printable(zip_path.name)
@@ -69,7 +69,7 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
         try:
             _write(archive, entries, temporary, where, cancel)
             os.chmod(temporary, 0o755)
-            return _give_name(temporary, datasets_dir, _safe_name(zip_path.stem) or "pictures")
+            return _give_name(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
         finally:
             remove_folder(temporary)
 
@@ -92,13 +92,11 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
         if not parts or any(is_junk(part) for part in parts) or extension(parts[-1]) not in KEPT_EXTENSIONS:
             continue
         if info.flag_bits & 1:
-            raise ProblemsError.one(
-                "The zip is protected by a password.", where, "Pack the pictures again without one."
-            )
+            raise ProblemsError.one("The zip is protected by a password.", where, "Pack the images again without one.")
         # Deeper ones are refused below; no more of a name of thousands of parts is made.
         entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
-    if not any(is_picture_name(entry.parts[-1]) for entry in entries):
-        raise ProblemsError.one("There is no picture in the zip.", where, "Pack .png, .jpg, .webp or other pictures.")
+    if not any(is_image_name(entry.parts[-1]) for entry in entries):
+        raise ProblemsError.one("There is no image in the zip.", where, "Pack .png, .jpg, .webp or other images.")
     return _all_apart(_without_outer_folder(entries))
 
 
@@ -196,7 +194,7 @@ def _write(
         except OSError as error:
             kept = "nothing was kept of the zip"
             raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
-        if is_picture_name(target.name):
+        if is_image_name(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
             if broken > max(BROKEN_IMAGES, images / 2):
@@ -208,7 +206,7 @@ def _why_broken(image: Path) -> str:
     """By its header alone, which takes 0.1 ms; the rest is for the scan."""
     try:
         read_header(image)
-    except BrokenPicture as error:
+    except BrokenImage as error:
         return str(error)
     return ""
 

@@ -1,4 +1,4 @@
-"""What a training sees: a picture at its place, and pictures of one size put together for one forward pass."""
+"""What a training sees: an image at its place, and images of one size put together for one forward pass."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from core.dataset.buckets import Placement, Size
 from core.dataset.caption_files import Caption
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 from core.settings.concepts import PLAIN, Concept
 from core.settings.dataset import DatasetSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A picture that trains, at one size: where it goes and what is said about it (before the caption pipeline).
+    """An image that trains, at one size: where it goes and what is said about it (before the caption pipeline).
 
     concept   its folder with the settings in force
     variant   which of several resolutions this is ("1024x1024"); empty for the first
     """
 
-    picture: Picture
+    image: ImageInfo
     placement: Placement
     caption: Caption
     concept: Concept = PLAIN
@@ -29,11 +29,11 @@ class Placed:
     @property
     def key(self) -> tuple[str, ...]:
         """The address in random draws."""
-        return (*self.picture.key, self.variant) if self.variant else self.picture.key
+        return (*self.image.key, self.variant) if self.variant else self.image.key
 
     @property
     def repeats(self) -> int:
-        return self.picture.repeats
+        return self.image.repeats
 
     @property
     def bucket(self) -> tuple[str, Size]:
@@ -48,7 +48,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures of one size for one forward pass. items: (picture, which of its repeats, from 0)."""
+    """Images of one size for one forward pass. items: (image, which of its repeats, from 0)."""
 
     bucket: Size
     items: tuple[tuple[Placed, int], ...]

@@ -1,6 +1,6 @@
-"""Aspect-ratio buckets: the sizes pictures train at, which one a picture takes, how it is resized and cropped to it.
+"""Aspect-ratio buckets: the sizes images train at, which one an image takes, how it is resized and cropped to it.
 
-The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that a picture trains at the size it
+The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that an image trains at the size it
 would have there. Sizes are (width, height) in pixels.
 """
 
@@ -10,49 +10,49 @@ import math
 from dataclasses import dataclass, field
 
 from core.record.problems import Problem, ProblemsError
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 Size = tuple[int, int]
 
 LATENT_PIXELS = 8  # one latent pixel stands for 8 x 8 pixels, so every size is a multiple of it
-MIN_KEPT = 0.05  # a picture of which less than this would train is too narrow for its bucket
+MIN_KEPT = 0.05  # an image of which less than this would train is too narrow for its bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a picture comes to its bucket: resized to cover it, then cropped in the middle.
+    """How an image comes to its bucket: resized to cover it, then cropped in the middle.
 
-    picture  its own size              bucket  the size that trains
-    resized  its size before the crop  crop    (left, top) of the bucket in the resized picture
+    image  its own size              bucket  the size that trains
+    resized  its size before the crop  crop    (left, top) of the bucket in the resized image
     """
 
-    picture: Size
+    image: Size
     bucket: Size
     resized: Size
     crop: tuple[int, int]
 
     @property
     def scale(self) -> float:
-        """Resized to own size, the larger of both sides: above 1 the picture is enlarged."""
-        return max(self.resized[0] / self.picture[0], self.resized[1] / self.picture[1])
+        """Resized to own size, the larger of both sides: above 1 the image is enlarged."""
+        return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])
 
     @property
     def kept(self) -> float:
-        """Share of the picture's area that trains, 0 to 1."""
+        """Share of the image's area that trains, 0 to 1."""
         return (self.bucket[0] * self.bucket[1]) / (self.resized[0] * self.resized[1])
 
     @property
     def frame(self) -> tuple[float, float, float, float]:
-        """What trains, as fractions of the picture: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
+        """What trains, as fractions of the image: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
         (width, height), (left, top) = self.resized, self.crop
         return (left / width, top / height, (left + self.bucket[0]) / width, (top + self.bucket[1]) / height)
 
 
 @dataclass(frozen=True)
 class BucketPlan:
-    """The sizes of one dataset, and the rule that gives a picture its own.
+    """The sizes of one dataset, and the rule that gives an image its own.
 
-    sizes   sorted by (width, height); empty when every picture makes its own (no_upscale)
+    sizes   sorted by (width, height); empty when every image makes its own (no_upscale)
     area    most pixels a bucket has      step    sides are multiples of it
     """
 
@@ -64,7 +64,7 @@ class BucketPlan:
     _known: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
 
     def assign(self, width: int, height: int) -> Placement | None:
-        """Where a picture of this size goes; None when it is too narrow for any bucket."""
+        """Where an image of this size goes; None when it is too narrow for any bucket."""
         if (width, height) not in self._known:
             find = self._own_size if self.no_upscale else self._nearest
             self._known[width, height] = find(width, height)
@@ -91,15 +91,15 @@ class BucketPlan:
         return _placement((width, height), bucket, resized) if min(bucket) > 0 else None
 
 
-def cover(picture: Size, bucket: Size) -> Placement:
+def cover(image: Size, bucket: Size) -> Placement:
     """Resized to cover the bucket without a gap, cropped in the middle."""
-    width, height = picture
+    width, height = image
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
-    return _placement(picture, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
+    return _placement(image, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
 
 
-def _placement(picture: Size, bucket: Size, resized: Size) -> Placement:
-    return Placement(picture, bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
+def _placement(image: Size, bucket: Size, resized: Size) -> Placement:
+    return Placement(image, bucket, resized, ((resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2))
 
 
 def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
@@ -123,7 +123,7 @@ def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
 # ---- the list of sizes
 
 
-def plan_buckets(settings: PictureSettings) -> BucketPlan:
+def plan_buckets(settings: ImageSettings) -> BucketPlan:
     """The sizes that the settings ask for. ProblemsError where they contradict each other."""
     resolution = settings.resolution
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
@@ -144,7 +144,7 @@ def plan_buckets(settings: PictureSettings) -> BucketPlan:
     advice: list[Problem] = []
     if lowest >= square or lowest > min(width, height):
         lowered = min(width, height) // 2
-        if lowest != PictureSettings.model_fields["min_bucket_reso"].default:
+        if lowest != ImageSettings.model_fields["min_bucket_reso"].default:
             what = f"Shortest bucket side {lowest} leaves no choice at {width} x {height}; half the resolution is used."
             advice.append(
                 Problem(what, "dataset.min_bucket_reso", f"Use {lowered} or less, or turn buckets off.", "advice")
@@ -159,7 +159,7 @@ def plan_buckets(settings: PictureSettings) -> BucketPlan:
 
 
 def _one_size(width: int, height: int) -> BucketPlan:
-    """Buckets off: every picture is cropped to one size."""
+    """Buckets off: every image is cropped to one size."""
     fitting = (width - width % LATENT_PIXELS, height - height % LATENT_PIXELS)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):

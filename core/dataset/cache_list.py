@@ -1,6 +1,6 @@
 """sd-scripts' metadata_cache.json: compared with the disk when it is used, written where there is none.
 
-sd-scripts takes the list for the folder: new pictures and edited captions go unnoticed there (reference: section 5.4).
+sd-scripts takes the list for the folder: new images and edited captions go unnoticed there (reference: section 5.4).
 Here the list counts too, and every difference is said.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from core.dataset.caption_files import read_caption
 from core.dataset.files import printable
+from core.dataset.image_info import ImageInfo, names_of
 from core.dataset.metadata import Entry
-from core.dataset.picture import Picture, names_of
 from core.dataset.walk import File
 from core.record import atomic
 from core.record.problems import Problem
@@ -21,27 +21,27 @@ from core.settings.captions import CaptionSettings
 
 
 def compare_with_disk(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     files: Sequence[File],
     entries: dict[Path, Entry],
     settings: CaptionSettings,
     path: Path,
 ) -> list[Problem]:
-    """Captions that were edited after the list was written. files: of the pictures, with their caption files."""
+    """Captions that were edited after the list was written. files: of the images, with their caption files."""
     beside = {file.path: file for file in files if file.sidecars}
     edited = []
-    for picture in pictures:
-        file = beside.get(picture.path)
+    for image in images:
+        file = beside.get(image.path)
         if file is None:
             continue
         now = read_caption(
-            replace(picture, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
+            replace(image, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
         )
-        if now.source == "file" and not _same(now.text, entries[picture.path].caption or ""):
-            edited.append(picture)
+        if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
+            edited.append(image)
     if not edited:
         return []
-    what = f"{len(edited)} of {len(pictures)} captions differ from the list, whose words train: {names_of(edited)}."
+    what = f"{len(edited)} of {len(images)} captions differ from the list, whose words train: {names_of(edited)}."
     fix = f"Delete {path.name} to read the caption files, or turn off reading it."
     return [Problem(what, printable(path), fix, "advice")]
 
@@ -52,20 +52,20 @@ def _same(text: str, said: str) -> bool:
     return said.strip() in ("\n".join(lines), lines[0] if lines else "")
 
 
-def write_list(path: Path, pictures: Sequence[Picture], settings: CaptionSettings) -> list[Problem]:
+def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:
     """Write the list of a folder that has none, in sd-scripts' form. A folder that may not be written to is said."""
-    if not pictures:
+    if not images:
         return []
     said = {}
-    for picture in pictures:
-        caption = read_caption(picture, settings).text
+    for image in images:
+        caption = read_caption(image, settings).text
         if not settings.enable_wildcard:
             caption = next((line.strip() for line in caption.split("\n") if line.strip()), "")
-        said[str(picture.path)] = {"caption": caption, "resolution": [picture.width, picture.height]}
+        said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
     try:
         atomic.write_json(path, said)
     except OSError as error:
-        what = f"The list of pictures could not be written ({error.strerror}); the folder itself was read."
+        what = f"The list of images could not be written ({error.strerror}); the folder itself was read."
         return [
             Problem(what, printable(path), "Allow writing there, or turn off reading metadata_cache.json.", "advice")
         ]

@@ -1,4 +1,4 @@
-"""Caption files beside pictures: found, read in any encoding, saved and rewritten with a way back.
+"""Caption files beside images: found, read in any encoding, saved and rewritten with a way back.
 
 A sentence (`.caption`) beside tags (`.txt`) is the normal result of a captioner plus a tagger; settings say which is used.
 """
@@ -24,12 +24,12 @@ from core.record.regular import MissingFile, check_regular, read_regular
 from core.settings.captions import CaptionSettings
 
 if TYPE_CHECKING:
-    from core.dataset.picture import Picture
+    from core.dataset.image_info import ImageInfo
 
 MAX_CAPTION_BYTES = 1 << 20  # a larger "caption" is some other file
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
-OWN = ("file", "metadata")  # sources of a caption that is the picture's own
+OWN = ("file", "metadata")  # sources of a caption that is the image's own
 
 # "name_0512_0300_0120_0140.png": a face cut out of name.png, whose caption it shares (reference: 2.2, 6.8).
 _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+")
@@ -37,7 +37,7 @@ _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is said about a picture before the pipeline.
+    """What is said about an image before the pipeline.
 
     source    "file", "blank" (a caption file with nothing in it), "metadata" (a list named it), "words" (the folder's)
               or "none"
@@ -64,14 +64,14 @@ class Caption:
 # ---- reading
 
 
-def read_caption(picture: Picture, settings: CaptionSettings) -> Caption:
-    """A picture's caption: from its metadata, else the files beside it, else its folder's words."""
-    if picture.given is not None:
-        return _given(picture, settings)
+def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    """An image's caption: from its metadata, else the files beside it, else its folder's words."""
+    if image.given is not None:
+        return _given(image, settings)
     if settings.sidecars == "one":
-        return read_caption_file(picture, settings.caption_extension)
+        return read_caption_file(image, settings.caption_extension)
     tags_ending = TAGS if settings.caption_extension in ("auto", SENTENCES) else settings.caption_extension
-    tags, sentence = read_caption_file(picture, tags_ending), read_caption_file(picture, SENTENCES)
+    tags, sentence = read_caption_file(image, tags_ending), read_caption_file(image, SENTENCES)
     if tags.source != "file":
         other_way = sentence.source == "file" or (tags.source != "blank" and sentence.source == "blank")
         return sentence if other_way else tags
@@ -83,23 +83,23 @@ def read_caption(picture: Picture, settings: CaptionSettings) -> Caption:
     return replace(tags, text=text, encoding=encoding, problem=problem, sentence=sentence.text, tags=tags.text)
 
 
-def read_caption_file(picture: Picture, caption_extension: str = "auto") -> Caption:
-    """The one caption file beside a picture, else its folder's words: what is edited and saved.
+def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
+    """The one caption file beside an image, else its folder's words: what is edited and saved.
 
     Line ends become \\n; blanks around are taken off.
     """
-    own = caption_files(picture.path, caption_extension, picture.sidecars)
-    for path in dict.fromkeys((*own, *_shared_files(picture.path, caption_extension))):
+    own = caption_files(image.path, caption_extension, image.sidecars)
+    for path in dict.fromkeys((*own, *_shared_files(image.path, caption_extension))):
         try:
             data = read_regular(path, MAX_CAPTION_BYTES)
         except MissingFile:
             if not os.path.islink(path):
                 continue
-            return _from_words(picture, path, _unreadable(path, "is a link that leads nowhere"))
+            return _from_words(image, path, _unreadable(path, "is a link that leads nowhere"))
         except ProblemsError as error:
-            return _from_words(picture, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
+            return _from_words(image, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
         return _from_file(path, data)
-    return _from_words(picture, caption_path(picture.path, caption_extension, picture.sidecars), None)
+    return _from_words(image, caption_path(image.path, caption_extension, image.sidecars), None)
 
 
 def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
@@ -124,50 +124,50 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def caption_files(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
-    """Where a picture's own caption may lie, best first. sidecars: names seen beside it (A.TXT is one too)."""
+def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
+    """Where an image's own caption may lie, best first. sidecars: names seen beside it (A.TXT is one too)."""
     candidates: list[Path] = []
     for ending in _endings(caption_extension):
-        candidates += [picture.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
-        candidates.append(picture.parent / (os.path.splitext(picture.name)[0] + ending))
+        candidates += [image.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
+        candidates.append(image.parent / (os.path.splitext(image.name)[0] + ending))
     return list(dict.fromkeys(candidates))
 
 
-def _shared_files(picture: Path, caption_extension: str) -> list[Path]:
-    """For a face that was cut out of a picture: the picture's caption. Read only, for it belongs to the other."""
-    face = _FACE.fullmatch(os.path.splitext(picture.name)[0])
-    return [picture.parent / (face[1] + ending) for ending in _endings(caption_extension)] if face else []
+def _shared_files(image: Path, caption_extension: str) -> list[Path]:
+    """For a face that was cut out of an image: the image's caption. Read only, for it belongs to the other."""
+    face = _FACE.fullmatch(os.path.splitext(image.name)[0])
+    return [image.parent / (face[1] + ending) for ending in _endings(caption_extension)] if face else []
 
 
 def _endings(caption_extension: str) -> tuple[str, ...]:
     return CAPTION_EXTENSIONS if caption_extension == "auto" else (caption_extension,)
 
 
-def caption_path(picture: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
+def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
     """The caption file that is there, else the one to write."""
-    candidates = caption_files(picture, caption_extension, sidecars)
+    candidates = caption_files(image, caption_extension, sidecars)
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _given(picture: Picture, settings: CaptionSettings) -> Caption:
-    text = _one_line_end(picture.given or "")
-    path = caption_path(picture.path, settings.caption_extension, picture.sidecars)
-    if picture.given_both is not None and settings.sidecars != "one":
-        sentence, tags = map(_one_line_end, picture.given_both)
+def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
+    text = _one_line_end(image.given or "")
+    path = caption_path(image.path, settings.caption_extension, image.sidecars)
+    if image.given_both is not None and settings.sidecars != "one":
+        sentence, tags = map(_one_line_end, image.given_both)
         text = tags if settings.sidecars == "drawn" else text
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
         return Caption(text, "metadata", path)
-    what = "The metadata have no caption for it: the picture would be learned as an empty caption."
+    what = "The metadata have no caption for it: the image would be learned as an empty caption."
     fix = "Write a caption or tags into the metadata file."
-    return Caption("", "metadata", path, problem=Problem(what, printable(picture.path), fix, "advice"))
+    return Caption("", "metadata", path, problem=Problem(what, printable(image.path), fix, "advice"))
 
 
 def _from_file(path: Path, data: bytes) -> Caption:
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
-        what = "The caption file is empty: its picture would be learned as an empty caption."
+        what = "The caption file is empty: its image would be learned as an empty caption."
         fix = "Write a caption, or delete the file so that the folder's words are used."
         return Caption("", "blank", path, decoded.encoding, Problem(what, printable(path), fix, "advice"))
     problem = None
@@ -184,8 +184,8 @@ def _one_line_end(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _from_words(picture: Picture, path: Path, problem: Problem | None) -> Caption:
-    words = picture.words.strip()
+def _from_words(image: ImageInfo, path: Path, problem: Problem | None) -> Caption:
+    words = image.words.strip()
     return Caption(words, "words" if words else "none", path, problem=problem)
 
 
@@ -202,24 +202,24 @@ def _unreadable(path: Path, reason: str) -> Problem:
 
 
 def save_caption(
-    picture_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
+    image_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
 ) -> str | None:
-    """Write a picture's caption as UTF-8 and keep the earlier one; None when nothing changed.
+    """Write an image's caption as UTF-8 and keep the earlier one; None when nothing changed.
 
     extension   ".txt", ".caption" or "auto": the file that is there, else .txt
-    trash_dir   where earlier texts go; by default `_atelier_trash` beside the picture, which every scan skips
+    trash_dir   where earlier texts go; by default `_atelier_trash` beside the image, which every scan skips
     returns     a token for `undo`
     """
-    picture_path = Path(picture_path)
+    image_path = Path(image_path)
     beside = [
         name
-        for name in _names_in(picture_path.parent)
-        if os.path.splitext(name)[0] == os.path.splitext(picture_path.name)[0]
+        for name in _names_in(image_path.parent)
+        if os.path.splitext(name)[0] == os.path.splitext(image_path.name)[0]
     ]
-    path = caption_path(picture_path, extension, beside)
+    path = caption_path(image_path, extension, beside)
     text = _one_line_end(text)
     return _replace_text(
-        path, text.encode("utf-8") + b"\n" if text else b"", Path(trash_dir or picture_path.parent / TRASH_FOLDER)
+        path, text.encode("utf-8") + b"\n" if text else b"", Path(trash_dir or image_path.parent / TRASH_FOLDER)
     )
 
 

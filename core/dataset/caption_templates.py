@@ -42,7 +42,7 @@ STYLE = (
     "a clean painting in the style of {}",
     "a dirty painting in the style of {}",
     "a dark painting in the style of {}",
-    "a picture in the style of {}",
+    "an image in the style of {}",
     "a cool painting in the style of {}",
     "a close-up painting in the style of {}",
     "a bright painting in the style of {}",

@@ -1,7 +1,7 @@
 """Captions -> the words that are learnt: lines, prefix, choices, kept and shuffled tags, dropout, sentences.
 
 The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
-same captions. Draws are addressed by (seed, epoch, picture, repeat), so a preview shows what an epoch will really use.
+same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will really use.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ STILL, LONGEST = _Still(), _Longest()
 
 
 class Showing(NamedTuple):
-    """One time that a picture is shown: what its caption follows from.
+    """One time that an image is shown: what its caption follows from.
 
-    key    the picture's address           repeat   which of its repeats, from 0
+    key    the image's address           repeat   which of its repeats, from 0
     words  what its folder calls it        step     optimizer step (from 0) at which it is shown; for the tag warm-up
     """
 
@@ -83,27 +83,27 @@ def training_caption(
     settings: CaptionSettings,
     seed: int,
     epoch: int,
-    picture_key: Sequence[str],
+    image_key: Sequence[str],
     repeat: int,
     *,
     step: int = 0,
     total_steps: int = 0,
     words: str = "",
 ) -> str:
-    """What the picture is learnt with at this draw.
+    """What the image is learnt with at this draw.
 
     epoch        from 0                   step, total_steps   needed with a tag warm-up (see `needs_steps`)
-    picture_key  its address in draws     words               what its folder calls it, for sentences around it
+    image_key  its address in draws     words               what its folder calls it, for sentences around it
     """
-    raw, is_sentence = _text_of(caption, settings, seed, epoch, picture_key, repeat)
-    random = draws.python_random(seed, "caption", epoch, *picture_key, repeat) if is_random(settings) else STILL
+    raw, is_sentence = _text_of(caption, settings, seed, epoch, image_key, repeat)
+    random = draws.python_random(seed, "caption", epoch, *image_key, repeat) if is_random(settings) else STILL
     if _dropped(settings, random, epoch):
         return ""
     return _worded(raw, settings, random, step, total_steps, words, is_sentence)
 
 
 def _text_of(
-    caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, picture_key: Sequence[str], repeat: int
+    caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, image_key: Sequence[str], repeat: int
 ) -> tuple[str, bool]:
     """The text to begin with, and whether it is a sentence without tags. Of two files: one drawn, or both joined."""
     if isinstance(caption, str):
@@ -111,7 +111,7 @@ def _text_of(
     if caption.sentence is None or settings.sidecars == "one":
         return caption.text, False
     if settings.sidecars == "drawn":
-        drawn = draws.uniform(seed, "sentence or tags", epoch, *picture_key, repeat) < settings.sentence_share
+        drawn = draws.uniform(seed, "sentence or tags", epoch, *image_key, repeat) < settings.sentence_share
         return (caption.sentence, True) if drawn else (caption.tags, False)
     # sd-scripts joins by the separator and so shuffles the parts of the sentence among the tags.
     glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
@@ -135,7 +135,7 @@ def caption_preview(
     caption: Caption | str,
     settings: CaptionSettings,
     seed: int,
-    picture_key: Sequence[str],
+    image_key: Sequence[str],
     epochs: int,
     *,
     repeats: int = 1,
@@ -143,7 +143,7 @@ def caption_preview(
     total_steps: int = 0,
     step_of: Callable[[int, int], int] | None = None,
 ) -> list[Drawn]:
-    """The captions that epochs 1 to `epochs` use for a picture, in order.
+    """The captions that epochs 1 to `epochs` use for an image, in order.
 
     step_of   (epoch from 0, repeat from 0) -> the step at which it is shown; only a tag warm-up asks for it, and without
               it the warm-up is taken to be over
@@ -153,13 +153,13 @@ def caption_preview(
     for epoch in range(epochs):
         for repeat in range(repeats):
             step = step_of(epoch, repeat) if step_of else over
-            shown = Showing(picture_key, repeat, caption, settings, words, step)
+            shown = Showing(image_key, repeat, caption, settings, words, step)
             found.append(Drawn(epoch + 1, repeat + 1, showing_caption(shown, seed, epoch, total_steps)))
     return found
 
 
 def is_random(settings: CaptionSettings) -> bool:
-    """Whether a picture's caption can differ from one draw, epoch or step to the next."""
+    """Whether an image's caption can differ from one draw, epoch or step to the next."""
     if settings.caption_dropout_rate >= 1 or settings.caption_dropout_every_n_epochs == 1:
         return False  # always empty
     return (
@@ -214,7 +214,7 @@ def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "
 
 
 def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
-    """Whether the picture is learnt without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
+    """Whether the image is learnt without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
     rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
     by_chance = rate > 0 and (rate >= 1 or rng.random() < rate)
     return by_chance or (every > 0 and (epoch + 1) % every == 0)

@@ -12,7 +12,7 @@ BLACK = (0, 0, 0)
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A decoded picture of any mode -> (RGB in sRGB, alpha as L); alpha is None where every pixel is opaque."""
+    """A decoded image of any mode -> (RGB in sRGB, alpha as L); alpha is None where every pixel is opaque."""
     profile = image.info.get("icc_profile")
     alpha: Image.Image | None = None
     if image.mode.startswith("I") or image.mode == "F":

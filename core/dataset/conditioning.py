@@ -1,4 +1,4 @@
-"""Masks and control pictures: each picture with the one of its name in another folder; what is missing or left over."""
+"""Masks and control images: each image with the one of its name in another folder; what is missing or left over."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from core.dataset.decoding import look_at_all
 from core.dataset.files import extension, printable, reachable
+from core.dataset.image_info import ImageInfo, count, listed, names_of
 from core.dataset.look import FACT, Look, from_text, looks
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, problem_of
-from core.dataset.picture import Picture, count, listed, names_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.walk import File, file_at, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paired:
-    """pictures: all of them, with `conditioning` where there is one. unusable: key -> why its mask cannot be used."""
+    """images: all of them, with `conditioning` where there is one. unusable: key -> why its mask cannot be used."""
 
-    pictures: list[Picture]
+    images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
     problems: list[Problem]
 
@@ -40,7 +40,7 @@ def conditioning_folder(typed: str | None) -> Path | None:
 
 
 def pair(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     folder: Path,
     inside: dict[str, str],
     *,
@@ -48,84 +48,82 @@ def pair(
     cancel: CancelToken | None = None,
     level: str = "error",
 ) -> Paired:
-    """Give each picture the file of its name below `folder`: any picture extension, any case, sub-folders mirrored.
+    """Give each image the file of its name below `folder`: any image extension, any case, sub-folders mirrored.
 
     inside   source id -> where its folder lies below the one of the settings ("10_fox"), which the masks may mirror too
     level    of a mask that cannot be read
 
-    A size that differs is no error: the mask is resized with its picture. (sd-scripts refuses it; reference 7.2.)
+    A size that differs is no error: the mask is resized with its image. (sd-scripts refuses it; reference 7.2.)
     """
     shown = printable(folder)
     if not os.path.isdir(folder):
         what = "The folder of masks does not exist." if not os.path.exists(folder) else "The mask folder is a file."
-        return Paired(list(pictures), {}, [Problem(what, shown, "Check the spelling, or leave the setting empty.")])
+        return Paired(list(images), {}, [Problem(what, shown, "Check the spelling, or leave the setting empty.")])
     found = walk(folder, cancel)
     by_stem: dict[str, list[File]] = defaultdict(list)
     for file in found.files:
         by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
     partners: dict[tuple[str, str], File] = {}
-    for picture in pictures:
-        if match := _partner(picture, inside.get(picture.source, ""), by_stem):
-            partners[picture.key] = match
+    for image in images:
+        if match := _partner(image, inside.get(image.source, ""), by_stem):
+            partners[image.key] = match
     used = list({file.path: file for file in partners.values()}.values())
     seen = {file.path: header for file, header in headers(used, memo, cancel)}
     unusable: dict[tuple[str, str], str] = {}
     problems = [*found.problems]
-    paired: list[Picture] = []
+    paired: list[ImageInfo] = []
     other_size: list[str] = []
-    for picture in pictures:
-        partner = partners.get(picture.key)
+    for image in images:
+        partner = partners.get(image.key)
         if partner is None:
-            paired.append(picture)
+            paired.append(image)
             continue
         header = seen[partner.path]
         if isinstance(header, str):
-            unusable[picture.key] = f"has a mask that {header}"
-            problems.append(problem_of(partner.path, BrokenPicture(header), level))
+            unusable[image.key] = f"has a mask that {header}"
+            problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
-        if (header.width, header.height) != (picture.width, picture.height):
-            other_size.append(
-                f"{picture.relative} ({header.width} x {header.height} for {picture.width} x {picture.height})"
-            )
-        paired.append(replace(picture, conditioning=partner.path))
+        if (header.width, header.height) != (image.width, image.height):
+            other_size.append(f"{image.relative} ({header.width} x {header.height} for {image.width} x {image.height})")
+        paired.append(replace(image, conditioning=partner.path))
     taken = {file.path for file in used}
     extra = [file.relative for file in found.files if file.path not in taken]
-    missing = [picture for picture in pictures if picture.key not in partners]
-    return Paired(paired, unusable, [*problems, *_advice(shown, len(pictures), missing, extra, other_size)])
+    missing = [image for image in images if image.key not in partners]
+    return Paired(paired, unusable, [*problems, *_advice(shown, len(images), missing, extra, other_size)])
 
 
-def mask_paths(pictures: Sequence[Picture]) -> list[Path]:
+def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
     """Of the masks and control images that go with them, each once."""
-    return list(dict.fromkeys(each.conditioning for each in pictures if each.conditioning is not None))
+    return list(dict.fromkeys(each.conditioning for each in images if each.conditioning is not None))
 
 
 def unreadable_masks(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     decode: bool,
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[tuple[str, str], str], int]:
-    """{picture key: why} of pictures whose mask or control picture cannot be decoded, and how many masks were not decoded
+    """{image key: why} of images whose mask or control image cannot be decoded, and how many masks were not decoded
     yet. Findings are remembered.
 
     decode   False: nothing is decoded, what an earlier decoding found still counts
     """
-    paths = mask_paths(pictures)
+    paths = mask_paths(images)
     files = [file_at(path, str(number)) for number, path in enumerate(paths)]
     reasons: dict[Path, str] = {}
-    whole: list[Picture] = []
+    whole: list[ImageInfo] = []
     for file, header in headers(files, Memo(memo_path), cancel):
         if isinstance(header, str):
             reasons[file.path] = header
         else:
             size = (header.width, header.height)
-            whole.append(Picture("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
+            whole.append(ImageInfo("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
     seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
     reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
     unreadable = {
         each.key: f"has a mask, {printable(each.conditioning.name)}, that {reasons[each.conditioning]}"
-        for each in pictures
+        for each in images
         if each.conditioning in reasons and each.conditioning is not None
     }
     return unreadable, len(whole) - len(seen)
@@ -137,18 +135,18 @@ def blank_masks(
     """Images that train nothing, since their mask is wholly black or they are wholly transparent, as far as they have been
     decoded. looks: of the images themselves."""
     masked = {
-        each.picture.key: (each.picture, each.picture.conditioning)
+        each.image.key: (each.image, each.image.conditioning)
         for each in placed
-        if each.concept.pictures.masked_loss and each.picture.conditioning is not None
+        if each.concept.images.masked_loss and each.image.conditioning is not None
     }
     files = {path: file_at(path, "") for _, path in masked.values()}
     known = Memo(memo_path).known(FACT, list(files.values()))
-    black = [picture for picture, path in masked.values() if path in known and from_text(known[path]).brightest == 0]
+    black = [image for image, path in masked.values() if path in known and from_text(known[path]).brightest == 0]
     clear = [
-        each.picture
+        each.image
         for each in placed
-        if each.concept.pictures.alpha_mask and each.picture.key not in masked
-        if (look := looks.get(each.picture.key)) and look.opaque == 0
+        if each.concept.images.alpha_mask and each.image.key not in masked
+        if (look := looks.get(each.image.key)) and look.opaque == 0
     ]
     return [
         Problem(
@@ -162,33 +160,29 @@ def blank_masks(
     ]
 
 
-def _partner(picture: Picture, inside: str, by_stem: dict[str, list[File]]) -> File | None:
+def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]]) -> File | None:
     """Mirrored below the settings' folder, then below its own, then of the bare name; the same extension first."""
-    stem = os.path.splitext(picture.relative)[0]
+    stem = os.path.splitext(image.relative)[0]
     places = (f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2])
     for place in dict.fromkeys(places):
         files = by_stem.get(place.casefold())
         if files:
-            ending = extension(picture.relative)
+            ending = extension(image.relative)
             return min(files, key=lambda file: (extension(file.relative) != ending, file.relative))
     return None
 
 
 def _advice(
-    shown: str, total: int, missing: Sequence[Picture], extra: Sequence[str], other_size: Sequence[str]
+    shown: str, total: int, missing: Sequence[ImageInfo], extra: Sequence[str], other_size: Sequence[str]
 ) -> list[Problem]:
     found = []
     if missing:
-        what = (
-            f"{len(missing)} of {total} pictures have no mask of their name and count as a whole: {names_of(missing)}."
-        )
+        what = f"{len(missing)} of {total} images have no mask of their name and count as a whole: {names_of(missing)}."
         found.append(Problem(what, shown, "Add the missing ones, if parts of these should not count.", "advice"))
     if extra:
-        what = f"{count(len(extra), 'file')} of the mask folder belong to no picture: {listed(extra)}."
-        found.append(Problem(what, shown, "Rename them like their pictures, or leave them.", "advice"))
+        what = f"{count(len(extra), 'file')} of the mask folder belong to no image: {listed(extra)}."
+        found.append(Problem(what, shown, "Rename them like their images, or leave them.", "advice"))
     if other_size:
-        what = (
-            f"{count(len(other_size), 'mask')} of another size than the picture are resized: {listed(other_size, 3)}."
-        )
-        found.append(Problem(what, shown, "Make them of the picture's size if edges must be exact.", "advice"))
+        what = f"{count(len(other_size), 'mask')} of another size than the image are resized: {listed(other_size, 3)}."
+        found.append(Problem(what, shown, "Make them of the image's size if edges must be exact.", "advice"))
     return found

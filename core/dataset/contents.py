@@ -1,4 +1,4 @@
-"""SHA-256 of picture files, read once and remembered: the part of cache keys that says which picture it is."""
+"""SHA-256 of image files, read once and remembered: the part of cache keys that says which image it is."""
 
 from __future__ import annotations
 
@@ -14,56 +14,54 @@ from core.dataset.memo import Memo
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
-    from core.dataset.scan import Picture
+    from core.dataset.scan import ImageInfo
 
 _CHUNK = 1 << 20
 
 
 def content_hashes(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     memo_path: Path | str | None = None,
     check: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int = 4,
 ) -> dict[tuple[str, str], str]:
-    """{picture key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
+    """{image key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
 
     check   called between chunks of files; what it raises (a cancel) ends the work, hashes so far are remembered
 
     ProblemsError names the files that cannot be read.
     """
     memo = Memo(memo_path)
-    known = memo.known("sha256", pictures)
-    unread = [picture for picture in pictures if picture.path not in known]
+    known = memo.known("sha256", images)
+    unread = [image for image in images if image.path not in known]
     problems: list[Problem] = []
-    remaining, done = iter(unread), len(pictures) - len(unread)
+    remaining, done = iter(unread), len(images) - len(unread)
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 16 * threads)):
             if check:
                 check()
             found: dict[Path, str] = {}
-            for picture, said in zip(part, pool.map(_sha256, part), strict=True):
+            for image, said in zip(part, pool.map(_sha256, part), strict=True):
                 if isinstance(said, OSError):
                     fix = "Put it back, or start again so that the folder is read anew."
-                    problems.append(
-                        Problem(f"The picture cannot be read ({said.strerror}).", printable(picture.path), fix)
-                    )
+                    problems.append(Problem(f"The image cannot be read ({said.strerror}).", printable(image.path), fix))
                 else:
-                    found[picture.path] = said
+                    found[image.path] = said
             memo.remember("sha256", found, part)
             known.update(found)
             done += len(part)
             if progress:
-                progress(done, len(pictures))
+                progress(done, len(images))
     if problems:
         raise ProblemsError(problems)
-    return {picture.key: known[picture.path] for picture in pictures}
+    return {image.key: known[image.path] for image in images}
 
 
-def _sha256(picture: Picture) -> str | OSError:
+def _sha256(image: ImageInfo) -> str | OSError:
     digest = hashlib.sha256()
     try:
-        with open(picture.path, "rb") as handle:
+        with open(image.path, "rb") as handle:
             while chunk := handle.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:

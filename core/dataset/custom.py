@@ -1,8 +1,8 @@
-"""A dataset class of the user's own: package.module.Class lists the pictures instead of folders.
+"""A dataset class of the user's own: package.module.Class lists the images instead of folders.
 
 It is code, so the owner of the machine must have allowed its module (record/allowed.py); a preset that came from elsewhere
 names one and gets a refusal. The class is called with the dataset's settings as a dict; what it then gives, by being
-iterated or by `.pictures()`, are dicts: {path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned picture.
+iterated or by `.images()`, are dicts: {path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from core.dataset.files import MAX_REPEATS, printable, reachable
 from core.dataset.folders import Root
+from core.dataset.image_info import ImageInfo, Scan, listed
 from core.dataset.memo import Memo
-from core.dataset.picture import Picture, Scan, listed
 from core.dataset.scan import Gathered
 from core.dataset.walk import File, file_at
 from core.record.allowed import FILE, allowed_modules
@@ -40,7 +40,7 @@ def scan_class(
 ) -> Scan:
     """What the dataset class lists, in its order. Problems are returned; only a cancel raises.
 
-    concepts   whose settings hold: the first of the role "train" for pictures, of "regularisation" for those of is_reg
+    concepts   whose settings hold: the first of the role "train" for images, of "regularisation" for those of is_reg
     """
     name = (dataset.dataset_class or "").strip()
     try:
@@ -51,15 +51,17 @@ def scan_class(
     gathered.problems += _wrong(name, rows)
     known = [row for row in rows if not _complaints(row)]
     if not known and not gathered.problems:
-        gathered.problems.append(Problem(f"The dataset class {name} lists no picture.", _WHERE, "See to its source."))
+        gathered.problems.append(Problem(f"The dataset class {name} lists no image.", _WHERE, "See to its source."))
     for is_reg in (False, True):
         part = [row for row in known if bool(row.get("is_reg", False)) == is_reg]
         if not part:
             continue
         concept = next((each for each in concepts if (each.role == "regularisation") == is_reg), None)
         if concept is None:
-            what = f"The dataset class {name} lists {'regularisation ' if is_reg else ''}pictures without settings for them."
-            fix = "Add a folder of the regularisation role." if is_reg else "Let it list pictures to learn, too."
+            what = (
+                f"The dataset class {name} lists {'regularisation ' if is_reg else ''}images without settings for them."
+            )
+            fix = "Add a folder of the regularisation role." if is_reg else "Let it list images to learn, too."
             gathered.problems.append(Problem(what, _WHERE, fix))
             continue
         _take(gathered, part, name.rpartition(".")[2], concept)
@@ -71,13 +73,13 @@ def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept
     id = gathered.new_id(name)
     by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
     found = gathered.read(files, id, Root(Path(name), 1, ""), concept)
-    pictures = [_with(picture, by_relative[picture.relative]) for picture in found]
-    gathered.finish(pictures, concept, {})
+    images = [_with(image, by_relative[image.relative]) for image in found]
+    gathered.finish(images, concept, {})
 
 
-def _with(picture: Picture, row: Mapping[str, Any]) -> Picture:
+def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
     given = row.get("caption")
-    return replace(picture, given=given, repeats=row.get("repeats") or 1, words=row.get("words") or "")
+    return replace(image, given=given, repeats=row.get("repeats") or 1, words=row.get("words") or "")
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
@@ -89,7 +91,7 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
         parts = [part for part in path.parts if part != path.anchor]
         names = ["/".join(parts[-most:]) for most in range(1, len(parts) + 1)]
         number, name = 1, next((name for name in names if name not in taken), "")
-        while not name or name in taken:  # one picture listed twice
+        while not name or name in taken:  # one image listed twice
             number += 1
             name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in taken else ""
         taken.add(name)
@@ -112,7 +114,7 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
         raise ProblemsError.one(what, _WHERE, fix)
     try:
         made = getattr(importlib.import_module(module_name), class_name)(dataset.model_dump(mode="json"))
-        given: Iterable[Any] = made.pictures() if hasattr(made, "pictures") else made
+        given: Iterable[Any] = made.images() if hasattr(made, "images") else made
         rows = []
         for row in given:
             if cancel:
@@ -146,7 +148,7 @@ def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
     found = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
     if not found:
         return []
-    what = f"The dataset class {name} lists pictures that cannot be used: {listed(found)}."
+    what = f"The dataset class {name} lists images that cannot be used: {listed(found)}."
     fix = "Give dicts of path, and where wanted caption, repeats, words, is_reg."
     return [Problem(what, _WHERE, fix)]
 

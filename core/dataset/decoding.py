@@ -1,4 +1,4 @@
-"""Every picture decoded whole, once: which cannot be read, and what the others look like; remembered by file."""
+"""Every image decoded whole, once: which cannot be read, and what the others look like; remembered by file."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from typing import TYPE_CHECKING
 from core.dataset.colours import BLACK, WHITE
 from core.dataset.look import FACT, MEASURED_SIDE, Look, from_text, measure, to_text
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, UnreachablePicture, open_picture, remarks
+from core.dataset.opening import BrokenImage, UnreachableImage, open_decoded, remarks
 from core.record.cancel import CancelToken
 
 if TYPE_CHECKING:
-    from core.dataset.scan import Picture
+    from core.dataset.scan import ImageInfo
 
 MOST_REMARK = 200  # letters
-PictureKey = tuple[str, str]
+ImageKey = tuple[str, str]
 _TURN = threading.Lock()
 
 
 def look_at_all(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     cancel: CancelToken | None = None,
     progress: Callable[[int, int], None] | None = None,
     memo_path: Path | str | None = None,
     threads: int = 4,
-) -> dict[PictureKey, Look]:
-    """Decode every picture that is not known yet; {picture key: what it looks like, or why it is broken} of all.
+) -> dict[ImageKey, Look]:
+    """Decode every image that is not known yet; {image key: what it looks like, or why it is broken} of all.
 
     A header can be right where the rest is cut off. Each finding is remembered by path, size and time in `memo_path`,
     also when a cancel ends the work early; not so what may change while the file does not (rights, memory, readers).
     progress is called with (done, all).
     """
     memo = Memo(memo_path)
-    known = memo.known(FACT, pictures)
-    unread = [picture for picture in pictures if picture.path not in known]
-    remaining, done = iter(unread), len(pictures) - len(unread)
+    known = memo.known(FACT, images)
+    unread = [image for image in images if image.path not in known]
+    remaining, done = iter(unread), len(images) - len(unread)
     if progress and unread:
-        progress(done, len(pictures))
+        progress(done, len(images))
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 8 * threads)):
             with _alone(cancel):
                 known |= memo.known(FACT, part)  # another reader may have had these since
                 facts: dict[Path, str] = {}
-                for picture, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
-                    known[picture.path] = to_text(look)
+                for image, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
+                    known[image.path] = to_text(look)
                     if lasting:
-                        facts[picture.path] = known[picture.path]
+                        facts[image.path] = known[image.path]
                     if progress:
-                        progress(done + sum(each.path in known for each in part), len(pictures))
+                        progress(done + sum(each.path in known for each in part), len(images))
                 memo.remember(FACT, facts, part)
             if cancel:
                 cancel.check()
             done += len(part)
             if progress:
-                progress(done, len(pictures))
-    return {picture.key: from_text(known[picture.path]) for picture in pictures}
+                progress(done, len(images))
+    return {image.key: from_text(known[image.path]) for image in images}
 
 
 @contextmanager
@@ -77,34 +77,34 @@ def _alone(cancel: CancelToken | None) -> Iterator[None]:
 
 
 def _decoded(
-    pictures: Sequence[Picture], pool: Executor, cancel: CancelToken | None
-) -> Iterator[tuple[Picture, Look, bool]]:
+    images: Sequence[ImageInfo], pool: Executor, cancel: CancelToken | None
+) -> Iterator[tuple[ImageInfo, Look, bool]]:
     """As they are done; after a cancel only those that were begun."""
 
-    def decode(picture: Picture) -> tuple[Picture, Look, bool] | None:
-        return None if cancel and cancel.wanted else (picture, *_look_at(picture))
+    def decode(image: ImageInfo) -> tuple[ImageInfo, Look, bool] | None:
+        return None if cancel and cancel.wanted else (image, *_look_at(image))
 
-    for future in as_completed([pool.submit(decode, picture) for picture in pictures]):
+    for future in as_completed([pool.submit(decode, image) for image in images]):
         if found := future.result():
             yield found
 
 
-def _look_at(picture: Picture) -> tuple[Look, bool]:
-    """Decode one picture; what is wrong with it is in the result. Whether that lasts as long as the file does."""
+def _look_at(image: ImageInfo) -> tuple[Look, bool]:
+    """Decode one image; what is wrong with it is in the result. Whether that lasts as long as the file does."""
     try:
         with remarks() as said:
-            opened = open_picture(picture.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
-        if opened.size != (picture.width, picture.height):
+            opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
+        if opened.size != (image.width, image.height):
             return Look("has another size than its header says"), True
         red = opened.on(BLACK).getchannel("R")
         found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]
         remark = said[0].strip()[:MOST_REMARK] if said else ""
         return replace(found, brightest=int(red.getextrema()[1]), opaque=opaque, remark=remark), True  # type: ignore[arg-type]
-    except BrokenPicture as error:
-        return Look(str(error)), not isinstance(error, UnreachablePicture)
+    except BrokenImage as error:
+        return Look(str(error)), not isinstance(error, UnreachableImage)
 
 
-def reasons_of(seen: Mapping[PictureKey, Look]) -> dict[PictureKey, str]:
-    """{picture key: reason} of those that cannot be decoded."""
+def reasons_of(seen: Mapping[ImageKey, Look]) -> dict[ImageKey, str]:
+    """{image key: reason} of those that cannot be decoded."""
     return {key: look.reason for key, look in seen.items() if look.reason}

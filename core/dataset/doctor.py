@@ -1,7 +1,7 @@
 """The dataset doctor: copies, blur, borders, sizes and captions that harm a training, each with a way to mend it.
 
 It reads what the decode pass has measured (`decoding.look_at_all`) and decodes anew only what must be seen twice.
-Nothing is changed by an examination; `treat` moves pictures into the trash folder, from where `trash.put_back` returns
+Nothing is changed by an examination; `treat` moves images into the trash folder, from where `trash.put_back` returns
 them.
 """
 
@@ -15,7 +15,7 @@ from core.dataset.batches import Placed
 from core.dataset.decoding import look_at_all
 from core.dataset.doctor_captions import caption_findings
 from core.dataset.doctor_finding import KINDS, Finding, Patient, Seen
-from core.dataset.doctor_pictures import Limits, copies, copies_by_content, looks_wrong, wrong_size
+from core.dataset.doctor_images import Limits, copies, copies_by_content, looks_wrong, wrong_size
 from core.dataset.report import Report
 from core.dataset.trash import put_away
 from core.record.cancel import CancelToken
@@ -36,16 +36,16 @@ def examine(
 ) -> tuple[Finding, ...]:
     """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing.
 
-    dataset    a preflight's report, or pictures with their places (validation is then told by their folder's role)
+    dataset    a preflight's report, or images with their places (validation is then told by their folder's role)
     memo_path  where measures of files are remembered, as for the decode pass
-    progress   called with (done, all) while pictures are decoded: first those never seen, then those to see twice
+    progress   called with (done, all) while images are decoded: first those never seen, then those to see twice
     """
     limits = settings or Limits()
     patients = _patients(dataset)
     if not patients:
         return ()
-    pictures = [patient.picture for patient in patients]
-    seen = {key: look for key, look in look_at_all(pictures, cancel, progress, memo_path).items() if not look.reason}
+    images = [patient.image for patient in patients]
+    seen = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
     whole = [patient for patient in patients if patient.key in seen]
     found = [
         *copies(whole, seen, limits, memo_path, cancel, progress),
@@ -67,19 +67,19 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
-    """Put the advised pictures of a finding away, with what belongs to them; a token for `trash.put_back`."""
+    """Put the advised images of a finding away, with what belongs to them; a token for `trash.put_back`."""
     advised = set(finding.advised)
-    chosen = [seen for group in finding.pictures for seen in group if seen.key in advised]
+    chosen = [seen for group in finding.images for seen in group if seen.key in advised]
     if not chosen:
         raise ProblemsError.one(
-            "This finding has no pictures to put away.", KINDS.get(finding.kind, finding.kind), finding.fix
+            "This finding has no images to put away.", KINDS.get(finding.kind, finding.kind), finding.fix
         )
     beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
     return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
 
 
 def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
-    """Each picture once, however many resolutions it trains at: at the first, which comes first."""
+    """Each image once, however many resolutions it trains at: at the first, which comes first."""
     found: dict[tuple[str, str], Patient] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]
@@ -87,5 +87,5 @@ def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
         both = [(tuple(dataset), "")]
     for members, role in both:
         for placed in members:
-            found.setdefault(placed.picture.key, Patient(placed, role or placed.concept.role))
+            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role))
     return list(found.values())

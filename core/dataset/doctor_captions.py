@@ -14,26 +14,26 @@ SIMILAR = 0.9  # shared words over all words (Jaccard): one word of twenty diffe
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
 TAGS_FROM = 4  # pieces of a typical caption between separators, of at most TAG_WORDS words each: then these are tags
 TAG_WORDS = 3
-NAMED_TAGS = 3  # of a picture's rare tags shown beside it
+NAMED_TAGS = 3  # of an image's rare tags shown beside it
 
 _WORD = re.compile(r"\w+")
 
 
 def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
-    """Everything about captions of what trains and validates. Regularisation pictures do with their folder's words."""
+    """Everything about captions of what trains and validates. Regularisation images do with their folder's words."""
     patients = [patient for patient in patients if patient.role != "regularisation"]
     own = [patient for patient in patients if _is_own(patient)]
     return [*_none(patients), *_one_for_all(own), *_alike(own), *_file_names(own), *_rare_tags(own)]
 
 
 def _is_own(patient: Patient) -> bool:
-    """Whether something was written for this picture."""
+    """Whether something was written for this image."""
     caption = patient.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
 def _none(patients: Sequence[Patient]) -> list[Finding]:
-    """Pictures without words of their own."""
+    """Images without words of their own."""
     lacking = [patient for patient in patients if not _is_own(patient)]
 
     def note(patient: Patient) -> str:
@@ -44,7 +44,7 @@ def _none(patients: Sequence[Patient]) -> list[Finding]:
         "no caption",
         lacking,
         "{n} without a caption of their own.",
-        "Write captions where pictures differ in more than their folder's words say.",
+        "Write captions where images differ in more than their folder's words say.",
         note,
     )
 
@@ -53,7 +53,7 @@ def _one_for_all(own: Sequence[Patient]) -> list[Finding]:
     texts = {_plain(patient.placed.caption.text) for patient in own}
     if len(own) < 3 or len(texts) != 1:
         return []
-    what = "All captions are the same: everything that the pictures share is learnt under it, their backgrounds too."
+    what = "All captions are the same: everything that the images share is learnt under it, their backgrounds too."
     fix = "Say in each caption what differs, so that only what is the same is learnt as the subject."
     return [Finding("one caption", "advice", what, fix, tuple((patient.seen(),) for patient in own))]
 
@@ -71,12 +71,12 @@ def _alike(own: Sequence[Patient]) -> list[Finding]:
     groups = joined_groups(joined, len(own))
     if not groups:
         return []
-    said = "1 group of pictures has" if len(groups) == 1 else f"{len(groups)} groups of pictures have"
-    what = f"{said} the same caption or nearly so, though the pictures differ ({sum(map(len, groups))} pictures)."
+    said = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
+    what = f"{said} the same caption or nearly so, though the images differ ({sum(map(len, groups))} images)."
     shown = tuple(
         tuple(own[number].seen(own[number].placed.caption.text[:120]) for number in group) for group in groups
     )
-    return [Finding("alike captions", "advice", what, "Say in each what is different in its picture.", shown)]
+    return [Finding("alike captions", "advice", what, "Say in each what is different in its image.", shown)]
 
 
 def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
@@ -102,11 +102,11 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(own: Sequence[Patient]) -> list[Finding]:
-    """IMG_0231 as a caption was made by a program, not by a person. A word that is the picture's subject is fine."""
+    """IMG_0231 as a caption was made by a program, not by a person. A word that is the image's subject is fine."""
     named = [
         patient
         for patient in own
-        if _plain(patient.placed.caption.text) == _plain(patient.picture.path.stem)
+        if _plain(patient.placed.caption.text) == _plain(patient.image.path.stem)
         and re.search(r"\d", patient.placed.caption.text)
     ]
     return one_by_one(
@@ -119,7 +119,7 @@ def _file_names(own: Sequence[Patient]) -> list[Finding]:
 
 
 def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
-    """Tags of a single picture: often slips of the pen (blue_eye), and learnt from that picture alone."""
+    """Tags of a single image: often slips of the pen (blue_eye), and learnt from that image alone."""
     tags = [_tags(patient) for patient in own]
     pieces = [tag for each in tags for tag in each]
     if len(own) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
@@ -130,8 +130,8 @@ def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
     if not holders:
         return []
     total = sum(len(said) for _, said in holders)
-    what = f"{total} of {len(counts)} tags occur in one picture only."
-    fix = "Look for slips of the pen and for two words for one thing; what is left is learnt from that picture alone."
+    what = f"{total} of {len(counts)} tags occur in one image only."
+    fix = "Look for slips of the pen and for two words for one thing; what is left is learnt from that image alone."
     shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 

@@ -1,4 +1,4 @@
-"""What the dataset doctor finds, as plain data for the page: which pictures, why, and what a bulk action would put away."""
+"""What the dataset doctor finds, as plain data for the page: which images, why, and what a bulk action would put away."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from core.dataset.batches import Placed
 from core.dataset.files import printable
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 from core.record.problems import Problem
 
 Key = tuple[str, str]
 
 # kind of a finding -> its heading
 KINDS = {
-    "leak": "The same pictures in training and validation",
-    "near leak": "Nearly the same pictures in training and validation",
-    "class": "The same pictures in training and regularisation",
-    "near class": "Nearly the same pictures in training and regularisation",
-    "copy": "The same picture more than once",
-    "near copy": "Nearly the same picture more than once",
+    "leak": "The same images in training and validation",
+    "near leak": "Nearly the same images in training and validation",
+    "class": "The same images in training and regularisation",
+    "near class": "Nearly the same images in training and regularisation",
+    "copy": "The same image more than once",
+    "near copy": "Nearly the same image more than once",
     "plain": "One colour only",
     "blur": "Blurred",
     "border": "Frames and bars",
@@ -39,7 +39,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One picture of a finding. note: what it is about this one ("320 x 240, validation"); beside: its mask, if any."""
+    """One image of a finding. note: what it is about this one ("320 x 240, validation"); beside: its mask, if any."""
 
     key: Key
     path: Path
@@ -54,7 +54,7 @@ class Finding:
     kind      "same", "near", "leak", "blur", ...: see KINDS
     level     "error" blocks a start, "advice" does not
     what, fix   one sentence each
-    pictures  groups that belong together (copies of one picture); single pictures are groups of one
+    images  groups that belong together (copies of one image); single images are groups of one
     advised   keys of those that `doctor.treat` puts away
     action    "put away" where that mends it, "open" where a person has to look or write
     """
@@ -63,25 +63,25 @@ class Finding:
     level: str
     what: str
     fix: str
-    pictures: tuple[tuple[Seen, ...], ...]
+    images: tuple[tuple[Seen, ...], ...]
     advised: tuple[Key, ...] = ()
     action: str = "open"
 
     @property
     def id(self) -> str:
-        """The same for the same finding about the same pictures: how a page asks for it."""
-        keys = sorted("/".join(seen.key) for group in self.pictures for seen in group)
+        """The same for the same finding about the same images: how a page asks for it."""
+        keys = sorted("/".join(seen.key) for group in self.images for seen in group)
         text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
         return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
 
     @property
     def count(self) -> int:
-        """Pictures it is about."""
-        return sum(map(len, self.pictures))
+        """Images it is about."""
+        return sum(map(len, self.images))
 
     def problem(self) -> Problem:
         """The form that a preflight lists."""
-        where = printable(self.pictures[0][0].path.parent) if self.pictures else "dataset"
+        where = printable(self.images[0][0].path.parent) if self.images else "dataset"
         return Problem(self.what, where, self.fix, self.level)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Finding:
                 }
                 for seen in group
             ]
-            for group in self.pictures
+            for group in self.images
         ]
         return {
             "id": self.id,
@@ -107,7 +107,7 @@ class Finding:
             "what": self.what,
             "fix": self.fix,
             "count": self.count,
-            "pictures": groups,
+            "images": groups,
             "advised": len(advised),
             "action": self.action,
         }
@@ -115,22 +115,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A picture as the doctor sees it. role: "train", "regularisation" or "validation"."""
+    """An image as the doctor sees it. role: "train", "regularisation" or "validation"."""
 
     placed: Placed
     role: str
 
     @property
-    def picture(self) -> Picture:
-        return self.placed.picture
+    def image(self) -> ImageInfo:
+        return self.placed.image
 
     @property
     def key(self) -> Key:
-        return self.placed.picture.key
+        return self.placed.image.key
 
     def seen(self, note: str = "") -> Seen:
-        mask = self.picture.conditioning
-        return Seen(self.key, self.picture.path, note, (mask,) if mask is not None else ())
+        mask = self.image.conditioning
+        return Seen(self.key, self.image.path, note, (mask,) if mask is not None else ())
 
 
 def one_by_one(
@@ -141,10 +141,10 @@ def one_by_one(
     note: Callable[[Patient], str] = lambda patient: "",
     put_away: bool = False,
 ) -> list[Finding]:
-    """A finding about single pictures; none where nothing was found. `{n}` in `what` becomes "3 pictures are"."""
+    """A finding about single images; none where nothing was found. `{n}` in `what` becomes "3 images are"."""
     if not found:
         return []
-    number = "1 picture is" if len(found) == 1 else f"{len(found)} pictures are"
+    number = "1 image is" if len(found) == 1 else f"{len(found)} images are"
     return [
         Finding(
             kind,
@@ -159,7 +159,7 @@ def one_by_one(
 
 
 def size_of(patient: Patient) -> str:
-    return f"{patient.picture.width} x {patient.picture.height}"
+    return f"{patient.image.width} x {patient.image.height}"
 
 
 def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Pictures through the VAE: decoded ahead by threads, encoded in batches of one size, each result checked."""
+"""Images through the VAE: decoded ahead by threads, encoded in batches of one size, each result checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.files import printable
 from core.dataset.images import load_pixels
-from core.dataset.opening import BrokenPicture, problem_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ WRITES_WAITING = 64
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A picture as it is, or mirrored: what has one entry in a cache."""
+    """An image as it is, or mirrored: what has one entry in a cache."""
 
     placed: Placed
     mirrored: bool = False
@@ -42,7 +42,7 @@ class Side:
 def sides(placed: Placed) -> tuple[Side, ...]:
     """Those that an epoch can ask for."""
     plain = Side(placed)
-    return (plain, Side(placed, True)) if placed.concept.pictures.flip_aug else (plain,)
+    return (plain, Side(placed, True)) if placed.concept.images.flip_aug else (plain,)
 
 
 def encode_sides(
@@ -56,21 +56,21 @@ def encode_sides(
     check: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Encode each and hand it to `keep` (on one thread of its own); return how many. Pictures are decoded ahead by
+    """Encode each and hand it to `keep` (on one thread of its own); return how many. Images are decoded ahead by
     `threads` threads, of which at most threads + 2 batches wait in memory.
 
-    retry     encodes one picture again, in fp32, when the first result is not finite (fp16 VAEs overflow)
+    retry     encodes one image again, in fp32, when the first result is not finite (fp16 VAEs overflow)
     check     called between batches; what it raises (a cancel) ends the work, what was kept stays
     progress  called with (done, all)
 
-    ProblemsError at the end names every picture that could not be read or encoded; the others are kept.
+    ProblemsError at the end names every image that could not be read or encoded; the others are kept.
     """
     problems: list[Problem] = []
     done = 0
     with ThreadPoolExecutor(max(1, threads)) as decoders, ThreadPoolExecutor(1) as writer:
         results = _Results(writer, keep, retry, problems)
         try:
-            decoded = _decoded_ahead(_pictures(todo), decoders, threads + 2 * batch_size, problems)
+            decoded = _decoded_ahead(_images(todo), decoders, threads + 2 * batch_size, problems)
             for batch in _batches(decoded, batch_size):
                 if check:
                     check()
@@ -87,8 +87,8 @@ def encode_sides(
     return done
 
 
-def _pictures(todo: Sequence[Side]) -> list[list[Side]]:
-    """Sides by picture, so that each is decoded once; pictures of one size together."""
+def _images(todo: Sequence[Side]) -> list[list[Side]]:
+    """Sides by image, so that each is decoded once; images of one size together."""
     found: dict[tuple, list[Side]] = {}
     for side in todo:
         found.setdefault(side.placed.key, []).append(side)
@@ -96,11 +96,11 @@ def _pictures(todo: Sequence[Side]) -> list[list[Side]]:
 
 
 def _decoded_ahead(
-    pictures: Iterable[list[Side]], pool: ThreadPoolExecutor, ahead: int, problems: list[Problem]
+    images: Iterable[list[Side]], pool: ThreadPoolExecutor, ahead: int, problems: list[Problem]
 ) -> Iterator[tuple[Side, np.ndarray]]:
-    """Sides with their pixels [3, H, W], in order, at most `ahead` pictures waiting; those that fail go to `problems`."""
+    """Sides with their pixels [3, H, W], in order, at most `ahead` images waiting; those that fail go to `problems`."""
     waiting: deque[tuple[list[Side], Future]] = deque()
-    remaining = iter(pictures)
+    remaining = iter(images)
     while True:
         while len(waiting) < ahead and (group := next(remaining, None)) is not None:
             waiting.append((group, pool.submit(pixels_of, group[0].placed)))
@@ -109,16 +109,16 @@ def _decoded_ahead(
         group, future = waiting.popleft()
         try:
             pixels = future.result()
-        except BrokenPicture as error:
-            problems.append(problem_of(group[0].placed.picture.path, error))
+        except BrokenImage as error:
+            problems.append(problem_of(group[0].placed.image.path, error))
             continue
         for side in group:
             yield side, pixels[..., ::-1] if side.mirrored else pixels
 
 
 def pixels_of(placed: Placed) -> np.ndarray:
-    """The picture at its place, without changes by chance: float32 [3, H, W] in [-1, 1]."""
-    return load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures)
+    """The image at its place, without changes by chance: float32 [3, H, W] in [-1, 1]."""
+    return load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
 
 
 def _batches(decoded: Iterator[tuple[Side, np.ndarray]], size: int) -> Iterator[list[tuple[Side, np.ndarray]]]:
@@ -192,6 +192,6 @@ def _finite(parts: Iterable[Tensor]) -> bool:
 
 
 def _not_finite(placed: Placed) -> Problem:
-    name = printable(placed.picture.relative)
-    what = f"The VAE gives no finite numbers (NaN) for the picture {name}."
-    return Problem(what, printable(placed.picture.path), "Remove the picture, or choose another VAE.")
+    name = printable(placed.image.relative)
+    what = f"The VAE gives no finite numbers (NaN) for the image {name}."
+    return Problem(what, printable(placed.image.path), "Remove the image, or choose another VAE.")

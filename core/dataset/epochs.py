@@ -13,7 +13,7 @@ from core.record import draws
 from core.settings.dataset import DatasetSettings
 
 Bucket = tuple[str, Size]
-LOOKED_AT = 8  # epochs, for what never fills a batch where pictures come in turn
+LOOKED_AT = 8  # epochs, for what never fills a batch where images come in turn
 
 
 class Epochs:
@@ -30,7 +30,7 @@ class Epochs:
         self._short = dataset.short_batches
         self._accumulation = accumulation
         self._size: dict[Bucket, int] = {
-            each.bucket: each.concept.pictures.train_batch_size * processes for each in placed
+            each.bucket: each.concept.images.train_batch_size * processes for each in placed
         }
         # Order is drawn by these names: several processes see what one with such batches sees.
         self._drawn_as = {
@@ -46,7 +46,7 @@ class Epochs:
 
     @property
     def views(self) -> int:
-        """Pictures shown in an epoch, repeats counted."""
+        """Images shown in an epoch, repeats counted."""
         return sum(len(part) for part in self.parts)
 
     @property
@@ -90,7 +90,7 @@ class Epochs:
         return bisect_right(self._first, step) - 1
 
     def never_shown(self) -> list[Placed]:
-        """Pictures that no epoch shows, because their bucket never fills a batch and short ones are left out."""
+        """Images that no epoch shows, because their bucket never fills a batch and short ones are left out."""
         if self._short != "drop":
             return []
         filled: Counter[Bucket] = Counter()
@@ -101,8 +101,8 @@ class Epochs:
         ]
 
     def not_needed(self) -> list[Placed]:
-        """Regularisation pictures that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
-        shown = {each.key for part in self.parts for each in part.pictures}
+        """Regularisation images that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
+        shown = {each.key for part in self.parts for each in part.images}
         return [each for members in self._members.values() for each in members if each.key not in shown]
 
     # -- making
@@ -134,7 +134,7 @@ class Epochs:
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
-        """Further showings of the bucket's own pictures, until its last batch is full."""
+        """Further showings of the bucket's own images, until its last batch is full."""
         lacking = -len(views) % self._size[bucket]
         shown = Counter(each.key for each, _ in views)
         order = list({each.key: each for each, _ in views}.values())

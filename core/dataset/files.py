@@ -1,4 +1,4 @@
-"""File names of a dataset: which are pictures, which are junk, what a folder's name says."""
+"""File names of a dataset: which are images, which are junk, what a folder's name says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 # Formats that Pillow reads here, by what it calls them. A closed list: other readers run outside programs (EPS) or
 # take minutes (PDF), and a file's content, not its name, chooses the reader. (JPEG includes the MPO of phones.)
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 PLUGIN_EXTENSIONS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # read by optional packages
-PICTURE_EXTENSIONS = frozenset(
+IMAGE_EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", *PLUGIN_EXTENSIONS)
 )
 # What other endings than a format's own name stand for, and what is one kind to a person.
@@ -42,12 +42,12 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def is_picture_name(name: str) -> bool:
-    return extension(name) in PICTURE_EXTENSIONS
+def is_image_name(name: str) -> bool:
+    return extension(name) in IMAGE_EXTENSIONS
 
 
 def real_kind(name: str, format: str) -> str:
-    """What a picture file holds where its ending says another kind: ("a.png", "JPEG") -> "JPEG"; else empty."""
+    """What an image file holds where its ending says another kind: ("a.png", "JPEG") -> "JPEG"; else empty."""
     said, held = extension(name)[1:].upper(), format.upper()
     return "" if _SAME.get(said, said) == _SAME.get(held, held) else _SAME.get(held, held)
 
@@ -73,10 +73,10 @@ _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+", re.DOTALL)
 
 
 def without_face(stem: str) -> str | None:
-    """The picture that a face was cut out of: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share.
+    """The image that a face was cut out of: "foo_0123_0200_0080_0080" -> "foo", whose caption it may share.
 
     sd-scripts takes any four pieces between underscores for the face; here they must be numbers, so that
-    `my_long_name_of_picture.png` does not get the caption `my.txt`.
+    `my_long_name_of_image.png` does not get the caption `my.txt`.
     """
     match = _FACE.fullmatch(stem)
     return match[1] if match else None

@@ -20,23 +20,23 @@ def dataset_fingerprint(
     cancel: CancelToken | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """What a run trained on, for its dataset.json: every picture with its caption, place and content.
+    """What a run trained on, for its dataset.json: every image with its caption, place and content.
 
     hashes   also the SHA-256 of each file's bytes, read once and then remembered in `memo_path`
     """
     found = (
-        content_hashes([each.picture for each in placed], memo_path, cancel.check if cancel else None, progress)
+        content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None, progress)
         if hashes
         else {}
     )
-    pictures = [
+    images = [
         {
-            "source": each.picture.source,
-            "path": printable(each.picture.relative),
-            "width": each.picture.width,
-            "height": each.picture.height,
-            "bytes": each.picture.bytes,
-            "sha256": found.get(each.picture.key),
+            "source": each.image.source,
+            "path": printable(each.image.relative),
+            "width": each.image.width,
+            "height": each.image.height,
+            "bytes": each.image.bytes,
+            "sha256": found.get(each.image.key),
             "repeats": each.repeats,
             "caption": each.caption.whole,
             "caption_source": each.caption.source,
@@ -44,4 +44,4 @@ def dataset_fingerprint(
         }
         for each in placed
     ]
-    return {"v": 1, "count": len(pictures), "pictures": pictures}
+    return {"v": 1, "count": len(images), "images": images}

@@ -30,9 +30,9 @@ class Root:
 
 
 def words_for(source: Source, own: str) -> str:
-    """What is said about a picture without a caption: the words set for it, identifier and class, else the folder's own.
+    """What is said about an image without a caption: the words set for it, identifier and class, else the folder's own.
 
-    Regularisation pictures show the class, not the subject, so the identifier is not theirs.
+    Regularisation images show the class, not the subject, so the identifier is not theirs.
     """
     if source.class_tokens is not None:
         return source.class_tokens
@@ -68,9 +68,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         with os.scandir(path) as entries:
             children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
     except OSError as error:
-        return [], [
-            Problem("The picture folder cannot be opened.", shown, f"Check its permissions ({error.strerror}).")
-        ]
+        return [], [Problem("The image folder cannot be opened.", shown, f"Check its permissions ({error.strerror}).")]
     named = {child: said for child in children if (said := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
     problems: list[Problem] = []
@@ -93,11 +91,11 @@ def _named_root(
     """A `<repeats>_<words>` folder; what the source sets itself comes first."""
     repeats = source.num_repeats or said[0]
     if repeats == 0:
-        fix = "Rename the folder, or give it repeats, if its pictures should train."
+        fix = "Rename the folder, or give it repeats, if its images should train."
         return [], [Problem("A folder's name says 0 repeats, so it is left out.", printable(path), fix, "advice")]
     problems = []
     if repeats >= MANY_REPEATS and source.num_repeats is None:
-        what = f"Each picture of {printable(path.name)} would be shown {repeats} times an epoch, as its name says."
+        what = f"Each image of {printable(path.name)} would be shown {repeats} times an epoch, as its name says."
         fix = "If the number is a year or a count, set this folder's repeats to 1."
         problems.append(Problem(what, printable(path), fix, "advice"))
     return [Root(path, repeats, words_for(source, said[1]), named=True, inside=inside)], problems
@@ -107,7 +105,7 @@ def _not_a_folder(path: Path, shown: str) -> Problem | None:
     if os.path.isdir(path):
         return None
     if not os.path.exists(path):
-        return Problem("The picture folder does not exist.", shown, "Check the spelling, or choose another folder.")
+        return Problem("The image folder does not exist.", shown, "Check the spelling, or choose another folder.")
     if path.suffix.lower() == ".zip":
         return Problem(
             "A zip file was given where a folder is needed.", shown, "Drop the zip on the Dataset tab, or unpack it."

@@ -1,4 +1,4 @@
-"""Pictures as they train: on the chosen colour, resized, cropped to their bucket, changed as the draw says."""
+"""Images as they train: on the chosen colour, resized, cropped to their bucket, changed as the draw says."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from PIL import Image
 from core.dataset.augment import change_colours
 from core.dataset.buckets import Placement
 from core.dataset.colours import WHITE, colour_of
-from core.dataset.opening import BrokenPicture, open_picture
+from core.dataset.opening import BrokenImage, open_decoded
 from core.dataset.resize import resize
 from core.dataset.views import View
 
 if TYPE_CHECKING:
-    from core.settings.pictures import PictureSettings
+    from core.settings.images import ImageSettings
 
 
 def load_bucketed(
-    path: Path | str, placement: Placement, flip: bool = False, pictures: PictureSettings | None = None
+    path: Path | str, placement: Placement, flip: bool = False, images: ImageSettings | None = None
 ) -> Image.Image:
-    """The picture as it trains: RGB at the bucket's size. BrokenPicture when unreadable or of a changed size.
+    """The image as it trains: RGB at the bucket's size. BrokenImage when unreadable or of a changed size.
 
-    pictures   its folder's settings: the colour behind transparency and the filter; None is white and "auto"
+    images   its folder's settings: the colour behind transparency and the filter; None is white and "auto"
     """
-    background = colour_of(pictures.alpha_color) if pictures else WHITE
-    opened = open_picture(path, enough=enough_for(placement))
-    if opened.size != placement.picture:
-        was, now = "{} x {}".format(*placement.picture), "{} x {}".format(*opened.size)
-        raise BrokenPicture(f"was {was} pixels when the folder was read and is {now} now")
-    return in_view(opened.on(background), placement, flip, pictures.resize_interpolation if pictures else "auto")
+    background = colour_of(images.alpha_color) if images else WHITE
+    opened = open_decoded(path, enough=enough_for(placement))
+    if opened.size != placement.image:
+        was, now = "{} x {}".format(*placement.image), "{} x {}".format(*opened.size)
+        raise BrokenImage(f"was {was} pixels when the folder was read and is {now} now")
+    return in_view(opened.on(background), placement, flip, images.resize_interpolation if images else "auto")
 
 
 def enough_for(placement: Placement) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def enough_for(placement: Placement) -> tuple[int, int]:
 
 
 def load_pixels(
-    path: Path | str, view: View | Placement, flip: bool = False, pictures: PictureSettings | None = None
+    path: Path | str, view: View | Placement, flip: bool = False, images: ImageSettings | None = None
 ) -> np.ndarray:
     """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes.
 
@@ -48,12 +48,12 @@ def load_pixels(
     """
     if not isinstance(view, View):
         view = View(view, flip)
-    pixels = np.asarray(load_bucketed(path, view.placement, view.flip, pictures), dtype=np.float32)
+    pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
     return as_training(change_colours(pixels, view.hue, view.gamma))
 
 
 def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "auto") -> Image.Image:
-    """A picture, its mask or its conditioning picture: resized, cropped and mirrored, all in the same way."""
+    """An image, its mask or its conditioning image: resized, cropped and mirrored, all in the same way."""
     image = resize(image, placement.resized, interpolation)
     left, top = placement.crop
     image = image.crop((left, top, left + placement.bucket[0], top + placement.bucket[1]))

@@ -1,7 +1,7 @@
-"""What the VAE sees in each picture, encoded once: on disk by content, in memory during a run.
+"""What the VAE sees in each image, encoded once: on disk by content, in memory during a run.
 
-An entry is named by everything it depends on (picture bytes, size, crop, mirroring, the colour behind transparency, VAE
-weights, type, this code), so a stale one is never found, whatever the picture or its folder is called. Mean and
+An entry is named by everything it depends on (image bytes, size, crop, mirroring, the colour behind transparency, VAE
+weights, type, this code), so a stale one is never found, whatever the image or its folder is called. Mean and
 log-variance are kept, not a sample: each draw of an epoch makes its own.
 """
 
@@ -21,27 +21,27 @@ from core.record import draws
 from core.record.problems import ProblemsError
 from core.record.queued import queued
 from core.record.space import require_space
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.batches import Placed
 
-PictureKey = tuple[str, ...]
+ImageKey = tuple[str, ...]
 Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the CPU
 Check = Callable[[], None]
 
 CODE_VERSION = 2  # raised when resizing, cropping or colours change
-NO_COLOUR = PictureSettings().alpha_color  # of pictures that let nothing through, whatever the colour behind them
+NO_COLOUR = ImageSettings().alpha_color  # of images that let nothing through, whatever the colour behind them
 
 
 class LatentCache:
-    """Posteriors of pictures under one VAE.
+    """Posteriors of images under one VAE.
 
     folder     where entries lie; several VAEs and datasets share it
     vae_id     hash of the VAE's weights      dtype   the type it computes in ("fp32")
-    memo_path  where the hashes of picture files and their looks are remembered, so that a warm start reads no picture
+    memo_path  where the hashes of image files and their looks are remembered, so that a warm start reads no image
     writes     False: what is encoded stays in memory, nothing is written
     others     reads a side from elsewhere (caches of other programs), None where it has none; asked first
     """
@@ -65,7 +65,7 @@ class LatentCache:
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
-        """Those with a side that is not on disk yet; of pictures with one content and place, the first stands for all."""
+        """Those with a side that is not on disk yet; of images with one content and place, the first stands for all."""
         found = {side.placed.key: side.placed for side in self._missing(items, check).values()}
         return list(found.values())
 
@@ -106,7 +106,7 @@ class LatentCache:
         )
 
     def load(self, items: Sequence[Placed], check: Check | None = None) -> dict[SideKey, Posterior]:
-        """Every side of the items; pictures of one content share tensors."""
+        """Every side of the items; images of one content share tensors."""
         loaded: dict[Path, Posterior] = {}
         result: dict[SideKey, Posterior] = {}
         for side, path in self._files(items, check):
@@ -126,8 +126,8 @@ class LatentCache:
         tensors = read_tensors(path, _shapes(side.placed))
         if tensors is None:
             raise ProblemsError.one(
-                "The encoded form of a picture is missing from the cache.",
-                printable(side.placed.picture.path),
+                "The encoded form of an image is missing from the cache.",
+                printable(side.placed.image.path),
                 "Start again: it is encoded anew.",
             )
         return tensors["mean"], tensors["logvar"]
@@ -146,17 +146,17 @@ class LatentCache:
 
     def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
         """Each side with its entry. Contents are read once in the life of this object, and once ever with a memo."""
-        unread = {_state(side.placed): side.placed.picture for side in wanted}
-        unread = {state: picture for state, picture in unread.items() if state not in self._contents}
+        unread = {_state(side.placed): side.placed.image for side in wanted}
+        unread = {state: image for state, image in unread.items() if state not in self._contents}
         hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
-        self._contents |= {state: hashes[picture.key] for state, picture in unread.items()}
+        self._contents |= {state: hashes[image.key] for state, image in unread.items()}
         seen = looks(list(unread.values()), self._memo_path) if unread else {}
         solid = {key for key, look in seen.items() if not look.reason and not look.transparent}
-        self._opaque |= {state for state, picture in unread.items() if picture.key in solid}
+        self._opaque |= {state for state, image in unread.items() if image.key in solid}
         return [(side, file_of(self.folder, self._key(side))) for side in wanted]
 
     def _key(self, side: Side) -> str:
-        where, pictures, state = side.placed.placement, side.placed.concept.pictures, _state(side.placed)
+        where, images, state = side.placed.placement, side.placed.concept.images, _state(side.placed)
         return key_of(
             "latents",
             CODE_VERSION,
@@ -165,8 +165,8 @@ class LatentCache:
             where.crop,
             where.bucket,
             "mirrored" if side.mirrored else "as it is",
-            pictures.resize_interpolation,
-            NO_COLOUR if state in self._opaque else pictures.alpha_color.lower(),
+            images.resize_interpolation,
+            NO_COLOUR if state in self._opaque else images.alpha_color.lower(),
             *self._identity,
         )
 
@@ -179,9 +179,9 @@ class LatentCache:
 
 
 def _state(placed: Placed) -> tuple:
-    """A picture file as the scan saw it."""
-    picture = placed.picture
-    return (picture.key, picture.path, picture.bytes, picture.mtime_ns)
+    """An image file as the scan saw it."""
+    image = placed.image
+    return (image.key, image.path, image.bytes, image.mtime_ns)
 
 
 def _shapes(placed: Placed) -> Shapes:
@@ -207,9 +207,9 @@ def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKe
 def sample_latent(
     mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
 ) -> Tensor:
-    """One draw from a picture's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
+    """One draw from an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
 
-    The noise is addressed by (seed, epoch, picture, repeat) and drawn on the CPU: the same on every device. The
+    The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
     log-variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
     noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
@@ -217,5 +217,5 @@ def sample_latent(
 
 
 def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
-    """The one draw that sd-scripts keeps for a whole run: each side of a picture has its own."""
+    """The one draw that sd-scripts keeps for a whole run: each side of an image has its own."""
     return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")

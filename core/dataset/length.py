@@ -7,9 +7,9 @@ from typing import Protocol
 
 from core.settings.schedule import ScheduleSettings
 
-# Few pictures are learnt in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 pictures,
+# Few images are learnt in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 images,
 # 3000 for 300.
-FEW_PICTURES, MANY_PICTURES = 15, 300
+FEW_IMAGES, MANY_IMAGES = 15, 300
 MOST_PASSES, LEAST_PASSES = 100, 10
 LEAST_UPDATES = 100
 
@@ -18,7 +18,7 @@ LEAST_UPDATES = 100
 class Length:
     """epochs: passes begun, the last may be cut short. chosen_by: "steps", "epochs" or "advice".
 
-    steps_per_epoch   of the first epoch; where regularisation pictures come in turn, others may differ a little
+    steps_per_epoch   of the first epoch; where regularisation images come in turn, others may differ a little
     """
 
     steps_per_epoch: int
@@ -28,17 +28,17 @@ class Length:
 
 
 def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) -> int:
-    """Passes over each picture to begin with, for a first LoRA.
+    """Passes over each image to begin with, for a first LoRA.
 
-    100 for up to 15 pictures, then falling as 1500 views grow evenly to 3000 at 300 pictures, never below 10. A large
+    100 for up to 15 images, then falling as 1500 views grow evenly to 3000 at 300 images, never below 10. A large
     batch makes few updates of many views, so passes are added until there are 100 updates.
-    views     pictures with their repeats in one epoch
+    views     images with their repeats in one epoch
     batches   of one epoch; ceil(views / batch_size) when not given
     """
     if views <= 0:
         return LEAST_PASSES
-    share = (min(max(views, FEW_PICTURES), MANY_PICTURES) - FEW_PICTURES) / (MANY_PICTURES - FEW_PICTURES)
-    wanted = FEW_PICTURES * MOST_PASSES * (1 + share)
+    share = (min(max(views, FEW_IMAGES), MANY_IMAGES) - FEW_IMAGES) / (MANY_IMAGES - FEW_IMAGES)
+    wanted = FEW_IMAGES * MOST_PASSES * (1 + share)
     passes = max(LEAST_PASSES, min(MOST_PASSES, round(wanted / views)))
     updates = batches if batches is not None else -(-views // batch_size)
     return max(passes, -(-LEAST_UPDATES // updates))
@@ -75,17 +75,17 @@ def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
     return Length(steps, number, epochs.first_update(number), "advice")
 
 
-def length_sentence(length: Length, epochs: Counts, pictures: int, accumulation: int) -> str:
-    """ "24 pictures x 66 passes / batch 4 = 396 steps". Where some batches are short, the batches are counted instead.
+def length_sentence(length: Length, epochs: Counts, images: int, accumulation: int) -> str:
+    """ "24 images x 66 passes / batch 4 = 396 steps". Where some batches are short, the batches are counted instead.
 
-    pictures   how many train, repeats not counted
+    images   how many train, repeats not counted
     """
     views, batches = epochs.views, epochs.batches_in(0)
     if not batches:
-        return "No picture trains."
+        return "No image trains."
     size = epochs.batch_sizes[-1]
-    who = _count(pictures, "picture") + (f" ({views} with repeats)" if views > pictures else "")
-    if views < pictures:
+    who = _count(images, "image") + (f" ({views} with repeats)" if views > images else "")
+    if views < images:
         who = f"{_count(views, 'view')} of {who} in turn"
     even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not even:

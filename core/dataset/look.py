@@ -1,4 +1,4 @@
-"""What a decoded picture looks like, in a few numbers: for finding near duplicates, blurred and framed pictures."""
+"""What a decoded image looks like, in a few numbers: for finding near duplicates, blurred and framed images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from core.dataset.memo import Memo
 
 if TYPE_CHECKING:
-    from core.dataset.scan import Picture
+    from core.dataset.scan import ImageInfo
 
 MEASURED_SIDE = 256  # pixels of the longer side at which everything is measured, so that sizes compare
 FACT = "look 2"  # the memo's name for it; counted up when a measure changes
@@ -23,12 +23,12 @@ _EVEN = 8  # levels of 255 within which an edge row still counts as one colour (
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a full decode told about a picture.
+    """What a full decode told about an image.
 
-    reason       why it cannot be decoded, to be put after "the picture"; empty when it can. Broken ones have no measures
+    reason       why it cannot be decoded, to be put after "the image"; empty when it can. Broken ones have no measures
     remark       what its reader found damaged and passed over, such as metadata; empty when nothing
     transparent  at least one pixel lets something through
-    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). A picture of one
+    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). An image of one
                  colour has only zeros, which says nothing
     blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurred ones a few
     brightest    highest level of red on black, 0 to 255: what a mask lets train; opaque: highest level of the transparency
@@ -46,18 +46,18 @@ class Look:
 
 
 def measure(image: Image.Image, transparent: bool = False) -> Look:
-    """The numbers of a decoded picture (RGB, upright). `transparent` is passed on: the picture has lost it by now."""
+    """The numbers of a decoded image (RGB, upright). `transparent` is passed on: the image has lost it by now."""
     small = _small(image)
     grey = np.asarray(small.convert("L"), dtype=np.float32)
     return Look("", transparent, difference_hash(small), laplacian_variance(grey), border_share(np.asarray(small)))
 
 
-def looks(pictures: Sequence[Picture], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
-    """{picture key: what it looks like} of those that were decoded before (`decoding.look_at_all`); decodes nothing."""
+def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
+    """{image key: what it looks like} of those that were decoded before (`decoding.look_at_all`); decodes nothing."""
     if not isinstance(memo, Memo):
         memo = Memo(memo)
-    known = memo.known(FACT, pictures)
-    return {picture.key: from_text(known[picture.path]) for picture in pictures if picture.path in known}
+    known = memo.known(FACT, images)
+    return {image.key: from_text(known[image.path]) for image in images if image.path in known}
 
 
 def to_text(look: Look) -> str:
@@ -105,7 +105,7 @@ def border_share(pixels_HWC: np.ndarray) -> float:
     """Share of the area taken by rows and columns at the edges that are one colour, the colour of the outermost.
 
     Rows and columns are peeled in turn until none is left to peel, each side in the one colour it began with, so that
-    a sky that slowly changes is no border. A picture of one colour is all border (1.0).
+    a sky that slowly changes is no border. An image of one colour is all border (1.0).
     """
     inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
     colours: dict[tuple[int, bool], np.ndarray] = {}  # of the sides that were peeled before

@@ -1,4 +1,4 @@
-"""Masks at the size of latents: computed once from the mask's or picture's content, kept beside the latents."""
+"""Masks at the size of latents: computed once from the mask's or image's content, kept beside the latents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.dataset.buckets import LATENT_PIXELS
 from core.dataset.cache_files import file_of, key_of, read_tensors, write_tensors
 from core.dataset.contents import content_hashes
 from core.dataset.masks import load_mask
-from core.dataset.opening import BrokenPicture, problem_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.views import View
 from core.record.problems import Problem, ProblemsError
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.batches import Placed
-    from core.dataset.picture import Picture
+    from core.dataset.image_info import ImageInfo
 
 CODE_VERSION = 1
 
 
 def mask_source(placed: Placed) -> Path | None:
-    """The file that a picture's mask comes from: its mask picture, else its own transparency; None without a mask."""
-    settings = placed.concept.pictures
-    if settings.masked_loss and placed.picture.conditioning is not None:
-        return placed.picture.conditioning
-    return placed.picture.path if settings.alpha_mask else None
+    """The file that an image's mask comes from: its mask image, else its own transparency; None without a mask."""
+    settings = placed.concept.images
+    if settings.masked_loss and placed.image.conditioning is not None:
+        return placed.image.conditioning
+    return placed.image.path if settings.alpha_mask else None
 
 
 class MaskCache:
@@ -45,7 +45,7 @@ class MaskCache:
     def load(
         self, items: Sequence[Placed], *, threads: int = 2, check: Callable[[], None] | None = None
     ) -> dict[tuple[str, ...], Tensor]:
-        """{picture key: [1, h, w] float32 in 0..1}, of those of the items whose mask leaves something out.
+        """{image key: [1, h, w] float32 in 0..1}, of those of the items whose mask leaves something out.
 
         A disk that takes no more is no end: the masks are then computed again next time.
         """
@@ -58,22 +58,22 @@ class MaskCache:
                 if check:
                     check()
                 for (placed, _), mask in zip(part, pool.map(lambda pair: self._one(*pair), part), strict=True):
-                    if isinstance(mask, BrokenPicture):
-                        problems.append(problem_of(mask_source(placed) or placed.picture.path, mask))
+                    if isinstance(mask, BrokenImage):
+                        problems.append(problem_of(mask_source(placed) or placed.image.path, mask))
                     elif bool((mask < 1).any()):
                         result[placed.key] = mask
         if problems:
             raise ProblemsError(problems)
         return result
 
-    def _one(self, placed: Placed, path: Path) -> Tensor | BrokenPicture:
+    def _one(self, placed: Placed, path: Path) -> Tensor | BrokenImage:
         width, height = placed.placement.bucket
         tensors = read_tensors(path, {"mask": (1, height // LATENT_PIXELS, width // LATENT_PIXELS)})
         if tensors is not None:
             return tensors["mask"]
         try:
             mask = at_latent_size(plain_mask(placed))
-        except BrokenPicture as error:
+        except BrokenImage as error:
             return error
         if self._writes:
             try:
@@ -96,28 +96,28 @@ class MaskCache:
         ]
 
     def _key(self, placed: Placed, content: str) -> str:
-        where, settings = placed.placement, placed.concept.pictures
-        kind = "alpha" if mask_source(placed) == placed.picture.path else "mask"
+        where, settings = placed.placement, placed.concept.images
+        kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
         return key_of(
             "mask", CODE_VERSION, content, kind, where.resized, where.crop, where.bucket, settings.resize_interpolation
         )
 
 
-def _source_as_file(placed: Placed) -> Picture:
+def _source_as_file(placed: Placed) -> ImageInfo:
     """The file of the mask as the hashing wants it."""
     source = mask_source(placed)
     assert source is not None
-    if source == placed.picture.path:
-        return placed.picture
+    if source == placed.image.path:
+        return placed.image
     try:
         found = os.stat(source)
     except OSError as error:
-        raise ProblemsError([problem_of(source, BrokenPicture("is gone, or is a link that leads nowhere"))]) from error
-    return replace(placed.picture, path=source, bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+        raise ProblemsError([problem_of(source, BrokenImage("is gone, or is a link that leads nowhere"))]) from error
+    return replace(placed.image, path=source, bytes=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def plain_mask(placed: Placed) -> np.ndarray:
-    """What counts of a picture at its place, [1, H, W] in 0..1; ones where nothing is left out."""
+    """What counts of an image at its place, [1, H, W] in 0..1; ones where nothing is left out."""
     import numpy as np
 
     mask = load_mask(placed, View(placed.placement))

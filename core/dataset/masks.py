@@ -1,4 +1,4 @@
-"""What counts of a picture (masks) and what belongs to it (conditioning pictures), cropped and mirrored with it."""
+"""What counts of an image (masks) and what belongs to it (conditioning images), cropped and mirrored with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from core.dataset.colours import BLACK
 from core.dataset.files import printable
 from core.dataset.images import as_training, enough_for, in_view
-from core.dataset.opening import BrokenPicture, Opened, open_picture
+from core.dataset.opening import BrokenImage, Opened, open_decoded
 
 if TYPE_CHECKING:
     from core.dataset.batches import Placed
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def load_mask(placed: Placed, view: View) -> np.ndarray | None:
-    """float32 [1, H, W], 0 does not count to 1 counts, at the bucket's size; None where all of the picture counts.
+    """float32 [1, H, W], 0 does not count to 1 counts, at the bucket's size; None where all of the image counts.
 
     From the file of the mask folder where masked_loss uses it (its red channel, transparent parts black), else from
-    the picture's transparency where alpha_mask says so. A mask of another size than its picture is taken to show the
-    same frame (`conditioning.py` lists it): it is resized as the picture is, by the same filter, so both stay aligned.
+    the image's transparency where alpha_mask says so. A mask of another size than its image is taken to show the
+    same frame (`conditioning.py` lists it): it is resized as the image is, by the same filter, so both stay aligned.
     """
-    pictures = placed.concept.pictures
-    if pictures.masked_loss and placed.picture.conditioning is not None:
-        opened = _beside(placed.picture.conditioning, "mask", view)
+    images = placed.concept.images
+    if images.masked_loss and placed.image.conditioning is not None:
+        opened = _beside(placed.image.conditioning, "mask", view)
         mask = opened.on(BLACK).getchannel("R")
-    elif pictures.alpha_mask:
-        opened = open_picture(placed.picture.path, enough=enough_for(view.placement))
+    elif images.alpha_mask:
+        opened = open_decoded(placed.image.path, enough=enough_for(view.placement))
         if opened.alpha is None:
             return None
         mask = opened.alpha
@@ -41,25 +41,25 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_conditioning(placed: Placed, view: View) -> np.ndarray:
-    """float32 [3, H, W] in [-1, 1]: the conditioning picture, on black, cropped and mirrored with its picture.
+    """float32 [3, H, W] in [-1, 1]: the conditioning image, on black, cropped and mirrored with its image.
 
-    Its colours are never changed by chance. BrokenPicture when there is none.
+    Its colours are never changed by chance. BrokenImage when there is none.
     """
-    path = placed.picture.conditioning
+    path = placed.image.conditioning
     if path is None:
-        raise BrokenPicture("has no conditioning picture of the same name")
-    image = _beside(path, "conditioning picture", view).on(BLACK)
+        raise BrokenImage("has no conditioning image of the same name")
+    image = _beside(path, "conditioning image", view).on(BLACK)
     return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
 
 
 def _beside(path: Path, kind: str, view: View) -> Opened:
-    """A picture that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
+    """An image that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
     so no colour profile is applied."""
     try:
-        return open_picture(path, managed=False, enough=enough_for(view.placement))
-    except BrokenPicture as error:
-        raise BrokenPicture(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
+        return open_decoded(path, managed=False, enough=enough_for(view.placement))
+    except BrokenImage as error:
+        raise BrokenImage(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
 
 
 def _fitted(image: Image.Image, placed: Placed, view: View) -> Image.Image:
-    return in_view(image, view.placement, view.flip, placed.concept.pictures.resize_interpolation)
+    return in_view(image, view.placement, view.flip, placed.concept.images.resize_interpolation)

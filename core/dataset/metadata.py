@@ -1,4 +1,4 @@
-"""Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json -> entries, and the pictures they name.
+"""Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json -> entries, and the images they name.
 
 Written by us, by sd-scripts and by its merge tools (reference: sections 2.3 and 5.4). Keys are stems, relative paths or
 full paths; a full path of another computer is found again by its end.
@@ -17,8 +17,8 @@ from typing import Any
 
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import join_texts
-from core.dataset.files import PICTURE_EXTENSIONS, extension, printable
-from core.dataset.picture import count, listed
+from core.dataset.files import IMAGE_EXTENSIONS, extension, printable
+from core.dataset.image_info import count, listed
 from core.dataset.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
@@ -40,7 +40,7 @@ _MOST_NAMES = 20_000  # nearest names are looked for among no more: the search t
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a metadata file says about one picture."""
+    """What a metadata file says about one image."""
 
     key: str
     caption: str | None = None
@@ -133,7 +133,7 @@ def _whole(text: str) -> Iterator[tuple[str, Any]]:
             yield _keyed(value, f"entry {number}")
     else:
         fix = 'It should be {"name": {"caption": "..."}, ...}.'
-        raise _NotJson("The metadata file holds no list of pictures.", "line 1", fix)
+        raise _NotJson("The metadata file holds no list of images.", "line 1", fix)
 
 
 def _lines(text: str) -> Iterator[tuple[str, Any]]:
@@ -147,7 +147,7 @@ def _keyed(value: Any, place: str) -> tuple[str, Any]:
     key = next((said[name] for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
     if key is None:
         fix = 'Each should be {"image_path": "...", "caption": "..."}.'
-        raise _NotJson("An entry of the metadata file names no picture.", place, fix)
+        raise _NotJson("An entry of the metadata file names no image.", place, fix)
     if "text" in said and "caption" not in said:  # Hugging Face's name for it
         value = _Pairs([*value, ("caption", said["text"])])
     return key, value
@@ -180,7 +180,7 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
     sized = sum(entry.train_resolution is not None for entry in found.entries)
     if 0 < sized < len(found.entries):
         what = f"{sized} of {len(found.entries)} entries have a train_resolution, so none is used."
-        fix = "Buckets follow from the pictures' own sizes. Give all entries one to use those."
+        fix = "Buckets follow from the images' own sizes. Give all entries one to use those."
         found.problems.append(Problem(what, shown, fix, "advice"))
 
 
@@ -222,16 +222,16 @@ def _kind(value: Any) -> str:
     return "empty" if value is None else names.get(type(value), "a number")
 
 
-# ---- which picture an entry means
+# ---- which image an entry means
 
 
 @dataclass
 class Matches:
-    """pairs: entry and file, in the file's order of names. missing: entries without a picture.
+    """pairs: entry and file, in the file's order of names. missing: entries without an image.
 
-    only_latents   of the missing: those with an .npz where the picture should be
-    by_name   found by the end of a path that does not exist here     chosen   keys that fit several pictures
-    unlisted  pictures of the folder that no entry names
+    only_latents   of the missing: those with an .npz where the image should be
+    by_name   found by the end of a path that does not exist here     chosen   keys that fit several images
+    unlisted  images of the folder that no entry names
     closed    of the missing: those that lead to files which a shared page may not reach
     """
 
@@ -245,7 +245,7 @@ class Matches:
 
 
 class Finder:
-    """Looks up keys among the pictures of a folder. beside: the folder of the metadata file."""
+    """Looks up keys among the images of a folder. beside: the folder of the metadata file."""
 
     def __init__(self, files: Sequence[File], folder: Path, beside: Path):
         self.files, self.folder, self.beside = files, folder, beside
@@ -310,8 +310,8 @@ class Finder:
         return full[len(self._root) :].replace(os.sep, "/") if inside else None
 
     def _elsewhere(self, key: str) -> File | None:
-        """A picture that lies outside the folder: a full path, or one relative to the metadata file."""
-        if extension(key) not in PICTURE_EXTENSIONS:
+        """An image that lies outside the folder: a full path, or one relative to the metadata file."""
+        if extension(key) not in IMAGE_EXTENSIONS:
             return None
         path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
         if not may_reach(path):  # before looking whether it is there, which is nobody's business either
@@ -330,21 +330,21 @@ class Finder:
         return name
 
     def _by_end(self, key: str) -> list[File]:
-        """The picture of this name, if there is only one: a full path of another computer, or a stem in a sub-folder."""
+        """The image of this name, if there is only one: a full path of another computer, or a stem in a sub-folder."""
         name = _plain(key).rpartition("/")[2].casefold()
-        bare = os.path.splitext(name)[0] if extension(name) in PICTURE_EXTENSIONS else name
+        bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
         found = self._names.get(name) or self._names.get(bare) or []
         stems = {os.path.splitext(file.relative)[0].casefold() for file in found}
         return found if len(stems) == 1 else []
 
     def _has_latents(self, key: str) -> bool:
         plain = _plain(key)
-        bare = os.path.splitext(plain)[0] if extension(plain) in PICTURE_EXTENSIONS else plain
+        bare = os.path.splitext(plain)[0] if extension(plain) in IMAGE_EXTENSIONS else plain
         name = bare.rpartition("/")[2]
         return any(os.path.isfile(f"{place}.npz") for place in (bare, self.folder / bare, self.folder / name))
 
     def nearest(self, key: str) -> str | None:
-        """The picture whose name is most like the key's."""
+        """The image whose name is most like the key's."""
         name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
@@ -362,7 +362,7 @@ def _preferred(file: File) -> tuple[int, str]:
 
 
 def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
-    """What a person should know about entries without pictures and pictures without entries."""
+    """What a person should know about entries without images and images without entries."""
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
     problems = []
@@ -371,34 +371,30 @@ def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[P
     if gone:
         named = [_with_nearest(entry, finder) for entry in gone[:3]]
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        what = f"{len(gone)} of {total} entries of the metadata file match no picture: {', '.join(named)}{more}."
-        fix = f"Put the pictures into {folder}, or remove the entries. Keys are names without extension, or paths."
+        what = f"{len(gone)} of {total} entries of the metadata file match no image: {', '.join(named)}{more}."
+        fix = f"Put the images into {folder}, or remove the entries. Keys are names without extension, or paths."
         problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
     if found.only_latents:
         names = listed([entry.key for entry in found.only_latents])
-        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz), no picture: {names}."
-        fix = "Put the pictures beside the .npz files; latents alone are not trained on."
+        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz), no image: {names}."
+        fix = "Put the images beside the .npz files; latents alone are not trained on."
         problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
     if found.closed:
         names = listed([entry.key for entry in found.closed])
         what = f"{len(found.closed)} of {total} paths of the metadata file are not open to a shared page: {names}."
-        fix = "Put the pictures into the folder, or open the page on the machine itself."
+        fix = "Put the images into the folder, or open the page on the machine itself."
         problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
     if found.by_name:
         names = listed([entry.key for entry in found.by_name], 3)
-        what = f"{len(found.by_name)} of {total} paths lead nowhere; their pictures were found by name: {names}."
-        problems.append(
-            Problem(what, shown, "Nothing needs to be done, unless a name fits the wrong picture.", "advice")
-        )
+        what = f"{len(found.by_name)} of {total} paths lead nowhere; their images were found by name: {names}."
+        problems.append(Problem(what, shown, "Nothing needs to be done, unless a name fits the wrong image.", "advice"))
     if found.chosen:
         names = listed([file.relative for file in found.chosen])
-        what = f"{count(len(found.chosen), 'key')} of the metadata file fit several pictures; used: {names}."
-        problems.append(
-            Problem(what, shown, "Write the extension into the key, or remove the other picture.", "advice")
-        )
+        what = f"{count(len(found.chosen), 'key')} of the metadata file fit several images; used: {names}."
+        problems.append(Problem(what, shown, "Write the extension into the key, or remove the other image.", "advice"))
     if found.unlisted and found.pairs:
         names = listed([file.relative for file in found.unlisted])
-        what = f"{count(len(found.unlisted), 'picture')} of the folder are not in the metadata file and do not train: {names}."
+        what = f"{count(len(found.unlisted), 'image')} of the folder are not in the metadata file and do not train: {names}."
         problems.append(Problem(what, folder, f"Add them to {printable(metadata.path.name)}.", "advice"))
     return problems
 

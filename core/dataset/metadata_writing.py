@@ -18,8 +18,8 @@ from core.dataset.batches import Placed
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import read_caption_file
 from core.dataset.files import TRASH_FOLDER, printable
+from core.dataset.image_info import listed
 from core.dataset.metadata import BUCKET_UNIT, MAX_BYTES, MAX_VALUES
-from core.dataset.picture import listed
 from core.record import atomic
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
@@ -29,10 +29,10 @@ from core.record.regular import read_regular
 
 @dataclass(frozen=True)
 class Written:
-    """pictures: entries that are ours. kept: entries of the earlier list that stand as they were. backup: the file that
+    """images: entries that are ours. kept: entries of the earlier list that stand as they were. backup: the file that
     was replaced, None where there was none."""
 
-    pictures: int
+    images: int
     kept: int
     backup: Path | None
 
@@ -47,26 +47,26 @@ def write_metadata(
     buckets: bool = True,
     in_json: Path | None = None,
 ) -> Written:
-    """Write caption, tags and bucket of each picture; the earlier file of that name goes to the trash folder beside it.
+    """Write caption, tags and bucket of each image; the earlier file of that name goes to the trash folder beside it.
 
-    full_path    keys are absolute paths; else paths without extension below the folder of all pictures: in a flat folder
+    full_path    keys are absolute paths; else paths without extension below the folder of all images: in a flat folder
                  the stem. That folder is the image_dir to give with the file
-    caption_extension, tags_extension   whose text becomes `caption` and `tags`; None leaves that out. A picture that has
+    caption_extension, tags_extension   whose text becomes `caption` and `tags`; None leaves that out. An image that has
                  neither file gets what is said about it otherwise as its caption (metadata, the folder's words)
     buckets      write train_resolution, the bucket's size
-    in_json      a list to add to: its entries keep what is not written anew, and those of other pictures stay
+    in_json      a list to add to: its entries keep what is not written anew, and those of other images stay
 
-    ProblemsError when two pictures would have one key, or a list to add to cannot be read. Nothing is written then.
+    ProblemsError when two images would have one key, or a list to add to cannot be read. Nothing is written then.
     """
     if not may_reach(path):
         what, fix = "The metadata file may not be written there by a shared page.", "Choose a path inside outputs."
         raise ProblemsError.one(what, printable(path), fix)
-    once = list({each.picture.path: each for each in reversed(placed)}.values())[::-1]  # one size of each picture
+    once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
     earlier = _read(in_json) if in_json is not None else {}
     keys = _keys(once, full_path, earlier, path)
     said = dict(earlier)
     for each in once:
-        key = keys[each.picture.path]
+        key = keys[each.image.path]
         entry = dict(earlier.get(key) or {})
         entry.update(_texts(each, caption_extension, tags_extension))
         if buckets:
@@ -84,9 +84,9 @@ def write_metadata(
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
-    """Each picture's key; the one that it has in the earlier list comes first, whichever form it has there."""
+    """Each image's key; the one that it has in the earlier list comes first, whichever form it has there."""
     folder = _folder_of_all(placed)
-    absolute = {each.picture.path: os.path.abspath(each.picture.path) for each in placed}
+    absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     below = {
         path: Path(os.path.relpath(full, folder)).as_posix() if folder else full for path, full in absolute.items()
     }
@@ -94,24 +94,24 @@ def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], pa
     keys: dict[Path, str] = {}
     owners: dict[str, list[str]] = {}
     for each in placed:
-        at = each.picture.path
+        at = each.image.path
         stem = os.path.splitext(below[at])[0]
         if stem in names:  # a.png.png beside a.png: its stem would name the other
             stem = below[at]
         forms = (absolute[at], below[at], stem, stem.rpartition("/")[2])
         key = next((form for form in forms if form in earlier), absolute[at] if full_path else stem)
         keys[at] = key
-        owners.setdefault(key, []).append(each.picture.relative)
+        owners.setdefault(key, []).append(each.image.relative)
     shared = [f"{key} for {listed(names)}" for key, names in owners.items() if len(names) > 1]
     if shared:
-        what = f"Pictures would share a key of the metadata file, so it was not written: {listed(shared)}."
-        raise ProblemsError.one(what, printable(path), "Write full paths as keys, or rename the pictures.")
+        what = f"Images would share a key of the metadata file, so it was not written: {listed(shared)}."
+        raise ProblemsError.one(what, printable(path), "Write full paths as keys, or rename the images.")
     return keys
 
 
 def _folder_of_all(placed: Sequence[Placed]) -> str | None:
-    """The folder that the pictures' folders have in common; None where there is none (two drives of Windows)."""
-    folders = {os.path.abspath(each.picture.path.parents[each.picture.relative.count("/")]) for each in placed}
+    """The folder that the images' folders have in common; None where there is none (two drives of Windows)."""
+    folders = {os.path.abspath(each.image.path.parents[each.image.relative.count("/")]) for each in placed}
     try:
         return os.path.commonpath(sorted(folders)) if folders else None
     except ValueError:
@@ -120,11 +120,11 @@ def _folder_of_all(placed: Sequence[Placed]) -> str | None:
 
 def _texts(each: Placed, caption_extension: str | None, tags_extension: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
-    if each.picture.given_both is not None:
-        return dict(zip(("caption", "tags"), each.picture.given_both, strict=True))
-    if each.picture.given is None:
+    if each.image.given_both is not None:
+        return dict(zip(("caption", "tags"), each.image.given_both, strict=True))
+    if each.image.given is None:
         for name, ending in (("caption", caption_extension), ("tags", tags_extension)):
-            read = read_caption_file(each.picture, ending) if ending else None
+            read = read_caption_file(each.image, ending) if ending else None
             if read is not None and read.source == "file":
                 found[name] = read.text
     return found or {"caption": each.caption.text}
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
     said = parse_json(text, shown, "correct it there, or write a new list", max_values=MAX_VALUES)
     if not isinstance(said, dict) or not all(isinstance(entry, dict) for entry in said.values()):
         fix = 'It should be {"name": {"caption": "..."}, ...}.'
-        raise ProblemsError.one("The metadata file to add to holds no list of pictures.", shown, fix)
+        raise ProblemsError.one("The metadata file to add to holds no list of images.", shown, fix)
     return said
 
 

@@ -1,9 +1,9 @@
-"""Latent caches of sd-scripts beside the pictures: read where they fit, written for other programs.
+"""Latent caches of sd-scripts beside the images: read where they fit, written for other programs.
 
 They hold one sample of the posterior, not multiplied by the VAE's factor, and say neither which VAE made them nor what
-the picture looked like. Layouts (reference: sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x
+the image looked like. Layouts (reference: sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x
 <height>_sd.npz` or `_sdxl.npz`; keys with the latents' size (`latents_64x48`: height x width); and the oldest, one bare
-array in `<stem>.npz` with the mirrored picture's in `<stem>_flip.npz`.
+array in `<stem>.npz` with the mirrored image's in `<stem>_flip.npz`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Unfit(Exception):
 
 
 class NpzCaches:
-    """Posteriors from .npz files beside pictures, for LatentCache's `others`.
+    """Posteriors from .npz files beside images, for LatentCache's `others`.
 
     kind   "sd" or "sdxl": the family's ending in newer names
     """
@@ -55,7 +55,7 @@ class NpzCaches:
         self._kind = kind
         owners: dict[Path, set[Path]] = defaultdict(set)
         for placed in items:
-            owners[_stem(placed)].add(placed.picture.path)
+            owners[_stem(placed)].add(placed.image.path)
         self._shared = {stem for stem, paths in owners.items() if len(paths) > 1}
         self._found: dict[tuple, Path | None] = {}
         self.refused: dict[str, str] = {}  # name of a file -> why
@@ -72,7 +72,7 @@ class NpzCaches:
             name = printable(path.name)
             try:
                 if _stem(side.placed) in self._shared:
-                    raise Unfit("stands for several pictures of one name")
+                    raise Unfit("stands for several images of one name")
                 for each in sides(side.placed):  # a file without the mirrored side is of no use to flip_aug
                     read_latents(path, each)
             except Unfit as error:
@@ -83,8 +83,8 @@ class NpzCaches:
 
     def _candidates(self, placed: Placed) -> list[Path]:
         """The old name first, as sd-scripts does."""
-        stem, picture = _stem(placed), placed.picture
-        sized = f"{stem.name}_{picture.width:04d}x{picture.height:04d}_{self._kind}.npz"
+        stem, image = _stem(placed), placed.image
+        sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
         return [path for path in (beside(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
     def said(self) -> list[str]:
@@ -107,8 +107,8 @@ def shortened(names: Sequence[str], between: str = ", ") -> str:
 
 
 def _stem(placed: Placed) -> Path:
-    """The picture's path without its ending."""
-    return placed.picture.path.with_suffix("")
+    """The image's path without its ending."""
+    return placed.image.path.with_suffix("")
 
 
 def beside(stem: Path, ending: str) -> Path:
@@ -120,7 +120,7 @@ def beside(stem: Path, ending: str) -> Path:
 
 
 def read_latents(path: Path, side: Side) -> np.ndarray:
-    """The sample of one side, float32 [4, h, w]. Unfit says why the file does not fit this picture at this size."""
+    """The sample of one side, float32 [4, h, w]. Unfit says why the file does not fit this image at this size."""
     placed = side.placed
     width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
     try:
@@ -132,7 +132,7 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
             _check_size(file, f"original_size{end}", placed)
             name = ("latents_flipped" if side.mirrored else "latents") + end
             if name not in names:
-                raise Unfit("lacks the mirrored picture" if side.mirrored else "holds no latents")
+                raise Unfit("lacks the mirrored image" if side.mirrored else "holds no latents")
             return _array(file, name, (width, height))
     except (*DAMAGED, ProblemsError) as error:
         raise Unfit("cannot be read") from error
@@ -148,7 +148,7 @@ def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
     """The oldest layout: one array a file."""
     where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
     if not where.is_file():
-        raise Unfit(f"lacks the mirrored picture ({printable(where.name)})")
+        raise Unfit(f"lacks the mirrored image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:
         return _array(file, BARE, size)
 
@@ -189,19 +189,19 @@ def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """The size of the picture that it was made of, where the file says it."""
+    """The size of the image that it was made of, where the file says it."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
     if lengths.size != 2:
-        raise ValueError("the picture's size is no pair")
+        raise ValueError("the image's size is no pair")
     was = tuple(int(length) for length in lengths)
-    picture = placed.picture
-    if was == (picture.width, picture.height) and not (picture.rotated and was[0] == was[1]):
+    image = placed.image
+    if was == (image.width, image.height) and not (image.rotated and was[0] == was[1]):
         return
-    if picture.rotated:  # sd-scripts does not look at EXIF
-        raise Unfit("shows the picture before its rotation")
-    raise Unfit(f"was made of a picture of {was[0]} x {was[1]} pixels; it has {picture.width} x {picture.height} now")
+    if image.rotated:  # sd-scripts does not look at EXIF
+        raise Unfit("shows the image before its rotation")
+    raise Unfit(f"was made of an image of {was[0]} x {was[1]} pixels; it has {image.width} x {image.height} now")
 
 
 def _as_posterior(sample: np.ndarray) -> Posterior:
@@ -216,7 +216,7 @@ def _as_posterior(sample: np.ndarray) -> Posterior:
 
 @dataclass
 class Exported:
-    """What an export did. kept: files that were there already, or stand for several pictures; nothing is overwritten."""
+    """What an export did. kept: files that were there already, or stand for several images; nothing is overwritten."""
 
     written: int = 0
     kept: list[str] = field(default_factory=list)
@@ -228,12 +228,12 @@ def export_npz(
     mask: Callable[[Placed], np.ndarray],
     check: Callable[[], None] | None = None,
 ) -> Exported:
-    """Write `<stem>.npz` beside each picture, for sd-scripts and tools that read its caches.
+    """Write `<stem>.npz` beside each image, for sd-scripts and tools that read its caches.
 
     sample   the latents of a side, float32 [4, h, w], not scaled
-    mask     what counts of a picture, [1, H, W] in 0..1 at its bucket's size; asked where transparency is a mask
+    mask     what counts of an image, [1, H, W] in 0..1 at its bucket's size; asked where transparency is a mask
 
-    Further resolutions of a picture go into the same file under keys with their size.
+    Further resolutions of an image go into the same file under keys with their size.
     """
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)
@@ -242,7 +242,7 @@ def export_npz(
     for path, group in files.items():
         if check:
             check()
-        if path.exists() or len({placed.picture.path for placed in group}) > 1:
+        if path.exists() or len({placed.image.path for placed in group}) > 1:
             done.kept.append(printable(path.name))
             continue
         arrays: dict[str, Any] = {}
@@ -261,17 +261,17 @@ def export_npz(
 
 
 def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
-    """The arrays of one picture at one size, by sd-scripts' names."""
+    """The arrays of one image at one size, by sd-scripts' names."""
     import numpy as np
 
     arrays: dict[str, Any] = {
         "latents": sample(Side(placed)).cpu().numpy().astype(np.float32),
-        "original_size": np.array([placed.picture.width, placed.picture.height]),
-        "crop_ltrb": np.array(recorded_crop(placed.placement.bucket, placed.placement.picture)),
+        "original_size": np.array([placed.image.width, placed.image.height]),
+        "crop_ltrb": np.array(recorded_crop(placed.placement.bucket, placed.placement.image)),
     }
-    if placed.concept.pictures.flip_aug:
+    if placed.concept.images.flip_aug:
         arrays["latents_flipped"] = sample(Side(placed, True)).cpu().numpy().astype(np.float32)
-    if placed.concept.pictures.alpha_mask:
+    if placed.concept.images.alpha_mask:
         arrays["alpha_mask"] = mask(placed)[0].astype(np.float32)
     return arrays
 

@@ -1,4 +1,4 @@
-"""Opening picture files: what the header says, the decoded colours and transparency, and why a file cannot be read."""
+"""Opening image files: what the header says, the decoded colours and transparency, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -95,17 +95,17 @@ _TURNS = {
 }
 
 
-class BrokenPicture(Exception):
-    """A picture that cannot be read. Its text says why, to be put after "the picture"."""
+class BrokenImage(Exception):
+    """An image that cannot be read. Its text says why, to be put after "the image"."""
 
 
-class UnreachablePicture(BrokenPicture):
+class UnreachableImage(BrokenImage):
     """One that may be readable tomorrow, the file being the same: rights, memory, a reader that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture's first bytes tell. width, height: pixels, the right way up."""
+    """What an image's first bytes tell. width, height: pixels, the right way up."""
 
     width: int
     height: int
@@ -117,7 +117,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A decoded picture, the right way up.
+    """A decoded image, the right way up.
 
     colours   RGB in sRGB, also where it is transparent (hidden colours are whatever the file holds there)
     alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
@@ -139,24 +139,24 @@ class Opened:
 
 
 def read_header(path: Path | str) -> Header:
-    """Size and kind without decoding (about 0.1 ms). BrokenPicture says what is wrong with a file that has none."""
+    """Size and kind without decoding (about 0.1 ms). BrokenImage says what is wrong with a file that has none."""
     with open_image(path) as image:
         turn = _orientation(image)
         width, height = image.size
         if turn in _SIDEWAYS:
             width, height = height, width
-        # several pictures in one MPO or HEIC file are views and bursts, not the frames of a film
+        # several images in one MPO or HEIC file are views and bursts, not the frames of a film
         animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
         return Header(width, height, image.format or "", image.mode, turn in _TURNS, animated)
 
 
-def open_picture(
+def open_decoded(
     path: Path | str,
     draft: tuple[int, int] | None = None,
     managed: bool = True,
     enough: tuple[int, int] | None = None,
 ) -> Opened:
-    """The whole picture, decoded: the first frame, the right way up, colours and transparency apart.
+    """The whole image, decoded: the first frame, the right way up, colours and transparency apart.
 
     draft     (width, height) that will do: a JPEG is then decoded at the nearest larger eighth, which is faster
     enough    the same for images of more than LARGE_PIXELS alone, of any format: what others give does not change
@@ -191,11 +191,11 @@ def _decoded(
         factor = min(image.width // enough[0], image.height // enough[1]) if enough else 1
         colours, alpha = to_srgb(_reduced(image, factor) if factor > 1 else image)
     except MemoryError as error:
-        raise UnreachablePicture(f"of {width} x {height} pixels does not fit in memory") from error
+        raise UnreachableImage(f"of {width} x {height} pixels does not fit in memory") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
         if isinstance(error, OSError) and error.errno:  # of the disk or network; those of decoders have none
-            raise UnreachablePicture(f"cannot be read ({error.strerror})") from error
-        raise BrokenPicture(_plain_reason(error)) from error
+            raise UnreachableImage(f"cannot be read ({error.strerror})") from error
+        raise BrokenImage(_plain_reason(error)) from error
     if turn in _TURNS:
         colours, alpha = colours.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
     if enough is None:
@@ -230,8 +230,8 @@ def _averageable(image: Image.Image) -> Image.Image:
 def open_rgb(
     path: Path | str, draft: tuple[int, int] | None = None, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """The whole picture as RGB, on `background` where it was transparent; see `open_picture`."""
-    return open_picture(path, draft).on(background)
+    """The whole image as RGB, on `background` where it was transparent; see `open_decoded`."""
+    return open_decoded(path, draft).on(background)
 
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
@@ -240,7 +240,7 @@ def problem_of(path: Path | str, error: Exception, level: str = "error") -> Prob
     package = re.search(r"pip install ([\w-]+)", str(error))
     if package:
         fix = f'Run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG.'
-    what = f"The picture {os.path.basename(printable(path))} {error}."
+    what = f"The image {os.path.basename(printable(path))} {error}."
     return Problem(what, printable(path), fix, level, SKIP)
 
 
@@ -256,26 +256,26 @@ def reason_of(refusal: ProblemsError) -> str:
 
 
 def open_image(path: Path | str) -> ImageFile.ImageFile:
-    """Pillow's image with its header read. BrokenPicture says why a file has none."""
+    """Pillow's image with its header read. BrokenImage says why a file has none."""
     try:
         check_regular(path)
     except ProblemsError as error:
-        raise UnreachablePicture(reason_of(error)) from error
+        raise UnreachableImage(reason_of(error)) from error
     try:
         return Image.open(path, formats=readable_formats())
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise BrokenPicture(
+        raise BrokenImage(
             f"says it has more than {limit} million pixels, which is more than is safe to open"
         ) from error
     except PermissionError as error:
-        raise UnreachablePicture("may not be read (no permission)") from error
+        raise UnreachableImage("may not be read (no permission)") from error
     except Exception as error:
         start = _start(path)
         plugin = plugin_for(start)
         if plugin is not None and plugin.format not in LOADED:
-            raise UnreachablePicture(plugin.missing) from error
-        raise BrokenPicture(_too_much_text(error) or _what_it_is_instead(start)) from error
+            raise UnreachableImage(plugin.missing) from error
+        raise BrokenImage(_too_much_text(error) or _what_it_is_instead(start)) from error
 
 
 def _start(path: Path | str) -> bytes:
@@ -283,24 +283,24 @@ def _start(path: Path | str) -> bytes:
         with open(path, "rb") as handle:
             return handle.read(512)
     except OSError as error:
-        raise UnreachablePicture(f"cannot be read ({error.strerror or error})") from error
+        raise UnreachableImage(f"cannot be read ({error.strerror or error})") from error
 
 
 def _what_it_is_instead(start: bytes) -> str:
-    """Common contents of files that are named like pictures and are none, by their first bytes."""
+    """Common contents of files that are named like images and are none, by their first bytes."""
     if not start:
         return "is empty (0 bytes)"
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "is a web page that was saved under a picture's name"
+        return "is a web page that was saved under an image's name"
     if text.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer; the picture itself was not downloaded"
+        return "is a Git LFS pointer; the image itself was not downloaded"
     plugin = plugin_for(start)
     if plugin is not None:
-        return f"is a damaged or cut off {plugin.kind} picture"
+        return f"is a damaged or cut off {plugin.kind} image"
     if not start.strip(b"\0"):
         return "holds only zeros (an unfinished copy or download)"
-    return "is not a picture that can be read"
+    return "is not an image that can be read"
 
 
 def _too_much_text(error: Exception) -> str:
@@ -326,10 +326,10 @@ def _plain_reason(error: Exception) -> str:
 def _orientation(image: Image.Image) -> int:
     """The EXIF (or XMP) orientation, 1 to 8, from what was read at opening.
 
-    Image.Image.getexif and not the PNG reader's own, which decodes the whole picture to look for a tag at its end.
+    Image.Image.getexif and not the PNG reader's own, which decodes the whole image to look for a tag at its end.
     """
     info = image.info
-    if image.format == "TIFF":  # its reader turns the picture itself and gives the turned size
+    if image.format == "TIFF":  # its reader turns the image itself and gives the turned size
         return 1
     if image.format == "JXL" and not getattr(image, "jpeg", False):
         return 1  # turned by the decoder, from its own header; a JPEG inside comes out as it was stored
@@ -337,7 +337,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF: viewers show such a picture unturned
+    except Exception:  # damaged EXIF: viewers show such an image unturned
         return 1
 
 

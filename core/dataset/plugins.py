@@ -1,11 +1,11 @@
-"""Readers of picture formats that are separate packages: used where they are installed, named where they are missing."""
+"""Readers of image formats that are separate packages: used where they are installed, named where they are missing."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 
-from core.dataset.files import PICTURE_FORMATS
+from core.dataset.files import IMAGE_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Plugin:
 
     @property
     def missing(self) -> str:
-        """Why such a picture cannot be read here, to be put after "the picture"."""
-        return f"is a {self.kind} picture, for which a reader is needed: pip install {self.package}"
+        """Why such an image cannot be read here, to be put after "the image"."""
+        return f"is a {self.kind} image, for which a reader is needed: pip install {self.package}"
 
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -60,7 +60,7 @@ LOADED = load_plugins()
 
 def readable_formats() -> tuple[str, ...]:
     """What Pillow may open here, by its own names."""
-    return PICTURE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
+    return IMAGE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
 
 
 def plugin_for(start: bytes) -> Plugin | None:

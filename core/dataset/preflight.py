@@ -20,11 +20,11 @@ from core.dataset.epochs import Epochs
 from core.dataset.length import length_of, length_sentence
 from core.dataset.look import Look
 from core.dataset.look import looks as looks_of
-from core.dataset.opening import BrokenPicture, problem_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.placing import Key, Placing, held_out, place
 from core.dataset.questions import questions_of
 from core.dataset.report import Report, Row
-from core.dataset.scan import Folder, Picture, Scan, scan_dataset
+from core.dataset.scan import Folder, ImageInfo, Scan, scan_dataset
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, errors
 from core.record.workspace import Workspace
@@ -50,16 +50,16 @@ def preflight(
     """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
 
     count_tokens   caption -> tokens, begin and end marks not counted; handed in, so that no tokenizer is needed here
-    decode         also decode every picture whole (remembered, see `look_at_all`); without it, what an earlier
+    decode         also decode every image whole (remembered, see `look_at_all`); without it, what an earlier
                    decoding found broken still counts
     advice         findings about the settings themselves, listed with the dataset's own
-    progress       called with (done, all) pictures and masks while decoding
+    progress       called with (done, all) images and masks while decoding
     """
     concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
     found = scan_dataset(job.dataset, concepts, cancel, memo)
     problems = [*advice, *found.problems]
-    images, masks, undecoded = _looked_at(found.pictures, memo, decode, cancel, progress)
+    images, masks, undecoded = _looked_at(found.images, memo, decode, cancel, progress)
     placing = _place(job, concepts, found, {**masks, **reasons_of(images)}, memo, cancel)
     problems += placing.problems
     epochs = Epochs(placing.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes)
@@ -70,23 +70,21 @@ def preflight(
     problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         problems.append(
-            Problem("No picture is left to train.", "dataset", "Add pictures, or see the findings beside this one.")
+            Problem("No image is left to train.", "dataset", "Add images, or see the findings beside this one.")
         )
     report = _report(job, found, placing, epochs, counted, problems, once, images)
     return replace(report, undecoded=undecoded)
 
 
 def _looked_at(
-    pictures: Sequence[Picture], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
+    images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
     """What the images look like, why masks cannot be used, and how many of both nobody has decoded yet."""
     say = progress or (lambda done, total: None)
-    total = len(pictures) + len(mask_paths(pictures))
-    images = (
-        look_at_all(pictures, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(pictures, memo)
-    )
-    masks, unread = unreadable_masks(pictures, decode, cancel, memo, lambda done, _: say(len(pictures) + done, total))
-    return images, masks, unread + sum(picture.key not in images for picture in pictures)
+    total = len(images) + len(mask_paths(images))
+    looks = look_at_all(images, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(images, memo)
+    masks, unread = unreadable_masks(images, decode, cancel, memo, lambda done, _: say(len(images) + done, total))
+    return looks, masks, unread + sum(image.key not in looks for image in images)
 
 
 def _place(
@@ -97,15 +95,15 @@ def _place(
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Every picture at its place; those that cannot be decoded, or whose mask cannot, are refused by name."""
+    """Every image at its place; those that cannot be decoded, or whose mask cannot, are refused by name."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
-    whole = [picture for picture in found.pictures if picture.key not in broken]
+    whole = [image for image in found.images if image.key not in broken]
     captions = captions_of(whole, [concept.captions for concept in concepts], memo, check)
     placing = place(
         whole,
         concepts,
-        lambda picture: captions[picture.key],
+        lambda image: captions[image.key],
         held_out=held_out(
             whole, concepts, lambda members: content_hashes(members, memo, check), job.validation.validation_seed
         ),
@@ -113,15 +111,15 @@ def _place(
         processes=job.memory.num_processes,
         level=level,
     )
-    by_key = {picture.key: picture for picture in found.pictures}
-    placing.problems += [problem_of(by_key[key].path, BrokenPicture(why), level) for key, why in broken.items()]
+    by_key = {image.key: image for image in found.images}
+    placing.problems += [problem_of(by_key[key].path, BrokenImage(why), level) for key, why in broken.items()]
     placing.refused |= broken
     return placing
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:
-    """One of each picture, however many resolutions it trains at."""
-    return list({each.picture.key: each for each in reversed(list(placed))}.values())[::-1]
+    """One of each image, however many resolutions it trains at."""
+    return list({each.image.key: each for each in reversed(list(placed))}.values())[::-1]
 
 
 def _report(
@@ -137,7 +135,7 @@ def _report(
     placed = placing.placed
     length = length_of(job.schedule, epochs)
     never = _never_shown(epochs)
-    once = [each for each in _each_once(placed) if each.picture.key not in never]
+    once = [each for each in _each_once(placed) if each.image.key not in never]
     return Report(
         problems=tuple(problems),
         placed=tuple(placed),
@@ -157,24 +155,24 @@ def _report(
 
 
 def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, int]]:
-    """{bucket: (pictures, views in the first epoch)}, sorted."""
-    pictures = Counter(each.placement.bucket for each in placed)
+    """{bucket: (images, views in the first epoch)}, sorted."""
+    images = Counter(each.placement.bucket for each in placed)
     views = Counter(each.placement.bucket for each, _ in epochs.views_of(0))
-    return {size: (pictures[size], views[size]) for size in sorted(pictures)}
+    return {size: (images[size], views[size]) for size in sorted(images)}
 
 
 def _folders(found: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
-    """The folders with the number of their pictures that can be used, as everywhere else on the page."""
-    left = Counter(picture.source for picture in found.pictures if picture.key not in refused)
-    return tuple(replace(folder, pictures=left[folder.id]) for folder in found.folders)
+    """The folders with the number of their images that can be used, as everywhere else on the page."""
+    left = Counter(image.source for image in found.images if image.key not in refused)
+    return tuple(replace(folder, images=left[folder.id]) for folder in found.folders)
 
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
-    """{picture key: why no epoch shows it, at any of its resolutions}."""
-    why = {each.key: "is not needed to balance the pictures to learn" for each in epochs.not_needed()}
+    """{image key: why no epoch shows it, at any of its resolutions}."""
+    why = {each.key: "is not needed to balance the images to learn" for each in epochs.not_needed()}
     why |= {each.key: "its bucket never fills a batch, and short batches are left out" for each in epochs.never_shown()}
-    shown = {each.picture.key for each in epochs.placed if each.key not in why}
-    return {each.picture.key: why[each.key] for each in epochs.placed if each.picture.key not in shown}
+    shown = {each.image.key for each in epochs.placed if each.key not in why}
+    return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in shown}
 
 
 def _rows(
@@ -184,21 +182,21 @@ def _rows(
     never: Mapping[Key, str],
     looks: Mapping[Key, Look],
 ) -> list[Row]:
-    """Every picture, broken ones too, by folder and path."""
+    """Every image, broken ones too, by folder and path."""
     places: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
-        places.setdefault(each.picture.key, []).append(each)
-    out = {each.picture.key for each in placing.validation}
+        places.setdefault(each.image.key, []).append(each)
+    out = {each.image.key for each in placing.validation}
     rows = []
-    for picture in found.pictures:
-        at = places.get(picture.key, [])
-        held = "is held out for validation" if picture.key in out else ""
-        why = held or never.get(picture.key, "") or placing.refused.get(picture.key, "")
-        row = _row(picture, at, why, counted)
-        transparent = picture.key in looks and looks[picture.key].transparent
+    for image in found.images:
+        at = places.get(image.key, [])
+        held = "is held out for validation" if image.key in out else ""
+        why = held or never.get(image.key, "") or placing.refused.get(image.key, "")
+        row = _row(image, at, why, counted)
+        transparent = image.key in looks and looks[image.key].transparent
         role = "validation" if held else row.role
-        rows.append(replace(row, role=role, really=picture.really, transparent=transparent))
-    rows += [_row(picture, [], why, counted) for picture, why in found.left_out]
+        rows.append(replace(row, role=role, really=image.really, transparent=transparent))
+    rows += [_row(image, [], why, counted) for image, why in found.left_out]
     for broken in found.broken:
         key = (broken.source, broken.relative)
         rows.append(Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason))
@@ -206,59 +204,59 @@ def _rows(
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
 
-def _row(picture: Picture, at: Sequence[Placed], why: str, counted: Mapping[Key, int]) -> Row:
+def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key, int]) -> Row:
     """why: the reason not to train, else empty."""
-    size = (picture.width, picture.height)
+    size = (image.width, image.height)
     if not at:
         return Row(
-            picture.key,
-            picture.path,
+            image.key,
+            image.path,
             size,
             None,
             None,
             None,
-            picture.repeats,
+            image.repeats,
             "",
             None,
             "none",
             None,
             False,
             why,
-            concept=picture.concept,
+            concept=image.concept,
         )
     first = at[0]
     return Row(
-        key=picture.key,
-        path=picture.path,
+        key=image.key,
+        path=image.path,
         size=size,
         bucket=first.placement.bucket,
         frame=first.placement.frame,
         scale=first.placement.scale,
-        repeats=picture.repeats,
-        caption=plain_caption(first.caption.text, first.concept.captions, picture.words),
+        repeats=image.repeats,
+        caption=plain_caption(first.caption.text, first.concept.captions, image.words),
         caption_path=first.caption.path,
         source=first.caption.source,
-        tokens=counted.get(picture.key),
+        tokens=counted.get(image.key),
         trains=not why,
         why=why,
         role=first.concept.role,
-        concept=picture.concept,
+        concept=image.concept,
         more=tuple(each.placement.bucket for each in at[1:]),
-        mask=picture.conditioning is not None,
+        mask=image.conditioning is not None,
     )
 
 
 def _count_all(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
-    """Tokens by picture, of the longest caption that it may have. A shuffle does not change them, a dropout only takes
+    """Tokens by image, of the longest caption that it may have. A shuffle does not change them, a dropout only takes
     away."""
     if count_tokens is None:
         return {}
     known: dict[str, int] = {}
     counted: dict[Key, int] = {}
     for each in [*placing.placed, *placing.validation]:
-        captions = longest_captions(each.caption, each.concept.captions, each.picture.words)
+        captions = longest_captions(each.caption, each.concept.captions, each.image.words)
         for caption in captions:
             if caption not in known:
                 known[caption] = count_tokens(caption)
-        counted[each.picture.key] = max(known[caption] for caption in captions)
+        counted[each.image.key] = max(known[caption] for caption in captions)
     return counted

@@ -18,21 +18,21 @@ EXAMPLES = 4
 class Question:
     """Something to be asked once. kind: "transparency", "sidecars" or "lines".
 
-    pictures   how many it concerns      examples   names of some
+    images   how many it concerns      examples   names of some
     counts     what was found -> how many (".txt": 24, ".caption": 20)
     """
 
     kind: str
-    pictures: int
+    images: int
     examples: tuple[str, ...]
     counts: dict[str, int]
 
 
 def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
-    """placed: each picture once. looks: of those that were decoded; whether others are transparent is not known yet."""
+    """placed: each image once. looks: of those that were decoded; whether others are transparent is not known yet."""
     nothing = Look()
-    transparent = [each for each in placed if looks.get(each.picture.key, nothing).transparent]
-    endings = {each.key: {extension(name) for name in each.picture.sidecars} for each in placed}
+    transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
+    endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}
     several = [each for each in placed if {SENTENCES, TAGS} <= endings[each.key]]
     beside = Counter(ending for found in endings.values() for ending in found)
     lines = [each for each in placed if len([line for line in each.caption.text.split("\n") if line.strip()]) > 1]
@@ -41,9 +41,9 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
         _question("sidecars", several, dict(sorted(beside.items()))),
         _question("lines", lines, {"several lines": len(lines)}),
     ]
-    return tuple(question for question in found if question.pictures)
+    return tuple(question for question in found if question.images)
 
 
 def _question(kind: str, about: Sequence[Placed], counts: dict[str, int]) -> Question:
-    names = tuple(printable(each.picture.relative) for each in about[:EXAMPLES])
+    names = tuple(printable(each.image.relative) for each in about[:EXAMPLES])
     return Question(kind, len(about), names, counts)

@@ -1,4 +1,4 @@
-"""What a look at a dataset found, as plain data: every picture with its place, the arithmetic, the findings."""
+"""What a look at a dataset found, as plain data: every image with its place, the arithmetic, the findings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from core.record.problems import Problem, errors
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture as the page lists it.
+    """One image as the page lists it.
 
     caption   after prefix and suffix, before draws      source    as in Caption
-    frame     what trains, as fractions of the picture: (left, top, right, bottom)
+    frame     what trains, as fractions of the image: (left, top, right, bottom)
     scale     above 1 it is enlarged                     tokens    of the longest that may be drawn; None: not counted
     trains    False: `why` says the reason               role      "train", "regularisation" or "validation"
     concept   number of its folder's settings            more      its buckets at the further resolutions
     really, transparent   its kind where the name says another; whether it is seen through (once it was decoded)
-    mask      whether a mask or control picture goes with it
+    mask      whether a mask or control image goes with it
     """
 
     key: tuple[str, str]
@@ -58,7 +58,7 @@ class Report:
     validation: tuple[Placed, ...]
     rows: tuple[Row, ...]
     folders: tuple[Folder, ...]
-    buckets: dict[Size, tuple[int, int]]  # {size: (pictures, views in the first epoch)}
+    buckets: dict[Size, tuple[int, int]]  # {size: (images, views in the first epoch)}
     views: dict[int, int]  # {number of the folder's settings: views in the first epoch}
     captions_found: int
     batches_per_epoch: int
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def trained(self) -> int:
-        """Pictures that train, each counted once however many resolutions it trains at."""
+        """Images that train, each counted once however many resolutions it trains at."""
         return sum(row.trains for row in self.rows)
 
     @property
@@ -95,9 +95,7 @@ class Report:
             "validation": len(self.validation),
             "undecoded": self.undecoded,
             "captions_found": self.captions_found,
-            "buckets": [
-                {"width": w, "height": h, "pictures": n, "views": v} for (w, h), (n, v) in self.buckets.items()
-            ],
+            "buckets": [{"width": w, "height": h, "images": n, "views": v} for (w, h), (n, v) in self.buckets.items()],
             "batches_per_epoch": self.batches_per_epoch,
             **asdict(self.length),
             "longest_tokens": self.longest_tokens,

@@ -1,4 +1,4 @@
-"""Bringing a picture to another size, by the named filter."""
+"""Bringing an image to another size, by the named filter."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PILLOW = {
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto") -> Image.Image:
-    """A picture (RGB or L) at exactly `size` (width, height).
+    """An image (RGB or L) at exactly `size` (width, height).
 
-    interpolation   one of settings/pictures.py. "auto": area average where neither side grows, else Lanczos, which is
-                    sd-scripts' choice (INTER_AREA or Pillow's LANCZOS), so that a picture trains as it does there
+    interpolation   one of settings/images.py. "auto": area average where neither side grows, else Lanczos, which is
+                    sd-scripts' choice (INTER_AREA or Pillow's LANCZOS), so that an image trains as it does there
     """
     if image.size == size:
         return image

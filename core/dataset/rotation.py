@@ -11,17 +11,17 @@ from collections.abc import Iterable, Sequence
 from core.dataset.batches import Placed
 from core.record import draws
 
-View = tuple[Placed, int]  # a picture, and which of its showings in the epoch this is, from 0
+View = tuple[Placed, int]  # an image, and which of its showings in the epoch this is, from 0
 
 
 class Whole:
-    """Every picture as often as its repeats."""
+    """Every image as often as its repeats."""
 
     def __init__(self, placed: Sequence[Placed]):
         self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]
 
     @property
-    def pictures(self) -> list[Placed]:
+    def images(self) -> list[Placed]:
         """Those that some epoch shows."""
         return [each for each, _ in self.views]
 
@@ -33,9 +33,9 @@ class Whole:
 
 
 class Turn:
-    """A fixed number of views; each epoch goes on where the last one ended, so that all pictures come round.
+    """A fixed number of views; each epoch goes on where the last one ended, so that all images come round.
 
-    pool    in the order of the turn: a picture stands in it as often as its repeats      count   views in an epoch
+    pool    in the order of the turn: an image stands in it as often as its repeats      count   views in an epoch
     """
 
     def __init__(self, placed: Sequence[Placed], count: int, name: str):
@@ -47,7 +47,7 @@ class Turn:
         return self._count
 
     @property
-    def pictures(self) -> list[Placed]:
+    def images(self) -> list[Placed]:
         """Those that some epoch shows."""
         return self._pool if self._count else []
 
@@ -77,35 +77,35 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
     parts: list[Part] = []
     trained: defaultdict[str | None, int] = defaultdict(int)
     regularisation: defaultdict[str | None, list[Placed]] = defaultdict(list)
-    for number, pictures in folders.items():
-        source = pictures[0].concept.source
+    for number, images in folders.items():
+        source = images[0].concept.source
         if source.role == "regularisation":
-            regularisation[source.batch_group] += pictures
+            regularisation[source.batch_group] += images
         elif source.role == "train":
             wanted = source.samples_per_epoch
-            part: Part = Whole(pictures) if wanted is None else Turn(pictures, wanted, f"folder {number}")
+            part: Part = Whole(images) if wanted is None else Turn(images, wanted, f"folder {number}")
             parts.append(part)
             trained[source.batch_group] += len(part)
-    for group, pictures in regularisation.items():
+    for group, images in regularisation.items():
         if reg_balance == "kohya":
-            parts.append(first_ones(pictures, trained[group]))
+            parts.append(first_ones(images, trained[group]))
         else:
-            parts.append(Turn(pictures, trained[group], f"regularisation {group}"))
+            parts.append(Turn(images, trained[group], f"regularisation {group}"))
     return parts
 
 
-def first_ones(pictures: Sequence[Placed], wanted: int) -> Whole:
+def first_ones(images: Sequence[Placed], wanted: int) -> Whole:
     """sd-scripts' balance, the same views in every epoch: in order with their repeats until `wanted` is reached; if it is
-    not, once more each, round after round. The last picture of the first round may overshoot; the rest is never shown."""
+    not, once more each, round after round. The last image of the first round may overshoot; the rest is never shown."""
     repeats: dict[int, int] = {}
     count = 0
-    while count < wanted and pictures:
-        for index, each in enumerate(pictures):
+    while count < wanted and images:
+        for index, each in enumerate(images):
             more = 1 if index in repeats else each.repeats
             repeats[index] = repeats.get(index, 0) + more
             count += more
             if count >= wanted:
                 break
     chosen = Whole([])
-    chosen.views = [(pictures[index], repeat) for index, number in repeats.items() for repeat in range(number)]
+    chosen.views = [(images[index], repeat) for index, number in repeats.items() for repeat in range(number)]
     return chosen

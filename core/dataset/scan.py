@@ -1,4 +1,4 @@
-"""Folders -> pictures: what lies there, how large it is, how often it is shown; everything that is wrong, by name.
+"""Folders -> images: what lies there, how large it is, how often it is shown; everything that is wrong, by name.
 
 Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with sub-folders, `<repeats>_<words>`,
 or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). Where a
@@ -16,10 +16,10 @@ from core.dataset.cache_list import compare_with_disk, write_list
 from core.dataset.conditioning import conditioning_folder, pair
 from core.dataset.files import CAPTION_EXTENSIONS, printable, reachable
 from core.dataset.folders import Root, folder_of, roots_of, whole_root
+from core.dataset.image_info import Broken, Folder, ImageInfo, Scan, count, listed, names_of
 from core.dataset.memo import Memo
 from core.dataset.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
-from core.dataset.opening import BrokenPicture, problem_of
-from core.dataset.picture import Broken, Folder, Picture, Scan, count, listed, names_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.walk import File, Walk, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -28,11 +28,11 @@ from core.settings.captions import CaptionSettings
 from core.settings.concepts import Concept
 from core.settings.concepts import concepts as concepts_in
 from core.settings.dataset import DatasetSettings
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 
-__all__ = ["Broken", "Folder", "Picture", "Scan", "names_of", "recognise", "scan", "scan_dataset"]
+__all__ = ["Broken", "Folder", "ImageInfo", "Scan", "names_of", "recognise", "scan", "scan_dataset"]
 
 Listed = dict[Path, Entry]  # what a list says about a file
 
@@ -63,39 +63,39 @@ def scan(
     """Read every folder. Problems are returned, not raised; only a cancel raises.
 
     memo_path     where headers are remembered by path, size and time; None: nowhere
-    skip_broken   pictures that cannot be read are advice rather than errors
+    skip_broken   images that cannot be read are advice rather than errors
     """
     gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
-        fix = "Choose the folder that holds the pictures to learn."
-        gathered.problems.append(Problem("No picture folder is chosen.", "dataset.folder", fix))
+        fix = "Choose the folder that holds the images to learn."
+        gathered.problems.append(Problem("No image folder is chosen.", "dataset.folder", fix))
     for concept in concepts:
         gathered.add(concept)
     return gathered.result()
 
 
 def recognise(folder: str | os.PathLike) -> str:
-    """One sentence about a folder's layout: "24 pictures in one folder", "2 folders with repeats: 10_fox, 5_style"."""
+    """One sentence about a folder's layout: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
     if path is None:
-        return problem.what if problem else "no pictures found"
+        return problem.what if problem else "no images found"
     roots, problems = roots_of(source, path)
     if not roots:
-        return problems[0].what if problems else "no pictures found"
+        return problems[0].what if problems else "no images found"
     walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
     named = [(root, found) for root, found in walks if root.named and found.files]
     plain = [(root, found) for root, found in walks if not root.named and found.files]
     if not named and not plain:
-        return "no pictures found"
+        return "no images found"
     loose = sum(len(found.files) for _, found in plain)
     if not named:
         inside = sum(found.folders for _, found in plain)
-        return f"{count(loose, 'picture')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
+        return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
     names = ", ".join(printable(root.path.name) for root, _ in named[:6]) + (", ..." if len(named) > 6 else "")
     total = sum(len(found.files) for _, found in named)
-    said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'picture')})"
-    return said + (f", and {count(loose, 'picture')} beside" if loose else "")
+    said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
+    return said + (f", and {count(loose, 'image')} beside" if loose else "")
 
 
 class Gathered:
@@ -103,19 +103,19 @@ class Gathered:
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
         self.memo, self.cancel, self.level = memo, cancel, level
-        self.pictures: list[Picture] = []
+        self.images: list[ImageInfo] = []
         self.broken: list[Broken] = []
         self.folders: list[Folder] = []
         self.problems: list[Problem] = []
-        self.left_out: list[tuple[Picture, str]] = []
+        self.left_out: list[tuple[ImageInfo, str]] = []
         self._ids: set[str] = set()
         self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
-        self._settings: dict[int, PictureSettings] = {}
-        self._from_lists: set[tuple[str, str]] = set()  # keys of pictures that a metadata file named
+        self._settings: dict[int, ImageSettings] = {}
+        self._from_lists: set[tuple[str, str]] = set()  # keys of images that a metadata file named
 
     def add(self, concept: Concept) -> None:
         """One folder of the settings."""
-        self._settings[concept.number] = concept.pictures
+        self._settings[concept.number] = concept.images
         path, problem = folder_of(concept.source)
         if path is None:
             self.problems += [problem] if problem else []
@@ -131,14 +131,14 @@ class Gathered:
             self._add_folders(concept, path)
 
     def result(self) -> Scan:
-        self.problems += [problem_of(each.path, BrokenPicture(each.reason), self.level) for each in self.broken]
+        self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
         self.problems += [
-            *_shared_stems(self.pictures),
-            *_animated(self.pictures),
-            *_in_two(self.pictures, self.folders),
+            *_shared_stems(self.images),
+            *_animated(self.images),
+            *_in_two(self.images, self.folders),
         ]
         return Scan(
-            tuple(self.pictures),
+            tuple(self.images),
             tuple(self.broken),
             tuple(self.folders),
             tuple(self.problems),
@@ -153,7 +153,7 @@ class Gathered:
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._given[where]
-        same = any((one.pictures, one.captions) == (concept.pictures, concept.captions) for one in earlier)
+        same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
         earlier.append(concept)
         return same
 
@@ -162,7 +162,7 @@ class Gathered:
         self.problems += found
         without = self._without(concept, path)
         empty: list[Walk] = []
-        taken: list[Picture] = []
+        taken: list[ImageInfo] = []
         inside: dict[str, str] = {}
         for root in roots:
             walked = walk(
@@ -172,31 +172,31 @@ class Gathered:
             if not walked.files:
                 empty.append(walked)
                 continue
-            id = self.new_id(printable(root.path.name) or "pictures")
+            id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
             taken += self._take(walked.files, id, root, concept)
         if roots and len(empty) == len(roots):
             self.problems.append(_empty_folder(path, empty))
         self.finish(taken, concept, inside)
 
-    def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[Picture]:
-        """The pictures of one folder: all, or those of sd-scripts' list where that is asked for."""
+    def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
+        """The images of one folder: all, or those of sd-scripts' list where that is asked for."""
         path = root.path / CACHE_LIST
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
         if path.is_file():
             said = read_metadata(path)
             kept, entries = self._matched(said, files, root.path)
-            pictures = self.read(kept, id, root, concept, entries)
+            images = self.read(kept, id, root, concept, entries)
             if said.entries:
-                self.problems += compare_with_disk(pictures, kept, entries, concept.captions, path)
-            return pictures
-        pictures = self.read(files, id, root, concept)
-        self.problems += write_list(path, pictures, concept.captions)
-        return pictures
+                self.problems += compare_with_disk(images, kept, entries, concept.captions, path)
+            return images
+        images = self.read(files, id, root, concept)
+        self.problems += write_list(path, images, concept.captions)
+        return images
 
     def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
-        """Pictures that a metadata file names."""
+        """Images that a metadata file names."""
         said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         without = self._without(concept, path)
@@ -205,15 +205,15 @@ class Gathered:
         )
         self.problems += walked.problems
         kept, entries = self._matched(said, walked.files, path)
-        id = self.new_id(printable(path.name) or "pictures")
-        pictures = self.read(kept, id, root, concept, entries, said.buckets)
-        if said.buckets and concept.pictures.bucket_no_upscale:
-            what = "The metadata file sets the bucket of each picture, so 'Never enlarge' has no effect on them."
+        id = self.new_id(printable(path.name) or "images")
+        images = self.read(kept, id, root, concept, entries, said.buckets)
+        if said.buckets and concept.images.bucket_no_upscale:
+            what = "The metadata file sets the bucket of each image, so 'Never enlarge' has no effect on them."
             fix = "Turn it off, or take train_resolution out of the file."
             self.problems.append(Problem(what, printable(said.path), fix, "advice"))
-        self._replace_earlier(pictures, concept)
-        self._from_lists.update(picture.key for picture in pictures)
-        self.finish(pictures, concept, {})
+        self._replace_earlier(images, concept)
+        self._from_lists.update(image.key for image in images)
+        self.finish(images, concept, {})
 
     def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the list names, with what it says about each; its problems are noted."""
@@ -225,30 +225,28 @@ class Gathered:
         self.problems += match_problems(found, finder, said)
         return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
 
-    def _replace_earlier(self, pictures: Sequence[Picture], concept: Concept) -> None:
+    def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
         """What two metadata files name trains as the later one says, if both train it at the same sizes."""
-        now = {picture.path for picture in pictures}
+        now = {image.path for image in images}
         again = {
-            picture.key
-            for picture in self.pictures
-            if picture.path in now
-            and picture.key in self._from_lists
-            and self._settings[picture.concept] == concept.pictures
+            image.key
+            for image in self.images
+            if image.path in now and image.key in self._from_lists and self._settings[image.concept] == concept.images
         }
         if not again:
             return
-        twice = [picture for picture in self.pictures if picture.key in again]
-        self.pictures = [picture for picture in self.pictures if picture.key not in again]
-        what = f"{count(len(twice), 'picture')} stand in two metadata files; the later one counts: {names_of(twice)}."
+        twice = [image for image in self.images if image.key in again]
+        self.images = [image for image in self.images if image.key not in again]
+        what = f"{count(len(twice), 'image')} stand in two metadata files; the later one counts: {names_of(twice)}."
         where = printable(concept.source.metadata_file or "")
         self.problems.append(Problem(what, where, "Take them out of one of the files.", "advice"))
 
     def _without(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one that hold no pictures to learn: the masks."""
-        masks = conditioning_folder(concept.pictures.conditioning_data_dir)
+        """Folders inside this one that hold no images to learn: the masks."""
+        masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
-    # ---- files to pictures
+    # ---- files to images
 
     def new_id(self, name: str) -> str:
         """The folder's name; the second of that name gets " #2", or the next number that no folder bears itself."""
@@ -267,16 +265,16 @@ class Gathered:
         concept: Concept,
         entries: Listed | None = None,
         buckets: bool = False,
-    ) -> list[Picture]:
-        """Files with a header become pictures, the others broken ones. entries: what a list says about each of them."""
-        good: list[Picture] = []
+    ) -> list[ImageInfo]:
+        """Files with a header become images, the others broken ones. entries: what a list says about each of them."""
+        good: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
             if isinstance(header, str):
                 self.broken.append(Broken(id, file.relative, file.path, header))
                 continue
             entry = entries[file.path] if entries is not None else None
             good.append(
-                Picture(
+                ImageInfo(
                     source=id,
                     relative=file.relative,
                     path=file.path,
@@ -302,29 +300,29 @@ class Gathered:
             self.problems += _other_sizes(good, entries)
         return good
 
-    def finish(self, pictures: list[Picture], concept: Concept, inside: dict[str, str]) -> None:
-        """Masks are paired and small pictures left out; the rest is what was found."""
-        masks = conditioning_folder(concept.pictures.conditioning_data_dir)
-        if masks and pictures:
-            paired = pair(pictures, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
+    def finish(self, images: list[ImageInfo], concept: Concept, inside: dict[str, str]) -> None:
+        """Masks are paired and small images left out; the rest is what was found."""
+        masks = conditioning_folder(concept.images.conditioning_data_dir)
+        if masks and images:
+            paired = pair(images, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
             self.problems += paired.problems
-            self.left_out += [(each, why) for each in pictures if (why := paired.unusable.get(each.key))]
-            pictures = paired.pictures
-        limit = concept.pictures.skip_image_resolution
-        small = [each for each in pictures if each.width * each.height <= limit * limit] if limit else []
+            self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
+            images = paired.images
+        limit = concept.images.skip_image_resolution
+        small = [each for each in images if each.width * each.height <= limit * limit] if limit else []
         if small:
             why = f"has no more pixels than {limit:g} x {limit:g}"
             self.left_out += [(each, why) for each in small]
-            what = f"{count(len(small), 'picture')} have no more pixels than {limit:g} x {limit:g} and are left out: "
-            fix = "Lower 'Leave out pictures up to' to train them."
+            what = f"{count(len(small), 'image')} have no more pixels than {limit:g} x {limit:g} and are left out: "
+            fix = "Lower 'Leave out images up to' to train them."
             self.problems.append(Problem(what + names_of(small) + ".", printable(small[0].path.parent), fix, "advice"))
             gone = {each.key for each in small}
-            pictures = [each for each in pictures if each.key not in gone]
-        self.pictures += pictures
+            images = [each for each in images if each.key not in gone]
+        self.images += images
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
-    """Endings of caption files beside the concept's pictures, in lower case."""
+    """Endings of caption files beside the concept's images, in lower case."""
     chosen = concept.captions.caption_extension.lower()
     return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
 
@@ -337,36 +335,36 @@ def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
     for found in walks:
         others.update(found.others)
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
-    what = "There is no picture in the folder." + (f" It holds other files: {kinds}." if kinds else " It is empty.")
+    what = "There is no image in the folder." + (f" It holds other files: {kinds}." if kinds else " It is empty.")
     return Problem(what, printable(path), "Choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files.")
 
 
-def _other_sizes(pictures: Sequence[Picture], entries: Listed) -> list[Problem]:
-    """Pictures that were replaced since the list was written. sd-scripts writes sizes before the EXIF rotation."""
+def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
+    """Images that were replaced since the list was written. sd-scripts writes sizes before the EXIF rotation."""
     other = [
-        f"{picture.relative} ({size[0]} x {size[1]} in the list, {picture.width} x {picture.height} now)"
-        for picture in pictures
-        if (size := entries[picture.path].image_size) and sorted(size) != sorted((picture.width, picture.height))
+        f"{image.relative} ({size[0]} x {size[1]} in the list, {image.width} x {image.height} now)"
+        for image in images
+        if (size := entries[image.path].image_size) and sorted(size) != sorted((image.width, image.height))
     ]
     if not other:
         return []
-    what = f"{count(len(other), 'picture')} have another size than the list says; their own size is used: "
+    what = f"{count(len(other), 'image')} have another size than the list says; their own size is used: "
     fix = "Write the list again."
-    return [Problem(what + listed(other, 3) + ".", printable(pictures[0].path.parent), fix, "advice")]
+    return [Problem(what + listed(other, 3) + ".", printable(images[0].path.parent), fix, "advice")]
 
 
-def _shared_stems(pictures: Sequence[Picture]) -> list[Problem]:
+def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
     """a.png and a.jpg share the caption a.txt; a.png and A.png are one file on Windows and macOS."""
-    stems: dict[tuple[str, str], list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        stems[picture.source, os.path.splitext(picture.relative)[0].casefold()].append(picture)
+    stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
+    for image in images:
+        stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
     found = []
     for group in stems.values():
         if len(group) < 2:
             continue
-        names = {os.path.splitext(picture.relative)[0] for picture in group}
+        names = {os.path.splitext(image.relative)[0] for image in group}
         if len(names) == 1:
-            what = f"{names_of(group)} differ only in the extension: they share a caption and may be one picture twice."
+            what = f"{names_of(group)} differ only in the extension: they share a caption and may be one image twice."
         else:
             what = f"{names_of(group)} differ only in upper and lower case: on Windows and macOS they get in each other's way."
         fix = "Rename one of them, or remove it."
@@ -374,27 +372,27 @@ def _shared_stems(pictures: Sequence[Picture]) -> list[Problem]:
     return found
 
 
-def _animated(pictures: Sequence[Picture]) -> list[Problem]:
-    moving = [picture for picture in pictures if picture.animated]
+def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
+    moving = [image for image in images if image.animated]
     if not moving:
         return []
-    what = f"{count(len(moving), 'animated picture')}: only the first frame trains ({names_of(moving)})."
-    fix = "Save the frame you want as a picture of its own."
+    what = f"{count(len(moving), 'animated image')}: only the first frame trains ({names_of(moving)})."
+    fix = "Save the frame you want as an image of its own."
     return [Problem(what, printable(moving[0].path.parent), fix, "advice")]
 
 
-def _in_two(pictures: Sequence[Picture], folders: Sequence[Folder]) -> list[Problem]:
-    """Pictures that two different entries reach, such as regularisation pictures below the training folder."""
+def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
+    """Images that two different entries reach, such as regularisation images below the training folder."""
     paths = {folder.id: folder.path for folder in folders}
-    first: dict[Path, Picture] = {}
-    twice: dict[tuple[Path, Path], list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        earlier = first.setdefault(picture.path, picture)
-        if earlier is not picture and paths[earlier.source] != paths[picture.source]:
-            twice[paths[earlier.source], paths[picture.source]].append(picture)
+    first: dict[Path, ImageInfo] = {}
+    twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
+    for image in images:
+        earlier = first.setdefault(image.path, image)
+        if earlier is not image and paths[earlier.source] != paths[image.source]:
+            twice[paths[earlier.source], paths[image.source]].append(image)
     return [
         Problem(
-            f"{count(len(group), 'picture')} are reached by two entries and count with both"
+            f"{count(len(group), 'image')} are reached by two entries and count with both"
             f" (held out by one, they never train): {names_of(group)}.",
             f"{printable(one)} and {printable(other)}",
             "Move one folder out of the other, or remove an entry.",

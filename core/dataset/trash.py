@@ -1,4 +1,4 @@
-"""Pictures put away and put back: files move into `_atelier_trash` in the dataset's folder, and nothing is deleted.
+"""Images put away and put back: files move into `_atelier_trash` in the dataset's folder, and nothing is deleted.
 
 One folder per action, `_atelier_trash/<time>/`, holds the files below their own names and a record of where each came
 from. The record is written before the first file moves, so also a power cut leaves a way back.
@@ -18,33 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_picture_name, printable
+from core.dataset.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, printable
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.former import renewed
 from core.record.problems import Problem, ProblemsError
 
 RECORD = "put_away.json"
 _FILES = "files"
-# Caches that sd-scripts writes beside a picture (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
-# OneTrainer's masks and control pictures (a-masklabel.png, a-condlabel.png).
+# Caches that sd-scripts writes beside an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
+# OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png).
 _CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?", re.IGNORECASE)
 _LABEL_ENDINGS = ("-masklabel", "-condlabel")
 
 
 @dataclass(frozen=True, slots=True)
 class PutAway:
-    """One action that can be undone. when: seconds since 1970; pictures: names below the dataset's folder."""
+    """One action that can be undone. when: seconds since 1970; images: names below the dataset's folder."""
 
     token: str
     when: float
     reason: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     files: int
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        shown = [printable(name) for name in self.pictures]
-        return {"token": self.token, "when": self.when, "reason": self.reason, "pictures": shown, "files": self.files}
+        shown = [printable(name) for name in self.images]
+        return {"token": self.token, "when": self.when, "reason": self.reason, "images": shown, "files": self.files}
 
 
 def put_away(
@@ -53,23 +54,23 @@ def put_away(
     reason: str,
     extra: Mapping[Path, Sequence[Path]] | None = None,
 ) -> str:
-    """Move pictures with their captions, masks and npz caches into the trash; return the token for `put_back`.
+    """Move images with their captions, masks and npz caches into the trash; return the token for `put_back`.
 
-    extra   {picture: files elsewhere that belong to it}, such as its picture in a mask folder
+    extra   {image: files elsewhere that belong to it}, such as its image in a mask folder
 
     All or nothing: when one file cannot be moved, those before it go back and ProblemsError says which it was. What
-    another picture uses too (a.png and a.jpg share a.txt) stays.
+    another image uses too (a.png and a.jpg share a.txt) stays.
     """
     folder = Path(os.path.abspath(dataset_folder))
-    pictures = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
-    gone = [path for path in pictures if not os.path.lexists(path)]
-    if gone or not pictures:
+    images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    gone = [path for path in images if not os.path.lexists(path)]
+    if gone or not images:
         raise ProblemsError(
-            [Problem("The picture is not there any more.", printable(path), "Read the folder again.") for path in gone]
-            or [Problem("No picture is chosen.", printable(folder), "Choose the pictures to put away.")]
+            [Problem("The image is not there any more.", printable(path), "Read the folder again.") for path in gone]
+            or [Problem("No image is chosen.", printable(folder), "Choose the images to put away.")]
         )
-    moved = [*pictures, *companions(pictures)]
-    for path in pictures:
+    moved = [*images, *companions(images)]
+    for path in images:
         moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
     moved = list(dict.fromkeys(moved))
     place = _new_place(folder)
@@ -78,7 +79,7 @@ def put_away(
         "v": 1,
         "when": time.time(),
         "reason": reason,
-        "pictures": [_named(path, folder) for path in pictures],
+        "images": [_named(path, folder) for path in images],
         "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
     }
     try:
@@ -113,7 +114,7 @@ def put_back(token: str) -> tuple[Path, ...]:
         raise ProblemsError(problems)
     if not waiting:
         raise ProblemsError.one(
-            "These pictures are no longer in the trash folder.", printable(token), "Nothing was changed."
+            "These images are no longer in the trash folder.", printable(token), "Nothing was changed."
         )
     try:
         _move_all(waiting)
@@ -135,7 +136,7 @@ def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
             continue
         left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, said))
         if left:
-            names = tuple(str(name) for name in said["pictures"])
+            names = tuple(str(name) for name in said["images"])
             found.append(PutAway(str(record), float(said["when"]), str(said["reason"]), names, left))
     return sorted(found, key=lambda each: -each.when)
 
@@ -153,10 +154,10 @@ def empty(dataset_folder: Path | str) -> tuple[int, int]:
     return files, size
 
 
-def companions(pictures: Sequence[Path]) -> list[Path]:
-    """Captions, masks and npz caches beside these pictures that no other picture uses."""
+def companions(images: Sequence[Path]) -> list[Path]:
+    """Captions, masks and npz caches beside these images that no other image uses."""
     leaving: dict[Path, set[str]] = defaultdict(set)
-    for path in pictures:
+    for path in images:
         leaving[path.parent].add(path.name)
     found: list[Path] = []
     for folder, names in leaving.items():
@@ -164,7 +165,7 @@ def companions(pictures: Sequence[Path]) -> list[Path]:
         staying = {
             os.path.splitext(name)[0].casefold()
             for name in beside
-            if is_picture_name(name) and name not in names and not split_label(os.path.splitext(name)[0])[1]
+            if is_image_name(name) and name not in names and not split_label(os.path.splitext(name)[0])[1]
         }
         stems = {os.path.splitext(name)[0].casefold() for name in names}
         own = stems - staying
@@ -175,7 +176,7 @@ def companions(pictures: Sequence[Path]) -> list[Path]:
 
 
 def split_label(stem: str) -> tuple[str, str]:
-    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control picture beside its picture, as OneTrainer names them."""
+    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image beside its image, as OneTrainer names them."""
     for label in _LABEL_ENDINGS:
         if stem.casefold().endswith(label) and len(stem) > len(label):
             return stem[: -len(label)], stem[-len(label) :]
@@ -183,7 +184,7 @@ def split_label(stem: str) -> tuple[str, str]:
 
 
 def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
-    """Whether a file goes with a picture of these stems. `a_b.npz` is a_b.png's, not a.png's."""
+    """Whether a file goes with an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
@@ -193,7 +194,7 @@ def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
             return stem in own
         parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
         return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
-    if is_picture_name(name):
+    if is_image_name(name):
         return any(stem.endswith(label) and stem.removesuffix(label) in own for label in _LABEL_ENDINGS)
     return False
 
@@ -254,11 +255,11 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
-        said = read_json_object(record)
+        said = renewed(read_json_object(record))
         for each in said["files"]:
             if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
                 raise ValueError
-        if not isinstance(said["pictures"], list):
+        if not isinstance(said["images"], list):
             raise ValueError
         float(said["when"]), str(said["reason"])
     except (ProblemsError, ValueError, KeyError, TypeError) as error:

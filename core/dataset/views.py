@@ -1,4 +1,4 @@
-"""How one draw shows a picture: mirrored, cropped elsewhere, its colours changed. Every choice is an addressed draw."""
+"""How one draw shows an image: mirrored, cropped elsewhere, its colours changed. Every choice is an addressed draw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.rules.dataset import changes_by_chance
 
 if TYPE_CHECKING:
     from core.dataset.batches import Placed
-    from core.settings.pictures import PictureSettings
+    from core.settings.images import ImageSettings
 
 # Reference: sections 3.4 and 3.6, that is sd-scripts' own numbers.
 FLIP_SHARE = 0.5
@@ -26,7 +26,7 @@ _FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One draw of a picture.
+    """One draw of an image.
 
     placement  as planned, or with another crop        flip   mirrored, after the crop
     hue        shift in OpenCV's units, -8 to 8; 0 none    gamma  power of the 0..255 values, 0.95 to 1.05; 1 none
@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """Where the face is, in pixels of the picture: centre and size."""
+    """Where the face is, in pixels of the image: centre and size."""
 
     x: int
     y: int
@@ -48,27 +48,27 @@ class Face:
     height: int
 
 
-def is_varied(pictures: PictureSettings) -> bool:
+def is_varied(images: ImageSettings) -> bool:
     """Whether draws differ in more than mirroring, so that each must be encoded anew. Mirroring alone has two forms."""
-    return bool(changes_by_chance(pictures))
+    return bool(changes_by_chance(images))
 
 
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
-    """What (epoch, repeat) shows of a picture, by its folder's settings.
+    """What (epoch, repeat) shows of an image, by its folder's settings.
 
     Flip, crop and colours have addresses of their own, so that one setting does not change what another one draws.
     """
-    pictures = placed.concept.pictures
+    images = placed.concept.images
     placement, flip, hue, gamma = placed.placement, False, 0.0, 1.0
-    if pictures.flip_aug:
+    if images.flip_aug:
         flip = draws.uniform(seed, "flip", epoch, *placed.key, repeat) < FLIP_SHARE
-    face = face_of(placed.picture.relative)
-    if pictures.face_crop_aug_range is not None and not pictures.enable_bucket and face is not None:
+    face = face_of(placed.image.relative)
+    if images.face_crop_aug_range is not None and not images.enable_bucket and face is not None:
         draw = draws.python_random(seed, "face crop", epoch, *placed.key, repeat)
-        placement = face_crop(placement, face, pictures.face_crop_aug_range, pictures.random_crop, draw)
-    elif pictures.random_crop:
+        placement = face_crop(placement, face, images.face_crop_aug_range, images.random_crop, draw)
+    elif images.random_crop:
         placement = random_crop(placement, draws.python_random(seed, "crop", epoch, *placed.key, repeat))
-    if pictures.color_aug:
+    if images.color_aug:
         hue, gamma = _colours(draws.python_random(seed, "colour", epoch, *placed.key, repeat))
     return View(placement, flip, hue, gamma)
 
@@ -86,11 +86,11 @@ def _colours(draw: random.Random) -> tuple[float, float]:
 
 
 def random_crop(placement: Placement, draw: random.Random) -> Placement:
-    """The bucket anywhere in the resized picture, every offset as likely. The size before the crop stays: a side that
+    """The bucket anywhere in the resized image, every offset as likely. The size before the crop stays: a side that
     fits exactly is not cropped."""
     (width, height), bucket = placement.resized, placement.bucket
     crop = (draw.randint(0, width - bucket[0]), draw.randint(0, height - bucket[1]))
-    return Placement(placement.picture, bucket, placement.resized, crop)
+    return Placement(placement.image, bucket, placement.resized, crop)
 
 
 def face_of(name: str) -> Face | None:
@@ -109,10 +109,10 @@ def face_crop(
 
     jitter   random_crop: the window moves far; without it by at most a twentieth of a face that is large enough
 
-    The picture always covers the bucket: one that is smaller is enlarged to it, where sd-scripts refuses it.
+    The image always covers the bucket: one that is smaller is enlarged to it, where sd-scripts refuses it.
     """
     low, high = sorted(sizes)
-    (own_width, own_height), bucket = placement.picture, placement.bucket
+    (own_width, own_height), bucket = placement.image, placement.bucket
     face_size, size = max(face.width, face.height), min(bucket)
     cover = max(bucket[0] / own_width, bucket[1] / own_height)
     least = max(cover, min(1.0, size / (face_size * high)))
@@ -133,7 +133,7 @@ def face_crop(
         elif small_move:
             start += draw.randint(-(face_size // 20), face_size // 20)
         crop.append(max(0, min(start, length - window)))
-    return Placement(placement.picture, bucket, resized, (crop[0], crop[1]))
+    return Placement(placement.image, bucket, resized, (crop[0], crop[1]))
 
 
 # ---- what SDXL is told
@@ -142,14 +142,14 @@ def face_crop(
 def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[Size, tuple[int, int], Size]:
     """(original size (width, height), crop (left, top), target size (width, height)) of one draw, in pixels.
 
-    mode   "true": what was cut off at the left and the top of the resized picture, as in the SDXL paper (Podell et al.
-           2023, arXiv:2307.01952, section 2.2); of a mirrored draw, what was cut from the mirrored picture, so its
-           left is what the plain picture loses at the right
-           "kohya": sd-scripts' number, from the picture fitted into the bucket (reference: section 3.7)
+    mode   "true": what was cut off at the left and the top of the resized image, as in the SDXL paper (Podell et al.
+           2023, arXiv:2307.01952, section 2.2); of a mirrored draw, what was cut from the mirrored image, so its
+           left is what the plain image loses at the right
+           "kohya": sd-scripts' number, from the image fitted into the bucket (reference: section 3.7)
     """
     placement = view.placement
     crop = _kohya_crop(placement, view.flip) if mode == "kohya" else _true_crop(placement, view.flip)
-    return placement.picture, crop, placement.bucket
+    return placement.image, crop, placement.bucket
 
 
 def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
@@ -158,14 +158,14 @@ def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
 
 
 def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
-    """What stays free at the left and top when the picture is fitted inside its bucket; never the crop that was drawn."""
-    left, top, right, _ = recorded_crop(placement.bucket, placement.picture)
+    """What stays free at the left and top when the image is fitted inside its bucket; never the crop that was drawn."""
+    left, top, right, _ = recorded_crop(placement.bucket, placement.image)
     return int(placement.bucket[0] - right if flip else left), int(top)
 
 
-def recorded_crop(bucket: Size, picture: Size) -> tuple[float, float, float, float]:
-    """What sd-scripts records as left, top, right, bottom: the picture fitted inside the bucket (section 3.7)."""
-    ratio = picture[0] / picture[1]
+def recorded_crop(bucket: Size, image: Size) -> tuple[float, float, float, float]:
+    """What sd-scripts records as left, top, right, bottom: the image fitted inside the bucket (section 3.7)."""
+    ratio = image[0] / image[1]
     if bucket[0] / bucket[1] > ratio:
         width, height = bucket[1] * ratio, float(bucket[1])
     else:

@@ -1,4 +1,4 @@
-"""A folder -> its picture files, with their caption files and states; then their headers, remembered between scans."""
+"""A folder -> its image files, with their caption files and states; then their headers, remembered between scans."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.dataset.files import (
     CAPTION_EXTENSIONS,
     extension,
     is_folder,
+    is_image_name,
     is_junk,
-    is_picture_name,
     printable,
     reachable,
     real_kind,
     without_face,
 )
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, read_header, reason_of
+from core.dataset.opening import BrokenImage, read_header, reason_of
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
@@ -35,10 +35,10 @@ _KIND = "header 2"  # of fact in the memo; the number changes when `read_header`
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is named like a picture.
+    """A file that is named like an image.
 
     sidecars   names of the caption files beside it
-    sidecar_states   (bytes, mtime_ns) of each, and of those it shares with the picture that it was cut out of
+    sidecar_states   (bytes, mtime_ns) of each, and of those it shares with the image that it was cut out of
     """
 
     relative: str
@@ -79,7 +79,7 @@ def walk(
     without: Sequence[Path] = (),
     recursive: bool = True,
 ) -> Walk:
-    """Every picture below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
+    """Every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
 
     left_out   names of direct sub-folders to pass over      without   folders to pass over wherever they lie
     endings    of caption files, in lower case                recursive   False: the folder alone
@@ -128,7 +128,7 @@ def _sort_out(
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
-    """Put a folder's pictures into the walk; return its sub-folders. A caption may differ from its picture in case."""
+    """Put a folder's images into the walk; return its sub-folders. A caption may differ from its image in case."""
     sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
     for entry in entries:
         ending = _caption_ending(entry.name, endings)
@@ -141,7 +141,7 @@ def _sort_out(
             continue
         if is_folder(entry):
             subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
-        elif is_picture_name(name):
+        elif is_image_name(name):
             found.files.append(_file(entry, folder, prefix, sidecars))
         else:
             found.others[extension(name) or name] += 1
@@ -247,7 +247,7 @@ def _header_or_reason(file: File) -> Seen | str:
         return "is empty (0 bytes)"
     try:
         header = read_header(file.path)
-    except BrokenPicture as error:
+    except BrokenImage as error:
         return str(error)
     really = real_kind(file.relative, header.format)
     return Seen(header.width, header.height, header.rotated, header.animated, really)

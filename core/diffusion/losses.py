@@ -57,7 +57,7 @@ def _exponential(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
 
 
 def _snr(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
-    """Near 1 where a picture is nearly clean, c where it is nothing but noise (sigma infinite)."""
+    """Near 1 where an image is nearly clean, c where it is nothing but noise (sigma infinite)."""
     return (1 - c) / (1 + sigmas(alpha_bar_B)) ** 2 + c
 
 

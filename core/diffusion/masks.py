@@ -1,4 +1,4 @@
-"""The mean over what counts of a picture."""
+"""The mean over what counts of an image."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ if TYPE_CHECKING:
 
 
 def masked_mean(error_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
-    """Mean over the masked area of each picture, [B]; a picture whose mask is empty gives 0.
+    """Mean over the masked area of each image, [B]; an image whose mask is empty gives 0.
 
     masks  [B, 1, h, w] in 0..1; another size than the error's is averaged to it
     over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
-           rate. "picture": the mean over the whole picture, as in sd-scripts
+           rate. "image": the mean over the whole image, as in sd-scripts
     """
     from torch.nn.functional import interpolate
 
     masks = masks.float()
     if masks.shape[-2:] != error_BCHW.shape[-2:]:
         masks = interpolate(masks, size=error_BCHW.shape[-2:], mode="area")
-    if over == "picture":
+    if over == "image":
         return (error_BCHW * masks).mean(dim=(1, 2, 3))
     covered_B = masks.expand_as(error_BCHW).sum(dim=(1, 2, 3))
     return (error_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)

@@ -41,7 +41,7 @@ def compose_noise(
 def _offset_size(latents: Tensor, settings: NoiseSettings, strength: Tensor | float) -> Tensor | float:
     """What offset noise is multiplied by: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
     assert settings.noise_offset is not None
-    size = settings.noise_offset * per_picture(strength)
+    size = settings.noise_offset * per_image(strength)
     if settings.adaptive_noise_scale is None:
         return size
     brightness = latents.mean(dim=(2, 3), keepdim=True).abs()
@@ -54,11 +54,11 @@ def perturbed(
     """The noise that the model is shown: with input perturbation, a little more than its target has."""
     if perturbation_noise is None or not settings.ip_noise_gamma:
         return noise
-    return noise + settings.ip_noise_gamma * per_picture(strength) * perturbation_noise
+    return noise + settings.ip_noise_gamma * per_image(strength) * perturbation_noise
 
 
-def per_picture(value: Tensor | float) -> Tensor | float:
-    """A number for all pictures as it is; one for each, [B], as [B, 1, 1, 1]."""
+def per_image(value: Tensor | float) -> Tensor | float:
+    """A number for all images as it is; one for each, [B], as [B, 1, 1, 1]."""
     if isinstance(value, (int, float)) or value.dim() == 0:
         return value
     return value.reshape(-1, 1, 1, 1)

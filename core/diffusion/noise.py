@@ -1,7 +1,7 @@
-"""The random tensors of a training step, addressed by picture.
+"""The random tensors of a training step, addressed by image.
 
-A draw depends on (seed, purpose, epoch, picture, repeat) alone: the same picture meets the same noise however large the
-batch is, however many processes share it, and wherever the run was resumed. `picture` is (source id, relative path).
+A draw depends on (seed, purpose, epoch, image, repeat) alone: the same image meets the same noise however large the
+batch is, however many processes share it, and wherever the run was resumed. `image` is (source id, relative path).
 All draws are float32 on the CPU; the caller moves them.
 """
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Picture = tuple[str, ...]
+ImageInfo = tuple[str, ...]
 
 
-def draw_noise(shape: Sequence[int], seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
-    """The noise a picture is mixed with: standard normal, float32 `shape` = [C, H, W] of its latents."""
-    return normal(tuple(shape), seed, "noise", epoch, picture, repeat)
+def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
+    """The noise an image is mixed with: standard normal, float32 `shape` = [C, H, W] of its latents."""
+    return normal(tuple(shape), seed, "noise", epoch, image, repeat)
 
 
-def draw_offset_noise(channels: int, seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
-    """One standard normal number per picture and channel, [C, 1, 1]; `noise_offset` times it shifts the whole picture's
-    brightness and colour, so that the model learns very dark and very bright pictures."""
-    return normal((channels, 1, 1), seed, "noise_offset", epoch, picture, repeat)
+def draw_offset_noise(channels: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
+    """One standard normal number per image and channel, [C, 1, 1]; `noise_offset` times it shifts the whole image's
+    brightness and colour, so that the model learns very dark and very bright images."""
+    return normal((channels, 1, 1), seed, "noise_offset", epoch, image, repeat)
 
 
-def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, picture: Picture, repeat: int) -> Tensor:
+def draw_perturbation(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
     """Input perturbation (Ning et al. 2023, arXiv:2301.11706): a second standard normal [C, H, W], added to the noise
     the model sees but not to its target."""
-    return normal(tuple(shape), seed, "input_perturbation", epoch, picture, repeat)
+    return normal(tuple(shape), seed, "input_perturbation", epoch, image, repeat)
 
 
-def draw_strength(option: str, seed: int, epoch: int, picture: Picture, repeat: int) -> float:
+def draw_strength(option: str, seed: int, epoch: int, image: ImageInfo, repeat: int) -> float:
     """The share of `option`'s strength ("noise_offset", "ip_noise_gamma") that a random strength leaves, [0, 1)."""
-    return uniform(seed, f"{option}_strength", epoch, picture, repeat)
+    return uniform(seed, f"{option}_strength", epoch, image, repeat)
 
 
 def multires_sizes(
-    height: int, width: int, iterations: int, seed: int, epoch: int, picture: Picture, repeat: int
+    height: int, width: int, iterations: int, seed: int, epoch: int, image: ImageInfo, repeat: int
 ) -> list[tuple[int, int]]:
     """(height, width) of each level: level i is smaller by r ** i, with an r between 2 and 4 drawn for each. The first is
     as large as the latents; one that is a single row or column is the last."""
-    draw = python_random(seed, "multires_ratio", epoch, picture, repeat)
+    draw = python_random(seed, "multires_ratio", epoch, image, repeat)
     sizes = []
     for level in range(iterations):
         ratio = (2.0 + 2.0 * draw.random()) ** level
@@ -63,7 +63,7 @@ def draw_multires(
     discount: float,
     seed: int,
     epoch: int,
-    picture: Picture,
+    image: ImageInfo,
     repeat: int,
 ) -> Tensor:
     """What multi-resolution noise (Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training') adds to the
@@ -76,7 +76,7 @@ def draw_multires(
 
     total = None
     for level, size in enumerate(sizes):
-        small = normal((1, channels, *size), seed, "multires", epoch, picture, repeat, level)
+        small = normal((1, channels, *size), seed, "multires", epoch, image, repeat, level)
         added = interpolate(small, size=tuple(sizes[0]), mode="bilinear", align_corners=False) * discount**level
         total = added if total is None else total + added
     assert total is not None, "at least one level"
@@ -84,7 +84,7 @@ def draw_multires(
 
 
 def stack_draws(draws: Sequence[Tensor], device: torch.device | str) -> Tensor:
-    """[C, ...] draws of a batch's pictures as one [B, C, ...] on `device`."""
+    """[C, ...] draws of a batch's images as one [B, C, ...] on `device`."""
     import torch
 
     return queued(torch.stack(list(draws)), device)

@@ -1,7 +1,7 @@
-"""The way from noise to picture: diffusers' schedulers, made from explicit numbers.
+"""The way from noise to image: diffusers' schedulers, made from explicit numbers.
 
 Nothing is read from a model's scheduler config: those differ between copies of one model, and one that lacks
-`clip_sample: false` turns every DDIM picture magenta.
+`clip_sample: false` turns every DDIM image magenta.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def make_sampler(
 
 
 def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per picture. All of a picture's noise comes from its own, so a seed gives the same picture
+    """One CPU generator per image. All of an image's noise comes from its own, so a seed gives the same image
     alone, in a batch, and at any place in it, on every device."""
     import torch
 
@@ -228,7 +228,7 @@ def start_latents(
 def sampler_step(
     sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """The latents one step nearer to a picture, [B, C, H, W]; samplers that add noise draw it per picture.
+    """The latents one step nearer to an image, [B, C, H, W]; samplers that add noise draw it per image.
 
     output    the U-Net's (guided) prediction at `timestep`, which must be the next of `sampler.timesteps`
     """

@@ -1,4 +1,4 @@
-"""Generate, class picture and tool jobs on the engine: what generation reports becomes events of the job's journal."""
+"""Generate, regularization image and tool jobs on the engine: what generation reports becomes events of the job's journal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from core.record.context import JobContext
 from core.record.events import Drawn
-from core.settings.job import ClassPicturesJob, GenerateJob, ToolJob
+from core.settings.job import ClassImagesJob, GenerateJob, ToolJob
 
 
 def make_store() -> Any:
@@ -16,7 +16,7 @@ def make_store() -> Any:
     return make()
 
 
-def draw_pictures(job: GenerateJob, context: JobContext) -> str:
+def draw_images(job: GenerateJob, context: JobContext) -> str:
     from core.generation.run import run_generate
 
     run_generate(
@@ -30,10 +30,10 @@ def draw_pictures(job: GenerateJob, context: JobContext) -> str:
     return "done"
 
 
-def draw_class_pictures(job: ClassPicturesJob, context: JobContext) -> str:
-    from core.generation.class_pictures import make_class_pictures
+def draw_class_images(job: ClassImagesJob, context: JobContext) -> str:
+    from core.generation.class_images import make_class_images
 
-    make_class_pictures(
+    make_class_images(
         job,
         context.workspace,
         store=context.store or make_store(),
@@ -52,13 +52,13 @@ def use_tool(job: ToolJob, context: JobContext) -> str:
 
 
 def _to_journal(context: JobContext) -> Any:
-    """on_event(kind, **facts): "progress" (text, done, total), "picture" (path, seed), "log" (text, level, fix)."""
+    """on_event(kind, **facts): "progress" (text, done, total), "image" (path, seed), "log" (text, level, fix)."""
 
     def on_event(kind: str, **facts: Any) -> None:
         context.take_commands()
         if kind == "progress":
             context.stage(str(facts.get("text", "drawing")), int(facts.get("done", 0)), int(facts.get("total", 0)))
-        elif kind == "picture":
+        elif kind == "image":
             context.journal.put(Drawn(str(facts["path"]), int(facts["seed"])))
         elif kind == "log":
             context.say(str(facts["text"]), str(facts.get("level", "info")), str(facts.get("fix", "")))

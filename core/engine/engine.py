@@ -68,7 +68,7 @@ class RunSummary:
     folder: Path
     resumable_step: int = -1
     fix: str = ""
-    best: tuple[float, int] | None = None  # lowest loss on held-out pictures and its step
+    best: tuple[float, int] | None = None  # lowest loss on held-out images and its step
     best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
     words: RunWords = field(default_factory=RunWords)
     note: str = ""
@@ -282,7 +282,7 @@ class Engine:
         if is_launched(entry.task, job):
             state, words = supervise(*to_run, **heard)
         else:
-            store = self._model_store() if entry.task in ("generate", "class_pictures") else None
+            store = self._model_store() if entry.task in ("generate", "class_images") else None
             state, words = execute(entry.task, *to_run, **heard, store=store)
         self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
         if words is not None and words.poisoned:
@@ -359,7 +359,7 @@ class Engine:
         return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
-        """Losses by timestep band and by picture, the worst first: {} before the first are known."""
+        """Losses by timestep band and by image, the worst first: {} before the first are known."""
         return read_watch(self._folder(run_name))
 
     def _is_held(self, view: RunView) -> bool:
@@ -434,7 +434,7 @@ class Engine:
         with self._views_lock:
             self._views.pop(run_name, None)
 
-    # -- light jobs, pictures, status
+    # -- light jobs, images, status
 
     @property
     def works(self) -> bool:
@@ -457,7 +457,7 @@ class Engine:
         return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 
     def generated(self, limit: int = 200) -> list[dict[str, Any]]:
-        """Pictures under outputs/images, newest first."""
+        """Images under outputs/images, newest first."""
         folder = self.workspace.images
         if not folder.is_dir():
             return []
@@ -535,6 +535,6 @@ def _title(task: str, job: Settings) -> str:
 
 
 def _seed_of(path: Path) -> int | None:
-    """Pictures are named <time>_<seed>.png, with -2, -3 behind where a name was taken."""
+    """Images are named <time>_<seed>.png, with -2, -3 behind where a name was taken."""
     tail = path.stem.rsplit("_", 1)[-1].split("-")[0]
     return int(tail) if tail.isdigit() else None

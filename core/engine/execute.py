@@ -43,9 +43,9 @@ def run_prepare(job: Any, context: JobContext) -> str:
 
 
 def run_generate(job: Any, context: JobContext) -> str:
-    from core.engine.drawing import draw_pictures
+    from core.engine.drawing import draw_images
 
-    return draw_pictures(job, context)
+    return draw_images(job, context)
 
 
 def run_caption(job: Any, context: JobContext) -> str:
@@ -54,10 +54,10 @@ def run_caption(job: Any, context: JobContext) -> str:
     return run_captions(job, context)
 
 
-def run_class_pictures(job: Any, context: JobContext) -> str:
-    from core.engine.drawing import draw_class_pictures
+def run_class_images(job: Any, context: JobContext) -> str:
+    from core.engine.drawing import draw_class_images
 
-    return draw_class_pictures(job, context)
+    return draw_class_images(job, context)
 
 
 def run_tool(job: Any, context: JobContext) -> str:
@@ -66,10 +66,10 @@ def run_tool(job: Any, context: JobContext) -> str:
     return use_tool(job, context)
 
 
-def run_pictures(job: Any, context: JobContext) -> str:
-    from core.tools.pictures import use_pictures
+def run_images(job: Any, context: JobContext) -> str:
+    from core.tools.images import use_images
 
-    return use_pictures(job, context)
+    return use_images(job, context)
 
 
 # Each returns the state it ended in: "done" or "stopped".
@@ -79,9 +79,9 @@ TASKS: dict[str, Callable[[Any, JobContext], str]] = {
     "prepare": run_prepare,
     "generate": run_generate,
     "caption": run_caption,
-    "class_pictures": run_class_pictures,
+    "class_images": run_class_images,
     "tool": run_tool,
-    "pictures": run_pictures,
+    "images": run_images,
 }
 
 

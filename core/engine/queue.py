@@ -14,6 +14,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
+from core.settings.migrations import to_version_2
 
 KEPT_ENDED = 50
 
@@ -39,7 +40,8 @@ def _entry(values: Any) -> QueueEntry:
     texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset)
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's text is none")
-    return replace(entry, added=float(entry.added))
+    task, job = to_version_2(entry.task, entry.job)
+    return replace(entry, task=task, job=job, added=float(entry.added))
 
 
 class Queue:

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.record.best import Told
 from core.record.bounded_json import read_json_object
+from core.record.former import renewed
 from core.record.journal import Line, Tail
 from core.record.problems import ProblemsError
 from core.record.run_about import title_of
@@ -31,7 +32,7 @@ class RunView:
         self.folder = folder
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.stage = "", "", "", ""
-        self.seq = self.step = self.total = self.epoch = self.epochs = self.pictures = 0
+        self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
         self.seconds_per_step = 0.0
@@ -46,7 +47,7 @@ class RunView:
         self.samples: list[dict[str, Any]] = []
         self.saves: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
-        self.pictures_drawn: list[dict[str, Any]] = []
+        self.images_drawn: list[dict[str, Any]] = []
         self._smooth: float | None = None
         self._reading = threading.Lock()
         self._tail = Tail(folder.journal_file)
@@ -104,7 +105,7 @@ class RunView:
         self.stage = line["text"] + count
 
     def _on_planned(self, line: Line) -> None:
-        self.total, self.epochs, self.pictures = line["total"], line["epochs"], line["pictures"]
+        self.total, self.epochs, self.images = line["total"], line["epochs"], line["images"]
         self.sentence = line["sentence"]
 
     def _on_steps(self, line: Line) -> None:
@@ -154,8 +155,8 @@ class RunView:
     def _on_log(self, line: Line) -> None:
         self._say(line["time"], line["level"], line["text"], line["fix"])
 
-    def _on_picture(self, line: Line) -> None:
-        self.pictures_drawn.append({"file": line["file"], "seed": line["seed"]})
+    def _on_image(self, line: Line) -> None:
+        self.images_drawn.append({"file": line["file"], "seed": line["seed"]})
 
     def _say(self, when: float, level: str, text: str, fix: str) -> None:
         self.log.append({"time": when, "level": level, "text": text, "fix": fix})
@@ -185,7 +186,7 @@ class RunView:
                 "total": self.total,
                 "epoch": self.epoch,
                 "epochs": self.epochs,
-                "pictures": self.pictures,
+                "images": self.images,
                 "sentence": self.sentence,
                 "seconds_per_step": self.seconds_per_step,
                 "eta_seconds": left,
@@ -225,21 +226,21 @@ class RunView:
 
 def _point(line: Line) -> dict[str, Any]:
     """A measurement without its single losses."""
-    point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "pictures")}
+    point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
     return point | {"measured_on": line.get("measured_on", "held_out")}
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The measurement with the lowest loss on held-out pictures, the earliest of equal ones; None without any."""
+    """The measurement with the lowest loss on held-out images, the earliest of equal ones; None without any."""
     return min(
         (point for point in points if math.isfinite(point["loss"])), key=lambda point: point["loss"], default=None
     )
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """What a training last wrote of its losses by timestep band and by picture (core/training/watching.py); {} without."""
+    """What a training last wrote of its losses by timestep band and by image (core/training/watching.py); {} without."""
     try:
-        return read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False)
+        return renewed(read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False))
     except ProblemsError:
         return {}
 

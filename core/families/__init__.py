@@ -13,7 +13,7 @@ FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 def family(name: str) -> ModuleType:
-    """The family's module: load, encode_captions, predict, lora_targets, encode_picture_latents ..."""
+    """The family's module: load, encode_captions, predict, lora_targets, encode_image_latents ..."""
     if name not in FAMILIES:
         raise ProblemsError.one(
             f"The model family '{name}' is not known", "model family", f"use one of: {', '.join(FAMILIES)}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from core.settings.memory import MemorySettings
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-VARIANTS = 16  # of a block of one width: by size of picture and batch, which usually share two
+VARIANTS = 16  # of a block of one width: by size of image and batch, which usually share two
 WHERE = "memory.torch_compile"
 PACKAGES = {"tvm": "tvm", "openxla": "torch_xla"}  # torch lists these whether they are there or not
 OFF = "or switch torch.compile off: the result is the same"
@@ -96,7 +96,7 @@ def try_compiling(backend: str, device: str) -> None:
 class CompiledBlocks:
     """The U-Net's blocks, compiled at their first use, until `release`.
 
-    several_sizes   pictures come in several sizes: one piece is made for all of them, a little slower than for one
+    several_sizes   images come in several sizes: one piece is made for all of them, a little slower than for one
     say             tells a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
                     are computed as without
     """
@@ -129,7 +129,7 @@ class CompiledBlocks:
         self.pieces[kind] += 1
         if self.pieces[kind] == self._most:
             self._say(
-                f"{self._most} pieces were compiled, and pictures of further sizes are computed as without torch.compile",
+                f"{self._most} pieces were compiled, and images of further sizes are computed as without torch.compile",
                 "use fewer buckets (dataset.bucket_reso_steps), or switch torch.compile off",
             )
         return self._backend(graph, inputs)

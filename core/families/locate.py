@@ -32,7 +32,7 @@ SDXL_SCALE = 0.13025  # of its VAE's latents; 0.18215 in SD 1.x and 2.x
 
 def _of_another_family(vae: str, scale: float, name: str) -> Problem:
     return Problem(
-        f"The VAE scales its latents by {scale}, which is not {FAMILY_NAMES[name]}'s: pictures would come out wrong",
+        f"The VAE scales its latents by {scale}, which is not {FAMILY_NAMES[name]}'s: images would come out wrong",
         f"model.vae = {vae}",
         f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty",
         level="advice",

@@ -60,7 +60,7 @@ def predict(
     """What the model makes of noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    text           of B texts              sizes      not read: these families know nothing of a picture's size
+    text           of B texts              sizes      not read: these families know nothing of an image's size
     returns        [B, 4, h, w] in the U-Net's type
     """
     unet = components.unet

@@ -1,4 +1,4 @@
-"""Pictures <-> latents, by the VAE, which all families share but for its numbers."""
+"""Images <-> latents, by the VAE, which all families share but for its numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.record.queued import queued
 def safe_type(
     layout: Layout, config: Mapping[str, Any], wanted: torch.dtype, device: str | torch.device
 ) -> torch.dtype:
-    """The type to load a VAE in. SDXL's published VAE overflows fp16 and gives black pictures: it gets bf16 where the
+    """The type to load a VAE in. SDXL's published VAE overflows fp16 and gives black images: it gets bf16 where the
     device computes in that, else fp32. The repaired one says `force_upcast: false` in its config and may have fp16."""
     if wanted != torch.float16 or not layout.vae_overflows or config.get("force_upcast") is False:
         return wanted
@@ -23,7 +23,7 @@ def safe_type(
 
 
 @torch.no_grad()
-def encode_picture_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_image_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The VAE's posterior over latents, unscaled: training latents are (mean + exp(logvar / 2) * noise) * vae_scale.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
@@ -36,7 +36,7 @@ def encode_picture_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The picture of scaled latents, as training and samplers hold them.
+    """The image of scaled latents, as training and samplers hold them.
 
     latents  [B, 4, h, w], scaled by vae_scale
     returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped

@@ -26,7 +26,7 @@ class RunFacts:
     """What a run knows beside its settings, at the moment of a save.
 
     started_at, saved_at    Unix seconds            epoch, step  counted from 1, those that are finished
-    num_train_images        pictures x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
+    num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
     dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
     tag_frequency           folder name -> {tag: n}
     datasets                one entry for each set of folders that share batches, when folders have settings of their own

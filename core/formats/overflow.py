@@ -57,7 +57,7 @@ def no_numbers(sizes: Mapping[str, float]) -> list[str]:
 
 
 def refuse_no_numbers(names: Sequence[str], where: object) -> None:
-    """A file with such values gives black or noisy pictures only."""
+    """A file with such values gives black or noisy images only."""
     if names:
         raise ProblemsError.one(
             f"The weights hold values that are not numbers: {shown(names)}",

@@ -17,7 +17,7 @@ OPEN_CLIP_PREFIXES = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.emb
 
 
 class BlockPlan(NamedTuple):
-    """Which U-Net blocks have attention; index 0 is nearest to the picture on the way down."""
+    """Which U-Net blocks have attention; index 0 is nearest to the image on the way down."""
 
     down_attention: tuple[bool, ...]
     up_attention: tuple[bool, ...]
@@ -101,7 +101,7 @@ def _vae_modules() -> dict[str, str]:
         for theirs, ours in VAE_ATTENTION.items():
             names[f"{half}.mid.attn_1.{theirs}"] = f"{half}.mid_block.attentions.0.{ours}"
         for block in range(4):
-            # The decoder's blocks are counted from the picture in LDM, from the latent in diffusers.
+            # The decoder's blocks are counted from the image in LDM, from the latent in diffusers.
             ldm, diffusers = (
                 (f"down.{block}", f"down_blocks.{block}") if down else (f"up.{3 - block}", f"up_blocks.{block}")
             )

@@ -1,1 +1,1 @@
-"""From a prompt to pictures: pipeline, LoRAs in use, the model kept between jobs, what is written into a picture."""
+"""From a prompt to images: pipeline, LoRAs in use, the model kept between jobs, what is written into an image."""

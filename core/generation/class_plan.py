@@ -1,6 +1,6 @@
-"""Which class pictures to make: the class, how many, at which sizes, and what their folder holds already. Loads no model.
+"""Which regularization images to make: the class, how many, at which sizes, and what their folder holds already. Loads no model.
 
-A class picture is what the base model draws of a class ("dog") by itself. Shown beside the pictures of one dog, it
+A regularization image is what the base model draws of a class ("dog") by itself. Shown beside the images of one dog, it
 keeps the model's idea of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.dataset.files import is_junk, is_picture_name, printable
+from core.dataset.files import is_image_name, is_junk, printable
 from core.dataset.preflight import preflight
 from core.record import atomic, draws
 from core.record.bounded_json import read_json_object
@@ -22,17 +22,17 @@ from core.record.regular import MissingFile
 from core.record.run_folder import safe_name
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.dataset import DatasetSettings
-from core.settings.job import ClassPicturesJob, TrainJob
+from core.settings.job import ClassImagesJob, TrainJob
 
 Size = tuple[int, int]
 
-MANIFEST = "class_pictures.json"
+MANIFEST = "class_images.json"
 FORMAT = 1
-MOST_BY_ITSELF = 200  # pictures, where no number is given; DreamBooth's authors use about 200 for one subject
-SMALLEST_SIDE = 64  # pixels; a smaller picture has no room for what a U-Net halves three times
+MOST_BY_ITSELF = 200  # images, where no number is given; DreamBooth's authors use about 200 for one subject
+SMALLEST_SIDE = 64  # pixels; a smaller image has no room for what a U-Net halves three times
 OURS = re.compile(r"class_\d{4,}\.png")
 END_OF_PNG = b"IEND\xaeB`\x82"
-# What must be the same for all pictures of a folder, with the words for it.
+# What must be the same for all images of a folder, with the words for it.
 TITLES = {
     "prompt": "prompt",
     "negative_prompt": "negative prompt",
@@ -53,7 +53,7 @@ TITLES = {
 class ClassPlan:
     """What a job asks for.
 
-    sizes   (width, height) of picture 0, 1, ... as the present dataset gives them, for all of `number`
+    sizes   (width, height) of image 0, 1, ... as the present dataset gives them, for all of `number`
     views   how many views of an epoch have which size      number   asked for, those of others in the folder included
     """
 
@@ -71,9 +71,9 @@ class ClassPlan:
 
 @dataclass
 class Manifest:
-    """What class_pictures.json says of a folder: how its pictures are made and which size each has.
+    """What class_images.json says of a folder: how its images are made and which size each has.
 
-    settings   of TITLES, SHA-256 for the files       sizes    of picture 0, 1, ...; made or still missing
+    settings   of TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; made or still missing
     at_once    how many of a size ("512x768") are drawn together: rounding depends on it, so it stays
     """
 
@@ -91,26 +91,28 @@ class Manifest:
 # ---- the plan
 
 
-def plan_class_pictures(job: ClassPicturesJob, workspace: Workspace) -> ClassPlan:
+def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
     """What the job asks for, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
-    asked, dataset = job.class_pictures, job.dataset
+    asked, dataset = job.class_images, job.dataset
     problems: list[Problem] = []
     word = (asked.class_word or first_class_word(dataset) or "").strip()
     if not word and "{class}" in asked.prompt + asked.caption:
-        fix = "set class_pictures.class_word to what the subject is, such as dog"
+        fix = "set class_images.class_word to what the subject is, such as dog"
         if "{class}" not in asked.prompt:
-            fix += ", or write class_pictures.caption without {class}"
-        problems.append(Problem("No class is given for the class pictures.", "class_pictures.class_word", fix))
+            fix += ", or write class_images.caption without {class}"
+        problems.append(Problem("No class is given for the regularization images.", "class_images.class_word", fix))
     prompt = asked.prompt.replace("{class}", word).strip()
     if not prompt:
-        problems.append(Problem("The prompt of the class pictures is empty.", "class_pictures.prompt", "write one"))
+        problems.append(
+            Problem("The prompt of the regularization images is empty.", "class_images.prompt", "write one")
+        )
     folder = class_folder(asked.folder, word or prompt, workspace)
     problems += _folder_problems(folder, dataset)
     report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)
     if not report.placed:
         problems += [problem for problem in report.problems if problem.level == "error"]
         if not problems:
-            problems.append(Problem("The dataset has no picture to take sizes from.", "dataset", "add pictures"))
+            problems.append(Problem("The dataset has no image to take sizes from.", "dataset", "add images"))
     raise_if_errors(problems)
     views: dict[Size, int] = {}
     for (width, height), (_, shown) in report.buckets.items():
@@ -128,10 +130,10 @@ def first_class_word(dataset: DatasetSettings) -> str | None:
 
 
 def class_folder(chosen: str | None, words: str, workspace: Workspace) -> Path:
-    """The folder of the settings, else outputs/datasets/<class> class pictures."""
+    """The folder of the settings, else outputs/datasets/<class> regularization images."""
     if chosen and chosen.strip():
         return resolve_path(chosen.strip())
-    return workspace.datasets / f"{safe_name(words).replace('_', ' ')} class pictures"
+    return workspace.datasets / f"{safe_name(words).replace('_', ' ')} regularization images"
 
 
 def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
@@ -145,7 +147,11 @@ def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
 
 def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     if folder.exists() and not folder.is_dir():
-        return [Problem("A file stands where the class pictures would go.", printable(folder), "choose another folder")]
+        return [
+            Problem(
+                "A file stands where the regularization images would go.", printable(folder), "choose another folder"
+            )
+        ]
     inside = [
         source.folder
         for source in dataset.all_sources()
@@ -153,9 +159,7 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     ]
     if not inside:
         return []
-    what = (
-        f"The class pictures would lie inside a training folder ({printable(inside[0])}) and be learned as the subject."
-    )
+    what = f"The regularization images would lie inside a training folder ({printable(inside[0])}) and be learned as the subject."
     return [Problem(what, printable(folder), "choose a folder beside it")]
 
 
@@ -164,10 +168,10 @@ def _real(folder: str) -> Path:
 
 
 def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size] = ()) -> list[Size]:
-    """A size for each of `number` pictures, so that any first n of them are spread as the views are (within one picture).
+    """A size for each of `number` images, so that any first n of them are spread as the views are (within one image).
 
-    Each next picture takes the size that is furthest behind its share; of equals the first by (width, height). So a
-    larger number only adds pictures. begun: sizes that are given; the others make up for them.
+    Each next image takes the size that is furthest behind its share; of equals the first by (width, height). So a
+    larger number only adds images. begun: sizes that are given; the others make up for them.
     """
     sizes, total = list(begun[:number]), sum(views.values())
     made = {size: sizes.count(size) for size in sorted(views)}
@@ -181,12 +185,12 @@ def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size]
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of a picture (from 0): addressed, so that it does not depend on which others are made."""
-    return draws.integer(0, 2**32, seed, "class picture", number)
+    """The seed of an image (from 0): addressed, so that it does not depend on which others are made."""
+    return draws.integer(0, 2**32, seed, "regularization image", number)
 
 
-def picture_name(number: int) -> str:
-    """class_0001.png is picture 0: people count from one."""
+def image_name(number: int) -> str:
+    """class_0001.png is image 0: people count from one."""
     return f"class_{number + 1:04d}.png"
 
 
@@ -213,15 +217,15 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ProblemsError.one(
             "The list of what was made in this folder cannot be read.",
             printable(path),
-            "choose a new folder (class_pictures.folder)",
+            "choose a new folder (class_images.folder)",
         ) from None
 
 
 def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, list[Problem]]:
-    """The folder's manifest, with a size for each picture of the plan; and what is worth saying about it.
+    """The folder's manifest, with a size for each image of the plan; and what is worth saying about it.
 
-    Pictures that were planned before keep their sizes, new ones follow the present dataset. Raises ProblemsError where
-    the folder's pictures were made otherwise: two kinds of pictures are never mixed.
+    Images that were planned before keep their sizes, new ones follow the present dataset. Raises ProblemsError where
+    the folder's images were made otherwise: two kinds of images are never mixed.
     """
     found = read_manifest(plan.folder)
     if found is None:
@@ -233,15 +237,15 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
             f"{TITLES[name]} {_change(name, found.settings.get(name), settings.get(name))}" for name in different
         )
         raise ProblemsError.one(
-            f"The class pictures in this folder were made otherwise, and are not mixed with others: {told}.",
+            f"The regularization images in this folder were made otherwise, and are not mixed with others: {told}.",
             printable(plan.folder),
             f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or set these back",
         )
     said = []
     if found.sizes and not set(found.sizes) <= set(plan.views):
-        what = "The training pictures have other sizes than when these class pictures were planned; those keep their sizes."
+        what = "The training images have other sizes than when these regularization images were planned; those keep their sizes."
         said.append(Problem(what, printable(plan.folder), "for the present sizes choose a new folder", "advice"))
-    wanted = max(0, plan.number - len(pictures_of_others(plan.folder)))
+    wanted = max(0, plan.number - len(images_of_others(plan.folder)))
     found.sizes = sizes_by_views(plan.views, max(wanted, len(found.sizes)), found.sizes)
     return found, said
 
@@ -251,9 +255,9 @@ def _refuse_unlisted(folder: Path) -> None:
     ours = [name for name in _names(folder) if OURS.fullmatch(name)]
     if ours:
         raise ProblemsError.one(
-            f"Class pictures lie here ({sorted(ours)[0]}), but {MANIFEST}, which says how they were made, is gone.",
+            f"Regularization images lie here ({sorted(ours)[0]}), but {MANIFEST}, which says how they were made, is gone.",
             printable(folder),
-            "choose a new folder (class_pictures.folder)",
+            "choose a new folder (class_images.folder)",
         )
 
 
@@ -274,8 +278,8 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
 
 
-def pictures_of_others(folder: Path) -> list[Path]:
-    """Pictures in the folder and below it that this helper did not make. They count towards the number."""
+def images_of_others(folder: Path) -> list[Path]:
+    """Images in the folder and below it that this helper did not make. They count towards the number."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_junk(name)]
@@ -283,14 +287,14 @@ def pictures_of_others(folder: Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in names
-            if is_picture_name(name) and not is_junk(name) and not (top and OURS.fullmatch(name))
+            if is_image_name(name) and not is_junk(name) and not (top and OURS.fullmatch(name))
         ]
     return found
 
 
 def missing(folder: Path, manifest: Manifest, number: int) -> list[int]:
-    """Which of the first `number` pictures are not there whole."""
-    return [index for index in range(min(number, len(manifest.sizes))) if not _whole(folder / picture_name(index))]
+    """Which of the first `number` images are not there whole."""
+    return [index for index in range(min(number, len(manifest.sizes))) if not _whole(folder / image_name(index))]
 
 
 def _whole(path: Path) -> bool:

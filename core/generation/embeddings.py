@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.header import read_header
+from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding
-from core.generation.picture_metadata import portable_name
 from core.generation.pipeline import PromptStates, encode_prompts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -34,7 +34,7 @@ class NewWord:
     path: Path
 
     def setting(self, workspace: Workspace) -> str:
-        """As the settings of a picture name it, without the machine's folders."""
+        """As the settings of an image name it, without the machine's folders."""
         name = portable_name(self.path, workspace)
         return name if self.word == self.path.stem and "=" not in name else f"{self.word}={name}"
 

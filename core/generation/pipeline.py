@@ -1,9 +1,9 @@
-"""From a prompt to pictures: encode the text, take the noise away step by step, decode.
+"""From a prompt to images: encode the text, take the noise away step by step, decode.
 
 Three parts that a training's samples and generated images share: `encode_texts`, `denoise` and `decode`; `draw` is the
-last two together. Nothing here reads torch's global random generator: all noise of a
-picture comes from a generator seeded with that picture's seed on the CPU, as in diffusers, so a seed gives the same
-picture alone and in a batch, and on every device up to rounding.
+last two together. Nothing here reads torch's global random generator: all noise of an
+image comes from a generator seeded with that image's seed on the CPU, as in diffusers, so a seed gives the same
+image alone and in a batch, and on every device up to rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4
-# Room the U-Net takes for one picture, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
+# Room the U-Net takes for one image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
 LIVE_TENSORS = 64
 CPU_LATENT_PIXELS = 64 * 64  # a CPU computes no faster with more than this at once
 
@@ -98,7 +98,7 @@ def encode_prompts(
 
 
 def plain_sizes(width: int, height: int, count: int) -> Tensor:
-    """What SDXL is told of a picture that is drawn: its own size, nothing cropped; float32 [count, 6], heights first."""
+    """What SDXL is told of an image that is drawn: its own size, nothing cropped; float32 [count, 6], heights first."""
     import torch
 
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(count, -1)
@@ -121,10 +121,10 @@ def denoise(
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
-    """Latents of one picture a seed, scaled as the U-Net knows them: float32 [B, 4, height / 8, width / 8].
+    """Latents of one image a seed, scaled as the U-Net knows them: float32 [B, 4, height / 8, width / 8].
 
     predict      (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> noise or v, [B, 4, h, w]
-    positive     one text for all pictures or one each; they lie on the U-Net's device
+    positive     one text for all images or one each; they lie on the U-Net's device
     negative     the same for what is not wanted; not read when guidance_scale <= 1
     width, height in pixels, multiples of 8
     zero_terminal_snr  for a model trained with it: the sampler walks the stretched schedule
@@ -162,16 +162,16 @@ def denoise(
 
 
 def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> list[Image]:
-    """Pictures of scaled latents [B, 4, h, w], decoded one at a time: the VAE takes more memory than the U-Net."""
+    """Images of scaled latents [B, 4, h, w], decoded one at a time: the VAE takes more memory than the U-Net."""
     from PIL import Image
 
-    pictures = []
+    images = []
     for one in latents.split(1):
         if cancel is not None:
             cancel.check()
         pixels = decode_pixels(vae, one)[0]
-        pictures.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
-    return pictures
+        images.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
+    return images
 
 
 def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
@@ -181,15 +181,15 @@ def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
     pixels = decode_latents(vae, latents)
     if not bool(pixels.isfinite().all()):
         raise ProblemsError.one(
-            "The picture came out as numbers that are none (NaN), and would be black",
+            "The image came out as numbers that are none (NaN), and would be black",
             "generation",
             "set Precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged",
         )
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def pictures_at_once(components: Any, width: int, height: int) -> int:
-    """How many pictures of this size to draw together, 1 to 4: on a CPU as many as still gain speed, else what fits in
+def images_at_once(components: Any, width: int, height: int) -> int:
+    """How many images of this size to draw together, 1 to 4: on a CPU as many as still gain speed, else what fits in
     half of the device's free memory."""
     import torch
 
@@ -219,7 +219,7 @@ def draw(
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Image]:
-    """One picture a seed, all in one batch. `prediction` None is what the model's file says."""
+    """One image a seed, all in one batch. `prediction` None is what the model's file says."""
 
     def predict(noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor) -> Tensor:
         return family(components.family).predict(components, noisy, timesteps, text, sizes)

@@ -23,10 +23,10 @@ from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.header import sniff
 from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
+from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
-from core.generation.picture_metadata import Hashes, one_picture, png_info, portable_name
-from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, pictures_at_once
+from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, images_at_once
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
     from core.settings.model import ModelSettings
 
-OnEvent = Callable[..., None]  # on_event(kind, **facts); kinds: "progress", "picture", "log"
+OnEvent = Callable[..., None]  # on_event(kind, **facts); kinds: "progress", "image", "log"
 
 SECONDS_BETWEEN_PROGRESS = 0.25
 SEEDS = 2**32
@@ -165,10 +165,10 @@ def run_generate(
     on_event: OnEvent = lambda kind, **facts: None,
     cancel: CancelToken | None = None,
 ) -> list[Path]:
-    """Draw the job's pictures; returns their files, in the order of their seeds.
+    """Draw the job's images; returns their files, in the order of their seeds.
 
-    on_event   "progress": text, done, total (in steps of all pictures); "picture": path, seed; "log": text, level, fix
-    A cancelled job raises Cancelled and leaves the pictures that were finished.
+    on_event   "progress": text, done, total (in steps of all images); "image": path, seed; "log": text, level, fix
+    A cancelled job raises Cancelled and leaves the images that were finished.
     """
     on_event("progress", text="looking for the files", done=0, total=0)
     sources = find_sources(job, workspace)
@@ -191,7 +191,7 @@ def run_generate(
                 asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
             )
             drawing = _Drawing(job, workspace, sources, hashes, components, states, on_event, cancel)
-            return drawing.all_pictures()
+            return drawing.all_images()
 
 
 def _say_schedule(job: GenerateJob, sources: Sources, on_event: OnEvent) -> None:
@@ -208,7 +208,7 @@ def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
 
 
 class _Drawing:
-    """The pictures of one job, a few at a time."""
+    """The images of one job, a few at a time."""
 
     def __init__(
         self,
@@ -233,24 +233,24 @@ class _Drawing:
         self.zero_terminal_snr = uses_zero_terminal_snr(job, sources)
         self.said = 0.0
 
-    def all_pictures(self) -> list[Path]:
+    def all_images(self) -> list[Path]:
         files: list[Path] = []
-        at_once = pictures_at_once(self.components, self.width, self.height)
+        at_once = images_at_once(self.components, self.width, self.height)
         self._progress(0, 0)
         while len(files) < len(self.seeds):
             seeds = self.seeds[len(files) : len(files) + at_once]
-            pictures = self._draw_if_it_fits(len(files), seeds)
-            if pictures is None:
+            images = self._draw_if_it_fits(len(files), seeds)
+            if images is None:
                 at_once = 1
                 continue
-            for seed, picture in zip(seeds, pictures, strict=True):
-                files.append(self._save(picture, seed))
-                self.on_event("picture", path=str(files[-1]), seed=seed)
+            for seed, image in zip(seeds, images, strict=True):
+                files.append(self._save(image, seed))
+                self.on_event("image", path=str(files[-1]), seed=seed)
         self._progress(len(self.seeds), 0)
         return files
 
     def _draw_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
-        """None when several pictures together took more memory than the device has; one alone raises as ever."""
+        """None when several images together took more memory than the device has; one alone raises as ever."""
         import torch
 
         try:
@@ -259,7 +259,7 @@ class _Drawing:
             if len(seeds) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several pictures at once do not fit into memory; going on one by one", level="info")
+        self.on_event("log", text="Several images at once do not fit into memory; going on one by one", level="info")
         return None
 
     def _draw(self, start: int, seeds: Sequence[int]) -> list[Image]:
@@ -285,14 +285,14 @@ class _Drawing:
             cancel=self.cancel,
         )
 
-    def _progress(self, pictures: int, steps_of_next: int) -> None:
+    def _progress(self, images: int, steps_of_next: int) -> None:
         self.said = time.monotonic()
         count, steps = len(self.seeds), self.job.generate.steps
-        text = f"drawing picture {min(pictures + 1, count)} of {count}"
-        self.on_event("progress", text=text, done=pictures * steps + steps_of_next, total=count * steps)
+        text = f"drawing image {min(images + 1, count)} of {count}"
+        self.on_event("progress", text=text, done=images * steps + steps_of_next, total=count * steps)
 
-    def _save(self, picture: Image, seed: int) -> Path:
-        drawn = one_picture(
+    def _save(self, image: Image, seed: int) -> Path:
+        drawn = one_image(
             self.job,
             seed=seed,
             width=self.width,
@@ -304,15 +304,15 @@ class _Drawing:
             embeddings=[word.setting(self.workspace) for word in self.sources.embeddings],
             zero_terminal_snr=self.zero_terminal_snr,
         )
-        return save_picture(picture, drawn, self.hashes, self.workspace)
+        return save_image(image, drawn, self.hashes, self.workspace)
 
 
-def save_picture(picture: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:
-    """Write a picture and its settings to outputs/images/<date>/<time>_<seed>.png: whole or not at all, over none."""
+def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:
+    """Write an image and its settings to outputs/images/<date>/<time>_<seed>.png: whole or not at all, over none."""
     now = time.localtime()
     folder = workspace.images / time.strftime("%Y-%m-%d", now)
     content = BytesIO()
-    picture.save(content, format="PNG", pnginfo=png_info(job, hashes))
+    image.save(content, format="PNG", pnginfo=png_info(job, hashes))
     path = _reserve(folder, f"{time.strftime('%H%M%S', now)}_{job.generate.seed}")
     try:
         atomic.write_bytes(path, content.getvalue())

@@ -47,7 +47,7 @@ MAX_BYTES, MAX_PROMPTS = 4_000_000, 10_000
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One picture to draw. What is None takes the samples' settings."""
+    """One image to draw. What is None takes the samples' settings."""
 
     prompt: str
     negative: str | None = None

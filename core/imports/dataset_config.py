@@ -192,7 +192,7 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     size, step = options["resolution"], options["bucket_reso_steps"]
     width, height = size if isinstance(size, list) else (size, size)
     lowest, highest = options["min_bucket_reso"] // step * step, -(-options["max_bucket_reso"] // step) * step
-    # Where pictures are never enlarged the limits have no effect, so only sd-scripts minds.
+    # Where images are never enlarged the limits have no effect, so only sd-scripts minds.
     say = document.advise if options["bucket_no_upscale"] else document.error
     default = "; what sd-scripts takes where none is given"
     if min(width, height) < lowest:
@@ -211,7 +211,7 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
 
 
 def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int, int]]:
-    """train_resolution of all pictures of a fine-tuning dataset; empty unless every picture has one."""
+    """train_resolution of all images of a fine-tuning dataset; empty unless every image has one."""
     sizes: list[tuple[int, int]] = []
     for subset in subsets:
         path = resolve_path(_path(document, subset.options["metadata_file"] or "", tell=False))
@@ -292,9 +292,9 @@ def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
     source.setdefault("alpha_mask", False)
     if subset.method == FINE_TUNING:
         source["folder"] = source["folder"] or ""  # then the metadata's own
-        source["recursive"] = True  # the metadata names the pictures, wherever they lie
+        source["recursive"] = True  # the metadata names the images, wherever they lie
     elif subset.method == CONDITIONED or source["class_tokens"] is None:
-        source["class_tokens"] = ""  # without a caption file a picture has none; ours would take the folder's name
+        source["class_tokens"] = ""  # without a caption file an image has none; ours would take the folder's name
     return source
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import toml
 
-from core.dataset.files import CAPTION_EXTENSIONS, PICTURE_EXTENSIONS, extension, repeats_and_words, words_of
+from core.dataset.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, extension, repeats_and_words, words_of
 from core.dataset.folders import folder_of, roots_of, words_for
-from core.dataset.picture import listed
+from core.dataset.image_info import listed
 from core.dataset.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
@@ -32,8 +32,8 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import open_home, resolve_path
 from core.settings.concepts import Concept, concepts_of
+from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
-from core.settings.pictures import PictureSettings
 
 # Written even where they are sd-scripts' defaults: the ones a reader looks for.
 ALWAYS = frozenset(
@@ -55,7 +55,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder as a subset of sd-scripts: its own pictures only. masks: its conditioning folder."""
+    """One folder as a subset of sd-scripts: its own images only. masks: its conditioning folder."""
 
     path: str
     repeats: int
@@ -115,7 +115,7 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     """The content of the file, and advice on what it cannot hold. Only looks at folders, and writes nothing."""
     concepts = [*_all_concepts(job)]
     if not concepts:
-        raise ProblemsError.one("There is no folder to write.", "dataset.sources", "Choose a picture folder first.")
+        raise ProblemsError.one("There is no folder to write.", "dataset.sources", "Choose an image folder first.")
     problems = unwritten(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
     places: dict[str, set[tuple]] = defaultdict(set)
@@ -150,7 +150,7 @@ def _all_concepts(job: TrainJob) -> Iterator[Concept]:
 
 
 def method_of(concept: Concept) -> str:
-    if concept.pictures.conditioning_data_dir:
+    if concept.images.conditioning_data_dir:
         return CONDITIONED
     return FINE_TUNING if concept.source.metadata_file else DREAMBOOTH
 
@@ -158,9 +158,9 @@ def method_of(concept: Concept) -> str:
 def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
     """The folder once for each of its sizes: a further one is a further dataset over the same folder."""
     yield concept, ""
-    for size in concept.pictures.more_resolutions:
-        pictures = concept.pictures.model_copy(update={"resolution": size, "more_resolutions": []})
-        yield replace(concept, pictures=pictures), str(size)
+    for size in concept.images.more_resolutions:
+        images = concept.images.model_copy(update={"resolution": size, "more_resolutions": []})
+        yield replace(concept, images=images), str(size)
 
 
 # ---- values under sd-scripts' names
@@ -168,38 +168,38 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 
 def _dataset_options(concept: Concept) -> dict[str, Any]:
     """What sd-scripts keeps once for a dataset."""
-    pictures = concept.pictures
-    lowest, highest = _sides(pictures)
+    images = concept.images
+    lowest, highest = _sides(images)
     split = 1.0 if concept.role == "validation" else float(concept.validation.validation_split)
-    size = pictures.resolution
+    size = images.resolution
     return {
         "resolution": list(size) if isinstance(size, tuple) else size,
-        "batch_size": pictures.train_batch_size,
-        "enable_bucket": pictures.enable_bucket,
+        "batch_size": images.train_batch_size,
+        "enable_bucket": images.enable_bucket,
         "min_bucket_reso": lowest,
         "max_bucket_reso": highest,
-        "bucket_reso_steps": pictures.bucket_reso_steps,
-        "bucket_no_upscale": pictures.bucket_no_upscale,
-        "network_multiplier": float(pictures.network_multiplier),
+        "bucket_reso_steps": images.bucket_reso_steps,
+        "bucket_no_upscale": images.bucket_no_upscale,
+        "network_multiplier": float(images.network_multiplier),
         "validation_split": split,
-        "skip_image_resolution": _number(pictures.skip_image_resolution),
+        "skip_image_resolution": _number(images.skip_image_resolution),
     }
 
 
-def _sides(pictures: PictureSettings) -> tuple[int, int]:
+def _sides(images: ImageSettings) -> tuple[int, int]:
     """Bucket sides in force: sd-scripts refuses a shortest side above the resolution and a longest side below it."""
-    size = pictures.resolution
+    size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
-    lowest, highest = pictures.min_bucket_reso, pictures.max_bucket_reso or 2 * max(width, height)
-    if pictures.enable_bucket:
+    lowest, highest = images.min_bucket_reso, images.max_bucket_reso or 2 * max(width, height)
+    if images.enable_bucket:
         lowest = lowest if lowest <= min(width, height) else min(width, height) // 2
-        highest = max(highest, max(width, height)) if pictures.bucket_no_upscale else highest
+        highest = max(highest, max(width, height)) if images.bucket_no_upscale else highest
     return lowest, highest
 
 
 def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
     """Every option of one folder."""
-    pictures, captions, source = concept.pictures, concept.captions, concept.source
+    images, captions, source = concept.images, concept.captions, concept.source
     method = method_of(concept)
     found: dict[str, Any] = {"image_dir": folder.path or None}
     if method == CONDITIONED:
@@ -213,13 +213,13 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "caption_extension": _extension(concept, folder),
         "cache_info": source.cache_info,
         "custom_attributes": dict(source.custom_attributes),
-        "resize_interpolation": None if pictures.resize_interpolation == "auto" else pictures.resize_interpolation,
-        "face_crop_aug_range": [float(end) for end in pictures.face_crop_aug_range or ()] or None,
+        "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
+        "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
     }
     for name, option in OPTIONS.items():
         if name in found or option.levels == OPTIONS["resolution"].levels or option.kind == "path":
             continue
-        group: Any = pictures if option.setting in PictureSettings.model_fields else captions
+        group: Any = images if option.setting in ImageSettings.model_fields else captions
         value = getattr(group, option.setting or name)
         found[name] = _number(value) if option.kind == "number" else value
     return {name: value for name, value in found.items() if method in OPTIONS[name].methods}
@@ -230,8 +230,8 @@ def _number(value: float) -> int | float:
 
 
 def _extension(concept: Concept, folder: _Folder) -> str:
-    """`auto` is .txt where a picture has one, else .caption; sd-scripts takes one ending for a folder: the one that more
-    pictures have their caption in, .txt where none has any."""
+    """`auto` is .txt where an image has one, else .caption; sd-scripts takes one ending for a folder: the one that more
+    images have their caption in, .txt where none has any."""
     given = concept.captions.caption_extension
     if given != "auto":
         return given
@@ -240,7 +240,7 @@ def _extension(concept: Concept, folder: _Folder) -> str:
 
 
 def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
-    """(name of the picture, ending of the caption file that `auto` reads) of the folder's own pictures that have one."""
+    """(name of the image, ending of the caption file that `auto` reads) of the folder's own images that have one."""
     try:
         names = sorted(os.listdir(folder.path))
     except OSError:
@@ -249,7 +249,7 @@ def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
     endings = [
         (name, next((end for end in CAPTION_EXTENSIONS if os.path.splitext(name)[0].casefold() + end in files), ""))
         for name in names
-        if extension(name) in PICTURE_EXTENSIONS
+        if extension(name) in IMAGE_EXTENSIONS
     ]
     return [(name, ending) for name, ending in endings if ending]
 
@@ -281,7 +281,7 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
     """The folders that a source stands for: sd-scripts takes neither sub-folders nor numbers in names from an image_dir."""
     source = concept.source
     path = written_path(source.folder) if source.folder.strip() else ""
-    masks = written_path(concept.pictures.conditioning_data_dir) if concept.pictures.conditioning_data_dir else None
+    masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
     if source.metadata_file:
         return [_Folder(path, source.num_repeats or 1, "", masks)]
     words = words_for(source, "\0")  # a name that no folder has: the words are its own otherwise
@@ -291,7 +291,7 @@ def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
 
 
 def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
-    """Every folder of a source that holds pictures of its own, with the repeats and words of where it lies."""
+    """Every folder of a source that holds images of its own, with the repeats and words of where it lies."""
     source = concept.source
     found: list[_Folder] = []
     others: Counter[str] = Counter()
@@ -308,7 +308,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         problems.append(Problem(what, path, "Convert them to .png.", "advice"))
     if not found:
         said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
-        what = "No picture is found in the folder; it is written as it stands, without sub-folders."
+        what = "No image is found in the folder; it is written as it stands, without sub-folders."
         problems.append(Problem(what, path, "Check it on the machine that trains.", "advice"))
         found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]
     return found

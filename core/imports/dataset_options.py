@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from core.settings.base import Declared, Settings
 from core.settings.captions import CaptionSettings
 from core.settings.check import allowed
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 
 DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned"
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
-BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions lie beside the pictures
+BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions lie beside the images
 
 GENERAL, DATASET, SUBSET = "general", "dataset", "subset"
 UP_TO_DATASET = frozenset((GENERAL, DATASET))
@@ -196,4 +196,4 @@ def declaration(setting: str) -> Declared:
 
 def groups() -> Mapping[str, type[Settings]]:
     """The job's groups that a folder can set anew."""
-    return {"dataset": PictureSettings, "captions": CaptionSettings, "validation": ValidationSettings}
+    return {"dataset": ImageSettings, "captions": CaptionSettings, "validation": ValidationSettings}

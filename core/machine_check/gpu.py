@@ -129,7 +129,7 @@ def told_waits() -> Iterator[list[str]]:
 def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
     """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 and nothing saved on memory, but for the change."""
     model = workload.make_model(place.folder)
-    images = workload.make_pictures(place.folder, SIZE, 2)
+    images = workload.make_images(place.folder, SIZE, 2)
     values = workload.job_values(model, images, SIZE, STEPS, "no")
     return merge(values, change)
 

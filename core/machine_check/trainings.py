@@ -117,7 +117,7 @@ def starter() -> dict[str, Any]:
     """The starter's images at half their size, two a step: small enough for a minute of many trainings."""
     return {
         "model": {"base_model": str(STARTER)},
-        "dataset": {"folder": str(STARTER / "pictures"), "resolution": 64, "train_batch_size": 2},
+        "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},
         "network": {"rank": 8, "alpha": 8.0},
         "optimizer": {"learning_rate": 1e-3},
         "schedule": {"max_train_steps": STEPS, "seed": 7},

@@ -65,11 +65,11 @@ class Method(Protocol):
         """How strongly what is learnt takes part in the next passes: 1 is whole, 0 the model as it was before. A method
         that changes the model itself knows 1 only."""
 
-    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
-        """The next passes, also those that the gradient repeats, show these pictures, in this order.
+    def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        """The next passes, also those that the gradient repeats, show these images, in this order.
 
         step    optimizer updates done    number  of the micro-batch in this update
-        pictures  values that name each picture: its address in random draws
+        images  values that name each image: its address in random draws
         """
 
     def after_micro_batch(self) -> None:

@@ -169,8 +169,8 @@ class EmbeddingMethod:
     def set_strength(self, strength: float) -> None:
         """The words are always whole: a model without them is the same model."""
 
-    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
-        """Nothing depends on the pictures."""
+    def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        """Nothing depends on the images."""
 
     def after_micro_batch(self) -> None:
         """Nothing was set."""

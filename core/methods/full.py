@@ -1,6 +1,6 @@
 """DreamBooth and fine-tune: the model itself learns, its U-Net and, if asked, its text encoders.
 
-Both are the same here. What makes DreamBooth is its dataset, a subject's pictures beside pictures of its class, and that
+Both are the same here. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that
 the text encoder learns unless told otherwise.
 """
 
@@ -140,7 +140,7 @@ class FullMethod:
         finally:
             self._components.unet = self._unet
 
-    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
+    def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
         """From the step on that the settings name, the text encoders stay as they are by then."""
         stop = self._settings.stop_text_encoder_training
         if stop is None or step < stop or self._stopped:

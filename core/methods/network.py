@@ -115,8 +115,8 @@ class NetworkMethod:
             self._strength = strength
             self._built.set_multiplier(strength)
 
-    def before_micro_batch(self, step: int, number: int, pictures: Sequence[object]) -> None:
-        self._built.show(step, number, pictures)
+    def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
+        self._built.show(step, number, images)
 
     def after_micro_batch(self) -> None:
         self._built.hide()

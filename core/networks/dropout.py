@@ -1,8 +1,8 @@
 """What a step leaves out of a network: numbers between down and up, ranks, whole layers.
 
-Each mask is a function of its address (seed, step, micro-batch, layer, picture) and of nothing else: a picture has the same
+Each mask is a function of its address (seed, step, micro-batch, layer, image) and of nothing else: an image has the same
 masks in any batch and any process, on a processor or a graphics card, and when gradient checkpointing computes a layer a
-second time. A generator would have to be rebuilt for each layer and picture, on the processor; the masks are hashes of
+second time. A generator would have to be rebuilt for each layer and image, on the processor; the masks are hashes of
 counters instead, computed for a whole batch where it lies.
 """
 
@@ -27,7 +27,7 @@ BITS = 32
 
 @dataclass(frozen=True)
 class Showing:
-    """What the network sees now. keys: the pictures' addresses in two halves, int32 [B, 2] on the device."""
+    """What the network sees now. keys: the images' addresses in two halves, int32 [B, 2] on the device."""
 
     step: int
     micro_batch: int
@@ -35,7 +35,7 @@ class Showing:
 
 
 class Dropout:
-    """The dropouts of a network, for all its layers. Nothing is left out while no pictures are shown: then it is used,
+    """The dropouts of a network, for all its layers. Nothing is left out while no images are shown: then it is used,
     not trained."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
@@ -47,9 +47,9 @@ class Dropout:
         self._seed = seed
         self._now: Showing | None = None
 
-    def show(self, step: int, micro_batch: int, pictures: Sequence[object], device: torch.device | str) -> None:
-        """From here on the layers see these pictures (any values that name them), in the order of the batch."""
-        found = [address(self._seed, "dropout", step, micro_batch, picture) for picture in pictures]
+    def show(self, step: int, micro_batch: int, images: Sequence[object], device: torch.device | str) -> None:
+        """From here on the layers see these images (any values that name them), in the order of the batch."""
+        found = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
         halves = torch.tensor([_halves(number) for number in found], dtype=torch.int32)
         self._now = Showing(step, micro_batch, queued(halves, device))
 
@@ -72,7 +72,7 @@ class Dropout:
     def thinned(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
         """`hidden` with what is left out set to 0, and the factor that makes up for it.
 
-        hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each picture has as many rows (text windows)
+        hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each image has as many rows (text windows)
         channels  the dimension of the rank
         """
         assert self._now is not None

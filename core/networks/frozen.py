@@ -159,7 +159,7 @@ def works(dtype: torch.dtype) -> bool:
 class PackedConv:
     """Stands for a 3x3 convolution's `_conv_forward`.
 
-    There is one pack for each direction, made for the picture size that comes first. Other sizes use the same packs,
+    There is one pack for each direction, made for the image size that comes first. Other sizes use the same packs,
     which oneDNN reorders at the call if it must: right for any size, and hardly slower than the plain convolution. So
     memory does not grow with the number of buckets.
 

@@ -292,11 +292,11 @@ class LoraNetwork:
 
     # -- what a step shows
 
-    def show(self, step: int, micro_batch: int, pictures: Sequence[object]) -> None:
-        """Until `hide`, the layers see these pictures, in the batch's order, and leave out what their dropouts say."""
+    def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
+        """Until `hide`, the layers see these images, in the batch's order, and leave out what their dropouts say."""
         if self.dropout is not None:
             device = next(iter(self.layers.values())).down.device
-            self.dropout.show(step, micro_batch, pictures, device)
+            self.dropout.show(step, micro_batch, images, device)
 
     def hide(self) -> None:
         if self.dropout is not None:

@@ -89,7 +89,7 @@ class _LinearWithLowRank(torch.autograd.Function):
 
 
 class _AddLowRankOverChannels(torch.autograd.Function):
-    """The same sum at every place of a picture: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
+    """The same sum at every place of an image: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:

@@ -100,7 +100,7 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
         best["step"],
         best["loss"],
         best.get("measured_on", "held_out"),
-        best["pictures"],
+        best["images"],
         len(others),
         tuple(step for step in within if step in near),
         tuple(sorted(step for step, clearly in verdicts.items() if clearly is None)),

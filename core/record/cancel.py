@@ -1,4 +1,4 @@
-"""A word that a job looks at between its units of work (step, picture, layer)."""
+"""A word that a job looks at between its units of work (step, image, layer)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Randomness is addressed, not consumed: each draw has its own generator, keyed by what it is for.
 
-So a picture gets the same noise however many workers or processes run, wherever the run was resumed, on CPU or GPU.
+So an image gets the same noise however many workers or processes run, wherever the run was resumed, on CPU or GPU.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Planned(Event):
     total: int
     epochs: int
     steps_per_epoch: int
-    pictures: int
+    images: int
     sentence: str = ""
 
 
@@ -96,10 +96,10 @@ class MemoryUsed(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """The loss on held-out pictures at fixed timesteps with fixed noise, and on as many that train.
+    """The loss on held-out images at fixed timesteps with fixed noise, and on as many that train.
 
-    gap          loss - train_loss: what is known better of the pictures that train; both None where it is not measured
-    by_timestep  {timestep as text: loss on held-out pictures}
+    gap          loss - train_loss: what is known better of the images that train; both None where it is not measured
+    by_timestep  {timestep as text: loss on held-out images}
     measured_on  "held_out", or "training": on training images, where none is held out
     each         the loss of each (image, timestep), always in the same order; evenly picked where they are thousands
     each_of      names that order and the images: only measurements with equal names compare
@@ -112,7 +112,7 @@ class Validated(Event):
     train_loss: float | None
     gap: float | None
     by_timestep: dict[str, float]
-    pictures: int
+    images: int
     measured_on: str = "held_out"
     each: list[float] = field(default_factory=list)
     each_of: str = ""
@@ -120,7 +120,7 @@ class Validated(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample picture was drawn. step 0 is the base model. file is relative to the run folder."""
+    """A sample image was drawn. step 0 is the base model. file is relative to the run folder."""
 
     kind: ClassVar[str] = "sample"
     urgent: ClassVar[bool] = True
@@ -164,9 +164,9 @@ class Said(Event):
 
 @dataclass(frozen=True)
 class Drawn(Event):
-    """A generated picture. file is absolute: it lies under outputs/images."""
+    """A generated image. file is absolute: it lies under outputs/images."""
 
-    kind: ClassVar[str] = "picture"
+    kind: ClassVar[str] = "image"
     urgent: ClassVar[bool] = True
     file: str
     seed: int

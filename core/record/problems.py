@@ -26,7 +26,7 @@ class Problem:
     """One thing a person can act on.
 
     what   one sentence: what is wrong
-    where  the file, setting or picture it is about
+    where  the file, setting or image it is about
     fix    one sentence: what to do
     level  "error" blocks a start, "advice" does not
     remedy the setting that a button switches on against it ("dataset.skip_broken"), else empty

@@ -1,7 +1,7 @@
 """Several processes that train as one: on several graphics cards or machines, started by `accelerate launch`.
 
 Each process computes its share of every batch; gradients are summed once an update. As all draws are addressed by
-picture, N processes with batch size B train like one with batch size N x B. The first process owns the run folder: it
+image, N processes with batch size B train like one with batch size N x B. The first process owns the run folder: it
 writes files, draws samples and hears commands; the others follow.
 """
 
@@ -54,7 +54,7 @@ class Processes:
     first = True
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of a batch; parts differ by at most one picture, the last may be empty."""
+        """This process's part of a batch; parts differ by at most one image, the last may be empty."""
         return items
 
     def sum_up(self, tensors: Sequence[Tensor]) -> None:

@@ -43,7 +43,7 @@ def setting(
     """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
 
     title   the label                     help    what it does and when to change it
-    level   shown, or behind "More"       unit    of the number ("pictures", "minutes")
+    level   shown, or behind "More"       unit    of the number ("images", "minutes")
     kohya   its name in sd-scripts        source  paper or program it follows
     labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)

@@ -1,6 +1,6 @@
 """The blocks of a U-Net that ranks, alphas and rates can be given by, and the texts that give them.
 
-SD 1.x and 2.x have 25: 0 to 11 on the way down from the picture, 12 the middle, 13 to 24 on the way up; 0 is the first
+SD 1.x and 2.x have 25: 0 to 11 on the way down from the image, 12 the middle, 13 to 24 on the way up; 0 is the first
 convolution and never has a LoRA. SDXL has 23: 0 the embeddings of time and size, 1 to 9 down, 10 to 12 the middle,
 13 to 21 up, 22 the last convolution; 0 and 22 never have a LoRA. The numbers are sd-scripts'.
 """

@@ -12,5 +12,5 @@ class CaptionWriteSettings(Settings):
         None,
         title="Write where none is",
         level="shown",
-        help="Text written as the caption of each picture that has none; {words} stands for the folder's words. Empty writes nothing and only reports.",
+        help="Text written as the caption of each image that has none; {words} stands for the folder's words. Empty writes nothing and only reports.",
     )

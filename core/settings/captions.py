@@ -1,4 +1,4 @@
-"""What is said about each picture while it trains."""
+"""What is said about each image while it trains."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class CaptionSettings(Settings):
         pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
         title="Caption files",
         kohya="caption_extension, caption_extention",
-        help="The file beside each picture that holds its caption: .txt, .caption or another ending. auto is .txt, else .caption.",
+        help="The file beside each image that holds its caption: .txt, .caption or another ending. auto is .txt, else .caption.",
     )
     sidecars: Literal["one", "joined", "drawn"] = setting(
         "one",
         title="Several caption files",
         labels={"one": "one of them", "joined": "both, joined", "drawn": "one, drawn each time"},
-        help="Where a picture has a sentence (.caption) beside its tags (.txt), or a metadata file has both: use the one chosen above (of metadata both, joined as sd-scripts does), the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
+        help="Where an image has a sentence (.caption) beside its tags (.txt), or a metadata file has both: use the one chosen above (of metadata both, joined as sd-scripts does), the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
     )
     sentence_share: float = setting(
         0.5,
@@ -106,7 +106,7 @@ class CaptionSettings(Settings):
         title="Caption dropout",
         level="shown",
         kohya="caption_dropout_rate",
-        help="Share of draws that learn the picture without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
+        help="Share of draws that learn the image without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
     )
     caption_dropout_every_n_epochs: int = setting(
         0,
@@ -115,7 +115,7 @@ class CaptionSettings(Settings):
         title="Every n-th epoch without captions",
         unit="epochs",
         kohya="caption_dropout_every_n_epochs",
-        help="Epochs n, 2n, ... learn all pictures without captions. 0 is off.",
+        help="Epochs n, 2n, ... learn all images without captions. 0 is off.",
     )
     caption_tag_dropout_rate: float = setting(
         0.0,

@@ -10,8 +10,8 @@ from typing import Any
 from core.settings.base import Settings
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
+from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
-from core.settings.pictures import PictureSettings
 from core.settings.source import ONE_FOR_ALL, Source
 from core.settings.validation import ValidationSettings
 
@@ -21,12 +21,12 @@ class Concept:
     """One enabled folder. number: its place among the enabled folders.
 
     source     the folder and what was given for it alone
-    pictures   sizes, crops, masks in force      captions   in force      validation   in force
+    images   sizes, crops, masks in force      captions   in force      validation   in force
     """
 
     number: int
     source: Source
-    pictures: PictureSettings
+    images: ImageSettings
     captions: CaptionSettings
     validation: ValidationSettings
 
@@ -37,7 +37,7 @@ class Concept:
     @property
     def holds_out(self) -> bool:
         """Whether a person has held images of it out."""
-        named = self.role == "validation" or bool(self.source.validation_pictures)
+        named = self.role == "validation" or bool(self.source.validation_images)
         return named or self.validation.validation_split > 0
 
     @cached_property
@@ -48,7 +48,7 @@ class Concept:
     def batch_group_of(self, processes: int) -> str:
         """The group as a process alone names it whose batches are those of so many."""
         own = self.source.batch_group
-        agreed = f"{self.pictures.train_batch_size * processes}/{self.pictures.network_multiplier:g}"
+        agreed = f"{self.images.train_batch_size * processes}/{self.images.network_multiplier:g}"
         return agreed if own is None else f"{own}/{agreed}"
 
 
@@ -59,7 +59,7 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
         Concept(
             number,
             source,
-            common.model_copy(update=_own(source, PictureSettings)),
+            common.model_copy(update=_own(source, ImageSettings)),
             captions.model_copy(update=_own(source, CaptionSettings)),
             validation.model_copy(update=_own(source, ValidationSettings)),
         )
@@ -67,13 +67,13 @@ def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: Va
     ]
 
 
-def _common(dataset: DatasetSettings) -> PictureSettings:
+def _common(dataset: DatasetSettings) -> ImageSettings:
     """What holds for all folders."""
-    return PictureSettings.model_construct(**{name: getattr(dataset, name) for name in PictureSettings.model_fields})
+    return ImageSettings.model_construct(**{name: getattr(dataset, name) for name in ImageSettings.model_fields})
 
 
 def _sources(dataset: DatasetSettings) -> list[Source]:
-    """The folders; for a dataset class, what stands for its pictures and for its regularisation pictures."""
+    """The folders; for a dataset class, what stands for its images and for its regularisation images."""
     name = dataset.dataset_class
     return [Source(folder=name), Source(folder=name, role="regularisation")] if name else dataset.all_sources()
 
@@ -83,8 +83,8 @@ def concepts_of(job: TrainJob) -> list[Concept]:
     found = concepts(job.dataset, captions_in_force(job), job.validation)
     if job.method.kind == "lora":
         return found
-    plain = {"network_multiplier": PictureSettings().network_multiplier}
-    return [replace(each, pictures=each.pictures.model_copy(update=plain)) for each in found]
+    plain = {"network_multiplier": ImageSettings().network_multiplier}
+    return [replace(each, images=each.images.model_copy(update=plain)) for each in found]
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:
@@ -103,7 +103,7 @@ def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
 
 def training_resolution(job: TrainJob) -> tuple[int, int]:
     """(width, height) that training is at: the first training folder's, which may have one of its own."""
-    own = [concept.pictures.resolution for concept in concepts_of(job) if concept.role == "train"]
+    own = [concept.images.resolution for concept in concepts_of(job) if concept.role == "train"]
     size = own[0] if own else job.dataset.resolution
     return size if isinstance(size, tuple) else (size, size)
 
@@ -112,7 +112,7 @@ def own_settings(source: Source) -> dict[str, Any]:
     """What was given for this folder alone of what is otherwise common, in the order of declaration."""
     return {
         name: value
-        for group in (PictureSettings, CaptionSettings, ValidationSettings)
+        for group in (ImageSettings, CaptionSettings, ValidationSettings)
         for name, value in _own(source, group).items()
     }
 
@@ -125,4 +125,4 @@ def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
     }
 
 
-PLAIN = Concept(0, Source(folder="."), PictureSettings(), CaptionSettings(), ValidationSettings())  # nothing set
+PLAIN = Concept(0, Source(folder="."), ImageSettings(), CaptionSettings(), ValidationSettings())  # nothing set

@@ -1,38 +1,38 @@
-"""The pictures to learn from."""
+"""The images to learn from."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from core.settings.base import setting
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 from core.settings.source import Source
 
 
-class DatasetSettings(PictureSettings):
-    """Which pictures, and at what size they train."""
+class DatasetSettings(ImageSettings):
+    """Which images, and at what size they train."""
 
     folder: str | None = setting(
         None,
-        title="Picture folder",
+        title="Image folder",
         level="shown",
         widget="folder",
         kohya="train_data_dir",
-        help="Any folder of pictures. Folders named like 10_fox inside it set repeats and words.",
+        help="Any folder of images. Folders named like 10_fox inside it set repeats and words.",
         names="path",
     )
     sources: list[Source] = setting(
         default_factory=list,
         title="More folders",
         widget="sources",
-        help="Further folders, each with settings of its own. The picture folder above is short for one entry here.",
+        help="Further folders, each with settings of its own. The image folder above is short for one entry here.",
     )
     reg_data_dir: str | None = setting(
         None,
         title="Regularisation folder",
         widget="folder",
         kohya="reg_data_dir",
-        help="Pictures of the class, so that the model keeps it as it is. Short for a folder of the regularisation role.",
+        help="Images of the class, so that the model keeps it as it is. Short for a folder of the regularisation role.",
         names="path",
     )
     prior_loss_weight: float = setting(
@@ -42,7 +42,7 @@ class DatasetSettings(PictureSettings):
         title="Weight of regularisation",
         kohya="prior_loss_weight",
         source="Ruiz et al. 2022, arXiv:2208.12242",
-        help="How much regularisation pictures count beside the others.",
+        help="How much regularisation images count beside the others.",
     )
     reg_balance: Literal["rotate", "kohya"] = setting(
         "rotate",
@@ -59,7 +59,7 @@ class DatasetSettings(PictureSettings):
             "merge": "join the nearest bucket",
             "drop": "leave out",
         },
-        help="The last batch of a bucket may be short. It weighs by its true number of pictures, so nothing is lost by it.",
+        help="The last batch of a bucket may be short. It weighs by its true number of images, so nothing is lost by it.",
     )
     crop_conditioning: Literal["true", "kohya"] = setting(
         "true",
@@ -70,13 +70,13 @@ class DatasetSettings(PictureSettings):
     skip_broken: bool = setting(
         False,
         title="Leave out broken images",
-        help="Pictures that cannot be read are named; on, the rest trains without them; off, they block the start.",
+        help="Images that cannot be read are named; on, the rest trains without them; off, they block the start.",
     )
     dataset_class: str | None = setting(
         None,
         title="Dataset class",
         kohya="dataset_class",
-        help="package.module.Class that lists the pictures instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
+        help="package.module.Class that lists the images instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
     )
 
     def all_sources(self) -> list[Source]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core.settings.base import Settings, declared
-from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, PicturesJob, PrepareJob, ToolJob, TrainJob
+from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, ImagesJob, PrepareJob, ToolJob, TrainJob
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 PARTS = (
@@ -14,9 +14,9 @@ PARTS = (
     ("Preparing (`prepare`)", PrepareJob, tuple(TrainJob.model_fields)),
     ("Drawing (`generate`)", GenerateJob, ("model", "memory")),
     ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
-    ("Class pictures (`class_pictures`)", ClassPicturesJob, ("model", "dataset", "captions", "memory")),
+    ("Regularization images (`class_images`)", ClassImagesJob, ("model", "dataset", "captions", "memory")),
     ("Tools (`tool`)", ToolJob, ()),
-    ("Picture tools (`pictures`)", PicturesJob, ()),
+    ("Image tools (`images`)", ImagesJob, ()),
 )
 
 

@@ -47,19 +47,19 @@ class GenerateSettings(Settings):
         le=2**32 - 1,
         title="Seed",
         level="shown",
-        help="The same seed draws the same picture. Empty draws one and records it.",
+        help="The same seed draws the same image. Empty draws one and records it.",
     )
     count: int = setting(
         1,
         ge=1,
         le=1000,
-        unit="pictures",
+        unit="images",
         title="How many",
         level="shown",
-        help="Each next picture counts the seed up by one.",
+        help="Each next image counts the seed up by one.",
     )
     sampler: SAMPLERS = setting(
-        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The way from noise to picture."
+        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The way from noise to image."
     )
     prompt_weights: bool = setting(
         True,

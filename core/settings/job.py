@@ -7,11 +7,12 @@ from pydantic import Field
 from core.settings.base import Settings
 from core.settings.caption import CaptionWriteSettings
 from core.settings.captions import CaptionSettings
-from core.settings.class_pictures import ClassPictureSettings
+from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
 from core.settings.hub import HubSettings
+from core.settings.image_tools import ImageToolSettings
 from core.settings.logging import LoggingSettings
 from core.settings.memory import MemorySettings
 from core.settings.method import MethodSettings
@@ -19,7 +20,6 @@ from core.settings.model import ModelSettings
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
-from core.settings.picture_tools import PictureToolSettings
 from core.settings.prepare import PrepareSettings
 from core.settings.resume import ResumeSettings
 from core.settings.samples import SampleSettings
@@ -29,7 +29,7 @@ from core.settings.sharding import ShardingSettings
 from core.settings.tool import ToolSettings
 from core.settings.validation import ValidationSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class TrainJob(Settings):
@@ -67,7 +67,7 @@ class PrepareJob(TrainJob):
 
 
 class GenerateJob(Settings):
-    """Draw pictures."""
+    """Draw images."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     generate: GenerateSettings = Field(default_factory=GenerateSettings, title="Generate")
@@ -82,13 +82,13 @@ class CaptionJob(Settings):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
-class ClassPicturesJob(Settings):
-    """Make regularisation pictures of a class with the base model, at the sizes that the dataset trains at."""
+class ClassImagesJob(Settings):
+    """Make regularisation images of a class with the base model, at the sizes that the dataset trains at."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
     captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
-    class_pictures: ClassPictureSettings = Field(default_factory=ClassPictureSettings, title="Class pictures")
+    class_images: ClassImageSettings = Field(default_factory=ClassImageSettings, title="Regularization images")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
@@ -98,10 +98,10 @@ class ToolJob(Settings):
     tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
 
 
-class PicturesJob(Settings):
-    """Copies of a folder's pictures: other sizes, other formats, numbers, faces, edges."""
+class ImagesJob(Settings):
+    """Copies of a folder's images: other sizes, other formats, numbers, faces, edges."""
 
-    pictures: PictureToolSettings = Field(default_factory=PictureToolSettings, title="Picture tools")
+    images: ImageToolSettings = Field(default_factory=ImageToolSettings, title="Image tools")
 
 
 JOBS: dict[str, type[Settings]] = {
@@ -110,9 +110,9 @@ JOBS: dict[str, type[Settings]] = {
     "prepare": PrepareJob,
     "generate": GenerateJob,
     "caption": CaptionJob,
-    "class_pictures": ClassPicturesJob,
+    "class_images": ClassImagesJob,
     "tool": ToolJob,
-    "pictures": PicturesJob,
+    "images": ImagesJob,
 }
 
 # A recipe leaves these to the person: what is taught, to which model, under which name.

@@ -14,7 +14,7 @@ GROUPS = 10  # of weights that step together: a tenth of the gradients is held
 
 TITLES = ("fastest", "as usual", "less memory", "little memory", "least memory")
 WORDS = (
-    "Nothing is saved on; several pictures are encoded at once.",
+    "Nothing is saved on; several images are encoded at once.",
     "What suits most graphics cards.",
     "Parts of the model are computed twice rather than remembered: a third more time, the same result.",
     "What need not be exact lies in fewer bits.",

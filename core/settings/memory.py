@@ -47,7 +47,7 @@ class MemorySettings(Settings):
             "device": "on the training device",
             "off": "none",
         },
-        help="Pictures are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colours need.",
+        help="Images are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colours need.",
         costs="Off keeps the VAE on the device and makes each step slower.",
     )
     fp8_base: bool = setting(
@@ -114,7 +114,7 @@ class MemorySettings(Settings):
         title="Compile the U-Net",
         kohya="torch_compile",
         help="Writes code for this very card and these sizes (torch.compile) and steps with it; the result is the same but for rounding. For long trainings on a graphics card: try some steps of both. Needs a C++ compiler and, for a graphics card, triton.",
-        costs="The first steps take minutes, and so does each new size of pictures. On a processor slower.",
+        costs="The first steps take minutes, and so does each new size of images. On a processor slower.",
     )
     dynamo_backend: Literal[
         "inductor",
@@ -148,15 +148,15 @@ class MemorySettings(Settings):
         title="Precision of the VAE",
         kohya="no_half_vae",
         labels={"auto": "as usual: fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="What pictures are encoded in. SDXL's VAE overflows fp16 and gets bf16 instead, unless it is a repaired one. A picture whose latents are not finite is encoded again in fp32.",
+        help="What images are encoded in. SDXL's VAE overflows fp16 and gets bf16 instead, unless it is a repaired one. An image whose latents are not finite is encoded again in fp32.",
         costs="16 bits are faster and take half, and cost visible precision. Latents are cached for each apart.",
     )
     vae_batch_size: int = setting(
         1,
         ge=1,
         le=64,
-        unit="pictures",
-        title="Pictures encoded at once",
+        unit="images",
+        title="Images encoded at once",
         kohya="vae_batch_size",
         help="While latents are cached.",
     )
@@ -164,13 +164,13 @@ class MemorySettings(Settings):
         "sample",
         title="Draw from the latent",
         labels={"sample": "anew each time", "mean": "its mean", "frozen": "once, as sd-scripts"},
-        help="The VAE gives each picture a mean and a spread. Anew is what the model was trained with; frozen repeats one draw for the whole run.",
+        help="The VAE gives each image a mean and a spread. Anew is what the model was trained with; frozen repeats one draw for the whole run.",
     )
     npz_caches: bool = setting(
         False,
         title="Use .npz caches of sd-scripts",
         kohya="skip_existing",
-        help="Takes latents from .npz files beside the pictures where they fit in size. They do not say which VAE made them or whether the picture changed since; off encodes anew.",
+        help="Takes latents from .npz files beside the images where they fit in size. They do not say which VAE made them or whether the image changed since; off encodes anew.",
     )
     text_cache_bytes: int = setting(
         1 << 30,
@@ -191,7 +191,7 @@ class MemorySettings(Settings):
         False,
         title="Much graphics memory",
         kohya="highvram",
-        help="Keeps what was set aside on the graphics card from one batch of pictures to the next while latents are encoded.",
+        help="Keeps what was set aside on the graphics card from one batch of images to the next while latents are encoded.",
         costs="Faster encoding, more graphics memory meanwhile.",
     )
     num_processes: int = setting(

@@ -21,7 +21,7 @@ class MethodSettings(Settings):
         labels={
             "lora": "LoRA: a small file beside the model",
             "dreambooth": "DreamBooth: the model, on one subject",
-            "fine_tune": "Fine-tune: the model, on many pictures",
+            "fine_tune": "Fine-tune: the model, on many images",
             "embedding": "Textual inversion: a new word",
         },
         help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one. Textual inversion learns a word, a few kilobytes.",
@@ -44,16 +44,16 @@ class MethodSettings(Settings):
         kohya="stop_text_encoder_training",
         help="From this step on it stays as it is by then. A third of the steps keeps a word from being learnt by heart. Empty: to the end.",
     )
-    prior: Literal["pictures", "model"] = setting(
-        "pictures",
+    prior: Literal["images", "model"] = setting(
+        "images",
         title="What keeps the class",
         labels={
-            "pictures": "class pictures, if any",
+            "images": "regularization images, if any",
             "model": "the untrained model",
         },
         source="Ruiz et al. 2022, arXiv:2208.12242, section 3.3",
-        help="Class pictures are folders of the regularisation role. Without them, the untrained model says for each picture what it would make of the class caption, and the learning one is held to that; the prior's weight counts it.",
-        costs="The second needs no pictures, but twice the time, and for a whole model a second U-Net in memory (SD 1.5: 1.7 GB, SDXL: 5.1 GB in 16 bits).",
+        help="Regularization images are folders of the regularisation role. Without them, the untrained model says for each image what it would make of the class caption, and the learning one is held to that; the prior's weight counts it.",
+        costs="The second needs no images, but twice the time, and for a whole model a second U-Net in memory (SD 1.5: 1.7 GB, SDXL: 5.1 GB in 16 bits).",
     )
     class_caption: str | None = setting(
         None,

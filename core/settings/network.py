@@ -89,7 +89,7 @@ class NetworkSettings(Settings):
         le=1,
         title="Rank dropout",
         kohya="rank_dropout",
-        help="Share of the rank that a step leaves out, drawn for each picture. 0.1 to 0.3 makes the ranks independent of each other.",
+        help="Share of the rank that a step leaves out, drawn for each image. 0.1 to 0.3 makes the ranks independent of each other.",
     )
     module_dropout: float = setting(
         0.0,
@@ -140,7 +140,7 @@ class NetworkSettings(Settings):
         title="Rates of the down blocks",
         kohya="down_lr_weight",
         widget="numbers",
-        help="Factors of the U-Net's rate from the picture inwards: 12 numbers (SDXL: 9), one for all, or sine, cosine, linear, reverse_linear, zeros, also with +0.25 added. 0 leaves a block out.",
+        help="Factors of the U-Net's rate from the image inwards: 12 numbers (SDXL: 9), one for all, or sine, cosine, linear, reverse_linear, zeros, also with +0.25 added. 0 leaves a block out.",
     )
     mid_lr_weight: str | None = setting(
         None,
@@ -154,7 +154,7 @@ class NetworkSettings(Settings):
         title="Rates of the up blocks",
         kohya="up_lr_weight",
         widget="numbers",
-        help="As for the down blocks, from the middle outwards to the picture.",
+        help="As for the down blocks, from the middle outwards to the image.",
     )
     block_lr_zero_threshold: float = setting(
         0.0,

@@ -52,14 +52,14 @@ class NoiseSettings(Settings):
         kohya="loss_type",
         labels={"l2": "squared error (l2)", "l1": "absolute error (l1)", "huber": "Huber", "smooth_l1": "smooth l1"},
         source="Khrapov et al. 2024, arXiv:2403.16728",
-        help="The squared error learns most from the largest errors. Huber and smooth l1 count large errors less, which helps when some pictures are bad.",
+        help="The squared error learns most from the largest errors. Huber and smooth l1 count large errors less, which helps when some images are bad.",
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = setting(
         "snr",
         title="Huber: where c falls",
         kohya="huber_schedule",
         labels={"snr": "with the noise (snr)", "exponential": "exponentially", "constant": "nowhere (constant)"},
-        help="Errors below c are squared, those above counted straight. 'snr' and 'exponential' start near 1, where a picture is nearly clean, and fall to Huber's c.",
+        help="Errors below c are squared, those above counted straight. 'snr' and 'exponential' start near 1, where an image is nearly clean, and fall to Huber's c.",
     )
     huber_c: float = setting(
         0.1,
@@ -77,11 +77,11 @@ class NoiseSettings(Settings):
         kohya="huber_scale",
         help="Multiplies c at every timestep.",
     )
-    mask_mean: Literal["area", "picture"] = setting(
+    mask_mean: Literal["area", "image"] = setting(
         "area",
         title="Loss under a mask",
-        labels={"area": "mean over the mask", "picture": "mean over the picture"},
-        help="Over the mask, a small mask teaches as strongly as a large one. Over the picture, as sd-scripts does, it teaches as little as it is small.",
+        labels={"area": "mean over the mask", "image": "mean over the image"},
+        help="Over the mask, a small mask teaches as strongly as a large one. Over the image, as sd-scripts does, it teaches as little as it is small.",
     )
     noise_offset: float | None = setting(
         None,
@@ -91,13 +91,13 @@ class NoiseSettings(Settings):
         level="shown",
         kohya="noise_offset",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
-        help="Adds noise that shifts a whole channel, so that very dark and very bright pictures can be learnt. About 0.05 to 0.1; empty is off.",
+        help="Adds noise that shifts a whole channel, so that very dark and very bright images can be learnt. About 0.05 to 0.1; empty is off.",
     )
     noise_offset_random_strength: bool = setting(
         False,
         title="Noise offset: random strength",
         kohya="noise_offset_random_strength",
-        help="Draws the strength between 0 and the noise offset for each picture, so that the model also learns without it.",
+        help="Draws the strength between 0 and the noise offset for each image, so that the model also learns without it.",
     )
     adaptive_noise_scale: float | None = setting(
         None,
@@ -106,7 +106,7 @@ class NoiseSettings(Settings):
         title="Noise offset: adaptive scale",
         kohya="adaptive_noise_scale",
         source="sd-scripts",
-        help="Adds this times a picture's own mean brightness and colour to the noise offset; below 0 it takes away. Between the noise offset and a tenth of it; empty is off.",
+        help="Adds this times an image's own mean brightness and colour to the noise offset; below 0 it takes away. Between the noise offset and a tenth of it; empty is off.",
     )
     multires_noise_iterations: int | None = setting(
         None,
@@ -124,7 +124,7 @@ class NoiseSettings(Settings):
         le=1,
         title="Multi-resolution noise: discount",
         kohya="multires_noise_discount",
-        help="How strong each coarser level is beside the one before. 0.1 to 0.3 for few pictures, up to 0.8 for many.",
+        help="How strong each coarser level is beside the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
     )
     ip_noise_gamma: float | None = setting(
         None,
@@ -139,14 +139,14 @@ class NoiseSettings(Settings):
         False,
         title="Input perturbation: random strength",
         kohya="ip_noise_gamma_random_strength",
-        help="Draws the strength between 0 and the input perturbation for each picture.",
+        help="Draws the strength between 0 and the input perturbation for each image.",
     )
     zero_terminal_snr: bool = setting(
         False,
         title="Zero terminal SNR",
         kohya="zero_terminal_snr",
         source="Lin et al. 2023, arXiv:2305.08891",
-        help="Stretches the noise schedule so that the last timestep is nothing but noise: a model can then draw pictures that are all dark or all bright. For v models; whoever draws with the result must set the same.",
+        help="Stretches the noise schedule so that the last timestep is nothing but noise: a model can then draw images that are all dark or all bright. For v models; whoever draws with the result must set the same.",
     )
     min_timestep: int = setting(
         0,
@@ -170,7 +170,7 @@ class NoiseSettings(Settings):
         "none",
         title="Step exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts", "kohya_0.9": "as sd-scripts 0.9"},
-        help="Repeats old results where sd-scripts does something questionable: loss weights ignore the stretched schedule of zero terminal SNR, Huber's scale does nothing on the schedule 'snr', masked errors are averaged over the whole picture, random strengths and the size of multi-resolution noise are shared by a batch, half-precision latents are mixed in half precision (those of a LoRA in 0.9 alone), and with gradient accumulation each batch counts the same however short it is, those of an epoch's incomplete last update less.",
+        help="Repeats old results where sd-scripts does something questionable: loss weights ignore the stretched schedule of zero terminal SNR, Huber's scale does nothing on the schedule 'snr', masked errors are averaged over the whole image, random strengths and the size of multi-resolution noise are shared by a batch, half-precision latents are mixed in half precision (those of a LoRA in 0.9 alone), and with gradient accumulation each batch counts the same however short it is, those of an epoch's incomplete last update less.",
     )
 
     @property

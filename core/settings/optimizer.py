@@ -31,7 +31,7 @@ class OptimizerSettings(Settings):
         title="Learning rate",
         level="shown",
         kohya="learning_rate",
-        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the picture, too low learns nothing.",
+        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the image, too low learns nothing.",
     )
     unet_lr: Rate | None = setting(
         None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from core.settings.base import Settings, declared, value_of
 from core.settings.check import build, shorten
 from core.settings.foreign import foreign_problem, toml_values
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
+from core.settings.migrations import to_version_2
 from core.settings.names import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
@@ -28,7 +29,7 @@ HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
 MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {1: to_version_2}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def parse(raw: Any, where: str) -> Preset:
             "update Atelier",
         )
     while version < SCHEMA_VERSION:
-        raw = MIGRATIONS[version](raw)
+        task, groups = MIGRATIONS[version](
+            str(raw.get("task", "train")), {name: value for name, value in raw.items() if name not in HEADER}
+        )
+        raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
     if (

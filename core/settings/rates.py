@@ -10,15 +10,15 @@ from core.settings.job import TrainJob
 
 
 def scale_factor(job: TrainJob, processes: int = 1) -> int:
-    """What every rate is multiplied by: 1, or with scale_lr the pictures that one step sees."""
+    """What every rate is multiplied by: 1, or with scale_lr the images that one step sees."""
     if not job.optimizer.scale_lr:
         return 1
-    return math.prod(_pictures(job, processes))
+    return math.prod(_images(job, processes))
 
 
-def _pictures(job: TrainJob, processes: int) -> tuple[int, int, int]:
+def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
     """Batch, accumulation, processes. Folders may have batch sizes of their own: the largest counts."""
-    own = [folder.pictures.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
+    own = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
     batch = max(own, default=job.dataset.train_batch_size)
     return batch, job.schedule.gradient_accumulation_steps, processes
 
@@ -86,6 +86,6 @@ def scale_sentence(job: TrainJob, processes: int = 1) -> str:
         return ""
     rate = job.optimizer.learning_rate
     names = ("a batch of", "accumulation", "processes")
-    named = zip(names, _pictures(job, processes), strict=True)
+    named = zip(names, _images(job, processes), strict=True)
     words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
     return f"Learning rate {rate:g} x {words} = {rate * factor:g}"

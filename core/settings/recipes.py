@@ -119,7 +119,7 @@ def _adapting(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
 HUBER = Recipe(
     "Huber's usual start",
     {"noise.loss_type": "smooth_l1", "noise.huber_schedule": "snr", "noise.huber_c": 0.1},
-    "Less moved by outliers among the pictures; fine detail comes a little later.",
+    "Less moved by outliers among the images; fine detail comes a little later.",
 )
 
 

@@ -42,7 +42,7 @@ class ResumeSettings(Settings):
     )
     skip_until_initial_step: bool = setting(
         True,
-        title="Pictures go on from there too",
+        title="Images go on from there too",
         kohya="skip_until_initial_step",
-        help="On shows the pictures that come after the beginning step. Off shows those of the first step first.",
+        help="On shows the images that come after the beginning step. Off shows those of the first step first.",
     )

@@ -1,4 +1,4 @@
-"""Pictures drawn while training goes on."""
+"""Images drawn while training goes on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SampleSettings(Settings):
         title="Sample prompts",
         level="shown",
         widget="lines",
-        help="One a line. The same seed is used each time, so that only the training changes the picture. Behind a prompt: --n not wanted --w width --h height --d seed --s steps --l guidance --ss sampler.",
+        help="One a line. The same seed is used each time, so that only the training changes the image. Behind a prompt: --n not wanted --w width --h height --d seed --s steps --l guidance --ss sampler.",
     )
     sample_prompts_file: str | None = setting(
         None,
@@ -72,13 +72,13 @@ class SampleSettings(Settings):
         True,
         title="Draw the base model first",
         kohya="sample_at_first",
-        help="One picture a prompt before the first step, to compare with.",
+        help="One image a prompt before the first step, to compare with.",
     )
     sample_sampler: SAMPLERS = setting(
         "ddim", title="Sampler", kohya="sample_sampler", labels=SAMPLER_LABELS, help="How samples are drawn."
     )
     sample_steps: int = setting(
-        20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample picture."
+        20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample image."
     )
     guidance_scale: float | None = setting(
         None,

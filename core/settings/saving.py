@@ -155,7 +155,7 @@ class SavingSettings(Settings):
         False,
         title="Little metadata",
         kohya="no_metadata",
-        help="Leaves out everything about settings and pictures but what other programs need to load the file.",
+        help="Leaves out everything about settings and images but what other programs need to load the file.",
     )
     metadata_title: str | None = setting(
         None, max_length=500, title="Title", kohya="metadata_title", help="Empty is the output name."
@@ -184,7 +184,7 @@ class SavingSettings(Settings):
         title="Thumbnail",
         widget="file",
         kohya="metadata_thumbnail",
-        help="A picture, at most 1 MB, that is put into the file's metadata.",
+        help="An image, at most 1 MB, that is put into the file's metadata.",
         names="path",
     )
     metadata_trigger_phrase: str | None = setting(

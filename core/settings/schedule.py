@@ -31,11 +31,11 @@ class ScheduleSettings(Settings):
         None,
         ge=1,
         le=100000,
-        title="Passes over each picture",
+        title="Passes over each image",
         level="shown",
         unit="epochs",
         kohya="max_train_epochs",
-        help="Epochs. Empty, with steps empty too, takes the advised length for the number of pictures.",
+        help="Epochs. Empty, with steps empty too, takes the advised length for the number of images.",
     )
     max_train_steps: int | None = setting(
         None,
@@ -169,7 +169,7 @@ class ScheduleSettings(Settings):
         le=100000,
         unit="steps",
         title="Steps that may fail",
-        help="A step whose loss or gradient is not a number moves nothing. This many are left out, each told with its pictures; the next one ends the run. 0 ends it at the first.",
+        help="A step whose loss or gradient is not a number moves nothing. This many are left out, each told with its images; the next one ends the run. 0 ends it at the first.",
     )
     seed: int | None = setting(
         None,

@@ -8,11 +8,11 @@ from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_mod
 
 from core.settings.base import Settings, setting
 from core.settings.captions import CaptionSettings
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 from core.settings.validation import ValidationSettings
 
 # Whose settings a folder can have of its own. Names are unique over the three, so they stand flat, as in sd-scripts.
-SHARED: tuple[type[Settings], ...] = (PictureSettings, CaptionSettings, ValidationSettings)
+SHARED: tuple[type[Settings], ...] = (ImageSettings, CaptionSettings, ValidationSettings)
 # Belong to the run, not to a folder.
 ONE_FOR_ALL = frozenset(
     ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
@@ -41,29 +41,29 @@ else:
 
 
 class Source(OwnSettings):
-    """One folder of pictures. Any setting of PictureSettings, CaptionSettings and the validation share can be given here
+    """One folder of images. Any setting of ImageSettings, CaptionSettings and the validation share can be given here
     too; what is not given is taken from the dataset, captions and validation groups."""
 
-    folder: str = setting(title="Folder", help="Pictures in it and below it train.", kohya="image_dir", names="path")
+    folder: str = setting(title="Folder", help="Images in it and below it train.", kohya="image_dir", names="path")
     metadata_file: str | None = setting(
         None,
         title="Metadata file",
         kohya="metadata_file",
-        help="A fine-tuning .json or .jsonl: it names the pictures and holds their captions and tags. The folder then says where they lie.",
+        help="A fine-tuning .json or .jsonl: it names the images and holds their captions and tags. The folder then says where they lie.",
         names="path",
     )
     enabled: bool = setting(True, title="Use it", help="Off leaves the folder out without forgetting it.")
     recursive: bool = setting(
         True,
         title="With sub-folders",
-        help="Off takes only the pictures that lie in the folder itself, as the image_dir of an sd-scripts dataset file does.",
+        help="Off takes only the images that lie in the folder itself, as the image_dir of an sd-scripts dataset file does.",
     )
     role: Literal["train", "regularisation", "validation"] = setting(
         "train",
         title="Role",
         kohya="is_reg",
         labels={"train": "train", "regularisation": "regularisation", "validation": "validation"},
-        help="Regularisation pictures keep the class as the model knows it; validation pictures never train.",
+        help="Regularisation images keep the class as the model knows it; validation images never train.",
     )
     num_repeats: int | None = setting(
         None,
@@ -71,14 +71,14 @@ class Source(OwnSettings):
         le=10000,
         title="Repeats",
         kohya="num_repeats",
-        help="How often each picture is shown in an epoch. Empty takes the number in front of the folder's name, else 1.",
+        help="How often each image is shown in an epoch. Empty takes the number in front of the folder's name, else 1.",
     )
     samples_per_epoch: int | None = setting(
         None,
         ge=1,
         le=1_000_000,
         title="Views per epoch",
-        help="Instead of repeats: how many views of the folder an epoch has, shared evenly; over the epochs all pictures come round.",
+        help="Instead of repeats: how many views of the folder an epoch has, shared evenly; over the epochs all images come round.",
     )
     identifier: str | None = setting(
         None, title="Identifier", help="The rare word that stands for the subject, such as sks."
@@ -88,18 +88,18 @@ class Source(OwnSettings):
     )
     class_tokens: str | None = setting(
         None,
-        title="Words for pictures without a caption",
+        title="Words for images without a caption",
         kohya="class_tokens",
         help="Empty takes identifier and class, else the folder's own words.",
     )
     loss_weight: float = setting(
-        1.0, ge=0, le=100, title="Loss weight", help="How much these pictures count. 1 is usual."
+        1.0, ge=0, le=100, title="Loss weight", help="How much these images count. 1 is usual."
     )
-    validation_pictures: list[str] = setting(
+    validation_images: list[str] = setting(
         default_factory=list,
-        title="Pictures for validation",
+        title="Images for validation",
         widget="lines",
-        help="Names of pictures of this folder that are held out, in any case.",
+        help="Names of images of this folder that are held out, in any case.",
     )
     cache_info: bool = setting(
         False,
@@ -116,7 +116,7 @@ class Source(OwnSettings):
         default_factory=dict,
         title="Custom attributes",
         kohya="custom_attributes",
-        help="Passed on with each picture. diff_output_preservation: true keeps what the base model draws for these.",
+        help="Passed on with each image. diff_output_preservation: true keeps what the base model draws for these.",
     )
 
     @model_serializer(mode="wrap")

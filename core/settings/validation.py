@@ -1,4 +1,4 @@
-"""Pictures that never train, to see whether what is learnt holds for others."""
+"""Images that never train, to see whether what is learnt holds for others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.settings.base import Settings, setting
 
 
 class ValidationSettings(Settings):
-    """Which pictures are held out, and how often the loss is measured on them."""
+    """Which images are held out, and how often the loss is measured on them."""
 
     best_checkpoint: Literal["auto", "training", "off"] = setting(
         "training",
@@ -22,7 +22,7 @@ class ValidationSettings(Settings):
         le=1,
         title="Share held out",
         kohya="validation_split",
-        help="This share of the pictures never trains and is kept for validation: 0.1 holds out a tenth. Which ones follows from their content, so it stays the same when others are added. 1 holds out all.",
+        help="This share of the images never trains and is kept for validation: 0.1 holds out a tenth. Which ones follows from their content, so it stays the same when others are added. 1 holds out all.",
     )
     validation_seed: int = setting(
         0,
@@ -30,14 +30,14 @@ class ValidationSettings(Settings):
         le=2**32 - 1,
         title="Which are held out",
         kohya="validation_seed",
-        help="Another number holds out other pictures. It also fixes everything random about measuring them: runs with the same number compare, whatever their training seed. sd-scripts takes the training seed unless it is given one.",
+        help="Another number holds out other images. It also fixes everything random about measuring them: runs with the same number compare, whatever their training seed. sd-scripts takes the training seed unless it is given one.",
     )
     validate_every_n_steps: int | None = setting(
         None,
         unit="steps",
         title="Validate every n steps",
         kohya="validate_every_n_steps",
-        help="Measures the loss on held-out pictures, and on as many that train, with fixed noise at four fixed timesteps. A loss that rises there while it falls in training means learning by heart. Empty or 0 is off.",
+        help="Measures the loss on held-out images, and on as many that train, with fixed noise at four fixed timesteps. A loss that rises there while it falls in training means learning by heart. Empty or 0 is off.",
     )
     validate_every_n_epochs: int | None = setting(
         1,
@@ -51,5 +51,5 @@ class ValidationSettings(Settings):
         unit="batches",
         title="Validate on at most",
         kohya="max_validation_steps",
-        help="Takes only so many batches of the held-out pictures, always the same, to save time. Empty or 0 takes all.",
+        help="Takes only so many batches of the held-out images, always the same, to save time. Empty or 0 takes all.",
     )

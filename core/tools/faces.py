@@ -1,4 +1,4 @@
-"""Faces and their eyes in a picture, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
+"""Faces and their eyes in an image, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
 
 The weights (2 MB, MIT licence) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
 networks run in torch. It was trained on photographs: drawn faces are mostly missed.
@@ -32,7 +32,7 @@ _AT_ONCE = 512  # candidates in one forward pass
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face in pixels of the picture. Eyes: (x, y), left and right as they are seen."""
+    """A face in pixels of the image. Eyes: (x, y), left and right as they are seen."""
 
     left: float
     top: float
@@ -67,13 +67,13 @@ def weights_folder() -> Path:
                 return folder
     raise ProblemsError.one(
         "The face detector is not installed.",
-        "pictures.action",
+        "images.action",
         f"Run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
     )
 
 
 class FaceDetector:
-    """Finds faces. Loading takes a second, a picture of one megapixel about a quarter of one."""
+    """Finds faces. Loading takes a second, an image of one megapixel about a quarter of one."""
 
     def __init__(self) -> None:
         import joblib
@@ -90,7 +90,7 @@ class FaceDetector:
         self._weights = {name: [tensor(array) for array in joblib.load(folder / f"{name}.lz4")] for name in _NETWORKS}
 
     def find(self, image: Image.Image, min_score: float = 0.9) -> list[Face]:
-        """Faces of an RGB picture with at least that score, the largest first."""
+        """Faces of an RGB image with at least that score, the largest first."""
         import torch
 
         with torch.inference_mode():
@@ -193,7 +193,7 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 
 def _patches(pixels: torch.Tensor, boxes: np.ndarray, side: int) -> torch.Tensor:
-    """The boxes of a picture [1, 3, H, W], each at side x side; what lies outside is black: [N, 3, side, side]."""
+    """The boxes of an image [1, 3, H, W], each at side x side; what lies outside is black: [N, 3, side, side]."""
     import torch
     from torch.nn.functional import interpolate, pad
 

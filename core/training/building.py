@@ -149,7 +149,7 @@ def compile_blocks(builder: Builder, unet: nn.Module) -> CompiledBlocks | None:
     context.stage("trying the compiler")
     try_compiling(memory.dynamo_backend, context.device)
     sizes = {placed.bucket for placed in builder.plan.placed}
-    context.say("The model is compiled in the first steps and whenever a size of pictures is new: these take minutes")
+    context.say("The model is compiled in the first steps and whenever a size of images is new: these take minutes")
 
     def say(what: str, fix: str) -> None:
         context.say(what, "warning", fix)

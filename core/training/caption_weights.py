@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.captions import longest_captions, plain_caption
 from core.dataset.files import printable
-from core.dataset.picture import names_of
+from core.dataset.image_info import names_of
 from core.families.word_weights import FIX, wrong_weight
 from core.record.problems import Problem
 
@@ -21,18 +21,18 @@ AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each weight that is no number, with the pictures whose captions have it."""
+    """One error for each weight that is no number, with the images whose captions have it."""
     if not job.captions.weighted_captions:
         return []
     found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
-    for each in {each.picture.key: each for each in placed}.values():
+    for each in {each.image.key: each for each in placed}.values():
         own = _wrong(each.caption.whole.splitlines())  # any line may be drawn
         wrong = own or _wrong(_learnt(each))
         if wrong:
             found[wrong, bool(own)].append(each)
     problems = [
         Problem(
-            f"In the caption of {names_of([each.picture for each in several])}, {wrong}",
+            f"In the caption of {names_of([each.image for each in several])}, {wrong}",
             printable(several[0].caption.path) if own else AROUND,
             FIX,
         )
@@ -44,7 +44,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _learnt(placed: Placed) -> set[str]:
-    settings, words = placed.concept.captions, placed.picture.words
+    settings, words = placed.concept.captions, placed.image.words
     return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
 
 

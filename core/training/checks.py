@@ -41,7 +41,7 @@ def problems_without_model(
     *,
     begins: bool = True,
 ) -> list[Problem]:
-    """What settings, pictures, files and device tell while the base model may still have to be fetched.
+    """What settings, images, files and device tell while the base model may still have to be fetched.
 
     device  None where it is not known yet: what it cannot do is then heard later
     begins  the run has no state of its own yet
@@ -72,7 +72,7 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What the header of the base model tells about the loss, the family, the size of pictures, the networks and the room on
+    """What the header of the base model tells about the loss, the family, the size of images, the networks and the room on
     a fast disk; nothing where there is no model."""
     found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
     found += [*_of_the_family(job, workspace), *_of_the_word(job, workspace)]
@@ -140,7 +140,7 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Advice where no picture trains at more than half the side that the model was made for: a resolution that was left
+    """Advice where no image trains at more than half the side that the model was made for: a resolution that was left
     behind, such as the starter's 128 with SDXL."""
     try:
         made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
@@ -149,6 +149,6 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     size = training_resolution(job)
     if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
         return []
-    what = f"Pictures train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
-    fix = f"Use {max(made)}, or somewhat less to save memory: a model that learns small pictures draws coarse ones."
+    what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
+    fix = f"Use {max(made)}, or somewhat less to save memory: a model that learns small images draws coarse ones."
     return [Problem(what, "dataset.resolution", fix, level="advice")]

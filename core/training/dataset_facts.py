@@ -1,4 +1,4 @@
-"""What a file's metadata says of the pictures it was trained on, in sd-scripts' form (reference: section 2.6)."""
+"""What a file's metadata says of the images it was trained on, in sd-scripts' form (reference: section 2.6)."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ def folders_of(placed: Iterable[Placed], *, regularisation: bool | None = None) 
     for each in _first_sizes(placed):
         if regularisation is not None and (each.concept.role == "regularisation") is not regularisation:
             continue
-        entry = found.setdefault(each.picture.source, {"n_repeats": each.repeats, "img_count": 0})
+        entry = found.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
         entry["img_count"] += 1
     return found
 
 
 def tags_of(placed: Iterable[Placed]) -> dict[str, dict[str, int]]:
-    """{folder: {tag: pictures}}: captions cut at commas, in lower case, each tag once a picture."""
+    """{folder: {tag: images}}: captions cut at commas, in lower case, each tag once an image."""
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in _first_sizes(placed):
         tags = {tag.strip().lower() for tag in each.caption.text.split(",")}
-        found[each.picture.source].update(tags - {""})
+        found[each.image.source].update(tags - {""})
     return {folder: dict(counts) for folder, counts in found.items()}
 
 
 def buckets_of(shown: Sequence[Placed]) -> dict[str, Any]:
-    """Buckets with their views in an epoch, and the mean difference of aspect ratios over the pictures."""
+    """Buckets with their views in an epoch, and the mean difference of aspect ratios over the images."""
     counts = Counter(each.placement.bucket for each in shown)
     once = {each.key: each for each in shown}.values()
     errors = [
-        abs(each.placement.bucket[0] / each.placement.bucket[1] - each.picture.width / each.picture.height)
-        for each in once
+        abs(each.placement.bucket[0] / each.placement.bucket[1] - each.image.width / each.image.height) for each in once
     ]
     buckets = {
         str(number): {"resolution": list(size), "count": counts[size]} for number, size in enumerate(sorted(counts))
@@ -54,7 +53,7 @@ def datasets_of(placed: Sequence[Placed], shown: Sequence[Placed]) -> list[dict[
         return []
     groups: defaultdict[tuple, list[Concept]] = defaultdict(list)
     for concept in concepts.values():
-        groups[concept.batch_group, concept.pictures.resolution].append(concept)
+        groups[concept.batch_group, concept.images.resolution].append(concept)
     return [_dataset(group, placed, shown) for group in groups.values()]
 
 
@@ -63,17 +62,17 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], shown: Sequence
     own = [each for each in placed if each.concept.number in numbers]
     views = [each for each in shown if each.concept.number in numbers]
     regularisation = sum(each.concept.role == "regularisation" for each in views)
-    pictures = group[0].pictures
-    size = pictures.resolution
+    images = group[0].images
+    size = images.resolution
     return {
         "is_dreambooth": all(concept.source.metadata_file is None for concept in group),
-        "batch_size_per_device": pictures.train_batch_size,
+        "batch_size_per_device": images.train_batch_size,
         "num_train_images": len(views) - regularisation,
         "num_reg_images": regularisation,
         "resolution": list(size) if isinstance(size, tuple) else [size, size],
-        "enable_bucket": pictures.enable_bucket,
-        "min_bucket_reso": pictures.min_bucket_reso,
-        "max_bucket_reso": pictures.max_bucket_reso,
+        "enable_bucket": images.enable_bucket,
+        "min_bucket_reso": images.min_bucket_reso,
+        "max_bucket_reso": images.max_bucket_reso,
         "tag_frequency": tags_of(own),
         "bucket_info": buckets_of(views),
         "subsets": [_subset(concept, own) for concept in group],
@@ -82,13 +81,13 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], shown: Sequence
 
 def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
     own = [each for each in _first_sizes(placed) if each.concept.number == concept.number]
-    captions, pictures = concept.captions, concept.pictures
+    captions, images = concept.captions, concept.images
     return {
         "img_count": len(own),
         "num_repeats": own[0].repeats if own else 1,
-        "color_aug": pictures.color_aug,
-        "flip_aug": pictures.flip_aug,
-        "random_crop": pictures.random_crop,
+        "color_aug": images.color_aug,
+        "flip_aug": images.flip_aug,
+        "random_crop": images.random_crop,
         "shuffle_caption": captions.shuffle_caption,
         "keep_tokens": captions.keep_tokens,
         "keep_tokens_separator": captions.keep_tokens_separator,
@@ -101,12 +100,12 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
         "caption_tag_dropout_rate": captions.caption_tag_dropout_rate,
         "token_warmup_min": captions.token_warmup_min,
         "token_warmup_step": captions.token_warmup_step,
-        "image_dir": own[0].picture.source if own else "",
-        "class_tokens": own[0].picture.words if own else None,
+        "image_dir": own[0].image.source if own else "",
+        "class_tokens": own[0].image.words if own else None,
         "is_reg": concept.role == "regularisation",
     }
 
 
 def _first_sizes(placed: Iterable[Placed]) -> list[Placed]:
-    """Each picture once, however many resolutions it trains at."""
+    """Each image once, however many resolutions it trains at."""
     return [each for each in placed if not each.variant]

@@ -1,4 +1,4 @@
-"""Everything random of a step, drawn for its pictures and handed to `training_loss` by name."""
+"""Everything random of a step, drawn for its images and handed to `training_loss` by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.diffusion.noise import (
-    Picture,
+    ImageInfo,
     draw_multires,
     draw_noise,
     draw_offset_noise,
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
     from core.settings.noise import NoiseSettings
 
-Address = tuple[int, int, Picture, int]  # seed, epoch, picture, repeat
+Address = tuple[int, int, ImageInfo, int]  # seed, epoch, image, repeat
 
 
 def draw_timesteps(settings: NoiseSettings, addresses: Sequence[Address]) -> list[int]:
-    """A timestep for each picture."""
+    """A timestep for each image."""
     return [draw_timestep(settings.min_timestep, settings.max_timestep, *address) for address in addresses]
 
 
 def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Address]) -> dict[str, Tensor]:
-    """The noise of each picture and what the settings ask beside it, as keyword arguments of `training_loss`, on the
+    """The noise of each image and what the settings ask beside it, as keyword arguments of `training_loss`, on the
     device of the latents. Float32, but noise and perturbation as the latents are with `compatibility = "kohya"`.
 
     latents     [B, C, H, W]; only their form is read
-    addresses   of the batch's pictures. With `compatibility = "kohya"` the first one's decides what sd-scripts draws once
+    addresses   of the batch's images. With `compatibility = "kohya"` the first one's decides what sd-scripts draws once
                 for a batch: random strengths and the sizes of multi-resolution levels
     """
     import torch

@@ -83,7 +83,7 @@ def _schedule(run: Run) -> dict[str, str]:
 
 
 def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without what tells of settings and pictures (no_metadata): what other programs load the file by stays."""
+    """Without what tells of settings and images (no_metadata): what other programs load the file by stays."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
 
@@ -132,11 +132,11 @@ def _validation(run: Run) -> dict[str, str]:
 
 
 def thumbnail_url(path: str) -> str:
-    """A picture as a data URL. Raises ProblemsError with what is wrong with it."""
+    """An image as a data URL. Raises ProblemsError with what is wrong with it."""
     place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(place.suffix.lower())
     if kind is None:
-        raise ProblemsError.one("The thumbnail is no such picture", path, fix)
+        raise ProblemsError.one("The thumbnail is no such image", path, fix)
     data = read_regular(place, THUMBNAIL_BYTES)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 

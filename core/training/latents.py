@@ -1,4 +1,4 @@
-"""From the pictures of a run to its latents: which are encoded once, which at each step, and where they are kept."""
+"""From the images of a run to its latents: which are encoded once, which at each step, and where they are kept."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer ca
 
 def encoded_each_time(placed: Placed, where: str) -> bool:
     """Whether each draw of it goes through the VAE. where: the setting memory.cache_latents."""
-    return where == "off" or is_varied(placed.concept.pictures)
+    return where == "off" or is_varied(placed.concept.images)
 
 
 def build_latents(builder: Builder) -> Latents:
     """Encode what no earlier run encoded, and make the source of all draws. Its `scale` is set when the model is there."""
     memory, device = builder.job.memory, builder.context.device
-    pictures = pictures_of(builder)
-    kept = [placed for placed in pictures if not encoded_each_time(placed, memory.cache_latents)]
-    anew = len(kept) < len(pictures)
+    images = images_of(builder)
+    kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
+    anew = len(kept) < len(images)
     cache = latent_cache(builder, kept, writes=on_disk(builder))
     fill(builder, cache, kept, keep_vae=anew)
     if anew:
-        builder.context.say(f"{len(pictures) - len(kept)} pictures are encoded at each step")
+        builder.context.say(f"{len(images) - len(kept)} images are encoded at each step")
         builder.context.stage("loading the VAE")
         builder.load_vae()
     decoders = decode_threads(device)
@@ -55,9 +55,7 @@ def build_latents(builder: Builder) -> Latents:
         builder.seed,
         mode=memory.latent_draw,
         masks=latent_masks(builder, kept),
-        fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(pictures))
-        if anew
-        else None,
+        fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(images)) if anew else None,
         is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
         encode=encoder(builder) if anew else None,
         encode_at_once=memory.vae_batch_size,
@@ -71,13 +69,13 @@ def on_disk(builder: Builder) -> bool:
     return builder.job.memory.cache_latents in ("auto", "disk")
 
 
-def pictures_of(builder: Builder) -> list[Placed]:
+def images_of(builder: Builder) -> list[Placed]:
     """All that need latents: those that train and those that are held out."""
     return [*builder.plan.placed, *(as_it_is(placed) for placed in builder.report.validation)]
 
 
-def _largest_batch(pictures: Sequence[Placed]) -> int:
-    return max(placed.concept.pictures.train_batch_size for placed in pictures)
+def _largest_batch(images: Sequence[Placed]) -> int:
+    return max(placed.concept.images.train_batch_size for placed in images)
 
 
 def decode_threads(device: str) -> int:
@@ -88,21 +86,21 @@ def decode_threads(device: str) -> int:
 # ---- cached
 
 
-def latent_cache(builder: Builder, pictures: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+def latent_cache(builder: Builder, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
     identity = builder.family.digest(builder.model, "vae", vae=builder.vae, memo=builder.memo)
     others = None
     if builder.job.memory.npz_caches:
-        others = NpzCaches(pictures, NPZ_KINDS.get(builder.family_name, "sd"))
+        others = NpzCaches(images, NPZ_KINDS.get(builder.family_name, "sd"))
     folder, index = builder.context.workspace.cache / "latents", builder.context.workspace.private / "index.sqlite"
     wanted = builder.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
     return LatentCache(folder, identity, precision, index, writes=writes, others=others)
 
 
-def fill(builder: Builder, cache: LatentCache, pictures: Sequence[Placed], *, keep_vae: bool = False) -> None:
-    """Encode the pictures that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
+def fill(builder: Builder, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False) -> None:
+    """Encode the images that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
     context = builder.context
-    missing = cache.missing(pictures, context.check)
+    missing = cache.missing(images, context.check)
     if isinstance(cache.others, NpzCaches):
         for line in cache.others.said():
             context.say(line)
@@ -116,14 +114,14 @@ def fill(builder: Builder, cache: LatentCache, pictures: Sequence[Placed], *, ke
             threads=decode_threads(context.device),
             retry=fp32_retry(builder.family, vae),
             check=context.check,
-            progress=lambda done, total: context.stage("encoding pictures", done, total),
+            progress=lambda done, total: context.stage("encoding images", done, total),
         )
         if not keep_vae:
             builder.put_vae_away()
 
 
 def encoder(builder: Builder) -> Encode:
-    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Pictures of another size would
+    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Images of another size would
     find no room beside what was set aside for this one's, so it is given back, unless there is much memory."""
     import torch
 
@@ -131,7 +129,7 @@ def encoder(builder: Builder) -> Encode:
 
     def encode(pixels: torch.Tensor) -> Posterior:
         vae = builder.load_vae().to(builder.context.device)  # samples put it away when they are done
-        posterior: Posterior = builder.family.encode_picture_latents(vae, pixels)
+        posterior: Posterior = builder.family.encode_image_latents(vae, pixels)
         if frees:
             torch.cuda.empty_cache()
         return posterior
@@ -140,7 +138,7 @@ def encoder(builder: Builder) -> Encode:
 
 
 def fp32_retry(family: Any, vae: Any) -> Encode | None:
-    """How a picture whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
+    """How an image whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
     import torch
 
     own = next(vae.parameters()).dtype
@@ -150,19 +148,19 @@ def fp32_retry(family: Any, vae: Any) -> Encode | None:
     def encode(pixels: torch.Tensor) -> Posterior:
         vae.float()
         try:
-            return family.encode_picture_latents(vae, pixels)
+            return family.encode_image_latents(vae, pixels)
         finally:
             vae.to(own)
 
     return encode
 
 
-def _posteriors(cache: LatentCache, pictures: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
+def _posteriors(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
     """Small ones and those for the device are held there; what lies on the disk is otherwise read at each draw."""
-    size = sum(posterior_bytes(placed) * len(sides(placed)) for placed in pictures)
+    size = sum(posterior_bytes(placed) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
         return cache.read
-    held = on_place(cache.load(pictures), "cpu" if where == "memory" else device)
+    held = on_place(cache.load(images), "cpu" if where == "memory" else device)
     return lambda side: held[side.key]
 
 
@@ -170,7 +168,7 @@ def _posteriors(cache: LatentCache, pictures: Sequence[Placed], where: str, devi
 
 
 def mirrored(placed: Placed, seed: int, epoch: int, repeat: int) -> bool:
-    return placed.concept.pictures.flip_aug and draw_view(placed, seed, epoch, repeat).flip
+    return placed.concept.images.flip_aug and draw_view(placed, seed, epoch, repeat).flip
 
 
 def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown]:
@@ -178,15 +176,15 @@ def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown
 
     def load(placed: Placed, epoch: int, repeat: int) -> Shown:
         view = draw_view(placed, seed_of(epoch), epoch, repeat)
-        pixels = load_pixels(placed.picture.path, view, pictures=placed.concept.pictures)
+        pixels = load_pixels(placed.image.path, view, images=placed.concept.images)
         return Shown(pixels, load_mask(placed, view))
 
     return load
 
 
-def latent_masks(builder: Builder, pictures: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
-    """{picture key: [1, h, w]} of those that have a mask."""
-    masked = [placed for placed in pictures if mask_source(placed) is not None]
+def latent_masks(builder: Builder, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
+    """{image key: [1, h, w]} of those that have a mask."""
+    masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
     context = builder.context
@@ -203,29 +201,29 @@ def latent_masks(builder: Builder, pictures: Sequence[Placed]) -> dict[tuple[str
 def prepare_latents(builder: Builder) -> None:
     """Latents and masks on disk, for those settings that keep them there."""
     where = builder.job.memory.cache_latents
-    kept = [placed for placed in pictures_of(builder) if not encoded_each_time(placed, where)]
+    kept = [placed for placed in images_of(builder) if not encoded_each_time(placed, where)]
     if not on_disk(builder) or not kept:
-        builder.context.say("Latents are not cached: with these settings a training encodes its pictures itself")
+        builder.context.say("Latents are not cached: with these settings a training encodes its images itself")
         return
     fill(builder, latent_cache(builder, kept), kept)
     latent_masks(builder, kept)
 
 
 def write_npz_caches(builder: Builder) -> Exported:
-    """<stem>.npz beside each picture that trains, for sd-scripts: the frozen draw of each; none is overwritten."""
-    every = pictures_of(builder)
-    pictures = [placed for placed in every if not is_varied(placed.concept.pictures)]
-    if len(pictures) < len(every):
-        builder.context.say(f"{len(every) - len(pictures)} pictures change at each draw and get no .npz cache")
-    cache = latent_cache(builder, pictures, writes=on_disk(builder))
-    fill(builder, cache, pictures)
+    """<stem>.npz beside each image that trains, for sd-scripts: the frozen draw of each; none is overwritten."""
+    every = images_of(builder)
+    images = [placed for placed in every if not is_varied(placed.concept.images)]
+    if len(images) < len(every):
+        builder.context.say(f"{len(every) - len(images)} images change at each draw and get no .npz cache")
+    cache = latent_cache(builder, images, writes=on_disk(builder))
+    fill(builder, cache, images)
 
     def sample(side: Side) -> torch.Tensor:
         mean, logvar = cache.read(side)
         return frozen_latent(mean, logvar, builder.seed, side.placed.key, side.mirrored)
 
-    done = export_npz(pictures, sample, plain_mask, builder.context.check)
-    builder.context.say(f"{done.written} .npz caches were written beside their pictures")
+    done = export_npz(images, sample, plain_mask, builder.context.check)
+    builder.context.say(f"{done.written} .npz caches were written beside their images")
     if done.kept:
-        builder.context.say(f"{len(done.kept)} were there already or fit several pictures: {shortened(done.kept)}")
+        builder.context.say(f"{len(done.kept)} were there already or fit several images: {shortened(done.kept)}")
     return done

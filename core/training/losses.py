@@ -22,9 +22,9 @@ MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step leaves until it is read back. loss, norm: 0-d on the device; pictures, timesteps: to name a culprit.
+    """What a step leaves until it is read back. loss, norm: 0-d on the device; images, timesteps: to name a culprit.
 
-    seen         its pictures, of all processes       by_picture  their losses, [B] on the device
+    seen         its images, of all processes       by_image  their losses, [B] on the device
     weight_norm  of all that learns, 0-d; only now and then
     numbers      of the method's own, by the name they are logged under, 0-d each
     """
@@ -32,16 +32,16 @@ class StepRecord:
     step: int
     loss: Tensor
     norm: Tensor
-    pictures: list[str]
+    images: list[str]
     timesteps: list[int]
     seen: list[Seen] = field(default_factory=list)
-    by_picture: Tensor | None = None
+    by_image: Tensor | None = None
     weight_norm: Tensor | None = None
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
         """Everything on the device as float32 [n], in the order `LossBuffer.read` takes it apart."""
-        own = [self.loss, self.norm, self.by_picture, self.weight_norm, *self.numbers.values()]
+        own = [self.loss, self.norm, self.by_image, self.weight_norm, *self.numbers.values()]
         return [tensor.detach().float().reshape(-1) for tensor in own if tensor is not None]
 
 
@@ -54,7 +54,7 @@ class ReadBack:
     losses: list[float]
     norm: float
     seen: list[list[Seen]] = field(default_factory=list)
-    by_picture: list[list[float]] = field(default_factory=list)
+    by_image: list[list[float]] = field(default_factory=list)
     weight_norm: float | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     skipped: list[Problem] = field(default_factory=list)
@@ -101,7 +101,7 @@ class LossBuffer:
         good: list[StepRecord] = []
         skipped: list[Problem] = []
         end = None
-        losses, by_picture, weight_norm, own = [], [], None, {}
+        losses, by_image, weight_norm, own = [], [], None, {}
         norm = 0.0
         for record in records:
             loss, length = next(numbers), next(numbers)
@@ -121,22 +121,22 @@ class LossBuffer:
                 continue
             good.append(record)
             losses.append(loss)
-            by_picture.append(each)
+            by_image.append(each)
             norm = length
         steps, seen = [record.step for record in good], [record.seen for record in good]
-        return ReadBack(steps, losses, norm, seen, by_picture, weight_norm, own, skipped, end)
+        return ReadBack(steps, losses, norm, seen, by_image, weight_norm, own, skipped, end)
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """losses: of its pictures; where some are no number these are named, else all."""
-    named = list(zip(record.pictures, record.timesteps, strict=True))
+    """losses: of its images; where some are no number these are named, else all."""
+    named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
     steps = ", ".join(str(timestep) for _, timestep in broken[:8])
     return ProblemsError.one(
         f"The {what} of step {record.step} is not a number; the weights are those before it",
         f"step {record.step}: {names} at timesteps {steps}",
-        "lower the learning rate, use bf16 or fp32, or look at these pictures; then continue from the last saved state",
+        "lower the learning rate, use bf16 or fp32, or look at these images; then continue from the last saved state",
     )
 
 

@@ -25,7 +25,7 @@ Sides = tuple[int, int]
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
-VAE_MAPS = 4  # maps of 128 channels at the picture's size that encoding holds at once
+VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
 LATENT_CHANNELS = 4
 DEVICE_CACHE = 2 << 30  # core/training/sources.py: posteriors up to here lie on the device
 STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
@@ -48,7 +48,7 @@ class PartSize:
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """What the plan needs beside the job. sides: of the largest bucket; pictures: how many latents are kept.
+    """What the plan needs beside the job. sides: of the largest bucket; images: how many latents are kept.
 
     stored   bytes of the U-Net's weights as they lie in the file
     """
@@ -59,7 +59,7 @@ class MemoryFacts:
     stored: int
     sides: Sides
     batch: int
-    pictures: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
-    """Width and height of the bucket with the most pixels in a batch, and the pictures of that batch in each process."""
+    """Width and height of the bucket with the most pixels in a batch, and the images of that batch in each process."""
     found: list[tuple[Sides, int]] = []
     if report is not None:
-        found = [(each.placement.bucket, each.concept.pictures.train_batch_size) for each in report.placed]
+        found = [(each.placement.bucket, each.concept.images.train_batch_size) for each in report.placed]
     for concept in concepts_of(job) if not found else ():
-        own = concept.pictures
+        own = concept.images
         found += [(_pair(side), own.train_batch_size) for side in (own.resolution, *own.more_resolutions)]
     found = found or [(_pair(job.dataset.resolution), job.dataset.train_batch_size)]
     sides, batch = max(found, key=lambda each: prod(each[0]) * each[1])
@@ -322,7 +322,7 @@ def _vae_bytes(job: TrainJob) -> int:
 
 def encodes_each_time(job: TrainJob) -> bool:
     """Whether the VAE works at each step, by the settings of any folder."""
-    varied = any(changes_by_chance(concept.pictures) for concept in concepts_of(job))
+    varied = any(changes_by_chance(concept.images) for concept in concepts_of(job))
     return job.memory.cache_latents == "off" or varied
 
 
@@ -350,7 +350,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         job.memory.checkpoint_blocks,
         attention,
     )
-    # In proportion to pictures and bytes a number, so one counting serves all of them.
+    # In proportion to images and bytes a number, so one counting serves all of them.
     item = _bytes(precision.compute)
     counted = peak_bytes(one, facts.parts["unet"].config) * facts.batch * item // 2
     return counted + _text_activations(job, facts, item)
@@ -379,7 +379,7 @@ def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
 def _cache(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
-    size = facts.pictures * 2 * LATENT_CHANNELS * prod(facts.sides) // 64 * 4
+    size = facts.images * 2 * LATENT_CHANNELS * prod(facts.sides) // 64 * 4
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 

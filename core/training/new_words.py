@@ -27,9 +27,9 @@ def new_word_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _texts(placed: Placed) -> list[str]:
-    """A picture's caption as it is learnt; and before choices are drawn, since a word may be one of several."""
+    """An image's caption as it is learnt; and before choices are drawn, since a word may be one of several."""
     settings = placed.concept.captions
-    said = plain_caption(placed.caption.text, settings, placed.picture.words)
+    said = plain_caption(placed.caption.text, settings, placed.image.words)
     return [said] if settings.caption_template != "none" else [said, placed.caption.whole]
 
 
@@ -37,4 +37,4 @@ def _where_and_fix(job: TrainJob, word: str) -> tuple[str, str]:
     trigger = job.captions.trigger_word
     if trigger and len(job.embedding.words) == 1:
         return "captions.trigger_word", f"it is '{trigger}': empty it, and the new word takes its place"
-    return "embedding.token_string", f"write '{word}' into the captions of the pictures that show it"
+    return "embedding.token_string", f"write '{word}' into the captions of the images that show it"

@@ -38,7 +38,7 @@ PHOTOGRAPHS = 512  # pixels that a model must be made for before photographs are
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
 STEP = 64  # resolutions are set in steps of so many pixels
-PLAIN_NAMES = {"images", "image", "img", "pictures", "photos", "dataset", "data", "train", "training"}
+PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
 DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
 
 
@@ -74,7 +74,7 @@ def demo() -> TrainJob:
 def other_images(job: TrainJob) -> bool:
     """Whether images other than the demo's are to be learned."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
-    shipped = (STARTER / "pictures").resolve()
+    shipped = (STARTER / "images").resolve()
     return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
 
 

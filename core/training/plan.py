@@ -1,4 +1,4 @@
-"""Which pictures and captions each step sees: known ahead for the whole run from the seed alone."""
+"""Which images and captions each step sees: known ahead for the whole run from the seed alone."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Plan:
         return showing_caption(self._showing(placed, repeat, step), self._seed, epoch, self._total)
 
     def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
-        words = placed.picture.words
+        words = placed.image.words
         return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
-        """{picture's address: what its first showing in each of the first epochs is learnt with}. A picture whose turn
+        """{image's address: what its first showing in each of the first epochs is learnt with}. An image whose turn
         comes later has fewer, or none."""
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):

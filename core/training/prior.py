@@ -1,8 +1,8 @@
-"""Keeping a class without pictures of it: the learning model is held to what the model itself made of the class caption.
+"""Keeping a class without images of it: the learning model is held to what the model itself made of the class caption.
 
-For each picture that trains, the same noisy latents are shown once more with the class caption. The target is what the
+For each image that trains, the same noisy latents are shown once more with the class caption. The target is what the
 untrained model predicts there, so nothing else than the class's own look is asked for (the prior of DreamBooth, Ruiz et
-al. 2022, arXiv:2208.12242, section 3.3, without drawing pictures first).
+al. 2022, arXiv:2208.12242, section 3.3, without drawing images first).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.training.run import Run
 
-PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its pictures keep what the base model draws
+PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its images keep what the base model draws
 
 
 def wanted(job: TrainJob) -> bool:
@@ -36,12 +36,12 @@ def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
 
 
 def class_caption(job: TrainJob, placed: Placed) -> str:
-    """The class caption of a picture: the one of the settings, else its folder's class word; "" where there is neither."""
+    """The class caption of an image: the one of the settings, else its folder's class word; "" where there is neither."""
     return (job.method.class_caption or placed.concept.source.class_word or "").strip()
 
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Folders whose class nobody has named, and pictures that would all stay as they are."""
+    """Folders whose class nobody has named, and images that would all stay as they are."""
     found = _nothing_learnt(job, placed)
     if not wanted(job):
         return found
@@ -52,7 +52,7 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     }
     return found + [
         Problem(
-            "The model is to keep the class of these pictures, and it is not said what they show",
+            "The model is to keep the class of these images, and it is not said what they show",
             f"folder {folder}",
             "write method.class_caption, such as: a dog; or the folder's class word",
         )
@@ -66,7 +66,7 @@ def _nothing_learnt(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and job.method.kind != "embedding"):
         return []
-    what = "These pictures are to stay as the base model draws them, so nothing would be learnt of them"
+    what = "These images are to stay as the base model draws them, so nothing would be learnt of them"
     fix = f"take {PRESERVE} out of the folder's custom attributes, or add a folder that is to be learnt"
     if job.method.kind == "embedding":
         fix = f"take {PRESERVE} out of the folder's custom attributes: a new word leaves the model as it is"
@@ -90,7 +90,7 @@ class ModelPrior:
         self._untrained, self._learns = untrained, learns
 
     def losses(self, run: Run, batch: Batch, loss: Callable[..., Tensor], sizes: Tensor | None) -> Tensor:
-        """What the prior adds to each picture's loss, [B]; nothing for class pictures, which keep the class themselves.
+        """What the prior adds to each image's loss, [B]; nothing for regularization images, which keep the class themselves.
 
         loss   training_loss with this batch's latents, noise and timesteps: (predict, base_predict=, preserved=,
                sample_weights=) -> [B]
@@ -98,7 +98,7 @@ class ModelPrior:
         import torch
 
         asked = [class_caption(run.job, placed) for placed, _ in batch.items]
-        if not all(asked):  # class pictures of folders without a word: what they show counts 0 here
+        if not all(asked):  # regularization images of folders without a word: what they show counts 0 here
             asked = [caption or next(iter(self._untrained)) for caption in asked]
         before = join_texts([self._untrained[caption] for caption in asked])
         now = run.text.states(asked) if self._learns else before

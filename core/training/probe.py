@@ -34,7 +34,7 @@ Group = list[Batch]  # the micro-batches of an update
 class Forecast:
     """What a run will take. peak_bytes: of the graphics card, or resident memory; device_bytes: what there is in all.
 
-    seconds_per_step   by batch: {"512x512, 4 pictures": 0.41}, the largest first
+    seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
     total_seconds      of all steps, without saving and samples
     """
 
@@ -80,7 +80,7 @@ class Probing(Plan):
 
 
 class Chosen:
-    """Finds the batches to probe, and leaves their pictures alone in the report: only these are encoded."""
+    """Finds the batches to probe, and leaves their images alone in the report: only these are encoded."""
 
     def __init__(self, job: TrainJob):
         self._job = job
@@ -146,7 +146,7 @@ class PeakMemory:
 
 
 def probe(job: TrainJob, context: JobContext) -> Forecast:
-    """Build the run of this job as ever, with the pictures of two batches, and train on these. Latents and captions that
+    """Build the run of this job as ever, with the images of two batches, and train on these. Latents and captions that
     are encoded on the way stay in the caches, as they do after a run; nothing else is kept."""
     place = context.workspace.private / "probes" / secrets.token_hex(4)
     seeded = short_job(job, 1)
@@ -207,10 +207,10 @@ def _between(measured: Sequence[tuple[int, float]], pixels: int) -> float:
 
 
 def title(group: Group) -> str:
-    """ "512x768, 4 pictures"."""
+    """ "512x768, 4 images"."""
     batch = max(group, key=lambda each: prod(each.bucket) * len(each.items))
     count = sum(len(each.items) for each in group)
-    return f"{batch.bucket[0]}x{batch.bucket[1]}, {count} picture{'s' if count > 1 else ''}"
+    return f"{batch.bucket[0]}x{batch.bucket[1]}, {count} image{'s' if count > 1 else ''}"
 
 
 def run_probe(job: TrainJob, context: JobContext) -> str:

@@ -1,4 +1,4 @@
-"""Sample pictures of a run: the same prompts, seeds and noise each time, so that only the training changes them."""
+"""Sample images of a run: the same prompts, seeds and noise each time, so that only the training changes them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ PromptTexts = LearningPromptTexts | FrozenPromptTexts
 
 
 def draw_samples(run: Run) -> None:
-    """One picture for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
+    """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
     import torch
 
     from core.generation.pipeline import decode, denoise
@@ -122,12 +122,12 @@ def draw_samples(run: Run) -> None:
                 on_step=lambda done, steps: context.check(),
             )
             with vae_on_device(run) as vae:
-                picture = decode(vae, latents)[0]
+                image = decode(vae, latents)[0]
             name = f"{run.state.step:08d}_{index:02d}.png"
             with atomic.open_atomic(context.folder.samples / name) as path:
-                picture.save(path, format="PNG")
+                image.save(path, format="PNG")
             context.journal.put(Sampled(run.state.step, index, prompt.prompt, seed, f"samples/{name}"))
-            run.tracker.picture(f"sample_{index}", picture, prompt.prompt, run.state.step)
+            run.tracker.image(f"sample_{index}", image, prompt.prompt, run.state.step)
     context.stage("training" if run.state.step < run.total else "finishing")
 
 

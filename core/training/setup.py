@@ -77,7 +77,7 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         context.workspace,
         decode=True,
         cancel=context.token,
-        progress=lambda done, total: context.stage("checking pictures", done, total),
+        progress=lambda done, total: context.stage("checking images", done, total),
     )
     begins = not context.folder.states.is_dir()
     found = problems_without_model(job, context.workspace, report, context.device, begins=begins)
@@ -344,7 +344,7 @@ class Builder:
 def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Run:
     """Everything up to the first step. `job` has its seed.
 
-    chosen   which of the pictures take part; all, unless told otherwise
+    chosen   which of the images take part; all, unless told otherwise
     """
     builder = Builder(job, context, chosen)
     processes = context.processes
@@ -459,12 +459,12 @@ def _write_fingerprint(builder: Builder) -> None:
     path = builder.context.folder.dataset_file
     memo, token = builder.context.workspace.private / "index.sqlite", builder.context.token
     now = dataset_fingerprint(builder.report.placed, memo_path=memo, cancel=token)
-    measured = builder.validation.pictures
-    found = dataset_fingerprint(measured, memo_path=memo, cancel=token)["pictures"]
+    measured = builder.validation.images
+    found = dataset_fingerprint(measured, memo_path=memo, cancel=token)["images"]
     now["validation"] = {
         "seed": builder.job.validation.validation_seed,
         "timesteps": timesteps_of(builder.job.noise),
-        "pictures": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
+        "images": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
     }
     if builder.validation.looks and not builder.validation.by_hand:
         now["validation"]["pairs"] = builder.validation.pairs
@@ -473,7 +473,7 @@ def _write_fingerprint(builder: Builder) -> None:
         before = _earlier_fingerprint(path)
         if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
             builder.context.say(
-                "The pictures or captions changed since this run began; it goes on with the present ones", "warning"
+                "The images or captions changed since this run began; it goes on with the present ones", "warning"
             )
     atomic.write_json(path, now)
 
@@ -487,9 +487,9 @@ def _earlier_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _as_measured(placed: Placed) -> dict[str, Any]:
-    """What validation makes of a picture beside its size."""
-    pictures = placed.concept.pictures
-    return {"caption": caption_of(placed), "masked": pictures.masked_loss or pictures.alpha_mask}
+    """What validation makes of an image beside its size."""
+    images = placed.concept.images
+    return {"caption": caption_of(placed), "masked": images.masked_loss or images.alpha_mask}
 
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> str:
@@ -498,7 +498,7 @@ def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     if job.prepare.write_metadata:  # first: what is wrong with it should not be heard after an hour of caching
         path = resolve_path(job.prepare.write_metadata)
         written = write_metadata(path, builder.report.placed, full_path=job.prepare.full_path)
-        context.say(f"{written.pictures} pictures are in {printable(path)}")
+        context.say(f"{written.images} images are in {printable(path)}")
     prepare_latents(builder)
     if job.prepare.write_npz:
         write_npz_caches(builder)

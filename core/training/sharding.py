@@ -144,16 +144,16 @@ class ShardedStepper(Stepper):
     # -- a step
 
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
-        """One picture: every process takes part in every exchange."""
+        """One image: every process takes part in every exchange."""
         return items[:1]
 
-    def backward(self, losses_of: Callable[[], Tensor], pictures: float, last: bool) -> Tensor:
+    def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
         if self._scale is not None:
             self._zero.override_loss_scale(self._scale.factor)
         losses_B: Tensor = self._engine(losses_of)
         # DeepSpeed takes the mean over processes, and each loss is already its part of a sum.
-        self._engine.backward(losses_B.sum() / pictures * self._processes.count, scale_wrt_gas=False)
+        self._engine.backward(losses_B.sum() / images * self._processes.count, scale_wrt_gas=False)
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from core.dataset.encoding import Encode, Side
 from core.dataset.latent_cache import Posterior, frozen_latent, sample_latent
 from core.dataset.mask_cache import at_latent_size
-from core.dataset.opening import BrokenPicture, problem_of
+from core.dataset.opening import BrokenImage, problem_of
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
 from core.training.validation import EPOCH
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
 
-Item = tuple["Placed", int]  # a picture and which of its repeats
+Item = tuple["Placed", int]  # an image and which of its repeats
 
 
 class Shown(NamedTuple):
-    """A picture as one draw shows it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
+    """An image as one draw shows it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
 
     pixels: np.ndarray
     mask: np.ndarray | None
 
 
 class FreshViews:
-    """Pictures that look different at each draw: decoded ahead by threads, so that the device does not wait for them.
+    """Images that look different at each draw: decoded ahead by threads, so that the device does not wait for them.
 
-    load    (picture, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
+    load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
     ahead   views that may wait in memory
     """
 
@@ -58,12 +58,12 @@ class FreshViews:
                 self._waiting[address] = self._pool.submit(self._load, placed, epoch, repeat)
 
     def take(self, placed: Placed, epoch: int, repeat: int) -> Shown:
-        """ProblemsError names a picture that cannot be read any more."""
+        """ProblemsError names an image that cannot be read any more."""
         waiting = self._waiting.pop((epoch, placed.key, repeat), None)
         try:
             return waiting.result() if waiting is not None else self._load(placed, epoch, repeat)
-        except BrokenPicture as error:
-            raise ProblemsError([problem_of(placed.picture.path, error)]) from error
+        except BrokenImage as error:
+            raise ProblemsError([problem_of(placed.image.path, error)]) from error
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -71,12 +71,12 @@ class FreshViews:
 
 
 class Latents:
-    """Addressed draws of latents: from posteriors that were encoded once, or of pictures that are encoded at each step.
+    """Addressed draws of latents: from posteriors that were encoded once, or of images that are encoded at each step.
 
-    posterior   side of a picture -> its posterior       mirrored   (picture, epoch, repeat) -> whether the draw is so
+    posterior   side of an image -> its posterior       mirrored   (image, epoch, repeat) -> whether the draw is so
     fresh       the views of those that `is_fresh`, with what encodes a batch of them; None when there are none
-    masks       {picture key: [1, h, w] in 0..1 at latent size}, of those that have one
-    mode        "sample": a draw for each (epoch, picture, repeat); "mean"; "frozen": one draw for the whole run
+    masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
+    mode        "sample": a draw for each (epoch, image, repeat); "mean"; "frozen": one draw for the whole run
     scale       the VAE's factor, known when the model is loaded
     device      where they are handed out, wherever their posteriors lie
     """
@@ -108,8 +108,8 @@ class Latents:
             self._fresh.expect(epoch, (item for item in items if self._is_fresh(item[0])))
 
     def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
-        """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of pictures of one size, float32. Masks are None when no
-        picture has one; else those that have none get ones. They stay on the processor: who moves them need not wait."""
+        """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of images of one size, float32. Masks are None when no
+        image has one; else those that have none get ones. They stay on the processor: who moves them need not wait."""
         import torch
 
         anew = self._encoded(epoch, items)
@@ -133,7 +133,7 @@ class Latents:
         return stacked, torch.stack([ones if mask is None else mask for mask in masks])
 
     def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
-        """The latents [C, h, w] of one picture: one draw for each (epoch, picture, repeat)."""
+        """The latents [C, h, w] of one image: one draw for each (epoch, image, repeat)."""
         return self.batch(epoch, [(placed, repeat)])[0][0]
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ def training_loss(
     base_predict: Callable[[Tensor, Tensor], Tensor] | None = None,
     preserved: Tensor | None = None,
 ) -> Tensor:
-    """Loss per picture, float32 [B]; the run's loss is their mean.
+    """Loss per image, float32 [B]; the run's loss is their mean.
 
     Nothing is drawn here. An option's random part acts when both its setting and its tensor are given; a `noise` that
     holds offset or multi-resolution noise already is passed alone, without `offset_noise` and `multires_noise`.
@@ -55,11 +55,11 @@ def training_loss(
     alpha_bar             [1000], the schedule in force, on the device of the timesteps: `sd_alpha_bar()`, or with
                           `settings.zero_terminal_snr` `schedule_in_force(True)`; it is not stretched here
     prediction            "epsilon" or "v"
-    sample_weights        [B]: 1, or the weight of regularisation pictures
+    sample_weights        [B]: 1, or the weight of regularisation images
     masks                 [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each
-                          picture; another size is averaged to the latents'
-                          The mean is over the mask's area; settings.mask_mean "picture" or compatibility "kohya" take it
-                          over the whole picture, as sd-scripts does
+                          image; another size is averaged to the latents'
+                          The mean is over the mask's area; settings.mask_mean "image" or compatibility "kohya" take it
+                          over the whole image, as sd-scripts does
     offset_noise          standard normal [B, C, 1, 1], scaled by `settings.noise_offset` and the adaptive scale
     perturbation_noise    standard normal [B, C, H, W], scaled by `settings.ip_noise_gamma`
     offset_strength, perturbation_strength
@@ -67,11 +67,11 @@ def training_loss(
                           strength drew, in 0..1
     multires_noise        the levels of multi-resolution noise, enlarged, discounted and summed, [B, C, H, W]
                           (`draw_multires`). It is added after the offset; the sum is divided by its deviation, each
-                          picture's own, or the batch's with `settings.compatibility = "kohya"`
+                          image's own, or the batch's with `settings.compatibility = "kohya"`
     snr_alpha_bar         [1000], the schedule whose SNR weighs the loss. None: `alpha_bar`, or with zero terminal SNR and
                           `compatibility = "kohya"` the schedule before it was stretched
     base_predict          as `predict`, by the model without what learns; asked without gradients
-    preserved             bool [B]: pictures whose target is what `base_predict` gives (differential output preservation)
+    preserved             bool [B]: images whose target is what `base_predict` gives (differential output preservation)
 
     ValueError for tensors of other forms, which torch would stretch to fit without a word.
     """
@@ -92,7 +92,7 @@ def training_loss(
 
     alpha_bar_B = alpha_bar[timesteps].float()
     loss_BCHW = element_loss(predicted - target, timesteps, alpha_bar_B, settings)
-    over = "picture" if kohya else settings.mask_mean
+    over = "image" if kohya else settings.mask_mean
     if masks is None:
         loss_B = loss_BCHW.mean(dim=(1, 2, 3))
     else:
@@ -122,7 +122,7 @@ def _refuse_other_forms(
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction is '{prediction}': {' or '.join(PREDICTIONS)}")
     if sample_weights is not None and sample_weights.shape != (count,):
-        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each picture, [{count}]")
+        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
     if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):
         raise ValueError(f"masks {_form(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
 

@@ -67,13 +67,13 @@ class Stepper:
         """What a process computes, without effect, when a batch leaves it no part: nothing."""
         return ()
 
-    def backward(self, losses_of: Callable[[], Tensor], pictures: float, last: bool) -> Tensor:
+    def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
         """Compute losses, [B], and add the gradient of their part of the update's mean; returns them, detached.
 
-        pictures   of the whole update; infinity for a stand-in    last   micro-batch of the update
+        images   of the whole update; infinity for a stand-in    last   micro-batch of the update
         """
         losses_B = losses_of()
-        loss = losses_B.sum() / pictures
+        loss = losses_B.sum() / images
         if self._fused is not None:
             self._fused.begin(loss)
         (self._scaler.scale(loss) if self._scaler is not None else loss).backward()

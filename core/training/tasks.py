@@ -1,4 +1,4 @@
-"""What is due besides learning: files for people, states to continue from, sample pictures. Each knows when it is due."""
+"""What is due besides learning: files for people, states to continue from, sample images. Each knows when it is due."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Tasks:
     # -- moments of a run
 
     def before_first_step(self, run: Run) -> None:
-        """The base model's validation loss and pictures, to compare with. A run that continues takes up what was due at
+        """The base model's validation loss and images, to compare with. A run that continues takes up what was due at
         its step when it was stopped or killed."""
         if run.state.step > run.state.begun:
             told = list(read_lines(run.context.folder.journal_file))
@@ -83,7 +83,7 @@ class Tasks:
         self._look_if_due(run, bool(files))
 
     def at_the_end(self, run: Run) -> None:
-        """The finished file, which nothing may prevent, then its validation loss and pictures."""
+        """The finished file, which nothing may prevent, then its validation loss and images."""
         self._read_back(run)
         self._write_and_back_up(run, saving.final_name(run), final=True, state=self._at_end)
         if self._validates_last:
@@ -102,7 +102,7 @@ class Tasks:
                 run.context.say("How good the file of this stop is will be measured when the run resumes")
 
     def _look_if_due(self, run: Run, saved: bool, told: Sequence[Line] = ()) -> None:
-        """The validation loss and the pictures of this step. told: lines of the journal; what is in there is not due.
+        """The validation loss and the images of this step. told: lines of the journal; what is in there is not due.
 
         saved   a checkpoint of this step was written, which is measured to name the best one
         """
@@ -170,14 +170,14 @@ class Tasks:
             self.back_up(run)
 
     def _sample(self, run: Run) -> None:
-        """Sample pictures."""
+        """Sample images."""
         from core.training.samples import draw_samples
 
         smaller = "draw smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
         self._beside(run, "Sampling", "check the sample settings", smaller, lambda: draw_samples(run))
 
     def _validate(self, run: Run) -> None:
-        """The loss on held-out pictures or, to name the best checkpoint, on training ones; once a step."""
+        """The loss on held-out images or, to name the best checkpoint, on training ones; once a step."""
         if not run.validation.looks or self._validated_at == run.state.step:
             return
 
@@ -193,7 +193,7 @@ class Tasks:
             "lower dataset.train_batch_size, or switch it off (validation.validate_every_n_epochs and _steps to 0)"
         )
         use: Use = "files" if run.validation.ranks else "samples"  # a checkpoint is judged by the weights that it holds
-        self._beside(run, "Validation", "check the held-out pictures", smaller, measure, use)
+        self._beside(run, "Validation", "check the held-out images", smaller, measure, use)
 
     def _name_best(self, run: Run) -> None:
         """Keep which checkpoint is best by now, for the lists of files; at the end say it."""

@@ -55,7 +55,7 @@ class Tracker(Protocol):
     retry_seconds: float | None
 
     def add(self, name: str, value: float, step: int) -> None: ...
-    def picture(self, name: str, picture: Image, caption: str, step: int) -> None: ...
+    def image(self, name: str, image: Image, caption: str, step: int) -> None: ...
     def settings(self, values: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
@@ -75,8 +75,8 @@ class Trackers:
     def add(self, name: str, value: float, step: int) -> None:
         self._each(lambda tracker: tracker.add(name, value, step))
 
-    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
-        self._each(lambda tracker: tracker.picture(name, picture, caption, step))
+    def image(self, name: str, image: Image, caption: str, step: int) -> None:
+        self._each(lambda tracker: tracker.image(name, image, caption, step))
 
     def settings(self, values: Mapping[str, Any]) -> None:
         self._each(lambda tracker: tracker.settings(values))
@@ -137,10 +137,10 @@ class TensorBoard:
     def add(self, name: str, value: float, step: int) -> None:
         self._open().add_scalar(name, value, step)
 
-    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
+    def image(self, name: str, image: Image, caption: str, step: int) -> None:
         import numpy as np
 
-        self._open().add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self._open().add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def settings(self, values: Mapping[str, Any]) -> None:
         lines = "\n".join(f"    {name} = {value}" for name, value in values.items())  # four spaces: shown as it is
@@ -194,11 +194,11 @@ class Wandb:
     def add(self, name: str, value: float, step: int) -> None:
         self._put(name, value, step)
 
-    def picture(self, name: str, picture: Image, caption: str, step: int) -> None:
+    def image(self, name: str, image: Image, caption: str, step: int) -> None:
         import wandb
 
         self._open()
-        self._put(name, wandb.Image(picture, caption=caption), step)
+        self._put(name, wandb.Image(image, caption=caption), step)
 
     def settings(self, values: Mapping[str, Any]) -> None:
         self._open().config.update(dict(values))

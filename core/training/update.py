@@ -30,7 +30,7 @@ WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
-    """Move the weights once. What is told as loss is the mean over all pictures of the update."""
+    """Move the weights once. What is told as loss is the mean over all images of the update."""
     import torch
 
     run.guard.begin()
@@ -41,9 +41,9 @@ def optimizer_update(run: Run) -> None:
     processes = run.context.processes
     ahead = run.plan.next_batches(run.state.step)
     run.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
-    pictures = sum(len(batch.items) for batch in batches)
-    # Each process fills in its own, so that the one exchange that tells the loss tells every picture's.
-    by_picture = torch.zeros(pictures, device=run.context.device)
+    images = sum(len(batch.items) for batch in batches)
+    # Each process fills in its own, so that the one exchange that tells the loss tells every image's.
+    by_image = torch.zeros(images, device=run.context.device)
     seen: list[Seen] = []
     for number, whole in enumerate(batches):
         mine = processes.share(range(len(seen), len(seen) + len(whole.items)))
@@ -58,16 +58,16 @@ def optimizer_update(run: Run) -> None:
         run.method.before_micro_batch(run.state.step, number, shown)
         drawn = processes.share(timesteps) or stand_in(timesteps)
         losses_of = partial(micro_batch, run, epoch, batch, drawn)
-        count = counted(run, whole, pictures) if mine else inf
+        count = counted(run, whole, images) if mine else inf
         losses_B = run.stepper.backward(losses_of, count, number == len(batches) - 1)
         run.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
         if mine:
-            by_picture[mine[0] : mine[-1] + 1] = losses_B
-    processes.sum_up([by_picture])
-    total = by_picture.sum() / pictures
+            by_image[mine[0] : mine[-1] + 1] = losses_B
+    processes.sum_up([by_image])
+    total = by_image.sum() / images
     norm = run.stepper.step(total)
     numbers = run.method.after_update()
-    names = [placed.picture.relative for batch in batches for placed, _ in batch.items]
+    names = [placed.image.relative for batch in batches for placed, _ in batch.items]
     step = run.state.step + 1
     run.losses.put(
         StepRecord(
@@ -77,35 +77,35 @@ def optimizer_update(run: Run) -> None:
             names,
             [each.timestep for each in seen],
             seen,
-            by_picture,
+            by_image,
             run.stepper.weight_norm() if step % WEIGHT_NORM_STEPS == 0 or step == 1 else None,
             numbers,
         )
     )
 
 
-def counted(run: Run, whole: Batch, pictures: int) -> int:
-    """What the sum of a batch's losses is divided by: the pictures of the update, so that each counts the same.
+def counted(run: Run, whole: Batch, images: int) -> int:
+    """What the sum of a batch's losses is divided by: the images of the update, so that each counts the same.
 
-    sd-scripts divides by those of the batch, and by the batches of a whole update: pictures of a short batch count more,
+    sd-scripts divides by those of the batch, and by the batches of a whole update: images of a short batch count more,
     and those of an epoch's last update, which may have fewer batches, less.
     """
     if run.job.noise.as_kohya:
         return len(whole.items) * run.job.schedule.gradient_accumulation_steps
-    return pictures
+    return images
 
 
 def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[int]) -> Tensor:
-    """Losses [B] of one batch at these timesteps. Every draw is addressed by (seed, purpose, epoch, picture, repeat)."""
+    """Losses [B] of one batch at these timesteps. Every draw is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
-    return picture_losses(run, epoch, batch, _addresses(run, epoch, batch), timesteps, captions, run.prior)
+    return image_losses(run, epoch, batch, _addresses(run, epoch, batch), timesteps, captions, run.prior)
 
 
 def _addresses(run: Run, epoch: int, batch: Batch) -> list[Address]:
     return [(run.seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
 
 
-def picture_losses(
+def image_losses(
     run: Run,
     epoch: int,
     batch: Batch,
@@ -114,11 +114,11 @@ def picture_losses(
     captions: Sequence[str],
     prior: ModelPrior | None = None,
 ) -> Tensor:
-    """Losses [B] of a batch's pictures at these timesteps with the weights as they are.
+    """Losses [B] of a batch's images at these timesteps with the weights as they are.
 
     epoch       of the latents' draws and of what is shown
-    addresses   of all noise, one for each picture
-    prior       a term that is added for each picture
+    addresses   of all noise, one for each image
+    prior       a term that is added for each image
     """
     import torch
 
@@ -127,7 +127,7 @@ def picture_losses(
     if noise_settings.halves_latents(run.job.method.kind):
         latents = scaled_in(run.precision.compute, latents, run.latents.scale)
     drawn = draw_noises(noise_settings, latents, addresses)
-    strength = batch.items[0][0].concept.pictures.network_multiplier  # one for the batch: see Concept.batch_group
+    strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group
     run.method.set_strength(strength)
     text = run.text.states(captions)
     sizes = _sizes(run, epoch, batch, addresses[0][0])
@@ -170,7 +170,7 @@ def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
 
 
 def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
-    """What SDXL is told of each picture: original height and width, what was cropped off at the top and the left, height
+    """What SDXL is told of each image: original height and width, what was cropped off at the top and the left, height
     and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
     import torch
 
@@ -185,7 +185,7 @@ def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
 
 
 def _weights(run: Run, batch: Batch) -> Tensor | None:
-    """What each picture's loss counts, [B] on the device; None where all count 1."""
+    """What each image's loss counts, [B] on the device; None where all count 1."""
     import torch
 
     weights = [placed.loss_weight(run.job.dataset) for placed, _ in batch.items]

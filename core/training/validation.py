@@ -1,6 +1,6 @@
-"""The loss on pictures that never train, always with the same noise at the same timesteps.
+"""The loss on images that never train, always with the same noise at the same timesteps.
 
-As many training pictures are measured the same way, so that the gap between both says what is learnt by heart. Every
+As many training images are measured the same way, so that the gap between both says what is learnt by heart. Every
 draw has an address of its own and no module's chance is asked: a training with and without validation is the same to
 the bit.
 """
@@ -57,19 +57,19 @@ def timesteps_of(settings: NoiseSettings) -> list[int]:
 
 
 def as_it_is(placed: Placed) -> Placed:
-    """The picture without mirroring, other crops or colours: a held-out one is measured the same way each time."""
-    pictures = placed.concept.pictures.model_copy(update=NO_CHANCE)
-    return replace(placed, concept=replace(placed.concept, pictures=pictures))
+    """The image without mirroring, other crops or colours: a held-out one is measured the same way each time."""
+    images = placed.concept.images.model_copy(update=NO_CHANCE)
+    return replace(placed, concept=replace(placed.concept, images=images))
 
 
 def caption_of(placed: Placed) -> str:
     """Its caption with nothing dropped or shuffled."""
     settings = placed.concept.captions.model_copy(update=NO_CAPTION_CHANCE)
-    return showing_caption(Showing(placed.key, 0, placed.caption, settings, placed.picture.words), 0, 0)
+    return showing_caption(Showing(placed.key, 0, placed.caption, settings, placed.image.words), 0, 0)
 
 
-def compared_pictures(training: Sequence[Placed], held_out: Sequence[Placed]) -> list[Placed]:
-    """As many pictures that train as are held out."""
+def compared_images(training: Sequence[Placed], held_out: Sequence[Placed]) -> list[Placed]:
+    """As many images that train as are held out."""
     return some_of(training, len(held_out))
 
 
@@ -138,7 +138,7 @@ class Validation:
             most = every(job.validation.max_validation_steps)
             batches = batches_of([as_it_is(placed) for placed in report.validation])
             self.looks = at_every_timestep(batches[: int(most)] if most else batches)
-            self.compared = at_every_timestep(batches_of(compared_pictures(report.placed, self.pictures)))
+            self.compared = at_every_timestep(batches_of(compared_images(report.placed, self.images)))
         elif self.ranks:
             found = [as_it_is(placed) for placed in report.validation]
             self.looks = spread(found or some_of(report.placed, min(self.pairs, AUTOMATIC_MOST)), self.pairs)
@@ -169,9 +169,9 @@ class Validation:
         return f"{most} of {len(self._saves)} checkpoints are measured to find the best one for about {COST:.0%} of the training's time"
 
     @property
-    def pictures(self) -> list[Placed]:
-        """The held-out pictures that are measured."""
-        return _pictures_of(self.looks) if self.measured_on == "held_out" else []
+    def images(self) -> list[Placed]:
+        """The held-out images that are measured."""
+        return _images_of(self.looks) if self.measured_on == "held_out" else []
 
     def captions(self) -> list[str]:
         """Every caption it needs encoded."""
@@ -204,25 +204,25 @@ class Validation:
             usual,
             None if usual is None else found.loss - usual,
             {str(timestep): loss for timestep, loss in found.by_timestep.items()},
-            len(_pictures_of(self.looks)),
+            len(_images_of(self.looks)),
             self.measured_on,
             [float(f"{loss:.7g}") for loss in evenly(found.each, MOST_TOLD)],
             self.each_of,
         )
 
 
-def _pictures_of(looks: Sequence[Look]) -> list[Placed]:
+def _images_of(looks: Sequence[Look]) -> list[Placed]:
     return list({placed.key: placed for look in looks for placed, _ in look.batch.items}.values())
 
 
-def batches_of(pictures: Sequence[Placed]) -> list[Batch]:
-    """Pictures of one size and folder group together, at most a training batch of them, in the order they came."""
+def batches_of(images: Sequence[Placed]) -> list[Batch]:
+    """Images of one size and folder group together, at most a training batch of them, in the order they came."""
     groups: defaultdict[tuple, list[Placed]] = defaultdict(list)
-    for placed in pictures:
+    for placed in images:
         groups[placed.bucket].append(placed)
     batches = []
     for (_, size), members in groups.items():
-        most = members[0].concept.pictures.train_batch_size
+        most = members[0].concept.images.train_batch_size
         for begin in range(0, len(members), most):
             batches.append(Batch(size, tuple((placed, 0) for placed in members[begin : begin + most])))
     return batches
@@ -250,23 +250,21 @@ def some_of(training: Sequence[Placed], count: int) -> list[Placed]:
     count = min(count, len(own))
     picked = [own[index * len(own) // count] for index in range(count)]
     # Those that look different at each draw have no latents of their plain look: they keep one fixed look.
-    return [placed if is_varied(placed.concept.pictures) else as_it_is(placed) for placed in picked]
+    return [placed if is_varied(placed.concept.images) else as_it_is(placed) for placed in picked]
 
 
-def spread(pictures: Sequence[Placed], pairs: int) -> list[Look]:
+def spread(shown: Sequence[Placed], pairs: int) -> list[Look]:
     """So many pairs of an image and a timestep, each image as often and each timestep as often as they go."""
-    images, timesteps = len(pictures), PARTS - 1
-    order = [
-        (place % images, (place + place // lcm(images, timesteps)) % timesteps) for place in range(images * timesteps)
-    ]
+    many, timesteps = len(shown), PARTS - 1
+    order = [(place % many, (place + place // lcm(many, timesteps)) % timesteps) for place in range(many * timesteps)]
     numbers: defaultdict[int, list[int]] = defaultdict(list)
     for index, number in order[:pairs]:
         numbers[index].append(number)
     looks = []
     for turn in range(PARTS - 1):
         left = {index: found[turn] for index, found in numbers.items() if len(found) > turn}
-        number_of = {id(pictures[index]): number for index, number in left.items()}
-        for batch in batches_of([pictures[index] for index in left]):
+        number_of = {id(shown[index]): number for index, number in left.items()}
+        for batch in batches_of([shown[index] for index in left]):
             looks.append(Look(batch, tuple(number_of[id(placed)] for placed, _ in batch.items)))
     return looks
 
@@ -295,15 +293,15 @@ def _measure(run: Run, looks: Sequence[Look]) -> Measured:
 
 
 def _losses_of(run: Run, look: Look, timesteps: Sequence[int]) -> Tensor:
-    """Losses [B] with the noise that belongs to these pictures and timesteps, whatever the training's seed is."""
-    from core.training.update import picture_losses
+    """Losses [B] with the noise that belongs to these images and timesteps, whatever the training's seed is."""
+    from core.training.update import image_losses
 
     seed = run.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in look.batch.items), look.numbers, strict=True))
     addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
     captions = [caption_of(placed) for placed, _ in numbered]
     at = [timesteps[number] for number in look.numbers]
-    return picture_losses(run, EPOCH, look.batch, addresses, at, captions).float()
+    return image_losses(run, EPOCH, look.batch, addresses, at, captions).float()
 
 
 @contextmanager

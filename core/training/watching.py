@@ -1,8 +1,8 @@
-"""What the losses of a run say beside their mean: by timestep, by picture, and set right for the timesteps drawn.
+"""What the losses of a run say beside their mean: by timestep, by image, and set right for the timesteps drawn.
 
 A loss depends far more on its timestep than on how much was learnt. So each is divided by the mean that this run has
 seen in its band of 50 timesteps: below 1 is better than the run has been there so far. From these quotients follow the
-corrected curve and the table of the pictures that train worst.
+corrected curve and the table of the images that train worst.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record import atomic
+from core.record.former import renewed
 
 if TYPE_CHECKING:
     from core.training.losses import ReadBack
 
 BAND = 50  # timesteps
 BANDS = 1000 // BAND
-MEMORY = 50.0  # views that a picture's running mean looks back on
+MEMORY = 50.0  # views that an image's running mean looks back on
 RECENT = 100.0  # losses that a band's recent mean looks back on
 FILE = "watch.json"
 WRITE_SECONDS = 10.0
-WORST = 200  # pictures in the file
+WORST = 200  # images in the file
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One picture of one step. key: its address; weight: what its loss counts, which is taken out again here."""
+    """One image of one step. key: its address; weight: what its loss counts, which is taken out again here."""
 
     key: tuple[str, ...]
     timestep: int
@@ -64,14 +65,14 @@ class Watch:
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0
         self._bands = [Mean() for _ in range(BANDS)]
-        self._pictures: dict[tuple[str, ...], Mean] = {}
+        self._images: dict[tuple[str, ...], Mean] = {}
         self._epoch: deque[float] = deque(maxlen=max(1, steps_per_epoch))
         self._written = 0.0
 
     def add(self, read: ReadBack) -> list[float]:
         """Take in what was read back; returns each step's loss divided by what was to be expected of its timesteps."""
         corrected = []
-        for step, loss, seen, losses in zip(read.steps, read.losses, read.seen, read.by_picture, strict=True):
+        for step, loss, seen, losses in zip(read.steps, read.losses, read.seen, read.by_image, strict=True):
             self.step = step
             self._epoch.append(loss)
             quotients = [self._one(each, value) for each, value in zip(seen, losses, strict=True)]
@@ -80,14 +81,14 @@ class Watch:
         return corrected
 
     def _one(self, seen: Seen, loss: float) -> float | None:
-        """A picture's loss by what is expected at its timestep; None for one that does not count."""
+        """An image's loss by what is expected at its timestep; None for one that does not count."""
         if seen.weight == 0:
             return None
         loss /= seen.weight
         band = self._bands[min(seen.timestep // BAND, BANDS - 1)]
         band.add(loss, RECENT)
         quotient = loss / band.mean if band.mean > 0 else 1.0
-        self._pictures.setdefault(seen.key, Mean()).add(quotient, MEMORY)
+        self._images.setdefault(seen.key, Mean()).add(quotient, MEMORY)
         return quotient
 
     @property
@@ -98,7 +99,7 @@ class Watch:
     # -- for the page
 
     def snapshot(self) -> dict[str, Any]:
-        """bands: from, to, mean, recent, count, of those that were seen. pictures: source, name, corrected (running
+        """bands: from, to, mean, recent, count, of those that were seen. images: source, name, corrected (running
         mean, 1 is usual), count; the worst first."""
         bands = [
             {
@@ -111,12 +112,12 @@ class Watch:
             for number, band in enumerate(self._bands)
             if band.count
         ]
-        worst = sorted(self._pictures.items(), key=lambda entry: (-entry[1].recent, entry[0]))
-        pictures = [
+        worst = sorted(self._images.items(), key=lambda entry: (-entry[1].recent, entry[0]))
+        images = [
             {"source": key[0], "name": " ".join(key[1:]), "corrected": mean.recent, "count": mean.count}
             for key, mean in worst[:WORST]
         ]
-        return {"step": self.step, "bands": bands, "pictures": pictures, "pictures_seen": len(self._pictures)}
+        return {"step": self.step, "bands": bands, "images": images, "images_seen": len(self._images)}
 
     def write(self, folder: Path, at_once: bool = False) -> None:
         """watch.json, a few times a minute. It can be lost: a disk that is full must not end a training."""
@@ -134,14 +135,15 @@ class Watch:
         return {
             "step": self.step,
             "bands": [band.state() for band in self._bands],
-            "pictures": [[list(key), mean.state()] for key, mean in self._pictures.items()],
+            "images": [[list(key), mean.state()] for key, mean in self._images.items()],
             "epoch": list(self._epoch),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        state = renewed(state)
         self.step = state["step"]
         self._bands = [_mean(values) for values in state["bands"]]
-        self._pictures = {tuple(key): _mean(values) for key, values in state["pictures"]}
+        self._images = {tuple(key): _mean(values) for key, values in state["images"]}
         self._epoch.clear()
         self._epoch.extend(state["epoch"])
 

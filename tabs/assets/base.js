@@ -220,7 +220,7 @@
       text: "The JSON pane holds edits that are not applied. The form's values are what trains."}))) return JSON.stringify({how: "nothing"});
     const token = crypto.getRandomValues(new Uint32Array(2)).join("-");
     if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
-    atelier.say({id: token, kind: "info", text: "Checking the settings and pictures ..."});
+    atelier.say({id: token, kind: "info", text: "Checking the settings and images ..."});
     const open = await atelier.settle();
     return JSON.stringify({stamp: atelier.stamp, filled: atelier.filled, how, token, open});
   };

@@ -133,7 +133,7 @@
 
   /* ---- the open image ---- */
 
-  /** Open an image at once: its text, its picture and its notes are here. The box is a new one, so that the browser's own undo
+  /** Open an image at once: its text, its image and its notes are here. The box is a new one, so that the browser's own undo
       never brings back another image's words. */
   const turn = (key) => {
     const item = items.get(key), old = items.get(open), before = box();

@@ -5,13 +5,13 @@
 
   const fact = (name, value) => [h("dt", {}, name), h("dd", {class: "figures"}, value)];
   const buckets = (list) => {
-    const words = list.map((bucket) => `${bucket.width}\u00a0x\u00a0${bucket.height}\u00a0(${bucket.pictures})`);
+    const words = list.map((bucket) => `${bucket.width}\u00a0x\u00a0${bucket.height}\u00a0(${bucket.images})`);
     return words.length > 4 ? `${words.slice(0, 4).join(", ")} and ${words.length - 4} more sizes` : words.join(", ");
   };
 
   atelier.checking = () => {
     const verdict = byId("preflight-verdict");
-    if (verdict) { text(verdict, "Looking at the pictures ..."); verdict.dataset.state = "busy"; }
+    if (verdict) { text(verdict, "Looking at the images ..."); verdict.dataset.state = "busy"; }
   };
 
   atelier.parts.checks = (data) => {
@@ -22,7 +22,7 @@
     const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
     const words = errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend${reading ? ", still reading images" : ""}`
       : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
-      : data.checking && data.trained === undefined ? "Looking at the pictures ..." : `${data.trained} of ${all} pictures will train`;
+      : data.checking && data.trained === undefined ? "Looking at the images ..." : `${data.trained} of ${all} images will train`;
     text(verdict, words);
     verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : "fine";
     for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);
@@ -30,7 +30,7 @@
     if (data.trained !== undefined) {
       text(line, data.sentence || "");
       byId("preflight-facts").replaceChildren(...[
-        fact("Pictures, captions", `${data.trained}, ${data.captions_found}`),
+        fact("Images, captions", `${data.trained}, ${data.captions_found}`),
         fact("Sizes", buckets(data.buckets)),
         fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "pass" : "passes"}`),
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
@@ -39,7 +39,7 @@
     byId("preflight-problems").replaceChildren(...[atelier.remedy(problems), problems.length ? atelier.problems(problems) : null].filter(Boolean));
     setup(data.setup);
     held(data.held_out || [], all);
-    crops(data.pictures || []);
+    crops(data.images || []);
   };
 
   /* The offer to set everything up for a person's own images: what would change, and two buttons. */
@@ -72,20 +72,20 @@
     back.onclick = () => { back.disabled = true; atelier.act("train_all"); };
   };
 
-  /* Pictures as they will be cropped: the frame fills the box, the rest lies outside. */
-  const crops = (pictures) => {
-    const holder = byId("preflight-pictures");
-    const key = JSON.stringify(pictures);
-    show(byId("first-pictures"), pictures.length > 0);
+  /* Images as they will be cropped: the frame fills the box, the rest lies outside. */
+  const crops = (images) => {
+    const holder = byId("preflight-images");
+    const key = JSON.stringify(images);
+    show(byId("first-images"), images.length > 0);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
-    holder.replaceChildren(...pictures.map((picture) => {
-      const [left, top, right, bottom] = picture.frame, width = right - left, height = bottom - top;
-      const image = h("img", {src: picture.url, alt: picture.caption, loading: "lazy", decoding: "async"});
-      image.style.cssText = `width:${100 / width}%;height:${100 / height}%;left:${-left / width * 100}%;top:${-top / height * 100}%`;
-      const box = h("span", {class: "crop-box", title: `${picture.caption}\n${picture.bucket}`}, image);
-      box.style.aspectRatio = String(picture.ratio);
-      box.style.width = `${Math.min(picture.ratio, 1) * 100}%`;  // a tall one fills the height
+    holder.replaceChildren(...images.map((image) => {
+      const [left, top, right, bottom] = image.frame, width = right - left, height = bottom - top;
+      const img = h("img", {src: image.url, alt: image.caption, loading: "lazy", decoding: "async"});
+      img.style.cssText = `width:${100 / width}%;height:${100 / height}%;left:${-left / width * 100}%;top:${-top / height * 100}%`;
+      const box = h("span", {class: "crop-box", title: `${image.caption}\n${image.bucket}`}, img);
+      box.style.aspectRatio = String(image.ratio);
+      box.style.width = `${Math.min(image.ratio, 1) * 100}%`;  // a tall one fills the height
       return h("figure", {}, box);
     }));
   };

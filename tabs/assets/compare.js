@@ -3,7 +3,7 @@
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
   const UNITS = {
-    smooth: "Across: step. Up: loss of the training, smoothed over 20 steps, and each measurement on held-out pictures. Two trainings are judged by the latter: the former follows the pictures, noise and timesteps that each of them drew.",
+    smooth: "Across: step. Up: loss of the training, smoothed over 20 steps, and each measurement on held-out images. Two trainings are judged by the latter: the former follows the images, noise and timesteps that each of them drew.",
     corrected: "Across: step. Up: loss divided by the mean of the same run at its timesteps, without unit; 1 is the run's own mean. It shows where each run still falls, not which of the two is lower.",
   };
   let pair = null, chart = null, curves = null, begins = false;

@@ -39,7 +39,7 @@
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
-    if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through pictures")));
+    if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through images")));
     if (model && !error) lines.push(...about(model));
     if (path === "model.base_model" || path === "model.vae") lines.push(findModel(path === "model.vae" ? "vae" : "base_model"));
     if (hint && !ignored) lines.push(h("p", {class: "hint field-hint"}, hint));

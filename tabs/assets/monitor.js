@@ -1,5 +1,5 @@
 "use strict";
-/* The Monitor tab: draws the parts of the tick. Each part touches only what changed, so pictures never flicker. */
+/* The Monitor tab: draws the parts of the tick. Each part touches only what changed, so images never flicker. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
   const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
@@ -173,9 +173,9 @@
   const ON = {held_out: "held-out", training: "training"};
   const gapWords = (held) => {
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
-    if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.pictures} ${ON[held.on]} images. Lowest: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
+    if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} ${ON[held.on]} images. Lowest: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
     const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.number(held.gap[0])} at first` : "";
-    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.pictures} held-out pictures, ${atelier.number(held.train[last])} on as many that train. Gap ${atelier.number(held.gap[last])}${grown}. Lowest on held-out ones: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
+    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} held-out images, ${atelier.number(held.train[last])} on as many that train. Gap ${atelier.number(held.gap[last])}${grown}. Lowest on held-out ones: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
   };
 
   atelier.parts.watch = (data) => {
@@ -184,16 +184,16 @@
     if (!any) return text(byId("watch-words"), "Comes with the first steps.");
     for (const [name, part, words] of [["corrected", data.corrected, "compared"], ["gradient", data.gradient, "gradient"], ["weight", data.weights, "weights"]])
       charts[name].set({steps: part.steps, total: data.total, lines: [{name: words, values: part.values, kind: "smooth"}]});
-    const worst = data.pictures[0];
-    text(byId("watch-words"), worst && worst.loss > 1.25 ? worseWords(data.pictures.filter((one) => one.loss > 1.25).length) : "losses by timestep and by picture, gradient and weights");
+    const worst = data.images[0];
+    text(byId("watch-words"), worst && worst.loss > 1.25 ? worseWords(data.images.filter((one) => one.loss > 1.25).length) : "losses by timestep and by image, gradient and weights");
     drawBands(data.bands);
-    const table = byId("watch-pictures"), key = JSON.stringify(data.pictures);
+    const table = byId("watch-images"), key = JSON.stringify(data.images);
     if (table.dataset.key === key) return;
     table.dataset.key = key;
-    table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Picture"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
-      h("tbody", {}, data.pictures.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
+    table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Image"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
+      h("tbody", {}, data.images.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
   };
-  const worseWords = (count) => count === 1 ? "1 picture trains worse than usual" : `${count} pictures train worse than usual`;
+  const worseWords = (count) => count === 1 ? "1 image trains worse than usual" : `${count} images train worse than usual`;
   const drawBands = (bands) => {
     const holder = byId("watch-bands"), most = Math.max(...bands.flatMap((band) => [band.mean || 0, band.recent || 0]), 1e-12);
     holder.replaceChildren(...bands.map((band) => h("span", {class: "band", title: `timesteps ${band.from} to ${band.to}: ${atelier.number(band.recent)} lately, ${atelier.number(band.mean)} over the run`},
@@ -234,11 +234,11 @@
       text(line.cells[0], row.prompt);
       fit(line, data.steps, (cell) => cell.dataset.step, (step) => h("td", {"data-step": step}));
       data.steps.forEach((step, column) => {
-        const cell = line.cells[column + 1], picture = row.cells[step];
-        if (!picture || cell.dataset.url === picture.small) return;
-        cell.dataset.url = picture.small;
+        const cell = line.cells[column + 1], image = row.cells[step];
+        if (!image || cell.dataset.url === image.small) return;
+        cell.dataset.url = image.small;
         cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step)},
-          h("img", {src: picture.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
+          h("img", {src: image.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
       });
     });
     while (table.tBodies[0].rows.length > data.rows.length) table.tBodies[0].lastElementChild.remove();
@@ -252,13 +252,13 @@
     wanted.forEach((cell, n) => { if (row.cells[n + 1] !== cell) row.insertBefore(cell, row.cells[n + 1] || null); });
   };
 
-  /** Two pictures of one prompt side by side: the base model's and the one that was clicked. Arrow keys move through time and prompts. */
+  /** Two images of one prompt side by side: the base model's and the one that was clicked. Arrow keys move through time and prompts. */
   const enlarge = (index, step) => {
     let row = index, right = step, left = samples.steps[0];
     const pane = (side) => {
-      const image = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} picture`});
+      const img = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} image`});
       choice.addEventListener("change", () => { if (side === "left") left = Number(choice.value); else right = Number(choice.value); draw(); });
-      return {node: h("figure", {}, h("figcaption", {}, choice), image), image, choice};
+      return {node: h("figure", {}, h("figcaption", {}, choice), img), img, choice};
     };
     const one = pane("left"), two = pane("right"), title = h("h2", {}), about = h("p", {class: "hint"});
     const box = h("dialog", {class: "atelier-dialog enlarged", "aria-label": "Compare samples"},
@@ -270,13 +270,13 @@
       for (const [side, at] of [[one, left], [two, right]]) {
         side.choice.replaceChildren(...samples.steps.map((n) => h("option", {value: n}, stepName(n))));
         side.choice.value = String(at);
-        const picture = line.cells[at];
-        attr(side.image, "src", picture ? picture.whole : null);
-        attr(side.image, "alt", picture ? `${line.prompt}, ${stepName(at)}` : "not drawn");
+        const image = line.cells[at];
+        attr(side.img, "src", image ? image.whole : null);
+        attr(side.img, "alt", image ? `${line.prompt}, ${stepName(at)}` : "not drawn");
       }
       show(one.node, samples.steps.length > 1);
-      const picture = line.cells[right];
-      text(about, `${picture ? `Seed ${picture.seed}. ` : ""}Left and right arrow: through time. Up and down: through the prompts.`);
+      const image = line.cells[right];
+      text(about, `${image ? `Seed ${image.seed}. ` : ""}Left and right arrow: through time. Up and down: through the prompts.`);
     };
     box.addEventListener("keydown", (event) => {
       if (event.target.tagName === "SELECT") return;
@@ -337,7 +337,7 @@
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {probe: "try of two batches", train: "training", generate: "pictures", prepare: "preparing", caption: "captions", tool: "tool", class_pictures: "drawing"};
+  const TASKS = {probe: "try of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "drawing"};
   atelier.parts.queue = (data) => {
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");

@@ -51,7 +51,7 @@ def test_its_lora_stands_beside_as_many_layers_as_ours():
 
 @pytest.mark.parametrize("case", [*CASES.values(), *QUICK.values()], ids=[*CASES, *QUICK])
 def test_every_case_is_a_training_that_may_start_and_both_train_the_same(case):
-    job = build(TrainJob, our_values(case, STARTER, STARTER / "pictures", 10))
+    job = build(TrainJob, our_values(case, STARTER, STARTER / "images", 10))
     assert not [problem for problem in training_problems(job) if problem.level == "error"]
     for spec in plain_specs(case, STARTER, 10, "cpu").values():
         assert (spec.method, spec.size, spec.steps) == (job.method.kind, case.size, job.schedule.max_train_steps)

@@ -7,22 +7,22 @@ from core.bench.run import table
 
 
 def test_the_made_folder_is_read_with_all_its_captions_and_its_index_is_kept(tmp_path, capsys):
-    datasets.make_many(tmp_path / "pictures", 40)
-    made = [path.suffix for path in (tmp_path / "pictures").rglob("*.*")]
+    datasets.make_many(tmp_path / "images", 40)
+    made = [path.suffix for path in (tmp_path / "images").rglob("*.*")]
     assert {ending: made.count(ending) for ending in (".jpg", ".png", ".txt")} == {".jpg": 26, ".png": 14, ".txt": 40}
-    datasets.main(["scan", str(tmp_path / "pictures"), str(tmp_path / "index.sqlite")])
+    datasets.main(["scan", str(tmp_path / "images"), str(tmp_path / "index.sqlite")])
     said = json.loads(capsys.readouterr().out)
     assert said["seconds"] > 0 and (tmp_path / "index.sqlite").is_file()
 
 
-def test_the_planned_epoch_shows_every_picture_in_batches(capsys):
+def test_the_planned_epoch_shows_every_image_in_batches(capsys):
     datasets.main(["plan", "300"])
     assert 300 / 4 <= json.loads(capsys.readouterr().out)["batches"] <= 300
 
 
 def test_numbers_of_the_datasets_alone_make_a_table():
-    numbers = {"pictures": 10, "scan_pictures_per_second": 5000.0, "reopen_seconds": 0.5, "memory_bytes": 3e6}
-    numbers |= {"planned_pictures": 100, "plan_seconds": 0.25}
+    numbers = {"images": 10, "scan_images_per_second": 5000.0, "reopen_seconds": 0.5, "memory_bytes": 3e6}
+    numbers |= {"planned_images": 100, "plan_seconds": 0.25}
     facts = {"device": "CPU", "threads": 2, "bf16_in_hardware": False, "torch": "2"}
     text = table({"machine": facts, "datasets": numbers})
-    assert "| reading 10 pictures with captions | 5000 pictures/s |" in text and "GEMM" not in text
+    assert "| reading 10 images with captions | 5000 images/s |" in text and "GEMM" not in text

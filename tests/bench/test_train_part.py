@@ -18,7 +18,7 @@ def test_caches_are_empty_for_the_first_training_of_each_benchmark(tmp_path, mon
     monkeypatch.setattr(run, "measure_training", train)
     monkeypatch.setattr(run, "step_flops", lambda *sizes: 1e12)
     monkeypatch.setattr(run.workload, "make_model", lambda folder: folder)
-    monkeypatch.setattr(run.workload, "make_pictures", lambda folder, size: folder)
+    monkeypatch.setattr(run.workload, "make_images", lambda folder, size: folder)
     for _ in range(2):
         run.train_part(tmp_path, "cpu", {"bfloat16": 1e12}, True, lambda line: None)
     assert found == [False, True, False, True]

@@ -32,7 +32,7 @@ def job(folders, text=None):
     return build(CaptionJob, {"dataset": {"sources": folders}, "caption": {"write_missing": text}})
 
 
-def test_each_picture_is_reported_with_what_its_folder_makes_of_it(folders):
+def test_each_image_is_reported_with_what_its_folder_makes_of_it(folders):
     assert caption_report(job(folders)).text().split("\n") == [
         "a.png: fox; red",
         "b.png: fox   (no file)",
@@ -40,7 +40,7 @@ def test_each_picture_is_reported_with_what_its_folder_makes_of_it(folders):
         "b.png: photo, owl   (no file)",
         "a.png: bee + x   (from the metadata)",
         "b.png: two   (from the metadata)",
-        "6 pictures, 4 with a caption",
+        "6 images, 4 with a caption",
     ]
 
 

@@ -121,16 +121,16 @@ def attention(q, k, v, *_, **__):
 
 def count(folder: Path, name: str) -> dict:
     family_name, pixels, groups = CASES[name]
-    pictures = folder / f"pictures{pixels}"
-    pictures.mkdir(exist_ok=True)
-    Image.new("RGB", (pixels, pixels), (90, 120, 150)).save(pictures / "one.png")
-    (pictures / "one.txt").write_text("a picture", encoding="utf-8")
+    images = folder / f"images{pixels}"
+    images.mkdir(exist_ok=True)
+    Image.new("RGB", (pixels, pixels), (90, 120, 150)).save(images / "one.png")
+    (images / "one.txt").write_text("an image", encoding="utf-8")
     model = folder / family_name
     if not (model / "model_index.json").exists():
         hollow_folder(family_name, model)
     base = {
         "model": {"base_model": str(model)},
-        "dataset": {"folder": str(pictures), "resolution": pixels, "train_batch_size": 1},
+        "dataset": {"folder": str(images), "resolution": pixels, "train_batch_size": 1},
         "optimizer": {"learning_rate": 1e-4},
         "schedule": {"max_train_steps": 3, "seed": 7},
         "memory": {"mixed_precision": "bf16"},

@@ -4,15 +4,15 @@ import pytest
 
 from core.cli.main import main
 from core.settings.base import declared
-from core.settings.job import CaptionJob, ClassPicturesJob, GenerateJob, PicturesJob, PrepareJob, ToolJob, TrainJob
+from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, ImagesJob, PrepareJob, ToolJob, TrainJob
 
 JOBS = {
     "train": TrainJob,
     "prepare": PrepareJob,
     "generate": GenerateJob,
     "caption": CaptionJob,
-    "class-pictures": ClassPicturesJob,
-    "pictures": PicturesJob,
+    "class-images": ClassImagesJob,
+    "images": ImagesJob,
     "tool": ToolJob,
 }
 TOO_LONG = ["x" * 5000, f"models/{'y' * 300}.safetensors", "/nowhere/" * 600]

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("starter_set")
 
 @pytest.fixture
 def starter_set(tmp_path, monkeypatch):
-    """A folder with a sound picture, one with a long caption, a small one and one to be held out."""
+    """A folder with a sound image, one with a long caption, a small one and one to be held out."""
     from PIL import Image
 
     folder = tmp_path / "set"
@@ -26,7 +26,7 @@ def starter_set(tmp_path, monkeypatch):
 
 
 def prepare(tmp_path, *words):
-    sources = f'[{{"folder": {str(tmp_path / "set")!r}, "validation_pictures": ["d.png"], "num_repeats": 2}}]'
+    sources = f'[{{"folder": {str(tmp_path / "set")!r}, "validation_images": ["d.png"], "num_repeats": 2}}]'
     return main(
         [
             "prepare",
@@ -47,7 +47,7 @@ def prepare(tmp_path, *words):
     )
 
 
-def test_check_lists_every_picture_with_its_place_words_and_what_is_cut(tmp_path, capsys):
+def test_check_lists_every_image_with_its_place_words_and_what_is_cut(tmp_path, capsys):
     assert prepare(tmp_path, "--check", "--captions.shuffle_caption", "--model.base_model", "models/starter") == DONE
     said = capsys.readouterr()
     lines = said.out.splitlines()
@@ -59,7 +59,7 @@ def test_check_lists_every_picture_with_its_place_words_and_what_is_cut(tmp_path
     assert "cut off: 'word" in long
     assert any(line.startswith("set/d.png") and "validation" in line for line in lines)
     assert "Held out for validation: 1" in lines
-    assert lines[-1] == "3 pictures (6 with repeats) x 3 passes / batch 2 = 9 steps"
+    assert lines[-1] == "3 images (6 with repeats) x 3 passes / batch 2 = 9 steps"
     assert "smaller than their bucket" in said.err
 
 

@@ -14,7 +14,7 @@ from core.record.journal import read_lines
 from core.record.run_folder import list_runs, newest_state, state_step
 from core.record.workspace import PROJECT
 
-PICTURES = PROJECT / "models" / "starter" / "pictures"
+IMAGES = PROJECT / "models" / "starter" / "images"
 LONGER = [pytest.param(method, 20, marks=pytest.mark.slow) for method in ("lora", "fine_tune")]
 SMALL = "--dataset.resolution 64 --network.rank 2 --network.conv_rank null --samples.sample_prompts [] --logging.log_with none".split()
 
@@ -55,7 +55,7 @@ def wait_for_steps(outputs, process, count, runs_before):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """One output folder for the module, so that pictures are encoded once."""
+    """One output folder for the module, so that images are encoded once."""
     return tmp_path_factory.mktemp("outputs")
 
 
@@ -116,7 +116,7 @@ def test_a_model_of_another_family_exits_with_2_and_is_named(outputs, tmp_path, 
 
 def test_check_says_what_would_be_trained_and_begins_nothing(tmp_path, capsys):
     assert main(words(tmp_path, "--check")) == 0
-    assert "24 pictures" in capsys.readouterr().out
+    assert "24 images" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
 
@@ -185,7 +185,7 @@ def test_help_lists_every_setting(capsys):
         assert all(f"--{entry.path} " in shown for entry in declared(TrainJob))
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "caption", "generate", "class_pictures", "tool", "bench"])
+@pytest.mark.parametrize("command", ["train", "prepare", "caption", "generate", "class_images", "tool", "bench"])
 def test_every_subcommand_has_help(command):
     done = subprocess.run([sys.executable, "webui.py", command, "--help"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0 and f"webui.py {command}" in done.stdout
@@ -195,10 +195,10 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path, capsys):
     folder = tmp_path / "red fox"
     folder.mkdir()
     for name in ("fox", "bear"):
-        shutil.copy(PICTURES / f"{name}.png", folder)
+        shutil.copy(IMAGES / f"{name}.png", folder)
     (folder / "bear.txt").write_text("a bear")
     base = ["caption", "--dataset.folder", str(folder), "--outputs", str(tmp_path / "out")]
-    assert main(base) == 0 and "2 pictures, 1 with a caption" in capsys.readouterr().out
+    assert main(base) == 0 and "2 images, 1 with a caption" in capsys.readouterr().out
     assert main([*base, "--caption.write_missing", "a photo of {words}"]) == 0
     assert (folder / "fox.txt").read_text().strip() == "a photo of red fox"
     assert (folder / "bear.txt").read_text() == "a bear"

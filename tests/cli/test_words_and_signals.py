@@ -86,13 +86,13 @@ def test_the_number_of_threads_is_read_from_whatever_stands_there(monkeypatch, t
     assert machine.threads() == count
 
 
-def test_a_truncated_picture_is_bad_input_and_begins_no_run(tmp_path, capsys):
-    pictures = tmp_path / "fox"
-    pictures.mkdir()
-    shutil.copy(STARTER / "pictures" / "fox.png", pictures / "whole.png")
-    data = (STARTER / "pictures" / "fox.png").read_bytes()
-    (pictures / "half.png").write_bytes(data[: len(data) // 2])
-    words = ["--model.base_model", str(STARTER), "--dataset.folder", str(pictures), "--outputs", str(tmp_path / "out")]
+def test_a_truncated_image_is_bad_input_and_begins_no_run(tmp_path, capsys):
+    images = tmp_path / "fox"
+    images.mkdir()
+    shutil.copy(STARTER / "images" / "fox.png", images / "whole.png")
+    data = (STARTER / "images" / "fox.png").read_bytes()
+    (images / "half.png").write_bytes(data[: len(data) // 2])
+    words = ["--model.base_model", str(STARTER), "--dataset.folder", str(images), "--outputs", str(tmp_path / "out")]
     assert main(["train", *words]) == 2
     assert "half.png" in capsys.readouterr().err
     assert not (tmp_path / "out" / "runs").exists()
@@ -155,7 +155,7 @@ def test_progress_to_a_terminal_that_is_gone_ends_no_job(monkeypatch):
         ["train", "--model.base_model", "x" * 5000],
         ["train", "--dataset.folder", " "],
         ["train", "--dataset.sources", '[{"folder": ""}]'],
-        ["train", "--dataset.folder", "~no-such-user/pictures"],
+        ["train", "--dataset.folder", "~no-such-user/images"],
         ["train", "--model.base_model", "~no-such-user/model"],
     ],
     ids=lambda words: " ".join(words)[:50],

@@ -68,10 +68,10 @@ class Seen:
         return found
 
     def placed(self, name):
-        return next(each for each in self.report.placed if each.picture.relative == name)
+        return next(each for each in self.report.placed if each.image.relative == name)
 
     def trains(self, *names):
-        """Exactly these pictures train."""
+        """Exactly these images train."""
         assert sorted(each.key[1] for each in self.report.rows if each.trains) == sorted(names)
 
 
@@ -94,8 +94,8 @@ def tree(folder):
     }
 
 
-def picture(path, width=160, height=96, caption="a fox", **options):
-    """A picture of noise, so that it is neither blurred nor small as a file."""
+def image(path, width=160, height=96, caption="a fox", **options):
+    """An image of noise, so that it is neither blurred nor small as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path, **options)

@@ -1,4 +1,4 @@
-"""Small picture folders for the dataset tests."""
+"""Small image folders for the dataset tests."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def add(tmp_path):
-    """add("sub/a.png", 64, 48) writes a picture of noise below tmp_path and returns its path."""
+    """add("sub/a.png", 64, 48) writes an image of noise below tmp_path and returns its path."""
 
     def write(name: str, width: int = 64, height: int = 48, **options):
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""A zip of pictures becomes a folder that a scan reads; a hostile or damaged one leaves nothing behind."""
+"""A zip of images becomes a folder that a scan reads; a hostile or damaged one leaves nothing behind."""
 
 import stat
 import time
@@ -16,7 +16,7 @@ from core.settings.dataset import DatasetSettings
 
 
 @pytest.fixture
-def picture(add):
+def image(add):
     return add("source.png").read_bytes()
 
 
@@ -35,53 +35,51 @@ def tree(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_zip_of_pictures_and_captions_trains(tmp_path, pack, picture):
-    folder = unpack_zip(
-        pack({"a.png": picture, "a.txt": "a fox", "notes.pdf": b"x", "run.exe": b"x"}), tmp_path / "sets"
-    )
+def test_a_zip_of_images_and_captions_trains(tmp_path, pack, image):
+    folder = unpack_zip(pack({"a.png": image, "a.txt": "a fox", "notes.pdf": b"x", "run.exe": b"x"}), tmp_path / "sets")
     assert folder == tmp_path / "sets" / "fox"
     assert tree(folder) == ["a.png", "a.txt"]
     found = scan_dataset(DatasetSettings(folder=str(folder)))
-    assert len(found.pictures) == 1 and not found.problems
+    assert len(found.images) == 1 and not found.problems
 
 
-def test_one_folder_around_everything_is_taken_off_unless_its_name_says_repeats(tmp_path, pack, picture):
-    assert tree(unpack_zip(pack({"my set/a.png": picture, "my set/b/c.png": picture}), tmp_path)) == [
+def test_one_folder_around_everything_is_taken_off_unless_its_name_says_repeats(tmp_path, pack, image):
+    assert tree(unpack_zip(pack({"my set/a.png": image, "my set/b/c.png": image}), tmp_path)) == [
         "a.png",
         "b/c.png",
     ]
-    assert tree(unpack_zip(pack({"10_fox/a.png": picture}), tmp_path)) == ["10_fox/a.png"]
+    assert tree(unpack_zip(pack({"10_fox/a.png": image}), tmp_path)) == ["10_fox/a.png"]
 
 
-def test_a_name_that_is_taken_gets_a_number(tmp_path, pack, picture):
-    path = pack({"a.png": picture})
+def test_a_name_that_is_taken_gets_a_number(tmp_path, pack, image):
+    path = pack({"a.png": image})
     names = [unpack_zip(path, tmp_path / "sets").name for _ in range(3)]
     assert names == ["fox", "fox-2", "fox-3"]
 
 
-def test_junk_is_left_in_the_zip(tmp_path, pack, picture):
-    files = {"a.png": picture, "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "Thumbs.db": b"x", "sub/": b""}
+def test_junk_is_left_in_the_zip(tmp_path, pack, image):
+    files = {"a.png": image, "__MACOSX/._a.png": b"x", ".hidden.png": b"x", "Thumbs.db": b"x", "sub/": b""}
     assert tree(unpack_zip(pack(files), tmp_path)) == ["a.png"]
 
 
-def test_names_of_windows_and_names_it_forbids_become_plain(tmp_path, pack, picture):
-    files = {"sub\\a.png": picture, "C:\\x\\b?.png": picture, "/root/c.png": picture, "con.png": picture}
+def test_names_of_windows_and_names_it_forbids_become_plain(tmp_path, pack, image):
+    files = {"sub\\a.png": image, "C:\\x\\b?.png": image, "/root/c.png": image, "con.png": image}
     assert tree(unpack_zip(pack(files), tmp_path)) == ["_con.png", "root/c.png", "sub/a.png", "x/b_.png"]
 
 
-def test_names_that_differ_only_in_case_do_not_overwrite_each_other(tmp_path, pack, picture):
-    assert tree(unpack_zip(pack({"a.png": picture, "A.PNG": picture}), tmp_path)) == ["A-2.PNG", "a.png"]
+def test_names_that_differ_only_in_case_do_not_overwrite_each_other(tmp_path, pack, image):
+    assert tree(unpack_zip(pack({"a.png": image, "A.PNG": image}), tmp_path)) == ["A-2.PNG", "a.png"]
 
 
 @pytest.mark.parametrize(
     ("encoding", "name"), [("cp932", "きつねの写真.png"), ("utf-8", "狐.png"), ("cp437", "café à.png")]
 )
-def test_names_in_an_old_encoding_are_repaired(tmp_path, picture, encoding, name):
+def test_names_in_an_old_encoding_are_repaired(tmp_path, image, encoding, name):
     """Such a zip holds the raw bytes without saying so; Python can only write one with the bytes put in afterwards."""
     raw = name.encode(encoding)
     stand_in = "x" * len(raw)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(stand_in, picture)
+        archive.writestr(stand_in, image)
     data = (tmp_path / "a.zip").read_bytes().replace(stand_in.encode(), raw)
     (tmp_path / "a.zip").write_bytes(data)
     assert tree(unpack_zip(tmp_path / "a.zip", tmp_path / "sets")) == [name]
@@ -95,25 +93,23 @@ def refused(path, sets, match, where=None):
     assert not sets.exists() or not list(sets.iterdir())
 
 
-def test_a_path_out_of_the_folder_is_refused_whole(tmp_path, pack, picture):
+def test_a_path_out_of_the_folder_is_refused_whole(tmp_path, pack, image):
     for name in ("../evil.png", "a/../../evil.png", "..\\evil.png"):
-        refused(pack({"a.png": picture, name: picture}), tmp_path / "sets", "outside its own folder")
+        refused(pack({"a.png": image, name: image}), tmp_path / "sets", "outside its own folder")
     assert not (tmp_path / "evil.png").exists()
 
 
 @pytest.mark.parametrize("roots", ["//", "\\\\", "/\\", "\\\\?\\UNC\\", "\\\\.\\", "///", "C://", "C:\\\\"])
-def test_no_name_leads_out_of_the_folder(tmp_path, pack, picture, roots):
+def test_no_name_leads_out_of_the_folder(tmp_path, pack, image, roots):
     """Two slashes in front are a root of their own: a name with them was written where it said."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    folder = unpack_zip(
-        pack({"a.png": picture, f"{roots}{str(outside).lstrip('/')}/x.png": picture}), tmp_path / "sets"
-    )
+    folder = unpack_zip(pack({"a.png": image, f"{roots}{str(outside).lstrip('/')}/x.png": image}), tmp_path / "sets")
     assert list(outside.iterdir()) == []
     assert len(tree(folder)) == 2 and all(path.is_relative_to(folder) for path in (tmp_path / "sets").rglob("*.png"))
 
 
-def test_odd_names_become_plain_ones(tmp_path, pack, picture):
+def test_odd_names_become_plain_ones(tmp_path, pack, image):
     names = [
         "a\x01b.png",
         "x.png:stream.png",
@@ -123,34 +119,34 @@ def test_odd_names_become_plain_ones(tmp_path, pack, picture):
         "./ /deep/b.png",
         "c. ./c.png",
     ]
-    files = tree(unpack_zip(pack(dict.fromkeys(["1.png", *names], picture)), tmp_path / "sets"))
+    files = tree(unpack_zip(pack(dict.fromkeys(["1.png", *names], image)), tmp_path / "sets"))
     assert len(files) == 8 and {"a_b.png", "x.png_stream.png", "_com\u00b9.png", "deep/b.png", "c/c.png"} <= set(files)
     assert all(len(part.encode()) <= 160 for name in files for part in name.split("/"))
 
 
-def test_a_file_and_a_folder_of_one_name_are_told(tmp_path, pack, picture):
+def test_a_file_and_a_folder_of_one_name_are_told(tmp_path, pack, image):
     for names in (("d.png/x.png", "d.png"), ("d.png", "d.png/x.png")):
-        refused(pack(dict.fromkeys(["1.png", *names], picture)), tmp_path / "sets", "a file and a folder of one name")
+        refused(pack(dict.fromkeys(["1.png", *names], image)), tmp_path / "sets", "a file and a folder of one name")
 
 
-def test_folders_without_end_are_refused(tmp_path, pack, picture):
-    refused(pack({"a.png": picture, "a/" * 5000 + "b.png": picture}), tmp_path / "sets", "deep")
+def test_folders_without_end_are_refused(tmp_path, pack, image):
+    refused(pack({"a.png": image, "a/" * 5000 + "b.png": image}), tmp_path / "sets", "deep")
     many = {f"{n}/" + "a/" * 20 + "b.txt": "a" for n in range(12_000)}
-    refused(pack({"a.png": picture} | many), tmp_path / "sets", "folders")
+    refused(pack({"a.png": image} | many), tmp_path / "sets", "folders")
 
 
-def test_many_files_of_one_name_take_no_more_time_than_others(tmp_path, picture):
+def test_many_files_of_one_name_take_no_more_time_than_others(tmp_path, image):
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ["a.png"] + ["a.txt"] * 6000:
-            archive.writestr(name, picture if name == "a.png" else "a")
+            archive.writestr(name, image if name == "a.png" else "a")
     began = time.process_time()
     assert len(tree(unpack_zip(tmp_path / "many.zip", tmp_path / "sets"))) == 6001
     assert time.process_time() - began < 6, "it took 11 s, four times as much for twice as many"
 
 
-def test_links_in_a_zip_are_left_out(tmp_path, pack, picture):
-    path = pack({"a.png": picture})
+def test_links_in_a_zip_are_left_out(tmp_path, pack, image):
+    path = pack({"a.png": image})
     link = zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(path, "a") as archive:
@@ -158,15 +154,15 @@ def test_links_in_a_zip_are_left_out(tmp_path, pack, picture):
     assert tree(unpack_zip(path, tmp_path / "sets")) == ["a.png"]
 
 
-def test_what_is_no_zip_or_holds_no_picture_is_said(tmp_path, pack):
+def test_what_is_no_zip_or_holds_no_image_is_said(tmp_path, pack):
     (tmp_path / "no.zip").write_bytes(b"no zip")
     refused(tmp_path / "no.zip", tmp_path / "sets", "not a zip file")
-    refused(pack({"a.txt": "words"}), tmp_path / "sets", "no picture in the zip")
-    refused(pack({"a/": ""}), tmp_path / "sets", "no picture in the zip")
+    refused(pack({"a.txt": "words"}), tmp_path / "sets", "no image in the zip")
+    refused(pack({"a/": ""}), tmp_path / "sets", "no image in the zip")
 
 
-def test_a_damaged_zip_leaves_nothing(tmp_path, pack, picture):
-    path = pack({"a.png": picture, "b.png": picture[::-1]})
+def test_a_damaged_zip_leaves_nothing(tmp_path, pack, image):
+    path = pack({"a.png": image, "b.png": image[::-1]})
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 0xFF
     path.write_bytes(data)
@@ -177,14 +173,14 @@ def test_a_zip_made_to_fill_the_disk_is_refused(tmp_path, pack):
     refused(pack({"a.png": b"\0" * (80 << 20)}), tmp_path / "sets", "fill the disk")
 
 
-def test_a_zip_of_many_small_files_made_to_fill_the_disk_is_refused(tmp_path, pack, picture, monkeypatch):
+def test_a_zip_of_many_small_files_made_to_fill_the_disk_is_refused(tmp_path, pack, image, monkeypatch):
     monkeypatch.setattr(archive_module, "TOTAL_FROM_BYTES", 1 << 20, raising=False)
-    path = pack({"a.png": picture} | {f"{n}.txt": b"\0" * (1 << 20) for n in range(10)})
+    path = pack({"a.png": image} | {f"{n}.txt": b"\0" * (1 << 20) for n in range(10)})
     refused(path, tmp_path / "sets", "fill the disk")
 
 
-def test_a_zip_with_a_password_is_refused(tmp_path, pack, picture):
-    path = pack({"a.png": picture})
+def test_a_zip_with_a_password_is_refused(tmp_path, pack, image):
+    path = pack({"a.png": image})
     data = bytearray(path.read_bytes())
     data[6] |= 1  # the flag in the file's own header and in the table
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -192,30 +188,30 @@ def test_a_zip_with_a_password_is_refused(tmp_path, pack, picture):
     refused(path, tmp_path / "sets", "password")
 
 
-def test_a_zip_larger_than_the_free_space_is_refused(tmp_path, pack, picture, monkeypatch):
+def test_a_zip_larger_than_the_free_space_is_refused(tmp_path, pack, image, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 1 << 20)
-    refused(pack({"a.png": picture}), tmp_path / "sets", "are free", "sets")
+    refused(pack({"a.png": image}), tmp_path / "sets", "are free", "sets")
 
 
-def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path, pack, picture, monkeypatch):
+def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path, pack, image, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("core.dataset.archive._copy", full)
     with pytest.raises(ProblemsError, match="disk is full"):
-        unpack_zip(pack({"a.png": picture}), tmp_path / "sets")
+        unpack_zip(pack({"a.png": image}), tmp_path / "sets")
     assert not list((tmp_path / "sets").iterdir())
 
 
-def test_a_cancel_leaves_nothing(tmp_path, pack, picture):
+def test_a_cancel_leaves_nothing(tmp_path, pack, image):
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        unpack_zip(pack({"a.png": picture}), tmp_path / "sets", token)
+        unpack_zip(pack({"a.png": image}), tmp_path / "sets", token)
     assert not list((tmp_path / "sets").iterdir())
 
 
-def test_a_zip_of_thousands_of_empty_images_is_given_up_early_and_leaves_nothing(tmp_path, pack, picture):
+def test_a_zip_of_thousands_of_empty_images_is_given_up_early_and_leaves_nothing(tmp_path, pack, image):
     path = pack({f"{number:05}.png": b"" for number in range(3000)})
     with pytest.raises(ProblemsError) as refusal:
         unpack_zip(path, tmp_path / "sets")
@@ -223,7 +219,7 @@ def test_a_zip_of_thousands_of_empty_images_is_given_up_early_and_leaves_nothing
     assert tree(tmp_path / "sets") == []
 
 
-def test_a_large_zip_with_some_broken_images_is_unpacked_whole(tmp_path, pack, picture):
+def test_a_large_zip_with_some_broken_images_is_unpacked_whole(tmp_path, pack, image):
     """The scan names the broken ones; the good ones are not lost for them."""
-    files = {f"{number:05}.png": picture if number % 3 else b"" for number in range(450)}
+    files = {f"{number:05}.png": image if number % 3 else b"" for number in range(450)}
     assert len(tree(unpack_zip(pack(files), tmp_path / "sets"))) == 450

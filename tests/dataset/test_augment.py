@@ -24,7 +24,7 @@ def test_the_hue_turns_as_in_pythons_own_hsv(hue):
     assert np.abs(shift_hue(PIXELS, hue) - expected).max() < 2e-3  # float32 of numbers up to 255
 
 
-def test_a_whole_turn_and_no_turn_leave_the_picture():
+def test_a_whole_turn_and_no_turn_leave_the_image():
     assert np.abs(shift_hue(PIXELS, 180) - PIXELS).max() < 2e-3
     assert np.array_equal(change_colours(PIXELS, 0.0, 1.0), PIXELS)
 

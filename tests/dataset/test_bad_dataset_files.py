@@ -6,7 +6,7 @@ import pytest
 from core.dataset.captions import caption_preview
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
-from tests.dataset.bad_input import Table, picture, told, tree
+from tests.dataset.bad_input import Table, image, told, tree
 
 table = Table()
 HEAD = "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'fox'\n"
@@ -104,9 +104,9 @@ def a_dataset_without_resolution(theirs):
 
 @table.row("when caching latents, either color_aug or random_crop cannot be used:")
 def cached_latents_and_changes_by_chance(theirs):
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     seen = yield {"dataset": {"color_aug": True, "random_crop": True}}
-    assert seen.report.ok  # auto encodes these pictures at each step
+    assert seen.report.ok  # auto encodes these images at each step
     seen.look(memory={"cache_latents": "disk"}, dataset={"color_aug": True, "random_crop": True})
     for title in ("'Change colours by chance'", "'Crop by chance'"):
         said = seen.told(title, "memory.cache_latents", "set it to auto", blocks=True)
@@ -115,7 +115,7 @@ def cached_latents_and_changes_by_chance(theirs):
 
 @table.row("when caching Text Encoder output, either caption_dropout_rate, shuffle_caption, ... cannot be used:")
 def cached_captions_and_draws(theirs):
-    picture(theirs / "a.png", caption="{red|blue}, b, c, d")
+    image(theirs / "a.png", caption="{red|blue}, b, c, d")
     draws = {"shuffle_caption": True, "caption_tag_dropout_rate": 0.5, "enable_wildcard": True, "caption_prefix": "x,"}
     seen = yield {"captions": draws}
     assert seen.report.ok and not seen.problems  # draws are known ahead, so what each epoch needs is encoded
@@ -125,34 +125,34 @@ def cached_captions_and_draws(theirs):
 
 
 @table.row("image too large, but cropping and bucketing are disabled; image size is small:")
-def picture_shapes_not_kept(theirs):
-    picture(theirs / "large.png", 300, 200)
-    picture(theirs / "small.png", 60, 100)
+def image_shapes_not_kept(theirs):
+    image(theirs / "large.png", 300, 200)
+    image(theirs / "small.png", 60, 100)
     seen = yield {"dataset": {"enable_bucket": False}}
     assert seen.report.ok and seen.report.buckets == {(128, 128): (2, 2)}  # resized and cropped, cached or not
-    said = seen.told("1 of 2 pictures are smaller than their bucket", str(theirs), "Use larger pictures")
+    said = seen.told("1 of 2 images are smaller than their bucket", str(theirs), "Use larger images")
     assert "small.png" in said.what
 
 
 @table.row("caption file is empty:")
 def a_caption_file_of_no_bytes(theirs):
-    picture(theirs / "a.png", caption="")
+    image(theirs / "a.png", caption="")
     seen = yield {}
     said = seen.told("empty caption file", str(theirs), "Write captions, or delete the files")
     assert "a.png" in said.what and seen.report.ok
 
 
 @table.row("No data found:")
-def the_folder_of_the_pictures_rather_than_its_parent(theirs):
-    picture(theirs / "a.png")
+def the_folder_of_the_images_rather_than_its_parent(theirs):
+    image(theirs / "a.png")
     seen = yield {}
     seen.trains("a.png")
     assert seen.report.ok
     seen.look(dataset={"folder": None})
-    seen.told("No picture folder is chosen", "dataset.folder", "Choose the folder", blocks=True)
+    seen.told("No image folder is chosen", "dataset.folder", "Choose the folder", blocks=True)
     (theirs / "a.png").unlink()
     seen.look()
-    seen.told("There is no picture in the folder. It holds other files", str(theirs), "Choose a folder", blocks=True)
+    seen.told("There is no image in the folder. It holds other files", str(theirs), "Choose a folder", blocks=True)
 
 
 @pytest.mark.parametrize("name", table.rows)

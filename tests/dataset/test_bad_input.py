@@ -23,7 +23,7 @@ from core.dataset.npz import NpzCaches
 from core.dataset.opening import open_rgb
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import ProblemsError
-from tests.dataset.bad_input import Table, picture, told
+from tests.dataset.bad_input import Table, image, told
 
 ORIENTATION = 0x0112
 
@@ -34,26 +34,26 @@ table = Table()
 def a_photo_that_exif_turns(theirs):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    path = picture(theirs / "phone.jpg", 160, 96, exif=exif)
+    path = image(theirs / "phone.jpg", 160, 96, exif=exif)
     seen = yield {}
-    assert seen.row("phone.jpg").size == (96, 160) and seen.placed("phone.jpg").picture.rotated
+    assert seen.row("phone.jpg").size == (96, 160) and seen.placed("phone.jpg").image.rotated
     assert open_rgb(path).size == (96, 160)
     assert any("phone.jpg" in line and "turned upright" in line for line in report_lines(seen.job, seen.report))
 
 
 @table.row(2)
-def transparent_pictures(theirs):
-    picture(theirs / "glass.png")
+def transparent_images(theirs):
+    image(theirs / "glass.png")
     pixels: np.ndarray = np.zeros((96, 160, 4), np.uint8)  # hidden black below full transparency
     Image.fromarray(pixels).save(theirs / "glass.png")
     seen = yield {}
     (question,) = seen.report.questions
-    assert (question.kind, question.pictures, question.examples) == ("transparency", 1, ("glass.png",))
+    assert (question.kind, question.images, question.examples) == ("transparency", 1, ("glass.png",))
     placed = seen.placed("glass.png")
-    assert (load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures) == 1).all()
+    assert (load_pixels(placed.image.path, placed.placement, images=placed.concept.images) == 1).all()
     seen.look(dataset={"alpha_color": "#000000"})
     placed = seen.placed("glass.png")
-    assert (load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures) == -1).all()
+    assert (load_pixels(placed.image.path, placed.placement, images=placed.concept.images) == -1).all()
 
 
 @table.row(3)
@@ -69,8 +69,8 @@ def palette_grey_one_bit_16_bit_and_cmyk(theirs):
         "deep.png": Image.fromarray(np.full(size[::-1], 32896, np.uint16)),
         "print.jpg": Image.new("CMYK", size, (0, 0, 0, 127)),
     }
-    for name, image in made.items():
-        image.save(theirs / name)
+    for name, pixels in made.items():
+        pixels.save(theirs / name)
         (theirs / name).with_suffix(".txt").write_text("grey")
     assert Image.open(theirs / "deep.png").mode == "I;16"
     seen = yield {}
@@ -91,9 +91,9 @@ def animated_files(theirs):
 
 
 @table.row(5)
-def files_that_are_cut_off_or_no_pictures(theirs):
-    picture(theirs / "good.png")
-    cut = picture(theirs / "cut.png")
+def files_that_are_cut_off_or_no_images(theirs):
+    image(theirs / "good.png")
+    cut = image(theirs / "cut.png")
     cut.write_bytes(cut.read_bytes()[:20000])
     (theirs / "page.jpg").write_bytes(b"<!DOCTYPE html><html>not found</html>")
     (theirs / "zeros.png").write_bytes(bytes(5000))
@@ -111,14 +111,14 @@ def files_that_are_cut_off_or_no_pictures(theirs):
 
 
 @table.row(6)
-def a_picture_that_says_it_is_enormous(theirs):
-    path = picture(theirs / "bomb.png")
+def an_image_that_says_it_is_enormous(theirs):
+    path = image(theirs / "bomb.png")
     data = path.read_bytes()
     header = struct.pack(">II", 40000, 40000) + data[24:29]
     path.write_bytes(data[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + data[33:])
     notes = PngImagePlugin.PngInfo()
     notes.add_text("workflow", "x" * (2 << 20), zip=True)  # Pillow refuses it by default (kohya_ss 817)
-    picture(theirs / "workflow.png", pnginfo=notes)
+    image(theirs / "workflow.png", pnginfo=notes)
     seen = yield {}
     seen.told("bomb.png says it has more than", str(theirs / "bomb.png"), "Replace or remove it", blocks=True)
     seen.trains("workflow.png")
@@ -128,15 +128,15 @@ def a_picture_that_says_it_is_enormous(theirs):
 def bmp_and_avif_whose_size_other_readers_miss(theirs):
     names = ["old.bmp"] + (["new.avif"] if features.check("avif") else [])
     for name in names:
-        picture(theirs / name, 160, 96)
+        image(theirs / name, 160, 96)
     seen = yield {}
     for name in names:
         assert seen.row(name).size == (160, 96) and seen.row(name).bucket == (160, 96)
 
 
 @table.row(8)
-def pictures_too_small_to_train(theirs):
-    picture(theirs / "line.png", 400, 20)
+def images_too_small_to_train(theirs):
+    image(theirs / "line.png", 400, 20)
     seen = yield {"dataset": {"bucket_no_upscale": True}}
     path = str(theirs / "line.png")
     seen.told("line.png (400 x 20) is too narrow for any bucket", path, "Crop it by hand", blocks=True)
@@ -146,7 +146,7 @@ def pictures_too_small_to_train(theirs):
 
 @table.row(9)
 def a_longest_side_below_the_resolution(theirs):
-    picture(theirs / "a.png", 320, 80)
+    image(theirs / "a.png", 320, 80)
     seen = yield {"dataset": {"resolution": 1024, "bucket_reso_steps": 64}}
     assert seen.report.ok and seen.row("a.png").bucket == (2048, 512)  # empty is twice the resolution, not 1024
     seen.look(dataset={"resolution": 1024, "max_bucket_reso": 768})
@@ -155,10 +155,10 @@ def a_longest_side_below_the_resolution(theirs):
 
 @table.row(10)
 def names_that_differ_in_the_ending_or_in_case_only(theirs):
-    picture(theirs / "a.png")
-    picture(theirs / "a.jpg", 96, 160)
-    picture(theirs / "B.png")
-    picture(theirs / "b.png", 96, 160)
+    image(theirs / "a.png")
+    image(theirs / "a.jpg", 96, 160)
+    image(theirs / "B.png")
+    image(theirs / "b.png", 96, 160)
     two_cases = (theirs / "B.png").read_bytes() != (theirs / "b.png").read_bytes()  # not on Windows and macOS
     seen = yield {}
     seen.told("a.jpg, a.png differ only in the extension", str(theirs), "Rename one of them")
@@ -169,7 +169,7 @@ def names_that_differ_in_the_ending_or_in_case_only(theirs):
 
 @table.row(11)
 def caches_of_what_was_changed_since(theirs):
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     np.savez(theirs / "a.npz", latents=np.zeros((4, 8, 8), np.float32), original_size=[64, 64], crop_ltrb=[0] * 4)
     said = {str(theirs / "a.png"): {"caption": "a cat", "resolution": [512, 512]}}
     said[str(theirs / "gone.png")] = {"caption": "a dog", "resolution": [512, 512]}
@@ -184,7 +184,7 @@ def caches_of_what_was_changed_since(theirs):
     assert latent_cache(seen).fill(seen.report.placed, finite) == 1 and not latent_cache(seen).missing(
         seen.report.placed
     )
-    picture(theirs / "a.png", caption="a fox", compress_level=1)  # the same picture in other bytes
+    image(theirs / "a.png", caption="a fox", compress_level=1)  # the same image in other bytes
     seen.look()
     assert latent_cache(seen).missing(seen.report.placed) == list(seen.report.placed)
     assert (theirs / "a.npz").exists()
@@ -192,24 +192,22 @@ def caches_of_what_was_changed_since(theirs):
 
 @table.row(12)
 def captions_under_another_ending(theirs):
-    picture(theirs / "a.png").with_suffix(".txt").rename(theirs / "a.caption")
-    picture(theirs / "b.png")
+    image(theirs / "a.png").with_suffix(".txt").rename(theirs / "a.caption")
+    image(theirs / "b.png")
     seen = yield {}
     assert seen.row("a.png").caption == "a fox" and seen.report.captions_found == 2  # auto takes either
     seen.look(captions={"caption_extension": ".caption"})
-    seen.told("1 picture has caption files that are not read", str(theirs), "Choose which is read in Captions")
-    seen.told(
-        "1 of 2 pictures have no caption file; the folder's words are used: theirs", str(theirs), "Write captions"
-    )
+    seen.told("1 image has caption files that are not read", str(theirs), "Choose which is read in Captions")
+    seen.told("1 of 2 images have no caption file; the folder's words are used: theirs", str(theirs), "Write captions")
     assert seen.report.captions_found == 1
 
 
 @table.row(13)
 def captions_in_other_encodings(theirs):
     words = "\u8d64\u3044\u72d0\u304c\u68ee\u306e\u4e2d\u3092\u8d70\u3063\u3066\u3044\u307e\u3059"
-    picture(theirs / "mark.png").with_suffix(".txt").write_bytes(codecs.BOM_UTF8 + words.encode())
-    picture(theirs / "wide.png").with_suffix(".txt").write_bytes(words.encode("utf-16"))
-    picture(theirs / "japan.png").with_suffix(".txt").write_bytes(words.encode("cp932"))
+    image(theirs / "mark.png").with_suffix(".txt").write_bytes(codecs.BOM_UTF8 + words.encode())
+    image(theirs / "wide.png").with_suffix(".txt").write_bytes(words.encode("utf-16"))
+    image(theirs / "japan.png").with_suffix(".txt").write_bytes(words.encode("cp932"))
     seen = yield {}
     assert {each.caption for each in seen.report.rows} == {words}
     seen.told("read as shift-jis rather than UTF-8", str(theirs / "japan.txt"), "Saving it on the Captions tab")
@@ -218,18 +216,18 @@ def captions_in_other_encodings(theirs):
 
 @table.row(14)
 def empty_captions_and_leading_blank_lines(theirs):
-    picture(theirs / "empty.png", caption="")
-    picture(theirs / "blank.png", caption=" \n\n")
-    picture(theirs / "late.png", caption="\n\na fox\n")
+    image(theirs / "empty.png", caption="")
+    image(theirs / "blank.png", caption=" \n\n")
+    image(theirs / "late.png", caption="\n\na fox\n")
     seen = yield {}
-    said = seen.told("2 of 3 pictures have an empty caption file", str(theirs), "Write captions, or delete the files")
+    said = seen.told("2 of 3 images have an empty caption file", str(theirs), "Write captions, or delete the files")
     assert "blank.png, empty.png" in said.what
     assert seen.row("late.png").caption == "a fox"
 
 
 @table.row(15)
 def captions_of_several_lines(theirs):
-    picture(theirs / "a.png", caption="a fox\nin the snow")
+    image(theirs / "a.png", caption="a fox\nin the snow")
     seen = yield {}
     (question,) = seen.report.questions
     assert (question.kind, question.examples) == ("lines", ("a.png",)) and seen.row("a.png").caption == "a fox"
@@ -243,10 +241,10 @@ def captions_of_several_lines(theirs):
 
 @table.row(16)
 def the_leaf_folder_the_parent_and_none_at_all(theirs):
-    leaf = picture(theirs / "10_fox" / "a.png", caption=None).parent
+    leaf = image(theirs / "10_fox" / "a.png", caption=None).parent
     (theirs / "papers").mkdir()
     (theirs / "papers" / "list.pdf").write_bytes(b"%PDF")
-    picture(theirs / "plain" / "b.png", caption=None)
+    image(theirs / "plain" / "b.png", caption=None)
     seen = yield {}
     seen.trains("a.png", "plain/b.png")
     for folder in (leaf, theirs):
@@ -284,7 +282,7 @@ def brackets_other_scripts_and_long_paths(theirs):
         f"{long}/x.png",
     ]
     for name in names:
-        picture(theirs / name)
+        image(theirs / name)
     seen = yield {}
     seen.trains(*names)
     assert seen.report.ok and seen.report.captions_found == 3
@@ -294,7 +292,7 @@ def brackets_other_scripts_and_long_paths(theirs):
 def endings_in_mixed_case(theirs):
     names = ["one.PNG", "two.Jpg", "three.JPEG", "four.WebP"]
     for name in names:
-        picture(theirs / name)
+        image(theirs / name)
     (theirs / "one.txt").rename(theirs / "one.TXT")
     seen = yield {}
     seen.trains(*names)
@@ -305,7 +303,7 @@ def endings_in_mixed_case(theirs):
 def a_vae_that_gives_no_finite_numbers(theirs):
     import torch
 
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     seen = yield {}
 
     def overflows(pixels):
@@ -314,23 +312,23 @@ def a_vae_that_gives_no_finite_numbers(theirs):
     cache = latent_cache(seen)
     with pytest.raises(ProblemsError) as caught:
         cache.fill(seen.report.placed, overflows)
-    told(caught.value.problems, "(NaN) for the picture a.png", str(theirs / "a.png"), "choose another VAE", blocks=True)
+    told(caught.value.problems, "(NaN) for the image a.png", str(theirs / "a.png"), "choose another VAE", blocks=True)
     assert cache.fill(seen.report.placed, overflows, retry=finite) == 1 and not cache.missing(seen.report.placed)
 
 
 @table.row(21)
-def more_regularisation_than_pictures(theirs):
+def more_regularisation_than_images(theirs):
     for name in ("fox/a.png", "fox/b.png", *(f"dog/{number}.png" for number in range(5))):
-        picture(theirs / name)
+        image(theirs / name)
     folders = {"folder": str(theirs / "fox"), "reg_data_dir": str(theirs / "dog")}
     seen = yield {"dataset": folders}
-    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("4 views of 7 pictures in turn")
+    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("4 views of 7 images in turn")
     epochs = Epochs(seen.report.placed, seen.job.dataset)
     shown = {each.key for epoch in range(3) for each, _ in epochs.views_of(epoch) if each.concept.number == 1}
     assert len(shown) == 5  # no unused tail: three epochs of two views show all five
     seen.look(dataset={"folder": None, "reg_data_dir": str(theirs / "dog")})
-    seen.told("5 regularisation pictures have nothing to balance", "dataset.sources", "Add pictures to learn")
-    seen.told("No picture is left to train", "dataset", "Add pictures", blocks=True)
+    seen.told("5 regularisation images have nothing to balance", "dataset.sources", "Add images to learn")
+    seen.told("No image is left to train", "dataset", "Add images", blocks=True)
 
 
 @table.row(22)
@@ -339,7 +337,7 @@ def one_draw_of_the_latent_for_the_whole_run(theirs):
 
     from core.dataset.latent_cache import frozen_latent, sample_latent
 
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     seen = yield {}
     assert seen.job.memory.latent_draw == "sample"
     mean, key = torch.zeros(4, 2, 2), seen.placed("a.png").key
@@ -350,21 +348,21 @@ def one_draw_of_the_latent_for_the_whole_run(theirs):
 
 @table.row(23)
 def masks_of_another_size_missing_and_left_over(theirs):
-    picture(theirs / "set" / "a.png")
-    picture(theirs / "set" / "b.png")
-    masks = picture(theirs / "masks" / "a.png", 80, 48, caption=None).parent
-    picture(masks / "old.png", caption=None)
+    image(theirs / "set" / "a.png")
+    image(theirs / "set" / "b.png")
+    masks = image(theirs / "masks" / "a.png", 80, 48, caption=None).parent
+    image(masks / "old.png", caption=None)
     folders = {"folder": str(theirs / "set"), "conditioning_data_dir": str(masks), "masked_loss": True}
     seen = yield {"dataset": folders}
-    seen.told("1 of 2 pictures have no mask of their name", str(masks), "Add the missing ones")
-    seen.told("belong to no picture: old.png", str(masks), "Rename them")
-    seen.told("a.png (80 x 48 for 160 x 96)", str(masks), "Make them of the picture's size")
+    seen.told("1 of 2 images have no mask of their name", str(masks), "Add the missing ones")
+    seen.told("belong to no image: old.png", str(masks), "Rename them")
+    seen.told("a.png (80 x 48 for 160 x 96)", str(masks), "Make them of the image's size")
     assert seen.report.ok and seen.row("a.png").mask and not seen.row("b.png").mask
 
 
 @table.row(24)
 def several_resolutions_of_one_folder(theirs):
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     seen = yield {"dataset": {"more_resolutions": [256]}}
     assert [each.placement.bucket for each in seen.report.placed] == [(160, 96), (320, 192)]
     assert len(latent_cache(seen).missing(seen.report.placed)) == 2  # each resolution has an entry of its own
@@ -372,7 +370,7 @@ def several_resolutions_of_one_folder(theirs):
 
 @table.row(25)
 def what_windows_and_macos_leave_behind(theirs):
-    picture(theirs / "a.png")
+    image(theirs / "a.png")
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._a.png", "__MACOSX/._a.png", "_atelier_trash/old.png"):
         (theirs / name).parent.mkdir(exist_ok=True)
         (theirs / name).write_bytes(b"\x00\x05\x16\x07")
@@ -384,15 +382,15 @@ def what_windows_and_macos_leave_behind(theirs):
 @table.row(26)
 def a_slow_drive(theirs):
     for number in range(3):
-        picture(theirs / f"{number}.png")
+        image(theirs / f"{number}.png")
     seen = yield {}
 
     def refuse(*_, **__):
-        raise AssertionError("an unchanged picture is opened again")
+        raise AssertionError("an unchanged image is opened again")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.dataset.walk.read_header", refuse)
-        patch.setattr("core.dataset.decoding.open_picture", refuse)
+        patch.setattr("core.dataset.decoding.open_decoded", refuse)
         assert seen.look().trained == 3
 
 

@@ -1,4 +1,4 @@
-"""Every picture trains in every epoch, as often as its repeats say; the steps counted are the steps made."""
+"""Every image trains in every epoch, as often as its repeats say; the steps counted are the steps made."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ from core.dataset.caption_files import Caption
 from core.dataset.epochs import Epochs
 from core.dataset.placing import merged
 from core.dataset.rotation import first_ones
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.source import Source
@@ -28,22 +28,22 @@ def concept(number=0, size=1, **source):
         PLAIN,
         number=number,
         source=Source(folder=f"f{number}", **source),
-        pictures=PLAIN.pictures.model_copy(update={"train_batch_size": size}),
+        images=PLAIN.images.model_copy(update={"train_batch_size": size}),
     )
     return made
 
 
 def placed(index: int, width: int, height: int, repeats: int = 1, of=PLAIN) -> Placed:
-    picture = Picture(f"folder{of.number}", f"{index}.png", Path(f"{index}.png"), width, height, 1, 1, repeats)
-    return Placed(picture, PLAN.assign(width, height), Caption("", "none", Path(f"{index}.txt")), of)
+    image = ImageInfo(f"folder{of.number}", f"{index}.png", Path(f"{index}.png"), width, height, 1, 1, repeats)
+    return Placed(image, PLAN.assign(width, height), Caption("", "none", Path(f"{index}.txt")), of)
 
 
 def random_set(draw_sizes, of=PLAIN) -> list[Placed]:
     return [placed(index, width, height, repeats, of) for index, (width, height, repeats) in enumerate(draw_sizes)]
 
 
-def epochs_of(pictures, accumulation=1, **dataset) -> Epochs:
-    return Epochs(pictures, DatasetSettings(**dataset), accumulation)
+def epochs_of(images, accumulation=1, **dataset) -> Epochs:
+    return Epochs(images, DatasetSettings(**dataset), accumulation)
 
 
 SETS = st.lists(st.tuples(st.integers(100, 3000), st.integers(100, 3000), st.integers(1, 5)), min_size=1, max_size=60)
@@ -51,14 +51,14 @@ SETS = st.lists(st.tuples(st.integers(100, 3000), st.integers(100, 3000), st.int
 
 @settings(max_examples=150, deadline=None)
 @given(sizes=SETS, batch_size=st.integers(1, 9), epoch=st.integers(0, 50), accumulation=st.integers(1, 5))
-def test_an_epoch_shows_each_picture_exactly_its_repeats_and_has_the_counted_steps(
+def test_an_epoch_shows_each_image_exactly_its_repeats_and_has_the_counted_steps(
     sizes, batch_size, epoch, accumulation
 ):
-    pictures = random_set(sizes, concept(size=batch_size))
-    epochs = epochs_of(pictures, accumulation)
+    images = random_set(sizes, concept(size=batch_size))
+    epochs = epochs_of(images, accumulation)
     batches = epochs.batches(7, epoch)
     shown = Counter((item.key, repeat) for batch in batches for item, repeat in batch.items)
-    assert shown == Counter((item.key, repeat) for item in pictures for repeat in range(item.repeats))
+    assert shown == Counter((item.key, repeat) for item in images for repeat in range(item.repeats))
     assert len(batches) == epochs.batches_in(epoch)
     groups = epochs.groups(7, epoch)
     assert len(groups) == epochs.updates_in(epoch)
@@ -97,9 +97,9 @@ def test_the_updates_counted_are_those_made_whatever_comes_in_turn(
 
 def test_only_the_last_batch_of_a_bucket_is_short():
     of = concept(size=2)
-    pictures = [placed(index, 512, 512, of=of) for index in range(3)]
-    pictures += [placed(index, 900, 300, of=of) for index in range(3, 18)]
-    lengths = Counter((batch.bucket, len(batch)) for batch in epochs_of(pictures).batches(1, 1))
+    images = [placed(index, 512, 512, of=of) for index in range(3)]
+    images += [placed(index, 900, 300, of=of) for index in range(3, 18)]
+    lengths = Counter((batch.bucket, len(batch)) for batch in epochs_of(images).batches(1, 1))
     assert lengths == {((512, 512), 2): 1, ((512, 512), 1): 1, ((832, 256), 2): 7, ((832, 256), 1): 1}  # 2 + 8 batches
 
 
@@ -123,23 +123,23 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 )
 def test_several_processes_are_shown_what_one_with_their_batch_size_is(first, second, size, processes, short):
     def shown(size, processes):
-        pictures = random_set(first, concept(0, size)) + random_set(second, concept(1, 3 * size))
-        pictures = merged(pictures, processes) if short == "merge" else pictures
-        epochs = Epochs(pictures, DatasetSettings(short_batches=short), 2, processes)
+        images = random_set(first, concept(0, size)) + random_set(second, concept(1, 3 * size))
+        images = merged(images, processes) if short == "merge" else images
+        epochs = Epochs(images, DatasetSettings(short_batches=short), 2, processes)
         return [[(item.key, repeat) for item, repeat in batch.items] for batch in epochs.batches(7, 3)]
 
     assert shown(size, processes) == shown(size * processes, 1)
 
 
 @pytest.mark.slow
-def test_planning_time_grows_with_the_pictures_and_not_with_their_square():
-    """Told, not timed: the count of batches is checked; the seconds are printed (goal: 100,000 pictures under 3 s)."""
+def test_planning_time_grows_with_the_images_and_not_with_their_square():
+    """Told, not timed: the count of batches is checked; the seconds are printed (goal: 100,000 images under 3 s)."""
     of = concept(size=4)
-    pictures = [placed(index, 400 + index % 80, 400 + index % 70, of=of) for index in range(100_000)]
+    images = [placed(index, 400 + index % 80, 400 + index % 70, of=of) for index in range(100_000)]
     start = time.perf_counter()
-    epochs = epochs_of(pictures)
+    epochs = epochs_of(images)
     batches = epochs.batches(1, 1)
-    print(f"planned 100,000 pictures in {time.perf_counter() - start:.2f} s")
+    print(f"planned 100,000 images in {time.perf_counter() - start:.2f} s")
     assert len(batches) == epochs.batches_in(1)
     assert sum(len(batch) for batch in batches) == 100_000
 
@@ -159,17 +159,17 @@ def sizes_of(epochs):
 def test_short_batches_are_filled_up_from_their_bucket():
     epochs = epochs_of(five_and_one(), short_batches="refill")
     assert sizes_of(epochs) == [((512, 512), 2)] * 3 + [((832, 256), 2)]
-    shown = Counter(item.picture.relative for batch in epochs.batches(1, 0) for item, _ in batch.items)
+    shown = Counter(item.image.relative for batch in epochs.batches(1, 0) for item, _ in batch.items)
     assert sorted(shown.values()) == [1, 1, 1, 1, 2, 2] and shown["9.png"] == 2
 
 
 def test_short_batches_are_left_out_and_what_never_trains_is_known():
     epochs = epochs_of(five_and_one(), short_batches="drop")
     assert sizes_of(epochs) == [((512, 512), 2)] * 2
-    assert [each.picture.relative for each in epochs.never_shown()] == ["9.png"]
+    assert [each.image.relative for each in epochs.never_shown()] == ["9.png"]
     left_out = [
-        {each.picture.relative for each in five_and_one()}
-        - {item.picture.relative for batch in epochs.batches(1, epoch) for item, _ in batch.items}
+        {each.image.relative for each in five_and_one()}
+        - {item.image.relative for batch in epochs.batches(1, epoch) for item, _ in batch.items}
         for epoch in range(12)
     ]
     assert len(set().union(*left_out)) == 6  # each time another of the five
@@ -183,12 +183,12 @@ def test_a_bucket_that_cannot_fill_a_batch_joins_the_nearest():
 
 
 def test_folders_of_another_batch_size_or_group_never_share_a_batch():
-    pictures = [
+    images = [
         placed(index, 512, 512, of=concept(number, size, batch_group=group))
         for number, (size, group) in enumerate([(2, None), (3, None), (2, "a"), (2, None)])
         for index in range(4)
     ]
-    groups = [{item.concept.number for item, _ in batch.items} for batch in epochs_of(pictures).batches(3, 0)]
+    groups = [{item.concept.number for item, _ in batch.items} for batch in epochs_of(images).batches(3, 0)]
     together = set().union(*[{(min(group), max(group))} for group in groups])
     assert (0, 3) in together and not together & {(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)}
 
@@ -199,12 +199,12 @@ def test_folders_of_another_batch_size_or_group_never_share_a_batch():
 def test_samples_per_epoch_go_round_the_whole_folder():
     epochs = epochs_of([placed(index, 512, 512, of=concept(samples_per_epoch=3)) for index in range(7)])
     assert epochs.views == 3
-    rounds = [[each.picture.relative for each, _ in epochs.views_of(epoch)] for epoch in range(7)]
+    rounds = [[each.image.relative for each, _ in epochs.views_of(epoch)] for epoch in range(7)]
     assert Counter(name for one in rounds for name in one) == {f"{index}.png": 3 for index in range(7)}
     assert len(set(rounds[0] + rounds[1])) == 6
 
 
-def test_more_samples_than_pictures_have_draws_of_their_own():
+def test_more_samples_than_images_have_draws_of_their_own():
     epochs = epochs_of([placed(index, 512, 512, of=concept(samples_per_epoch=5)) for index in range(2)])
     assert sorted(repeat for _, repeat in epochs.views_of(0)) == [0, 0, 1, 1, 2]
 
@@ -214,14 +214,14 @@ def test_regularisation_balances_the_training_views_and_all_of_it_comes_round():
     extra = [placed(index, 512, 512, of=concept(1, role="regularisation")) for index in range(10)]
     epochs = epochs_of([*train, *extra])
     regs = [
-        [each.picture.relative for each, _ in epochs.views_of(epoch) if each.concept.role == "regularisation"]
+        [each.image.relative for each, _ in epochs.views_of(epoch) if each.concept.role == "regularisation"]
         for epoch in range(5)
     ]
     assert [len(one) for one in regs] == [6] * 5
     assert Counter(name for one in regs for name in one) == {f"{index}.png": 3 for index in range(10)}
 
 
-# sd-scripts' own outcomes: (training views, repeats of the folder, pictures) -> repeats of each
+# sd-scripts' own outcomes: (training views, repeats of the folder, images) -> repeats of each
 @pytest.mark.parametrize(
     ("wanted", "repeats", "expected"),
     [
@@ -235,10 +235,10 @@ def test_regularisation_balances_the_training_views_and_all_of_it_comes_round():
 )
 def test_the_old_balance_is_sd_scripts(wanted, repeats, expected):
     pool = [placed(index, 512, 512, repeats=repeats) for index in range(4)]
-    counts = Counter(each.picture.relative for each, _ in first_ones(pool, wanted).of_epoch(5))
+    counts = Counter(each.image.relative for each, _ in first_ones(pool, wanted).of_epoch(5))
     assert [counts[f"{index}.png"] for index in range(4)] == expected
 
 
-def test_regularisation_without_training_pictures_is_not_shown():
+def test_regularisation_without_training_images_is_not_shown():
     epochs = epochs_of([placed(0, 512, 512, of=concept(0, role="regularisation"))])
     assert epochs.views == 0 and epochs.batches(1, 0) == []

@@ -5,7 +5,7 @@ from PIL import Image
 from core.dataset.preflight import preflight
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
-from tests.dataset.bad_input import DATASET, picture
+from tests.dataset.bad_input import DATASET, image
 
 
 def advice(tmp_path, **dataset):
@@ -18,7 +18,7 @@ def test_a_wholly_black_mask_is_named(tmp_path):
     for folder in ("fox", "masks"):
         (tmp_path / folder).mkdir()
     for name, level in (("a.png", 0), ("b.png", 1), ("c.png", 255)):
-        picture(tmp_path / "fox" / name)
+        image(tmp_path / "fox" / name)
         Image.new("L", (160, 96), level).save(tmp_path / "masks" / name)
     (found,) = advice(tmp_path, conditioning_data_dir=str(tmp_path / "masks"), masked_loss=True)
     assert "a.png" in found.what and "b.png" not in found.what and found.level == "advice" and found.fix
@@ -27,7 +27,7 @@ def test_a_wholly_black_mask_is_named(tmp_path):
 
 def test_a_wholly_transparent_image_is_named_where_its_transparency_is_the_mask(tmp_path):
     (tmp_path / "fox").mkdir()
-    picture(tmp_path / "fox" / "b.png")
+    image(tmp_path / "fox" / "b.png")
     Image.new("RGBA", (160, 96), (9, 9, 9, 0)).save(tmp_path / "fox" / "a.png")
     (found,) = advice(tmp_path, alpha_mask=True)
     assert "a.png" in found.what and "b.png" not in found.what

@@ -1,4 +1,4 @@
-"""Buckets against sd-scripts' own results (tests/vectors) and the rules that hold for any picture."""
+"""Buckets against sd-scripts' own results (tests/vectors) and the rules that hold for any image."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def transposed(sizes):
         f"{case['resolution']}-{case['max_bucket_reso']}-{case['bucket_reso_steps']}-{case['bucket_no_upscale']}"
     ),
 )
-def test_every_picture_gets_the_bucket_size_and_crop_that_sd_scripts_gives_it(case):
+def test_every_image_gets_the_bucket_size_and_crop_that_sd_scripts_gives_it(case):
     names = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
     plan = plan_buckets(DatasetSettings(resolution=tuple(case["resolution"]), **{name: case[name] for name in names}))
     for item in case["items"]:
@@ -106,7 +106,7 @@ def test_buckets_off_is_one_size_for_all():
     assert plan.assign(3000, 200).bucket == (96, 136)
 
 
-def test_the_frame_is_the_crop_as_shares_of_the_picture():
+def test_the_frame_is_the_crop_as_shares_of_the_image():
     placement = plan_buckets(DatasetSettings(resolution=512)).assign(1000, 1500)  # (384, 640) out of (427, 640)
     assert placement.frame == pytest.approx((21 / 427, 0, 405 / 427, 1))
     assert placement.scale == pytest.approx(427 / 1000) and placement.kept == pytest.approx(384 / 427)
@@ -121,7 +121,7 @@ def test_the_frame_is_the_crop_as_shares_of_the_picture():
     no_upscale=st.booleans(),
     enable=st.booleans(),
 )
-def test_any_picture_covers_its_bucket_and_the_crop_lies_inside(width, height, resolution, step, no_upscale, enable):
+def test_any_image_covers_its_bucket_and_the_crop_lies_inside(width, height, resolution, step, no_upscale, enable):
     asked = DatasetSettings(
         resolution=resolution, bucket_reso_steps=step, bucket_no_upscale=no_upscale, enable_bucket=enable
     )
@@ -132,7 +132,7 @@ def test_any_picture_covers_its_bucket_and_the_crop_lies_inside(width, height, r
     for side in (0, 1):
         assert 0 <= placement.crop[side] <= placement.resized[side] - placement.bucket[side]
         assert placement.bucket[side] > 0 and placement.bucket[side] % (step if enable else 8) == 0
-    # The resized picture keeps its shape to half a pixel, and without enlarging it has the smaller of both areas.
+    # The resized image keeps its shape to half a pixel, and without enlarging it has the smaller of both areas.
     assert abs(placement.resized[0] / width - placement.resized[1] / height) <= 0.51 / min(width, height)
     if no_upscale and enable:
         assert placement.resized[0] <= width and placement.resized[1] <= height

@@ -31,8 +31,8 @@ def test_the_list_is_written_where_there_is_none_and_read_back_as_the_same(tmp_p
         str(tmp_path / "set/b.png"): {"caption": "fox", "resolution": [64, 48]},
     }
     again = look(tmp_path / "set")
-    assert [p.key for p in again.pictures] == [p.key for p in first.pictures] and not again.problems
-    assert [p.given for p in again.pictures] == ["a red fox", "fox"]
+    assert [p.key for p in again.images] == [p.key for p in first.images] and not again.problems
+    assert [p.given for p in again.images] == ["a red fox", "fox"]
 
 
 def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):
@@ -41,7 +41,7 @@ def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):
     path.with_suffix(".txt").write_text("edited since")
     write(tmp_path / "set", {str(path): {"caption": "of the list", "resolution": [64, 48]}})
     found = look(tmp_path / "set")
-    assert [read_caption(p, CaptionSettings()).text for p in found.pictures] == ["of the list"]
+    assert [read_caption(p, CaptionSettings()).text for p in found.images] == ["of the list"]
     unlisted, edited = found.problems
     assert "new.png" in unlisted.what and "do not train" in unlisted.what
     assert "1 of 1 captions differ from the list" in edited.what and "a.png" in edited.what
@@ -49,7 +49,7 @@ def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):
     assert "Delete metadata_cache.json" in edited.fix
 
 
-def test_entries_whose_picture_is_gone_and_pictures_that_changed_are_said(tmp_path, add):
+def test_entries_whose_image_is_gone_and_images_that_changed_are_said(tmp_path, add):
     path = add("set/a.png")
     write(
         tmp_path / "set",
@@ -59,7 +59,7 @@ def test_entries_whose_picture_is_gone_and_pictures_that_changed_are_said(tmp_pa
         },
     )
     whats = [problem.what for problem in look(tmp_path / "set").problems]
-    assert any("match no picture" in what and "gone.png" in what for what in whats)
+    assert any("match no image" in what and "gone.png" in what for what in whats)
     assert any("a.png (99 x 48 in the list, 64 x 48 now)" in what for what in whats)
 
 
@@ -67,7 +67,7 @@ def test_a_list_of_another_computer_is_found_by_name(tmp_path, add):
     add("set/a.png")
     write(tmp_path / "set", {"D:\\old\\a.png": {"caption": "x", "resolution": [64, 48]}})
     found = look(tmp_path / "set")
-    assert [p.relative for p in found.pictures] == ["a.png"] and "found by name" in found.problems[0].what
+    assert [p.relative for p in found.images] == ["a.png"] and "found by name" in found.problems[0].what
 
 
 def test_a_folder_that_takes_no_list_trains_all_the_same_and_it_is_said(tmp_path, add, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_folder_that_takes_no_list_trains_all_the_same_and_it_is_said(tmp_path
 
     monkeypatch.setattr("core.record.atomic.write_json", refuse)
     found = look(tmp_path / "set")
-    assert len(found.pictures) == 1
+    assert len(found.images) == 1
     assert "could not be written" in found.problems[0].what and found.problems[0].level == "advice"
 
 
@@ -87,4 +87,4 @@ def test_without_the_setting_no_list_is_read_or_written(tmp_path, add):
     scan_dataset(DatasetSettings(folder=str(tmp_path / "set")))
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["a.png"]
     write(tmp_path / "set", {})
-    assert len(scan_dataset(DatasetSettings(folder=str(tmp_path / "set"))).pictures) == 1
+    assert len(scan_dataset(DatasetSettings(folder=str(tmp_path / "set"))).images) == 1

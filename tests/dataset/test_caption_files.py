@@ -16,13 +16,13 @@ from core.dataset.caption_files import (
     save_caption,
     undo,
 )
-from core.dataset.picture import Picture
+from core.dataset.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.captions import CaptionSettings
 
 
-def picture(folder, name="a.png", words="", sidecars=(), given=None):
-    return Picture("folder", name, Path(folder) / name, 64, 64, 1, 1, words=words, sidecars=sidecars, given=given)
+def image(folder, name="a.png", words="", sidecars=(), given=None):
+    return ImageInfo("folder", name, Path(folder) / name, 64, 64, 1, 1, words=words, sidecars=sidecars, given=given)
 
 
 # ---- reading
@@ -50,7 +50,7 @@ def test_captions_in_other_encodings_are_read_and_said(tmp_path, encoding, text,
     decoded = decode_text(data)
     assert (decoded.text, decoded.encoding, decoded.guessed) == (text, said, guessed)
     (tmp_path / "a.txt").write_bytes(data)
-    caption = read_caption(picture(tmp_path), CaptionSettings())
+    caption = read_caption(image(tmp_path), CaptionSettings())
     assert caption.text == text and caption.source == "file"
     if said.startswith("utf-8"):
         assert caption.problem is None
@@ -72,41 +72,41 @@ def test_utf_8_is_never_taken_for_something_else(text):
 def test_txt_comes_before_caption_and_the_setting_chooses_one(tmp_path):
     (tmp_path / "a.txt").write_text("tags")
     (tmp_path / "a.caption").write_text("sentence")
-    assert read_caption(picture(tmp_path), CaptionSettings()).text == "tags"
-    assert read_caption(picture(tmp_path), CaptionSettings(caption_extension=".caption")).text == "sentence"
+    assert read_caption(image(tmp_path), CaptionSettings()).text == "tags"
+    assert read_caption(image(tmp_path), CaptionSettings(caption_extension=".caption")).text == "sentence"
     (tmp_path / "a.txt").unlink()
-    assert read_caption(picture(tmp_path), CaptionSettings()).text == "sentence"
-    assert read_caption(picture(tmp_path, words="w"), CaptionSettings(caption_extension=".txt")).source == "words"
+    assert read_caption(image(tmp_path), CaptionSettings()).text == "sentence"
+    assert read_caption(image(tmp_path, words="w"), CaptionSettings(caption_extension=".txt")).source == "words"
 
 
 def test_a_caption_file_whose_name_differs_in_case_is_found(tmp_path):
     (tmp_path / "a.TXT").write_text("tags")
-    assert read_caption(picture(tmp_path, sidecars=("a.TXT",)), CaptionSettings()).text == "tags"
+    assert read_caption(image(tmp_path, sidecars=("a.TXT",)), CaptionSettings()).text == "tags"
 
 
 def test_without_a_file_the_folders_words_are_used_and_without_words_nothing(tmp_path):
-    assert read_caption(picture(tmp_path, words="sks fox"), CaptionSettings()).text == "sks fox"
-    nothing = read_caption(picture(tmp_path), CaptionSettings())
+    assert read_caption(image(tmp_path, words="sks fox"), CaptionSettings()).text == "sks fox"
+    nothing = read_caption(image(tmp_path), CaptionSettings())
     assert (nothing.text, nothing.source, nothing.path) == ("", "none", tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize("content", [b"", b" \r\n\t", b"\xef\xbb\xbf\n"])
 def test_an_empty_caption_file_is_an_empty_caption_and_said(tmp_path, content):
     (tmp_path / "a.txt").write_bytes(content)
-    caption = read_caption(picture(tmp_path, words="fox"), CaptionSettings())
+    caption = read_caption(image(tmp_path, words="fox"), CaptionSettings())
     assert (caption.text, caption.source) == ("", "blank")
     assert "empty" in caption.problem.what and "words" in caption.problem.fix
 
 
 def test_a_caption_file_of_megabytes_is_not_taken_for_a_caption(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
-    caption = read_caption(picture(tmp_path, words="fox"), CaptionSettings())
+    caption = read_caption(image(tmp_path, words="fox"), CaptionSettings())
     assert caption.text == "fox" and "1 MB" in caption.problem.what
 
 
 def test_windows_line_ends_are_line_ends(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\r\n")
-    assert read_caption(picture(tmp_path), CaptionSettings()).text == "one\ntwo"
+    assert read_caption(image(tmp_path), CaptionSettings()).text == "one\ntwo"
 
 
 # ---- saving
@@ -181,7 +181,7 @@ def test_a_caption_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monke
 def both(tmp_path):
     (tmp_path / "a.txt").write_text("fox, snow\nday")
     (tmp_path / "a.caption").write_text("A fox runs, fast.\nA red animal.")
-    return picture(tmp_path, sidecars=("a.caption", "a.txt"))
+    return image(tmp_path, sidecars=("a.caption", "a.txt"))
 
 
 def test_one_of_two_files_is_read_unless_both_are_asked_for(both):
@@ -218,36 +218,36 @@ def test_files_of_which_one_is_drawn_are_both_held(both):
 @pytest.mark.parametrize("sidecars", ["joined", "drawn"])
 def test_where_only_one_of_two_files_is_there_it_is_used(tmp_path, sidecars):
     settings = CaptionSettings(sidecars=sidecars)
-    assert read_caption(picture(tmp_path, words="w"), settings).source == "words"
+    assert read_caption(image(tmp_path, words="w"), settings).source == "words"
     (tmp_path / "a.caption").write_text("A fox.")
-    assert read_caption(picture(tmp_path), settings).text == "A fox."
+    assert read_caption(image(tmp_path), settings).text == "A fox."
     (tmp_path / "a.txt").write_text(" ")
-    assert read_caption(picture(tmp_path), settings).text == "A fox."
+    assert read_caption(image(tmp_path), settings).text == "A fox."
     (tmp_path / "a.txt").write_text("fox")
     (tmp_path / "a.caption").unlink()
-    assert read_caption(picture(tmp_path), settings).text == "fox"
+    assert read_caption(image(tmp_path), settings).text == "fox"
     (tmp_path / "a.caption").write_text("")
-    assert (read_caption(picture(tmp_path), settings).text, read_caption(picture(tmp_path), settings).sentence) == (
+    assert (read_caption(image(tmp_path), settings).text, read_caption(image(tmp_path), settings).sentence) == (
         "fox",
         None,
     )
     (tmp_path / "a.txt").unlink()
-    assert read_caption(picture(tmp_path, words="w"), settings).source == "blank"
+    assert read_caption(image(tmp_path, words="w"), settings).source == "blank"
 
 
 def test_a_caption_from_metadata_comes_before_the_file(tmp_path):
     (tmp_path / "a.txt").write_text("file")
-    caption = read_caption(picture(tmp_path, given=" from metadata\r\n"), CaptionSettings())
+    caption = read_caption(image(tmp_path, given=" from metadata\r\n"), CaptionSettings())
     assert (caption.text, caption.source) == ("from metadata", "metadata")
-    nothing = read_caption(picture(tmp_path, given=""), CaptionSettings())
+    nothing = read_caption(image(tmp_path, given=""), CaptionSettings())
     assert (nothing.text, nothing.source) == ("", "metadata") and "empty caption" in nothing.problem.what
 
 
-def test_a_cut_out_face_has_the_caption_of_its_picture_and_saves_one_of_its_own(tmp_path):
+def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tmp_path):
     (tmp_path / "foo.txt").write_text("a hero")
-    face = picture(tmp_path, "foo_0123_0200_0080_0080.png")
+    face = image(tmp_path, "foo_0123_0200_0080_0080.png")
     assert read_caption(face, CaptionSettings()).text == "a hero"
-    assert read_caption(picture(tmp_path, "foo_bar_baz_a_b.png"), CaptionSettings()).source == "none"
+    assert read_caption(image(tmp_path, "foo_bar_baz_a_b.png"), CaptionSettings()).source == "none"
     save_caption(face.path, "a face")
     assert (tmp_path / "foo.txt").read_text() == "a hero"
     assert read_caption(face, CaptionSettings()).text == "a face"

@@ -14,12 +14,12 @@ from core.settings.dataset import DatasetSettings
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Names of the pictures whose caption was read anew."""
+    """Names of the images whose caption was read anew."""
     names = []
 
-    def read(picture, settings):
-        names.append(picture.relative)
-        return read_caption(picture, settings)
+    def read(image, settings):
+        names.append(image.relative)
+        return read_caption(image, settings)
 
     monkeypatch.setattr(caption_memo, "read_caption", read)
     return names
@@ -27,9 +27,9 @@ def reads(monkeypatch):
 
 def captions(folder, memo, **settings):
     wanted = CaptionSettings(**settings)
-    pictures = scan_dataset(DatasetSettings(folder=str(folder))).pictures
-    found = captions_of(pictures, [wanted], memo)
-    assert found == {picture.key: read_caption(picture, wanted) for picture in pictures}
+    images = scan_dataset(DatasetSettings(folder=str(folder))).images
+    found = captions_of(images, [wanted], memo)
+    assert found == {image.key: read_caption(image, wanted) for image in images}
     return found
 
 
@@ -42,7 +42,7 @@ def write(path, text, encoding="utf-8"):
 write.time = 10**18
 
 
-def test_captions_are_read_once_until_a_file_beside_the_picture_changes(tmp_path, add, reads):
+def test_captions_are_read_once_until_a_file_beside_the_image_changes(tmp_path, add, reads):
     for name in ("a", "b", "c"):
         add(f"set/{name}.png")
     write(tmp_path / "set/a.txt", "a fox")
@@ -100,15 +100,15 @@ def test_the_settings_that_reading_looks_at_are_those_that_the_memo_compares(tmp
     add("set/b.png")
     write(tmp_path / "set/a.txt", "tags\nmore")
     write(tmp_path / "set/a.caption", "A sentence.\nAnother.")
-    pictures = scan_dataset(DatasetSettings(folder=str(tmp_path / "set"))).pictures
+    images = scan_dataset(DatasetSettings(folder=str(tmp_path / "set"))).images
     seen = set()
     for sidecars in ("one", "joined", "drawn"):
         for lines in ("first", "all"):
             for compatibility in ("none", "kohya"):
-                for picture in pictures:
+                for image in images:
                     settings = CaptionSettings(sidecars=sidecars, caption_lines=lines, compatibility=compatibility)
                     watched = Watched(settings)
-                    read_caption(picture, watched)
+                    read_caption(image, watched)
                     seen |= watched.seen
     assert seen <= set(READ_BY) <= set(CaptionSettings.model_fields)
 

@@ -313,7 +313,7 @@ def test_the_same_address_gives_the_same_caption(epoch, repeat, step, text):
     assert draw(caption, **address, **EVERYTHING) == draw(caption, **address, **EVERYTHING)
 
 
-def test_another_seed_epoch_picture_or_repeat_gives_another_draw():
+def test_another_seed_epoch_image_or_repeat_gives_another_draw():
     options = {"shuffle_caption": True}
     raw = ", ".join("abcdefghijkl")
     others = [draw(raw, epoch=2, **options), draw(raw, key=("folder", "b.png"), **options)]

@@ -1,4 +1,4 @@
-"""Every kind of picture file comes out as RGB in sRGB with its transparency apart; a missing reader is named."""
+"""Every kind of image file comes out as RGB in sRGB with its transparency apart; a missing reader is named."""
 
 import struct
 import sys
@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 
 from core.dataset import opening, plugins
 from core.dataset.colours import colour_of
-from core.dataset.files import is_picture_name
-from core.dataset.opening import BrokenPicture, open_picture, open_rgb, problem_of, read_header
+from core.dataset.files import is_image_name
+from core.dataset.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
 
 ORANGE = (200, 100, 50)
 RGB16 = (200 * 257, 100 * 257, 50 * 257)
@@ -45,7 +45,7 @@ def solid(mode, colour):
     return Image.new(mode, (4, 4), colour)
 
 
-# name, picture, options of save, colour at the corner, allowed difference
+# name, image, options of save, colour at the corner, allowed difference
 MODES = [
     ("rgb.png", solid("RGB", ORANGE), {}, ORANGE, 0),
     ("rgb.bmp", solid("RGB", ORANGE), {}, ORANGE, 0),
@@ -79,9 +79,9 @@ MODES = [
 
 
 @pytest.mark.parametrize(("name", "image", "options", "expected", "tolerance"), MODES, ids=[row[0] for row in MODES])
-def test_a_picture_of_any_mode_is_rgb(tmp_path, name, image, options, expected, tolerance):
+def test_an_image_of_any_mode_is_rgb(tmp_path, name, image, options, expected, tolerance):
     image.save(tmp_path / name, **options)
-    opened = open_picture(tmp_path / name)
+    opened = open_decoded(tmp_path / name)
     assert opened.colours.mode == "RGB" and opened.alpha is None
     got = np.array(opened.colours.getpixel((0, 0)))
     assert np.abs(got - np.array(expected)).max() <= tolerance
@@ -99,7 +99,7 @@ SIXTEEN = [
 
 @pytest.mark.parametrize(("name", "kind", "pixel", "hidden", "alpha"), SIXTEEN, ids=[row[0] for row in SIXTEEN])
 def test_colours_of_sixteen_bits_are_scaled(tmp_path, name, kind, pixel, hidden, alpha):
-    opened = open_picture(png(tmp_path / "a.png", 16, kind, pixel * 4, hidden=hidden))
+    opened = open_decoded(png(tmp_path / "a.png", 16, kind, pixel * 4, hidden=hidden))
     assert opened.colours.getpixel((1, 1)) == ORANGE
     assert (opened.alpha.getpixel((1, 1)) if opened.alpha else 255) == alpha
 
@@ -117,14 +117,14 @@ GREYS = [
 def test_the_transparent_grey_of_any_depth_is_transparent(tmp_path, name, depth, row, hidden, greys):
     """The colour is named in the file's own levels: 3 of 2 bits is white."""
     path = png(tmp_path / "a.png", depth, 0, row, hidden=struct.pack(">H", hidden))
-    opened = open_picture(path)
+    opened = open_decoded(path)
     assert tuple(np.asarray(opened.colours)[0, :, 0]) == greys
     assert tuple(np.asarray(opened.alpha)[0]) == tuple(0 if grey == 255 else 255 for grey in greys)
 
 
 def test_grey_and_alpha_of_sixteen_bits(tmp_path):
     path = png(tmp_path / "a.png", 16, 4, struct.pack(">2H", 77 * 257, 51 * 257) * 4)
-    opened = open_picture(path)
+    opened = open_decoded(path)
     assert opened.colours.getpixel((0, 0)) == (77, 77, 77) and opened.alpha.getpixel((0, 0)) == 51
 
 
@@ -139,10 +139,10 @@ def test_what_is_transparent_takes_the_chosen_colour(tmp_path):
 def test_one_pixel_that_lets_through_is_transparency(tmp_path):
     image = Image.new("RGBA", (40, 30), "red")
     image.save(tmp_path / "a.webp", lossless=True)
-    assert open_picture(tmp_path / "a.webp").alpha is None
+    assert open_decoded(tmp_path / "a.webp").alpha is None
     image.putpixel((39, 29), (255, 0, 0, 254))
     image.save(tmp_path / "a.webp", lossless=True)
-    assert open_picture(tmp_path / "a.webp").alpha is not None
+    assert open_decoded(tmp_path / "a.webp").alpha is not None
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "a.jpg", "noextension"])
@@ -224,7 +224,7 @@ def test_a_jpeg_inside_jpeg_xl_is_turned_as_the_jpeg_was(tmp_path):
 def test_transparency_of_optional_formats(tmp_path, module, name, kind):
     pytest.importorskip(module)
     Image.new("RGBA", (16, 16), (*ORANGE, 0)).save(tmp_path / name, kind)
-    assert open_picture(tmp_path / name).alpha is not None and open_rgb(tmp_path / name).getpixel((8, 8)) == (
+    assert open_decoded(tmp_path / name).alpha is not None and open_rgb(tmp_path / name).getpixel((8, 8)) == (
         255,
         255,
         255,
@@ -241,13 +241,13 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("name", "start", "wanted"), MISSING)
-def test_a_picture_whose_reader_is_missing_is_named_with_what_to_install(tmp_path, monkeypatch, name, start, wanted):
+def test_an_image_whose_reader_is_missing_is_named_with_what_to_install(tmp_path, monkeypatch, name, start, wanted):
     monkeypatch.setattr(plugins, "LOADED", frozenset())
     monkeypatch.setattr(opening, "LOADED", frozenset())
     path = tmp_path / name
     path.write_bytes(start)
-    assert is_picture_name(name)  # so a scan lists it rather than passing over it
-    with pytest.raises(BrokenPicture, match=wanted) as found:
+    assert is_image_name(name)  # so a scan lists it rather than passing over it
+    with pytest.raises(BrokenImage, match=wanted) as found:
         read_header(path)
     problem = problem_of(path, found.value)
     assert wanted in problem.what and name in problem.what
@@ -257,12 +257,12 @@ def test_a_picture_whose_reader_is_missing_is_named_with_what_to_install(tmp_pat
 def test_a_cut_off_file_of_an_optional_format_is_named(tmp_path):
     pytest.importorskip("pillow_heif")
     (tmp_path / "a.heic").write_bytes(HEIC_START)
-    with pytest.raises(BrokenPicture, match="damaged or cut off HEIC"):
+    with pytest.raises(BrokenImage, match="damaged or cut off HEIC"):
         read_header(tmp_path / "a.heic")
 
 
-def test_a_picture_of_too_many_pixels_is_named_and_not_decoded(tmp_path):
+def test_an_image_of_too_many_pixels_is_named_and_not_decoded(tmp_path):
     path = png(tmp_path / "a.png", 8, 0, b"", width=20_000, height=20_000 // 4 * 4)
-    with pytest.raises(BrokenPicture, match="more than 178 million pixels"):
-        open_picture(path)
-    assert "a.png" in problem_of(path, BrokenPicture("x")).what
+    with pytest.raises(BrokenImage, match="more than 178 million pixels"):
+        open_decoded(path)
+    assert "a.png" in problem_of(path, BrokenImage("x")).what

@@ -1,4 +1,4 @@
-"""Masks and control pictures are paired by name; missing, extra, differing and broken ones are said."""
+"""Masks and control images are paired by name; missing, extra, differing and broken ones are said."""
 
 import pytest
 
@@ -14,10 +14,10 @@ def look(folder, masks, **options):
 
 
 def pairs(found):
-    return {picture.relative: picture.conditioning and picture.conditioning.name for picture in found.pictures}
+    return {image.relative: image.conditioning and image.conditioning.name for image in found.images}
 
 
-def test_each_picture_gets_the_mask_of_its_name_whatever_its_extension_and_case(tmp_path, add):
+def test_each_image_gets_the_mask_of_its_name_whatever_its_extension_and_case(tmp_path, add):
     for name in ("a.png", "b.jpg", "sub/c.png", "d.webp"):
         add(f"set/{name}")
     for name in ("a.png", "b.PNG", "sub/c.jpg", "D.png"):
@@ -27,7 +27,7 @@ def test_each_picture_gets_the_mask_of_its_name_whatever_its_extension_and_case(
     assert not found.problems
 
 
-def test_masks_of_one_flat_folder_serve_pictures_in_sub_folders(tmp_path, add):
+def test_masks_of_one_flat_folder_serve_images_in_sub_folders(tmp_path, add):
     add("set/sub/a.png")
     add("masks/a.png")
     assert pairs(look(tmp_path / "set", tmp_path / "masks")) == {"sub/a.png": "a.png"}
@@ -39,7 +39,7 @@ def test_masks_mirror_folders_with_repeats_so_that_equal_names_do_not_mix(tmp_pa
     add("masks/2_fox/a.png", 40, 30)
     add("masks/3_cat/a.png", 50, 30)
     found = look(tmp_path / "set", tmp_path / "masks")
-    assert [picture.conditioning.parent.name for picture in found.pictures] == ["2_fox", "3_cat"]
+    assert [image.conditioning.parent.name for image in found.images] == ["2_fox", "3_cat"]
     assert not found.problems
 
 
@@ -59,7 +59,7 @@ def test_missing_and_extra_masks_are_listed_as_advice(tmp_path, add):
     found = look(tmp_path / "set", tmp_path / "masks", masked_loss=True)
     assert pairs(found) == {"a.png": "a.png", "b.png": None}
     missing, extra = found.problems
-    assert "1 of 2 pictures have no mask" in missing.what and "b.png" in missing.what
+    assert "1 of 2 images have no mask" in missing.what and "b.png" in missing.what
     assert "1 file of the mask folder" in extra.what and "c.png" in extra.what
     assert (missing.level, extra.level) == ("advice", "advice")
 
@@ -71,30 +71,30 @@ def test_a_mask_of_another_size_is_said_to_be_resized(tmp_path, add):
     assert "a.png (32 x 24 for 64 x 48)" in problem.what and "resized" in problem.what and problem.level == "advice"
 
 
-def test_masks_inside_the_picture_folder_do_not_train(tmp_path, add):
+def test_masks_inside_the_image_folder_do_not_train(tmp_path, add):
     add("set/a.png")
     add("set/masks/a.png")
     assert pairs(look(tmp_path / "set", tmp_path / "set/masks")) == {"a.png": "a.png"}
 
 
 @pytest.mark.parametrize(("skip", "level"), [(False, "error"), (True, "advice")])
-def test_a_broken_mask_is_named_and_its_picture_does_not_train_as_a_whole(tmp_path, add, skip, level):
+def test_a_broken_mask_is_named_and_its_image_does_not_train_as_a_whole(tmp_path, add, skip, level):
     add("set/a.png")
     add("set/b.png")
     add("masks/b.png")
-    (tmp_path / "masks/a.png").write_bytes(b"no picture")
+    (tmp_path / "masks/a.png").write_bytes(b"no image")
     found = look(tmp_path / "set", tmp_path / "masks", skip_broken=skip)
     assert pairs(found) == {"b.png": "b.png"}
-    ((picture, why),) = found.left_out
-    assert picture.relative == "a.png" and "mask" in why
+    ((image, why),) = found.left_out
+    assert image.relative == "a.png" and "mask" in why
     assert found.problems[0].level == level and "a.png" in found.problems[0].what
 
 
-def test_a_mask_folder_that_is_not_there_is_an_error_and_the_pictures_are_still_listed(tmp_path, add):
+def test_a_mask_folder_that_is_not_there_is_an_error_and_the_images_are_still_listed(tmp_path, add):
     add("set/a.png")
     found = look(tmp_path / "set", tmp_path / "nowhere")
     (problem,) = found.problems
-    assert "folder of masks does not exist" in problem.what and problem.level == "error" and len(found.pictures) == 1
+    assert "folder of masks does not exist" in problem.what and problem.level == "error" and len(found.images) == 1
     (problem,) = look(tmp_path / "set", tmp_path / "set/a.png").problems
     assert "is a file" in problem.what
 

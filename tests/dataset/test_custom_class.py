@@ -12,11 +12,11 @@ from core.settings.dataset import DatasetSettings
 from core.settings.job import TrainJob
 
 SOURCE = """
-class Pictures:
+class Images:
     def __init__(self, settings):
         self.settings = settings
 
-    def pictures(self):
+    def images(self):
         folder = self.settings["folder"]
         yield {"path": folder + "/a.png", "caption": "a fox", "repeats": 3}
         yield {"path": folder + "/sub/a.png", "words": "fox"}
@@ -47,15 +47,15 @@ class Nothing:
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Its name; the module itself is imported anew in each test."""
-    folder = tmp_path / "code/atelier_test_pictures"
+    folder = tmp_path / "code/atelier_test_images"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("")
     (folder / "own.py").write_text("ROWS = []\nran = True\n" + SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     monkeypatch.setattr(allowed, "_by_flag", set())
     monkeypatch.setattr(allowed, "FILE", tmp_path / "allowed_modules.txt")
-    yield "atelier_test_pictures"
-    for name in [name for name in sys.modules if name.startswith("atelier_test_pictures")]:
+    yield "atelier_test_images"
+    for name in [name for name in sys.modules if name.startswith("atelier_test_images")]:
         del sys.modules[name]
 
 
@@ -70,25 +70,25 @@ def rows(module, value):
 
 
 def test_a_preset_alone_can_import_nothing_and_is_told_how_to_allow_it(tmp_path, module):
-    found = look(tmp_path, f"{module}.own.Pictures")
+    found = look(tmp_path, f"{module}.own.Images")
     (problem,) = found.problems
-    assert "not allowed to run" in problem.what and problem.level == "error" and not found.pictures
+    assert "not allowed to run" in problem.what and problem.level == "error" and not found.images
     assert f"--allow-module {module}" in problem.fix and "allowed_modules.txt" in problem.fix
     assert f"{module}.own" not in sys.modules and module not in sys.modules
 
 
-def test_a_module_that_the_command_line_allows_lists_the_pictures(tmp_path, module, add):
+def test_a_module_that_the_command_line_allows_lists_the_images(tmp_path, module, add):
     for name in ("a.png", "sub/a.png", "reg.png"):
         add(f"set/{name}")
     assert not split_options(["--allow-module", module], SUBCOMMAND["train"]).problems
-    found = look(tmp_path, f"{module}.own.Pictures")
+    found = look(tmp_path, f"{module}.own.Images")
     assert not found.problems
-    assert [(p.key, p.given, p.repeats, p.words, p.concept) for p in found.pictures] == [
-        (("Pictures", "a.png"), "a fox", 3, "", 0),
-        (("Pictures", "sub/a.png"), None, 1, "fox", 0),
-        (("Pictures #2", "reg.png"), None, 1, "", 1),
+    assert [(p.key, p.given, p.repeats, p.words, p.concept) for p in found.images] == [
+        (("Images", "a.png"), "a fox", 3, "", 0),
+        (("Images", "sub/a.png"), None, 1, "fox", 0),
+        (("Images #2", "reg.png"), None, 1, "", 1),
     ]
-    job = TrainJob(dataset=DatasetSettings(dataset_class=f"{module}.own.Pictures"))
+    job = TrainJob(dataset=DatasetSettings(dataset_class=f"{module}.own.Images"))
     assert [(each.number, each.role) for each in concepts_of(job)] == [(0, "train"), (1, "regularisation")]
 
 
@@ -96,9 +96,9 @@ def test_a_line_of_the_local_file_allows_it_too(tmp_path, module, add):
     add("set/a.png")
     (tmp_path / "allowed_modules.txt").write_text(f"# mine\n{module}  # my own\n")
     found = look(tmp_path, f"{module}.own.Iterated")
-    assert "lists no picture" in found.problems[0].what
+    assert "lists no image" in found.problems[0].what
     rows(module, [{"path": str(tmp_path / "set/a.png")}, {"path": str(tmp_path / "set/a.png")}])
-    assert [p.relative for p in look(tmp_path, f"{module}.own.Iterated").pictures] == ["a.png", "set/a.png"]
+    assert [p.relative for p in look(tmp_path, f"{module}.own.Iterated").images] == ["a.png", "set/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_line_of_the_local_file_allows_it_too(tmp_path, module, add):
         ("own.Fails", "failed: ValueError: no internet"),
         ("own.Stops", "failed: SystemExit: 3"),
         ("own.Missing", "has no attribute 'Missing'"),
-        ("other.Pictures", "there is no module"),
+        ("other.Images", "there is no module"),
         ("own.Nothing", "failed: TypeError"),
     ],
 )
@@ -144,13 +144,13 @@ def test_what_it_lists_is_checked(tmp_path, module, row, what):
     assert f"number 1 {what}" in problem.what
 
 
-def test_pictures_that_are_broken_or_not_there_are_named_like_those_of_a_folder(tmp_path, module, add):
+def test_images_that_are_broken_or_not_there_are_named_like_those_of_a_folder(tmp_path, module, add):
     good = add("set/a.png")
-    (tmp_path / "set/b.png").write_bytes(b"no picture")
+    (tmp_path / "set/b.png").write_bytes(b"no image")
     allowed.allow(module)
     rows(module, [{"path": good}, {"path": str(tmp_path / "set/b.png")}, {"path": str(tmp_path / "set/c.png")}])
     found = look(tmp_path, f"{module}.own.Iterated", skip_broken=True)
-    assert [p.relative for p in found.pictures] == ["a.png"]
+    assert [p.relative for p in found.images] == ["a.png"]
     assert [each.relative for each in found.broken] == ["b.png", "c.png"]
     assert {problem.level for problem in found.problems} == {"advice"}
 

@@ -12,7 +12,7 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import read_caption
 from core.dataset.doctor import KINDS, examine, treat
-from core.dataset.doctor_pictures import close_pairs, frame_share
+from core.dataset.doctor_images import close_pairs, frame_share
 from core.dataset.preflight import preflight
 from core.dataset.scan import scan
 from core.record.cancel import Cancelled, CancelToken
@@ -55,10 +55,10 @@ def placed(*sources: Source):
     found = concepts(settings, CaptionSettings(), ValidationSettings())
     plan = plan_buckets(settings)
     result = []
-    for picture in scan(found).pictures:
-        concept = found[picture.concept]
-        caption = read_caption(picture, concept.captions)
-        result.append(Placed(picture, plan.assign(picture.width, picture.height), caption, concept))
+    for image in scan(found).images:
+        concept = found[image.concept]
+        caption = read_caption(image, concept.captions)
+        result.append(Placed(image, plan.assign(image.width, image.height), caption, concept))
     return result
 
 
@@ -68,7 +68,7 @@ def findings(*sources, memo=None, **options):
 
 
 def names(finding):
-    return [sorted(seen.key[1] for seen in group) for group in finding.pictures]
+    return [sorted(seen.key[1] for seen in group) for group in finding.images]
 
 
 def test_a_sound_dataset_has_no_findings(folder):
@@ -107,7 +107,7 @@ def test_a_copy_in_the_validation_folder_is_an_error_and_one_in_the_class_folder
     assert next(iter(found)) == "leak"
 
 
-def test_blurred_plain_framed_small_enlarged_and_long_pictures_are_found(folder):
+def test_blurred_plain_framed_small_enlarged_and_long_images_are_found(folder):
     drawing(20, 256, 200).filter(ImageFilter.GaussianBlur(4)).save(folder / "blurred.png")
     Image.new("RGB", (90, 90), (20, 30, 40)).save(folder / "plain.png")
     barred = Image.new("RGB", (96, 100))
@@ -124,13 +124,13 @@ def test_blurred_plain_framed_small_enlarged_and_long_pictures_are_found(folder)
         "long": "long.png",
     }.items():
         assert names(found[kind]) == [[name]], kind
-    assert found["border"].pictures[0][0].note == "20% is border"
+    assert found["border"].images[0][0].note == "20% is border"
     assert "enlarged" not in found
     drawing(24, 66, 66).save(folder / "little.png")
     settings = DatasetSettings(resolution=128)
     plan = plan_buckets(settings)
     larger = [
-        Placed(each.picture, plan.assign(each.picture.width, each.picture.height), each.caption)
+        Placed(each.image, plan.assign(each.image.width, each.image.height), each.caption)
         for each in placed(Source(folder=str(folder)))
     ]
     enlarged = {finding.kind: finding for finding in examine(larger, None)}["enlarged"]
@@ -159,7 +159,7 @@ def test_captions_that_teach_little_are_found(folder):
     (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
     found = findings(folder)
     assert names(found["no caption"]) == [["red.png"]]
-    assert found["no caption"].pictures[0][0].note == "learnt as: set"
+    assert found["no caption"].images[0][0].note == "learnt as: set"
     assert names(found["file name"]) == [["IMG_0231.png"]]
     assert names(found["alike captions"]) == [["black.png", "blue.png"]]
     for path in folder.glob("*.txt"):
@@ -167,22 +167,22 @@ def test_captions_that_teach_little_are_found(folder):
     assert "one caption" in findings(folder)
 
 
-def test_tags_of_one_picture_are_found_and_sentences_are_not_taken_for_tags(folder):
+def test_tags_of_one_image_are_found_and_sentences_are_not_taken_for_tags(folder):
     for path in sorted(folder.glob("*.txt")):
         path.write_text("fox, red fur, forest, looking at viewer, " + path.stem[:1])
     (folder / "red.txt").write_text("fox, red fur, forrest, looking at viewer, r")
     found = findings(folder)["rare tags"]
     assert ["red.png"] in names(found)
-    assert "forrest" in next(seen.note for group in found.pictures for seen in group if seen.key[1] == "red.png")
+    assert "forrest" in next(seen.note for group in found.images for seen in group if seen.key[1] == "red.png")
     for path in folder.glob("*.txt"):
         path.write_text(f"a {path.stem} thing on a table, in front of an old brick wall, seen from above, at night")
     assert "rare tags" not in findings(folder)
 
 
-def test_a_preflights_report_says_which_pictures_are_held_out(folder, tmp_path):
+def test_a_preflights_report_says_which_images_are_held_out(folder, tmp_path):
     (tmp_path / "more").mkdir()
     shutil.copy(folder / "red.png", tmp_path / "more" / "again.png")
-    sources = [Source(folder=str(folder), validation_pictures=["red.png"]), Source(folder=str(tmp_path / "more"))]
+    sources = [Source(folder=str(folder), validation_images=["red.png"]), Source(folder=str(tmp_path / "more"))]
     job = TrainJob(dataset=DatasetSettings(sources=sources, resolution=64, more_resolutions=[96]))
     report = preflight(job, Workspace(outputs=tmp_path / "out"))
     found = {finding.kind: finding for finding in examine(report, None)}
@@ -199,7 +199,7 @@ def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     trash.put_back(token)
     assert sorted(path.name for path in folder.iterdir()) == before
     (folder / "red.txt").unlink()
-    with pytest.raises(ProblemsError, match="no pictures to put away"):
+    with pytest.raises(ProblemsError, match="no images to put away"):
         treat(findings(folder)["no caption"], folder)
 
 
@@ -207,7 +207,7 @@ def test_one_file_named_by_two_entries_is_never_put_away(folder, tmp_path):
     twice = placed(Source(folder=str(folder)))
     from dataclasses import replace
 
-    other = [replace(each, picture=replace(each.picture, source="other")) for each in twice[:1]]
+    other = [replace(each, image=replace(each.image, source="other")) for each in twice[:1]]
     found = {finding.kind: finding for finding in examine([*twice, *other], None)}["copy"]
     assert found.advised == () and found.action == "open"
 
@@ -220,7 +220,7 @@ def test_findings_are_plain_data_and_ids_stay(folder, tmp_path):
     again = findings(folder, memo=memo)["no caption"]
     said = json.loads(json.dumps(first.to_dict()))
     assert said["title"] == KINDS["no caption"]
-    assert first.id == again.id == said["id"] and said["pictures"][0][0]["key"] == ["set", "red.png"]
+    assert first.id == again.id == said["id"] and said["images"][0][0]["key"] == ["set", "red.png"]
     assert steps and steps[-1][0] == steps[-1][1]
 
 

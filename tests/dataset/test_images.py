@@ -1,4 +1,4 @@
-"""Pictures as arrays: every mode and rotation comes out as a viewer shows it, at exactly the bucket's size."""
+"""Images as arrays: every mode and rotation comes out as a viewer shows it, at exactly the bucket's size."""
 
 import os
 import subprocess
@@ -15,9 +15,9 @@ from core.dataset.buckets import Placement, plan_buckets
 from core.dataset.decoding import look_at_all, reasons_of
 from core.dataset.images import load_bucketed, load_pixels
 from core.dataset.look import looks
-from core.dataset.opening import BrokenPicture, open_picture, open_rgb, read_header
+from core.dataset.opening import BrokenImage, open_decoded, open_rgb, read_header
 from core.dataset.resize import area_average, resize
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 from core.dataset.thumbnails import thumbnail
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset import DatasetSettings
@@ -27,7 +27,7 @@ from core.settings.dataset import DatasetSettings
 
 @pytest.mark.parametrize("ending", ["png", "tif", "webp", "jpg", "avif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_comes_out_upright_and_its_header_gave_the_same_size(tmp_path, ending, orientation):
+def test_a_turned_image_comes_out_upright_and_its_header_gave_the_same_size(tmp_path, ending, orientation):
     """Upright: red left of green over blue left of white, 40 x 24. Stored so that the orientation turns it back."""
     upright = Image.new("RGB", (40, 24), "white")
     for box, colour in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
@@ -79,14 +79,14 @@ def test_grey_with_alpha_is_composited_too(tmp_path):
     assert corner(saved(tmp_path, image)) == (255, 255, 255)
 
 
-def test_a_palette_picture_with_a_transparent_colour_is_composited(tmp_path):
+def test_a_palette_image_with_a_transparent_colour_is_composited(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 9, 8, 7])
     assert corner(saved(tmp_path, image)) == (9, 8, 7)
     assert corner(saved(tmp_path, image, transparency=1)) == (255, 255, 255)
 
 
-def test_an_rgb_picture_with_a_transparent_colour_is_composited(tmp_path):
+def test_an_rgb_image_with_a_transparent_colour_is_composited(tmp_path):
     assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3))) == (255, 255, 255)
 
 
@@ -97,11 +97,11 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, value, expected):
         assert corner(saved(tmp_path, image, name)) == (expected,) * 3
 
 
-def test_floating_point_pictures_of_0_to_1_are_scaled(tmp_path):
+def test_floating_point_images_of_0_to_1_are_scaled(tmp_path):
     assert corner(saved(tmp_path, Image.fromarray(np.full((4, 4), 0.5, np.float32)), "a.tif")) == (128, 128, 128)
 
 
-def test_one_bit_and_cmyk_pictures_are_read(tmp_path):
+def test_one_bit_and_cmyk_images_are_read(tmp_path):
     assert corner(saved(tmp_path, Image.new("1", (4, 4), 1))) == (255, 255, 255)
     assert corner(saved(tmp_path, Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "a.tif")) == (255, 0, 0)
 
@@ -131,7 +131,7 @@ def test_a_damaged_colour_profile_is_passed_over(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_leaves_the_picture_as_stored(tmp_path):
+def test_damaged_exif_leaves_the_image_as_stored(tmp_path):
     image = Image.new("RGB", (40, 24), "red")
     path = saved(tmp_path, image, "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert open_rgb(path).size == (40, 24)
@@ -165,7 +165,7 @@ def test_shrinking_is_the_mean_over_the_covered_area(h, w, data):
     assert np.abs(area_average(pixels, (new_w, new_h)) - exact).max() <= 0.5 + 2e-3
 
 
-def test_whole_ratios_are_block_means_and_a_flat_picture_stays_flat():
+def test_whole_ratios_are_block_means_and_a_flat_image_stays_flat():
     pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     blocks = pixels.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3))
     assert np.array_equal(area_average(pixels, (3, 2)), np.rint(blocks).astype(np.uint8))
@@ -180,7 +180,7 @@ def test_growing_on_either_side_uses_lanczos():
     assert resize(image, (30, 20)) is image
 
 
-def test_pixels_are_the_crop_of_the_resized_picture_from_minus_one_to_one(tmp_path, add):
+def test_pixels_are_the_crop_of_the_resized_image_from_minus_one_to_one(tmp_path, add):
     path = add("a.png", 100, 150)
     placement = plan_buckets(DatasetSettings(resolution=64, bucket_reso_steps=16)).assign(100, 150)
     (left, top), (width, height) = placement.crop, placement.bucket
@@ -199,16 +199,16 @@ def test_black_is_minus_one_and_white_is_one(tmp_path):
         assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), colour)), same) == value).all()
 
 
-def test_a_picture_that_changed_its_size_since_the_scan_is_named(tmp_path, add):
+def test_an_image_that_changed_its_size_since_the_scan_is_named(tmp_path, add):
     path = add("a.png", 80, 64)
-    with pytest.raises(BrokenPicture, match=r"was 64 x 64 pixels .* is 80 x 64 now"):
+    with pytest.raises(BrokenImage, match=r"was 64 x 64 pixels .* is 80 x 64 now"):
         load_pixels(path, Placement((64, 64), (64, 64), (64, 64), (0, 0)))
 
 
 # ---- thumbnails
 
 
-def test_a_thumbnail_is_made_once_for_each_state_of_the_picture(tmp_path, add):
+def test_a_thumbnail_is_made_once_for_each_state_of_the_image(tmp_path, add):
     path = add("a.png", 640, 480)
     small = thumbnail(path, 128, tmp_path / "thumbs")
     assert Image.open(small).size == (128, 96)
@@ -223,25 +223,25 @@ def test_a_thumbnail_of_a_large_jpeg_keeps_its_shape(tmp_path, add):
     assert Image.open(thumbnail(add("a.jpg", 1600, 400), 100, tmp_path / "t")).size == (100, 25)
 
 
-def test_a_thumbnail_of_a_broken_picture_says_why(tmp_path):
+def test_a_thumbnail_of_a_broken_image_says_why(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(BrokenPicture, match="not a picture"):
+    with pytest.raises(BrokenImage, match="not an image"):
         thumbnail(tmp_path / "a.png", 64, tmp_path / "t")
-    with pytest.raises(BrokenPicture, match="gone"):
+    with pytest.raises(BrokenImage, match="gone"):
         thumbnail(tmp_path / "b.png", 64, tmp_path / "t")
 
 
 # ---- full decode
 
 
-def found_in(folder) -> list[Picture]:
+def found_in(folder) -> list[ImageInfo]:
     """What a scan finds: size by the header, length and time by the file."""
-    pictures = []
+    images = []
     for path in sorted(folder.iterdir()):
         header, state = read_header(path), path.stat()
         size = (header.width, header.height)
-        pictures.append(Picture(folder.name, path.name, path, *size, state.st_size, state.st_mtime_ns))
-    return pictures
+        images.append(ImageInfo(folder.name, path.name, path, *size, state.st_size, state.st_mtime_ns))
+    return images
 
 
 def cut_off(path, share=0.5):
@@ -249,7 +249,7 @@ def cut_off(path, share=0.5):
     path.write_bytes(data[: int(len(data) * share)])
 
 
-def test_a_full_decode_names_the_pictures_whose_headers_looked_right(tmp_path, add):
+def test_a_full_decode_names_the_images_whose_headers_looked_right(tmp_path, add):
     for name in ("good.png", "cut.png", "cut.jpg", "cut.webp", "cut.bmp"):
         path = add(f"fox/{name}", 200, 150)
         if name.startswith("cut") and name != "cut.webp":
@@ -278,8 +278,8 @@ def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypat
     memo = tmp_path / "private" / "index.sqlite"
     first = reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
     opened = []
-    real = open_picture
-    monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path, **more: opened.append(path) or real(path))
+    real = open_decoded
+    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
     assert reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo)) == first and not opened
     os.utime(good, ns=(5, 5))
     reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
@@ -290,45 +290,45 @@ def test_a_damaged_memory_costs_only_the_memory(tmp_path, add):
     add("fox/a.png")
     memo = tmp_path / "index.sqlite"
     memo.write_bytes(b"this is no database " * 100)
-    pictures = found_in(tmp_path / "fox")
-    assert reasons_of(look_at_all(pictures, memo_path=memo)) == {}
-    assert reasons_of(look_at_all(pictures, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite")) == {}
+    images = found_in(tmp_path / "fox")
+    assert reasons_of(look_at_all(images, memo_path=memo)) == {}
+    assert reasons_of(look_at_all(images, memo_path=tmp_path / "fox" / "a.png" / "impossible.sqlite")) == {}
 
 
 def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
     for index in range(20):
         add(f"fox/{index:02}.png")
-    pictures = found_in(tmp_path / "fox")
+    images = found_in(tmp_path / "fox")
     token = CancelToken()
     with pytest.raises(Cancelled):
-        look_at_all(pictures, token, lambda done, total: done and token.cancel(), tmp_path / "i.sqlite", threads=1)
-    kept = len(looks(pictures, tmp_path / "i.sqlite"))
+        look_at_all(images, token, lambda done, total: done and token.cancel(), tmp_path / "i.sqlite", threads=1)
+    kept = len(looks(images, tmp_path / "i.sqlite"))
     opened = []
-    real = open_picture
-    monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path, **more: opened.append(path) or real(path))
-    assert reasons_of(look_at_all(pictures, memo_path=tmp_path / "i.sqlite")) == {}
+    real = open_decoded
+    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
+    assert reasons_of(look_at_all(images, memo_path=tmp_path / "i.sqlite")) == {}
     assert 1 <= kept <= 8 and len(opened) == 20 - kept
 
 
 def test_two_that_read_the_same_images_at_once_decode_each_once(tmp_path, add, monkeypatch):
     for index in range(40):
         add(f"fox/{index:02}.png")
-    pictures, opened, real = found_in(tmp_path / "fox"), [], open_picture
-    monkeypatch.setattr("core.dataset.decoding.open_picture", lambda path, **more: opened.append(path) or real(path))
+    images, opened, real = found_in(tmp_path / "fox"), [], open_decoded
+    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(look_at_all, pictures, memo_path=tmp_path / "i.sqlite", threads=1) for _ in range(2)]
+        both = [pool.submit(look_at_all, images, memo_path=tmp_path / "i.sqlite", threads=1) for _ in range(2)]
     assert both[0].result() == both[1].result() and len(both[0].result()) == 40
-    assert sorted(opened) == sorted(picture.path for picture in pictures)
+    assert sorted(opened) == sorted(image.path for image in images)
 
 
-def test_a_picture_too_large_for_memory_is_named(tmp_path, add, monkeypatch):
+def test_an_image_too_large_for_memory_is_named(tmp_path, add, monkeypatch):
     path = add("a.png")
 
     def no_room(*_):
         raise MemoryError
 
     monkeypatch.setattr("core.dataset.opening.to_srgb", no_room)
-    with pytest.raises(BrokenPicture, match="64 x 48 pixels does not fit in memory"):
+    with pytest.raises(BrokenImage, match="64 x 48 pixels does not fit in memory"):
         open_rgb(path)
 
 
@@ -343,11 +343,11 @@ def test_a_very_large_image_is_reduced_as_its_smaller_copy_would_be(tmp_path, mo
         noise.convert("RGB").convert("I").point(lambda value: value * 256).convert("I;16").save(
             path
         ) if mode == "I;16" else noise.convert("RGB").convert(mode).save(path)
-        whole = opening.open_picture(path, enough=(100, 100))
+        whole = opening.open_decoded(path, enough=(100, 100))
         assert whole.whole is None and whole.colours.size == (403, 302)
         with monkeypatch.context() as patch:
             patch.setattr(opening, "LARGE_PIXELS", 1000)
-            small = opening.open_picture(path, enough=(100, 100))
+            small = opening.open_decoded(path, enough=(100, 100))
         assert small.size == (403, 302) and small.colours.size == (135, 101)
         block = np.asarray(whole.colours)[3:6, 6:9].mean(axis=(0, 1))
         assert np.abs(block - np.asarray(small.colours)[1, 2]).max() <= 3
@@ -358,10 +358,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import ThreadPoolExecutor
 import psutil
-from core.dataset.opening import open_picture
+from core.dataset.opening import open_decoded
 before = psutil.Process().memory_info().rss
 with ThreadPoolExecutor(4) as threads:
-    kept = list(threads.map(lambda _: open_picture(sys.argv[1], enough=(64, 64)), range(4)))
+    kept = list(threads.map(lambda _: open_decoded(sys.argv[1], enough=(64, 64)), range(4)))
 print((psutil.Process().memory_info().rss - before) // 1_000_000)
 """
 

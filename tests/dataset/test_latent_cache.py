@@ -16,14 +16,14 @@ from core.dataset.buckets import plan_buckets
 from core.dataset.cache_files import prune
 from core.dataset.caption_files import Caption
 from core.dataset.decoding import look_at_all
+from core.dataset.image_info import ImageInfo
 from core.dataset.images import load_pixels
 from core.dataset.latent_cache import LatentCache, frozen_latent, sample_latent
 from core.dataset.opening import read_header
-from core.dataset.picture import Picture
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 
 def pooled(pixels):
@@ -44,23 +44,23 @@ class Encoder:
         return pooled(pixels)
 
     @property
-    def pictures(self):
+    def images(self):
         return sum(shape[0] for shape in self.batches)
 
 
 @pytest.fixture
 def place(tmp_path):
-    """place(resolution) -> every picture of tmp_path/fox in its bucket."""
+    """place(resolution) -> every image of tmp_path/fox in its bucket."""
 
     def run(resolution=64, **own):
-        settings = PictureSettings(resolution=resolution, bucket_reso_steps=16, **own)
-        plan, concept = plan_buckets(settings), replace(PLAIN, pictures=settings)
+        settings = ImageSettings(resolution=resolution, bucket_reso_steps=16, **own)
+        plan, concept = plan_buckets(settings), replace(PLAIN, images=settings)
         placed = []
         for path in sorted((tmp_path / "fox").iterdir()):
             header, found = read_header(path), path.stat()
-            picture = Picture("fox", path.name, path, header.width, header.height, found.st_size, found.st_mtime_ns)
+            image = ImageInfo("fox", path.name, path, header.width, header.height, found.st_size, found.st_mtime_ns)
             where = plan.assign(header.width, header.height)
-            placed.append(Placed(picture, where, Caption("", "none", path.with_suffix(".txt")), concept))
+            placed.append(Placed(image, where, Caption("", "none", path.with_suffix(".txt")), concept))
         return placed
 
     return run
@@ -75,16 +75,16 @@ def cache(tmp_path):
 
 
 def six(add):
-    """Six pictures of three shapes."""
+    """Six images of three shapes."""
     for index, size in enumerate([(64, 64), (80, 80), (100, 60), (50, 50), (60, 100), (200, 120)]):
         add(f"fox/{'abcdef'[index]}{'x' * index}.png", *size)
 
 
-def test_every_picture_is_encoded_once_in_batches_of_one_size(add, place, cache):
+def test_every_image_is_encoded_once_in_batches_of_one_size(add, place, cache):
     six(add)
     encoder, told = Encoder(), []
     assert cache().fill(place(), encoder, batch_size=2, progress=lambda *counts: told.append(counts)) == 6
-    assert encoder.pictures == 6 and max(shape[0] for shape in encoder.batches) == 2
+    assert encoder.images == 6 and max(shape[0] for shape in encoder.batches) == 2
     assert len(encoder.batches) == 4  # squares 2 + 1, wide 2, tall 1
     assert told[-1] == (6, 6)
     again = Encoder()
@@ -97,7 +97,7 @@ def test_what_is_loaded_is_what_was_encoded_bit_for_bit(add, place, cache):
     loaded = cache().load(place())
     assert set(loaded) == {(placed.key, False) for placed in place()}
     for placed in place():
-        pixels = torch.from_numpy(load_pixels(placed.picture.path, placed.placement))[None]
+        pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement))[None]
         mean, logvar = pooled(pixels)
         assert torch.equal(loaded[placed.key, False][0], mean[0]) and torch.equal(
             loaded[placed.key, False][1], logvar[0]
@@ -122,12 +122,12 @@ def test_another_vae_type_or_size_is_another_entry(add, place, cache):
     assert len(cache().missing(place(80))) == 6
 
 
-def test_pictures_of_one_content_share_an_entry(tmp_path, add, place, cache):
+def test_images_of_one_content_share_an_entry(tmp_path, add, place, cache):
     data = add("fox/a.png", 64, 64).read_bytes()
     (tmp_path / "fox/b.png").write_bytes(data)
     encoder = Encoder()
     cache().fill(place(), encoder)
-    assert encoder.pictures == 1 and len(cache().load(place())) == 2
+    assert encoder.images == 1 and len(cache().load(place())) == 2
 
 
 def test_a_damaged_entry_is_encoded_again(tmp_path, add, place, cache):
@@ -163,14 +163,14 @@ def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, pla
     assert 0 < len(rest) < 6
     encoder = Encoder()
     cache().fill(place(), encoder)
-    assert encoder.pictures == len(rest)
+    assert encoder.images == len(rest)
     assert not list((tmp_path / "cache").rglob(".tmp-*"))
 
 
-def test_a_picture_whose_result_is_not_finite_is_tried_again_and_then_named(add, place, cache):
+def test_an_image_whose_result_is_not_finite_is_tried_again_and_then_named(add, place, cache):
     six(add)
     bad = next(placed for placed in place() if placed.key[1] == "bx.png")
-    pixels = torch.from_numpy(load_pixels(bad.picture.path, bad.placement))
+    pixels = torch.from_numpy(load_pixels(bad.image.path, bad.placement))
 
     def overflowing(batch):
         mean, logvar = pooled(batch)
@@ -190,10 +190,10 @@ def test_a_picture_whose_result_is_not_finite_is_tried_again_and_then_named(add,
     assert torch.isfinite(cache().load(place())[bad.key, False][0]).all()
 
 
-def test_a_picture_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tmp_path, add, place, cache):
+def test_an_image_that_breaks_after_the_scan_is_named_and_the_rest_is_stored(tmp_path, add, place, cache):
     six(add)
     items = place()
-    path = items[1].picture.path
+    path = items[1].image.path
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ProblemsError, match="bx") as error:
         cache().fill(items, pooled)
@@ -222,12 +222,12 @@ def test_a_disk_that_fills_up_while_caching_is_said(add, place, cache, monkeypat
         cache().fill(items, pooled)
 
 
-def test_a_warm_start_reads_no_picture(add, place, cache, monkeypatch):
+def test_a_warm_start_reads_no_image(add, place, cache, monkeypatch):
     six(add)
     cache().fill(place(), pooled)
 
     def never(*_):
-        raise AssertionError("a picture was read")
+        raise AssertionError("an image was read")
 
     monkeypatch.setattr("core.dataset.contents._sha256", never)
     monkeypatch.setattr("core.dataset.encoding.load_pixels", never)
@@ -243,21 +243,21 @@ def test_what_the_pixels_depend_on_is_part_of_the_name(add, place, cache):
     assert cache().missing(place(alpha_color="#FFFFFF")) == []
 
 
-def test_another_colour_behind_transparency_encodes_only_pictures_that_let_it_through(tmp_path, add, place, cache):
+def test_another_colour_behind_transparency_encodes_only_images_that_let_it_through(tmp_path, add, place, cache):
     add("fox/a.png")
     clear = Image.new("RGBA", (64, 48), (200, 10, 10, 255))
     clear.save(tmp_path / "fox" / "b.png")  # it could be seen through, and is not
     clear.putpixel((3, 3), (0, 0, 0, 0))
     clear.save(tmp_path / "fox" / "c.png")
-    look_at_all([placed.picture for placed in place()], memo_path=tmp_path / "index.sqlite")
+    look_at_all([placed.image for placed in place()], memo_path=tmp_path / "index.sqlite")
     cache().fill(place(), pooled)
     other = place(alpha_color="#000000")
-    assert [placed.picture.path.name for placed in cache().missing(other)] == ["c.png"]
+    assert [placed.image.path.name for placed in cache().missing(other)] == ["c.png"]
     found = cache()
     found.fill(other, pooled)
     for (key, _), (mean, _) in found.load(other).items():
         (placed,) = [placed for placed in other if placed.key == key]
-        pixels = load_pixels(placed.picture.path, placed.placement, pictures=placed.concept.pictures)
+        pixels = load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
         assert torch.allclose(mean, pooled(torch.from_numpy(pixels)[None])[0][0])
 
 
@@ -265,14 +265,14 @@ def test_two_resolutions_of_one_folder_never_meet(add, place, cache):
     six(add)
     small, large = place(64), [replace(placed, variant="96x96") for placed in place(96)]
     encoder = Encoder()
-    assert cache().fill([*small, *large], encoder) == 12 and encoder.pictures == 12
+    assert cache().fill([*small, *large], encoder) == 12 and encoder.images == 12
     loaded = cache().load([*small, *large])
     for placed in [*small, *large]:
         width, height = placed.placement.bucket
         assert loaded[placed.key, False][0].shape == (4, height // 8, width // 8)
 
 
-def test_pictures_of_one_stem_never_meet(add, place, cache):
+def test_images_of_one_stem_never_meet(add, place, cache):
     add("fox/a.png", 64, 64)
     add("fox/a.jpg", 64, 64)
     cache().fill(place(), pooled)
@@ -281,7 +281,7 @@ def test_pictures_of_one_stem_never_meet(add, place, cache):
     assert not torch.equal(png, jpg)
 
 
-def test_an_edited_picture_of_the_same_size_is_encoded_anew(tmp_path, add, place, cache):
+def test_an_edited_image_of_the_same_size_is_encoded_anew(tmp_path, add, place, cache):
     path = add("fox/a.png", 64, 64)
     cache().fill(place(), pooled)
     before = cache().load(place())[("fox", "a.png"), False][0]
@@ -293,7 +293,7 @@ def test_an_edited_picture_of_the_same_size_is_encoded_anew(tmp_path, add, place
     assert not torch.equal(cache().load(place())[("fox", "a.png"), False][0], before)
 
 
-def test_a_mirrored_side_is_encoded_from_the_mirrored_picture(add, place, cache):
+def test_a_mirrored_side_is_encoded_from_the_mirrored_image(add, place, cache):
     six(add)
     cache().fill(place(), pooled)
     encoder = Encoder()
@@ -301,7 +301,7 @@ def test_a_mirrored_side_is_encoded_from_the_mirrored_picture(add, place, cache)
     loaded = cache().load(place(flip_aug=True))
     assert len(loaded) == 12
     for placed in place():
-        pixels = torch.from_numpy(load_pixels(placed.picture.path, placed.placement, flip=True))[None]
+        pixels = torch.from_numpy(load_pixels(placed.image.path, placed.placement, flip=True))[None]
         assert torch.equal(loaded[placed.key, True][0], pooled(pixels)[0][0])
 
 
@@ -344,7 +344,7 @@ def test_a_process_that_is_killed_leaves_whole_entries_and_the_next_goes_on(tmp_
     rest = cache().missing(place())
     assert 0 < len(rest) < 6
     encoder = Encoder()
-    assert cache().fill(place(), encoder) == encoder.pictures == len(rest)
+    assert cache().fill(place(), encoder) == encoder.images == len(rest)
     assert len(cache().load(place())) == 6
 
 
@@ -389,7 +389,7 @@ def test_without_variance_a_draw_is_the_mean():
     assert torch.allclose(drawn, mean, atol=2e-6)  # clamped at -30: a deviation of 3e-7
 
 
-def test_a_frozen_draw_is_one_for_each_side_of_a_picture():
+def test_a_frozen_draw_is_one_for_each_side_of_an_image():
     mean, logvar = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)
     frozen = frozen_latent(mean, logvar, 1, ("fox", "a.png"))
     assert torch.equal(frozen, frozen_latent(mean, logvar, 1, ("fox", "a.png")))

@@ -1,4 +1,4 @@
-"""The measures of a picture against pictures of which they are known."""
+"""The measures of an image against images of which they are known."""
 
 from dataclasses import replace
 
@@ -20,11 +20,11 @@ from core.dataset.look import (
 )
 from core.dataset.memo import Memo
 from core.dataset.opening import read_header
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 
 
 def scene(seed: int, width=400, height=300) -> Image.Image:
-    """A smooth picture of large spots with a little grain, so that it has both shapes and detail."""
+    """A smooth image of large spots with a little grain, so that it has both shapes and detail."""
     rng = np.random.default_rng(seed)
     spots = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -43,7 +43,7 @@ def test_the_hash_is_whether_each_pixel_is_darker_than_its_right_neighbour():
     assert difference_hash(Image.new("RGB", (50, 40), "red")) == "0" * 16
 
 
-def test_copies_have_near_hashes_and_different_pictures_far_ones(tmp_path):
+def test_copies_have_near_hashes_and_different_images_far_ones(tmp_path):
     image = scene(1)
     image.save(tmp_path / "a.jpg", quality=60)
     copies = [Image.open(tmp_path / "a.jpg").convert("RGB"), image.resize((200, 150)), image.resize((1000, 750))]
@@ -84,7 +84,7 @@ def test_the_border_is_the_share_of_even_rows_and_columns_at_the_edges():
     assert border_share(np.concatenate([sky, inside])) < 0.05  # rows of one colour each, but not of one together
 
 
-def test_a_very_long_picture_is_measured_too():
+def test_a_very_long_image_is_measured_too():
     assert measure(Image.new("RGB", (3000, 2), "red")).border == 1
 
 
@@ -96,12 +96,12 @@ def test_a_look_comes_back_from_its_text():
 # ---- one decoding for all of it
 
 
-def listed(folder) -> list[Picture]:
-    pictures = []
+def listed(folder) -> list[ImageInfo]:
+    images = []
     for path in sorted(folder.iterdir()):
         header, state = read_header(path), path.stat()
-        pictures.append(Picture("fox", path.name, path, header.width, header.height, state.st_size, state.st_mtime_ns))
-    return pictures
+        images.append(ImageInfo("fox", path.name, path, header.width, header.height, state.st_size, state.st_mtime_ns))
+    return images
 
 
 @pytest.fixture
@@ -119,32 +119,32 @@ def folder(tmp_path):
 
 
 def test_one_decoding_tells_what_is_broken_and_what_the_others_look_like(folder, tmp_path):
-    pictures, memo = listed(folder), tmp_path / "index.sqlite"
-    assert looks(pictures, memo) == {}
-    found = look_at_all(pictures, memo_path=memo)
-    assert looks(pictures, memo) == looks(pictures, Memo(memo)) == found
+    images, memo = listed(folder), tmp_path / "index.sqlite"
+    assert looks(images, memo) == {}
+    found = look_at_all(images, memo_path=memo)
+    assert looks(images, memo) == looks(images, Memo(memo)) == found
     assert [found["fox", name].transparent for name in ("a.png", "b.png", "c.png")] == [False, True, False]
     assert found["fox", "a.png"] == measure(scene(0))
     assert "cut off" in found["fox", "c.png"].reason and not found["fox", "c.png"].dhash
-    assert reasons_of(found) == reasons_of(looks(pictures, memo))
+    assert reasons_of(found) == reasons_of(looks(images, memo))
     assert list(reasons_of(found)) == [("fox", "c.png")]
 
 
 def test_a_look_is_forgotten_with_the_file_it_was_of(folder, tmp_path):
-    pictures, memo = listed(folder), tmp_path / "index.sqlite"
-    look_at_all(pictures, memo_path=memo)
-    assert set(looks([replace(pictures[0], mtime_ns=1), pictures[1]], memo)) == {("fox", "b.png")}
-    assert looks(pictures, None) == {}
+    images, memo = listed(folder), tmp_path / "index.sqlite"
+    look_at_all(images, memo_path=memo)
+    assert set(looks([replace(images[0], mtime_ns=1), images[1]], memo)) == {("fox", "b.png")}
+    assert looks(images, None) == {}
 
 
 def test_what_may_change_while_the_file_does_not_is_found_anew(folder, tmp_path, monkeypatch):
-    pictures, memo = listed(folder), tmp_path / "index.sqlite"
+    images, memo = listed(folder), tmp_path / "index.sqlite"
 
     def no_room(_):
         raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr("core.dataset.opening.to_srgb", no_room)
-        assert "does not fit in memory" in reasons_of(look_at_all(pictures, memo_path=memo))["fox", "a.png"]
-    assert reasons_of(looks(pictures, memo)).keys() == {("fox", "c.png")}  # cut off, and so it stays
-    assert reasons_of(look_at_all(pictures, memo_path=memo)).keys() == {("fox", "c.png")}
+        assert "does not fit in memory" in reasons_of(look_at_all(images, memo_path=memo))["fox", "a.png"]
+    assert reasons_of(looks(images, memo)).keys() == {("fox", "c.png")}  # cut off, and so it stays
+    assert reasons_of(look_at_all(images, memo_path=memo)).keys() == {("fox", "c.png")}

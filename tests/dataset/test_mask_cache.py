@@ -1,4 +1,4 @@
-"""Masks at latent size: computed once for each content and place, mirrored and averaged as the picture is."""
+"""Masks at latent size: computed once for each content and place, mirrored and averaged as the image is."""
 
 from dataclasses import replace
 
@@ -10,20 +10,20 @@ from PIL import Image
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
+from core.dataset.image_info import ImageInfo
 from core.dataset.mask_cache import MaskCache, at_latent_size, mask_source
 from core.dataset.opening import read_header
-from core.dataset.picture import Picture
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 
 @pytest.fixture
 def place():
     def run(path, conditioning=None, **own):
-        settings = PictureSettings(resolution=64, bucket_reso_steps=16, **own)
+        settings = ImageSettings(resolution=64, bucket_reso_steps=16, **own)
         header, found = read_header(path), path.stat()
-        picture = Picture(
+        image = ImageInfo(
             "fox",
             path.name,
             path,
@@ -35,7 +35,7 @@ def place():
         )
         where = plan_buckets(settings).assign(header.width, header.height)
         caption = Caption("", "none", path.with_suffix(".txt"))
-        return Placed(picture, where, caption, replace(PLAIN, pictures=settings))
+        return Placed(image, where, caption, replace(PLAIN, images=settings))
 
     return run
 
@@ -64,10 +64,10 @@ def test_a_mask_is_averaged_to_latent_size_and_kept(tmp_path, add, place, cache,
 
 
 def test_an_edited_mask_is_read_anew(tmp_path, add, place, cache):
-    picture = add("fox/a.png", 64, 64)
-    before = place(picture, half(tmp_path / "m/a.png"), masked_loss=True)
+    image = add("fox/a.png", 64, 64)
+    before = place(image, half(tmp_path / "m/a.png"), masked_loss=True)
     first = cache().load([before])[before.key]
-    after = place(picture, half(tmp_path / "m/a.png", "right"), masked_loss=True)
+    after = place(image, half(tmp_path / "m/a.png", "right"), masked_loss=True)
     assert torch.equal(cache().load([after])[after.key], 1 - first)
 
 
@@ -81,7 +81,7 @@ def test_transparency_is_the_mask_where_the_folder_says_so(tmp_path, place, cach
     mask = cache().load([placed])[placed.key]
     assert mask[0, :4].sum() == 0 and bool((mask[0, 4:] == 1).all())
     both = place(path, half(tmp_path / "m/a.png"), alpha_mask=True, masked_loss=True)
-    assert mask_source(both) == both.picture.conditioning, "a mask picture wins"
+    assert mask_source(both) == both.image.conditioning, "a mask image wins"
     assert bool((cache().load([both])[both.key][0, :4, :4] == 1).all())
 
 

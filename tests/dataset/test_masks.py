@@ -1,4 +1,4 @@
-"""Masks and conditioning pictures stay on their picture through rotation, resizing, crop and mirror."""
+"""Masks and conditioning images stay on their image through rotation, resizing, crop and mirror."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +12,21 @@ from core.dataset.buckets import plan_buckets
 from core.dataset.captions import Caption
 from core.dataset.images import load_pixels
 from core.dataset.masks import load_conditioning, load_mask
-from core.dataset.opening import BrokenPicture, read_header
-from core.dataset.scan import Picture
+from core.dataset.opening import BrokenImage, read_header
+from core.dataset.scan import ImageInfo
 from core.dataset.views import View, draw_view
 from core.settings.concepts import PLAIN
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 FILTERS = ["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"]
 
 
 def placed(path: Path, conditioning: Path | None = None, **given) -> Placed:
-    pictures = PictureSettings(**{"resolution": 64, "bucket_reso_steps": 8, **given})
+    images = ImageSettings(**{"resolution": 64, "bucket_reso_steps": 8, **given})
     header = read_header(path)
-    placement = plan_buckets(pictures).assign(header.width, header.height)
-    picture = Picture("fox", path.name, path, header.width, header.height, 1, 1, conditioning=conditioning)
-    return Placed(picture, placement, Caption("", None, "none"), replace(PLAIN, pictures=pictures))
+    placement = plan_buckets(images).assign(header.width, header.height)
+    image = ImageInfo("fox", path.name, path, header.width, header.height, 1, 1, conditioning=conditioning)
+    return Placed(image, placement, Caption("", None, "none"), replace(PLAIN, images=images))
 
 
 def red_where(shape: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def blob(width: int, height: int) -> np.ndarray:
 
 
 def assert_same(mask: np.ndarray, pixels: np.ndarray) -> None:
-    """The mask is the red of the picture. pixels: of load_pixels, in [-1, 1]."""
+    """The mask is the red of the image. pixels: of load_pixels, in [-1, 1]."""
     assert mask.dtype == np.float32 and mask.shape == (1, *pixels.shape[1:])
     assert np.abs(mask[0] - (pixels[0] + 1) / 2).max() < 1e-6
     assert 0.02 < mask.mean() < 0.98  # it shows something of both
@@ -66,11 +66,11 @@ def test_a_mask_covers_exactly_what_it_was_painted_on_in_every_view(tmp_path, in
     drawn = {draw_view(each, 3, 0, repeat) for repeat in range(12)}
     assert {view.flip for view in drawn} == {True, False}
     for view in drawn:
-        assert_same(load_mask(each, view), load_pixels(each.picture.path, view, pictures=each.concept.pictures))
+        assert_same(load_mask(each, view), load_pixels(each.image.path, view, images=each.concept.images))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_its_transparency_and_its_mask_are_turned_alike(tmp_path, orientation):
+def test_a_turned_image_its_transparency_and_its_mask_are_turned_alike(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     shape = blob(90, 60)
@@ -82,23 +82,23 @@ def test_a_turned_picture_its_transparency_and_its_mask_are_turned_alike(tmp_pat
     assert (header.width, header.height) == ((60, 90) if orientation >= 5 else (90, 60))
     each = placed(tmp_path / "a.png", tmp_path / "mask.png", masked_loss=True, alpha_color="#000000")
     for view in (View(each.placement), View(each.placement, flip=True)):
-        pixels = load_pixels(each.picture.path, view, pictures=each.concept.pictures)
+        pixels = load_pixels(each.image.path, view, images=each.concept.images)
         assert_same(load_mask(each, view), pixels)
-        of_alpha = replace(each, concept=replace(PLAIN, pictures=PictureSettings(alpha_mask=True)))
+        of_alpha = replace(each, concept=replace(PLAIN, images=ImageSettings(alpha_mask=True)))
         alpha = load_mask(of_alpha, view)
         assert alpha.min() == pytest.approx(128 / 255, abs=0.02) and alpha.max() == pytest.approx(1, abs=0.02)
         inside = pixels[0] > 0.99
         assert (alpha[0][inside] > 0.98).all() and (alpha[0][pixels[0] < -0.99] < 0.53).all()
 
 
-def test_transparency_is_the_mask_and_the_picture_stands_on_its_colour(tmp_path):
+def test_transparency_is_the_mask_and_the_image_stands_on_its_colour(tmp_path):
     shape = blob(64, 64)
     rgba = np.dstack([np.full((64, 64, 3), 200, np.uint8), shape])
     Image.fromarray(rgba).save(tmp_path / "a.png")
     each = placed(tmp_path / "a.png", alpha_mask=True, alpha_color="#0000ff")
     view = View(each.placement)
     assert np.array_equal(load_mask(each, view)[0], shape / np.float32(255))
-    pixels = load_pixels(each.picture.path, view, pictures=each.concept.pictures)
+    pixels = load_pixels(each.image.path, view, images=each.concept.images)
     assert np.allclose(pixels[:, shape == 0], [[-1], [-1], [1]])
     assert np.allclose(pixels[:, shape == 255], 200 / 127.5 - 1)
 
@@ -110,7 +110,7 @@ def test_a_mask_of_another_size_shows_the_same_frame(tmp_path):
     small.save(tmp_path / "mask.png")
     each = placed(tmp_path / "a.png", tmp_path / "mask.png", masked_loss=True)
     mask = load_mask(each, View(each.placement))
-    red = (load_pixels(each.picture.path, View(each.placement))[0] + 1) / 2
+    red = (load_pixels(each.image.path, View(each.placement))[0] + 1) / 2
     assert mask.shape[1:] == red.shape
     assert np.abs(mask[0] - red).mean() < 0.02  # only the pixels on the edge differ
 
@@ -129,7 +129,7 @@ def test_the_mask_file_comes_before_transparency_and_only_when_it_is_asked_for(t
         assert mask is None if expected is None else np.allclose(mask, expected)
 
 
-def test_a_picture_without_mask_counts_as_a_whole(tmp_path):
+def test_an_image_without_mask_counts_as_a_whole(tmp_path):
     Image.new("RGBA", (64, 64), "red").save(tmp_path / "a.png")
     each = placed(tmp_path / "a.png", masked_loss=True, alpha_mask=True)
     assert load_mask(each, View(each.placement)) is None
@@ -153,22 +153,22 @@ def test_a_mask_may_be_of_any_kind_and_its_numbers_are_taken_as_they_are(tmp_pat
         assert np.allclose(load_mask(each, View(each.placement)), expected), name
 
 
-def test_a_conditioning_picture_goes_with_its_picture_and_keeps_its_colours(tmp_path, add):
+def test_a_conditioning_image_goes_with_its_image_and_keeps_its_colours(tmp_path, add):
     path = add("a.png", 150, 100)
     Image.open(path).save(tmp_path / "c.webp", lossless=True)
     each = placed(path, tmp_path / "c.webp", flip_aug=True, random_crop=True, color_aug=True)
     for repeat in range(8):
         view = draw_view(each, 0, 0, repeat)
         conditioning = load_conditioning(each, view)
-        same = load_pixels(path, replace(view, hue=0.0, gamma=1.0), pictures=each.concept.pictures)
+        same = load_pixels(path, replace(view, hue=0.0, gamma=1.0), images=each.concept.images)
         assert conditioning.dtype == np.float32 and np.array_equal(conditioning, same)
 
 
-def test_what_is_wrong_with_a_mask_is_said_of_its_picture(tmp_path):
+def test_what_is_wrong_with_a_mask_is_said_of_its_image(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "mask.png").write_bytes(b"x")
     each = placed(tmp_path / "a.png", tmp_path / "mask.png", masked_loss=True)
-    with pytest.raises(BrokenPicture, match=r"has a mask, mask\.png, that is not a picture"):
+    with pytest.raises(BrokenImage, match=r"has a mask, mask\.png, that is not an image"):
         load_mask(each, View(each.placement))
-    with pytest.raises(BrokenPicture, match="no conditioning picture"):
+    with pytest.raises(BrokenImage, match="no conditioning image"):
         load_conditioning(placed(tmp_path / "a.png"), View(each.placement))

@@ -1,4 +1,4 @@
-"""Fine-tuning metadata: keys of every form find their pictures, texts are joined as sd-scripts does, all else is said."""
+"""Fine-tuning metadata: keys of every form find their images, texts are joined as sd-scripts does, all else is said."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def look(tmp_path):
 
 
 def given(found):
-    return {picture.relative: picture.given for picture in found.pictures}
+    return {image.relative: image.given for image in found.images}
 
 
 def whats(found):
@@ -47,7 +47,7 @@ def whats(found):
 
 
 @pytest.mark.parametrize("form", ["stem", "name", "full", "relative", "windows", "case", "dotted"])
-def test_a_key_of_any_form_finds_its_picture(tmp_path, add, look, form):
+def test_a_key_of_any_form_finds_its_image(tmp_path, add, look, form):
     path = add("set/sub/a.b.png")
     key = {
         "stem": "sub/a.b",
@@ -70,7 +70,7 @@ def test_a_full_path_of_another_computer_is_found_by_its_name_and_said(tmp_path,
     assert "found by name" in problem.what and "D:\\train" in problem.what and problem.level == "advice"
 
 
-def test_a_picture_outside_the_folder_trains_under_an_address_without_its_absolute_path(tmp_path, add, look):
+def test_an_image_outside_the_folder_trains_under_an_address_without_its_absolute_path(tmp_path, add, look):
     add("set/a.png")
     outside = add("elsewhere/a.png")
     found = look({str(outside): {"caption": "out"}, "a": {"caption": "in"}})
@@ -102,9 +102,9 @@ def test_caption_and_tags_are_joined_as_sd_scripts_joins_them(said, options, tex
 
 
 def learnt(found, settings, epochs=20):
-    (picture,) = found.pictures
-    caption = read_caption(picture, settings)
-    return {training_caption(caption, settings, 1, epoch, picture.key, 0) for epoch in range(epochs)}
+    (image,) = found.images
+    caption = read_caption(image, settings)
+    return {training_caption(caption, settings, 1, epoch, image.key, 0) for epoch in range(epochs)}
 
 
 def test_caption_or_tags_of_a_metadata_file_are_drawn(add, look):
@@ -123,8 +123,8 @@ def test_caption_or_tags_of_a_metadata_file_are_drawn(add, look):
 def test_the_caption_of_the_metadata_is_what_trains_and_the_file_beside_it_is_not(tmp_path, add, look):
     add("set/a.png")
     (tmp_path / "set/a.txt").write_text("from the file")
-    (picture,) = look({"a": {"caption": "from the list"}}).pictures
-    caption = read_caption(picture, CaptionSettings())
+    (image,) = look({"a": {"caption": "from the list"}}).images
+    caption = read_caption(image, CaptionSettings())
     assert (caption.text, caption.source) == ("from the list", "metadata")
 
 
@@ -132,15 +132,15 @@ def test_sizes_of_all_entries_are_the_buckets(add, look):
     add("set/a.png")
     add("set/b.png")
     found = look({"a": {"train_resolution": [512, 768]}, "b": {"train_resolution": [512, 512]}})
-    assert [picture.own_bucket for picture in found.pictures] == [(512, 768), (512, 512)]
-    assert (found.pictures[0].width, found.pictures[0].height) == (64, 48)
+    assert [image.own_bucket for image in found.images] == [(512, 768), (512, 512)]
+    assert (found.images[0].width, found.images[0].height) == (64, 48)
 
 
 def test_sizes_of_some_entries_are_not_used_and_that_is_said(add, look):
     add("set/a.png")
     add("set/b.png")
     found = look({"a": {"train_resolution": [512, 768]}, "b": {"caption": "x"}})
-    assert [picture.own_bucket for picture in found.pictures] == [None, None]
+    assert [image.own_bucket for image in found.images] == [None, None]
     assert "1 of 2 entries have a train_resolution, so none is used" in whats(found)[0]
 
 
@@ -180,14 +180,14 @@ def test_a_list_of_which_nothing_is_there_blocks_the_start(tmp_path, look):
     assert problem.level == "error" and "1 of 1 entries" in problem.what
 
 
-def test_an_entry_with_cached_latents_alone_is_named_as_lacking_its_picture(tmp_path, add, look):
+def test_an_entry_with_cached_latents_alone_is_named_as_lacking_its_image(tmp_path, add, look):
     add("set/a.png")
     (tmp_path / "set/b.npz").write_bytes(b"latents")
     (problem,) = look({"a": {}, "b": {"caption": "x"}}).problems
-    assert "only cached latents (.npz), no picture: b" in problem.what
+    assert "only cached latents (.npz), no image: b" in problem.what
 
 
-def test_pictures_that_the_list_does_not_name_are_said(add, look):
+def test_images_that_the_list_does_not_name_are_said(add, look):
     add("set/a.png")
     add("set/b.png")
     found = look({"a": {"caption": "x"}})
@@ -195,11 +195,11 @@ def test_pictures_that_the_list_does_not_name_are_said(add, look):
     assert "b.png" in whats(found)[0] and "not in the metadata file" in whats(found)[0]
 
 
-def test_of_two_pictures_that_a_stem_fits_the_one_is_taken_that_sd_scripts_takes(add, look):
+def test_of_two_images_that_a_stem_fits_the_one_is_taken_that_sd_scripts_takes(add, look):
     add("set/a.jpg")
     add("set/a.png")
     found = look({"a": {"caption": "x"}})
-    assert list(given(found)) == ["a.png"] and any("fit several pictures; used: a.png" in what for what in whats(found))
+    assert list(given(found)) == ["a.png"] and any("fit several images; used: a.png" in what for what in whats(found))
 
 
 def test_of_a_key_that_stands_twice_the_last_counts_and_it_is_said(add, look):
@@ -208,7 +208,7 @@ def test_of_a_key_that_stands_twice_the_last_counts_and_it_is_said(add, look):
     assert given(found) == {"a.png": "last"} and "twice" in whats(found)[0]
 
 
-def test_a_picture_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, add):
+def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, add):
     add("set/a.png")
     add("set/b.png")
     (tmp_path / "one.json").write_text('{"a": {"caption": "1"}, "b": {"caption": "1"}}')
@@ -217,10 +217,10 @@ def test_a_picture_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, 
         {"folder": str(tmp_path / "set"), "metadata_file": str(tmp_path / name)} for name in ("one.json", "two.json")
     ]
     found = scan_dataset(DatasetSettings.model_validate({"sources": sources}))
-    assert [(p.relative, p.given) for p in found.pictures] == [("b.png", "1"), ("a.png", "2")]
+    assert [(p.relative, p.given) for p in found.images] == [("b.png", "1"), ("a.png", "2")]
     assert any("two metadata files; the later one counts: a.png" in what for what in whats(found))
     sources[1]["resolution"] = 768  # another dataset: both train
-    assert len(scan_dataset(DatasetSettings.model_validate({"sources": sources})).pictures) == 3
+    assert len(scan_dataset(DatasetSettings.model_validate({"sources": sources})).images) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_picture_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, 
     [
         (b'{\n "a": {"caption": "x",}\n}', "line 2, column 23", "not valid JSON"),
         (b'{"a": ', "line 1, column 7", "not valid JSON"),
-        (b'"a"', "line 1", "no list of pictures"),
+        (b'"a"', "line 1", "no list of images"),
         (b"", "line 1, column 1", "not valid JSON"),
         (b"{}", "meta.json", "empty"),
         (b'{"a": 5}', "meta.json", "a is a number, not an object"),
@@ -249,7 +249,7 @@ def test_a_broken_line_of_json_lines_is_named(add, look):
     problem = look('{"image_path": "a.png"}\n{"image_path": }\n', "meta.jsonl").problems[0]
     assert problem.where.endswith("line 2, column 16")
     problem = look('{"image_path": "a.png"}\n{"caption": "x"}\n', "meta.jsonl").problems[0]
-    assert "names no picture" in problem.what and problem.where.endswith("line 2")
+    assert "names no image" in problem.what and problem.where.endswith("line 2")
 
 
 def test_a_metadata_file_that_is_not_there_is_said(tmp_path, add):
@@ -278,7 +278,7 @@ NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]
 
 @settings(max_examples=60, deadline=None)
 @given_names(st.lists(st.tuples(NAME, NAME, st.sampled_from([".png", ".JPG", ".webp"])), max_size=8), st.booleans())
-def test_whatever_pictures_are_called_each_key_finds_its_own(rows, with_extension):
+def test_whatever_images_are_called_each_key_finds_its_own(rows, with_extension):
     """By relative path always; by stem wherever no other file has it, upper and lower case taken together."""
     names = dict.fromkeys(f"{folder}/{name}{ending}" for folder, name, ending in rows if folder not in (".", ".."))
     files = [File(name, Path("/set") / name, 1, 1) for name in names]
@@ -290,7 +290,7 @@ def test_whatever_pictures_are_called_each_key_finds_its_own(rows, with_extensio
     assert not found.missing and not found.unlisted
 
 
-def test_a_shared_page_reaches_no_picture_outside_its_folders_by_a_metadata_file(tmp_path, add, look, monkeypatch):
+def test_a_shared_page_reaches_no_image_outside_its_folders_by_a_metadata_file(tmp_path, add, look, monkeypatch):
     add("set/a.png")
     outside = add("elsewhere/b.png")
     said = {"a": {"caption": "x"}, str(outside): {"caption": "y"}, str(tmp_path / "elsewhere/none.png"): {}}
@@ -303,4 +303,4 @@ def test_a_shared_page_reaches_no_picture_outside_its_folders_by_a_metadata_file
         "2 of 3 paths of the metadata file are not open to a shared page" in problem.what
     )  # nor whether they are there
     found = look({"elsewhere/b.png": {}, "set/../elsewhere/b.png": {}})
-    assert not found.pictures and found.problems[0].level == "error"
+    assert not found.images and found.problems[0].level == "error"

@@ -21,10 +21,10 @@ from core.settings.validation import ValidationSettings
 def placed_of(folder, **source):
     dataset = DatasetSettings.model_validate({"sources": [{"folder": str(folder), **source}], "resolution": 128})
     (concept,) = concepts(dataset, CaptionSettings(), ValidationSettings())
-    plan = plan_buckets(concept.pictures)
+    plan = plan_buckets(concept.images)
     return [
-        Placed(picture, plan.assign(picture.width, picture.height), read_caption(picture, concept.captions), concept)
-        for picture in scan([concept]).pictures
+        Placed(image, plan.assign(image.width, image.height), read_caption(image, concept.captions), concept)
+        for image in scan([concept]).images
     ]
 
 
@@ -32,7 +32,7 @@ def read(path):
     return json.loads(path.read_text("utf-8"))
 
 
-def test_caption_tags_and_bucket_of_each_picture_are_written(tmp_path, add):
+def test_caption_tags_and_bucket_of_each_image_are_written(tmp_path, add):
     add("set/a.png", 128, 128)
     add("set/sub/b.png", 200, 100)
     (tmp_path / "set/a.caption").write_text("a fox")
@@ -43,7 +43,7 @@ def test_caption_tags_and_bucket_of_each_picture_are_written(tmp_path, add):
         "a": {"caption": "a fox", "tags": "fox, red", "train_resolution": [128, 128]},
         "sub/b": {"caption": "set", "train_resolution": list(placed[1].placement.bucket)},
     }
-    assert (done.pictures, done.kept, done.backup) == (2, 0, None)
+    assert (done.images, done.kept, done.backup) == (2, 0, None)
 
 
 def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
@@ -54,9 +54,9 @@ def test_what_is_written_is_read_back_as_the_same_dataset(tmp_path, add):
     for full_path in (False, True):
         write_metadata(tmp_path / "meta.json", placed, full_path=full_path)
         again = placed_of(tmp_path / "set", metadata_file=str(tmp_path / "meta.json"))
-        assert [each.picture.key for each in again] == [each.picture.key for each in placed]
+        assert [each.image.key for each in again] == [each.image.key for each in placed]
         assert [each.caption.text for each in again] == [each.caption.text for each in placed]
-        assert [each.picture.own_bucket for each in again] == [each.placement.bucket for each in placed]
+        assert [each.image.own_bucket for each in again] == [each.placement.bucket for each in placed]
 
 
 def test_keys_are_absolute_paths_where_asked(tmp_path, add):
@@ -65,7 +65,7 @@ def test_keys_are_absolute_paths_where_asked(tmp_path, add):
     assert read(tmp_path / "meta.json") == {str(path): {"caption": "set"}}
 
 
-def test_pictures_of_several_folders_get_keys_below_their_common_one(tmp_path, add):
+def test_images_of_several_folders_get_keys_below_their_common_one(tmp_path, add):
     add("set/2_fox/a.png")
     add("set/3_cat/a.png")
     write_metadata(tmp_path / "meta.json", placed_of(tmp_path / "set"), buckets=False)
@@ -88,7 +88,7 @@ def test_a_list_to_add_to_keeps_what_is_not_written_anew(tmp_path, add):
     (tmp_path / "set/b.txt").write_text("tags of b")
     earlier = {
         str(tmp_path / "set/a.png"): {"caption": "mine", "tags": "old", "rating": 5},
-        "other": {"caption": "of another picture"},
+        "other": {"caption": "of another image"},
     }
     (tmp_path / "in.json").write_text(json.dumps(earlier))
     done = write_metadata(
@@ -96,13 +96,13 @@ def test_a_list_to_add_to_keeps_what_is_not_written_anew(tmp_path, add):
     )
     assert read(tmp_path / "out.json") == {
         str(tmp_path / "set/a.png"): {"caption": "mine", "tags": "new tags", "rating": 5},
-        "other": {"caption": "of another picture"},
+        "other": {"caption": "of another image"},
         "b": {"tags": "tags of b"},
     }
-    assert (done.pictures, done.kept) == (2, 1) and read(tmp_path / "in.json") == earlier
+    assert (done.images, done.kept) == (2, 1) and read(tmp_path / "in.json") == earlier
 
 
-def test_two_pictures_of_one_key_are_refused_and_nothing_is_written(tmp_path, add):
+def test_two_images_of_one_key_are_refused_and_nothing_is_written(tmp_path, add):
     add("set/a.png")
     add("set/a.jpg")
     with pytest.raises(ProblemsError, match=r"a for a\.jpg, a\.png") as refused:

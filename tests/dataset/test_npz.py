@@ -10,24 +10,24 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.encoding import Side
+from core.dataset.image_info import ImageInfo
 from core.dataset.latent_cache import LatentCache, sample_latent
 from core.dataset.npz import NpzCaches, export_npz
 from core.dataset.opening import read_header
-from core.dataset.picture import Picture
 from core.dataset.views import recorded_crop
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 
 @pytest.fixture
 def place():
-    """place(path, ...) -> the picture at 64 pixels, with settings of its folder."""
+    """place(path, ...) -> the image at 64 pixels, with settings of its folder."""
 
     def run(path, variant="", resolution=64, **own):
-        settings = PictureSettings(resolution=resolution, bucket_reso_steps=16, **own)
+        settings = ImageSettings(resolution=resolution, bucket_reso_steps=16, **own)
         header, found = read_header(path), path.stat()
-        picture = Picture(
+        image = ImageInfo(
             "fox",
             path.name,
             path,
@@ -39,7 +39,7 @@ def place():
         )
         where = plan_buckets(settings).assign(header.width, header.height)
         caption = Caption("", "none", path.with_suffix(".txt"))
-        return Placed(picture, where, caption, replace(PLAIN, pictures=settings), variant)
+        return Placed(image, where, caption, replace(PLAIN, images=settings), variant)
 
     return run
 
@@ -51,7 +51,7 @@ def latents(placed, seed=0):
 
 def whole(placed, **more):
     """The arrays that v0.9 writes."""
-    size = np.array([placed.picture.width, placed.picture.height])
+    size = np.array([placed.image.width, placed.image.height])
     return {"latents": latents(placed), "original_size": size, "crop_ltrb": np.zeros(4)} | more
 
 
@@ -79,7 +79,7 @@ def layouts(placed):
 def test_every_layout_is_read_as_a_sample_without_spread(add, place, layout):
     placed = place(add("fox/a.png", 100, 60))
     for name, arrays in layouts(placed)[layout]:
-        np.savez(placed.picture.path.with_name(name), **arrays)
+        np.savez(placed.image.path.with_name(name), **arrays)
     caches = NpzCaches([placed])
     mean, logvar = caches(Side(placed))
     assert torch.equal(mean, torch.from_numpy(latents(placed)))
@@ -90,13 +90,13 @@ def test_every_layout_is_read_as_a_sample_without_spread(add, place, layout):
 def test_the_mirrored_side_is_read_from_its_key_or_file(add, place):
     placed = place(add("fox/a.png", 100, 60), flip_aug=True)
     flipped = latents(placed, seed=1)
-    path = placed.picture.path.with_suffix(".npz")
+    path = placed.image.path.with_suffix(".npz")
     np.savez(path, **whole(placed, latents_flipped=flipped))
     assert torch.equal(NpzCaches([placed])(Side(placed, True))[0], torch.from_numpy(flipped))
     np.savez(path, latents(placed))
     caches = NpzCaches([placed])
-    assert caches(Side(placed, True)) is None and caches(Side(placed)) is None, "half of a picture is of no use"
-    assert "lacks the mirrored picture (a_flip.npz)" in caches.refused["a.npz"]
+    assert caches(Side(placed, True)) is None and caches(Side(placed)) is None, "half of an image is of no use"
+    assert "lacks the mirrored image (a_flip.npz)" in caches.refused["a.npz"]
     np.savez(path.with_name("a_flip.npz"), flipped)
     assert torch.equal(NpzCaches([placed])(Side(placed, True))[0], torch.from_numpy(flipped))
 
@@ -104,7 +104,7 @@ def test_the_mirrored_side_is_read_from_its_key_or_file(add, place):
 REFUSED = {
     "another size": (lambda placed: whole(placed, latents=np.zeros((4, 9, 9), np.float32)), "for another size"),
     "a huge array": (lambda placed: whole(placed, latents=np.zeros((4, 200, 200), np.float32)), "for another size"),
-    "another picture": (lambda placed: whole(placed, original_size=np.array([640, 480])), "640 x 480"),
+    "another image": (lambda placed: whole(placed, original_size=np.array([640, 480])), "640 x 480"),
     "NaN": (lambda placed: whole(placed, latents=np.full_like(latents(placed), np.nan)), "NaN"),
     "no latents": (lambda placed: {"original_size": np.array([100, 60])}, "holds no latents"),
     "objects": (lambda placed: {"latents": np.array([{}], dtype=object)}, "cannot be read"),
@@ -115,7 +115,7 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_with_its_name_and_reason(add, place, what):
     make, reason = REFUSED[what]
     placed = place(add("fox/a.png", 100, 60))
-    np.savez(placed.picture.path.with_suffix(".npz"), **make(placed))
+    np.savez(placed.image.path.with_suffix(".npz"), **make(placed))
     caches = NpzCaches([placed])
     assert caches(Side(placed)) is None
     (line,) = caches.said()
@@ -124,20 +124,20 @@ def test_what_does_not_fit_is_refused_with_its_name_and_reason(add, place, what)
 
 def test_a_damaged_file_is_refused(add, place):
     placed = place(add("fox/a.png", 100, 60))
-    placed.picture.path.with_suffix(".npz").write_bytes(b"PK\x03\x04 and no more")
+    placed.image.path.with_suffix(".npz").write_bytes(b"PK\x03\x04 and no more")
     caches = NpzCaches([placed])
     assert caches(Side(placed)) is None and caches.refused == {"a.npz": "cannot be read"}
 
 
-def test_one_file_for_two_pictures_is_for_none(add, place):
+def test_one_file_for_two_images_is_for_none(add, place):
     both = [place(add(f"fox/{name}", 100, 60)) for name in ("a.png", "a.jpg")]
-    np.savez(both[0].picture.path.with_suffix(".npz"), **whole(both[0]))
+    np.savez(both[0].image.path.with_suffix(".npz"), **whole(both[0]))
     caches = NpzCaches(both)
     assert [caches(Side(placed)) for placed in both] == [None, None]
-    assert "several pictures" in caches.refused["a.npz"]
+    assert "several images" in caches.refused["a.npz"]
 
 
-def test_a_picture_that_is_turned_by_exif_is_not_taken_from_a_cache_that_is_not(add, place):
+def test_an_image_that_is_turned_by_exif_is_not_taken_from_a_cache_that_is_not(add, place):
     from PIL import Image
 
     path = add("fox/a.jpg", 100, 60)
@@ -145,7 +145,7 @@ def test_a_picture_that_is_turned_by_exif_is_not_taken_from_a_cache_that_is_not(
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif)
     placed = place(path)
-    assert (placed.picture.width, placed.picture.height) == (60, 100)
+    assert (placed.image.width, placed.image.height) == (60, 100)
     np.savez(path.with_suffix(".npz"), **whole(placed, original_size=np.array([100, 60])))
     caches = NpzCaches([placed])
     assert caches(Side(placed)) is None and "before its rotation" in caches.refused["a.npz"]
@@ -153,7 +153,7 @@ def test_a_picture_that_is_turned_by_exif_is_not_taken_from_a_cache_that_is_not(
 
 def test_the_latent_cache_encodes_only_what_no_file_has(tmp_path, add, place):
     with_file, without = place(add("fox/a.png", 100, 60)), place(add("fox/bb.png", 100, 60))
-    np.savez(with_file.picture.path.with_suffix(".npz"), **whole(with_file))
+    np.savez(with_file.image.path.with_suffix(".npz"), **whole(with_file))
     cache = LatentCache(tmp_path / "cache", "vae", others=NpzCaches([with_file, without]))
     assert [placed.key for placed in cache.missing([with_file, without])] == [without.key]
     assert torch.equal(cache.load([with_file])[with_file.key, False][0], torch.from_numpy(latents(with_file)))
@@ -161,14 +161,14 @@ def test_the_latent_cache_encodes_only_what_no_file_has(tmp_path, add, place):
 
 def test_what_is_written_is_read_again(add, place):
     placed = place(add("fox/a.png", 100, 60), flip_aug=True, alpha_mask=True)
-    larger = place(placed.picture.path, "96x96", 96, flip_aug=True)
+    larger = place(placed.image.path, "96x96", 96, flip_aug=True)
     mask = np.linspace(0, 1, 100 * 60, dtype=np.float32)[: 64 * 48].reshape(1, 48, 64)
 
     def sample(side):
         return torch.from_numpy(latents(side.placed, seed=int(side.mirrored)))
 
     done = export_npz([placed, larger], sample, lambda _: mask)
-    path = placed.picture.path.with_suffix(".npz")
+    path = placed.image.path.with_suffix(".npz")
     assert done.written == 1 and done.kept == []
     with np.load(path) as file:
         assert {"latents", "latents_flipped", "original_size", "crop_ltrb", "alpha_mask"} <= set(file.files)
@@ -181,10 +181,10 @@ def test_what_is_written_is_read_again(add, place):
 
 
 def test_nothing_is_overwritten(add, place):
-    pictures = [place(add(f"fox/{name}", 100, 60)) for name in ("a.png", "b.png", "b.jpg")]
-    path = pictures[0].picture.path.with_suffix(".npz")
+    images = [place(add(f"fox/{name}", 100, 60)) for name in ("a.png", "b.png", "b.jpg")]
+    path = images[0].image.path.with_suffix(".npz")
     path.write_bytes(b"theirs")
-    done = export_npz(pictures, lambda side: torch.from_numpy(latents(side.placed)), lambda placed: None)
+    done = export_npz(images, lambda side: torch.from_numpy(latents(side.placed)), lambda placed: None)
     assert done.written == 0 and sorted(done.kept) == ["a.npz", "b.npz"] and path.read_bytes() == b"theirs"
 
 

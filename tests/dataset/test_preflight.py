@@ -1,4 +1,4 @@
-"""The report before a start: everything wrong at once, every picture with its place, and the true number of steps."""
+"""The report before a start: everything wrong at once, every image with its place, and the true number of steps."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_a_good_folder_has_no_problems_and_every_number(check, add):
     assert (report.trained, report.skipped, report.captions_found) == (7, 0, 7)
     assert report.buckets == {(128, 128): (6, 6), (160, 96): (1, 1)}
     assert (report.batches_per_epoch, report.steps_per_epoch, report.epochs, report.total_steps) == (3, 3, 10, 30)
-    assert report.sentence == "7 pictures in 3 batches of up to 4 x 10 passes = 30 steps"
+    assert report.sentence == "7 images in 3 batches of up to 4 x 10 passes = 30 steps"
     assert (report.longest_tokens, report.token_limit) == (4, 75)
     row = report.rows[-1]
     assert (row.caption, row.source, row.tokens, row.trains) == ("a wide fox, running", "file", 4, True)
@@ -68,10 +68,10 @@ def test_everything_wrong_is_listed_at_once(check, add):
     whats = " / ".join(problem.what for problem in report.problems)
     for part in ("Epochs are ignored", "is empty (0 bytes)", "does not exist", "64 is below the resolution"):
         assert part in whats
-    assert not report.ok and report.trained == 0 and report.sentence == "No picture trains."
+    assert not report.ok and report.trained == 0 and report.sentence == "No image trains."
 
 
-def test_broken_pictures_block_until_they_may_be_left_out(check, add):
+def test_broken_images_block_until_they_may_be_left_out(check, add):
     caption(add("fox/good.png", 256, 256))
     add("fox/zero.png").write_bytes(b"")
     cut = add("fox/cut.png", 256, 256)
@@ -86,14 +86,14 @@ def test_broken_pictures_block_until_they_may_be_left_out(check, add):
         "cut.png": "is cut off (truncated)",
     }
     assert sum("cut.png" in problem.what or "zero.png" in problem.what for problem in report.problems) == 2
-    assert report.folders[0].pictures == 1
+    assert report.folders[0].images == 1
     again = check(dataset={"skip_broken": True})  # a first pass knows what was found broken before
     assert again.trained == 1 and any("cut.png" in problem.what for problem in again.problems)
     add("fox/cut.png", 250, 250)
     assert check(dataset={"skip_broken": True}).trained == 2
 
 
-def test_a_picture_too_narrow_for_any_bucket_is_named(check, add):
+def test_an_image_too_narrow_for_any_bucket_is_named(check, add):
     caption(add("fox/a.png", 256, 256))
     caption(add("fox/line.png", 3, 900))
     report = check()
@@ -102,15 +102,13 @@ def test_a_picture_too_narrow_for_any_bucket_is_named(check, add):
     assert check(dataset={"skip_broken": True}).ok
 
 
-def test_small_and_heavily_cropped_pictures_are_advice(check, add):
+def test_small_and_heavily_cropped_images_are_advice(check, add):
     caption(add("fox/small.png", 64, 64))
     caption(add("fox/long.png", 1500, 150))
     report = check()
     whats = [problem.what for problem in report.problems]
     assert report.ok and len(whats) == 2
-    assert (
-        "1 of 2 pictures are smaller than their bucket and are enlarged, the most by 2.0 times: small.png" in whats[0]
-    )
+    assert "1 of 2 images are smaller than their bucket and are enlarged, the most by 2.0 times: small.png" in whats[0]
     assert "long.png" in whats[1] and "lose more than half" in whats[1]
 
 
@@ -122,12 +120,12 @@ def test_missing_empty_and_unread_captions_are_counted(check, add):
     report = check(captions={"caption_extension": ".txt"})
     whats = " / ".join(problem.what for problem in report.problems)
     assert report.ok and report.captions_found == 0
-    assert "4 of 5 pictures have no caption file; the folder's words are used: fox" in whats
-    assert "1 of 5 pictures have an empty caption file" in whats
-    assert "1 picture has caption files that are not read: beside them lie 1 .caption" in whats
+    assert "4 of 5 images have no caption file; the folder's words are used: fox" in whats
+    assert "1 of 5 images have an empty caption file" in whats
+    assert "1 image has caption files that are not read: beside them lie 1 .caption" in whats
 
 
-def test_the_real_kind_and_transparency_of_each_picture_are_told(check, add, tmp_path):
+def test_the_real_kind_and_transparency_of_each_image_are_told(check, add, tmp_path):
     add("fox/a.png", 128, 128)
     add("fox/b.jfif", 128, 128, format="JPEG")
     add("fox/c.png", 128, 128, format="JPEG")
@@ -186,9 +184,9 @@ def test_prefix_and_suffix_count_as_tokens(check, add):
     ],
 )
 def test_the_longest_caption_that_may_be_drawn_is_what_counts(check, add, text, captions):
-    picture = add("fox/a.png", 128, 128)
-    caption(picture, text)
-    picture.with_suffix(".caption").write_text("word " * 80)
+    image = add("fox/a.png", 128, 128)
+    caption(image, text)
+    image.with_suffix(".caption").write_text("word " * 80)
     report = check(captions=captions, count_tokens=lambda words: len(words.split()))
     assert report.longest_tokens is not None and report.longest_tokens >= 80
     assert any("longer than 75 tokens" in each.what for each in report.problems)
@@ -217,22 +215,22 @@ def counts(views, batches, size, accumulation=1):
 
 
 def test_the_sentence_is_true_arithmetic():
-    def sentence(pictures, views, batches, size, accumulation=1, **schedule):
+    def sentence(images, views, batches, size, accumulation=1, **schedule):
         schedule["gradient_accumulation_steps"] = accumulation
         epochs = counts(views, batches, size, accumulation)
-        return length_sentence(length_of(ScheduleSettings(**schedule), epochs), epochs, pictures, accumulation)
+        return length_sentence(length_of(ScheduleSettings(**schedule), epochs), epochs, images, accumulation)
 
-    assert sentence(24, 24, 6, 4, max_train_epochs=66) == "24 pictures x 66 passes / batch 4 = 396 steps"
-    assert sentence(1, 1, 1, 1, max_train_epochs=1) == "1 picture x 1 pass / batch 1 = 1 step"
+    assert sentence(24, 24, 6, 4, max_train_epochs=66) == "24 images x 66 passes / batch 4 = 396 steps"
+    assert sentence(1, 1, 1, 1, max_train_epochs=1) == "1 image x 1 pass / batch 1 = 1 step"
     assert sentence(24, 60, 15, 4, max_train_epochs=2) == (
-        "24 pictures (60 with repeats) x 2 passes / batch 4 = 30 steps"
+        "24 images (60 with repeats) x 2 passes / batch 4 = 30 steps"
     )
-    assert sentence(24, 6, 6, 1, max_train_epochs=2) == "6 views of 24 pictures in turn x 2 passes / batch 1 = 12 steps"
-    assert sentence(24, 24, 7, 4, max_train_epochs=10) == "24 pictures in 7 batches of up to 4 x 10 passes = 70 steps"
+    assert sentence(24, 6, 6, 1, max_train_epochs=2) == "6 views of 24 images in turn x 2 passes / batch 1 = 12 steps"
+    assert sentence(24, 24, 7, 4, max_train_epochs=10) == "24 images in 7 batches of up to 4 x 10 passes = 70 steps"
     assert sentence(24, 24, 7, 4, 2, max_train_epochs=10) == (
-        "24 pictures in 7 batches of up to 4, 2 batches to a step, so 4 steps a pass x 10 passes = 40 steps"
+        "24 images in 7 batches of up to 4, 2 batches to a step, so 4 steps a pass x 10 passes = 40 steps"
     )
-    four = "24 pictures / batch 4"
+    four = "24 images / batch 4"
     assert sentence(24, 24, 6, 4, max_train_steps=96) == f"96 steps = 16 passes x {four}"
     assert sentence(24, 24, 6, 4, max_train_steps=6) == f"6 steps = 1 pass x {four}"
     assert (
@@ -289,18 +287,18 @@ def test_the_steps_shown_are_the_steps_trained(tmp_path_factory, data):
     assert report.total_steps == made
 
 
-def test_pictures_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_path, check, add):
+def test_images_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_path, check, add):
     for number in range(3):
         add(f"fox/{number}.png", 128, 128)
     for number in range(5):
         add(f"dog/{number}.png", 128, 128)
     dataset = {"reg_data_dir": str(tmp_path / "dog"), "reg_balance": "kohya"}
     report = check(dataset=dataset)
-    assert report.trained == 6 and report.sentence.startswith("6 pictures x")
+    assert report.trained == 6 and report.sentence.startswith("6 images x")
     assert [(row.key, row.why) for row in report.rows if not row.trains] == [
-        (("dog", f"{number}.png"), "is not needed to balance the pictures to learn") for number in (3, 4)
+        (("dog", f"{number}.png"), "is not needed to balance the images to learn") for number in (3, 4)
     ]
-    assert any("2 regularisation pictures never train" in each.what for each in report.problems)
+    assert any("2 regularisation images never train" in each.what for each in report.problems)
     assert check(dataset=dataset | {"reg_balance": "rotate"}).trained == 8
     report = check(dataset={"short_batches": "drop", "train_batch_size": 4})
     assert report.trained == 0 and all("never fills a batch" in row.why for row in report.rows)
@@ -309,7 +307,7 @@ def test_pictures_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_p
 # ---- fingerprint
 
 
-def test_the_fingerprint_names_every_picture_with_content_caption_and_place(check, add, tmp_path):
+def test_the_fingerprint_names_every_image_with_content_caption_and_place(check, add, tmp_path):
     import hashlib
     import json
 
@@ -317,30 +315,30 @@ def test_the_fingerprint_names_every_picture_with_content_caption_and_place(chec
     caption(path)
     placed = check().placed
     fingerprint = dataset_fingerprint(placed, memo_path=tmp_path / "index.sqlite")
-    (row,) = json.loads(json.dumps(fingerprint))["pictures"]
+    (row,) = json.loads(json.dumps(fingerprint))["images"]
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (row["source"], row["path"], row["caption"], row["bucket"]) == ("fox", "a.png", "a fox", [128, 128])
-    assert dataset_fingerprint(placed, hashes=False)["pictures"][0]["sha256"] is None
+    assert dataset_fingerprint(placed, hashes=False)["images"][0]["sha256"] is None
 
 
 def test_hashes_are_read_once_and_again_after_a_change(check, add, tmp_path, monkeypatch):
     path = add("fox/a.png", 256, 256)
     memo = tmp_path / "index.sqlite"
-    pictures = [each.picture for each in check().placed]
-    first = content_hashes(pictures, memo)
-    monkeypatch.setattr("core.dataset.contents._sha256", lambda picture: "read again")
-    assert content_hashes(pictures, memo) == first
+    images = [each.image for each in check().placed]
+    first = content_hashes(images, memo)
+    monkeypatch.setattr("core.dataset.contents._sha256", lambda image: "read again")
+    assert content_hashes(images, memo) == first
     path.write_bytes(path.read_bytes() + b"x")
-    changed = [each.picture for each in check().placed]
+    changed = [each.image for each in check().placed]
     assert content_hashes(changed, memo) == {("fox", "a.png"): "read again"}
 
 
-def test_a_picture_that_vanished_is_named(check, add):
+def test_an_image_that_vanished_is_named(check, add):
     path = add("fox/a.png", 256, 256)
-    pictures = [each.picture for each in check().placed]
+    images = [each.image for each in check().placed]
     path.unlink()
     with pytest.raises(ProblemsError, match=r"a\.png"):
-        content_hashes(pictures)
+        content_hashes(images)
 
 
 def test_what_a_reader_remarks_of_a_damaged_file_is_advice_and_never_a_raw_warning(check, add, tmp_path, recwarn):

@@ -19,7 +19,7 @@ def ramp(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(37, 53), (90, 20), (200, 111), (64, 48)])
-def test_a_flat_picture_stays_flat_at_exactly_the_size(interpolation, mode, size):
+def test_a_flat_image_stays_flat_at_exactly_the_size(interpolation, mode, size):
     colour = (10, 93, 240) if mode == "RGB" else 93
     out = resize(Image.new(mode, (64, 48), colour), size, interpolation)
     assert out.mode == mode and out.size == size

@@ -22,7 +22,7 @@ def look(*folders, **options):
 
 
 def keys(found):
-    return [picture.key for picture in found.pictures]
+    return [image.key for image in found.images]
 
 
 def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
@@ -30,17 +30,17 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
     add("my_fox-photos/sub/deep/a.jpg")
     found = look(tmp_path / "my_fox-photos")
     assert keys(found) == [("my_fox-photos", "b.png"), ("my_fox-photos", "sub/deep/a.jpg")]
-    first = found.pictures[0]
+    first = found.images[0]
     assert (first.width, first.height, first.repeats, first.words) == (64, 48, 1, "my fox photos")
     assert first.bytes == first.path.stat().st_size and first.mtime_ns == first.path.stat().st_mtime_ns
     assert not found.problems
-    assert recognise(tmp_path / "my_fox-photos") == "2 pictures in 2 folders"
+    assert recognise(tmp_path / "my_fox-photos") == "2 images in 2 folders"
 
 
 def test_a_repeats_folder_given_itself_is_understood(tmp_path, add):
     add("10_sks fox/a.png")
-    (picture,) = look(tmp_path / "10_sks fox").pictures
-    assert (picture.source, picture.repeats, picture.words) == ("10_sks fox", 10, "sks fox")
+    (image,) = look(tmp_path / "10_sks fox").images
+    assert (image.source, image.repeats, image.words) == ("10_sks fox", 10, "sks fox")
 
 
 def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(tmp_path, add):
@@ -49,21 +49,19 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
     add("set/loose/c.png")
     add("set/d.png")
     found = look(tmp_path / "set")
-    assert [(p.key, p.repeats, p.words) for p in found.pictures] == [
+    assert [(p.key, p.repeats, p.words) for p in found.images] == [
         (("set", "d.png"), 1, "set"),
         (("set", "loose/c.png"), 1, "set"),
         (("10_fox", "a.png"), 10, "fox"),
         (("5_my_style", "b.png"), 5, "my_style"),
     ]
-    assert recognise(tmp_path / "set") == (
-        "2 folders with repeats: 10_fox, 5_my_style (2 pictures), and 2 pictures beside"
-    )
+    assert recognise(tmp_path / "set") == ("2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images beside")
 
 
 def test_what_a_source_sets_itself_comes_before_its_name(tmp_path, add):
     add("10_fox/a.png")
-    (picture,) = look({"folder": str(tmp_path / "10_fox"), "num_repeats": 3, "class_tokens": "red fox"}).pictures
-    assert (picture.repeats, picture.words) == (3, "red fox")
+    (image,) = look({"folder": str(tmp_path / "10_fox"), "num_repeats": 3, "class_tokens": "red fox"}).images
+    assert (image.repeats, image.words) == (3, "red fox")
 
 
 @pytest.mark.parametrize(
@@ -97,17 +95,17 @@ def test_two_folders_of_one_name_get_two_ids(tmp_path, add):
 def test_the_same_folder_twice_trains_once_and_is_said(tmp_path, add):
     add("fox/1.png")
     found = look(tmp_path / "fox", tmp_path / "fox" / ".." / "fox")
-    assert len(found.pictures) == 1
+    assert len(found.images) == 1
     assert "given twice" in found.problems[0].what and found.problems[0].level == "advice"
 
 
-def test_extensions_in_any_case_and_names_in_any_script_are_pictures(tmp_path, add):
+def test_extensions_in_any_case_and_names_in_any_script_are_images(tmp_path, add):
     for name in ("[a] (1).PNG", "狐*.JpG", "*.webp", "ünïcode.Bmp", "emoji 🦊.gif", "long" * 50 + ".tif"):
         if os.name == "nt" and "*" in name:
             continue
         add(f"fox/{name}")
     found = look(tmp_path / "fox")
-    assert len(found.pictures) == len(list((tmp_path / "fox").iterdir())) and not found.broken
+    assert len(found.images) == len(list((tmp_path / "fox").iterdir())) and not found.broken
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names that are no text")
@@ -117,7 +115,7 @@ def test_names_that_are_no_text_train_and_can_be_printed(tmp_path, add):
     os.truncate(os.fsencode(add("fox/b.png").parent) + b"/b.png", 0)
     os.rename(os.fsencode(plain.parent) + b"/b.png", os.fsencode(plain.parent) + b"/\xfe.png")
     found = look(tmp_path / "fox")
-    assert len(found.pictures) == 1
+    assert len(found.images) == 1
     (problem,) = found.problems
     problem.where.encode("utf-8")
 
@@ -153,16 +151,16 @@ def test_the_size_is_the_one_after_the_rotation_that_exif_asks_for(tmp_path, add
         exif[0x0112] = orientation
         for ending in ("jpg", "png", "webp", "tif"):
             add(f"fox/{orientation}.{ending}", 40, 30, exif=exif)
-    for picture in look(tmp_path / "fox").pictures:
-        turned = int(picture.relative[0]) >= 5
-        assert (picture.width, picture.height) == ((30, 40) if turned else (40, 30)), picture.relative
+    for image in look(tmp_path / "fox").images:
+        turned = int(image.relative[0]) >= 5
+        assert (image.width, image.height) == ((30, 40) if turned else (40, 30)), image.relative
 
 
-def test_captions_beside_a_picture_are_noted(tmp_path, add):
+def test_captions_beside_an_image_are_noted(tmp_path, add):
     add("fox/a.png")
     for name in ("a.TXT", "a.caption", "ab.txt", "a.json"):
         (tmp_path / "fox" / name).write_text("x")
-    assert look(tmp_path / "fox").pictures[0].sidecars == ("a.TXT", "a.caption")
+    assert look(tmp_path / "fox").images[0].sidecars == ("a.TXT", "a.caption")
 
 
 # ---- what is wrong
@@ -170,17 +168,17 @@ def test_captions_beside_a_picture_are_noted(tmp_path, add):
 
 BAD = {
     "zero.png": (b"", "is empty (0 bytes)"),
-    "text.jpg": (b"no picture at all", "is not a picture that can be read"),
+    "text.jpg": (b"no image at all", "is not an image that can be read"),
     "page.jpg": (b"<!DOCTYPE html><html>404</html>", "is a web page"),
     "lfs.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
     "holes.webp": (b"\0" * 4096, "holds only zeros"),
-    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not a picture that can be read"),
-    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read"),
+    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not an image that can be read"),
+    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image that can be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_picture_is_named_and_kept_apart(tmp_path, add, name):
+def test_a_file_that_is_no_image_is_named_and_kept_apart(tmp_path, add, name):
     add("fox/good.png")
     content, reason = BAD[name]
     (tmp_path / "fox" / name).write_bytes(content)
@@ -193,7 +191,7 @@ def test_a_file_that_is_no_picture_is_named_and_kept_apart(tmp_path, add, name):
     assert look(tmp_path / "fox", skip_broken=True).problems[0].level == "advice"
 
 
-def test_a_picture_that_claims_billions_of_pixels_is_named(tmp_path, add):
+def test_an_image_that_claims_billions_of_pixels_is_named(tmp_path, add):
     """Width and height of a PNG stand at bytes 16 to 23, guarded by a checksum over the header chunk."""
     import struct
     import zlib
@@ -207,15 +205,15 @@ def test_a_picture_that_claims_billions_of_pixels_is_named(tmp_path, add):
     assert "million pixels" in broken.reason
 
 
-def test_a_png_with_a_huge_text_is_a_picture_all_the_same(tmp_path):
-    """Programs that draw pictures store their workflow in it; Pillow refuses above 1 MB unless told otherwise."""
+def test_a_png_with_a_huge_text_is_an_image_all_the_same(tmp_path):
+    """Programs that draw images store their workflow in it; Pillow refuses above 1 MB unless told otherwise."""
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * (3 << 20), zip=True)
     (tmp_path / "fox").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "fox/a.png", pnginfo=info)
-    assert len(look(tmp_path / "fox").pictures) == 1
+    assert len(look(tmp_path / "fox").images) == 1
 
 
 def test_a_folder_that_does_not_exist_is_said(tmp_path):
@@ -225,7 +223,7 @@ def test_a_folder_that_does_not_exist_is_said(tmp_path):
 
 def test_no_folder_at_all_is_said():
     (problem,) = scan([]).problems
-    assert "No picture folder is chosen" in problem.what and problem.where == "dataset.folder"
+    assert "No image folder is chosen" in problem.what and problem.where == "dataset.folder"
 
 
 def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
@@ -235,12 +233,12 @@ def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"x")
     (problem,) = look(tmp_path).problems
     assert "2 .mp4" in problem.what and ".png" in problem.fix
-    assert recognise(tmp_path) == "no pictures found"
+    assert recognise(tmp_path) == "no images found"
 
 
 def test_a_file_in_place_of_a_folder_is_said(tmp_path, add):
-    picture = add("fox/a.png")
-    (problem,) = look(picture).problems
+    image = add("fox/a.png")
+    (problem,) = look(image).problems
     assert "A file was given" in problem.what and str(tmp_path / "fox") in problem.fix
     (tmp_path / "fox.zip").write_bytes(b"PK")
     (problem,) = look(tmp_path / "fox.zip").problems
@@ -249,7 +247,7 @@ def test_a_file_in_place_of_a_folder_is_said(tmp_path, add):
 
 def test_a_path_pasted_with_quotation_marks_is_understood(tmp_path, add):
     add("fox/a.png")
-    assert len(look(f'"{tmp_path / "fox"}" ').pictures) == 1
+    assert len(look(f'"{tmp_path / "fox"}" ').images) == 1
 
 
 def test_a_folder_of_zero_repeats_is_left_out_and_said(tmp_path, add):
@@ -263,18 +261,18 @@ def test_a_folder_of_zero_repeats_is_left_out_and_said(tmp_path, add):
 def test_a_year_in_front_of_a_folders_name_is_pointed_out(tmp_path, add):
     add("2024_holiday/a.png")
     found = look(tmp_path / "2024_holiday")
-    assert found.pictures[0].repeats == 2024
+    assert found.images[0].repeats == 2024
     assert "2024 times" in found.problems[0].what and "year" in found.problems[0].fix
 
 
-def test_two_pictures_that_share_a_caption_are_pointed_out(tmp_path, add):
+def test_two_images_that_share_a_caption_are_pointed_out(tmp_path, add):
     add("fox/a.png")
     add("fox/a.jpg")
     (problem,) = look(tmp_path / "fox").problems
     assert "a.jpg, a.png" in problem.what and problem.level == "advice"
 
 
-def test_an_animated_picture_is_pointed_out(tmp_path):
+def test_an_animated_image_is_pointed_out(tmp_path):
     from PIL import Image
 
     (tmp_path / "fox").mkdir()
@@ -310,11 +308,11 @@ def test_a_cancel_ends_the_scan(tmp_path, add):
         scan(concepts(DatasetSettings(folder=str(tmp_path / "fox")), CaptionSettings(), ValidationSettings()), token)
 
 
-def test_many_pictures_come_back_in_order_and_no_thread_is_left(tmp_path, add):
+def test_many_images_come_back_in_order_and_no_thread_is_left(tmp_path, add):
     source = add("fox/000.png").read_bytes()
     for index in range(1, 700):
         (tmp_path / f"fox/{index:03}.png").write_bytes(source)
     before = threading.active_count()
     found = look(tmp_path / "fox")
-    assert [picture.relative for picture in found.pictures] == [f"{index:03}.png" for index in range(700)]
+    assert [image.relative for image in found.images] == [f"{index:03}.png" for index in range(700)]
     assert threading.active_count() == before

@@ -40,11 +40,11 @@ def look(*sources, memo_path=None, captions=None, **options):
 )
 def test_words_are_those_set_then_identifier_and_class_then_the_folders_own(tmp_path, add, source, words):
     add("red_fox/a.png")
-    (picture,) = look({"folder": str(tmp_path / "red_fox"), **source}).pictures
-    assert picture.words == words
+    (image,) = look({"folder": str(tmp_path / "red_fox"), **source}).images
+    assert image.words == words
     add("set/4_red fox/a.png")
-    (picture,) = look({"folder": str(tmp_path / "set"), **source}).pictures
-    assert (picture.words, picture.repeats) == (words, 4)
+    (image,) = look({"folder": str(tmp_path / "set"), **source}).images
+    assert (image.words, image.repeats) == (words, 4)
 
 
 def test_folders_of_one_name_never_share_an_address(tmp_path, add):
@@ -54,14 +54,14 @@ def test_folders_of_one_name_never_share_an_address(tmp_path, add):
         add(f"{folder.relative_to(tmp_path)}/x.png")
     found = look(*folders)
     assert not found.problems
-    assert len({picture.key for picture in found.pictures}) == 4
+    assert len({image.key for image in found.images}) == 4
 
 
-def test_each_picture_carries_the_number_of_its_folders_settings(tmp_path, add):
+def test_each_image_carries_the_number_of_its_folders_settings(tmp_path, add):
     for name in ("fox", "set/2_cat", "reg/1_animal"):
         add(f"{name}/a.png")
     found = look(tmp_path / "fox", tmp_path / "set", {"folder": str(tmp_path / "reg"), "role": "regularisation"})
-    assert [(p.source, p.repeats, p.concept) for p in found.pictures] == [
+    assert [(p.source, p.repeats, p.concept) for p in found.images] == [
         ("fox", 1, 0),
         ("2_cat", 2, 1),
         ("1_animal", 1, 2),
@@ -73,12 +73,12 @@ def test_one_folder_trains_twice_where_its_settings_differ(tmp_path, add):
     add("fox/a.png")
     folder = str(tmp_path / "fox")
     found = look({"folder": folder}, {"folder": folder, "resolution": 768}, {"folder": folder, "caption_prefix": "x"})
-    assert [picture.source for picture in found.pictures] == ["fox", "fox #2", "fox #3"] and not found.problems
+    assert [image.source for image in found.images] == ["fox", "fox #2", "fox #3"] and not found.problems
     found = look({"folder": folder}, {"folder": folder, "num_repeats": 5})
-    assert len(found.pictures) == 1 and "given twice" in found.problems[0].what
+    assert len(found.images) == 1 and "given twice" in found.problems[0].what
 
 
-def test_regularisation_pictures_below_the_training_folder_are_pointed_out(tmp_path, add):
+def test_regularisation_images_below_the_training_folder_are_pointed_out(tmp_path, add):
     add("set/a.png")
     add("set/reg/b.png")
     found = look(tmp_path / "set", {"folder": str(tmp_path / "set/reg"), "role": "regularisation"})
@@ -91,33 +91,33 @@ def test_sub_folders_can_be_left_alone(tmp_path, add):
     add("set/sub/b.png")
     add("set/10_fox/c.png")
     found = look({"folder": str(tmp_path / "set"), "recursive": False})
-    assert [picture.relative for picture in found.pictures] == ["a.png"]
+    assert [image.relative for image in found.images] == ["a.png"]
 
 
-def test_small_pictures_are_left_out_and_listed(tmp_path, add):
+def test_small_images_are_left_out_and_listed(tmp_path, add):
     add("fox/tiny.png", 20, 30)
     add("fox/exact.png", 32, 32)
     add("fox/long.png", 8, 200)
     found = look(tmp_path / "fox", skip_image_resolution=32)
-    assert [picture.relative for picture in found.pictures] == ["long.png"]
-    assert [(picture.relative, why) for picture, why in found.left_out] == [
+    assert [image.relative for image in found.images] == ["long.png"]
+    assert [(image.relative, why) for image, why in found.left_out] == [
         ("exact.png", "has no more pixels than 32 x 32"),
         ("tiny.png", "has no more pixels than 32 x 32"),
     ]
     (problem,) = found.problems
-    assert "2 pictures" in problem.what and "exact.png, tiny.png" in problem.what and problem.level == "advice"
-    assert len(look(tmp_path / "fox").pictures) == 3
+    assert "2 images" in problem.what and "exact.png, tiny.png" in problem.what and problem.level == "advice"
+    assert len(look(tmp_path / "fox").images) == 3
 
 
 def test_captions_of_a_chosen_ending_are_noted_in_any_case(tmp_path, add):
     add("fox/a.png")
     for name in ("a.TAGS", "a.txt", "a.wd.tags"):
         (tmp_path / "fox" / name).write_text("x")
-    (picture,) = look(tmp_path / "fox", captions=CaptionSettings(caption_extension=".tags")).pictures
-    assert picture.sidecars == ("a.TAGS", "a.txt")
-    assert [size for size, _ in picture.sidecar_states] == [1, 1]
-    (picture,) = look(tmp_path / "fox").pictures
-    assert picture.sidecars == ("a.txt",)
+    (image,) = look(tmp_path / "fox", captions=CaptionSettings(caption_extension=".tags")).images
+    assert image.sidecars == ("a.TAGS", "a.txt")
+    assert [size for size, _ in image.sidecar_states] == [1, 1]
+    (image,) = look(tmp_path / "fox").images
+    assert image.sidecars == ("a.txt",)
 
 
 # ---- headers remembered
@@ -133,7 +133,7 @@ def test_an_unchanged_folder_is_not_opened_again_and_a_changed_file_is(tmp_path,
     Image.new("RGB", (16, 16), "red").save(
         tmp_path / "fox/moving.gif", save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")]
     )
-    (tmp_path / "fox/broken.png").write_bytes(b"no picture")
+    (tmp_path / "fox/broken.png").write_bytes(b"no image")
     memo = tmp_path / "memo.sqlite"
     first = look(tmp_path / "fox", memo_path=memo)
     opened = []
@@ -146,16 +146,16 @@ def test_an_unchanged_folder_is_not_opened_again_and_a_changed_file_is(tmp_path,
     os.utime(tmp_path / "fox/a.png", ns=(1, 1))
     changed = look(tmp_path / "fox", memo_path=memo)
     assert sorted(opened) == ["a.png", "broken.png"]
-    assert next(p.width for p in changed.pictures if p.relative == "a.png") == 50
+    assert next(p.width for p in changed.images if p.relative == "a.png") == 50
 
 
 def test_a_disk_that_cannot_hold_the_index_costs_the_memory_alone(tmp_path, add):
     add("fox/a.png")
     (tmp_path / "memo").mkdir()
-    assert len(look(tmp_path / "fox", memo_path=tmp_path / "memo").pictures) == 1
+    assert len(look(tmp_path / "fox", memo_path=tmp_path / "memo").images) == 1
     (tmp_path / "damaged.sqlite").write_bytes(b"no database at all" * 100)
     for _ in range(2):
-        assert len(look(tmp_path / "fox", memo_path=tmp_path / "damaged.sqlite").pictures) == 1
+        assert len(look(tmp_path / "fox", memo_path=tmp_path / "damaged.sqlite").images) == 1
 
 
 # ---- names
@@ -167,7 +167,7 @@ def test_names_that_differ_in_case_alone_are_pointed_out(tmp_path, add):
     if len(os.listdir(tmp_path / "fox")) == 1:
         pytest.skip("this disk knows no case")
     found = look(tmp_path / "fox")
-    assert len(found.pictures) == 2
+    assert len(found.images) == 2
     assert "A.png, a.png differ only in upper and lower case" in found.problems[0].what
 
 
@@ -178,8 +178,8 @@ def test_paths_beyond_260_characters_train_with_their_captions(tmp_path, add):
     path = add("/".join(["a folder with a long name " * 3] * 6) + "/fox.png")
     path.with_suffix(".txt").write_text("a fox")
     assert len(str(path)) > 400
-    (picture,) = look(tmp_path).pictures
-    assert read_caption(picture, CaptionSettings()).text == "a fox"
+    (image,) = look(tmp_path).images
+    assert read_caption(image, CaptionSettings()).text == "a fox"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="systems differ in how deep a path may go")
@@ -194,7 +194,7 @@ def test_a_path_that_no_system_call_takes_is_said_and_the_rest_trains(tmp_path, 
     finally:
         os.chdir(here)
     found = look(tmp_path / "set")
-    assert [picture.relative for picture in found.pictures] == ["a.png"]
+    assert [image.relative for image in found.images] == ["a.png"]
     assert "cannot be opened" in found.problems[0].what and found.problems[0].level == "advice"
 
 
@@ -213,12 +213,12 @@ def test_long_paths_of_windows_get_the_form_that_opens_there_and_are_shown_witho
     [
         ("foo_0123_0200_0080_0080", "foo"),
         ("my_foo_1_2_3_4", "my_foo"),
-        ("my_long_name_of_picture", None),
+        ("my_long_name_of_image", None),
         ("_1_2_3_4", None),
         ("1_2_3_4", None),
     ],
 )
-def test_the_name_of_a_cut_out_face_tells_the_whole_picture(stem, whole):
+def test_the_name_of_a_cut_out_face_tells_the_whole_image(stem, whole):
     assert without_face(stem) == whole
 
 

@@ -1,4 +1,4 @@
-"""Pictures put away and put back: nothing is lost, nothing overwritten, all or nothing."""
+"""Images put away and put back: nothing is lost, nothing overwritten, all or nothing."""
 
 import json
 import os
@@ -22,26 +22,26 @@ def tree(folder):
     }
 
 
-def test_a_picture_leaves_with_its_captions_mask_and_caches_and_comes_back(add, tmp_path):
-    picture = add("sub/a.png")
+def test_an_image_leaves_with_its_captions_mask_and_caches_and_comes_back(add, tmp_path):
+    image = add("sub/a.png")
     add("sub/a_b.png")
     belongs = ("a.txt", "a.caption", "a.npz", "a_flip.npz", "a_te_outputs.npz", "a_0512x0768_sdxl.npz")
     stays = ("a_b.npz", "a_b_flip.npz", "ab.txt", "notes.md")
     for name in (*belongs, "a-masklabel.png", *stays):
         (tmp_path / "sub" / name).write_bytes(name.encode())
     before = tree(tmp_path)
-    token = trash.put_away([picture], tmp_path, "blurred")
+    token = trash.put_away([image], tmp_path, "blurred")
     left = tree(tmp_path)
     assert set(before) - set(left) == {f"sub/{name}" for name in ("a.png", "a-masklabel.png", *belongs)}
-    assert [p.relative for p in scan_dataset(DatasetSettings(folder=str(tmp_path))).pictures] == ["sub/a_b.png"]
+    assert [p.relative for p in scan_dataset(DatasetSettings(folder=str(tmp_path))).images] == ["sub/a_b.png"]
     (lately,) = trash.put_away_lately(tmp_path)
-    assert (lately.token, lately.reason, lately.pictures, lately.files) == (token, "blurred", ("sub/a.png",), 8)
+    assert (lately.token, lately.reason, lately.images, lately.files) == (token, "blurred", ("sub/a.png",), 8)
     json.dumps(lately.to_dict())
     restored = trash.put_back(token)
     assert len(restored) == 8 and tree(tmp_path) == before and not (tmp_path / TRASH_FOLDER).exists()
 
 
-def test_a_caption_that_another_picture_uses_stays(add, tmp_path):
+def test_a_caption_that_another_image_uses_stays(add, tmp_path):
     png, jpg = add("a.png"), add("a.jpg")
     (tmp_path / "a.txt").write_text("a")
     trash.put_away([png], tmp_path, "twice")
@@ -115,8 +115,8 @@ def test_a_cut_off_action_can_be_undone(add, tmp_path, monkeypatch):
 
 
 def test_a_mask_of_another_folder_goes_along_and_the_dataset_may_move(add, tmp_path):
-    picture, mask = add("set/a.png"), add("masks/a.png")
-    trash.put_away([picture], tmp_path / "set", "", extra={picture: [mask]})
+    image, mask = add("set/a.png"), add("masks/a.png")
+    trash.put_away([image], tmp_path / "set", "", extra={image: [mask]})
     assert not tree(tmp_path)
     (tmp_path / "set").rename(tmp_path / "moved")
     (lately,) = trash.put_away_lately(tmp_path / "moved")
@@ -125,8 +125,8 @@ def test_a_mask_of_another_folder_goes_along_and_the_dataset_may_move(add, tmp_p
 
 
 def test_another_disk_gets_a_whole_copy(add, tmp_path, monkeypatch):
-    picture = add("a.png")
-    before, stamp = tree(tmp_path), picture.stat().st_mtime_ns
+    image = add("a.png")
+    before, stamp = tree(tmp_path), image.stat().st_mtime_ns
     real = os.replace
 
     def rename(source, target):
@@ -135,10 +135,10 @@ def test_another_disk_gets_a_whole_copy(add, tmp_path, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(os, "replace", rename)
-    token = trash.put_away([picture], tmp_path, "")
+    token = trash.put_away([image], tmp_path, "")
     assert not tree(tmp_path)
     trash.put_back(token)
-    assert tree(tmp_path) == before and picture.stat().st_mtime_ns == stamp
+    assert tree(tmp_path) == before and image.stat().st_mtime_ns == stamp
 
 
 def test_emptying_is_for_good_and_spares_earlier_captions(add, tmp_path):
@@ -156,8 +156,8 @@ def test_only_records_of_a_trash_folder_are_read(token):
         trash.put_back(token)
 
 
-def test_a_missing_picture_is_named_before_anything_moves(add, tmp_path):
-    picture = add("a.png")
+def test_a_missing_image_is_named_before_anything_moves(add, tmp_path):
+    image = add("a.png")
     with pytest.raises(ProblemsError, match=r"not there[^\0]*b\.png"):
-        trash.put_away([picture, tmp_path / "b.png"], tmp_path, "")
+        trash.put_away([image, tmp_path / "b.png"], tmp_path, "")
     assert set(tree(tmp_path)) == {"a.png"}

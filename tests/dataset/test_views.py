@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from core.dataset.batches import Placed
 from core.dataset.buckets import Placement, plan_buckets
 from core.dataset.captions import Caption
-from core.dataset.scan import Picture
+from core.dataset.scan import ImageInfo
 from core.dataset.views import Face, View, draw_view, face_crop, face_of, is_varied, size_conditioning
 from core.settings.concepts import PLAIN
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 
 CAPTION = Caption("", None, "none")
 
 
 def placed(width=1000, height=1500, name="a.png", **given) -> Placed:
-    pictures = PictureSettings(**given)
-    placement = plan_buckets(pictures).assign(width, height)
-    picture = Picture("fox", name, Path(name), width, height, 1, 1)
-    return Placed(picture, placement, CAPTION, replace(PLAIN, pictures=pictures))
+    images = ImageSettings(**given)
+    placement = plan_buckets(images).assign(width, height)
+    image = ImageInfo("fox", name, Path(name), width, height, 1, 1)
+    return Placed(image, placement, CAPTION, replace(PLAIN, images=images))
 
 
 def views(each: Placed, count=2000, seed=1) -> list[View]:
@@ -33,14 +33,14 @@ def views(each: Placed, count=2000, seed=1) -> list[View]:
 def test_without_augmentation_every_draw_is_as_planned():
     each = placed()
     assert set(views(each, 30)) == {View(each.placement)}
-    assert not is_varied(each.concept.pictures)
+    assert not is_varied(each.concept.images)
 
 
 def test_a_draw_has_an_address_and_another_setting_does_not_change_it():
     both, flips = placed(flip_aug=True, color_aug=True, random_crop=True), placed(flip_aug=True)
     assert views(both, 50) == views(both, 50) != views(both, 50, seed=2)
     assert [view.flip for view in views(both, 50)] == [view.flip for view in views(flips, 50)]
-    other = replace(both, picture=replace(both.picture, relative="b.png"))
+    other = replace(both, image=replace(both.image, relative="b.png"))
     further = replace(both, variant="768x768")
     assert views(other, 50) != views(both, 50) != views(further, 50)
 
@@ -49,7 +49,7 @@ def test_half_of_the_draws_are_mirrored():
     each = placed(flip_aug=True)
     share = sum(view.flip for view in views(each)) / 2000
     assert abs(share - 0.5) < 0.045  # four standard deviations of 2000 draws
-    assert not is_varied(each.concept.pictures)  # two forms, both of which can be cached
+    assert not is_varied(each.concept.images)  # two forms, both of which can be cached
 
 
 def test_a_third_of_the_draws_change_either_the_hue_or_the_brightness():
@@ -61,7 +61,7 @@ def test_a_third_of_the_draws_change_either_the_hue_or_the_brightness():
     for found, low, high in ((hues, -8, 8), (gammas, 0.95, 1.05)):
         assert abs(len(found) / 4000 - 0.165) < 0.024  # 0.33 / 2; four standard deviations
         assert low <= min(found) < low + 0.02 * (high - low) and high - 0.02 * (high - low) < max(found) <= high
-    assert is_varied(each.concept.pictures)
+    assert is_varied(each.concept.images)
 
 
 def test_a_crop_by_chance_takes_every_offset_of_the_side_that_is_longer():
@@ -70,7 +70,7 @@ def test_a_crop_by_chance_takes_every_offset_of_the_side_that_is_longer():
     drawn = views(each, 1000)
     assert {view.placement.crop for view in drawn} == {(0, top) for top in range(33)}
     assert {replace(view.placement, crop=(0, 0)) for view in drawn} == {replace(each.placement, crop=(0, 0))}
-    assert is_varied(each.concept.pictures)
+    assert is_varied(each.concept.images)
 
 
 def test_nothing_to_cut_is_nothing_to_draw():
@@ -100,7 +100,7 @@ SIZES = st.integers(64, 3000)
     jitter=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_a_face_crop_lies_inside_the_picture_whatever_the_name_says(size, bucket, face, sizes, jitter, seed):
+def test_a_face_crop_lies_inside_the_image_whatever_the_name_says(size, bucket, face, sizes, jitter, seed):
     start = Placement(size, bucket, bucket, (0, 0))
     found = face_crop(start, face, sizes, jitter, random.Random(seed))
     for length, window, at in zip(found.resized, bucket, found.crop):
@@ -143,7 +143,7 @@ def test_face_crops_need_a_name_that_tells_the_face_and_one_size_for_all():
     given = {"resolution": 256, "face_crop_aug_range": (1.5, 4)}
     name = "anna_0500_0700_0300_0300.png"
     with_face = placed(1000, 1500, name, enable_bucket=False, **given)
-    assert len({view.placement for view in views(with_face, 50)}) > 10 and is_varied(with_face.concept.pictures)
+    assert len({view.placement for view in views(with_face, 50)}) > 10 and is_varied(with_face.concept.images)
     for other in (
         placed(1000, 1500, "anna.png", enable_bucket=False, **given),
         placed(1000, 1500, name, **given),
@@ -165,7 +165,7 @@ def test_the_true_crop_is_told_and_sd_scripts_number_on_request():
     assert size_conditioning(each, flipped)[1] == (0, 16)
 
 
-def test_the_crop_of_a_mirrored_draw_is_counted_in_the_mirrored_picture():
+def test_the_crop_of_a_mirrored_draw_is_counted_in_the_mirrored_image():
     placement = Placement((1000, 500), (512, 512), (1024, 512), (100, 0))
     each = placed()
     assert size_conditioning(each, View(placement))[1] == (100, 0)

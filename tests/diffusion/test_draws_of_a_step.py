@@ -15,7 +15,7 @@ from core.diffusion.timesteps import draw_timestep
 FOX, BEAR = ("set", "fox.png"), ("set", "bear.png")
 
 
-def test_a_picture_meets_the_same_noise_whatever_else_is_drawn():
+def test_an_image_meets_the_same_noise_whatever_else_is_drawn():
     alone = draw_noise((4, 8, 8), 7, 1, FOX, 0)
     torch.manual_seed(123)
     draw_noise((4, 8, 8), 7, 1, BEAR, 0)

@@ -80,7 +80,7 @@ def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, predict
 
 
 @mark.parametrize("name", sorted(SAMPLERS))
-def test_a_seed_gives_the_same_picture_alone_and_anywhere_in_a_batch(name):
+def test_a_seed_gives_the_same_image_alone_and_anywhere_in_a_batch(name):
     alone = run(name, [5])
     assert torch.equal(run(name, [5, 6])[0], alone[0])
     assert torch.equal(run(name, [6, 5])[1], alone[0])
@@ -110,8 +110,8 @@ def test_the_coefficients_of_lms_are_the_integrals_of_its_polynomials():
             assert sum(c * at**power for c, at in zip(found, sigmas, strict=False)) == approx(exact)
 
 
-def test_ddim_does_not_clip_the_picture():
-    """diffusers' own default does, which turned every picture magenta: latents reach beyond -1..1."""
+def test_ddim_does_not_clip_the_image():
+    """diffusers' own default does, which turned every image magenta: latents reach beyond -1..1."""
     sampler = make_sampler("ddim")
     sampler.set_timesteps(1)
     latents = torch.full((1, 4, 8, 8), 50.0)

@@ -1,7 +1,7 @@
 """Runs the examples of the guides in docs/: marked blocks, in their order, in one folder for each guide.
 
-What `pictures/...` means in a guide is made in a temporary folder. Blocks, by the words after the three back-ticks:
-  text layout         a file a line: pictures with their size (320 x 200, then: turned, cut off, transparent), others with
+What `images/...` means in a guide is made in a temporary folder. Blocks, by the words after the three back-ticks:
+  text layout         a file a line: images with their size (320 x 200, then: turned, cut off, transparent), others with
                       their text. They are written.
   sh                  `python webui.py ...` is run and must succeed. Trainings and drawings get --check.
   sh trains           trained and drawn in truth, but for a few steps at 64 px
@@ -30,7 +30,7 @@ from core.record.workspace import PROJECT
 from core.settings.captions import CaptionSettings
 
 DOCS = PROJECT / "docs"
-ONLY_CHECKED = ("train", "generate", "class_pictures")
+ONLY_CHECKED = ("train", "generate", "class_images")
 DRAWS = 80
 _BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = {  # in place of a guide's own values where it trains and draws
@@ -38,7 +38,7 @@ SMALL = {  # in place of a guide's own values where it trains and draws
     "generate": "--generate.width 64 --generate.height 64 --generate.steps 2",
 }
 NOT_SMALL = ("--schedule.max_train_epochs",)
-_OURS = re.compile(r"(?<![\w/.])(?=pictures/|models/mine\b)")
+_OURS = re.compile(r"(?<![\w/.])(?=images/|models/mine\b)")
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,18 @@ class Guide:
             self.ran += 1
 
     def here(self, text: str) -> str:
-        """With `pictures/` and `models/mine` in the temporary folder."""
+        """With `images/` and `models/mine` in the temporary folder."""
         return _OURS.sub(f"{self.folder.as_posix()}/", text)
 
     def _layout(self, block: Block) -> None:
         for line in block.lines:
             name, _, content = re.sub(r" {2,}", "\t", line.strip()).partition("\t")
             path = self.folder / name
-            assert name.startswith("pictures/") and content, line
+            assert name.startswith("images/") and content, line
             path.parent.mkdir(parents=True, exist_ok=True)
             size = re.match(r"(\d+) x (\d+)(?:, (.+))?$", content)
             if size:
-                write_picture(path, int(size[1]), int(size[2]), size[3])
+                write_image(path, int(size[1]), int(size[2]), size[3])
             else:
                 path.write_text(content, "utf-8")
 
@@ -147,8 +147,8 @@ def made_small(words: list[str]) -> list[str]:
     return [*kept, *small]
 
 
-def write_picture(path: Path, width: int, height: int, how: str | None = None) -> None:
-    """A picture of noise, seen at this size."""
+def write_image(path: Path, width: int, height: int, how: str | None = None) -> None:
+    """An image of noise, seen at this size."""
     stored = (width, height) if how == "turned" else (height, width)
     pixels = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 256, (*stored, 4), np.uint8)
     if how == "transparent":

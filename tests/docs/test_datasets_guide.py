@@ -20,7 +20,7 @@ def test_the_examples_of_a_guide_run_and_print_what_it_shows(name, tmp_path, mon
     try:
         guide.run()
     finally:
-        forget_modules("my_pictures")
+        forget_modules("my_images")
     assert guide.ran == len(guide.blocks) > 0
     copied = [
         line for block in guide.blocks if block.file == "trains" for line in block.lines if "--saving.copy_to" in line
@@ -29,7 +29,7 @@ def test_the_examples_of_a_guide_run_and_print_what_it_shows(name, tmp_path, mon
 
 
 def test_the_guides_that_have_examples_are_run():
-    assert {"datasets.md", "class_pictures.md"} <= set(WITH_EXAMPLES)
+    assert {"datasets.md", "class_images.md"} <= set(WITH_EXAMPLES)
     methods = {"lora.md", "dreambooth.md", "fine_tune.md", "textual_inversion.md"}
     assert methods <= {name for name in WITH_EXAMPLES if any(b.file == "trains" for b in blocks_of(DOCS / name))}
     assert all(f"({name})" in (DOCS / "methods.md").read_text("utf-8") for name in methods)

@@ -11,13 +11,13 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import LATENT_PIXELS, cover, plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.epochs import Epochs
-from core.dataset.picture import Picture
+from core.dataset.image_info import ImageInfo
 from core.dataset.placing import held_out
 from core.families.token_count import count_tokens
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
-from core.settings.pictures import PictureSettings
+from core.settings.images import ImageSettings
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 from tests.docs.guide import DOCS
@@ -26,7 +26,7 @@ SQUARE, WIDE = (512, 512), (640, 384)
 
 
 def folder(number, *, repeats=1, role="train", size=SQUARE, others=()):
-    """Settings and pictures of one folder; `others` are further ones."""
+    """Settings and images of one folder; `others` are further ones."""
     return [(number, repeats, role, size), *others]
 
 
@@ -39,7 +39,7 @@ def epochs_of(folders, batch_size=1, accumulation=1):
     placed = []
     for concept, (number, repeats, _, size) in zip(known, folders, strict=True):
         for name in range(number):
-            picture = Picture(
+            image = ImageInfo(
                 f"{concept.number}",
                 f"{name}.png",
                 Path("a.png"),
@@ -50,7 +50,7 @@ def epochs_of(folders, batch_size=1, accumulation=1):
                 repeats,
                 concept=concept.number,
             )
-            placed.append(Placed(picture, cover(size, size), Caption("", "none", Path("a.txt")), concept))
+            placed.append(Placed(image, cover(size, size), Caption("", "none", Path("a.txt")), concept))
     return Epochs(placed, dataset, accumulation)
 
 
@@ -77,8 +77,8 @@ def regularised(number, pool):
 
 def held(share, number):
     known = concepts(DatasetSettings(folder="a"), CaptionSettings(), ValidationSettings(validation_split=share))
-    pictures = [Picture("a", f"{name}.png", Path(f"{name}.png"), 1, 1, 1, 1) for name in range(number)]
-    return len(held_out(pictures, known, lambda members: {each.key: str(each.key) for each in members}, 0))
+    images = [ImageInfo("a", f"{name}.png", Path(f"{name}.png"), 1, 1, 1, 1) for name in range(number)]
+    return len(held_out(images, known, lambda members: {each.key: str(each.key) for each in members}, 0))
 
 
 def scale(rank, alpha):
@@ -90,31 +90,31 @@ def scale(rank, alpha):
 
 
 def bucket(resolution, width, height):
-    placement = plan_buckets(PictureSettings(resolution=resolution)).assign(width, height)
+    placement = plan_buckets(ImageSettings(resolution=resolution)).assign(width, height)
     return placement and placement.bucket
 
 
 # what the glossary says, with its numbers in brackets -> those that follow from the first ones
 SAID: dict[str, Callable[..., Any]] = {
-    r"(\d+) pictures with (\d+) repeats in batches of (\d+) make (\d+) steps an epoch, and (\d+) epochs (\d+) steps": (
+    r"(\d+) images with (\d+) repeats in batches of (\d+) make (\d+) steps an epoch, and (\d+) epochs (\d+) steps": (
         lambda a, b, c, d, e, f: (steps(a, b, c, e), (d, f))
     ),
-    r"batches of (\d+) and an accumulation of (\d+) a step learns from (\d+) pictures; (\d+) pictures\s+then make (\d+) steps": (
+    r"batches of (\d+) and an accumulation of (\d+) a step learns from (\d+) images; (\d+) images\s+then make (\d+) steps": (
         lambda a, b, c, d, e: (accumulated(a, b, d), (c, e))
     ),
-    r"(\d+) pictures of one size and (\d+) of another in batches of (\d+) make (\d+) steps": (
+    r"(\d+) images of one size and (\d+) of another in batches of (\d+) make (\d+) steps": (
         lambda a, b, c, d: (epochs_of(folder(a, others=folder(b, size=WIDE)), c).updates_in(0), d)
     ),
     r"has at most as many pixels as its square: (\d+) is (\d+) pixels": (
-        lambda a, b: (plan_buckets(PictureSettings(resolution=a)).area, b)
+        lambda a, b: (plan_buckets(ImageSettings(resolution=a)).area, b)
     ),
-    r"At (\d+) a picture of (\d+) x (\d+) goes to (\d+) x (\d+), a square one to (\d+) x (\d+)": (
+    r"At (\d+) an image of (\d+) x (\d+) goes to (\d+) x (\d+), a square one to (\d+) x (\d+)": (
         lambda a, b, c, d, e, f, g: ((bucket(a, b, c), bucket(a, 900, 900)), ((d, e), (f, g)))
     ),
-    r"with (\d+) pictures and (\d+) of them, (\d+) views an epoch, and all have been shown after (\d+) epochs": (
+    r"with (\d+) images and (\d+) of them, (\d+) views an epoch, and all have been shown after (\d+) epochs": (
         lambda a, b, c, d: (regularised(a, b), (c, d))
     ),
-    r"A share of (0\.\d+) of (\d+) pictures holds out (\d+)": lambda a, b, c: (held(a, b), c),
+    r"A share of (0\.\d+) of (\d+) images holds out (\d+)": lambda a, b, c: (held(a, b), c),
     r"(\d+) x (\d+) pixels are (\d+) x (\d+) of them": (
         lambda a, b, c, d: ((a // LATENT_PIXELS, b // LATENT_PIXELS), (c, d))
     ),

@@ -58,7 +58,7 @@ def stepper(total=3, error=None, wait=0.0):
     """A stand-in for a training that follows the same protocol."""
 
     def run(job, context):
-        context.journal.put(Planned(total, 1, total, 4, "4 pictures"))
+        context.journal.put(Planned(total, 1, total, 4, "4 images"))
         for step in range(1, total + 1):
             if error is not None and step == 2:
                 raise error
@@ -373,8 +373,8 @@ def test_a_snapshot_gathers_what_the_journal_says(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     with Journal(folder.path) as journal:
         journal.put(StateChanged("running"))
-        journal.put(Stage("encoding pictures", 3, 24))
-        journal.put(Planned(2000, 2, 1000, 24, "24 pictures"))
+        journal.put(Stage("encoding images", 3, 24))
+        journal.put(Planned(2000, 2, 1000, 24, "24 images"))
         for step in range(1, 1501):
             journal.put(Steps([step], [1.0 + (step % 2)], {"unet": 1e-4}, 1 + step // 1000, 0.25))
         journal.put(Sampled(0, 0, "a fox", 1, "samples/0.png"))
@@ -385,7 +385,7 @@ def test_a_snapshot_gathers_what_the_journal_says(tmp_path):
     view = RunView.read(folder)
     snapshot = view.snapshot(0, held=True)
     assert (snapshot["step"], snapshot["total"], snapshot["epoch"], snapshot["eta_seconds"]) == (1500, 2000, 2, 125.0)
-    assert snapshot["stage"] == "encoding pictures 3/24" and len(snapshot["loss"]) == 500
+    assert snapshot["stage"] == "encoding images 3/24" and len(snapshot["loss"]) == 500
     assert snapshot["loss"][0][0] == 1 and snapshot["loss"][-1][0] == 1500
     assert 1.3 < snapshot["loss"][-1][2] < 1.7, "the smooth line is near the mean of 1 and 2"
     assert [file["name"] for file in snapshot["files"]] == ["x.safetensors"], "files rotated away are not listed"
@@ -541,11 +541,11 @@ def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, 
     assert [path.name for path in workspace.runs.iterdir()] == [folder.name]
 
 
-def test_pictures_that_are_being_written_or_go_away_are_not_listed(engine, workspace):
+def test_images_that_are_being_written_or_go_away_are_not_listed(engine, workspace):
     folder = workspace.images / "2026-01-31"
     folder.mkdir(parents=True)
     (folder / "120000_7.png").write_bytes(b"whole")
-    (folder / "120001_8.png").write_bytes(b"")  # a name that is held for the next picture
+    (folder / "120001_8.png").write_bytes(b"")  # a name that is held for the next image
     (folder / ".tmp-x.png").write_bytes(b"half")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     assert [(entry["path"].name, entry["seed"]) for entry in engine.generated()] == [("120000_7.png", 7)]

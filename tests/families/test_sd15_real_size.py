@@ -55,7 +55,7 @@ def test_the_vae_of_file_and_folder_is_the_same(models):
         one, other = (sd1.load(path, parts=("vae",)).vae for path in (file, folder))
     state, expected = one.state_dict(), other.state_dict()
     assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
-    mean, logvar = sd1.encode_picture_latents(one, torch.zeros(1, 3, 64, 64))
+    mean, logvar = sd1.encode_image_latents(one, torch.zeros(1, 3, 64, 64))
     assert mean.shape == logvar.shape == (1, 4, 8, 8) and mean.dtype == torch.float32
     assert sd1.digest(file, "vae") == sd1.digest(folder, "vae")
 

@@ -75,13 +75,13 @@ def test_the_parts_compute_what_diffusers_computes():
         assert torch.equal(
             sd1.predict(ours, latents, times, states), pipeline.unet(latents, times, states.context).sample
         )
-        mean, logvar = sd1.encode_picture_latents(ours.vae, pixels)
+        mean, logvar = sd1.encode_image_latents(ours.vae, pixels)
         posterior = pipeline.vae.encode(pixels).latent_dist
         assert torch.equal(mean, posterior.mean) and torch.equal(logvar, posterior.logvar)
         assert mean.shape == (1, 4, 8, 6)
-        picture = sd1.decode_latents(ours.vae, mean * ours.vae_scale)
-        torch.testing.assert_close(picture, pipeline.vae.decode(mean).sample, rtol=1e-4, atol=1e-4)
-    assert picture.shape == pixels.shape
+        image = sd1.decode_latents(ours.vae, mean * ours.vae_scale)
+        torch.testing.assert_close(image, pipeline.vae.decode(mean).sample, rtol=1e-4, atol=1e-4)
+    assert image.shape == pixels.shape
 
 
 # ---- what comes back ----

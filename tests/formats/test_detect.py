@@ -364,7 +364,7 @@ def test_every_family_has_the_same_functions():
         "encode_ids",
         "encode_captions",
         "count_tokens",
-        "encode_picture_latents",
+        "encode_image_latents",
         "decode_latents",
         "predict",
         "lora_targets",

@@ -123,7 +123,7 @@ def test_a_curve_of_torch_is_the_one_that_is_named():
     assert metadata["ss_lr_scheduler"] == "StepLR"
 
 
-def test_how_memory_was_saved_and_pictures_resized_is_described():
+def test_how_memory_was_saved_and_images_resized_is_described():
     metadata = lora_metadata(job(memory={"fp8_base_unet": True}, dataset={"resize_interpolation": "nearest"}), FACTS)
     assert (metadata["ss_fp8_base_unet"], metadata["ss_fp8_base"]) == ("True", "False")
     assert metadata["ss_resize_interpolation"] == "nearest"

@@ -117,10 +117,10 @@ def test_a_legacy_file_cut_short_is_said_to_be(tmp_path):
 
 
 def test_a_zip_of_something_else_is_said_to_hold_no_model(tmp_path):
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("fox.png", b"x" * 50)
     with pytest.raises(ProblemsError, match="holds no model"):
-        read_header(tmp_path / "pictures.zip")
+        read_header(tmp_path / "images.zip")
 
 
 def test_a_storage_count_of_a_legacy_file_is_eight_bytes_little_endian(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures with new words: the vectors of a known word draw that word's picture, and the model stays as it was."""
+"""Images with new words: the vectors of a known word draw that word's image, and the model stays as it was."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from core.cli.main import main
 from core.families import family
 from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
 from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
+from core.generation.image_metadata import a1111_text, from_a1111_text, read_image_metadata
 from core.generation.library import list_embeddings
-from core.generation.picture_metadata import a1111_text, from_a1111_text, read_picture
 from core.generation.pipeline import denoise, encode_prompts
 from core.generation.run import find_sources, make_store, run_generate
 from core.record.problems import ProblemsError
@@ -68,7 +68,7 @@ def state(components):
     return weights, hooks, [len(tokenizer) for tokenizer in components.tokenizers]
 
 
-def test_the_vectors_of_known_words_draw_the_picture_of_these_words_and_the_model_is_as_before(model, tmp_path):
+def test_the_vectors_of_known_words_draw_the_image_of_these_words_and_the_model_is_as_before(model, tmp_path):
     words = [
         NewWord("zunkel", word_file(tmp_path / "zunkel.safetensors", model, "red fox")),
         NewWord("zunkel-b", word_file(tmp_path / "b.pt", model, "cup")),
@@ -126,11 +126,11 @@ def job_of(model=STARTER, **asked):
 
 
 def pixels(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture).copy()
+    with Image.open(path) as image:
+        return np.asarray(image).copy()
 
 
-def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_picture_names_them(workspace):
+def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_image_names_them(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     run = word_file(workspace.runs / "r" / "checkpoints" / "zunkel.safetensors", components, "fox")
     mine = word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
@@ -146,7 +146,7 @@ def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_pi
     new = draw(prompt="a zunkel and a brabol", embeddings=["zunkel", "brabol=cup-1"])
     assert np.array_equal(pixels(new), pixels(plain))
     assert not [facts for kind, facts in said if kind == "log"]
-    record = read_picture(new)
+    record = read_image_metadata(new)
     assert record.job.generate.embeddings == [
         "outputs/runs/r/checkpoints/zunkel.safetensors",
         "brabol=models/embeddings/cup-1.pt",
@@ -241,6 +241,6 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
     said = "".join(capsys.readouterr())
     assert "No prompt holds the word 'brabol'" in said and "'zunkel'" not in said
     [path] = (tmp_path / "out" / "images").rglob("*.png")
-    assert read_picture(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
+    assert read_image_metadata(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
     assert main([*words, "--embedding", "nowhere", "--check"]) == 2
     assert "There is no embedding 'nowhere'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""LoRAs in use: the same picture as diffusers draws with the same file, and a model that is untouched afterwards."""
+"""LoRAs in use: the same image as diffusers draws with the same file, and a model that is untouched afterwards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: f
     return tensors
 
 
-def our_picture(components, uses=()):
+def our_image(components, uses=()):
     """float32 [H, W, 3] in [0, 1] with these (path, strength) LoRAs."""
     found = {str(path): path for path, _ in uses}
     asked = [LoraUse(file=str(path), strength=strength) for path, strength in uses]
@@ -72,7 +72,7 @@ def our_picture(components, uses=()):
     return decode_pixels(components.vae, latents)[0].permute(1, 2, 0).numpy()
 
 
-def their_picture(path, strength=None):
+def their_image(path, strength=None):
     """The same by diffusers alone: its pipeline, its reading of the file."""
     pipeline = StableDiffusionPipeline.from_pretrained(
         STARTER, dtype=torch.float32, safety_checker=None, local_files_only=True
@@ -100,30 +100,30 @@ def distance(one, other) -> float:
 
 @pytest.fixture(scope="module")
 def plain(starter):
-    return our_picture(starter)
+    return our_image(starter)
 
 
-def test_a_file_with_one_alpha_draws_diffusers_picture(starter, plain, tmp_path):
+def test_a_file_with_one_alpha_draws_diffusers_image(starter, plain, tmp_path):
     path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False), SD1)
-    ours = our_picture(starter, [(path, 1.0)])
+    ours = our_image(starter, [(path, 1.0)])
     assert np.abs(ours - plain).mean() > 0.03  # visible
-    assert distance(ours, their_picture(path)) < 1e-4
+    assert distance(ours, their_image(path)) < 1e-4
 
 
 def test_strength_is_diffusers_adapter_weight(starter, tmp_path):
     path = save_lora(tmp_path / "one_alpha.safetensors", random_lora(starter, conv=False, seed=1), SD1)
-    assert distance(our_picture(starter, [(path, 0.5)]), their_picture(path, 0.5)) < 1e-4
+    assert distance(our_image(starter, [(path, 0.5)]), their_image(path, 0.5)) < 1e-4
 
 
-def test_a_file_with_several_alphas_draws_diffusers_picture_through_our_export(starter, plain, tmp_path):
+def test_a_file_with_several_alphas_draws_diffusers_image_through_our_export(starter, plain, tmp_path):
     path = save_lora(tmp_path / "conv.safetensors", random_lora(starter, conv=True, size=0.15), SD1)
     tensors, metadata = to_diffusers(load_lora(path))
     export = tmp_path / "conv_diffusers.safetensors"
     save_file(tensors, export, metadata)
-    ours = our_picture(starter, [(path, 1.0)])
+    ours = our_image(starter, [(path, 1.0)])
     assert np.abs(ours - plain).mean() > 0.03
-    assert distance(ours, their_picture(export)) < 1e-4
-    assert distance(ours, our_picture(starter, [(export, 1.0)])) < 1e-4  # our own reading of the export
+    assert distance(ours, their_image(export)) < 1e-4
+    assert distance(ours, our_image(starter, [(export, 1.0)])) < 1e-4  # our own reading of the export
 
 
 def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plain, tmp_path):
@@ -133,7 +133,7 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
         for part in (starter.unet, *starter.text_encoders)
         for name, value in part.state_dict().items()
     }
-    our_picture(starter, [(path, 1.0), (path, -0.3)])
+    our_image(starter, [(path, 1.0), (path, -0.3)])
     with pytest.raises(KeyboardInterrupt), loras_attached(starter, [LoraUse(file="a")], lambda name: path):
         raise KeyboardInterrupt
     after = {
@@ -141,15 +141,15 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
     }
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert np.array_equal(our_picture(starter), plain)
+    assert np.array_equal(our_image(starter), plain)
 
 
-def test_strength_0_is_the_plain_picture_and_two_halves_are_one_whole(starter, plain, tmp_path):
+def test_strength_0_is_the_plain_image_and_two_halves_are_one_whole(starter, plain, tmp_path):
     path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=False), SD1)
-    assert np.array_equal(our_picture(starter, [(path, 0.0)]), plain)
-    whole = our_picture(starter, [(path, 1.0)])
-    assert distance(our_picture(starter, [(path, 0.5), (path, 0.5)]), whole) < 1e-4
-    assert distance(our_picture(starter, [(path, 1.0), (path, -1.0)]), plain) < 1e-4
+    assert np.array_equal(our_image(starter, [(path, 0.0)]), plain)
+    whole = our_image(starter, [(path, 1.0)])
+    assert distance(our_image(starter, [(path, 0.5), (path, 0.5)]), whole) < 1e-4
+    assert distance(our_image(starter, [(path, 1.0), (path, -1.0)]), plain) < 1e-4
 
 
 def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(starter, tmp_path):

@@ -1,4 +1,4 @@
-"""The pipeline draws what diffusers' own pipeline draws, and a picture does not depend on its batch."""
+"""The pipeline draws what diffusers' own pipeline draws, and an image does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from core.generation.pipeline import (
     denoise,
     draw,
     encode_prompts,
-    pictures_at_once,
+    images_at_once,
 )
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -92,11 +92,11 @@ def their_pixels(pipeline, sampler, prompt, negative="", *, seed, steps, guidanc
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "dpmsolver++"])
-def test_a_seed_gives_diffusers_picture(starter, theirs, sampler):
+def test_a_seed_gives_diffusers_image(starter, theirs, sampler):
     ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=8, guidance_scale=4)[0]
     other = their_pixels(theirs, sampler, "a fox, flat icon", "red", seed=42, steps=8, guidance=4)
     assert np.abs(ours - other).max() < 1e-4
-    assert ours.std() > 0.1  # a picture, not one colour
+    assert ours.std() > 0.1  # an image, not one colour
 
 
 def test_without_guidance_and_in_another_size_too(starter, theirs):
@@ -122,7 +122,7 @@ def test_clip_skip_2_is_the_text_encoder_without_its_last_layer(starter, theirs)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler_a"])
-def test_a_picture_does_not_depend_on_its_batch_or_place(starter, sampler):
+def test_an_image_does_not_depend_on_its_batch_or_place(starter, sampler):
     how = {"sampler": sampler, "steps": 5, "guidance_scale": 4}
     together = our_pixels(starter, "a cup of coffee", seeds=[9, 1, 5], **how)
     for place, seed in enumerate([9, 1, 5]):
@@ -139,7 +139,7 @@ def test_torchs_global_random_generator_is_neither_read_nor_moved(starter):
     first = draw(starter, states, **how)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert [picture.tobytes() for picture in draw(starter, states, **how)] == [picture.tobytes() for picture in first]
+    assert [image.tobytes() for image in draw(starter, states, **how)] == [image.tobytes() for image in first]
 
 
 def test_long_prompts_take_windows_of_75_tokens_and_both_sides_the_same_number(starter):
@@ -159,7 +159,7 @@ def test_long_prompts_take_windows_of_75_tokens_and_both_sides_the_same_number(s
 
 def test_a_long_prompts_end_counts(starter):
     how = {"seeds": [4], "width": 64, "height": 64, "sampler": "ddim", "steps": 3, "guidance_scale": 4}
-    filler = "a picture, " * 30
+    filler = "an image, " * 30
     red = our_pixels(starter, filler + "a fox on red background", **how)
     blue = our_pixels(starter, filler + "a boat on blue background", **how)
     assert np.abs(red - blue).max() > 0.02
@@ -200,12 +200,12 @@ def test_steps_are_reported_and_a_cancelled_drawing_ends_at_the_next(starter):
     assert seen == [(1, 5), (2, 5)]
 
 
-def test_numbers_that_are_none_are_an_error_and_no_black_picture(starter):
+def test_numbers_that_are_none_are_an_error_and_no_black_image(starter):
     with pytest.raises(ProblemsError, match="NaN"):
         decode(starter.vae, torch.full((1, 4, 8, 8), float("nan")))
 
 
-def test_pictures_drawn_at_once_follow_their_size(starter):
-    assert pictures_at_once(starter, 128, 128) == 4
-    assert pictures_at_once(starter, 512, 512) == CPU_LATENT_PIXELS // (64 * 64) == 1
-    assert pictures_at_once(starter, 2048, 2048) == 1
+def test_images_drawn_at_once_follow_their_size(starter):
+    assert images_at_once(starter, 128, 128) == 4
+    assert images_at_once(starter, 512, 512) == CPU_LATENT_PIXELS // (64 * 64) == 1
+    assert images_at_once(starter, 2048, 2048) == 1

@@ -15,8 +15,8 @@ from core.families import family
 from core.families.trained_size import stated_size
 from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
-from core.generation.picture_metadata import read_picture
-from core.generation.run import find_sources, make_store, run_generate, save_picture, tensors_sha256
+from core.generation.image_metadata import read_image_metadata
+from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
 from core.generation.style_distance import colourfulness, style_distance
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -27,7 +27,7 @@ from core.settings.memory import MemorySettings
 from core.settings.model import ModelSettings
 
 STARTER = PROJECT / "models" / "starter"
-STYLE = sorted((STARTER / "pictures").glob("*.png"))
+STYLE = sorted((STARTER / "images").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def small_lora(path: Path) -> Path:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
-def test_a_job_writes_its_pictures_with_everything_needed_to_draw_them_again(workspace, store):
+def test_a_job_writes_its_images_with_everything_needed_to_draw_them_again(workspace, store):
     lora = small_lora(workspace.runs / "2026-01-01_a" / "checkpoints" / "odd.safetensors")
     events = []
     job = job_of(
@@ -76,8 +76,8 @@ def test_a_job_writes_its_pictures_with_everything_needed_to_draw_them_again(wor
     files = run_generate(job, workspace, store=store, on_event=lambda kind, **facts: events.append((kind, facts)))
 
     seeds = [2**32 - 2, 2**32 - 1, 0]  # counted up, round the end
-    assert [facts["seed"] for kind, facts in events if kind == "picture"] == seeds
-    assert [facts["path"] for kind, facts in events if kind == "picture"] == [str(path) for path in files]
+    assert [facts["seed"] for kind, facts in events if kind == "image"] == seeds
+    assert [facts["path"] for kind, facts in events if kind == "image"] == [str(path) for path in files]
     steps = [facts for kind, facts in events if kind == "progress" and facts["total"]]
     assert (steps[0]["done"], steps[-1]["done"], steps[-1]["total"]) == (0, 9, 9)
     assert [facts["done"] for facts in steps] == sorted(facts["done"] for facts in steps)
@@ -85,13 +85,13 @@ def test_a_job_writes_its_pictures_with_everything_needed_to_draw_them_again(wor
         assert re.fullmatch(
             rf"images/\d{{4}}-\d\d-\d\d/\d{{6}}_{seed}\.png", path.relative_to(workspace.outputs).as_posix()
         )
-        record = read_picture(path)
+        record = read_image_metadata(path)
         assert record.job is not None and record.job.generate.seed == seed and record.job.generate.count == 1
         assert record.hashes.loras == {"outputs/runs/2026-01-01_a/checkpoints/odd.safetensors": tensors_sha256(lora)}
         assert len(record.hashes.model) == 64
         assert str(workspace.outputs) not in path.read_bytes().decode("latin-1")
 
-    again = run_generate(read_picture(files[1]).job, workspace, store=store)
+    again = run_generate(read_image_metadata(files[1]).job, workspace, store=store)
     assert again[0] not in files
     assert np.abs(pixels(again[0]) - pixels(files[1])).max() <= 1  # alone now, in a batch of three before
     plain = run_generate(job_of(seed=seeds[1], sampler="euler_a", negative_prompt="red"), workspace, store=store)
@@ -105,39 +105,39 @@ def test_the_hash_of_a_lora_is_the_one_its_metadata_name(workspace):
 
 def test_an_empty_size_is_the_models_own_and_an_empty_seed_is_drawn_and_recorded(workspace, store):
     job = job_of(width=None, height=None, steps=1)
-    records = [read_picture(run_generate(job, workspace, store=store)[0]).job for _ in range(2)]
+    records = [read_image_metadata(run_generate(job, workspace, store=store)[0]).job for _ in range(2)]
     assert all((record.generate.width, record.generate.height) == (128, 128) for record in records)
     first, second = (record.generate.seed for record in records)
     assert first is not None and second is not None and first != second
 
 
-def test_no_picture_is_ever_written_over(workspace):
-    from core.generation.picture_metadata import Hashes
+def test_no_image_is_ever_written_over(workspace):
+    from core.generation.image_metadata import Hashes
 
     job = job_of(seed=5)
-    files = [save_picture(Image.new("RGB", (8, 8)), job, Hashes(), workspace) for _ in range(12)]
+    files = [save_image(Image.new("RGB", (8, 8)), job, Hashes(), workspace) for _ in range(12)]
     assert len(set(files)) == 12
     assert all(path.stat().st_size > 0 for path in files)
     assert not [path for path in files[0].parent.iterdir() if path not in files]
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing_behind(workspace, monkeypatch):
-    from core.generation.picture_metadata import Hashes
+def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkeypatch):
+    from core.generation.image_metadata import Hashes
 
     def full_disk(path, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_module.atomic, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
-        save_picture(Image.new("RGB", (8, 8)), job_of(seed=5), Hashes(), workspace)
+        save_image(Image.new("RGB", (8, 8)), job_of(seed=5), Hashes(), workspace)
     assert not [path for path in workspace.images.rglob("*") if path.is_file()]
 
 
-def test_a_cancelled_job_keeps_the_pictures_that_were_finished(workspace, store):
+def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
     token, drawn = CancelToken(), []
 
     def on_event(kind, **facts):
-        if kind == "picture":
+        if kind == "image":
             drawn.append(facts["path"])
             token.cancel()
 
@@ -146,7 +146,7 @@ def test_a_cancelled_job_keeps_the_pictures_that_were_finished(workspace, store)
     assert len(drawn) == 4 and sorted(map(str, workspace.images.rglob("*.png"))) == sorted(drawn)
 
 
-def test_pictures_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
+def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
     draw, sizes, said = run_module.draw, [], []
 
     def little_memory(components, states, *, seeds, **how):
@@ -250,7 +250,7 @@ def test_zero_terminal_snr_is_read_from_the_files_and_recorded(workspace, store,
         (path,) = run_generate(
             job, workspace, store=store, on_event=lambda kind, **facts: kind == "log" and said.append(facts["text"])
         )
-        return pixels(path), read_picture(path).job.generate.zero_terminal_snr, said
+        return pixels(path), read_image_metadata(path).job.generate.zero_terminal_snr, said
 
     plain, found = made(lora), made(marked)
     assert (plain[1], found[1]) == ("off", "on") and not plain[2] and "marked.safetensors" in found[2][0]
@@ -259,7 +259,7 @@ def test_zero_terminal_snr_is_read_from_the_files_and_recorded(workspace, store,
     np.testing.assert_array_equal(made(lora, "on")[0], found[0])
 
 
-def test_bf16_draws_nearly_the_same_picture(workspace, store):
+def test_bf16_draws_nearly_the_same_image(workspace, store):
     full, half = (
         run_generate(
             job_of(seed=3, steps=8, width=128, height=128, memory=MemorySettings(mixed_precision=name)),
@@ -271,7 +271,7 @@ def test_bf16_draws_nearly_the_same_picture(workspace, store):
     assert 0 < np.abs(pixels(full[0]) - pixels(half[0])).mean() < 8
 
 
-def test_the_starters_own_pictures_are_far_from_the_glyph_style(workspace, store):
+def test_the_starters_own_images_are_far_from_the_glyph_style(workspace, store):
     """What the end-to-end test leans on: before any training the distance is far above what it is within the style."""
     style = [Image.open(path) for path in STYLE]
     within = style_distance(style[::2], style[1::2])

@@ -1,4 +1,4 @@
-"""The number that tells a style: closed forms on flat pictures."""
+"""The number that tells a style: closed forms on flat images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_equal_sets_are_at_distance_zero_whatever_their_sizes_and_order():
     assert style_distance(a, b) == pytest.approx(0, abs=1e-9)
 
 
-def test_grey_pictures_differ_by_their_lightness_alone():
+def test_grey_images_differ_by_their_lightness_alone():
     assert style_distance([flat(200, 200, 200)], [flat(50, 50, 50)]) == pytest.approx(150)
 
 

@@ -20,7 +20,7 @@ def make(folder: Path, case: int) -> Path:
 
 def readers() -> Readers:
     def train(*words: str) -> Callable[[Path], None]:
-        given = ["train", "--dataset.folder", str(STARTER / "pictures"), *_SMALL, "--check"]
+        given = ["train", "--dataset.folder", str(STARTER / "images"), *_SMALL, "--check"]
         return lambda path: run(path, *given, *(word.format(path) for word in words))
 
     def command(*words: str) -> Callable[[Path], None]:

@@ -169,17 +169,17 @@ def make_image(folder: Path, case: int) -> Path:
 
 def read_image(path: Path) -> None:
     """As a scan, a training and the page read it. What cannot be read is a broken image with a reason."""
-    from core.dataset.opening import BrokenPicture, open_picture, read_header
+    from core.dataset.opening import BrokenImage, open_decoded, read_header
     from core.dataset.thumbnails import thumbnail
-    from core.generation.picture_metadata import read_picture
+    from core.generation.image_metadata import read_image_metadata
 
-    enough = lambda each: open_picture(each, enough=(1024, 1024))  # noqa: E731
+    enough = lambda each: open_decoded(each, enough=(1024, 1024))  # noqa: E731
     for read in (read_header, enough, lambda each: thumbnail(each, 256, path.parent / "thumbs")):
         try:
             read(path)
-        except BrokenPicture as error:
+        except BrokenImage as error:
             assert 3 < len(str(error)) < 300, str(error)[:200]
-    record = read_picture(path)
+    record = read_image_metadata(path)
     assert record.job or record.reason
 
 
@@ -258,9 +258,9 @@ def make_settings_image(folder: Path, case: int) -> Path:
 
 
 def read_settings_image(path: Path) -> None:
-    from core.generation.picture_metadata import from_a1111_text, read_picture
+    from core.generation.image_metadata import from_a1111_text, read_image_metadata
 
-    record = read_picture(path)
+    record = read_image_metadata(path)
     assert record.job or record.reason
     assert sum(len(str(note)) for note in record.notes) < 20_000, "notes without end"
     from_a1111_text(path.read_bytes()[:200_000].decode("latin-1"))

@@ -435,8 +435,8 @@ def npz_readers() -> Readers:
     from core.dataset.encoding import Side
     from core.dataset.npz import Unfit, read_latents
 
-    picture = SimpleNamespace(width=128, height=128, rotated=False)
-    placed: Any = SimpleNamespace(placement=SimpleNamespace(bucket=(128, 128)), picture=picture)
+    image = SimpleNamespace(width=128, height=128, rotated=False)
+    placed: Any = SimpleNamespace(placement=SimpleNamespace(bucket=(128, 128)), image=image)
 
     def read(path: Path) -> None:
         try:

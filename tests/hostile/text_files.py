@@ -55,8 +55,8 @@ def read_caption(path: Path) -> None:
 
     written(path.parent, "a.png", GOOD_PNG)
     (file,) = walk(path.parent).files
-    picture = _picture(file)
-    caption = read_caption_file(picture)
+    image = _image(file)
+    caption = read_caption_file(image)
     ways: tuple[dict[str, Any], ...] = (
         {},
         {"shuffle_caption": True, "keep_tokens": 1, "caption_tag_dropout_rate": 0.5},
@@ -65,7 +65,7 @@ def read_caption(path: Path) -> None:
     )
     for way in ways:
         settings = CaptionSettings.model_validate(way)
-        caption_preview(caption, settings, 1, picture.key, 2)
+        caption_preview(caption, settings, 1, image.key, 2)
         longest_captions(caption, settings)
     if not wrong_weight(caption.text):
         runs_of(caption.text)
@@ -75,10 +75,10 @@ def read_caption(path: Path) -> None:
         assert all(each.fix for each in error.problems)
 
 
-def _picture(file: Any) -> Any:
-    from core.dataset.picture import Picture
+def _image(file: Any) -> Any:
+    from core.dataset.image_info import ImageInfo
 
-    return Picture(
+    return ImageInfo(
         "a", file.relative, file.path, 64, 64, file.bytes, file.mtime_ns, sidecars=file.sidecars,
         sidecar_states=file.sidecar_states,
     )  # fmt: skip

@@ -61,8 +61,8 @@ def test_each_folder_has_what_its_table_its_dataset_and_general_say_in_this_orde
     assert [each.source.folder for each in (hero, person, listed)] == ["D:\\train\\hero", "D:\\reg\\person", "D:\\ft"]
     assert [each.captions.keep_tokens for each in (hero, person, listed)] == [0, 1, 1]
     assert [each.captions.shuffle_caption for each in (hero, person, listed)] == [True, True, False]
-    assert [each.pictures.resolution for each in (hero, person, listed)] == [1024, 1024, 768]
-    assert [each.pictures.train_batch_size for each in (hero, person, listed)] == [2, 2, 1]
+    assert [each.images.resolution for each in (hero, person, listed)] == [1024, 1024, 768]
+    assert [each.images.train_batch_size for each in (hero, person, listed)] == [2, 2, 1]
     assert [each.role for each in (hero, person, listed)] == ["train", "regularisation", "train"]
     assert [each.source.num_repeats for each in (hero, person, listed)] == [10, 1, 1]
     assert listed.source.metadata_file == "D:\\ft\\meta.json"
@@ -79,11 +79,11 @@ def test_datasets_never_share_batches_and_folders_of_one_do(tmp_path):
 
 def test_defaults_are_those_of_sd_scripts_not_ours(tmp_path):
     concept, job, _ = one(tmp_path)
-    pictures, captions, source = concept.pictures, concept.captions, concept.source
-    assert (pictures.enable_bucket, pictures.max_bucket_reso, pictures.min_bucket_reso) == (False, 1024, 256)
+    images, captions, source = concept.images, concept.captions, concept.source
+    assert (images.enable_bucket, images.max_bucket_reso, images.min_bucket_reso) == (False, 1024, 256)
     assert (captions.caption_extension, source.num_repeats, source.class_tokens) == (".caption", 1, "")
     assert source.recursive is False, "image_dir takes no sub-folders"
-    assert job.dataset.folder is None and not pictures.masked_loss
+    assert job.dataset.folder is None and not images.masked_loss
 
 
 def test_a_number_in_front_of_the_folders_name_does_not_count(tmp_path):
@@ -131,7 +131,7 @@ random_crop = true
 resize_interpolation = "cubic"
 custom_attributes = { diff_output_preservation = true }"""
     concept, _, _ = one(tmp_path, rows)
-    pictures, captions, source = concept.pictures, concept.captions, concept.source
+    images, captions, source = concept.images, concept.captions, concept.source
     assert (source.class_tokens, source.cache_info, source.num_repeats) == ("a fox", True, 7)
     assert source.custom_attributes == {"diff_output_preservation": True}
     assert (captions.caption_extension, captions.caption_separator, captions.keep_tokens) == (".txt", ";", 2)
@@ -140,8 +140,8 @@ custom_attributes = { diff_output_preservation = true }"""
     assert (captions.caption_prefix, captions.caption_suffix) == ("pre,", ", suf")
     assert (captions.caption_dropout_rate, captions.caption_dropout_every_n_epochs) == (0.1, 3)
     assert (captions.caption_tag_dropout_rate, captions.token_warmup_min, captions.token_warmup_step) == (0.2, 4, 0.5)
-    assert (pictures.color_aug, pictures.flip_aug, pictures.random_crop, pictures.alpha_mask) == (True,) * 4
-    assert (pictures.face_crop_aug_range, pictures.resize_interpolation) == ((0.2, 0.6), "bicubic")
+    assert (images.color_aug, images.flip_aug, images.random_crop, images.alpha_mask) == (True,) * 4
+    assert (images.face_crop_aug_range, images.resize_interpolation) == ((0.2, 0.6), "bicubic")
 
 
 def test_every_option_of_a_dataset_arrives(tmp_path):
@@ -162,17 +162,17 @@ skip_image_resolution = 300
   image_dir = '/set'
 """
     job, _ = apply_dataset_config(TrainJob(), written(tmp_path, rows))
-    pictures = concepts_of(job)[0].pictures
-    assert (pictures.resolution, pictures.train_batch_size, pictures.enable_bucket) == ((512, 768), 3, True)
-    assert (pictures.min_bucket_reso, pictures.max_bucket_reso, pictures.bucket_reso_steps) == (320, 1280, 32)
-    assert (pictures.bucket_no_upscale, pictures.network_multiplier) == (True, 0.5)
-    assert (pictures.skip_image_resolution, job.validation.validation_split) == (300, 0.25)
+    images = concepts_of(job)[0].images
+    assert (images.resolution, images.train_batch_size, images.enable_bucket) == ((512, 768), 3, True)
+    assert (images.min_bucket_reso, images.max_bucket_reso, images.bucket_reso_steps) == (320, 1280, 32)
+    assert (images.bucket_no_upscale, images.network_multiplier) == (True, 0.5)
+    assert (images.skip_image_resolution, job.validation.validation_split) == (300, 0.25)
     assert job.validation.validation_seed == 5
 
 
 def test_a_mask_folder_switches_the_masks_on_as_sd_scripts_needs_it(tmp_path):
     concept, _, report = one(tmp_path, "conditioning_data_dir = '/masks'")
-    assert concept.pictures.masked_loss and concept.pictures.conditioning_data_dir == "/masks"
+    assert concept.images.masked_loss and concept.images.conditioning_data_dir == "/masks"
     assert any("--masked_loss" in note for note in report.notes)
     path = tmp_path / "set.toml"
     values = read_dataset_config(path, {"masked_loss": False}).values
@@ -282,7 +282,7 @@ def test_a_byte_order_mark_is_passed_over_and_said(tmp_path):
 
 def test_a_list_of_whole_and_other_numbers_is_taken_and_said(tmp_path):
     concept, _, report = one(tmp_path, "face_crop_aug_range = [0.5, 1]")
-    assert concept.pictures.face_crop_aug_range == (0.5, 1)
+    assert concept.images.face_crop_aug_range == (0.5, 1)
     assert any("own reader refuses this file (not a homogeneous array)" in note for note in report.notes)
 
 
@@ -347,7 +347,7 @@ def test_lines_of_json_are_found_by_path():
 
 
 def test_the_scan_takes_what_sd_scripts_takes_from_a_folder(tmp_path):
-    """Its own pictures alone, once each, without the words of its name; each dataset for itself."""
+    """Its own images alone, once each, without the words of its name; each dataset for itself."""
     from PIL import Image
 
     from core.dataset.scan import scan
@@ -358,7 +358,7 @@ def test_the_scan_takes_what_sd_scripts_takes_from_a_folder(tmp_path):
     one = "[[datasets]]\nresolution = {}\n[[datasets.subsets]]\nimage_dir = '10_fox'\n"
     job, _ = apply_dataset_config(TrainJob(), written(tmp_path, one.format(512) + one.format(768)))
     found = scan(concepts_of(job))
-    assert [(picture.path.name, picture.repeats, picture.words) for picture in found.pictures] == [
+    assert [(image.path.name, image.repeats, image.words) for image in found.images] == [
         ("a.png", 1, ""),
         ("b.png", 1, ""),
     ] * 2

@@ -217,7 +217,7 @@ REFUSED = {  # sd-scripts' words for it -> (file, table path and line, what is s
         subset(dataset=["batch_size = 0"]),
         "line 3, datasets[0].batch_size",
         "batch_size is 0.",
-        "Use a whole number, 1 to 1024 (pictures).",
+        "Use a whole number, 1 to 1024 (images).",
     ),
     "resolution is required": (
         "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '/set'\n",
@@ -243,7 +243,7 @@ REFUSED = {  # sd-scripts' words for it -> (file, table path and line, what is s
         "min_bucket_reso (640) is above the resolution 512 x 512.",
         "Set min_bucket_reso to 512 or less.",
     ),
-    "random_crop with conditioning pictures": (
+    "random_crop with conditioning images": (
         subset("conditioning_data_dir = '/m'", general=["random_crop = true"]),
         "line 5, datasets[0].subsets[0].random_crop",
         "random_crop cannot be used with a conditioning_data_dir.",

@@ -28,7 +28,7 @@ def plain(folder="/set", **more):
     return {"folder": str(folder), "recursive": False, "num_repeats": 1, "class_tokens": "", **more}
 
 
-def picture(path, ending=".png"):
+def image(path, ending=".png"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(path.with_suffix(ending))
 
@@ -109,7 +109,7 @@ def test_batch_groups_keep_folders_apart():
 
 def test_a_parent_of_numbered_folders_is_written_as_its_folders(tmp_path):
     for name in ("10_sks fox/a", "3_style/b", "3_style/more/c", "loose"):
-        picture(tmp_path / "set" / name)
+        image(tmp_path / "set" / name)
     config, problems = dataset_config(job_of({"folder": str(tmp_path / "set")}))
     root = (tmp_path / "set").as_posix()
     assert [(each["image_dir"], each["num_repeats"], each.get("class_tokens")) for each in subsets(config)] == [
@@ -152,9 +152,9 @@ def test_bucket_sides_that_sd_scripts_would_refuse_are_those_in_force(tmp_path):
 
 
 def captioned(folder, *names):
-    """Pictures with these caption files."""
+    """Images with these caption files."""
     for name in names:
-        picture(folder / name.split(".")[0])
+        image(folder / name.split(".")[0])
         (folder / name).write_text("x")
     return {"caption_extension": "auto"}
 
@@ -196,12 +196,12 @@ LOST = {
     "captions.template": ({}, {}, {"caption_template": "style"}, "Sentences instead of captions"),
     "source.samples": ({"samples_per_epoch": 20}, {}, {}, "Views per epoch"),
     "source.weight": ({"loss_weight": 0.5}, {}, {}, "Loss weight"),
-    "source.held": ({"validation_pictures": ["a.png"]}, {}, {}, "Pictures for validation"),
+    "source.held": ({"validation_images": ["a.png"]}, {}, {}, "Images for validation"),
     "masks alone": ({"masked_loss": True}, {}, {}, "Use the masks"),
     "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "Use the masks: off"),
     "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "Metadata file"),
     "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "Transparency is a mask"),
-    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "Words for pictures without"),
+    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "Words for images without"),
     "list and role": ({"metadata_file": "/m.json", "role": "regularisation"}, {}, {}, "Role: regularisation"),
     "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "Read metadata_cache.json"),
 }
@@ -225,7 +225,7 @@ def test_masks_need_an_option_on_the_command_line():
 
 
 def test_a_bucket_step_and_files_that_sd_scripts_refuses_are_told(tmp_path):
-    picture(tmp_path / "a", ".gif")
+    image(tmp_path / "a", ".gif")
     _, problems = dataset_config(job_of({"folder": str(tmp_path)}, bucket_reso_steps=8))
     assert {problem.what for problem in problems} == {
         "sd-scripts refuses a bucket step of 8.",

@@ -196,7 +196,7 @@ def parts(concept):
     return (
         source.folder.replace("\\", "/"),
         (source.metadata_file or "").replace("\\", "/"),
-        (concept.pictures.conditioning_data_dir or "").replace("\\", "/"),
+        (concept.images.conditioning_data_dir or "").replace("\\", "/"),
         source.role,
         source.enabled,
         source.num_repeats,
@@ -204,7 +204,7 @@ def parts(concept):
         source.cache_info,
         source.custom_attributes,
         source.recursive,
-        concept.pictures.model_dump(exclude={"conditioning_data_dir"}),
+        concept.images.model_dump(exclude={"conditioning_data_dir"}),
         concept.captions.model_dump(exclude={"caption_extension"} if source.metadata_file else set()),
         concept.validation.validation_split,
     )
@@ -214,20 +214,20 @@ def parts(concept):
 def jobs(draw):
     """A job that uses only what sd-scripts has, with settings in common and others of single folders."""
     ours = {"train_batch_size": UPPER["batch_size"], **{name: UPPER[name] for name in UPPER if name != "batch_size"}}
-    pictures = {name: ours[name] for name in ours if name != "validation_split"}
-    pictures |= {"flip_aug": st.booleans(), "color_aug": st.booleans(), "alpha_mask": st.booleans(), "resolution": SIDE}
+    images = {name: ours[name] for name in ours if name != "validation_split"}
+    images |= {"flip_aug": st.booleans(), "color_aug": st.booleans(), "alpha_mask": st.booleans(), "resolution": SIDE}
     filled = TEXT.filter(bool)
     captions = CAPTIONS | {name: filled for name in ("caption_prefix", "caption_suffix")}
     captions |= {"keep_tokens_separator": st.just("|||"), "secondary_separator": st.just(";;;")}
     captions |= {"caption_extension": st.sampled_from([".txt", ".caption"])}
     sources = []
     for number in range(draw(st.integers(1, 4))):
-        own = draw(some({**pictures, **captions, "validation_split": st.floats(0, 1)}))
+        own = draw(some({**images, **captions, "validation_split": st.floats(0, 1)}))
         source = {"folder": f"/sets/{number}", "recursive": False, "num_repeats": draw(st.integers(1, 9))}
         source |= {"class_tokens": draw(TEXT), "role": draw(st.sampled_from(["train", "regularisation"]))}
         sources.append({**own, **source})
     common = {"caption_extension": ".txt", **draw(some(captions))}
-    dataset = {"max_bucket_reso": 2048, **draw(some(pictures)), "sources": sources}
+    dataset = {"max_bucket_reso": 2048, **draw(some(images)), "sources": sources}
     return build(TrainJob, {"dataset": dataset, "captions": common})
 
 

@@ -19,7 +19,7 @@ def test_paths_names_and_keys_are_taken_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: home)
     monkeypatch.setattr(getpass, "getuser", lambda: "florentine")
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
-    workspace = Workspace(home / "pictures" / "out")
+    workspace = Workspace(home / "images" / "out")
     texts = [
         f"{home}/notes.txt",
         f"File {workspace.outputs}/runs/x",
@@ -30,7 +30,7 @@ def test_paths_names_and_keys_are_taken_out(tmp_path, monkeypatch):
     ]
     found = report_of([line(FAILED, found=text, traceback=text) for text in texts], workspace, "cpu", 1.0)
     words = json.dumps(found)
-    for hidden in ("florentine", "somebody", "hf_secretsecret", str(PROJECT), "pictures"):
+    for hidden in ("florentine", "somebody", "hf_secretsecret", str(PROJECT), "images"):
         assert hidden not in words
     assert "~/notes.txt" in words and "<outputs>/runs/x" in words and "<atelier>/core/x.py" in words
 

@@ -60,13 +60,13 @@ def test_elements_are_dropped_with_their_probability_and_the_rest_makes_up_for_i
     assert set(hidden.unique().tolist()) == {0.0, 1.0}
     deviation = (share * (1 - share) / hidden.numel()) ** 0.5
     assert float((hidden == 0).float().mean()) == approx(share, abs=5 * deviation)
-    # Neighbours, pictures and ranks are independent: the share of equal pairs is p^2 + (1 - p)^2.
+    # Neighbours, images and ranks are independent: the share of equal pairs is p^2 + (1 - p)^2.
     equal = share**2 + (1 - share) ** 2
     for one, other in ((hidden[:, 1:], hidden[:, :-1]), (hidden[0], hidden[1]), (hidden[..., 0], hidden[..., 1])):
         assert float((one == other).float().mean()) == approx(equal, abs=0.03)
 
 
-def test_ranks_are_dropped_for_a_whole_picture_each_picture_its_own(images, tokens):
+def test_ranks_are_dropped_for_a_whole_image_each_image_its_own(images, tokens):
     dropout = Dropout(NetworkSettings(rank_dropout=0.5), seed=1)
     dropout.show(3, 0, list("abcd"), "cpu")
     hidden, factor = dropout.thinned(torch.ones(4, 50, 64), LAYER, -1)
@@ -117,7 +117,7 @@ def test_the_mean_over_many_steps_is_the_output_without_dropout(tokens):
 
 
 @mark.parametrize("settings", [{"network_dropout": 0.5}, {"rank_dropout": 0.5}, {"module_dropout": 0.9}])
-def test_nothing_is_left_out_while_no_pictures_are_shown(tokens, settings):
+def test_nothing_is_left_out_while_no_images_are_shown(tokens, settings):
     module = LINEAR()
     network, plain = network_on(module, **settings), network_on(module)
     expected = through(module, plain, tokens)
@@ -142,7 +142,7 @@ def test_a_layer_is_left_out_whole_with_its_probability(tokens):
 
 @mark.parametrize(("make", "kind"), [(LINEAR, "tokens"), (CONV, "images")])
 @mark.parametrize("settings", [{"network_dropout": 0.5}, {"rank_dropout": 0.5}])
-def test_a_picture_has_the_same_masks_alone_and_in_any_batch(make, kind, settings, request):
+def test_an_image_has_the_same_masks_alone_and_in_any_batch(make, kind, settings, request):
     x, module = request.getfixturevalue(kind), make()
     network = network_on(module, **settings)
     network.show(2, 0, list("abcd"))
@@ -152,13 +152,13 @@ def test_a_picture_has_the_same_masks_alone_and_in_any_batch(make, kind, setting
         torch.testing.assert_close(through(module, network, x[order]), together[order])
 
 
-@mark.parametrize(("step", "micro_batch", "picture"), [(2, 0, "b"), (2, 1, "a"), (3, 0, "a")])
-def test_another_step_micro_batch_or_picture_has_other_masks(tokens, step, micro_batch, picture):
+@mark.parametrize(("step", "micro_batch", "image"), [(2, 0, "b"), (2, 1, "a"), (3, 0, "a")])
+def test_another_step_micro_batch_or_image_has_other_masks(tokens, step, micro_batch, image):
     module = LINEAR()
     network = network_on(module, rank_dropout=0.5, network_dropout=0.5)
     network.show(2, 0, ["a"])
     first = through(module, network, tokens[:1])
-    network.show(step, micro_batch, [picture])
+    network.show(step, micro_batch, [image])
     assert not torch.equal(through(module, network, tokens[:1]), first)
 
 

@@ -20,7 +20,7 @@ def measured(step, each, **more):
         "loss": loss,
         "each": each,
         "each_of": "a",
-        "pictures": 2,
+        "images": 2,
     } | more
 
 
@@ -98,7 +98,7 @@ def test_the_lowest_of_those_that_are_there_is_named():
 def test_only_measurements_of_the_same_images_compare_and_old_journals_say_they_do_not_know():
     other = [measured(1, [0.1] * 4, each_of="b"), measured(2, [0.3] * 4), measured(3, [0.2] * 4)]
     assert best_checkpoint(saved(1, 2, 3), other).step == 3
-    old = [{"kind": "validated", "step": n, "loss": 1 / n, "pictures": 3} for n in (1, 2)]
+    old = [{"kind": "validated", "step": n, "loss": 1 / n, "images": 3} for n in (1, 2)]
     best = best_checkpoint(saved(1, 2), old)
     assert (best.step, best.unknown, best.measured_on) == (2, (1,), "held_out") and "not measured" in best.sure
 

@@ -4,14 +4,14 @@ from core.settings.base import declared
 from core.settings.captions import CaptionSettings
 from core.settings.check import build
 from core.settings.concepts import concepts_of
+from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
-from core.settings.pictures import PictureSettings
 from core.settings.source import ONE_FOR_ALL, Source
 from core.settings.validation import ValidationSettings
 
 # group of the job -> where a folder in force has it, and what of it
 GROUPS = {
-    "dataset": ("pictures", PictureSettings),
+    "dataset": ("images", ImageSettings),
     "captions": ("captions", CaptionSettings),
     "validation": ("validation", ValidationSettings),
 }

@@ -1,4 +1,4 @@
-"""What is called without effect among the settings of pictures and captions truly has none, and the rest is not called so."""
+"""What is called without effect among the settings of images and captions truly has none, and the rest is not called so."""
 
 from pathlib import Path
 from random import Random
@@ -56,8 +56,8 @@ def test_the_crop_is_told_to_sdxl(family, ignored):
     assert ("dataset.crop_conditioning" in ineffective(job)) is ignored
 
 
-@pytest.mark.parametrize("own", [{"role": "validation"}, {"validation_pictures": ["a.png"]}, {"validation_split": 0.1}])
-def test_the_seed_of_validation_counts_wherever_pictures_are_held_out(own):
+@pytest.mark.parametrize("own", [{"role": "validation"}, {"validation_images": ["a.png"]}, {"validation_split": 0.1}])
+def test_the_seed_of_validation_counts_wherever_images_are_held_out(own):
     off = {"validation": {"best_checkpoint": "off"}}
     job = build(TrainJob, off | {"dataset": {"sources": [{"folder": "x"}]}})
     assert "validation.validation_seed" in ineffective(job)

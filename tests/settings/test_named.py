@@ -37,7 +37,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",
     "written into files as metadata": "training_comment metadata_title metadata_author metadata_description metadata_license"
     " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor",
-    "compared with names of images, never opened": "validation_pictures",
+    "compared with names of images, never opened": "validation_images",
     "handed to the loss with each image": "custom_attributes",
     "a word by which folders share batches": "batch_group",
     "a place in a repository, beside one that is marked": "huggingface_path_in_repo",
@@ -129,7 +129,7 @@ def job_with(task: str, group: str, name: str, text: str, space: Workspace):
     else:
         kind = str(model.model_fields[group].annotation.model_fields[outer].annotation)
         values = {outer: [text] if "list" in kind else text}
-    if group == "pictures":
+    if group == "images":
         values = {"folder": str(space.outputs / "a")} | values
     return build(model, {group: values})
 

@@ -185,7 +185,7 @@ def test_a_link_to_the_script_starts_the_real_one(machine):
 def test_the_current_folder_stays_the_users(machine, tmp_path):
     file = machine.python("bin/python3.11", "3.11")
     file.write_text(file.read_text().replace('echo "started $0"', "pwd"))
-    here = tmp_path / "pictures"
+    here = tmp_path / "images"
     here.mkdir()
     environment = {"PATH": ":".join(map(str, machine.path)), "HOME": str(tmp_path)}
     run = subprocess.run([machine.script], env=environment, cwd=here, capture_output=True, text=True, timeout=300)

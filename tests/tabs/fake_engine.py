@@ -157,12 +157,12 @@ class FakeEngine:
         return run
 
     def _run(self, run: Run) -> None:
-        run.state, run.stage = "running", "encoding pictures 3/24"
+        run.state, run.stage = "running", "encoding images 3/24"
         self._wait(run)
         if not run.step:
             self._sample(run)
         run.stage = "training"
-        run.say("24 pictures, 60 steps")
+        run.say("24 images, 60 steps")
         while run.step < run.total and not self._closing.is_set():
             self._wait(run)
             if not self._obey(run):
@@ -268,7 +268,7 @@ class FakeEngine:
         return {
             "resumable_step": run.step, "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
             "new": run.seq > since_seq, "stage": run.stage, "step": run.step, "total": run.total,
-            "epoch": run.step // 6 + 1, "epochs": 10, "pictures": 24, "sentence": "",
+            "epoch": run.step // 6 + 1, "epochs": 10, "images": 24, "sentence": "",
             "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
             "started": run.started, "seconds": time.time() - run.started,
             "loss": list(run.loss), "lr": list(run.rates), "saves": list(run.saves),
@@ -276,7 +276,7 @@ class FakeEngine:
             "norms": [[step, 0.5 + 1 / step, 2 + step / 50 if step % 10 == 0 else None] for step, _, _ in run.loss],
             "validation": [
                 {"step": step, "loss": 0.2 - step / 1000, "train_loss": 0.19 - step / 800, "gap": 0.01 + step / 4000,
-                 "by_timestep": {"100": 0.3, "500": 0.1}, "pictures": 3}
+                 "by_timestep": {"100": 0.3, "500": 0.1}, "images": 3}
                 for step in [0, *(line[0] for line in run.loss if line[0] % 20 == 0)]
             ],
             "samples": sorted(run.samples, key=lambda item: (item["index"], item["step"])), "log": list(run.log),
@@ -292,10 +292,10 @@ class FakeEngine:
             {"from": low, "to": low + 50, "mean": 0.4 / (1 + low / 100), "recent": 0.35 / (1 + low / 100), "count": 3}
             for low in range(0, 1000, 50)
         ]
-        pictures = [
+        images = [
             {"source": "glyphs", "name": f"glyph_{n}.png", "corrected": 1.6 - n / 20, "count": 4} for n in range(24)
         ]
-        return {"step": run.step, "bands": bands, "pictures": pictures, "pictures_seen": 24}
+        return {"step": run.step, "bands": bands, "images": images, "images_seen": 24}
 
     def light(self, work: Any, *arguments: Any, **more: Any) -> Any:
         return self._light.submit(work, *arguments, **more)

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from made_runs import PICTURES, dataset, make_run
+from made_runs import IMAGES, dataset, make_run
 from PIL import Image
 from safetensors.numpy import save_file
 from work_engine import WorkEngine
-from work_parts import picture
+from work_parts import image
 
 from core.engine.engine import Engine
 from core.settings.check import build
@@ -65,9 +65,9 @@ def _make_runs(runs: Path, running: str) -> None:
     bands = [{"from": low, "to": low + 50, "mean": 0.4, "recent": 0.3, "count": 3} for low in range(0, 1000, 50)]
     worst = [
         {"source": row["source"], "name": row["path"], "corrected": 1.6 - n / 9, "count": 4}
-        for n, row in enumerate(PICTURES * 6)
+        for n, row in enumerate(IMAGES * 6)
     ]
-    watch = {"step": 60, "bands": bands, "pictures": worst, "pictures_seen": len(worst)}
+    watch = {"step": 60, "bands": bands, "images": worst, "images_seen": len(worst)}
     (folder / "watch.json").write_text(json.dumps(watch))
     (runs / DONE / "about.json").write_text(json.dumps({"title": "fox, done", "note": "a little too strong"}))
 
@@ -89,7 +89,7 @@ def _make_images(workspace, lora: Path) -> None:
     for seed in range(3):
         for loras in ([], [{"file": str(lora), "strength": 0.8}]):
             asked = {"prompt": "a small fox", "negative_prompt": "blurred", "loras": loras}
-            WorkEngine._picture(None, build(GenerateJob, {"generate": asked}), seed, folder)  # type: ignore[arg-type]
+            WorkEngine._image(None, build(GenerateJob, {"generate": asked}), seed, folder)  # type: ignore[arg-type]
 
 
 def make_lora(path: Path) -> Path:
@@ -105,17 +105,17 @@ def _make_dataset(home: Path) -> list[Source]:
     """A folder whose images raise every question and most problems, one of regularization images and one held out."""
     main = home / "foxes"
     for number in range(5):
-        path = picture(
+        path = image(
             main / f"fox_{number}.png", (200, 200 + 40 * number), caption=f"fox, red, day {number}\nsecond line"
         )
         Image.effect_noise((200, 200 + 40 * number), 60 + 20 * number).convert("RGB").save(path)
         (main / f"fox_{number}.caption").write_text("a fox on a day " * 40 if number == 4 else f"a fox on day {number}")
     (main / "fox_0_copy.png").write_bytes((main / "fox_0.png").read_bytes())
     Image.new("RGBA", (200, 200), (200, 0, 0, 90)).save(main / "transparent.png")
-    picture(main / "without_caption.png", (64, 300))
+    image(main / "without_caption.png", (64, 300))
     (main / "broken.png").write_bytes(b"")
-    picture(home / "dogs" / "dog.png", (200, 200), caption="a dog")
-    picture(home / "held" / "owl.png", (200, 200), caption="an owl")
+    image(home / "dogs" / "dog.png", (200, 200), caption="a dog")
+    image(home / "held" / "owl.png", (200, 200), caption="an owl")
     return [
         Source(folder=str(main), num_repeats=2, identifier="sks", class_word="fox"),
         Source(folder=str(home / "dogs"), role="regularisation"),

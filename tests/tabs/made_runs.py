@@ -8,26 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from work_parts import picture
+from work_parts import image
 
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
 
-PICTURES = [
+IMAGES = [
     {"source": "glyphs", "path": f"{name}.png", "sha256": name * 8, "caption": f"a {name}", "bucket": [128, 128]}
     for name in ("fox", "owl", "bee", "ant")
 ]
-HELD = [row | {"masked": False} for row in PICTURES[2:]]
+HELD = [row | {"masked": False} for row in IMAGES[2:]]
 
 
-def dataset(
-    pictures: Sequence[dict] = PICTURES[:2], held: Sequence[dict] | None = HELD, seed: int = 0
-) -> dict[str, Any]:
+def dataset(images: Sequence[dict] = IMAGES[:2], held: Sequence[dict] | None = HELD, seed: int = 0) -> dict[str, Any]:
     """A dataset.json; without "validation" where `held` is None, as earlier versions wrote it."""
-    found: dict[str, Any] = {"v": 1, "count": len(pictures), "pictures": list(pictures)}
+    found: dict[str, Any] = {"v": 1, "count": len(images), "images": list(images)}
     if held is not None:
-        found["validation"] = {"seed": seed, "timesteps": [200, 400, 600, 800], "pictures": list(held)}
+        found["validation"] = {"seed": seed, "timesteps": [200, 400, 600, 800], "images": list(held)}
     return found
 
 
@@ -64,7 +62,7 @@ def make_run(
         lines.append({"v": 1, "seq": len(lines) + 1, "time": begun + len(lines), "kind": kind, **facts})
 
     put("state", state="running", message="", fix="")
-    put("planned", total=steps, epochs=5, pictures=2, steps_per_epoch=12, sentence="")
+    put("planned", total=steps, epochs=5, images=2, steps_per_epoch=12, sentence="")
     for step in range(steps + 1):
         if step:
             loss = 0.1 + 0.2 * 2.7 ** (-step / fall) + 0.03 * (step % 3 - 1)
@@ -72,11 +70,11 @@ def make_run(
                 corrected=[1.3 - 0.5 * step / steps], grad_norm=0.5 + 1 / step, weight_norm=2 + step / 50)  # fmt: skip
         for index, prompt in enumerate(prompts if step in drawn else ()):
             file = f"samples/{step:08d}_{index:02d}.png"
-            picture(folder / file, colour=f"hsl({(37 * step + 90 * index) % 360}, 45%, 50%)")
+            image(folder / file, colour=f"hsl({(37 * step + 90 * index) % 360}, 45%, 50%)")
             put("sample", step=step, index=index, prompt=prompt, seed=1 + index, file=file)
         for loss in [loss for at, loss in validated if at == step]:
             by_timestep = {str(at): loss + (at - 500) / 1e4 for at in (200, 400, 600, 800)}
-            put("validated", step=step, loss=loss, train_loss=0.1, gap=loss - 0.1, by_timestep=by_timestep, pictures=2)
+            put("validated", step=step, loss=loss, train_loss=0.1, gap=loss - 0.1, by_timestep=by_timestep, images=2)
         if step in saved:
             file = f"checkpoints/{name.split('_', 1)[1]}-step{step:08d}.safetensors"
             (folder / file).write_bytes(b"x" * 2_300_000)

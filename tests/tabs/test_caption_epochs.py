@@ -6,7 +6,7 @@ import html
 import re
 
 import pytest
-from work_parts import HOSTILE, make_page, picture, wait_until
+from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.dataset.captions import training_caption
 from core.training.plan import Plan
@@ -17,7 +17,7 @@ from tabs.captions import Desk
 @pytest.fixture
 def desk(tmp_path):
     for number in range(3):
-        picture(tmp_path / "set" / f"{number}.png", caption=f"fox, red, snow, day{number}")
+        image(tmp_path / "set" / f"{number}.png", caption=f"fox, red, snow, day{number}")
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     return Desk(page)
@@ -29,7 +29,7 @@ def read(desk: Desk) -> None:
 
 
 def shown(desk: Desk, text: str, number: int = 1) -> list[str]:
-    placed = next(each for each in desk.reading.report.placed if each.picture.relative == f"{number}.png")
+    placed = next(each for each in desk.reading.report.placed if each.image.relative == f"{number}.png")
     drawn = preview(desk.reading.job, desk.reading.report, placed, text)
     return [html.unescape(each) for each in re.findall("<q>(.*?)</q>", drawn)]
 
@@ -40,7 +40,7 @@ def test_the_preview_is_what_the_training_draws(desk):
     read(desk)
     text = "fox, red, snow, day1"
     settings = desk.reading.job.captions
-    placed = next(each for each in desk.reading.report.placed if each.picture.relative == "1.png")
+    placed = next(each for each in desk.reading.report.placed if each.image.relative == "1.png")
     assert shown(desk, text) == [training_caption(text, settings, 7, epoch, placed.key, 0) for epoch in range(3)]
     assert len(set(shown(desk, text))) > 1
 
@@ -56,7 +56,7 @@ def test_under_a_tag_warm_up_the_preview_is_what_each_step_learns(desk):
     learnt = Plan(report.placed, job, 7, report.total_steps).first_captions(3)
     found = {}
     for number in range(3):
-        placed = next(each for each in report.placed if each.picture.relative == f"{number}.png")
+        placed = next(each for each in report.placed if each.image.relative == f"{number}.png")
         found[number] = shown(desk, f"fox, red, snow, day{number}", number)
         assert found[number] == learnt[placed.key]
     assert len({len(captions[0].split(", ")) for captions in found.values()}) > 1  # one epoch, several steps
@@ -102,11 +102,11 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
     assert "Undo the rewriting" not in desk.answer({"act": "shelf"})["tally"]
 
 
-def test_held_out_pictures_can_be_captioned_too(desk, tmp_path):
+def test_held_out_images_can_be_captioned_too(desk, tmp_path):
     from core.settings.source import Source
     from tabs.concepts import with_entries
 
-    source = Source(folder=str(tmp_path / "set"), validation_pictures=["2.png"])
+    source = Source(folder=str(tmp_path / "set"), validation_images=["2.png"])
     desk.page.project.replace(with_entries(desk.page.project.job, [source]))
     read(desk)
     assert len(desk.answer({"act": "shelf"})["chain"]) == 3 and desk.reading.report.trained == 2

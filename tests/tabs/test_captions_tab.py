@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from work_parts import HOSTILE, make_page, picture, wait_until
+from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.settings.source import Source
 from tabs import captions_view as view
@@ -18,8 +18,8 @@ from tabs.concepts import with_entries
 @pytest.fixture
 def folder(tmp_path):
     for name in ("ant", "bee", "cat"):
-        picture(tmp_path / "set" / f"{name}.png", (200, 200), caption=f"a {name}")
-    picture(tmp_path / "set" / "dog.png", (200, 200))
+        image(tmp_path / "set" / f"{name}.png", (200, 200), caption=f"a {name}")
+    image(tmp_path / "set" / "dog.png", (200, 200))
     return tmp_path / "set"
 
 
@@ -84,7 +84,7 @@ def test_the_first_image_is_open_with_its_caption_and_its_neighbours_are_here(de
         and "1 of 4" in window.item["stage"]
         and "From <code>ant.txt</code>" in window.item["notes"]
     )
-    assert "3 pictures with a caption of their own, 1 without" in window.shelf["tally"]
+    assert "3 images with a caption of their own, 1 without" in window.shelf["tally"]
     assert window.shelf["list"].count('aria-current="true"') == 1 and "2 of 75 tokens" in window.item["meter"]
     assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", "set"]
     assert window.shelf["ring"] and window.shelf["at"] == 0
@@ -168,7 +168,7 @@ def test_undo_survives_a_restart(desk, folder):
 def test_another_folder_of_the_same_names_gets_neither_late_saves_nor_undo(desk, folder, tmp_path):
     window = Window(desk)
     window.save("a red ant")
-    picture(tmp_path / "elsewhere" / "set" / "ant.png", (200, 200), caption="a ant")  # the same names and words
+    image(tmp_path / "elsewhere" / "set" / "ant.png", (200, 200), caption="a ant")  # the same names and words
     chosen(desk, tmp_path / "elsewhere" / "set")
     other = Window(desk)
     other.ask("undo")
@@ -345,7 +345,7 @@ def test_no_images_says_what_to_do(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
 def test_names_and_captions_never_become_markup(tmp_path):
-    picture(tmp_path / "set" / f"{HOSTILE}.png", (200, 200), caption=f"<script>alert(1)</script> {HOSTILE}")
+    image(tmp_path / "set" / f"{HOSTILE}.png", (200, 200), caption=f"<script>alert(1)</script> {HOSTILE}")
     window = Window(open_desk(tmp_path / "set"))
     shown = "".join(
         (window.item["stage"], window.item["meter"], window.item["notes"], window.shelf["list"], window.shelf["tally"])

@@ -6,7 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from work_parts import picture, wait_until
+from work_parts import image, wait_until
 
 from core.dataset import decoding
 from core.record.problems import errors
@@ -17,14 +17,14 @@ IMAGES = 20
 @pytest.fixture
 def slow(monkeypatch):
     """Images are decoded one by one as the test lets them."""
-    gate, opened, real = threading.Semaphore(0), [], decoding.open_picture
+    gate, opened, real = threading.Semaphore(0), [], decoding.open_decoded
 
-    def open_picture(path, **more):
+    def open_decoded(path, **more):
         gate.acquire()
         opened.append(path.name)
         return real(path, **more)
 
-    monkeypatch.setattr(decoding, "open_picture", open_picture)
+    monkeypatch.setattr(decoding, "open_decoded", open_decoded)
     yield SimpleNamespace(let=lambda number: gate.release(number), opened=opened)
     gate.release(10_000)
 
@@ -32,7 +32,7 @@ def slow(monkeypatch):
 def images(folder, number=IMAGES, broken=()):
     """Broken ones have a header that is right, and end early."""
     for index in range(number):
-        path = picture(folder / f"{index:02}.png", (64, 64), caption=f"image {index}")
+        path = image(folder / f"{index:02}.png", (64, 64), caption=f"image {index}")
         if index in broken:
             path.write_bytes(path.read_bytes()[:-30])
     return folder

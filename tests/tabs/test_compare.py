@@ -7,12 +7,12 @@ import threading
 import time
 
 import pytest
-from made_runs import HELD, PICTURES, dataset, make_run
+from made_runs import HELD, IMAGES, dataset, make_run
 from work_parts import HOSTILE, event, wait_until
 
 from tabs import compare_view, runs_view
 from tabs.compare import Comparisons, curves
-from tabs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_pictures, unlike, verdict
+from tabs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_images, unlike, verdict
 from tabs.runs import Desk
 from tabs.runs_view import loss_words
 
@@ -39,7 +39,7 @@ def sides(page):
 def test_the_same_measure_is_comparable_and_says_so(sides):
     assert verdict(*sides()) == (
         "A's best validation loss is lower: 0.1210 at step 20 against 0.1344 at step 60; both measured on the same 2 "
-        "held-out pictures with the same noise at the same timesteps, so comparable. A is lower at 4 of 4 timesteps. "
+        "held-out images with the same noise at the same timesteps, so comparable. A is lower at 4 of 4 timesteps. "
         "B's lowest loss is its last: more steps might lower it further."
     )
 
@@ -51,12 +51,12 @@ def held(**changes):
 @pytest.mark.parametrize(
     ("b", "reason"),
     [
-        ({"about": held(sha256="other")}, "measured on different pictures"),
-        ({"about": dataset(held=HELD[:1])}, "measured on different pictures"),
+        ({"about": held(sha256="other")}, "measured on different images"),
+        ({"about": dataset(held=HELD[:1])}, "measured on different images"),
         ({"about": held(caption="an owl")}, "measured with different captions"),
         ({"about": held(bucket=[64, 64])}, "measured at different sizes"),
         ({"about": held(masked=True)}, "measured with and without masks"),
-        ({"about": held(path="b/ant.png")}, "measured with other noise (it follows the names of pictures and folders)"),
+        ({"about": held(path="b/ant.png")}, "measured with other noise (it follows the names of images and folders)"),
         ({"about": dataset(seed=5)}, "measured with other noise (another validation seed)"),
         ({"settings": {"noise": {"loss_type": "l1"}}}, "measured with a different loss (Loss)"),
         ({"settings": {"memory": {"latent_draw": "mean"}}}, "measured with a different loss (Draw from the latent)"),
@@ -86,7 +86,7 @@ def test_settings_that_only_train_leave_the_measure_the_same(sides):
         "network": {"rank": 4},
         "schedule": {"seed": 5, "max_train_steps": 60},
     }
-    assert unlike(*sides(b={"settings": other, "about": dataset(pictures=PICTURES[:1])})) == []
+    assert unlike(*sides(b={"settings": other, "about": dataset(images=IMAGES[:1])})) == []
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_is_measured_with_the_validation_seed_follows_no_training_seed(side
     assert ("can be chance here" in verdict(a, b)) is said
 
 
-def test_order_of_the_pictures_does_not_matter(sides):
+def test_order_of_the_images_does_not_matter(sides):
     assert unlike(*sides(b={"about": dataset(held=HELD[::-1])})) == []
 
 
@@ -136,7 +136,7 @@ def test_runs_that_measured_nothing_support_no_choice(sides):
 
 def test_one_run_that_measured_nothing_supports_no_choice(sides):
     said = verdict(*sides(a={"validated": []}))
-    assert said.startswith("Only B measured its loss on held-out pictures: 0.1344 at step 60 at best. A measured none")
+    assert said.startswith("Only B measured its loss on held-out images: 0.1344 at step 60 at best. A measured none")
 
 
 # -- facts, settings, samples
@@ -150,12 +150,12 @@ def test_the_facts_of_both(sides):
             "peak": 3 << 30,
             "settings": {"dataset": {"folder": "x/glyphs"}},
         },
-        b={"about": dataset(pictures=PICTURES[:3]), "saved": (40,)},
+        b={"about": dataset(images=IMAGES[:3]), "saved": (40,)},
     )
     rows = {row.title: (row.a, row.b) for row in fact_rows(a, b)}
     assert rows["Preset"] == ("starter_lora", "–") and rows["Dataset"] == ("glyphs", "–")
-    assert rows["Pictures that train"] == ("2 pictures", "3 pictures")
-    assert rows["In both"] == ("2 pictures, 2 with the same caption", None)
+    assert rows["Images that train"] == ("2 images", "3 images")
+    assert rows["In both"] == ("2 images, 2 with the same caption", None)
     assert rows["Steps"] == ("60 of 60", "60 of 60")
     assert rows["Best validation loss"] == ("0.1210 at step 20", "0.1344 at step 60")
     assert rows["File of that step"] == (
@@ -174,13 +174,13 @@ def test_what_neither_run_tells_is_left_out_and_no_file_is_named_that_is_gone(si
     assert not {"Peak memory", "Preset", "Newest file"} & {row.title for row in fact_rows(a, b)}
 
 
-def test_pictures_in_both_are_known_by_their_content():
-    renamed = [row | {"path": f"new/{row['path']}"} for row in PICTURES]
-    assert shared_pictures(dataset(PICTURES), dataset(renamed)) == "the same pictures and captions"
-    told = [PICTURES[0] | {"caption": "x"}, *PICTURES[1:]]
-    assert shared_pictures(dataset(PICTURES), dataset(told)) == "the same pictures, 3 with the same caption"
-    assert shared_pictures(dataset(PICTURES[:2]), dataset(PICTURES[2:])) == "no picture"
-    assert shared_pictures({}, dataset()) == ""
+def test_images_in_both_are_known_by_their_content():
+    renamed = [row | {"path": f"new/{row['path']}"} for row in IMAGES]
+    assert shared_images(dataset(IMAGES), dataset(renamed)) == "the same images and captions"
+    told = [IMAGES[0] | {"caption": "x"}, *IMAGES[1:]]
+    assert shared_images(dataset(IMAGES), dataset(told)) == "the same images, 3 with the same caption"
+    assert shared_images(dataset(IMAGES[:2]), dataset(IMAGES[2:])) == "no image"
+    assert shared_images({}, dataset()) == ""
 
 
 def test_settings_that_differ_are_shown_in_the_words_of_the_form(sides):
@@ -325,4 +325,4 @@ def test_one_run_alone_is_not_offered_for_comparison(page):
 
 
 def test_facts_that_stand_for_both_fill_one_row(sides):
-    assert Row("In both", "the same pictures and captions", None) in fact_rows(*sides())
+    assert Row("In both", "the same images and captions", None) in fact_rows(*sides())

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, said, wait_until
+from work_parts import HOSTILE, event, image, make_page, said, wait_until
 
 from core.dataset.buckets import Size
 from core.dataset.questions import Question
@@ -143,7 +143,7 @@ def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_pa
     page = make_page(tmp_path, shared=True)
     for name in ("metadata_file", "conditioning_data_dir", "folder"):
         with pytest.raises(ProblemsError, match="not open to a shared page"):
-            changed(Source(folder="models/starter/pictures"), name, str(tmp_path / "secret"), page.roots)
+            changed(Source(folder="models/starter/images"), name, str(tmp_path / "secret"), page.roots)
     inside = str(page.workspace.outputs / "masks")
     assert changed(Source(folder="a"), "conditioning_data_dir", inside, page.roots)["conditioning_data_dir"] == inside
 
@@ -204,10 +204,10 @@ def test_a_question_is_asked_until_answered_and_only_for_these_folders(desk):
     assert questions.answered(desk.page.project.tab_state(TAB), desk.page.project.job) == []
 
 
-def test_an_answer_says_how_many_pictures_it_leaves_without_a_caption(desk):
+def test_an_answer_says_how_many_images_it_leaves_without_a_caption(desk):
     job = desk.page.project.job
     shown = questions.cards(job, QUESTIONS, ())
-    assert "237 pictures with a .txt alone would be without a caption" in shown
+    assert "237 images with a .txt alone would be without a caption" in shown
     assert shown.count("without a caption") == 1
 
 
@@ -227,7 +227,7 @@ def test_answers_stay_when_a_folder_is_added_to_the_dataset(desk):
 
 def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
     for number in range(2):
-        picture(tmp_path / "pics" / f"{number}.png", (64, 64), caption="a fox\na red fox")
+        image(tmp_path / "pics" / f"{number}.png", (64, 64), caption="a fox\na red fox")
     choose(desk, tmp_path / "pics")
     wait_until(lambda: desk.reading.findings is not None and not desk.reading.busy)
     desk.tick({})
@@ -263,14 +263,14 @@ def test_a_colour_behind_transparency_is_chosen(desk):
 # -- the grid
 
 
-def test_a_picture_is_held_out_and_let_train_again(desk, tmp_path):
+def test_an_image_is_held_out_and_let_train_again(desk, tmp_path):
     for number in range(3):
-        picture(tmp_path / "set" / f"{number}.png", (200, 200))
+        image(tmp_path / "set" / f"{number}.png", (200, 200))
     choose(desk, tmp_path / "set")
     desk.act(event("hold", "1", "true"))
     wait_until(lambda: not desk.reading.busy)
     report = desk.reading.report
-    assert entries_of(desk.page.project.job)[0].validation_pictures == ["1.png"]
+    assert entries_of(desk.page.project.job)[0].validation_images == ["1.png"]
     assert [row.role for row in report.rows] == ["train", "validation", "train"] and report.trained == 2
     shown = dataset_grid.grid(
         report, "held", 0, desk.page.thumb_url, False, dataset_grid.holding(entries_of(desk.page.project.job))
@@ -304,7 +304,7 @@ def report_of(number: int, buckets: dict[Size, tuple[int, int]]) -> Report:
     return Report((), (), (), rows(number), (), buckets, {0: number}, number, 1, length, "", 139, 75)
 
 
-def test_charts_of_ten_thousand_pictures_are_small_and_quick():
+def test_charts_of_ten_thousand_images_are_small_and_quick():
     report = report_of(10_000, {(512, 512): (10_000, 10_000)})
     begin = time.thread_time()  # of this thread alone: what else runs does not count
     drawn = plots.sizes_plot(TrainJob(), report) + plots.lengths_plot(report)
@@ -349,7 +349,7 @@ def copies(folder) -> None:
     from PIL import Image
 
     for number in range(3):
-        path = picture(folder / f"{number}.png", (200, 200), caption=f"picture {number}")
+        path = image(folder / f"{number}.png", (200, 200), caption=f"image {number}")
         Image.effect_noise((200, 200), 90 + 40 * number).convert("RGB").save(path)
     (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
     (folder / "copy.txt").write_text("a copy")
@@ -368,7 +368,7 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     desk.act(event("away", finding.id))  # a double click: nothing is wrong
     assert not [each for each in desk.reading.findings if each.kind == "copy"]
     away = desk.clinic.away(entries_of(desk.page.project.job))
-    assert "1 picture put away" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
+    assert "1 image put away" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
     desk.act(event("back", away[0].token))
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "copy.txt").read_text() == "a copy" and desk.reading.report.trained == 4
@@ -376,9 +376,9 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
         desk.act(event("back", away[0].token))
 
 
-def test_a_picture_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_path):
+def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_path):
     copies(tmp_path / "set")
-    picture(tmp_path / "held" / "same.png").write_bytes((tmp_path / "set" / "1.png").read_bytes())
+    image(tmp_path / "held" / "same.png").write_bytes((tmp_path / "set" / "1.png").read_bytes())
     sources = [Source(folder=str(tmp_path / "set")), Source(folder=str(tmp_path / "held"), role="validation")]
     job = with_entries(desk.page.project.job, sources)
     checks = desk.page.checks
@@ -419,7 +419,7 @@ def upload(tmp_path, text: str, name: str = "dataset.toml") -> str:
 
 
 def test_a_config_is_imported_with_its_own_settings_and_undone(desk, tmp_path):
-    picture(tmp_path / "fox" / "a.png")
+    image(tmp_path / "fox" / "a.png")
     before = desk.page.project.job
     file = upload(
         tmp_path,
@@ -460,7 +460,7 @@ def test_a_shared_page_imports_no_folder_outside(tmp_path):
 @pytest.mark.parametrize("kind", ["toml", "json"])
 def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     for name in ("fox", "reg"):
-        picture(tmp_path / name / "a.png")
+        image(tmp_path / name / "a.png")
     sources = [
         Source(folder=str(tmp_path / "fox"), num_repeats=3, flip_aug=True, keep_tokens=2),
         Source(folder=str(tmp_path / "reg"), role="regularisation"),
@@ -480,7 +480,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     assert not file.exists() and desk.exchange.written.is_file()
 
 
-# -- class pictures
+# -- regularization images
 
 
 def queue_of(desk: Desk) -> list:
@@ -500,10 +500,10 @@ def queue_of(desk: Desk) -> list:
     return made
 
 
-def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
+def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert "Make class pictures" in desk._render()[CARDS]
+    assert "Make regularization images" in desk._render()[CARDS]
     desk.act(event("class", "-1"))
     assert 'data-arg="negative_prompt"' in desk._render()[CARDS]
     desk.act(event("class_field", "number", "12"))
@@ -511,8 +511,8 @@ def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(des
     with pytest.raises(ProblemsError):
         desk.act(event("class_field", "number", "0"))
     desk.act(event("class_make", "-1"))
-    asked = made[0].job["class_pictures"]
-    assert made[0].task == "class_pictures" and (asked["number"], asked["class_word"]) == (12, "fox")
+    asked = made[0].job["class_images"]
+    assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
     assert entry.role == "regularisation" and entry.folder == asked["folder"] and "fox" in entry.folder
     assert "waiting in the queue" in desk._render()[CARDS]
@@ -521,7 +521,7 @@ def test_class_pictures_are_asked_for_on_a_card_and_their_folder_becomes_one(des
     assert desk.reading.version > before  # the folder is read again
 
 
-def test_class_pictures_without_a_class_are_refused_with_the_fix(desk):
+def test_class_images_without_a_class_are_refused_with_the_fix(desk):
     made = queue_of(desk)
     desk.act(event("class", "-1"))
     with pytest.raises(ProblemsError, match="No class is given"):

@@ -7,7 +7,7 @@ import sys
 
 import gradio as gr
 import pytest
-from work_parts import HOSTILE, event, make_page, picture, wait_until
+from work_parts import HOSTILE, event, image, make_page, wait_until
 
 from core.record.problems import ProblemsError
 from core.settings.check import build
@@ -48,34 +48,34 @@ def areas(desk: Desk) -> dict[str, str]:
     return dict(zip(names, desk._render(), strict=True))
 
 
-def test_the_starter_pictures_are_there_at_first(desk):
+def test_the_starter_images_are_there_at_first(desk):
     desk.show()
     wait_until(lambda: desk.reading.report is not None and not desk.reading.checking)
     shown = areas(desk)
-    assert "24 of 24 pictures will train" in shown["summary"] and "24 pictures in one folder." in shown["summary"]
+    assert "24 of 24 images will train" in shown["summary"] and "24 images in one folder." in shown["summary"]
     assert shown["grid"].count('class="tile"') == 24 and "error" not in shown["checks"]
 
 
 def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
-    picture(tmp_path / "foxes" / "a.png", caption="a fox")
+    image(tmp_path / "foxes" / "a.png", caption="a fox")
     choose(desk, tmp_path / "foxes")
     assert desk.page.project.job.dataset.folder == str(tmp_path / "foxes")
-    assert "1 of 1 picture will train" in areas(desk)["summary"]
-    desk.page.project.edit("dataset.folder", "models/starter/pictures")  # as Train does
+    assert "1 of 1 image will train" in areas(desk)["summary"]
+    desk.page.project.edit("dataset.folder", "models/starter/images")  # as Train does
     seen, folder, *_ = desk.tick({})
-    assert folder == "models/starter/pictures" and seen["stamp"]
+    assert folder == "models/starter/images" and seen["stamp"]
 
 
 def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_path):
-    picture(tmp_path / "foxes" / "a.png")
+    image(tmp_path / "foxes" / "a.png")
     choose(desk, tmp_path / "foxes")
     seen, *_ = desk.tick({})
     assert isinstance(desk.tick(seen), dict)  # gr.skip()
-    picture(tmp_path / "foxes" / "b.png")
+    image(tmp_path / "foxes" / "b.png")
     desk.read_again()
     wait_until(lambda: not desk.reading.busy)
     _, folder, _, _, summary, *_ = desk.tick(seen)
-    assert folder == gr.skip() and "2 of 2 pictures" in summary
+    assert folder == gr.skip() and "2 of 2 images" in summary
 
 
 def test_the_first_tick_after_opening_leaves_the_folder_field_alone(desk):
@@ -85,11 +85,11 @@ def test_the_first_tick_after_opening_leaves_the_folder_field_alone(desk):
     assert folder == gr.skip()
 
 
-def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path):
+def test_broken_images_are_named_and_left_out_only_with_consent(desk, tmp_path):
     folder = tmp_path / "set"
-    picture(folder / "good.png", (200, 200))
+    image(folder / "good.png", (200, 200))
     (folder / "zero.png").write_bytes(b"")
-    whole = picture(folder / "cut.png", (300, 300))
+    whole = image(folder / "cut.png", (300, 300))
     import random
 
     from PIL import Image
@@ -98,7 +98,7 @@ def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path
     whole.write_bytes(whole.read_bytes()[:100_000])
     choose(desk, folder)
     shown = areas(desk)
-    assert "1 of 3 pictures can train" in shown["summary"]  # not before it is said what becomes of the others
+    assert "1 of 3 images can train" in shown["summary"]  # not before it is said what becomes of the others
     assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
     assert "Leave out 2 broken images" in shown["checks"]
     assert shown["grid"].count("left out</span>") == 2 and shown["grid"].count("<img") == 1
@@ -109,8 +109,8 @@ def test_broken_pictures_are_named_and_left_out_only_with_consent(desk, tmp_path
     assert "Leave out broken" not in areas(desk)["checks"]  # it is on
 
 
-def test_the_frame_on_the_picture_is_the_bucket_in_fractions(desk, tmp_path):
-    picture(tmp_path / "set" / "wide.png", (300, 200))
+def test_the_frame_on_the_image_is_the_bucket_in_fractions(desk, tmp_path):
+    image(tmp_path / "set" / "wide.png", (300, 200))
     choose(desk, tmp_path / "set")
     row = desk.reading.report.rows[0]
     left, top, right, bottom = row.frame
@@ -122,8 +122,8 @@ def test_the_frame_on_the_picture_is_the_bucket_in_fractions(desk, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
 def test_names_and_captions_never_become_markup(desk, tmp_path):
-    picture(tmp_path / "set" / f"{HOSTILE}.png", caption="<script>alert(1)</script>")
-    picture(tmp_path / "set" / f"10_{HOSTILE}" / "b.png")
+    image(tmp_path / "set" / f"{HOSTILE}.png", caption="<script>alert(1)</script>")
+    image(tmp_path / "set" / f"10_{HOSTILE}" / "b.png")
     (tmp_path / "set" / f"zero{HOSTILE}.png").write_bytes(b"")
     choose(desk, tmp_path / "set")
     shown = "".join(areas(desk).values())
@@ -133,15 +133,15 @@ def test_names_and_captions_never_become_markup(desk, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")
 def test_a_name_that_is_no_utf8_is_shown_and_its_caption_opens(desk, tmp_path):
-    good = picture(tmp_path / "set" / "a.png")
+    good = image(tmp_path / "set" / "a.png")
     good.rename(tmp_path / "set" / "\udcff.png")
     choose(desk, tmp_path / "set")
-    assert "1 of 1 picture will train" in areas(desk)["summary"] and "<img" in areas(desk)["grid"]
+    assert "1 of 1 image will train" in areas(desk)["summary"] and "<img" in areas(desk)["grid"]
     desk.act(event("open", "0"))
     assert len(desk.page.project.tab_state("Captions")["key"]) == 16
 
 
-def test_ten_thousand_pictures_show_48_at_a_time(desk):
+def test_ten_thousand_images_show_48_at_a_time(desk):
     from core.dataset.report import Row
 
     row = Row(
@@ -160,13 +160,13 @@ def test_ten_thousand_pictures_show_48_at_a_time(desk):
     )
     report = type("R", (), {"rows": (row,) * 10_000})()
     shown = view.grid(report, "all", 208, desk.page.thumb_url, False)
-    assert shown.count('class="tile"') == 10_000 - 208 * 48 and "of 209 · 10,000 pictures" in shown
+    assert shown.count('class="tile"') == 10_000 - 208 * 48 and "of 209 · 10,000 images" in shown
     assert view.grid(report, "all", 0, desk.page.thumb_url, False).count('loading="lazy"') == 48
 
 
 def test_the_view_is_chosen_by_kind_and_by_bucket(desk, tmp_path):
-    picture(tmp_path / "set" / "wide.png", (600, 200), caption="x")
-    picture(tmp_path / "set" / "square.png", (600, 600))
+    image(tmp_path / "set" / "wide.png", (600, 200), caption="x")
+    image(tmp_path / "set" / "square.png", (600, 600))
     choose(desk, tmp_path / "set")
     desk.act(event("show", value="words"))
     assert areas(desk)["grid"].count('class="tile"') == 1 and "square.png" in areas(desk)["grid"]
@@ -189,7 +189,7 @@ def test_a_folder_that_says_no_more_than_a_path_keeps_the_short_form():
 
 
 def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_path):
-    picture(tmp_path / "10_fox" / "a.png")
+    image(tmp_path / "10_fox" / "a.png")
     choose(desk, tmp_path / "10_fox")
     assert 'placeholder="10"' in areas(desk)["sources"] and 'placeholder="fox"' in areas(desk)["sources"]
     desk.act(event("own", "0:num_repeats", "4"))
@@ -206,7 +206,7 @@ def test_repeats_words_and_switch_of_a_folder_are_changed_in_the_list(desk, tmp_
 
 @pytest.mark.parametrize("value", ["x", "-1", "0", "1.5", "99999"])
 def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, value):
-    picture(tmp_path / "set" / "a.png")
+    image(tmp_path / "set" / "a.png")
     choose(desk, tmp_path / "set")
     before, shown = desk.page.project.job, areas(desk)["sources"]
     with pytest.raises(ProblemsError):
@@ -216,8 +216,8 @@ def test_impossible_repeats_are_refused_and_the_field_goes_back(desk, tmp_path, 
 
 
 def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
-    picture(tmp_path / "one" / "a.png")
-    picture(tmp_path / "two" / "b.png")
+    image(tmp_path / "one" / "a.png")
+    image(tmp_path / "two" / "b.png")
     choose(desk, tmp_path / "one")
     desk.open_browser()
     desk.browse(event("up"))
@@ -229,7 +229,7 @@ def test_a_second_folder_is_added_from_the_browser(desk, tmp_path):
         str(tmp_path / "one"),
         str(tmp_path / "two"),
     ]
-    assert "2 of 2 pictures will train" in areas(desk)["summary"] and areas(desk)["browser"] == ""
+    assert "2 of 2 images will train" in areas(desk)["summary"] and areas(desk)["browser"] == ""
 
 
 def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
@@ -239,7 +239,7 @@ def test_a_missing_folder_is_said_with_its_fix(desk, tmp_path):
 
 
 def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
-    picture(tmp_path / "secret" / "a.png")
+    image(tmp_path / "secret" / "a.png")
     desk = Desk(make_page(tmp_path, shared=True))
     with pytest.raises(ProblemsError, match="not open to a shared page"):
         desk.choose(str(tmp_path / "secret"))
@@ -249,8 +249,8 @@ def test_a_shared_page_neither_chooses_nor_reads_a_folder_outside(tmp_path):
     assert desk.reading.report is None and "not open" in areas(desk)["checks"]
 
 
-def test_dropped_pictures_become_the_chosen_folder(desk, tmp_path):
-    files = [str(picture(tmp_path / "up" / f"fox{n}.png")) for n in range(3)]
+def test_dropped_images_become_the_chosen_folder(desk, tmp_path):
+    files = [str(image(tmp_path / "up" / f"fox{n}.png")) for n in range(3)]
     desk.take(files)
     wait_until(lambda: desk._intake.done)
     assert desk.page.project.job.dataset.folder == str(desk.page.workspace.datasets / "fox")
@@ -263,7 +263,7 @@ def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
     before = desk.page.project.job
     desk.take([str(note)])
     wait_until(lambda: desk._intake.done)
-    assert "There is no picture among the dropped files" in areas(desk)["intake"] and desk.page.project.job == before
+    assert "There is no image among the dropped files" in areas(desk)["intake"] and desk.page.project.job == before
     desk.intake_act(event("close"))
     assert areas(desk)["intake"] == ""
 
@@ -284,7 +284,7 @@ def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path
     wait_until(lambda: desk.reading.report is not None)
     assert areas(desk)["setup"] == ""
     for number in range(3):
-        picture(tmp_path / "mira" / f"{number}.png", caption=f"mira {number}")
+        image(tmp_path / "mira" / f"{number}.png", caption=f"mira {number}")
     choose(desk, tmp_path / "mira")
     card = areas(desk)["setup"]
     assert 'data-act="setup"' in card and 'data-act="keep_demo"' in card
@@ -300,7 +300,7 @@ def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path
 
 def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, tmp_path):
     for name in ("mira", "others"):
-        picture(tmp_path / name / "1.png", caption="a")
+        image(tmp_path / name / "1.png", caption="a")
     choose(desk, tmp_path / "mira")
     before = desk.page.project.job
     desk.act(event("keep_demo"))
@@ -312,7 +312,7 @@ def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, 
 
 
 def test_the_offer_shows_captions_as_texts(desk, tmp_path):
-    picture(tmp_path / "set" / "1.png", caption='<img src=x onerror="alert(1)">')
+    image(tmp_path / "set" / "1.png", caption='<img src=x onerror="alert(1)">')
     choose(desk, tmp_path / "set")
     assert "<img" not in areas(desk)["setup"]
 
@@ -321,13 +321,13 @@ def test_a_folder_that_does_not_exist_gets_no_green_tick(desk, tmp_path):
     choose(desk, tmp_path / "nowhere")
     shown = areas(desk)
     assert "error" in shown["checks"] and 'class="good"' not in shown["doctor"] + shown["checks"]
-    picture(tmp_path / "here" / "a.png", caption="a fox")
+    image(tmp_path / "here" / "a.png", caption="a fox")
     choose(desk, tmp_path / "here")
     assert areas(desk)["doctor"]
 
 
 def test_browsing_begins_at_the_nearest_folder_that_is_there(desk, tmp_path):
-    picture(tmp_path / "sets" / "mira" / "a.png")
+    image(tmp_path / "sets" / "mira" / "a.png")
     for missing, begins in (("sets/mira", "sets/mira"), ("sets/none/deeper", "sets"), ("a/b/c", ".")):
         desk.choose(str(tmp_path / missing))
         desk.open_browser()

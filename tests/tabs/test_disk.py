@@ -1,11 +1,11 @@
-"""Space on the disk: caches, deleted runs and pictures put away are counted and emptied from Tools."""
+"""Space on the disk: caches, deleted runs and images put away are counted and emptied from Tools."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from work_parts import event, make_page, picture, said
+from work_parts import event, image, make_page, said
 
 from core.dataset.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
@@ -18,7 +18,7 @@ def desk(tmp_path):
     page.engine.status = lambda: {"job": page.engine.job}
     page.engine.job = None
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    picture(tmp_path / "set" / "a.png")
+    image(tmp_path / "set" / "a.png")
     return Desk(page)
 
 
@@ -55,7 +55,7 @@ def test_deleted_runs_go_for_good_only_after_a_question(desk):
     assert run.exists()
     place, shown = desk.act({}, event("ask", "runs"))
     assert run.exists() and "Delete 4.0 kB" in shown
-    desk.act(place, event("delete", "pictures"))  # another question than the one that is open
+    desk.act(place, event("delete", "images"))  # another question than the one that is open
     assert run.exists()
     place, shown = desk.act(place, event("hold", "runs"))
     assert run.exists() and "Delete 4.0 kB" not in shown
@@ -64,22 +64,22 @@ def test_deleted_runs_go_for_good_only_after_a_question(desk):
     assert not run.exists() and "4.0 kB freed" in said(desk) and desk.page.workspace.trash.is_dir()
 
 
-def test_pictures_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_path):
-    gone = picture(tmp_path / "set" / "b.png")
+def test_images_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_path):
+    gone = image(tmp_path / "set" / "b.png")
     put_away([gone], tmp_path / "set", "twice there")
     assert put_away_lately(tmp_path / "set")
-    place, _ = desk.act({}, event("ask", "pictures"))
-    desk.act(place, event("delete", "pictures"))
+    place, _ = desk.act({}, event("ask", "images"))
+    desk.act(place, event("delete", "images"))
     assert not put_away_lately(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
 
 
 def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):
     page = make_page(tmp_path / "home", shared=True)
-    away = picture(tmp_path / "set" / "b.png")
-    picture(tmp_path / "set" / "a.png")
+    away = image(tmp_path / "set" / "b.png")
+    image(tmp_path / "set" / "a.png")
     put_away([away], tmp_path / "set", "twice there")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     desk = Desk(page)
-    place, _ = desk.act({}, event("ask", "pictures"))
-    desk.act(place, event("delete", "pictures"))
+    place, _ = desk.act({}, event("ask", "images"))
+    desk.act(place, event("delete", "images"))
     assert put_away_lately(tmp_path / "set")

@@ -6,19 +6,19 @@ import os
 import sys
 
 import pytest
-from work_parts import HOSTILE, make_page, picture
+from work_parts import HOSTILE, image, make_page
 
 from core.record.problems import ProblemsError
 from tabs import folder_browser
 
 
-def test_folders_and_pictures_are_listed_and_junk_is_not(tmp_path):
+def test_folders_and_images_are_listed_and_junk_is_not(tmp_path):
     page = make_page(tmp_path)
-    picture(tmp_path / "set" / "a.png")
+    image(tmp_path / "set" / "a.png")
     for name in ("Zeta", "alpha", ".hidden", "_atelier_trash", "__MACOSX"):
         (tmp_path / "set" / name).mkdir()
     found = folder_browser.listing(page.roots, str(tmp_path / "set"))
-    assert found.folders == ["alpha", "Zeta"] and found.pictures == 1 and found.parent == tmp_path
+    assert found.folders == ["alpha", "Zeta"] and found.images == 1 and found.parent == tmp_path
 
 
 def test_steps_go_by_number_and_a_made_up_number_goes_nowhere(tmp_path):

@@ -37,7 +37,7 @@ def test_the_first_screen_is_brief_and_the_note_has_the_whole_help():
 
 def test_names_of_sd_scripts_that_are_no_field_lead_somewhere():
     found = names_elsewhere()
-    assert found["class_tokens"] == "'Words for pictures without a caption' stands on Dataset, on each folder's card"
+    assert found["class_tokens"] == "'Words for images without a caption' stands on Dataset, on each folder's card"
     assert found["max_data_loader_n_workers"].startswith("there is nothing to set")
     assert not {"min_snr_gamma", "network_dim"} & set(found)
 
@@ -62,7 +62,7 @@ def test_summaries_say_what_was_changed():
     assert form.summary("network", job) == "LoRA rank 24, alpha 16, U-Net"
     assert form.summary("optimizer", job) == "AdamW, rate 5e-4"
     job = with_value(job, "validation.validation_split", 0.1)
-    assert form.summary("validation", job).startswith("10% of the pictures held out, measured every")
+    assert form.summary("validation", job).startswith("10% of the images held out, measured every")
     job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
     chosen = {"loss_type": "huber", "min_snr_gamma": 5, "zero_terminal_snr": True, "max_timestep": 5, "min_timestep": 5}
     noisy = job

@@ -1,4 +1,4 @@
-"""The Generate tab without a browser: fields to jobs, pictures to fields, comparisons, and what is said while waiting."""
+"""The Generate tab without a browser: fields to jobs, images to fields, comparisons, and what is said while waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry
-from core.generation.picture_metadata import Hashes, PictureRecord, png_info
+from core.generation.image_metadata import Hashes, ImageRecord, png_info
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
@@ -24,7 +24,7 @@ from tests.models import tiny_file
 
 
 class Engine:
-    """A queue that never moves, and the pictures of a folder."""
+    """A queue that never moves, and the images of a folder."""
 
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
@@ -60,7 +60,7 @@ def desk(tmp_path):
 
 
 def draw(path, **generate):
-    """A picture as drawing writes it."""
+    """An image as drawing writes it."""
     generate = {"prompt": "a fox", "width": 64, "height": 64, "seed": 1} | generate
     job = build(GenerateJob, {"generate": generate, "model": {"base_model": "models/starter"}})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,10 +156,10 @@ def test_a_damaged_project_file_gives_the_start_values():
     assert form.kept_values({"values": {"prompt": "a cat"}})["prompt"] == "a cat"
 
 
-# -- pictures to fields
+# -- images to fields
 
 
-def test_a_dropped_picture_fills_the_fields(desk, tmp_path):
+def test_a_dropped_image_fills_the_fields(desk, tmp_path):
     file = draw(tmp_path / "in.png", prompt="a blue cat", seed=77, steps=5, sampler="euler", width=128, height=64)
     desk.read(str(file))
     values = desk._values()
@@ -168,14 +168,14 @@ def test_a_dropped_picture_fills_the_fields(desk, tmp_path):
     assert not file.exists()  # the server's copy of the upload
 
 
-def test_a_picture_without_settings_changes_nothing_and_says_why(desk, tmp_path):
+def test_an_image_without_settings_changes_nothing_and_says_why(desk, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     before = desk._values()
     desk.read(str(tmp_path / "plain.png"))
     assert "holds no settings" in said(desk) and desk._values() == before
 
 
-def test_what_a_picture_used_and_is_not_here_is_said(desk, tmp_path):
+def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
     desk.read(str(file))
     assert "There is no LoRA" in said(desk)
@@ -212,7 +212,7 @@ def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     assert len(desk.page.engine.jobs) == 1
 
 
-def test_a_picture_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_path):
+def test_an_image_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_path):
     embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
     file = draw(tmp_path / "in.png", embeddings=["outputs/runs/r/checkpoints/zunkel.safetensors", f"a={HOSTILE}"])
     desk.read(str(file))
@@ -223,7 +223,7 @@ def test_a_picture_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_p
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
     desk = Desk(make_page(tmp_path, Engine(tmp_path), shared=True))
     outside = tmp_path / "elsewhere"
-    shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("pictures"))
+    shutil.copytree(PROJECT / "models" / "starter", outside, ignore=shutil.ignore_patterns("images"))
     with pytest.raises(ProblemsError, match="not open"):
         press(desk, base_model=str(outside))
     with pytest.raises(ProblemsError, match="not open"):
@@ -249,8 +249,8 @@ def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
 def test_progress_failure_and_a_paused_queue_are_shown(desk):
     engine = desk.page.engine
     engine.entries.append(QueueEntry("d", "generate", "fox", {}, state="running"))
-    engine.now = {"task": "generate", "entry": "d", "stage": "drawing picture 2 of 4 30/80"}
-    assert "Drawing picture 2 of 4" in desk._status() and "width:37.5%" in desk._status()
+    engine.now = {"task": "generate", "entry": "d", "stage": "drawing image 2 of 4 30/80"}
+    assert "Drawing image 2 of 4" in desk._status() and "width:37.5%" in desk._status()
     engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
     assert "out of memory" in desk._status() and "lower the size" in desk._status()
     assert "out of memory" not in desk.status_act(event("close", "d"))
@@ -262,7 +262,7 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
 # -- gallery
 
 
-def test_a_picture_stands_beside_the_same_one_without_loras(desk):
+def test_an_image_stands_beside_the_same_one_without_loras(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     use = [{"file": "runs/x/glyphs.safetensors", "strength": 0.8}]
     draw(folder / "1_base.png")
@@ -275,7 +275,7 @@ def test_a_picture_stands_beside_the_same_one_without_loras(desk):
     assert page.count("tile double") == 1 and "base model" in page and "glyphs 0.8" in page
 
 
-def test_a_new_picture_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
+def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
     seen, *_ = desk.tick({}, {})
@@ -296,7 +296,7 @@ def test_a_click_enlarges_shows_every_setting_and_takes_them_over(desk):
     assert desk.gallery_act({}, event("open", "99"))[-1] == "" == desk.gallery_act({}, event("open", "../x"))[-1]
 
 
-def test_a_picture_of_another_program_is_shown_all_the_same(desk):
+def test_an_image_of_another_program_is_shown_all_the_same(desk):
     path = desk.page.workspace.images / "d" / "1.png"
     path.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(path)
@@ -325,7 +325,7 @@ def test_only_loras_of_the_list_are_added(desk, monkeypatch):
 
 def test_names_of_loras_never_become_markup():
     assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
-    record = PictureRecord(reason=HOSTILE)
+    record = ImageRecord(reason=HOSTILE)
     assert "<img src=x" not in view.about_job(None, record)
     failed = view.status([], False, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
     assert "<img src=x" not in failed

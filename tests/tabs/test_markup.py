@@ -39,9 +39,9 @@ def test_a_page_number_stays_within_what_there_is():
 
 
 def test_one_page_needs_no_pager_and_many_say_where_one_is():
-    assert markup.pager("page", 0, 1, 5, "pictures") == ""
-    shown = markup.pager("page", 208, 209, 10_000, "pictures")
-    assert "10,000 pictures" in shown and 'data-arg="207"' in shown and "disabled" in shown
+    assert markup.pager("page", 0, 1, 5, "images") == ""
+    shown = markup.pager("page", 208, 209, 10_000, "images")
+    assert "10,000 images" in shown and 'data-arg="207"' in shown and "disabled" in shown
 
 
 def test_a_tick_sends_each_value_once():

@@ -48,10 +48,10 @@ def known(family: str = "", numbers: int = 0) -> dict:
 def test_each_method_says_what_it_needs_first():
     assert needs.needs(job(), known("SD 1.x")) == {"text": "", "fields": []}
     without = needs.needs(job(method={"kind": "dreambooth"}), known("SDXL"))
-    assert "Without class pictures" in without["text"]
-    assert ["Add class pictures", "dataset.sources"] in without["fields"]
+    assert "Without regularization images" in without["text"]
+    assert ["Add regularization images", "dataset.sources"] in without["fields"]
     held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularisation"}]})
-    assert "Class pictures from 1 folder" in needs.needs(held, known("SD 1.x"))["text"]
+    assert "Regularization images from 1 folder" in needs.needs(held, known("SD 1.x"))["text"]
     assert "Both text encoders" in needs.needs(job(method={"kind": "embedding"}), known("SDXL"))["text"]
     assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), known())["text"]
 

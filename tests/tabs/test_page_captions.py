@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
-from work_parts import picture, wait_until
+from work_parts import image, wait_until
 
 from tests.selection import slow_unless
 
@@ -46,7 +46,7 @@ def slow(served, monkeypatch):
 
 def make_images(folder, number: int):
     for n in range(number):
-        picture(folder / f"{n:03}.png", (64, 64), caption=f"caption {n}")
+        image(folder / f"{n:03}.png", (64, 64), caption=f"caption {n}")
     return folder
 
 
@@ -321,7 +321,7 @@ def test_a_caption_of_a_metadata_file_cannot_be_typed_over(visit, served, tmp_pa
 @pytest.mark.slow
 def test_a_folder_changed_elsewhere_takes_no_keystrokes_along(opened, slow, served, tmp_path):
     tab, folder = opened(seconds=0.0)
-    other = picture(tmp_path / "other" / "owl.png", caption="an owl").parent
+    other = image(tmp_path / "other" / "owl.png", caption="an owl").parent
     tab.keyboard.type(" half a wo")
     served.page.project.edit("dataset.folder", str(other))
     for sign in "rd and more":

@@ -108,7 +108,7 @@ def test_another_run_takes_a_place_both_are_swapped_and_the_table_comes_back(win
     expect(verdict).to_contain_text("B's best validation loss is lower: 0.1200")
     tab.get_by_label("Run A", exact=True).focus()
     tab.get_by_label("Run A", exact=True).select_option(C)
-    expect(verdict).to_contain_text("Only B measured its loss on held-out pictures: 0.1200 at step 40 at best")
+    expect(verdict).to_contain_text("Only B measured its loss on held-out images: 0.1200 at step 40 at best")
     expect(tab.get_by_label("Run A", exact=True)).to_be_focused()
     assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
     tab.go_back()
@@ -127,7 +127,7 @@ def test_the_address_is_kept_also_after_a_script_has_put_another_one_there_and_l
     tab.evaluate("history.replaceState(null, '', location.pathname)")
     tab.wait_for_function(f"location.hash === '#Runs/{A}/{B}'")
     tab.evaluate(f"() => {{ location.hash = 'Runs/{C}/{A}'; atelier.keepAddress(); }}")  # before the event of the first
-    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out pictures")
+    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out images")
     assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
     tab.get_by_role("tab", name="Monitor", exact=True).click()
     tab.wait_for_function("location.hash.startsWith('#Monitor')")

@@ -6,7 +6,7 @@ import pytest
 from page_server import WATCH
 from PIL import Image
 from playwright.sync_api import expect
-from work_parts import picture, wait_until
+from work_parts import image, wait_until
 
 from core.settings.source import Source
 from tabs.concepts import entries_of, with_entries
@@ -21,10 +21,10 @@ def window(visit):
 
 @pytest.fixture
 def folder(tmp_path, served):
-    """Three pictures, one of them twice and one of them transparent; two have a sentence beside their tags."""
+    """Three images, one of them twice and one of them transparent; two have a sentence beside their tags."""
     home = tmp_path / "set"
     for number in range(3):
-        path = picture(home / f"{number}.png", (200, 200), caption=f"fox, red, day {number}")
+        path = image(home / f"{number}.png", (200, 200), caption=f"fox, red, day {number}")
         Image.effect_noise((200, 200), 90 + 40 * number).convert("RGB").save(path)
         (home / f"{number}.caption").write_text(f"a fox on day {number}")
     (home / "copy.png").write_bytes((home / "0.png").read_bytes())
@@ -39,7 +39,7 @@ def folder(tmp_path, served):
 def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     tab = window.open("Dataset")
     card = tab.locator("#ds-sources .concept").first
-    expect(card).to_contain_text("5 pictures")
+    expect(card).to_contain_text("5 images")
     card.get_by_role("button", name="More").click()
     field = card.get_by_role("textbox", name="Resolution (pixels)", exact=True)
     field.fill("160")
@@ -71,7 +71,7 @@ def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window,
     tab.keyboard.type("1")
     expect(card).to_contain_text(
         "15 views an epoch"
-    )  # the answer to the first field has come, and the pictures were read
+    )  # the answer to the first field has come, and the images were read
     tab.keyboard.type("2")
     views = card.get_by_role("textbox", name="Views per epoch")
     expect(views).to_have_value("12")
@@ -80,7 +80,7 @@ def test_what_is_being_typed_in_one_field_stays_when_another_was_changed(window,
     wait_until(lambda: entries_of(served.page.project.job)[0].samples_per_epoch == 12)
 
 
-def test_train_leads_to_the_cards_words_are_proposed_and_a_picture_is_held_out(window, served, folder):
+def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(window, served, folder):
     tab = window.open("Train")
     tab.locator("#group-dataset > button.label-wrap").click()
     tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
@@ -97,8 +97,8 @@ def test_train_leads_to_the_cards_words_are_proposed_and_a_picture_is_held_out(w
     tile.hover()
     tile.get_by_role("checkbox", name="Hold out 1.png for validation").click()
     expect(tile).to_contain_text("held out")
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 pictures will train")
-    assert entries_of(served.page.project.job)[0].validation_pictures == ["1.png"]
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 images will train")
+    assert entries_of(served.page.project.job)[0].validation_images == ["1.png"]
 
 
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder):
@@ -121,13 +121,13 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     expect(questions).to_contain_text("Of several caption files: both, joined")
     assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
     doctor = tab.locator("#ds-doctor")
-    finding = doctor.locator(".finding", has_text="The same picture more than once")
+    finding = doctor.locator(".finding", has_text="The same image more than once")
     finding.get_by_role("button", name="Put 1 away").click()
-    expect(doctor).to_contain_text("1 picture put away")
-    expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 pictures")
+    expect(doctor).to_contain_text("1 image put away")
+    expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 images")
     assert not (folder / "copy.png").exists()
     doctor.get_by_role("button", name="Put back").click()
-    expect(tab.locator("#ds-sources .counted").first).to_contain_text("5 pictures")
+    expect(tab.locator("#ds-sources .counted").first).to_contain_text("5 images")
     assert (folder / "copy.png").exists()
 
 

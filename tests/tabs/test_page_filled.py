@@ -159,7 +159,7 @@ def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window, screen):
     image = tab.locator("#gen-gallery .shot").nth(1)
     image.press("Enter")
     expect(tab.get_by_role("dialog")).to_be_visible()
-    in_dialog(tab, "Enlarged picture")
+    in_dialog(tab, "Enlarged image")
     expect(image).to_be_focused()
 
 

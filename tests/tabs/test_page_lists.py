@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 from test_overtaking import slowly
 from test_page_train import box, unfold, until
-from work_parts import picture, wait_until
+from work_parts import image, wait_until
 
 from core.settings.source import Source
 from tabs.concepts import entries_of, with_entries
@@ -15,7 +15,7 @@ from tabs.concepts import entries_of, with_entries
 @pytest.fixture
 def changed(visit, served, tmp_path):
     """Train with two unsaved changes: a rank, and a second folder."""
-    second = picture(tmp_path / "second" / "ant.png", (200, 200), caption="an ant").parent
+    second = image(tmp_path / "second" / "ant.png", (200, 200), caption="an ant").parent
     project = served.page.project
     entries = entries_of(project.job)
     project.replace(with_entries(project.job, [*entries, Source(folder=str(second), num_repeats=3)]))

@@ -32,9 +32,9 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     expect(field(tab, "sharding.zero_stage")).to_be_hidden()
     box(tab, "embedding.token_string").fill("zkw")
     tab.keyboard.press("Tab")
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     choose(tab, "method.kind", "DreamBooth")
-    expect(tab.locator("#method-needs")).to_contain_text("Without class pictures")
+    expect(tab.locator("#method-needs")).to_contain_text("Without regularization images")
     tab.locator("#method-needs").get_by_role("button", name="What keeps the class").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
     assert window.errors == []

@@ -48,7 +48,7 @@ def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(
 
 
 @pytest.mark.slow
-def test_pictures_that_stand_are_never_drawn_anew(visit, served):
+def test_images_that_stand_are_never_drawn_anew(visit, served):
     tab = visit().open()
     served.engine.step_seconds = 0.2  # a busy machine must not miss the moment of the second column
     tab.locator("#start").click()
@@ -74,7 +74,7 @@ def test_two_samples_are_compared_and_arrows_move_through_time_and_prompts(visit
     box = tab.get_by_role("dialog", name="Compare samples")
     expect(box.locator("h2")).to_have_text("a fox, glyph style")
     chosen = "(select) => select.selectedOptions[0].textContent"
-    left, right = box.get_by_label("Step of the left picture"), box.get_by_label("Step of the right picture")
+    left, right = box.get_by_label("Step of the left image"), box.get_by_label("Step of the right image")
     assert (left.evaluate(chosen), right.evaluate(chosen)) == (steps[0], steps[-1]) == ("base model", "step 100")
     tab.keyboard.press("ArrowLeft")
     assert right.evaluate(chosen) == steps[-2]
@@ -166,18 +166,18 @@ def test_every_text_of_train_and_monitor_has_enough_contrast(visit, served, sche
 
 
 @pytest.mark.slow
-def test_validation_worst_pictures_and_norms_are_shown(visit, served):
+def test_validation_worst_images_and_norms_are_shown(visit, served):
     window = visit()
     tab = window.open()
     tab.locator("#start").click()
-    expect(tab.locator("#loss-gap")).to_contain_text("on 3 held-out pictures")
+    expect(tab.locator("#loss-gap")).to_contain_text("on 3 held-out images")
     expect(tab.locator("#loss-gap")).to_contain_text("Gap 0.0")
     tab.locator("#watch > summary").click()
-    rows = tab.locator("#watch-pictures tbody tr")
+    rows = tab.locator("#watch-images tbody tr")
     expect(rows).to_have_count(24)
     expect(rows.first).to_contain_text("glyph_0.png")
     expect(rows.first).to_contain_text("1.60")
-    expect(tab.locator("#watch-words")).to_have_text("7 pictures train worse than usual")
+    expect(tab.locator("#watch-words")).to_have_text("7 images train worse than usual")
     expect(tab.locator("#watch-bands .band")).to_have_count(20)
     for name in ("corrected", "gradient", "weight"):
         expect(tab.locator(f"#{name}-chart path.line")).to_have_count(1)

@@ -76,9 +76,9 @@ def test_models_of_the_three_families_are_taken_and_others_named(page, tmp_path,
 
 
 def test_the_preflight_counts_and_lists_everything_wrong_at_once(page, tmp_path):
-    job = with_value(TrainJob(), "dataset.folder", "models/starter/pictures")
+    job = with_value(TrainJob(), "dataset.folder", "models/starter/images")
     facts = page.checks.facts(job)
-    assert facts["trained"] == 24 and facts["skipped"] == 0 and len(facts["pictures"]) == 12
+    assert facts["trained"] == 24 and facts["skipped"] == 0 and len(facts["images"]) == 12
     bad = with_value(with_value(job, "noise.max_timestep", 1), "noise.min_timestep", 5)
     bad = with_value(
         with_value(bad, "model.base_model", "nowhere.safetensors"), "dataset.folder", str(tmp_path / "none")
@@ -88,7 +88,7 @@ def test_the_preflight_counts_and_lists_everything_wrong_at_once(page, tmp_path)
 
 
 def test_a_changed_job_is_looked_at_again_in_the_background(page):
-    first = with_value(TrainJob(), "dataset.folder", "models/starter/pictures")
+    first = with_value(TrainJob(), "dataset.folder", "models/starter/images")
     assert until(lambda: page.checks.look(first).get("trained") == 24)
     second = with_value(first, "schedule.max_train_steps", 7)
     assert page.checks.look(second)["checking"]
@@ -119,7 +119,7 @@ def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
         "tabs.browsers.DOUBLE_PRESS_SECONDS", 600
     )  # a slow machine may take seconds between two presses
     browser = page.browsers.of("late")
-    page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/pictures"))
+    page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/images"))
     began = time.monotonic()
     press(page, browser, open_changes=[5])
     assert time.monotonic() - began > 1.5 and "has not reached the server" in browser.said["text"]

@@ -20,10 +20,10 @@ def forty(tmp_path_factory):
 def test_held_out_images_are_shown_before_the_start_and_one_click_puts_them_back(visit, served, forty):
     window = visit()
     tab = window.open()
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     expect(tab.locator("#preflight-held")).to_be_hidden()
     served.page.project.edit("dataset.folder", str(forty))
-    expect(tab.locator("#preflight-verdict")).to_have_text("38 of 40 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("38 of 40 images will train")
     expect(tab.locator("#held-words")).to_contain_text("2 of 40 images")
     shown = tab.locator("#held-images img")
     expect(shown).to_have_count(2)
@@ -32,7 +32,7 @@ def test_held_out_images_are_shown_before_the_start_and_one_click_puts_them_back
         lambda: tab.evaluate("[...document.querySelectorAll('#held-images img')].every((one) => one.naturalWidth > 0)")
     )
     tab.locator("#held-back").click()
-    expect(tab.locator("#preflight-verdict")).to_have_text("40 of 40 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("40 of 40 images will train")
     expect(tab.locator("#preflight-held")).to_be_hidden()
     assert server_value(served, "validation.best_checkpoint") == "training"
     assert window.errors == []
@@ -63,7 +63,7 @@ def test_after_start_monitor_shows_the_new_run_and_not_the_last_one_as_done(visi
     """The engine needs a while before the run has its folder."""
     window = visit()
     tab = window.open()
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     monkeypatch.setattr(served.engine, "current_run", lambda: "an-older-run")
     queue = served.engine.queue
     waiting = []

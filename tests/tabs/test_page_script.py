@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 from safetensors.torch import save_file
-from work_parts import picture
+from work_parts import image
 
 from core.engine.engine import Engine
 from core.record.workspace import PROJECT, Workspace
@@ -56,11 +56,11 @@ def hostile_workspace(folder):
         (place / f"broken {NAME}.ckpt").write_bytes(TEXT.encode())
     images = own.datasets / NAME
     for number in range(3):
-        path = picture(images / f"{number} {NAME}.png", (200, 200), caption=TAGS if number else TEXT)
+        path = image(images / f"{number} {NAME}.png", (200, 200), caption=TAGS if number else TEXT)
         Image.effect_noise((200, 200), 60 + 40 * number).convert("RGB").save(path)
-    picture(images / NAME / "under.png", (200, 200), caption=TEXT)
-    picture(images / f"copy {NAME}.png", (200, 200)).write_bytes((images / f"0 {NAME}.png").read_bytes())
-    picture(images / f"broken {NAME}.png").write_bytes(TEXT.encode())
+    image(images / NAME / "under.png", (200, 200), caption=TEXT)
+    image(images / f"copy {NAME}.png", (200, 200)).write_bytes((images / f"0 {NAME}.png").read_bytes())
+    image(images / f"broken {NAME}.png").write_bytes(TEXT.encode())
     for number in range(1, 3):
         _run(own, f"2026010{number}-120000_{NAME}", number)
     own.images.mkdir(parents=True)

@@ -93,7 +93,7 @@ def test_a_message_pushes_nothing(visit):
     for width in (1280, 390):
         tab = window.open()
         tab.set_viewport_size({"width": width, "height": 800})
-        expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+        expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
         before = tab.evaluate(PLACES, "#start, #enqueue, #check, .first .field, #tabs [role=tab]")
         assert len(before) > 10
         say = "(kind) => atelier.say({id: kind + Math.random(), kind, title: 'Not done', text: 'word '.repeat(300)})"
@@ -186,7 +186,7 @@ def test_the_first_screen_has_rate_resolution_batch_and_rank_where_the_method_us
     for name in (*names, "samples-sample-prompts"):
         place = tab.locator(f"#field-{name}").bounding_box()
         assert place["y"] + place["height"] <= 800, name
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     before = tab.evaluate(PLACES, "#start, #enqueue, #check")
     served.page.project.edit("dataset.folder", "no/such/folder", session="x", stamp=served.page.project.stamp)
     expect(tab.locator("#preflight-problems .problem")).not_to_have_count(0)
@@ -233,7 +233,7 @@ def test_a_run_that_goes_on_moves_nothing_in_monitor(visit, served, width):
 @pytest.mark.slow
 def test_a_changed_value_moves_no_field(visit, served):
     tab = visit().open()
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     ids = tab.evaluate(
         "[...document.querySelectorAll('.first .field, #search-bar, #start, .group')].map((node) => `#${node.id}`)"
     )

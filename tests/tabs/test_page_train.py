@@ -51,8 +51,8 @@ def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(v
     window = visit()
     tab = window.open()
     expect(field(tab, "model.base_model").locator("input")).to_have_value("starter (SD 1.x, 128 px)")
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
-    expect(tab.locator("#length-line")).to_contain_text("24 pictures x")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
+    expect(tab.locator("#length-line")).to_contain_text("24 images x")
     expect(tab.locator("#header-family")).to_have_text("SD 1.x")
     for target in ("#start", "#enqueue", "#check", "#field-samples-sample-prompts", "#preset"):
         place = tab.locator(target).bounding_box()
@@ -241,9 +241,9 @@ def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name_and_a_field_wi
     expect(box(tab, "noise.min_snr_gamma")).to_be_focused()
     expect(box(tab, "noise.min_snr_gamma")).to_be_in_viewport()
     tab.locator("#field-search").fill("epochs")
-    expect(tab.locator("#field-results li").first).to_contain_text("Passes over each picture")
+    expect(tab.locator("#field-results li").first).to_contain_text("Passes over each image")
     tab.locator("#field-search").fill("data_loader_n_workers")
-    expect(tab.locator("#field-results")).to_contain_text("There is nothing to set: pictures are decoded by threads")
+    expect(tab.locator("#field-results")).to_contain_text("There is nothing to set: images are decoded by threads")
     tab.keyboard.press("Escape")
     box(tab, "schedule.max_train_steps").fill("40")
     tab.keyboard.press("Tab")
@@ -274,7 +274,7 @@ def test_a_change_in_one_browser_reaches_the_other_and_an_old_one_is_refused(vis
 @pytest.mark.slow
 def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, served, tmp_path):
     served.page.project.keep("Dataset", {})
-    work_parts.picture(tmp_path / "set" / "good.png", caption="a fox")
+    work_parts.image(tmp_path / "set" / "good.png", caption="a fox")
     for number in range(2):
         (tmp_path / "set" / f"bad{number}.png").write_bytes(b"no image")
     window = visit()
@@ -299,15 +299,15 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, t
     """Damage behind a right header is found by decoding only."""
     served.page.project.keep("Dataset", {})
     for number in range(20):
-        work_parts.picture(tmp_path / "set" / f"{number:02}.png", caption="a fox")
+        work_parts.image(tmp_path / "set" / f"{number:02}.png", caption="a fox")
     broken = tmp_path / "set" / "04.png"
     broken.write_bytes(broken.read_bytes()[:-30])
     window = visit()
     tab = window.open()
     verdict = tab.locator("#preflight-verdict")
     expect(verdict).to_have_attribute("data-state", "fine")
-    gate, real = threading.Semaphore(0), decoding.open_picture
-    monkeypatch.setattr(decoding, "open_picture", lambda path, **more: gate.acquire() and real(path, **more))
+    gate, real = threading.Semaphore(0), decoding.open_decoded
+    monkeypatch.setattr(decoding, "open_decoded", lambda path, **more: gate.acquire() and real(path, **more))
     served.page.project.edit("dataset.folder", str(tmp_path / "set"))
     tab.evaluate(
         """() => {
@@ -326,7 +326,7 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, t
     expect(verdict).to_have_attribute("data-state", "bad")
     assert "fine" not in [state for state, _ in tab.evaluate("seen")]
     remedy.click()
-    expect(verdict).to_have_text("19 of 20 pictures will train")
+    expect(verdict).to_have_text("19 of 20 images will train")
     expect(verdict).to_have_attribute("data-state", "fine")
     assert window.errors == []
 
@@ -335,10 +335,10 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     served.page.project.keep("Dataset", {})
     for number in range(5):
         size = (150, 300) if number == 0 else (300, 150)
-        work_parts.picture(tmp_path / "mira" / f"{number}.png", size, caption=f"mira on day {number}")
+        work_parts.image(tmp_path / "mira" / f"{number}.png", size, caption=f"mira on day {number}")
     window = visit()
     tab = window.open()
-    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 pictures will train")
+    expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     expect(tab.locator("#setup-card")).to_be_hidden()
     field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "mira"))
     tab.keyboard.press("Tab")
@@ -363,7 +363,7 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     expect(card).to_be_hidden()
     assert served.page.project.job == before
     tab.get_by_role("tab", name="Dataset").click()
-    expect(tab.locator("#ds-sources")).to_contain_text("5 pictures")
+    expect(tab.locator("#ds-sources")).to_contain_text("5 images")
     expect(tab.locator("#ds-setup").get_by_role("button")).to_have_count(0)
     served.page.project.keep("Dataset", {})
     tab.locator("#ds-again").click()

@@ -105,7 +105,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
     try:
         page = visit(chromium, server)
         tab(page, "Train")
-        page.get_by_text("24 of 24 pictures will train").first.wait_for()
+        page.get_by_text("24 of 24 images will train").first.wait_for()
         fill(page, "samples.sample_prompts", "a fox, glyph style")
         fill(page, "schedule.max_train_steps", str(STEPS))
         page.get_by_role("button", name="Start", exact=True).click()
@@ -144,7 +144,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         page.get_by_label("Add a LoRA").first.click()
         page.get_by_role("option", name=re.compile("glyph_style")).first.click()
         page.get_by_role("button", name="Generate", exact=True).click()
-        page.locator("img[src*='seed'], .picture img, figure img").first.wait_for()
+        page.locator("img[src*='seed'], .image img, figure img").first.wait_for()
         assert list((tmp_path / "outputs" / "images").rglob("*.png"))
         assert page.errors == []
     finally:
@@ -158,7 +158,7 @@ def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chr
         pages = [visit(chromium, server) for _ in range(2)]
         for page in pages:
             tab(page, "Train")
-            page.get_by_text("24 of 24 pictures will train").first.wait_for()
+            page.get_by_text("24 of 24 images will train").first.wait_for()
         for page in pages:
             page.get_by_role("button", name="Start", exact=True).click(no_wait_after=True)
         queue = tmp_path / "outputs" / ".atelier" / "queue.json"

@@ -12,7 +12,7 @@ import pytest
 from page_server import GO_ON, HOLD, PLACES, WATCH
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
-from work_parts import HOSTILE, picture, wait_until
+from work_parts import HOSTILE, image, wait_until
 
 from core.settings.check import build
 
@@ -34,7 +34,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture
 def window(work, chromium):
-    """A browser on that page, with the starter's pictures chosen. Nothing of the test may reach the console or the net."""
+    """A browser on that page, with the starter's images chosen. Nothing of the test may reach the console or the net."""
     from page_server import Visit
 
     work.engine.resume_queue()
@@ -50,10 +50,10 @@ def window(work, chromium):
 
 @pytest.fixture
 def foxes(tmp_path):
-    """Three captioned pictures and one without a caption."""
+    """Three captioned images and one without a caption."""
     for number, name in enumerate(("ant", "bee", "cat")):
-        picture(tmp_path / "foxes" / f"{name}.png", (200 + 40 * number, 200), caption=f"a {name}")
-    picture(tmp_path / "foxes" / "dog.png", (200, 300))
+        image(tmp_path / "foxes" / f"{name}.png", (200 + 40 * number, 200), caption=f"a {name}")
+    image(tmp_path / "foxes" / "dog.png", (200, 300))
     return tmp_path / "foxes"
 
 
@@ -82,10 +82,10 @@ def open_captions(window, work, folder):
 
 
 @pytest.mark.slow
-def test_pictures_are_shown_with_caption_bucket_and_crop_frame(window):
+def test_images_are_shown_with_caption_bucket_and_crop_frame(window):
     tab = window.open("Dataset")
-    expect(tab.locator("#ds-summary")).to_contain_text("24 of 24 pictures will train")
-    expect(tab.locator("#ds-summary")).to_contain_text("24 pictures in one folder.")
+    expect(tab.locator("#ds-summary")).to_contain_text("24 of 24 images will train")
+    expect(tab.locator("#ds-summary")).to_contain_text("24 images in one folder.")
     tiles = tab.locator("#ds-grid .tile")
     expect(tiles).to_have_count(24)
     banana = tiles.filter(has_text="banana.png")
@@ -105,16 +105,16 @@ def test_pictures_are_shown_with_caption_bucket_and_crop_frame(window):
 def test_a_folder_is_chosen_by_its_path_gets_repeats_and_train_holds_the_same(window, work, foxes):
     tab = window.open("Dataset")
     choose(tab, foxes)
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 pictures will train, 3 with a caption of their own")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption of their own")
     assert work.page.project.job.dataset.folder == str(foxes)
     tab.get_by_role("tab", name="Train", exact=True).click()
     expect(tab.locator("#field-dataset-folder input").first).to_have_value(str(foxes))
-    work.page.project.edit("dataset.folder", "models/starter/pictures")
+    work.page.project.edit("dataset.folder", "models/starter/images")
     tab.get_by_role("tab", name="Dataset", exact=True).click()
-    expect(folder_box(tab)).to_have_value("models/starter/pictures")
+    expect(folder_box(tab)).to_have_value("models/starter/images")
     choose(tab, foxes)
     repeats = tab.locator("#ds-sources").get_by_role("textbox", name="Repeats")
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 pictures will train")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train")
     repeats.fill("3")
     repeats.press("Tab")
     expect(tab.locator("#ds-summary")).to_contain_text("12 with repeats")
@@ -126,7 +126,7 @@ def test_a_folder_is_chosen_by_its_path_gets_repeats_and_train_holds_the_same(wi
 
 
 @pytest.mark.slow
-def test_a_folder_is_found_by_browsing_with_the_keyboard_and_a_picture_of_its_grid_leads_to_its_caption(
+def test_a_folder_is_found_by_browsing_with_the_keyboard_and_an_image_of_its_grid_leads_to_its_caption(
     window, work, foxes
 ):
     work.page.project.edit("dataset.folder", str(foxes.parent))
@@ -135,7 +135,7 @@ def test_a_folder_is_found_by_browsing_with_the_keyboard_and_a_picture_of_its_gr
     row = tab.locator(".browser .rows").get_by_role("button", name="foxes", exact=True)
     row.focus()
     tab.keyboard.press("Enter")
-    expect(tab.locator(".browser .at")).to_contain_text("4 pictures here")
+    expect(tab.locator(".browser .at")).to_contain_text("4 images here")
     tab.locator(".browser").get_by_role("button", name="Use this folder").press("Enter")
     expect(folder_box(tab)).to_have_value(str(foxes))
     expect(tab.locator(".browser")).to_have_count(0)
@@ -163,15 +163,15 @@ def test_a_hostile_zip_is_refused_in_words_and_a_good_one_becomes_the_chosen_fol
         for file in foxes.iterdir():
             archive.write(file, f"my foxes/{file.name}")
     tab.locator("#ds-drop input[type=file]").set_input_files(str(tmp_path / "my foxes.zip"))
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 pictures will train")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train")
     wait_until(lambda: "foxes" in (work.page.project.job.dataset.folder or ""))
     tab.locator("#ds-drop input[type=file]").set_input_files([str(file) for file in foxes.iterdir()])
-    wait_until(lambda: Path(work.page.project.job.dataset.folder).name == "pictures")
-    expect(folder_box(tab)).to_have_value(re.compile("pictures$"))
+    wait_until(lambda: Path(work.page.project.job.dataset.folder).name == "images")
+    expect(folder_box(tab)).to_have_value(re.compile("images$"))
 
 
 @pytest.mark.slow  # by default: test_dataset_tab, and the button of test_page_train
-def test_broken_pictures_block_until_they_may_be_left_out(window, foxes):
+def test_broken_images_block_until_they_may_be_left_out(window, foxes):
     (foxes / "zero.png").write_bytes(b"")
     tab = window.open("Dataset")
     choose(tab, foxes)
@@ -187,15 +187,15 @@ def test_broken_pictures_block_until_they_may_be_left_out(window, foxes):
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
 def test_hostile_names_and_captions_run_nothing(window, work, tmp_path):
     nasty = '<img src=x onerror="window.pwned=1">'
-    picture(
+    image(
         tmp_path / "set" / f"{nasty} ${{window.pwned=2}} {{{{x}}}}.png",
         (200, 200),
         caption=f"<script>window.pwned=3</script>{nasty}",
     )
-    picture(tmp_path / "set" / f"10_{nasty}" / "b.png", (200, 200))
+    image(tmp_path / "set" / f"10_{nasty}" / "b.png", (200, 200))
     tab = window.open("Dataset")
     choose(tab, tmp_path / "set")
-    expect(tab.locator("#ds-summary")).to_contain_text("2 of 2 pictures")
+    expect(tab.locator("#ds-summary")).to_contain_text("2 of 2 images")
     expect(tab.locator("#ds-grid .name", has_text="onerror").first).to_be_visible()
     tab.get_by_role("tab", name="Captions", exact=True).click()
     expect(tab.locator("#cap-list .pick")).to_have_count(2)
@@ -207,7 +207,7 @@ def test_hostile_names_and_captions_run_nothing(window, work, tmp_path):
 # -- Captions
 
 
-def test_keys_change_the_picture_and_save_the_count_follows_and_undo_brings_the_earlier_text_back(window, work, foxes):
+def test_keys_change_the_image_and_save_the_count_follows_and_undo_brings_the_earlier_text_back(window, work, foxes):
     tab = open_captions(window, work, foxes)
     tab.keyboard.press("ArrowRight")
     expect(caption_box(tab)).to_have_value("a bee")
@@ -218,7 +218,7 @@ def test_keys_change_the_picture_and_save_the_count_follows_and_undo_brings_the_
     tab.keyboard.type(", red and small")
     expect(tab.locator("#cap-meter")).to_contain_text("6 of 75 tokens")
     expect(tab.locator("#cap-state")).to_contain_text("Not saved yet")
-    tab.keyboard.press("ArrowLeft")  # moves in the text, not to another picture
+    tab.keyboard.press("ArrowLeft")  # moves in the text, not to another image
     expect(caption_box(tab)).to_have_value("a ant, red and small")
     tab.keyboard.press("Alt+ArrowRight")
     expect(caption_box(tab)).to_have_value("a bee")
@@ -274,7 +274,7 @@ def test_of_two_texts_one_is_chosen_and_a_refresh_loses_neither(window, work, fo
     expect(asked).to_have_count(0)
 
 
-def test_pictures_without_a_caption_are_listed_and_captioned(window, work, foxes):
+def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
     tab = open_captions(window, work, foxes)
     tab.get_by_label("Which images are listed").select_option("none")
     expect(tab.locator("#cap-list .pick")).to_have_count(1)
@@ -283,7 +283,7 @@ def test_pictures_without_a_caption_are_listed_and_captioned(window, work, foxes
     caption_box(tab).fill("a dog " * 40)
     expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not learnt")
     tab.keyboard.press("Control+s")
-    expect(tab.locator("#cap-tally")).to_contain_text("4 pictures with a caption of their own.")
+    expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption of their own.")
     expect(tab.locator("#cap-list")).to_contain_text("None of these.")
 
 
@@ -350,7 +350,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
 
 
-def test_settings_of_a_picture_come_back_by_a_click_and_by_dropping_it_and_control_enter_draws_with_them(window, work):
+def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_control_enter_draws_with_them(window, work):
     work.engine.submit("generate", build_generate(prompt="a rare cactus", seed=123, steps=7))
     tab = window.open("Generate")
     tile = tab.locator(".tiles.drawn .tile").filter(has_text="a rare cactus").first

@@ -9,7 +9,7 @@ import pytest
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob, new_project
 from core.settings.presets import PresetStore, dump, to_values
-from tabs.project import FIELDS, STARTER_PICTURES, OldRevision, Project, with_value
+from tabs.project import FIELDS, STARTER_IMAGES, OldRevision, Project, with_value
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def project(tmp_path, store):
     return Project(tmp_path / "project.json", store)
 
 
-def test_without_a_starter_preset_the_starter_pictures_are_chosen(project):
-    assert project.job == with_value(new_project(), "dataset.folder", STARTER_PICTURES)
+def test_without_a_starter_preset_the_starter_images_are_chosen(project):
+    assert project.job == with_value(new_project(), "dataset.folder", STARTER_IMAGES)
     assert project.preset == ""
 
 
@@ -109,11 +109,11 @@ def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
 
 def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
     name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
-    project.edit("dataset.folder", "my/pictures")
+    project.edit("dataset.folder", "my/images")
     left = project.load_preset(name)
-    assert left == ["model", "pictures", "sample prompts", "output name"]
-    assert project.job.dataset.folder == "my/pictures" and project.job.network.rank == 64
-    project.edit("dataset.folder", "other/pictures")
+    assert left == ["model", "images", "sample prompts", "output name"]
+    assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64
+    project.edit("dataset.folder", "other/images")
     assert project.changed() == {}
     project.edit("network.rank", "2")
     assert project.changed() == {"network.rank": 64}
@@ -172,7 +172,7 @@ def test_an_unreadable_project_is_put_aside_and_said(tmp_path, store, text):
     project = Project(file, store)
     assert "put aside" in project.notice
     assert [path.read_text() for path in tmp_path.glob("project-unreadable-*.json")] == [text]
-    assert project.job.dataset.folder == STARTER_PICTURES
+    assert project.job.dataset.folder == STARTER_IMAGES
 
 
 def test_a_project_that_cannot_be_written_goes_on_and_says_so(tmp_path, store):

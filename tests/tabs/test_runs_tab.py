@@ -7,7 +7,7 @@ import os
 import time
 
 import pytest
-from work_parts import HOSTILE, event, picture, said
+from work_parts import HOSTILE, event, image, said
 
 from core.engine.queue import QueueEntry
 from core.formats.hub import resolve
@@ -31,8 +31,8 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
     folder = page.workspace.runs / name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "glyphs.safetensors").write_bytes(b"x" * 1000)
-    picture(folder / "samples" / "00000000_00.png")
-    picture(folder / "samples" / f"{steps:08d}_00.png")
+    image(folder / "samples" / "00000000_00.png")
+    image(folder / "samples" / f"{steps:08d}_00.png")
     job = job or build(TrainJob, {"schedule": {"max_train_steps": steps}, "saving": {"output_name": "glyphs"}})
     (folder / "job.json").write_text(json.dumps(dump(job)), encoding="utf-8")
     now, lines = time.time() - 100, []
@@ -41,7 +41,7 @@ def write_run(page, name: str, state: str = "done", steps: int = 30, *, message:
         lines.append({"v": 1, "seq": len(lines) + 1, "time": now + len(lines), "kind": kind, **facts})
 
     put("state", state="running", message="", fix="")
-    put("planned", total=steps, epochs=5, pictures=24, sentence=f"24 pictures, {steps} steps")
+    put("planned", total=steps, epochs=5, images=24, sentence=f"24 images, {steps} steps")
     for step in (0, steps):
         put("sample", step=step, index=0, prompt=f"a fox {HOSTILE}", seed=1, file=f"samples/{step:08d}_00.png")
     numbers = list(range(1, steps + 1))
@@ -335,26 +335,26 @@ def test_the_size_of_a_folder_is_the_sum_of_its_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp_path):
+def test_images_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp_path):
     page = desk.page
-    path = picture(tmp_path / "set" / "a.png", caption="a fox")
+    path = image(tmp_path / "set" / "a.png", caption="a fox")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     job = page.project.job
     page.checks.facts(job)
     seen = [{"source": "set", "name": name, "corrected": loss, "count": 3} for name, loss in (("a.png", 1.5), ("b", 1))]
-    watch = {"step": 30, "bands": [], "pictures": seen, "pictures_seen": 2}
+    watch = {"step": 30, "bands": [], "images": seen, "images_seen": 2}
     for name, run_job in (("20260101-120000_one", job), ("20260102-120000_two", TrainJob())):
         folder = write_run(page, name, job=run_job)
         (folder / "watch.json").write_text(json.dumps(watch), encoding="utf-8")
     first, second = (
         monitor.watched(page, run.name, page.engine.snapshot(run.name)) for run in page.engine.runs()[::-1]
     )
-    assert [(row["name"], row["loss"], bool(row["small"])) for row in first["pictures"]] == [
+    assert [(row["name"], row["loss"], bool(row["small"])) for row in first["images"]] == [
         ("a.png", 1.5, True),
         ("b", 1.0, False),
     ]
-    assert path.name in first["pictures"][0]["small"]
-    assert not any(row["small"] for row in second["pictures"])  # learnt from another folder
+    assert path.name in first["images"][0]["small"]
+    assert not any(row["small"] for row in second["images"])  # learnt from another folder
 
 
 def test_the_list_in_monitor_reads_only_the_ends_of_long_journals(page, monkeypatch):
@@ -402,7 +402,7 @@ def measured_run(page, name="20260101-120000_measured", on="held_out"):
             (folder / file).write_bytes(b"x")
             put("saved", step=step, file=file, bytes=1)
         each = [loss + number * (1 + step / 100) for number in numbers]
-        facts = {"loss": loss, "train_loss": None, "gap": None, "by_timestep": {}, "pictures": 2}
+        facts = {"loss": loss, "train_loss": None, "gap": None, "by_timestep": {}, "images": 2}
         facts |= {"measured_on": on, "each": each, "each_of": "a"}
         put("validated", step=step, **facts)
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -47,21 +47,21 @@ def guest(served):
     return opener
 
 
-def picture(folder):
+def image(folder):
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), "red").save(folder / "red.png")
     return folder / "red.png"
 
 
-def test_pictures_are_served_to_the_logged_in_only(shared):
-    url = shared.url + shared.page.thumb_url(picture(shared.workspace.images), 64)
+def test_images_are_served_to_the_logged_in_only(shared):
+    url = shared.url + shared.page.thumb_url(image(shared.workspace.images), 64)
     assert fetch(stranger(), url)[0] == 401
     status, content = fetch(guest(shared), url)
     assert status == 200 and content[:2] == b"\xff\xd8"
 
 
-def test_a_broken_picture_is_answered_with_one_that_says_so(shared):
-    path = picture(shared.workspace.images)
+def test_a_broken_image_is_answered_with_one_that_says_so(shared):
+    path = image(shared.workspace.images)
     path.write_bytes(path.read_bytes()[:60])
     status, content = fetch(guest(shared), shared.url + shared.page.thumb_url(path, 64))
     assert status == 200 and b"cannot be read" in content and content.startswith(b"<svg")
@@ -69,7 +69,7 @@ def test_a_broken_picture_is_answered_with_one_that_says_so(shared):
 
 def test_an_address_that_was_changed_is_refused(shared, tmp_path):
     opener = guest(shared)
-    inside = shared.page.file_url(picture(shared.workspace.images))
+    inside = shared.page.file_url(image(shared.workspace.images))
     other = urllib.parse.quote(str(PROJECT / "pyproject.toml"))
     for url in (
         inside.replace("red.png", "blue.png"),
@@ -82,7 +82,7 @@ def test_an_address_that_was_changed_is_refused(shared, tmp_path):
 
 
 def test_a_shared_page_serves_nothing_outside_its_folders_even_signed(shared, tmp_path):
-    outside = picture(tmp_path / "elsewhere")
+    outside = image(tmp_path / "elsewhere")
     assert fetch(guest(shared), shared.url + shared.page.file_url(outside))[0] == 403
     link = shared.workspace.images / "link.png"
     link.symlink_to(outside)
@@ -93,7 +93,7 @@ def test_gradios_own_file_route_opens_neither_the_project_nor_the_disk(shared, s
     secret = shared.workspace.private / "project.json"
     shared.page.project.keep("x", {"y": 1})
     assert secret.is_file()
-    paths = ["/etc/passwd", str(PROJECT / "webui.py"), str(secret), str(picture(tmp_path / "elsewhere"))]
+    paths = ["/etc/passwd", str(PROJECT / "webui.py"), str(secret), str(image(tmp_path / "elsewhere"))]
     paths += [f"{shared.workspace.images}/../.atelier/project.json"]
     for who, page in ((guest(shared), shared), (stranger(), served)):
         for path in paths:
@@ -151,9 +151,9 @@ def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
     from core.settings.job import TrainJob
     from tabs.project import with_value
 
-    picture(tmp_path / "private")
+    image(tmp_path / "private")
     facts = shared.page.checks.facts(with_value(TrainJob(), "dataset.folder", str(tmp_path / "private")))
-    assert "not open to a shared page" in facts["problems"][0]["what"] and "pictures" not in facts
+    assert "not open to a shared page" in facts["problems"][0]["what"] and "images" not in facts
     assert "not open" in shared.page.checks.model(str(tmp_path))["problem"]
 
 
@@ -169,7 +169,7 @@ def test_a_shared_page_reads_no_vae_and_no_embedding_outside(shared, tmp_path, s
     outside.write_bytes(b"")
     job = with_value(TrainJob(), "model.base_model", "models/starter")
     inside = shared.page.workspace.outputs / "datasets" / "red"
-    picture(inside)
+    image(inside)
     for name, value in {**more, "dataset.folder": str(inside), setting: str(outside)}.items():
         job = with_value(job, name, value)
     found = shared.page.checks.facts(job)["problems"]

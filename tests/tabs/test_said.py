@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from work_parts import make_page, picture, wait_until
+from work_parts import image, make_page, wait_until
 
 from core.record.problems import ProblemsError
 from tabs import pulse, starts
@@ -52,7 +52,7 @@ def tick(page, browser) -> dict:
 
 def test_the_message_of_a_refused_start_goes_once_nothing_is_left_to_mend(page, tmp_path):
     browser = page.browsers.of("one")
-    picture(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
+    image(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     page.project.edit("model.base_model", "models/starter")
     page.project.edit("optimizer.learning_rate", "a lot")
@@ -67,9 +67,9 @@ def test_the_message_of_a_refused_start_goes_once_nothing_is_left_to_mend(page, 
 
 
 def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp_path):
-    for name, pictures in (("one", 1), ("two", 2)):
-        for number in range(pictures):
-            picture(tmp_path / name / f"{number}.png", (512, 512), caption="a fox")
+    for name, images in (("one", 1), ("two", 2)):
+        for number in range(images):
+            image(tmp_path / name / f"{number}.png", (512, 512), caption="a fox")
     checks, found = page.checks, {}
 
     def look() -> dict:
@@ -89,7 +89,7 @@ def test_findings_of_another_folder_are_not_shown_as_those_of_this_one(page, tmp
 
 def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     browser = page.browsers.of("one")
-    picture(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
+    image(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     page.project.edit("model.base_model", "models/starter")
     page.engine.lent, page.engine.queue_paused = True, False

@@ -5,14 +5,14 @@ from __future__ import annotations
 import zipfile
 
 import pytest
-from work_parts import picture
+from work_parts import image
 
 from core.record.problems import ProblemsError
 from tabs import uploads
 
 
-def test_pictures_and_captions_land_in_one_new_folder_named_after_them(tmp_path):
-    files = [picture(tmp_path / "in" / f"fox_0{n}.png", caption="a fox") for n in range(3)]
+def test_images_and_captions_land_in_one_new_folder_named_after_them(tmp_path):
+    files = [image(tmp_path / "in" / f"fox_0{n}.png", caption="a fox") for n in range(3)]
     files += [path.with_suffix(".txt") for path in files]
     folder = uploads.take_in(files, tmp_path / "datasets")
     assert folder == tmp_path / "datasets" / "fox"
@@ -22,19 +22,19 @@ def test_pictures_and_captions_land_in_one_new_folder_named_after_them(tmp_path)
 
 
 def test_a_second_set_of_that_name_is_numbered(tmp_path):
-    files = [picture(tmp_path / "in" / f"fox_0{n}.png") for n in range(2)]
+    files = [image(tmp_path / "in" / f"fox_0{n}.png") for n in range(2)]
     uploads.take_in(files, tmp_path / "datasets")
     assert uploads.take_in(files, tmp_path / "datasets").name == "fox-2"
 
 
 def test_two_files_of_one_name_are_both_kept(tmp_path):
-    files = [picture(tmp_path / "one" / "a.png"), picture(tmp_path / "two" / "a.png", colour="red")]
+    files = [image(tmp_path / "one" / "a.png"), image(tmp_path / "two" / "a.png", colour="red")]
     folder = uploads.take_in(files, tmp_path / "datasets")
     assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
 
 
 def test_a_zip_is_unpacked(tmp_path):
-    picture(tmp_path / "in" / "a.png", caption="a fox")
+    image(tmp_path / "in" / "a.png", caption="a fox")
     with zipfile.ZipFile(tmp_path / "foxes.zip", "w") as archive:
         archive.write(tmp_path / "in" / "a.png", "foxes/a.png")
         archive.write(tmp_path / "in" / "a.txt", "foxes/a.txt")
@@ -42,10 +42,10 @@ def test_a_zip_is_unpacked(tmp_path):
     assert folder.name == "foxes" and (folder / "a.txt").read_text() == "a fox"
 
 
-def test_no_picture_is_refused_and_leaves_nothing(tmp_path):
+def test_no_image_is_refused_and_leaves_nothing(tmp_path):
     note = tmp_path / "note.txt"
     note.write_text("words")
-    with pytest.raises(ProblemsError, match="no picture"):
+    with pytest.raises(ProblemsError, match="no image"):
         uploads.take_in([note], tmp_path / "datasets")
     assert not (tmp_path / "datasets").exists() or list((tmp_path / "datasets").iterdir()) == []
 
@@ -53,7 +53,7 @@ def test_no_picture_is_refused_and_leaves_nothing(tmp_path):
 def test_a_zip_among_other_files_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(ProblemsError, match="together"):
-        uploads.take_in([tmp_path / "a.zip", picture(tmp_path / "a.png")], tmp_path / "datasets")
+        uploads.take_in([tmp_path / "a.zip", image(tmp_path / "a.png")], tmp_path / "datasets")
 
 
 def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
@@ -62,5 +62,5 @@ def test_a_copy_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(uploads.shutil, "copyfile", full)
     with pytest.raises(ProblemsError, match="disk is full"):
-        uploads.take_in([picture(tmp_path / "a.png")], tmp_path / "datasets")
+        uploads.take_in([image(tmp_path / "a.png")], tmp_path / "datasets")
     assert list((tmp_path / "datasets").iterdir()) == []

@@ -55,7 +55,7 @@ def test_every_default_survives_the_way_through_its_widget():
         ("samples.sample_prompts", " a fox \n\n a tree", ["a fox", "a tree"]),
         ("captions.caption_prefix", "glyph, ", "glyph, "),
         ("captions.caption_prefix", "  ", None),
-        ("dataset.folder", " my pictures ", "my pictures"),
+        ("dataset.folder", " my images ", "my images"),
         ("dataset.more_resolutions", "768\n 512 x 768\n\n640×640", [768, [512, 768], [640, 640]]),
         ("dataset.more_resolutions", "", []),
         ("dataset.face_crop_aug_range", "0.2, 0.6", [0.2, 0.6]),

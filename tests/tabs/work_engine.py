@@ -1,4 +1,4 @@
-"""The pretended engine, which also draws: plain pictures with the settings a real drawing writes."""
+"""The pretended engine, which also draws: plain images with the settings a real drawing writes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from fake_engine import FakeEngine
 
-from core.generation.picture_metadata import Hashes, png_info
+from core.generation.image_metadata import Hashes, png_info
 
 
 class WorkEngine(FakeEngine):
-    """Trainings as in FakeEngine; a drawing takes `draw_seconds` a picture and depends on prompt, seed and LoRAs."""
+    """Trainings as in FakeEngine; a drawing takes `draw_seconds` an image and depends on prompt, seed and LoRAs."""
 
     draw_seconds = 0.2
 
@@ -43,25 +43,25 @@ class WorkEngine(FakeEngine):
         folder = self.workspace.images / "2026-01-01"
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(job.count):
-            run.stage = f"drawing picture {number + 1} of {job.count} {number}/{job.count}"
+            run.stage = f"drawing image {number + 1} of {job.count} {number}/{job.count}"
             end = time.monotonic() + self.draw_seconds
             while time.monotonic() < end and "stop" not in run.commands and not self._closing.wait(0.05):
                 pass
             if "stop" in run.commands:
                 run.state = "stopped"
                 return
-            self._picture(run.job, (job.seed or 5) + number, folder)
+            self._image(run.job, (job.seed or 5) + number, folder)
         run.state = "done"
 
-    def _picture(self, job: Any, seed: int, folder: Path) -> None:
+    def _image(self, job: Any, seed: int, folder: Path) -> None:
         from PIL import Image
 
         size = {"width": job.generate.width or 128, "height": job.generate.height or 128}
         generate = job.generate.model_copy(update={"seed": seed, "count": 1, **size})
         colour = (40, 90, 160) if generate.loras else (200, 120, 40)
-        picture = Image.new("RGB", (generate.width, generate.height), colour)
+        image = Image.new("RGB", (generate.width, generate.height), colour)
         info = png_info(job.model_copy(update={"generate": generate}), Hashes())
-        picture.save(folder / f"{time.time_ns()}_{seed}.png", pnginfo=info)
+        image.save(folder / f"{time.time_ns()}_{seed}.png", pnginfo=info)
 
     def command(self, run_name: str, name: str) -> None:
         now = self._now

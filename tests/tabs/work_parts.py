@@ -1,4 +1,4 @@
-"""What the tests of Dataset, Captions, Generate and Runs share: a page without a server, and sets of pictures."""
+"""What the tests of Dataset, Captions, Generate and Runs share: a page without a server, and sets of images."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
-def picture(path: Path, size: tuple[int, int] = (64, 64), colour: str = "teal", caption: str | None = None) -> Path:
-    """A picture, with a caption beside it where one is given."""
+def image(path: Path, size: tuple[int, int] = (64, 64), colour: str = "teal", caption: str | None = None) -> Path:
+    """An image, with a caption beside it where one is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     if caption is not None:

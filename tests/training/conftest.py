@@ -20,11 +20,11 @@ STARTER = PROJECT / "models" / "starter"
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """Five starter pictures of three shapes with captions."""
+def images(tmp_path_factory):
+    """Five starter images of three shapes with captions."""
     folder = tmp_path_factory.mktemp("dataset") / "glyphs"
     folder.mkdir()
-    for path in sorted((STARTER / "pictures").glob("*.png"))[:5]:
+    for path in sorted((STARTER / "images").glob("*.png"))[:5]:
         shutil.copy(path, folder)
         shutil.copy(path.with_suffix(".txt"), folder)
     return folder
@@ -45,11 +45,11 @@ def workspace(tmp_path, shared_cache):
 
 
 @pytest.fixture(scope="session")
-def make_job(pictures):
+def make_job(images):
     def make(**groups) -> TrainJob:
         values = {
             "model": {"base_model": str(STARTER)},
-            "dataset": {"folder": str(pictures), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
+            "dataset": {"folder": str(images), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
             "network": {"rank": 4, "alpha": 4.0},
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"max_train_steps": 4, "seed": 7},

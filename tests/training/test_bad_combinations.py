@@ -80,7 +80,7 @@ def test_each_is_told_where_it_is_with_its_fix(make_job, workspace, groups, wher
     assert [problem.where for problem in found if problem.level == "error"] == [told.where] * (level == "error")
 
 
-def test_bucket_steps_and_a_folder_without_pictures_are_refused(make_job, workspace, tmp_path):
+def test_bucket_steps_and_a_folder_without_images_are_refused(make_job, workspace, tmp_path):
     with pytest.raises(ProblemsError, match="a multiple of 8"):
         make_job(dataset={"bucket_reso_steps": 20})
     report = preflight(make_job(dataset={"folder": str(tmp_path)}), workspace)

@@ -55,7 +55,7 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
     assert {len(line["each"]) for line in found} == {8}
     for line in found:
         assert line["loss"] == pytest.approx(math.fsum(line["each"]) / 8, rel=1e-6)
-        assert line["gap"] is None and line["pictures"] == 2
+        assert line["gap"] is None and line["images"] == 2
     lowest = min(found[1:], key=lambda line: line["loss"])["step"]
     told = Told()
     for line in read_lines(run.folder.journal_file):
@@ -67,7 +67,7 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
     label, path = list_loras(run.workspace)[0]
     assert path == run.folder.path / best.file and label.endswith("(best)")
     assert sum("(best)" in label for label, _ in list_loras(run.workspace)) == 1
-    held, trained = at_first_step(lambda run: ({each.key for each in run.validation.pictures}, shown(run)), **groups)
+    held, trained = at_first_step(lambda run: ({each.key for each in run.validation.images}, shown(run)), **groups)
     assert len(held) == automatic_count(40) == 2 and len(trained) == 38 and not held & trained
 
 
@@ -76,12 +76,12 @@ def test_few_images_all_train_and_what_is_measured_is_called_what_it_is(train, a
     run, without = train(**groups), train(**groups | {"validation": {"best_checkpoint": "off"}})
     assert run.start() == without.start() == "done"
     assert {line["measured_on"] for line in run.lines("validated")} == {"training"}
-    assert {line["pictures"] for line in run.lines("validated")} == {5}
+    assert {line["images"] for line in run.lines("validated")} == {5}
     assert run.losses() == without.losses() and not without.lines("validated")
     a, b = load_file(run.file()), load_file(without.file())
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert read_best(run.folder.path)[1] == "lowest loss on training images" and read_best(without.folder.path) is None
-    trained, measured = at_first_step(lambda run: (shown(run), run.validation.pictures), **groups)
+    trained, measured = at_first_step(lambda run: (shown(run), run.validation.images), **groups)
     assert len(trained) == 5 and not measured
 
 
@@ -170,11 +170,11 @@ def test_all_planned_measurements_of_a_run_cost_at_most_two_percent_of_its_forwa
 
 def test_pairs_take_each_image_and_each_timestep_as_often(at_first_step, forty):
     def look(run):
-        pictures = run.plan.placed
+        images = run.plan.placed
         return {
             (count, pairs): [
                 (placed.key, number)
-                for each in spread(pictures[:count], pairs)
+                for each in spread(images[:count], pairs)
                 for (placed, _), number in zip(each.batch.items, each.numbers, strict=True)
             ]
             for count in (1, 2, 3, 4, 6, 8)

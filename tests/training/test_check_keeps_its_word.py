@@ -228,9 +228,9 @@ def outputs(tmp_path_factory):
 def made(home: Path) -> Path:
     """A copy of the starter's model and of five of its images."""
     shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(STARTER, home / "model", ignore=shutil.ignore_patterns("pictures", "licences"))
+    shutil.copytree(STARTER, home / "model", ignore=shutil.ignore_patterns("images", "licences"))
     (home / "set").mkdir()
-    for path in [STARTER / "pictures/fox.png", *sorted((STARTER / "pictures").glob("*.png"))[:4]]:
+    for path in [STARTER / "images/fox.png", *sorted((STARTER / "images").glob("*.png"))[:4]]:
         shutil.copy(path, home / "set")
         shutil.copy(path.with_suffix(".txt"), home / "set")
     return home

@@ -48,7 +48,7 @@ def test_a_folder_that_takes_no_files_is_told_before_the_start(make_job, workspa
         ({"resume": {"initial_step": 4}}, "resume.initial_step"),
     ],
 )
-def test_what_pictures_device_and_length_tell_is_told_before_the_start(make_job, workspace, groups, where):
+def test_what_images_device_and_length_tell_is_told_before_the_start(make_job, workspace, groups, where):
     assert wheres(make_job(**groups), workspace) == [where]
 
 
@@ -104,8 +104,8 @@ def test_the_size_that_a_file_states_comes_before_that_of_its_family(make_job, w
     assert "dataset.resolution" not in [problem.where for problem in found]
 
 
-def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_picture(make_job, workspace, pictures, tmp_path):
-    own = shutil.copytree(pictures, tmp_path / "weighed")
+def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_image(make_job, workspace, images, tmp_path):
+    own = shutil.copytree(images, tmp_path / "weighed")
     caption = sorted(own.glob("*.txt"))[1]
     caption.write_text("a (fox:1.2.3), :4.5.6)", "utf-8")
 
@@ -127,17 +127,17 @@ def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_picture(ma
 
 
 @pytest.fixture
-def torn(pictures, tmp_path):
-    """The words of a training that learns a picture which it is also measured on."""
+def torn(images, tmp_path):
+    """The words of a training that learns an image which it is also measured on."""
     held = tmp_path / "held"
     held.mkdir()
-    shutil.copy(next(pictures.glob("*.png")), held / "other.png")
-    sources = f'[{{"folder": "{pictures}"}}, {{"folder": "{held}", "role": "validation"}}]'
+    shutil.copy(next(images.glob("*.png")), held / "other.png")
+    sources = f'[{{"folder": "{images}"}}, {{"folder": "{held}", "role": "validation"}}]'
     short = "--dataset.resolution 64 --dataset.bucket_reso_steps 16 --schedule.max_train_steps 1 --device cpu"
     return ["train", "--outputs", str(tmp_path / "out"), *short.split(), "--dataset.sources", sources]
 
 
-def test_a_picture_that_trains_and_validates_is_refused(torn, capsys):
+def test_an_image_that_trains_and_validates_is_refused(torn, capsys):
     assert main([*torn, "--check"]) == BAD_INPUT and "in training and in validation" in capsys.readouterr().err
     apart = [word.replace(', "role": "validation"', "") for word in torn]
     assert main([*apart, "--check"]) == DONE

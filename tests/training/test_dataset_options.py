@@ -29,13 +29,13 @@ def same(a, b) -> bool:
 
 
 @pytest.fixture
-def folder(pictures, tmp_path):
-    """folder(name, count): a copy of the first starter pictures, in square so that all share a bucket."""
+def folder(images, tmp_path):
+    """folder(name, count): a copy of the first starter images, in square so that all share a bucket."""
 
     def make(name: str, count: int = 4):
         made = tmp_path / name
         made.mkdir()
-        for path in sorted(pictures.glob("*.png"))[:count]:
+        for path in sorted(images.glob("*.png"))[:count]:
             Image.open(path).convert("RGB").resize((128, 128)).save(made / path.name)
             shutil.copy(path.with_suffix(".txt"), made)
         return str(made)
@@ -85,7 +85,7 @@ def test_folders_of_different_network_strength_learn_apart_and_differently(train
         run(0.0)
 
 
-def test_preserved_pictures_begin_with_no_loss_for_the_network_changes_nothing_yet(train, folder):
+def test_preserved_images_begin_with_no_loss_for_the_network_changes_nothing_yet(train, folder):
     kept = source(folder("kept", 2), custom_attributes={"diff_output_preservation": True})
     both = {"folder": None, "sources": [kept, source(folder("subject", 2))], "train_batch_size": 1}
     still = {"learning_rate": 1e-12}
@@ -104,8 +104,8 @@ def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_n
     def run(colour):
         masks = tmp_path / f"masks {colour}"
         masks.mkdir()
-        for picture in Path(path).glob("*.png"):
-            Image.new("L", (128, 128), colour).save(masks / picture.name)
+        for image in Path(path).glob("*.png"):
+            Image.new("L", (128, 128), colour).save(masks / image.name)
         masked = source(path, masked_loss=True, conditioning_data_dir=str(masks))
         return start(train(dataset={"folder": None, "sources": [masked]}, schedule={"max_train_steps": 2}))
 
@@ -116,22 +116,22 @@ def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_n
 
 def test_transparency_as_a_mask_hides_what_is_transparent(train, folder):
     path = folder("subject")
-    for picture in Path(path).glob("*.png"):
-        image = Image.open(picture).convert("RGBA")
+    for file in Path(path).glob("*.png"):
+        image = Image.open(file).convert("RGBA")
         image.putalpha(Image.new("L", image.size, 0))
-        image.save(picture)
+        image.save(file)
     training = start(train(dataset={"folder": path, "alpha_mask": True}, schedule={"max_train_steps": 1}))
     assert training.losses() == {1: 0.0}
     plain = start(train(dataset={"folder": path}, schedule={"max_train_steps": 1}))
     assert plain.losses()[1] > 0
 
 
-def test_held_out_pictures_never_train(train, folder, monkeypatch):
+def test_held_out_images_never_train(train, folder, monkeypatch):
     seen = set()
     original = update.micro_batch
 
     def watch(run, epoch, batch, timesteps):
-        seen.update(placed.picture.relative for placed, _ in batch.items)
+        seen.update(placed.image.relative for placed, _ in batch.items)
         return original(run, epoch, batch, timesteps)
 
     monkeypatch.setattr(update, "micro_batch", watch)
@@ -167,9 +167,9 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("name", slow_unless(["in turn, of several sizes, mirrored"].__contains__, EVERYTHING))
-def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, pictures, name, monkeypatch):
+def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, images, name, monkeypatch):
     classes = folder("class", 3)
-    sources = [source(classes, role="regularisation"), source(str(pictures), samples_per_epoch=3)]
+    sources = [source(classes, role="regularisation"), source(str(images), samples_per_epoch=3)]
     groups = merge({"dataset": {"folder": None, "sources": sources}}, EVERYTHING[name])
     groups["schedule"] = {"max_train_steps": 7, "seed": 7}
     whole = start(train(**groups))

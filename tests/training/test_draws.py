@@ -37,7 +37,7 @@ def test_only_what_the_settings_ask_for_is_drawn():
     }
 
 
-def test_a_picture_draws_the_same_in_any_batch_and_at_any_time():
+def test_an_image_draws_the_same_in_any_batch_and_at_any_time():
     alone, first, last = draws(FOX, **EVERYTHING), draws(FOX, BEAR, **EVERYTHING), draws(OWL, BEAR, FOX, **EVERYTHING)
     for name, value in alone.items():
         assert torch.equal(value[0], first[name][0]) and torch.equal(value[0], last[name][2]), name

@@ -30,13 +30,13 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def run(train, folders, pictures):
+def run(train, folders, images):
     """A training of the family, not yet started."""
 
     def make(name, **groups):
         groups = {
             "model": {"base_model": str(folders[name]), **groups.pop("model", {})},
-            "dataset": {"folder": str(pictures), **SIZES, **groups.pop("dataset", {})},
+            "dataset": {"folder": str(images), **SIZES, **groups.pop("dataset", {})},
             "optimizer": {"learning_rate": 1e-2},
             "schedule": {"max_train_steps": 3, "seed": 7},
             **groups,
@@ -46,7 +46,7 @@ def run(train, folders, pictures):
     return make
 
 
-def picture(components, path=None):
+def image(components, path=None):
     uses = [] if path is None else [LoraUse(file=str(path))]
     kind = family(components.family)
     with loras_attached(components, uses, lambda name: path):
@@ -65,7 +65,7 @@ def picture(components, path=None):
     return decode_pixels(components.vae, latents)[0].permute(1, 2, 0).numpy()
 
 
-def diffusers_picture(name, folder, path):
+def diffusers_image(name, folder, path):
     kind = StableDiffusionXLPipeline if name == "sdxl" else StableDiffusionPipeline
     pipeline = kind.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -83,15 +83,15 @@ def diffusers_picture(name, folder, path):
 
 
 @pytest.mark.parametrize(("name", "version"), [("sd2", "sd_v2_v"), ("sdxl", "sdxl_base_v1-0")])
-def test_a_trained_file_draws_the_same_picture_here_and_in_diffusers(run, folders, name, version):
+def test_a_trained_file_draws_the_same_image_here_and_in_diffusers(run, folders, name, version):
     training = run(
         name, network=BOTH, samples={"sample_prompts": ["a fox"], "sample_steps": 2, "sample_every_n_steps": 3}
     )
     assert training.start() == "done"
     components = family(name).load(folders[name])
-    ours = picture(components, training.file())
-    assert np.abs(ours - picture(components)).max() > 0.01, "it learned something that is seen"
-    assert np.abs(ours - diffusers_picture(name, folders[name], training.file())).max() < 2e-4
+    ours = image(components, training.file())
+    assert np.abs(ours - image(components)).max() > 0.01, "it learned something that is seen"
+    assert np.abs(ours - diffusers_image(name, folders[name], training.file())).max() < 2e-4
     with safe_open(training.file(), "pt") as file:
         metadata = file.metadata()
     assert metadata["ss_base_model_version"] == version and metadata["ss_v2"] == str(name == "sd2")
@@ -167,7 +167,7 @@ def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run, variant):
     assert set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_sdxl_is_told_the_sizes_of_every_picture_as_it_is_shown(run, monkeypatch):
+def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
     told = []
 
     def predict(components, noisy, timesteps, text, sizes):
@@ -182,7 +182,7 @@ def test_sdxl_is_told_the_sizes_of_every_picture_as_it_is_shown(run, monkeypatch
     for (height, width), row in told:
         original_h, original_w, top, left, target_h, target_w = row
         assert (target_h, target_w) == (8 * height, 8 * width), "what is shown is the bucket"
-        assert original_h > target_h and original_w > target_w, "the starter's pictures are larger"
+        assert original_h > target_h and original_w > target_w, "the starter's images are larger"
         assert 0 <= top < original_h and 0 <= left < original_w
     again = len(told)
     run("sdxl", dataset={"random_crop": True, "bucket_no_upscale": False}).start()
@@ -208,8 +208,8 @@ def test_projections_of_an_sd2_lora_are_saved_as_the_choice_says_and_are_the_sam
     flat = {key: value.flatten(1) if key in projections else value for key, value in written.items()}
     matrices = save_lora(tmp_path / "matrices.safetensors", flat)
     components = family(name).load(folders[name])
-    ours = [picture(components, path) for path in (trained.file(), matrices)]
-    assert np.array_equal(*ours) and not np.array_equal(ours[0], picture(components))
+    ours = [image(components, path) for path in (trained.file(), matrices)]
+    assert np.array_equal(*ours) and not np.array_equal(ours[0], image(components))
 
 
 def test_the_prediction_is_the_models_own_unless_it_is_set(run):

@@ -93,8 +93,8 @@ def test_chance_crops_and_colours_train_and_resume_bit_for_bit(train, run, losse
     assert rest.start() == "done" and rest.losses() == whole.losses()
 
 
-def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, pictures):
-    folders = [{"folder": str(pictures), "random_crop": True}]
+def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, images):
+    folders = [{"folder": str(images), "random_crop": True}]
     for where in ("disk", "memory", "device"):
         job = make_job(dataset={"folder": None, "sources": folders}, memory={"cache_latents": where})
         (problem,) = errors(cache_problems(job))
@@ -103,9 +103,9 @@ def test_a_cache_that_would_stop_chance_is_an_error_with_its_fix(make_job, pictu
         assert not cache_problems(make_job(dataset={"sources": folders}, memory={"cache_latents": where}))
 
 
-def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, pictures, workspace):
+def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, images, workspace):
     folder = tmp_path / "60_glyphs"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     shuffled = {"captions": {"shuffle_caption": True, "caption_dropout_rate": 0.1}}
     roomy = run({"folder": str(folder)}, **shuffled)
     shutil.rmtree(workspace.cache / "text")
@@ -113,7 +113,7 @@ def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, 
     assert roomy.losses() == tight.losses()
 
 
-def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_path, run, pictures, workspace):
+def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_path, run, images, workspace):
     from core.record.cancel import CancelToken
     from core.record.commands import CommandReader
     from core.record.context import JobContext
@@ -121,7 +121,7 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
     from core.training.setup import Builder
 
     folder = tmp_path / "own"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     frozen = run({"folder": str(folder), "flip_aug": True}, memory={"latent_draw": "frozen"})
     with Journal(frozen.folder.path) as journal:
         place = (workspace, frozen.folder, journal, CommandReader(frozen.folder.path), "cpu", CancelToken())
@@ -134,12 +134,12 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
         assert read.losses()[step] == pytest.approx(loss, rel=1e-4)  # drawn with a deviation of 3e-7
 
 
-def test_masks_reach_the_loss_and_are_kept(tmp_path, run, losses, pictures, workspace):
+def test_masks_reach_the_loss_and_are_kept(tmp_path, run, losses, images, workspace):
     from PIL import Image
 
     masks = tmp_path / "masks"
     masks.mkdir()
-    for path in sorted(pictures.glob("*.png")):
+    for path in sorted(images.glob("*.png")):
         size = Image.open(path).size
         mask = Image.new("L", size, 0)
         mask.paste(255, (0, 0, size[0] // 2, size[1]))
@@ -151,10 +151,10 @@ def test_masks_reach_the_loss_and_are_kept(tmp_path, run, losses, pictures, work
     assert run(masked).losses() == found == run(masked, memory={"cache_latents": "off"}).losses()
 
 
-def test_a_vae_of_16_bits_tries_a_picture_again_in_32():
+def test_a_vae_of_16_bits_tries_an_image_again_in_32():
     class Family:
         @staticmethod
-        def encode_picture_latents(vae, pixels):
+        def encode_image_latents(vae, pixels):
             return next(vae.parameters()).dtype, pixels
 
     vae = torch.nn.Linear(2, 2)
@@ -164,9 +164,9 @@ def test_a_vae_of_16_bits_tries_a_picture_again_in_32():
     assert next(vae.parameters()).dtype == torch.float16
 
 
-def test_a_picture_that_goes_away_while_it_trains_is_named(tmp_path, train, make_job, pictures):
+def test_an_image_that_goes_away_while_it_trains_is_named(tmp_path, train, make_job, images):
     folder = tmp_path / "own"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     values = make_job().dataset.model_dump(include={"resolution", "bucket_reso_steps"})
     training = train(dataset=values | {"folder": str(folder), "random_crop": True}, schedule=FOUR)
 
@@ -181,8 +181,8 @@ def test_a_picture_that_goes_away_while_it_trains_is_named(tmp_path, train, make
 
 
 @pytest.mark.parametrize(("where", "batches"), [("disk", [2, 2, 1]), ("memory", [2, 2, 1]), ("off", [2, 2])])
-def test_so_many_pictures_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
-    train, workspace, pictures, monkeypatch, where, batches
+def test_so_many_images_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
+    train, workspace, images, monkeypatch, where, batches
 ):
     """While they are cached, and where a step of four encodes its own."""
     workspace.cache.unlink()  # of all tests
@@ -190,10 +190,10 @@ def test_so_many_pictures_are_encoded_at_once_and_only_a_cache_on_disk_is_writte
 
     def encode(vae, pixels):
         seen.append(len(pixels))
-        return encode_picture_latents(vae, pixels)
+        return encode_image_latents(vae, pixels)
 
-    encode_picture_latents = sd1.encode_picture_latents
-    monkeypatch.setattr(sd1, "encode_picture_latents", encode)
+    encode_image_latents = sd1.encode_image_latents
+    monkeypatch.setattr(sd1, "encode_image_latents", encode)
     dataset = {"train_batch_size": 4, "enable_bucket": False}
     memory = {"cache_latents": where, "vae_batch_size": 2}
     assert train(dataset=dataset, memory=memory, schedule={"max_train_steps": 1}).start() == "done"
@@ -203,11 +203,11 @@ def test_so_many_pictures_are_encoded_at_once_and_only_a_cache_on_disk_is_writte
 @pytest.mark.parametrize(("where", "place"), [("memory", "cpu"), ("device", "meta"), ("disk", "meta")])
 def test_latents_are_held_in_memory_or_on_the_device(where, place):  # meta stands for a card
     side = SimpleNamespace(key="a")
-    cache = SimpleNamespace(load=lambda pictures: {"a": (torch.zeros(1), torch.zeros(1))})
+    cache = SimpleNamespace(load=lambda images: {"a": (torch.zeros(1), torch.zeros(1))})
     assert {part.device.type for part in _posteriors(cache, [], where, "meta")(side)} == {place}
 
 
-def test_pictures_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
+def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
     one, other = (str(tiny_folder("sd1", tmp_path / name, seed=seed)) for name, seed in (("one", 1), ("other", 5)))
 
     def drawn(base, vae=None):

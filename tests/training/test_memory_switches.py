@@ -186,7 +186,7 @@ def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(mo
         context=SimpleNamespace(device="cuda:0"),
         job=SimpleNamespace(memory=MemorySettings(highvram=much)),
         load_vae=lambda: SimpleNamespace(to=lambda device: None),
-        family=SimpleNamespace(encode_picture_latents=lambda vae, pixels: pixels),
+        family=SimpleNamespace(encode_image_latents=lambda vae, pixels: pixels),
     )
     encoder(builder)(torch.zeros(1))
     assert len(freed) == (0 if much else 1)

@@ -31,7 +31,7 @@ def test_the_starter_predicts_noise_and_is_not_weighed_as_a_v_model(wheres):
 
 def test_a_folder_that_says_v_is_asked_as_a_v_model(wheres, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(PROJECT / "models" / "starter", folder, ignore=shutil.ignore_patterns("*.safetensors", "pictures"))
+    shutil.copytree(PROJECT / "models" / "starter", folder, ignore=shutil.ignore_patterns("*.safetensors", "images"))
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text("utf-8").replace('"epsilon"', '"v_prediction"'), "utf-8")
     assert wheres(folder, **FOR_V) == []

@@ -63,7 +63,7 @@ TRIED = slow_unless([FP8].__contains__, CASES)  # a case takes a quarter of a mi
 
 
 @pytest.fixture(scope="module")
-def found(request, tmp_path_factory, pictures):
+def found(request, tmp_path_factory, images):
     """{case: what was found} for each case that a test of this run asks for; libraries are loaded once for all."""
     here = [item for item in request.session.items if item.path == request.path]
     asked = {item.callspec.params["case"] for item in here if "case" in item.fixturenames}
@@ -71,7 +71,7 @@ def found(request, tmp_path_factory, pictures):
     models = {name: str(tiny_folder(name, place / name)) for name in ("sd1", "sd2", "sdxl")}
     base = {
         "model": {"base_model": "sd1"},
-        "dataset": {"folder": str(pictures), "resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2},
+        "dataset": {"folder": str(images), "resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2},
         "network": {"rank": 4, "alpha": 4.0},
         "optimizer": {"learning_rate": 1e-3},
         "schedule": {"max_train_steps": 3, "seed": 7},

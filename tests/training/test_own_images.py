@@ -209,5 +209,5 @@ def test_the_demos_prompts_ask_only_for_what_its_model_draws():
     for prompt in demo().samples.sample_prompts:
         words, _, style = prompt.partition(", ")
         assert words.removeprefix("a ") in known and style == "glyph style"
-    captions = [path.read_text() for path in (PROJECT / "models/starter/pictures").glob("*.txt")]
+    captions = [path.read_text() for path in (PROJECT / "models/starter/images").glob("*.txt")]
     assert len(captions) == 24 and not [text for text in captions if text.startswith("a cherries")]

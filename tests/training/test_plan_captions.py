@@ -8,7 +8,7 @@ import pytest
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
-from core.dataset.picture import Picture
+from core.dataset.image_info import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.job import TrainJob
@@ -27,22 +27,22 @@ EVERYTHING = {
 
 
 def placed(number: int, **captions) -> Placed:
-    picture = Picture("f", f"{number}.png", Path(f"{number}.png"), 512, 512, 1, 1, 2, "fox")
+    image = ImageInfo("f", f"{number}.png", Path(f"{number}.png"), 512, 512, 1, 1, 2, "fox")
     tags = f"{{a|b}}, c, d, e{number}\nf, g"
     caption = Caption(tags, "file", Path(f"{number}.txt"), sentence="A fox.", tags=tags)
     concept = replace(PLAIN, captions=PLAIN.captions.model_copy(update=captions))
-    return Placed(picture, BUCKETS.assign(512, 512), caption, concept)
+    return Placed(image, BUCKETS.assign(512, 512), caption, concept)
 
 
-def plan_of(pictures, total):
+def plan_of(images, total):
     job = TrainJob.model_validate({"dataset": {"folder": "f"}, "schedule": {"gradient_accumulation_steps": 2}})
-    return Plan(pictures, job, 3, total)
+    return Plan(images, job, 3, total)
 
 
 @pytest.mark.parametrize("captions", [EVERYTHING, {"token_warmup_step": 8}, {"caption_dropout_every_n_epochs": 2}, {}])
 def test_every_step_uses_captions_that_its_epoch_needs_and_no_others_are_needed(captions):
-    pictures = [placed(number, **captions) for number in range(5)] + [placed(9)]
-    plan = plan_of(pictures, 20)
+    images = [placed(number, **captions) for number in range(5)] + [placed(9)]
+    plan = plan_of(images, 20)
     used: dict[int, set[str]] = {}
     for step in range(20):
         epoch, batches = plan.update(step)

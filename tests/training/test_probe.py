@@ -44,7 +44,7 @@ def test_the_engine_tells_the_forecast_and_fails_in_words(workspace, make_job, m
     assert state == "failed" and words.what == "The device ran out of memory"
 
 
-def test_only_the_pictures_of_two_batches_are_encoded(workspace, make_job):
+def test_only_the_images_of_two_batches_are_encoded(workspace, make_job):
     from core.dataset.preflight import preflight
 
     job = make_job(dataset={"train_batch_size": 1})
@@ -58,5 +58,5 @@ def test_times_between_and_their_words():
     assert _between([(400, 4.0), (100, 1.0)], 200) == 2.0
     assert _between([(400, 4.0)], 400) == 4.0
     assert (duration(40), duration(700), duration(7500)) == ("40 s", "12 min", "2 h 05 min")
-    words = Forecast(4 << 30, 8 << 30, {"512x512, 1 picture": 0.5}, 700, 1400).words()
-    assert words == "It takes 4.0 GB of 8.0 GB and about 12 min for 1400 steps (a step of 512x512, 1 picture: 0.50 s)"
+    words = Forecast(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400).words()
+    assert words == "It takes 4.0 GB of 8.0 GB and about 12 min for 1400 steps (a step of 512x512, 1 image: 0.50 s)"

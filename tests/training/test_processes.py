@@ -68,7 +68,7 @@ WORD = merge(
 
 
 def batches_of(count, processes):
-    """10 steps; five pictures of three shapes, so there are short batches, of which one process may have no part."""
+    """10 steps; five images of three shapes, so there are short batches, of which one process may have no part."""
     return {
         "dataset": {"train_batch_size": count},
         "optimizer": {"learning_rate": 1e-4},
@@ -101,14 +101,14 @@ def test_two_processes_train_like_one_with_twice_the_batch(train, together):
     one, two = load_file(alone.file()), load_file(both / "checkpoints" / "t.safetensors")
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
-    # The table of losses holds the pictures of both.
+    # The table of losses holds the images of both.
     table, shared = (json.loads((folder / "watch.json").read_text()) for folder in (alone.folder.path, both))
-    assert by_picture(shared) == pytest.approx(by_picture(table), rel=1e-4) and len(by_picture(table)) == 5
+    assert by_image(shared) == pytest.approx(by_image(table), rel=1e-4) and len(by_image(table)) == 5
     assert [band["count"] for band in shared["bands"]] == [band["count"] for band in table["bands"]]
 
 
-def by_picture(table):
-    return {entry["name"]: entry["corrected"] for entry in table["pictures"]}
+def by_image(table):
+    return {entry["name"]: entry["corrected"] for entry in table["images"]}
 
 
 SHARED = {
@@ -134,18 +134,18 @@ SHARED = {
             "loss_type": "huber",
         }
     },
-    "pictures by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
+    "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
     "a model that keeps its class": {"method": {"kind": "dreambooth", "prior": "model", "class_caption": "a shape"}},
     "a new word": {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel", "init_word": "fox"}},
 }
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_a_picture_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
+def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
     train, make_job, tiny, tmp_path, in_float64, name
 ):
-    """All that is drawn belongs to the picture. What is left is the order of sums, of which float64 shows nothing."""
-    groups = merge({"dataset": {"folder": tiny_pictures(make_job, tmp_path), "train_batch_size": 4}}, SHARED[name])
+    """All that is drawn belongs to the image. What is left is the order of sums, of which float64 shows nothing."""
+    groups = merge({"dataset": {"folder": tiny_images(make_job, tmp_path), "train_batch_size": 4}}, SHARED[name])
     training = train(**merge({"model": {"base_model": tiny}}, groups))
     with Journal(training.folder.path) as journal:
         context = JobContext(training.workspace, training.folder, journal, NoCommands(), "cpu")
@@ -177,8 +177,8 @@ def losses_and_gradient(run, epoch, batch, shares):
     return torch.cat(found), torch.cat(gradients)
 
 
-def tiny_pictures(make_job, tmp_path):
-    """Four pictures of one shape."""
+def tiny_images(make_job, tmp_path):
+    """Four images of one shape."""
     (tmp_path / "squares").mkdir()
     for path in sorted(Path(make_job().dataset.folder).glob("*.png"))[:4]:
         Image.open(path).convert("RGB").resize((80, 80)).save(tmp_path / "squares" / path.name)
@@ -214,7 +214,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "groups"), [("a part at rest", REST), ("a new word", WORD)])
 def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, together, name, groups):
-    """Of a part at rate 0, and of the words that do not learn, each process has the gradient of its own pictures."""
+    """Of a part at rate 0, and of the words that do not learn, each process has the gradient of its own images."""
     alone = train(**groups)  # the batches are the same: the script tells the jobs nothing of processes
     assert alone.start() == "done"
     told = [line for line in read_lines(together[name] / "events.jsonl") if line["kind"] == "steps"]
@@ -226,9 +226,9 @@ def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, together, nam
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize("pictures", [0, 1, 2, 7, 10])
-def test_the_shares_of_a_batch_are_even_and_nothing_is_lost(count, pictures):
-    items = list(range(pictures))
+@pytest.mark.parametrize("images", [0, 1, 2, 7, 10])
+def test_the_shares_of_a_batch_are_even_and_nothing_is_lost(count, images):
+    items = list(range(images))
     shares = []
     for rank in range(count):
         process = Together.__new__(Together)

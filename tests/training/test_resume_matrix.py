@@ -63,7 +63,7 @@ OPTIONS = {
     "captions": {"captions": {"caption_dropout_rate": 0.3, "shuffle_caption": True, "caption_prefix": "zunkel,"}},
     "kept as it is": {"dataset": {"sources": "kept"}},
     "held to the model": {"method": {"prior": "model", "class_caption": "a shape"}},
-    "class pictures": {"dataset": {"sources": "classes"}},
+    "regularization images": {"dataset": {"sources": "classes"}},
     "timesteps and noise": {
         "noise": {
             "min_timestep": 100,
@@ -77,17 +77,17 @@ OPTIONS = {
         }
     },
     "kohya's draws": {"noise": {"compatibility": "kohya", "multires_noise_iterations": 3}},
-    "pictures by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
+    "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
 }
 
 COMBINED = [
     ("LoRA", "accumulation", "dropouts", "captions", "kept as it is", "shown"),
-    ("LoRA", "schedule-free", "scaler", "timesteps and noise", "pictures by chance"),
-    ("DreamBooth", "accumulation", "class pictures", "Prodigy"),
+    ("LoRA", "schedule-free", "scaler", "timesteps and noise", "images by chance"),
+    ("DreamBooth", "accumulation", "regularization images", "Prodigy"),
     ("fine-tune, average", "scaler", "shown", "held to the model"),
     ("fine-tune, bf16", "timesteps and noise"),
-    ("fine-tune in the backward pass", "kohya's draws", "pictures by chance"),
-    ("new word", "captions", "class pictures", "shown"),
+    ("fine-tune in the backward pass", "kohya's draws", "images by chance"),
+    ("new word", "captions", "regularization images", "shown"),
     ("new word by layer", "accumulation", "timesteps and noise"),
 ]
 QUICK = COMBINED[:1]
@@ -101,10 +101,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Five pictures of a subject, one of them of another shape, and three others."""
-    root = tmp_path_factory.mktemp("pictures")
-    pictures = sorted((PROJECT / "models" / "starter" / "pictures").glob("*.png"))
-    for name, chosen, text in (("subject", pictures[:5], "zunkel, "), ("others", pictures[5:8], "")):
+    """Five images of a subject, one of them of another shape, and three others."""
+    root = tmp_path_factory.mktemp("images")
+    images = sorted((PROJECT / "models" / "starter" / "images").glob("*.png"))
+    for name, chosen, text in (("subject", images[:5], "zunkel, "), ("others", images[5:8], "")):
         (root / name).mkdir()
         for place, path in enumerate(chosen):
             Image.open(path).convert("RGB").resize((64, 64) if place else (64, 96)).save(root / name / path.name)
@@ -177,7 +177,7 @@ def live(training, ends, step):
 
 
 def content(training):
-    """Name -> hash or number: the last state but for the clock, the files, the pictures and what the journal says."""
+    """Name -> hash or number: the last state but for the clock, the files, the images and what the journal says."""
     state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)
     found = leaves({name: value for name, value in state.items() if name not in ("seconds", "made_with")}, "")
     for path in training.folder.checkpoints.glob("*.safetensors"):

@@ -112,7 +112,7 @@ def test_what_is_no_state_is_said(train, tmp_path):
         find_state(str(tmp_path / "none"), workspace)
 
 
-def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train, ended):
+def test_beginning_at_a_step_goes_on_with_its_images_rate_and_numbers(train, ended):
     late = train(**steps(6), resume={"initial_step": 4}, saving={"save_every_n_steps": 5})
     whole = ended(6)
     late.start()
@@ -121,7 +121,7 @@ def test_beginning_at_a_step_goes_on_with_its_pictures_rate_and_numbers(train, e
     again = train(**steps(6), resume={"initial_step": 4, "skip_until_initial_step": False})
     again.start()
     assert sorted(again.losses()) == [5, 6]
-    assert again.losses()[5] == whole.losses()[1], "the pictures, noise and timesteps of the first step"
+    assert again.losses()[5] == whole.losses()[1], "the images, noise and timesteps of the first step"
     assert late.losses()[5] != again.losses()[5]
 
 
@@ -139,8 +139,8 @@ def test_weights_of_an_earlier_lora_and_a_step_go_on_where_it_ended(train):
     assert same(whole.file(), rest.file())
     last, same_step = rest.lines("steps")[-1], whole.lines("steps")[-1]
     assert (last["rates"], last["epoch"]) == (same_step["rates"], 2) == ({"unet": pytest.approx(0.5 / 6)}, 2)
-    first_pictures = {"network": {"network_weights": earlier}, "resume": begins | {"skip_until_initial_step": False}}
-    again = train(**steps(6, **curve), **plain, **first_pictures)
+    first_images = {"network": {"network_weights": earlier}, "resume": begins | {"skip_until_initial_step": False}}
+    again = train(**steps(6, **curve), **plain, **first_images)
     assert again.start() == "done" and sorted(again.losses()) == [4, 5, 6]
     assert not same(whole.file(), again.file())
 

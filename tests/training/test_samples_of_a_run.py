@@ -29,13 +29,13 @@ def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_wh
         (step, index, seed) for step in (0, 2) for index, seed in ((0, 9), (1, 2), (2, 3))
     ]
     assert drawn[0]["prompt"] == "a fox"
-    with Image.open(training.folder.path / drawn[0]["file"]) as picture:
-        assert picture.size == (64, 96)
+    with Image.open(training.folder.path / drawn[0]["file"]) as image:
+        assert image.size == (64, 96)
     a, b = load_file(quiet.file()), load_file(training.file())
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_what_stands_after_75_tokens_changes_the_picture(train):
+def test_what_stands_after_75_tokens_changes_the_image(train):
     samples = {"sample_prompts": [f"{LONG} --d 1", f"{LONG}, in the deep sea --d 1"], "sample_steps": 2}
     training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
     training.start()
@@ -46,16 +46,16 @@ def test_what_stands_after_75_tokens_changes_the_picture(train):
 def test_samples_are_the_same_whether_the_latents_were_cached_before(train):
     """The VAE that caching loads has the type that was asked for; so has the one that is loaded for samples alone."""
     given = {"samples": {"sample_prompts": ["a fox --s 2 --d 1"]}, "memory": {"vae_precision": "bf16"}}
-    pictures = []
+    images = []
     for _ in range(2):
         training = train(schedule={"max_train_steps": 1, "seed": 7}, dataset={"resolution": 80}, **given)
         assert training.start() == "done"
         stages = [line["text"] for line in training.lines("stage")]
-        pictures.append(
+        images.append(
             ((training.folder.path / training.lines("sample")[0]["file"]).read_bytes(), "loading the VAE" in stages)
         )
-    assert [loaded for _, loaded in pictures] == [True, False]
-    assert pictures[0][0] == pictures[1][0]
+    assert [loaded for _, loaded in images] == [True, False]
+    assert images[0][0] == images[1][0]
 
 
 def test_epochs_decide_alone_when_both_are_set(train):

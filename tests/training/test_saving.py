@@ -177,13 +177,13 @@ def test_pickled_files_hold_the_same_weights_and_load_without_running_anything(t
 
 
 def test_a_file_says_what_its_maker_wrote_and_no_metadata_leaves_out_the_rest(train, tmp_path):
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"\x89PNG")
+    image = tmp_path / "a.png"
+    image.write_bytes(b"\x89PNG")
     said = {
         "metadata_title": "Glyphs",
         "metadata_author": "me",
         "metadata_tags": "a, b",
-        "metadata_thumbnail": str(picture),
+        "metadata_thumbnail": str(image),
     }
     training = train(saving=said | {"training_comment": "ü"}, captions={"trigger_word": "sks"})
     training.start()
@@ -237,11 +237,11 @@ def test_a_step_file_says_the_epoch_it_is_in(train):
     assert epochs == {step: (step - 1) // per_epoch + 1 for step in epochs} and len(epochs) == 2 * per_epoch
 
 
-def test_a_thumbnail_that_is_missing_too_large_or_no_picture_is_refused(tmp_path):
+def test_a_thumbnail_that_is_missing_too_large_or_no_image_is_refused(tmp_path):
     large, other = tmp_path / "a.png", tmp_path / "a.txt"
     large.write_bytes(b"0" * (2 << 20))
     other.write_text("x")
-    for path, words in ((tmp_path / "none.png", "no such file"), (large, "too large"), (other, "no such picture")):
+    for path, words in ((tmp_path / "none.png", "no such file"), (large, "too large"), (other, "no such image")):
         with pytest.raises(ProblemsError, match=words):
             thumbnail_url(str(path))
 

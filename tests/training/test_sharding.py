@@ -52,12 +52,12 @@ def zero(stage, **more):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, pictures):
+def ran(tmp_path_factory, images):
     """{name: its run's folder}, all trained by the same two processes, with accumulation and batches that leave one idle."""
     place = tmp_path_factory.mktemp("sharded")
     base = {
         "model": {"base_model": str(PROJECT / "models" / "starter")},
-        "dataset": {"folder": str(pictures), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
+        "dataset": {"folder": str(images), "resolution": 64, "bucket_reso_steps": 16, "train_batch_size": 2},
         "network": {"rank": 4, "alpha": 4.0},
         "optimizer": {"learning_rate": 1e-4},
         "schedule": {"max_train_steps": 4, "seed": 7, "gradient_accumulation_steps": 2},
@@ -144,16 +144,16 @@ def test_stage_3_learns_text_encoders_with_checkpointing_and_shows_what_the_plai
     assert min(moved) > 1e-4  # text encoders learn
     (one,), (other,) = validated(plain), validated(shared)
     assert other == pytest.approx(one, rel=1e-5)
-    pictures = []
+    images = []
     for folder in (plain, shared):
         (path,) = (folder / "samples").glob("*.png")
-        with Image.open(path) as picture:
-            pictures.append(np.asarray(picture.convert("RGB"), dtype=int))
-    assert abs(pictures[0] - pictures[1]).max() <= 2
+        with Image.open(path) as image:
+            images.append(np.asarray(image.convert("RGB"), dtype=int))
+    assert abs(images[0] - images[1]).max() <= 2
 
 
 def validated(folder):
-    """Losses on held-out pictures after step 0."""
+    """Losses on held-out images after step 0."""
     return [
         line["loss"] for line in read_lines(folder / "events.jsonl") if line["kind"] == "validated" and line["step"]
     ]
@@ -255,10 +255,10 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
     """The gradients of the first and the third step overflow. In the second life the curve stands where it stood."""
     rates, backward = [], ShardedStepper.backward
 
-    def watched(stepper, losses_of, pictures, last):
+    def watched(stepper, losses_of, images, last):
         rates.append(stepper.optimizer.param_groups[0]["lr"])
         stepper._scale.factor = 2.0**100 if len(rates) in (1, 3) else 2.0**10
-        return backward(stepper, losses_of, pictures, last)
+        return backward(stepper, losses_of, images, last)
 
     monkeypatch.setattr(ShardedStepper, "backward", watched)
     training = train(

@@ -10,15 +10,15 @@ from core.training.sources import FreshViews, Latents, Shown
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageInfo:
     key: tuple
 
 
-FOX, BEAR = Picture(("set", "fox")), Picture(("set", "bear"))
+FOX, BEAR = ImageInfo(("set", "fox")), ImageInfo(("set", "bear"))
 
 
 class Loader:
-    """Shows each address as a picture of one number."""
+    """Shows each address as an image of one number."""
 
     def __init__(self):
         self.asked = []
@@ -58,7 +58,7 @@ def test_a_view_that_nobody_expected_is_the_same():
     views.close()
 
 
-def test_a_batch_may_hold_pictures_of_both_kinds():
+def test_a_batch_may_hold_images_of_both_kinds():
     encoded = []
 
     def encode(pixels):
@@ -80,7 +80,7 @@ def test_a_batch_may_hold_pictures_of_both_kinds():
     drawn, masks = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
     assert torch.allclose(drawn[:, 0, 0, 0], torch.tensor([14.0, 6, 206, 406]), atol=1e-4)
     assert encoded == [2, 1]
-    assert masks[0, 0].tolist() == [[1, 0], [1, 0]], "mirrored with its picture"
+    assert masks[0, 0].tolist() == [[1, 0], [1, 0]], "mirrored with its image"
     assert bool((masks[1:] == 0.5).all())
     latents.close()
 

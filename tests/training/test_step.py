@@ -116,7 +116,7 @@ def test_a_mask_gives_the_mean_over_its_own_area(batch):
     torch.testing.assert_close(our_loss(batch, masks=masks), error[:, :, 2:5, 1:3].mean(dim=(1, 2, 3)), **TOLERANCE)
 
 
-def test_a_mask_at_picture_size_is_averaged_to_the_latents(batch):
+def test_a_mask_at_image_size_is_averaged_to_the_latents(batch):
     masks = torch.rand(4, 1, 64, 48, generator=torch.Generator().manual_seed(1))
     small = masks.view(4, 1, 8, 8, 6, 8).mean(dim=(3, 5))
     torch.testing.assert_close(our_loss(batch, masks=masks), our_loss(batch, masks=small), **TOLERANCE)
@@ -129,7 +129,7 @@ def test_an_empty_mask_gives_no_loss_and_no_nan(batch):
     assert float(loss[2]) == 0.0 and bool(loss.isfinite().all())
 
 
-def test_a_picture_has_the_same_loss_in_any_batch(batch):
+def test_an_image_has_the_same_loss_in_any_batch(batch):
     settings = NoiseSettings(min_snr_gamma=5.0)
     whole = our_loss(batch, settings)
     for i in range(4):
@@ -144,17 +144,17 @@ def test_half_precision_latents_are_mixed_in_float32(batch):
     assert our_loss(halved).dtype == torch.float32
 
 
-def test_a_mask_over_the_picture_is_sd_scripts_mean(batch):
+def test_a_mask_over_the_image_is_sd_scripts_mean(batch):
     masks = torch.rand(4, 1, 8, 6, generator=torch.Generator().manual_seed(2))
     error = (
         predict(KOHYA.add_noise(batch["latents"], batch["noise"], batch["timesteps"]), batch["timesteps"])
         - batch["noise"]
     ) ** 2
-    loss = our_loss(batch, NoiseSettings(mask_mean="picture"), masks=masks)
+    loss = our_loss(batch, NoiseSettings(mask_mean="image"), masks=masks)
     torch.testing.assert_close(loss, (error * masks).mean(dim=(1, 2, 3)), **TOLERANCE)
 
 
-def test_preserved_pictures_learn_what_the_base_model_predicts(batch):
+def test_preserved_images_learn_what_the_base_model_predicts(batch):
     def base(noisy_latents, timesteps):
         return predict(noisy_latents, timesteps) + 0.5
 
@@ -165,7 +165,7 @@ def test_preserved_pictures_learn_what_the_base_model_predicts(batch):
     torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)
 
 
-def test_masks_as_sd_scripts_keeps_them_are_read_by_picture(batch):
+def test_masks_as_sd_scripts_keeps_them_are_read_by_image(batch):
     """Four of four channels: torch itself would take [4, h, w] for a mask of each channel."""
     masks = torch.rand(4, 1, 8, 6, generator=torch.Generator().manual_seed(2))
     assert torch.equal(our_loss(batch, masks=masks[:, 0]), our_loss(batch, masks=masks))
@@ -180,7 +180,7 @@ def test_masks_as_sd_scripts_keeps_them_are_read_by_picture(batch):
         ({}, {"masks": torch.ones(4, 3, 8, 6)}, r"masks \[4, 3, 8, 6\]"),
         ({}, {"masks": torch.ones(1, 1, 8, 6)}, r"masks \[1, 1, 8, 6\]"),
         ({}, {"sample_weights": torch.ones(4, 1, 1, 1)}, r"sample_weights \[4, 1, 1, 1\]"),
-        ({}, {"sample_weights": torch.ones(1)}, r"sample_weights \[1\]: one for each picture, \[4\]"),
+        ({}, {"sample_weights": torch.ones(1)}, r"sample_weights \[1\]: one for each image, \[4\]"),
         ({"timesteps": torch.tensor([500])}, {}, r"timesteps \[1\]"),
         ({"timesteps": torch.tensor([1.0, 2, 3, 4])}, {}, "of torch.float32"),
         ({"timesteps": torch.tensor([1, 2, 3, 4], dtype=torch.uint8)}, {}, "of torch.uint8"),

@@ -90,7 +90,7 @@ def timestep_weights(options, snr, v):
 
 
 def sd_scripts_loss(batch, options, *, v, masked, weighted):
-    """training.md 2.2 to 2.6, line by line. Loss per picture; sd-scripts takes their mean next."""
+    """training.md 2.2 to 2.6, line by line. Loss per image; sd-scripts takes their mean next."""
     schedule = scheduler(options.zero_terminal_snr)
     latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
     if options.noise_offset:
@@ -194,9 +194,7 @@ def named(value):
 
 @mark.parametrize(("v", "case"), CASES, ids=named)
 def test_each_option_alone_gives_sd_scripts_loss(v, case):
-    one = (
-        0 if "multires_noise_iterations" in case else 4
-    )  # the deviation is each picture's own, unless asked: one picture
+    one = 0 if "multires_noise_iterations" in case else 4  # the deviation is each image's own, unless asked: one image
     timesteps = [500] if one == 0 else [0, 17, 500, 999]
     batch, options = drawn(timesteps), NoiseSettings(**case)
     expected = sd_scripts_loss(batch, options, v=v, masked=False, weighted=False)
@@ -258,11 +256,11 @@ def test_any_options_together_give_sd_scripts_loss_when_it_is_to_be_repeated(
 
 @settings(max_examples=100, deadline=None)
 @given(**CASE)
-def test_by_default_each_picture_has_the_loss_sd_scripts_gives_it_alone(
+def test_by_default_each_image_has_the_loss_sd_scripts_gives_it_alone(
     case, v, masked, weighted, by_prediction, timesteps, seed
 ):
     """Alone, and without what the default does otherwise: Huber's scale, the SNR of the stretched schedule, masks."""
-    case = {**with_prediction(case, v, by_prediction), "mask_mean": "picture"}
+    case = {**with_prediction(case, v, by_prediction), "mask_mean": "image"}
     case["huber_scale"] = 1.0 if case["huber_schedule"] == "snr" else case["huber_scale"]
     weighing = case["min_snr_gamma"] or case["debiased_estimation_loss"] or by_prediction
     case["zero_terminal_snr"] = case["zero_terminal_snr"] and not weighing
@@ -308,7 +306,7 @@ def test_weights_follow_the_stretched_schedule_by_default_and_the_old_one_where_
     torch.testing.assert_close(handed / plain, weights(compatibility="kohya"))
 
 
-def test_what_sd_scripts_shares_in_a_batch_is_each_pictures_own_by_default():
+def test_what_sd_scripts_shares_in_a_batch_is_each_images_own_by_default():
     batch = drawn([10, 400, 800])
     loud = copy.copy(batch)
     loud["levels"] = [torch.cat([level[:1], 5 * level[1:]]) for level in batch["levels"]]
@@ -317,12 +315,12 @@ def test_what_sd_scripts_shares_in_a_batch_is_each_pictures_own_by_default():
     def first(of, **more):
         return our_loss(of, NoiseSettings(**options, **more), v=False, masked=False, weighted=False)[0]
 
-    assert torch.equal(first(batch), first(loud))  # another picture's noise is nothing to the first
+    assert torch.equal(first(batch), first(loud))  # another image's noise is nothing to the first
     assert not torch.equal(first(batch, compatibility="kohya"), first(loud, compatibility="kohya"))
 
 
 @mark.parametrize("option", ["offset", "perturbation"])
-def test_a_strength_for_each_picture_is_that_share_of_the_setting(option):
+def test_a_strength_for_each_image_is_that_share_of_the_setting(option):
     batch = drawn([10, 400, 800])
     shares = torch.tensor([0.0, 0.25, 1.0])
     setting, tensor = {

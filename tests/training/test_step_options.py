@@ -75,7 +75,7 @@ def change(training):
 
 @pytest.mark.parametrize(("gathered", "share"), [(1, 1.0), (2, 0.5)])
 def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathered, share):
-    """The epoch is one batch of all five pictures; with two batches an update, half of the only update is missing."""
+    """The epoch is one batch of all five images; with two batches an update, half of the only update is missing."""
     groups = {
         "dataset": {"train_batch_size": 5, "enable_bucket": False},
         "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 0},
@@ -87,11 +87,11 @@ def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathe
 
 
 @pytest.mark.parametrize(("which", "divisors"), [("none", [5, 5, 5]), ("kohya", [3, 6, 6])])
-def test_each_picture_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkeypatch, which, divisors):
+def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkeypatch, which, divisors):
     found = []
 
-    def watched(run, whole, pictures):
-        found.append((len(whole.items), counted(run, whole, pictures)))
+    def watched(run, whole, images):
+        found.append((len(whole.items), counted(run, whole, images)))
         return found[-1][1]
 
     counted = update.counted
@@ -101,13 +101,13 @@ def test_each_picture_counts_the_same_or_as_in_sd_scripts_each_batch(train, monk
     assert sorted(found) == list(zip([1, 2, 2], divisors, strict=True))
 
 
-def test_weighted_captions_can_be_weighed_as_in_sd_scripts_0_9(train, pictures, tmp_path):
+def test_weighted_captions_can_be_weighed_as_in_sd_scripts_0_9(train, images, tmp_path):
     """The words' weights change the loss in both ways, differently; what is cached of one is not taken for the other."""
     folder = tmp_path / "heavy"
     folder.mkdir()
-    picture = sorted(pictures.glob("*.png"))[0]
-    (folder / picture.name).write_bytes(picture.read_bytes())
-    (folder / picture.with_suffix(".txt").name).write_text("a (glyph:1.5) here")
+    image = sorted(images.glob("*.png"))[0]
+    (folder / image.name).write_bytes(image.read_bytes())
+    (folder / image.with_suffix(".txt").name).write_text("a (glyph:1.5) here")
     losses = []
     for captions in ({}, {"weighted_captions": True}, {"weighted_captions": True, "weighted_mean": "kept"}):
         for length in (75, 150):

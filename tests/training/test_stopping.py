@@ -121,10 +121,10 @@ def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
     assert save_steps(settings, run.plan, run.total) == [1, 2, 3, 4]
 
 
-def test_a_stop_is_heard_while_captions_are_encoded(train, pictures, tmp_path):
+def test_a_stop_is_heard_while_captions_are_encoded(train, images, tmp_path):
     """Thousands of captions take minutes on a processor."""
     folder = tmp_path / "glyphs"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     for path in folder.glob("*.txt"):
         path.write_text(f"never encoded before {path.stem} {tmp_path}")
     training = train(dataset={"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16})

@@ -1,4 +1,4 @@
-"""Numbers, pictures and settings for TensorBoard and wandb; what they may not be told."""
+"""Numbers, images and settings for TensorBoard and wandb; what they may not be told."""
 
 import errno
 import sys
@@ -37,7 +37,7 @@ def wandb(monkeypatch):
     module.runs, module.keys = [], []
     module.login = lambda key: module.keys.append(key)
     module.Settings = lambda **given: given
-    module.Image = lambda picture, caption: ("picture", caption)
+    module.Image = lambda image, caption: ("image", caption)
 
     def init(**given):
         module.runs.append(FakeRun(**given))
@@ -50,7 +50,7 @@ def wandb(monkeypatch):
 
 
 def tracker_of(tmp_path, said=None, **logging):
-    job = build(TrainJob, {"logging": logging, "dataset": {"folder": "/home/me/pictures"}})
+    job = build(TrainJob, {"logging": logging, "dataset": {"folder": "/home/me/images"}})
     said = [] if said is None else said
     return make_tracker(job, tmp_path / "20260102-030405_t" / "logs", lambda text, level: said.append(text))
 
@@ -63,19 +63,19 @@ def read_board(folder):
     return found
 
 
-def test_wandb_gets_each_step_once_its_pictures_and_the_key_of_this_machine(tmp_path, wandb, monkeypatch):
+def test_wandb_gets_each_step_once_its_images_and_the_key_of_this_machine(tmp_path, wandb, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "key-of-wandb")
     tracker = tracker_of(tmp_path, log_with="wandb", log_tracker_name="mine", wandb_run_name="first", log_config=True)
     tracker.add("loss/current", 0.5, 1)
     tracker.add("lr/unet", 1e-4, 1)
     tracker.add("loss/current", 0.25, 2)
-    tracker.picture("sample_0", Image.new("RGB", (8, 8)), "a fox", 2)
+    tracker.image("sample_0", Image.new("RGB", (8, 8)), "a fox", 2)
     tracker.close()
     (run,) = wandb.runs
     assert run.given["project"] == "mine" and run.given["name"] == "first" and wandb.keys == ["key-of-wandb"]
     assert run.logged == [
         {"loss/current": 0.5, "lr/unet": 1e-4, "global_step": 1},
-        {"loss/current": 0.25, "sample_0": ("picture", "a fox"), "global_step": 2},
+        {"loss/current": 0.25, "sample_0": ("image", "a fox"), "global_step": 2},
     ]
     assert run.finished and run.config["network.rank"] == 16 and "key-of-wandb" not in str(run.config)
 

@@ -32,7 +32,7 @@ def test_a_training_leaves_a_file_a_state_and_a_journal(train):
     training = train(samples={"sample_prompts": ["a fox, glyph style"], "sample_steps": 2, "sample_every_n_steps": 2})
     assert training.start() == "done"
     assert sorted(training.losses()) == [1, 2, 3, 4]
-    assert [line["step"] for line in training.lines("sample")] == [0, 2, 4], "the base model's picture comes first"
+    assert [line["step"] for line in training.lines("sample")] == [0, 2, 4], "the base model's image comes first"
     assert all((training.folder.path / line["file"]).is_file() for line in training.lines("sample"))
     assert newest_state(training.folder.states).name == "step00000004"
     assert len(json.loads(training.folder.dataset_file.read_text())) >= 1
@@ -197,7 +197,7 @@ def test_commands_pause_save_sample_resume_and_stop(train):
     assert len(list(training.folder.checkpoints.iterdir())) >= 1 and newest_state(training.folder.states) is not None
 
 
-def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_pictures(train, monkeypatch):
+def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(train, monkeypatch):
     import core.training.update as update
 
     training = train(schedule={"max_train_steps": 50, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
@@ -307,7 +307,7 @@ def test_an_empty_seed_is_drawn_recorded_and_found_again(train):
         assert file.metadata()["ss_seed"] == str(recorded)
 
 
-def test_a_stop_while_pictures_are_encoded_is_a_cancel(train):
+def test_a_stop_while_images_are_encoded_is_a_cancel(train):
     training = train()
     training.token.cancel()
     with pytest.raises(Cancelled):
@@ -328,11 +328,11 @@ def test_a_part_with_a_rate_of_0_is_saved_as_it_was(train):
     assert all(bool(up.abs().sum() > 0) for up in unet)
 
 
-def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, pictures):
+def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, images):
     import shutil
 
     folder = tmp_path / "own"
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     training = train(dataset={"folder": str(folder), "resolution": 64, "bucket_reso_steps": 16})
     training.start()
     next(folder.glob("*.txt")).write_text("changed")
@@ -360,9 +360,7 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
     training.start()
     stages = [line["text"] for line in training.lines("stage")[prepared:]]
     assert (
-        "encoding pictures" not in stages
-        and "loading the VAE" not in stages
-        and "loading the text encoder" not in stages
+        "encoding images" not in stages and "loading the VAE" not in stages and "loading the text encoder" not in stages
     )
 
 

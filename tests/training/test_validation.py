@@ -1,4 +1,4 @@
-"""The loss on held-out pictures: the same measure each time, and nothing of the training changes by it."""
+"""The loss on held-out images: the same measure each time, and nothing of the training changes by it."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train)
     found = measured.lines("validated")
     assert [line["step"] for line in found] == [0, 1, 2, 3, 4]
     for line in found:
-        assert list(line["by_timestep"]) == ["200", "400", "600", "800"] and line["pictures"] == 2
+        assert list(line["by_timestep"]) == ["200", "400", "600", "800"] and line["images"] == 2
         assert line["loss"] == pytest.approx(sum(line["by_timestep"].values()) / 4)
         assert line["gap"] == pytest.approx(line["loss"] - line["train_loss"])
         assert math.isfinite(line["loss"]) and line["loss"] > 0
@@ -75,7 +75,7 @@ def test_the_same_weights_measure_the_same_with_every_training_seed(at_first_ste
         assert measured(1, draw="frozen") == measured(2, draw="frozen")
 
 
-def test_without_held_out_pictures_nothing_is_measured_and_a_limit_takes_fewer(train):
+def test_without_held_out_images_nothing_is_measured_and_a_limit_takes_fewer(train):
     none = train(schedule={"max_train_steps": 1, "seed": 7})
     none.start()
     assert not none.lines("validated")
@@ -85,36 +85,34 @@ def test_without_held_out_pictures_nothing_is_measured_and_a_limit_takes_fewer(t
         validation={"validation_split": 0.6, "max_validation_steps": 1},
     )
     few.start()
-    assert {line["pictures"] for line in few.lines("validated")} == {1}
+    assert {line["images"] for line in few.lines("validated")} == {1}
     told = json.loads(few.folder.dataset_file.read_text("utf-8"))["validation"]
-    assert len(told["pictures"]) == 1, "what is measured, not what is held out"
+    assert len(told["images"]) == 1, "what is measured, not what is held out"
     assert told["seed"] == 0 and told["timesteps"] == [200, 400, 600, 800]
-    assert len(told["pictures"][0]["sha256"]) == 64 and told["pictures"][0]["caption"]
-    assert told["pictures"][0]["masked"] is False
+    assert len(told["images"][0]["sha256"]) == 64 and told["images"][0]["caption"]
+    assert told["images"][0]["masked"] is False
 
 
 def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monkeypatch):
     def broken(self, run):
-        raise RuntimeError("no more pictures")
+        raise RuntimeError("no more images")
 
     monkeypatch.setattr("core.training.validation.Validation.measure", broken)
     training = train(schedule={"max_train_steps": 1, "seed": 7}, validation=HELD)
     assert training.start() == "done"
-    assert any("Validation failed: no more pictures" in line["text"] for line in training.lines("log"))
+    assert any("Validation failed: no more images" in line["text"] for line in training.lines("log"))
 
 
-def test_another_validation_seed_holds_out_other_pictures_and_measures_with_other_noise(
-    at_first_step, pictures, tmp_path
-):
+def test_another_validation_seed_holds_out_other_images_and_measures_with_other_noise(at_first_step, images, tmp_path):
     def measured(seed, split=0.0, **groups):
         return at_first_step(
-            lambda run: ({each.key for each in run.validation.pictures}, run.validation.measure(run).loss),
+            lambda run: ({each.key for each in run.validation.images}, run.validation.measure(run).loss),
             validation={"validation_split": split, "validation_seed": seed},
             **groups,
         )
 
     assert measured(0, 0.4)[0] != measured(1, 0.4)[0]
-    for number, path in enumerate(sorted(pictures.glob("*.png"))):  # the first alone is held out, whatever the seed
+    for number, path in enumerate(sorted(images.glob("*.png"))):  # the first alone is held out, whatever the seed
         place = tmp_path / ("train" if number else "validation")
         place.mkdir(exist_ok=True)
         shutil.copy(path, place)

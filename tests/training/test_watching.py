@@ -11,7 +11,7 @@ from core.training.watching import Seen, Watch
 
 
 def read_back(step, entries):
-    """entries: (picture, timestep, loss, weight)."""
+    """entries: (image, timestep, loss, weight)."""
     seen = [Seen(("s", name), timestep, weight) for name, timestep, _, weight in entries]
     losses = [loss for _, _, loss, _ in entries]
     return ReadBack([step], [sum(losses) / len(losses)], 1.0, [seen], [losses])
@@ -23,7 +23,7 @@ def test_losses_that_differ_by_their_timestep_alone_are_all_as_expected():
     assert [value for (value,) in corrected] == pytest.approx([1.0] * 60)
 
 
-def test_a_loss_is_divided_by_the_mean_of_its_band_and_by_the_weight_of_its_picture():
+def test_a_loss_is_divided_by_the_mean_of_its_band_and_by_the_weight_of_its_image():
     watch = Watch()
     watch.add(read_back(1, [("a", 10, 2.0, 1.0)]))
     assert watch.add(read_back(2, [("b", 49, 1.0, 0.5)])) == [1.0], "half the weight of a loss of 2"
@@ -32,11 +32,11 @@ def test_a_loss_is_divided_by_the_mean_of_its_band_and_by_the_weight_of_its_pict
     assert [band["count"] for band in watch.snapshot()["bands"]] == [3]
 
 
-def test_the_worst_picture_comes_first_and_the_state_brings_all_back():
+def test_the_worst_image_comes_first_and_the_state_brings_all_back():
     watch = Watch(steps_per_epoch=3)
     for step in range(1, 10):
         watch.add(read_back(step, [("good", 500, 1.0, 1.0), ("bad", 500, 3.0, 1.0)]))
-    assert [entry["name"] for entry in watch.snapshot()["pictures"]] == ["bad", "good"]
+    assert [entry["name"] for entry in watch.snapshot()["images"]] == ["bad", "good"]
     assert watch.average == pytest.approx(2.0)
     again = Watch(steps_per_epoch=3)
     again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
@@ -53,7 +53,7 @@ def test_one_reading_brings_every_number_of_several_steps(monkeypatch):
     buffer.put(StepRecord(2, one(0.125), one(3.0), [], [], [Seen(("b",), 2)], one([0.125])))
     read = buffer.read()
     assert reads == [1], "the device is waited for once"
-    assert read.losses == [0.5, 0.125] and read.by_picture == [[0.25, 0.75], [0.125]]
+    assert read.losses == [0.5, 0.125] and read.by_image == [[0.25, 0.75], [0.125]]
     assert (read.norm, read.weight_norm) == (3.0, 9.0)
 
 
@@ -78,7 +78,7 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     broken.again().start()
     found = read_watch(whole.folder)
     assert found == read_watch(broken.folder) and found["step"] == 6
-    assert found["pictures_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 6
+    assert found["images_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 6
     shot = RunView.read(whole.folder).snapshot(0, False)
     assert len(shot["corrected"]) == len(shot["loss"]) == 6
     assert shot["norms"][0][1] > 0 and any(norm[2] for norm in shot["norms"])

@@ -31,14 +31,14 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def tune(train, folders, pictures):
+def tune(train, folders, images):
     """A training of a tiny model, not yet started; rates are high, so that three steps are seen."""
 
     def make(name="sd1", **groups):
         groups = {
             "method": {"kind": "fine_tune", **groups.pop("method", {})},
             "model": {"base_model": str(folders[name]), **groups.pop("model", {})},
-            "dataset": {"folder": str(pictures), **SMALL, **groups.pop("dataset", {})},
+            "dataset": {"folder": str(images), **SMALL, **groups.pop("dataset", {})},
             "optimizer": {"learning_rate": 1e-3, **groups.pop("optimizer", {})},
             "schedule": {"max_train_steps": 3, "seed": 7, **groups.pop("schedule", {})},
             **groups,
@@ -86,10 +86,10 @@ def base(folders):
 # -- what learns and what is saved
 
 
-def test_dreambooth_with_class_pictures_changes_the_model_and_saves_one_that_others_read(train, pictures, tmp_path):
+def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_others_read(train, images, tmp_path):
     classes = tmp_path / "classes"
     classes.mkdir()
-    for path in sorted(pictures.glob("*.png"))[:2]:
+    for path in sorted(images.glob("*.png"))[:2]:
         shutil.copy(path, classes)
         (classes / path.with_suffix(".txt").name).write_text("a shape")
     training = train(
@@ -187,7 +187,7 @@ def test_a_negative_rate_trains_away(tune, base):
 
 
 def test_the_first_loss_is_that_of_a_lora_for_the_same_draws(tune):
-    """Nothing has moved yet: the same pictures, noise and timesteps by both ways. Text is cached in one and computed in
+    """Nothing has moved yet: the same images, noise and timesteps by both ways. Text is cached in one and computed in
     batches of another size in the other, so the last digits differ."""
     lora = tune(method={"kind": "lora"}, schedule={"max_train_steps": 1})
     whole = tune(method={"train_text_encoder": "yes"}, schedule={"max_train_steps": 1})
@@ -340,7 +340,7 @@ def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(
 # -- keeping a class
 
 
-def test_the_prior_without_pictures_asks_nothing_at_first_and_holds_the_model_back_later(tune, folders):
+def test_the_prior_without_images_asks_nothing_at_first_and_holds_the_model_back_later(tune, folders):
     groups = {"schedule": {"max_train_steps": 6}}
     free = tune(**groups)
     held = tune(**groups, method={"prior": "model", "class_caption": "a shape"}, dataset={"prior_loss_weight": 20.0})

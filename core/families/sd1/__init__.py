@@ -9,7 +9,7 @@ from core.families.layout import Layout
 from core.families.one_encoder import encode_captions, encode_ids, predict
 from core.families.targets import one_encoder_targets as lora_targets
 from core.families.tokenizer import load_tokenizer
-from core.families.vae import decode_latents, encode_picture_latents
+from core.families.vae import decode_latents, encode_image_latents
 
 LAYOUT = Layout(
     family="sd1",
@@ -17,7 +17,7 @@ LAYOUT = Layout(
     text_encoders=("text_encoder",),
     tokenizers=(load_tokenizer,),
 )
-READS_SIZES = False  # whether `predict` is told the sizes of pictures
+READS_SIZES = False  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
 make_empty = partial(loading.make_empty_part, LAYOUT)
@@ -32,7 +32,7 @@ __all__ = [
     "digest",
     "encode_captions",
     "encode_ids",
-    "encode_picture_latents",
+    "encode_image_latents",
     "load",
     "lora_targets",
     "make_empty",

@@ -10,7 +10,7 @@ from core.families.one_encoder import encode_captions, encode_ids, predict
 from core.families.sd2.prediction import prediction_of
 from core.families.targets import one_encoder_targets as lora_targets
 from core.families.tokenizer import load_tokenizer
-from core.families.vae import decode_latents, encode_picture_latents
+from core.families.vae import decode_latents, encode_image_latents
 
 LAYOUT = Layout(
     family="sd2",
@@ -19,7 +19,7 @@ LAYOUT = Layout(
     tokenizers=(partial(load_tokenizer, pad="!"),),
     find_prediction=prediction_of,
 )
-READS_SIZES = False  # whether `predict` is told the sizes of pictures
+READS_SIZES = False  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
 make_empty = partial(loading.make_empty_part, LAYOUT)
@@ -34,7 +34,7 @@ __all__ = [
     "digest",
     "encode_captions",
     "encode_ids",
-    "encode_picture_latents",
+    "encode_image_latents",
     "load",
     "lora_targets",
     "make_empty",

@@ -9,7 +9,7 @@ import torch
 
 @torch.no_grad()
 def prediction_of(unet: Any) -> str:
-    """ "epsilon" or "v", by one pass on a made-up picture of almost pure noise (A1111's test).
+    """ "epsilon" or "v", by one pass on a made-up image of almost pure noise (A1111's test).
 
     There x_t is the noise, so a model of noise gives it back; one of v gives about -x0, far below it.
     """

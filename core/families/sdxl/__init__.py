@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net that is told the sizes of pictures."""
+"""Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net that is told the sizes of images."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from core.families.sdxl.targets import lora_targets
 from core.families.sdxl.text import encode_captions, encode_ids
 from core.families.sdxl.unet import predict
 from core.families.tokenizer import load_tokenizer
-from core.families.vae import decode_latents, encode_picture_latents
+from core.families.vae import decode_latents, encode_image_latents
 
 LAYOUT = Layout(
     family="sdxl",
@@ -22,7 +22,7 @@ LAYOUT = Layout(
     vae_scale=0.13025,
     vae_overflows=True,
 )
-READS_SIZES = True  # whether `predict` is told the sizes of pictures
+READS_SIZES = True  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
 make_empty = partial(loading.make_empty_part, LAYOUT)
@@ -37,7 +37,7 @@ __all__ = [
     "digest",
     "encode_captions",
     "encode_ids",
-    "encode_picture_latents",
+    "encode_image_latents",
     "load",
     "lora_targets",
     "make_empty",

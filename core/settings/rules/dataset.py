@@ -1,4 +1,4 @@
-"""Pictures: sizes, chance, masks, regularisation, caches. What holds for one folder may not for another, so a setting has an
+"""Images: sizes, chance, masks, regularisation, caches. What holds for one folder may not for another, so a setting has an
 effect where any folder uses it."""
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.concepts import anywhere, concepts_of
+from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
-from core.settings.pictures import PictureSettings
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -18,22 +18,22 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", "leave it empty, or raise it")
     yield from cache_problems(job)
     for concept in concepts_of(job):
-        if concept.pictures.network_multiplier == 0 and job.method.kind == "lora":
-            what = f"The network strength of {concept.source.folder} is 0, so its pictures would teach nothing"
+        if concept.images.network_multiplier == 0 and job.method.kind == "lora":
+            what = f"The network strength of {concept.source.folder} is 0, so its images would teach nothing"
             yield Problem(what, "dataset.network_multiplier", "use 1, or switch the folder off")
-        faces = concept.pictures.face_crop_aug_range
+        faces = concept.images.face_crop_aug_range
         if faces is not None and faces[0] > faces[1]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
             yield Problem(what, "dataset.face_crop_aug_range", "write the smaller number first, such as 2, 4")
 
 
-def changes_by_chance(pictures: PictureSettings) -> list[str]:
-    """The settings that give a picture another look at each draw, so that its latents cannot be encoded once.
+def changes_by_chance(images: ImageSettings) -> list[str]:
+    """The settings that give an image another look at each draw, so that its latents cannot be encoded once.
 
     Mirroring is none of them: both sides are encoded.
     """
-    found = [name for name in ("color_aug", "random_crop") if getattr(pictures, name)]
-    if pictures.face_crop_aug_range is not None and not pictures.enable_bucket:
+    found = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
+    if images.face_crop_aug_range is not None and not images.enable_bucket:
         found.append("face_crop_aug_range")
     return found
 
@@ -42,16 +42,16 @@ def cache_problems(job: TrainJob) -> list[Problem]:
     """Latents that are kept cannot change at each draw."""
     if job.memory.cache_latents in ("auto", "off"):
         return []
-    titles = {name: info.title or name for name, info in PictureSettings.model_fields.items()}
+    titles = {name: info.title or name for name, info in ImageSettings.model_fields.items()}
     return [
         Problem(
-            f"'{titles[name]}' needs its pictures encoded at each step, and the latent cache keeps them"
+            f"'{titles[name]}' needs its images encoded at each step, and the latent cache keeps them"
             f" ({concept.source.folder})",
             "memory.cache_latents",
-            "set it to auto: the pictures of this folder are then encoded at each step, all others once",
+            "set it to auto: the images of this folder are then encoded at each step, all others once",
         )
         for concept in concepts_of(job)
-        for name in changes_by_chance(concept.pictures)
+        for name in changes_by_chance(concept.images)
     ]
 
 
@@ -62,36 +62,36 @@ def _long_side(job: TrainJob) -> int:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     yield from _sizes(job)
-    yield from _pictures(job)
+    yield from _images(job)
 
 
 def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if not anywhere(job, lambda each: each.pictures.enable_bucket):
+    if not anywhere(job, lambda each: each.images.enable_bucket):
         for name in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"):
-            yield f"dataset.{name}", "ignored: picture shapes are not kept"
-    elif not anywhere(job, lambda each: each.pictures.enable_bucket and not each.pictures.bucket_no_upscale):
+            yield f"dataset.{name}", "ignored: image shapes are not kept"
+    elif not anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale):
         for name in ("min_bucket_reso", "max_bucket_reso"):
-            yield f"dataset.{name}", "ignored: pictures are never enlarged"
-    if not anywhere(job, lambda each: not each.pictures.enable_bucket):
-        yield "dataset.face_crop_aug_range", "ignored: picture shapes are kept"
-    if not anywhere(job, lambda each: each.pictures.train_batch_size > 1):
-        yield "dataset.short_batches", "ignored: a batch is one picture"
+            yield f"dataset.{name}", "ignored: images are never enlarged"
+    if not anywhere(job, lambda each: not each.images.enable_bucket):
+        yield "dataset.face_crop_aug_range", "ignored: image shapes are kept"
+    if not anywhere(job, lambda each: each.images.train_batch_size > 1):
+        yield "dataset.short_batches", "ignored: a batch is one image"
     if job.model.family in ("sd1", "sd2"):
         yield "dataset.crop_conditioning", "ignored: only SDXL is told the crop"
 
 
-def _pictures(job: TrainJob) -> Iterator[tuple[str, str]]:
+def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
     if job.dataset.dataset_class:
         for name in ("folder", "sources", "reg_data_dir"):
-            yield f"dataset.{name}", "ignored: a dataset class lists the pictures"
+            yield f"dataset.{name}", "ignored: a dataset class lists the images"
     if not anywhere(job, lambda each: each.role == "regularisation"):
         for name in ("prior_loss_weight", "reg_balance"):
-            yield f"dataset.{name}", "ignored: there are no regularisation pictures"
-    if not anywhere(job, lambda each: each.pictures.conditioning_data_dir):
+            yield f"dataset.{name}", "ignored: there are no regularisation images"
+    if not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
-    elif not anywhere(job, lambda each: each.pictures.masked_loss):
+    elif not anywhere(job, lambda each: each.images.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masks are not used"
     if job.validation.best_checkpoint == "off" and not anywhere(job, lambda each: each.holds_out):
-        yield "validation.validation_seed", "ignored: no picture is held out"
+        yield "validation.validation_seed", "ignored: no image is held out"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"

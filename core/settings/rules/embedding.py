@@ -39,9 +39,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if settings.extended and job.model.family == "sdxl":
         yield Problem("A vector for each layer is for SD 1.x and 2.x", "embedding.extended", "switch it off for SDXL")
     if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
-        what = "Several new words are learnt, so each caption must hold the one that its picture shows"
+        what = "Several new words are learnt, so each caption must hold the one that its image shows"
         yield Problem(
-            what, "embedding.token_string", "look at the captions; pictures without any teach nothing", "advice"
+            what, "embedding.token_string", "look at the captions; images without any teach nothing", "advice"
         )
 
 

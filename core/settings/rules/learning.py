@@ -66,7 +66,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
         yield Problem(what, where, "give a rate above 0; training away is for whole models only")
     else:
-        what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these pictures, without an end"
+        what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these images, without an end"
         yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
 
 

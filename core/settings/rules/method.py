@@ -32,7 +32,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             )
     if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
         what = "The model is to keep the class, and the prior's weight is 0"
-        yield Problem(what, "dataset.prior_loss_weight", "use 1, or set method.prior to pictures")
+        yield Problem(what, "dataset.prior_loss_weight", "use 1, or set method.prior to images")
 
 
 def _within_backward(job: TrainJob) -> Iterator[Problem]:
@@ -97,7 +97,7 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
             "Every block of the U-Net has a rate of 0", where, "give one a rate, or set optimizer.unet_lr to 0"
         )
     elif any(rate < 0 for rate in found):
-        what = "A block's rate is negative: the model unlearns these pictures there, without an end"
+        what = "A block's rate is negative: the model unlearns these images there, without an end"
         yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
 
 
@@ -122,8 +122,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not method.ema or not method.whole_model:
         for name in OF_THE_AVERAGE:
             yield f"method.{name}", "ignored: no average is kept"
-    if method.prior == "pictures":
-        yield "method.class_caption", "ignored: class pictures keep the class"
+    if method.prior == "images":
+        yield "method.class_caption", "ignored: regularization images keep the class"
     if method.whole_model and not method.trains_text:
         yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
     if method.block_lr and method.whole_model:

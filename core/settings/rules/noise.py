@@ -76,13 +76,13 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not _masked(job):
         yield "noise.mask_mean", "ignored: there are no masks"
     elif kohya:
-        yield "noise.mask_mean", "ignored: sd-scripts takes the mean over the picture"
+        yield "noise.mask_mean", "ignored: sd-scripts takes the mean over the image"
     if not kohya_differs(job):
         yield "noise.compatibility", "ignored: with these settings the step is the same"
 
 
 def _masked(job: TrainJob) -> bool:
-    return anywhere(job, lambda each: each.pictures.masked_loss or each.pictures.alpha_mask)
+    return anywhere(job, lambda each: each.images.masked_loss or each.images.alpha_mask)
 
 
 def kohya_differs(job: TrainJob) -> bool:
@@ -99,7 +99,7 @@ def kohya_differs(job: TrainJob) -> bool:
         (bool(noise.noise_offset) and noise.noise_offset_random_strength)
         or (bool(noise.ip_noise_gamma) and noise.ip_noise_gamma_random_strength)
         or noise.multires_noise_iterations is not None
-    ) and anywhere(job, lambda each: each.pictures.train_batch_size > 1)
+    ) and anywhere(job, lambda each: each.images.train_batch_size > 1)
     halved = job.memory.mixed_precision != "no"
     if (
         job.method.kind == "lora"

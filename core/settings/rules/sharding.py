@@ -92,7 +92,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "memory.torch_compile", "use stage 2, or switch the compiler off")
     if job.sharding.shares_weights and job.sharding.zero3_init_flag and method.prior == "model":
         what = "The untrained model is asked before the parts are on the graphics cards"
-        yield Problem(what, "sharding.zero3_init_flag", "switch it off, or use class pictures (method.prior)")
+        yield Problem(what, "sharding.zero3_init_flag", "switch it off, or use regularization images (method.prior)")
     if method.whole_model and method.ema and job.sharding.offload_optimizer_device == "nvme":
         yield Problem(
             "An average cannot be kept of weights on a disk", "method.ema", "switch it off, or use main memory"

@@ -1,4 +1,4 @@
-"""Edges of a picture after Canny (1986), as OpenCV draws them: white lines of one pixel on black, for ControlNet sets."""
+"""Edges of an image after Canny (1986), as OpenCV draws them: white lines of one pixel on black, for ControlNet sets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from PIL import Image
 _TAN_22 = 0.4142135623730951
 
 
-def edge_picture(image: Image.Image, low: float = 32, high: float = 224) -> Image.Image:
-    """L picture of the same size: 255 on edges, 0 elsewhere."""
+def edge_image(image: Image.Image, low: float = 32, high: float = 224) -> Image.Image:
+    """L image of the same size: 255 on edges, 0 elsewhere."""
     grey = np.asarray(image.convert("L"), dtype=np.float32)  # weights .299 .587 .114, as OpenCV's grey
     return Image.fromarray(np.where(canny(grey, low, high), np.uint8(255), np.uint8(0)))
 

@@ -1,7 +1,7 @@
 """Faces cut out upright, named `<name>_x_y_width_height` as the face crop of a training reads them.
 
 The rules are those of sd-scripts' detect_face_rotate: turned about the face's middle by the line of the eyes with the
-surroundings mirrored, a window around the face moved to lie inside the picture.
+surroundings mirrored, a window around the face moved to lie inside the image.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from PIL import Image
 
 from core.dataset.colours import WHITE
-from core.dataset.opening import Opened, open_picture
+from core.dataset.opening import Opened, open_decoded
 from core.dataset.resize import resize
-from core.settings.picture_tools import PictureToolSettings
+from core.settings.image_tools import ImageToolSettings
 from core.tools.faces import Face
-from core.tools.picture_copies import Box, Made, Skip
+from core.tools.image_copies import Box, Made, Skip
 
 
 class Detector(Protocol):
     def find(self, image: Image.Image, min_score: float) -> list[Face]: ...
 
 
-def face_copies(path: Path, asked: PictureToolSettings, detector: Detector) -> tuple[list[Made], list[str]]:
+def face_copies(path: Path, asked: ImageToolSettings, detector: Detector) -> tuple[list[Made], list[str]]:
     """A PNG for each face that qualifies, the largest first, and why others were left out."""
-    image = open_picture(path).on(WHITE)
+    image = open_decoded(path).on(WHITE)
     faces = detector.find(image, asked.face_min_score)
     if not faces:
         raise Skip("has no face that was found")
@@ -57,7 +57,7 @@ def face_copies(path: Path, asked: PictureToolSettings, detector: Detector) -> t
     return made, left_out
 
 
-def upright(image: Image.Image, face: Face, asked: PictureToolSettings) -> tuple[Image.Image, Sequence[int]]:
+def upright(image: Image.Image, face: Face, asked: ImageToolSettings) -> tuple[Image.Image, Sequence[int]]:
     """The window around a face, and the face's (x, y of its middle, width, height) in it."""
     scale = 1.0
     size = max(face.size)
@@ -67,7 +67,7 @@ def upright(image: Image.Image, face: Face, asked: PictureToolSettings) -> tuple
         window = (min(wide, image.width), min(high, image.height))
     if asked.face_resize != "none" and window is not None and asked.face_crop == "size":
         covers = max(window[0] / image.width, window[1] / image.height)
-        # Never smaller than what covers the window: there is nothing outside the picture to show.
+        # Never smaller than what covers the window: there is nothing outside the image to show.
         scale = covers if asked.face_resize == "fit" else max(covers, asked.resize_face_size / size)
     turned = rotated(image, face.tilt, face.centre) if asked.face_rotate else image
     if scale != 1.0:
@@ -85,14 +85,14 @@ def upright(image: Image.Image, face: Face, asked: PictureToolSettings) -> tuple
 
 
 def around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The window with its middle as near to (x, y) as it lies inside a picture of that size."""
+    """The window with its middle as near to (x, y) as it lies inside an image of that size."""
     left = min(max(round(x - window[0] / 2), 0), size[0] - window[0])
     top = min(max(round(y - window[1] / 2), 0), size[1] - window[1])
     return left, top, left + window[0], top + window[1]
 
 
 def rotated(image: Image.Image, degrees: float, centre: tuple[float, float]) -> Image.Image:
-    """Turned anticlockwise about a point, at its own size; what comes in from outside is the picture mirrored."""
+    """Turned anticlockwise about a point, at its own size; what comes in from outside is the image mirrored."""
     if abs(degrees) < 0.05:
         return image
     width, height = image.size

@@ -1,4 +1,4 @@
-"""What is written into a picture comes back, and what others wrote is understood."""
+"""What is written into an image comes back, and what others wrote is understood."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.generation.picture_metadata import (
+from core.generation.image_metadata import (
     EXIF_FOLDER,
     EXIF_USER_COMMENT,
     Hashes,
     a1111_text,
     from_a1111_text,
-    one_picture,
+    one_image,
     png_info,
     portable_name,
-    read_picture,
+    read_image_metadata,
 )
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -61,9 +61,9 @@ def save(path: Path, info: PngInfo) -> Path:
     return path
 
 
-def test_a_job_comes_back_from_its_picture_exactly(tmp_path):
+def test_a_job_comes_back_from_its_image_exactly(tmp_path):
     job, hashes = whole_job(), Hashes("ab" * 32, {"models/loras/glyph.safetensors": "cd" * 32})
-    record = read_picture(save(tmp_path / "a.png", png_info(job, hashes)))
+    record = read_image_metadata(save(tmp_path / "a.png", png_info(job, hashes)))
     assert record.job == job
     assert record.hashes == hashes
     assert (record.source, record.notes) == ("atelier", [])
@@ -91,10 +91,10 @@ def test_our_own_a1111_block_reads_back_to_the_same_drawing():
     assert record.job.model.clip_skip == 2
 
 
-def test_a_picture_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
+def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
     info = PngInfo()
     info.add_text("parameters", A1111_EXAMPLE)
-    record = read_picture(save(tmp_path / "a.png", info))
+    record = read_image_metadata(save(tmp_path / "a.png", info))
     assert record.source == "a1111" and record.job is not None
     asked = record.job.generate
     assert asked.prompt == "a portrait of a knight, (silver:1.2)\noil painting"
@@ -116,17 +116,17 @@ def test_values_out_of_range_are_noted_and_the_others_kept():
 
 
 def test_exif_of_a_jpeg_is_read(tmp_path):
-    picture = Image.new("RGB", (8, 8))
-    exif = picture.getexif()
+    image = Image.new("RGB", (8, 8))
+    exif = image.getexif()
     exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = b"UNICODE\0" + A1111_EXAMPLE.encode("utf-16-be")
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    record = read_picture(tmp_path / "a.jpg")
+    image.save(tmp_path / "a.jpg", exif=exif)
+    record = read_image_metadata(tmp_path / "a.jpg")
     assert record.job is not None and record.job.generate.steps == 28
 
 
-def test_pictures_without_usable_settings_say_why_in_one_sentence(tmp_path):
+def test_images_without_usable_settings_say_why_in_one_sentence(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
-    (tmp_path / "no_picture.png").write_bytes(b"not a picture")
+    (tmp_path / "no_image.png").write_bytes(b"not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     damaged, newer, words = PngInfo(), PngInfo(), PngInfo()
     damaged.add_text("atelier", '{"format": 1, "job": {"generate": {"steps": "many"}}}')
@@ -135,14 +135,14 @@ def test_pictures_without_usable_settings_say_why_in_one_sentence(tmp_path):
     save(tmp_path / "damaged.png", damaged)
     save(tmp_path / "newer.png", newer)
     save(tmp_path / "words.png", words)
-    reasons = {path.stem: read_picture(path) for path in tmp_path.iterdir()}
+    reasons = {path.stem: read_image_metadata(path) for path in tmp_path.iterdir()}
     assert len(reasons) == 6
     assert all(record.job is None and record.reason.endswith(".") for record in reasons.values())
     assert len({record.reason for record in reasons.values()}) == 6
     for content in ("[]", "null", "3", '{"format": "1"}', '{"format": 1, "job": {}, "hashes": 5}'):
         info = PngInfo()
         info.add_text("atelier", content)
-        assert read_picture(save(tmp_path / "odd.png", info)).reason
+        assert read_image_metadata(save(tmp_path / "odd.png", info)).reason
 
 
 def test_no_folder_of_the_machine_is_written(tmp_path):
@@ -160,7 +160,7 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
         model=ModelSettings(base_model=str(outside), vae=str(tmp_path / "secret_person" / "v.safetensors")),
         generate=GenerateSettings(loras=[LoraUse(file=str(outside), strength=0.5)]),
     )
-    drawn = one_picture(
+    drawn = one_image(
         job,
         seed=7,
         width=128,
@@ -176,9 +176,9 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
         "x.safetensors",
     )
     path = save(tmp_path / "a.png", png_info(drawn, Hashes()))
-    with Image.open(path) as picture:
-        assert "secret_person" not in json.dumps(picture.info)
-    read = read_picture(path).job
+    with Image.open(path) as image:
+        assert "secret_person" not in json.dumps(image.info)
+    read = read_image_metadata(path).job
     assert read == drawn and read.generate.seed == 7 and read.generate.count == 1
 
 
@@ -194,7 +194,7 @@ def test_texts_behind_the_pixels_are_found(tmp_path):
     others = [chunk for chunk in chunks if chunk not in texts]
     assert len(texts) == 2
     (tmp_path / "b.png").write_bytes(content[:8] + b"".join([*others[:-1], *texts, others[-1]]))
-    assert read_picture(tmp_path / "b.png").job == job
+    assert read_image_metadata(tmp_path / "b.png").job == job
 
 
 @pytest.mark.parametrize(
@@ -222,5 +222,5 @@ def test_an_image_of_before_weights_were_read_is_made_again_as_it_was(tmp_path):
     job = {"generate": {"prompt": "a (fox:1.3)", "seed": 1}, "model": {}, "memory": {}}
     info.add_text("atelier", json.dumps({"format": 1, "job": job}))
     Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=info)
-    asked = read_picture(tmp_path / "old.png").job.generate
+    asked = read_image_metadata(tmp_path / "old.png").job.generate
     assert not asked.prompt_weights and asked.zero_terminal_snr == "off"

@@ -1,4 +1,4 @@
-"""The picture tools of the Tools tab: one form for all, which shows what the chosen tool asks for."""
+"""The image tools of the Tools tab: one form for all, which shows what the chosen tool asks for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from core.settings.check import build
-from core.settings.job import PicturesJob
-from core.settings.picture_tools import PictureToolSettings
+from core.settings.image_tools import ImageToolSettings
+from core.settings.job import ImagesJob
 from tabs.context import Page
 from tabs.markup import act_of, board, button, esc, news, on_act
 from tabs.own_settings import changed_values, entries, fields
 
 TAB = "Tools"
-FIELDS = entries(PictureToolSettings, "pictures")
+FIELDS = entries(ImageToolSettings, "images")
 COPIES = {"output", "recursive", "copy_captions", "format", "quality"}
 # What a tool asks for beside its folder. A setting that no tool claims is shown with all of them.
 ASKS: dict[str, set[str]] = {
@@ -40,17 +40,17 @@ def asked_by(action: str) -> list[str]:
     return [name for name in FIELDS if name in ("action", "folder") or name in mine or name not in CLAIMED]
 
 
-class PictureTools:
+class ImageTools:
     """What is filled in is kept by the project; the work itself is one of the tab's tools."""
 
-    def __init__(self, page: Page, start: Callable[[PicturesJob], None]):
+    def __init__(self, page: Page, start: Callable[[ImagesJob], None]):
         self.page, self._start = page, start
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(TAB)
 
     def values(self) -> dict[str, Any]:
-        return dict(self._state().get("pictures", {}))
+        return dict(self._state().get("images", {}))
 
     def _keep(self, **changes: Any) -> None:
         self.page.project.keep(TAB, self._state() | changes)
@@ -59,12 +59,12 @@ class PictureTools:
         values = self.values()
         if not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
-        drawn = fields(FIELDS, values, asked_by(values.get("action", "resize")), "pictures", {"output": "by itself"})
+        drawn = fields(FIELDS, values, asked_by(values.get("action", "resize")), "images", {"output": "by itself"})
         go = button("go", FIELDS["action"].labels[values.get("action", "resize")], kind="primary")
         turn = f"<div data-n='{self._state().get('turn', 0)}'>"
         return (
-            f'{turn}<section class="card block-part" aria-label="Picture tools"><h3>Picture tools</h3>'
-            f'<p class="hint">Copies of a folder\'s pictures; the pictures themselves stay as they are.</p>'
+            f'{turn}<section class="card block-part" aria-label="Image tools"><h3>Image tools</h3>'
+            f'<p class="hint">Copies of a folder\'s images; the images themselves stay as they are.</p>'
             f'<div class="concept-fields">{drawn}</div><div class="class-line">{go}'
             f'<span class="hint">{esc(self._about(values))}</span></div></section></div>'
         )
@@ -88,8 +88,8 @@ class PictureTools:
     def act(self, event: gr.EventData) -> str:
         act, arg, value = act_of(event)
         try:
-            if act == "pictures" and arg in FIELDS:
-                self._keep(pictures=changed_values(FIELDS, self.values(), arg, value, self.page.roots))
+            if act == "images" and arg in FIELDS:
+                self._keep(images=changed_values(FIELDS, self.values(), arg, value, self.page.roots))
             elif act == "go":
                 self._go()
         except ProblemsError:
@@ -100,13 +100,13 @@ class PictureTools:
     def _go(self) -> None:
         values = self.values()
         values["folder"] = values.get("folder") or self.page.project.job.dataset.folder or ""
-        self._start(build(PicturesJob, {"pictures": values}))
+        self._start(build(ImagesJob, {"images": values}))
 
 
-def build_board(page: Page, start: Callable[[PicturesJob], None]) -> None:
+def build_board(page: Page, start: Callable[[ImagesJob], None]) -> None:
     """The form's area and its listeners."""
-    tools = PictureTools(page, start)
-    area = board("tools-pictures")
+    tools = ImageTools(page, start)
+    area = board("tools-images")
     seen = gr.State({})
     page.on_show(TAB, tools.show, None, [seen, area])
     page.on_tick(TAB, tools.tick, seen, [seen, area])

@@ -1,4 +1,4 @@
-"""Class pictures drawn with the base model into a folder: only the missing ones, each whole or not there."""
+"""Regularization images drawn with the base model into a folder: only the missing ones, each whole or not there."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.generation.class_plan import (
     ClassPlan,
     Manifest,
     Size,
+    image_name,
+    images_of_others,
     manifest_for,
     missing,
-    picture_name,
-    pictures_of_others,
-    plan_class_pictures,
+    plan_class_images,
     seed_of,
 )
-from core.generation.picture_metadata import Hashes, one_picture, png_info
-from core.generation.pipeline import PromptStates, draw, encode_prompts, pictures_at_once
+from core.generation.image_metadata import Hashes, one_image, png_info
+from core.generation.pipeline import PromptStates, draw, encode_prompts, images_at_once
 from core.generation.run import (
     SECONDS_BETWEEN_PROGRESS,
     OnEvent,
@@ -37,7 +37,7 @@ from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.workspace import Workspace, display_path
 from core.settings.generate import GenerateSettings
-from core.settings.job import ClassPicturesJob, GenerateJob
+from core.settings.job import ClassImagesJob, GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 
-def make_class_pictures(
-    job: ClassPicturesJob,
+def make_class_images(
+    job: ClassImagesJob,
     workspace: Workspace,
     *,
     store: ModelStore,
@@ -54,14 +54,14 @@ def make_class_pictures(
     on_event: OnEvent = lambda kind, **facts: None,
     cancel: CancelToken | None = None,
 ) -> list[Path]:
-    """Draw the class pictures that are missing; returns their files, in the order in which they were drawn.
+    """Draw the regularization images that are missing; returns their files, in the order in which they were drawn.
 
     on_event   as of core.generation.run.run_generate
     A cancelled or broken-off job keeps what is finished; the same job again makes the rest, byte for byte as it would
     have been.
     """
     on_event("progress", text="looking at the dataset", done=0, total=0)
-    plan = plan_class_pictures(job, workspace)
+    plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
     drawn_by = with_own_guidance(drawn_by, sources.model)
@@ -88,30 +88,35 @@ def make_class_pictures(
                 components, asked.prompt, asked.negative_prompt, clip_skip=skip, weighted=asked.prompt_weights
             )
             maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, on_event, cancel)
-            made = maker.all_pictures(todo, job.class_pictures.batch, job.captions.caption_extension)
+            made = maker.all_images(todo, job.class_images.batch, job.captions.caption_extension)
     shown = display_path(plan.folder)
-    on_event("log", text=f"The class pictures lie in {shown}", level="info", fix=f"set dataset.reg_data_dir to {shown}")
+    on_event(
+        "log",
+        text=f"The regularization images lie in {shown}",
+        level="info",
+        fix=f"set dataset.reg_data_dir to {shown}",
+    )
     return made
 
 
 def wanted_of(plan: ClassPlan) -> int:
-    """How many pictures are ours to make: those that others put into the folder count."""
-    return max(0, plan.number - len(pictures_of_others(plan.folder)))
+    """How many images are ours to make: those that others put into the folder count."""
+    return max(0, plan.number - len(images_of_others(plan.folder)))
 
 
 def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
     there = plan.number - wanted
     text = (
-        f"{todo} of {plan.number} class pictures are to be made"
+        f"{todo} of {plan.number} regularization images are to be made"
         if todo
-        else f"All {plan.number} class pictures are there"
+        else f"All {plan.number} regularization images are there"
     )
-    return text + (f"; {there} pictures of your own in the folder count" if there > 0 else "")
+    return text + (f"; {there} images of your own in the folder count" if there > 0 else "")
 
 
-def generate_job(job: ClassPicturesJob, plan: ClassPlan) -> GenerateJob:
-    """What draws the pictures, size and seed left open."""
-    asked = job.class_pictures
+def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
+    """What draws the images, size and seed left open."""
+    asked = job.class_images
     generate = GenerateSettings(
         prompt=plan.prompt,
         negative_prompt=asked.negative_prompt,
@@ -125,13 +130,13 @@ def generate_job(job: ClassPicturesJob, plan: ClassPlan) -> GenerateJob:
 
 def settings_of(
     drawn_by: GenerateJob,
-    job: ClassPicturesJob,
+    job: ClassImagesJob,
     sources: Sources,
     hashes: Hashes,
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """What all pictures of a folder have in common; the names are class_plan.TITLES. Lists of earlier versions have no
+    """What all images of a folder have in common; the names are class_plan.TITLES. Lists of earlier versions have no
     weights and no zero terminal SNR: None is "no"."""
     asked = drawn_by.generate
     weighs = asked.prompt_weights and any(
@@ -140,7 +145,7 @@ def settings_of(
     return {
         "prompt": asked.prompt,
         "negative_prompt": asked.negative_prompt,
-        "seed": job.class_pictures.seed,
+        "seed": job.class_images.seed,
         "sampler": asked.sampler,
         "steps": asked.steps,
         "guidance_scale": asked.guidance_scale,
@@ -164,9 +169,9 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
 
 
 class _Maker:
-    """The missing pictures of one folder, drawn in fixed groups of one size.
+    """The missing images of one folder, drawn in fixed groups of one size.
 
-    A group is drawn whole even where only some of it are missing: a picture differs by rounding with the number that is
+    A group is drawn whole even where only some of it are missing: an image differs by rounding with the number that is
     drawn beside it, and the folder shall hold the same bytes however often the job was broken off.
     """
 
@@ -190,7 +195,7 @@ class _Maker:
         self.zero_terminal_snr = uses_zero_terminal_snr(drawn_by, sources)
         self.done, self.total, self.said = 0, 0, 0.0
 
-    def all_pictures(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
+    def all_images(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
         self.total = len(todo)
         ending = ".txt" if caption_extension == "auto" else caption_extension
         made: list[Path] = []
@@ -199,24 +204,24 @@ class _Maker:
         while left:
             group = self._group_of(left[0], batch)
             missing_here = [index for index in group if index in left]
-            pictures = self._draw_if_it_fits(group, len(missing_here))
-            if pictures is None:
+            images = self._draw_if_it_fits(group, len(missing_here))
+            if images is None:
                 batch = 1
                 continue
-            for index, picture in zip(group, pictures, strict=True):
+            for index, image in zip(group, images, strict=True):
                 if index in left:
-                    made.append(self._save(index, picture, ending))
+                    made.append(self._save(index, image, ending))
                     left.remove(index)
                     self.done += 1
         self._progress(0)
         return made
 
     def _group_of(self, index: int, batch: int | None) -> list[int]:
-        """The pictures that are drawn together with this one: the n-th handful of its size."""
+        """The images that are drawn together with this one: the n-th handful of its size."""
         sizes = self.manifest.sizes
         size = sizes[index]
         name = f"{size[0]}x{size[1]}"
-        at_once = batch or self.manifest.at_once.get(name) or pictures_at_once(self.components, *size)
+        at_once = batch or self.manifest.at_once.get(name) or images_at_once(self.components, *size)
         if self.manifest.at_once.get(name) != at_once:
             self.manifest.at_once[name] = at_once
             self.manifest.write(self.plan.folder)
@@ -225,7 +230,7 @@ class _Maker:
         return same[start : start + at_once]
 
     def _draw_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
-        """None when several pictures together took more memory than the device has; one alone raises as ever."""
+        """None when several images together took more memory than the device has; one alone raises as ever."""
         import torch
 
         try:
@@ -234,7 +239,7 @@ class _Maker:
             if len(group) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several pictures at once do not fit into memory; going on one by one", level="info")
+        self.on_event("log", text="Several images at once do not fit into memory; going on one by one", level="info")
         return None
 
     def _draw(self, group: list[int], counted: int) -> list[Image]:
@@ -264,16 +269,16 @@ class _Maker:
     def _progress(self, steps_of_next: int) -> None:
         self.said = time.monotonic()
         steps = self.drawn_by.generate.steps
-        text = f"drawing class picture {min(self.done + 1, self.total)} of {self.total}"
+        text = f"drawing regularization image {min(self.done + 1, self.total)} of {self.total}"
         self.on_event("progress", text=text, done=self.done * steps + steps_of_next, total=self.total * steps)
 
-    def _save(self, index: int, picture: Image, ending: str) -> Path:
-        """The caption first: a picture that is there is finished."""
-        path, seed = self.plan.folder / picture_name(index), seed_of(self.seed, index)
+    def _save(self, index: int, image: Image, ending: str) -> Path:
+        """The caption first: an image that is there is finished."""
+        path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
         width, height = self.manifest.sizes[index]
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        drawn = one_picture(
+        drawn = one_image(
             self.drawn_by,
             seed=seed,
             width=width,
@@ -285,15 +290,15 @@ class _Maker:
             zero_terminal_snr=self.zero_terminal_snr,
         )
         content = BytesIO()
-        picture.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
+        image.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
         atomic.write_bytes(path, content.getvalue())
-        self.on_event("picture", path=str(path), seed=seed)
+        self.on_event("image", path=str(path), seed=seed)
         return path
 
 
-def what_would_be_made(job: ClassPicturesJob, workspace: Workspace) -> str:
+def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:
     """One sentence for who asks before the start. Raises ProblemsError like the job itself."""
-    plan = plan_class_pictures(job, workspace)
+    plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
     drawn_by = with_own_guidance(drawn_by, sources.model)
@@ -304,5 +309,5 @@ def what_would_be_made(job: ClassPicturesJob, workspace: Workspace) -> str:
     for index in todo:
         counts[manifest.sizes[index]] = counts.get(manifest.sizes[index], 0) + 1
     sizes = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sorted(counts.items()))
-    text = f"{len(todo)} of {plan.number} class pictures of '{plan.prompt}' would be made"
+    text = f"{len(todo)} of {plan.number} regularization images of '{plan.prompt}' would be made"
     return f"{text}{': ' + sizes if sizes else ''}, in {display_path(plan.folder)}"

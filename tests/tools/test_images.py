@@ -1,4 +1,4 @@
-"""The picture tools: what they write, what they leave out, and that the pictures themselves stay as they are."""
+"""The image tools: what they write, what they leave out, and that the images themselves stay as they are."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.job import PicturesJob
-from core.settings.picture_tools import PictureToolSettings
+from core.settings.image_tools import ImageToolSettings
+from core.settings.job import ImagesJob
 from core.settings.presets import dump
 from core.tools.faces import Face, FaceDetector, weights_folder
-from core.tools.picture_edges import canny
-from core.tools.picture_faces import around, rotated, upright
-from core.tools.pictures import run_pictures
+from core.tools.image_edges import canny
+from core.tools.image_faces import around, rotated, upright
+from core.tools.images import run_images
 
 
-def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+def made(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
     channels = len(mode)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return Image.fromarray(pixels, mode)
@@ -33,10 +33,10 @@ def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.
 def folder(tmp_path):
     root = tmp_path / "set"
     (root / "sub").mkdir(parents=True)
-    picture(100, 60).save(root / "wide.png")
+    made(100, 60).save(root / "wide.png")
     (root / "wide.txt").write_text("a wide thing")
-    picture(30, 40, seed=1).save(root / "sub" / "small.jpg")
-    (root / "broken.png").write_bytes(b"no picture")
+    made(30, 40, seed=1).save(root / "sub" / "small.jpg")
+    (root / "broken.png").write_bytes(b"no image")
     (root / "notes.md").write_text("x")
     return root
 
@@ -55,9 +55,9 @@ def use(folder, /, cancel=None, detector=None, **asked):
             lines.append(facts["text"])
 
     asked = {"folder": str(folder), "output": str(folder.parent / "out")} | asked
-    job = PicturesJob(pictures=PictureToolSettings(**asked))
+    job = ImagesJob(images=ImageToolSettings(**asked))
     before = tree(folder)
-    report = run_pictures(job, Workspace(outputs=folder.parent / "outputs"), on_event, cancel, detector)
+    report = run_images(job, Workspace(outputs=folder.parent / "outputs"), on_event, cancel, detector)
     if not asked.get("number_in_place") and asked["action"] != "undo_number":
         assert tree(folder) == before
     return report, lines
@@ -72,7 +72,7 @@ def sizes(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_copies_of_each_largest_size_come_from_the_picture_itself(folder, tmp_path):
+def test_copies_of_each_largest_size_come_from_the_image_itself(folder, tmp_path):
     report, lines = use(folder, action="resize", max_resolution=[32, (16, 16)], divisible_by=4)
     # 100 x 60 at 1024 pixels: 41 x 24, and 20 x 12 at 256; 30 x 40 likewise 27 x 36 and 13 x 18; cut to fours
     assert sizes(tmp_path / "out") == {
@@ -83,13 +83,13 @@ def test_copies_of_each_largest_size_come_from_the_picture_itself(folder, tmp_pa
     }
     assert (tmp_path / "out" / "wide+16x16.txt").read_text() == "a wide thing" and report.captions == 2
     assert [path.name for path, _ in report.skipped] == ["broken.png"] and report.others == 1
-    assert any("broken.png is not a picture" in line for line in lines) and "1 left out" in lines[-1]
+    assert any("broken.png is not an image" in line for line in lines) and "1 left out" in lines[-1]
     alone, _ = use(folder, action="resize", max_resolution=[(16, 16)], divisible_by=4, output=str(tmp_path / "alone"))
     name = "wide+16x16.png"
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "out" / name).read_bytes() and alone.written
 
 
-def test_a_picture_below_a_limit_is_copied_once_and_never_enlarged(folder, tmp_path):
+def test_an_image_below_a_limit_is_copied_once_and_never_enlarged(folder, tmp_path):
     report, _ = use(folder, action="resize", max_resolution=[512, 256], format="jpg")
     assert sizes(tmp_path / "out") == {"sub/small+512x512.jpg": (30, 40), "wide+512x512.jpg": (100, 60)}
     assert sum("no larger at 256x256" in why for _, why in report.skipped) == 2
@@ -113,34 +113,34 @@ def test_cropping_gives_exactly_the_size_from_the_middle(folder, tmp_path):
 def test_converting_keeps_transparency_or_puts_it_on_white_and_copies_what_fits_already(tmp_path):
     root = tmp_path / "set"
     root.mkdir()
-    clear = picture(20, 20, "RGBA")
+    clear = made(20, 20, "RGBA")
     pixels = np.asarray(clear).copy()
     pixels[:10, :, 3], pixels[10:, :, 3] = 0, 255
     Image.fromarray(pixels).save(root / "clear.png")
-    picture(20, 20).save(root / "photo.jpg", quality=40)
+    made(20, 20).save(root / "photo.jpg", quality=40)
     use(root, action="convert", format="webp")
-    with Image.open(tmp_path / "out" / "clear.webp") as image:
-        assert np.array_equal(np.asarray(image.convert("RGBA"))[10:], pixels[10:])  # at quality 100 nothing is lost
+    with Image.open(tmp_path / "out" / "clear.webp") as written:
+        assert np.array_equal(np.asarray(written.convert("RGBA"))[10:], pixels[10:])  # at quality 100 nothing is lost
     use(root, action="convert", format="jpg", output=str(tmp_path / "jpg"))
     assert (tmp_path / "jpg" / "photo.jpg").read_bytes() == (root / "photo.jpg").read_bytes()
     with Image.open(tmp_path / "jpg" / "clear.jpg") as image:
         assert np.asarray(image)[:8].min() > 240
 
 
-def test_two_pictures_that_would_become_one_file_are_told_apart(tmp_path):
+def test_two_images_that_would_become_one_file_are_told_apart(tmp_path):
     root = tmp_path / "set"
     root.mkdir()
-    picture(20, 20).save(root / "a.png")
-    picture(20, 20, seed=2).save(root / "a.jpg")
+    made(20, 20).save(root / "a.png")
+    made(20, 20, seed=2).save(root / "a.jpg")
     report, _ = use(root, action="convert", format="webp")
     assert len(report.written) == 1 and "would overwrite a.webp" in report.skipped[0][1]
 
 
-def test_masks_follow_their_picture_in_size_and_name(tmp_path):
+def test_masks_follow_their_image_in_size_and_name(tmp_path):
     root = tmp_path / "set"
     root.mkdir()
-    picture(64, 64).save(root / "a.png")
-    picture(64, 64, seed=1).save(root / "a-masklabel.png")
+    made(64, 64).save(root / "a.png")
+    made(64, 64, seed=1).save(root / "a-masklabel.png")
     use(root, action="resize", max_resolution=[32])
     assert sizes(tmp_path / "out") == {"a+32x32-masklabel.png": (32, 32), "a+32x32.png": (32, 32)}
     use(root, action="number", output=str(tmp_path / "n"))
@@ -153,7 +153,7 @@ def test_masks_follow_their_picture_in_size_and_name(tmp_path):
 def numbered(root: Path) -> dict[str, bytes]:
     root.mkdir()
     for name in ("fox10", "fox2", "0001"):
-        picture(20, 20, seed=len(name)).save(root / f"{name}.png")
+        made(20, 20, seed=len(name)).save(root / f"{name}.png")
         (root / f"{name}.txt").write_text(name)
     (root / "fox2_flip.npz").write_bytes(b"npz of fox2")
     (root / "fox2-masklabel.png").write_bytes((root / "fox2.png").read_bytes())
@@ -192,11 +192,11 @@ def test_numbering_in_place_takes_everything_along_and_goes_back(tmp_path):
 
 
 def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
-    from core.tools import picture_numbers
+    from core.tools import image_numbers
 
     root = tmp_path / "set"
     before = numbered(root)
-    real, calls = picture_numbers.atomic.replace, []
+    real, calls = image_numbers.atomic.replace, []
 
     def refuse(source, target):
         calls.append(source)
@@ -204,7 +204,7 @@ def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
             raise PermissionError(13, "in use", str(source))
         real(source, target)
 
-    monkeypatch.setattr(picture_numbers.atomic, "replace", refuse)
+    monkeypatch.setattr(image_numbers.atomic, "replace", refuse)
     with pytest.raises(ProblemsError, match="earlier names"):
         use(root, action="number", number_in_place=True, number_start=7)
     after = {name: data for name, data in tree(root).items() if not name.startswith("_atelier")}
@@ -214,11 +214,11 @@ def test_numbering_that_fails_half_way_leaves_all_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 15])
 def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, after):
     """A power cut after so many of the 16 renames: names that are both old and new among them."""
-    from core.tools import picture_numbers
+    from core.tools import image_numbers
 
     root = tmp_path / "set"
     before = numbered(root)
-    real, calls = picture_numbers.atomic.replace, []
+    real, calls = image_numbers.atomic.replace, []
 
     def cut(source, target):
         if Path(source).name.startswith(".tmp-"):
@@ -229,7 +229,7 @@ def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, a
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture_numbers.atomic, "replace", cut)
+        patch.setattr(image_numbers.atomic, "replace", cut)
         with pytest.raises(SystemExit):
             use(root, action="number", number_in_place=True, number_start=0)
     use(root, action="undo_number")
@@ -238,12 +238,12 @@ def test_a_numbering_that_was_cut_off_can_be_taken_back(tmp_path, monkeypatch, a
 
 @pytest.mark.parametrize("after", [1, 4, 8, 11])
 def test_a_way_back_that_was_cut_off_goes_on(tmp_path, monkeypatch, after):
-    from core.tools import picture_numbers
+    from core.tools import image_numbers
 
     root = tmp_path / "set"
     before = numbered(root)
     use(root, action="number", number_in_place=True, number_start=0)
-    real, calls = picture_numbers.atomic.replace, []
+    real, calls = image_numbers.atomic.replace, []
 
     def cut(source, target):
         calls.append(source)
@@ -252,7 +252,7 @@ def test_a_way_back_that_was_cut_off_goes_on(tmp_path, monkeypatch, after):
         real(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(picture_numbers.atomic, "replace", cut)
+        patch.setattr(image_numbers.atomic, "replace", cut)
         use(root, action="undo_number")
     use(root, action="undo_number")
     assert tree(root) == before
@@ -299,7 +299,7 @@ def test_weak_edges_count_only_where_a_strong_one_leads_to_them():
     assert canny(grey[:, :45], 32, 200).sum() > 40
 
 
-def test_edge_pictures_have_the_names_and_sizes_of_their_pictures(folder, tmp_path):
+def test_edge_images_have_the_names_and_sizes_of_their_images(folder, tmp_path):
     use(folder, action="edges")
     assert sizes(tmp_path / "out") == {"sub/small.png": (30, 40), "wide.png": (100, 60)}
     assert not (tmp_path / "out" / "wide.txt").exists()
@@ -311,7 +311,7 @@ def test_edge_pictures_have_the_names_and_sizes_of_their_pictures(folder, tmp_pa
 
 
 def tilted(degrees: float, size=(200, 160), centre=(70, 60)) -> tuple[Image.Image, Face]:
-    """A picture with a red left and a blue right eye on a line that falls to the right by `degrees`."""
+    """An image with a red left and a blue right eye on a line that falls to the right by `degrees`."""
     image = Image.new("RGB", size, (90, 120, 90))
     draw = ImageDraw.Draw(image)
     x, y = 15 * math.cos(math.radians(degrees)), 15 * math.sin(math.radians(degrees))
@@ -338,22 +338,22 @@ def test_turning_levels_the_eyes_and_the_face_stays_in_its_place(degrees):
     assert np.asarray(turned).min(axis=(0, 1))[1] == 0 and tuple(np.asarray(turned)[0, 0]) != (0, 0, 0)
 
 
-def test_the_window_lies_inside_the_picture():
+def test_the_window_lies_inside_the_image():
     assert around(50, 50, (40, 20), (100, 100)) == (30, 40, 70, 60)
     assert around(5, 99, (40, 20), (100, 100)) == (0, 80, 40, 100)
 
 
 def test_a_window_by_the_faces_size_is_named_by_where_the_face_is():
     image, face = tilted(10)
-    settings = PictureToolSettings(action="faces", face_crop="ratio", face_crop_ratio=(2, 1.5))
+    settings = ImageToolSettings(action="faces", face_crop="ratio", face_crop_ratio=(2, 1.5))
     copy, info = upright(image, face, settings)
     assert copy.size == (144, 108)  # 72 pixels, the larger side, times 2 and 1.5
-    assert list(info) == [70, 54, 60, 72]  # at the left edge of the picture: the window is moved in
+    assert list(info) == [70, 54, 60, 72]  # at the left edge of the image: the window is moved in
 
 
-def test_faces_are_scaled_to_one_size_and_never_beyond_the_picture():
+def test_faces_are_scaled_to_one_size_and_never_beyond_the_image():
     image, face = tilted(0)
-    settings = PictureToolSettings(
+    settings = ImageToolSettings(
         action="faces", face_crop="size", crop_size=(80, 64), face_resize="face", resize_face_size=36
     )
     copy, info = upright(image, face, settings)
@@ -395,7 +395,7 @@ def test_every_face_that_qualifies_is_written_under_the_name_that_a_face_crop_re
 def test_the_detector_finds_no_face_in_noise_and_takes_any_size():
     detector = FaceDetector()
     for size in ((160, 120), (8, 8), (13, 400)):
-        assert detector.find(picture(*size), 0.9) == []
+        assert detector.find(made(*size), 0.9) == []
 
 
 def test_a_missing_detector_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch):
@@ -414,9 +414,9 @@ def test_a_missing_detector_is_refused_with_the_line_that_installs_it(tmp_path, 
     [
         ({"folder": ""}, "No folder is chosen"),
         ({"folder": "no such folder"}, "does not exist"),
-        ({"output": "{folder}"}, "into the picture folder itself"),
-        ({"output": "{folder}/inside"}, "into the picture folder itself"),
-        ({"output": "{folder}/notes.md"}, "into the picture folder itself"),
+        ({"output": "{folder}"}, "into the image folder itself"),
+        ({"output": "{folder}/inside"}, "into the image folder itself"),
+        ({"output": "{folder}/notes.md"}, "into the image folder itself"),
         ({"max_resolution": []}, "No size is given"),
         ({"action": "faces", "face_resize": "fit", "face_crop": "ratio"}, "fixed size"),
     ],
@@ -429,7 +429,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(folder, tmp_p
     assert tree(tmp_path) == before
 
 
-def test_a_cancel_stops_between_pictures(folder):
+def test_a_cancel_stops_between_images(folder):
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
@@ -437,16 +437,16 @@ def test_a_cancel_stops_between_pictures(folder):
 
 
 def test_the_command_line_runs_a_job_file(folder, tmp_path, capsys):
-    job = PicturesJob(pictures=PictureToolSettings(folder=str(folder), action="crop", crop_size=(512, 64)))
-    atomic.write_json(tmp_path / "job.json", dump(job, task="pictures"))
-    words = ["pictures", str(tmp_path / "job.json"), "--pictures.crop_size", "64,64", "--outputs", str(tmp_path / "o")]
+    job = ImagesJob(images=ImageToolSettings(folder=str(folder), action="crop", crop_size=(512, 64)))
+    atomic.write_json(tmp_path / "job.json", dump(job, task="images"))
+    words = ["images", str(tmp_path / "job.json"), "--images.crop_size", "64,64", "--outputs", str(tmp_path / "o")]
     assert main([*words, "--check"]) == 0 and "crop: from" in capsys.readouterr().out
     assert not (tmp_path / "o" / "datasets").exists()
     assert main(words) == 0
     assert set(sizes(tmp_path / "o" / "datasets" / "crop" / "set").values()) == {(64, 64)}
-    assert "2 pictures written" in capsys.readouterr().err
-    assert main(["pictures", "--outputs", str(tmp_path / "o")]) == 2
+    assert "2 images written" in capsys.readouterr().err
+    assert main(["images", "--outputs", str(tmp_path / "o")]) == 2
 
 
 def test_the_command_has_help(capsys):
-    assert main(["pictures", "--help"]) == 0 and "--pictures.face_crop_ratio" in capsys.readouterr().out
+    assert main(["images", "--help"]) == 0 and "--images.face_crop_ratio" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Resized, cropped and converted copies of one picture: what is made, not where it is written."""
+"""Resized, cropped and converted copies of one image: what is made, not where it is written."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.dataset.opening import Opened, open_picture
+from core.dataset.opening import Opened, open_decoded
 from core.dataset.resize import resize
-from core.settings.picture_tools import PictureToolSettings
+from core.settings.image_tools import ImageToolSettings
 
 Box = tuple[int, int, int, int]
 
 
 class Skip(Exception):
-    """A picture that a tool leaves out. Its text says why, to be put after the picture's name."""
+    """An image that a tool leaves out. Its text says why, to be put after the image's name."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """One copy. picture: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
+    """One copy. image: what is saved as `format`, or the file whose bytes are copied; stem: its name."""
 
     stem: str
-    picture: Opened | Path
+    image: Opened | Path
     format: str
 
 
-def resized_copies(path: Path, asked: PictureToolSettings) -> tuple[list[Made], list[str]]:
-    """A copy for each largest size, each made from the picture itself, named `<name>+<W>x<H>`; and what was left out.
+def resized_copies(path: Path, asked: ImageToolSettings) -> tuple[list[Made], list[str]]:
+    """A copy for each largest size, each made from the image itself, named `<name>+<W>x<H>`; and what was left out.
 
     sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
     """
-    opened = open_picture(path)
+    opened = open_decoded(path)
     width, height = opened.colours.size
     made: list[Made] = []
     left_out: list[str] = []
@@ -64,9 +64,9 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def cropped_copy(path: Path, asked: PictureToolSettings) -> Made:
+def cropped_copy(path: Path, asked: ImageToolSettings) -> Made:
     """Exactly the asked size, from the middle."""
-    opened = open_picture(path)
+    opened = open_decoded(path)
     width, height = opened.colours.size
     wanted = asked.crop_size
     if asked.crop_scaled:
@@ -81,9 +81,9 @@ def cropped_copy(path: Path, asked: PictureToolSettings) -> Made:
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
-def converted_copy(path: Path, asked: PictureToolSettings) -> Made:
+def converted_copy(path: Path, asked: ImageToolSettings) -> Made:
     """In the asked format; a file that has it already is copied as it is, so that it loses nothing."""
-    opened = open_picture(path)  # also for a copy: a broken picture is named, not copied
+    opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:
         same = image.format == _PILLOW_NAMES[asked.format] and not getattr(image, "is_animated", False)
     return Made(path.stem, path if same else opened, asked.format)

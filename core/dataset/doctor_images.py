@@ -1,4 +1,4 @@
-"""The doctor's findings about pictures themselves: copies, blur, borders, sizes."""
+"""The doctor's findings about images themselves: copies, blur, borders, sizes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from core.dataset.contents import content_hashes
 from core.dataset.doctor_finding import Finding, Key, Patient, joined_groups, one_by_one, size_of
 from core.dataset.look import Look
 from core.dataset.memo import Memo
-from core.dataset.opening import BrokenPicture, open_rgb
-from core.dataset.scan import Picture
+from core.dataset.opening import BrokenImage, open_rgb
+from core.dataset.scan import ImageInfo
 from core.record.cancel import CancelToken
 
 Progress = Callable[[int, int], None]
 
 # Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
-# in up to 11, different pictures in 15 and more. Chance pairs of a large set are sorted out by the second look.
+# in up to 11, different images in 15 and more. Chance pairs of a large set are sorted out by the second look.
 NEAR_DISTANCE = 8
 # Difference of two 16 x 16 greys over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
 NEAR_DIFFERENCE = 0.5
@@ -82,7 +82,7 @@ def copies_by_content(
 
 
 def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
-    """A finding for each kind of copies, told by what the pictures are for."""
+    """A finding for each kind of copies, told by what the images are for."""
     found: dict[str, list[list[Patient]]] = defaultdict(list)
     for groups, alike in alike_groups:
         for group in groups:
@@ -106,12 +106,12 @@ _COPIES = {
     ),
     "class": (
         "advice",
-        "{groups} in training and among the regularisation pictures: these teach the opposite of each other.",
+        "{groups} in training and among the regularisation images: these teach the opposite of each other.",
         "Put the regularisation copies away.",
     ),
     "near class": (
         "advice",
-        "{groups}, nearly alike, in training and among the regularisation pictures: these teach the opposite of each other.",
+        "{groups}, nearly alike, in training and among the regularisation images: these teach the opposite of each other.",
         "Look at each pair, and put the regularisation copies away.",
     ),
     "copy": (
@@ -130,7 +130,7 @@ _COPIES = {
 def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
     level, what, fix = _COPIES[kind]
     advised = [patient.key for group in groups for patient in _too_many(group)]
-    said = "1 picture is there" if len(groups) == 1 else f"{len(groups)} pictures are there"
+    said = "1 image is there" if len(groups) == 1 else f"{len(groups)} images are there"
     shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
     what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
@@ -138,7 +138,7 @@ def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
 
 def _too_many(group: Sequence[Patient]) -> list[Patient]:
     """All but the first. One file that two entries name cannot be put away without losing both."""
-    return [patient for patient in group[1:] if patient.picture.path != group[0].picture.path]
+    return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
 
 
 _ROLE_ORDER = {"train": 0, "regularisation": 1, "validation": 2}
@@ -146,19 +146,19 @@ _ROLE_ORDER = {"train": 0, "regularisation": 1, "validation": 2}
 
 def _worth(patient: Patient) -> tuple:
     """The copy to keep comes first: one that trains, has a caption, has more pixels, more bytes, the first name."""
-    picture = patient.picture
+    image = patient.image
     captioned = patient.placed.caption.source in ("file", "metadata")
-    pixels = picture.width * picture.height
-    return (_ROLE_ORDER.get(patient.role, 3), not captioned, -pixels, -picture.bytes, patient.key)
+    pixels = image.width * image.height
+    return (_ROLE_ORDER.get(patient.role, 3), not captioned, -pixels, -image.bytes, patient.key)
 
 
 def _same_content(
     patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
 ) -> list[list[Patient]]:
     """Groups of equal bytes. Only files of equal length are read."""
-    lengths = Counter(patient.picture.bytes for patient in patients)
-    suspects = [patient for patient in patients if lengths[patient.picture.bytes] > 1]
-    hashes = content_hashes([patient.picture for patient in suspects], memo_path, cancel.check if cancel else None)
+    lengths = Counter(patient.image.bytes for patient in patients)
+    suspects = [patient for patient in patients if lengths[patient.image.bytes] > 1]
+    hashes = content_hashes([patient.image for patient in suspects], memo_path, cancel.check if cancel else None)
     groups: dict[str, list[Patient]] = defaultdict(list)
     for patient in suspects:
         groups[hashes[patient.key]].append(patient)
@@ -174,7 +174,7 @@ def _near(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[list[Patient]]:
-    """Groups of pictures that look alike; of exact copies only the one to keep takes part."""
+    """Groups of images that look alike; of exact copies only the one to keep takes part."""
     left_out = set()
     for group in exact:
         ordered = sorted(group, key=_worth)
@@ -186,7 +186,7 @@ def _near(
     ]
     pairs = list(close_pairs([seen[patient.key].dhash for patient in able], limits.near_distance, cancel))
     wanted = sorted({number for pair in pairs for number in pair})
-    closer = second_look([able[number].picture for number in wanted], memo_path, cancel, progress)
+    closer = second_look([able[number].image for number in wanted], memo_path, cancel, progress)
     alike = []
     for one, other in pairs:
         first, second = closer.get(able[one].key), closer.get(able[other].key)
@@ -228,44 +228,44 @@ class Closer:
 
 
 def second_look(
-    pictures: Sequence[Picture],
+    images: Sequence[ImageInfo],
     memo_path: Path | str | None,
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
     threads: int = 4,
 ) -> dict[Key, Closer]:
-    """Decode those pictures small and keep what is needed to be sure; remembered by file."""
+    """Decode those images small and keep what is needed to be sure; remembered by file."""
     memo = Memo(memo_path)
-    known = memo.known(_CLOSER, pictures)
-    remaining = iter([picture for picture in pictures if picture.path not in known])
-    done = len(pictures) - sum(picture.path not in known for picture in pictures)
+    known = memo.known(_CLOSER, images)
+    remaining = iter([image for image in images if image.path not in known])
+    done = len(images) - sum(image.path not in known for image in images)
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 16 * threads)):
             if cancel:
                 cancel.check()
-            found = dict(zip((picture.path for picture in part), pool.map(_look_closer, part), strict=True))
+            found = dict(zip((image.path for image in part), pool.map(_look_closer, part), strict=True))
             memo.remember(_CLOSER, found, part)
             known.update(found)
             done += len(part)
             if progress:
-                progress(done, len(pictures))
+                progress(done, len(images))
     result = {}
-    for picture in pictures:
-        said = json.loads(known[picture.path])
+    for image in images:
+        said = json.loads(known[image.path])
         if said:
             grey = np.frombuffer(bytes.fromhex(said["grey"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
-            result[picture.key] = Closer(grey, said["frame"])
+            result[image.key] = Closer(grey, said["frame"])
     return result
 
 
-def _look_closer(picture: Picture) -> str:
+def _look_closer(image: ImageInfo) -> str:
     try:
-        image = open_rgb(picture.path, draft=(512, 512))
-    except BrokenPicture:
+        pixels = open_rgb(image.path, draft=(512, 512))
+    except BrokenImage:
         return "null"
-    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
-    image.thumbnail((256, 256), Image.Resampling.BOX)
-    return json.dumps({"grey": grey.tobytes().hex(), "frame": round(frame_share(np.asarray(image)), 4)})
+    grey = np.asarray(pixels.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    pixels.thumbnail((256, 256), Image.Resampling.BOX)
+    return json.dumps({"grey": grey.tobytes().hex(), "frame": round(frame_share(np.asarray(pixels)), 4)})
 
 
 def frame_share(pixels_HWC: np.ndarray) -> float:
@@ -288,7 +288,7 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
     if not (min(top, bottom) or min(left, right)):
         return 0.0  # bars come in pairs; one even side is a floor or a sky
     inner = colours[top : height - bottom, left : width - right]
-    # One line further in: area-averaging mixes the bar's last line with the picture's first.
+    # One line further in: area-averaging mixes the bar's last line with the image's first.
     sides = (
         (top, colours[0].mean(axis=0), inner[min(1, len(inner) - 1)]),
         (bottom, colours[-1].mean(axis=0), inner[max(-2, -len(inner))]),
@@ -301,7 +301,7 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
     return 1.0 - inner.shape[0] * inner.shape[1] / (height * width)
 
 
-# ---- single pictures
+# ---- single images
 
 
 def looks_wrong(
@@ -312,7 +312,7 @@ def looks_wrong(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
-    """Blurred, empty and framed pictures."""
+    """Blurred, empty and framed images."""
     whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
     plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
     rest = [patient for patient in whole if seen[patient.key].border < 1.0]
@@ -321,7 +321,7 @@ def looks_wrong(
         key=lambda patient: seen[patient.key].blur,
     )
     edged = [patient for patient in rest if seen[patient.key].border >= limits.border_from]
-    closer = second_look([patient.picture for patient in edged], memo_path, cancel, progress)
+    closer = second_look([patient.image for patient in edged], memo_path, cancel, progress)
     frames = {patient.key: closer[patient.key].frame for patient in edged if patient.key in closer}
     framed = sorted(
         (patient for patient in edged if frames.get(patient.key, 0.0) >= limits.border_from),
@@ -338,7 +338,7 @@ def looks_wrong(
         *one_by_one(
             "blur",
             blurred,
-            "{n} blurred or very soft: what is trained on them draws soft pictures.",
+            "{n} blurred or very soft: what is trained on them draws soft images.",
             "Look at each, and put away those that are not meant to be soft.",
             lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
             put_away=True,
@@ -346,8 +346,8 @@ def looks_wrong(
         *one_by_one(
             "border",
             framed,
-            "{n} framed or between bars of one colour: the frame is learnt with the picture.",
-            "Crop them with the picture tools, or put them away.",
+            "{n} framed or between bars of one colour: the frame is learnt with the image.",
+            "Crop them with the image tools, or put them away.",
             lambda patient: f"{frames[patient.key]:.0%} is border",
             put_away=True,
         ),
@@ -355,13 +355,13 @@ def looks_wrong(
 
 
 def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
-    """Pictures that are enlarged much, tiny or very long."""
+    """Images that are enlarged much, tiny or very long."""
 
     def aspect(patient: Patient) -> float:
-        sides = sorted((patient.picture.width, patient.picture.height))
+        sides = sorted((patient.image.width, patient.image.height))
         return sides[1] / sides[0]
 
-    small = [p for p in patients if min(p.picture.width, p.picture.height) < limits.small_side]
+    small = [p for p in patients if min(p.image.width, p.image.height) < limits.small_side]
     tiny = {patient.key for patient in small}
     enlarged = sorted(
         (p for p in patients if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
@@ -389,7 +389,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
             "long",
             long,
             f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: most is cropped away or shrunk.",
-            "Crop them with the picture tools.",
+            "Crop them with the image tools.",
             lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} trains",
         ),
     ]

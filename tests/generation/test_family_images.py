@@ -90,7 +90,7 @@ def plain_ddim(**settings):
     return DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=True)
 
 
-def test_a_seed_gives_diffusers_picture(model):
+def test_a_seed_gives_diffusers_image(model):
     pipeline = model.pipeline()
     for sampler, scheduler in (("ddim", plain_ddim), ("euler", EulerDiscreteScheduler)):
         mine = ours(model, sampler)
@@ -98,7 +98,7 @@ def test_a_seed_gives_diffusers_picture(model):
         assert np.abs(mine - theirs(model, pipeline, scheduler)).max() < 1e-4
 
 
-def test_a_lora_on_every_layer_draws_diffusers_picture_and_leaves_the_model_as_it_was(model, tmp_path):
+def test_a_lora_on_every_layer_draws_diffusers_image_and_leaves_the_model_as_it_was(model, tmp_path):
     path = model.lora(tmp_path / "all.safetensors")
     before = ours(model)
     with loras_attached(model.components, [LoraUse(file=str(path))], lambda name: path) as report:
@@ -137,7 +137,7 @@ def test_a_lora_of_another_family_is_refused(model, tmp_path):
         read_network(starter, path, 1.0)
 
 
-def test_a_drawn_picture_tells_sdxl_its_own_size_and_no_crop():
+def test_a_drawn_image_tells_sdxl_its_own_size_and_no_crop():
     assert plain_sizes(832, 1216, 2).tolist() == [[1216, 832, 0, 0, 1216, 832]] * 2
 
 

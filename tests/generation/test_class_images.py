@@ -1,4 +1,4 @@
-"""Class pictures: the missing ones, at the sizes of the training, the same bytes however often it was broken off."""
+"""Regularization images: the missing ones, at the sizes of the training, the same bytes however often it was broken off."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from PIL import Image
 
 from core.cli.main import main
 from core.dataset.preflight import preflight
-from core.generation import class_pictures as drawing
-from core.generation.class_pictures import make_class_pictures, what_would_be_made
+from core.generation import class_images as drawing
+from core.generation.class_images import make_class_images, what_would_be_made
 from core.generation.class_plan import (
     MANIFEST,
     Manifest,
     manifest_for,
-    plan_class_pictures,
+    plan_class_images,
     seed_of,
     sizes_by_views,
 )
-from core.generation.picture_metadata import read_picture
+from core.generation.image_metadata import read_image_metadata
 from core.generation.run import make_store
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.class_pictures import ClassPictureSettings
+from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
-from core.settings.job import ClassPicturesJob, TrainJob
+from core.settings.job import ClassImagesJob, TrainJob
 from core.settings.source import Source
 
 WIDE, SQUARE = (96, 64), (64, 64)
@@ -47,7 +47,7 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def dataset(tmp_path) -> DatasetSettings:
-    """Two wide pictures and one square one of a fox, at sizes that are buckets as they are."""
+    """Two wide images and one square one of a fox, at sizes that are buckets as they are."""
     folder = tmp_path / "fox"
     folder.mkdir()
     for number, size in enumerate((WIDE, WIDE, SQUARE)):
@@ -58,9 +58,9 @@ def dataset(tmp_path) -> DatasetSettings:
     )
 
 
-def job_of(dataset: DatasetSettings, **asked) -> ClassPicturesJob:
+def job_of(dataset: DatasetSettings, **asked) -> ClassImagesJob:
     asked = {"steps": 1, "guidance_scale": 4.0, "prompt": "a {class}, flat icon"} | asked
-    return ClassPicturesJob(dataset=dataset, class_pictures=ClassPictureSettings(**asked))
+    return ClassImagesJob(dataset=dataset, class_images=ClassImageSettings(**asked))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -70,14 +70,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 def sizes_in(folder: Path) -> list[tuple[int, int]]:
     found = []
     for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as picture:
-            found.append(picture.size)
+        with Image.open(path) as image:
+            found.append(image.size)
     return found
 
 
 def stop_after(count: int, token: CancelToken):
     def on_event(kind, **facts):
-        on_event.drawn += kind == "picture"
+        on_event.drawn += kind == "image"
         if on_event.drawn == count:
             token.cancel()
 
@@ -89,36 +89,36 @@ def test_a_cancelled_job_goes_on_and_ends_with_the_same_bytes(workspace, dataset
     folder, token = tmp_path / "broken off", CancelToken()
     job = job_of(dataset, folder=str(folder), number=3, batch=1)
     with pytest.raises(Cancelled):
-        make_class_pictures(job, workspace, store=store, on_event=stop_after(1, token), cancel=token)
+        make_class_images(job, workspace, store=store, on_event=stop_after(1, token), cancel=token)
     (first,) = folder.glob("*.png")
     before = first.stat().st_mtime_ns
-    made = make_class_pictures(job, workspace, store=store)
+    made = make_class_images(job, workspace, store=store)
     assert len(made) == 2 and first not in made and first.stat().st_mtime_ns == before
     unbroken = tmp_path / "unbroken"
-    make_class_pictures(job_of(dataset, folder=str(unbroken), number=3, batch=1), workspace, store=store)
+    make_class_images(job_of(dataset, folder=str(unbroken), number=3, batch=1), workspace, store=store)
     assert sorted(contents(folder)) == [f"class_000{n}.{end}" for n in (1, 2, 3) for end in ("png", "txt")]
     assert contents(folder) == contents(unbroken)
-    assert make_class_pictures(job, workspace, store=store) == []  # nothing is missing
+    assert make_class_images(job, workspace, store=store) == []  # nothing is missing
 
 
-def test_a_picture_that_is_gone_or_cut_short_is_made_again_as_it_was_also_in_a_group(
+def test_an_image_that_is_gone_or_cut_short_is_made_again_as_it_was_also_in_a_group(
     workspace, dataset, store, tmp_path
 ):
     folder = tmp_path / "class"
     job = job_of(dataset, folder=str(folder), number=5)
-    make_class_pictures(job, workspace, store=store)
+    make_class_images(job, workspace, store=store)
     at_once = json.loads((folder / MANIFEST).read_text("utf-8"))["at_once"]
     assert at_once["96x64"] > 1  # else the groups of this test are none
     before = contents(folder)
     (folder / "class_0001.png").unlink()
     cut = folder / "class_0003.png"
     cut.write_bytes(cut.read_bytes()[:-20])
-    made = make_class_pictures(job, workspace, store=store)
+    made = make_class_images(job, workspace, store=store)
     assert sorted(path.name for path in made) == ["class_0001.png", "class_0003.png"]
     assert contents(folder) == before
 
 
-def test_a_broken_write_leaves_no_half_picture(workspace, dataset, store, tmp_path, monkeypatch):
+def test_a_broken_write_leaves_no_half_image(workspace, dataset, store, tmp_path, monkeypatch):
     folder = tmp_path / "class"
     job = job_of(dataset, folder=str(folder), number=1)
     write = drawing.atomic.write_bytes
@@ -128,18 +128,18 @@ def test_a_broken_write_leaves_no_half_picture(workspace, dataset, store, tmp_pa
 
     monkeypatch.setattr(drawing.atomic, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
-        make_class_pictures(job, workspace, store=store)
+        make_class_images(job, workspace, store=store)
     assert not list(folder.glob("*.png"))
     monkeypatch.setattr(drawing.atomic, "write_bytes", write)
-    assert len(make_class_pictures(job, workspace, store=store)) == 1
+    assert len(make_class_images(job, workspace, store=store)) == 1
 
 
-def test_pictures_have_the_sizes_of_the_training_and_say_how_they_were_drawn(workspace, dataset, store):
-    make_class_pictures(job_of(dataset, seed=7, negative_prompt="red"), workspace, store=store)
-    folder = workspace.datasets / "fox class pictures"
+def test_images_have_the_sizes_of_the_training_and_say_how_they_were_drawn(workspace, dataset, store):
+    make_class_images(job_of(dataset, seed=7, negative_prompt="red"), workspace, store=store)
+    folder = workspace.datasets / "fox regularization images"
     assert Counter(sizes_in(folder)) == {WIDE: 2, SQUARE: 1}  # as many as an epoch has views, in its shapes
     for number, path in enumerate(sorted(folder.glob("*.png"))):
-        record = read_picture(path).job
+        record = read_image_metadata(path).job
         assert record is not None and record.generate.seed == seed_of(7, number)
         assert (record.generate.prompt, record.generate.negative_prompt) == ("a fox, flat icon", "red")
         assert (record.generate.width, record.generate.height) == sizes_in(folder)[number]
@@ -149,11 +149,11 @@ def test_pictures_have_the_sizes_of_the_training_and_say_how_they_were_drawn(wor
 
 def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(workspace, dataset, store, tmp_path):
     folder = tmp_path / "class"
-    make_class_pictures(job_of(dataset, folder=str(folder), number=1), workspace, store=store)
+    make_class_images(job_of(dataset, folder=str(folder), number=1), workspace, store=store)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ProblemsError) as error:
         other = job_of(dataset, folder=str(folder), number=2, prompt="a sleeping {class}", steps=2)
-        make_class_pictures(other, workspace, store=store)
+        make_class_images(other, workspace, store=store)
     (problem,) = error.value.problems
     assert "prompt was 'a fox, flat icon', is 'a sleeping fox'" in problem.what
     assert "number of steps was 1, is 2" in problem.what and "class 2" in problem.fix
@@ -170,11 +170,11 @@ def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset
 
     monkeypatch.setattr(drawing, "draw", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
-    made = make_class_pictures(
+    made = make_class_images(
         job, workspace, store=store, on_event=lambda kind, **facts: said.append(facts.get("text", ""))
     )
     assert len(made) == 3 and any("one by one" in text for text in said)
-    assert "The class pictures lie in" in said[-1]
+    assert "The regularization images lie in" in said[-1]
 
 
 # ---- the plan
@@ -199,39 +199,39 @@ def test_repeats_count_as_views_and_other_roles_do_not(workspace, dataset, tmp_p
         dataset.sources[0].model_copy(update={"num_repeats": 10}),
         Source(folder=str(tmp_path / "reg"), role="regularisation", class_word="dog"),
     ]
-    plan = plan_class_pictures(job_of(dataset.model_copy(update={"sources": sources})), workspace)
+    plan = plan_class_images(job_of(dataset.model_copy(update={"sources": sources})), workspace)
     assert plan.views == {WIDE: 20, SQUARE: 10} and plan.number == 30
     assert (plan.class_word, plan.prompt, plan.caption) == ("fox", "a fox, flat icon", "fox")
     many = [dataset.sources[0].model_copy(update={"num_repeats": 1000})]
-    assert plan_class_pictures(job_of(dataset.model_copy(update={"sources": many})), workspace).number == 200
+    assert plan_class_images(job_of(dataset.model_copy(update={"sources": many})), workspace).number == 200
 
 
 def test_what_is_missing_is_said_together(workspace, dataset, tmp_path):
     source = dataset.sources[0].model_copy(update={"class_word": None})
     inside = str(tmp_path / "fox" / "class")
     with pytest.raises(ProblemsError) as error:
-        plan_class_pictures(job_of(dataset.model_copy(update={"sources": [source]}), folder=inside), workspace)
+        plan_class_images(job_of(dataset.model_copy(update={"sources": [source]}), folder=inside), workspace)
     first, second = (problem.what for problem in error.value.problems)
     assert "No class is given" in first and "inside a training folder" in second
 
 
-def test_pictures_of_the_person_count_and_are_left_alone(workspace, dataset, store, tmp_path):
+def test_images_of_the_person_count_and_are_left_alone(workspace, dataset, store, tmp_path):
     folder = tmp_path / "class"
     folder.mkdir()
     Image.new("RGB", (50, 50)).save(folder / "own.png")
     own = (folder / "own.png").read_bytes()
     job = job_of(dataset, folder=str(folder), number=3)
-    assert "2 of 3 class pictures" in what_would_be_made(job, workspace)
+    assert "2 of 3 regularization images" in what_would_be_made(job, workspace)
     assert not (folder / MANIFEST).exists()  # asking makes nothing
-    assert len(make_class_pictures(job, workspace, store=store)) == 2
+    assert len(make_class_images(job, workspace, store=store)) == 2
     assert (folder / "own.png").read_bytes() == own
 
 
-def test_pictures_without_their_list_are_not_mixed_with_others(workspace, dataset, tmp_path):
+def test_images_without_their_list_are_not_mixed_with_others(workspace, dataset, tmp_path):
     folder = tmp_path / "class"
     folder.mkdir()
     Image.new("RGB", (50, 50)).save(folder / "class_0001.png")
-    plan = plan_class_pictures(job_of(dataset, folder=str(folder)), workspace)
+    plan = plan_class_images(job_of(dataset, folder=str(folder)), workspace)
     with pytest.raises(ProblemsError, match="is gone"):
         manifest_for(plan, {})
     for text in (
@@ -248,17 +248,17 @@ def test_pictures_without_their_list_are_not_mixed_with_others(workspace, datase
 def test_planned_sizes_stay_when_the_dataset_changes_and_it_is_said(workspace, dataset, tmp_path):
     folder = tmp_path / "class"
     Manifest({}, "fox", [(128, 128), (128, 128)]).write(folder)
-    plan = plan_class_pictures(job_of(dataset, folder=str(folder), number=4), workspace)
+    plan = plan_class_images(job_of(dataset, folder=str(folder), number=4), workspace)
     manifest, said = manifest_for(plan, {})
     assert manifest.sizes[:2] == [(128, 128)] * 2 and set(manifest.sizes[2:]) <= {WIDE, SQUARE}
     assert len(manifest.sizes) == 4 and [problem.level for problem in said] == ["advice"]
 
 
-def test_the_pictures_train_beside_the_subject_at_its_sizes_with_the_class_as_caption(
+def test_the_images_train_beside_the_subject_at_its_sizes_with_the_class_as_caption(
     workspace, dataset, store, tmp_path
 ):
     folder = tmp_path / "class"
-    make_class_pictures(job_of(dataset, folder=str(folder), number=6), workspace, store=store)
+    make_class_images(job_of(dataset, folder=str(folder), number=6), workspace, store=store)
     beside = Source(folder=str(folder), role="regularisation", class_word="fox")
     with_folder = dataset.model_copy(update={"sources": [*dataset.sources, beside]})
     report = preflight(TrainJob(dataset=with_folder), workspace)
@@ -279,10 +279,10 @@ def test_the_command_checks_first_and_then_makes_them(dataset, tmp_path, capsys)
         "--dataset.enable_bucket",
         "false",
     ]
-    words += ["--class_pictures.folder", str(folder), "--class_pictures.number", "2", "--class_pictures.steps", "1"]
-    words = ["class_pictures", *words, "--outputs", str(outputs), "--device", "cpu"]
+    words += ["--class_images.folder", str(folder), "--class_images.number", "2", "--class_images.steps", "1"]
+    words = ["class_images", *words, "--outputs", str(outputs), "--device", "cpu"]
     assert main(words) == 2 and "No class is given" in capsys.readouterr().err
-    words += ["--class_pictures.class_word", "fox"]
+    words += ["--class_images.class_word", "fox"]
     assert main([*words, "--check"]) == 0 and "2 of 64 x 64" in capsys.readouterr().out
     assert not folder.exists()
     assert main(words) == 0 and sizes_in(folder) == [SQUARE, SQUARE]

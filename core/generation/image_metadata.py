@@ -1,6 +1,6 @@
-"""What a picture was drawn with, written into its PNG and read back.
+"""What an image was drawn with, written into its PNG and read back.
 
-Two text chunks: `parameters`, the block that A1111, Forge and picture sites read, and `atelier`, the whole job as JSON.
+Two text chunks: `parameters`, the block that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
 Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is given away.
 """
 
@@ -51,10 +51,10 @@ class Hashes:
 
 
 @dataclass(frozen=True)
-class PictureRecord:
-    """What a picture tells about itself.
+class ImageRecord:
+    """What an image tells about itself.
 
-    job       the settings that draw it again; None when the picture tells nothing that can be used
+    job       the settings that draw it again; None when the image tells nothing that can be used
     source    "atelier" or "a1111"; "" when there is no job
     reason    why there is no job, in one plain sentence
     notes     what could not be taken over as it stands
@@ -82,7 +82,7 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 
 
 def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngInfo:
-    """The text chunks for one picture. `job` holds the settings of this very picture: its seed, its size, count 1."""
+    """The text chunks for one image. `job` holds the settings of this very image: its seed, its size, count 1."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -133,41 +133,39 @@ def _quoted(value: Any) -> str:
 # -- reading
 
 
-def read_picture(path: str | Path) -> PictureRecord:
-    """The settings a picture was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
-    from core.dataset.opening import BrokenPicture, open_image
+def read_image_metadata(path: str | Path) -> ImageRecord:
+    """The settings an image was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
+    from core.dataset.opening import BrokenImage, open_image
 
     try:
-        with open_image(path) as picture:
-            texts = _texts(picture)
-            comment = _exif_comment(picture)
-    except BrokenPicture as error:
-        return PictureRecord(reason=f"The image {error}.")
+        with open_image(path) as image:
+            texts = _texts(image)
+            comment = _exif_comment(image)
+    except BrokenImage as error:
+        return ImageRecord(reason=f"The image {error}.")
     if CHUNK in texts:
         return _from_chunk(texts[CHUNK])
     block = texts.get("parameters") or comment
     if block:
         return from_a1111_text(block)
-    return PictureRecord(
-        reason="This picture holds no settings; a site or program it went through may have stripped them."
-    )
+    return ImageRecord(reason="This image holds no settings; a site or program it went through may have stripped them.")
 
 
-def _texts(picture: Any) -> dict[str, str]:
+def _texts(image: Any) -> dict[str, str]:
     """The text chunks. They mostly stand before the pixels; where ours is not there, the rest of the file is read."""
     from core.dataset.opening import LARGE_PIXELS
 
-    small = picture.width * picture.height <= LARGE_PIXELS
-    if picture.format == "PNG" and small and not {CHUNK, "parameters"} & picture.info.keys():
+    small = image.width * image.height <= LARGE_PIXELS
+    if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
         with suppress(Exception):  # cut short or damaged in the pixels, in one of a dozen kinds of errors
-            picture.load()
-    return {key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)}
+            image.load()
+    return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
 
 
-def _exif_comment(picture: Any) -> str:
+def _exif_comment(image: Any) -> str:
     """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
     try:
-        raw = picture.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+        raw = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
     except Exception:  # damaged EXIF, in one of a dozen kinds of errors
         return ""
     if not isinstance(raw, bytes) or len(raw) <= 8:
@@ -179,11 +177,11 @@ def _exif_comment(picture: Any) -> str:
     return raw[8:].decode("utf-8", errors="replace")
 
 
-def _from_chunk(text: str) -> PictureRecord:
+def _from_chunk(text: str) -> ImageRecord:
     try:
         content = parse_json(text, "the image's settings")
         if content["format"] > FORMAT:
-            return PictureRecord(reason="This picture was drawn by a newer Atelier; update to read its settings.")
+            return ImageRecord(reason="This image was drawn by a newer Atelier; update to read its settings.")
         if content["format"] == 1:
             content["job"]["generate"] |= {"prompt_weights": False, "zero_terminal_snr": "off"}
         job = GenerateJob.model_validate(content["job"])
@@ -194,14 +192,14 @@ def _from_chunk(text: str) -> PictureRecord:
         )
         hashes = Hashes(str(stored.get("model", "")), loras, words)
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
-        return PictureRecord(reason="The settings in this picture are damaged or were changed by hand.")
-    return PictureRecord(job=job, source="atelier", hashes=hashes)
+        return ImageRecord(reason="The settings in this image are damaged or were changed by hand.")
+    return ImageRecord(job=job, source="atelier", hashes=hashes)
 
 
-def from_a1111_text(text: str) -> PictureRecord:
+def from_a1111_text(text: str) -> ImageRecord:
     """A1111's block as settings. What this program draws otherwise is noted, never dropped in silence."""
     if len(text) > LONGEST_TEXT:
-        return PictureRecord(reason=f"This image holds a text of {len(text):,} letters, too long for settings.")
+        return ImageRecord(reason=f"This image holds a text of {len(text):,} letters, too long for settings.")
     lines = text.strip().replace("\r\n", "\n").split("\n")
     pairs: dict[str, str] = {}
     if len(lines[-1]) <= LONGEST_LINE and PARAMETER.match(lines[-1]):
@@ -210,7 +208,7 @@ def from_a1111_text(text: str) -> PictureRecord:
             pairs = found
             lines = lines[:-1]
     if not pairs:
-        return PictureRecord(reason="This picture holds a text, but not the settings it was drawn with.")
+        return ImageRecord(reason="This image holds a text, but not the settings it was drawn with.")
     start = next((number for number, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt = "\n".join(lines[:start]).strip()
     negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
@@ -244,7 +242,7 @@ def from_a1111_text(text: str) -> PictureRecord:
         )
     job = GenerateJob.model_validate({"generate": kept, "model": model})
     hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
-    return PictureRecord(job=job, source="a1111", notes=notes, hashes=hashes)
+    return ImageRecord(job=job, source="a1111", notes=notes, hashes=hashes)
 
 
 def _weighs(*texts: str) -> bool:
@@ -257,7 +255,7 @@ def _listed(pairs: dict[str, str], name: str) -> dict[str, str]:
 
 
 def _advice(what: str, fix: str = "") -> Problem:
-    return Problem(what, "the picture's settings", fix, level="advice")
+    return Problem(what, "the image's settings", fix, level="advice")
 
 
 def _unquoted(value: str) -> str:
@@ -304,7 +302,7 @@ def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str,
     schedule = pairs.get("Schedule type", "Automatic")
     if plain != label or schedule.lower() not in ("automatic", "uniform"):
         named = label if plain != label else schedule
-        notes.append(_advice(f"It was drawn with another noise schedule ({named}); the picture will differ a little"))
+        notes.append(_advice(f"It was drawn with another noise schedule ({named}); the image will differ a little"))
 
 
 def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
@@ -319,7 +317,7 @@ def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
     return wanted
 
 
-def one_picture(
+def one_image(
     job: GenerateJob,
     *,
     seed: int,
@@ -332,7 +330,7 @@ def one_picture(
     embeddings: Sequence[str] = (),
     zero_terminal_snr: bool = False,
 ) -> GenerateJob:
-    """The job that draws one picture of `job` again: its seed and size, count 1, and portable names for its files.
+    """The job that draws one image of `job` again: its seed and size, count 1, and portable names for its files.
 
     embeddings  as the settings name them, portable already
     zero_terminal_snr   whether the schedule was stretched, whatever the files will say later

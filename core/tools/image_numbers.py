@@ -15,7 +15,7 @@ from core.dataset.trash import companions
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.settings.picture_tools import PictureToolSettings
+from core.settings.image_tools import ImageToolSettings
 
 RECORD = "renamed.json"
 # Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
@@ -30,10 +30,10 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def numbered_stems(pictures: Sequence[Path], asked: PictureToolSettings) -> dict[Path, str]:
-    """{picture: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
+def numbered_stems(images: Sequence[Path], asked: ImageToolSettings) -> dict[Path, str]:
+    """{image: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
     folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in pictures:
+    for path in images:
         folders[path.parent][path.stem].append(path)
     stems = {}
     for members in folders.values():
@@ -45,9 +45,9 @@ def numbered_stems(pictures: Sequence[Path], asked: PictureToolSettings) -> dict
     return stems
 
 
-def rename_in_place(pictures: Sequence[Path], asked: PictureToolSettings, folder: Path) -> tuple[str | None, int]:
+def rename_in_place(images: Sequence[Path], asked: ImageToolSettings, folder: Path) -> tuple[str | None, int]:
     """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
-    stems = numbered_stems(pictures, asked)
+    stems = numbered_stems(images, asked)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
     pairs += [(each, each.with_name(stem + rest)) for each, stem, rest in belonging(stems)]
     pairs = [(old, new) for old, new in dict(pairs).items() if old != new]
@@ -66,7 +66,7 @@ def rename_in_place(pictures: Sequence[Path], asked: PictureToolSettings, folder
 
 
 def belonging(stems: Mapping[Path, str]) -> Iterator[tuple[Path, str, str]]:
-    """(file, new stem, rest of its name) of the captions, masks and caches of those pictures. The longest stem owns."""
+    """(file, new stem, rest of its name) of the captions, masks and caches of those images. The longest stem owns."""
     owners = {(path.parent, path.stem.casefold()): stem for path, stem in stems.items()}
     for each in companions(list(stems)):
         for cut in range(len(each.stem), 0, -1):

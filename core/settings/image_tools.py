@@ -1,4 +1,4 @@
-"""What the picture tools do: copies at other sizes and in other formats, numbers, faces, edges."""
+"""What the image tools do: copies at other sizes and in other formats, numbers, faces, edges."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Side = Annotated[int, Field(ge=8, le=16384)]
 Ratio = Annotated[float, Field(ge=1, le=20)]
 
 
-class PictureToolSettings(Settings):
-    """Copies of a folder's pictures, made in another folder. The pictures themselves are never changed."""
+class ImageToolSettings(Settings):
+    """Copies of a folder's images, made in another folder. The images themselves are never changed."""
 
     action: Literal["resize", "crop", "convert", "number", "undo_number", "faces", "edges"] = setting(
         "resize",
@@ -28,10 +28,10 @@ class PictureToolSettings(Settings):
             "faces": "Crop faces upright",
             "edges": "Draw the edges",
         },
-        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names pictures and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) learns from.",
+        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names images and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) learns from.",
     )
     folder: str = setting(
-        "", title="Picture folder", level="shown", widget="folder", help="The pictures to work on.", names="path"
+        "", title="Image folder", level="shown", widget="folder", help="The images to work on.", names="path"
     )
     output: str | None = setting(
         None,
@@ -41,12 +41,12 @@ class PictureToolSettings(Settings):
         help="Where the copies go. Empty is outputs/datasets/<tool>/<name of the folder>. Files that are there already are kept.",
         names="path",
     )
-    recursive: bool = setting(True, title="With sub-folders", help="Also takes the pictures of folders inside.")
+    recursive: bool = setting(True, title="With sub-folders", help="Also takes the images of folders inside.")
     copy_captions: bool = setting(
         True,
         title="Copy captions too",
         kohya="copy_associated_files",
-        help="Each copy gets the captions of its picture under its own name. Not for edges, whose captions lie with the pictures.",
+        help="Each copy gets the captions of its image under its own name. Not for edges, whose captions lie with the images.",
     )
     format: Literal["png", "jpg", "webp"] = setting(
         "png",
@@ -98,7 +98,7 @@ class PictureToolSettings(Settings):
     crop_scaled: bool = setting(
         True,
         title="Scale before the crop",
-        help="For crop: brings the picture to the smallest size that covers the crop. Off cuts out of its middle as it is, and leaves out smaller ones.",
+        help="For crop: brings the image to the smallest size that covers the crop. Off cuts out of its middle as it is, and leaves out smaller ones.",
     )
     number_in_place: bool = setting(
         False,
@@ -116,14 +116,14 @@ class PictureToolSettings(Settings):
     number_start: int = setting(1, ge=0, le=10**8, title="First number", help="Each folder begins with it.")
     number_digits: int = setting(4, ge=1, le=9, title="Digits", help="Shorter numbers get zeros in front.")
     face_rotate: bool = setting(
-        True, title="Turn upright", kohya="rotate", help="For faces: turns the picture until the eyes are level."
+        True, title="Turn upright", kohya="rotate", help="For faces: turns the image until the eyes are level."
     )
     face_crop: Literal["none", "size", "ratio"] = setting(
         "ratio",
         title="Window around a face",
         level="shown",
-        labels={"none": "the whole picture", "size": "the crop size", "ratio": "by the face's size"},
-        help="For faces: what is cut out. The window is moved to lie inside the picture.",
+        labels={"none": "the whole image", "size": "the crop size", "ratio": "by the face's size"},
+        help="For faces: what is cut out. The window is moved to lie inside the image.",
     )
     face_crop_ratio: tuple[Ratio, Ratio] = setting(
         (2.0, 2.0),
@@ -135,8 +135,8 @@ class PictureToolSettings(Settings):
         "none",
         title="Scale faces",
         kohya="resize_fit",
-        labels={"none": "no", "fit": "the picture to the window", "face": "the face to a size"},
-        help="For a window of a fixed size: fit shows as much of the picture as goes in; face makes all faces the size below.",
+        labels={"none": "no", "fit": "the image to the window", "face": "the face to a size"},
+        help="For a window of a fixed size: fit shows as much of the image as goes in; face makes all faces the size below.",
     )
     resize_face_size: int = setting(
         224,
@@ -157,7 +157,7 @@ class PictureToolSettings(Settings):
         True,
         title="Every face",
         kohya="multiple_faces",
-        help="Off cuts out the largest face of a picture only.",
+        help="Off cuts out the largest face of an image only.",
     )
     face_min_score: float = setting(
         0.9,

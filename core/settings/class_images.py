@@ -1,4 +1,4 @@
-"""Class pictures: what the base model draws of a class, to be shown beside the pictures of one subject."""
+"""Regularization images: what the base model draws of a class, to be shown beside the images of one subject."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from core.settings.base import Settings, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS
 
 
-class ClassPictureSettings(Settings):
-    """Regularisation pictures made with the base model, for who has none."""
+class ClassImageSettings(Settings):
+    """Regularisation images made with the base model, for who has none."""
 
     class_word: str | None = setting(
         None,
@@ -20,17 +20,17 @@ class ClassPictureSettings(Settings):
         title="Folder",
         level="shown",
         widget="folder",
-        help="Where the pictures go. Empty is a folder named after the class among the datasets of this program.",
+        help="Where the images go. Empty is a folder named after the class among the datasets of this program.",
         names="path",
     )
     number: int | None = setting(
         None,
         ge=1,
         le=10000,
-        unit="pictures",
+        unit="images",
         title="How many",
         level="shown",
-        help="Only the missing ones are made. Empty is as many as an epoch has views of training pictures, up to 200.",
+        help="Only the missing ones are made. Empty is as many as an epoch has views of training images, up to 200.",
     )
     prompt: str = setting(
         "a photo of {class}",
@@ -45,7 +45,7 @@ class ClassPictureSettings(Settings):
         "{class}",
         title="Caption",
         widget="text",
-        help="Written beside each picture; {class} and {prompt} are replaced. Empty writes no file, and the folder's class is used.",
+        help="Written beside each image; {class} and {prompt} are replaced. Empty writes no file, and the folder's class is used.",
     )
     seed: int = setting(
         1,
@@ -53,7 +53,7 @@ class ClassPictureSettings(Settings):
         le=2**32 - 1,
         title="Seed",
         level="shown",
-        help="Each picture has a seed of its own that follows from this one, so the same settings make the same pictures.",
+        help="Each image has a seed of its own that follows from this one, so the same settings make the same images.",
     )
     steps: int = setting(30, ge=1, le=1000, unit="steps", title="Steps", help="More steps draw finer and take longer.")
     guidance_scale: float | None = setting(
@@ -63,13 +63,13 @@ class ClassPictureSettings(Settings):
         title="Guidance",
         help="How strictly the prompt is followed. Empty is the model's own: 4 for the starter, 7.5 for others. 1 or less switches guidance off.",
     )
-    sampler: SAMPLERS = setting("ddim", title="Sampler", labels=SAMPLER_LABELS, help="The way from noise to picture.")
+    sampler: SAMPLERS = setting("ddim", title="Sampler", labels=SAMPLER_LABELS, help="The way from noise to image.")
     batch: int | None = setting(
         None,
         ge=1,
         le=64,
-        unit="pictures",
+        unit="images",
         title="Drawn at once",
-        help="Pictures of one size drawn together. Empty is what the machine has room for.",
+        help="Images of one size drawn together. Empty is what the machine has room for.",
         costs="Memory grows with it.",
     )

@@ -1,0 +1,18 @@
+"""What files of earlier versions call by another name: journals, states, records and presets stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Schema version 1 -> 2.
+NAMES = {"pictures": "images", "pictures_seen": "images_seen"}
+KINDS = {"picture": "image"}
+
+
+def renewed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its keys, and its kind if it is an event, as they are called now."""
+    now = {NAMES.get(key, key): value for key, value in record.items()}
+    if isinstance(kind := now.get("kind"), str):
+        now["kind"] = KINDS.get(kind, kind)
+    return now
