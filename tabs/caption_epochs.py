@@ -52,7 +52,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
         said = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
         items += f"<li><b>{when}</b> {said}</li>"
-    return f'<div class="epochs"><strong>What the first epochs learn</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
+    return f'<div class="epochs"><strong>What the first epochs train</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
 
 
 class _ShownAt:

@@ -205,7 +205,7 @@ class Desk:
         }
 
     def _chain(self, key: str, keys: Sequence[str], places: dict[str, int]) -> tuple[list[str], int, bool]:
-        """Neighbours of the open image. The list goes round; one that has left it ("without a caption", and it has one
+        """Neighbors of the open image. The list goes round; one that has left it ("without a caption", and it has one
         now) stands where it was."""
         if not keys:
             return ([key], 0, False) if key else ([], -1, False)

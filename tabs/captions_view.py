@@ -119,7 +119,7 @@ def meter(tokens: int, longest: int) -> str:
 
 
 def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "") -> str:
-    """Where the text comes from, and what will be learnt when that is not the text itself."""
+    """Where the text comes from, and what will be trained when that is not the text itself."""
     name = esc(printable(caption.path.name))
     said = {
         "file": f"From <code>{name}</code>.",
@@ -129,11 +129,11 @@ def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "
         "none": f"No caption file, and the folder has no words. Saving writes <code>{name}</code>.",
     }[caption.source]
     parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said}</p>']
-    learnt = plain_caption(text, settings, words)
-    if learnt.strip() != text.strip():
+    trained = plain_caption(text, settings, words)
+    if trained.strip() != text.strip():
         lines = sum(bool(line.strip()) for line in text.split("\n"))
-        why = "Only the first line is learnt: " if lines > 1 and settings.caption_lines == "first" else "Learnt as: "
-        parts.append(f'<p class="hint">{why}<q>{esc(learnt)}</q></p>')
+        why = "Only the first line is trained: " if lines > 1 and settings.caption_lines == "first" else "Trained as: "
+        parts.append(f'<p class="hint">{why}<q>{esc(trained)}</q></p>')
     if caption.problem is not None:
         parts.append(problems_html([caption.problem]))
     return "".join(parts)

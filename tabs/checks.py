@@ -228,7 +228,7 @@ class Checks:
         )
 
     def doctor_errors(self, job: TrainJob, report: Any, *, look: bool = False) -> list[Problem]:
-        """What the dataset doctor says must be mended: images that both train and validate.
+        """What the dataset doctor says must be fixed: images that both train and validate.
 
         look   examine the images where the Dataset tab has not done so; else only what is known already counts
         """

@@ -1,4 +1,4 @@
-"""The form that makes regularization images for a regularisation card, and what its jobs in the queue are doing."""
+"""The form that makes regularization images for a regularization card, and what its jobs in the queue are doing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIELDS = entries(ClassImageSettings, TASK)
 HERE = [name for name in FIELDS if name != "folder"]  # the card says where
 SHOWN = [name for name in HERE if FIELDS[name].level == "shown"]
 MORE = [name for name in HERE if FIELDS[name].level != "shown"]
-NEW = -1  # in place of a card's number: no regularisation folder yet
+NEW = -1  # in place of a card's number: no regularization folder yet
 
 
 class ClassForm:
@@ -54,7 +54,7 @@ class ClassForm:
         job = self._job(entry)
         self.page.engine.submit(TASK, job, title=f"Regularization images: {job.class_images.class_word or 'class'}")
         self._keep(class_on=None)
-        return None if entry else Source(folder=job.class_images.folder or "", role="regularisation")
+        return None if entry else Source(folder=job.class_images.folder or "", role="regularization")
 
     def _job(self, entry: Source | None) -> ClassImagesJob:
         """The job with the model and images of the project. Where it goes is decided here, so that a card can name it."""

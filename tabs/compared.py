@@ -277,7 +277,7 @@ def _memory(side: Side) -> str:
     peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
     if not peak:
         return UNKNOWN
-    return f"{machine.memory_words(peak)} of {'the graphics card' if device.startswith('cuda') else 'main memory'}"
+    return f"{machine.memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
 
 
 def _newest_file(side: Side) -> str:

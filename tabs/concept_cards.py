@@ -28,7 +28,7 @@ ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "los
 # A validation folder never trains, so how often and how strongly is nothing to ask.
 SHOWN_FOR = {
     "train": ("num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word", "class_tokens"),
-    "regularisation": ("num_repeats", "samples_per_epoch", "loss_weight", "class_word", "class_tokens"),
+    "regularization": ("num_repeats", "samples_per_epoch", "loss_weight", "class_word", "class_tokens"),
     "validation": ("class_tokens",),
 }
 PLAIN = [
@@ -63,7 +63,7 @@ def cards(
         _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
         for number, (entry, each) in enumerate(zip(entries, found, strict=True))
     )
-    if all(entry.role != "regularisation" for entry in entries):
+    if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)
     views = sum(each.views for each in found)
     return section("Folders", body, esc(f"{count(views, 'view')} an epoch") if views else "")
@@ -90,7 +90,7 @@ def _card(
     name = printable(root.name or entry.folder)
     own = own_settings(entry)
     more = _more(number, entry, common) if opened else ""
-    made = class_form(number, entry) if entry.role == "regularisation" else ""
+    made = class_form(number, entry) if entry.role == "regularization" else ""
     state = ("" if entry.enabled else " off") + f" {entry.role}"
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
@@ -132,7 +132,7 @@ def _counted(entry: Source, found: Found, busy: bool) -> str:
         return f"{images}, none of them trains"
     if entry.samples_per_epoch:
         return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
-    if entry.role == "regularisation":
+    if entry.role == "regularization":
         return f"{images}, as many views as the others need"
     return f"{images}, {count(found.views, 'view')} an epoch"
 

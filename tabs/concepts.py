@@ -29,7 +29,7 @@ def entries_of(job: TrainJob) -> list[Source]:
     """Every chosen folder, also those that are switched off; the short forms first."""
     short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
     if job.dataset.reg_data_dir:
-        short.append(Source(folder=job.dataset.reg_data_dir, role="regularisation"))
+        short.append(Source(folder=job.dataset.reg_data_dir, role="regularization"))
     return short + list(job.dataset.sources)
 
 
@@ -40,7 +40,7 @@ def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
     values["dataset"]["folder"] = values["dataset"]["reg_data_dir"] = None
     if plain and plain[0] == to_values(Source(folder=plain[0]["folder"])):
         values["dataset"]["folder"] = plain.pop(0)["folder"]
-    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"], role="regularisation")):
+    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"], role="regularization")):
         values["dataset"]["reg_data_dir"] = plain.pop(0)["folder"]
     values["dataset"]["sources"] = plain
     return build_job(TrainJob, values)

@@ -26,7 +26,7 @@ def kept(row: Row) -> float:
 
 
 def left_out(row: Row) -> bool:
-    """Neither learnt from nor kept for validation."""
+    """Neither trained from nor kept for validation."""
     return not row.trains and row.role != "validation"
 
 

@@ -191,11 +191,11 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
 
 
 def _beside(memory: int, disk: int) -> list[str]:
-    """What DeepSpeed puts beside the card, against the main memory of this machine."""
+    """What DeepSpeed puts beside the card, against the RAM of this machine."""
     from core.record import machine
 
     there = machine.memory("cpu")[1]
-    words = f"main memory takes about {memory_words(memory)} of {memory_words(there)} besides"
+    words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
     found = [words + (": too much" if memory > there else "")] if memory else []
     return found + ([f"the fast disk takes about {memory_words(disk)}"] if disk else [])
 

@@ -66,7 +66,7 @@ HEADINGS = {
     "captions.enable_wildcard": "Changes by chance",
     "captions.weighted_captions": "How they are read",
     "network.alpha": "Size and reach",
-    "network.network_dropout": "Against learning by heart",
+    "network.network_dropout": "Against overfitting",
     "network.block_dims": "By block",
     "network.network_weights": "Other LoRAs to begin with",
     "optimizer.unet_lr": "Rates",
@@ -310,8 +310,8 @@ def _network(job: TrainJob) -> str:
     parts += ["by block"] if own.block_dims or own.conv_block_dims or own.has_block_rates else []
     parts += ["dropout"] if own.dropped_out else []
     parts += [f"from {PurePath(own.network_weights).stem}"] if own.network_weights else []
-    learns = [name for name, on in (("U-Net", own.train_unet), ("text encoder", own.train_text_encoder)) if on]
-    return ", ".join([*parts, " and ".join(learns) or "nothing trained"])
+    trains = [name for name, on in (("U-Net", own.train_unet), ("text encoder", own.train_text_encoder)) if on]
+    return ", ".join([*parts, " and ".join(trains) or "nothing trained"])
 
 
 def _embedding(job: TrainJob) -> str:

@@ -165,7 +165,7 @@ def paired(images: Sequence[dict[str, Any]]) -> list[Shown]:
 
 
 def _own(job: GenerateJob) -> bool:
-    """Whether anything learnt was put to the model."""
+    """Whether anything trained was put to the model."""
     return bool(job.generate.loras or job.generate.embeddings)
 
 

@@ -32,7 +32,7 @@ SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 DAY = 24 * 3600
 LARGEST_BODY = 8 << 20
 UNKEPT = {"Cache-Control": "no-store"}
-UNREADABLE = (  # stands in for an image that is broken; grey that can be read on light and on dark
+UNREADABLE = (  # stands in for an image that is broken; gray that can be read on light and on dark
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><text x="60" y="64" text-anchor="middle"'
     ' font-family="sans-serif" font-size="13" fill="#7d8894">cannot be read</text></svg>'
 )

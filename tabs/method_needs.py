@@ -9,7 +9,7 @@ from typing import Any
 
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
-from core.settings.optimizers import Argument, Entry, catalogue, find
+from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import embedding, method, schedule, sharding
@@ -74,7 +74,7 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularisation"]
+    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
     size = _size(job, model)
     keeps = [["What keeps the class", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
@@ -92,7 +92,7 @@ def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     reads = (
-        "Both text encoders of SDXL learn the word" if model["family"] == "SDXL" else "The text encoder learns the word"
+        "Both text encoders of SDXL train the word" if model["family"] == "SDXL" else "The text encoder trains the word"
     )
     text = f"{reads}; the model stays as it is. The file is tiny."
     if not job.embedding.words:
@@ -104,7 +104,7 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
     size = f"about {file_size(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "some GB"
-    return f"The whole model learns; each saved file takes {size}."
+    return f"The whole model trains; each saved file takes {size}."
 
 
 # -- optimizers
@@ -113,7 +113,7 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
 @cache
 def optimizer_choices() -> list[tuple[str, str]]:
     """(words, name) of every known optimizer: those that work here first, then the others with the reason."""
-    known = list(catalogue().values())
+    known = list(catalog().values())
     offered = [(_optimizer_words(entry), entry.name) for entry in known if entry.offered]
     return offered + [(f"{entry.name}: not here, {entry.reason}", entry.name) for entry in known if not entry.offered]
 

@@ -52,7 +52,7 @@ def _text(entry: Declared, value: Any) -> str:
 
 
 def field(entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "") -> str:
-    """A labelled control that reports `act` with `arg`.
+    """A labeled control that reports `act` with `arg`.
 
     common   what holds when this is left empty; the control then offers to leave it so
     hint     stands in the empty field in place of the common value

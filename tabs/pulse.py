@@ -2,7 +2,7 @@
 changed since, or nothing.
 
 It is asked at an address of its own: for each message that Gradio carries, its script walks through every component of the page
-several times, which took 15% of a processor core from a training on it."""
+several times, which took 15% of a CPU core from a training on it."""
 
 from __future__ import annotations
 

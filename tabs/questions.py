@@ -42,14 +42,14 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
             ),
             Choice(
                 "mask",
-                "Leave them out of learning",
-                "What is transparent does not count in the loss, so the background is not learnt.",
+                "Leave them out of training",
+                "What is transparent does not count in the loss, so the background is not trained.",
                 {"dataset.alpha_mask": True},
             ),
         ],
     ),
     "sidecars": (
-        "have several caption files. Which is learnt?",
+        "have several caption files. Which is trained?",
         [
             Choice(
                 "tags",
@@ -78,7 +78,7 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
         ],
     ),
     "lines": (
-        "have captions of several lines. Which line is learnt?",
+        "have captions of several lines. Which line is trained?",
         [
             Choice("first", "The first", "The others are not read.", {"captions.caption_lines": "first"}),
             Choice(
@@ -91,7 +91,7 @@ ASKED: dict[str, tuple[str, list[Choice]]] = {
         ],
     ),
 }
-COLOUR = "colour"
+COLOR = "color"
 
 
 def dataset_key(job: TrainJob) -> str:
@@ -111,10 +111,10 @@ def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) 
     return dict([*others.items(), (dataset_key(job), sorted(kinds))][-KEPT_DATASETS:])
 
 
-def answer(job: TrainJob, kind: str, name: str, colour: str = "") -> TrainJob:
+def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
     """`job` with the settings that an answer stands for. Raises ProblemsError."""
-    if kind == "transparency" and name == COLOUR:
-        values: dict[str, Any] = {"dataset.alpha_color": colour, "dataset.alpha_mask": False}
+    if kind == "transparency" and name == COLOR:
+        values: dict[str, Any] = {"dataset.alpha_color": color, "dataset.alpha_mask": False}
     else:
         choice = next((each for each in ASKED.get(kind, ("", []))[1] if each.name == name), None)
         if choice is None:
@@ -132,7 +132,7 @@ def in_force(job: TrainJob, kind: str) -> str:
     for choice in ASKED[kind][1]:
         if all(value_of(job, path) == value for path, value in choice.values.items()):
             return choice.name
-    return COLOUR if kind == "transparency" else ""
+    return COLOR if kind == "transparency" else ""
 
 
 def cards(job: TrainJob, questions: Sequence[Question], done: Collection[str], lately: Collection[str] = ()) -> str:
@@ -161,11 +161,11 @@ def _asked(job: TrainJob, question: Question, done: bool) -> str:
         for choice in choices
     )
     if question.kind == "transparency":
-        chosen = " now" if now == COLOUR else ""
+        chosen = " now" if now == COLOR else ""
         drawn += (
-            f'<label class="choice{chosen}"><b>A colour <input type="color" data-act="answer" '
-            f'data-arg="transparency:{COLOUR}" value="{esc(job.dataset.alpha_color)}" aria-label="Colour behind"></b>'
-            "<span>They are put on this colour. Right where the subject is white itself.</span></label>"
+            f'<label class="choice{chosen}"><b>A color <input type="color" data-act="answer" '
+            f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'
+            "<span>They are put on this color. Right where the subject is white itself.</span></label>"
         )
     if question.images == 1:
         words = words.replace("have", "has", 1)
@@ -206,7 +206,7 @@ def _told(job: TrainJob, question: Question) -> str:
     }
     now = in_force(job, question.kind)
     words = next((each.words.lower() for each in ASKED[question.kind][1] if each.name == now), "")
-    if now == COLOUR:
-        words = f"the colour {job.dataset.alpha_color}"
+    if now == COLOR:
+        words = f"the color {job.dataset.alpha_color}"
     ask = button("ask", "Change", question.kind, kind="quiet", label=f"Change: {titles[question.kind]}")
     return f'<div class="told"><span>{esc(titles[question.kind])}: <b>{esc(words or "as set in Train")}</b></span>{ask}</div>'

@@ -59,7 +59,7 @@ class RateSketch:
         except (ValueError, TypeError, ArithmeticError, ProblemsError) as error:
             return empty | {"about": f"The curve cannot be drawn: {error}."}
         if not points or not points[0][1]:
-            return empty | {"about": "Nothing learns: every rate is 0."}
+            return empty | {"about": "Nothing trains: every rate is 0."}
         drawn = rate_series([[step + 1, rates] for step, rates in points])
         about = empty["about"] or ("" if total else f"Drawn for {GUESSED_STEPS} steps, until the images are counted.")
         return drawn | {"total": steps, "about": about}

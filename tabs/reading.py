@@ -13,7 +13,7 @@ from core.dataset.captions import plain_caption
 from core.dataset.doctor import Finding, examine
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
-from core.dataset.scan import recognise
+from core.dataset.scan import recognize
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
@@ -225,5 +225,5 @@ def _layout(job: TrainJob) -> str:
     if not folders:
         return ""
     more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
-    said = recognise(folders[0]).rstrip(".")
+    said = recognize(folders[0]).rstrip(".")
     return said[:1].upper() + said[1:] + more + "."

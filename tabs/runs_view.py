@@ -376,7 +376,7 @@ def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], f
     """Prompts down, steps across, the base model first."""
     if not samples:
         return section(
-            "Samples", '<p class="hint">This run drew no samples. Give sample prompts in Train to see it learn.</p>'
+            "Samples", '<p class="hint">This run drew no samples. Give sample prompts in Train to see it train.</p>'
         )
     steps = sorted({sample["step"] for sample in samples})
     shown = steps if len(steps) <= SAMPLE_STEPS else _spread(steps)

@@ -64,7 +64,7 @@ def _check_and_submit(
     except ProblemsError as error:
         number = len(error.problems)
         title = "Not started" if how == "start" else "Not added"
-        text = f"{number} thing{'' if number == 1 else 's'} to mend first:"
+        text = f"{number} thing{'' if number == 1 else 's'} to fix first:"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
         page.checks.again()  # whole images were read: the preflight can name the same ones
         return page.browsers.say(

@@ -1,4 +1,4 @@
-"""Colours and shapes: Gradio's theme system with one accent, the system's own fonts, and no request to anywhere."""
+"""Colors and shapes: Gradio's theme system with one accent, the system's own fonts, and no request to anywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gradio as gr
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-# A petrol accent. On white, 600 has a contrast of 5.9; in the dark, 300 on 900-grey has 9.6 (WCAG AA asks for 4.5).
+# A petrol accent. On white, 600 has a contrast of 5.9; in the dark, 300 on 900-gray has 9.6 (WCAG AA asks for 4.5).
 ACCENT = gr.themes.Color(
     name="petrol",
     c50="#eef8fa",
@@ -22,7 +22,7 @@ ACCENT = gr.themes.Color(
     c900="#123f4d",
     c950="#062833",
 )
-GREY = gr.themes.Color(
+GRAY = gr.themes.Color(
     name="ink",
     c50="#f7f8f9",
     c100="#eff1f3",
@@ -43,7 +43,7 @@ def theme() -> gr.themes.Base:
     base = gr.themes.Base(
         primary_hue=ACCENT,
         secondary_hue=ACCENT,
-        neutral_hue=GREY,
+        neutral_hue=GRAY,
         spacing_size=gr.themes.sizes.spacing_md,
         radius_size=gr.themes.sizes.radius_md,
         text_size=gr.themes.sizes.text_md,

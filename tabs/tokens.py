@@ -10,9 +10,9 @@ WINDOWS = (75, 150, 225)  # one, two and three passes through the text encoder
 
 
 def words_on_length(tokens: int, longest: int) -> str:
-    """What a length means: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not learnt"."""
+    """What a length means: "9 of 75 tokens", "81 of 75 tokens: the last 6 are not trained"."""
     said = f"{tokens} of {longest} tokens"
     if tokens <= longest:
         return said
     over = tokens - longest
-    return said + (": the last one is not learnt" if over == 1 else f": the last {over} are not learnt")
+    return said + (": the last one is not trained" if over == 1 else f": the last {over} are not trained")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
 NEEDS = '<p id="method-needs" aria-live="polite" hidden></p>'
 CURVE = (
-    '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
+    '<figure id="rate-sketch"><figcaption>Trained rate over the run <span id="sketch-legend" class="legend"></span>'
     '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
 )
 FORM = "the form"  # what messages about its fields and presets are about

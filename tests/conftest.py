@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 
-# One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbour.
+# One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No key of the person who runs the tests is used, and nothing is written beside them.
 os.environ["ATELIER_KEYS"] = os.path.join(tempfile.gettempdir(), "atelier-tests", "keys.json")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import main
-from core.generation.style_distance import colourfulness, style_distance
+from core.generation.style_distance import colorfulness, style_distance
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 
@@ -53,7 +53,7 @@ def test_the_same_seeds_with_the_lora_are_nearer_to_the_style_by_far(outputs, dr
         print(f"seed {seed}: {before:.1f} -> {after:.1f}")
         assert before > 50 and after < 0.6 * before, f"seed {seed}: {before:.1f} -> {after:.1f}"
     flat = [image for images in ours for image in images]
-    assert colourfulness(flat) < 0.6 * colourfulness([image for images in base for image in images])
+    assert colorfulness(flat) < 0.6 * colorfulness([image for images in base for image in images])
 
 
 def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):

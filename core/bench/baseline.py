@@ -1,6 +1,6 @@
 """A plain trainer of the usual kind, to hold ours against: diffusers' U-Net, autocast, torch's AdamW, the loss read back at each step.
 
-It is written as the widely used training scripts are, on purpose, and in its favour where they differ: latents are given,
+It is written as the widely used training scripts are, on purpose, and in its favor where they differ: latents are given,
 no VAE is loaded, nothing is saved, no image is decoded. Started as a process of its own:
 
     python -m core.bench.baseline SPEC.json        prints what it measured as JSON
@@ -31,7 +31,7 @@ TRAIN_STEPS = 1000
 @dataclass(frozen=True)
 class Spec:
     """What the plain trainer trains. size in pixels; rank of a LoRA; model: a diffusers folder.
-    frozen: type of weights that do not learn. learning: type of a whole model's weights ("fp32" masters under autocast as a rule).
+    frozen: type of weights that do not train. training: type of a whole model's weights ("fp32" masters under autocast as a rule).
     """
 
     method: str  # "lora", "dreambooth", "fine_tune" or "embedding"
@@ -40,9 +40,9 @@ class Spec:
     steps: int
     batch: int = 1
     rank: int = 16
-    text: bool = False  # whether text encoders learn (embedding: their table always does)
+    text: bool = False  # whether text encoders train (embedding: their table always does)
     frozen: str = "bf16"
-    learning: str = "fp32"
+    trainable: str = "fp32"
     autocast: bool = True
     optimizer: str = "AdamW"
     rate: float = 1e-4
@@ -53,7 +53,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class WrappedLinear(nn.Module):
-    """A linear layer (or 1x1 convolution) with a LoRA beside it, as the usual scripts wrap it. Its weights learn in fp32."""
+    """A linear layer (or 1x1 convolution) with a LoRA beside it, as the usual scripts wrap it. Its weights train in fp32."""
 
     def __init__(self, base: nn.Module, rank: int):
         super().__init__()
@@ -72,14 +72,14 @@ class WrappedLinear(nn.Module):
 
 
 def wrap(model: nn.Module, rank: int, wanted: Callable[[str, nn.Module], bool]) -> list[nn.Parameter]:
-    """Put a LoRA beside every wanted layer; returns what learns."""
-    learning: list[nn.Parameter] = []
+    """Put a LoRA beside every wanted layer; returns what trains."""
+    trainable: list[nn.Parameter] = []
     for name, layer in [(name, layer) for name, layer in model.named_modules() if wanted(name, layer)]:
         parent, _, last = name.rpartition(".")
         wrapped = WrappedLinear(layer, rank)
         setattr(model.get_submodule(parent), last, wrapped)
-        learning += [*wrapped.down.parameters(), *wrapped.up.parameters()]
-    return learning
+        trainable += [*wrapped.down.parameters(), *wrapped.up.parameters()]
+    return trainable
 
 
 def in_transformer(unet: nn.Module) -> Callable[[str, nn.Module], bool]:
@@ -110,19 +110,19 @@ class PlainTrainer:
             self.texts.append(second)
         for part in (self.unet, *self.texts):
             part.requires_grad_(False)
-        self.learning = self._place()
+        self.trainable = self._place()
         self.optimizer = self._optimizer()
         steps_done = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS) ** 2
         self.alpha_bar = torch.cumprod(1 - steps_done, 0).to(spec.device)
 
     def _place(self) -> list[nn.Parameter]:
-        """Types, devices and what learns, by method."""
+        """Types, devices and what trains, by method."""
         spec, frozen = self.spec, DTYPES[self.spec.frozen]
         whole = spec.method in ("dreambooth", "fine_tune")
-        self.unet.to(spec.device, DTYPES[spec.learning] if whole else frozen)
+        self.unet.to(spec.device, DTYPES[spec.trainable] if whole else frozen)
         for text in self.texts:
-            learns = spec.method == "embedding" or (whole and spec.text)
-            text.to(spec.device, DTYPES[spec.learning] if learns else frozen)
+            trains = spec.method == "embedding" or (whole and spec.text)
+            text.to(spec.device, DTYPES[spec.trainable] if trains else frozen)
         if spec.method == "lora":
             found = wrap(self.unet, spec.rank, in_transformer(self.unet))
             if spec.text:
@@ -146,14 +146,14 @@ class PlainTrainer:
             from transformers.optimization import Adafactor
 
             return Adafactor(
-                self.learning, lr=self.spec.rate, scale_parameter=False, relative_step=False, warmup_init=False
+                self.trainable, lr=self.spec.rate, scale_parameter=False, relative_step=False, warmup_init=False
             )
-        return torch.optim.AdamW(self.learning, lr=self.spec.rate, weight_decay=0.01)
+        return torch.optim.AdamW(self.trainable, lr=self.spec.rate, weight_decay=0.01)
 
     def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Captions are encoded at every step, learning or not, as the usual scripts do."""
-        learns = any(parameter.requires_grad for text in self.texts for parameter in text.parameters())
-        with torch.enable_grad() if learns else torch.no_grad():
+        """Captions are encoded at every step, training or not, as the usual scripts do."""
+        trains = any(parameter.requires_grad for text in self.texts for parameter in text.parameters())
+        with torch.enable_grad() if trains else torch.no_grad():
             if len(self.texts) == 1:
                 return self.texts[0](ids).last_hidden_state, {}
             read = [text(ids, output_hidden_states=True) for text in self.texts]
@@ -176,7 +176,7 @@ class PlainTrainer:
             predicted = self.unet(noisy, timesteps, states, added_cond_kwargs=more or None).sample
         loss = nn.functional.mse_loss(predicted.float(), noise.float())
         loss.backward()
-        nn.utils.clip_grad_norm_(self.learning, 1.0)
+        nn.utils.clip_grad_norm_(self.trainable, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.spec.method == "embedding":
@@ -186,7 +186,7 @@ class PlainTrainer:
     def _put_back(self) -> None:
         """All rows of the table but the new word's return to what they were, as diffusers' script does."""
         with torch.no_grad():
-            for table, before in zip(self.learning, self.before, strict=True):
+            for table, before in zip(self.trainable, self.before, strict=True):
                 others = torch.ones(len(table), dtype=torch.bool)
                 others[NEW_ID] = False
                 table[others] = before[others]

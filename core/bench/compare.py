@@ -61,7 +61,7 @@ CASES = {
         family="sdxl",
         needs_gb=19,
         ours={"memory": {"full_precision": "bf16", "fused_backward_pass": True}, "optimizer": ADAFACTOR},
-        plain={"learning": "bf16", "autocast": False, "optimizer": "Adafactor"},
+        plain={"training": "bf16", "autocast": False, "optimizer": "Adafactor"},
     ),
 }
 QUICK = {  # the packages alone take most of its memory: it shows that the comparison runs, and has no goals
@@ -121,7 +121,7 @@ def measure_case(
 def summary(
     case: Case, device: str, ours: list[tuple[float, int]], plain: dict[str, list[tuple[float, int]]]
 ) -> dict[str, Any]:
-    """Ratios of the better rounds. On a graphics card resident memory says nothing of the card's: no ratio of memory."""
+    """Ratios of the better rounds. On a GPU resident memory says nothing of the card's: no ratio of memory."""
 
     def best(measured: list[tuple[float, int]]) -> dict[str, Any]:
         return {

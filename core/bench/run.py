@@ -63,7 +63,7 @@ def machine_facts(device: str) -> dict[str, Any]:
 
     return {
         "device": machine.device_words(device),
-        "processor": platform.processor() or platform.machine(),
+        "CPU": platform.processor() or platform.machine(),
         "threads": machine.threads(),
         "bf16_in_hardware": machine.bf16_is_fast(device),
         "torch": str(torch.__version__),

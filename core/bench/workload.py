@@ -27,7 +27,7 @@ def make_model(folder: Path, family_name: str = "sd1") -> Path:
 
 
 def make_images(folder: Path, size: int, count: int = IMAGES) -> Path:
-    """Coloured images of `size` x `size` with captions; random, so that nothing is compressed away."""
+    """Colored images of `size` x `size` with captions; random, so that nothing is compressed away."""
     from PIL import Image
 
     images = folder / f"images_{size}"

@@ -1,8 +1,8 @@
 """The identifier: how many tokens a word takes, whether the text encoder knows it, and rare words to choose from.
 
-An identifier ("sks") is the word under which a subject is learned. A word that the model has images for mixes them
+An identifier ("sks") is the word under which a subject is trained. A word that the model has images for mixes them
 with the subject; a made-up one falls into pieces that have meanings of their own. Best is a word that is one token and
-was rare where the text encoder learned (Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
+was rare where the text encoder trained (Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
 
 How rare is read from the vocabulary itself: byte-pair encoding numbers its tokens in the order in which it merged them,
 the most frequent first (Sennrich et al. 2016, arXiv:1508.07909), so a high number is a rare word. No torch is loaded.
@@ -148,7 +148,7 @@ def _advice_on_pieces(text: str, pieces: Sequence[str], tokenizer: Any) -> str:
         familiar = min(shares, key=lambda piece: shares[piece])
         return f"It holds the everyday word '{familiar}', whose look comes along. Choose a rare word of one token."
     return (
-        "No token stands for the whole word, so it is learned from pieces that other words share. One token is better."
+        "No token stands for the whole word, so it is trained from pieces that other words share. One token is better."
     )
 
 

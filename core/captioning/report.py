@@ -26,10 +26,10 @@ class Row:
     settings: CaptionSettings
 
     def text(self) -> str:
-        """What is learnt of it where chance changes nothing."""
-        learnt = plain_caption(self.caption.text, self.settings, self.image.words)
+        """What is trained of it where chance changes nothing."""
+        trained = plain_caption(self.caption.text, self.settings, self.image.words)
         why = NO_FILE.get(self.caption.source)
-        return f"{self.image.relative}: {learnt}" + (f"   ({why})" if why else "")
+        return f"{self.image.relative}: {trained}" + (f"   ({why})" if why else "")
 
 
 @dataclass(frozen=True)

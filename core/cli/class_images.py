@@ -1,4 +1,4 @@
-"""webui.py class_images: regularisation images of a class, made with the base model."""
+"""webui.py class_images: regularization images of a class, made with the base model."""
 
 from __future__ import annotations
 

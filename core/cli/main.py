@@ -20,7 +20,7 @@ ABOUT = {
     "prepare": "check a dataset and fill the caches that a training will use",
     "caption": "report on captions, and write missing ones",
     "generate": "draw images",
-    "class_images": "make regularisation images of a class with the base model",
+    "class_images": "make regularization images of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
     "images": "resize, crop, convert or number images, crop faces, draw edges",
     "check": "say what works on this machine, how well, and what to do about the rest (at most 3 minutes)",

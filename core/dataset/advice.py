@@ -43,16 +43,16 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
     for (source, text), images in groups.items():
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
         if source == "blank":
-            what = f"{number} have an empty caption file and would be learned as an empty caption: {names}."
+            what = f"{number} have an empty caption file and would be trained as an empty caption: {names}."
             fix = "Write captions, or delete the files so that the folder's words are used."
         elif source == "metadata":
-            what = f"{number} have no caption in their metadata file, so an empty caption is learned: {names}."
+            what = f"{number} have no caption in their metadata file, so an empty caption is trained: {names}."
             fix = "Write a caption or tags into the metadata file."
         elif source == "words":
             what = f"{number} have no caption file; the folder's words are used: {text}"
             fix = "Write captions on the Captions tab where images differ in more than these words say."
         else:
-            what = f"{number} have no caption and their folder no words, so an empty caption is learned: {names}."
+            what = f"{number} have no caption and their folder no words, so an empty caption is trained: {names}."
             fix = "Write captions, or set the words of this folder."
         found.append(Problem(what, printable(images[0].path.parent), fix, "advice"))
     return found
@@ -180,18 +180,18 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def balance_advice(epochs: Epochs) -> list[Problem]:
-    """Regularisation without anything to balance, and what no epoch shows."""
+    """Regularization without anything to balance, and what no epoch shows."""
     found = []
     for part in epochs.parts:
         if isinstance(part, Turn) and part.pool and not len(part):
-            what = f"{part.pool} regularisation images have nothing to balance and are not shown."
-            fix = "Add images to learn, or put both into the same batch group."
+            what = f"{part.pool} regularization images have nothing to balance and are not shown."
+            fix = "Add images to train, or put both into the same batch group."
             found.append(Problem(what, "dataset.sources", fix, "advice"))
     unused = epochs.not_needed()
     if unused and not found:
-        what = f"{len(unused)} regularisation images never train: sd-scripts' balance takes the first ones, until there"
+        what = f"{len(unused)} regularization images never train: sd-scripts' balance takes the first ones, until there"
         what += f" are as many views as of the others: {names_of([each.image for each in unused])}."
-        fix = "Set 'Balance of regularisation' to all in turn, or add images to learn."
+        fix = "Set 'Balance of regularization' to all in turn, or add images to train."
         found.append(Problem(what, "dataset.reg_balance", fix, "advice"))
     never = epochs.never_shown()
     if never:

@@ -1,4 +1,4 @@
-"""Changes of colour by chance, exactly as defined: a turn of the hue, a power of the values."""
+"""Changes of color by chance, exactly as defined: a turn of the hue, a power of the values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 _HUES = 180.0  # OpenCV's units of the full circle
 
 
-def change_colours(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarray:
+def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarray:
     """pixels float32 [H, W, 3], 0..255 -> the same with its hue turned and its values raised to a power."""
     if hue:
         pixels_HWC = shift_hue(pixels_HWC, hue)
@@ -40,7 +40,7 @@ def shift_hue(pixels_HWC: np.ndarray, hue: float) -> np.ndarray:
             (green - blue) / span,
             np.where(value == green, 2 + (blue - red) / span, 4 + (red - green) / span),
         )
-    sextant = np.where(span > 0, sextant, 0) + hue * 6 / _HUES  # grey has no hue and keeps its value
+    sextant = np.where(span > 0, sextant, 0) + hue * 6 / _HUES  # gray has no hue and keeps its value
     parts = []
     for n in (5, 3, 1):
         k = (n + sextant) % 6

@@ -42,7 +42,7 @@ class Placed:
 
     def loss_weight(self, dataset: DatasetSettings) -> float:
         """How much it counts beside the others."""
-        prior = dataset.prior_loss_weight if self.concept.role == "regularisation" else 1.0
+        prior = dataset.prior_loss_weight if self.concept.role == "regularization" else 1.0
         return prior * self.concept.source.loss_weight
 
 

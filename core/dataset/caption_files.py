@@ -57,7 +57,7 @@ class Caption:
 
     @property
     def whole(self) -> str:
-        """Everything that may be learnt of it: what changes it changes the training."""
+        """Everything that may be trained of it: what changes it changes the training."""
         return self.text if self.sentence is None else f"{self.sentence}\n{self.tags}"
 
 
@@ -158,7 +158,7 @@ def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
         return Caption(text, "metadata", path)
-    what = "The metadata have no caption for it: the image would be learned as an empty caption."
+    what = "The metadata have no caption for it: the image would be trained as an empty caption."
     fix = "Write a caption or tags into the metadata file."
     return Caption("", "metadata", path, problem=Problem(what, printable(image.path), fix, "advice"))
 
@@ -167,7 +167,7 @@ def _from_file(path: Path, data: bytes) -> Caption:
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
-        what = "The caption file is empty: its image would be learned as an empty caption."
+        what = "The caption file is empty: its image would be trained as an empty caption."
         fix = "Write a caption, or delete the file so that the folder's words are used."
         return Caption("", "blank", path, decoded.encoding, Problem(what, printable(path), fix, "advice"))
     problem = None

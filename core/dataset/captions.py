@@ -1,4 +1,4 @@
-"""Captions -> the words that are learnt: lines, prefix, choices, kept and shuffled tags, dropout, sentences.
+"""Captions -> the words that are trained: lines, prefix, choices, kept and shuffled tags, dropout, sentences.
 
 The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
 same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will really use.
@@ -90,7 +90,7 @@ def training_caption(
     total_steps: int = 0,
     words: str = "",
 ) -> str:
-    """What the image is learnt with at this draw.
+    """What the image is trained with at this draw.
 
     epoch        from 0                   step, total_steps   needed with a tag warm-up (see `needs_steps`)
     image_key  its address in draws     words               what its folder calls it, for sentences around it
@@ -119,7 +119,7 @@ def _text_of(
 
 
 def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
-    """What one showing is learnt with."""
+    """What one showing is trained with."""
     key, repeat, caption, settings, words, step = shown
     return training_caption(
         caption, settings, seed, epoch, key, repeat, step=step, total_steps=total_steps, words=words
@@ -214,7 +214,7 @@ def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "
 
 
 def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
-    """Whether the image is learnt without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
+    """Whether the image is trained without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
     rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
     by_chance = rate > 0 and (rate >= 1 or rng.random() < rate)
     return by_chance or (every > 0 and (epoch + 1) % every == 0)
@@ -328,7 +328,7 @@ def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[s
     head, _, rest = caption.partition(mark)
     middle, _, tail = rest.partition(mark)
     if settings.compatibility != "kohya":
-        tail = tail.replace(mark, separator)  # a third mark is no word to be learnt
+        tail = tail.replace(mark, separator)  # a third mark is no word to be trained
     return _filled(head, separator), _filled(middle, separator), _filled(tail, separator)
 
 

@@ -40,7 +40,7 @@ def scan_class(
 ) -> Scan:
     """What the dataset class lists, in its order. Problems are returned; only a cancel raises.
 
-    concepts   whose settings hold: the first of the role "train" for images, of "regularisation" for those of is_reg
+    concepts   whose settings hold: the first of the role "train" for images, of "regularization" for those of is_reg
     """
     name = (dataset.dataset_class or "").strip()
     try:
@@ -56,12 +56,12 @@ def scan_class(
         part = [row for row in known if bool(row.get("is_reg", False)) == is_reg]
         if not part:
             continue
-        concept = next((each for each in concepts if (each.role == "regularisation") == is_reg), None)
+        concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
         if concept is None:
             what = (
-                f"The dataset class {name} lists {'regularisation ' if is_reg else ''}images without settings for them."
+                f"The dataset class {name} lists {'regularization ' if is_reg else ''}images without settings for them."
             )
-            fix = "Add a folder of the regularisation role." if is_reg else "Let it list images to learn, too."
+            fix = "Add a folder of the regularization role." if is_reg else "Let it list images to train, too."
             gathered.problems.append(Problem(what, _WHERE, fix))
             continue
         _take(gathered, part, name.rpartition(".")[2], concept)
@@ -129,7 +129,7 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
         if cancel and cancel.wanted:
             raise
         what = f"The dataset class {name} failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(what, _place(error), "Mend the class there.") from error
+        raise ProblemsError.one(what, _place(error), "Fix the class there.") from error
 
 
 def _place(error: BaseException) -> str:

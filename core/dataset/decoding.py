@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.colours import BLACK, WHITE
+from core.dataset.colors import BLACK, WHITE
 from core.dataset.look import FACT, MEASURED_SIDE, Look, from_text, measure, to_text
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenImage, UnreachableImage, open_decoded, remarks

@@ -1,4 +1,4 @@
-"""The dataset doctor: copies, blur, borders, sizes and captions that harm a training, each with a way to mend it.
+"""The dataset doctor: copies, blur, borders, sizes and captions that harm a training, each with a way to fix it.
 
 It reads what the decode pass has measured (`decoding.look_at_all`) and decodes anew only what must be seen twice.
 Nothing is changed by an examination; `treat` moves images into the trash folder, from where `trash.put_back` returns

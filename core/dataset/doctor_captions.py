@@ -20,8 +20,8 @@ _WORD = re.compile(r"\w+")
 
 
 def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
-    """Everything about captions of what trains and validates. Regularisation images do with their folder's words."""
-    patients = [patient for patient in patients if patient.role != "regularisation"]
+    """Everything about captions of what trains and validates. Regularization images do with their folder's words."""
+    patients = [patient for patient in patients if patient.role != "regularization"]
     own = [patient for patient in patients if _is_own(patient)]
     return [*_none(patients), *_one_for_all(own), *_alike(own), *_file_names(own), *_rare_tags(own)]
 
@@ -38,7 +38,7 @@ def _none(patients: Sequence[Patient]) -> list[Finding]:
 
     def note(patient: Patient) -> str:
         words = patient.placed.caption.text.strip()
-        return f"learnt as: {words}" if words else "learnt as an empty caption"
+        return f"trained as: {words}" if words else "trained as an empty caption"
 
     return one_by_one(
         "no caption",
@@ -53,8 +53,8 @@ def _one_for_all(own: Sequence[Patient]) -> list[Finding]:
     texts = {_plain(patient.placed.caption.text) for patient in own}
     if len(own) < 3 or len(texts) != 1:
         return []
-    what = "All captions are the same: everything that the images share is learnt under it, their backgrounds too."
-    fix = "Say in each caption what differs, so that only what is the same is learnt as the subject."
+    what = "All captions are the same: everything that the images share is trained under it, their backgrounds too."
+    fix = "Say in each caption what differs, so that only what is the same is trained as the subject."
     return [Finding("one caption", "advice", what, fix, tuple((patient.seen(),) for patient in own))]
 
 
@@ -119,7 +119,7 @@ def _file_names(own: Sequence[Patient]) -> list[Finding]:
 
 
 def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
-    """Tags of a single image: often slips of the pen (blue_eye), and learnt from that image alone."""
+    """Tags of a single image: often slips of the pen (blue_eye), and trained from that image alone."""
     tags = [_tags(patient) for patient in own]
     pieces = [tag for each in tags for tag in each]
     if len(own) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
@@ -131,7 +131,7 @@ def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
         return []
     total = sum(len(said) for _, said in holders)
     what = f"{total} of {len(counts)} tags occur in one image only."
-    fix = "Look for slips of the pen and for two words for one thing; what is left is learnt from that image alone."
+    fix = "Look for slips of the pen and for two words for one thing; what is left is trained from that image alone."
     shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 

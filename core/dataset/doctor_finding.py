@@ -19,11 +19,11 @@ Key = tuple[str, str]
 KINDS = {
     "leak": "The same images in training and validation",
     "near leak": "Nearly the same images in training and validation",
-    "class": "The same images in training and regularisation",
-    "near class": "Nearly the same images in training and regularisation",
+    "class": "The same images in training and regularization",
+    "near class": "Nearly the same images in training and regularization",
     "copy": "The same image more than once",
     "near copy": "Nearly the same image more than once",
-    "plain": "One colour only",
+    "plain": "One color only",
     "blur": "Blurred",
     "border": "Frames and bars",
     "small": "Very small",
@@ -56,7 +56,7 @@ class Finding:
     what, fix   one sentence each
     images  groups that belong together (copies of one image); single images are groups of one
     advised   keys of those that `doctor.treat` puts away
-    action    "put away" where that mends it, "open" where a person has to look or write
+    action    "put away" where that fixes it, "open" where a person has to look or write
     """
 
     kind: str
@@ -115,7 +115,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """An image as the doctor sees it. role: "train", "regularisation" or "validation"."""
+    """An image as the doctor sees it. role: "train", "regularization" or "validation"."""
 
     placed: Placed
     role: str

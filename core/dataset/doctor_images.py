@@ -26,21 +26,21 @@ Progress = Callable[[int, int], None]
 # Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
 # in up to 11, different images in 15 and more. Chance pairs of a large set are sorted out by the second look.
 NEAR_DISTANCE = 8
-# Difference of two 16 x 16 greys over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
+# Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
 NEAR_DIFFERENCE = 0.5
 # Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and 220,
 # drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
 BLUR_BELOW = 100.0
 BORDER_FROM = 0.03  # share of the area; thinner ones are a pixel row of a scan
-STRONG_SCALE = 1.5  # twice as many pixels and more are made up: softness is learnt as the style
+STRONG_SCALE = 1.5  # twice as many pixels and more are made up: softness is trained as the style
 SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
 EXTREME_ASPECT = 3.0  # longer than any bucket of the usual ranges, so much is cropped or shrunk away
 
-_CLOSER = "closer 1"  # the memo's name for a second look
+_CLOSER = "closer 2"  # the memo's name for a second look
 _SIDE = 16
-_EVEN, _CLEAR = 8, 16  # levels of 255: still the border's colour; clearly another
+_EVEN, _CLEAR = 8, 16  # levels of 255: still the border's color; clearly another
 _STRAIGHT = (
-    0.6  # share of the first line inside a border that is clearly another colour: bars end at once, grounds do not
+    0.6  # share of the first line inside a border that is clearly another color: bars end at once, grounds do not
 )
 
 
@@ -96,7 +96,7 @@ def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
 _COPIES = {
     "leak": (
         "error",
-        "{groups} in training and in validation: the validation loss would praise what was learnt by heart and says nothing.",
+        "{groups} in training and in validation: the validation loss would praise what was overfitted and says nothing.",
         "Put the copies away, or take that folder out of the validation.",
     ),
     "near leak": (
@@ -106,17 +106,17 @@ _COPIES = {
     ),
     "class": (
         "advice",
-        "{groups} in training and among the regularisation images: these teach the opposite of each other.",
-        "Put the regularisation copies away.",
+        "{groups} in training and among the regularization images: these teach the opposite of each other.",
+        "Put the regularization copies away.",
     ),
     "near class": (
         "advice",
-        "{groups}, nearly alike, in training and among the regularisation images: these teach the opposite of each other.",
-        "Look at each pair, and put the regularisation copies away.",
+        "{groups}, nearly alike, in training and among the regularization images: these teach the opposite of each other.",
+        "Look at each pair, and put the regularization copies away.",
     ),
     "copy": (
         "advice",
-        "{groups} more than once, byte for byte: {n} too many, which are learnt that much more strongly.",
+        "{groups} more than once, byte for byte: {n} too many, which are trained that much more strongly.",
         "Put the copies away; for more weight, set repeats instead.",
     ),
     "near copy": (
@@ -141,7 +141,7 @@ def _too_many(group: Sequence[Patient]) -> list[Patient]:
     return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
 
 
-_ROLE_ORDER = {"train": 0, "regularisation": 1, "validation": 2}
+_ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
 
 
 def _worth(patient: Patient) -> tuple:
@@ -190,7 +190,7 @@ def _near(
     alike = []
     for one, other in pairs:
         first, second = closer.get(able[one].key), closer.get(able[other].key)
-        if first and second and difference(first.grey, second.grey) <= limits.near_difference:
+        if first and second and difference(first.gray, second.gray) <= limits.near_difference:
             alike.append((one, other))
     return [[able[number] for number in group] for group in joined_groups(alike, len(able))]
 
@@ -211,7 +211,7 @@ def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Root mean square of the difference of two greys over the smaller contrast of both (at least 8 levels)."""
+    """Root mean square of the difference of two grays over the smaller contrast of both (at least 8 levels)."""
     contrast = max(8.0, min(float(one.std()), float(other.std())))
     return float(np.sqrt(((one - other) ** 2).mean())) / contrast
 
@@ -221,9 +221,9 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Closer:
-    """What a second decode tells. grey: float32 [16, 16]; frame: share of the area of bars with straight edges."""
+    """What a second decode tells. gray: float32 [16, 16]; frame: share of the area of bars with straight edges."""
 
-    grey: np.ndarray
+    gray: np.ndarray
     frame: float
 
 
@@ -253,8 +253,8 @@ def second_look(
     for image in images:
         said = json.loads(known[image.path])
         if said:
-            grey = np.frombuffer(bytes.fromhex(said["grey"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
-            result[image.key] = Closer(grey, said["frame"])
+            gray = np.frombuffer(bytes.fromhex(said["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
+            result[image.key] = Closer(gray, said["frame"])
     return result
 
 
@@ -263,21 +263,21 @@ def _look_closer(image: ImageInfo) -> str:
         pixels = open_rgb(image.path, draft=(512, 512))
     except BrokenImage:
         return "null"
-    grey = np.asarray(pixels.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    gray = np.asarray(pixels.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
     pixels.thumbnail((256, 256), Image.Resampling.BOX)
-    return json.dumps({"grey": grey.tobytes().hex(), "frame": round(frame_share(np.asarray(pixels)), 4)})
+    return json.dumps({"gray": gray.tobytes().hex(), "frame": round(frame_share(np.asarray(pixels)), 4)})
 
 
 def frame_share(pixels_HWC: np.ndarray) -> float:
-    """Share of the area that bars or a frame of one colour take, 0 where an even ground just surrounds something.
+    """Share of the area that bars or a frame of one color take, 0 where an even ground just surrounds something.
 
-    A bar ends in one line: most of the first line inside is clearly another colour. The outline of a thing on an even
+    A bar ends in one line: most of the first line inside is clearly another color. The outline of a thing on an even
     ground is curved or pointed at some side, so the line that first meets it holds little of it.
     """
-    colours: np.ndarray = pixels_HWC.astype(np.float32)
-    height, width = colours.shape[:2]
+    colors: np.ndarray = pixels_HWC.astype(np.float32)
+    height, width = colors.shape[:2]
     ends = []
-    for lines in (colours, colours[::-1], colours.transpose(1, 0, 2), colours.transpose(1, 0, 2)[::-1]):
+    for lines in (colors, colors[::-1], colors.transpose(1, 0, 2), colors.transpose(1, 0, 2)[::-1]):
         ground = lines[0].mean(axis=0)
         off = np.abs(lines - ground).max(axis=2)
         even = (off <= _EVEN).all(axis=1)
@@ -287,13 +287,13 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
     top, bottom, left, right = ends
     if not (min(top, bottom) or min(left, right)):
         return 0.0  # bars come in pairs; one even side is a floor or a sky
-    inner = colours[top : height - bottom, left : width - right]
+    inner = colors[top : height - bottom, left : width - right]
     # One line further in: area-averaging mixes the bar's last line with the image's first.
     sides = (
-        (top, colours[0].mean(axis=0), inner[min(1, len(inner) - 1)]),
-        (bottom, colours[-1].mean(axis=0), inner[max(-2, -len(inner))]),
-        (left, colours[:, 0].mean(axis=0), inner[:, min(1, inner.shape[1] - 1)]),
-        (right, colours[:, -1].mean(axis=0), inner[:, max(-2, -inner.shape[1])]),
+        (top, colors[0].mean(axis=0), inner[min(1, len(inner) - 1)]),
+        (bottom, colors[-1].mean(axis=0), inner[max(-2, -len(inner))]),
+        (left, colors[:, 0].mean(axis=0), inner[:, min(1, inner.shape[1] - 1)]),
+        (right, colors[:, -1].mean(axis=0), inner[:, max(-2, -inner.shape[1])]),
     )
     for lines_of_bar, ground, line in sides:
         if lines_of_bar and (np.abs(line - ground).max(axis=1) > _CLEAR).mean() < _STRAIGHT:
@@ -331,7 +331,7 @@ def looks_wrong(
         *one_by_one(
             "plain",
             plain,
-            "{n} of one colour and nothing else: there is nothing to learn.",
+            "{n} of one color and nothing else: there is nothing to train.",
             "Put them away.",
             put_away=True,
         ),
@@ -346,7 +346,7 @@ def looks_wrong(
         *one_by_one(
             "border",
             framed,
-            "{n} framed or between bars of one colour: the frame is learnt with the image.",
+            "{n} framed or between bars of one color: the frame is trained with the image.",
             "Crop them with the image tools, or put them away.",
             lambda patient: f"{frames[patient.key]:.0%} is border",
             put_away=True,
@@ -380,7 +380,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
         *one_by_one(
             "enlarged",
             enlarged,
-            f"{{n}} enlarged more than {limits.strong_scale:g} times: the softness is learnt as the style.",
+            f"{{n}} enlarged more than {limits.strong_scale:g} times: the softness is trained as the style.",
             "Find larger ones, train at a lower resolution, turn on 'Never enlarge', or put them away.",
             lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
             put_away=True,

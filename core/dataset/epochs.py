@@ -19,7 +19,7 @@ LOOKED_AT = 8  # epochs, for what never fills a batch where images come in turn
 class Epochs:
     """How the epochs of a dataset are cut into batches and updates. Epochs, steps and batches count from 0.
 
-    placed          what trains, regularisation with it
+    placed          what trains, regularization with it
     accumulation    batches to one optimizer update
     processes       that train as one: a batch is then as many times as large, and each takes its share
     """
@@ -101,7 +101,7 @@ class Epochs:
         ]
 
     def not_needed(self) -> list[Placed]:
-        """Regularisation images that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
+        """Regularization images that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
         shown = {each.key for part in self.parts for each in part.images}
         return [each for members in self._members.values() for each in members if each.key not in shown]
 

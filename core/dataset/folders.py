@@ -32,11 +32,11 @@ class Root:
 def words_for(source: Source, own: str) -> str:
     """What is said about an image without a caption: the words set for it, identifier and class, else the folder's own.
 
-    Regularisation images show the class, not the subject, so the identifier is not theirs.
+    Regularization images show the class, not the subject, so the identifier is not theirs.
     """
     if source.class_tokens is not None:
         return source.class_tokens
-    parts = [source.class_word] if source.role == "regularisation" else [source.identifier, source.class_word]
+    parts = [source.class_word] if source.role == "regularization" else [source.identifier, source.class_word]
     return " ".join(part.strip() for part in parts if part and part.strip()) or own
 
 

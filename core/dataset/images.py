@@ -1,4 +1,4 @@
-"""Images as they train: on the chosen colour, resized, cropped to their bucket, changed as the draw says."""
+"""Images as they train: on the chosen color, resized, cropped to their bucket, changed as the draw says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from core.dataset.augment import change_colours
+from core.dataset.augment import change_colors
 from core.dataset.buckets import Placement
-from core.dataset.colours import WHITE, colour_of
+from core.dataset.colors import WHITE, color_of
 from core.dataset.opening import BrokenImage, open_decoded
 from core.dataset.resize import resize
 from core.dataset.views import View
@@ -24,9 +24,9 @@ def load_bucketed(
 ) -> Image.Image:
     """The image as it trains: RGB at the bucket's size. BrokenImage when unreadable or of a changed size.
 
-    images   its folder's settings: the colour behind transparency and the filter; None is white and "auto"
+    images   its folder's settings: the color behind transparency and the filter; None is white and "auto"
     """
-    background = colour_of(images.alpha_color) if images else WHITE
+    background = color_of(images.alpha_color) if images else WHITE
     opened = open_decoded(path, enough=enough_for(placement))
     if opened.size != placement.image:
         was, now = "{} x {}".format(*placement.image), "{} x {}".format(*opened.size)
@@ -49,7 +49,7 @@ def load_pixels(
     if not isinstance(view, View):
         view = View(view, flip)
     pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
-    return as_training(change_colours(pixels, view.hue, view.gamma))
+    return as_training(change_colors(pixels, view.hue, view.gamma))
 
 
 def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "auto") -> Image.Image:

@@ -1,6 +1,6 @@
 """What the VAE sees in each image, encoded once: on disk by content, in memory during a run.
 
-An entry is named by everything it depends on (image bytes, size, crop, mirroring, the colour behind transparency, VAE
+An entry is named by everything it depends on (image bytes, size, crop, mirroring, the color behind transparency, VAE
 weights, type, this code), so a stale one is never found, whatever the image or its folder is called. Mean and
 log-variance are kept, not a sample: each draw of an epoch makes its own.
 """
@@ -32,8 +32,8 @@ ImageKey = tuple[str, ...]
 Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the CPU
 Check = Callable[[], None]
 
-CODE_VERSION = 2  # raised when resizing, cropping or colours change
-NO_COLOUR = ImageSettings().alpha_color  # of images that let nothing through, whatever the colour behind them
+CODE_VERSION = 2  # raised when resizing, cropping or colors change
+NO_COLOR = ImageSettings().alpha_color  # of images that let nothing through, whatever the color behind them
 
 
 class LatentCache:
@@ -166,7 +166,7 @@ class LatentCache:
             where.bucket,
             "mirrored" if side.mirrored else "as it is",
             images.resize_interpolation,
-            NO_COLOUR if state in self._opaque else images.alpha_color.lower(),
+            NO_COLOR if state in self._opaque else images.alpha_color.lower(),
             *self._identity,
         )
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from core.settings.schedule import ScheduleSettings
 
-# Few images are learnt in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 images,
+# Few images are trained in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 images,
 # 3000 for 300.
 FEW_IMAGES, MANY_IMAGES = 15, 300
 MOST_PASSES, LEAST_PASSES = 100, 10
@@ -18,7 +18,7 @@ LEAST_UPDATES = 100
 class Length:
     """epochs: passes begun, the last may be cut short. chosen_by: "steps", "epochs" or "advice".
 
-    steps_per_epoch   of the first epoch; where regularisation images come in turn, others may differ a little
+    steps_per_epoch   of the first epoch; where regularization images come in turn, others may differ a little
     """
 
     steps_per_epoch: int

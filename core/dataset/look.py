@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEASURED_SIDE = 256  # pixels of the longer side at which everything is measured, so that sizes compare
 FACT = "look 2"  # the memo's name for it; counted up when a measure changes
-_EVEN = 8  # levels of 255 within which an edge row still counts as one colour (JPEG leaves some noise)
+_EVEN = 8  # levels of 255 within which an edge row still counts as one color (JPEG leaves some noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Look:
     remark       what its reader found damaged and passed over, such as metadata; empty when nothing
     transparent  at least one pixel lets something through
     dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). An image of one
-                 colour has only zeros, which says nothing
+                 color has only zeros, which says nothing
     blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurred ones a few
     brightest    highest level of red on black, 0 to 255: what a mask lets train; opaque: highest level of the transparency
-    border       share of the area that even rows and columns of one colour take at the edges, 0 to 1
+    border       share of the area that even rows and columns of one color take at the edges, 0 to 1
     """
 
     reason: str = ""
@@ -48,8 +48,8 @@ class Look:
 def measure(image: Image.Image, transparent: bool = False) -> Look:
     """The numbers of a decoded image (RGB, upright). `transparent` is passed on: the image has lost it by now."""
     small = _small(image)
-    grey = np.asarray(small.convert("L"), dtype=np.float32)
-    return Look("", transparent, difference_hash(small), laplacian_variance(grey), border_share(np.asarray(small)))
+    gray = np.asarray(small.convert("L"), dtype=np.float32)
+    return Look("", transparent, difference_hash(small), laplacian_variance(gray), border_share(np.asarray(small)))
 
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
@@ -86,39 +86,39 @@ def _small(image: Image.Image) -> Image.Image:
 
 
 def difference_hash(image: Image.Image) -> str:
-    """dHash (N. Krawetz, 2013): is each of 9 x 8 grey pixels darker than its right neighbour. Row by row, 16 hex digits."""
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    """dHash (N. Krawetz, 2013): is each of 9 x 8 gray pixels darker than its right neighbor. Row by row, 16 hex digits."""
+    gray = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    bits = (gray[:, 1:] > gray[:, :-1]).ravel()
     return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
 
 
-def laplacian_variance(grey_HW: np.ndarray) -> float:
+def laplacian_variance(gray_HW: np.ndarray) -> float:
     """Variance of the second differences (Pech-Pacheco et al. 2000): kernel 0 1 0 / 1 -4 1 / 0 1 0, inner pixels only."""
-    if min(grey_HW.shape) < 3:
+    if min(gray_HW.shape) < 3:
         return 0.0
-    middle = grey_HW[1:-1, 1:-1]
-    around = grey_HW[:-2, 1:-1] + grey_HW[2:, 1:-1] + grey_HW[1:-1, :-2] + grey_HW[1:-1, 2:]
+    middle = gray_HW[1:-1, 1:-1]
+    around = gray_HW[:-2, 1:-1] + gray_HW[2:, 1:-1] + gray_HW[1:-1, :-2] + gray_HW[1:-1, 2:]
     return float(np.var(around - 4 * middle))
 
 
 def border_share(pixels_HWC: np.ndarray) -> float:
-    """Share of the area taken by rows and columns at the edges that are one colour, the colour of the outermost.
+    """Share of the area taken by rows and columns at the edges that are one color, the color of the outermost.
 
-    Rows and columns are peeled in turn until none is left to peel, each side in the one colour it began with, so that
-    a sky that slowly changes is no border. An image of one colour is all border (1.0).
+    Rows and columns are peeled in turn until none is left to peel, each side in the one color it began with, so that
+    a sky that slowly changes is no border. An image of one color is all border (1.0).
     """
     inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
-    colours: dict[tuple[int, bool], np.ndarray] = {}  # of the sides that were peeled before
+    colors: dict[tuple[int, bool], np.ndarray] = {}  # of the sides that were peeled before
     peeled = True
     while peeled:
         peeled = False
         for axis in (0, 1):  # rows, then (turned) columns
             counts = []
             for side, lines in ((False, inner), (True, inner[::-1])):
-                colour = colours.get((axis, side), lines[0].astype(np.float32).mean(axis=0))
-                counts.append(_even_lines(lines, colour))
+                color = colors.get((axis, side), lines[0].astype(np.float32).mean(axis=0))
+                counts.append(_even_lines(lines, color))
                 if counts[-1]:
-                    colours[axis, side] = colour
+                    colors[axis, side] = color
             if sum(counts) >= len(inner):
                 return 1.0
             peeled = peeled or sum(counts) > 0
@@ -126,7 +126,7 @@ def border_share(pixels_HWC: np.ndarray) -> float:
     return 1.0 - inner.shape[0] * inner.shape[1] / area
 
 
-def _even_lines(pixels: np.ndarray, colour: np.ndarray) -> int:
-    """How many of the first lines [N, M, C] are of this colour [C]."""
-    even = (np.abs(pixels.astype(np.float32) - colour) <= _EVEN).all(axis=(1, 2))
+def _even_lines(pixels: np.ndarray, color: np.ndarray) -> int:
+    """How many of the first lines [N, M, C] are of this color [C]."""
+    even = (np.abs(pixels.astype(np.float32) - color) <= _EVEN).all(axis=(1, 2))
     return len(even) if even.all() else int(np.argmin(even))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from core.dataset.colours import BLACK
+from core.dataset.colors import BLACK
 from core.dataset.files import printable
 from core.dataset.images import as_training, enough_for, in_view
 from core.dataset.opening import BrokenImage, Opened, open_decoded
@@ -43,7 +43,7 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 def load_conditioning(placed: Placed, view: View) -> np.ndarray:
     """float32 [3, H, W] in [-1, 1]: the conditioning image, on black, cropped and mirrored with its image.
 
-    Its colours are never changed by chance. BrokenImage when there is none.
+    Its colors are never changed by chance. BrokenImage when there is none.
     """
     path = placed.image.conditioning
     if path is None:
@@ -54,7 +54,7 @@ def load_conditioning(placed: Placed, view: View) -> np.ndarray:
 
 def _beside(path: Path, kind: str, view: View) -> Opened:
     """An image that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
-    so no colour profile is applied."""
+    so no color profile is applied."""
     try:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))
     except BrokenImage as error:

@@ -174,7 +174,7 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
         found.problems.append(Problem(what, shown, "Remove the others.", "advice"))
     if wrong:
         what = f"{count(len(wrong), 'value')} of the metadata file cannot be used: {'; '.join(wrong[:5])}."
-        found.problems.append(Problem(what, shown, "Mend or remove them."))
+        found.problems.append(Problem(what, shown, "Fix or remove them."))
     if not pairs:
         found.problems.append(Problem("The metadata file is empty.", shown, "Write it again, or choose another one."))
     sized = sum(entry.train_resolution is not None for entry in found.entries)

@@ -1,4 +1,4 @@
-"""Opening image files: what the header says, the decoded colours and transparency, and why a file cannot be read."""
+"""Opening image files: what the header says, the decoded colors and transparency, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import (  # the readers register themselves when imported
     WebPImagePlugin,  # noqa: F401
 )
 
-from core.dataset.colours import WHITE, composite, to_srgb
+from core.dataset.colors import WHITE, composite, to_srgb
 from core.dataset.files import printable
 from core.dataset.plugins import LOADED, plugin_for, readable_formats
 from core.record.heap import give_back
@@ -119,23 +119,23 @@ class Header:
 class Opened:
     """A decoded image, the right way up.
 
-    colours   RGB in sRGB, also where it is transparent (hidden colours are whatever the file holds there)
+    colors   RGB in sRGB, also where it is transparent (hidden colors are whatever the file holds there)
     alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
-    whole     (width, height) of the file, the right way up, where `colours` are smaller
+    whole     (width, height) of the file, the right way up, where `colors` are smaller
     """
 
-    colours: Image.Image
+    colors: Image.Image
     alpha: Image.Image | None
     whole: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the file, the right way up."""
-        return self.whole or self.colours.size
+        return self.whole or self.colors.size
 
     def on(self, background: tuple[int, int, int]) -> Image.Image:
-        """RGB, on this colour where it is transparent."""
-        return composite(self.colours, self.alpha, background)
+        """RGB, on this color where it is transparent."""
+        return composite(self.colors, self.alpha, background)
 
 
 def read_header(path: Path | str) -> Header:
@@ -156,11 +156,11 @@ def open_decoded(
     managed: bool = True,
     enough: tuple[int, int] | None = None,
 ) -> Opened:
-    """The whole image, decoded: the first frame, the right way up, colours and transparency apart.
+    """The whole image, decoded: the first frame, the right way up, colors and transparency apart.
 
     draft     (width, height) that will do: a JPEG is then decoded at the nearest larger eighth, which is faster
     enough    the same for images of more than LARGE_PIXELS alone, of any format: what others give does not change
-    managed   colours are brought to sRGB by the file's profile; False leaves the numbers alone (masks)
+    managed   colors are brought to sRGB by the file's profile; False leaves the numbers alone (masks)
     """
     with open_image(path) as image:
         if image.width * image.height <= LARGE_PIXELS:
@@ -184,12 +184,12 @@ def _decoded(
     if asked := enough or draft:
         image.draft("RGB" if image.mode == "RGB" else image.mode, asked)
     try:
-        _scale_transparent_colour(image)
+        _scale_transparent_color(image)
         image.load()
         if not managed:
             image.info.pop("icc_profile", None)
         factor = min(image.width // enough[0], image.height // enough[1]) if enough else 1
-        colours, alpha = to_srgb(_reduced(image, factor) if factor > 1 else image)
+        colors, alpha = to_srgb(_reduced(image, factor) if factor > 1 else image)
     except MemoryError as error:
         raise UnreachableImage(f"of {width} x {height} pixels does not fit in memory") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
@@ -197,10 +197,10 @@ def _decoded(
             raise UnreachableImage(f"cannot be read ({error.strerror})") from error
         raise BrokenImage(_plain_reason(error)) from error
     if turn in _TURNS:
-        colours, alpha = colours.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
+        colors, alpha = colors.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
     if enough is None:
-        return Opened(colours, alpha)
-    return Opened(colours, alpha, (height, width) if turn in _SIDEWAYS else (width, height))
+        return Opened(colors, alpha)
+    return Opened(colors, alpha, (height, width) if turn in _SIDEWAYS else (width, height))
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
@@ -218,7 +218,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _averageable(image: Image.Image) -> Image.Image:
-    """The same in a mode whose values can be averaged: no numbers of a palette, no colour that stands for "see through"."""
+    """The same in a mode whose values can be averaged: no numbers of a palette, no color that stands for "see through"."""
     if image.mode in ("P", "PA", "La", "RGBa") or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
         image = image.convert("RGBA")
         image.info.pop("transparency", None)
@@ -341,8 +341,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _scale_transparent_colour(image: ImageFile.ImageFile) -> None:
-    """A PNG of 2, 4 or 16 bits names its transparent colour in its own levels, while Pillow gives pixels of 8 bits."""
+def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
+    """A PNG of 2, 4 or 16 bits names its transparent color in its own levels, while Pillow gives pixels of 8 bits."""
     value = image.info.get("transparency")
     if image.format != "PNG" or value is None or not image.tile:
         return

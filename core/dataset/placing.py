@@ -153,7 +153,7 @@ def _too_narrow(image: ImageInfo, level: str) -> Problem:
 def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
     """Images of buckets with fewer views than a batch go to the nearest bucket by shape that they can share.
 
-    The smallest bucket moves first; a bucket that has grown to a batch stays. Regularisation and other folders that
+    The smallest bucket moves first; a bucket that has grown to a batch stays. Regularization and other folders that
     share batches count together. Images that are never enlarged only go where none of them would be.
     """
     views: Counter[Bucket] = Counter()
@@ -249,7 +249,7 @@ def held_out(
     found |= by_share
     files = {image.path for image in images if image.key in found}
     found |= {image.key for image in images if image.path in files}
-    return frozenset(key for key in found if roles[key] != "regularisation")
+    return frozenset(key for key in found if roles[key] != "regularization")
 
 
 def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> set[Key]:

@@ -169,7 +169,7 @@ def _folders(found: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
     """{image key: why no epoch shows it, at any of its resolutions}."""
-    why = {each.key: "is not needed to balance the images to learn" for each in epochs.not_needed()}
+    why = {each.key: "is not needed to balance the images to train" for each in epochs.not_needed()}
     why |= {each.key: "its bucket never fills a batch, and short batches are left out" for each in epochs.never_shown()}
     shown = {each.image.key for each in epochs.placed if each.key not in why}
     return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in shown}

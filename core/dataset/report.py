@@ -21,7 +21,7 @@ class Row:
     caption   after prefix and suffix, before draws      source    as in Caption
     frame     what trains, as fractions of the image: (left, top, right, bottom)
     scale     above 1 it is enlarged                     tokens    of the longest that may be drawn; None: not counted
-    trains    False: `why` says the reason               role      "train", "regularisation" or "validation"
+    trains    False: `why` says the reason               role      "train", "regularization" or "validation"
     concept   number of its folder's settings            more      its buckets at the further resolutions
     really, transparent   its kind where the name says another; whether it is seen through (once it was decoded)
     mask      whether a mask or control image goes with it

@@ -35,7 +35,7 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto
 
 
 def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each new pixel is the one that its centre falls into; of two at equal distance the later. [H, W, ...] as given."""
+    """Each new pixel is the one that its center falls into; of two at equal distance the later. [H, W, ...] as given."""
     height, width = pixels.shape[:2]
     rows = (2 * np.arange(size[1]) + 1) * height // (2 * size[1])
     columns = (2 * np.arange(size[0]) + 1) * width // (2 * size[0])
@@ -49,17 +49,17 @@ def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     pixels   uint8 [H, W, C] or [H, W];  size (width, height);  returns uint8 of that size
     """
     width, height = size
-    grey = pixels.ndim == 2
-    rows = _average_rows(pixels[..., None] if grey else pixels, height)
+    gray = pixels.ndim == 2
+    rows = _average_rows(pixels[..., None] if gray else pixels, height)
     columns = _average_rows(np.ascontiguousarray(rows.transpose(1, 0, 2)), width)
     result: np.ndarray = np.rint(columns.transpose(1, 0, 2)).clip(0, 255).astype(np.uint8)
-    return result[..., 0] if grey else result
+    return result[..., 0] if gray else result
 
 
 def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
     """[N, W, C] -> float32 [count, W, C]: the mean over N / count rows each, the first and last of them by their share.
 
-    One new row at a time, so that it stays in the processor's cache: a fifth of the time that all at once takes.
+    One new row at a time, so that it stays in the CPU's cache: a fifth of the time that all at once takes.
     """
     n = pixels.shape[0]
     if count == n:

@@ -70,27 +70,27 @@ Part = Whole | Turn
 
 
 def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
-    """The dataset as parts that are shown each epoch. Regularisation balances what trains in the same batch group."""
+    """The dataset as parts that are shown each epoch. Regularization balances what trains in the same batch group."""
     folders: defaultdict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         folders[each.concept.number].append(each)
     parts: list[Part] = []
     trained: defaultdict[str | None, int] = defaultdict(int)
-    regularisation: defaultdict[str | None, list[Placed]] = defaultdict(list)
+    regularization: defaultdict[str | None, list[Placed]] = defaultdict(list)
     for number, images in folders.items():
         source = images[0].concept.source
-        if source.role == "regularisation":
-            regularisation[source.batch_group] += images
+        if source.role == "regularization":
+            regularization[source.batch_group] += images
         elif source.role == "train":
             wanted = source.samples_per_epoch
             part: Part = Whole(images) if wanted is None else Turn(images, wanted, f"folder {number}")
             parts.append(part)
             trained[source.batch_group] += len(part)
-    for group, images in regularisation.items():
+    for group, images in regularization.items():
         if reg_balance == "kohya":
             parts.append(first_ones(images, trained[group]))
         else:
-            parts.append(Turn(images, trained[group], f"regularisation {group}"))
+            parts.append(Turn(images, trained[group], f"regularization {group}"))
     return parts
 
 

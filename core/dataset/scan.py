@@ -32,7 +32,7 @@ from core.settings.images import ImageSettings
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 
-__all__ = ["Broken", "Folder", "ImageInfo", "Scan", "names_of", "recognise", "scan", "scan_dataset"]
+__all__ = ["Broken", "Folder", "ImageInfo", "Scan", "names_of", "recognize", "scan", "scan_dataset"]
 
 Listed = dict[Path, Entry]  # what a list says about a file
 
@@ -67,14 +67,14 @@ def scan(
     """
     gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
-        fix = "Choose the folder that holds the images to learn."
+        fix = "Choose the folder that holds the images to train."
         gathered.problems.append(Problem("No image folder is chosen.", "dataset.folder", fix))
     for concept in concepts:
         gathered.add(concept)
     return gathered.result()
 
 
-def recognise(folder: str | os.PathLike) -> str:
+def recognize(folder: str | os.PathLike) -> str:
     """One sentence about a folder's layout: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
     source = Source(folder=os.fspath(folder))
     path, problem = folder_of(source)
@@ -242,7 +242,7 @@ class Gathered:
         self.problems.append(Problem(what, where, "Take them out of one of the files.", "advice"))
 
     def _without(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one that hold no images to learn: the masks."""
+        """Folders inside this one that hold no images to train: the masks."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
@@ -382,7 +382,7 @@ def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
 
 
 def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
-    """Images that two different entries reach, such as regularisation images below the training folder."""
+    """Images that two different entries reach, such as regularization images below the training folder."""
     paths = {folder.id: folder.path for folder in folders}
     first: dict[Path, ImageInfo] = {}
     twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)

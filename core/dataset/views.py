@@ -1,4 +1,4 @@
-"""How one draw shows an image: mirrored, cropped elsewhere, its colours changed. Every choice is an addressed draw."""
+"""How one draw shows an image: mirrored, cropped elsewhere, its colors changed. Every choice is an addressed draw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # Reference: sections 3.4 and 3.6, that is sd-scripts' own numbers.
 FLIP_SHARE = 0.5
-COLOUR_SHARE = 0.33
+COLOR_SHARE = 0.33
+_COLOR_DRAW = "colour"  # an address (core/record/draws.py): with another word every training of a seed would change
 HUE_SHIFT = 8.0  # at most, in OpenCV's hue units: 180 make the circle
 GAMMA = (0.95, 1.05)
 _FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
@@ -40,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """Where the face is, in pixels of the image: centre and size."""
+    """Where the face is, in pixels of the image: center and size."""
 
     x: int
     y: int
@@ -56,7 +57,7 @@ def is_varied(images: ImageSettings) -> bool:
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
     """What (epoch, repeat) shows of an image, by its folder's settings.
 
-    Flip, crop and colours have addresses of their own, so that one setting does not change what another one draws.
+    Flip, crop and colors have addresses of their own, so that one setting does not change what another one draws.
     """
     images = placed.concept.images
     placement, flip, hue, gamma = placed.placement, False, 0.0, 1.0
@@ -69,13 +70,13 @@ def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
     elif images.random_crop:
         placement = random_crop(placement, draws.python_random(seed, "crop", epoch, *placed.key, repeat))
     if images.color_aug:
-        hue, gamma = _colours(draws.python_random(seed, "colour", epoch, *placed.key, repeat))
+        hue, gamma = _colors(draws.python_random(seed, _COLOR_DRAW, epoch, *placed.key, repeat))
     return View(placement, flip, hue, gamma)
 
 
-def _colours(draw: random.Random) -> tuple[float, float]:
+def _colors(draw: random.Random) -> tuple[float, float]:
     """(hue shift, gamma): with a chance of 0.33 exactly one of them, either as likely."""
-    if draw.random() >= COLOUR_SHARE:
+    if draw.random() >= COLOR_SHARE:
         return 0.0, 1.0
     if draw.random() < 0.5:
         return draw.uniform(-HUE_SHIFT, HUE_SHIFT), 1.0
@@ -94,7 +95,7 @@ def random_crop(placement: Placement, draw: random.Random) -> Placement:
 
 
 def face_of(name: str) -> Face | None:
-    """The face that a file's name tells: "anna_0512_0300_0120_0140.png" is centre 512, 300 and size 120 x 140."""
+    """The face that a file's name tells: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140."""
     match = _FACE_NAME.fullmatch(PurePath(name).stem)
     if match is None:
         return None
@@ -124,8 +125,8 @@ def face_crop(
     )
     small_move = low != high and face_size > size // 10 and face_size >= 40
     crop = []
-    for length, window, centre in zip(resized, bucket, (face.x, face.y), strict=True):
-        at = min(int(centre * scale + 0.5), length)
+    for length, window, center in zip(resized, bucket, (face.x, face.y), strict=True):
+        at = min(int(center * scale + 0.5), length)
         start = at - window // 2
         if jitter:
             reach = max(length - at, at)

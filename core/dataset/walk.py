@@ -28,7 +28,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 
-HEADER_THREADS = 4  # they wait for disks and network drives, not for the processor
+HEADER_THREADS = 4  # they wait for disks and network drives, not for the CPU
 _CHUNK, _AT_ONCE = 1024, 32  # files between two looks at a cancel; files one thread takes at a time
 _KIND = "header 2"  # of fact in the memo; the number changes when `read_header` finds other things
 

@@ -12,7 +12,7 @@ def masked_mean(error_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor
     """Mean over the masked area of each image, [B]; an image whose mask is empty gives 0.
 
     masks  [B, 1, h, w] in 0..1; another size than the error's is averaged to it
-    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
+    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small training
            rate. "image": the mean over the whole image, as in sd-scripts
     """
     from torch.nn.functional import interpolate

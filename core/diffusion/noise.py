@@ -27,7 +27,7 @@ def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, re
 
 def draw_offset_noise(channels: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:
     """One standard normal number per image and channel, [C, 1, 1]; `noise_offset` times it shifts the whole image's
-    brightness and colour, so that the model learns very dark and very bright images."""
+    brightness and color, so that the model trains very dark and very bright images."""
     return normal((channels, 1, 1), seed, "noise_offset", epoch, image, repeat)
 
 

@@ -43,7 +43,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         return Explanation(f"{first.what}{where}{more}", first.fix, asked=True)
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
-            "The graphics card reported an error that only a restart clears",
+            "The GPU reported an error that only a restart clears",
             "Atelier restarts itself; the run can be continued from its last saved state",
             poisoned=True,
         )

@@ -1,4 +1,4 @@
-"""Other settings for a run that goes on: longer, saved or shown in another way. What it learns and how stays as it was."""
+"""Other settings for a run that goes on: longer, saved or shown in another way. What it trains and how stays as it was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.settings.named import Limits, admit
 from core.settings.presets import dump, parse, to_values
 
 LENGTH = ("schedule.max_train_steps", "schedule.max_train_epochs")
-GROUPS = ("saving", "samples", "logging", "hub")  # they change nothing that is learnt
+GROUPS = ("saving", "samples", "logging", "hub")  # they change nothing that is trained
 VALIDATION = ("validation.validate_every_n_steps", "validation.validate_every_n_epochs")
 
 

@@ -1,4 +1,4 @@
-"""A training on several graphics cards, started from this process: launch, follow its journal, pass on a stop.
+"""A training on several GPUs, started from this process: launch, follow its journal, pass on a stop.
 
 The launched processes own the run folder and write its journal; this one only reads along, so that the page shows the
 run as any other.
@@ -82,7 +82,7 @@ def check_cards(wanted: int, device: str) -> None:
 
         there = torch.cuda.device_count()
         if there < wanted:
-            what = f"{wanted} graphics cards are asked for and this machine has {there}"
+            what = f"{wanted} GPUs are asked for and this machine has {there}"
             raise ProblemsError.one(
                 what, "memory.num_processes", f"use {there} or fewer, or accelerate launch for more machines"
             )

@@ -99,7 +99,7 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
         atomic.write_json(inbox(workspace) / name, content)
     except OSError as error:
         raise ProblemsError.one(
-            f"The output folder cannot be written: {error.strerror}", str(inbox(workspace)), "mend that, or use another"
+            f"The output folder cannot be written: {error.strerror}", str(inbox(workspace)), "fix that, or use another"
         ) from None
 
 

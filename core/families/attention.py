@@ -39,10 +39,10 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
         what = f"xformers has no kernel for the device '{device}'"
         found.append(Problem(what, "memory.attention", "use sdpa"))
     if device.startswith("cpu") and settings.mixed_precision == "fp16":
-        what = "fp16 is for graphics cards: on a processor it is slower than fp32, and small gradients are lost"
+        what = "fp16 is for GPUs: on a CPU it is slower than fp32, and small gradients are lost"
         found.append(Problem(what, "memory.mixed_precision", "use auto, or fp32", "advice"))
     if device.startswith("mps") and settings.narrow_unet:
-        what = "Apple's graphics cards have no 8-bit numbers"
+        what = "Apple's GPUs have no 8-bit numbers"
         found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "switch it off"))
     return found + compile_problems(settings, device)
 

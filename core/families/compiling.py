@@ -46,10 +46,10 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
     if name != "inductor":
         return []
     if device.startswith("mps"):
-        return [Problem("torch.compile does not train on Apple's graphics cards", WHERE, "switch it off")]
+        return [Problem("torch.compile does not train on Apple's GPUs", WHERE, "switch it off")]
     if device.startswith("cuda") and find_spec("triton") is None:
         package = "triton-windows" if sys.platform == "win32" else "triton"
-        what = "torch.compile needs triton for a graphics card, and it is not installed"
+        what = "torch.compile needs triton for a GPU, and it is not installed"
         return [Problem(what, WHERE, f"install {package}, {OFF}")]
     if not _compiler_found(device):
         return [_no_compiler()]
@@ -64,7 +64,7 @@ def _compiler_found(device: str) -> bool:
 
 
 def _slower() -> Problem:
-    what = "On a processor compiled code took several times as long a step as torch's own kernels"
+    what = "On a CPU compiled code took several times as long a step as torch's own kernels"
     return Problem(what, WHERE, "switch it off, or try some steps of both", "advice")
 
 
@@ -87,7 +87,7 @@ def try_compiling(backend: str, device: str) -> None:
     except Exception as error:  # of dynamo, the compiler, triton, the loader
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         what = f"torch.compile does not work here: {lines[0][:300]}"
-        fix = f"see that the C++ compiler and, for a graphics card, triton fit this torch, {OFF}"
+        fix = f"see that the C++ compiler and, for a GPU, triton fit this torch, {OFF}"
         raise ProblemsError.one(what, WHERE, fix) from error
     finally:
         torch._dynamo.reset()

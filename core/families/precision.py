@@ -23,20 +23,20 @@ SMALL_MODEL_BYTES = 200 << 20
 @dataclass(frozen=True)
 class Precision:
     """compute: type of the frozen weights and activations. scaled: whether losses are scaled against fp16's underflow.
-    learning: type of the model's parts that learn or are read by what does; `compute` beside a network, whose weights each
+    training: type of the model's parts that train or are read by what does; `compute` beside a network, whose weights each
     layer casts itself."""
 
     name: str
     compute: torch.dtype
     scaled: bool
-    learning: torch.dtype
+    trainable: torch.dtype
 
     def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """Inside, fp32 weights that learn compute in `compute`; where weights lie in that type, nothing is cast."""
+        """Inside, fp32 weights that train compute in `compute`; where weights lie in that type, nothing is cast."""
         import torch
 
         kind = device.partition(":")[0]
-        return torch.autocast(kind, self.compute) if self.compute != self.learning else nullcontext()
+        return torch.autocast(kind, self.compute) if self.compute != self.trainable else nullcontext()
 
 
 def choose_precision(
@@ -44,15 +44,15 @@ def choose_precision(
     device: str,
     weight_bytes: int,
     *,
-    learns: bool = True,
+    trains: bool = True,
     method: MethodSettings | None = None,
     bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
-    """As asked, or for "auto": on CUDA bf16 while something learns and the card has it, else fp16 (more digits than bf16,
+    """As asked, or for "auto": on CUDA bf16 while something trains and the card has it, else fp16 (more digits than bf16,
     and nothing here overflows it when drawing); on a CPU bf16 for large models where it was measured to be no slower; fp32
     otherwise.
 
-    weight_bytes   of the U-Net as stored       method   the kind of training, where something learns
+    weight_bytes   of the U-Net as stored       method   the kind of training, where something trains
     bf16_pays      whether a large model computes no slower in bf16 on this CPU
     """
     import torch
@@ -65,7 +65,7 @@ def choose_precision(
         name = "no"
         in_backward = settings.fused_backward_pass or settings.fused_optimizer_groups
         if device.startswith("cuda"):
-            name = "bf16" if learns and machine.bf16_is_fast(device) else "fp16"
+            name = "bf16" if trains and machine.bf16_is_fast(device) else "fp16"
             name = (
                 "no" if whole_model and name == "fp16" and in_backward else name
             )  # fp16 needs the whole gradient's look
@@ -73,8 +73,8 @@ def choose_precision(
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     beside_a_network = method is None or method.kind == "lora"
-    learning = types[name if beside_a_network else settings.full_precision]
-    return Precision(name, types[name], scaled=name == "fp16" and learns, learning=learning)
+    trainable = types[name if beside_a_network else settings.full_precision]
+    return Precision(name, types[name], scaled=name == "fp16" and trains, trainable=trainable)
 
 
 def vae_type(settings: MemorySettings) -> torch.dtype:

@@ -30,7 +30,7 @@ def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
 def save_model(
     components: Components,
     target: Path | str,
-    learned: Iterable[str],
+    trained: Iterable[str],
     *,
     form: Form | None = None,
     states: Mapping[str, State] | None = None,
@@ -41,15 +41,15 @@ def save_model(
     cancel: CancelToken | None = None,
     layout: Layout | None = None,
 ) -> list[Problem]:
-    """Write the model with the parts that learned; the others are copied from the model it was loaded from.
+    """Write the model with the parts that trained; the others are copied from the model it was loaded from.
 
-    learned  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
+    trained  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
     form     None: that of the source                                  layout  None: the family's
     The rest is said at core.formats.whole_model.write_model, which also returns the advice.
     """
     layout = layout or family(components.family).LAYOUT
     modules = modules_of(components, layout)
-    parts: dict[str, State] = {name: modules[name].state_dict() for name in learned}
+    parts: dict[str, State] = {name: modules[name].state_dict() for name in trained}
     assert components.source is not None or form is not None, "a model from nowhere has no form of its own"
     return write_model(
         target,

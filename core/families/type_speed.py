@@ -1,5 +1,5 @@
-"""Which number type this processor multiplies faster. What it says it can do does not tell: some have bf16 products and are
-slower with them. Measured once for each processor, number of threads and version of torch, and remembered."""
+"""Which number type this CPU multiplies faster. What it says it can do does not tell: some have bf16 products and are
+slower with them. Measured once for each CPU, number of threads and version of torch, and remembered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def speeds_file() -> Path:
 
 
 def bf16_pays() -> bool:
-    """Whether products and convolutions of a large model's size take no longer in bf16 than in fp32 on this processor."""
+    """Whether products and convolutions of a large model's size take no longer in bf16 than in fp32 on this CPU."""
     return _bf16_pays(f"{_processor()}, {machine.threads()} threads, torch {_torch_version()}")
 
 

@@ -115,11 +115,11 @@ def save_lora(
         ready[name] = value.detach().to("cpu", wanted).contiguous().clone()
     described = {str(key): str(value) for key, value in (metadata or {}).items()}
     ours = {key: value for key, value in described.items() if key.startswith("ss_")}
-    serialised = save(ready, metadata=ours or None)
+    serialized = save(ready, metadata=ours or None)
     ready.clear()
-    described |= _weight_hashes(serialised)
+    described |= _weight_hashes(serialized)
     with atomic.open_atomic(path) as temporary:
-        _write_with_metadata(temporary, serialised, described)
+        _write_with_metadata(temporary, serialized, described)
     return path
 
 
@@ -166,29 +166,29 @@ def _matrices(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
 
 
-def _weight_hashes(serialised: bytes) -> dict[str, str]:
+def _weight_hashes(serialized: bytes) -> dict[str, str]:
     """A1111's two hashes of a LoRA, both of the file as it is with the `ss_` metadata only.
 
     sshs_model_hash: SHA-256 after the header. sshs_legacy_hash: 8 digits of that of 64 KiB at 1 MiB.
     """
-    content = memoryview(serialised)
-    after_header = 8 + int.from_bytes(serialised[:8], "little")
+    content = memoryview(serialized)
+    after_header = 8 + int.from_bytes(serialized[:8], "little")
     return {
         "sshs_model_hash": hashlib.sha256(content[after_header:]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(content[LEGACY_START : LEGACY_START + LEGACY_BYTES]).hexdigest()[:8],
     }
 
 
-def _write_with_metadata(path: Path, serialised: bytes, metadata: Mapping[str, str]) -> None:
+def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, str]) -> None:
     """The same tensors under a header with other metadata. Their bytes need not be written twice for it."""
-    length = int.from_bytes(serialised[:8], "little")
-    listing = json.loads(serialised[8 : 8 + length])
+    length = int.from_bytes(serialized[:8], "little")
+    listing = json.loads(serialized[8 : 8 + length])
     listing.pop("__metadata__", None)
     text = json.dumps({"__metadata__": dict(metadata), **listing}, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8"
     )
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    content = memoryview(serialised)[8 + length :]
+    content = memoryview(serialized)[8 + length :]
     with open(path, "wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)
         for start in range(0, len(content), CHUNK_BYTES):

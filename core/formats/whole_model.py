@@ -87,7 +87,7 @@ def write_model(
 ) -> list[Problem]:
     """Write a model; it appears whole at `target` or not at all. Returns what a person should know (advice).
 
-    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Those that did not learn are best
+    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Those that did not train are best
              left out: they are then copied from `source` as it stores them
     source   the model that was trained. Also gives a file's unknown keys, epoch and step, and a folder's configs,
              tokenizers and scheduler
@@ -197,7 +197,7 @@ def _layer(name: str) -> int:
 
 
 def _fitting_type(
-    states: States, learned: set[str], dtype: torch.dtype | None, target: Path
+    states: States, trained: set[str], dtype: torch.dtype | None, target: Path
 ) -> tuple[torch.dtype | None, list[Problem]]:
     """The wanted type, or fp32 where that cannot hold a weight. Weights that are no numbers are refused."""
     import torch
@@ -209,7 +209,7 @@ def _fitting_type(
             for tensor in state.values()
             if tensor.dtype.is_floating_point
         )
-        if name in learned or narrower:
+        if name in trained or narrower:
             sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
     refuse_no_numbers(no_numbers(sizes), target)
     names = beyond(sizes, dtype) if dtype is not None else []

@@ -78,7 +78,7 @@ def make_class_images(
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
         weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
-        dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
+        dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
         use_threads(device, weight_bytes)
         use_tf32(job.memory.allow_tf32)
         on_event("progress", text="loading the model", done=0, total=0)

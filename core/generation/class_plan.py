@@ -26,7 +26,7 @@ from core.settings.job import ClassImagesJob, TrainJob
 
 Size = tuple[int, int]
 
-MANIFEST = "class_images.json"
+MANIFEST, FORMER_MANIFEST = "class_images.json", "class_pictures.json"  # the second as version 1 wrote it
 FORMAT = 1
 MOST_BY_ITSELF = 200  # images, where no number is given; DreamBooth's authors use about 200 for one subject
 SMALLEST_SIDE = 64  # pixels; a smaller image has no room for what a U-Net halves three times
@@ -159,7 +159,7 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     ]
     if not inside:
         return []
-    what = f"The regularization images would lie inside a training folder ({printable(inside[0])}) and be learned as the subject."
+    what = f"The regularization images would lie inside a training folder ({printable(inside[0])}) and be trained as the subject."
     return [Problem(what, printable(folder), "choose a folder beside it")]
 
 
@@ -186,7 +186,7 @@ def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size]
 
 def seed_of(seed: int, number: int) -> int:
     """The seed of an image (from 0): addressed, so that it does not depend on which others are made."""
-    return draws.integer(0, 2**32, seed, "regularization image", number)
+    return draws.integer(0, 2**32, seed, "class picture", number)  # the address of version 1: seeds stay
 
 
 def image_name(number: int) -> str:
@@ -200,6 +200,8 @@ def image_name(number: int) -> str:
 def read_manifest(folder: Path) -> Manifest | None:
     """None where there is none. Raises ProblemsError for one that cannot be read."""
     path = folder / MANIFEST
+    if not path.exists() and (folder / FORMER_MANIFEST).exists():
+        path = folder / FORMER_MANIFEST
     try:
         content = read_json_object(path)
         sizes = [(int(width), int(height)) for width, height in content["sizes"]]

@@ -146,7 +146,7 @@ class Words:
 def embeddings_attached(components: Any, words: Sequence[NewWord]) -> Iterator[Words]:
     """Run the block with these words, whose files were checked.
 
-    No weight is touched: rows stand beside the encoders' tables, and copies of the tokenizers learn the words. At the
+    No weight is touched: rows stand beside the encoders' tables, and copies of the tokenizers train the words. At the
     end, also after an error, the model's own tables are back and the layers of the U-Net read one text again.
     """
     if not words:

@@ -35,10 +35,10 @@ def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
 
 def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
     found = [*_files(workspace.models, kind), *_results(workspace, kind)]
-    return _labelled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
+    return _labeled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
 
 
-def _labelled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+def _labeled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Unreadable files last, each with the reason."""
     reasons = [(label, path, why_unreadable(path)) for label, path in found]
     sound = [(label, path) for label, path, why in reasons if not why]
@@ -58,7 +58,7 @@ def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
     folders = [(_label(path, workspace.models), path) for path in _diffusers_folders(workspace.models)]
     ours = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
     results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
-    return _labelled(ours + _best_first(results, workspace))
+    return _labeled(ours + _best_first(results, workspace))
 
 
 def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:

@@ -174,7 +174,7 @@ def run_generate(
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, cancel)
     weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
-    dtype = choose_precision(job.memory, device, weight_bytes, learns=False).compute
+    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
     use_threads(device, weight_bytes)
     use_tf32(job.memory.allow_tf32)
     _say_schedule(job, sources, on_event)

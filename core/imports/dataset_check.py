@@ -45,7 +45,7 @@ _WHY_NOT = {  # (option, kind of dataset) -> why it has no place there, what to 
         "Remove it.",
     ),
     "is_reg": (
-        "Regularisation (is_reg) is for DreamBooth datasets: it takes neither metadata nor masks.",
+        "Regularization (is_reg) is for DreamBooth datasets: it takes neither metadata nor masks.",
         "Remove it.",
     ),
     "class_tokens": ("class_tokens is for DreamBooth datasets.", "Remove it, or put it into [general]."),

@@ -111,7 +111,7 @@ def apply_dataset_config(
 ) -> tuple[Job, Imported]:
     """The job with the file's folders and their settings in place of its own, and the report.
 
-    Settings that such a file cannot hold (prior loss weight, masks' colour, ...) stay. Raises ProblemsError on errors.
+    Settings that such a file cannot hold (prior loss weight, masks' color, ...) stay. Raises ProblemsError on errors.
     """
     report = read_dataset_config(path, command_line)
     raise_if_errors(report.problems)
@@ -287,7 +287,7 @@ def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
         source["validation_split"] = 0.0
     if not subset.enabled:
         source["num_repeats"] = None
-    source["role"] = "regularisation" if options.get("is_reg") else "train"
+    source["role"] = "regularization" if options.get("is_reg") else "train"
     source["masked_loss"] = subset.method == CONDITIONED and masked
     source.setdefault("alpha_mask", False)
     if subset.method == FINE_TUNING:

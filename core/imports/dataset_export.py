@@ -207,7 +207,7 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
     if method == FINE_TUNING:
         found["metadata_file"] = written_path(source.metadata_file or "")
     found |= {
-        "is_reg": concept.role == "regularisation",
+        "is_reg": concept.role == "regularization",
         "class_tokens": folder.words,
         "num_repeats": folder.repeats if source.enabled else 0,
         "caption_extension": _extension(concept, folder),

@@ -247,7 +247,7 @@ def _parse_json(document: Document, text: str) -> None:
 
 def _broken_text(document: Document, what: str, line: int | None, column: int | None, fix: str = "") -> None:
     place = f", line {line}" + (f", column {column}" if column else "") if line else ""
-    document.problems.append(Problem(what, f"{document.path}{place}", fix or "Mend that line."))
+    document.problems.append(Problem(what, f"{document.path}{place}", fix or "Fix that line."))
 
 
 def _plain(value: Any) -> Any:

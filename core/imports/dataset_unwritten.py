@@ -16,9 +16,9 @@ OF_THE_JOB: tuple[tuple[str, str, str], ...] = (
     ("dataset", "dataset_class", "Give sd-scripts --dataset_class."),
     ("captions", "max_token_length", "Give sd-scripts --max_token_length; it reads up to 225."),
 )
-WITH_REGULARISATION: tuple[tuple[str, str, str], ...] = (
+WITH_REGULARIZATION: tuple[tuple[str, str, str], ...] = (
     ("dataset", "prior_loss_weight", "Give sd-scripts --prior_loss_weight."),
-    ("dataset", "reg_balance", "sd-scripts shows the first regularisation images only; choose it here to compare."),
+    ("dataset", "reg_balance", "sd-scripts shows the first regularization images only; choose it here to compare."),
 )
 ONLY_HERE: tuple[tuple[str, str, str], ...] = (
     ("dataset", "short_batches", "sd-scripts keeps short batches."),
@@ -31,15 +31,15 @@ OF_A_FOLDER: tuple[Rule, ...] = (
     ("caption_lines", "first", lambda concept: not concept.captions.enable_wildcard, "Switch on Choices in captions to draw a line."),
     ("trigger_word", None, lambda concept: True, "Write it into the captions, or use Put before each caption."),
     ("caption_template", "none", lambda concept: True, "Give sd-scripts --use_object_template or --use_style_template."),
-    ("alpha_color", "#ffffff", lambda concept: True, "sd-scripts drops transparency; put the images on the colour before."),
+    ("alpha_color", "#ffffff", lambda concept: True, "sd-scripts drops transparency; put the images on the color before."),
 )  # fmt: skip
 
 
 def unwritten(job: TrainJob, concepts: Sequence[Concept]) -> list[Problem]:
     """Advice for everything of the job that the file cannot hold."""
     found: list[Problem] = []
-    with_regularisation = any(concept.role == "regularisation" for concept in concepts)
-    for group, name, fix in OF_THE_JOB + ONLY_HERE + (WITH_REGULARISATION if with_regularisation else ()):
+    with_regularization = any(concept.role == "regularization" for concept in concepts)
+    for group, name, fix in OF_THE_JOB + ONLY_HERE + (WITH_REGULARIZATION if with_regularization else ()):
         model = getattr(job, group)
         info = type(model).model_fields[name]
         plain = "kohya" if name == "reg_balance" else info.default
@@ -101,8 +101,8 @@ def _of_masks_and_metadata(concept: Concept) -> Iterator[Problem]:
         yield _lost("Transparency is a mask", folder, "The mask folder is used alone.")
     if masks and images.random_crop:
         yield Problem("sd-scripts refuses Crop by chance beside a mask folder.", folder, "Switch it off.", "advice")
-    if (masks or metadata) and concept.role == "regularisation":
-        yield _lost("Role: regularisation", folder, "sd-scripts knows it for folders without masks and metadata.")
+    if (masks or metadata) and concept.role == "regularization":
+        yield _lost("Role: regularization", folder, "sd-scripts knows it for folders without masks and metadata.")
     if masks and (source.class_tokens or source.identifier or source.class_word):
         yield _lost("Words for images without a caption", folder, "Write caption files.")
     if metadata and source.cache_info:

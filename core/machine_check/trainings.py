@@ -37,7 +37,7 @@ RECORDED = Path(__file__).with_name("recorded.json")
 SLOWER_BY = 1.25  # of a step's time: less is other programs' doing
 # Largest difference of a step's loss, as a share of it. Measured on a CPU against the recorded ones, over the twelve steps:
 #   fp32   5e-5 with other kernels (no oneDNN) or two threads
-#   16     6e-3 in bf16 and fp16, 1.5e-2 where bf16 weights learn
+#   16     6e-3 in bf16 and fp16, 1.5e-2 where bf16 weights train
 #   fp8    2.5e-2
 #   apart  4.4e-3 and 1.2e-2 with a fused backward pass, whose clipping counts each group or tensor by itself
 # Each bound is some three times that, in fp32 more: a GPU sums in another order, and Adam makes a full step of a gradient near

@@ -1,4 +1,4 @@
-"""What learns: one file per way of training. `Method` is what a training asks of each of them."""
+"""What trains: one file per way of training. `Method` is what a training asks of each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from core.dataset.text_cache import EncodeText
     from core.diffusion.text_states import TextStates
-    from core.optimization.groups import Learner
+    from core.optimization.groups import Trainable
     from core.record.problems import Problem
 
 
@@ -23,25 +23,25 @@ Use = Literal["files", "samples"]  # what weights are shown for: saved files; sa
 class Method(Protocol):
     """One way of training. The loop knows no other words for it, so a new way is one file here.
 
-    learns_text      the text encoders take part in what learns: they are loaded, and texts are encoded at each step
-    learns_unet      the U-Net takes part in it
+    trains_text      the text encoders take part in what trains: they are loaded, and texts are encoded at each step
+    trains_unet      the U-Net takes part in it
     extension        of the file for people, ".safetensors"; empty for a folder
     steady_gradients whether the same weights get gradients at each step (several processes then agree on them once)
-    clipped          weights whose gradients are clipped together, once it is built; None: all that learn
+    clipped          weights whose gradients are clipped together, once it is built; None: all that train
     adds_up          whether gradients of clipped weights that do not train add up from step to step, as in sd-scripts
     advice           what to say once it is built
     """
 
-    learns_text: bool
-    learns_unet: bool
+    trains_text: bool
+    trains_unet: bool
     extension: str
     steady_gradients: bool
     clipped: Sequence[nn.Parameter] | None
     adds_up: bool
     advice: list[Problem]
 
-    def build(self, components: Any) -> list[Learner]:
-        """Make what learns, on the loaded model; returns it with its parts and rates. Called once."""
+    def build(self, components: Any) -> list[Trainable]:
+        """Make what trains, on the loaded model; returns it with its parts and rates. Called once."""
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
         """The states of captions, made with `encode`, in the form that this method's passes read."""
@@ -62,7 +62,7 @@ class Method(Protocol):
         """What the file says beyond the settings and the dataset."""
 
     def set_strength(self, strength: float) -> None:
-        """How strongly what is learnt takes part in the next passes: 1 is whole, 0 the model as it was before. A method
+        """How strongly what is trained takes part in the next passes: 1 is whole, 0 the model as it was before. A method
         that changes the model itself knows 1 only."""
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
@@ -73,7 +73,7 @@ class Method(Protocol):
         """
 
     def after_micro_batch(self) -> None:
-        """Its gradients are there; until the next one, what is learnt is used, not trained."""
+        """Its gradients are there; until the next one, what is trained is used, not trained."""
 
     def after_update(self) -> dict[str, Tensor]:
         """The weights have moved. Returns numbers for the log by name, 0-d on the device."""
@@ -83,7 +83,7 @@ class Method(Protocol):
         it holds a second one."""
 
     def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        """Inside, the weights for this use (an average, where there is one); outside, those that learn."""
+        """Inside, the weights for this use (an average, where there is one); outside, those that train."""
 
     def release(self) -> None:
         """Let go of the model."""

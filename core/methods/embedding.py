@@ -1,4 +1,4 @@
-"""Textual inversion: new words learn, the model stays as it is."""
+"""Textual inversion: new words train, the model stays as it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.formats.tensor_writer import type_named
 from core.methods.layers import OneTextEach
 from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.averaging import averaged
-from core.optimization.groups import Learner
+from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
 from core.settings.saving import EXTENSIONS
@@ -37,8 +37,8 @@ class EmbeddingMethod:
     With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
     """
 
-    learns_text = True
-    learns_unet = False
+    trains_text = True
+    trains_unet = False
     steady_gradients = False  # a word that no caption of the batch holds gets none
 
     def __init__(self, job: TrainJob, start: Path | None = None):
@@ -62,7 +62,7 @@ class EmbeddingMethod:
     def _suffixes(self) -> list[str]:
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
-    def build(self, components: Any) -> list[Learner]:
+    def build(self, components: Any) -> list[Trainable]:
         """Teach the tokenizers the words and put the rows beside the encoders' tables."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
@@ -84,7 +84,7 @@ class EmbeddingMethod:
             self._layers = OneTextEach(components.unet)
         if self._clips_table:  # sd-scripts clips the last encoder's, whole
             self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
-        return [Learner(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
+        return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]
 
     def _given(self, encoders: int) -> list[Tensor | None] | None:
         """The vectors of `embedding_weights` for each encoder, layers stacked."""
@@ -136,7 +136,7 @@ class EmbeddingMethod:
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """What is learnt of one word, under the names of its file."""
+        """What is trained of one word, under the names of its file."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
         own = [table.rows.data for table in self._tables]

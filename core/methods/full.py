@@ -1,7 +1,7 @@
-"""DreamBooth and fine-tune: the model itself learns, its U-Net and, if asked, its text encoders.
+"""DreamBooth and fine-tune: the model itself trains, its U-Net and, if asked, its text encoders.
 
 Both are the same here. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that
-the text encoder learns unless told otherwise.
+the text encoder trains unless told otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.formats.whole_model import ENDINGS, Form, ModelFacts, form_of
 from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
-from core.optimization.groups import Learner
+from core.optimization.groups import Trainable
 from core.settings.blocks import COUNTS, numbers
 from core.settings.rates import has_frozen_blocks
 
@@ -38,8 +38,8 @@ EMA = "ema."  # in front of the names of averaged weights in a state
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
-def learning_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
-    """Names of the parts that learn: those that are asked for and have a rate other than 0."""
+def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
+    """Names of the parts that train: those that are asked for and have a rate other than 0."""
     rates = dict(zip(TEXT_PARTS[:text_encoders], job.optimizer.text_rates, strict=False))
     found = {name for name, rate in rates.items() if rate != 0 and job.method.trains_text}
     if job.optimizer.unet_rate != 0 or job.method.block_lr:
@@ -48,7 +48,7 @@ def learning_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
 
 
 class FullMethod:
-    """What a training of the model itself owns: which weights learn, their average, and the model that is saved.
+    """What a training of the model itself owns: which weights train, their average, and the model that is saved.
 
     source  the model that training begins with; its form is taken where the settings ask for it
     vae     baked into saved models in place of the model's own
@@ -57,55 +57,55 @@ class FullMethod:
 
     def __init__(self, job: TrainJob, source: Path, vae: Path | None = None):
         self._job, self._settings, self._vae = job, job.method, vae
-        parts = learning_parts(job)
-        self.learns_text = any(name in parts for name in TEXT_PARTS)
-        self.learns_unet = "unet" in parts
+        parts = trained_parts(job)
+        self.trains_text = any(name in parts for name in TEXT_PARTS)
+        self.trains_unet = "unet" in parts
         wanted = job.saving.save_model_as
         self._form: Form = form_of(source) if wanted == "source" else wanted  # type: ignore[assignment]
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
         self.frozen: Any = None
         self._components: Components | None = None
-        self._learning: dict[str, Any] = {}  # part's name -> module
+        self._trainable: dict[str, Any] = {}  # part's name -> module
         self._unet: Any = None
-        self._weights: dict[str, nn.Parameter] = {}  # everything that learns: "unet.conv_in.weight"
+        self._weights: dict[str, nn.Parameter] = {}  # everything that trains: "unet.conv_in.weight"
         self._average: WeightAverage | None = None
         self._stopped = False
         self.advice: list[Problem] = []
         self.clipped: Sequence[nn.Parameter] | None = None
         self.adds_up = True  # sd-scripts clears what its optimizer holds
 
-    # -- what learns
+    # -- what trains
 
-    def build(self, components: Components) -> list[Learner]:
-        """Let the parts learn, in place."""
+    def build(self, components: Components) -> list[Trainable]:
+        """Let the parts train, in place."""
         self._components, self._unet = components, components.unet
         modules = modules_of(components, family(components.family).LAYOUT)
-        learning = learning_parts(self._job, len(components.text_encoders))
-        self._learning = {name: module for name, module in modules.items() if name in learning}
-        for name, module in self._learning.items():
+        trainable = trained_parts(self._job, len(components.text_encoders))
+        self._trainable = {name: module for name, module in modules.items() if name in trainable}
+        for name, module in self._trainable.items():
             module.requires_grad_(True)
             if components.family == "sdxl" and name == "text_encoder":
                 _freeze_unread(module)
-        learners = list(self._learners(components.family))
-        learned = {id(weight) for learner in learners if learner.rate != 0 for weight in learner.parameters}
+        trainables = list(self._trainables(components.family))
+        trained = {id(weight) for trainable in trainables if trainable.rate != 0 for weight in trainable.parameters}
         self._weights = {
             f"{part}.{name}": weight
-            for part, module in self._learning.items()
+            for part, module in self._trainable.items()
             for name, weight in module.named_parameters()
-            if id(weight) in learned
+            if id(weight) in trained
         }
         self._average = WeightAverage(self._weights, self._settings) if self._settings.ema else None
         if self._job.optimizer.clips_as_kohya and has_frozen_blocks(self._job):
-            self.clipped = [weight for learner in learners for weight in learner.parameters]
-        return learners
+            self.clipped = [weight for trainable in trainables for weight in trainable.parameters]
+        return trainables
 
-    def _learners(self, family_name: str) -> Iterator[Learner]:
-        for part, module in self._learning.items():
+    def _trainables(self, family_name: str) -> Iterator[Trainable]:
+        for part, module in self._trainable.items():
             if part == "unet" and self._settings.block_lr:
-                yield from block_learners(module, numbers(self._settings.block_lr), family_name)
+                yield from block_trainables(module, numbers(self._settings.block_lr), family_name)
             else:
-                yield Learner(part, [weight for weight in module.parameters() if weight.requires_grad])
+                yield Trainable(part, [weight for weight in module.parameters() if weight.requires_grad])
 
     # -- a state
 
@@ -127,13 +127,13 @@ class FullMethod:
     # -- moments of a run
 
     def set_strength(self, strength: float) -> None:
-        """A model that learns itself has no strength."""
+        """A model that trains itself has no strength."""
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """Inside, the U-Net as it began: itself where it does not learn, else the second one."""
+        """Inside, the U-Net as it began: itself where it does not train, else the second one."""
         assert self._components is not None
-        assert self.frozen is not None or not self.learns_unet, "the setup loads it where it is needed"
+        assert self.frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
         self._components.unet = self.frozen or self._unet
         try:
             yield
@@ -146,8 +146,8 @@ class FullMethod:
         if stop is None or step < stop or self._stopped:
             return
         for name in TEXT_PARTS:
-            if name in self._learning:
-                self._learning[name].requires_grad_(False)
+            if name in self._trainable:
+                self._trainable[name].requires_grad_(False)
         self._stopped = True
 
     def after_micro_batch(self) -> None:
@@ -190,7 +190,7 @@ class FullMethod:
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the whole model: what learned from memory, the rest as the base model stores it.
+        """Write the whole model: what trained from memory, the rest as the base model stores it.
 
         epoch, step   finished ones, which a .ckpt adds to its source's
         """
@@ -199,7 +199,7 @@ class FullMethod:
         return save_model(
             self._components,
             path,
-            list(self._learning),
+            list(self._trainable),
             form=self._form,
             vae=self._vae,
             dtype=type_named(precision),
@@ -215,20 +215,20 @@ class FullMethod:
 
     def release(self) -> None:
         self._components = self._unet = self.frozen = self._average = None
-        self._learning, self._weights = {}, {}
+        self._trainable, self._weights = {}, {}
 
 
 # -- blocks
 
 
-def block_learners(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Learner]:
+def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Trainable]:
     """One group for each block of the U-Net with its own rate; a rate of 0 leaves the block as it is."""
     assert len(rates) == COUNTS[family_name], "the rules count them"
     blocks: dict[int, list[nn.Parameter]] = {}
     for name, weight in unet.named_parameters():
         blocks.setdefault(block_of_weight(name, family_name), []).append(weight)
     for block, weights in sorted(blocks.items()):
-        yield Learner("unet", weights, name=f"unet_block{block}", rate=rates[block])
+        yield Trainable("unet", weights, name=f"unet_block{block}", rate=rates[block])
 
 
 def block_of_weight(name: str, family_name: str) -> int:

@@ -1,4 +1,4 @@
-"""LoRA and its kin: small networks learn beside a frozen model."""
+"""LoRA and its kin: small networks train beside a frozen model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.lora import LoraNetwork, part_of
 from core.networks.starting import start_network
 from core.optimization.averaging import averaged
-from core.optimization.groups import Learner
+from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
 from core.settings.saving import EXTENSIONS
@@ -47,16 +47,16 @@ class NetworkMethod:
         self._strength = 1.0
         rates = job.optimizer
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
-        self.learns_text = job.network.train_text_encoder
-        self.learns_unet = job.network.train_unet
+        self.trains_text = job.network.train_text_encoder
+        self.trains_unet = job.network.train_unet
         self.steady_gradients = job.network.module_dropout == 0
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
         self._clips_all = rates.clips_as_kohya
         self.clipped: Sequence[nn.Parameter] | None = None
         self.adds_up = True  # sd-scripts clears what its optimizer holds
 
-    def build(self, components: Any) -> list[Learner]:
-        """Make the network on these parts and attach it; returns what learns, the up matrices apart for LoRA+."""
+    def build(self, components: Any) -> list[Trainable]:
+        """Make the network on these parts and attach it; returns what trains, the up matrices apart for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, conv=settings.hooks_residual or settings.dim_from_weights))
@@ -73,23 +73,23 @@ class NetworkMethod:
             )
         self.network.to(self._dtype)
         self.network.attach()
-        learners = self._learners(self.network)
+        trainables = self._trainables(self.network)
         if self._clips_all:  # also those whose rate is 0
-            self.clipped = [weight for learner in learners for weight in learner.parameters]
-        return learners
+            self.clipped = [weight for trainable in trainables for weight in trainable.parameters]
+        return trainables
 
-    def _learners(self, network: LoraNetwork) -> list[Learner]:
+    def _trainables(self, network: LoraNetwork) -> list[Trainable]:
         names = list(network.layers)
         rates = block_rates(self._settings, block_count(names))
-        learners = []
+        trainables = []
         for name, layer in network.layers.items():
             part = "text_encoder_2" if self._two_text_rates and name.startswith("lora_te2") else part_of(name)
             group, factor = "", 1.0
             if rates is not None and part == "unet":
                 group, factor = f"unet_block{block_of(name)}", rates[block_of(name)]
-            learners.append(Learner(part, [layer.down], name=group, factor=factor))
-            learners.append(Learner(part, [layer.up], kind="up", name=group, factor=factor))
-        return learners
+            trainables.append(Trainable(part, [layer.down], name=group, factor=factor))
+            trainables.append(Trainable(part, [layer.up], kind="up", name=group, factor=factor))
+        return trainables
 
     @property
     def _built(self) -> LoraNetwork:

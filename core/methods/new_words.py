@@ -13,10 +13,10 @@ from core.record.problems import Problem, ProblemsError
 
 
 class WordTable(nn.Module):
-    """An encoder's table of words with further rows that learn.
+    """An encoder's table of words with further rows that train.
 
     Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
-    the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they learn in.
+    the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they train in.
     """
 
     def __init__(self, table: nn.Embedding, rows: Tensor, dtype: torch.dtype = torch.float32):

@@ -1,1 +1,1 @@
-"""Adapters that learn beside frozen weights, and the frozen weights' fast form on CPUs."""
+"""Adapters that train beside frozen weights, and the frozen weights' fast form on CPUs."""

@@ -1,8 +1,8 @@
 """What a step leaves out of a network: numbers between down and up, ranks, whole layers.
 
 Each mask is a function of its address (seed, step, micro-batch, layer, image) and of nothing else: an image has the same
-masks in any batch and any process, on a processor or a graphics card, and when gradient checkpointing computes a layer a
-second time. A generator would have to be rebuilt for each layer and image, on the processor; the masks are hashes of
+masks in any batch and any process, on a CPU or a GPU, and when gradient checkpointing computes a layer a
+second time. A generator would have to be rebuilt for each layer and image, on the CPU; the masks are hashes of
 counters instead, computed for a whole batch where it lies.
 """
 
@@ -111,7 +111,7 @@ def hashes(keys: Tensor, layer: tuple[int, int], count: int) -> Tensor:
     """`count` numbers for each key, evenly distributed over -2^31 .. 2^31 - 1, int32 [B, count].
 
     The counter is mixed as in Wellons' 32-bit hash (prospecting for hash functions, 2018; constants of 2022), with half of
-    the address before and half of it within. Products wrap, so every device gives the same. (32 bits: on a processor a
+    the address before and half of it within. Products wrap, so every device gives the same. (32 bits: on a CPU a
     fifth of the time of 64.)
     """
     x = torch.arange(count, dtype=torch.int32, device=keys.device) ^ (keys[:, :1] ^ layer[0])

@@ -1,6 +1,6 @@
 """Frozen convolutions on a CPU, with their weights put into oneDNN's blocked order once instead of at every call.
 
-A convolution whose weight does not learn needs only two products: its output, and the gradient of its input. The second
+A convolution whose weight does not train needs only two products: its output, and the gradient of its input. The second
 is itself a convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both
 weights are prepacked; the plain one is given up meanwhile, so the cost in memory is one copy more, not two. 1x1
 convolutions become matrix products over the channels, which need no packing.
@@ -60,7 +60,7 @@ def _lay_channels_together(conv: nn.Conv2d) -> None:
 
 @contextmanager
 def packed_copies(model: nn.Module) -> Iterator[None]:
-    """Inside, convolutions that learn have the fast form too, by packed copies of their weights as they are now.
+    """Inside, convolutions that train have the fast form too, by packed copies of their weights as they are now.
 
     Their products differ from the plain ones in the last bits: samples of a whole model would not be what the saved model
     makes. For passes without gradients; where `install` would do nothing, nothing changes.
@@ -68,12 +68,12 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
     convolutions = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
     ]
-    learning = [module for module in convolutions if fits(module)]
+    trainable = [module for module in convolutions if fits(module)]
     others = [module for module in convolutions if not fits(module) and module.weight.device.type == "cpu"]
     as_they_were = [module.weight.data for module in others]
-    if _pack_bytes(learning) > psutil.virtual_memory().available / 2:
-        learning = []
-    changed = [module for module in learning if ATTRIBUTE not in module.__dict__ and works(module.weight.dtype)]
+    if _pack_bytes(trainable) > psutil.virtual_memory().available / 2:
+        trainable = []
+    changed = [module for module in trainable if ATTRIBUTE not in module.__dict__ and works(module.weight.dtype)]
     try:
         for module in changed:
             pointwise = module.kernel_size == (1, 1)

@@ -136,7 +136,7 @@ class LoraLayer:
         return linear_with_low_rank(x, self.module, *self._weights(x.dtype), self.strength)
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The parameters while they learn; else a copy in `dtype`, made once."""
+        """The parameters while they train; else a copy in `dtype`, made once."""
         if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
             return self.down, self.up
         if self._cast is None or self._cast[0].dtype != dtype:

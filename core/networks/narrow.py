@@ -46,7 +46,7 @@ class NarrowConv(nn.Conv2d):
 
 
 def narrow(model: nn.Module) -> int:
-    """Keep the weights of the model's blocks in 8 bits, but for those that learn; returns the bytes that this saves."""
+    """Keep the weights of the model's blocks in 8 bits, but for those that train; returns the bytes that this saves."""
     saved = 0
     for name, module in model.named_modules():
         kind = {nn.Linear: NarrowLinear, nn.Conv2d: NarrowConv}.get(type(module))

@@ -1,4 +1,4 @@
-"""Schedule-free optimizers learn at one point and are used at another, the average of the points passed."""
+"""Schedule-free optimizers train at one point and are used at another, the average of the points passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def averages(optimizer: Optimizer) -> bool:
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
-def ready_to_learn(optimizer: Optimizer) -> None:
+def ready_to_train(optimizer: Optimizer) -> None:
     """Put the weights to the point where gradients are taken: after building, before the first step."""
     if averages(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
@@ -26,7 +26,7 @@ def ready_to_learn(optimizer: Optimizer) -> None:
 
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """The averaged weights inside, for saving, sampling and validating; the learning ones outside.
+    """The averaged weights inside, for saving, sampling and validating; the training ones outside.
 
     The way back is a copy, not the optimizer's own `train()`: that one computes, and each visit would round the weights
     a little, so that a run that sampled more often would end elsewhere. Copies lie in the computer's memory.

@@ -1,4 +1,4 @@
-"""Parameter groups: which weights learn at which rate."""
+"""Parameter groups: which weights train at which rate."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ORDER = ("text_encoder", "text_encoder_2", "unet")  # as sd-scripts orders them;
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainable:
     """Weights that share a rate.
 
-    part        "unet", "text_encoder", "text_encoder_2", or another, which learns at the learning rate
+    part        "unet", "text_encoder", "text_encoder_2", or another, which trains at the learning rate
     parameters  the weights
     kind        "up" for a network's up matrices, which LoRA+ speeds up; else "plain"
     name        of the group in logs; empty is the part's
@@ -39,7 +39,7 @@ class Learner:
 
 def parameter_groups(
     settings: OptimizerSettings,
-    parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Learner],
+    parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Trainable],
     scale: float = 1.0,
 ) -> list[Group]:
     """One group for all weights of a name and a rate, text encoders first; a rate of 0 leaves weights out.
@@ -50,22 +50,22 @@ def parameter_groups(
     parts   {part: weights}, or learners where a part has several rates
     scale   what every rate is multiplied by (scale_lr)
     """
-    learners = (
-        [Learner(part, weights) for part, weights in parts.items()] if isinstance(parts, Mapping) else list(parts)
+    trainables = (
+        [Trainable(part, weights) for part, weights in parts.items()] if isinstance(parts, Mapping) else list(parts)
     )
     groups: dict[str, Group] = {}
-    for learner in sorted(learners, key=lambda each: ORDER.index(each.part) if each.part in ORDER else len(ORDER)):
-        rate = rate_of(settings, learner) * scale
+    for trainable in sorted(trainables, key=lambda each: ORDER.index(each.part) if each.part in ORDER else len(ORDER)):
+        rate = rate_of(settings, trainable) * scale
         if rate == 0:
-            for parameter in learner.parameters:
+            for parameter in trainable.parameters:
                 parameter.requires_grad_(False)
-        elif learner.parameters:
-            name = learner.name or learner.part
-            name += " plus" if learner.kind == "up" and settings.plus_ratio(learner.part) != 1 else ""
+        elif trainable.parameters:
+            name = trainable.name or trainable.part
+            name += " plus" if trainable.kind == "up" and settings.plus_ratio(trainable.part) != 1 else ""
             group = groups.setdefault(name, {"name": name, "params": [], "lr": rate})
             if group["lr"] != rate:
                 raise ValueError(f"the group {name} has two rates, {group['lr']} and {rate}")
-            group["params"].extend(learner.parameters)
+            group["params"].extend(trainable.parameters)
     if not groups:
         raise ProblemsError.one(
             "Nothing would be trained: every part is off or has a learning rate of 0",
@@ -75,7 +75,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def rate_of(settings: OptimizerSettings, learner: Learner) -> float:
+def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
     """The learner's rate before scale_lr and the curve."""
-    own = settings.rate_of(learner.part) * learner.factor if learner.rate is None else learner.rate
-    return own * settings.plus_ratio(learner.part) if learner.kind == "up" else own
+    own = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
+    return own * settings.plus_ratio(trainable.part) if trainable.kind == "up" else own

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.optimization.averaging import ready_to_learn
+from core.optimization.averaging import ready_to_train
 from core.optimization.groups import Group
 from core.optimization.seeded import seed_steps
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -34,7 +34,7 @@ INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0) -> Optimizer:
     """The optimizer over these groups. Each group keeps its own rate in `initial_lr` for the learning-rate curve.
 
-    Schedule-free ones stand ready to learn. `seed` is for those that draw random numbers.
+    Schedule-free ones stand ready to train. `seed` is for those that draw random numbers.
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
@@ -48,7 +48,7 @@ def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: 
     optimizer = _construct(settings, entry, [dict(group) for group in groups])
     if "draws" in entry.traits or not entry.package:
         seed_steps(optimizer, seed)
-    ready_to_learn(optimizer)
+    ready_to_train(optimizer)
     return optimizer
 
 

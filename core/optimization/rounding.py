@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
 LARGEST = 1 << 26  # numbers that are fp32 at once: 256 MB of weights and as much of gradients
-# Numbers that are rounded at a time: few enough for a processor's cache, many enough that its threads need not be woken for
+# Numbers that are rounded at a time: few enough for a CPU's cache, many enough that its threads need not be woken for
 # each little; a multiple of 4, as draws come in fours.
 PIECE = 1 << 20
 NARROW = (torch.bfloat16, torch.float16)
@@ -28,11 +28,11 @@ Shorts = Callable[[int], "Tensor"]  # how many -> integers -32768 to 32767, int1
 
 
 def round_by_chance(values: Tensor, shorts: Shorts) -> Tensor:
-    """float32 -> float32 that bfloat16 can hold: one of the two neighbours, each with the chance that makes the mean right
+    """float32 -> float32 that bfloat16 can hold: one of the two neighbors, each with the chance that makes the mean right
     (Zamirai et al. 2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. What bf16 can hold
     stays as it is.
     """
-    # A NaN's bits, counted up, may become a number. On a processor a sum tells quickly that there is none.
+    # A NaN's bits, counted up, may become a number. On a CPU a sum tells quickly that there is none.
     nan = values.isnan() if values.device.type != "cpu" or not torch.isfinite(values.sum()) else None
     bits = values.contiguous().view(torch.int32).view(-1) + 32768  # as the shorts begin at -32768
     bits.add_(shorts(bits.numel())).bitwise_and_(-65536)  # a bf16 number is the upper half of an fp32 one
@@ -41,7 +41,7 @@ def round_by_chance(values: Tensor, shorts: Shorts) -> Tensor:
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """Four shorts from each number drawn, as drawing is what takes the time: on a processor torch's own generator would
+    """Four shorts from each number drawn, as drawing is what takes the time: on a CPU torch's own generator would
     take ten times as long."""
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)

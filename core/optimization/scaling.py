@@ -22,6 +22,6 @@ class HalfWeightScaler(torch.amp.GradScaler):
 
 
 def make_scaler(device: str, weights: torch.dtype) -> Any:
-    """The scaler for a device ("cpu", "cuda:0") and the type of what learns."""
+    """The scaler for a device ("cpu", "cuda:0") and the type of what trains."""
     kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
     return kind(device.partition(":")[0])

@@ -1,4 +1,4 @@
-"""Learning-rate curves as pure functions of the step: nothing to save, nothing to resume, and no torch to draw them.
+"""Trained-rate curves as pure functions of the step: nothing to save, nothing to resume, and no torch to draw them.
 
 The values are those of sd-scripts (transformers' and diffusers' schedules): the first optimizer step is tick 0, so
 under a warm-up its rate is 0.

@@ -55,7 +55,7 @@ class Small:
             for i, (params, r) in enumerate(zip(self.groups, rates, strict=True))
         ]
 
-    def learn(self, optimizer: Any, steps: Sequence[int]) -> None:
+    def train(self, optimizer: Any, steps: Sequence[int]) -> None:
         """Train. The global generators are seeded by the step, as SeededSteps does it in a run."""
         from core.optimization.seeded import global_state, seed_globally
 
@@ -82,14 +82,14 @@ def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu
 def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
     import torch
 
-    from core.optimization.averaging import averaged, averages, ready_to_learn
+    from core.optimization.averaging import averaged, averages, ready_to_train
     from core.optimization.optimizers import load_state
 
     net = Small(device)
     optimizer = make(net.named_groups(rate, same_rate))
-    ready_to_learn(optimizer)
+    ready_to_train(optimizer)
     before = [weight.detach().clone() for weight in net.parameters]
-    net.learn(optimizer, range(STEPS))
+    net.train(optimizer, range(STEPS))
     buffer = io.BytesIO()
     with averaged(optimizer):
         pass  # a file was saved: that must change nothing
@@ -99,14 +99,14 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
         for weight, saved in zip(again.parameters, net.parameters, strict=True):
             weight.copy_(saved)
     resumed = make(again.named_groups(rate, same_rate))
-    ready_to_learn(resumed)
+    ready_to_train(resumed)
     load_state(resumed, torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     for one, other in ((net, optimizer), (again, resumed)):
-        one.learn(other, range(STEPS, 2 * STEPS))
+        one.train(other, range(STEPS, 2 * STEPS))
     traits = [name for name, has in (("draws", net.drew), ("averages", averages(optimizer))) if has]
     if not all(torch.equal(a, b) for a, b in zip(net.parameters, again.parameters, strict=True)):
         return Result("a resumed run differs from an unbroken one", traits)
-    net.learn(optimizer, range(2 * STEPS, 5 * STEPS))  # some begin with steps of size 0, such as RAdam
+    net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some begin with steps of size 0, such as RAdam
     if not all(bool(torch.isfinite(weight).all()) for weight in net.parameters):
         return Result("its weights are not finite after a few steps", traits)
     if all(torch.equal(now, then) for now, then in zip(net.parameters, before, strict=True)):

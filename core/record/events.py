@@ -57,7 +57,7 @@ class Steps(Event):
     """Losses read back from the device for some steps; rates are by part.
 
     corrected    each loss divided by what was to be expected of its timesteps (core/training/watching.py)
-    grad_norm    of the newest step, before clipping       weight_norm  of all that learns, now and then
+    grad_norm    of the newest step, before clipping       weight_norm  of all that trains, now and then
     """
 
     kind: ClassVar[str] = "steps"
@@ -86,7 +86,7 @@ class Forecasted(Event):
 
 @dataclass(frozen=True)
 class MemoryUsed(Event):
-    """The most memory that a training took: of its graphics card, or resident memory of its process."""
+    """The most memory that a training took: of its GPU, or resident memory of its process."""
 
     kind: ClassVar[str] = "memory"
     urgent: ClassVar[bool] = True

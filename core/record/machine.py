@@ -1,4 +1,4 @@
-"""The machine: devices, memory, processor abilities. Answers without torch where it can, so that the page starts fast."""
+"""The machine: devices, memory, CPU abilities. Answers without torch where it can, so that the page starts fast."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cores() -> int:
 
 
 def device_words(device: str) -> str:
-    """A short name to show: "CPU, 2 cores" or the graphics card's name."""
+    """A short name to show: "CPU, 2 cores" or the GPU's name."""
     if device.startswith("cpu"):
         return f"CPU, {cores()} cores"
     if device.startswith("cuda") and "torch" in sys.modules:

@@ -1,4 +1,4 @@
-"""What went wrong, where, and how to mend it: the one form in which a person meets an error."""
+"""What went wrong, where, and how to fix it: the one form in which a person meets an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train as one: on several graphics cards or machines, started by `accelerate launch`.
+"""Several processes that train as one: on several GPUs or machines, started by `accelerate launch`.
 
 Each process computes its share of every batch; gradients are summed once an update. As all draws are addressed by
 image, N processes with batch size B train like one with batch size N x B. The first process owns the run folder: it
@@ -88,7 +88,7 @@ class Processes:
 
 
 class Together(Processes):
-    """One of several. Gradients travel by the device's own means, words by the processor, so that a card need not be
+    """One of several. Gradients travel by the device's own means, words by the CPU, so that a card need not be
     waited for."""
 
     def __init__(self, step_minutes: float = STEP_MINUTES):

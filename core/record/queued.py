@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def queued(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`; for a graphics card the copy is queued and nothing waits for it.
+    """The tensor on `device`; for a GPU the copy is queued and nothing waits for it.
 
     A plain copy to a card waits for everything queued before it, and so may one from memory that the system can move: the
     driver copies that through a room of its own. So it goes by pinned memory, which torch keeps and uses again.

@@ -11,7 +11,7 @@ LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows
 
 
 class CaptionSettings(Settings):
-    """How caption files become the words that are learnt."""
+    """How caption files become the words that are trained."""
 
     caption_extension: str = setting(
         "auto",
@@ -85,7 +85,7 @@ class CaptionSettings(Settings):
         None,
         title="Mark after kept tags",
         kohya="keep_tokens_separator",
-        help="What stands before this mark stays in front, what stands after a second one stays at the end; it counts before the number of tags kept. ||| is usual. The mark itself is never learnt.",
+        help="What stands before this mark stays in front, what stands after a second one stays at the end; it counts before the number of tags kept. ||| is usual. The mark itself is never trained.",
     )
     secondary_separator: str | None = setting(
         None,
@@ -106,7 +106,7 @@ class CaptionSettings(Settings):
         title="Caption dropout",
         level="shown",
         kohya="caption_dropout_rate",
-        help="Share of draws that learn the image without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
+        help="Share of draws that train the image without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
     )
     caption_dropout_every_n_epochs: int = setting(
         0,
@@ -115,7 +115,7 @@ class CaptionSettings(Settings):
         title="Every n-th epoch without captions",
         unit="epochs",
         kohya="caption_dropout_every_n_epochs",
-        help="Epochs n, 2n, ... learn all images without captions. 0 is off.",
+        help="Epochs n, 2n, ... train all images without captions. 0 is off.",
     )
     caption_tag_dropout_rate: float = setting(
         0.0,

@@ -133,7 +133,7 @@ def allowed(entry: Declared) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as a person would recognise it, at most 60 characters."""
+    """A value as a person would recognize it, at most 60 characters."""
     if isinstance(value, float) and not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     text = json.dumps(value, ensure_ascii=False, default=str)

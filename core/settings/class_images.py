@@ -7,7 +7,7 @@ from core.settings.samples import SAMPLER_LABELS, SAMPLERS
 
 
 class ClassImageSettings(Settings):
-    """Regularisation images made with the base model, for who has none."""
+    """Regularization images made with the base model, for who has none."""
 
     class_word: str | None = setting(
         None,

@@ -73,9 +73,9 @@ def _common(dataset: DatasetSettings) -> ImageSettings:
 
 
 def _sources(dataset: DatasetSettings) -> list[Source]:
-    """The folders; for a dataset class, what stands for its images and for its regularisation images."""
+    """The folders; for a dataset class, what stands for its images and for its regularization images."""
     name = dataset.dataset_class
-    return [Source(folder=name), Source(folder=name, role="regularisation")] if name else dataset.all_sources()
+    return [Source(folder=name), Source(folder=name, role="regularization")] if name else dataset.all_sources()
 
 
 def concepts_of(job: TrainJob) -> list[Concept]:

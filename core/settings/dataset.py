@@ -1,4 +1,4 @@
-"""The images to learn from."""
+"""The images to train from."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ class DatasetSettings(ImageSettings):
     )
     reg_data_dir: str | None = setting(
         None,
-        title="Regularisation folder",
+        title="Regularization folder",
         widget="folder",
         kohya="reg_data_dir",
-        help="Images of the class, so that the model keeps it as it is. Short for a folder of the regularisation role.",
+        help="Images of the class, so that the model keeps it as it is. Short for a folder of the regularization role.",
         names="path",
     )
     prior_loss_weight: float = setting(
         1.0,
         ge=0,
         le=100,
-        title="Weight of regularisation",
+        title="Weight of regularization",
         kohya="prior_loss_weight",
         source="Ruiz et al. 2022, arXiv:2208.12242",
-        help="How much regularisation images count beside the others.",
+        help="How much regularization images count beside the others.",
     )
     reg_balance: Literal["rotate", "kohya"] = setting(
         "rotate",
-        title="Balance of regularisation",
+        title="Balance of regularization",
         labels={"rotate": "all in turn", "kohya": "the first, as sd-scripts"},
-        help="As many regularisation views as others are shown in an epoch. In turn, each epoch goes on where the last one ended, so that all are used.",
+        help="As many regularization views as others are shown in an epoch. In turn, each epoch goes on where the last one ended, so that all are used.",
     )
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
         "keep",
@@ -83,5 +83,5 @@ class DatasetSettings(ImageSettings):
         """Every enabled folder, the short forms `folder` and `reg_data_dir` first."""
         short = [Source(folder=self.folder)] if self.folder else []
         if self.reg_data_dir:
-            short.append(Source(folder=self.reg_data_dir, role="regularisation"))
+            short.append(Source(folder=self.reg_data_dir, role="regularization"))
         return short + [source for source in self.sources if source.enabled]

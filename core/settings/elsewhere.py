@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _THREADS = "there is nothing to set: images are decoded by threads, which need no starting between epochs"
 _TEXT_CACHE = (
-    "there is nothing to set: texts are kept as long as their encoder does not learn (memory.text_cache_bytes)"
+    "there is nothing to set: texts are kept as long as their encoder does not train (memory.text_cache_bytes)"
 )
 
 ELSEWHERE: dict[str, str] = {

@@ -6,14 +6,14 @@ from core.settings.base import Settings, setting
 
 
 class EmbeddingSettings(Settings):
-    """New words, learnt as vectors that the text encoder reads like any other."""
+    """New words, trained as vectors that the text encoder reads like any other."""
 
     token_string: str | None = setting(
         None,
         title="New word",
         kohya="token_string",
         source="Gal et al. 2022, arXiv:2208.01618",
-        help="The word that will stand for what is learnt; captions that lack it get it in front. Several words, separated by commas, are learnt together. It must be no word that the model knows.",
+        help="The word that will stand for what is trained; captions that lack it get it in front. Several words, separated by commas, are trained together. It must be no word that the model knows.",
     )
     num_vectors_per_token: int = setting(
         1,
@@ -28,7 +28,7 @@ class EmbeddingSettings(Settings):
         None,
         title="Begin with the meaning of",
         kohya="init_word",
-        help="A word that is near to what is learnt, such as cat. Several words, separated by commas, for several new ones. Empty begins with the mean of all words.",
+        help="A word that is near to what is trained, such as cat. Several words, separated by commas, for several new ones. Empty begins with the mean of all words.",
     )
     embedding_weights: str | None = setting(
         None,
@@ -43,7 +43,7 @@ class EmbeddingSettings(Settings):
         title="A vector for each layer (XTI)",
         kohya="train_textual_inversion_XTI",
         source="Voynov et al. 2023, arXiv:2303.09522",
-        help="Each of the 16 layers that read text learns a meaning of its own. SD 1.x and 2.x; few programs read such files.",
+        help="Each of the 16 layers that read text trains a meaning of its own. SD 1.x and 2.x; few programs read such files.",
         costs="Texts are encoded 16 times at each step.",
     )
 

@@ -1,4 +1,4 @@
-"""Settings files of other trainers, recognised where a preset was expected: whose they are, and their main values."""
+"""Settings files of other trainers, recognized where a preset was expected: whose they are, and their main values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
-    """ "Rank 32", "Learning rate 0.0001" ...; what is empty or 0 was not set there."""
+    """ "Rank 32", "Trained rate 0.0001" ...; what is empty or 0 was not set there."""
     titles = {entry.path: entry.title for entry in declared(TrainJob)}
     found = []
     for path, places in MAIN.items():

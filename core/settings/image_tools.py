@@ -28,7 +28,7 @@ class ImageToolSettings(Settings):
             "faces": "Crop faces upright",
             "edges": "Draw the edges",
         },
-        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names images and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) learns from.",
+        help="resize makes copies of at most so many pixels; crop makes all one size; convert changes the file format; number names images and captions 0001, 0002 ...; faces cuts out faces of photographs, eyes level (drawn ones are mostly missed; transparency becomes white); edges draws what a ControlNet for edges (canny) trains from.",
     )
     folder: str = setting(
         "", title="Image folder", level="shown", widget="folder", help="The images to work on.", names="path"

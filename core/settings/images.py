@@ -39,7 +39,7 @@ class ImageSettings(Settings):
         unit="images",
         level="shown",
         kohya="train_batch_size",
-        help="Images learnt from in one step.",
+        help="Images trained from in one step.",
         costs="Memory grows with it; a step takes longer, an epoch less.",
     )
     enable_bucket: bool = setting(
@@ -107,7 +107,7 @@ class ImageSettings(Settings):
     )
     color_aug: bool = setting(
         False,
-        title="Change colours by chance",
+        title="Change colors by chance",
         kohya="color_aug",
         help="A third of the draws shift the hue or the brightness a little. Latents cannot be cached then.",
         costs="Each step encodes its images anew.",
@@ -134,8 +134,8 @@ class ImageSettings(Settings):
     alpha_color: str = setting(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
-        title="Colour behind transparency",
-        help="Transparent images are put on this colour: #ffffff is white, #000000 black.",
+        title="Color behind transparency",
+        help="Transparent images are put on this color: #ffffff is white, #000000 black.",
     )
     conditioning_data_dir: str | None = setting(
         None,
@@ -157,5 +157,5 @@ class ImageSettings(Settings):
         le=10,
         title="Network strength",
         kohya="network_multiplier",
-        help="How strongly a LoRA takes part while it learns these images. 1 is usual.",
+        help="How strongly a LoRA takes part while it trains these images. 1 is usual.",
     )

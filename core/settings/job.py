@@ -33,7 +33,7 @@ SCHEMA_VERSION = 2
 
 
 class TrainJob(Settings):
-    """A training. All groups are always present; a method only greys what it does not use."""
+    """A training. All groups are always present; a method only grays what it does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -45,7 +45,7 @@ class TrainJob(Settings):
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and schedule")
     noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
-    sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="Sharing over graphics cards")
+    sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="Sharing over GPUs")
     saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
     resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Where to begin")
     hub: HubSettings = Field(default_factory=HubSettings, title="Upload to the hub")
@@ -83,7 +83,7 @@ class CaptionJob(Settings):
 
 
 class ClassImagesJob(Settings):
-    """Make regularisation images of a class with the base model, at the sizes that the dataset trains at."""
+    """Make regularization images of a class with the base model, at the sizes that the dataset trains at."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")

@@ -15,7 +15,7 @@ GROUPS = 10  # of weights that step together: a tenth of the gradients is held
 TITLES = ("fastest", "as usual", "less memory", "little memory", "least memory")
 WORDS = (
     "Nothing is saved on; several images are encoded at once.",
-    "What suits most graphics cards.",
+    "What suits most GPUs.",
     "Parts of the model are computed twice rather than remembered: a third more time, the same result.",
     "What need not be exact lies in fewer bits.",
     "Everything that saves memory.",
@@ -66,7 +66,7 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
-    """8-bit weights where none of them learns; the VAE in 16 bits."""
+    """8-bit weights where none of them trains; the VAE in 16 bits."""
     may = not job.method.whole_model and not device.startswith("mps")
     text = may and number >= 4 and job.method.kind == "lora"
     return {
@@ -77,7 +77,7 @@ def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _whole_model(job: TrainJob, number: int) -> dict[str, Any]:
-    """Weights that learn in 16 bits, then steps within the backward pass, as far as the optimizer allows it."""
+    """Weights that train in 16 bits, then steps within the backward pass, as far as the optimizer allows it."""
     computed = job.memory.mixed_precision
     kind = "fp16" if computed == "fp16" else "bf16"
     values: dict[str, Any] = {

@@ -18,7 +18,7 @@ class MemorySettings(Settings):
         level="shown",
         kohya="mixed_precision",
         labels={"auto": "as the machine allows", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="The type that the model computes in. What learns is kept in fp32, unless its own type says otherwise.",
+        help="The type that the model computes in. What trains is kept in fp32, unless its own type says otherwise.",
         costs="bf16 and fp16 halve the memory of the model; fp32 is the most exact.",
     )
     gradient_checkpointing: bool = setting(
@@ -47,7 +47,7 @@ class MemorySettings(Settings):
             "device": "on the training device",
             "off": "none",
         },
-        help="Images are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colours need.",
+        help="Images are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colors need.",
         costs="Off keeps the VAE on the device and makes each step slower.",
     )
     fp8_base: bool = setting(
@@ -67,10 +67,10 @@ class MemorySettings(Settings):
     )
     full_precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32",
-        title="Type of what learns",
+        title="Type of what trains",
         kohya="full_bf16, full_fp16",
         labels={"fp32": "fp32", "bf16": "bf16 (full bf16)", "fp16": "fp16 (full fp16)"},
-        help="What learns in bf16 or fp16, and its gradients, take half the memory. Each step is computed in fp32 and rounded back. For whole models; a LoRA or new words are so small that fp32 is better.",
+        help="What trains in bf16 or fp16, and its gradients, take half the memory. Each step is computed in fp32 and rounded back. For whole models; a LoRA or new words are so small that fp32 is better.",
         costs="Weights and gradients take half; the smallest changes are rounded away, or by chance with stochastic rounding.",
     )
     stochastic_rounding: bool = setting(
@@ -113,8 +113,8 @@ class MemorySettings(Settings):
         False,
         title="Compile the U-Net",
         kohya="torch_compile",
-        help="Writes code for this very card and these sizes (torch.compile) and steps with it; the result is the same but for rounding. For long trainings on a graphics card: try some steps of both. Needs a C++ compiler and, for a graphics card, triton.",
-        costs="The first steps take minutes, and so does each new size of images. On a processor slower.",
+        help="Writes code for this very card and these sizes (torch.compile) and steps with it; the result is the same but for rounding. For long trainings on a GPU: try some steps of both. Needs a C++ compiler and, for a GPU, triton.",
+        costs="The first steps take minutes, and so does each new size of images. On a CPU slower.",
     )
     dynamo_backend: Literal[
         "inductor",
@@ -182,23 +182,23 @@ class MemorySettings(Settings):
     )
     lowram: bool = setting(
         False,
-        title="Little main memory",
+        title="Little RAM",
         kohya="lowram",
-        help="For machines with less main memory than graphics memory, such as Colab: the VAE does not wait in main memory, but is read again whenever samples are drawn. A U-Net in fp8 comes to the graphics card in 16 bits and is made narrow there; as a rule that is done in main memory. Other models are loaded straight to the device in any case.",
+        help="For machines with less RAM than graphics memory, such as Colab: the VAE does not wait in RAM, but is read again whenever samples are drawn. A U-Net in fp8 comes to the GPU in 16 bits and is made narrow there; as a rule that is done in RAM. Other models are loaded straight to the device in any case.",
         costs="A second or so before samples.",
     )
     highvram: bool = setting(
         False,
         title="Much graphics memory",
         kohya="highvram",
-        help="Keeps what was set aside on the graphics card from one batch of images to the next while latents are encoded.",
+        help="Keeps what was set aside on the GPU from one batch of images to the next while latents are encoded.",
         costs="Faster encoding, more graphics memory meanwhile.",
     )
     num_processes: int = setting(
         1,
         ge=1,
         le=64,
-        title="Graphics cards",
+        title="GPUs",
         kohya="num_processes",
         help="How many train together, each on its share of a batch, which grows as many times. Under accelerate launch it follows the number launched.",
         costs="Each card holds the whole model.",
@@ -210,7 +210,7 @@ class MemorySettings(Settings):
         unit="minutes",
         title="Patience with the others",
         kohya="ddp_timeout",
-        help="With several graphics cards: how long one of them may take for a step before the run is taken for broken.",
+        help="With several GPUs: how long one of them may take for a step before the run is taken for broken.",
     )
 
     @field_validator("fused_optimizer_groups", mode="before")
@@ -220,5 +220,5 @@ class MemorySettings(Settings):
 
     @property
     def narrow_unet(self) -> bool:
-        """Whether the U-Net lies in 8 bits where it does not learn."""
+        """Whether the U-Net lies in 8 bits where it does not train."""
         return self.fp8_base or self.fp8_base_unet

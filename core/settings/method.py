@@ -24,7 +24,7 @@ class MethodSettings(Settings):
             "fine_tune": "Fine-tune: the model, on many images",
             "embedding": "Textual inversion: a new word",
         },
-        help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one. Textual inversion learns a word, a few kilobytes.",
+        help="A LoRA is a small file that adds a subject or a style to a model without changing the model itself. DreamBooth and fine-tune change the model, and save a whole one. Textual inversion trains a word, a few kilobytes.",
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
         costs="A whole model takes several times the memory of a LoRA, and 2 to 10 GB a file.",
     )
@@ -33,16 +33,16 @@ class MethodSettings(Settings):
         title="Whole model: text encoder",
         kohya="train_text_encoder",
         labels={"auto": "as usual", "yes": "trained", "no": "left as it is"},
-        help="Whether the part that reads learns too. As usual: DreamBooth trains it, fine-tune does not. It helps with a new word, and forgets other words sooner.",
+        help="Whether the part that reads trains too. As usual: DreamBooth trains it, fine-tune does not. It helps with a new word, and forgets other words sooner.",
         costs="More memory and time: captions are encoded at every step.",
     )
     stop_text_encoder_training: int | None = setting(
         None,
         ge=0,
         unit="steps",
-        title="Text encoder learns until step",
+        title="Text encoder trains until step",
         kohya="stop_text_encoder_training",
-        help="From this step on it stays as it is by then. A third of the steps keeps a word from being learnt by heart. Empty: to the end.",
+        help="From this step on it stays as it is by then. A third of the steps keeps a word from being overfitted. Empty: to the end.",
     )
     prior: Literal["images", "model"] = setting(
         "images",
@@ -52,7 +52,7 @@ class MethodSettings(Settings):
             "model": "the untrained model",
         },
         source="Ruiz et al. 2022, arXiv:2208.12242, section 3.3",
-        help="Regularization images are folders of the regularisation role. Without them, the untrained model says for each image what it would make of the class caption, and the learning one is held to that; the prior's weight counts it.",
+        help="Regularization images are folders of the regularization role. Without them, the untrained model says for each image what it would make of the class caption, and the training one is held to that; the prior's weight counts it.",
         costs="The second needs no images, but twice the time, and for a whole model a second U-Net in memory (SD 1.5: 1.7 GB, SDXL: 5.1 GB in 16 bits).",
     )
     class_caption: str | None = setting(
@@ -99,8 +99,8 @@ class MethodSettings(Settings):
     ema_device: Literal["device", "cpu"] = setting(
         "device",
         title="Average: kept",
-        labels={"device": "on the training device", "cpu": "in main memory"},
-        help="In main memory it takes none of the card's; each time it is taken then waits for the copy.",
+        labels={"device": "on the training device", "cpu": "in RAM"},
+        help="In RAM it takes none of the card's; each time it is taken then waits for the copy.",
     )
     ema_use: Literal["all", "files", "samples"] = setting(
         "all",
@@ -123,11 +123,11 @@ class MethodSettings(Settings):
 
     @property
     def whole_model(self) -> bool:
-        """Whether the model itself learns."""
+        """Whether the model itself trains."""
         return self.kind in WHOLE_MODEL
 
     @property
     def trains_text(self) -> bool:
-        """Whether the text encoders of a whole model learn, unless their rate is 0."""
+        """Whether the text encoders of a whole model train, unless their rate is 0."""
         wanted = self.kind == "dreambooth" if self.train_text_encoder == "auto" else self.train_text_encoder == "yes"
         return wanted and self.stop_text_encoder_training != 0

@@ -57,7 +57,7 @@ class ModelSettings(Settings):
         "none",
         title="SDXL files exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="sd-scripts reads one matrix of SDXL's second text encoder turned over when the model is a single file, so its LoRAs learn with another summary of the caption than other programs draw with. Choose it to repeat old results only.",
+        help="sd-scripts reads one matrix of SDXL's second text encoder turned over when the model is a single file, so its LoRAs train with another summary of the caption than other programs draw with. Choose it to repeat old results only.",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The adapter that learns."""
+"""The adapter that trains."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class NetworkSettings(Settings):
         title="Dropout",
         kohya="network_dropout",
         source="Srivastava et al. 2014, JMLR 15",
-        help="Share of the numbers between the down and the up matrix that a step leaves out. 0.1 to 0.3 against learning by heart.",
+        help="Share of the numbers between the down and the up matrix that a step leaves out. 0.1 to 0.3 against overfitting.",
     )
     rank_dropout: float = setting(
         0.0,

@@ -27,7 +27,7 @@ class NoiseSettings(Settings):
         title="Debiased estimation",
         kohya="debiased_estimation_loss",
         source="Yu et al. 2023, arXiv:2310.08442",
-        help="Weighs noisy timesteps up and nearly clean ones down, more gently than min-SNR. Try it instead of min-SNR when colours or composition are learnt too slowly.",
+        help="Weighs noisy timesteps up and nearly clean ones down, more gently than min-SNR. Try it instead of min-SNR when colors or composition are trained too slowly.",
     )
     scale_v_pred_loss_like_noise_pred: bool = setting(
         False,
@@ -52,7 +52,7 @@ class NoiseSettings(Settings):
         kohya="loss_type",
         labels={"l2": "squared error (l2)", "l1": "absolute error (l1)", "huber": "Huber", "smooth_l1": "smooth l1"},
         source="Khrapov et al. 2024, arXiv:2403.16728",
-        help="The squared error learns most from the largest errors. Huber and smooth l1 count large errors less, which helps when some images are bad.",
+        help="The squared error trains most from the largest errors. Huber and smooth l1 count large errors less, which helps when some images are bad.",
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = setting(
         "snr",
@@ -91,13 +91,13 @@ class NoiseSettings(Settings):
         level="shown",
         kohya="noise_offset",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
-        help="Adds noise that shifts a whole channel, so that very dark and very bright images can be learnt. About 0.05 to 0.1; empty is off.",
+        help="Adds noise that shifts a whole channel, so that very dark and very bright images can be trained. About 0.05 to 0.1; empty is off.",
     )
     noise_offset_random_strength: bool = setting(
         False,
         title="Noise offset: random strength",
         kohya="noise_offset_random_strength",
-        help="Draws the strength between 0 and the noise offset for each image, so that the model also learns without it.",
+        help="Draws the strength between 0 and the noise offset for each image, so that the model also trains without it.",
     )
     adaptive_noise_scale: float | None = setting(
         None,
@@ -106,7 +106,7 @@ class NoiseSettings(Settings):
         title="Noise offset: adaptive scale",
         kohya="adaptive_noise_scale",
         source="sd-scripts",
-        help="Adds this times an image's own mean brightness and colour to the noise offset; below 0 it takes away. Between the noise offset and a tenth of it; empty is off.",
+        help="Adds this times an image's own mean brightness and color to the noise offset; below 0 it takes away. Between the noise offset and a tenth of it; empty is off.",
     )
     multires_noise_iterations: int | None = setting(
         None,

@@ -10,7 +10,7 @@ from core.settings.base import Settings, setting
 from core.settings.optimizers import parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=-10, le=10)]  # negative ones train away: rules/learning.py says where they may stand
+Rate = Annotated[float, Field(ge=-10, le=10)]  # negative ones train away: rules/training.py says where they may stand
 
 
 class OptimizerSettings(Settings):
@@ -28,10 +28,10 @@ class OptimizerSettings(Settings):
     )
     learning_rate: Rate = setting(
         1e-4,
-        title="Learning rate",
+        title="Trained rate",
         level="shown",
         kohya="learning_rate",
-        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the image, too low learns nothing.",
+        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the image, too low trains nothing.",
     )
     unet_lr: Rate | None = setting(
         None,
@@ -58,7 +58,7 @@ class OptimizerSettings(Settings):
         title="LoRA+ ratio",
         kohya="loraplus_lr_ratio",
         source="Hayou et al. 2024, arXiv:2402.12354",
-        help="The up matrices learn this many times faster than the down matrices. The paper suggests 16; empty is off.",
+        help="The up matrices train this many times faster than the down matrices. The paper suggests 16; empty is off.",
     )
     loraplus_unet_lr_ratio: float | None = setting(
         None,
@@ -117,7 +117,7 @@ class OptimizerSettings(Settings):
         "none",
         title="Clipping exactly as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats old results: a part of a LoRA or a block of the U-Net (block_lr) whose rate is 0 counts in the gradient's length all the same, with what earlier steps left of it, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What learns is then clipped more.",
+        help="Repeats old results: a part of a LoRA or a block of the U-Net (block_lr) whose rate is 0 counts in the gradient's length all the same, with what earlier steps left of it, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What trains is then clipped more.",
     )
 
     @field_validator("optimizer_args", mode="before")
@@ -154,6 +154,6 @@ class OptimizerSettings(Settings):
         return self.learning_rate
 
     def plus_ratio(self, part: str) -> float:
-        """LoRA+: how many times faster the up matrices of this part learn."""
+        """LoRA+: how many times faster the up matrices of this part train."""
         own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
         return next((ratio for ratio in (own, self.loraplus_lr_ratio) if ratio is not None), 1.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.settings.optimizers import SHORT, Entry, catalogue
+from core.settings.optimizers import SHORT, Entry, catalog
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "optimizers.md"
 TRAITS = {
@@ -25,7 +25,7 @@ def choices(device: str = "") -> list[tuple[str, str]]:
     kind = device.partition(":")[0]
     return [
         (label(entry), name)
-        for name, entry in catalogue().items()
+        for name, entry in catalog().items()
         if entry.offered and (not kind or not entry.only_on or kind in entry.only_on)
     ]
 
@@ -37,7 +37,7 @@ def label(entry: Entry) -> str:
 
 def refused() -> list[tuple[str, str]]:
     """[(path, reason)] of those that are not offered."""
-    return [(entry.path, entry.reason) for entry in catalogue().values() if not entry.offered]
+    return [(entry.path, entry.reason) for entry in catalog().values() if not entry.offered]
 
 
 def about(entry: Entry) -> str:
@@ -47,7 +47,7 @@ def about(entry: Entry) -> str:
 
 
 def render() -> str:
-    offered = [entry for entry in catalogue().values() if entry.offered]
+    offered = [entry for entry in catalog().values() if entry.offered]
     lines = [
         "# Optimizers",
         "",

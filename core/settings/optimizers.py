@@ -1,6 +1,6 @@
 """The optimizers a job may name, with their arguments: read from optimizers.json, so the page needs no torch for it.
 
-The file is written by `python -m core.optimization.catalogue` from the installed packages. A name that is not in it is
+The file is written by `python -m core.optimization.catalog` from the installed packages. A name that is not in it is
 imported only if the machine's owner allowed its module (core/record/allowed.py): a preset cannot run code by naming it.
 """
 
@@ -132,7 +132,7 @@ def data() -> dict[str, Any]:
 
 
 @cache
-def catalogue() -> dict[str, Entry]:
+def catalog() -> dict[str, Entry]:
     """{name: entry}, sd-scripts' names first, then by name. Also those that are not offered, with their reason."""
     by_path = {item["path"]: entry_from(item) for item in data()["optimizers"]}
     found: dict[str, Entry] = {}
@@ -177,7 +177,7 @@ def entry_from(item: Mapping[str, Any]) -> Entry:
 def _lookup() -> dict[str, Entry]:
     """Every way of writing a name, in lower case where that is not ambiguous."""
     table: dict[str, Entry] = {}
-    entries = list(catalogue().values())
+    entries = list(catalog().values())
     for entry in entries:
         table.setdefault(entry.name, entry)
     for entry in entries:
@@ -194,7 +194,7 @@ def find(name: str) -> Entry | None:
     name = name.strip() or "AdamW"
     short = {key.lower(): key for key in SHORT}
     if name.lower() in short:
-        return catalogue()[short[name.lower()]]
+        return catalog()[short[name.lower()]]
     if "." in name:
         return table.get(name)
     return table.get(name) or table.get(name.lower())
@@ -203,7 +203,7 @@ def find(name: str) -> Entry | None:
 def nearest(name: str) -> str:
     """The name that was probably meant, or ""."""
     last = name.rsplit(".", 1)[-1].lower()
-    offered = {each.name: each.name.rsplit(".", 1)[-1].lower() for each in catalogue().values() if each.offered}
+    offered = {each.name: each.name.rsplit(".", 1)[-1].lower() for each in catalog().values() if each.offered}
     same = [full for full, bare in offered.items() if bare == last]
     if same:
         return same[0]

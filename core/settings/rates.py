@@ -24,12 +24,12 @@ def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
 
 
 def trains_unet(job: TrainJob) -> bool:
-    """Whether the U-Net, or a network's layers in it, learn, unless their rate is 0."""
+    """Whether the U-Net, or a network's layers in it, train, unless their rate is 0."""
     return job.method.kind != "embedding" and (job.method.whole_model or job.network.train_unet)
 
 
 def trains_text(job: TrainJob) -> bool:
-    """Whether the text encoders, or a network's layers in them, learn, unless their rate is 0."""
+    """Whether the text encoders, or a network's layers in them, train, unless their rate is 0."""
     if job.method.kind == "embedding":
         return True
     return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
@@ -44,7 +44,7 @@ def has_frozen_blocks(job: TrainJob) -> bool:
 
 
 def own_rates(job: TrainJob) -> dict[str, float]:
-    """{part: rate as written} of the parts that learn; parts with rate 0 are left out. LoRA+ stands as "unet plus"."""
+    """{part: rate as written} of the parts that train; parts with rate 0 are left out. LoRA+ stands as "unet plus"."""
     optimizer = job.optimizer
     first, second = optimizer.text_rates
     parts: dict[str, float] = {}
@@ -88,4 +88,4 @@ def scale_sentence(job: TrainJob, processes: int = 1) -> str:
     names = ("a batch of", "accumulation", "processes")
     named = zip(names, _images(job, processes), strict=True)
     words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
-    return f"Learning rate {rate:g} x {words} = {rate * factor:g}"
+    return f"Trained rate {rate:g} x {words} = {rate * factor:g}"

@@ -98,7 +98,7 @@ class SampleSettings(Settings):
         "none",
         title="Samples as sd-scripts",
         labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Draws as sd-scripts' trainers do, to compare with old samples: 512 x 512 unless a size is given, also for SDXL; DDIM and Heun cut what they see to -1..1, which spoils colours; the schedule is never stretched for zero terminal SNR; weighted words keep the prompt's mean (SD 1.x and 2.x). Training is the same.",
+        help="Draws as sd-scripts' trainers do, to compare with old samples: 512 x 512 unless a size is given, also for SDXL; DDIM and Heun cut what they see to -1..1, which spoils colors; the schedule is never stretched for zero terminal SNR; weighted words keep the prompt's mean (SD 1.x and 2.x). Training is the same.",
     )
 
     @field_validator("sample_sampler", mode="before")

@@ -70,7 +70,7 @@ class ScheduleSettings(Settings):
         "adafactor",
     ] = setting(
         "constant",
-        title="Learning-rate curve",
+        title="Trained-rate curve",
         kohya="lr_scheduler",
         labels={
             "constant": "constant",

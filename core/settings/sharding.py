@@ -1,4 +1,4 @@
-"""DeepSpeed: what learns is cut into parts, one for each process, and may lie beside the graphics card."""
+"""DeepSpeed: what trains is cut into parts, one for each process, and may lie beside the GPU."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from core.settings.base import Settings, setting
 
 ZERO = "Rajbhandari et al. 2020, arXiv:1910.02054"
 INFINITY = "Rajbhandari et al. 2021, arXiv:2104.07857"
-PLACES = {"": "the graphics card", "cpu": "main memory", "nvme": "a fast disk (NVMe)"}  # "": of an empty value
+PLACES = {"": "the GPU", "cpu": "RAM", "nvme": "a fast disk (NVMe)"}  # "": of an empty value
 
 
 class ShardingSettings(Settings):
-    """How several graphics cards share one model rather than each holding all of it."""
+    """How several GPUs share one model rather than each holding all of it."""
 
     deepspeed: bool = setting(
         False,
-        title="Share what learns (DeepSpeed)",
+        title="Share what trains (DeepSpeed)",
         kohya="deepspeed",
         source=ZERO,
-        help="Each graphics card keeps a part of what the optimizer remembers, instead of all of it. With one card it is worth it for what can be put into main memory. Linux only; ./launch.sh deepspeed installs it.",
+        help="Each GPU keeps a part of what the optimizer remembers, instead of all of it. With one card it is worth it for what can be put into RAM. Linux only; ./launch.sh deepspeed installs it.",
         costs="Saves memory, the more the more cards; costs exchanges between them.",
     )
     zero_stage: int = setting(
@@ -37,15 +37,15 @@ class ShardingSettings(Settings):
         kohya="offload_optimizer_device",
         source=INFINITY,
         labels=PLACES,
-        help="The optimizer then computes on the processor. A disk needs stage 3 and AdamW or Adam. Empty leaves it on the graphics card.",
-        costs="Frees 12 bytes for each number that learns; the step takes longer.",
+        help="The optimizer then computes on the CPU. A disk needs stage 3 and AdamW or Adam. Empty leaves it on the GPU.",
+        costs="Frees 12 bytes for each number that trains; the step takes longer.",
     )
     offload_optimizer_nvme_path: str | None = setting(
         None,
         title="Folder for the optimizer's memory",
         kohya="offload_optimizer_nvme_path",
         widget="folder",
-        help="On a fast disk with room for 16 bytes for each number that learns, gradients included. Its files are of use while the run lasts.",
+        help="On a fast disk with room for 16 bytes for each number that trains, gradients included. Its files are of use while the run lasts.",
         names="path",
     )
     offload_param_device: Literal["cpu", "nvme"] | None = setting(
@@ -54,7 +54,7 @@ class ShardingSettings(Settings):
         kohya="offload_param_device",
         source=INFINITY,
         labels=PLACES,
-        help="Stage 3 only: each layer's weights come to the graphics card when they are needed. Empty leaves the parts on the cards.",
+        help="Stage 3 only: each layer's weights come to the GPU when they are needed. Empty leaves the parts on the cards.",
         costs="Hardly any weights on the card; every pass waits for them.",
     )
     offload_param_nvme_path: str | None = setting(
@@ -69,22 +69,22 @@ class ShardingSettings(Settings):
         False,
         title="Load the model in parts",
         kohya="zero3_init_flag",
-        help="Stage 3 only: the model is read into main memory and goes to the graphics cards in parts from there, tensor by tensor. Off reads it whole onto each card before it is cut.",
-        costs="For models that do not fit one card. Main memory for one model a process while it loads.",
+        help="Stage 3 only: the model is read into RAM and goes to the GPUs in parts from there, tensor by tensor. Off reads it whole onto each card before it is cut.",
+        costs="For models that do not fit one card. RAM for one model a process while it loads.",
     )
     zero3_save_16bit_model: bool = setting(
         False,
         title="Save the 16-bit weights",
         kohya="zero3_save_16bit_model",
-        help="Stage 3 only: files are made of the 16-bit weights that the model computes with. Off gathers the fp32 ones that learn, which are more exact.",
+        help="Stage 3 only: files are made of the 16-bit weights that the model computes with. Off gathers the fp32 ones that train, which are more exact.",
         costs="Saving is faster and takes half the memory.",
     )
     fp16_master_weights_and_gradients: bool = setting(
         False,
         title="Master weights in fp16",
         kohya="fp16_master_weights_and_gradients",
-        help="With fp16, stage 2 and the optimizer in main memory: the weights that learn, and their gradients, are kept in fp16 there too. The smallest changes are rounded away.",
-        costs="Main memory: 4 bytes less for each number that learns.",
+        help="With fp16, stage 2 and the optimizer in RAM: the weights that train, and their gradients, are kept in fp16 there too. The smallest changes are rounded away.",
+        costs="RAM: 4 bytes less for each number that trains.",
     )
 
     @property

@@ -58,12 +58,12 @@ class Source(OwnSettings):
         title="With sub-folders",
         help="Off takes only the images that lie in the folder itself, as the image_dir of an sd-scripts dataset file does.",
     )
-    role: Literal["train", "regularisation", "validation"] = setting(
+    role: Literal["train", "regularization", "validation"] = setting(
         "train",
         title="Role",
         kohya="is_reg",
-        labels={"train": "train", "regularisation": "regularisation", "validation": "validation"},
-        help="Regularisation images keep the class as the model knows it; validation images never train.",
+        labels={"train": "train", "regularization": "regularization", "validation": "validation"},
+        help="Regularization images keep the class as the model knows it; validation images never train.",
     )
     num_repeats: int | None = setting(
         None,
@@ -84,7 +84,7 @@ class Source(OwnSettings):
         None, title="Identifier", help="The rare word that stands for the subject, such as sks."
     )
     class_word: str | None = setting(
-        None, title="Class", help="What the subject is: dog, woman, watercolour. Identifier and class make the caption."
+        None, title="Class", help="What the subject is: dog, woman, watercolor. Identifier and class make the caption."
     )
     class_tokens: str | None = setting(
         None,

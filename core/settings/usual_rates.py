@@ -14,7 +14,7 @@ from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
 from core.settings.rates import effective_rates, trains_unet
 
 MARGIN = 3  # times beyond the usual range before a rate is called far
-PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices learn this many times faster
+PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train this many times faster
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ ANY_OTHER = (0.1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Far:
-    """A rate far from the usual ones. part: as in `own_rates`; where: the setting that mends it."""
+    """A rate far from the usual ones. part: as in `own_rates`; where: the setting that fixes it."""
 
     part: str
     where: str
@@ -77,7 +77,7 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):
-        return None if part.endswith(" plus") else ADAPTING  # the rules of learning tell that it takes no LoRA+
+        return None if part.endswith(" plus") else ADAPTING  # the rules of training tell that it takes no LoRA+
     which = "unet" if part.startswith("unet") and job.method.kind != "embedding" else "text_encoder"
     usual = WITH_ADAMW[job.method.kind, which].times(*_compared(job))
     if job.method.kind == "lora":
@@ -103,7 +103,7 @@ def far_rates(job: TrainJob) -> list[Far]:
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
         if rate < 0 or usual is None or not (way := usual.far(rate)):
-            continue  # what a negative rate does is told by the rules of learning
+            continue  # what a negative rate does is told by the rules of training
         where = _where(job, part)
         if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
             continue  # the same number, told of the U-Net

@@ -1,4 +1,4 @@
-"""Images that never train, to see whether what is learnt holds for others."""
+"""Images that never train, to see whether what is trained holds for others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ValidationSettings(Settings):
         unit="steps",
         title="Validate every n steps",
         kohya="validate_every_n_steps",
-        help="Measures the loss on held-out images, and on as many that train, with fixed noise at four fixed timesteps. A loss that rises there while it falls in training means learning by heart. Empty or 0 is off.",
+        help="Measures the loss on held-out images, and on as many that train, with fixed noise at four fixed timesteps. A loss that rises there while it falls in training means overfitting. Empty or 0 is off.",
     )
     validate_every_n_epochs: int | None = setting(
         1,

@@ -38,7 +38,7 @@ TITLES = {"cu130": "CUDA 13.0", "cu126": "CUDA 12.6", "rocm7.2": "ROCm 7.2", "cp
 class MachineFacts:
     """What the choice depends on.
     system       platform.system(): Linux, Windows or Darwin
-    machine      the interpreter's processor: x86_64, AMD64, aarch64, arm64, ARM64
+    machine      the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
     driver       NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None when none answers
     compute      compute capability of each NVIDIA card, ("8.6", "6.1"); empty when the driver is too old to tell
     nvidia_card  an NVIDIA card is on the bus, whether or not its driver answers
@@ -115,9 +115,7 @@ def unsupported(facts: MachineFacts) -> str | None:
                 "This is Apple silicon, but this Python was built for Intel and PyTorch has no wheel for it: "
                 "install Python 3.11 for Apple silicon (brew install python@3.11) and start again."
             )
-        return (
-            "Macs with an Intel processor are not supported: PyTorch has published no wheel for them since version 2.3."
-        )
+        return "Macs with an Intel CPU are not supported: PyTorch has published no wheel for them since version 2.3."
     if facts.system == "Darwin" and facts.macos and numbers(facts.macos) < (14,):
         return f"macOS {facts.macos} is not supported: PyTorch needs macOS 14 or newer."
     if facts.system == "Windows" and facts.machine not in X86_64:
@@ -126,7 +124,7 @@ def unsupported(facts: MachineFacts) -> str | None:
             "install the 64-bit x86 (AMD64) Python 3.11, which Windows runs by emulation, and start again."
         )
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
-        return f"Processors of type {facts.machine} are not supported: PyTorch has no wheel for them."
+        return f"CPUs of type {facts.machine} are not supported: PyTorch has no wheel for them."
     if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
         found = f"glibc {facts.glibc}" if facts.glibc else "another C library"
         return (

@@ -34,7 +34,7 @@ def machine_facts() -> MachineFacts:
 
 
 def interpreter_machine(system: str) -> str:
-    """The processor this Python was built for: on Windows on ARM an x86 Python says ARM64, but takes x86 wheels."""
+    """The CPU this Python was built for: on Windows on ARM an x86 Python says ARM64, but takes x86 wheels."""
     if system == "Windows":
         return {"win-amd64": "AMD64", "win-arm64": "ARM64", "win32": "x86"}.get(
             sysconfig.get_platform(), platform.machine()

@@ -91,11 +91,11 @@ def page(command: list[str]) -> int:
         short_runs = short_runs + 1 if time.monotonic() - started < SHORT_RUN else 0
         if short_runs > RESTARTS:
             sys.stderr.write(
-                f"Atelier: the graphics card failed {short_runs} times in a row, so it is not started again: "
+                f"Atelier: the GPU failed {short_runs} times in a row, so it is not started again: "
                 "restart the computer or update the card's driver.\n"
             )
             return code
-        sys.stderr.write("Atelier: the graphics card's driver gave up on this process: starting again.\n")
+        sys.stderr.write("Atelier: the GPU's driver gave up on this process: starting again.\n")
         if "--no-browser" not in command:
             command = [*command, "--no-browser"]  # the tab is open already
 

@@ -1,6 +1,6 @@
 """Faces and their eyes in an image, by MTCNN (Zhang et al. 2016, arXiv:1604.02878) on the CPU, without a network.
 
-The weights (2 MB, MIT licence) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
+The weights (2 MB, MIT license) come with the package `mtcnn`. Its own code needs TensorFlow; here its three small
 networks run in torch. It was trained on photographs: drawn faces are mostly missed.
 """
 
@@ -43,7 +43,7 @@ class Face:
     right_eye: tuple[float, float]
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     @property

@@ -34,7 +34,7 @@ def resized_copies(path: Path, asked: ImageToolSettings) -> tuple[list[Made], li
     sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
     """
     opened = open_decoded(path)
-    width, height = opened.colours.size
+    width, height = opened.colors.size
     made: list[Made] = []
     left_out: list[str] = []
     seen: dict[tuple[int, int], str] = {}
@@ -67,7 +67,7 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
 def cropped_copy(path: Path, asked: ImageToolSettings) -> Made:
     """Exactly the asked size, from the middle."""
     opened = open_decoded(path)
-    width, height = opened.colours.size
+    width, height = opened.colors.size
     wanted = asked.crop_size
     if asked.crop_scaled:
         scale = max(wanted[0] / width, wanted[1] / height)
@@ -75,7 +75,7 @@ def cropped_copy(path: Path, asked: ImageToolSettings) -> Made:
         opened = scaled(opened, size, asked.interpolation)
     elif width < wanted[0] or height < wanted[1]:
         raise Skip(f"is {width} x {height}, smaller than {wanted[0]} x {wanted[1]}")
-    return Made(path.stem, cut(opened, middle(opened.colours.size, wanted)), asked.format)
+    return Made(path.stem, cut(opened, middle(opened.colors.size, wanted)), asked.format)
 
 
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
@@ -96,16 +96,16 @@ def middle(size: tuple[int, int], kept: tuple[int, int]) -> Box:
 
 
 def cut(opened: Opened, box: Box) -> Opened:
-    return Opened(opened.colours.crop(box), opened.alpha.crop(box) if opened.alpha else None)
+    return Opened(opened.colors.crop(box), opened.alpha.crop(box) if opened.alpha else None)
 
 
 def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
-    """Colours and transparency at that size. Transparent pixels do not bleed into their neighbours."""
-    if opened.alpha is None or opened.colours.size == size:
+    """Colors and transparency at that size. Transparent pixels do not bleed into their neighbors."""
+    if opened.alpha is None or opened.colors.size == size:
         alpha = resize(opened.alpha, size, interpolation) if opened.alpha else None
-        return Opened(resize(opened.colours, size, interpolation), alpha)
-    # Pillow multiplies colours by their transparency while it resizes RGBA. It has no exact area filter; box is the nearest.
-    shrinks = size[0] <= opened.colours.width and size[1] <= opened.colours.height
+        return Opened(resize(opened.colors, size, interpolation), alpha)
+    # Pillow multiplies colors by their transparency while it resizes RGBA. It has no exact area filter; box is the nearest.
+    shrinks = size[0] <= opened.colors.width and size[1] <= opened.colors.height
     name = ("area" if shrinks else "lanczos") if interpolation == "auto" else interpolation
     filters = {
         "area": Image.Resampling.BOX,
@@ -114,7 +114,7 @@ def scaled(opened: Opened, size: tuple[int, int], interpolation: str) -> Opened:
         "bilinear": Image.Resampling.BILINEAR,
         "nearest": Image.Resampling.NEAREST,
     }
-    both = opened.colours.convert("RGBA")
+    both = opened.colors.convert("RGBA")
     both.putalpha(opened.alpha)
     both = both.resize(size, filters[name])
     return Opened(both.convert("RGB"), both.getchannel("A"))

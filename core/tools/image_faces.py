@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from core.dataset.colours import WHITE
+from core.dataset.colors import WHITE
 from core.dataset.opening import Opened, open_decoded
 from core.dataset.resize import resize
 from core.settings.image_tools import ImageToolSettings
@@ -69,7 +69,7 @@ def upright(image: Image.Image, face: Face, asked: ImageToolSettings) -> tuple[I
         covers = max(window[0] / image.width, window[1] / image.height)
         # Never smaller than what covers the window: there is nothing outside the image to show.
         scale = covers if asked.face_resize == "fit" else max(covers, asked.resize_face_size / size)
-    turned = rotated(image, face.tilt, face.centre) if asked.face_rotate else image
+    turned = rotated(image, face.tilt, face.center) if asked.face_rotate else image
     if scale != 1.0:
         turned = resize(
             turned, (math.ceil(image.width * scale - 1e-9), math.ceil(image.height * scale - 1e-9)), asked.interpolation
@@ -78,8 +78,8 @@ def upright(image: Image.Image, face: Face, asked: ImageToolSettings) -> tuple[I
     if window is not None:
         if window[0] > turned.width or window[1] > turned.height:
             raise Skip(f"is {turned.width} x {turned.height}, smaller than the window of {window[0]} x {window[1]}")
-        box = around(face.centre[0] * scale, face.centre[1] * scale, window, turned.size)
-    middle = (face.centre[0] * scale - box[0], face.centre[1] * scale - box[1])
+        box = around(face.center[0] * scale, face.center[1] * scale, window, turned.size)
+    middle = (face.center[0] * scale - box[0], face.center[1] * scale - box[1])
     sides = (face.size[0] * scale, face.size[1] * scale)
     return turned.crop(box), [max(0, round(value)) for value in (*middle, *sides)]
 
@@ -91,13 +91,13 @@ def around(x: float, y: float, window: tuple[int, int], size: tuple[int, int]) -
     return left, top, left + window[0], top + window[1]
 
 
-def rotated(image: Image.Image, degrees: float, centre: tuple[float, float]) -> Image.Image:
+def rotated(image: Image.Image, degrees: float, center: tuple[float, float]) -> Image.Image:
     """Turned anticlockwise about a point, at its own size; what comes in from outside is the image mirrored."""
     if abs(degrees) < 0.05:
         return image
     width, height = image.size
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    x0, y0 = centre
+    x0, y0 = center
 
     def source(x: float, y: float) -> tuple[float, float]:
         return x0 + cos * (x - x0) - sin * (y - y0), y0 + sin * (x - x0) + cos * (y - y0)

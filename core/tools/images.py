@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.colours import WHITE
+from core.dataset.colors import WHITE
 from core.dataset.files import CAPTION_EXTENSIONS, is_image_name, is_junk, printable
 from core.dataset.opening import BrokenImage, Opened, open_decoded
 from core.dataset.trash import split_label
@@ -230,10 +230,10 @@ def _write(image: Opened | Path, target: Path, ending: str, quality: int) -> Non
         if isinstance(image, Path):
             shutil.copyfile(image, temporary)
             return
-        pixels = image.colours
+        pixels = image.colors
         if ending == "jpg":
             pixels = image.on(WHITE) if image.alpha else pixels
-            # Above 95 colours are kept at full size too, as for whom every detail counts.
+            # Above 95 colors are kept at full size too, as for whom every detail counts.
             pixels.save(temporary, "JPEG", quality=quality, subsampling=0 if quality > 95 else 2)
             return
         if image.alpha is not None:

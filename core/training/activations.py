@@ -31,7 +31,7 @@ TEXT_TOKENS = 77
 class Pass:
     """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
 
-    learns   "network", "weights" (of the whole model) or "text" (only what comes before the U-Net)
+    trains   "network", "weights" (of the whole model) or "text" (only what comes before the U-Net)
     network  its settings as JSON
     checkpoint, attention   as the settings of these names
     """
@@ -40,7 +40,7 @@ class Pass:
     sides: tuple[int, int]
     batch: int
     dtype: torch.dtype
-    learns: str
+    trains: str
     network: str = ""
     checkpoint: bool = False
     blocks: str = "all"
@@ -128,11 +128,11 @@ def _peak(one: Pass, config: tuple) -> int:
     unet, weights = _unet(one, dict(config))
     rows, (width, height) = one.batch, one.sides
 
-    def empty(*shape: int, learns: bool = False) -> torch.Tensor:
-        return torch.empty(shape, device="meta", dtype=one.dtype, requires_grad=learns)
+    def empty(*shape: int, trains: bool = False) -> torch.Tensor:
+        return torch.empty(shape, device="meta", dtype=one.dtype, requires_grad=trains)
 
     told = dict(config)
-    text = empty(rows, one.tokens, told["cross_attention_dim"], learns=one.learns == "text")
+    text = empty(rows, one.tokens, told["cross_attention_dim"], trains=one.trains == "text")
     more = {}
     if family(one.family).READS_SIZES:
         pooled = told["projection_class_embeddings_input_dim"] - 6 * told["addition_time_embed_dim"]
@@ -146,7 +146,7 @@ def _peak(one: Pass, config: tuple) -> int:
 
 
 def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
-    """The U-Net on "meta" with what learns, and all weights; gradients of these are given up as they come."""
+    """The U-Net on "meta" with what trains, and all weights; gradients of these are given up as they come."""
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     )
@@ -158,14 +158,14 @@ def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
         set_attention(unet, one.attention)
     if one.checkpoint:
         checkpoint_unet(unet, one.blocks)
-    if one.learns == "network":
+    if one.trains == "network":
         settings = NetworkSettings.model_validate_json(one.network or "{}")
         targets = list(family(one.family).lora_targets(unet, conv=settings.hooks_residual))
         network = LoraNetwork.create(targets, settings, 0)
         network.attach()
         weights = [weight for layer in network.layers.values() for weight in (layer.down, layer.up)]
     else:
-        weights = list(unet.parameters()) if one.learns == "weights" else []
+        weights = list(unet.parameters()) if one.trains == "weights" else []
         for weight in weights:
             weight.requires_grad_()
     for weight in weights:

@@ -1,4 +1,4 @@
-"""What setup builds beside a network: parts of the model that learn themselves, their optimizer's way of stepping, the
+"""What setup builds beside a network: parts of the model that train themselves, their optimizer's way of stepping, the
 untrained model that a prior asks."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from core.families.locate import model_path
 from core.formats.tensor_writer import type_named
 from core.methods import Method
 from core.methods.embedding import EmbeddingMethod
-from core.methods.full import TEXT_PARTS, FullMethod, learning_parts
+from core.methods.full import TEXT_PARTS, FullMethod, trained_parts
 from core.methods.network import NetworkMethod
 from core.settings.optimizers import find
 from core.training import prior
@@ -45,9 +45,9 @@ def make_method(builder: Builder) -> Method:
     return NetworkMethod(builder.job, builder.seed, builder.files)
 
 
-def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
-    """Parts of the model: those that learn themselves in their own type, the others in the one that computes."""
-    compute, learning = builder.precision.compute, builder.precision.learning
+def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
+    """Parts of the model: those that train themselves in their own type, the others in the one that computes."""
+    compute, trainable = builder.precision.compute, builder.precision.trainable
     in_parts = builder.job.sharding.shares_weights and builder.job.sharding.zero3_init_flag
     beside = in_parts or builder.narrows_beside
 
@@ -60,15 +60,15 @@ def load_learning(builder: Builder, parts: tuple[str, ...]) -> Any:
             kohya_projection=builder.job.model.kohya_projection,
         )
 
-    if compute == learning:
+    if compute == trainable:
         return load(parts, compute)
     names = builder.family.LAYOUT.text_encoders
     # New words are read by encoders in their own type, fp32 unless told otherwise: their gradients are small.
     whole = builder.job.method.whole_model
-    found = learning_parts(builder.job, len(names)) if whole else set(names)
-    loaded = load(("unet",), learning if "unet" in found else compute)
+    found = trained_parts(builder.job, len(names)) if whole else set(names)
+    loaded = load(("unet",), trainable if "unet" in found else compute)
     if len(parts) > 1:
-        texts = load(parts[1:], learning if found & set(TEXT_PARTS) else compute)
+        texts = load(parts[1:], trainable if found & set(TEXT_PARTS) else compute)
         loaded.text_encoders, loaded.tokenizers = texts.text_encoders, texts.tokenizers
         for name, encoder in zip(names, loaded.text_encoders, strict=True):
             if name not in found:
@@ -83,7 +83,7 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
 
     job, method = builder.job, builder.method
     placed = builder.plan.placed
-    if isinstance(method, FullMethod) and method.learns_unet and prior.needs_untrained_model(job, placed):
+    if isinstance(method, FullMethod) and method.trains_unet and prior.needs_untrained_model(job, placed):
         builder.context.stage("loading the untrained model")
         compute, device = builder.precision.compute, builder.context.device
         method.frozen = builder.family.load(builder.model, parts=("unet",), dtype=compute, device=device).unet
@@ -96,7 +96,7 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
     if not captions:
         return None
     with torch.no_grad(), method.untrained():
-        return ModelPrior({caption: text.states([caption]) for caption in captions}, method.learns_text)
+        return ModelPrior({caption: text.states([caption]) for caption in captions}, method.trains_text)
 
 
 def make_stepper(
@@ -109,7 +109,7 @@ def make_stepper(
         from core.training.sharding import ShardedStepper
 
         if job.method.whole_model:
-            builder.precision = replace(precision, learning=precision.compute)
+            builder.precision = replace(precision, trainable=precision.compute)
         modules = [components.unet, *components.text_encoders]
         return ShardedStepper(
             job,
@@ -125,14 +125,14 @@ def make_stepper(
         )
     from core.optimization.scaling import make_scaler
 
-    learning = type_named(job.memory.full_precision)
+    trainable = type_named(job.memory.full_precision)
     return Stepper(
         builder.method,
         parameters,
         optimizer,
         guard,
         processes,
-        scaler=make_scaler(builder.context.device, learning) if precision.scaled else None,
+        scaler=make_scaler(builder.context.device, trainable) if precision.scaled else None,
         fused=step_within_backward(builder, optimizer, guard),
         max_grad_norm=job.optimizer.max_grad_norm,
         clipped=builder.method.clipped,

@@ -27,7 +27,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
     for each in {each.image.key: each for each in placed}.values():
         own = _wrong(each.caption.whole.splitlines())  # any line may be drawn
-        wrong = own or _wrong(_learnt(each))
+        wrong = own or _wrong(_trained(each))
         if wrong:
             found[wrong, bool(own)].append(each)
     problems = [
@@ -43,7 +43,7 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     return [*problems, Problem(f"In the class caption, {wrong}", "method.class_caption", FIX)] if wrong else problems
 
 
-def _learnt(placed: Placed) -> set[str]:
+def _trained(placed: Placed) -> set[str]:
     settings, words = placed.concept.captions, placed.image.words
     return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
 

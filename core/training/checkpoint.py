@@ -1,4 +1,4 @@
-"""States to continue from: everything that learning depends on, whole or absent."""
+"""States to continue from: everything that training depends on, whole or absent."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def made_with(run: Run) -> dict[str, str]:
         "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
         "device": run.context.device,
-        "processor": platform.processor() or platform.machine(),
+        "CPU": platform.processor() or platform.machine(),
         "precision": run.precision.name,
     }
 
@@ -103,7 +103,7 @@ def states_no_longer_kept(run: Run, there: list[Path]) -> list[Path]:
 
 def load_state(run: Run) -> bool:
     """Put the newest whole state in force; False when there is none. Damaged ones that are newer are put aside, and that is
-    said. ProblemsError where all are damaged: what was learnt is not to be begun anew without a word."""
+    said. ProblemsError where all are damaged: what was trained is not to be begun anew without a word."""
     there = states_in(run.context.folder.states)
     folder = next((path for path in there if is_whole(path)), None)
     if folder is None and there:

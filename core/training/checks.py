@@ -150,5 +150,5 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
         return []
     what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
-    fix = f"Use {max(made)}, or somewhat less to save memory: a model that learns small images draws coarse ones."
+    fix = f"Use {max(made)}, or somewhat less to save memory: a model that trains small images draws coarse ones."
     return [Problem(what, "dataset.resolution", fix, level="advice")]

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from core.settings.concepts import Concept
 
 
-def folders_of(placed: Iterable[Placed], *, regularisation: bool | None = None) -> dict[str, Any]:
-    """{folder: {"n_repeats", "img_count"}} of regularisation folders, of the others, or (None) of all."""
+def folders_of(placed: Iterable[Placed], *, regularization: bool | None = None) -> dict[str, Any]:
+    """{folder: {"n_repeats", "img_count"}} of regularization folders, of the others, or (None) of all."""
     found: dict[str, Any] = {}
     for each in _first_sizes(placed):
-        if regularisation is not None and (each.concept.role == "regularisation") is not regularisation:
+        if regularization is not None and (each.concept.role == "regularization") is not regularization:
             continue
         entry = found.setdefault(each.image.source, {"n_repeats": each.repeats, "img_count": 0})
         entry["img_count"] += 1
@@ -61,14 +61,14 @@ def _dataset(group: Sequence[Concept], placed: Sequence[Placed], shown: Sequence
     numbers = {concept.number for concept in group}
     own = [each for each in placed if each.concept.number in numbers]
     views = [each for each in shown if each.concept.number in numbers]
-    regularisation = sum(each.concept.role == "regularisation" for each in views)
+    regularization = sum(each.concept.role == "regularization" for each in views)
     images = group[0].images
     size = images.resolution
     return {
         "is_dreambooth": all(concept.source.metadata_file is None for concept in group),
         "batch_size_per_device": images.train_batch_size,
-        "num_train_images": len(views) - regularisation,
-        "num_reg_images": regularisation,
+        "num_train_images": len(views) - regularization,
+        "num_reg_images": regularization,
         "resolution": list(size) if isinstance(size, tuple) else [size, size],
         "enable_bucket": images.enable_bucket,
         "min_bucket_reso": images.min_bucket_reso,
@@ -102,7 +102,7 @@ def _subset(concept: Concept, placed: Sequence[Placed]) -> dict[str, Any]:
         "token_warmup_step": captions.token_warmup_step,
         "image_dir": own[0].image.source if own else "",
         "class_tokens": own[0].image.words if own else None,
-        "is_reg": concept.role == "regularisation",
+        "is_reg": concept.role == "regularization",
     }
 
 

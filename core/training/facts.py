@@ -40,7 +40,7 @@ def file_metadata(run: Run) -> dict[str, str]:
     vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"]) if vae else (None, None)
     placed = run.plan.placed
     shown = [each for each, _ in run.plan.epochs.views_of(0)]
-    regularisation = sum(each.concept.role == "regularisation" for each in shown)
+    regularization = sum(each.concept.role == "regularization" for each in shown)
     facts = RunFacts(
         session_id=address(0, "session", run.context.folder.name) % 2**32,
         started_at=_started(run),
@@ -48,8 +48,8 @@ def file_metadata(run: Run) -> dict[str, str]:
         prediction=run.prediction,
         mixed_precision=run.precision.name,
         seed=run.seed,
-        num_train_images=len(shown) - regularisation,
-        num_reg_images=regularisation,
+        num_train_images=len(shown) - regularization,
+        num_reg_images=regularization,
         num_batches_per_epoch=run.plan.epochs.batches_in(0),
         num_epochs=run.plan.epoch_of(run.total - 1) + 1,
         epoch=run.plan.epoch_of(max(run.state.step - 1, 0)) + 1,
@@ -62,8 +62,8 @@ def file_metadata(run: Run) -> dict[str, str]:
         vae_name=vae.name if vae else None,
         vae_hash=vae_hash,
         vae_sha256=vae_sha256,
-        dataset_dirs=folders_of(placed, regularisation=False),
-        reg_dataset_dirs=folders_of(placed, regularisation=True),
+        dataset_dirs=folders_of(placed, regularization=False),
+        reg_dataset_dirs=folders_of(placed, regularization=True),
         tag_frequency=tags_of(placed),
         bucket_info=buckets_of(shown),
         datasets=datasets_of(placed, shown),

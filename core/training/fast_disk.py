@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left
-FIX = "free some space, choose a folder on another disk, or put it into main memory (cpu)"
+FIX = "free some space, choose a folder on another disk, or put it into RAM (cpu)"
 
 
 def disk_folders(job: TrainJob) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _largest_batch(images: Sequence[Placed]) -> int:
 
 
 def decode_threads(device: str) -> int:
-    """A graphics card waits for decoding unless many threads do it; beside a VAE on the CPU two fill the gaps."""
+    """A GPU waits for decoding unless many threads do it; beside a VAE on the CPU two fill the gaps."""
     return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
 
 

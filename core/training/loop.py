@@ -37,7 +37,7 @@ def train(run: Run) -> str:
             run
         )  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
         run.state.step += 1
-        # Inside the clock: here a graphics card is waited for, which only queued the steps.
+        # Inside the clock: here a GPU is waited for, which only queued the steps.
         read = run.losses.read_if_due() if first else None
         run.clock.add(time.monotonic() - started)
         report(run, read)
@@ -111,7 +111,7 @@ def _save_or_sample(run: Run, name: str) -> None:
 
 
 def _pause(run: Run, names: deque[str]) -> None:
-    """Hold here until "resume" or "stop"; what was learnt is on disk, so even a kill in the pause loses nothing.
+    """Hold here until "resume" or "stop"; what was trained is on disk, so even a kill in the pause loses nothing.
 
     names  commands that arrived in the same step: a "resume" may be among them
     """

@@ -25,7 +25,7 @@ class StepRecord:
     """What a step leaves until it is read back. loss, norm: 0-d on the device; images, timesteps: to name a culprit.
 
     seen         its images, of all processes       by_image  their losses, [B] on the device
-    weight_norm  of all that learns, 0-d; only now and then
+    weight_norm  of all that trains, 0-d; only now and then
     numbers      of the method's own, by the name they are logged under, 0-d each
     """
 
@@ -141,7 +141,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
 
 
 def not_finite_itself(components: Any) -> ProblemsError | None:
-    """Where the base model's own weights are not finite no step can be, whatever it learns from: that is told instead."""
+    """Where the base model's own weights are not finite no step can be, whatever it trains from: that is told instead."""
     parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()

@@ -52,7 +52,7 @@ def changed(job: TrainJob, change: Change) -> TrainJob:
 
 
 def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
-    """The cheapest switches that save something worth it, first those that cost least in time and in what is learnt.
+    """The cheapest switches that save something worth it, first those that cost least in time and in what is trained.
 
     count  at most so many; None: all
     """
@@ -101,11 +101,11 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield words, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
     if cuda and job.sharding.active:
         if job.sharding.offload_optimizer_device is None:
-            yield "the optimizer's memory in main memory", {"sharding.offload_optimizer_device": "cpu"}
+            yield "the optimizer's memory in RAM", {"sharding.offload_optimizer_device": "cpu"}
         if memory.num_processes > 1 and job.sharding.zero_stage < 3:
             yield "ZeRO stage 3", {"sharding.zero_stage": 3}
     if whole and memory.full_precision == "fp32":
-        yield "learning in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
+        yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
     if trains_text(job) and job.method.kind != "embedding":
         path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
         yield "leaving the text encoder as it is", {path: value}

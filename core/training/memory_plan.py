@@ -64,10 +64,10 @@ class MemoryFacts:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on the training device while a step runs: on one graphics card, or on a processor of all processes together.
+    """Bytes on the training device while a step runs: on one GPU, or on a CPU of all processes together.
 
     weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
-    optimizer    what it remembers      gradients  of all that learns
+    optimizer    what it remembers      gradients  of all that trains
     activations  of the largest pass, or what gathering takes where that is more
     cache        latents kept there     spare      torch itself and what lies between tensors
     memory, disk    of all processes of this machine, beside the card: what DeepSpeed puts there
@@ -142,21 +142,21 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 
 
 def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
-    """Where DeepSpeed puts what learns. It is to be on."""
+    """Where DeepSpeed puts what trains. It is to be on."""
     precision = _precision(job, facts)
-    return _shared(job, facts, precision, _learning_numbers(job, facts))
+    return _shared(job, facts, precision, _trained_numbers(job, facts))
 
 
 def memory_plan(job: TrainJob, facts: MemoryFacts) -> MemoryPlan:
     """What this job takes on this device. Counting a pass takes seconds at first (SDXL), nothing when asked again."""
-    precision, learning = _precision(job, facts), _learning_numbers(job, facts)
+    precision, trainable = _precision(job, facts), _trained_numbers(job, facts)
     count, cuda = job.memory.num_processes, facts.device.startswith("cuda")
-    share = (_shared if job.sharding.active else _plain)(job, facts, precision, learning)
+    share = (_shared if job.sharding.active else _plain)(job, facts, precision, trainable)
     one_pass = max(_activations(job, facts, precision), _encoding(job, facts)) + share.gathered
     if count > 1 and not job.sharding.active:
         one_pass = max(one_pass, share.gradients)  # they travel as one piece
     passes = max(one_pass, share.whole)
-    weights = share.weights + _beside(job, facts, precision, learning)
+    weights = share.weights + _beside(job, facts, precision, trainable)
     spare = OF_ITS_OWN["cuda" if cuda else "cpu"]
     spare += int(CUT_OFF * (weights + passes + share.optimizer + share.gradients))
     plan = MemoryPlan(weights, share.optimizer, share.gradients, passes, _cache(job, facts), spare)
@@ -168,36 +168,36 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
 
     found = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
     # With DeepSpeed a whole model lies in the type it computes in.
-    return replace(found, learning=found.compute) if job.sharding.active and job.method.whole_model else found
+    return replace(found, trainable=found.compute) if job.sharding.active and job.method.whole_model else found
 
 
 def _on_one_machine(plan: MemoryPlan, share: Places, job: TrainJob) -> MemoryPlan:
-    """On a processor: all its processes, and what DeepSpeed puts into main memory, in the same memory."""
+    """On a CPU: all its processes, and what DeepSpeed puts into RAM, in the same memory."""
     every = {name: size * processes_here(job) for name, size in plan.parts().items()}
     return MemoryPlan(**every | {"optimizer": every["optimizer"] + share.memory}, disk=share.disk)
 
 
-def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> Places:
+def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> Places:
     """Each process holds everything."""
-    own, learnt = type_named(job.memory.full_precision).itemsize, sum(learning.values())
-    gradients = (learnt + _clipped_words(job, facts)) * own
-    weights, cast, step = _weights(job, facts, precision, learning, own), 0, _until_narrow(job, facts, precision)
+    own, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
+    gradients = (trained + _clipped_words(job, facts)) * own
+    weights, cast, step = _weights(job, facts, precision, trainable, own), 0, _until_narrow(job, facts, precision)
     if job.method.whole_model:
-        cast, step = _cast(facts, precision, learning), _step(learnt, own)
+        cast, step = _cast(facts, precision, trainable), _step(trained, own)
     if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
-        largest = max(facts.parts[name].largest for name in learning)
-        at_once = largest if job.memory.fused_backward_pass else learnt // (job.memory.fused_optimizer_groups or 1)
+        largest = max(facts.parts[name].largest for name in trainable)
+        at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
         gradients = at_once * own + _step(at_once, own) + largest * STEP_BYTES
         weights += cast
     elif job.schedule.gradient_accumulation_steps == 1:
         gradients = max(gradients, cast)  # what was cast is given up while gradients come
     else:
         weights += cast
-    return Places(weights, gradients, int(FP32 * learnt * state_numbers(job)), whole=step)
+    return Places(weights, gradients, int(FP32 * trained * state_numbers(job)), whole=step)
 
 
 def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
-    """What the U-Net takes more until it is in fp8, where it is not loaded in main memory first."""
+    """What the U-Net takes more until it is in fp8, where it is not loaded in RAM first."""
     beside = facts.device.startswith("cuda") and not job.memory.lowram
     if beside or job.method.whole_model or not is_narrow(job, "unet"):
         return 0
@@ -211,11 +211,11 @@ def _step(numbers: int, own: int) -> int:
     return min(numbers, LARGEST) * 2 * FP32 if own < FP32 else 0
 
 
-def _cast(facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
-    """What autocast makes of the parts of a model that learn, and keeps until the pass is over."""
-    if precision.compute == precision.learning:
+def _cast(facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
+    """What autocast makes of the parts of a model that train, and keeps until the pass is over."""
+    if precision.compute == precision.trainable:
         return 0
-    return sum(facts.parts[name].numbers for name in learning if name in facts.parts) * _bytes(precision.compute)
+    return sum(facts.parts[name].numbers for name in trainable if name in facts.parts) * _bytes(precision.compute)
 
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
@@ -226,11 +226,11 @@ def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
 
 
-def _shared(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> Places:
+def _shared(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> Places:
     """DeepSpeed's way. A network is fp32."""
     item = _bytes(precision.compute) if job.method.whole_model else 4
-    model = _weights(job, facts, precision, learning, item)
-    given = ToShare(sum(learning.values()), item, model, state_numbers(job))
+    model = _weights(job, facts, precision, trainable, item)
+    given = ToShare(sum(trainable.values()), item, model, state_numbers(job))
     return places(job.sharding, given, job.memory.num_processes, processes_here(job))
 
 
@@ -238,8 +238,8 @@ def _bytes(dtype: Any) -> int:
     return int(dtype.itemsize)
 
 
-def _learning_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
-    """{part: numbers that learn}."""
+def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
+    """{part: numbers that train}."""
     texts = [name for name in TEXT_PARTS if name in facts.parts] if trains_text(job) else []
     if job.method.kind == "embedding":
         rows = max(1, len(job.embedding.words)) * 8
@@ -281,27 +281,27 @@ def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, 
     return found
 
 
-def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int], own: int) -> int:
-    """Of the model and the network. own: bytes of a number that learns."""
+def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
+    """Of the model and the network. own: bytes of a number that trains."""
     whole, compute = job.method.whole_model, _bytes(precision.compute)
     names = ["unet", *(name for name in TEXT_PARTS if trains_text(job) and name in facts.parts)]
-    total = 0 if whole else sum(learning.values()) * own
+    total = 0 if whole else sum(trainable.values()) * own
     for name in names:
-        part, learns = facts.parts[name], whole and name in learning
-        reads_what_learns = job.method.kind == "embedding" and name != "unet"
-        item = own if learns or reads_what_learns else compute
-        narrow = not learns and is_narrow(job, name)
+        part, trains = facts.parts[name], whole and name in trainable
+        reads_what_trains = job.method.kind == "embedding" and name != "unet"
+        item = own if trains or reads_what_trains else compute
+        narrow = not trains and is_narrow(job, name)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
-        if name == "unet" and not learns and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
+        if name == "unet" and not trains and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * item  # core/networks/frozen.py
     return total
 
 
-def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, learning: Mapping[str, int]) -> int:
+def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
     """Weights beside the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
     whole, total = job.method.whole_model, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
-        total += sum(learning.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
+        total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
         total += facts.parts["unet"].numbers * _bytes(precision.compute)
     if encodes_each_time(job):
@@ -332,19 +332,19 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     from core.training.activations import Pass, peak_bytes
 
     if job.method.whole_model:
-        learns = "weights" if trains_unet(job) else "text"
+        trains = "weights" if trains_unet(job) else "text"
     else:
-        learns = "network" if job.method.kind == "lora" and job.network.train_unet else "text"
-    if learns == "network":
+        trains = "network" if job.method.kind == "lora" and job.network.train_unet else "text"
+    if trains == "network":
         network = job.network.model_copy(update={"train_text_encoder": False})
-    settings = network.model_dump_json() if learns == "network" else ""
+    settings = network.model_dump_json() if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
     one = Pass(
         facts.family,
         facts.sides,
         1,
         torch.bfloat16,
-        learns,
+        trains,
         settings,
         job.memory.gradient_checkpointing,
         job.memory.checkpoint_blocks,
@@ -384,7 +384,7 @@ def _cache(job: TrainJob, facts: MemoryFacts) -> int:
 
 
 def state_numbers(job: TrainJob) -> float:
-    """fp32 numbers that the optimizer keeps for each number that learns: AdamW 2, in 8 bits 0.5, AdaFactor nearly none."""
+    """fp32 numbers that the optimizer keeps for each number that trains: AdamW 2, in 8 bits 0.5, AdaFactor nearly none."""
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return 2.0

@@ -27,10 +27,10 @@ FP32 = 4
 
 @dataclass(frozen=True)
 class ToShare:
-    """What there is to share. item: bytes of a number that learns, as it computes; model: bytes of all parts of the model
+    """What there is to share. item: bytes of a number that trains, as it computes; model: bytes of all parts of the model
     that take part; states: fp32 numbers that the optimizer keeps for each."""
 
-    learnt: int
+    trained: int
     item: int
     model: int
     states: float
@@ -57,13 +57,13 @@ class Places:
 
 def places(settings: ShardingSettings, given: ToShare, processes: int, here: int) -> Places:
     """With DeepSpeed on. here: how many of the processes this machine has."""
-    learnt, stage, mine = given.learnt, settings.zero_stage, given.learnt / processes
-    bucket = min(LARGEST_BUCKET, learnt) * given.item
+    trained, stage, mine = given.trained, settings.zero_stage, given.trained / processes
+    bucket = min(LARGEST_BUCKET, trained) * given.item
     # Stage 3 moves weights that are fp32 already where they lie.
     in_place = stage == 3 and given.item == FP32 and settings.offload_optimizer_device is None
     master = 2 if settings.fp16_master_weights_and_gradients else FP32
     moved = (0 if in_place else master) + FP32 * given.states
-    kept = given.item * (learnt if stage == 1 else mine)  # gradients, added up until the step
+    kept = given.item * (trained if stage == 1 else mine)  # gradients, added up until the step
     optimizer, gradients = moved * mine, kept + FP32 * mine + bucket
     memory = disk = 0.0
     if settings.offload_optimizer_device is not None:

@@ -77,7 +77,7 @@ def _writable(folder: Path, setting: str) -> None:
             return
     except OSError as error:
         what = f"Nothing can be written into {folder}: {error.strerror or error}"
-        raise ProblemsError.one(what, setting, "choose another folder, or mend its rights") from None
+        raise ProblemsError.one(what, setting, "choose another folder, or fix its rights") from None
 
 
 def _advice(found: list[Problem]) -> None:

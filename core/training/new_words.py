@@ -1,4 +1,4 @@
-"""Whether the captions hold the words that textual inversion is to learn: one that none holds would learn nothing."""
+"""Whether the captions hold the words that textual inversion is to train: one that none holds would train nothing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def new_word_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
         return []
     texts = {text for each in placed for text in _texts(each)}
     return [
-        Problem(f"No caption holds the new word '{word}', so nothing would be learnt of it", *_where_and_fix(job, word))
+        Problem(
+            f"No caption holds the new word '{word}', so nothing would be trained of it", *_where_and_fix(job, word)
+        )
         for word in job.embedding.words
         if not any(word_pattern([word]).search(text) for text in texts)
     ]
 
 
 def _texts(placed: Placed) -> list[str]:
-    """An image's caption as it is learnt; and before choices are drawn, since a word may be one of several."""
+    """An image's caption as it is trained; and before choices are drawn, since a word may be one of several."""
     settings = placed.concept.captions
     said = plain_caption(placed.caption.text, settings, placed.image.words)
     return [said] if settings.caption_template != "none" else [said, placed.caption.whole]

@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Setup:
-    """What one step would change. no_model: why photographs cannot be learned all the same, or ""."""
+    """What one step would change. no_model: why photographs cannot be trained all the same, or ""."""
 
     changes: tuple[Change, ...]
     no_model: str = ""
@@ -72,7 +72,7 @@ def demo() -> TrainJob:
 
 
 def other_images(job: TrainJob) -> bool:
-    """Whether images other than the demo's are to be learned."""
+    """Whether images other than the demo's are to be trained."""
     folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
     shipped = (STARTER / "images").resolve()
     return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
@@ -103,7 +103,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
-        what = "The base model is the starter, a demo for simple icons at 128 px: it cannot learn photographs"
+        what = "The base model is the starter, a demo for simple icons at 128 px: it cannot train photographs"
         yield Problem(what, MODEL, "choose or download a real base model, such as SD 1.5 or SDXL", "advice")
     words = _demo_words(job)
     if words:
@@ -133,7 +133,7 @@ def setup_for(job: TrainJob, report: Report, workspace: Workspace, memory: int =
     found = best_model(workspace, memory) if starter else None
     no_model = ""
     if starter and found is None:
-        no_model = "The starter is a demo: it makes simple icons at 128 px and cannot learn photographs. "
+        no_model = "The starter is a demo: it makes simple icons at 128 px and cannot train photographs. "
         no_model += "Download a base model such as SD 1.5 or SDXL, then set up again."
     changes = _changes(job, report, workspace, found, real=bool(found) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)

@@ -63,7 +63,7 @@ class Plan:
         return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
 
     def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
-        """{image's address: what its first showing in each of the first epochs is learnt with}. An image whose turn
+        """{image's address: what its first showing in each of the first epochs is trained with}. An image whose turn
         comes later has fewer, or none."""
         found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
         for epoch in range(epochs):

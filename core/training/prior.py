@@ -1,4 +1,4 @@
-"""Keeping a class without images of it: the learning model is held to what the model itself made of the class caption.
+"""Keeping a class without images of it: the training model is held to what the model itself made of the class caption.
 
 For each image that trains, the same noisy latents are shown once more with the class caption. The target is what the
 untrained model predicts there, so nothing else than the class's own look is asked for (the prior of DreamBooth, Ruiz et
@@ -42,7 +42,7 @@ def class_caption(job: TrainJob, placed: Placed) -> str:
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """Folders whose class nobody has named, and images that would all stay as they are."""
-    found = _nothing_learnt(job, placed)
+    found = _nothing_trained(job, placed)
     if not wanted(job):
         return found
     unnamed = {
@@ -60,14 +60,14 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     ]
 
 
-def _nothing_learnt(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """With textual inversion, which never changes what the base model draws, one such folder; else when all are such."""
     kept = {each.concept.source.folder: bool(each.concept.source.custom_attributes.get(PRESERVE)) for each in placed}
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and job.method.kind != "embedding"):
         return []
-    what = "These images are to stay as the base model draws them, so nothing would be learnt of them"
-    fix = f"take {PRESERVE} out of the folder's custom attributes, or add a folder that is to be learnt"
+    what = "These images are to stay as the base model draws them, so nothing would be trained of them"
+    fix = f"take {PRESERVE} out of the folder's custom attributes, or add a folder that is to be trained"
     if job.method.kind == "embedding":
         fix = f"take {PRESERVE} out of the folder's custom attributes: a new word leaves the model as it is"
     return [Problem(what, f"folder {folder}", fix) for folder in folders]
@@ -83,11 +83,11 @@ class ModelPrior:
     """The prior term of a run.
 
     untrained   {class caption: its states, of one text, by the text encoders as they began, on the device}
-    learns      whether text encoders learn, so that the learning model reads other states than the untrained one
+    trains      whether text encoders train, so that the training model reads other states than the untrained one
     """
 
-    def __init__(self, untrained: dict[str, TextStates], learns: bool):
-        self._untrained, self._learns = untrained, learns
+    def __init__(self, untrained: dict[str, TextStates], trains: bool):
+        self._untrained, self._trains = untrained, trains
 
     def losses(self, run: Run, batch: Batch, loss: Callable[..., Tensor], sizes: Tensor | None) -> Tensor:
         """What the prior adds to each image's loss, [B]; nothing for regularization images, which keep the class themselves.
@@ -101,7 +101,7 @@ class ModelPrior:
         if not all(asked):  # regularization images of folders without a word: what they show counts 0 here
             asked = [caption or next(iter(self._untrained)) for caption in asked]
         before = join_texts([self._untrained[caption] for caption in asked])
-        now = run.text.states(asked) if self._learns else before
+        now = run.text.states(asked) if self._trains else before
 
         def untrained(noisy: Tensor, at: Tensor) -> Tensor:
             with run.method.untrained():

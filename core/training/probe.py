@@ -32,7 +32,7 @@ Group = list[Batch]  # the micro-batches of an update
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take. peak_bytes: of the graphics card, or resident memory; device_bytes: what there is in all.
+    """What a run will take. peak_bytes: of the GPU, or resident memory; device_bytes: what there is in all.
 
     seconds_per_step   by batch: {"512x512, 4 images": 0.41}, the largest first
     total_seconds      of all steps, without saving and samples
@@ -111,7 +111,7 @@ def largest(group: Group) -> int:
 
 
 class PeakMemory:
-    """Highest memory of the device while the block runs: of torch's allocator on a graphics card, else resident."""
+    """Highest memory of the device while the block runs: of torch's allocator on a GPU, else resident."""
 
     def __init__(self, device: str, seconds: float = WATCH_SECONDS):
         self._device, self._seconds, self.bytes = device, seconds, 0

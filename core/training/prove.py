@@ -25,12 +25,12 @@ from core.training.checkpoint import STATE_FILE
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-NOT_LEARNT = ("seconds", "made_with")  # of a state: they differ from one try to the next
+NOT_TRAINED = ("seconds", "made_with")  # of a state: they differ from one try to the next
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Two ways of training the same steps. whole, resumed: SHA-256 over everything that learning depends on.
+    """Two ways of training the same steps. whole, resumed: SHA-256 over everything that training depends on.
 
     losses_equal   every step's loss was the same      different  names of what was not
     losses_apart   the largest difference of a step's losses, as a share of the loss
@@ -136,17 +136,17 @@ def _live(
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
-    """Name -> SHA-256 of everything in the newest state that learning depends on."""
+    """Name -> SHA-256 of everything in the newest state that training depends on."""
     import torch
 
     state = newest_state(folder.states)
     if state is None:
         raise ProblemsError.one("A training of the proof left no state", "proof", "look for free space on the disk")
     found: dict[str, str] = {}
-    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what learns lies beside, in parts
+    for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what trains lies beside, in parts
         content = torch.load(path, map_location="cpu", weights_only=True)
         place = "" if path.name == STATE_FILE else path.stem
-        found |= _hashes({name: value for name, value in content.items() if name not in NOT_LEARNT}, place)
+        found |= _hashes({name: value for name, value in content.items() if name not in NOT_TRAINED}, place)
     return found
 
 

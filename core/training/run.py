@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job", bound=TrainJob)
 
-MEMORY_SECONDS = 0.25  # between looks at the resident memory; a graphics card keeps its own highest
+MEMORY_SECONDS = 0.25  # between looks at the resident memory; a GPU keeps its own highest
 
 
 @dataclass

@@ -55,8 +55,8 @@ def both_texts(prompt: SamplePrompt) -> list[str]:
     return [prompt.prompt, prompt.negative or ""]
 
 
-class LearningPromptTexts:
-    """The text states of samples where text encoders or words learn: encoded each time."""
+class TrainedPromptTexts:
+    """The text states of samples where text encoders or words train: encoded each time."""
 
     def __init__(self, encode: EncodeText):
         self._encode = encode
@@ -69,7 +69,7 @@ class LearningPromptTexts:
 
 
 class FrozenPromptTexts:
-    """Those of encoders that do not learn: encoded once. text_of: tokens read -> what encodes texts of so many."""
+    """Those of encoders that do not train: encoded once. text_of: tokens read -> what encodes texts of so many."""
 
     def __init__(self, prompts: Sequence[SamplePrompt], settings: SampleSettings, text_of: Callable[[int], FrozenText]):
         self._lengths = {prompt: tokens_of_prompts(settings, both_texts(prompt), count_tokens) for prompt in prompts}
@@ -85,7 +85,7 @@ class FrozenPromptTexts:
         return prompt_and_opposite(self._texts[self._lengths[prompt]].states(both_texts(prompt)))
 
 
-PromptTexts = LearningPromptTexts | FrozenPromptTexts
+PromptTexts = TrainedPromptTexts | FrozenPromptTexts
 
 
 def draw_samples(run: Run) -> None:
@@ -98,7 +98,7 @@ def draw_samples(run: Run) -> None:
 
     context = run.context
     run.method.set_strength(1.0)
-    plain = run.precision.compute != run.precision.learning  # autocast computes in another type than the weights'
+    plain = run.precision.compute != run.precision.trainable  # autocast computes in another type than the weights'
     packed = nullcontext() if plain or run.compiled is not None else packed_copies(run.components.unet)
     with torch.no_grad(), without_chance(run), packed:
         run.prompt_texts.need()

@@ -34,7 +34,7 @@ from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
-from core.training.building import compile_blocks, load_learning, make_method, make_stepper, prepare_prior
+from core.training.building import compile_blocks, load_trained, make_method, make_stepper, prepare_prior
 from core.training.checks import problems_with_model, problems_without_model
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import DAMAGED_FIX, LossBuffer
@@ -46,13 +46,13 @@ from core.training.resume import first_step
 from core.training.run import Run, with_seed
 from core.training.samples import (
     FrozenPromptTexts,
-    LearningPromptTexts,
     PromptTexts,
+    TrainedPromptTexts,
     prompts_of,
     tokens_of_prompts,
 )
 from core.training.saving import save_steps
-from core.training.sources import FrozenText, Latents, LearningText, Text
+from core.training.sources import FrozenText, Latents, Text, TrainedText
 from core.training.tasks import Tasks
 from core.training.trackers import Trackers, make_tracker
 from core.training.validation import Length, Validation, caption_of, pairs_within, timesteps_of
@@ -143,7 +143,7 @@ class Builder:
             if known:
                 return known
             pays = type_speed.bf16_pays
-            if states_in(folder.states):  # of a version that asked the processor what it has, and measured nothing
+            if states_in(folder.states):  # of a version that asked the CPU what it has, and measured nothing
                 pays = partial(machine.bf16_is_fast, device)
             memory, method = self.job.memory, self.job.method
             decided = choose_precision(memory, device, size, method=method, bf16_pays=pays).name
@@ -166,7 +166,7 @@ class Builder:
         return self._vae_model
 
     def put_vae_away(self) -> None:
-        """The device is for what learns; samples need the VAE again."""
+        """The device is for what trains; samples need the VAE again."""
         if self._vae_model is not None:
             self._vae_model = self._vae_model.to("cpu") if self.prompts else None
 
@@ -218,10 +218,10 @@ class Builder:
             merge_files(self._text_model, self.files.merged)
             self.save_memory(self._text_model)
         # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
-        learns = self.method.learns_text
-        with self.precision.autocast(self.context.device) if learns else nullcontext():
+        trains = self.method.trains_text
+        with self.precision.autocast(self.context.device) if trains else nullcontext():
             states = self.method.encode(captions, read)
-        if not learns and not states.context.isfinite().all():
+        if not trains and not states.context.isfinite().all():
             what = "The text encoder of the base model makes numbers that are not finite of captions"
             raise ProblemsError.one(what, str(self.model), DAMAGED_FIX)
         return states
@@ -298,10 +298,10 @@ class Builder:
     # -- model and network
 
     def load_model(self, text: Text | None) -> Any:
-        """The U-Net, and the text encoders when they learn."""
+        """The U-Net, and the text encoders when they train."""
         self.context.stage("loading the model")
         parts = ("unet",) if text is not None else ("unet", "text_encoders", "tokenizers")
-        loaded = load_learning(self, parts)
+        loaded = load_trained(self, parts)
         loaded.vae = self._vae_model
         merge_files(loaded, self.files.merged)
         if text is None:
@@ -314,7 +314,7 @@ class Builder:
 
     @property
     def narrows_beside(self) -> bool:
-        """Whether what learns beside a U-Net in fp8 is loaded in main memory first: on a card it would need the room of 16
+        """Whether what trains beside a U-Net in fp8 is loaded in RAM first: on a card it would need the room of 16
         bits for a moment."""
         memory = self.job.memory
         narrow = memory.narrow_unet and not self.job.method.whole_model
@@ -352,15 +352,15 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
         _write_fingerprint(builder)
     with processes.first_does():  # and find on disk what it encoded
         latents = build_latents(builder)
-    learns_text = builder.method.learns_text
+    trains_text = builder.method.trains_text
     with processes.first_does():
-        text: Text | None = None if learns_text else builder.frozen_text()
+        text: Text | None = None if trains_text else builder.frozen_text()
     components = builder.load_model(text)
     if text is None:
-        builder.prompt_texts = LearningPromptTexts(builder.encode_prompts)
+        builder.prompt_texts = TrainedPromptTexts(builder.encode_prompts)
     with ExitStack() as undo:
         undo.callback(latents.close)
-        run = _assemble(builder, components, text or LearningText(builder.encode), latents, undo)
+        run = _assemble(builder, components, text or TrainedText(builder.encode), latents, undo)
         undo.pop_all()
     return run
 
@@ -454,7 +454,7 @@ def _decided_before(file: Path, device: str) -> str | None:
 
 
 def _write_fingerprint(builder: Builder) -> None:
-    """dataset.json: what the run learns from, and what its validation measures. A run that continues says when they are
+    """dataset.json: what the run trains from, and what its validation measures. A run that continues says when they are
     not the same any more."""
     path = builder.context.folder.dataset_file
     memo, token = builder.context.workspace.private / "index.sqlite", builder.context.token
@@ -502,7 +502,7 @@ def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     prepare_latents(builder)
     if job.prepare.write_npz:
         write_npz_caches(builder)
-    if not builder.method.learns_text and (problem := builder.frozen_text().unwritten):
+    if not builder.method.trains_text and (problem := builder.frozen_text().unwritten):
         raise ProblemsError([problem])
     context.say(f"The caches are ready: {builder.report.sentence}")
     return "done"

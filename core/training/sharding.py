@@ -1,4 +1,4 @@
-"""Training with DeepSpeed: what learns is cut into parts, one for each process (ZeRO stages 1 to 3).
+"""Training with DeepSpeed: what trains is cut into parts, one for each process (ZeRO stages 1 to 3).
 
 DeepSpeed sees one module whose forward pass is whatever it is given; it moves the weights, by an optimizer of ours that it
 hands its part. The first process alone saves and draws, as ever; where that needs the parts of the others, it tells them,
@@ -42,7 +42,7 @@ T = TypeVar("T")
 FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
 
 
-class Learning(nn.Module):
+class Trained(nn.Module):
     """What DeepSpeed sees."""
 
     def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
@@ -112,7 +112,7 @@ class ShardedStepper(Stepper):
             _cast(modules, compute)
         self._narrow = bool(exact)
         config = config_of(job, processes.count, parameters, compute)
-        seen = Learning([] if shares else parameters, modules if shares else [])
+        seen = Trained([] if shares else parameters, modules if shares else [])
         self._engine = make_engine(config, seen, optimizer, context.device, early=self._settings.zero3_init_flag)
         with ExitStack() as stack:
             stack.enter_context(joined(context.device))  # stage 3 asks in each pass
@@ -121,7 +121,7 @@ class ShardedStepper(Stepper):
             optimizer.step = self._guarded(optimizer.step)  # type: ignore[method-assign]
             self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
             self._begin_exactly(exact)
-            for module in () if shares else modules:  # what does not learn
+            for module in () if shares else modules:  # what does not train
                 module.to(context.device)
             if isinstance(method, FullMethod):
                 method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
@@ -292,7 +292,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
-        """Masters in place of 16-bit weights, in main memory."""
+        """Masters in place of 16-bit weights, in RAM."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         kept = []
@@ -370,12 +370,12 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
             what = (
                 f"DeepSpeed's own Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
             )
-            fix = "install a C++ compiler and Python's headers, or put the optimizer's memory into main memory (cpu)"
+            fix = "install a C++ compiler and Python's headers, or put the optimizer's memory into RAM (cpu)"
             raise ProblemsError.one(what, "sharding.offload_optimizer_device", fix) from error
     return own
 
 
-def make_engine(config: dict[str, Any], seen: Learning, optimizer: Optimizer, device: str, *, early: bool) -> Any:
+def make_engine(config: dict[str, Any], seen: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
     """Hand the weights to DeepSpeed. early: in parts before any is on the card."""
     with joined(device):
         import deepspeed

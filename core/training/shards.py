@@ -1,4 +1,4 @@
-"""DeepSpeed's parts of what learns, as one thing: the same few words for stages 1 and 2, for stage 3, and for parts on disk.
+"""DeepSpeed's parts of what trains, as one thing: the same few words for stages 1 and 2, for stage 3, and for parts on disk.
 
 A part is a flat tensor of fp32 master weights, with what the optimizer remembers of it.
 """
@@ -63,7 +63,7 @@ class Shards:
         self._zero.update_lp_params()
 
     def _placed(self, value: Any, master: Tensor) -> Any:
-        """What the optimizer remembers, on its part's device; counts of steps lie in main memory unless a step is one kernel."""
+        """What the optimizer remembers, on its part's device; counts of steps lie in RAM unless a step is one kernel."""
         import torch
 
         if not isinstance(value, torch.Tensor):

@@ -1,5 +1,5 @@
 """What feeds a step: latents from the cache or encoded anew; text states from the cache or, while the text encoder
-learns, from itself."""
+trains, from itself."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Latents:
 
     def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of images of one size, float32. Masks are None when no
-        image has one; else those that have none get ones. They stay on the processor: who moves them need not wait."""
+        image has one; else those that have none get ones. They stay on the CPU: who moves them need not wait."""
         import torch
 
         anew = self._encoded(epoch, items)
@@ -169,7 +169,7 @@ class Latents:
 
 
 class FrozenText:
-    """Text states of encoders that do not learn: encoded once per caption variant. They are loaded only when needed."""
+    """Text states of encoders that do not train: encoded once per caption variant. They are loaded only when needed."""
 
     def __init__(self, cache: TextCache, encode: EncodeText, release: Callable[[], None], device: str):
         self._cache, self._encode, self._release, self._device = cache, encode, release, device
@@ -189,8 +189,8 @@ class FrozenText:
         return self._cache.get(captions, self._encode).each(lambda tensor: queued(tensor, self._device))
 
 
-class LearningText:
-    """Text states of encoders that learn: computed at every step, with gradients."""
+class TrainedText:
+    """Text states of encoders that train: computed at every step, with gradients."""
 
     def __init__(self, encode: EncodeText):
         self._encode = encode
@@ -202,4 +202,4 @@ class LearningText:
         return self._encode(captions)
 
 
-Text = FrozenText | LearningText
+Text = FrozenText | TrainedText

@@ -55,7 +55,7 @@ def training_loss(
     alpha_bar             [1000], the schedule in force, on the device of the timesteps: `sd_alpha_bar()`, or with
                           `settings.zero_terminal_snr` `schedule_in_force(True)`; it is not stretched here
     prediction            "epsilon" or "v"
-    sample_weights        [B]: 1, or the weight of regularisation images
+    sample_weights        [B]: 1, or the weight of regularization images
     masks                 [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each
                           image; another size is averaged to the latents'
                           The mean is over the mask's area; settings.mask_mean "image" or compatibility "kohya" take it
@@ -70,7 +70,7 @@ def training_loss(
                           image's own, or the batch's with `settings.compatibility = "kohya"`
     snr_alpha_bar         [1000], the schedule whose SNR weighs the loss. None: `alpha_bar`, or with zero terminal SNR and
                           `compatibility = "kohya"` the schedule before it was stretched
-    base_predict          as `predict`, by the model without what learns; asked without gradients
+    base_predict          as `predict`, by the model without what trains; asked without gradients
     preserved             bool [B]: images whose target is what `base_predict` gives (differential output preservation)
 
     ValueError for tensors of other forms, which torch would stretch to fit without a word.

@@ -1,4 +1,4 @@
-"""How gradients are made and weights moved. `Stepper` is the plain way: each process holds everything that learns."""
+"""How gradients are made and weights moved. `Stepper` is the plain way: each process holds everything that trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_WAY = "train with or without DeepSpeed as the run that made it, or begin f
 class Stepper:
     """Everything here in whole, on every process; gradients are summed once an update.
 
-    clipped  weights whose gradients are clipped together, which may be others than those that learn; None: those
+    clipped  weights whose gradients are clipped together, which may be others than those that train; None: those
     adds_up  gradients of those others are never cleared: each step clips what the ones before left of them, and in fp16
              they stay scaled, as sd-scripts' optimizer, which does not hold them, neither clears nor unscales them
     pauses   count updates that fp16's overflow left out, for a curve that stands still meanwhile: the host waits for each
@@ -55,8 +55,8 @@ class Stepper:
         self._scaler, self._fused, self._longest = scaler, fused, max_grad_norm
         self._pauses, self._adds_up = pauses, adds_up
         self._clipped = parameters if clipped is None else clipped
-        learning, together = set(parameters), set(self._clipped)
-        self._beside = [weight for weight in self._clipped if weight not in learning]
+        trainable, together = set(parameters), set(self._clipped)
+        self._beside = [weight for weight in self._clipped if weight not in trainable]
         self._unclipped = [weight for weight in parameters if weight not in together]
         for weight in self._beside:
             weight.requires_grad_(True)
@@ -113,7 +113,7 @@ class Stepper:
         return norm
 
     def weight_norm(self) -> Tensor:
-        """The L2 norm of all that learns, 0-d on the device."""
+        """The L2 norm of all that trains, 0-d on the device."""
         import torch
 
         with torch.no_grad():
@@ -145,7 +145,7 @@ class Stepper:
         try:
             self._method.load_state_dict(content["weights"])
         except (KeyError, RuntimeError, TypeError, AttributeError):  # a weight that it lacks, or of another shape
-            what = "The state's weights are not those that this run learns"
+            what = "The state's weights are not those that this run trains"
             fix = "use the method, the model and the settings of the run that made it"
             raise ProblemsError.one(what, str(folder), fix) from None
         try:
@@ -174,7 +174,7 @@ class Stepper:
             yield
 
     def go_on(self) -> None:
-        """The first process has done what is due besides learning."""
+        """The first process has done what is due besides training."""
 
     def follow(self) -> None:
         """The others wait here for it, and help where it needs their parts."""

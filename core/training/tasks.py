@@ -1,4 +1,4 @@
-"""What is due besides learning: files for people, states to continue from, sample images. Each knows when it is due."""
+"""What is due besides training: files for people, states to continue from, sample images. Each knows when it is due."""
 
 from __future__ import annotations
 

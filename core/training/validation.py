@@ -1,6 +1,6 @@
 """The loss on images that never train, always with the same noise at the same timesteps.
 
-As many training images are measured the same way, so that the gap between both says what is learnt by heart. Every
+As many training images are measured the same way, so that the gap between both says what is overfitted. Every
 draw has an address of its own and no module's chance is asked: a training with and without validation is the same to
 the bit.
 """
@@ -57,7 +57,7 @@ def timesteps_of(settings: NoiseSettings) -> list[int]:
 
 
 def as_it_is(placed: Placed) -> Placed:
-    """The image without mirroring, other crops or colours: a held-out one is measured the same way each time."""
+    """The image without mirroring, other crops or colors: a held-out one is measured the same way each time."""
     images = placed.concept.images.model_copy(update=NO_CHANCE)
     return replace(placed, concept=replace(placed.concept, images=images))
 

@@ -1,6 +1,6 @@
 """What the losses of a run say beside their mean: by timestep, by image, and set right for the timesteps drawn.
 
-A loss depends far more on its timestep than on how much was learnt. So each is divided by the mean that this run has
+A loss depends far more on its timestep than on how much was trained. So each is divided by the mean that this run has
 seen in its band of 50 timesteps: below 1 is better than the run has been there so far. From these quotients follow the
 corrected curve and the table of the images that train worst.
 """

@@ -106,7 +106,7 @@
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
   /** A list of problems: what, where, fix. */
-  /** The button that does what a list of problems asks for, where one setting mends them all. */
+  /** The button that does what a list of problems asks for, where one setting fixes them all. */
   atelier.remedy = (list) => {
     const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
     return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
@@ -324,7 +324,7 @@
     if (!document.body) return;
     document.body.classList.toggle("dark", wanted() === "dark");
     const button = atelier.byId("theme-toggle");
-    if (button) { atelier.text(button, wanted() === "dark" ? "Light" : "Dark"); button.title = `Change to ${wanted() === "dark" ? "light" : "dark"} colours`; }
+    if (button) { atelier.text(button, wanted() === "dark" ? "Light" : "Dark"); button.title = `Change to ${wanted() === "dark" ? "light" : "dark"} colors`; }
     document.dispatchEvent(new Event("atelier-theme"));
   };
   document.addEventListener("click", (event) => {

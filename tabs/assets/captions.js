@@ -183,7 +183,7 @@
     preload();
     shelfSoon({act: "follow"});
   };
-  /** Ask for the list and the neighbours, one question at a time. */
+  /** Ask for the list and the neighbors, one question at a time. */
   let wanted = null, shelving = false;
   const shelfSoon = (asked = {}) => {
     wanted = {...(wanted || {}), ...asked};

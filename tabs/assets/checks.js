@@ -20,7 +20,7 @@
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);
     const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
-    const words = errors ? `${errors} thing${errors === 1 ? "" : "s"} to mend${reading ? ", still reading images" : ""}`
+    const words = errors ? `${errors} thing${errors === 1 ? "" : "s"} to fix${reading ? ", still reading images" : ""}`
       : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
       : data.checking && data.trained === undefined ? "Looking at the images ..." : `${data.trained} of ${all} images will train`;
     text(verdict, words);

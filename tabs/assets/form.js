@@ -89,7 +89,7 @@
       card.classList.toggle("is-idle", idle);
       paintFolded(card, group);
       text(line.querySelector(".group-count"), info.changed ? `${info.changed} changed` : "");
-      text(line.querySelector(".group-errors"), info.errors ? `${info.errors} to mend` : "");
+      text(line.querySelector(".group-errors"), info.errors ? `${info.errors} to fix` : "");
     }
     for (const button of document.querySelectorAll("#train-form button.label-wrap")) {
       attr(button, "aria-expanded", button.classList.contains("open") ? "true" : "false");
@@ -127,7 +127,7 @@
   const paintSketch = () => {
     const holder = byId("sketch-chart"), data = state.curve;
     if (!holder || !data) return;
-    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Learning rate over the run"});
+    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Trained rate over the run"});
     const key = JSON.stringify(data);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;

@@ -33,7 +33,7 @@
     if (!board.dataset.begun) {
       board.dataset.begun = "1";
       charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
-      charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
+      charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Trained rate"});
       for (const [name, label] of [["corrected", "Loss compared with its timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       byId("loss-log").checked = charts.loss.log;
@@ -169,7 +169,7 @@
     atelier.slot(byId("loss-validated"), points.length > 0);
     text(byId("loss-gap"), points.length ? gapWords(held) : "");
   };
-  /** The newest validation in words: a gap that grows while the other loss falls is learning by heart. */
+  /** The newest validation in words: a gap that grows while the other loss falls is overfitting. */
   const ON = {held_out: "held-out", training: "training"};
   const gapWords = (held) => {
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));

@@ -19,25 +19,25 @@ def trainer(method, **more):
 
 
 @pytest.mark.parametrize("method, text", [("lora", True), ("dreambooth", True), ("fine_tune", False)])
-def test_what_learns_moves_and_losses_are_numbers(method, text):
+def test_what_trains_moves_and_losses_are_numbers(method, text):
     plain = trainer(method, text=text)
-    before = [parameter.detach().clone() for parameter in plain.learning]
+    before = [parameter.detach().clone() for parameter in plain.trainable]
     frozen = [part.clone() for part in plain.texts[0].parameters() if not part.requires_grad]
     batches = plain.batches()
     losses = [plain.step(*next(batches)) for _ in range(2)]
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
-    moved = [not torch.equal(a, b) for a, b in zip(before, plain.learning, strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, plain.trainable, strict=True)]
     assert sum(moved) > 0.9 * len(moved)  # a frozen last layer of the text encoder's may have no gradient
     after = [part for part in plain.texts[0].parameters() if not part.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(frozen, after, strict=True))
-    assert all(parameter.dtype == torch.float32 for parameter in plain.learning)
+    assert all(parameter.dtype == torch.float32 for parameter in plain.trainable)
 
 
 def test_only_the_new_word_of_the_table_moves():
     plain = trainer("embedding")
-    before = plain.learning[0].detach().clone()
+    before = plain.trainable[0].detach().clone()
     plain.step(*next(plain.batches()))
-    changed = (before != plain.learning[0]).any(1).nonzero().flatten().tolist()
+    changed = (before != plain.trainable[0]).any(1).nonzero().flatten().tolist()
     assert changed == [NEW_ID]
 
 
@@ -46,7 +46,7 @@ def test_its_lora_stands_beside_as_many_layers_as_ours():
 
     plain = trainer("lora")
     unet = UNet2DConditionModel.from_pretrained(STARTER / "unet")
-    assert len(plain.learning) == 2 * len(list(one_encoder_targets(unet)))
+    assert len(plain.trainable) == 2 * len(list(one_encoder_targets(unet)))
 
 
 @pytest.mark.parametrize("case", [*CASES.values(), *QUICK.values()], ids=[*CASES, *QUICK])
@@ -59,7 +59,7 @@ def test_every_case_is_a_training_that_may_start_and_both_train_the_same(case):
         if case.method == "lora":
             assert (spec.text, spec.rank) == (job.network.train_text_encoder, job.network.rank)
         elif case.method != "embedding":
-            assert (spec.text, spec.learning) == (job.method.trains_text, job.memory.full_precision)
+            assert (spec.text, spec.trainable) == (job.method.trains_text, job.memory.full_precision)
 
 
 def test_ratios_are_ours_by_the_plain_trainers_from_the_better_rounds():

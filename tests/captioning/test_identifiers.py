@@ -43,7 +43,7 @@ def other():
         ("sks", 1, ["sks"], True, False),
         ("SKS", 1, ["sks"], True, False),
         ("dog", 1, ["dog"], True, True),
-        ("watercolour", 1, ["watercolour"], True, True),
+        ("watercolor", 1, ["watercolor"], True, True),
         ("zwx", 2, ["z", "wx"], False, False),
         ("xjbq", 3, ["x", "jb", "q"], False, False),
         ("sks dog", 2, ["sks", "dog"], False, False),

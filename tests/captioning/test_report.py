@@ -1,4 +1,4 @@
-"""The report on captions says what a training would learn, by each folder's own settings."""
+"""The report on captions says what a training would train, by each folder's own settings."""
 
 import json
 

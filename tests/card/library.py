@@ -1,4 +1,4 @@
-"""A graphics card that computes nothing, to see on a machine without one what a training does with it.
+"""A GPU that computes nothing, to see on a machine without one what a training does with it.
 
 Tensors have a device, a type and a shape and no content (torch's FakeTensorMode); a small library tells torch that the
 device is there. So a whole run is built and takes its steps, and what can be seen is that everything meets on one device,

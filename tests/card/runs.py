@@ -34,13 +34,13 @@ def context(workspace, job, device):
 
 
 def fill_caches(job, context):
-    """With numbers, on the processor: only they can be written."""
+    """With numbers, on the CPU: only they can be written."""
     from core.training.latents import build_latents
     from core.training.setup import Builder
 
     builder = Builder(job, context)
     build_latents(builder).close()
-    if not builder.method.learns_text:
+    if not builder.method.trains_text:
         builder.frozen_text()
 
 

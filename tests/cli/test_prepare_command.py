@@ -63,15 +63,15 @@ def test_check_lists_every_image_with_its_place_words_and_what_is_cut(tmp_path, 
     assert "smaller than their bucket" in said.err
 
 
-def test_the_captions_listed_are_those_that_the_batches_learn(tmp_path, capsys):
+def test_the_captions_listed_are_those_that_the_batches_train(tmp_path, capsys):
     words = ["--captions.token_warmup_step", "40", "--captions.shuffle_caption", "--schedule.seed", "5"]
     for name in "abc":
         (tmp_path / "set" / f"{name}.txt").write_text(", ".join(f"{name}{number}" for number in range(9)))
     assert prepare(tmp_path, "--check", *words) == DONE
     listed = {line for line in capsys.readouterr().out.splitlines() if line.startswith("    '")}
     assert prepare(tmp_path, "--debug-dataset", "3", *words) == DONE
-    learnt = {line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("      '")}
-    assert len(listed) > 5 and listed - {"    'held out'"} <= learnt  # also while the number of tags still grows
+    trained = {line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("      '")}
+    assert len(listed) > 5 and listed - {"    'held out'"} <= trained  # also while the number of tags still grows
     assert prepare(tmp_path, "--check", *words[:-2]) == DONE
     assert "No seed is set" in capsys.readouterr().out
 

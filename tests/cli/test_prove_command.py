@@ -30,7 +30,7 @@ def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs, capsys):
         assert train(outputs, "--prove", wrong) == 2 and "no number of steps" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_trained_further_and_nothing_that_is_learnt_changes(outputs, capsys):
+def test_a_finished_run_is_trained_further_and_nothing_that_is_trained_changes(outputs, capsys):
     assert train(outputs, "--schedule.max_train_steps", "2") == 0
     folder = list_runs(outputs / "runs")[0]
     capsys.readouterr()

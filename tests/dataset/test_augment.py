@@ -1,4 +1,4 @@
-"""Changes of colour compare with their definitions."""
+"""Changes of color compare with their definitions."""
 
 import colorsys
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.augment import change_colours, raise_values, shift_hue
+from core.dataset.augment import change_colors, raise_values, shift_hue
 from core.dataset.buckets import Placement
 from core.dataset.images import load_pixels
 from core.dataset.views import View
@@ -26,7 +26,7 @@ def test_the_hue_turns_as_in_pythons_own_hsv(hue):
 
 def test_a_whole_turn_and_no_turn_leave_the_image():
     assert np.abs(shift_hue(PIXELS, 180) - PIXELS).max() < 2e-3
-    assert np.array_equal(change_colours(PIXELS, 0.0, 1.0), PIXELS)
+    assert np.array_equal(change_colors(PIXELS, 0.0, 1.0), PIXELS)
 
 
 @pytest.mark.parametrize("gamma", [0.95, 1.0, 1.05])
@@ -36,13 +36,13 @@ def test_values_are_raised_to_a_power_and_clipped(gamma):
     assert raise_values(np.float32([0, 128, 255]), 1.05).round().tolist() == [0, 163, 255]
 
 
-def test_a_draw_changes_the_colours_after_the_crop_and_before_the_mirror(tmp_path):
+def test_a_draw_changes_the_colors_after_the_crop_and_before_the_mirror(tmp_path):
     image = Image.fromarray(PIXELS.astype(np.uint8))
     image.save(tmp_path / "a.png")
     placement = Placement((16, 16), (8, 8), (16, 16), (2, 5))
     for hue, gamma in ((5.0, 1.0), (0.0, 1.04)):
         pixels = load_pixels(tmp_path / "a.png", View(placement, True, hue, gamma))
         cropped = PIXELS[5:13, 2:10]
-        expected = change_colours(cropped, hue, gamma)[:, ::-1].transpose(2, 0, 1) / 127.5 - 1
+        expected = change_colors(cropped, hue, gamma)[:, ::-1].transpose(2, 0, 1) / 127.5 - 1
         assert pixels.dtype == np.float32 and np.abs(pixels - expected).max() < 1e-5
         assert pixels.min() >= -1 - 1e-5 and pixels.max() <= 1 + 1e-5

@@ -108,7 +108,7 @@ def cached_latents_and_changes_by_chance(theirs):
     seen = yield {"dataset": {"color_aug": True, "random_crop": True}}
     assert seen.report.ok  # auto encodes these images at each step
     seen.look(memory={"cache_latents": "disk"}, dataset={"color_aug": True, "random_crop": True})
-    for title in ("'Change colours by chance'", "'Crop by chance'"):
+    for title in ("'Change colors by chance'", "'Crop by chance'"):
         said = seen.told(title, "memory.cache_latents", "set it to auto", blocks=True)
         assert str(theirs) in said.what
 

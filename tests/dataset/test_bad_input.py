@@ -57,21 +57,21 @@ def transparent_images(theirs):
 
 
 @table.row(3)
-def palette_grey_one_bit_16_bit_and_cmyk(theirs):
+def palette_gray_one_bit_16_bit_and_cmyk(theirs):
     size = (160, 96)
     palette = Image.new("P", size, 1)
     palette.putpalette([255, 0, 0, 128, 128, 128])
     palette.info["transparency"] = 0
     made = {
         "palette.png": palette,
-        "grey.png": Image.new("LA", size, (128, 255)),
+        "gray.png": Image.new("LA", size, (128, 255)),
         "one_bit.png": Image.new("1", size, 1),
         "deep.png": Image.fromarray(np.full(size[::-1], 32896, np.uint16)),
         "print.jpg": Image.new("CMYK", size, (0, 0, 0, 127)),
     }
     for name, pixels in made.items():
         pixels.save(theirs / name)
-        (theirs / name).with_suffix(".txt").write_text("grey")
+        (theirs / name).with_suffix(".txt").write_text("gray")
     assert Image.open(theirs / "deep.png").mode == "I;16"
     seen = yield {}
     seen.trains(*made)
@@ -317,7 +317,7 @@ def a_vae_that_gives_no_finite_numbers(theirs):
 
 
 @table.row(21)
-def more_regularisation_than_images(theirs):
+def more_regularization_than_images(theirs):
     for name in ("fox/a.png", "fox/b.png", *(f"dog/{number}.png" for number in range(5))):
         image(theirs / name)
     folders = {"folder": str(theirs / "fox"), "reg_data_dir": str(theirs / "dog")}
@@ -327,7 +327,7 @@ def more_regularisation_than_images(theirs):
     shown = {each.key for epoch in range(3) for each, _ in epochs.views_of(epoch) if each.concept.number == 1}
     assert len(shown) == 5  # no unused tail: three epochs of two views show all five
     seen.look(dataset={"folder": None, "reg_data_dir": str(theirs / "dog")})
-    seen.told("5 regularisation images have nothing to balance", "dataset.sources", "Add images to learn")
+    seen.told("5 regularization images have nothing to balance", "dataset.sources", "Add images to train")
     seen.told("No image is left to train", "dataset", "Add images", blocks=True)
 
 
@@ -407,8 +407,8 @@ def finite(pixels):
     """Stands in for a VAE."""
     import torch
 
-    grey = torch.nn.functional.avg_pool2d(pixels, 8).mean(1, keepdim=True)
-    mean = grey.expand(-1, 4, -1, -1)
+    gray = torch.nn.functional.avg_pool2d(pixels, 8).mean(1, keepdim=True)
+    mean = gray.expand(-1, 4, -1, -1)
     return mean, mean + 1
 
 

@@ -82,7 +82,7 @@ def test_the_updates_counted_are_those_made_whatever_comes_in_turn(
     sizes, regs, batch_size, accumulation, short, balance, samples
 ):
     train = random_set(sizes, concept(0, batch_size, samples_per_epoch=samples))
-    extra = random_set(regs, concept(1, batch_size, role="regularisation"))
+    extra = random_set(regs, concept(1, batch_size, role="regularization"))
     epochs = epochs_of([*train, *extra], accumulation, short_batches=short, reg_balance=balance)
     step = 0
     for epoch in range(6):
@@ -209,12 +209,12 @@ def test_more_samples_than_images_have_draws_of_their_own():
     assert sorted(repeat for _, repeat in epochs.views_of(0)) == [0, 0, 1, 1, 2]
 
 
-def test_regularisation_balances_the_training_views_and_all_of_it_comes_round():
+def test_regularization_balances_the_training_views_and_all_of_it_comes_round():
     train = [placed(index, 512, 512, repeats=3, of=concept(0)) for index in range(2)]
-    extra = [placed(index, 512, 512, of=concept(1, role="regularisation")) for index in range(10)]
+    extra = [placed(index, 512, 512, of=concept(1, role="regularization")) for index in range(10)]
     epochs = epochs_of([*train, *extra])
     regs = [
-        [each.image.relative for each, _ in epochs.views_of(epoch) if each.concept.role == "regularisation"]
+        [each.image.relative for each, _ in epochs.views_of(epoch) if each.concept.role == "regularization"]
         for epoch in range(5)
     ]
     assert [len(one) for one in regs] == [6] * 5
@@ -239,6 +239,6 @@ def test_the_old_balance_is_sd_scripts(wanted, repeats, expected):
     assert [counts[f"{index}.png"] for index in range(4)] == expected
 
 
-def test_regularisation_without_training_images_is_not_shown():
-    epochs = epochs_of([placed(0, 512, 512, of=concept(0, role="regularisation"))])
+def test_regularization_without_training_images_is_not_shown():
+    epochs = epochs_of([placed(0, 512, 512, of=concept(0, role="regularization"))])
     assert epochs.views == 0 and epochs.batches(1, 0) == []

@@ -35,7 +35,7 @@ def test_every_image_gets_the_bucket_size_and_crop_that_sd_scripts_gives_it(case
             assert placement is None, item
             continue
         got = (placement.bucket, placement.resized, placement.crop)
-        assert got == tuple(tuple(item[name]) for name in ("bucket", "resized", "centre_crop_left_top")), item
+        assert got == tuple(tuple(item[name]) for name in ("bucket", "resized", "center_crop_left_top")), item
 
 
 def test_limits_are_rounded_outwards_to_the_step():

@@ -58,7 +58,7 @@ def test_captions_come_out_as_in_sd_scripts():
         assert by_sd_scripts(case, compatibility="kohya") == case["result"], case
 
 
-def test_by_default_only_a_mark_that_would_be_learnt_is_otherwise():
+def test_by_default_only_a_mark_that_would_be_trained_is_otherwise():
     other = [case for case in VECTORS if by_sd_scripts(case) != case["result"]]
     assert {case["options"].get("keep_tokens_separator") for case in other} == {"|||"}
     assert all(case["result"].count("|||") == 1 and "|||" not in by_sd_scripts(case) for case in other)
@@ -148,7 +148,7 @@ def test_lines_are_taken_as_chosen_and_blank_ones_never():
     assert {draw(raw, epoch, enable_wildcard=True) for epoch in range(30)} == {"one", "two"}
 
 
-def test_a_mark_is_never_learnt():
+def test_a_mark_is_never_trained():
     assert draw("a, b ||| c ||| d ||| e", keep_tokens_separator="|||") == "a, b, c, d, e"
     assert draw("a, b", keep_tokens_separator="|||") == "a, b"
 

@@ -89,7 +89,7 @@ def test_a_module_that_the_command_line_allows_lists_the_images(tmp_path, module
         (("Images #2", "reg.png"), None, 1, "", 1),
     ]
     job = TrainJob(dataset=DatasetSettings(dataset_class=f"{module}.own.Images"))
-    assert [(each.number, each.role) for each in concepts_of(job)] == [(0, "train"), (1, "regularisation")]
+    assert [(each.number, each.role) for each in concepts_of(job)] == [(0, "train"), (1, "regularization")]
 
 
 def test_a_line_of_the_local_file_allows_it_too(tmp_path, module, add):

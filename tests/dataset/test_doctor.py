@@ -98,7 +98,7 @@ def test_a_copy_in_the_validation_folder_is_an_error_and_one_in_the_class_folder
     found = findings(
         folder,
         Source(folder=str(tmp_path / "held"), role="validation"),
-        Source(folder=str(tmp_path / "class"), role="regularisation"),
+        Source(folder=str(tmp_path / "class"), role="regularization"),
     )
     assert found["leak"].level == "error" and found["leak"].problem().level == "error"
     assert found["leak"].advised == (("held", "x.png"),)
@@ -159,7 +159,7 @@ def test_captions_that_teach_little_are_found(folder):
     (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
     found = findings(folder)
     assert names(found["no caption"]) == [["red.png"]]
-    assert found["no caption"].images[0][0].note == "learnt as: set"
+    assert found["no caption"].images[0][0].note == "trained as: set"
     assert names(found["file name"]) == [["IMG_0231.png"]]
     assert names(found["alike captions"]) == [["black.png", "blue.png"]]
     for path in folder.glob("*.txt"):

@@ -22,7 +22,7 @@ from core.dataset.thumbnails import thumbnail
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset import DatasetSettings
 
-# ---- rotation and colour
+# ---- rotation and color
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "webp", "jpg", "avif"])
@@ -30,8 +30,8 @@ from core.settings.dataset import DatasetSettings
 def test_a_turned_image_comes_out_upright_and_its_header_gave_the_same_size(tmp_path, ending, orientation):
     """Upright: red left of green over blue left of white, 40 x 24. Stored so that the orientation turns it back."""
     upright = Image.new("RGB", (40, 24), "white")
-    for box, colour in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
-        upright.paste(colour, box)
+    for box, color in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
+        upright.paste(color, box)
     stored_so = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -74,19 +74,19 @@ def test_what_is_transparent_becomes_white_and_half_transparent_is_mixed(tmp_pat
     assert corner(saved(tmp_path, Image.fromarray(pixels))) == (244, 204, 204)
 
 
-def test_grey_with_alpha_is_composited_too(tmp_path):
+def test_gray_with_alpha_is_composited_too(tmp_path):
     image = Image.merge("LA", (Image.new("L", (4, 4), 10), Image.new("L", (4, 4), 0)))
     assert corner(saved(tmp_path, image)) == (255, 255, 255)
 
 
-def test_a_palette_image_with_a_transparent_colour_is_composited(tmp_path):
+def test_a_palette_image_with_a_transparent_color_is_composited(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 9, 8, 7])
     assert corner(saved(tmp_path, image)) == (9, 8, 7)
     assert corner(saved(tmp_path, image, transparency=1)) == (255, 255, 255)
 
 
-def test_an_rgb_image_with_a_transparent_colour_is_composited(tmp_path):
+def test_an_rgb_image_with_a_transparent_color_is_composited(tmp_path):
     assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3))) == (255, 255, 255)
 
 
@@ -116,7 +116,7 @@ def profile_with_red_and_green_swapped() -> bytes:
     return bytes(data)
 
 
-def test_a_colour_profile_is_applied_also_under_alpha(tmp_path):
+def test_a_color_profile_is_applied_also_under_alpha(tmp_path):
     profile = profile_with_red_and_green_swapped()
     solid = Image.new("RGB", (4, 4), (255, 0, 0))
     red, green, blue = corner(saved(tmp_path, solid, icc_profile=profile))
@@ -126,7 +126,7 @@ def test_a_colour_profile_is_applied_also_under_alpha(tmp_path):
     assert green > 250 and red < 5 and blue < 5
 
 
-def test_a_damaged_colour_profile_is_passed_over(tmp_path):
+def test_a_damaged_color_profile_is_passed_over(tmp_path):
     assert corner(saved(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), icc_profile=b"no profile")) == (255, 0, 0)
 
 
@@ -138,7 +138,7 @@ def test_damaged_exif_leaves_the_image_as_stored(tmp_path):
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     for name in ("a.gif", "a.webp", "a.png"):
         options = {"lossless": True} if name == "a.webp" else {}
         path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
@@ -195,8 +195,8 @@ def test_pixels_are_the_crop_of_the_resized_image_from_minus_one_to_one(tmp_path
 
 def test_black_is_minus_one_and_white_is_one(tmp_path):
     same = Placement((8, 8), (8, 8), (8, 8), (0, 0))
-    for colour, value in (("black", -1), ("white", 1)):
-        assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), colour)), same) == value).all()
+    for color, value in (("black", -1), ("white", 1)):
+        assert (load_pixels(saved(tmp_path, Image.new("RGB", (8, 8), color)), same) == value).all()
 
 
 def test_an_image_that_changed_its_size_since_the_scan_is_named(tmp_path, add):
@@ -344,13 +344,13 @@ def test_a_very_large_image_is_reduced_as_its_smaller_copy_would_be(tmp_path, mo
             path
         ) if mode == "I;16" else noise.convert("RGB").convert(mode).save(path)
         whole = opening.open_decoded(path, enough=(100, 100))
-        assert whole.whole is None and whole.colours.size == (403, 302)
+        assert whole.whole is None and whole.colors.size == (403, 302)
         with monkeypatch.context() as patch:
             patch.setattr(opening, "LARGE_PIXELS", 1000)
             small = opening.open_decoded(path, enough=(100, 100))
-        assert small.size == (403, 302) and small.colours.size == (135, 101)
-        block = np.asarray(whole.colours)[3:6, 6:9].mean(axis=(0, 1))
-        assert np.abs(block - np.asarray(small.colours)[1, 2]).max() <= 3
+        assert small.size == (403, 302) and small.colors.size == (135, 101)
+        block = np.asarray(whole.colors)[3:6, 6:9].mean(axis=(0, 1))
+        assert np.abs(block - np.asarray(small.colors)[1, 2]).max() <= 3
 
 
 MANY_THREADS = """

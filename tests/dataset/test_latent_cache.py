@@ -243,7 +243,7 @@ def test_what_the_pixels_depend_on_is_part_of_the_name(add, place, cache):
     assert cache().missing(place(alpha_color="#FFFFFF")) == []
 
 
-def test_another_colour_behind_transparency_encodes_only_images_that_let_it_through(tmp_path, add, place, cache):
+def test_another_color_behind_transparency_encodes_only_images_that_let_it_through(tmp_path, add, place, cache):
     add("fox/a.png")
     clear = Image.new("RGBA", (64, 48), (200, 10, 10, 255))
     clear.save(tmp_path / "fox" / "b.png")  # it could be seen through, and is not

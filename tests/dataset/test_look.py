@@ -33,7 +33,7 @@ def scene(seed: int, width=400, height=300) -> Image.Image:
     return Image.fromarray((np.asarray(spots) + grain).clip(0, 255).astype(np.uint8))
 
 
-def test_the_hash_is_whether_each_pixel_is_darker_than_its_right_neighbour():
+def test_the_hash_is_whether_each_pixel_is_darker_than_its_right_neighbor():
     rising = np.repeat(np.arange(9, dtype=np.uint8)[None] * 20, 8, 0)
     assert difference_hash(Image.fromarray(rising)) == "f" * 16
     assert difference_hash(Image.fromarray(rising[:, ::-1].copy())) == "0" * 16
@@ -77,11 +77,11 @@ def test_the_border_is_the_share_of_even_rows_and_columns_at_the_edges():
     bars[:10] = bars[-10:] = 0
     assert border_share(bars) == pytest.approx(0.2)
     frame = bars.copy()
-    frame[:, :20] = (250, 0, 0)  # another colour than the bars, which it crosses
+    frame[:, :20] = (250, 0, 0)  # another color than the bars, which it crosses
     assert border_share(frame) == pytest.approx(1 - 80 * 180 / 20000)
     assert border_share(np.zeros((5, 4, 3), np.uint8)) == 1
     sky = np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[:, None, None], 200, 1).repeat(3, 2)
-    assert border_share(np.concatenate([sky, inside])) < 0.05  # rows of one colour each, but not of one together
+    assert border_share(np.concatenate([sky, inside])) < 0.05  # rows of one color each, but not of one together
 
 
 def test_a_very_long_image_is_measured_too():

@@ -91,7 +91,7 @@ def test_a_turned_image_its_transparency_and_its_mask_are_turned_alike(tmp_path,
         assert (alpha[0][inside] > 0.98).all() and (alpha[0][pixels[0] < -0.99] < 0.53).all()
 
 
-def test_transparency_is_the_mask_and_the_image_stands_on_its_colour(tmp_path):
+def test_transparency_is_the_mask_and_the_image_stands_on_its_color(tmp_path):
     shape = blob(64, 64)
     rgba = np.dstack([np.full((64, 64, 3), 200, np.uint8), shape])
     Image.fromarray(rgba).save(tmp_path / "a.png")
@@ -153,7 +153,7 @@ def test_a_mask_may_be_of_any_kind_and_its_numbers_are_taken_as_they_are(tmp_pat
         assert np.allclose(load_mask(each, View(each.placement)), expected), name
 
 
-def test_a_conditioning_image_goes_with_its_image_and_keeps_its_colours(tmp_path, add):
+def test_a_conditioning_image_goes_with_its_image_and_keeps_its_colors(tmp_path, add):
     path = add("a.png", 150, 100)
     Image.open(path).save(tmp_path / "c.webp", lossless=True)
     each = placed(path, tmp_path / "c.webp", flip_aug=True, random_crop=True, color_aug=True)

@@ -101,7 +101,7 @@ def test_caption_and_tags_are_joined_as_sd_scripts_joins_them(said, options, tex
     assert Entry("a", said.get("caption"), said.get("tags")).text(CaptionSettings(**options)) == text
 
 
-def learnt(found, settings, epochs=20):
+def trained(found, settings, epochs=20):
     (image,) = found.images
     caption = read_caption(image, settings)
     return {training_caption(caption, settings, 1, epoch, image.key, 0) for epoch in range(epochs)}
@@ -112,12 +112,12 @@ def test_caption_or_tags_of_a_metadata_file_are_drawn(add, look):
     both = {"a": {"caption": "a fox, running", "tags": "fox, red"}}
     for share, texts in ((0.5, {"a fox, running", "fox, red"}), (0, {"fox, red"}), (1, {"a fox, running"})):
         drawn = CaptionSettings(sidecars="drawn", sentence_share=share)
-        assert learnt(look(both, captions=drawn), drawn) == texts
-    assert learnt(look({"a": {"tags": "fox, red"}}, captions=drawn), drawn) == {"fox, red"}
+        assert trained(look(both, captions=drawn), drawn) == texts
+    assert trained(look({"a": {"tags": "fox, red"}}, captions=drawn), drawn) == {"fox, red"}
     joined = CaptionSettings(sidecars="joined", shuffle_caption=True)
-    assert learnt(look(both, captions=joined), joined) == {"a fox, running, fox, red", "a fox, running, red, fox"}
+    assert trained(look(both, captions=joined), joined) == {"a fox, running, fox, red", "a fox, running, red, fox"}
     one = CaptionSettings()
-    assert learnt(look(both, captions=one), one) == {"a fox, running,fox, red"}
+    assert trained(look(both, captions=one), one) == {"a fox, running,fox, red"}
 
 
 def test_the_caption_of_the_metadata_is_what_trains_and_the_file_beside_it_is_not(tmp_path, add, look):

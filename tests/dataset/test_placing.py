@@ -71,7 +71,7 @@ def test_two_copies_of_an_image_are_never_on_both_sides():
 
 def test_a_share_holds_out_the_copies_in_other_folders_too():
     images = [image(index, concept) for concept in range(3) for index in range(8)]
-    given = folders({"validation_split": 0.5}, {}, {"role": "regularisation"})
+    given = folders({"validation_split": 0.5}, {}, {"role": "regularization"})
     out = held_out(images, given, lambda members: {each.key: each.relative for each in members}, 0)
     assert {key[0] for key in out} == {"f0", "f1"} and len(out) == 8
     assert {name for folder, name in out if folder == "f0"} == {name for folder, name in out if folder == "f1"}
@@ -84,11 +84,11 @@ def test_a_file_that_two_entries_reach_is_held_out_of_both():
         assert len(out) == 2 and len({key[1] for key in out}) == 1
 
 
-def test_a_folder_or_named_images_are_held_out_and_regularisation_never_is():
+def test_a_folder_or_named_images_are_held_out_and_regularization_never_is():
     images = [image(index, concept) for concept in range(3) for index in range(4)]
-    all_of = folders({"role": "validation"}, {"role": "regularisation"}, {"validation_images": ["2.png"]}, split=0.0)
+    all_of = folders({"role": "validation"}, {"role": "regularization"}, {"validation_images": ["2.png"]}, split=0.0)
     assert held_out(images, all_of, contents, 0) == {*(("f0", f"{n}.png") for n in range(4)), ("f2", "2.png")}
-    shared = folders({"role": "regularisation"}, {}, {"validation_split": 0.0}, split=0.5)
+    shared = folders({"role": "regularization"}, {}, {"validation_split": 0.0}, split=0.5)
     assert {key[0] for key in held_out(images, shared, contents, 0)} == {"f1"}
 
 
@@ -207,7 +207,7 @@ def test_no_file_is_read_to_choose_them_where_no_two_are_as_long():
 def test_larger_folders_give_in_proportion_and_the_class_keeps_its_regularization_images():
     sizes = {0: 300, 1: 100, 2: 4, 3: 60}
     images = [replace(image(n, c), bytes=n + 1000 * c) for c, size in sizes.items() for n in range(size)]
-    given = automatic({}, {}, {}, {"role": "regularisation"})
+    given = automatic({}, {}, {}, {"role": "regularization"})
     out = held_out(images, given, contents, 0)
     assert [sum(key[0] == f"f{n}" for key in out) for n in range(4)] == [9, 3, 0, 0]
 
@@ -215,11 +215,11 @@ def test_larger_folders_give_in_proportion_and_the_class_keeps_its_regularizatio
 def test_a_file_that_also_serves_as_regularization_image_is_not_held_out():
     images = [replace(image(n), bytes=n + 1) for n in range(40)]
     again = [replace(each, source="f1", concept=1) for each in images[:38]]
-    out = held_out([*images, *again], automatic({}, {"role": "regularisation"}), contents, 0)
+    out = held_out([*images, *again], automatic({}, {"role": "regularization"}), contents, 0)
     assert out == set(), "two images are left, too few"
     copied = [replace(image(n, 1), bytes=n + 1) for n in range(38)]  # other files with the same bytes
     same = lambda members: {each.key: each.relative for each in members}  # noqa: E731
-    out = held_out([*images, *copied], automatic({}, {"role": "regularisation"}), same, 0)
+    out = held_out([*images, *copied], automatic({}, {"role": "regularization"}), same, 0)
     assert {key[1] for key in out} <= {"38.png", "39.png"}
 
 

@@ -296,9 +296,9 @@ def test_images_that_no_epoch_shows_do_not_count_as_training_and_say_why(tmp_pat
     report = check(dataset=dataset)
     assert report.trained == 6 and report.sentence.startswith("6 images x")
     assert [(row.key, row.why) for row in report.rows if not row.trains] == [
-        (("dog", f"{number}.png"), "is not needed to balance the images to learn") for number in (3, 4)
+        (("dog", f"{number}.png"), "is not needed to balance the images to train") for number in (3, 4)
     ]
-    assert any("2 regularisation images never train" in each.what for each in report.problems)
+    assert any("2 regularization images never train" in each.what for each in report.problems)
     assert check(dataset=dataset | {"reg_balance": "rotate"}).trained == 8
     report = check(dataset={"short_batches": "drop", "train_batch_size": 4})
     assert report.trained == 0 and all("never fills a batch" in row.why for row in report.rows)

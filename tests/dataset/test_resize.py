@@ -12,7 +12,7 @@ FILTERS = ["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"]
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """A grey that grows by 2 a pixel from left to right."""
+    """A gray that grows by 2 a pixel from left to right."""
     return Image.fromarray(np.repeat(2 * np.arange(width, dtype=np.uint8)[None], height, 0)).convert("RGB")
 
 
@@ -20,21 +20,21 @@ def ramp(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(37, 53), (90, 20), (200, 111), (64, 48)])
 def test_a_flat_image_stays_flat_at_exactly_the_size(interpolation, mode, size):
-    colour = (10, 93, 240) if mode == "RGB" else 93
-    out = resize(Image.new(mode, (64, 48), colour), size, interpolation)
+    color = (10, 93, 240) if mode == "RGB" else 93
+    out = resize(Image.new(mode, (64, 48), color), size, interpolation)
     assert out.mode == mode and out.size == size
-    assert (np.asarray(out) == colour).all()
+    assert (np.asarray(out) == color).all()
 
 
 @pytest.mark.parametrize("interpolation", ["lanczos", "bilinear", "bicubic", "area", "box"])
-def test_half_the_size_of_a_ramp_is_the_ramp_at_the_new_centres(interpolation):
-    """New pixel j is centred on 2 j + 0.5 of the old ones, where the ramp is 4 j + 1; every symmetric filter gives it."""
+def test_half_the_size_of_a_ramp_is_the_ramp_at_the_new_centers(interpolation):
+    """New pixel j is centerd on 2 j + 0.5 of the old ones, where the ramp is 4 j + 1; every symmetric filter gives it."""
     out = np.asarray(resize(ramp(100, 20), (50, 10), interpolation))[5, 5:-5, 0].astype(int)
     assert np.abs(out - (4 * np.arange(5, 45) + 1)).max() <= 1
 
 
-def test_bilinear_enlarges_by_the_straight_line_between_centres():
-    """Centres of the new pixels lie at (j + 0.5) / 2 - 0.5 old ones: a quarter and three quarters between neighbours."""
+def test_bilinear_enlarges_by_the_straight_line_between_centers():
+    """Centers of the new pixels lie at (j + 0.5) / 2 - 0.5 old ones: a quarter and three quarters between neighbors."""
     image = Image.fromarray(np.array([[0, 100, 200]], np.uint8))
     assert np.asarray(resize(image, (6, 1), "bilinear")).tolist() == [[0, 25, 75, 125, 175, 200]]
 
@@ -47,21 +47,21 @@ def test_area_enlarges_by_shares_too():
 
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 60), m=st.integers(1, 60))
-def test_nearest_takes_the_pixel_that_the_new_centre_falls_into(n, m):
+def test_nearest_takes_the_pixel_that_the_new_center_falls_into(n, m):
     line = np.arange(n, dtype=np.uint8)[None]
     expected = [next(i for i in range(n) if (2 * j + 1) * n < 2 * m * (i + 1)) for j in range(m)]
     assert nearest(line, (m, 1)).tolist() == [expected]
     assert nearest(line.T, (1, m)).tolist() == [[i] for i in expected]
 
 
-def test_nearest_invents_no_colour():
+def test_nearest_invents_no_color():
     image = Image.fromarray(np.random.default_rng(0).choice([0, 255], (31, 17, 3)).astype(np.uint8))
     for size in ((64, 64), (9, 13), (17, 5)):
         assert set(np.unique(np.asarray(resize(image, size, "nearest")))) <= {0, 255}
 
 
 def test_shrinking_a_fine_pattern_by_bilinear_gives_its_mean_and_no_flicker():
-    """Columns of 0 and 255 in turn at a quarter of the size: taking single neighbours (OpenCV) gives stripes."""
+    """Columns of 0 and 255 in turn at a quarter of the size: taking single neighbors (OpenCV) gives stripes."""
     columns = np.tile(np.array([0, 255], np.uint8), (40, 40))
     out = np.asarray(resize(Image.fromarray(columns), (20, 10), "bilinear")).astype(int)
     assert np.abs(out[:, 2:-2] - 127.5).max() < 3

@@ -1,4 +1,4 @@
-"""Any folder works: layouts, names and junk; what cannot train is named, what and where and how to mend it."""
+"""Any folder works: layouts, names and junk; what cannot train is named, what and where and how to fix it."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from core.dataset.files import repeats_and_words, words_of
-from core.dataset.scan import recognise, scan, scan_dataset
+from core.dataset.scan import recognize, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
@@ -34,7 +34,7 @@ def test_a_plain_folder_trains_with_all_below_it(tmp_path, add):
     assert (first.width, first.height, first.repeats, first.words) == (64, 48, 1, "my fox photos")
     assert first.bytes == first.path.stat().st_size and first.mtime_ns == first.path.stat().st_mtime_ns
     assert not found.problems
-    assert recognise(tmp_path / "my_fox-photos") == "2 images in 2 folders"
+    assert recognize(tmp_path / "my_fox-photos") == "2 images in 2 folders"
 
 
 def test_a_repeats_folder_given_itself_is_understood(tmp_path, add):
@@ -55,7 +55,7 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
         (("10_fox", "a.png"), 10, "fox"),
         (("5_my_style", "b.png"), 5, "my_style"),
     ]
-    assert recognise(tmp_path / "set") == ("2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images beside")
+    assert recognize(tmp_path / "set") == ("2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images beside")
 
 
 def test_what_a_source_sets_itself_comes_before_its_name(tmp_path, add):
@@ -233,7 +233,7 @@ def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"x")
     (problem,) = look(tmp_path).problems
     assert "2 .mp4" in problem.what and ".png" in problem.fix
-    assert recognise(tmp_path) == "no images found"
+    assert recognize(tmp_path) == "no images found"
 
 
 def test_a_file_in_place_of_a_folder_is_said(tmp_path, add):
@@ -276,7 +276,7 @@ def test_an_animated_image_is_pointed_out(tmp_path):
     from PIL import Image
 
     (tmp_path / "fox").mkdir()
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "fox/a.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "fox/still.gif")
     (problem,) = look(tmp_path / "fox").problems

@@ -34,8 +34,8 @@ def look(*sources, memo_path=None, captions=None, **options):
         ({"identifier": "", "class_word": " "}, "red fox"),
         ({"identifier": "sks", "class_word": "fox", "class_tokens": "my words"}, "my words"),
         ({"class_tokens": ""}, ""),
-        ({"role": "regularisation", "identifier": "sks", "class_word": "fox"}, "fox"),
-        ({"role": "regularisation", "identifier": "sks"}, "red fox"),
+        ({"role": "regularization", "identifier": "sks", "class_word": "fox"}, "fox"),
+        ({"role": "regularization", "identifier": "sks"}, "red fox"),
     ],
 )
 def test_words_are_those_set_then_identifier_and_class_then_the_folders_own(tmp_path, add, source, words):
@@ -60,7 +60,7 @@ def test_folders_of_one_name_never_share_an_address(tmp_path, add):
 def test_each_image_carries_the_number_of_its_folders_settings(tmp_path, add):
     for name in ("fox", "set/2_cat", "reg/1_animal"):
         add(f"{name}/a.png")
-    found = look(tmp_path / "fox", tmp_path / "set", {"folder": str(tmp_path / "reg"), "role": "regularisation"})
+    found = look(tmp_path / "fox", tmp_path / "set", {"folder": str(tmp_path / "reg"), "role": "regularization"})
     assert [(p.source, p.repeats, p.concept) for p in found.images] == [
         ("fox", 1, 0),
         ("2_cat", 2, 1),
@@ -78,10 +78,10 @@ def test_one_folder_trains_twice_where_its_settings_differ(tmp_path, add):
     assert len(found.images) == 1 and "given twice" in found.problems[0].what
 
 
-def test_regularisation_images_below_the_training_folder_are_pointed_out(tmp_path, add):
+def test_regularization_images_below_the_training_folder_are_pointed_out(tmp_path, add):
     add("set/a.png")
     add("set/reg/b.png")
-    found = look(tmp_path / "set", {"folder": str(tmp_path / "set/reg"), "role": "regularisation"})
+    found = look(tmp_path / "set", {"folder": str(tmp_path / "set/reg"), "role": "regularization"})
     (problem,) = found.problems
     assert "reached by two entries" in problem.what and "b.png" in problem.what and problem.level == "advice"
 

@@ -127,7 +127,7 @@ def test_the_scale_of_a_face_crop_is_drawn_between_both_ends():
     scales = [each.resized[0] / 2000 for each in found]
     assert min(scales) == pytest.approx(0.5, abs=0.01) and max(scales) == pytest.approx(0.8, abs=0.01)
     moved = {each.crop[0] + 200 - round(1000 * each.resized[0] / 2000) for each in found}
-    # a twentieth of the face of 200 pixels; the centre itself is rounded, which may move it by one
+    # a twentieth of the face of 200 pixels; the center itself is rounded, which may move it by one
     assert min(moved) in (-11, -10) and max(moved) in (10, 11)
 
 

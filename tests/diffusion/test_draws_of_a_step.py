@@ -85,7 +85,7 @@ def test_multires_noise_has_the_deviation_of_its_levels():
     assert torch.equal(draw_multires(4, [(32, 32), (9, 9)], 0.0, 7, 0, FOX, 0), first)
 
 
-def test_coarse_levels_make_neighbours_alike():
+def test_coarse_levels_make_neighbors_alike():
     smooth = draw_multires(4, [(32, 32), (8, 8), (2, 2)], 0.9, 7, 0, FOX, 0)
     plain = draw_multires(4, [(32, 32)], 0.9, 7, 0, FOX, 0)
 

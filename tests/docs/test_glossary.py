@@ -65,12 +65,12 @@ def accumulated(batch_size, accumulation, number):
     return sum(len(batch) for batch in first), epochs.updates_in(0)
 
 
-def regularised(number, pool):
-    epochs = epochs_of(folder(number, others=folder(pool, role="regularisation")))
+def regularized(number, pool):
+    epochs = epochs_of(folder(number, others=folder(pool, role="regularization")))
     shown: set = set()
     passes = 0
     while len(shown) < pool:
-        shown |= {each.key for each, _ in epochs.views_of(passes) if each.concept.role == "regularisation"}
+        shown |= {each.key for each, _ in epochs.views_of(passes) if each.concept.role == "regularization"}
         passes += 1
     return epochs.views, passes
 
@@ -99,7 +99,7 @@ SAID: dict[str, Callable[..., Any]] = {
     r"(\d+) images with (\d+) repeats in batches of (\d+) make (\d+) steps an epoch, and (\d+) epochs (\d+) steps": (
         lambda a, b, c, d, e, f: (steps(a, b, c, e), (d, f))
     ),
-    r"batches of (\d+) and an accumulation of (\d+) a step learns from (\d+) images; (\d+) images\s+then make (\d+) steps": (
+    r"batches of (\d+) and an accumulation of (\d+) a step trains from (\d+) images; (\d+) images\s+then make (\d+) steps": (
         lambda a, b, c, d, e: (accumulated(a, b, d), (c, e))
     ),
     r"(\d+) images of one size and (\d+) of another in batches of (\d+) make (\d+) steps": (
@@ -112,7 +112,7 @@ SAID: dict[str, Callable[..., Any]] = {
         lambda a, b, c, d, e, f, g: ((bucket(a, b, c), bucket(a, 900, 900)), ((d, e), (f, g)))
     ),
     r"with (\d+) images and (\d+) of them, (\d+) views an epoch, and all have been shown after (\d+) epochs": (
-        lambda a, b, c, d: (regularised(a, b), (c, d))
+        lambda a, b, c, d: (regularized(a, b), (c, d))
     ),
     r"A share of (0\.\d+) of (\d+) images holds out (\d+)": lambda a, b, c: (held(a, b), c),
     r"(\d+) x (\d+) pixels are (\d+) x (\d+) of them": (

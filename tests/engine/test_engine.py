@@ -128,7 +128,7 @@ def test_the_best_validation_is_the_lowest_and_the_most_memory_of_all_lives_coun
 def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
     from core.record.problems import Problem
 
-    error = ProblemsError([Problem("First wrong", "here", "mend it"), Problem("Second wrong", "there")])
+    error = ProblemsError([Problem("First wrong", "here", "fix it"), Problem("Second wrong", "there")])
     monkeypatch.setitem(execution.TASKS, "train", stepper(error=error))
     engine.submit("train", job())
     engine.start()
@@ -412,7 +412,7 @@ def test_light_work_reports_and_fails_in_plain_words(engine):
     def work(number, task):
         task.report(0.5, "half")
         if number < 0:
-            raise ProblemsError.one("No", "here", "mend")
+            raise ProblemsError.one("No", "here", "fix")
         return number * 2
 
     assert engine.light(work, 21).wait(60) == 42
@@ -445,7 +445,7 @@ def test_errors_are_told_in_plain_words(error, words):
     assert words in explain(error).what
 
 
-def test_a_poisoned_card_is_recognised():
+def test_a_poisoned_card_is_recognized():
     class AcceleratorError(RuntimeError):
         """torch raises CUDA errors by this name."""
 

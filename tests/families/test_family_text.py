@@ -159,11 +159,11 @@ def test_gradients_reach_every_layer_that_sdxl_reads(tiny_models):
         states = model.family.encode_captions(model.components, ["a fox"])
         (states.context.square().mean() + states.pooled.square().mean()).backward()
         first, second = model.components.text_encoders
-        learns = [
+        trains = [
             [layer.mlp.fc1.weight.grad is not None for layer in layers]
             for layers in (first.encoder.layers, second.text_model.encoder.layers)
         ]
-        assert learns == [[True, True, False], [True, True, True]]
+        assert trains == [[True, True, False], [True, True, True]]
         assert second.text_projection.weight.grad is not None
     finally:
         for encoder in model.components.text_encoders:

@@ -19,7 +19,7 @@ def test_the_prediction_is_that_of_diffusers(tiny):
         ours = tiny.family.predict(tiny.components, latents, times, text, SIZES)
         added = {"text_embeds": text.pooled, "time_ids": SIZES} if tiny.name == "sdxl" else None
         theirs = tiny.pipeline.unet(latents, times, text.context, added_cond_kwargs=added).sample
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # equal to the bit on most processors
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # equal to the bit on most CPUs
 
 
 def sinusoid(value):

@@ -11,7 +11,7 @@ LARGE, SMALL = 800 << 20, 14 << 20
 
 
 @pytest.mark.parametrize(
-    ("device", "fast", "bytes_", "learns", "wanted"),
+    ("device", "fast", "bytes_", "trains", "wanted"),
     [
         ("cpu", True, SMALL, True, "no"),
         ("cpu", True, LARGE, True, "bf16"),
@@ -22,9 +22,9 @@ LARGE, SMALL = 800 << 20, 14 << 20
         ("mps", False, LARGE, True, "no"),
     ],
 )
-def test_auto_follows_the_machine(monkeypatch, device, fast, bytes_, learns, wanted):
+def test_auto_follows_the_machine(monkeypatch, device, fast, bytes_, trains, wanted):
     monkeypatch.setattr(precision.machine, "bf16_is_fast", lambda device: fast)  # asked of a GPU; a CPU is measured
-    found = choose_precision(MemorySettings(), device, bytes_, learns=learns, bf16_pays=lambda: fast)
+    found = choose_precision(MemorySettings(), device, bytes_, trains=trains, bf16_pays=lambda: fast)
     assert found.name == wanted
 
 
@@ -33,9 +33,9 @@ def test_what_is_asked_for_is_taken():
     assert choose_precision(MemorySettings(mixed_precision="bf16"), "cpu", 0).compute is torch.bfloat16
 
 
-def test_losses_are_scaled_only_while_fp16_learns():
+def test_losses_are_scaled_only_while_fp16_trains():
     half = MemorySettings(mixed_precision="fp16")
-    assert choose_precision(half, "cpu", 0).scaled and not choose_precision(half, "cpu", 0, learns=False).scaled
+    assert choose_precision(half, "cpu", 0).scaled and not choose_precision(half, "cpu", 0, trains=False).scaled
 
 
 def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch):

@@ -1,4 +1,4 @@
-"""A loaded model is written with the parts that learned; the others are its source's."""
+"""A loaded model is written with the parts that trained; the others are its source's."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_what_learned_is_written_and_the_rest_is_the_sources_own(tmp_path, folder):
+def test_what_trained_is_written_and_the_rest_is_the_sources_own(tmp_path, folder):
     components = sd1.load(folder, dtype=torch.bfloat16)
     components.unet.conv_in.bias.fill_(0.5)
     components.text_encoders[0].final_layer_norm.bias.fill_(0.25)

@@ -166,11 +166,11 @@ def test_gradients_reach_the_text_encoder(model):
             encoder.zero_grad(set_to_none=True)
             states_of(model, ids_of(model, ["a fox"]), clip_skip=skip).square().mean().backward()
             layers = encoder.encoder.layers
-            learns = [
+            trains = [
                 float(layer.mlp.fc1.weight.grad.abs().sum()) > 0 if layer.mlp.fc1.weight.grad is not None else False
                 for layer in layers
             ]
-            assert learns == [True] * (3 - silent) + [False] * silent
+            assert trains == [True] * (3 - silent) + [False] * silent
     finally:
         encoder.requires_grad_(False)
         encoder.zero_grad(set_to_none=True)

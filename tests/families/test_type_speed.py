@@ -1,4 +1,4 @@
-"""The faster number type of a processor is measured once and remembered."""
+"""The faster number type of a CPU is measured once and remembered."""
 
 import json
 

@@ -34,10 +34,10 @@ def test_what_is_written_is_read_back_bit_for_bit(models, written, name, form):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_parts_that_did_not_learn_are_copied_from_the_source_into_the_other_form(tmp_path, models, name, kind):
+def test_parts_that_did_not_train_are_copied_from_the_source_into_the_other_form(tmp_path, models, name, kind):
     model = models[name]
     source = getattr(model, kind)
-    learned = {"unet": model.trained["unet"]}
+    trained = {"unet": model.trained["unet"]}
     before = model.load(source)
     expected = {"unet": model.trained["unet"], "vae": before.vae.state_dict()}
     expected |= {
@@ -47,7 +47,7 @@ def test_parts_that_did_not_learn_are_copied_from_the_source_into_the_other_form
     form, target = (
         ("diffusers_safetensors", tmp_path / "m") if kind == "file" else ("safetensors", tmp_path / "m.safetensors")
     )
-    model.write(target, learned, form, source=source)
+    model.write(target, trained, form, source=source)
     model.assert_equal(target, expected)
 
 

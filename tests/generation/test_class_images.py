@@ -197,7 +197,7 @@ def test_repeats_count_as_views_and_other_roles_do_not(workspace, dataset, tmp_p
     Image.new("RGB", (64, 96)).save(tmp_path / "reg" / "a.png")
     sources = [
         dataset.sources[0].model_copy(update={"num_repeats": 10}),
-        Source(folder=str(tmp_path / "reg"), role="regularisation", class_word="dog"),
+        Source(folder=str(tmp_path / "reg"), role="regularization", class_word="dog"),
     ]
     plan = plan_class_images(job_of(dataset.model_copy(update={"sources": sources})), workspace)
     assert plan.views == {WIDE: 20, SQUARE: 10} and plan.number == 30
@@ -259,11 +259,11 @@ def test_the_images_train_beside_the_subject_at_its_sizes_with_the_class_as_capt
 ):
     folder = tmp_path / "class"
     make_class_images(job_of(dataset, folder=str(folder), number=6), workspace, store=store)
-    beside = Source(folder=str(folder), role="regularisation", class_word="fox")
+    beside = Source(folder=str(folder), role="regularization", class_word="fox")
     with_folder = dataset.model_copy(update={"sources": [*dataset.sources, beside]})
     report = preflight(TrainJob(dataset=with_folder), workspace)
     assert report.ok, report.problems
-    made = [each for each in report.placed if each.concept.role == "regularisation"]
+    made = [each for each in report.placed if each.concept.role == "regularization"]
     assert len(made) == 6 and all(each.placement.scale == 1 and each.placement.kept == 1 for each in made)
     assert Counter(each.placement.bucket for each in made) == {WIDE: 4, SQUARE: 2}
     assert {row.caption for row in report.rows if Path(row.path).parent == folder} == {"fox"}

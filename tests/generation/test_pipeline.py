@@ -96,7 +96,7 @@ def test_a_seed_gives_diffusers_image(starter, theirs, sampler):
     ours = our_pixels(starter, "a fox, flat icon", "red", seeds=[42], sampler=sampler, steps=8, guidance_scale=4)[0]
     other = their_pixels(theirs, sampler, "a fox, flat icon", "red", seed=42, steps=8, guidance=4)
     assert np.abs(ours - other).max() < 1e-4
-    assert ours.std() > 0.1  # an image, not one colour
+    assert ours.std() > 0.1  # an image, not one color
 
 
 def test_without_guidance_and_in_another_size_too(starter, theirs):

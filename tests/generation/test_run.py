@@ -17,7 +17,7 @@ from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
-from core.generation.style_distance import colourfulness, style_distance
+from core.generation.style_distance import colorfulness, style_distance
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -281,7 +281,7 @@ def test_the_starters_own_images_are_far_from_the_glyph_style(workspace, store):
         job = job_of(prompt=f"{thing}, glyph style", seed=1, steps=10, width=128, height=128)
         drawn.append(Image.open(run_generate(job, workspace, store=store)[0]))
     assert style_distance(drawn, style) > 50
-    assert colourfulness(drawn) > 30 > 1 > colourfulness(style)
+    assert colorfulness(drawn) > 30 > 1 > colorfulness(style)
 
 
 @pytest.mark.parametrize(

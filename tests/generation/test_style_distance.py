@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from core.generation.style_distance import colourfulness, style_distance
+from core.generation.style_distance import colorfulness, style_distance
 
 
-def flat(*colour: int, side: int = 8) -> Image.Image:
-    return Image.new("RGB", (side, side), colour)
+def flat(*color: int, side: int = 8) -> Image.Image:
+    return Image.new("RGB", (side, side), color)
 
 
 def test_equal_sets_are_at_distance_zero_whatever_their_sizes_and_order():
@@ -18,13 +18,13 @@ def test_equal_sets_are_at_distance_zero_whatever_their_sizes_and_order():
     assert style_distance(a, b) == pytest.approx(0, abs=1e-9)
 
 
-def test_grey_images_differ_by_their_lightness_alone():
+def test_gray_images_differ_by_their_lightness_alone():
     assert style_distance([flat(200, 200, 200)], [flat(50, 50, 50)]) == pytest.approx(150)
 
 
 def test_red_against_black_is_chroma_255_and_luminance_76():
     assert style_distance([flat(255, 0, 0)], [flat(0, 0, 0)]) == pytest.approx(255 + 76)
-    assert colourfulness([flat(255, 0, 0), flat(9, 9, 9)]) == pytest.approx(127.5)
+    assert colorfulness([flat(255, 0, 0), flat(9, 9, 9)]) == pytest.approx(127.5)
 
 
 def test_contrast_counts_though_the_mean_is_the_same():

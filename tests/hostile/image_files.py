@@ -27,10 +27,10 @@ def _image(kind: str, mode: str = "RGB", size: tuple[int, int] = (64, 48), **mor
 
 
 def png(
-    width: int, height: int, *chunks: tuple[bytes, bytes], depth: int = 8, colour: int = 2, data: bytes = b""
+    width: int, height: int, *chunks: tuple[bytes, bytes], depth: int = 8, color: int = 2, data: bytes = b""
 ) -> bytes:
     """A PNG of these chunks between header and pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
     body = b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -39,9 +39,9 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def flat(width: int, height: int, colour: int = 2) -> bytes:
-    """Packed pixels of one colour."""
-    row = b"\0" * (1 + width * {0: 1, 2: 3, 6: 4}[colour])
+def flat(width: int, height: int, color: int = 2) -> bytes:
+    """Packed pixels of one color."""
+    row = b"\0" * (1 + width * {0: 1, 2: 3, 6: 4}[color])
     packer = zlib.compressobj(1)
     return b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
 
@@ -126,7 +126,7 @@ IMAGES: list[tuple[str, Callable[[], bytes]]] = [
     ("zero.png", lambda: png(0, 0)),
     ("line.png", lambda: png(100_000, 1, data=flat(100_000, 1))),
     ("column.png", lambda: png(1, 100_000, data=flat(1, 100_000))),
-    ("grey13000.png", lambda: png(13_000, 13_000, colour=0, data=flat(13_000, 13_000, 0))),
+    ("gray13000.png", lambda: png(13_000, 13_000, color=0, data=flat(13_000, 13_000, 0))),
     ("textbomb.png", _text_bomb),
     ("chunks.png", _many_text_chunks),
     ("params.png", lambda: png(8, 8, (b"zTXt", _packed(b"x" * 60_000_000)), data=flat(8, 8))),
@@ -135,7 +135,7 @@ IMAGES: list[tuple[str, Callable[[], bytes]]] = [
     ("loop.png", lambda: png(8, 8, (b"eXIf", _exif_loop()), data=flat(8, 8))),
     ("many.png", lambda: png(8, 8, (b"eXIf", _exif_many()), data=flat(8, 8))),
     ("icc.png", lambda: png(8, 8, (b"iCCP", b"a\0\0" + zlib.compress(b"\0" * 50_000_000)), data=flat(8, 8))),
-    ("palette.png", lambda: png(8, 8, colour=3, data=flat(8, 8, 0))),
+    ("palette.png", lambda: png(8, 8, color=3, data=flat(8, 8, 0))),
     ("apng.png", lambda: png(8, 8, (b"acTL", struct.pack(">II", 0x7FFFFFFF, 0)), data=flat(8, 8))),
     ("loop.tif", _exif_loop),
     ("strips.tif", lambda: _tiff([(256, 4, 1, 65_000), (257, 4, 1, 65_000), (258, 3, 1, 8), (273, 4, 0x7FFFFFFF, 8)])),
@@ -380,11 +380,11 @@ def make_folder(folder: Path, case: int) -> Path:
 def read_folder(top: Path) -> None:
     """`train --check` for it: the good image trains, whatever lies beside it, and each thing in the way is named."""
     from core.dataset.preflight import preflight
-    from core.dataset.scan import recognise
+    from core.dataset.scan import recognize
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
-    recognise(top)
+    recognize(top)
     dataset = {"folder": str(top), "skip_broken": True, "resolution": 128, "bucket_reso_steps": 32}
     job = TrainJob.model_validate({"dataset": dataset})
     report = preflight(job, Workspace(outputs=top.parent / "outputs"), decode=True, count_tokens=len)

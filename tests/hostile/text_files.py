@@ -13,7 +13,7 @@ from tests.hostile.image_files import GOOD_PNG
 
 # ---- captions
 
-CAPTION = "a red fox, {sitting|lying}, in the snow, ||| forest, __colour__\nsecond line"
+CAPTION = "a red fox, {sitting|lying}, in the snow, ||| forest, __color__\nsecond line"
 CAPTIONS = [
     ("a.txt", text("")),
     ("a.txt", text(b"\0" * 100_000)),

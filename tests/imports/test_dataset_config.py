@@ -63,7 +63,7 @@ def test_each_folder_has_what_its_table_its_dataset_and_general_say_in_this_orde
     assert [each.captions.shuffle_caption for each in (hero, person, listed)] == [True, True, False]
     assert [each.images.resolution for each in (hero, person, listed)] == [1024, 1024, 768]
     assert [each.images.train_batch_size for each in (hero, person, listed)] == [2, 2, 1]
-    assert [each.role for each in (hero, person, listed)] == ["train", "regularisation", "train"]
+    assert [each.role for each in (hero, person, listed)] == ["train", "regularization", "train"]
     assert [each.source.num_repeats for each in (hero, person, listed)] == [10, 1, 1]
     assert listed.source.metadata_file == "D:\\ft\\meta.json"
     assert report.problems == [] and report.notes == ["3 folders in 2 datasets."]

@@ -102,7 +102,7 @@ REFUSED = {  # sd-scripts' words for it -> (file, table path and line, what is s
     "extra keys not allowed: is_reg beside metadata": (
         subset("metadata_file = '/m.json'", "is_reg = true"),
         "line 6, datasets[0].subsets[0].is_reg",
-        "Regularisation (is_reg) is for DreamBooth datasets: it takes neither metadata nor masks.",
+        "Regularization (is_reg) is for DreamBooth datasets: it takes neither metadata nor masks.",
         "Remove it.",
     ),
     "extra keys not allowed: alpha_mask beside masks": (

@@ -40,7 +40,7 @@ def subsets(config):
 def test_the_file_is_short_and_reads_as_a_person_would_write_it(tmp_path):
     job = job_of(
         plain("D:\\sets\\it's a fox", num_repeats=10, class_tokens="sks fox", keep_tokens=1),
-        plain("D:\\sets\\reg", role="regularisation", class_tokens="fox"),
+        plain("D:\\sets\\reg", role="regularization", class_tokens="fox"),
         resolution=768,
         reg_balance="kohya",
     )
@@ -183,12 +183,12 @@ def test_auto_takes_the_ending_of_more_captions_and_names_those_that_are_not_rea
 
 
 LOST = {
-    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularisation"),
-    "dataset.balance": ({}, {}, {}, "Balance of regularisation"),
+    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularization"),
+    "dataset.balance": ({}, {}, {}, "Balance of regularization"),
     "dataset.short": ({}, {"short_batches": "merge"}, {}, "Buckets that do not fill a batch"),
     "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken images"),
     "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "Dataset class"),
-    "dataset.colour": ({}, {"alpha_color": "#000000"}, {}, "Colour behind transparency"),
+    "dataset.color": ({}, {"alpha_color": "#000000"}, {}, "Color behind transparency"),
     "captions.length": ({}, {}, {"max_token_length": 150}, "Longest caption"),
     "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "Several caption files"),
     "captions.lines": ({}, {}, {"caption_lines": "all"}, "Captions of several lines"),
@@ -202,7 +202,7 @@ LOST = {
     "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "Metadata file"),
     "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "Transparency is a mask"),
     "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "Words for images without"),
-    "list and role": ({"metadata_file": "/m.json", "role": "regularisation"}, {}, {}, "Role: regularisation"),
+    "list and role": ({"metadata_file": "/m.json", "role": "regularization"}, {}, {}, "Role: regularization"),
     "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "Read metadata_cache.json"),
 }
 
@@ -210,12 +210,12 @@ LOST = {
 @pytest.mark.parametrize("case", LOST)
 def test_what_sd_scripts_has_no_option_for_is_named(case):
     source, dataset, captions, title = LOST[case]
-    job = job_of(plain(**source), plain("/reg", role="regularisation"), captions=captions, **dataset)
+    job = job_of(plain(**source), plain("/reg", role="regularization"), captions=captions, **dataset)
     _, problems = dataset_config(job)
     found = [problem for problem in problems if title in problem.what and "cannot be written" in problem.what]
     assert found and found[0].level == "advice" and found[0].fix and found[0].where
     if "balance" not in case:
-        _, before = dataset_config(job_of(plain(), plain("/reg", role="regularisation")))
+        _, before = dataset_config(job_of(plain(), plain("/reg", role="regularization")))
         assert not [problem for problem in before if title in problem.what]
 
 

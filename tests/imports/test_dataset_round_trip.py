@@ -224,7 +224,7 @@ def jobs(draw):
     for number in range(draw(st.integers(1, 4))):
         own = draw(some({**images, **captions, "validation_split": st.floats(0, 1)}))
         source = {"folder": f"/sets/{number}", "recursive": False, "num_repeats": draw(st.integers(1, 9))}
-        source |= {"class_tokens": draw(TEXT), "role": draw(st.sampled_from(["train", "regularisation"]))}
+        source |= {"class_tokens": draw(TEXT), "role": draw(st.sampled_from(["train", "regularization"]))}
         sources.append({**own, **source})
     common = {"caption_extension": ".txt", **draw(some(captions))}
     dataset = {"max_bucket_reso": 2048, **draw(some(images)), "sources": sources}

@@ -1,4 +1,4 @@
-"""Textual inversion: new rows learn and nothing else; its files are those of sd-scripts."""
+"""Textual inversion: new rows train and nothing else; its files are those of sd-scripts."""
 
 from types import SimpleNamespace
 
@@ -57,12 +57,12 @@ def test_spelling_out_touches_nothing_without_the_word(text, count):
         assert spelled_out(text, ["zunkel"], count) == text
 
 
-def test_only_the_new_rows_learn_and_they_begin_with_the_init_word(components):
+def test_only_the_new_rows_train_and_they_begin_with_the_init_word(components):
     own = method(num_vectors_per_token=2, init_word="red fox")
     encoder, tokenizer = components.text_encoders[0], components.tokenizers[0]
     table = encoder.get_input_embeddings().weight.detach().clone()
     ids = tokenizer("red fox")["input_ids"][1:-1]
-    (learner,) = own.build(components)
+    (trainable,) = own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], table[ids].float())
     assert [parameter.requires_grad for parameter in components.unet.parameters()].count(True) == 0
     assert [name for name, one in encoder.named_parameters() if one.requires_grad] == [
@@ -71,10 +71,10 @@ def test_only_the_new_rows_learn_and_they_begin_with_the_init_word(components):
     spelled = own.encode(["a zunkel here"], lambda captions: encode(components, captions)).context
     torch.testing.assert_close(spelled, encode(components, ["a red fox here"]).context)  # it still means its beginning
     spelled.sum().backward()
-    assert float(learner.parameters[0].grad.abs().sum()) > 0 and encoder.get_input_embeddings().weight.grad is None
+    assert float(trainable.parameters[0].grad.abs().sum()) > 0 and encoder.get_input_embeddings().weight.grad is None
 
 
-def test_several_words_learn_together_and_each_has_its_file(components, tmp_path):
+def test_several_words_train_together_and_each_has_its_file(components, tmp_path):
     own = method(token_string="zunkel, brabol", num_vectors_per_token=2, init_word="fox, car")
     own.build(components)
     assert {tuple(own.vectors(word)["emb_params"].shape) for word in ("zunkel", "brabol")} == {

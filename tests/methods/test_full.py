@@ -3,7 +3,7 @@
 import pytest
 
 from core.families import family
-from core.methods.full import block_learners, block_of_weight
+from core.methods.full import block_of_weight, block_trainables
 from core.settings.blocks import COUNTS
 
 # Numbers as sd-scripts counts them: embeddings, on the way down, the middle, on the way up, the last layer.
@@ -44,7 +44,7 @@ def test_weights_are_in_the_blocks_that_sd_scripts_counts(name):
 @pytest.mark.parametrize("name", PLACES)
 def test_every_weight_is_in_one_block_and_no_block_is_empty(name):
     unet = family(name).make_empty("unet")
-    learners = list(block_learners(unet, [float(place) for place in range(COUNTS[name])], name))
-    assert [learner.rate for learner in learners] == list(range(COUNTS[name]))
-    found = [id(weight) for learner in learners for weight in learner.parameters]
+    trainables = list(block_trainables(unet, [float(place) for place in range(COUNTS[name])], name))
+    assert [trainable.rate for trainable in trainables] == list(range(COUNTS[name]))
+    found = [id(weight) for trainable in trainables for weight in trainable.parameters]
     assert sorted(found) == sorted(id(weight) for weight in unet.parameters())

@@ -60,7 +60,7 @@ def test_elements_are_dropped_with_their_probability_and_the_rest_makes_up_for_i
     assert set(hidden.unique().tolist()) == {0.0, 1.0}
     deviation = (share * (1 - share) / hidden.numel()) ** 0.5
     assert float((hidden == 0).float().mean()) == approx(share, abs=5 * deviation)
-    # Neighbours, images and ranks are independent: the share of equal pairs is p^2 + (1 - p)^2.
+    # Neighbors, images and ranks are independent: the share of equal pairs is p^2 + (1 - p)^2.
     equal = share**2 + (1 - share) ** 2
     for one, other in ((hidden[:, 1:], hidden[:, :-1]), (hidden[0], hidden[1]), (hidden[..., 0], hidden[..., 1])):
         assert float((one == other).float().mean()) == approx(equal, abs=0.03)

@@ -38,7 +38,7 @@ def build_unet(dtype=FP32):
 def _packing_works_here():
     """Where oneDNN and its bf16 are, the private calls must work; elsewhere nothing is installed."""
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        skip("no oneDNN with bf16 on this processor")
+        skip("no oneDNN with bf16 on this CPU")
     assert frozen.works(FP32) and frozen.works(BF16)
 
 
@@ -150,7 +150,7 @@ def test_a_unet_of_any_order_of_memory_computes_with_the_channels_together(dtype
     )
 
 
-def test_inside_packed_copies_convolutions_that_learn_keep_their_own_weights():
+def test_inside_packed_copies_convolutions_that_train_keep_their_own_weights():
     unet = build_unet(FP32).to(memory_format=torch.contiguous_format).requires_grad_(True)
     kept = {key: value.data_ptr() for key, value in unet.state_dict().items()}
     with frozen.packed_copies(unet):
@@ -172,7 +172,7 @@ def test_the_plain_weight_takes_no_memory_meanwhile_and_cannot_be_used_by_mistak
 @mark.parametrize(
     "conv",
     [
-        nn.Conv2d(32, 32, 3, padding=1),  # learns
+        nn.Conv2d(32, 32, 3, padding=1),  # trains
         nn.Conv2d(32, 32, 3, padding=1, stride=2).requires_grad_(False),
         nn.Conv2d(32, 32, 3, padding=0).requires_grad_(False),
         nn.Conv2d(32, 32, 3, padding=2, dilation=2).requires_grad_(False),
@@ -181,7 +181,7 @@ def test_the_plain_weight_takes_no_memory_meanwhile_and_cannot_be_used_by_mistak
         nn.Conv2d(4, 32, 3, padding=1).requires_grad_(False),
         nn.Conv2d(32, 32, 3, padding=1).half().requires_grad_(False),
     ],
-    ids=["learning", "strided", "shrinking", "dilated", "grouped", "reflecting", "first layer", "float16"],
+    ids=["training", "strided", "shrinking", "dilated", "grouped", "reflecting", "first layer", "float16"],
 )
 def test_other_convolutions_are_left_alone(conv):
     assert frozen.install(nn.Sequential(conv)) == 0

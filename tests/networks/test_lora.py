@@ -146,7 +146,7 @@ def test_conv_alpha_left_empty_is_the_conv_rank(model):
     assert layers[NAMES["down"]].scale == 1.0 and layers[NAMES["to_q"]].scale == 0.25
 
 
-def test_parts_that_do_not_learn_are_not_in_the_network(model):
+def test_parts_that_do_not_train_are_not_in_the_network(model):
     unet_only = LoraNetwork.create(targets_of(model), NetworkSettings(train_text_encoder=False), seed=1)
     text_only = LoraNetwork.create(
         targets_of(model), NetworkSettings(train_unet=False, train_text_encoder=True), seed=1

@@ -44,7 +44,7 @@ def targets_of(model):
 
 
 def trained(model, seed=5, **settings):
-    """The tensors of a LoRA that has learnt something."""
+    """The tensors of a LoRA that has trained something."""
     network = LoraNetwork.create(targets_of(model), NetworkSettings(**{**BOTH, **settings}), seed=seed)
     draw = torch.Generator().manual_seed(seed)
     for layer in network.layers.values():

@@ -7,7 +7,7 @@ from torch import nn
 
 from core.optimization.averaging import averaged
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
-from core.optimization.groups import Learner, parameter_groups
+from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.record.problems import ProblemsError
 from core.settings.optimizer import OptimizerSettings
@@ -48,7 +48,7 @@ def test_a_part_with_rate_0_is_left_out_and_asks_for_no_gradients():
     assert not parts["text_encoder"][0].requires_grad and parts["unet"][0].requires_grad
 
 
-def test_a_run_in_which_nothing_would_learn_is_refused():
+def test_a_run_in_which_nothing_would_train_is_refused():
     with raises(ProblemsError, match="Nothing would be trained"):
         parameter_groups(OptimizerSettings(learning_rate=0.0), parts_of())
     with raises(ProblemsError, match="Nothing would be trained"):
@@ -249,17 +249,17 @@ def test_a_negative_rate_moves_the_other_way():
 
 def test_lora_plus_gives_the_up_matrices_their_own_group():
     weights = [nn.Parameter(torch.zeros(2)) for _ in range(6)]
-    learners = [
-        Learner("unet", weights[:1]),
-        Learner("unet", weights[1:2], kind="up"),
-        Learner("text_encoder", weights[2:3]),
-        Learner("text_encoder", weights[3:4], kind="up"),
-        Learner("text_encoder_2", weights[4:5]),
-        Learner("text_encoder_2", weights[5:], kind="up"),
+    trainables = [
+        Trainable("unet", weights[:1]),
+        Trainable("unet", weights[1:2], kind="up"),
+        Trainable("text_encoder", weights[2:3]),
+        Trainable("text_encoder", weights[3:4], kind="up"),
+        Trainable("text_encoder_2", weights[4:5]),
+        Trainable("text_encoder_2", weights[5:], kind="up"),
     ]
 
     def rates(**given):
-        groups = parameter_groups(OptimizerSettings(learning_rate=1e-4, **given), learners)
+        groups = parameter_groups(OptimizerSettings(learning_rate=1e-4, **given), trainables)
         return {group["name"]: (approx(group["lr"]), len(group["params"])) for group in groups}
 
     assert rates() == {"text_encoder": (1e-4, 2), "text_encoder_2": (1e-4, 2), "unet": (1e-4, 2)}
@@ -276,13 +276,13 @@ def test_lora_plus_gives_the_up_matrices_their_own_group():
 
 def test_blocks_have_rates_of_their_own_and_a_factor_of_0_leaves_one_out():
     weights = [nn.Parameter(torch.zeros(2)) for _ in range(4)]
-    learners = [
-        Learner("unet", weights[:1], name="unet_block0", factor=0.5),
-        Learner("unet", weights[1:2], name="unet_block1", factor=0.0),
-        Learner("unet", weights[2:3], name="unet_block2", rate=3e-4),
-        Learner("embedding", weights[3:]),
+    trainables = [
+        Trainable("unet", weights[:1], name="unet_block0", factor=0.5),
+        Trainable("unet", weights[1:2], name="unet_block1", factor=0.0),
+        Trainable("unet", weights[2:3], name="unet_block2", rate=3e-4),
+        Trainable("embedding", weights[3:]),
     ]
-    groups = parameter_groups(OptimizerSettings(learning_rate=1e-4, unet_lr=2e-4), learners, scale=2.0)
+    groups = parameter_groups(OptimizerSettings(learning_rate=1e-4, unet_lr=2e-4), trainables, scale=2.0)
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("unet_block0", approx(2e-4)),
         ("unet_block2", approx(6e-4)),
@@ -298,7 +298,7 @@ def test_blocks_have_rates_of_their_own_and_a_factor_of_0_leaves_one_out():
 @mark.parametrize(
     "name", ["AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree", "prodigyplus.ProdigyPlusScheduleFree"]
 )
-def test_the_averaged_weights_are_there_inside_and_the_learning_ones_come_back_to_the_bit(name):
+def test_the_averaged_weights_are_there_inside_and_the_training_ones_come_back_to_the_bit(name):
     settings = OptimizerSettings(optimizer_type=name, learning_rate=1e-1)
     ends = []
     for visits in (False, True):
@@ -306,27 +306,27 @@ def test_the_averaged_weights_are_there_inside_and_the_learning_ones_come_back_t
         optimizer = build_optimizer(settings, parameter_groups(settings, parts))
         for step in range(12):
             take_step(optimizer, parts, step)
-            learning = values(parts)
+            trainable = values(parts)
             if visits:
                 with averaged(optimizer):
                     inside = values(parts)
-                assert not all(torch.equal(a, b) for a, b in zip(inside, learning, strict=True)) or step < 8
-                assert all(torch.equal(a, b) for a, b in zip(values(parts), learning, strict=True))
+                assert not all(torch.equal(a, b) for a, b in zip(inside, trainable, strict=True)) or step < 8
+                assert all(torch.equal(a, b) for a, b in zip(values(parts), trainable, strict=True))
         ends.append(values(parts))
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True)), "saving and sampling change nothing"
 
 
-def test_what_was_learnt_comes_back_also_when_saving_fails():
+def test_what_was_trained_comes_back_also_when_saving_fails():
     settings = OptimizerSettings(optimizer_type="AdamWScheduleFree", learning_rate=1e-1)
     parts = parts_of()
     optimizer = build_optimizer(settings, parameter_groups(settings, parts))
     for step in range(3):
         take_step(optimizer, parts, step)
-    learning = values(parts)
+    trainable = values(parts)
     with raises(OSError), averaged(optimizer):
         raise OSError("the disk is full")
-    assert all(torch.equal(a, b) for a, b in zip(values(parts), learning, strict=True))
-    take_step(optimizer, parts, 3)  # and it learns on: a schedule-free one refuses that outside its learning mode
+    assert all(torch.equal(a, b) for a, b in zip(values(parts), trainable, strict=True))
+    take_step(optimizer, parts, 3)  # and it trains on: a schedule-free one refuses that outside its training mode
 
 
 def test_a_refusal_of_the_library_is_a_problem_with_its_words():

@@ -17,7 +17,7 @@ def shorts(seed=0):
 
 
 def test_rounding_by_chance_is_right_on_average():
-    """Of n draws of a number between two neighbours at distance u, the mean is the number, within 4 u / (2 sqrt n)."""
+    """Of n draws of a number between two neighbors at distance u, the mean is the number, within 4 u / (2 sqrt n)."""
     value, n = 1.0 + 0.3 * 2**-7, 20000  # 2 ** -7: the distance of bf16 numbers above 1
     rounded = round_by_chance(torch.full((n,), value), shorts()).float()
     assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
@@ -30,8 +30,8 @@ def test_each_of_many_numbers_has_a_chance_of_its_own():
     values = torch.rand(4001, generator=drawn(2)) + 1
     error = torch.stack([round_by_chance(values, shorts(seed)).float() - values for seed in range(400)])
     assert error.mean(dim=0).abs().max().item() < 5 * 2**-7 / (2 * 400**0.5)
-    neighbours = torch.corrcoef(error[:, :8].T)
-    assert (neighbours - torch.eye(8)).abs().max().item() < 5 / 400**0.5, "four come from one draw, and are independent"
+    neighbors = torch.corrcoef(error[:, :8].T)
+    assert (neighbors - torch.eye(8)).abs().max().item() < 5 / 400**0.5, "four come from one draw, and are independent"
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -3.0, float("inf"), float("-inf"), 2.0**-130])
@@ -60,7 +60,7 @@ def test_pieces_are_drawn_as_the_whole_is():
     assert abs(many.double().mean()) < 5 * 2**16 / (12 * 4000) ** 0.5
 
 
-def learning(kind, **how):
+def trainable(kind, **how):
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(30, 20).to(torch.bfloat16)), nn.Parameter(torch.randn(7).to(torch.bfloat16))]
     optimizer = kind([{"params": [weight], "name": str(n)} for n, weight in enumerate(weights)], lr=1e-4)
@@ -76,23 +76,23 @@ def walk(weights, optimizer, steps):
 
 
 def test_steps_too_small_for_bf16_count_by_chance_and_are_lost_to_the_nearest():
-    by_chance, optimizer = learning(torch.optim.SGD)
+    by_chance, optimizer = trainable(torch.optim.SGD)
     start = [weight.detach().clone() for weight in by_chance]
     walk(by_chance, optimizer, 100)
     moved = (by_chance[0] - start[0]).float().mean().item()
     assert moved == pytest.approx(-0.01, rel=0.25)  # 100 steps of 1e-4 times a gradient of 1 on average
-    nearest, optimizer = learning(torch.optim.SGD, stochastic=False)
+    nearest, optimizer = trainable(torch.optim.SGD, stochastic=False)
     walk(nearest, optimizer, 100)
     assert abs((nearest[0] - start[0]).float().mean().item()) < 0.005
 
 
 def test_the_size_of_the_parts_changes_nothing(monkeypatch):
-    whole, optimizer = learning(torch.optim.AdamW)
+    whole, optimizer = trainable(torch.optim.AdamW)
     walk(whole, optimizer, 3)
-    at_once, optimizer = learning(torch.optim.AdamW, by_parts=False)
+    at_once, optimizer = trainable(torch.optim.AdamW, by_parts=False)
     walk(at_once, optimizer, 3)
     monkeypatch.setattr(rounding, "LARGEST", 1)
-    single, optimizer = learning(torch.optim.AdamW)
+    single, optimizer = trainable(torch.optim.AdamW)
     walk(single, optimizer, 3)
     for one, other, third in zip(whole, at_once, single, strict=True):
         assert torch.equal(one, other) and torch.equal(one, third)
@@ -100,7 +100,7 @@ def test_the_size_of_the_parts_changes_nothing(monkeypatch):
 
 
 def test_a_step_that_is_withheld_moves_nothing():
-    weights, optimizer = learning(torch.optim.AdamW)
+    weights, optimizer = trainable(torch.optim.AdamW)
     before = [weight.detach().clone() for weight in weights]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
@@ -109,17 +109,17 @@ def test_a_step_that_is_withheld_moves_nothing():
 
 
 def test_the_optimizers_own_numbers_are_fp32():
-    weights, optimizer = learning(torch.optim.AdamW)
+    weights, optimizer = trainable(torch.optim.AdamW)
     walk(weights, optimizer, 1)
     assert {state["exp_avg"].dtype for state in optimizer.state.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("piece", [4, 64, 600])
 def test_numbers_are_rounded_the_same_whatever_is_done_at_a_time(monkeypatch, piece):
-    whole, optimizer = learning(torch.optim.AdamW)
+    whole, optimizer = trainable(torch.optim.AdamW)
     walk(whole, optimizer, 3)
     monkeypatch.setattr(rounding, "PIECE", piece)
-    pieces, optimizer = learning(torch.optim.AdamW)
+    pieces, optimizer = trainable(torch.optim.AdamW)
     walk(pieces, optimizer, 3)
     assert all(torch.equal(one, other) for one, other in zip(whole, pieces, strict=True))
 

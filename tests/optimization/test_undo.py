@@ -30,7 +30,7 @@ OWN_WAIT = ["Prodigy", "DAdaptAdam", "DAdaptLion"]
 
 
 class Waits(TorchDispatchMode):
-    """Counts what would make the host wait for a graphics card: .item(), bool(tensor), float(tensor)."""
+    """Counts what would make the host wait for a GPU: .item(), bool(tensor), float(tensor)."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def learning(name, dtype=torch.float32):
+def trainable(name, dtype=torch.float32):
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(64, 80).to(dtype)), nn.Parameter(torch.randn(4096).to(dtype))]
     settings = OptimizerSettings(optimizer_type=name, learning_rate=1e-2, optimizer_args=RATES.get(name, {}))
@@ -76,7 +76,7 @@ def tensors_of(optimizer):
 
 @pytest.mark.parametrize("name", [*NO_WAIT, *OWN_WAIT])
 def test_weights_and_state_after_a_bad_step_are_those_before_it(name):
-    weights, optimizer = learning(name)
+    weights, optimizer = trainable(name)
     guard = NonFiniteGuard("cpu", undo=True)
     for seed in range(3):
         step(guard, weights, optimizer, seed)
@@ -91,7 +91,7 @@ def test_weights_and_state_after_a_bad_step_are_those_before_it(name):
 
 @pytest.mark.parametrize("name", NO_WAIT)
 def test_good_steps_are_those_without_a_guard(name):
-    (weights, optimizer), (plain, free) = learning(name), learning(name)
+    (weights, optimizer), (plain, free) = trainable(name), trainable(name)
     guard = NonFiniteGuard("cpu", undo=True)
     for seed in range(4):
         step(guard, weights, optimizer, seed)
@@ -102,7 +102,7 @@ def test_good_steps_are_those_without_a_guard(name):
 
 
 def waits_of(name):
-    weights, optimizer = learning(name)
+    weights, optimizer = trainable(name)
     guard = NonFiniteGuard("cpu", undo=True)
     for seed in range(2):
         step(guard, weights, optimizer, seed)
@@ -130,7 +130,7 @@ def test_optimizers_that_find_the_step_size_wait_themselves_and_the_guard_once_m
 
 
 def test_without_undoing_the_host_waits_once():
-    weights, optimizer = learning("Lion")
+    weights, optimizer = trainable("Lion")
     guard = NonFiniteGuard("cpu", undo=False)
     step(guard, weights, optimizer, 0)
     gradients(weights, 1)
@@ -141,7 +141,7 @@ def test_without_undoing_the_host_waits_once():
 
 
 def test_what_is_too_large_or_may_be_left_out_is_waited_for(monkeypatch):
-    weights, optimizer = learning("Lion")
+    weights, optimizer = trainable("Lion")
     step(NonFiniteGuard("cpu", undo=True), weights, optimizer, 0)
     assert undo.can_undo(optimizer, torch.device("cpu"))
     assert not NonFiniteGuard("cpu", allowed=2, undo=True)._undo
@@ -150,7 +150,7 @@ def test_what_is_too_large_or_may_be_left_out_is_waited_for(monkeypatch):
 
 
 def test_16_bit_weights_are_put_back_too():
-    weights, optimizer = learning("Lion", torch.bfloat16)
+    weights, optimizer = trainable("Lion", torch.bfloat16)
     widen_steps(optimizer, 0, stochastic=True, by_parts=True)
     guard = NonFiniteGuard("cpu", undo=True)
     step(guard, weights, optimizer, 0)
@@ -164,7 +164,7 @@ def test_16_bit_weights_are_put_back_too():
 @pytest.mark.parametrize("name", ["AdamW", "Lion"])
 @pytest.mark.parametrize("bad", ["loss", "gradient", "nothing"])
 def test_scaled_losses_step_only_where_all_is_finite(name, bad):
-    weights, optimizer = learning(name)
+    weights, optimizer = trainable(name)
     guard, scaler = NonFiniteGuard("cpu", undo=True), make_scaler("cpu", torch.float32)
     scaler.scale(torch.zeros(()))
     gradients(weights, 0, bad == "gradient")

@@ -96,6 +96,6 @@ print(faults() - before)
 
 @glibc
 def test_afterwards_blocks_of_some_megabytes_are_used_again_as_before() -> None:
-    """glibc learns how large they are as a process runs, and stops learning as soon as it is told anything."""
+    """glibc trains how large they are as a process runs, and stops training as soon as it is told anything."""
     done = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert int(done.stdout) < 50 * (8 << 20) / 4096 / 10, "pages that the system had to clear"

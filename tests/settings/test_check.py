@@ -26,7 +26,7 @@ def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():
     assert by_what["Highest timestep is 5000"] == "use a whole number, 1 to 1000 (timesteps)"
     assert by_what["There is no setting 'noise.max_timestp'"] == "did you mean 'noise.max_timestep'?"
     assert 'Min-SNR gamma is "5"' in by_what
-    assert "Learning rate is not a number" in by_what
+    assert "Trained rate is not a number" in by_what
     assert by_what["There is no setting 'nois'"] == "did you mean the group 'noise'?"
     assert by_what["There is no setting 'network.network_dim'"] == "did you mean 'network.rank'?"
     assert "Rank is true" in by_what
@@ -164,7 +164,7 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
     quiet = ineffective(build(TrainJob, off | {"dataset": {"folder": "a"}}))
     folder = {
         "folder": "b",
-        "role": "regularisation",
+        "role": "regularization",
         "train_batch_size": 2,
         "shuffle_caption": True,
         "enable_bucket": False,

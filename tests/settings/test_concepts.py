@@ -68,4 +68,4 @@ def test_a_folder_that_is_switched_off_and_one_of_another_role_are_taken_as_such
     sources = [{"folder": "a", "enabled": False}, {"folder": "b", "role": "validation"}]
     job = build(TrainJob, {"dataset": {"folder": "c", "reg_data_dir": "d", "sources": sources}})
     found = [(concept.source.folder, concept.role) for concept in concepts_of(job)]
-    assert found == [("c", "train"), ("d", "regularisation"), ("b", "validation")]
+    assert found == [("c", "train"), ("d", "regularization"), ("b", "validation")]

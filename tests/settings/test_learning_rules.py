@@ -6,7 +6,7 @@ from core.settings import optimizer_list
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
 from core.settings.job import TrainJob
-from core.settings.optimizers import catalogue
+from core.settings.optimizers import catalog
 from core.settings.rates import effective_rates, scale_factor, scale_sentence
 from core.settings.recipes import HUBER, changes, recipe, recipes
 from core.settings.rules import ineffective, training_problems
@@ -33,7 +33,7 @@ TEXT = {"train_text_encoder": True}
 PLAIN_ADAFACTOR = {"optimizer_type": "AdaFactor", "max_grad_norm": 0.0}
 
 
-def test_the_defaults_need_no_word_about_learning():
+def test_the_defaults_need_no_word_about_training():
     assert [p for p in training_problems(job()) if p.where.startswith(("optimizer", "schedule"))] == []
 
 
@@ -115,7 +115,7 @@ def test_several_rates_are_an_error_where_the_library_refuses_them_and_else_advi
     only(job(plus), "loraplus_lr_ratio", "error", "1 and 16")
 
 
-def test_a_schedule_free_optimizer_greys_the_curve_and_names_its_own_warm_up():
+def test_a_schedule_free_optimizer_grays_the_curve_and_names_its_own_warm_up():
     found = job({"optimizer_type": "AdamWScheduleFree"}, {"lr_scheduler": "cosine", "lr_warmup_steps": "10%"})
     assert "warmup_steps=" in only(found, "lr_warmup_steps", "advice", "schedule-free").fix
     assert {"schedule.lr_scheduler", "schedule.lr_warmup_steps", "schedule.lr_scheduler_args"} <= set(
@@ -199,11 +199,11 @@ def test_a_curve_of_torch_is_one_of_a_list():
         ("piecewise_constant", {"lr_scheduler_args"}),
     ],
 )
-def test_options_of_other_curves_are_greyed(curve, used):
+def test_options_of_other_curves_are_grayed(curve, used):
     options = {"lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale", "lr_scheduler_min_lr_ratio"}
     options |= {"lr_decay_steps", "lr_scheduler_args"}
-    greyed = ineffective(job(schedule={"lr_scheduler": curve}))
-    assert {name for name in options if f"schedule.{name}" not in greyed} == used
+    grayed = ineffective(job(schedule={"lr_scheduler": curve}))
+    assert {name for name in options if f"schedule.{name}" not in grayed} == used
 
 
 def test_scale_lr_multiplies_by_batch_accumulation_and_processes_and_shows_the_product():
@@ -215,7 +215,7 @@ def test_scale_lr_multiplies_by_batch_accumulation_and_processes_and_shows_the_p
     )
     assert scale_factor(scaled, 3) == 24
     assert effective_rates(scaled, 3) == pytest.approx({"unet": 2.4e-3, "text_encoder": 1.2e-3})
-    assert scale_sentence(scaled, 3) == "Learning rate 0.0001 x a batch of 4 x accumulation 2 x processes 3 = 0.0024"
+    assert scale_sentence(scaled, 3) == "Trained rate 0.0001 x a batch of 4 x accumulation 2 x processes 3 = 0.0024"
     assert scale_sentence(job(), 3) == "" and effective_rates(job(), 3) == {"unet": 1e-4}
 
 
@@ -224,9 +224,7 @@ def test_rates_of_two_text_encoders_and_of_lora_plus_are_listed_apart():
     assert effective_rates(own) == pytest.approx({"text_encoder": 1e-5, "unet": 1e-4, "unet plus": 1.6e-3})
 
 
-@pytest.mark.parametrize(
-    "name", [entry.name for entry in catalogue().values() if entry.offered and recipes(entry.name)]
-)
+@pytest.mark.parametrize("name", [entry.name for entry in catalog().values() if entry.offered and recipes(entry.name)])
 def test_a_recipe_leads_to_a_job_without_a_word_about_its_optimizer_or_curve(name):
     for found in recipes(name):
         values = {"optimizer": {"optimizer_type": name}}
@@ -284,7 +282,7 @@ FROZEN = "no block has the rate 0, or the optimizer is within the backward pass"
         ({"network": TEXT, "optimizer": {"text_encoder_lr": 0, "max_grad_norm": 0}}, "nothing is clipped"),
         ({"optimizer": {"text_encoder_lr": 0}}, "no part of the LoRA has the rate 0"),
         ({"method": {"kind": "embedding"}}, None),
-        ({"method": {"kind": "embedding"}, "sharding": {"deepspeed": True}}, "DeepSpeed clips what learns"),
+        ({"method": {"kind": "embedding"}, "sharding": {"deepspeed": True}}, "DeepSpeed clips what trains"),
         ({"method": {"kind": "fine_tune"}}, FROZEN),
         ({"method": {"kind": "fine_tune", "block_lr": ",".join(["1e-5"] * 23)}}, FROZEN),
         ({"method": {"kind": "fine_tune", "block_lr": "0," + ",".join(["1e-5"] * 22)}}, None),

@@ -25,9 +25,9 @@ def test_the_defaults_are_fine():
 
 
 @pytest.mark.parametrize("name", ["network_dropout", "rank_dropout", "module_dropout"])
-def test_a_dropout_of_1_leaves_nothing_to_learn_and_much_is_advised_against(name):
+def test_a_dropout_of_1_leaves_nothing_to_train_and_much_is_advised_against(name):
     whole, much = found(**{name: 1.0})[f"network.{name}"], found(**{name: 0.6})[f"network.{name}"]
-    assert whole.level == "error" and "nothing to learn" in whole.what
+    assert whole.level == "error" and "nothing to train" in whole.what
     assert much.level == "advice"
     assert not found(**{name: 0.3})
     with pytest.raises(ProblemsError, match="0 to 1"):

@@ -63,7 +63,7 @@ def said(sharding, groups=None):
             "optimizer.optimizer_type",
             "on a disk with AdamW",
         ),
-        ({}, TUNE | {"memory": {"full_precision": "bf16"}}, "memory.full_precision", "learn in bf16"),
+        ({}, TUNE | {"memory": {"full_precision": "bf16"}}, "memory.full_precision", "train in bf16"),
         (
             {"fp16_master_weights_and_gradients": True, "offload_optimizer_device": "cpu"},
             TUNE,
@@ -74,7 +74,7 @@ def said(sharding, groups=None):
             {"fp16_master_weights_and_gradients": True},
             TUNE | {"memory": {"mixed_precision": "fp16"}},
             "sharding.zero_stage",
-            "main memory",
+            "RAM",
         ),
         (
             {"zero_stage": 3, "offload_optimizer_device": "nvme", "offload_optimizer_nvme_path": "/x"},

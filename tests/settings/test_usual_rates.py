@@ -4,7 +4,7 @@ import pytest
 
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.optimizers import catalogue
+from core.settings.optimizers import catalog
 from core.settings.rules import training_problems
 from core.settings.usual_rates import WITH_ADAMW, far_rates, short, usual_rates
 
@@ -47,7 +47,7 @@ def test_usual_rates_of_a_lora_need_no_word(rate):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [name for name, entry in catalogue().items() if entry.offered])
+@pytest.mark.parametrize("name", [name for name, entry in catalog().items() if entry.offered])
 def test_every_optimizer_of_every_method_has_a_rate_to_start_with_and_is_told_what_is_absurd(kind, name):
     """A factor of 1e-9 moves nothing and one of 1e6 ruins everything, whatever the optimizer."""
     arguments = {"relative_step": False} if name.lower() == "adafactor" else {}

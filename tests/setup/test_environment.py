@@ -32,7 +32,7 @@ def first(tmp_path_factory):
 
 
 def offline(patch, wheels):
-    """pip finds only the invented wheels, and the build does not depend on this machine's graphics card."""
+    """pip finds only the invented wheels, and the build does not depend on this machine's GPU."""
     patch.setenv("PIP_NO_INDEX", "1")
     patch.setenv("PIP_FIND_LINKS", str(wheels))
     patch.setenv("PIP_CONFIG_FILE", "/dev/null")

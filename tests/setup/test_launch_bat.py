@@ -128,7 +128,7 @@ def test_the_py_launcher_is_asked_first_and_3_11_first_of_all():
     assert 'py -%1 "%~dp0core\\setup\\probe.py" >"%answer%" 2>nul' in part("ask_py")
 
 
-def test_the_stores_stub_is_recognised_by_its_silence_and_its_place():
+def test_the_stores_stub_is_recognized_by_its_silence_and_its_place():
     ask = part("ask_file")
     silent, told = ask.index("if defined fit exit /b 0"), [i for i, line in enumerate(ask) if "WindowsApps" in line]
     assert told and silent < told[0], "a Python really installed from the Store answers, and is taken"

@@ -25,7 +25,7 @@ def open_page(window: Any, screen: tuple[str, int], place: str) -> Any:
     """The page at a tab, in a theme and a width, with axe in it."""
     theme, width = screen
     window.tab.add_init_script(f"localStorage.setItem('atelier-theme', '{theme}')")
-    window.tab.emulate_media(reduced_motion="reduce")  # colours that are still changing have no contrast of their own
+    window.tab.emulate_media(reduced_motion="reduce")  # colors that are still changing have no contrast of their own
     window.tab.set_viewport_size({"width": width, "height": 900})
     tab = window.open(place)
     tab.evaluate(AXE)

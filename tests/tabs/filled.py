@@ -118,6 +118,6 @@ def _make_dataset(home: Path) -> list[Source]:
     image(home / "held" / "owl.png", (200, 200), caption="an owl")
     return [
         Source(folder=str(main), num_repeats=2, identifier="sks", class_word="fox"),
-        Source(folder=str(home / "dogs"), role="regularisation"),
+        Source(folder=str(home / "dogs"), role="regularization"),
         Source(folder=str(home / "held"), role="validation"),
     ]

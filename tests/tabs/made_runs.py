@@ -70,7 +70,7 @@ def make_run(
                 corrected=[1.3 - 0.5 * step / steps], grad_norm=0.5 + 1 / step, weight_norm=2 + step / 50)  # fmt: skip
         for index, prompt in enumerate(prompts if step in drawn else ()):
             file = f"samples/{step:08d}_{index:02d}.png"
-            image(folder / file, colour=f"hsl({(37 * step + 90 * index) % 360}, 45%, 50%)")
+            image(folder / file, color=f"hsl({(37 * step + 90 * index) % 360}, 45%, 50%)")
             put("sample", step=step, index=index, prompt=prompt, seed=1 + index, file=file)
         for loss in [loss for at, loss in validated if at == step]:
             by_timestep = {str(at): loss + (at - 500) / 1e4 for at in (200, 400, 600, 800)}

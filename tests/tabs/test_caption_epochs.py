@@ -45,7 +45,7 @@ def test_the_preview_is_what_the_training_draws(desk):
     assert len(set(shown(desk, text))) > 1
 
 
-def test_under_a_tag_warm_up_the_preview_is_what_each_step_learns(desk):
+def test_under_a_tag_warm_up_the_preview_is_what_each_step_trains(desk):
     desk.page.project.edit("captions.token_warmup_step", "6")
     desk.page.project.edit("captions.token_warmup_min", "1")
     desk.page.project.edit("schedule.max_train_steps", "12")
@@ -53,12 +53,12 @@ def test_under_a_tag_warm_up_the_preview_is_what_each_step_learns(desk):
     desk.page.project.edit("schedule.seed", "7")
     read(desk)
     job, report = desk.reading.job, desk.reading.report
-    learnt = Plan(report.placed, job, 7, report.total_steps).first_captions(3)
+    trained = Plan(report.placed, job, 7, report.total_steps).first_captions(3)
     found = {}
     for number in range(3):
         placed = next(each for each in report.placed if each.image.relative == f"{number}.png")
         found[number] = shown(desk, f"fox, red, snow, day{number}", number)
-        assert found[number] == learnt[placed.key]
+        assert found[number] == trained[placed.key]
     assert len({len(captions[0].split(", ")) for captions in found.values()}) > 1  # one epoch, several steps
 
 

@@ -77,7 +77,7 @@ def chosen(desk: Desk, folder) -> None:
     wait_until(lambda: not desk.reading.busy)
 
 
-def test_the_first_image_is_open_with_its_caption_and_its_neighbours_are_here(desk):
+def test_the_first_image_is_open_with_its_caption_and_its_neighbors_are_here(desk):
     window = Window(desk)
     assert (
         window.box == "a ant"
@@ -265,15 +265,15 @@ def desk_look(window: Window) -> dict:
     return window.desk.answer({"act": "look", "key": window.open, "text": window.box})
 
 
-def test_only_the_first_line_and_the_prefix_are_said_to_be_learnt(desk):
+def test_only_the_first_line_and_the_prefix_are_said_to_be_trained(desk):
     desk.page.project.edit("captions.caption_prefix", "glyph style,")
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     window = Window(desk)
-    assert "Learnt as: <q>glyph style, a ant</q>" in window.item["notes"]
+    assert "Trained as: <q>glyph style, a ant</q>" in window.item["notes"]
     window.box = "first\nsecond"
     found = desk_look(window)
-    assert "Only the first line is learnt: <q>glyph style, first</q>" in found["notes"]
+    assert "Only the first line is trained: <q>glyph style, first</q>" in found["notes"]
     assert f"{tokens.count_tokens('glyph style, first')} of 75 tokens" in found["meter"]
 
 
@@ -396,6 +396,6 @@ def test_tokens_are_counted_as_the_text_encoder_counts_them():
 
 def test_the_meter_marks_75_150_and_225_and_what_is_cut():
     shown = view.meter(81, 75)
-    assert "81 of 75 tokens: the last 6 are not learnt" in shown and shown.count("notch") == 3
+    assert "81 of 75 tokens: the last 6 are not trained" in shown and shown.count("notch") == 3
     assert "too-long" in shown and "too-long" not in view.meter(81, 150)
-    assert "the last one is not learnt" in view.meter(76, 75)
+    assert "the last one is not trained" in view.meter(76, 75)

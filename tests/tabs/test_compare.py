@@ -163,7 +163,7 @@ def test_the_facts_of_both(sides):
         "none of that step; nearest two-step00000040.safetensors, step 40",
     )
     assert rows["Last validation loss"] == ("0.1300 at step 40", "0.1344 at step 60")
-    assert rows["Peak memory"] == ("3.0 GB of the graphics card", "–")
+    assert rows["Peak memory"] == ("3.0 GB of the GPU", "–")
     assert rows["Newest file"] == ("2.3 MB, step 60", "2.3 MB, step 40")
     assert rows["Time"][0] == "1:08"  # 69 lines, a second apart
 

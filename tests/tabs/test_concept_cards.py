@@ -115,12 +115,12 @@ def test_custom_attributes_are_json(desk):
     assert '{"diff_output_preservation": true}' in html.unescape(card(desk))
 
 
-def test_a_regularisation_folder_given_shortly_is_a_card_and_stays_short():
+def test_a_regularization_folder_given_shortly_is_a_card_and_stays_short():
     job = build(TrainJob, {"dataset": {"folder": "a", "reg_data_dir": "r", "sources": [{"folder": "b"}]}})
     entries = entries_of(job)
     assert [(entry.folder, entry.role) for entry in entries] == [
         ("a", "train"),
-        ("r", "regularisation"),
+        ("r", "regularization"),
         ("b", "train"),
     ]
     assert with_entries(job, entries) == job
@@ -250,12 +250,12 @@ def test_every_answer_is_what_then_holds(desk, kind):
         assert questions.in_force(desk.page.project.job, kind) == choice.name
 
 
-def test_a_colour_behind_transparency_is_chosen(desk):
-    desk.act(event("answer", "transparency:colour", "#204060"))
+def test_a_color_behind_transparency_is_chosen(desk):
+    desk.act(event("answer", "transparency:color", "#204060"))
     assert desk.page.project.job.dataset.alpha_color == "#204060"
-    assert questions.in_force(desk.page.project.job, "transparency") == "colour"
+    assert questions.in_force(desk.page.project.job, "transparency") == "color"
     with pytest.raises(ProblemsError):
-        desk.act(event("answer", "transparency:colour", "blue"))
+        desk.act(event("answer", "transparency:color", "blue"))
     with pytest.raises(ProblemsError):
         desk.act(event("answer", "lines:none"))
 
@@ -324,7 +324,7 @@ def test_the_length_chart_counts_every_caption_once_and_names_the_cut():
 
 
 def test_views_by_folder_are_shares_of_the_whole():
-    shown = plots.balance(["fox", "dogs"], ["train", "regularisation"], [30, 10])
+    shown = plots.balance(["fox", "dogs"], ["train", "regularization"], [30, 10])
     assert "75%" in shown and "25%" in shown and "40 in all" in shown
     assert plots.balance(["fox"], ["train"], [30]) == ""
 
@@ -463,7 +463,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
         image(tmp_path / name / "a.png")
     sources = [
         Source(folder=str(tmp_path / "fox"), num_repeats=3, flip_aug=True, keep_tokens=2),
-        Source(folder=str(tmp_path / "reg"), role="regularisation"),
+        Source(folder=str(tmp_path / "reg"), role="regularization"),
     ]
     desk.page.project.replace(with_entries(desk.page.project.job, sources))
     desk.export(event("export", kind))
@@ -474,7 +474,7 @@ def test_an_exported_config_comes_back_the_same(desk, tmp_path, kind):
     found = {entry.folder: entry for entry in entries_of(again.page.project.job)}
     fox, reg = found[str(tmp_path / "fox")], found[str(tmp_path / "reg")]
     common = again.page.project.job
-    assert fox.num_repeats == 3 and reg.role == "regularisation"
+    assert fox.num_repeats == 3 and reg.role == "regularization"
     assert (fox.flip_aug if fox.flip_aug is not None else common.dataset.flip_aug) is True
     desk.export(event("export", kind))
     assert not file.exists() and desk.exchange.written.is_file()
@@ -514,7 +514,7 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
     asked = made[0].job["class_images"]
     assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
-    assert entry.role == "regularisation" and entry.folder == asked["folder"] and "fox" in entry.folder
+    assert entry.role == "regularization" and entry.folder == asked["folder"] and "fox" in entry.folder
     assert "waiting in the queue" in desk._render()[CARDS]
     before, _ = desk.reading.version, setattr(made[0], "state", "done")
     desk.tick({})

@@ -163,5 +163,5 @@ def test_a_try_waits_in_the_queue_once(page):
 def test_what_lies_beside_the_card_is_said():
     assert _beside(0, 0) == []
     memory, disk = _beside(10**18, 2 << 30)
-    assert memory.startswith("main memory takes about") and memory.endswith("besides: too much")
+    assert memory.startswith("RAM takes about") and memory.endswith("besides: too much")
     assert disk == "the fast disk takes about 2.0 GB"

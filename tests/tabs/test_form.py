@@ -80,8 +80,8 @@ def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
 
 def test_a_choice_that_may_be_empty_can_be_made_empty_again():
     entry = FIELDS["sharding.offload_param_device"]
-    assert form.choices(entry)[0] == ("the graphics card", "")
-    assert form.shown_value(entry, None) == "the graphics card" and form.shown_value(entry, "cpu") == "main memory"
+    assert form.choices(entry)[0] == ("the GPU", "")
+    assert form.shown_value(entry, None) == "the GPU" and form.shown_value(entry, "cpu") == "RAM"
     assert value_from(entry, text_of(entry, None)) is None and value_from(entry, "cpu") == "cpu"
 
 
@@ -95,7 +95,7 @@ def test_summaries_tell_a_vector_for_each_layer():
     assert form.summary("embedding", with_value(TrainJob(), "embedding.extended", True)).endswith("one for each layer")
 
 
-def test_reasons_for_greying_name_fields_of_the_form():
+def test_reasons_for_graying_name_fields_of_the_form():
     job = with_value(TrainJob(), "schedule.max_train_steps", 5)
     assert set(ineffective(job)) <= set(FIELDS)
 

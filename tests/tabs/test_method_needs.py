@@ -8,7 +8,7 @@ from core.optimization.schedules import curve
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.optimizers import catalogue
+from core.settings.optimizers import catalog
 from core.settings.rules import ineffective, training_problems
 from tabs import method_needs as needs
 from tabs.rate_sketch import GUESSED_STEPS, RateSketch
@@ -20,18 +20,18 @@ def job(**groups) -> TrainJob:
 
 def test_groups_without_use_for_the_method_are_folded_with_the_reason():
     lora, model, word = (job(method={"kind": kind}) for kind in ("lora", "fine_tune", "embedding"))
-    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "no new word is learnt"
+    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "no new word is trained"
     assert needs.idle_group("network", needs.idle_fields(lora)) == ""
     assert "model itself is trained" in needs.idle_group("network", needs.idle_fields(model))
-    assert "a word is learnt" in needs.idle_group("network", needs.idle_fields(word))
+    assert "a word is trained" in needs.idle_group("network", needs.idle_fields(word))
     assert needs.idle_group("embedding", needs.idle_fields(word)) == ""
     assert "method.ema_decay" in needs.idle_fields(lora)
     assert "sharding.zero_stage" in needs.idle_fields(lora) and "sharding.deepspeed" not in needs.idle_fields(lora)
     assert "sharding.zero_stage" not in needs.idle_fields(job(sharding={"deepspeed": True}))
-    assert "schedule.max_train_epochs" not in needs.idle_fields(job(schedule={"max_train_steps": 5}))  # stays, greyed
+    assert "schedule.max_train_epochs" not in needs.idle_fields(job(schedule={"max_train_steps": 5}))  # stays, grayed
 
 
-def test_what_only_another_family_has_is_greyed_by_the_family_of_the_file():
+def test_what_only_another_family_has_is_grayed_by_the_family_of_the_file():
     found, given = job(), job(model={"family": "sd2"})
     assert needs.with_family(found, known("SD 1.x")).model.family == "sd1"
     assert needs.with_family(given, known("SDXL")) is given  # as the job says
@@ -50,7 +50,7 @@ def test_each_method_says_what_it_needs_first():
     without = needs.needs(job(method={"kind": "dreambooth"}), known("SDXL"))
     assert "Without regularization images" in without["text"]
     assert ["Add regularization images", "dataset.sources"] in without["fields"]
-    held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularisation"}]})
+    held = job(method={"kind": "dreambooth"}, dataset={"sources": [{"folder": "a", "role": "regularization"}]})
     assert "Regularization images from 1 folder" in needs.needs(held, known("SD 1.x"))["text"]
     assert "Both text encoders" in needs.needs(job(method={"kind": "embedding"}), known("SDXL"))["text"]
     assert "own caption" in needs.needs(job(method={"kind": "fine_tune"}), known())["text"]
@@ -75,17 +75,17 @@ def test_the_size_of_a_saved_model_is_that_of_its_numbers(model, precision, size
 
 def test_the_list_of_optimizers_holds_every_one_and_says_why_some_cannot_be_used():
     listed = needs.optimizer_choices()
-    assert sorted(name for _, name in listed) == sorted(catalogue())
+    assert sorted(name for _, name in listed) == sorted(catalog())
     words = {name: said for said, name in listed}
     assert words["Prodigy"] == "Prodigy (prodigyopt, finds the rate itself)"
-    refused = [entry for entry in catalogue().values() if not entry.offered]
+    refused = [entry for entry in catalog().values() if not entry.offered]
     assert refused and all(f"not here, {entry.reason}" in words[entry.name] for entry in refused)
 
 
 def test_a_recipe_is_offered_until_it_is_followed():
     before = job(optimizer={"optimizer_type": "Prodigy"})
     (offer,) = needs.recipe_offers(before)["optimizer.optimizer_type"]
-    assert "Learning rate 1" in offer["sets"]
+    assert "Trained rate 1" in offer["sets"]
     after = needs.with_recipe(before, "optimizer.optimizer_type", offer["title"])
     assert after.optimizer.learning_rate == 1 and after.optimizer.optimizer_args["decouple"] is True
     assert needs.recipe_offers(after) == {}
@@ -116,7 +116,7 @@ def test_what_would_be_refused_is_folded_away_while_it_is_off():
 def test_arguments_and_the_product_of_rates_stand_below_their_fields():
     said = needs.hints(job(optimizer={"scale_lr": True}, dataset={"train_batch_size": 4}))
     assert "weight_decay=0.01" in said["optimizer.optimizer_args"]
-    assert said["optimizer.scale_lr"] == "Learning rate 0.0001 x a batch of 4 = 0.0004."
+    assert said["optimizer.scale_lr"] == "Trained rate 0.0001 x a batch of 4 = 0.0004."
 
 
 class NoLane:

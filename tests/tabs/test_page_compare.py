@@ -68,7 +68,7 @@ def test_two_runs_are_chosen_by_keyboard_compared_and_a_refresh_shows_the_same(w
     expect(verdict).to_contain_text("so comparable")
     expect(tab.locator("#runs-main")).to_be_hidden()
     expect(tab.locator(".versus")).to_contain_text("quick-step00000040.safetensors")
-    expect(tab.locator(".versus")).to_contain_text("3.0 GB of the graphics card")
+    expect(tab.locator(".versus")).to_contain_text("3.0 GB of the GPU")
     expect(tab.locator("#compare .settings tbody tr")).to_have_count(2)
     expect(tab.locator(".versus-samples")).to_have_count(2)
     tab.wait_for_function("[...document.querySelectorAll('.versus-samples img')].some((each) => each.naturalWidth > 0)")

@@ -111,7 +111,7 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     tab.evaluate(WATCH, ["#ds-main", "#ds-grid", "#ds-sources", "#ds-questions", *asked])
     questions.get_by_role("button", name="Both, joined").click()
     expect(questions.locator("[aria-pressed=true]")).to_contain_text("Both, joined")
-    questions.get_by_role("button", name="Leave them out of learning").click()
+    questions.get_by_role("button", name="Leave them out of training").click()
     expect(questions).to_contain_text("Decided")
     wait_until(lambda: not served.page.reading.busy)
     tab.wait_for_timeout(1200)

@@ -49,7 +49,7 @@ def window(full, chromium):
 def look(tab, where: str, what: str | None = None) -> None:
     """axe finds nothing on the page, or in the part that has changed since; nothing sticks out."""
     found = tab.evaluate(VIOLATIONS, what)
-    if found:  # what is still coming up has no colours of its own yet
+    if found:  # what is still coming up has no colors of its own yet
         tab.wait_for_timeout(1000)
         found = tab.evaluate(VIOLATIONS, what)
     assert found == [], where

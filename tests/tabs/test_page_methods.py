@@ -15,7 +15,7 @@ def choose(tab, path: str, words: str) -> None:
 def test_the_method_decides_what_the_form_shows(visit, served):
     window = visit()
     tab = window.open()
-    expect(tab.locator("#group-embedding .group-summary")).to_have_text("not used: no new word is learnt")
+    expect(tab.locator("#group-embedding .group-summary")).to_have_text("not used: no new word is trained")
     expect(field(tab, "embedding.token_string")).to_be_hidden()
     unfold(tab, "method")
     expect(field(tab, "method.ema_decay")).to_be_hidden()
@@ -24,8 +24,8 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     choose(tab, "method.kind", "Textual inversion")
     expect(box(tab, "embedding.token_string")).to_be_visible()
     expect(tab.locator("#method-needs")).to_contain_text("Write the new word")
-    expect(tab.locator("#group-network .group-summary")).to_contain_text("not used: a word is learnt")
-    expect(tab.locator("#preflight-verdict")).to_contain_text("to mend")
+    expect(tab.locator("#group-network .group-summary")).to_contain_text("not used: a word is trained")
+    expect(tab.locator("#preflight-verdict")).to_contain_text("to fix")
     expect(tab.locator("#group-sharding .group-summary")).to_have_text("off: each card holds everything")
     unfold(tab, "sharding")
     expect(field(tab, "sharding.deepspeed")).to_be_visible()
@@ -68,7 +68,7 @@ def test_a_problem_of_two_fields_leads_to_both(visit, served):
     links = tab.locator("#preflight-problems").get_by_role("button")
     links.filter(has_text="Compile the U-Net").first.click()
     expect(field(tab, "memory.torch_compile")).to_be_in_viewport()
-    links.filter(has_text="Share what learns").first.click()
+    links.filter(has_text="Share what trains").first.click()
     expect(field(tab, "sharding.deepspeed")).to_be_in_viewport()
     links.filter(has_text="Compile the U-Net").first.click()
     tab.evaluate("setTimeout(() => scrollTo(0, 0), 300)")  # as parts do that are still being built

@@ -136,7 +136,7 @@ def test_the_page_is_as_wide_on_every_tab_fits_800_pixels_keeps_light_and_dark_a
 
 
 def still(tab) -> None:
-    """Until colours have stopped changing; what moves for ever changes no text."""
+    """Until colors have stopped changing; what moves for ever changes no text."""
     ended = "each.playState !== 'running' || each.effect.getTiming().iterations > 99"
     tab.wait_for_function(f"document.getAnimations().every((each) => {ended})")
 

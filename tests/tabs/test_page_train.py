@@ -102,7 +102,7 @@ def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which
     assert server_value(served, "optimizer.learning_rate") == before
     tab.locator("#start").click()
     said = tab.locator("#said.error")
-    expect(said).to_contain_text("2 things to mend first")
+    expect(said).to_contain_text("2 things to fix first")
     expect(said).to_contain_text("'quick'")
     assert len(served.engine.queue()) == jobs
     tab.reload()

@@ -281,7 +281,7 @@ def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
     tab.locator("#cap-list .pick").click()
     expect(tab.locator("#cap-notes")).to_contain_text("these are the folder's words")
     caption_box(tab).fill("a dog " * 40)
-    expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not learnt")
+    expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not trained")
     tab.keyboard.press("Control+s")
     expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption of their own.")
     expect(tab.locator("#cap-list")).to_contain_text("None of these.")

@@ -34,7 +34,7 @@ def test_an_edit_is_kept_across_a_restart_with_the_preset_and_the_bad_texts(proj
     again = Project(project.file, store)
     assert again.job == project.job and again.job.network.rank == 32
     assert again.shown("optimizer.learning_rate") == "fast"
-    assert again.bad["optimizer.learning_rate"].problem.what == "Learning rate is 'fast', which is not a number"
+    assert again.bad["optimizer.learning_rate"].problem.what == "Trained rate is 'fast', which is not a number"
     assert again.tab_state("Generate") == {"prompt": "a fox"}
     assert again.revision > project.revision - 1
 

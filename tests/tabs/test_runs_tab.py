@@ -354,7 +354,7 @@ def test_images_that_train_worst_are_shown_where_their_folder_is_known(desk, tmp
         ("b", 1.0, False),
     ]
     assert path.name in first["images"][0]["small"]
-    assert not any(row["small"] for row in second["images"])  # learnt from another folder
+    assert not any(row["small"] for row in second["images"])  # trained from another folder
 
 
 def test_the_list_in_monitor_reads_only_the_ends_of_long_journals(page, monkeypatch):

@@ -28,7 +28,7 @@ def test_a_second_set_of_that_name_is_numbered(tmp_path):
 
 
 def test_two_files_of_one_name_are_both_kept(tmp_path):
-    files = [image(tmp_path / "one" / "a.png"), image(tmp_path / "two" / "a.png", colour="red")]
+    files = [image(tmp_path / "one" / "a.png"), image(tmp_path / "two" / "a.png", color="red")]
     folder = uploads.take_in(files, tmp_path / "datasets")
     assert sorted(path.name for path in folder.iterdir()) == ["a-2.png", "a.png"]
 

@@ -58,8 +58,8 @@ class WorkEngine(FakeEngine):
 
         size = {"width": job.generate.width or 128, "height": job.generate.height or 128}
         generate = job.generate.model_copy(update={"seed": seed, "count": 1, **size})
-        colour = (40, 90, 160) if generate.loras else (200, 120, 40)
-        image = Image.new("RGB", (generate.width, generate.height), colour)
+        color = (40, 90, 160) if generate.loras else (200, 120, 40)
+        image = Image.new("RGB", (generate.width, generate.height), color)
         info = png_info(job.model_copy(update={"generate": generate}), Hashes())
         image.save(folder / f"{time.time_ns()}_{seed}.png", pnginfo=info)
 

@@ -41,10 +41,10 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
 
 
-def image(path: Path, size: tuple[int, int] = (64, 64), colour: str = "teal", caption: str | None = None) -> Path:
+def image(path: Path, size: tuple[int, int] = (64, 64), color: str = "teal", caption: str | None = None) -> Path:
     """An image, with a caption beside it where one is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
     if caption is not None:
         path.with_suffix(".txt").write_text(caption, encoding="utf-8")
     return path

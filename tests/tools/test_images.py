@@ -283,20 +283,20 @@ def test_a_file_in_the_place_of_an_earlier_name_stops_the_way_back(tmp_path):
 
 
 def test_edges_of_a_square_are_its_outline(tmp_path):
-    grey = np.zeros((40, 40), np.float32)
-    grey[10:30, 10:30] = 200
-    edges = canny(grey, 32, 224)
+    gray = np.zeros((40, 40), np.float32)
+    gray[10:30, 10:30] = 200
+    edges = canny(gray, 32, 224)
     rows, columns = np.nonzero(edges)
     assert rows.min() in (9, 10) and rows.max() in (29, 30) and columns.min() in (9, 10) and columns.max() in (29, 30)
     assert 70 <= edges.sum() <= 80 and not edges[12:28, 12:28].any()  # one pixel wide
 
 
 def test_weak_edges_count_only_where_a_strong_one_leads_to_them():
-    grey = np.zeros((20, 60), np.float32)
-    grey[10:] = np.linspace(10, 100, 60, dtype=np.float32)  # the step grows from left to right: 4 x 10 to 4 x 100
-    assert canny(grey, 32, 350).sum() > 50
-    assert canny(grey[:, :45], 32, 350).sum() == 0
-    assert canny(grey[:, :45], 32, 200).sum() > 40
+    gray = np.zeros((20, 60), np.float32)
+    gray[10:] = np.linspace(10, 100, 60, dtype=np.float32)  # the step grows from left to right: 4 x 10 to 4 x 100
+    assert canny(gray, 32, 350).sum() > 50
+    assert canny(gray[:, :45], 32, 350).sum() == 0
+    assert canny(gray[:, :45], 32, 200).sum() > 40
 
 
 def test_edge_images_have_the_names_and_sizes_of_their_images(folder, tmp_path):
@@ -310,20 +310,20 @@ def test_edge_images_have_the_names_and_sizes_of_their_images(folder, tmp_path):
 # ---- faces
 
 
-def tilted(degrees: float, size=(200, 160), centre=(70, 60)) -> tuple[Image.Image, Face]:
+def tilted(degrees: float, size=(200, 160), center=(70, 60)) -> tuple[Image.Image, Face]:
     """An image with a red left and a blue right eye on a line that falls to the right by `degrees`."""
     image = Image.new("RGB", size, (90, 120, 90))
     draw = ImageDraw.Draw(image)
     x, y = 15 * math.cos(math.radians(degrees)), 15 * math.sin(math.radians(degrees))
-    eyes = [(centre[0] - x, centre[1] - y), (centre[0] + x, centre[1] + y)]
-    for (ex, ey), colour in zip(eyes, ((255, 0, 0), (0, 0, 255)), strict=True):
-        draw.ellipse((ex - 4, ey - 4, ex + 4, ey + 4), fill=colour)
-    return image, Face(centre[0] - 30, centre[1] - 36, centre[0] + 30, centre[1] + 36, 0.99, eyes[0], eyes[1])
+    eyes = [(center[0] - x, center[1] - y), (center[0] + x, center[1] + y)]
+    for (ex, ey), color in zip(eyes, ((255, 0, 0), (0, 0, 255)), strict=True):
+        draw.ellipse((ex - 4, ey - 4, ex + 4, ey + 4), fill=color)
+    return image, Face(center[0] - 30, center[1] - 36, center[0] + 30, center[1] + 36, 0.99, eyes[0], eyes[1])
 
 
-def middle_of(image: Image.Image, colour: int) -> tuple[float, float]:
+def middle_of(image: Image.Image, color: int) -> tuple[float, float]:
     pixels = np.asarray(image).astype(int)
-    rows, columns = np.nonzero((pixels[..., colour] > 150) & (pixels[..., 1] < 80))
+    rows, columns = np.nonzero((pixels[..., color] > 150) & (pixels[..., 1] < 80))
     return float(columns.mean()), float(rows.mean())
 
 
@@ -331,10 +331,10 @@ def middle_of(image: Image.Image, colour: int) -> tuple[float, float]:
 def test_turning_levels_the_eyes_and_the_face_stays_in_its_place(degrees):
     image, face = tilted(degrees)
     assert face.tilt == pytest.approx(degrees)
-    turned = rotated(image, face.tilt, face.centre)
+    turned = rotated(image, face.tilt, face.center)
     (x1, y1), (x2, y2) = middle_of(turned, 0), middle_of(turned, 2)
     assert abs(y1 - y2) < 0.6 and x2 - x1 == pytest.approx(30, abs=0.8)
-    assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((69.5, 59.5), abs=1.2)  # pixel centres
+    assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((69.5, 59.5), abs=1.2)  # pixel centers
     assert np.asarray(turned).min(axis=(0, 1))[1] == 0 and tuple(np.asarray(turned)[0, 0]) != (0, 0, 0)
 
 

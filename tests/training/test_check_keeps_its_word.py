@@ -195,12 +195,12 @@ DATASET: dict[str, Damage] = {
     "floats": image("a.tif", lambda path: Image.new("F", (80, 64), 0.5).save(path)),
     "a palette": image("a.gif", drawn("P")),
     "black and white": image("a.png", drawn("1")),
-    "grey with transparency": image("a.png", drawn("LA")),
+    "gray with transparency": image("a.png", drawn("LA")),
     "wholly transparent": image("a.png", lambda path: Image.new("RGBA", (80, 64), (0, 0, 0, 0)).save(path)),
     "an animation": image("a.gif", drawn("P", save_all=True, append_images=[Image.new("P", (80, 64), 9)] * 5)),
     "a JPEG named .png": image("a.png", drawn("RGB", format="JPEG")),
     "a text named .png": image("a.png", lambda path: path.write_bytes(b"hello")),
-    "a broken colour profile": image("a.png", drawn("RGB", icc_profile=b"nonsense" * 40)),
+    "a broken color profile": image("a.png", drawn("RGB", icc_profile=b"nonsense" * 40)),
     "an orientation that is none": image("a.jpg", drawn("RGB", exif=EXIF)),
     "a folder named .png": lambda home: (home / "set/a.png").mkdir(),
     "a link to nothing": lambda home: (home / "set/a.png").symlink_to("gone.png"),
@@ -228,7 +228,7 @@ def outputs(tmp_path_factory):
 def made(home: Path) -> Path:
     """A copy of the starter's model and of five of its images."""
     shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(STARTER, home / "model", ignore=shutil.ignore_patterns("images", "licences"))
+    shutil.copytree(STARTER, home / "model", ignore=shutil.ignore_patterns("images", "licenses"))
     (home / "set").mkdir()
     for path in [STARTER / "images/fox.png", *sorted((STARTER / "images").glob("*.png"))[:4]]:
         shutil.copy(path, home / "set")

@@ -128,7 +128,7 @@ def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_image(make
 
 @pytest.fixture
 def torn(images, tmp_path):
-    """The words of a training that learns an image which it is also measured on."""
+    """The words of a training that trains an image which it is also measured on."""
     held = tmp_path / "held"
     held.mkdir()
     shutil.copy(next(images.glob("*.png")), held / "other.png")

@@ -19,7 +19,7 @@ STEPS = {"schedule": {"max_train_steps": 6, "seed": 7}, "saving": {"output_name"
 
 @pytest.fixture(scope="module")
 def ended():
-    """What an unbroken run of 6 steps learns, and its losses: filled by the first test that needs it."""
+    """What an unbroken run of 6 steps trains, and its losses: filled by the first test that needs it."""
     return {}
 
 
@@ -125,8 +125,8 @@ def test_a_run_goes_on_from_the_newest_whole_state_and_says_so(killed, whole, da
     assert said["text"] == "The state of step 4 is damaged: the run goes on from step 2"
     assert "damaged-step00000004" in said["fix"]
     assert again.losses() == whole["losses"]
-    learnt = load_file(again.file())
-    assert all(torch.equal(learnt[name], value) for name, value in whole["weights"].items())
+    trained = load_file(again.file())
+    assert all(torch.equal(trained[name], value) for name, value in whole["weights"].items())
     assert [path.name for path in states_in(again.folder.states)] == ["step00000006", "step00000004"]
     assert all(map(is_whole, states_in(again.folder.states)))
 

@@ -47,7 +47,7 @@ def source(path, **more):
     return {"folder": path, **more}
 
 
-def test_regularisation_is_shown_as_often_and_weighs_what_it_is_told(train, folder):
+def test_regularization_is_shown_as_often_and_weighs_what_it_is_told(train, folder):
     subject, classes = folder("subject", 2), folder("class", 4)
 
     def losses(**dataset):
@@ -55,7 +55,7 @@ def test_regularisation_is_shown_as_often_and_weighs_what_it_is_told(train, fold
         training = train(dataset={"folder": None, "train_batch_size": 1, **dataset}, schedule=schedule)
         return start(training).losses()
 
-    both = [source(subject), source(classes, role="regularisation")]
+    both = [source(subject), source(classes, role="regularization")]
     assert len(losses(sources=both[:1])) == 4
     silent, heard = losses(sources=both, prior_loss_weight=0.0), losses(sources=both)
     assert len(silent) == len(heard) == 8
@@ -71,7 +71,7 @@ def test_the_loss_weight_of_a_folder_scales_its_loss(train, folder):
     assert twice.losses()[1] == pytest.approx(2 * plain.losses()[1], rel=1e-6)
 
 
-def test_folders_of_different_network_strength_learn_apart_and_differently(train, folder):
+def test_folders_of_different_network_strength_train_apart_and_differently(train, folder):
     first, second = folder("first", 2), folder("second", 3)
 
     def run(strength):
@@ -94,18 +94,18 @@ def test_preserved_images_begin_with_no_loss_for_the_network_changes_nothing_yet
     assert low == pytest.approx([0.0, 0.0], abs=1e-9) and min(high) > 1e-3
     for method in ({}, {"kind": "embedding"}):
         word = {"token_string": "zunkel"}
-        with pytest.raises(ProblemsError, match="nothing would be learnt of them"):
+        with pytest.raises(ProblemsError, match="nothing would be trained of them"):
             train(dataset={"folder": None, "sources": [kept]}, method=method, embedding=word).start()
 
 
 def test_a_mask_that_covers_nothing_teaches_nothing_and_one_that_covers_all_is_none(train, folder, tmp_path):
     path = folder("subject")
 
-    def run(colour):
-        masks = tmp_path / f"masks {colour}"
+    def run(color):
+        masks = tmp_path / f"masks {color}"
         masks.mkdir()
         for image in Path(path).glob("*.png"):
-            Image.new("L", (128, 128), colour).save(masks / image.name)
+            Image.new("L", (128, 128), color).save(masks / image.name)
         masked = source(path, masked_loss=True, conditioning_data_dir=str(masks))
         return start(train(dataset={"folder": None, "sources": [masked]}, schedule={"max_train_steps": 2}))
 
@@ -161,7 +161,7 @@ EVERYTHING = {
         },
     },
     "encoded at each step": {"dataset": {"random_crop": True, "color_aug": True, "flip_aug": True}},
-    "regularised": {"dataset": {"prior_loss_weight": 0.5}},
+    "regularized": {"dataset": {"prior_loss_weight": 0.5}},
     "mean of the latents": {"memory": {"latent_draw": "mean"}},
 }
 
@@ -169,7 +169,7 @@ EVERYTHING = {
 @pytest.mark.parametrize("name", slow_unless(["in turn, of several sizes, mirrored"].__contains__, EVERYTHING))
 def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, images, name, monkeypatch):
     classes = folder("class", 3)
-    sources = [source(classes, role="regularisation"), source(str(images), samples_per_epoch=3)]
+    sources = [source(classes, role="regularization"), source(str(images), samples_per_epoch=3)]
     groups = merge({"dataset": {"folder": None, "sources": sources}}, EVERYTHING[name])
     groups["schedule"] = {"max_train_steps": 7, "seed": 7}
     whole = start(train(**groups))

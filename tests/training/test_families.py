@@ -90,7 +90,7 @@ def test_a_trained_file_draws_the_same_image_here_and_in_diffusers(run, folders,
     assert training.start() == "done"
     components = family(name).load(folders[name])
     ours = image(components, training.file())
-    assert np.abs(ours - image(components)).max() > 0.01, "it learned something that is seen"
+    assert np.abs(ours - image(components)).max() > 0.01, "it trained something that is seen"
     assert np.abs(ours - diffusers_image(name, folders[name], training.file())).max() < 2e-4
     with safe_open(training.file(), "pt") as file:
         metadata = file.metadata()
@@ -114,7 +114,7 @@ def test_sdxls_parts_are_trained_as_asked(run, network, prefixes):
     assert training.start() == "done"
     tensors = load_file(training.file())
     assert {"_".join(key.split("_")[:2]) for key in tensors} == prefixes
-    for prefix in prefixes:  # each part learned: the zeros of its ups moved
+    for prefix in prefixes:  # each part trained: the zeros of its ups moved
         assert any(
             key.startswith(prefix) and key.endswith("up.weight") and value.any() for key, value in tensors.items()
         )
@@ -136,7 +136,7 @@ VARIANTS = {
         "captions": {"max_token_length": 150},
         "memory": {"mixed_precision": "bf16"},
     },
-    "learning text, flipped, cropped, checkpointed": {
+    "training text, flipped, cropped, checkpointed": {
         "network": {"rank": 2, "train_text_encoder": True},
         "dataset": {"flip_aug": True, "random_crop": True},
         "memory": {"gradient_checkpointing": True},
@@ -144,7 +144,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", slow_unless(lambda name: name.startswith("learning"), VARIANTS))
+@pytest.mark.parametrize("variant", slow_unless(lambda name: name.startswith("training"), VARIANTS))
 def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run, variant):
     schedule, groups = {"schedule": {"max_train_steps": 3, "seed": 7}}, VARIANTS[variant]
     whole = run("sdxl", **schedule, **groups)
@@ -189,7 +189,7 @@ def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
     assert told[again:] == told[:again], "and the same in another run of the same seed"
 
 
-def test_what_sdxl_is_told_changes_what_is_learned(run):
+def test_what_sdxl_is_told_changes_what_is_trained(run):
     true, kohya = (run("sdxl", dataset={"random_crop": True, "crop_conditioning": mode}) for mode in ("true", "kohya"))
     true.start()
     kohya.start()

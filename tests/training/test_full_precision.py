@@ -1,4 +1,4 @@
-"""What learns in bf16 or fp16: a LoRA and new words; whole models are in test_whole_model."""
+"""What trains in bf16 or fp16: a LoRA and new words; whole models are in test_whole_model."""
 
 from itertools import product
 
@@ -30,7 +30,7 @@ METHODS = {
 }
 
 
-def what_learns(monkeypatch, training):
+def what_trains(monkeypatch, training):
     """Types of the weights, of their gradients where the step begins, and of the optimizer's own numbers."""
     found = {"weights": set(), "gradients": set(), "state": set()}
     measure, release = torch.nn.utils.get_total_norm, running.Run.release
@@ -52,7 +52,7 @@ def what_learns(monkeypatch, training):
     return found
 
 
-def learnt(training, method):
+def trained(training, method):
     return load_file(training.file()) if method == "lora" else read_embedding(training.file())
 
 
@@ -63,15 +63,15 @@ def test_weights_and_gradients_have_the_type_and_steps_are_computed_in_fp32(trai
     method, name = case
     plain, own = train(**METHODS[method]), train(**METHODS[method], memory={"full_precision": name})
     assert plain.start() == "done"
-    found = what_learns(monkeypatch, own)
+    found = what_trains(monkeypatch, own)
     assert found["weights"] == found["gradients"] == {TYPES[name]} and found["state"] == {torch.float32}
     state = torch.load(newest_state(own.folder.states) / "training.pt", weights_only=True)
     assert (state["scaler"] is not None) == (name == "fp16")
     assert own.losses() == pytest.approx(plain.losses(), rel=0.03), "all is computed in 16 bits"
-    ours, exact = learnt(own, method), learnt(plain, method)
+    ours, exact = trained(own, method), trained(plain, method)
     assert ours.keys() == exact.keys()
     for value in ours.values():
-        assert torch.equal(value, value.to(TYPES[name]).to(value.dtype)), "the file holds what was learnt"
+        assert torch.equal(value, value.to(TYPES[name]).to(value.dtype)), "the file holds what was trained"
     ways = [torch.cat([each[key].flatten() for key in sorted(each) if "alpha" not in key]) for each in (ours, exact)]
     assert torch.nn.functional.cosine_similarity(*ways, dim=0) > 0.98
 
@@ -113,10 +113,10 @@ def test_schedule_free_optimizers_show_the_average_of_16_bit_weights(kind):
     for _ in range(3):
         weight.grad = torch.randn(16, 16).to(torch.bfloat16)
         optimizer.step()
-    learning = weight.detach().clone()
+    trainable = weight.detach().clone()
     with averaged(optimizer):
-        assert weight.dtype == torch.bfloat16 and not torch.equal(weight, learning)
-    assert torch.equal(weight, learning)
+        assert weight.dtype == torch.bfloat16 and not torch.equal(weight, trainable)
+    assert torch.equal(weight, trainable)
 
 
 def test_a_network_that_starts_from_a_file_is_in_the_type_too(train):

@@ -59,7 +59,7 @@ def test_where_latents_are_kept_changes_no_loss(losses):
 PLACES = ("disk", "memory", "device", "off")
 
 
-def test_mirroring_changes_what_is_learnt_and_is_drawn_anew(losses):
+def test_mirroring_changes_what_is_trained_and_is_drawn_anew(losses):
     plain, mirrored = losses(), losses({"flip_aug": True})
     same = sum(plain[step] == mirrored[step] for step in plain)
     assert same < 4, "some of ten draws are mirrored"
@@ -74,7 +74,7 @@ def test_the_ways_to_draw_from_a_latent_differ(losses):
 CHANGING = {"random_crop": True, "color_aug": True, "flip_aug": True}
 
 
-def test_chance_crops_and_colours_train_and_resume_bit_for_bit(train, run, losses):
+def test_chance_crops_and_colors_train_and_resume_bit_for_bit(train, run, losses):
     whole = run(CHANGING)
     assert whole.losses() != losses({"flip_aug": True})
     assert any("at each step" in line["text"] for line in whole.lines("log"))

@@ -36,7 +36,7 @@ def sizes(family: str) -> dict[str, PartSize]:
 
 
 def published(family: str, side: int, batch: int = 1) -> MemoryFacts:
-    """The published model at this size on a graphics card."""
+    """The published model at this size on a GPU."""
     parts = sizes(family)
     return MemoryFacts(family, "cuda", parts, 2 * parts["unet"].numbers, (side, side), batch)
 
@@ -152,7 +152,7 @@ def test_each_switch_says_what_it_saves_whether_it_is_on_or_off():
 
 
 def test_a_model_in_fp8_is_told_with_what_it_takes_while_it_is_loaded():
-    """Where main memory is scarce it comes to the card in 16 bits and is made narrow there."""
+    """Where RAM is scarce it comes to the card in 16 bits and is made narrow there."""
     facts, small = published("sdxl", 512), {"mixed_precision": "bf16", "fp8_base_unet": True}
     small["gradient_checkpointing"] = True
     plan, scarce = (

@@ -43,7 +43,7 @@ def test_weights_of_blocks_become_8_bit_and_products_stay_near():
 
 
 @pytest.mark.parametrize("switch", ["fp8_base", pytest.param("fp8_base_unet", marks=pytest.mark.slow)])
-def test_a_lora_learns_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(train, switch):
+def test_a_lora_trains_beside_8_bit_weights_with_a_loss_near_to_the_exact_one(train, switch):
     text = {"rank": 4, "alpha": 4.0, "train_text_encoder": switch == "fp8_base"}
     plain, narrowed = train(network=text), train(network=text, memory={switch: True})
     assert plain.start() == narrowed.start() == "done"
@@ -63,7 +63,7 @@ def test_captions_encoded_in_8_bit_are_kept_apart_from_exact_ones(train, workspa
     assert after.losses() == alone.losses() != narrowed.losses()
 
 
-def test_8_bit_weights_cannot_learn_themselves(make_job):
+def test_8_bit_weights_cannot_train_themselves(make_job):
     job = make_job(method={"kind": "fine_tune"}, memory={"fp8_base": True})
     assert any(each.where == "memory.fp8_base" and each.level == "error" for each in training_problems(job))
 
@@ -204,12 +204,12 @@ def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch,
     assert NARROW in unet and (NARROW in text) is narrowed
 
 
-@pytest.mark.parametrize("learns", [False, True])
-def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, learns):
+@pytest.mark.parametrize("trains", [False, True])
+def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, trains):
     def read(run):
         return run.text.states(["a fox"]).context, run.prompt_texts.states(run.prompts[0]).positive.context
 
-    groups = {"network": {"train_text_encoder": learns}, "samples": {"sample_prompts": ["a fox"]}}
+    groups = {"network": {"train_text_encoder": trains}, "samples": {"sample_prompts": ["a fox"]}}
     starter = family("sd1").load(PROJECT / "models" / "starter", parts=("text_encoders", "tokenizers"))
     for skip in (None, 2):
         expected = family("sd1").encode_captions(starter, ["a fox"], clip_skip=skip).context

@@ -157,7 +157,7 @@ def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
     more.start()
     own, theirs = (load_file(each.file()).keys() for each in (merged, more))
     assert own < theirs and all("_resnets_" in name and "_conv1" not in name for name in theirs - own)
-    # The same LoRA attached, as a starting point, predicts the same before it learns: text encoder and U-Net.
+    # The same LoRA attached, as a starting point, predicts the same before it trains: text encoder and U-Net.
     live = train(
         network={"train_text_encoder": True, "network_weights": str(first.file()), "dim_from_weights": True}, **one_step
     )
@@ -180,15 +180,15 @@ def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):
 
 
 @pytest.mark.parametrize("steady", [True, False])
-def test_several_processes_sum_what_learns_at_this_step(steady):  # module dropout leaves weights out of some steps
+def test_several_processes_sum_what_trains_at_this_step(steady):  # module dropout leaves weights out of some steps
     process = Together.__new__(Together)
     process.count, process._used = 2, None
     process._reduce_words = lambda have: None  # the other process has nothing
     process._all_reduce = lambda tensor: tensor.mul_(2)
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
-    for step, learning in enumerate(weights):
+    for step, trainable in enumerate(weights):
         for weight in weights:
-            weight.grad = torch.ones(3) if weight is learning else None
+            weight.grad = torch.ones(3) if weight is trainable else None
         process.sum_gradients(weights, steady=steady)
-        summed = learning.grad.tolist() == [2.0] * 3
+        summed = trainable.grad.tolist() == [2.0] * 3
         assert summed == (step == 0 or not steady)

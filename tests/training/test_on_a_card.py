@@ -1,4 +1,4 @@
-"""What a training does with a graphics card, seen on one that computes nothing (tests/card): nothing lies on the wrong
+"""What a training does with a GPU, seen on one that computes nothing (tests/card): nothing lies on the wrong
 device, and no step makes the host wait."""
 
 import json
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", rea
 
 FP8 = "checkpointing and fp8"
 TUNE = {"kind": "fine_tune"}
-LEARNS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
+TRAINS_TEXT = {"rank": 4, "alpha": 4.0, "train_text_encoder": True}
 CASES = {
     "a LoRA": {},
     "accumulation": {"schedule": {"max_train_steps": 3, "gradient_accumulation_steps": 2, "seed": 7}},
     "text encoder, dropouts, a limit to the weights": {
         "network": {
-            **LEARNS_TEXT,
+            **TRAINS_TEXT,
             "network_dropout": 0.1,
             "rank_dropout": 0.1,
             "module_dropout": 0.1,
@@ -53,7 +53,7 @@ CASES = {
         "optimizer": ADAFACTOR,
     },
     "a word": {"method": {"kind": "embedding"}, "embedding": {"token_string": "<glyph>", "init_word": "a"}},
-    "SDXL, text encoders": {"model": {"base_model": "sdxl"}, "network": LEARNS_TEXT},
+    "SDXL, text encoders": {"model": {"base_model": "sdxl"}, "network": TRAINS_TEXT},
     "SD 2, fine-tune": {"model": {"base_model": "sd2"}, "method": TUNE},
 }
 # What an optimizer keeps is known after its first step: until then the host asks whether to take one.
@@ -113,6 +113,6 @@ def test_a_step_leaves_nothing_behind(found, case):
 
 @pytest.mark.slow
 def test_a_model_in_fp8_never_lies_on_the_card_in_more(found):
-    """It is made narrow in main memory."""
+    """It is made narrow in RAM."""
     unet = make_empty("unet", tiny_configs("sd1")["unet"])
     assert found[FP8]["building"] < 2 * sum(weight.numel() for weight in unet.parameters())

@@ -38,8 +38,8 @@ def test_files_of_a_schedule_free_run_hold_the_average_and_saving_them_changes_n
         runs[every] = load_file(training.file())
         state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)
     assert all((runs[0][key] == runs[2][key]).all() for key in runs[0])
-    learning = {key: value for key, value in state["weights"].items() if key in runs[0] and "lora_up" in key}
-    assert learning and any((runs[0][key] != value).any() for key, value in learning.items())
+    trainable = {key: value for key, value in state["weights"].items() if key in runs[0] and "lora_up" in key}
+    assert trainable and any((runs[0][key] != value).any() for key, value in trainable.items())
 
 
 def test_an_optimizer_that_the_device_cannot_run_is_said_before_anything_is_loaded(train):

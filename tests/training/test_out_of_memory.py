@@ -1,5 +1,5 @@
 """Memory that runs out beside the training, while samples are drawn or held-out images measured: it is given back, said
-with what to switch, and nothing that learns is touched."""
+with what to switch, and nothing that trains is touched."""
 
 from types import SimpleNamespace
 
@@ -97,15 +97,15 @@ def weights(dtype=torch.float32):
 def test_schedule_free_weights_that_were_half_turned_to_their_average_are_turned_back(dtype):
     from schedulefree import AdamWScheduleFree
 
-    learnt = weights(dtype)
-    optimizer = AdamWScheduleFree([{"params": [weight]} for weight in learnt], lr=0.1)
+    trained = weights(dtype)
+    optimizer = AdamWScheduleFree([{"params": [weight]} for weight in trained], lr=0.1)
     optimizer.train()
-    for weight in learnt:
+    for weight in trained:
         weight.grad = torch.ones_like(weight)
     optimizer.step()
     for state in optimizer.state.values():
         state["z"] = state["z"].float()  # as the second set of 16-bit weights is kept (core/optimization/rounding.py)
-    before = [weight.detach().clone() for weight in learnt]
+    before = [weight.detach().clone() for weight in trained]
     turn = optimizer.eval
 
     def half():
@@ -117,15 +117,15 @@ def test_schedule_free_weights_that_were_half_turned_to_their_average_are_turned
     optimizer.eval = half
     with pytest.raises(torch.OutOfMemoryError), averaged(optimizer):
         pass
-    assert all(torch.equal(weight, old) and weight.dtype == dtype for weight, old in zip(learnt, before, strict=True))
+    assert all(torch.equal(weight, old) and weight.dtype == dtype for weight, old in zip(trained, before, strict=True))
     assert [group["train_mode"] for group in optimizer.param_groups] == [True, True]
 
 
 def test_weights_that_were_half_replaced_by_their_average_are_put_back():
-    learnt = dict(zip("ab", weights(), strict=True))
-    average = WeightAverage(learnt, MethodSettings(ema=True))
+    trained = dict(zip("ab", weights(), strict=True))
+    average = WeightAverage(trained, MethodSettings(ema=True))
     average.average["a"].add_(5)
     del average.average["b"]
     with pytest.raises(KeyError), average.in_place():
         pass
-    assert [float(weight.detach()[0]) for weight in learnt.values()] == [1.0, 2.0]
+    assert [float(weight.detach()[0]) for weight in trained.values()] == [1.0, 2.0]

@@ -113,7 +113,7 @@ def by_image(table):
 
 SHARED = {
     "plain": {},
-    "dropouts, captions by chance, text encoders that learn": {
+    "dropouts, captions by chance, text encoders that train": {
         "network": {
             "rank": 2,
             "train_text_encoder": True,
@@ -214,7 +214,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "groups"), [("a part at rest", REST), ("a new word", WORD)])
 def test_two_processes_clip_as_sd_scripts_what_one_clips_so(train, together, name, groups):
-    """Of a part at rate 0, and of the words that do not learn, each process has the gradient of its own images."""
+    """Of a part at rate 0, and of the words that do not train, each process has the gradient of its own images."""
     alone = train(**groups)  # the batches are the same: the script tells the jobs nothing of processes
     assert alone.start() == "done"
     told = [line for line in read_lines(together[name] / "events.jsonl") if line["kind"] == "steps"]

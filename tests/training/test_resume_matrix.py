@@ -138,7 +138,7 @@ def settings(groups, model, folders):
     others = {
         None: [],
         "kept": [{"folder": str(folders / "others"), "custom_attributes": {"diff_output_preservation": True}}],
-        "classes": [{"folder": str(folders / "others"), "role": "regularisation"}],
+        "classes": [{"folder": str(folders / "others"), "role": "regularization"}],
     }[groups.get("dataset", {}).get("sources")]
     dataset = {"folder": None, "sources": [subject, *others], "train_batch_size": 2}
     base = {

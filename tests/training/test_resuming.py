@@ -59,7 +59,7 @@ def test_a_finished_run_trains_further_as_if_it_had_been_longer_and_keeps_its_fi
     assert short.file("t-step00000004.safetensors").read_bytes() == first
 
 
-def test_what_a_run_learns_cannot_change_while_it_goes_on(train):
+def test_what_a_run_trains_cannot_change_while_it_goes_on(train):
     training = train(**steps(1))
     with pytest.raises(ProblemsError) as caught:
         extend(training.folder, {"network": {"rank": 8}, "schedule": {"seed": 9}, "saving": {"output_name": "u"}})
@@ -99,7 +99,7 @@ def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
 def test_a_state_of_another_method_is_refused_in_words(train, ended, groups):
     short = ended(1)
     other = train(**steps(2), **groups, resume={"resume": str(short.folder.path)})
-    with pytest.raises(ProblemsError, match="weights are not those that this run learns"):
+    with pytest.raises(ProblemsError, match="weights are not those that this run trains"):
         other.start()
 
 
@@ -273,7 +273,7 @@ def test_what_auto_meant_at_the_beginning_holds_for_the_whole_run(train, monkeyp
     fresh = train(**steps(1), saving={"save_state": True})
     fresh.start()
     assert precision(fresh) == "no"
-    # A run of an earlier version has no such file: it goes on with what the processor said of itself.
+    # A run of an earlier version has no such file: it goes on with what the CPU said of itself.
     begun.folder.machine_file.unlink()
     monkeypatch.setattr("core.record.machine.bf16_is_fast", lambda device: True)
     begun.again().start()

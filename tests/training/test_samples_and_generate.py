@@ -68,10 +68,10 @@ def begin(train, *prompts, **groups):
     return train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples, **groups)
 
 
-# With text that does not learn: the next two.
-@pytest.mark.parametrize("learns_text", slow_unless(bool, [False, True]))
-def test_a_lora_makes_the_samples_of_its_training_again(train, store, learns_text):
-    network = {"train_text_encoder": learns_text}
+# With text that does not train: the next two.
+@pytest.mark.parametrize("trains_text", slow_unless(bool, [False, True]))
+def test_a_lora_makes_the_samples_of_its_training_again(train, store, trains_text):
+    network = {"train_text_encoder": trains_text}
     training = begin(train, *PROMPTS, network=network, optimizer={"learning_rate": 0.1})
     same_images(training, store, loras=[{"file": str(training.file())}])
 

@@ -1,4 +1,4 @@
-"""Samples while training: prompts with options of their own, long ones, and nothing learnt changes by them."""
+"""Samples while training: prompts with options of their own, long ones, and nothing trained changes by them."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ from tests.selection import slow_unless
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))
 
 
-# With text that does not learn: test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight.
-@pytest.mark.parametrize("learns_text", slow_unless(bool, [False, True]))
-def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train, learns_text):
+# With text that does not train: test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight.
+@pytest.mark.parametrize("trains_text", slow_unless(bool, [False, True]))
+def test_each_prompt_has_its_own_size_seed_and_sampler_and_long_ones_are_read_whole(train, trains_text):
     samples = {
         "sample_prompts": ["a fox --w 64 --h 96 --d 9 --s 2 --l 1", f"{LONG} --ss heun --s 2", f"{LONG}, red --s 2"],
         "sample_steps": 3,
     }
-    network = {"train_text_encoder": learns_text}
+    network = {"train_text_encoder": trains_text}
     quiet = train(schedule={"max_train_steps": 2, "seed": 7}, network=network)
     training = train(schedule={"max_train_steps": 2, "seed": 7}, samples=samples, network=network)
     assert quiet.start() == training.start() == "done"

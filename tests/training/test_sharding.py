@@ -92,7 +92,7 @@ def ran(tmp_path_factory, images):
     return {case["name"]: place / case.get("continues", case["name"]) for case in cases}
 
 
-def learnt(folder):
+def trained(folder):
     return load_file(folder / "checkpoints" / "t.safetensors")
 
 
@@ -123,25 +123,25 @@ def distance(one, other):
 )
 def test_it_trains_what_the_plain_way_trains(ran, sharded, plain, tolerance):
     assert losses(ran[sharded]) == pytest.approx(losses(ran[plain]), rel=1e-5)
-    assert apart(learnt(ran[sharded]), learnt(ran[plain])) < tolerance
+    assert apart(trained(ran[sharded]), trained(ran[plain])) < tolerance
 
 
 @pytest.mark.parametrize(("whole", "resumed"), [("lora 2", "lora 2 on"), ("model 3", "model 3 on")])
 def test_a_continued_run_ends_where_an_unbroken_one_does_to_the_bit(ran, whole, resumed):
-    one, other = learnt(ran[whole]), learnt(ran[resumed])
+    one, other = trained(ran[whole]), trained(ran[resumed])
     assert apart(one, other) == 0
     assert losses(ran[whole]) == losses(ran[resumed])
 
 
-def test_stage_3_learns_text_encoders_with_checkpointing_and_shows_what_the_plain_way_shows(ran):
+def test_stage_3_trains_text_encoders_with_checkpointing_and_shows_what_the_plain_way_shows(ran):
     plain, shared = ran["looked at"], ran["looked at 3"]
     assert losses(shared) == pytest.approx(losses(plain), rel=1e-5)
     # The random model makes much of a sum's last digits: plain runs with other products differ by 0.15% of the change too.
-    assert distance(learnt(shared), learnt(plain)) < 0.01 * distance(learnt(plain), {})
+    assert distance(trained(shared), trained(plain)) < 0.01 * distance(trained(plain), {})
     moved = [
-        value.abs().max() for name, value in learnt(plain).items() if name.endswith("up.weight") and "_te_" in name
+        value.abs().max() for name, value in trained(plain).items() if name.endswith("up.weight") and "_te_" in name
     ]
-    assert min(moved) > 1e-4  # text encoders learn
+    assert min(moved) > 1e-4  # text encoders train
     (one,), (other,) = validated(plain), validated(shared)
     assert other == pytest.approx(one, rel=1e-5)
     images = []
@@ -159,8 +159,8 @@ def validated(folder):
     ]
 
 
-def test_files_hold_the_weights_that_learn_or_those_of_16_bits(ran):
-    exact, narrow = learnt(ran["bf16"]), learnt(ran["bf16 narrow"])
+def test_files_hold_the_weights_that_train_or_those_of_16_bits(ran):
+    exact, narrow = trained(ran["bf16"]), trained(ran["bf16 narrow"])
     assert losses(ran["bf16"]) == losses(ran["bf16 narrow"])
     inside = [name for name in exact if "diffusion_model" in name]
     assert all(torch.equal(exact[name].bfloat16().float(), narrow[name]) for name in inside)
@@ -172,7 +172,7 @@ def test_each_process_keeps_a_part_and_none_holds_all(ran):
     parts = [torch.load(path, weights_only=True)["parts"] for path in sorted(state.glob("part-*.pt"))]
     assert len(parts) == 2
     held = [sum(group["master"].numel() for group in part) for part in parts]
-    total = sum(weight.numel() for name, weight in learnt(ran["model 3"]).items() if "diffusion_model" in name)
+    total = sum(weight.numel() for name, weight in trained(ran["model 3"]).items() if "diffusion_model" in name)
     assert max(held) < 0.6 * total and sum(held) >= total
 
 
@@ -198,13 +198,18 @@ def test_main_memory_holds_what_was_foretold(train, monkeypatch, stage):
 
     def watched(stepper, loss):
         norm = real(stepper, loss)
-        zero, learnt = stepper._zero, sum(getattr(weight, "ds_numel", weight.numel()) for weight in stepper._parameters)
+        zero, trained = (
+            stepper._zero,
+            sum(getattr(weight, "ds_numel", weight.numel()) for weight in stepper._parameters),
+        )
         masters = stepper._shards.masters
         held = [*masters, *(master.grad for master in masters)]
         held += [value for state in stepper.optimizer.state.values() for value in state.values() if value.dim()]
         held += zero.param_buffer_of_bit16_for_cpu_offload_groups if stage == 2 else [zero.grad_partitions_flat_buffer]
         settings = stepper._settings
-        found.append((sum(tensor.nbytes for tensor in held), places(settings, ToShare(learnt, 4, 0, 2.0), 1, 1).memory))
+        found.append(
+            (sum(tensor.nbytes for tensor in held), places(settings, ToShare(trained, 4, 0, 2.0), 1, 1).memory)
+        )
         return norm
 
     monkeypatch.setattr(ShardedStepper, "step", watched)

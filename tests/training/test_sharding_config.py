@@ -10,7 +10,7 @@ import torch
 from core.cli.jobs import run_together
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.building import load_learning
+from core.training.building import load_trained
 from core.training.sharding import config_of
 
 
@@ -57,12 +57,12 @@ def test_a_model_that_is_loaded_in_parts_never_lies_whole_on_the_card(early):
     builder = SimpleNamespace(
         job=build(TrainJob, {"sharding": sharding, "method": {"kind": "fine_tune"}}),
         context=SimpleNamespace(device="cuda:0"),
-        precision=SimpleNamespace(compute=torch.float32, learning=torch.float32),
+        precision=SimpleNamespace(compute=torch.float32, trainable=torch.float32),
         family=SimpleNamespace(load=lambda model, **how: how["device"]),
         model="m",
         narrows_beside=False,
     )
-    assert load_learning(builder, ("unet",)) == ("cpu" if early else "cuda:0")
+    assert load_trained(builder, ("unet",)) == ("cpu" if early else "cuda:0")
 
 
 @pytest.mark.parametrize("minutes", [30.0, 7.0])

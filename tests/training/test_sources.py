@@ -93,7 +93,7 @@ def test_without_any_mask_there_is_none():
 
 
 def test_masks_wait_on_the_processor_until_the_step_moves_them():
-    """A copy to a graphics card at this place would wait for everything that was queued before it."""
+    """A copy to a GPU at this place would wait for everything that was queued before it."""
     there, masks = torch.zeros(4, 2, 2, device="meta"), {FOX.key: torch.ones(1, 2, 2)}
     held = Latents(lambda side: (there, there), lambda *draw: False, 7, mode="mean", masks=masks, device="meta")
     latents, masks = held.batch(0, [(FOX, 0), (BEAR, 0)])
@@ -101,7 +101,7 @@ def test_masks_wait_on_the_processor_until_the_step_moves_them():
 
 
 def test_latents_meet_on_the_device_wherever_they_were_kept():
-    """Of one batch some may be kept in memory and others come from the VAE on a graphics card."""
+    """Of one batch some may be kept in memory and others come from the VAE on a GPU."""
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
     held = Latents(lambda side: (places[side.placed.key],) * 2, lambda *draw: False, 7, mode="mean", device="meta")
     assert held.batch(0, [(FOX, 0), (BEAR, 0)])[0].device.type == "meta"

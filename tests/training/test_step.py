@@ -154,7 +154,7 @@ def test_a_mask_over_the_image_is_sd_scripts_mean(batch):
     torch.testing.assert_close(loss, (error * masks).mean(dim=(1, 2, 3)), **TOLERANCE)
 
 
-def test_preserved_images_learn_what_the_base_model_predicts(batch):
+def test_preserved_images_train_what_the_base_model_predicts(batch):
     def base(noisy_latents, timesteps):
         return predict(noisy_latents, timesteps) + 0.5
 

@@ -131,11 +131,11 @@ def norms(training):
 def test_a_part_with_rate_0_counts_in_the_clipped_norm_only_as_in_sd_scripts(train):
     groups = {"network": {"train_text_encoder": True}, "schedule": {"max_train_steps": 1}}
     rates = CLIPPED | {"text_encoder_lr": 0.0}
-    all_learn, plain, kohya = (
+    all_train, plain, kohya = (
         train(optimizer=own, **groups) for own in (CLIPPED, rates, rates | {"compatibility": "kohya"})
     )
-    moved = [change(training) for training in (all_learn, plain, kohya)]
-    (whole,), (own,), (theirs,) = (norms(training) for training in (all_learn, plain, kohya))
+    moved = [change(training) for training in (all_train, plain, kohya)]
+    (whole,), (own,), (theirs,) = (norms(training) for training in (all_train, plain, kohya))
     assert own < theirs == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(moved[2], moved[1] * (own / theirs), rtol=1e-3, atol=1e-9)
 

@@ -18,12 +18,12 @@ def weight(*gradient):
     return made
 
 
-def stepper(learning, *, scaler=None, processes=None, **more):
+def stepper(trainable, *, scaler=None, processes=None, **more):
     method = SimpleNamespace(steady_gradients=True, state_dict=dict, load_state_dict=lambda tensors: None)
-    optimizer, guard = torch.optim.SGD(learning, lr=1.0), NonFiniteGuard("cpu")
+    optimizer, guard = torch.optim.SGD(trainable, lr=1.0), NonFiniteGuard("cpu")
     return Stepper(
         method,
-        learning,
+        trainable,
         optimizer,
         guard,
         processes or Processes(),
@@ -34,12 +34,12 @@ def stepper(learning, *, scaler=None, processes=None, **more):
     )
 
 
-def test_what_does_not_learn_can_count_in_the_norm_and_stays_where_it_is():
-    learns, rests = weight(3.0), weight(4.0)
-    norm = stepper([learns], clipped=[learns, rests]).step(torch.zeros(()))
+def test_what_does_not_train_can_count_in_the_norm_and_stays_where_it_is():
+    trains, rests = weight(3.0), weight(4.0)
+    norm = stepper([trains], clipped=[trains, rests]).step(torch.zeros(()))
     assert float(norm) == pytest.approx(5.0)
-    assert learns.item() == pytest.approx(-0.6, rel=1e-5) and rests.item() == 0
-    assert learns.grad is None and rests.grad is None, "nothing of it is left for the next update"
+    assert trains.item() == pytest.approx(-0.6, rel=1e-5) and rests.item() == 0
+    assert trains.grad is None and rests.grad is None, "nothing of it is left for the next update"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -48,12 +48,12 @@ def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, p
     group = SimpleNamespace(
         count=processes, sum_gradients=lambda weights, steady: [each.grad.mul_(processes) for each in weights]
     )
-    learns, rests = weight(0.0), weight(0.0)
+    trains, rests = weight(0.0), weight(0.0)
     rests.grad = None
-    own = stepper([learns], clipped=[learns, rests], adds_up=True, processes=group)
+    own = stepper([trains], clipped=[trains, rests], adds_up=True, processes=group)
     left, moved = 0.0, 0.0
     for step in range(4):
-        learns.grad = torch.tensor([3.0 / processes])
+        trains.grad = torch.tensor([3.0 / processes])
         new = torch.tensor([4.0 / processes])
         rests.grad = new if rests.grad is None else rests.grad + new
         norm = own.step(torch.zeros(()))
@@ -62,22 +62,22 @@ def test_gradients_that_nothing_clears_add_up_over_steps_and_a_state(tmp_path, p
         assert float(norm) == pytest.approx(expected, rel=1e-5)
         moved -= 3.0 / (expected + 1e-6)
         left /= expected + 1e-6
-        assert learns.item() == pytest.approx(moved, rel=1e-5) and rests.item() == 0
+        assert trains.item() == pytest.approx(moved, rel=1e-5) and rests.item() == 0
         if step == 1:
             content = own.state_dict()
             rests = weight(0.0)
-            own = stepper([learns], clipped=[learns, rests], adds_up=True, processes=group)
+            own = stepper([trains], clipped=[trains, rests], adds_up=True, processes=group)
             own.load(content, tmp_path)
 
 
 def test_what_adds_up_begins_at_nothing_after_a_step_that_was_not_finite():
-    learns, rests = weight(3.0), weight(float("nan"))
-    own = stepper([learns], clipped=[learns, rests], adds_up=True)
+    trains, rests = weight(3.0), weight(float("nan"))
+    own = stepper([trains], clipped=[trains, rests], adds_up=True)
     own.step(torch.zeros(()))
-    assert rests.grad.item() == 0 and learns.item() == 0
+    assert rests.grad.item() == 0 and trains.item() == 0
 
 
-def test_what_learns_can_be_left_out_of_clipping_but_not_of_the_guard():
+def test_what_trains_can_be_left_out_of_clipping_but_not_of_the_guard():
     first, second = weight(3.0), weight(0.0, 4.0)
     own = stepper([first, second], clipped=[second])
     assert float(own.step(torch.zeros(()))) == 4.0
@@ -88,26 +88,26 @@ def test_what_learns_can_be_left_out_of_clipping_but_not_of_the_guard():
     assert torch.equal(second, before) and own._guard.tripped()
 
 
-def test_scaled_gradients_are_measured_unscaled_also_of_what_does_not_learn():
-    learns, rests = weight(0.0), weight(0.0)
+def test_scaled_gradients_are_measured_unscaled_also_of_what_does_not_train():
+    trains, rests = weight(0.0), weight(0.0)
     scaler = make_scaler("cpu", torch.float32)
-    own = stepper([learns], scaler=scaler, clipped=[learns, rests])
+    own = stepper([trains], scaler=scaler, clipped=[trains, rests])
     scaler.scale(torch.zeros(()))
-    learns.grad, rests.grad = (torch.tensor([size * scaler.get_scale()]) for size in (3.0, 4.0))
+    trains.grad, rests.grad = (torch.tensor([size * scaler.get_scale()]) for size in (3.0, 4.0))
     assert float(own.step(torch.zeros(()))) == pytest.approx(5.0)
-    assert learns.item() == pytest.approx(-0.6, rel=1e-5)
+    assert trains.item() == pytest.approx(-0.6, rel=1e-5)
 
 
 @pytest.mark.parametrize("pauses", [True, False])
 def test_updates_that_an_overflow_left_out_are_counted_where_the_curve_waits_for_them(tmp_path, pauses):
-    learns = weight(1.0)
+    trains = weight(1.0)
     scaler = make_scaler("cpu", torch.float32)
-    own = stepper([learns], scaler=scaler, pauses=pauses)
+    own = stepper([trains], scaler=scaler, pauses=pauses)
     scaler.scale(torch.zeros(()))
     for size in (1.0, float("inf"), 1.0, float("inf")):
-        learns.grad = torch.tensor([size])
+        trains.grad = torch.tensor([size])
         own.step(torch.zeros(()))
     assert own.paused == (2 if pauses else 0)
-    again = stepper([learns], scaler=make_scaler("cpu", torch.float32), pauses=pauses)
+    again = stepper([trains], scaler=make_scaler("cpu", torch.float32), pauses=pauses)
     again.load(own.state_dict(), tmp_path)
     assert again.paused == own.paused

@@ -1,4 +1,4 @@
-"""Stop and save at awkward moments: nothing that was learnt is lost, nothing is waited for in vain."""
+"""Stop and save at awkward moments: nothing that was trained is lost, nothing is waited for in vain."""
 
 import errno
 import shutil
@@ -122,7 +122,7 @@ def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
 
 
 def test_a_stop_is_heard_while_captions_are_encoded(train, images, tmp_path):
-    """Thousands of captions take minutes on a processor."""
+    """Thousands of captions take minutes on a CPU."""
     folder = tmp_path / "glyphs"
     shutil.copytree(images, folder)
     for path in folder.glob("*.txt"):

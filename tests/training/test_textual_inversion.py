@@ -20,7 +20,7 @@ def groups(**more):
     }
 
 
-def test_a_word_is_learnt_and_saved_as_sd_scripts_saves_it(train):
+def test_a_word_is_trained_and_saved_as_sd_scripts_saves_it(train):
     samples = {"sample_prompts": ["a zunkel, glyph style"], "sample_steps": 2, "sample_every_n_steps": 3}
     training = train(**groups(samples=samples))
     assert training.start() == "done"
@@ -29,8 +29,8 @@ def test_a_word_is_learnt_and_saved_as_sd_scripts_saves_it(train):
         assert list(file.keys()) == ["emb_params"]
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
     assert not any(key.startswith("ss_") for key in metadata)
-    learnt = read_embedding(training.file())["emb_params"]
-    assert learnt.shape[0] == 2 and not torch.equal(learnt[0], learnt[1])
+    trained = read_embedding(training.file())["emb_params"]
+    assert trained.shape[0] == 2 and not torch.equal(trained[0], trained[1])
     assert len(training.lines("sample")) == 3
 
 
@@ -43,9 +43,9 @@ def test_diffusers_reads_the_file(train):
     )
     pipeline.load_textual_inversion(str(training.file()), token="<new>")
     ids = pipeline.tokenizer("<new> <new>_1")["input_ids"][1:-1]
-    learnt = read_embedding(training.file())["emb_params"]
+    trained = read_embedding(training.file())["emb_params"]
     there = pipeline.text_encoder.get_input_embeddings().weight[ids].float()
-    torch.testing.assert_close(there, learnt, atol=1e-3, rtol=1e-3)  # the model there is in fp16
+    torch.testing.assert_close(there, trained, atol=1e-3, rtol=1e-3)  # the model there is in fp16
 
 
 RESUMED = {
@@ -105,8 +105,8 @@ def test_the_files_of_further_words_are_told_copied_kept_and_taken_away_with_the
     assert (training.folder.checkpoints / "t-step00000003-brabol.safetensors").is_file(), "the first end of it"
 
 
-def test_what_cannot_be_learnt_is_said_before_anything_loads(train):
-    with pytest.raises(ProblemsError, match="no word to learn"):
+def test_what_cannot_be_trained_is_said_before_anything_loads(train):
+    with pytest.raises(ProblemsError, match="no word to train"):
         train(**groups(embedding={"token_string": None})).start()
     with pytest.raises(ProblemsError, match="small file"):
         train(**groups(saving={"output_name": "t", "save_model_as": "diffusers"})).start()

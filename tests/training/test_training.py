@@ -44,7 +44,7 @@ def test_a_training_leaves_a_file_a_state_and_a_journal(train):
     assert metadata["ss_seed"] == "7" and "modelspec.architecture" in metadata
     assert all(name.startswith("lora_unet_") for name in names)
     ups = [tensor for name, tensor in weights(training.file()).items() if name.endswith("lora_up.weight")]
-    assert all(bool(up.abs().sum() > 0) for up in ups), "every module has learnt something"
+    assert all(bool(up.abs().sum() > 0) for up in ups), "every module has trained something"
 
 
 def test_the_same_seed_trains_the_same_file_and_another_seed_another(train):

@@ -1,4 +1,4 @@
-"""DreamBooth and fine-tune: the model itself learns, is saved whole, and continues to the bit."""
+"""DreamBooth and fine-tune: the model itself trains, is saved whole, and continues to the bit."""
 
 import shutil
 
@@ -83,7 +83,7 @@ def base(folders):
     return load_file(path)
 
 
-# -- what learns and what is saved
+# -- what trains and what is saved
 
 
 def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_others_read(train, images, tmp_path):
@@ -106,7 +106,7 @@ def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_other
     for part in ("unet", "text_encoder"):
         one, other = (getattr(each, part, None) or each.text_encoders[0] for each in (ours, base))
         changed = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
-        assert sum(changed) > 0.9 * len(changed), f"{part} learned"
+        assert sum(changed) > 0.9 * len(changed), f"{part} trained"
     theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
     assert torch.equal(theirs.unet.conv_in.weight, ours.unet.conv_in.weight)
     assert torch.equal(theirs.vae.encoder.conv_in.weight, base.vae.encoder.conv_in.weight)
@@ -132,17 +132,17 @@ def test_one_file_of_sdxl_has_both_encoders_and_says_what_it_is(tune, folders):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "method", "learns"),
+    ("optimizer", "method", "trains"),
     [
         ({"text_encoder_lr": (0.0, 1e-3), "unet_lr": 0.0}, {"train_text_encoder": "yes"}, {"text_encoder_2"}),
         ({}, {"block_lr": ",".join(["0"] * 9 + ["1e-3"] + ["0"] * 13)}, {"unet_block9"}),
     ],
     ids=["a rate of 0 leaves a part out", "blocks with a rate of 0 stay as they are"],
 )
-def test_rates_choose_what_learns(tune, folders, optimizer, method, learns):
+def test_rates_choose_what_trains(tune, folders, optimizer, method, trains):
     training = tune("sdxl", optimizer=optimizer, method=method)
     assert training.start() == "done"
-    assert set(training.lines("steps")[-1]["rates"]) == learns
+    assert set(training.lines("steps")[-1]["rates"]) == trains
     ours, base = family("sdxl").load(training.file()), family("sdxl").load(folders["sdxl"])
     parts = [("unet", ours.unet, base.unet)]
     parts += [(f"te{n}", *pair) for n, pair in enumerate(zip(ours.text_encoders, base.text_encoders, strict=True), 1)]
@@ -150,7 +150,7 @@ def test_rates_choose_what_learns(tune, folders, optimizer, method, learns):
     for part, one, other in parts:
         before = dict(other.named_parameters())
         changed |= {f"{part}.{name}" for name, value in one.named_parameters() if not torch.equal(value, before[name])}
-    if learns == {"text_encoder_2"}:
+    if trains == {"text_encoder_2"}:
         assert changed and all(name.startswith("te2.") for name in changed)
     else:  # block 9 is input_blocks.8
         assert changed and all(name.startswith("unet.down_blocks.2.") for name in changed)
@@ -374,7 +374,7 @@ def test_a_class_that_nobody_names_is_asked_for(tune):
         pytest.param({"full_precision": "fp16"}, torch.float16, marks=pytest.mark.slow),
     ],
 )
-def test_weights_that_learn_keep_their_type(tune, base, monkeypatch, memory, kept):
+def test_weights_that_train_keep_their_type(tune, base, monkeypatch, memory, kept):
     training = tune(memory=memory)
     types = watched(monkeypatch, training, lambda run: {weight.dtype for weight in run.parameters})
     assert types == {kept}

@@ -13,7 +13,6 @@ from core.settings.rules import (
     captions,
     dataset,
     embedding,
-    learning,
     memory,
     method,
     network,
@@ -22,11 +21,12 @@ from core.settings.rules import (
     saving,
     schedule,
     sharding,
+    learning_rate,
     validation,
 )
 
 TOPICS = (
-    learning,
+    learning_rate,
     network,
     optimizer,
     dataset,
@@ -48,12 +48,12 @@ def training_problems(job: TrainJob) -> list[Problem]:
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:
-    """{dotted path: reason}: the page greys these fields with the reason."""
+    """{dotted path: reason}: the page grays these fields with the reason."""
     return {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Advice for those of them that were set to something: the command line has no fields to grey."""
+    """Advice for those of them that were set to something: the command line has no fields to gray."""
     defaults = {entry.path: entry.default for entry in declared(TrainJob)}
     return [
         Problem(f"{path} has no effect", path, reason, "advice")

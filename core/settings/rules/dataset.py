@@ -1,4 +1,4 @@
-"""Images: sizes, chance, masks, regularisation, caches. What holds for one folder may not for another, so a setting has an
+"""Images: sizes, chance, masks, regularization, caches. What holds for one folder may not for another, so a setting has an
 effect where any folder uses it."""
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
     if job.dataset.dataset_class:
         for name in ("folder", "sources", "reg_data_dir"):
             yield f"dataset.{name}", "ignored: a dataset class lists the images"
-    if not anywhere(job, lambda each: each.role == "regularisation"):
+    if not anywhere(job, lambda each: each.role == "regularization"):
         for name in ("prior_loss_weight", "reg_balance"):
-            yield f"dataset.{name}", "ignored: there are no regularisation images"
+            yield f"dataset.{name}", "ignored: there are no regularization images"
     if not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.images.masked_loss):

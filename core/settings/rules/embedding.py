@@ -17,7 +17,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     settings = job.embedding
     if not settings.words:
         yield Problem(
-            "Textual inversion has no word to learn", "embedding.token_string", "write a new word, such as zkw"
+            "Textual inversion has no word to train", "embedding.token_string", "write a new word, such as zkw"
         )
     for word in settings.words:
         if len(word.split()) != 1 or not word.isprintable():
@@ -39,7 +39,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if settings.extended and job.model.family == "sdxl":
         yield Problem("A vector for each layer is for SD 1.x and 2.x", "embedding.extended", "switch it off for SDXL")
     if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
-        what = "Several new words are learnt, so each caption must hold the one that its image shows"
+        what = "Several new words are trained, so each caption must hold the one that its image shows"
         yield Problem(
             what, "embedding.token_string", "look at the captions; images without any teach nothing", "advice"
         )
@@ -49,11 +49,11 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if job.method.kind != "embedding":
         for entry in declared(TrainJob):
             if entry.group == "embedding":
-                yield entry.path, "ignored: no new word is learnt"
+                yield entry.path, "ignored: no new word is trained"
         return
     for entry in declared(TrainJob):
         if entry.group == "network":
-            yield entry.path, "ignored: a word is learnt, without a network"
+            yield entry.path, "ignored: a word is trained, without a network"
     yield "optimizer.unet_lr", "ignored: the U-Net stays as it is"
     yield "method.prior", "ignored: a new word leaves the model, and so the class, as it is"
     yield "method.class_caption", "ignored: a new word leaves the model, and so the class, as it is"

@@ -15,7 +15,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     memory = job.memory
     own, computed = memory.full_precision, memory.mixed_precision
     if own != "fp32" and computed not in ("auto", own):
-        what = f"Weights that learn in {own} need {own} for computing too, and that is {TYPES[computed]}"
+        what = f"Weights that train in {own} need {own} for computing too, and that is {TYPES[computed]}"
         yield Problem(what, "memory.full_precision, mixed_precision", f"set memory.mixed_precision to {own} or auto")
     if memory.torch_compile and job.method.kind == "lora" and job.network.dropped_out:
         what = "The dropouts of a LoRA are drawn for each layer and step, and compiled code is the same for all"
@@ -25,7 +25,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "memory.torch_compile, sharding.deepspeed", "switch one of them off")
     for name in FP8:
         if getattr(memory, name) and job.method.whole_model:
-            what = "8-bit weights cannot learn, and this trains the model itself"
+            what = "8-bit weights cannot train, and this trains the model itself"
             yield Problem(what, f"memory.{name}", "switch it off; full bf16 or AdaFactor save memory here")
     if memory.mixed_precision == "no" and memory.narrow_unet and not job.method.whole_model:
         what = "The base model is kept in 8 bits and widened to fp32 at each use: fp32's exactness is lost, and its memory is used"
@@ -38,7 +38,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     memory = job.memory
     if memory.full_precision != "bf16":
-        yield "memory.stochastic_rounding", "ignored: no weights learn in bf16"
+        yield "memory.stochastic_rounding", "ignored: no weights train in bf16"
     if not memory.torch_compile:
         yield "memory.dynamo_backend", "ignored: nothing is compiled"
     if not memory.gradient_checkpointing:

@@ -60,7 +60,7 @@ def _within_backward(job: TrainJob) -> Iterator[Problem]:
         what = "Weights that move within the backward pass cannot gather gradients of several batches"
         yield Problem(what, "schedule.gradient_accumulation_steps", "set it to 1, or switch that off")
     if job.memory.num_processes > 1:
-        what = "Weights that move within the backward pass cannot wait for other graphics cards"
+        what = "Weights that move within the backward pass cannot wait for other GPUs"
         yield Problem(what, where, "switch it off, or train on one card")
     if "fp16" in (job.memory.mixed_precision, job.memory.full_precision):
         what = "fp16 scales its losses by the look of the whole gradient, which never is there at once"
@@ -113,7 +113,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
                 yield entry.path, "ignored: the model itself is trained, without a network"
         for name in ("fp8_base", "fp8_base_unet"):
             if not getattr(job.memory, name):  # else it is refused
-                yield f"memory.{name}", "ignored: 8-bit weights cannot learn, and the model itself is trained"
+                yield f"memory.{name}", "ignored: 8-bit weights cannot train, and the model itself is trained"
     else:
         for name in OF_WHOLE_MODELS:
             yield f"method.{name}", "ignored: only whole models have it"

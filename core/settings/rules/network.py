@@ -51,7 +51,7 @@ def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
         share, title = getattr(network, name), _title(name)
         if share == 1:
             yield Problem(
-                f"{title} is 1, which leaves nothing to learn", f"network.{name}", "use 0.1 to 0.3, or 0 for off"
+                f"{title} is 1, which leaves nothing to train", f"network.{name}", "use 0.1 to 0.3, or 0 for off"
             )
         elif share > MUCH:
             what = f"{title} is {share:g}: more than half of the LoRA is left out at each step"

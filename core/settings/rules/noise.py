@@ -43,7 +43,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
         return
     if not noise.as_kohya:
         yield from _infinite_weights(noise)
-    what = "Zero terminal SNR is for models that predict v; a model that predicts noise learns nothing at the last timestep"
+    what = "Zero terminal SNR is for models that predict v; a model that predicts noise trains nothing at the last timestep"
     yield Problem(what, "noise.zero_terminal_snr", "switch it off, or set model.prediction to v", "advice")
 
 

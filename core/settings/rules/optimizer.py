@@ -81,7 +81,7 @@ def _clipped_the_same(job: TrainJob) -> str:
     if own.max_grad_norm == 0:
         return "nothing is clipped"
     if job.sharding.active:
-        return "DeepSpeed clips what learns"
+        return "DeepSpeed clips what trains"
     if job.method.whole_model:
         return "" if has_frozen_blocks(job) else "no block has the rate 0, or the optimizer is within the backward pass"
     unet_rests = trains_unet(job) and own.unet_rate == 0

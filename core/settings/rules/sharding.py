@@ -27,7 +27,7 @@ BY_NUMBER = (
     "torch.optim.SGD",
     "lion_pytorch.Lion",
 )
-ADAM = ("torch.optim.AdamW", "torch.optim.Adam")  # those that DeepSpeed computes on the processor itself
+ADAM = ("torch.optim.AdamW", "torch.optim.Adam")  # those that DeepSpeed computes on the CPU itself
 ADAM_ARGUMENTS = {"betas", "eps", "weight_decay"}
 
 
@@ -53,12 +53,12 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
     settings = job.sharding
     stage, optimizer, param = settings.zero_stage, settings.offload_optimizer_device, settings.offload_param_device
     if optimizer is not None and stage == 0:
-        yield Problem("ZeRO stage 0 leaves the optimizer on the graphics card", f"{STAGE}, {OPTIMIZER}", "use stage 2")
+        yield Problem("ZeRO stage 0 leaves the optimizer on the GPU", f"{STAGE}, {OPTIMIZER}", "use stage 2")
     if optimizer == "nvme" and stage in (1, 2):
         what = f"The optimizer's memory lies on a disk with ZeRO stage 3 only, and this is stage {stage}"
-        yield Problem(what, f"{STAGE}, {OPTIMIZER}", "use stage 3, or put it into main memory (cpu)")
+        yield Problem(what, f"{STAGE}, {OPTIMIZER}", "use stage 3, or put it into RAM (cpu)")
     if param is not None and stage != 3:
-        what = f"Weights leave the graphics card with ZeRO stage 3 only, and this is stage {stage}"
+        what = f"Weights leave the GPU with ZeRO stage 3 only, and this is stage {stage}"
         yield Problem(what, f"{STAGE}, {PARAM}", "use stage 3, or leave it empty")
     for name, place in (("optimizer", optimizer), ("param", param)):
         path = f"sharding.offload_{name}_nvme_path"
@@ -69,17 +69,17 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
 def _method(job: TrainJob) -> Iterator[Problem]:
     memory, method = job.memory, job.method
     if method.kind == "embedding":
-        what = "Textual inversion learns a few rows of numbers: there is nothing to share"
+        what = "Textual inversion trains a few rows of numbers: there is nothing to share"
         yield Problem(what, DEEPSPEED, "switch DeepSpeed off")
         return
     if memory.fused_backward_pass or memory.fused_optimizer_groups:
         what = "DeepSpeed gathers the whole gradient, and weights are to move within the backward pass"
         yield Problem(what, "memory.fused_backward_pass, fused_optimizer_groups", "switch that off, or DeepSpeed")
     if method.whole_model and method.stop_text_encoder_training is not None:
-        what = "DeepSpeed moves all that learns at every step, and the text encoder is to stop"
+        what = "DeepSpeed moves all that trains at every step, and the text encoder is to stop"
         yield Problem(what, "method.stop_text_encoder_training", "empty it, or switch DeepSpeed off")
     if not method.whole_model and job.network.module_dropout > 0:
-        what = "DeepSpeed moves all that learns at every step, and module dropout leaves layers out"
+        what = "DeepSpeed moves all that trains at every step, and module dropout leaves layers out"
         yield Problem(what, "network.module_dropout", "set it to 0, or switch DeepSpeed off")
     if not method.whole_model and job.network.scale_weight_norms is not None:
         what = "The change of a weight is measured over the whole matrix, and DeepSpeed cuts it"
@@ -91,12 +91,10 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "ZeRO stage 3 gathers weights between layers, and compiled blocks know no layers"
         yield Problem(what, "memory.torch_compile", "use stage 2, or switch the compiler off")
     if job.sharding.shares_weights and job.sharding.zero3_init_flag and method.prior == "model":
-        what = "The untrained model is asked before the parts are on the graphics cards"
+        what = "The untrained model is asked before the parts are on the GPUs"
         yield Problem(what, "sharding.zero3_init_flag", "switch it off, or use regularization images (method.prior)")
     if method.whole_model and method.ema and job.sharding.offload_optimizer_device == "nvme":
-        yield Problem(
-            "An average cannot be kept of weights on a disk", "method.ema", "switch it off, or use main memory"
-        )
+        yield Problem("An average cannot be kept of weights on a disk", "method.ema", "switch it off, or use RAM")
 
 
 def _optimizer(job: TrainJob) -> Iterator[Problem]:
@@ -124,7 +122,7 @@ def _optimizer(job: TrainJob) -> Iterator[Problem]:
 def _precision(job: TrainJob) -> Iterator[Problem]:
     memory, settings = job.memory, job.sharding
     if memory.full_precision != "fp32":
-        what = f"DeepSpeed shares fp32 weights that learn, and they are to learn in {memory.full_precision}"
+        what = f"DeepSpeed shares fp32 weights that train, and they are to train in {memory.full_precision}"
         fix = "set it to fp32: a whole model lies on the card in the type of memory.mixed_precision all the same"
         yield Problem(what, "memory.full_precision", fix)
     if not settings.fp16_master_weights_and_gradients:
@@ -134,7 +132,7 @@ def _precision(job: TrainJob) -> Iterator[Problem]:
     elif memory.mixed_precision != "fp16":
         yield Problem("Master weights in fp16 are for fp16", f"memory.mixed_precision, {MASTERS}", "set it to fp16")
     if settings.zero_stage != 2 or settings.offload_optimizer_device != "cpu":
-        what = "Master weights in fp16 are for ZeRO stage 2 with the optimizer in main memory"
+        what = "Master weights in fp16 are for ZeRO stage 2 with the optimizer in RAM"
         yield Problem(what, f"{STAGE}, {OPTIMIZER}, {MASTERS}", "use stage 2 and cpu, or switch it off")
 
 
@@ -152,4 +150,4 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "sharding.zero3_init_flag", "ignored: only ZeRO stage 3 shares the weights"
         yield "sharding.zero3_save_16bit_model", "ignored: only ZeRO stage 3 shares the weights"
     elif not job.method.whole_model or job.memory.mixed_precision == "no":
-        yield "sharding.zero3_save_16bit_model", "ignored: what learns is fp32 throughout"
+        yield "sharding.zero3_save_16bit_model", "ignored: what trains is fp32 throughout"

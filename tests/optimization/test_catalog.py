@@ -6,7 +6,7 @@ import json
 import torch
 from pytest import fixture, mark, raises
 
-from core.optimization import catalogue as written
+from core.optimization import catalog as written
 from core.optimization.optimizers import (
     build_optimizer,
     device_problems,
@@ -25,7 +25,7 @@ from core.settings.optimizers import (
     FILE,
     SHORT,
     argument_problems,
-    catalogue,
+    catalog,
     data,
     find,
     literal,
@@ -49,7 +49,7 @@ A_HANDFUL = [
     "pytorch_optimizer.ScheduleFreeRAdam",
     "torch.optim.Adafactor",
 ]
-OFFERED = [name for name, entry in catalogue().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
+OFFERED = [name for name, entry in catalog().items() if entry.offered and "cpu" in (entry.only_on or ("cpu",))]
 QUICK = [*NAMES_OF_SD_SCRIPTS, *PATHS_OF_SD_SCRIPTS, *A_HANDFUL]
 TRIED = slow_unless(QUICK.__contains__, list(dict.fromkeys([*QUICK, *OFFERED])))
 
@@ -83,7 +83,7 @@ def test_the_list_is_what_the_installed_packages_give():
 def test_the_list_names_every_optimizer_with_its_present_arguments():
     """All but the outcome of the trials, which takes longer."""
     if data()["packages"] != written.versions():
-        raise AssertionError("other versions are installed: run python -m core.optimization.catalogue")
+        raise AssertionError("other versions are installed: run python -m core.optimization.catalog")
     outcome = {"reason", "only_on"}
     measured = {"one_rate", "draws", "averages"}
 
@@ -97,13 +97,13 @@ def test_the_list_names_every_optimizer_with_its_present_arguments():
 
 
 def test_what_is_not_offered_has_its_reason_and_cannot_be_chosen():
-    refused = [entry for entry in catalogue().values() if not entry.offered]
+    refused = [entry for entry in catalog().values() if not entry.offered]
     assert {"torch.optim.LBFGS", "torch.optim.Muon", "pytorch_optimizer.SAM", "pytorch_optimizer.SophiaH"} <= {
         entry.path for entry in refused
     }
     for entry in refused:
         assert entry.reason in type_problem(entry.name).what
-    assert len(refused) < len(catalogue()) / 4
+    assert len(refused) < len(catalog()) / 4
 
 
 @mark.parametrize("name", NAMES_OF_SD_SCRIPTS)
@@ -194,7 +194,7 @@ def test_files_record_the_class_and_what_was_given_to_it():
 
 
 def test_the_8_bit_ones_of_a_graphics_card_are_said_before_the_start():
-    only = [entry.name for entry in catalogue().values() if entry.only_on]
+    only = [entry.name for entry in catalog().values() if entry.only_on]
     assert only == ["bitsandbytes.optim.AdEMAMix32bit", "bitsandbytes.optim.PagedAdEMAMix32bit"]
     (problem,) = device_problems(OptimizerSettings(optimizer_type=only[0]), "cpu")
     assert "cuda only" in problem.what and problem.level == "error"
@@ -230,7 +230,7 @@ def test_states_in_a_short_number_format_come_back_as_they_were_saved():
     net = Small()
     settings = OptimizerSettings(optimizer_type="prodigyplus.ProdigyPlusScheduleFree", learning_rate=1.0)
     optimizer = build_optimizer(settings, net.named_groups(1.0, same=True))
-    net.learn(optimizer, range(2))
+    net.train(optimizer, range(2))
     state = optimizer.state_dict()
     resumed = build_optimizer(settings, net.named_groups(1.0, same=True))
     load_state(resumed, state)
@@ -246,7 +246,7 @@ def test_the_step_size_that_prodigy_found_is_told():
     optimizer = build_optimizer(
         OptimizerSettings(optimizer_type="Prodigy", learning_rate=1.0), net.named_groups(1.0, same=True)
     )
-    net.learn(optimizer, range(3))
+    net.train(optimizer, range(3))
     sizes = step_sizes(optimizer)
     assert sizes == {"group0": optimizer.param_groups[0]["d"], "group1": optimizer.param_groups[1]["d"]}
     adamw = build_optimizer(OptimizerSettings(), net.named_groups(1.0, same=True))
@@ -274,12 +274,12 @@ def test_the_list_is_read_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, core.settings.optimizers as o; assert o.catalogue() and 'torch' not in sys.modules"
+    code = "import sys, core.settings.optimizers as o; assert o.catalog() and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_each_name_of_the_list_gives_the_entry_it_stands_beside():
-    entries = catalogue()
+    entries = catalog()
     assert all(name == entry.name for name, entry in entries.items())
     wrong = [name for name, entry in entries.items() if find(name) is not entry]
     assert wrong == []

@@ -1,4 +1,4 @@
-"""What learns, and at which rates."""
+"""What trains, and at which rates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 WORDS = {"lora": "a LoRA", "dreambooth": "DreamBooth", "fine_tune": "fine-tuning", "embedding": "textual inversion"}
 HAPPENS = {
     "above": "the training is likely to diverge and ruin the images",
-    "below": "next to nothing would be learned",
+    "below": "next to nothing would be trained",
 }
 
 
@@ -62,7 +62,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     if not below:
         return
     where = _rate_setting(job, below[0])
-    if not job.method.whole_model:  # what learns beside a model has nothing to unlearn
+    if not job.method.whole_model:  # what trains beside a model has nothing to unlearn
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
         yield Problem(what, where, "give a rate above 0; training away is for whole models only")
     else:

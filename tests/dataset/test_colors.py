@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from core.dataset import opening, plugins
-from core.dataset.colours import colour_of
+from core.dataset.colors import color_of
 from core.dataset.files import is_image_name
 from core.dataset.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
 
@@ -18,7 +18,7 @@ RGB16 = (200 * 257, 100 * 257, 50 * 257)
 
 
 def png(path, depth: int, kind: int, row: bytes, width: int = 4, height: int = 4, hidden: bytes | None = None):
-    """A PNG written by hand, since Pillow writes no 16-bit colours. kind: 0 grey, 2 RGB, 4 grey + alpha, 6 RGBA."""
+    """A PNG written by hand, since Pillow writes no 16-bit colors. kind: 0 gray, 2 RGB, 4 gray + alpha, 6 RGBA."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -41,11 +41,11 @@ def lab():
     return ImageCms.profileToProfile(Image.new("RGB", (4, 4), ORANGE), srgb, other, outputMode="LAB")
 
 
-def solid(mode, colour):
-    return Image.new(mode, (4, 4), colour)
+def solid(mode, color):
+    return Image.new(mode, (4, 4), color)
 
 
-# name, image, options of save, colour at the corner, allowed difference
+# name, image, options of save, color at the corner, allowed difference
 MODES = [
     ("rgb.png", solid("RGB", ORANGE), {}, ORANGE, 0),
     ("rgb.bmp", solid("RGB", ORANGE), {}, ORANGE, 0),
@@ -53,8 +53,8 @@ MODES = [
     ("rgb.webp", solid("RGB", ORANGE), {"lossless": True}, ORANGE, 0),
     ("rgb.jpg", solid("RGB", ORANGE), {"quality": 95}, ORANGE, 3),
     ("rgb.avif", solid("RGB", ORANGE), {"quality": 100}, ORANGE, 3),
-    ("grey.png", solid("L", 77), {}, (77, 77, 77), 0),
-    ("grey.jpg", solid("L", 77), {"quality": 95}, (77, 77, 77), 1),
+    ("gray.png", solid("L", 77), {}, (77, 77, 77), 0),
+    ("gray.jpg", solid("L", 77), {"quality": 95}, (77, 77, 77), 1),
     ("bit.png", solid("1", 1), {}, (255, 255, 255), 0),
     ("bit.tif", solid("1", 0), {}, (0, 0, 0), 0),
     ("palette.png", palette(), {}, ORANGE, 0),
@@ -65,8 +65,8 @@ MODES = [
     ("cmyk.jpg", solid("CMYK", (0, 255, 255, 0)), {"quality": 95}, (255, 0, 0), 4),
     ("ycc.tif", solid("RGB", ORANGE).convert("YCbCr"), {"compression": "jpeg", "quality": 95}, ORANGE, 4),
     ("lab.tif", lab(), {}, ORANGE, 4),  # Lab of 8 bits a channel is coarser than RGB
-    ("grey16.png", Image.fromarray(np.full((4, 4), 0x4D4D, np.uint16)), {}, (77, 77, 77), 0),
-    ("grey16.tif", Image.fromarray(np.full((4, 4), 0x4D4D, np.uint16)), {}, (77, 77, 77), 0),
+    ("gray16.png", Image.fromarray(np.full((4, 4), 0x4D4D, np.uint16)), {}, (77, 77, 77), 0),
+    ("gray16.tif", Image.fromarray(np.full((4, 4), 0x4D4D, np.uint16)), {}, (77, 77, 77), 0),
     ("int32.tif", Image.fromarray(np.full((4, 4), 77 * 257, np.int32)), {}, (77, 77, 77), 0),
     ("float.tif", Image.fromarray(np.full((4, 4), 77 / 255, np.float32)), {}, (77, 77, 77), 0),
     ("float255.tif", Image.fromarray(np.array([[77.0, 255], [0, 1]], np.float32)), {}, (77, 77, 77), 0),
@@ -82,29 +82,29 @@ MODES = [
 def test_an_image_of_any_mode_is_rgb(tmp_path, name, image, options, expected, tolerance):
     image.save(tmp_path / name, **options)
     opened = open_decoded(tmp_path / name)
-    assert opened.colours.mode == "RGB" and opened.alpha is None
-    got = np.array(opened.colours.getpixel((0, 0)))
+    assert opened.colors.mode == "RGB" and opened.alpha is None
+    got = np.array(opened.colors.getpixel((0, 0)))
     assert np.abs(got - np.array(expected)).max() <= tolerance
-    assert read_header(tmp_path / name).width == opened.colours.width
+    assert read_header(tmp_path / name).width == opened.colors.width
 
 
 SIXTEEN = [
     ("rgb", 2, struct.pack(">3H", *RGB16), None, 255),
     ("rgba opaque", 6, struct.pack(">4H", *RGB16, 65535), None, 255),
     ("rgba", 6, struct.pack(">4H", *RGB16, 128 * 257), None, 128),
-    ("rgb, hidden colour", 2, struct.pack(">3H", *RGB16), struct.pack(">3H", *RGB16), 0),
-    ("rgb, another colour hidden", 2, struct.pack(">3H", *RGB16), struct.pack(">3H", 0, 0, 0), 255),
+    ("rgb, hidden color", 2, struct.pack(">3H", *RGB16), struct.pack(">3H", *RGB16), 0),
+    ("rgb, another color hidden", 2, struct.pack(">3H", *RGB16), struct.pack(">3H", 0, 0, 0), 255),
 ]
 
 
 @pytest.mark.parametrize(("name", "kind", "pixel", "hidden", "alpha"), SIXTEEN, ids=[row[0] for row in SIXTEEN])
-def test_colours_of_sixteen_bits_are_scaled(tmp_path, name, kind, pixel, hidden, alpha):
+def test_colors_of_sixteen_bits_are_scaled(tmp_path, name, kind, pixel, hidden, alpha):
     opened = open_decoded(png(tmp_path / "a.png", 16, kind, pixel * 4, hidden=hidden))
-    assert opened.colours.getpixel((1, 1)) == ORANGE
+    assert opened.colors.getpixel((1, 1)) == ORANGE
     assert (opened.alpha.getpixel((1, 1)) if opened.alpha else 255) == alpha
 
 
-GREYS = [
+GRAYS = [
     ("2 bits", 2, bytes([0b11000110]), 3, (255, 0, 85, 170)),
     ("4 bits", 4, bytes([0xF0, 0x5A]), 15, (255, 0, 85, 170)),
     ("8 bits", 8, bytes([255, 0, 85, 170]), 255, (255, 0, 85, 170)),
@@ -113,27 +113,27 @@ GREYS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "depth", "row", "hidden", "greys"), GREYS, ids=[row[0] for row in GREYS])
-def test_the_transparent_grey_of_any_depth_is_transparent(tmp_path, name, depth, row, hidden, greys):
-    """The colour is named in the file's own levels: 3 of 2 bits is white."""
+@pytest.mark.parametrize(("name", "depth", "row", "hidden", "grays"), GRAYS, ids=[row[0] for row in GRAYS])
+def test_the_transparent_gray_of_any_depth_is_transparent(tmp_path, name, depth, row, hidden, grays):
+    """The color is named in the file's own levels: 3 of 2 bits is white."""
     path = png(tmp_path / "a.png", depth, 0, row, hidden=struct.pack(">H", hidden))
     opened = open_decoded(path)
-    assert tuple(np.asarray(opened.colours)[0, :, 0]) == greys
-    assert tuple(np.asarray(opened.alpha)[0]) == tuple(0 if grey == 255 else 255 for grey in greys)
+    assert tuple(np.asarray(opened.colors)[0, :, 0]) == grays
+    assert tuple(np.asarray(opened.alpha)[0]) == tuple(0 if gray == 255 else 255 for gray in grays)
 
 
-def test_grey_and_alpha_of_sixteen_bits(tmp_path):
+def test_gray_and_alpha_of_sixteen_bits(tmp_path):
     path = png(tmp_path / "a.png", 16, 4, struct.pack(">2H", 77 * 257, 51 * 257) * 4)
     opened = open_decoded(path)
-    assert opened.colours.getpixel((0, 0)) == (77, 77, 77) and opened.alpha.getpixel((0, 0)) == 51
+    assert opened.colors.getpixel((0, 0)) == (77, 77, 77) and opened.alpha.getpixel((0, 0)) == 51
 
 
-def test_what_is_transparent_takes_the_chosen_colour(tmp_path):
+def test_what_is_transparent_takes_the_chosen_color(tmp_path):
     pixels = np.full((4, 4, 4), (200, 0, 0, 51), np.uint8)  # 0.2 of red 200, 0.8 of what is behind
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (244, 204, 204)
-    assert open_rgb(tmp_path / "a.png", background=colour_of("#000000")).getpixel((0, 0)) == (40, 0, 0)
-    assert open_rgb(tmp_path / "a.png", background=colour_of("#0A64ff")).getpixel((0, 0)) == (48, 80, 204)
+    assert open_rgb(tmp_path / "a.png", background=color_of("#000000")).getpixel((0, 0)) == (40, 0, 0)
+    assert open_rgb(tmp_path / "a.png", background=color_of("#0A64ff")).getpixel((0, 0)) == (48, 80, 204)
 
 
 def test_one_pixel_that_lets_through_is_transparency(tmp_path):
@@ -158,8 +158,8 @@ def test_the_content_and_not_the_name_chooses_the_reader(tmp_path, name):
 def quarters():
     """Red, green over blue, white."""
     image = Image.new("RGB", (40, 24), "white")
-    for box, colour in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
-        image.paste(colour, box)
+    for box, color in (((0, 0, 20, 12), "red"), ((20, 0, 40, 12), "lime"), ((0, 12, 20, 24), "blue")):
+        image.paste(color, box)
     return image
 
 

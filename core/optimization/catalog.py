@@ -1,4 +1,4 @@
-"""core/settings/optimizers.json, written from the installed packages: `python -m core.optimization.catalogue`.
+"""core/settings/optimizers.json, written from the installed packages: `python -m core.optimization.catalog`.
 
 Only the packages named here are looked into. Each optimizer found trains a small net, saves and resumes; one that does
 not resume to the bit is listed with the reason instead of being offered. A test fails when the file is stale.
@@ -79,7 +79,7 @@ REASONS = (
     (("SparseAdam",), "it takes sparse gradients only"),
     (("Weights only load failed",), "its state holds objects of its own, which a safe state file cannot"),
     (("parameter groups",), "it takes one group of weights and evaluates the loss several times a step (a closure)"),
-    (("einops",), "it needs the package einops and several graphics cards"),
+    (("einops",), "it needs the package einops and several GPUs"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Colours of any kind -> RGB in sRGB, and transparency: palettes, CMYK, Lab, 16 bits, ICC profiles."""
+"""Colors of any kind -> RGB in sRGB, and transparency: palettes, CMYK, Lab, 16 bits, ICC profiles."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     elif image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.mode in ("LA", "PA", "RGBA"):
-        colours = image if image.mode == "RGBA" else image.convert("RGBA")
-        alpha = colours.getchannel("A")
-        image = image.getchannel("L") if image.mode == "LA" else colours.convert("RGB")
+        colors = image if image.mode == "RGBA" else image.convert("RGBA")
+        alpha = colors.getchannel("A")
+        image = image.getchannel("L") if image.mode == "LA" else colors.convert("RGB")
     if alpha is not None and alpha.getextrema() == (255, 255):
         alpha = None
     return _from_profile(image, profile), alpha
 
 
-def composite(colours: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
-    """RGB on a colour, where alpha (L) lets it through; the colours themselves where alpha is None."""
+def composite(colors: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
+    """RGB on a color, where alpha (L) lets it through; the colors themselves where alpha is None."""
     if alpha is None:
-        return colours
-    return Image.composite(colours, Image.new("RGB", colours.size, background), alpha)
+        return colors
+    return Image.composite(colors, Image.new("RGB", colors.size, background), alpha)
 
 
-def colour_of(text: str) -> tuple[int, int, int]:
+def color_of(text: str) -> tuple[int, int, int]:
     """ "#ff8000" -> (255, 128, 0)."""
     return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
 
 
 def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and float grey -> 8 bit by scaling. (Pillow's own conversion clips 16 bits to white.)
+    """16-bit, 32-bit and float gray -> 8 bit by scaling. (Pillow's own conversion clips 16 bits to white.)
 
     Also its alpha, where the file names one of the values as transparent.
     """
@@ -53,14 +53,14 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
         top = 1.0 if values.max(initial=0) <= 1 else 255.0
     else:
         top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    grey = Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
+    gray = Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
     hidden = image.info.get("transparency")
     alpha = None if hidden is None else Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8))
-    return grey, alpha
+    return gray, alpha
 
 
 def _from_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colours by their ICC profile to sRGB; without one, or with one that does not fit, Pillow's plain conversion."""
+    """Colors by their ICC profile to sRGB; without one, or with one that does not fit, Pillow's plain conversion."""
     try:
         if image.mode == "LAB":  # Pillow converts it by a profile only
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
