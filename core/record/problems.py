@@ -25,11 +25,12 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 class Problem:
     """One thing a person can act on.
 
-    what   one sentence: what is wrong
+    what   one clause without a final full stop: what is wrong
     where  the file, setting or image it is about
-    fix    one sentence: what to do
+    fix    what to do, beginning with a verb in lower case
     level  "error" blocks a start, "advice" does not
     remedy the setting that a button switches on against it ("dataset.skip_broken"), else empty
+    code   which problem this is ("dataset.no-images"): what code and tests compare, whatever the words are
     """
 
     what: str
@@ -37,6 +38,7 @@ class Problem:
     fix: str = ""
     level: str = "error"
     remedy: str = ""
+    code: str = ""
 
     def __post_init__(self) -> None:
         for name, limit in _LIMITS:
@@ -64,8 +66,12 @@ class ProblemsError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     @classmethod
-    def one(cls, what: str, where: str = "", fix: str = "") -> ProblemsError:
-        return cls([Problem(what, where, fix)])
+    def one(cls, what: str, where: str = "", fix: str = "", code: str = "") -> ProblemsError:
+        return cls([Problem(what, where, fix, code=code)])
+
+    @property
+    def codes(self) -> list[str]:
+        return [problem.code for problem in self.problems]
 
 
 def limited(problems: list[Problem]) -> list[Problem]:

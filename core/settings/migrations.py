@@ -10,7 +10,11 @@ Values = dict[str, Any]
 # old name -> present name, by schema version
 _TASKS_2 = {"class_pictures": "class_images", "pictures": "images"}
 _NAMES_2 = {"validation_pictures": "validation_images"}
-_CHOICES_2 = {"prior": {"pictures": "images"}, "mask_mean": {"picture": "image"}, "role": {"regularisation": "regularization"}}
+_CHOICES_2 = {
+    "prior": {"pictures": "images"},
+    "mask_mean": {"picture": "image"},
+    "role": {"regularisation": "regularization"},
+}
 _FOLDERS_2 = {"models/starter/pictures": "models/starter/images"}
 
 

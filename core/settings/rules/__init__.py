@@ -13,6 +13,7 @@ from core.settings.rules import (
     captions,
     dataset,
     embedding,
+    learning_rate,
     memory,
     method,
     network,
@@ -21,7 +22,6 @@ from core.settings.rules import (
     saving,
     schedule,
     sharding,
-    learning_rate,
     validation,
 )
 
