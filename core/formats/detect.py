@@ -203,7 +203,7 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first found nam
 LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
 # The matrix that reads the text states: its input width is the family's.
 CONTEXT_READER = re.compile(
-    r"attn2[._](CPU\.)?to_k[._](lora\.)?(lora_down\.weight|lora_A(\.default)?\.weight|down\.weight|hada_w1_b)$"
+    r"attn2[._](processor\.)?to_k[._](lora\.)?(lora_down\.weight|lora_A(\.default)?\.weight|down\.weight|hada_w1_b)$"
 )
 NAMES_FAMILY = (
     (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),

@@ -153,7 +153,7 @@ def test_each_kind_is_named(shapes, words):
         ),
         ({"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_q.lora_A.weight": (4, 1280)}, "SDXL LoRA", "peft"),
         (
-            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.CPU.to_k_lora.down.weight": (4, 768)},
+            {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (4, 768)},
             "SD 1.x LoRA",
             "diffusers",
         ),

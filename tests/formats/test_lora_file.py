@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, mo
             "no known kind",
         ),
         (
-            {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.CPU.to_q_lora.down.weight": torch.zeros(4, 64)},
+            {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight": torch.zeros(4, 64)},
             "old diffusers version",
         ),
     ],
