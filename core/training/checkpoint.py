@@ -71,7 +71,7 @@ def made_with(run: Run) -> dict[str, str]:
         "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
         "device": run.context.device,
-        "CPU": platform.processor() or platform.machine(),
+        "processor": platform.processor() or platform.machine(),
         "precision": run.precision.name,
     }
 
