@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from core import extensions
 from core.formats.header import TensorEntry, read_header
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -202,15 +203,16 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first found nam
 )
 LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
 # The matrix that reads the text states: its input width is the family's.
-CONTEXT_READER = re.compile(
-    r"attn2[._](processor\.)?to_k[._](lora\.)?(lora_down\.weight|lora_A(\.default)?\.weight|down\.weight|hada_w1_b)$"
-)
+CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
 NAMES_FAMILY = (
     (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
     (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
     (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
 )
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
+# Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add theirs.
+ADAPTER_INPUTS = {"lora_A.weight", "lora_A.default.weight", "down.weight", "hada_w1_b"}
+ADAPTER_KEYS: dict[str, tuple[str, ...]] = {}  # network kind -> the endings that its files have for each layer
 OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
 
@@ -240,11 +242,13 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
+    extensions.load()  # network kinds tell their keys
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
     for name, entry in tensors.items():
-        if CONTEXT_READER.search(name) and len(entry.shape) >= 2:
+        reader = CONTEXT_READER.search(name)
+        if reader is not None and reader["key"] in ADAPTER_INPUTS and len(entry.shape) >= 2:
             width = entry.side(1)
             if width in CONTEXT_FAMILY:
                 return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
@@ -263,9 +267,8 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
         if architecture.lower().startswith(start):
             return family, f"its metadata say {architecture}"
     for name, entry in tensors.items():  # a LoRA of the text encoder only: its width tells
-        if name.endswith(("self_attn_q_proj.lora_down.weight", "self_attn.q_proj.lora_A.weight")) and entry.side(
-            -1
-        ) in (768, 1024):
+        reads = any(name.endswith(tuple(f"self_attn{dot}q_proj.{key}" for dot in "_.")) for key in ADAPTER_INPUTS)
+        if reads and entry.side(-1) in (768, 1024):
             return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
     return None, _first_keys(tensors)
 

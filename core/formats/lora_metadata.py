@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.formats.model_spec import model_spec
-from core.settings.blocks import LISTS, SIDES
 from core.settings.optimizers import optimizer_sentence, relative_steps
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ class RunFacts:
     tag_frequency           folder name -> {tag: n}
     datasets                one entry for each set of folders that share batches, when folders have settings of their own
     bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
+    network_module, network_args    as sd-scripts names the kind of network and its arguments
     extra                   more metadata, taken as they are
     """
 
@@ -61,6 +61,8 @@ class RunFacts:
     tag_frequency: Mapping[str, Any] = field(default_factory=dict)
     bucket_info: Mapping[str, Any] = field(default_factory=dict)
     datasets: Sequence[Mapping[str, Any]] = ()
+    network_module: str = "networks.lora"
+    network_args: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -108,7 +110,7 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
             "ss_lowram": job.memory.lowram,
             "ss_cache_latents": job.memory.cache_latents != "off",
             "ss_prior_loss_weight": job.dataset.prior_loss_weight,
-            "ss_network_module": "networks.lora",
+            "ss_network_module": facts.network_module,
             "ss_network_dim": network.rank,
             "ss_network_alpha": float(network.alpha or network.rank),
             "ss_network_dropout": network.network_dropout or None,
@@ -116,8 +118,7 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         }
         | _noise_values(job)
     )
-    arguments = network_arguments(job)
-    return values | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
+    return values | ({"ss_network_args": json.dumps(facts.network_args)} if facts.network_args else {})
 
 
 def _rates(job: TrainJob) -> dict[str, Any]:
@@ -132,26 +133,6 @@ def _rates(job: TrainJob) -> dict[str, Any]:
         "ss_text_encoder_lr": optimizer.text_encoder_lr,
         "ss_lr_scheduler": schedule.lr_scheduler_type or schedule.lr_scheduler,
     }
-
-
-def network_arguments(job: TrainJob) -> dict[str, str]:
-    """What sd-scripts takes as network_args, under its names: those that are not as if they were not given. The dropout
-    stands among them too, where there are others, as sd-scripts adds it."""
-    network, optimizer = job.network, job.optimizer
-    found: dict[str, Any] = {}
-    if network.conv_rank is not None:
-        alpha = network.conv_rank if network.conv_alpha is None else network.conv_alpha
-        found |= {"conv_dim": network.conv_rank, "conv_alpha": alpha}
-    for name in (*LISTS, *SIDES):
-        found[name] = getattr(network, name) or None
-    if network.has_block_rates:
-        found["block_lr_zero_threshold"] = network.block_lr_zero_threshold or None
-    for name in ("rank_dropout", "module_dropout"):
-        found[name] = getattr(network, name) or None
-    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
-        found[name] = getattr(optimizer, name)
-    given = {name: str(value) for name, value in found.items() if value is not None}
-    return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
 
 def _noise_values(job: TrainJob) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import TypeVar
 
 from core.formats import sd_keys
 from core.formats.text_keys import full_name
 
+T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
 # Names of modules that hold an underscore; every other underscore is a dot.
 JOINED = {
@@ -77,3 +80,12 @@ def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
         return "lora_unet_" + own.replace(".", "_")
     prefix = {"text_encoder": "lora_te1" if family == "sdxl" else "lora_te", "text_encoder_2": "lora_te2"}.get(part)
     return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")
+
+
+def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """{"name.alpha": tensor} -> {"name": {"alpha": tensor}}. Module names hold no dots."""
+    grouped: dict[str, dict[str, T]] = {}
+    for key, tensor in tensors.items():
+        name, _, rest = key.partition(".")
+        grouped.setdefault(name, {})[rest] = tensor
+    return grouped

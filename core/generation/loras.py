@@ -13,7 +13,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
-    from core.networks.lora import LoraNetwork
+    from core.networks.network import Network
     from core.settings.generate import LoraUse
 
 __all__ = ["AttachedLora", "LorasReport", "check_file", "loras_attached", "read_network"]
@@ -45,9 +45,9 @@ def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str
     No weight is touched: modules compute with a correction beside them and lose it at the end, also after an error.
     Everything wrong with the files is raised together, before anything is attached.
     """
-    from core.networks.lora import attached
+    from core.networks.network import attached
 
-    networks: list[LoraNetwork] = []
+    networks: list[Network] = []
     report = LorasReport()
     problems: list[Problem] = []
     for use in uses:
@@ -58,7 +58,7 @@ def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str
             problems.extend(error.problems)
             continue
         networks.append(network)
-        report.loras.append(AttachedLora(path, use.strength, len(network.layers)))
+        report.loras.append(AttachedLora(path, use.strength, len(network.adapters)))
         report.problems.extend(_left_out(network, path))
     if problems:
         raise ProblemsError(problems)
@@ -66,7 +66,7 @@ def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str
         yield report
 
 
-def _left_out(network: LoraNetwork, path: Path) -> list[Problem]:
+def _left_out(network: Network, path: Path) -> list[Problem]:
     left = sorted(network.unmatched)
     if not left:
         return []
@@ -75,7 +75,7 @@ def _left_out(network: LoraNetwork, path: Path) -> list[Problem]:
     )
     return [
         Problem(
-            f"{len(left)} of {len(left) + len(network.layers)} layers of the LoRA {path.name} "
+            f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
             f"fit no layer of this model and do nothing: {shown}",
             display_path(path),
             "use it with a model of the kind it was trained on",

@@ -77,7 +77,7 @@ def save_and_load(place: Place) -> Finding:
     import torch
 
     from core.engine.execute import execute
-    from core.formats.lora_file import load_lora
+    from core.networks.adapter_file import load_lora
 
     more = {"schedule": {"max_train_steps": 2}, "optimizer": {"learning_rate": 0.05}}
     job = build(TrainJob, merge(merge(starter(), FP32), more))

@@ -8,12 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.lora_file import with_convolutions, write_lora
 from core.formats.lora_pickle import write_lora_pickle
 from core.formats.tensor_writer import type_named
+from core.networks.adapter_file import with_convolutions, write_lora
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
-from core.networks.lora import LoraNetwork, part_of
+from core.networks.kinds import kind_named
+from core.networks.network import Network
+from core.networks.sizes import part_of
 from core.networks.starting import start_network
 from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
@@ -37,12 +39,13 @@ class NetworkMethod:
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
+        self._own = kind_named(job.network.kind).own(job)
         self._dtype = type_named(job.memory.full_precision)
         self._convolutions = job.saving.sd2_projections == "convolutions"
         self._family = ""
         self._seed = seed
         self._files = files or NetworkFiles()
-        self.network: LoraNetwork | None = None
+        self.network: Network | None = None
         self.advice: list[Problem] = []  # about the file that it started from
         self._strength = 1.0
         rates = job.optimizer
@@ -56,16 +59,16 @@ class NetworkMethod:
         self.adds_up = True  # sd-scripts clears what its optimizer holds
 
     def build(self, components: Any) -> list[Trainable]:
-        """Make the network on these parts and attach it; returns what trains, the up matrices apart for LoRA+."""
+        """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
         targets = list(targets_of(components, conv=settings.hooks_residual or settings.dim_from_weights))
         if start is None:
-            self.network = LoraNetwork.create(targets, settings, self._seed)
+            self.network = Network.create(targets, settings, self._seed, own=self._own)
         else:
             tensors = read_file(start, components.family).tensors
-            self.network, self.advice = start_network(targets, settings, self._seed, tensors)
-        if not self.network.layers:
+            self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
+        if not self.network.adapters:
             raise ProblemsError.one(
                 "No layer would have a LoRA: every block is left out",
                 "network",
@@ -78,21 +81,21 @@ class NetworkMethod:
             self.clipped = [weight for trainable in trainables for weight in trainable.parameters]
         return trainables
 
-    def _trainables(self, network: LoraNetwork) -> list[Trainable]:
-        names = list(network.layers)
+    def _trainables(self, network: Network) -> list[Trainable]:
+        names = list(network.adapters)
         rates = block_rates(self._settings, block_count(names))
         trainables = []
-        for name, layer in network.layers.items():
+        for name, adapter in network.adapters.items():
             part = "text_encoder_2" if self._two_text_rates and name.startswith("lora_te2") else part_of(name)
             group, factor = "", 1.0
             if rates is not None and part == "unet":
                 group, factor = f"unet_block{block_of(name)}", rates[block_of(name)]
-            trainables.append(Trainable(part, [layer.down], name=group, factor=factor))
-            trainables.append(Trainable(part, [layer.up], kind="up", name=group, factor=factor))
+            for parameter, role in adapter.parameters():
+                trainables.append(Trainable(part, [parameter], role=role, name=group, factor=factor))
         return trainables
 
     @property
-    def _built(self) -> LoraNetwork:
+    def _built(self) -> Network:
         assert self.network is not None
         return self.network
 
@@ -158,9 +161,9 @@ class NetworkMethod:
             ]
             found["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
         if self._settings.dim_from_weights:
-            layers = self._built.layers.values()
-            found["ss_network_dim"] = _one_or_dynamic({layer.rank for layer in layers})
-            found["ss_network_alpha"] = _one_or_dynamic({layer.alpha for layer in layers})
+            adapters = self._built.adapters.values()
+            found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
+            found["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
         return found
 
     def beside(self, path: Path) -> list[Path]:

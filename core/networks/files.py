@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.families import family
 from core.formats.detect import FAMILY_NAMES, identify
-from core.formats.lora_file import LoraFile, load_lora
+from core.networks.adapter_file import LoraFile, load_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
-    from core.networks.lora import LoraNetwork
+    from core.networks.network import Network
     from core.networks.sizes import Target
 
 
@@ -71,13 +71,13 @@ def read_file(path: Path, family_name: str) -> LoraFile:
     return load_lora(path)
 
 
-def read_network(components: Any, path: Path, strength: float) -> LoraNetwork:
+def read_network(components: Any, path: Path, strength: float) -> Network:
     """The network of a LoRA file for this model. Raises ProblemsError for another kind or family."""
-    from core.networks.lora import LoraNetwork
+    from core.networks.network import Network
 
     lora = read_file(path, components.family)
-    network = LoraNetwork.from_file(lora, targets_of(components, conv=True), strength)
-    if not network.layers:
+    network = Network.from_tensors(lora.tensors, targets_of(components, conv=True), strength)
+    if not network.adapters:
         raise ProblemsError.one(
             f"The LoRA {path.name} fits no layer of this model",
             display_path(path),
@@ -91,8 +91,8 @@ def merge_files(components: Any, files: Sequence[MergedFile]) -> None:
 
     Called at each load: parts that are loaded later get theirs then. A LoRA may have nothing for these parts.
     """
-    from core.networks.lora import LoraNetwork
+    from core.networks.network import Network
 
     for file in files:
         lora = read_file(file.path, components.family)
-        LoraNetwork.from_file(lora, targets_of(components, conv=True), file.strength).merge_to()
+        Network.from_tensors(lora.tensors, targets_of(components, conv=True), file.strength).merge_to()

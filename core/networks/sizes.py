@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import nn
 
 from core.networks.blocks import block_count, block_of
+from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize, block_rates, block_sizes
 
 if TYPE_CHECKING:
@@ -73,17 +74,16 @@ def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> S
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
     """The file's own layers, ranks and alphas, of the parts that are trained and the blocks that have a rate.
 
-    modules  layer -> its tensors ("lora_down.weight" ...); without an alpha, alpha = rank
+    modules  layer -> its tensors, by what stands behind its name in the file
     """
-    rates = block_rates(settings, block_count(modules))
+    rates, kind = block_rates(settings, block_count(modules)), kind_named(settings.kind)
 
     def size_of(target: Target) -> BlockSize | None:
         tensors = modules.get(target.name, {})
-        if "lora_down.weight" not in tensors or not wanted(settings, target.name):
+        if not kind.holds(tensors) or not wanted(settings, target.name):
             return None
         if part_of(target.name) == "unet" and rates is not None and rates[block_of(target.name)] == 0:
             return None
-        rank = tensors["lora_down.weight"].shape[0]
-        return BlockSize(rank, float(tensors["alpha"]) if "alpha" in tensors else float(rank))
+        return kind.size(tensors)
 
     return size_of

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.networks.lora import KEYS, LoraNetwork, Target, fit_shapes, group_by_module, named_as
-from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted
+from core.formats.lora_names import group_by_module
+from core.networks.kinds import NetworkKind, kind_named
+from core.networks.network import Network, named_as
+from core.networks.sizes import Target, has_large_kernel, part_of, sizes_by_file, wanted
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from core.settings.base import Settings
     from core.settings.network import NetworkSettings
 
 SHOWN = 3
@@ -20,8 +24,12 @@ WHERE = "network.network_weights"
 
 
 def start_network(
-    targets: Iterable[Target], settings: NetworkSettings, seed: int, tensors: Mapping[str, Tensor]
-) -> tuple[LoraNetwork, list[Problem]]:
+    targets: Iterable[Target],
+    settings: NetworkSettings,
+    seed: int,
+    tensors: Mapping[str, Tensor],
+    own: Settings | None = None,
+) -> tuple[Network, list[Problem]]:
     """The network to train with the weights of a file in it, and advice about what does not correspond.
 
     With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the
@@ -31,35 +39,46 @@ def start_network(
     targets = list(targets)
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
-    network = LoraNetwork.create(targets, settings, seed, size_of)
-    return network, _take_over(network, modules, settings)
+    network = Network.create(targets, settings, seed, size_of, own)
+    return network, _take_over(network, kind_named(settings.kind), modules, settings)
 
 
 def _take_over(
-    network: LoraNetwork, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
+    network: Network, kind: NetworkKind, modules: Mapping[str, Mapping[str, Tensor]], settings: NetworkSettings
 ) -> list[Problem]:
     found, ranks, shapes, alphas = {}, {}, [], {}
-    for name, layer in network.layers.items():
+    for name, adapter in network.adapters.items():
         given = modules.get(name, {})
-        if not set(KEYS[:2]) <= given.keys():
+        if not kind.holds(given):
             continue
-        shaped = fit_shapes(given[KEYS[0]], given[KEYS[1]], layer.module)
-        if shaped is None:
-            shapes.append(name)
-        elif shaped[0].shape != layer.down.shape:
-            ranks[name] = (shaped[0].shape[0], layer.rank, _rank_setting(name, layer.module, settings))
+        size = kind.size(given)
+        if not adapter.misfit(given):
+            found[name] = given
+            if size.alpha != adapter.alpha:
+                alphas[name] = (size.alpha, adapter.alpha)
+        elif size.rank != adapter.rank and kind.from_tensors(_Layer(name, adapter.module), given) is not None:
+            ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
-            alpha = float(given["alpha"]) if "alpha" in given else float(layer.rank)
-            found[name] = (*shaped, alpha)
-            if alpha != layer.alpha:
-                alphas[name] = (alpha, layer.alpha)
+            shapes.append(name)
     _refuse(found, ranks, shapes)
-    for name, (down, up, alpha) in found.items():
-        layer = network.layers[name]
+    for name, given in found.items():
+        adapter = network.adapters[name]
         if settings.weights_scale == "kohya" and not settings.dim_from_weights:
-            layer.saved_alpha = layer.alpha
-        layer.set_weights(down, up, alpha)
+            adapter.saved_alpha = adapter.alpha
+        adapter.take(given)
     return [*_about_alphas(alphas, settings), *_about_layers(network, modules, found, settings)]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of the model, as kinds take it."""
+
+    name: str
+    module: nn.Module
+
+    @property
+    def parent(self) -> nn.Module:
+        return self.module
 
 
 def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: Sequence[str]) -> None:
@@ -105,14 +124,14 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
 
 
 def _about_layers(
-    network: LoraNetwork, modules: Mapping[str, object], found: Mapping[str, object], settings: NetworkSettings
+    network: Network, modules: Mapping[str, object], found: Mapping[str, object], settings: NetworkSettings
 ) -> list[Problem]:
     problems = []
-    fresh = [name for name in network.layers if name not in found]
+    fresh = [name for name in network.adapters if name not in found]
     if fresh:
-        what = f"{len(fresh)} of {len(network.layers)} layers are not in the LoRA and start fresh: {_some(fresh)}"
+        what = f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start fresh: {_some(fresh)}"
         problems.append(Problem(what, WHERE, "nothing, if that is meant", "advice"))
-    left = [name for name in modules if name not in network.layers]
+    left = [name for name in modules if name not in network.adapters]
     untrained = [name for name in left if not wanted(settings, name)]
     if untrained:
         what = (

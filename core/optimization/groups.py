@@ -23,7 +23,7 @@ class Trainable:
 
     part        "unet", "text_encoder", "text_encoder_2", or another, which trains at the learning rate
     parameters  the weights
-    kind        "up" for a network's up matrices, which LoRA+ speeds up; else "plain"
+    role        "plus" for those that LoRA+ gives a higher rate; else "plain"
     name        of the group in logs; empty is the part's
     factor      of the part's rate: a block's own (block-wise rates)
     rate        instead of the part's rate, factor not counted (block_lr of full training)
@@ -31,7 +31,7 @@ class Trainable:
 
     part: str
     parameters: Sequence[nn.Parameter]
-    kind: str = "plain"
+    role: str = "plain"
     name: str = ""
     factor: float = 1.0
     rate: float | None = None
@@ -61,7 +61,7 @@ def parameter_groups(
                 parameter.requires_grad_(False)
         elif trainable.parameters:
             name = trainable.name or trainable.part
-            name += " plus" if trainable.kind == "up" and settings.plus_ratio(trainable.part) != 1 else ""
+            name += " plus" if trainable.role == "plus" and settings.plus_ratio(trainable.part) != 1 else ""
             group = groups.setdefault(name, {"name": name, "params": [], "lr": rate})
             if group["lr"] != rate:
                 raise ValueError(f"the group {name} has two rates, {group['lr']} and {rate}")
@@ -78,4 +78,4 @@ def parameter_groups(
 def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
     """The learner's rate before scale_lr and the curve."""
     own = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
-    return own * settings.plus_ratio(trainable.part) if trainable.kind == "up" else own
+    return own * settings.plus_ratio(trainable.part) if trainable.role == "plus" else own

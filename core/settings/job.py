@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from core import extensions
 from core.settings.base import Settings
 from core.settings.caption import CaptionWriteSettings
 from core.settings.captions import CaptionSettings
@@ -118,3 +119,5 @@ JOBS: dict[str, type[Settings]] = {
 # A recipe leaves these to the person: what is taught, to which model, under which name.
 NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
 NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
+
+extensions.load()  # what is registered adds its choices and groups

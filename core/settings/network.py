@@ -24,6 +24,12 @@ NUMBER_TEXTS = (
 class NetworkSettings(Settings):
     """Size and reach of a LoRA."""
 
+    kind: Literal["lora"] = setting(
+        "lora",
+        title="Network type",
+        labels={"lora": "LoRA"},
+        help="The kind of adapter that trains beside the frozen model.",
+    )
     rank: int = setting(
         16,
         ge=1,

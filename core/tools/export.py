@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.formats.lora_file import load_lora, to_diffusers
+from core.networks.adapter_file import load_lora, to_diffusers
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_iter
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.loading import make_empty
-from core.networks.lora import LoraNetwork
+from core.networks.kinds import settings_of
+from core.networks.network import Network
 from core.record.problems import ProblemsError
-from core.settings.network import NetworkSettings
 
 TEXT_TOKENS = 77
 
@@ -32,7 +32,7 @@ class Pass:
     """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
 
     trains   "network", "weights" (of the whole model) or "text" (only what comes before the U-Net)
-    network  its settings as JSON
+    network  its settings (core.networks.kinds.described)
     checkpoint, attention   as the settings of these names
     """
 
@@ -159,11 +159,11 @@ def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
     if one.checkpoint:
         checkpoint_unet(unet, one.blocks)
     if one.trains == "network":
-        settings = NetworkSettings.model_validate_json(one.network or "{}")
+        settings, own = settings_of(one.network)
         targets = list(family(one.family).lora_targets(unet, conv=settings.hooks_residual))
-        network = LoraNetwork.create(targets, settings, 0)
+        network = Network.create(targets, settings, 0, own=own)
         network.attach()
-        weights = [weight for layer in network.layers.values() for weight in (layer.down, layer.up)]
+        weights = network.parameters()
     else:
         weights = list(unet.parameters()) if one.trains == "weights" else []
         for weight in weights:

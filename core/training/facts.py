@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from core.formats.hashes import model_hashes
 from core.formats.lora_metadata import RunFacts, lora_metadata
 from core.formats.model_spec import model_spec
+from core.networks.kinds import kind_named
 from core.record.draws import address
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
@@ -38,7 +39,7 @@ def file_metadata(run: Run) -> dict[str, str]:
     # Without the token: "stop and save" has set it by now, and a hash that gave up here would lose the save.
     old_hash, sha256 = model_hashes(source, run.facts["memo"])
     vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"]) if vae else (None, None)
-    placed = run.plan.placed
+    placed, kind = run.plan.placed, kind_named(run.job.network.kind)
     shown = [each for each, _ in run.plan.epochs.views_of(0)]
     regularization = sum(each.concept.role == "regularization" for each in shown)
     facts = RunFacts(
@@ -67,6 +68,8 @@ def file_metadata(run: Run) -> dict[str, str]:
         tag_frequency=tags_of(placed),
         bucket_info=buckets_of(shown),
         datasets=datasets_of(placed, shown),
+        network_module=kind.module_name,
+        network_args=kind.network_args(run.job),
         extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
     if run.job.method.kind == "embedding":

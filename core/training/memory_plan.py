@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.formats.tensor_writer import type_named
+from core.networks.kinds import described, settings_of
 from core.settings.concepts import concepts_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
@@ -246,7 +247,7 @@ def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
         return {name: rows * int(facts.parts[name].config.get("hidden_size", 768)) for name in texts}
     if job.method.whole_model:
         return {name: facts.parts[name].numbers for name in [*(["unet"] if trains_unet(job) else []), *texts]}
-    return _network_numbers(facts.family, job.network.model_dump_json(), _configs(facts, ("unet", *TEXT_PARTS)))
+    return _network_numbers(facts.family, described(job), _configs(facts, ("unet", *TEXT_PARTS)))
 
 
 def _configs(facts: MemoryFacts, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -263,22 +264,17 @@ def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, 
 
     from core.families import family
     from core.families.loading import make_empty
-    from core.networks.sizes import part_of, sizes_by_settings
-    from core.settings.network import NetworkSettings
+    from core.networks.network import Network
 
-    network = NetworkSettings.model_validate_json(settings)
+    network, own = settings_of(settings)
     kind = family(family_name)
     targets = [
         target
         for name, config in configs
         for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.hooks_residual)
     ]
-    size_of, found = sizes_by_settings(network, targets), {"unet": 0, "text_encoder": 0}
-    for target in targets:
-        if (size := size_of(target)) is not None:
-            shape = target.module.weight.shape
-            found[part_of(target.name)] += size.rank * (prod(shape[1:]) + shape[0])
-    return found
+    parts = Network.create(targets, network, 0, own=own).parameters_by_part()
+    return {part: sum(weight.numel() for weight in weights) for part, weights in parts.items()}
 
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
@@ -337,7 +333,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         trains = "network" if job.method.kind == "lora" and job.network.train_unet else "text"
     if trains == "network":
         network = job.network.model_copy(update={"train_text_encoder": False})
-    settings = network.model_dump_json() if trains == "network" else ""
+    settings = described(job.model_copy(update={"network": network})) if trains == "network" else ""
     attention = "sdpa" if job.memory.attention == "auto" else job.memory.attention
     one = Pass(
         facts.family,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from core.families import family as kind_named
-from core.families import family_of
+from core.families import family, family_of
 from core.families.locate import model_path
 from core.formats.checkpoint import open_checkpoint
 from core.formats.hashes import HashMemo, model_hashes
-from core.formats.lora_file import load_lora
 from core.generation.library import find_lora
+from core.networks.adapter_file import load_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file
+from core.networks.kinds import kind_named
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.blocks import numbers
@@ -29,16 +29,16 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     if job.method.kind != "lora":
         return []
     try:
-        family = family_of(model_path(job.model.base_model, workspace), job.model.family)
+        family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
         return []
     found: list[Problem] = []
     for setting, name in _names(job.network):
         try:
             path = _find(name, setting, workspace)
-            check_file(path, family)
-            if setting == START and not any(block_problems(job.network, family)):
-                _check_fit(job, workspace, path, family)
+            check_file(path, family_name)
+            if setting == START and not any(block_problems(job.network, family_name)):
+                _check_fit(job, workspace, path, family_name)
         except ProblemsError as error:
             found += error.problems
     return found
@@ -50,18 +50,19 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     from core.families.loading import make_empty
     from core.networks.starting import start_network
 
-    kind, network = kind_named(family_name), job.network
+    loaded, network = family(family_name), job.network
     model = model_path(job.model.base_model, workspace)
     targets = [
         target
         for name, part in open_checkpoint(model, family_name).parts.items()
         if name == "unet" or (name.startswith("text_encoder") and network.train_text_encoder)
-        for target in kind.lora_targets(
-            make_empty(name, part.config_after(kind.LAYOUT.config(name))),
+        for target in loaded.lora_targets(
+            make_empty(name, part.config_after(loaded.LAYOUT.config(name))),
             conv=network.hooks_residual or network.dim_from_weights,
         )
     ]
-    start_network(targets, network, 0, load_lora(path, shapes=True).tensors)
+    own = kind_named(network.kind).own(job)
+    start_network(targets, network, 0, load_lora(path, shapes=True).tensors, own)
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:

@@ -84,9 +84,9 @@ def held(share, number):
 def scale(rank, alpha):
     import torch
 
-    from core.networks.lora import LoraLayer
+    from core.networks.kinds.lora_adapter import LoraAdapter
 
-    return LoraLayer.fresh("a", torch.nn.Linear(rank, rank), rank, alpha, 0).scale
+    return LoraAdapter.fresh("a", torch.nn.Linear(rank, rank), rank, alpha, 0).scale
 
 
 def bucket(resolution, width, height):

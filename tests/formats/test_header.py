@@ -142,14 +142,13 @@ def test_looking_at_files_does_not_import_torch():
         "tensors",
         "hashes",
         "hub",
-        "lora_file",
         "lora_names",
         "sd_keys",
         "whole_model",
         "model_spec",
     )
     code = (
-        "import sys, core.families\n"
+        "import sys, core.families, core.networks.kinds\n"
         + "\n".join(f"import core.formats.{name}" for name in names)
         + "\nfrom core.formats.detect import identify\nidentify('models/starter')"
         + "\nidentify('models/starter/vae/diffusion_pytorch_model.safetensors')"

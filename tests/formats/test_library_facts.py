@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from core.families import sd1
-from core.formats.lora_file import load_lora, save_lora, to_diffusers
 from core.formats.lora_names import module_path
 from core.formats.text_keys import name_for
+from core.networks.adapter_file import load_lora, save_lora, to_diffusers
+from tests.lora_layers import layers_of
 from tests.models import TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
 from tests.offline import no_network
 
@@ -68,7 +69,7 @@ def in_pipeline(pipeline):
 def wrong_layers(pipeline, path):
     """How many layers diffusers applies with another change than the file says; all must be there."""
     wrong, applied = 0, in_pipeline(pipeline)
-    modules = load_lora(path).modules
+    modules = layers_of(load_lora(path))
     assert len(applied) == len(modules)
     for name, module in modules.items():
         part, inner = module_path(name)

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from core.formats.header import read_header
-from core.formats.lora_file import LoraFile, load_lora, save_lora, to_diffusers, write_lora
+from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, write_lora
 from core.record.problems import ProblemsError
+from tests.lora_layers import layers_of
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -61,7 +62,7 @@ def test_the_safetensors_library_reads_the_same(tmp_path):
 
 
 def test_layers_have_rank_alpha_and_scale(tmp_path):
-    modules = load_lora(save_lora(tmp_path / "fox.safetensors", tensors())).modules
+    modules = layers_of(load_lora(save_lora(tmp_path / "fox.safetensors", tensors())))
     assert set(modules) == {LAYER, CONV, TEXT}
     assert (modules[LAYER].rank, modules[LAYER].alpha, modules[LAYER].scale) == (4, 2.0, 0.5)
     assert (modules[CONV].rank, modules[CONV].scale) == (2, 0.5)
@@ -69,7 +70,7 @@ def test_layers_have_rank_alpha_and_scale(tmp_path):
 
 def test_a_missing_alpha_means_alpha_is_the_rank(tmp_path):
     given = {key: value for key, value in tensors().items() if not key.endswith("alpha")}
-    modules = load_lora(save_lora(tmp_path / "fox.safetensors", given)).modules
+    modules = layers_of(load_lora(save_lora(tmp_path / "fox.safetensors", given)))
     assert all(module.scale == 1 for module in modules.values())
 
 
@@ -178,7 +179,7 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, mo
         ({f"{LAYER}.lora_up.weight": torch.zeros(2, 4)}, "incomplete"),
         (
             {f"{LAYER}.lora_down.weight": torch.zeros(2, 4), f"{LAYER}.lora_up.weight": torch.zeros(4, 3)},
-            "up of another",
+            "of another",
         ),
         (
             {
@@ -188,7 +189,11 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, mo
             "no known kind",
         ),
         (
-            {"unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight": torch.zeros(4, 64)},
+            {
+                "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight": torch.zeros(
+                    4, 64
+                )
+            },
             "old diffusers version",
         ),
     ],
@@ -211,7 +216,7 @@ def test_the_files_of_sd_scripts_are_read_and_written_with_the_same_keys(tmp_pat
     )
     assert {key: list(entry.shape) for key, entry in read_header(path)[0].items()} == shapes
     lora = load_lora(path)
-    assert lora.family == "sd1" and 3 * len(lora.modules) == len(shapes)
+    assert lora.family == "sd1" and 3 * len(layers_of(lora)) == len(shapes)
 
 
 def test_the_export_has_peft_names_and_the_same_change_of_weights(tmp_path):
@@ -226,7 +231,7 @@ def test_the_export_has_peft_names_and_the_same_change_of_weights(tmp_path):
         )
         for matrix in "AB"
     }
-    module = lora.modules[LAYER]
+    module = layers_of(lora)[LAYER]
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     change = exported[f"{path}.lora_B.weight"] @ exported[f"{path}.lora_A.weight"]
     torch.testing.assert_close(change, 0.75 * module.up @ module.down, rtol=0, atol=1e-6)
@@ -238,9 +243,9 @@ def test_the_export_reads_back_as_the_same_lora(tmp_path):
     exported, metadata = to_diffusers(lora)
     save_file(exported, tmp_path / "peft.safetensors", metadata=metadata)
     again = load_lora(tmp_path / "peft.safetensors")
-    assert set(again.modules) == set(lora.modules)
-    for name, module in lora.modules.items():
-        theirs = again.modules[name]
+    assert set(layers_of(again)) == set(layers_of(lora))
+    for name, module in layers_of(lora).items():
+        theirs = layers_of(again)[name]
         assert theirs.scale == 1 and torch.equal(theirs.up, module.up * module.scale)
 
 
@@ -249,10 +254,10 @@ def test_peft_files_with_alphas_in_their_metadata_are_read(tmp_path):
     content = {f"{path}.lora_A.weight": torch.zeros(4, 64), f"{path}.lora_B.weight": torch.zeros(64, 4)}
     settings = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {}}
     save_file(content, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
-    assert load_lora(tmp_path / "x.safetensors").modules[LAYER].scale == 2
+    assert layers_of(load_lora(tmp_path / "x.safetensors"))[LAYER].scale == 2
     settings["unet.alpha_pattern"] = {path.removeprefix("unet."): 2}
     save_file(content, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
-    assert load_lora(tmp_path / "x.safetensors").modules[LAYER].scale == 0.5
+    assert layers_of(load_lora(tmp_path / "x.safetensors"))[LAYER].scale == 0.5
 
 
 def test_an_export_of_a_layer_of_no_part_is_refused():

@@ -1,10 +1,12 @@
 """Metadata of LoRA files, in the words other programs look for."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from core.formats.lora_metadata import RunFacts, lora_metadata
+from core.networks.kinds.lora import network_args
 from core.settings.job import TrainJob
 
 
@@ -69,19 +71,17 @@ def test_the_run_is_described():
 
 
 def test_the_settings_are_described():
-    metadata = lora_metadata(
-        job(
-            network={"rank": 8, "alpha": 4, "conv_rank": 4, "conv_alpha": 1},
-            optimizer={"optimizer_type": "AdamW8bit", "learning_rate": 0.0001, "unet_lr": 0.0005, "weight_decay": 0.1},
-            saving={"output_name": "fox", "training_comment": "first"},
-            noise={"min_snr_gamma": 5, "max_timestep": 900},
-            captions={"max_token_length": 150, "shuffle_caption": True},
-            dataset={"train_batch_size": 4},
-            schedule={"gradient_accumulation_steps": 2},
-            model={"clip_skip": 2},
-        ),
-        FACTS,
+    asked = job(
+        network={"rank": 8, "alpha": 4, "conv_rank": 4, "conv_alpha": 1},
+        optimizer={"optimizer_type": "AdamW8bit", "learning_rate": 0.0001, "unet_lr": 0.0005, "weight_decay": 0.1},
+        saving={"output_name": "fox", "training_comment": "first"},
+        noise={"min_snr_gamma": 5, "max_timestep": 900},
+        captions={"max_token_length": 150, "shuffle_caption": True},
+        dataset={"train_batch_size": 4},
+        schedule={"gradient_accumulation_steps": 2},
+        model={"clip_skip": 2},
     )
+    metadata = lora_metadata(asked, replace(FACTS, network_args=network_args(asked)))
     expected = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": "8",
@@ -158,8 +158,8 @@ def test_the_options_of_the_step_are_described():
 
 
 def test_a_plain_lora_has_no_network_args_and_conv_alpha_follows_the_rank():
-    assert "ss_network_args" not in lora_metadata(TrainJob(), FACTS)
-    with_conv = lora_metadata(job(network={"conv_rank": 8}), FACTS)
+    assert network_args(TrainJob()) == {} and "ss_network_args" not in lora_metadata(TrainJob(), FACTS)
+    with_conv = lora_metadata(TrainJob(), replace(FACTS, network_args=network_args(job(network={"conv_rank": 8}))))
     assert json.loads(with_conv["ss_network_args"]) == {"conv_dim": "8", "conv_alpha": "8"}
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
-from core.formats.lora_file import load_lora, save_lora, to_diffusers
 from core.generation.loras import loras_attached, read_network
 from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompts, plain_sizes
+from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.generate import LoraUse
@@ -114,7 +114,7 @@ def test_a_lora_on_every_layer_draws_diffusers_image_and_leaves_the_model_as_it_
 def test_convolutions_too(model, tmp_path):
     path = model.lora(tmp_path / "conv.safetensors", conv=True)
     network = read_network(model.components, path, 1.0)
-    assert len(network.layers) == len(load_file(path)) // 3 and not network.unmatched
+    assert len(network.adapters) == len(load_file(path)) // 3 and not network.unmatched
 
 
 def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):

@@ -12,10 +12,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
-from core.formats.lora_file import load_lora, save_lora, to_diffusers
 from core.generation.library import find_lora, list_loras, list_models
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generate import LoraUse

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from core.families import family
 from core.families.trained_size import stated_size
-from core.formats.lora_file import load_lora, save_lora
 from core.generation import run as run_module
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
 from core.generation.style_distance import colorfulness, style_distance
+from core.networks.adapter_file import load_lora, save_lora
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

@@ -351,9 +351,9 @@ def model_readers() -> Readers:
     from core.formats.detect import identify
     from core.formats.embedding_file import read_embedding, read_shapes
     from core.formats.hashes import model_hashes
-    from core.formats.lora_file import load_lora, to_diffusers
     from core.generation.embeddings import token_widths
     from core.generation.library import kind_of
+    from core.networks.adapter_file import load_lora, to_diffusers
     from core.tools.inspect import in_words, inspect
 
     def small(path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.families import family
 from core.networks.blocks import block_count, block_of
-from core.networks.lora import LoraNetwork
+from core.networks.network import Network
 from core.settings.blocks import PRESETS, block_rates, block_sizes, rate_numbers
 from core.settings.network import NetworkSettings
 
@@ -64,38 +64,38 @@ def test_keys_and_shapes_of_a_network_are_those_of_sd_scripts(case):
         conv_alpha=float(named["conv_alpha"]) if "conv_alpha" in named else None,
         **{name: text for name, text in named.items() if name.startswith("block")},
     )
-    network = LoraNetwork.create(targets(case.split("/")[0]), settings, seed=1)
+    network = Network.create(targets(case.split("/")[0]), settings, seed=1)
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == expected["keys"]
 
 
 def plain_network(model="sd15", **settings):
-    return LoraNetwork.create(targets(model), NetworkSettings(**settings), seed=1)
+    return Network.create(targets(model), NetworkSettings(**settings), seed=1)
 
 
 def test_alphas_by_block_are_each_blocks_own():
     ranks, alphas = range(2, 27), [index % 4 + 1 for index in range(25)]
     network = plain_network(block_dims=list(ranks), block_alphas=alphas)
-    for name, layer in network.layers.items():
+    for name, layer in network.adapters.items():
         assert (layer.rank, layer.alpha) == (ranks[block_of(name)], alphas[block_of(name)])
 
 
 def test_a_rank_of_0_leaves_a_block_out():
     network = plain_network(block_dims=[4] * 12 + [0] + [4] * 12)
-    assert {block_of(name) for name in network.layers} == {1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 22, 23, 24}
+    assert {block_of(name) for name in network.adapters} == {1, 2, 4, 5, 7, 8, 16, 17, 18, 19, 20, 21, 22, 23, 24}
 
 
 def test_a_rate_of_0_leaves_a_block_out_convolutions_too():
     network = plain_network(conv_rank=2, mid_lr_weight="0", down_lr_weight="zeros")
-    assert {block_of(name) for name in network.layers} == set(range(13, 25))
+    assert {block_of(name) for name in network.adapters} == set(range(13, 25))
 
 
 def test_ranks_of_convolutions_by_block_do_not_need_one_for_all():
     network = plain_network(rank=4, conv_block_dims=[0] * 13 + [3] * 12)
-    wide = {name for name, layer in network.layers.items() if layer.down.dim() == 4 and layer.down.shape[2] == 3}
+    wide = {name for name, layer in network.adapters.items() if layer.down.dim() == 4 and layer.down.shape[2] == 3}
     assert wide and {block_of(name) for name in wide} <= set(range(13, 25))
-    assert {network.layers[name].rank for name in wide} == {3}
-    assert {network.layers[name].scale for name in wide} == {1.0}, "an alpha that is not given is the rank"
-    assert any("time_emb_proj" in name and layer.rank == 4 for name, layer in network.layers.items())
+    assert {network.adapters[name].rank for name in wide} == {3}
+    assert {network.adapters[name].scale for name in wide} == {1.0}, "an alpha that is not given is the rank"
+    assert any("time_emb_proj" in name and layer.rank == 4 for name, layer in network.adapters.items())
 
 
 def test_alphas_of_convolutions_by_block_are_each_blocks_own():
@@ -106,7 +106,7 @@ def test_alphas_of_convolutions_by_block_are_each_blocks_own():
 
 def test_text_encoders_know_no_blocks():
     network = plain_network(rank=5, block_dims=[2] * 25, train_text_encoder=True)
-    assert {layer.rank for name, layer in network.layers.items() if name.startswith("lora_te")} == {5}
+    assert {layer.rank for name, layer in network.adapters.items() if name.startswith("lora_te")} == {5}
 
 
 def test_an_alpha_of_0_is_the_rank():  # as in sd-scripts

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from core.networks.dropout import Dropout, _halves, hashes
-from core.networks.lora import LoraLayer, LoraNetwork, attached
+from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.network import Network, attached
 from core.settings.network import NetworkSettings
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_proj_in"
@@ -15,11 +16,11 @@ LINEAR, CONV = (lambda: nn.Linear(12, 10)), (lambda: nn.Conv2d(12, 10, 3, stride
 
 def network_on(module, **settings):
     """A trained-looking LoRA of rank 8 on one module."""
-    layer = LoraLayer.fresh(LAYER, module.requires_grad_(False), 8, 4.0, seed=1)
+    layer = LoraAdapter.fresh(LAYER, module.requires_grad_(False), 8, 4.0, seed=1)
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
         layer.up.copy_(torch.randn(layer.up.shape, generator=draw) * 0.3)
-    return LoraNetwork([layer], dropout=Dropout(NetworkSettings(**settings), seed=7))
+    return Network([layer], dropout=Dropout(NetworkSettings(**settings), seed=7))
 
 
 def through(module, network, x):
@@ -91,7 +92,7 @@ def test_output_is_the_module_plus_up_of_what_is_left_of_down(make, kind, reques
     x, module = request.getfixturevalue(kind), make()
     network = network_on(module, network_dropout=0.25, rank_dropout=0.25)
     network.show(5, 1, list("abcd"))
-    layer, dropout = network.layers[LAYER], network.dropout
+    layer, dropout = network.adapters[LAYER], network.dropout
     if isinstance(module, nn.Conv2d):
         down = nn.functional.conv2d(x, layer.down, stride=2, padding=1)
         expected = nn.functional.conv2d(dropout.thinned(down, LAYER, 1)[0], layer.up)

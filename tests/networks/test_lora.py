@@ -6,7 +6,9 @@ from pytest import approx, fixture, mark, raises
 from torch import nn
 from torch.nn.functional import conv2d, linear
 
-from core.networks.lora import LoraLayer, LoraNetwork, attached, part_of
+from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.network import Network, attached
+from core.networks.sizes import part_of
 from core.record.problems import ProblemsError
 from core.settings.network import NetworkSettings
 
@@ -77,7 +79,7 @@ def inputs():
 def with_random_up(network, seed=2):
     """As if trained: up is no longer zero."""
     draw = torch.Generator().manual_seed(seed)
-    for layer in network.layers.values():
+    for layer in network.adapters.values():
         with torch.no_grad():
             layer.up.copy_(torch.randn(layer.up.shape, generator=draw) * 0.3)
     return network
@@ -91,15 +93,15 @@ def bits(model):
 def test_a_fresh_lora_changes_no_output_bit(model, inputs, dtype):
     model, inputs = model.to(dtype), [value.to(dtype) for value in inputs]
     before = model(*inputs)
-    network = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1)
+    network = Network.create(targets_of(model), EVERYTHING, seed=1)
     with attached(network):
         assert torch.equal(model(*inputs), before)
 
 
 def test_each_kind_of_module_computes_its_own_output_plus_scale_times_up_of_down(model, inputs):
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     images, words = inputs
-    layers = {path: network.layers[name] for path, name in NAMES.items()}
+    layers = {path: network.adapters[name] for path, name in NAMES.items()}
     wide = torch.randn(2, 12, 6, 4).to(memory_format=torch.channels_last)
     plain = {
         "text": model.text(words),
@@ -120,7 +122,7 @@ def test_each_kind_of_module_computes_its_own_output_plus_scale_times_up_of_down
 
 
 def test_only_large_kernels_get_conv_rank_and_conv_alpha(model):
-    layers = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1).layers
+    layers = Network.create(targets_of(model), EVERYTHING, seed=1).adapters
     sizes = {path: (layers[name].rank, layers[name].alpha) for path, name in NAMES.items()}
     large = {"resnet.conv1", "down"}
     assert sizes == {path: (3, 1.5) if path in large else (4, 2.0) for path in NAMES}
@@ -128,7 +130,7 @@ def test_only_large_kernels_get_conv_rank_and_conv_alpha(model):
 
 def test_without_conv_rank_the_residual_and_resampling_blocks_are_left_alone(model):
     settings = NetworkSettings(rank=4, alpha=4, train_text_encoder=True)
-    names = set(LoraNetwork.create(targets_of(model), settings, seed=1).layers)
+    names = set(Network.create(targets_of(model), settings, seed=1).adapters)
     assert names == {NAMES[path] for path in ("text", "proj_in", "to_q", "to_out")}
 
 
@@ -136,21 +138,19 @@ def test_after_a_merge_sd_scripts_trains_residual_blocks_without_their_large_ker
     """Reference, section 3.6: the list of layers that a merge widened is used for the new LoRA."""
     settings = {"rank": 4, "alpha": 4, "train_text_encoder": True, "base_weights_layers": "kohya"}
     merged, alone = (NetworkSettings(**settings, base_weights=files) for files in (["a"], []))
-    own, kohya = (set(LoraNetwork.create(targets_of(model), each, seed=1).layers) for each in (alone, merged))
+    own, kohya = (set(Network.create(targets_of(model), each, seed=1).adapters) for each in (alone, merged))
     assert own == {NAMES[path] for path in ("text", "proj_in", "to_q", "to_out")}
     assert kohya == {NAMES[path] for path in NAMES if path not in ("resnet.conv1", "down")} > own
 
 
 def test_conv_alpha_left_empty_is_the_conv_rank(model):
-    layers = LoraNetwork.create(targets_of(model), NetworkSettings(rank=4, alpha=1, conv_rank=8), seed=1).layers
+    layers = Network.create(targets_of(model), NetworkSettings(rank=4, alpha=1, conv_rank=8), seed=1).adapters
     assert layers[NAMES["down"]].scale == 1.0 and layers[NAMES["to_q"]].scale == 0.25
 
 
 def test_parts_that_do_not_train_are_not_in_the_network(model):
-    unet_only = LoraNetwork.create(targets_of(model), NetworkSettings(train_text_encoder=False), seed=1)
-    text_only = LoraNetwork.create(
-        targets_of(model), NetworkSettings(train_unet=False, train_text_encoder=True), seed=1
-    )
+    unet_only = Network.create(targets_of(model), NetworkSettings(train_text_encoder=False), seed=1)
+    text_only = Network.create(targets_of(model), NetworkSettings(train_unet=False, train_text_encoder=True), seed=1)
     assert unet_only.parameters_by_part()["text_encoder"] == [] and len(unet_only.parameters_by_part()["unet"]) == 6
     assert text_only.parameters_by_part()["unet"] == [] and len(text_only.parameters_by_part()["text_encoder"]) == 2
 
@@ -162,17 +162,17 @@ def test_names_tell_the_part():
 
 
 def test_the_start_of_a_module_depends_on_seed_and_name_alone(model):
-    whole = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1)
-    part = LoraNetwork.create(list(targets_of(model))[::-1], NetworkSettings(rank=4, alpha=1), seed=1)
+    whole = Network.create(targets_of(model), EVERYTHING, seed=1)
+    part = Network.create(list(targets_of(model))[::-1], NetworkSettings(rank=4, alpha=1), seed=1)
     name = NAMES["to_q"]
-    assert torch.equal(whole.layers[name].down, part.layers[name].down)
+    assert torch.equal(whole.adapters[name].down, part.adapters[name].down)
     assert not torch.equal(
-        whole.layers[name].down, LoraNetwork.create(targets_of(model), EVERYTHING, seed=2).layers[name].down
+        whole.adapters[name].down, Network.create(targets_of(model), EVERYTHING, seed=2).adapters[name].down
     )
 
 
 def test_down_starts_uniform_within_one_over_the_root_of_its_inputs():  # kaiming, a = sqrt 5
-    layer = LoraLayer.fresh("lora_unet_x", nn.Linear(400, 8), 64, 1.0, seed=3)
+    layer = LoraAdapter.fresh("lora_unet_x", nn.Linear(400, 8), 64, 1.0, seed=3)
     down = layer.down.detach()
     assert float(down.abs().max()) == approx(1 / 20, rel=1e-2)
     assert float(down.std()) == approx(1 / 20 / 3**0.5, rel=2e-2)  # 25,600 draws
@@ -185,11 +185,11 @@ def test_gradients_are_those_of_the_written_out_formula(model, inputs, dtype, me
     model = model.to(dtype).to(memory_format=memory_format)
     images, words = (value.to(dtype) for value in inputs)
     images, words = images.to(memory_format=memory_format).requires_grad_(), words.requires_grad_()
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     merged = copy.deepcopy(model)
     changes = {}
     for path, name in NAMES.items():
-        layer, module = network.layers[name], merged.get_submodule(path)
+        layer, module = network.adapters[name], merged.get_submodule(path)
         layer.down.data, layer.up.data = layer.down.data.to(dtype), layer.up.data.to(dtype)
         down, up = (value.detach().clone().requires_grad_() for value in (layer.down, layer.up))
         changes[path] = (down, up)
@@ -200,7 +200,7 @@ def test_gradients_are_those_of_the_written_out_formula(model, inputs, dtype, me
         merged(images, words).square().sum(), [images, words, *(v for pair in changes.values() for v in pair)]
     )
     with attached(network):
-        given = [v for name in NAMES.values() for v in (network.layers[name].down, network.layers[name].up)]
+        given = [v for name in NAMES.values() for v in (network.adapters[name].down, network.adapters[name].up)]
         got = torch.autograd.grad(model(images, words).square().sum(), [images, words, *given])
     tolerance = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
     for one, other in zip(got, expected, strict=True):
@@ -209,7 +209,7 @@ def test_gradients_are_those_of_the_written_out_formula(model, inputs, dtype, me
 
 def test_masters_stay_float32_and_get_float32_gradients_under_bfloat16(model, inputs):
     model, inputs = model.bfloat16(), [value.bfloat16() for value in inputs]
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     with attached(network):
         model(*inputs).float().square().sum().backward()
     for parameter in network.parameters():
@@ -219,11 +219,11 @@ def test_masters_stay_float32_and_get_float32_gradients_under_bfloat16(model, in
 
 
 def test_merged_weight_is_weight_plus_scale_times_up_at_down(model):
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     before = bits(model)
     network.merge_to()
     for path, name in NAMES.items():
-        layer = network.layers[name]
+        layer = network.adapters[name]
         scale = layer.alpha / layer.rank
         change = torch.einsum("or,ri->oi", layer.up.flatten(1).double(), layer.down.flatten(1).double()).view(
             before[f"{path}.weight"].shape
@@ -238,7 +238,7 @@ def test_merged_weight_is_weight_plus_scale_times_up_at_down(model):
 
 @mark.parametrize("strength", [1.0, 0.4, -1.0])
 def test_merged_model_draws_what_the_attached_one_draws(model, inputs, strength):
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     network.set_multiplier(strength)
     with attached(network):
         live = model(*inputs)
@@ -248,7 +248,7 @@ def test_merged_model_draws_what_the_attached_one_draws(model, inputs, strength)
 
 def test_multiplier_0_is_exactly_the_model_without_it(model, inputs):
     before = model(*inputs)
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     network.set_multiplier(0.0)
     with attached(network):
         assert torch.equal(model(*inputs), before)
@@ -260,7 +260,7 @@ def test_attach_and_detach_leave_the_model_bit_identical_also_after_an_error(mod
         model(*inputs),
         {path: set(model.get_submodule(path).__dict__) for path in NAMES},
     )
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     with raises(RuntimeError), attached(network):
         assert not torch.equal(model(*inputs), before)
         assert list(model.state_dict()) == list(weights)  # an attached network adds no keys to the model
@@ -271,9 +271,9 @@ def test_attach_and_detach_leave_the_model_bit_identical_also_after_an_error(mod
 
 
 def test_two_loras_add_and_leave_in_any_order(model, inputs):
-    one = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1), 5)
+    one = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1), 5)
     other = with_random_up(
-        LoraNetwork.create(targets_of(model), NetworkSettings(rank=2, alpha=4, train_text_encoder=True), seed=2), 6
+        Network.create(targets_of(model), NetworkSettings(rank=2, alpha=4, train_text_encoder=True), seed=2), 6
     )
     one.set_multiplier(0.7)
     with attached(one):
@@ -289,14 +289,14 @@ def test_two_loras_add_and_leave_in_any_order(model, inputs):
     assert torch.equal(model(*inputs), only_one)
     one.detach()
     for network, multiplier in ((one, 0.7), (other, 1.0)):
-        copied = LoraNetwork.from_file(SimpleNamespace(tensors=network.state_dict()), targets_of(merged), multiplier)
+        copied = Network.from_tensors(network.state_dict(), targets_of(merged), multiplier)
         copied.merge_to()
     torch.testing.assert_close(both, merged(*inputs), rtol=1e-5, atol=1e-5)
     assert not torch.equal(only_other, both)
 
 
 def test_state_has_kohya_names_and_shapes(model):
-    network = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1)
+    network = Network.create(targets_of(model), EVERYTHING, seed=1)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     q, conv = NAMES["to_q"], NAMES["down"]
     assert len(shapes) == 3 * len(NAMES)
@@ -310,11 +310,11 @@ def test_state_has_kohya_names_and_shapes(model):
 
 
 def test_a_saved_network_comes_back_to_the_bit(model, inputs):
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     saved = {key: value.clone() for key, value in network.state_dict().items()}
-    fresh = LoraNetwork.create(targets_of(model), EVERYTHING, seed=9)
+    fresh = Network.create(targets_of(model), EVERYTHING, seed=9)
     fresh.load_state(saved)
-    from_file = LoraNetwork.from_file(SimpleNamespace(tensors=saved), targets_of(model))
+    from_file = Network.from_tensors(saved, targets_of(model))
     outputs = []
     for each in (network, fresh, from_file):
         assert all(torch.equal(value, saved[key]) for key, value in each.state_dict().items())
@@ -325,30 +325,30 @@ def test_a_saved_network_comes_back_to_the_bit(model, inputs):
 
 
 def test_the_alpha_of_a_file_decides_the_scale(model):  # sd-scripts keeps the scale of the command line's alpha
-    network = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1)
+    network = Network.create(targets_of(model), EVERYTHING, seed=1)
     tensors = {key: value.clone() for key, value in network.state_dict().items()}
     tensors[f"{NAMES['to_q']}.alpha"] = torch.tensor(8.0)
     network.load_state(tensors)
-    assert network.layers[NAMES["to_q"]].scale == 2.0
+    assert network.adapters[NAMES["to_q"]].scale == 2.0
 
 
 def test_a_file_without_alpha_acts_at_scale_1(model):
     tensors = {
         key: value
-        for key, value in LoraNetwork.create(targets_of(model), EVERYTHING, seed=1).state_dict().items()
+        for key, value in Network.create(targets_of(model), EVERYTHING, seed=1).state_dict().items()
         if "alpha" not in key
     }
-    loaded = LoraNetwork.from_file(SimpleNamespace(tensors=tensors), targets_of(model))
-    assert {layer.scale for layer in loaded.layers.values()} == {1.0}
+    loaded = Network.from_tensors(tensors, targets_of(model))
+    assert {layer.scale for layer in loaded.adapters.values()} == {1.0}
 
 
 def test_weights_of_a_1x1_convolution_fit_a_linear_and_the_reverse(model, inputs):
-    network = with_random_up(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1))
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
     tensors = dict(network.state_dict())
     for key in [key for key in tensors if key.startswith((NAMES["to_q"], NAMES["proj_in"])) and "weight" in key]:
         tensors[key] = tensors[key][:, :, None, None] if tensors[key].dim() == 2 else tensors[key][:, :, 0, 0]
-    loaded = LoraNetwork.from_file(SimpleNamespace(tensors=tensors), targets_of(model))
-    assert loaded.unmatched == () and len(loaded.layers) == len(NAMES)
+    loaded = Network.from_tensors(tensors, targets_of(model))
+    assert loaded.unmatched == () and len(loaded.adapters) == len(NAMES)
     with attached(network), torch.no_grad():
         expected = model(*inputs)
     with attached(loaded), torch.no_grad():
@@ -356,18 +356,18 @@ def test_weights_of_a_1x1_convolution_fit_a_linear_and_the_reverse(model, inputs
 
 
 def test_modules_of_a_file_that_the_model_lacks_or_that_are_no_lora_are_named(model):
-    tensors = dict(LoraNetwork.create(targets_of(model), EVERYTHING, seed=1).state_dict())
+    tensors = dict(Network.create(targets_of(model), EVERYTHING, seed=1).state_dict())
     tensors["lora_unet_no_such_module.lora_down.weight"] = torch.zeros(4, 10)
     tensors["lora_unet_no_such_module.lora_up.weight"] = torch.zeros(6, 4)
     tensors[f"{NAMES['text']}.dora_scale"] = torch.ones(16, 1)
     tensors[f"{NAMES['to_q']}.lora_down.weight"] = torch.zeros(4, 11)  # a model of another width
-    loaded = LoraNetwork.from_file(SimpleNamespace(tensors=tensors), targets_of(model))
+    loaded = Network.from_tensors(tensors, targets_of(model))
     assert set(loaded.unmatched) == {"lora_unet_no_such_module", NAMES["text"], NAMES["to_q"]}
-    assert set(loaded.layers) == set(NAMES.values()) - set(loaded.unmatched)
+    assert set(loaded.adapters) == set(NAMES.values()) - set(loaded.unmatched)
 
 
 def test_load_state_lists_everything_that_does_not_fit_and_changes_nothing(model):
-    network = LoraNetwork.create(targets_of(model), EVERYTHING, seed=1)
+    network = Network.create(targets_of(model), EVERYTHING, seed=1)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     tensors = {key: value.clone() + 1 for key, value in before.items() if not key.startswith(NAMES["text"])}
     tensors[f"{NAMES['to_q']}.lora_down.weight"] = torch.zeros(2, 10)
@@ -379,6 +379,6 @@ def test_load_state_lists_everything_that_does_not_fit_and_changes_nothing(model
     assert (
         "lora_unet_other" in said
         and f"{NAMES['text']} is missing" in said
-        and f"{NAMES['to_q']} is of rank 2, not 4" in said
+        and f"{NAMES['to_q']} has rank 2, not 4" in said
     )
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

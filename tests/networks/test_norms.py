@@ -4,29 +4,29 @@ import torch
 from pytest import approx, mark
 from torch import nn
 
-from core.networks.lora import LoraLayer, LoraNetwork
-from core.networks.norms import change_norm
+from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.network import Network
 
 
 def layer_of(name, module, rank=4, alpha=2.0, size=1.0, seed=0):
-    layer = LoraLayer.fresh(name, module.requires_grad_(False), rank, alpha, seed=1)
+    layer = LoraAdapter.fresh(name, module.requires_grad_(False), rank, alpha, seed=1)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         layer.up.copy_(torch.randn(layer.up.shape, generator=draw))
-        layer.up.mul_(size / layer.weight_change().norm().item() if size else 0)
+        layer.up.mul_(size / layer.delta().norm().item() if size else 0)
     return layer
 
 
 def network_of(*sizes):
     modules = [nn.Linear(30, 20), nn.Conv2d(8, 12, 3, padding=1), nn.Linear(16, 16)]
-    return LoraNetwork([layer_of(f"lora_unet_{place}", modules[place], size=size) for place, size in enumerate(sizes)])
+    return Network([layer_of(f"lora_unet_{place}", modules[place], size=size) for place, size in enumerate(sizes)])
 
 
 @mark.parametrize("module", [nn.Linear(30, 20), nn.Conv2d(8, 12, 3), nn.Conv2d(8, 12, 1)])
 @mark.parametrize("alpha", [0.5, 4.0])
 def test_the_length_is_that_of_the_whole_product(module, alpha):
     layer = layer_of("lora_unet_x", module, alpha=alpha, size=3.0)
-    assert float(change_norm(layer)) == approx(layer.weight_change().norm().item(), rel=1e-6) == approx(3, rel=1e-5)
+    assert float(layer.norm()) == approx(layer.delta().norm().item(), rel=1e-6) == approx(3, rel=1e-5)
 
 
 def test_the_length_is_exact_where_up_and_down_nearly_cancel():  # small products of large matrices
@@ -35,7 +35,7 @@ def test_the_length_is_exact_where_up_and_down_nearly_cancel():  # small product
         layer.down[1] = -layer.down[0]
         layer.up[:, 1] = layer.up[:, 0] * (1 + 1e-4)
     exact = (layer.up.double() @ layer.down.double()).detach().norm()
-    assert float(change_norm(layer)) == approx(float(exact), rel=1e-5)
+    assert float(layer.norm()) == approx(float(exact), rel=1e-5)
 
 
 def test_only_what_is_too_long_is_shortened_both_factors_by_the_root():
@@ -47,14 +47,14 @@ def test_only_what_is_too_long_is_shortened_both_factors_by_the_root():
     for part in ("lora_down.weight", "lora_up.weight"):  # |W| = 4 -> 1: each factor is halved
         torch.testing.assert_close(after[f"lora_unet_0.{part}"], before[f"lora_unet_0.{part}"] / 2)
     assert all(torch.equal(after[key], before[key]) for key in before if not key.startswith("lora_unet_0"))
-    assert network.layers["lora_unet_0"].weight_change().norm().item() == approx(1.0)
+    assert network.adapters["lora_unet_0"].delta().norm().item() == approx(1.0)
 
 
 def test_a_rank_1_example_by_hand():
-    layer = LoraLayer(
+    layer = LoraAdapter(
         "lora_unet_x", nn.Linear(2, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0], [0.0]]), alpha=2.0
     )
-    LoraNetwork([layer]).apply_max_norm(2.5)  # |W| = 2 * 1 * 5 = 10: a quarter of it, each factor a half
+    Network([layer]).apply_max_norm(2.5)  # |W| = 2 * 1 * 5 = 10: a quarter of it, each factor a half
     assert layer.down.tolist() == [[1.5, 2.0]] and layer.up.tolist() == [[0.5], [0.0]]
 
 

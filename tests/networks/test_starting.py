@@ -7,10 +7,10 @@ import torch
 from pytest import fixture, mark, raises
 from torch import nn
 
-from core.formats.lora_file import save_lora
 from core.networks import files
+from core.networks.adapter_file import save_lora
 from core.networks.files import MergedFile, merge_files, read_network
-from core.networks.lora import LoraNetwork, attached
+from core.networks.network import Network, attached
 from core.networks.starting import start_network
 from core.record.problems import ProblemsError
 from core.settings.network import NetworkSettings
@@ -45,9 +45,9 @@ def targets_of(model):
 
 def trained(model, seed=5, **settings):
     """The tensors of a LoRA that has trained something."""
-    network = LoraNetwork.create(targets_of(model), NetworkSettings(**{**BOTH, **settings}), seed=seed)
+    network = Network.create(targets_of(model), NetworkSettings(**{**BOTH, **settings}), seed=seed)
     draw = torch.Generator().manual_seed(seed)
-    for layer in network.layers.values():
+    for layer in network.adapters.values():
         layer.up.data = torch.randn(layer.up.shape, generator=draw)
     return {key: value.clone() for key, value in network.state_dict().items()}
 
@@ -69,7 +69,7 @@ def test_a_network_starts_with_the_weights_of_the_file(model):
 
 def test_the_alpha_of_the_file_counts_and_that_is_said(model):
     network, problems = started(model, trained(model, rank=4, alpha=2.0), rank=4, alpha=4.0)
-    assert {layer.alpha for layer in network.layers.values()} == {2.0}
+    assert {layer.alpha for layer in network.adapters.values()} == {2.0}
     assert "2 in 3 layers where 4 is set" in said(problems) and problems[0].level == "advice"
 
 
@@ -77,11 +77,11 @@ def test_as_sd_scripts_the_alpha_set_here_trains_and_that_of_the_file_is_saved(m
     tensors = trained(model, rank=4, alpha=2.0)
     settings = {"rank": 4, "alpha": 4.0, "weights_scale": "kohya"}
     network, problems = started(model, tensors, **settings)
-    assert {layer.scale for layer in network.layers.values()} == {1.0}
+    assert {layer.scale for layer in network.adapters.values()} == {1.0}
     assert float(network.state_dict()[f"{Q}.alpha"]) == 2.0 and "saved with its own" in said(problems)
     again, _ = started(model, tensors, **settings)
     again.load_state(network.state_dict())  # a run that continues
-    assert {layer.scale for layer in again.layers.values()} == {1.0}
+    assert {layer.scale for layer in again.adapters.values()} == {1.0}
     assert float(again.state_dict()[f"{Q}.alpha"]) == 2.0
 
 
@@ -126,7 +126,7 @@ def test_layers_that_the_file_lacks_start_fresh_and_its_others_are_named(model):
         "lora_unet_conv_in.lora_up.weight": torch.zeros(4, 2),
     }
     network, problems = started(model, tensors, train_text_encoder=False)
-    assert set(network.layers) == {Q, OUT} and not network.layers[OUT].up.any() and network.layers[Q].up.any()
+    assert set(network.adapters) == {Q, OUT} and not network.adapters[OUT].up.any() and network.adapters[Q].up.any()
     text = said(problems)
     assert "1 of 2 layers are not in the LoRA and start fresh" in text and OUT in text
     assert "1 layers of the LoRA are of a part that is not trained" in text
@@ -144,29 +144,32 @@ def test_ranks_and_alphas_can_be_those_of_the_file(model):
     tensors |= {f"{Q}.lora_down.weight": torch.ones(3, 8), f"{Q}.lora_up.weight": torch.ones(6, 3)}
     del tensors[f"{TEXT}.alpha"]  # an old file: alpha = rank
     network, problems = started(model, tensors, rank=16, dim_from_weights=True)
-    assert {name: (layer.rank, layer.alpha) for name, layer in network.layers.items()} == {TEXT: (4, 4.0), Q: (3, 2.0)}
-    assert torch.equal(network.layers[Q].up, torch.ones(6, 3)) and not problems
+    assert {name: (layer.rank, layer.alpha) for name, layer in network.adapters.items()} == {
+        TEXT: (4, 4.0),
+        Q: (3, 2.0),
+    }
+    assert torch.equal(network.adapters[Q].up, torch.ones(6, 3)) and not problems
     unet_only, _ = started(model, tensors, dim_from_weights=True, train_text_encoder=False)
-    assert set(unet_only.layers) == {Q}
+    assert set(unet_only.adapters) == {Q}
     assert network.parameters()[0].requires_grad
 
 
 def test_rates_by_block_leave_out_layers_of_the_file(model):
     network, problems = started(model, trained(model), dim_from_weights=True, down_lr_weight="zeros")
-    assert set(network.layers) == {TEXT, OUT} and Q in said(problems)
+    assert set(network.adapters) == {TEXT, OUT} and Q in said(problems)
 
 
 def test_diffusers_names_of_sdxl_blocks_find_the_original_ones():
     module = nn.Linear(8, 6).requires_grad_(False)
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
     targets = [SimpleNamespace(name=name, parent=nn.Module(), module=module)]
-    network = LoraNetwork.create(targets, NetworkSettings(rank=2, alpha=2), seed=1)
+    network = Network.create(targets, NetworkSettings(rank=2, alpha=2), seed=1)
     other = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     tensors = {key.replace(name, other): value + 1 for key, value in network.state_dict().items()}
-    read = LoraNetwork.from_file(SimpleNamespace(tensors=tensors), targets)
-    assert set(read.layers) == {name} and read.unmatched == ()
+    read = Network.from_tensors(tensors, targets)
+    assert set(read.adapters) == {name} and read.unmatched == ()
     begun, problems = start_network(targets, NetworkSettings(rank=2, alpha=3, train_unet=True), 1, tensors)
-    assert not problems and torch.equal(begun.layers[name].up, network.layers[name].up + 1)
+    assert not problems and torch.equal(begun.adapters[name].up, network.adapters[name].up + 1)
 
 
 # -- merging

@@ -251,11 +251,11 @@ def test_lora_plus_gives_the_up_matrices_their_own_group():
     weights = [nn.Parameter(torch.zeros(2)) for _ in range(6)]
     trainables = [
         Trainable("unet", weights[:1]),
-        Trainable("unet", weights[1:2], kind="up"),
+        Trainable("unet", weights[1:2], role="plus"),
         Trainable("text_encoder", weights[2:3]),
-        Trainable("text_encoder", weights[3:4], kind="up"),
+        Trainable("text_encoder", weights[3:4], role="plus"),
         Trainable("text_encoder_2", weights[4:5]),
-        Trainable("text_encoder_2", weights[5:], kind="up"),
+        Trainable("text_encoder_2", weights[5:], role="plus"),
     ]
 
     def rates(**given):

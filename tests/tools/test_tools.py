@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from core.formats.lora_file import load_lora, save_lora
+from core.networks.adapter_file import load_lora, save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import ToolJob

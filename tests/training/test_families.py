@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from core.families import family, sdxl
 from core.families.saving import save_model
-from core.formats.lora_file import save_lora
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+from core.networks.adapter_file import save_lora
 from core.settings.generate import LoraUse
 from tests.models import tiny_folder
 from tests.selection import slow_unless

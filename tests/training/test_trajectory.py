@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.schedule import sd_alpha_bar
 from core.families.sd1 import lora_targets
-from core.networks.lora import LoraNetwork, attached
+from core.networks.network import Network, attached
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.groups import parameter_groups
 from core.optimization.optimizers import build_optimizer
@@ -78,7 +78,7 @@ def replay():
     weights = load_file(VECTORS / "trajectory_unet_only_weights.safetensors")
     unet, text_encoder = build_unet(), build_text_encoder()
 
-    network = LoraNetwork.create(lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
+    network = Network.create(lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
     settings = OptimizerSettings(learning_rate=5e-3)
     optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
@@ -125,7 +125,7 @@ def test_the_network_is_named_and_shaped_as_recorded(replay):
     _, _, network, weights, _ = replay
     recorded = {key.removeprefix("final."): value.shape for key, value in weights.items() if key.startswith("final.")}
     assert {key: value.shape for key, value in network.state_dict().items()} == recorded
-    assert len(network.layers) == 192  # the published count of SD 1
+    assert len(network.adapters) == 192  # the published count of SD 1
 
 
 def test_the_weights_end_where_sd_scripts_ended(replay):

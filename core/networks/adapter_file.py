@@ -1,9 +1,7 @@
-"""LoRA files: kohya's key names and metadata, written whole or not at all, read with or without alphas.
+"""Files of networks: kohya's layer names and metadata, written whole or not at all; what stands behind a layer's name is the
+kind's (core/networks/kinds).
 
-    <name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
-    weight change = (alpha / r) * up @ down; a missing alpha means alpha = r
-
-`<name>` is `lora_unet_` or `lora_te_` and the layer's diffusers path with `_` for `.`.
+A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from core.formats.detect import ModelKind, identify_header
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora_metadata import RunFacts, lora_metadata
-from core.formats.lora_names import kohya_name, module_path
+from core.formats.lora_names import group_by_module, kohya_name, module_path
 from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
 from core.formats.tensors import TORCH_NAMES, TensorFile
+from core.networks.kinds import kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
@@ -33,10 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoraFile",
-    "LoraModule",
-    "RunFacts",
     "load_lora",
-    "lora_metadata",
     "save_lora",
     "to_diffusers",
     "with_convolutions",
@@ -44,49 +39,18 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 24
-PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.lora_(down|up)\.weight$")
+PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
-PEFT_SUFFIXES = {"A": "lora_down.weight", "B": "lora_up.weight", "alpha": "alpha"}
-
-
-@dataclass(frozen=True)
-class LoraModule:
-    """One layer: down [r, in(, kh, kw)], up [out, r(, 1, 1)], alpha."""
-
-    down: torch.Tensor
-    up: torch.Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was; `modules` are the same by layer."""
+    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was."""
 
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     family: str | None = None
     path: Path | None = None
-
-    @property
-    def modules(self) -> dict[str, LoraModule]:
-        """Layer name -> its matrices and alpha, in the order of the file."""
-        found = {}
-        for key, down in self.tensors.items():
-            name, _, suffix = key.partition(".")
-            if suffix == "lora_down.weight":
-                alpha = self.tensors.get(f"{name}.alpha")
-                found[name] = LoraModule(
-                    down, self.tensors[f"{name}.lora_up.weight"], down.shape[0] if alpha is None else float(alpha)
-                )
-        return found
 
 
 # ---- writing ----
@@ -251,6 +215,7 @@ def _from_peft(
     settings = parse_json(metadata.get("lora_adapter_metadata", "{}"), f"{path}, lora_adapter_metadata", AGAIN)
     if not isinstance(settings, dict):
         raise ProblemsError.one("The LoRA's metadata (lora_adapter_metadata) are damaged", str(path), AGAIN)
+    endings = {short: key for each in kinds().values() for short, key in (each.from_peft or {}).items()}
     found: dict[str, torch.Tensor] = {}
     unknown = []
     for name, value in tensors.items():
@@ -260,7 +225,7 @@ def _from_peft(
         part, _, inner = layer.partition(".")
         kohya, suffix = (
             kohya_name(part, inner, family),
-            PEFT_SUFFIXES.get(kind.removesuffix(".weight").removesuffix(".default")),
+            endings.get(kind.removesuffix(".weight").removesuffix(".default")),
         )
         if kohya is None or suffix is None:
             unknown.append(name)
@@ -282,30 +247,21 @@ def _from_peft(
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Every down needs an up of the same rank, and the other way round; every alpha is a number."""
-    problems = [problem for key in tensors if (problem := _flaw(key, tensors))]
+    """Each layer is of a known kind and has what the kind needs; every alpha is a number."""
+    problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ProblemsError([Problem(f"The LoRA is incomplete: {problems[0]}{more}", str(path), AGAIN)])
+        raise ProblemsError.one(f"The LoRA is incomplete: {problems[0]}{more}", str(path), AGAIN, "lora.incomplete")
 
 
-def _flaw(key: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with one tensor, or nothing."""
-    value, (name, _, suffix) = tensors[key], key.partition(".")
-    if suffix == "alpha":
-        return "" if value.numel() == 1 and value.isfinite().all() else f"{key} is no number"
-    other = {"lora_down.weight": "lora_up.weight", "lora_up.weight": "lora_down.weight"}.get(suffix)
-    if other is None:
-        return f"{key} is of no known kind"
-    if f"{name}.{other}" not in tensors:
-        return f"{name} has {suffix} but no {other}"
-    if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
-        return f"{key} is no matrix of a layer"
-    if suffix == "lora_down.weight":
-        up = tensors[f"{name}.{other}"]
-        if up.ndim not in (2, 4) or up.shape[1] != value.shape[0]:
-            return f"{name} has a down of rank {value.shape[0]} and an up of another"
-    return ""
+def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with one layer of a file, or nothing."""
+    near = [kind for kind in kinds().values() if layer.keys() & {*kind.keys, *kind.optional}]
+    known = {key for kind in near for key in (*kind.keys, *kind.optional)}
+    unknown = sorted(layer.keys() - known)
+    if unknown:
+        return f"{name}.{unknown[0]} is of no known kind"
+    return min((kind.flaw(name, layer) for kind in near), key=len)
 
 
 # ---- for diffusers and PEFT ----
@@ -321,17 +277,16 @@ def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict
     import torch
 
     wanted = dtype or torch.float32
-    tensors = {}
-    for name, module in lora.modules.items():
-        found = module_path(name)
-        if found is None:
+    tensors: dict[str, torch.Tensor] = {}
+    for name, layer in group_by_module(lora.tensors).items():
+        found, kind = module_path(name), kind_of_keys(layer)
+        if found is None or kind is None or kind.to_peft is None:
             raise ProblemsError.one(
-                f"The LoRA has a layer of no known part: {name}",
+                f"The LoRA has a layer of no known part or kind: {name}",
                 str(lora.path or ""),
                 "choose a LoRA for Stable Diffusion",
+                "lora.unknown-layer",
             )
-        part, inner = found
-        tensors[f"{part}.{inner}.lora_A.weight"] = module.down.to(wanted).contiguous()
-        tensors[f"{part}.{inner}.lora_B.weight"] = (module.up.double() * module.scale).to(wanted).contiguous()
+        tensors |= {f"{'.'.join(found)}.{key}": value for key, value in kind.to_peft(layer, wanted).items()}
     kept = {key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")}
     return tensors, {"format": "pt", **kept}

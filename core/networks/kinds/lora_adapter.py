@@ -1,0 +1,160 @@
+"""The LoRA of one module, in torch.
+
+    y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank
+
+down is [rank, in] (or [rank, in, kh, kw] with the module's own stride and padding), up is [out, rank] (or
+[out, rank, 1, 1]), float32 unless told otherwise; they are cast to the type the module computes in at each call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from core.networks.adapted import kind_of
+from core.networks.adapter import PLUS, Adapter, as_weight
+from core.networks.kinds.lora import ALPHA, DOWN, UP, size
+from core.networks.kinds.low_rank import (
+    add_low_rank_conv,
+    add_low_rank_linear,
+    hidden_conv,
+    hidden_linear,
+    linear_with_low_rank,
+    up_conv,
+    up_linear,
+)
+from core.record.draws import generator
+
+
+class LoraAdapter(Adapter):
+    """`down` and `up` are float32 parameters in the file's shapes."""
+
+    def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
+        super().__init__(name, module, down.shape[0], alpha)
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self._cast: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def strength(self) -> float:
+        return self.multiplier * self.scale
+
+    @classmethod
+    def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> LoraAdapter:
+        """One that changes nothing yet: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
+
+        The draw is addressed by the module's name, so it does not depend on which other modules are trained.
+        """
+        weight = as_weight(module.weight)
+        place = torch.device("meta" if weight.is_meta else "cpu")
+        down = torch.empty((rank, *weight.shape[1:]), dtype=torch.float32, device=place)
+        if not weight.is_meta:
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator(seed, "network_init", name))
+        up = torch.zeros((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), dtype=torch.float32, device=place)
+        return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self.down, "plain"), (self.up, PLUS)]
+
+    @property
+    def left_out(self) -> bool:
+        return self.strength == 0.0 or super().left_out
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.dropout is not None and self.dropout.thins:
+            return self._add_thinned(y, x.to(y.dtype))
+        down, up = self._weights(y.dtype)
+        if isinstance(self.module, nn.Conv2d):
+            return add_low_rank_conv(y, x.to(y.dtype), down, up, self.strength, self.module)
+        return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
+
+    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        """With dropout between down and up: down -> elements -> ranks -> up."""
+        assert self.dropout is not None
+        if isinstance(self.module, nn.Conv2d):
+            hidden, factor = self.dropout.thinned(hidden_conv(x, self.down, self.module), self.name, 1)
+            return torch.add(y, up_conv(hidden, self.up), alpha=self.strength * factor)
+        hidden, factor = self.dropout.thinned(hidden_linear(x, self.down), self.name, -1)
+        return torch.add(y, up_linear(hidden, self.up), alpha=self.strength * factor)
+
+    def whole(self, x: Tensor) -> Tensor | None:
+        thinned = self.dropout is not None and self.dropout.thins
+        module = self.module
+        if thinned or kind_of(module) is not nn.Linear or not isinstance(module, nn.Linear):
+            return None
+        if x.dtype != module.weight.dtype:
+            return None
+        return linear_with_low_rank(x, module, *self._weights(x.dtype), self.strength)
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The parameters while they train; else a copy in `dtype`, made once."""
+        if self.down.requires_grad or self.up.requires_grad or self.down.dtype == dtype:
+            return self.down, self.up
+        if self._cast is None or self._cast[0].dtype != dtype:
+            self._cast = (self.down.detach().to(dtype), self.up.detach().to(dtype))
+        return self._cast
+
+    def delta(self) -> Tensor:
+        down, up = self.down.detach().float(), self.up.detach().float()
+        product = up.flatten(1) @ down.flatten(1)  # [out, rank] @ [rank, in * kh * kw]
+        return (product * self.scale).view(up.shape[0], *down.shape[1:])
+
+    def tensors(self) -> dict[str, Tensor]:
+        alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
+        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(alpha, dtype=torch.float32)}
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
+        if shaped is None:
+            return "has another shape"
+        return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
+        assert shaped is not None
+        with torch.no_grad():
+            self.down.copy_(shaped[0])
+            self.up.copy_(shaped[1])
+        alpha = size(tensors).alpha
+        if self.saved_alpha is None:
+            self.alpha = alpha
+        else:
+            self.saved_alpha = alpha
+        self._cast = None
+
+    def shorten(self, ratio: Tensor) -> None:
+        root = ratio.sqrt()
+        self.down.mul_(root.to(self.down.dtype))
+        self.up.mul_(root.to(self.up.dtype))
+
+    def norm(self) -> Tensor:
+        """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself has the
+        size of the layer's weight."""
+        wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # which Apple's devices lack
+        down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
+        square = ((up.t() @ up) * (down @ down.t())).sum()
+        return (square.clamp(min=0).sqrt() * abs(self.scale)).float()
+
+
+def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """down and up as float32 copies in the shapes this module needs, on its device; None when they cannot fit.
+
+    Weights of a 1x1 convolution fit a Linear and the reverse.
+    """
+    weight = as_weight(module.weight)
+    rank = down.shape[0]
+    down_shape = (rank, *weight.shape[1:])
+    up_shape = (weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
+    if down.numel() != math.prod(down_shape) or up.numel() != math.prod(up_shape) or up.shape[1] != rank:
+        return None
+    if down.dim() > 2 and weight.dim() > 2 and down.shape != down_shape:
+        return None
+    down = torch.empty(down_shape, device=weight.device, dtype=torch.float32).copy_(down.view(down_shape))
+    up = torch.empty(up_shape, device=weight.device, dtype=torch.float32).copy_(up.view(up_shape))
+    return down, up

@@ -1,0 +1,208 @@
+"""`Network`: a set of adapters of any kinds beside one frozen model. Names, shapes and alphas are those of kohya's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from core.formats.lora_names import group_by_module, kohya_name, module_path
+from core.networks.adapted import adapt, restore
+from core.networks.adapter import STACK, Adapter, as_weight, forward_with_adapters
+from core.networks.dropout import Dropout
+from core.networks.kinds import kind_named, kind_of_keys
+from core.networks.norms import NormFacts, apply_max_norm
+from core.networks.sizes import SizeOf, Target, part_of, sizes_by_settings
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from core.settings.base import Settings
+    from core.settings.network import NetworkSettings
+
+
+class Network:
+    """A set of adapters, by kohya name, for one model. Nothing of the model changes while it is not attached."""
+
+    def __init__(self, adapters: Iterable[Adapter], unmatched: Iterable[str] = (), dropout: Dropout | None = None):
+        self.adapters = {adapter.name: adapter for adapter in adapters}
+        self.unmatched = tuple(unmatched)  # module names of the file it was made from that this model cannot take
+        self.attached = False
+        self.dropout = dropout
+        for adapter in self.adapters.values():
+            adapter.dropout = dropout
+
+    # -- making one
+
+    @classmethod
+    def create(
+        cls,
+        targets: Iterable[Target],
+        settings: NetworkSettings,
+        seed: int,
+        size_of: SizeOf | None = None,
+        own: Settings | None = None,
+    ) -> Network:
+        """A fresh network over those of the targets that have a size: by the settings, unless told otherwise.
+
+        own   the settings of its kind
+        """
+        targets, kind = list(targets), kind_named(settings.kind)
+        size_of = sizes_by_settings(settings, targets) if size_of is None else size_of
+        sized = ((target, size_of(target)) for target in targets)
+        adapters = [kind.fresh(target, size, own, seed) for target, size in sized if size is not None]
+        return cls(adapters, dropout=Dropout(settings, seed) if settings.dropped_out else None)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], targets: Iterable[Target], multiplier: float = 1.0) -> Network:
+        """The network a file holds, each layer of the kind that its keys say, with its own rank and alpha.
+
+        Modules this model lacks, or whose keys are of no known kind, are listed in `unmatched`.
+        """
+        targets = list(targets)
+        by_module = named_as(group_by_module(tensors), [target.name for target in targets])
+        adapters = []
+        for target in targets:
+            given = by_module.get(target.name)
+            kind = kind_of_keys(given) if given is not None else None
+            adapter = kind.from_tensors(target, given) if kind is not None and given is not None else None
+            if adapter is not None:
+                for parameter, _ in adapter.parameters():
+                    parameter.requires_grad_(False)
+                adapters.append(adapter)
+        taken = {adapter.name for adapter in adapters}
+        network = cls(adapters, unmatched=[name for name in by_module if name not in taken])
+        network.set_multiplier(multiplier)
+        return network
+
+    # -- weights
+
+    def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters by part, in the order of the file; a part without modules has an empty list."""
+        parts: dict[str, list[nn.Parameter]] = {"text_encoder": [], "unet": []}
+        for name, adapter in self.adapters.items():
+            parts[part_of(name)] += [parameter for parameter, _ in adapter.parameters()]
+        return parts
+
+    def parameters(self) -> list[nn.Parameter]:
+        parts = self.parameters_by_part()
+        return parts["text_encoder"] + parts["unet"]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """File key -> float32 tensor; the weights are the live ones, not copies."""
+        return {
+            f"{name}.{key}": tensor
+            for name, adapter in self.adapters.items()
+            for key, tensor in adapter.tensors().items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a file with the same modules and sizes; its alphas count. All or nothing."""
+        by_module = group_by_module(tensors)
+        wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
+        for name, adapter in self.adapters.items():
+            given = by_module.get(name)
+            reason = adapter.misfit(given) if given is not None else "is missing"
+            wrong += [f"{name} {reason}"] if reason else []
+        if wrong:
+            shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            raise ProblemsError.one(
+                f"{len(wrong)} modules of the LoRA differ from what is trained: {shown}",
+                "the LoRA's weights",
+                "use the network settings it was trained with",
+                "network.other-modules",
+            )
+        for name, adapter in self.adapters.items():
+            adapter.take(by_module[name])
+
+    def set_multiplier(self, multiplier: float) -> None:
+        """Strength of the whole network: 0 gives exactly the model without it, 1 is as trained, below 0 reverses."""
+        for adapter in self.adapters.values():
+            adapter.multiplier = multiplier
+
+    def apply_max_norm(self, limit: float) -> NormFacts:
+        """Shorten the weight changes that are longer than `limit`; the facts stay on the device."""
+        return apply_max_norm(self.adapters.values(), limit)
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Keep the weights, and so their gradients, in this type. Before an optimizer takes them."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+    # -- what a step shows
+
+    def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
+        """Until `hide`, the adapters see these images, in the batch's order, and leave out what their dropouts say."""
+        if self.dropout is not None:
+            self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
+
+    def hide(self) -> None:
+        if self.dropout is not None:
+            self.dropout.hide()
+
+    # -- on the model
+
+    def attach(self) -> None:
+        """Let the modules compute with the changes. Any number of networks may be attached, in any order."""
+        assert not self.attached
+        for adapter in self.adapters.values():
+            stack = adapter.module.__dict__.setdefault(STACK, [])
+            stack.append(adapter)
+            adapt(adapter.module, forward_with_adapters)
+        self.attached = True
+
+    def lay_in_modules(self) -> None:
+        """Make the weights parameters of the modules they change: who gathers a module's weights finds them there."""
+        for adapter in self.adapters.values():
+            number = len(adapter.module.__dict__[STACK])
+            for place, (parameter, _) in enumerate(adapter.parameters()):
+                adapter.module.register_parameter(f"adapter_{number}_{place}", parameter)
+
+    def detach(self) -> None:
+        """Take the changes away again; a module without any left is as it was, to the bit."""
+        assert self.attached
+        for adapter in self.adapters.values():
+            stack = adapter.module.__dict__[STACK]
+            stack.remove(adapter)
+            if not stack:
+                del adapter.module.__dict__[STACK]
+                restore(adapter.module)
+        self.attached = False
+
+    @torch.no_grad()
+    def merge_to(self) -> None:
+        """Write the changes into the model's weights for good: added in float32, then cast to the weight's type."""
+        for adapter in self.adapters.values():
+            weight = as_weight(adapter.module.weight)
+            change = adapter.delta() * adapter.multiplier
+            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+
+
+@contextmanager
+def attached(*networks: Network) -> Iterator[None]:
+    """Run the block with these networks on the model; afterwards, also after an error, the model is as before."""
+    done = []
+    try:
+        for network in networks:
+            network.attach()
+            done.append(network)
+        yield
+    finally:
+        for network in reversed(done):
+            network.detach()
+
+
+def named_as(modules: dict[str, dict[str, Tensor]], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The same modules under the names of a model's layers: SDXL's blocks are written as the original's or as diffusers'."""
+    known = set(names)
+    if modules.keys() <= known:
+        return modules
+    return {_known_name(name, known): tensors for name, tensors in modules.items()}
+
+
+def _known_name(name: str, known: set[str]) -> str:
+    found = None if name in known else module_path(name)
+    other = kohya_name(*found, "sdxl") if found is not None and found[0] == "unet" else None
+    return other if other in known else name
