@@ -6,11 +6,11 @@ from core.settings.base import Settings, setting
 
 
 class CaptionWriteSettings(Settings):
-    """Captions for a folder."""
+    """Write missing captions."""
 
     write_missing: str | None = setting(
         None,
-        title="Write where none is",
+        title="Caption for uncaptioned images",
         level="shown",
-        help="Text written as the caption of each image that has none; {words} stands for the folder's words. Empty writes nothing and only reports.",
+        help="Text to write as the caption of each image that has none; {words} is replaced by the folder's class tokens. Empty writes nothing and only reports.",
     )

@@ -1,4 +1,4 @@
-"""What is said about each image while it trains."""
+"""Captions: which files are read, and what is changed before encoding."""
 
 from __future__ import annotations
 
@@ -11,93 +11,93 @@ LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows
 
 
 class CaptionSettings(Settings):
-    """How caption files become the words that are trained."""
+    """Which captions are used, and how they are changed before encoding."""
 
     caption_extension: str = setting(
         "auto",
         pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
-        title="Caption files",
+        title="Caption extension",
         kohya="caption_extension, caption_extention",
-        help="The file beside each image that holds its caption: .txt, .caption or another ending. auto is .txt, else .caption.",
+        help="Extension of the caption file beside each image: .txt, .caption or another. auto tries .txt, then .caption.",
     )
     sidecars: Literal["one", "joined", "drawn"] = setting(
         "one",
-        title="Several caption files",
-        labels={"one": "one of them", "joined": "both, joined", "drawn": "one, drawn each time"},
-        help="Where an image has a sentence (.caption) beside its tags (.txt), or a metadata file has both: use the one chosen above (of metadata both, joined as sd-scripts does), the sentence followed by the tags, or one of both by chance. The sentence is then never shuffled.",
+        title="Multiple caption files",
+        labels={"one": "use one", "joined": "join both", "drawn": "pick one at random"},
+        help="What to do if an image has both tags (.txt) and a sentence (.caption), or both in a metadata file: use the one chosen above (those of a metadata file are joined, as in sd-scripts), put the sentence before the tags, or pick one at random each time. The sentence is never shuffled.",
     )
     sentence_share: float = setting(
         0.5,
         ge=0,
         le=1,
-        title="Share of sentences",
-        help="How often the sentence is drawn rather than the tags.",
+        title="Sentence probability",
+        help="How often the sentence is picked instead of the tags.",
     )
     caption_lines: Literal["first", "random", "all"] = setting(
         "first",
-        title="Captions of several lines",
-        labels={"first": "first line", "random": "a line by chance", "all": "all lines"},
-        help="Which line of a caption is used; blank lines never are. All joins them by spaces. With choices in captions on, the first is a line by chance too.",
+        title="Multi-line captions",
+        labels={"first": "first line", "random": "random line", "all": "all lines"},
+        help="Which line of a caption is used; blank lines are skipped. All lines are joined with spaces. With wildcards on, 'first line' also picks a random line.",
     )
     trigger_word: str | None = setting(
         None,
         title="Trigger word",
         level="shown",
-        help="Takes the place of [trigger] and [name] in captions, and is put in front of those that do not have it. Among tags it is a tag that is neither shuffled nor dropped.",
+        help="Replaces [trigger] and [name] in captions and is added in front of captions that lack it. As a tag it is never shuffled or dropped.",
     )
     caption_prefix: str | None = setting(
         None,
-        title="Put before each caption",
+        title="Caption prefix",
         kohya="caption_prefix",
-        help="Joined with one space; a comma must be part of it.",
+        help="Added before each caption with one space; include a comma if you want one.",
     )
     caption_suffix: str | None = setting(
         None,
-        title="Put after each caption",
+        title="Caption suffix",
         kohya="caption_suffix",
-        help="Joined with one space; a comma must be part of it.",
+        help="Added after each caption with one space; include a comma if you want one.",
     )
     shuffle_caption: bool = setting(
         False,
         title="Shuffle tags",
         level="shown",
         kohya="shuffle_caption",
-        help="Puts the parts of a caption, divided at the separator, in a new order each time. For tag lists, not for sentences.",
+        help="Puts the tags of a caption in a new random order each time. For tag lists, not for sentences.",
     )
     caption_separator: str = setting(
         ",",
         min_length=1,
         title="Tag separator",
         kohya="caption_separator",
-        help="Where a caption is divided into tags.",
+        help="The text between the tags of a caption.",
     )
     keep_tokens: int = setting(
         0,
         ge=0,
         le=1000,
-        title="Tags kept in front",
+        title="Keep tokens",
         level="shown",
         unit="tags",
         kohya="keep_tokens",
-        help="The first tags stay where they are when the rest is shuffled or dropped.",
+        help="The first n tags keep their place when tags are shuffled and are never dropped. 1 protects a trigger word written as the first tag.",
     )
     keep_tokens_separator: str | None = setting(
         None,
-        title="Mark after kept tags",
+        title="Keep tokens separator",
         kohya="keep_tokens_separator",
-        help="What stands before this mark stays in front, what stands after a second one stays at the end; it counts before the number of tags kept. ||| is usual. The mark itself is never trained.",
+        help="Tags before this mark keep their place, and tags after a second mark stay at the end; it takes precedence over 'Keep tokens'. ||| is usual. The mark itself is removed.",
     )
     secondary_separator: str | None = setting(
         None,
-        title="Separator within a tag",
+        title="Secondary separator",
         kohya="secondary_separator",
-        help="Tags joined by this stay together when shuffled; it becomes the tag separator in the end. ;;; is usual.",
+        help="Tags joined by this text stay together when shuffled; it is replaced by the tag separator afterwards. ;;; is usual.",
     )
     enable_wildcard: bool = setting(
         False,
-        title="Choices in captions",
+        title="Wildcards",
         kohya="enable_wildcard",
-        help="{red|blue} becomes one of its parts each time; {{ and }} stand for braces. A caption of several lines gives one of them.",
+        help="{red|blue} is replaced by one of its options at random each time; write {{ and }} for literal braces. Multi-line captions contribute a random line.",
     )
     caption_dropout_rate: float = setting(
         0.0,
@@ -106,13 +106,13 @@ class CaptionSettings(Settings):
         title="Caption dropout",
         level="shown",
         kohya="caption_dropout_rate",
-        help="Share of draws that train the image without its caption. 0.05 to 0.1 helps a style; empty captions teach the unguided half.",
+        help="Probability of training an image with an empty caption. 0.05 to 0.1 helps styles and classifier-free guidance.",
     )
     caption_dropout_every_n_epochs: int = setting(
         0,
         ge=0,
         le=100000,
-        title="Every n-th epoch without captions",
+        title="Drop captions every n epochs",
         unit="epochs",
         kohya="caption_dropout_every_n_epochs",
         help="Epochs n, 2n, ... train all images without captions. 0 is off.",
@@ -123,57 +123,57 @@ class CaptionSettings(Settings):
         le=1,
         title="Tag dropout",
         kohya="caption_tag_dropout_rate",
-        help="Each tag is left out with this chance; kept tags stay.",
+        help="Probability of dropping each tag; kept tokens are never dropped. 0.1 is a usual start, 0 is off.",
     )
     token_warmup_step: float = setting(
         0.0,
         ge=0,
         le=10_000_000,
-        title="Tag warm-up",
+        title="Token warmup steps",
         unit="steps",
         kohya="token_warmup_step",
-        help="The number of tags grows to all of them over this many steps; below 1 it is a share of the whole training. 0 is off.",
+        help="The number of tags grows to all of them over this many steps; a value below 1 is a fraction of the training. 0 is off.",
     )
     token_warmup_min: int = setting(
         1,
         ge=0,
         le=1000,
-        title="Tags to begin with",
+        title="Token warmup minimum",
         unit="tags",
         kohya="token_warmup_min",
-        help="With a tag warm-up: how many tags the first step sees.",
+        help="Number of tags at the first step of the token warmup.",
     )
     caption_template: Literal["none", "object", "style"] = setting(
         "none",
-        title="Sentences instead of captions",
+        title="Caption templates",
         level="shown",
         kohya="use_object_template, use_style_template",
         source="Gal et al. 2022, arXiv:2208.01618, appendix",
-        labels={"none": "no", "object": "of an object", "style": "of a style"},
-        help="Each draw takes one of the sentences of textual inversion, such as 'a photo of a ...', around the trigger word or else the folder's words, in place of the caption with its prefix and suffix. Where there are no such words the caption stays.",
+        labels={"none": "off", "object": "object", "style": "style"},
+        help="Replaces captions, with their prefix and suffix, by the prompt templates of textual inversion ('a photo of a ...') around the trigger word or else the folder's class tokens. Images with neither keep their caption.",
     )
     weighted_captions: bool = setting(
         False,
-        title="Weights in captions",
+        title="Weighted captions",
         kohya="weighted_captions",
-        help="(more) and (exactly:1.3) weigh words, [less] lightens them, as in A1111. Off reads brackets as text. With shuffled tags, no comma may stand between brackets.",
+        help="Reads (more), (word:1.3) and [less] as prompt weights, as A1111 does. Off reads brackets as text. With shuffled tags, keep commas out of brackets.",
     )
     weighted_mean: Literal["free", "kept"] = setting(
         "free",
-        title="Strength of weighted captions",
-        labels={"free": "as the weights make it", "kept": "kept, as sd-scripts 0.9"},
-        help="Weights make a caption's numbers larger or smaller as a whole; sd-scripts 0.10 leaves it so. Kept brings them back to their mean, as sd-scripts 0.9 did for SD 1.x and 2.x and A1111 does when it draws; long captions then keep the ends of each 75 tokens.",
+        title="Prompt weight normalization",
+        labels={"free": "none (sd-scripts 0.10)", "kept": "keep the mean (sd-scripts 0.9)"},
+        help="Prompt weights change the mean of a caption's embedding. 'Keep the mean' scales it back, as A1111 does and sd-scripts 0.9 did for SD 1.x and 2.x; long captions then keep the start and end tokens of each 75-token chunk.",
     )
     max_token_length: Length = setting(
         75,
-        title="Longest caption",
+        title="Max token length",
         unit="tokens",
         kohya="max_token_length",
-        help="What is longer is cut. Each 75 tokens are encoded on their own and joined. sd-scripts reads up to 225.",
+        help="Longer captions are cut. Each chunk of 75 tokens is encoded separately and the results are joined. sd-scripts supports up to 225.",
     )
     compatibility: Literal["none", "kohya"] = setting(
         "none",
-        title="Captions exactly as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats what sd-scripts does where it loses something: a suffix after a caption of several lines, a prefix that only the first of several lines gets, blank lines that are drawn, a mark that stays in the caption when nothing is shuffled, a joined sentence whose parts are shuffled.",
+        title="Match sd-scripts captions",
+        labels={"none": "off", "kohya": "as sd-scripts"},
+        help="Reproduces old results where sd-scripts handles captions differently: suffixes after multi-line captions, a prefix on the first line only, blank lines that can be picked, separators left in unshuffled captions, joined sentences that are shuffled.",
     )

@@ -1,4 +1,4 @@
-"""From raw values to a whole job, or to the list of everything that is wrong with them."""
+"""Validates raw values into a job, or lists every problem with them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.settings.base import Declared, Settings, declared
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
-LONGEST_NAME = 200  # letters; no setting's name is near a longer one
-NULL = " (null in files and flags)"  # said of empty values; forms leave it out
+LONGEST_NAME = 200  # longer names are not compared with the known ones
+NULL = " (null in files and flags)"  # added for files and flags; forms remove it
 BOUNDS = {"ge": "{} or more", "le": "{} or less", "gt": "more than {}", "lt": "less than {}"}
 
 
 def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
-    """A job from nested values ({"noise": {"min_snr_gamma": 5}}); what is not given takes its default.
+    """A job from nested values ({"noise": {"min_snr_gamma": 5}}); missing ones take their default.
 
-    Types are strict, as JSON has them: "5" is not a number and 1 is not a yes. Raises ProblemsError with all findings.
+    Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
     """
     try:
         return model.model_validate_json(json.dumps(values), strict=True)
@@ -32,7 +32,7 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
 
 
 def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") -> list[Problem]:
-    """What `build` would refuse."""
+    """The problems that `build` would raise."""
     try:
         build(model, values, where)
     except ProblemsError as error:
@@ -41,28 +41,29 @@ def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") 
 
 
 def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
-    """pydantic's findings as Problems: one for each name, with the nearest known name and the allowed range."""
+    """pydantic's errors as Problems: one per name, with the nearest known name or the allowed range."""
     known = {entry.path: entry for entry in declared(model)}
     found: dict[str, Problem] = {}
     for item in error.errors():
         path = _setting_path(item["loc"], known)
         place = f"{where}, {path}" if where else path
-        if path in found:  # a union reports once for each of its members
+        if path in found:  # a union reports one error per member
             continue
-        if len(found) > MOST:  # the nearest name is looked for among hundreds, a millisecond each
-            found[path] = Problem(f"'{path}' is wrong", place, "fix the others first")
+        if len(found) > MOST:  # finding the nearest name takes a millisecond each
+            found[path] = Problem(f"'{path}' is invalid", place, "fix the others first", code="settings.more-problems")
             continue
         if item["type"] == "extra_forbidden":
-            found[path] = Problem(f"There is no setting '{path}'", place, _nearest(path, model, known))
+            fix = _nearest(path, model, known)
+            found[path] = Problem(f"There is no setting '{path}'", place, fix, code="settings.unknown-name")
         elif item["type"] == "missing":
-            found[path] = Problem(f"'{path}' is needed and not given", place, "give it a value")
+            found[path] = Problem(f"'{path}' is missing", place, "set a value", code="settings.missing")
         else:
             found[path] = _bad_item(item, known, place) or _bad_value(path, item, known.get(path), place)
     return list(found.values())
 
 
 def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
-    """The dotted path of the finding, cut where pydantic adds the member of a union or an item's index."""
+    """The dotted path of an error, without the union member or item index that pydantic appends."""
     words = [str(part) for part in loc]
     two = ".".join(words[:2])
     if two in known and known[two].kind != "list":
@@ -71,7 +72,7 @@ def _setting_path(loc: tuple, known: dict[str, Declared]) -> str:
 
 
 def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
-    """The setting of a value in a list; None for others, and for folders, whose parts have names of their own."""
+    """The list setting that an item belongs to; None for other settings, and for folders, whose fields have names."""
     entry = known.get(".".join(str(part) for part in loc[:2]))
     if entry is None or entry.kind != "list" or len(loc) < 3 or not isinstance(loc[2], int) or entry.name == "sources":
         return None
@@ -79,16 +80,17 @@ def _plain_list(loc: tuple, known: dict[str, Declared]) -> Declared | None:
 
 
 def _bad_item(item: Mapping[str, Any], known: dict[str, Declared], place: str) -> Problem | None:
-    """One value of a plain list, by its place in it; None for other settings."""
+    """A bad item of a plain list; None for other settings."""
     entry, number = _plain_list(item["loc"], known), item["loc"][2] if len(item["loc"]) > 2 else 0
     if entry is None:
         return None
     where = place.removesuffix(f".{number}")
-    return Problem(f"{entry.title}: number {number + 1} is {shorten(item['input'])}", where, f"use {_bound(item)}")
+    what = f"{entry.title}: item {number + 1} is {shorten(item['input'])}"
+    return Problem(what, where, f"use {_bound(item)}", code="settings.bad-value")
 
 
 def _bound(item: Mapping[str, Any]) -> str:
-    """The bound that a value broke, in words; else what it should be."""
+    """The bound that a value violates, in words; else the expected type."""
     given = item.get("ctx", {})
     found = [words.format(f"{given[name]:g}") for name, words in BOUNDS.items() if name in given]
     return found[0] if found else "a whole number" if item["type"].startswith("int") else "a number"
@@ -97,23 +99,24 @@ def _bound(item: Mapping[str, Any]) -> str:
 def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place: str) -> Problem:
     value = shorten(item["input"])
     if entry is None:
-        return Problem(f"'{path}' is {value}", place, item["msg"].lower())
+        return Problem(f"'{path}' is {value}", place, item["msg"].lower(), code="settings.bad-value")
     if item["type"] == "string_too_short":
-        return Problem(f"{entry.title} is empty", place, "write at least one letter")
+        fix = "write at least one character"
+        return Problem(f"{entry.title} is empty", place, fix, code="settings.bad-value")
     if item["type"] == "string_too_long":
         longest = item.get("ctx", {}).get("max_length")
-        what = f"{entry.title} has {len(item['input'])} letters: {value}"
-        return Problem(what, place, f"use {longest} letters at most")
+        what = f"{entry.title} has {len(item['input'])} characters: {value}"
+        return Problem(what, place, f"use at most {longest} characters", code="settings.bad-value")
     words = allowed(entry)
     if item["type"] == "tuple_type":
         words = words.replace("one number or two", "two numbers")
     elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
         words = f"numbers of {bound}"
-    return Problem(f"{entry.title} is {value}", place, f"use {words}")
+    return Problem(f"{entry.title} is {value}", place, f"use {words}", code="settings.bad-value")
 
 
 def allowed(entry: Declared) -> str:
-    """What may be written: "a whole number from 1 to 1000, or empty"."""
+    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"."""
     kinds = {
         "bool": "true or false",
         "int": "a whole number",
@@ -121,7 +124,7 @@ def allowed(entry: Declared) -> str:
         "text": "text in quotes",
         "pair": "one number or two",
         "list": "a list",
-        "span": "a number of steps (100), a part of the run below 1 (0.1) or a percentage (10%)",
+        "span": "a number of steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)",
         "arguments": "names with values, such as d_coef=2",
     }
     words = f"one of {entry.range_text}" if entry.kind == "choice" else kinds[entry.kind]
@@ -133,7 +136,7 @@ def allowed(entry: Declared) -> str:
 
 
 def shorten(value: Any) -> str:
-    """A value as a person would recognize it, at most 60 characters."""
+    """A value as JSON, at most 60 characters."""
     if isinstance(value, float) and not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -141,7 +144,7 @@ def shorten(value: Any) -> str:
 
 
 def _nearest(path: str, model: type[Settings], known: dict[str, Declared]) -> str:
-    """The setting that was probably meant: by name, by sd-scripts' name, else by spelling."""
+    """The setting that was probably meant: by name, sd-scripts' name, else spelling."""
     name = path.rsplit(".", 1)[-1]
     for entry in known.values():
         if name in (entry.name, *entry.kohya_names):

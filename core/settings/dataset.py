@@ -1,4 +1,4 @@
-"""The images to train from."""
+"""The training images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.settings.source import Source
 
 
 class DatasetSettings(ImageSettings):
-    """Which images, and at what size they train."""
+    """Training images, regularization images and resolution."""
 
     folder: str | None = setting(
         None,
@@ -18,65 +18,65 @@ class DatasetSettings(ImageSettings):
         level="shown",
         widget="folder",
         kohya="train_data_dir",
-        help="Any folder of images. Folders named like 10_fox inside it set repeats and words.",
+        help="A folder of images. Subfolders named like 10_fox set repeats and class tokens.",
         names="path",
     )
     sources: list[Source] = setting(
         default_factory=list,
-        title="More folders",
+        title="Additional folders",
         widget="sources",
-        help="Further folders, each with settings of its own. The image folder above is short for one entry here.",
+        help="More image folders, each with its own settings. The image folder above is a shortcut for one entry here.",
     )
     reg_data_dir: str | None = setting(
         None,
         title="Regularization folder",
         widget="folder",
         kohya="reg_data_dir",
-        help="Images of the class, so that the model keeps it as it is. Short for a folder of the regularization role.",
+        help="Regularization images of the class, so that the model does not forget it. A shortcut for an additional folder with the regularization role.",
         names="path",
     )
     prior_loss_weight: float = setting(
         1.0,
         ge=0,
         le=100,
-        title="Weight of regularization",
+        title="Prior loss weight",
         kohya="prior_loss_weight",
         source="Ruiz et al. 2022, arXiv:2208.12242",
-        help="How much regularization images count beside the others.",
+        help="Weight of the loss on regularization images relative to training images. 1 is usual.",
     )
     reg_balance: Literal["rotate", "kohya"] = setting(
         "rotate",
-        title="Balance of regularization",
-        labels={"rotate": "all in turn", "kohya": "the first, as sd-scripts"},
-        help="As many regularization views as others are shown in an epoch. In turn, each epoch goes on where the last one ended, so that all are used.",
+        title="Regularization balance",
+        labels={"rotate": "rotate through all", "kohya": "first images only (sd-scripts)"},
+        help="An epoch shows as many regularization images as training images. 'Rotate' continues where the last epoch ended, so that all of them are used.",
     )
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
         "keep",
-        title="Buckets that do not fill a batch",
+        title="Incomplete batches",
         labels={
-            "keep": "short batches",
-            "refill": "fill up from the bucket",
-            "merge": "join the nearest bucket",
-            "drop": "leave out",
+            "keep": "keep",
+            "refill": "fill from the same bucket",
+            "merge": "merge with nearest bucket",
+            "drop": "drop",
         },
-        help="The last batch of a bucket may be short. It weighs by its true number of images, so nothing is lost by it.",
+        help="What to do with the last batch of a bucket if it is not full. A short batch is weighted by its number of images.",
     )
     crop_conditioning: Literal["true", "kohya"] = setting(
         "true",
-        title="Crop told to SDXL",
-        labels={"true": "the true crop", "kohya": "as sd-scripts"},
-        help="SDXL is told what was cut off. sd-scripts tells a number derived from the bucket; choose it to repeat old results.",
+        title="SDXL crop conditioning",
+        labels={"true": "actual crop", "kohya": "as sd-scripts"},
+        help="The crop coordinates that SDXL is conditioned on. sd-scripts derives them from the bucket; choose it only to reproduce old results.",
     )
     skip_broken: bool = setting(
         False,
-        title="Leave out broken images",
-        help="Images that cannot be read are named; on, the rest trains without them; off, they block the start.",
+        title="Skip broken images",
+        help="Images that cannot be read are listed. On, training runs without them; off, they prevent the start.",
     )
     dataset_class: str | None = setting(
         None,
         title="Dataset class",
         kohya="dataset_class",
-        help="package.module.Class that lists the images instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
+        help="A custom class, package.module.Class, that lists the images instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
     )
 
     def all_sources(self) -> list[Source]:

@@ -1,34 +1,32 @@
-"""Names of sd-scripts that are no setting here: what takes their place, or why there is nothing to set."""
+"""Options of sd-scripts without a setting here: what replaces them, or why they are not needed."""
 
 from __future__ import annotations
 
-_THREADS = "there is nothing to set: images are decoded by threads, which need no starting between epochs"
-_TEXT_CACHE = (
-    "there is nothing to set: texts are kept as long as their encoder does not train (memory.text_cache_bytes)"
-)
+_THREADS = "remove it: images are decoded by threads that keep running between epochs"
+_TEXT_CACHE = "remove it: outputs of frozen text encoders are always cached (memory.text_cache_bytes)"
 
 ELSEWHERE: dict[str, str] = {
-    "config_file": "give the preset's path as the first word: webui.py train PRESET.json",
-    "output_config": "presets are saved on the page; each run keeps its settings as job.json",
-    "output_dir": "use --outputs; files lie in the run's own folder there. saving.copy_to takes the finished one elsewhere",
+    "config_file": "give the preset's path as the first argument: webui.py train PRESET.json",
+    "output_config": "save presets on the page; each run saves its settings as job.json",
+    "output_dir": "use --outputs; each run has its own folder there. saving.copy_to copies the final file elsewhere",
     "in_json": "use dataset.sources with metadata_file",
     "dataset_repeats": "use num_repeats of a folder in dataset.sources",
     "dataset_config": "use --dataset-config FILE",
     "debug_dataset": "use webui.py prepare PRESET --debug-dataset EPOCHS",
-    "network_module": "a LoRA is trained; other kinds of networks are not built in yet",
-    "network_args": "each argument is a setting of its own, such as network.conv_rank or optimizer.loraplus_lr_ratio",
-    "wandb_api_key": "keys are no settings: set WANDB_API_KEY, or enter the key on Tools",
-    "huggingface_token": "keys are no settings: set HF_TOKEN, or enter the key on Tools",
+    "network_module": "remove it: LoRA is the only network type so far",
+    "network_args": "use the setting for each argument, such as network.conv_rank or optimizer.loraplus_lr_ratio",
+    "wandb_api_key": "set WANDB_API_KEY, or enter the key on Tools: keys are not settings",
+    "huggingface_token": "set HF_TOKEN, or enter the key on Tools: keys are not settings",
     "cache_text_encoder_outputs": _TEXT_CACHE,
     "cache_text_encoder_outputs_to_disk": _TEXT_CACHE,
     "max_data_loader_n_workers": _THREADS,
     "persistent_data_loader_workers": _THREADS,
-    "skip_cache_check": "there is nothing to set: entries are found by what they were made from, so none can be stale",
-    "tokenizer_cache_dir": "there is nothing to set: the tokenizers come with the program",
-    "disable_mmap_load_safetensors": "there is nothing to set: model files are read in order, never mapped",
-    "cpu_offload_checkpointing": "it never acted on SD or SDXL; memory.gradient_checkpointing saves the memory",
-    "no_token_padding": "captions are always filled up, as the models were trained",
-    "num_cpu_threads_per_process": "set OMP_NUM_THREADS before the start",
-    "ddp_gradient_as_bucket_view": "there is nothing to set: gradients are summed in one exchange an update",
-    "ddp_static_graph": "there is nothing to set: gradients are summed in one exchange an update",
+    "skip_cache_check": "remove it: cache entries are identified by their inputs and cannot be stale",
+    "tokenizer_cache_dir": "remove it: the tokenizers come with the program",
+    "disable_mmap_load_safetensors": "remove it: model files are never memory-mapped",
+    "cpu_offload_checkpointing": "remove it: it has no effect on SD and SDXL; memory.gradient_checkpointing saves memory",
+    "no_token_padding": "remove it: captions are always padded, as the models were trained",
+    "num_cpu_threads_per_process": "set OMP_NUM_THREADS in the environment",
+    "ddp_gradient_as_bucket_view": "remove it: gradients are reduced once per step",
+    "ddp_static_graph": "remove it: gradients are reduced once per step",
 }

@@ -1,4 +1,4 @@
-"""Settings files of other trainers, recognized where a preset was expected: whose they are, and their main values."""
+"""Recognizes config files of other trainers given as a preset, and extracts their main values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.settings.base import declared
 from core.settings.job import TrainJob
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
-# Names that each program writes into its files and Atelier's presets do not have on top; three of them are enough.
+# Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
 MARKS = {
     ONETRAINER: {"training_method", "model_type", "base_model_name", "learning_rate_scheduler", "concept_file_name",
                  "concepts", "workspace_dir", "lora_rank", "output_model_destination", "batch_size", "__version"},
@@ -19,7 +19,7 @@ MARKS = {
                 "train_batch_size", "learning_rate", "max_resolution", "lr_scheduler", "mixed_precision", "epoch",
                 "network_module", "optimizer_type", "max_train_steps", "max_train_epochs", "resolution", "dataset_config"},
 }  # fmt: skip
-# Where each main value stands: in sd-scripts and kohya_ss, and in OneTrainer.
+# Names of the main values in sd-scripts and kohya_ss, and in OneTrainer.
 MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "method.kind": (("LoRA_type", "network_module"), ("training_method",)),
     "model.base_model": (("pretrained_model_name_or_path",), ("base_model_name",)),
@@ -37,7 +37,7 @@ MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "network.alpha": (("network_alpha",), ("lora_alpha",)),
     "saving.output_name": (("output_name",), ("output_model_destination",)),
 }
-LONGEST = 80  # letters of a value that are shown
+LONGEST = 80  # characters of a value that are shown
 
 
 def toml_values(text: str) -> dict[str, Any] | None:
@@ -49,24 +49,26 @@ def toml_values(text: str) -> dict[str, Any] | None:
 
 
 def foreign_problem(raw: Any, where: str, *, toml: bool = False) -> Problem | None:
-    """What to say of another program's file; None for one that is not known."""
+    """The problem with another program's file; None if the program is not known."""
     if not isinstance(raw, dict) or "schema_version" in raw:
         return None
     if isinstance(raw.get("datasets"), list):
         what = "This is a dataset config of sd-scripts, not a preset"
-        return Problem(what, where, "import it on the Dataset tab, or with --dataset-config FILE")
+        fix = "import it on the Dataset tab, or with --dataset-config FILE"
+        return Problem(what, where, fix, code="preset.is-dataset-config")
     values = _flat(raw)
     program = next((name for name, marks in MARKS.items() if len(marks & set(values)) >= 3), "")
     if not program:
         return None
     program = SD_SCRIPTS if toml and program == KOHYA_GUI else program
     main = _main_values(values, program)
-    fix = "set its main values by hand: " + "; ".join(main) if main else "set its values by hand"
-    return Problem(f"This is a preset of {program}; importing it comes later", where, fix)
+    fix = "enter its main values by hand: " + "; ".join(main) if main else "enter its values by hand"
+    what = f"This is a preset of {program}, which cannot be imported yet"
+    return Problem(what, where, fix, code="preset.other-program")
 
 
 def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables opened by one level, under the bare names (as sd-scripts reads them) and under "table.name"."""
+    """Tables flattened by one level, under bare names (as sd-scripts reads them) and "table.name"."""
     flat: dict[str, Any] = {}
     for name, value in raw.items():
         if isinstance(value, dict):
@@ -78,7 +80,7 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
-    """ "Rank 32", "Trained rate 0.0001" ...; what is empty or 0 was not set there."""
+    """ "Network rank (dim) 32", "Learning rate 0.0001" ...; empty and 0 are unset."""
     titles = {entry.path: entry.title for entry in declared(TrainJob)}
     found = []
     for path, places in MAIN.items():

@@ -1,4 +1,4 @@
-"""What to draw."""
+"""What to generate."""
 
 from __future__ import annotations
 
@@ -9,37 +9,49 @@ from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side
 
 
 class LoraUse(Settings):
-    """A LoRA and how strongly it acts."""
+    """A LoRA and its strength."""
 
     file: str = setting(
-        title="LoRA", help="A file, or the name of one that lies under models/ or in a run.", names="path or name"
+        title="LoRA", help="A LoRA file, or the name of one in models/ or in a run.", names="path or name"
     )
     strength: float = setting(
-        1.0, ge=-10, le=10, title="Strength", help="1 is as trained, 0 is off, negative is away from it."
+        1.0,
+        ge=-10,
+        le=10,
+        title="Strength",
+        help="1 is the trained strength, 0 is off, negative values invert the effect.",
     )
 
 
 class GenerateSettings(Settings):
     """Prompt, size and sampler."""
 
-    prompt: str = setting("a fox, glyph style", title="Prompt", level="shown", widget="text", help="What to draw.")
-    negative_prompt: str = setting("", title="Negative prompt", level="shown", widget="text", help="What not to draw.")
+    prompt: str = setting("a fox, glyph style", title="Prompt", level="shown", widget="text", help="What to generate.")
+    negative_prompt: str = setting(
+        "", title="Negative prompt", level="shown", widget="text", help="What the image should not show."
+    )
     width: Side | None = setting(
-        None, unit="pixels", title="Width", level="shown", help="Empty is the model's own size."
+        None, unit="pixels", title="Width", level="shown", help="Empty uses the model's native size."
     )
     height: Side | None = setting(
-        None, unit="pixels", title="Height", level="shown", help="Empty is the model's own size."
+        None, unit="pixels", title="Height", level="shown", help="Empty uses the model's native size."
     )
     steps: int = setting(
-        20, ge=1, le=1000, unit="steps", title="Steps", level="shown", help="More steps draw finer and take longer."
+        20,
+        ge=1,
+        le=1000,
+        unit="steps",
+        title="Sampling steps",
+        level="shown",
+        help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
     guidance_scale: float | None = setting(
         None,
         ge=0,
         le=50,
-        title="Guidance",
+        title="Guidance scale",
         level="shown",
-        help="How strictly the prompt is followed. Empty is the model's own: 4 for the starter, 7.5 for others. 1 or less switches guidance off.",
+        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     seed: int | None = setting(
         None,
@@ -47,41 +59,45 @@ class GenerateSettings(Settings):
         le=2**32 - 1,
         title="Seed",
         level="shown",
-        help="The same seed draws the same image. Empty draws one and records it.",
+        help="The same seed generates the same image. Empty picks a random seed and records it.",
     )
     count: int = setting(
         1,
         ge=1,
         le=1000,
         unit="images",
-        title="How many",
+        title="Number of images",
         level="shown",
-        help="Each next image counts the seed up by one.",
+        help="The seed increases by 1 for each image.",
     )
     sampler: SAMPLERS = setting(
-        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The way from noise to image."
+        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The sampling method."
     )
     prompt_weights: bool = setting(
         True,
         title="Prompt weights",
         level="shown",
-        help="(word:1.3), (word) and [word] are weights, as in samples; \\( and \\) are brackets. Off: brackets are text.",
+        help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = setting(
         "auto",
         title="Zero terminal SNR",
         level="shown",
-        labels={"auto": "as the files say", "on": "on", "off": "off"},
+        labels={"auto": "auto (from metadata)", "on": "on", "off": "off"},
         source="Lin et al. 2023, arXiv:2305.08891",
-        help="Samples from pure noise, for a model, LoRA or embedding that was trained so. Their files say it.",
+        help="Starts from pure noise, for models, LoRAs and embeddings trained with zero terminal SNR. auto reads it from their metadata.",
     )
     loras: list[LoraUse] = setting(
-        default_factory=list, title="LoRAs", level="shown", widget="loras", help="Any number, each with a strength."
+        default_factory=list,
+        title="LoRAs",
+        level="shown",
+        widget="loras",
+        help="Any number of LoRAs, each with its own strength.",
     )
     embeddings: list[str] = setting(
         default_factory=list,
         title="Embeddings",
         level="shown",
-        help="Files of textual inversion. A prompt calls each by the file's name without its ending; `word=file` gives it another word.",
+        help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",
     )

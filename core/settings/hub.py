@@ -1,4 +1,4 @@
-"""Saved files also go to the Hugging Face hub."""
+"""Uploads of saved files to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from core.settings.base import Settings, setting
 
 
 class HubSettings(Settings):
-    """Where to, and what. The token comes from HF_TOKEN or from the keys of this machine, never from a preset."""
+    """Where to upload, and what. The token comes from HF_TOKEN or the keys saved on this machine, never from a preset."""
 
     huggingface_repo_id: str | None = setting(
         None,
         max_length=200,
         title="Repository",
         kohya="huggingface_repo_id",
-        help="owner/name. It is made if it is not there. Empty uploads nothing.",
+        help="owner/name; created if it does not exist. Empty uploads nothing.",
         names="upload",
     )
     huggingface_repo_type: Literal["model", "dataset", "space"] = setting(
-        "model", title="Kind of repository", kohya="huggingface_repo_type", help="What the repository is."
+        "model", title="Repository type", kohya="huggingface_repo_type", help="Model, dataset or Space."
     )
     huggingface_path_in_repo: str = setting(
         "",
         max_length=500,
-        title="Folder in it",
+        title="Path in repository",
         kohya="huggingface_path_in_repo",
-        help="Files go there under their own names. Empty is the top.",
+        help="Folder in the repository that files are uploaded to. Empty is the root.",
     )
     huggingface_repo_visibility: Literal["private", "public"] = setting(
         "private",
-        title="Who sees it",
+        title="Repository visibility",
         kohya="huggingface_repo_visibility",
-        labels={"private": "only you", "public": "everyone"},
-        help="Counts when the repository is made; one that is there stays as it is.",
+        labels={"private": "private", "public": "public"},
+        help="Applies when the repository is created; an existing one is not changed.",
     )
     async_upload: bool = setting(
         True,
-        title="Train on while uploading",
+        title="Upload in background",
         kohya="async_upload",
-        help="Off waits for each upload. The end waits for all of them in any case.",
+        help="Training continues during uploads. Off waits for each one. The end of the run waits for all uploads either way.",
     )
     save_state_to_huggingface: bool = setting(
         False,
-        title="States too",
+        title="Upload training states",
         kohya="save_state_to_huggingface",
-        help="Uploads what is needed to continue as well; it is two to three times as large.",
+        help="Also uploads training states, which are two to three times as large.",
     )

@@ -1,4 +1,4 @@
-"""How images become what is trained on. Every setting here can be set anew for a single folder (see `source.py`)."""
+"""Resolution, buckets, augmentation and masks. Each folder can override every setting here (see `source.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FaceSizes = Annotated[float, Field(gt=0, le=100)]
 
 
 class ImageSettings(Settings):
-    """Sizes, crops, changes by chance and masks."""
+    """Resolution, buckets, augmentation and masks."""
 
     resolution: Side | tuple[Side, Side] = setting(
         512,
@@ -21,15 +21,15 @@ class ImageSettings(Settings):
         unit="pixels",
         level="shown",
         kohya="resolution",
-        help="Size that images are trained at: one number, or width and height. SD 1.5 was made for 512, SD 2.1 for 768, SDXL for 1024, the starter for 128.",
+        help="Training resolution: one number, or width and height. SD 1.5 was trained at 512, SD 2.1 at 768, SDXL at 1024, the starter model at 128.",
         costs="Memory and time grow with the number of pixels.",
     )
     more_resolutions: list[Side | tuple[Side, Side]] = setting(
         default_factory=list,
-        title="Further resolutions",
+        title="Additional resolutions",
         unit="pixels",
         widget="sizes",
-        help="Each image also trains at these sizes, so an epoch grows by as many passes. One a line: 768, or 768 x 1024.",
+        help="Each image is also trained at these sizes, which makes epochs longer. One per line: 768, or 768 x 1024.",
     )
     train_batch_size: int = setting(
         1,
@@ -39,123 +39,123 @@ class ImageSettings(Settings):
         unit="images",
         level="shown",
         kohya="train_batch_size",
-        help="Images trained from in one step.",
-        costs="Memory grows with it; a step takes longer, an epoch less.",
+        help="Images per batch. Larger is more stable; raise it as far as memory allows.",
+        costs="Memory grows with it; steps take longer, epochs less time.",
     )
     enable_bucket: bool = setting(
         True,
-        title="Keep image shapes",
+        title="Aspect ratio bucketing",
         kohya="enable_bucket",
-        help="Sorts images into sizes near their own shape, so that little is cropped. Off crops all to the resolution.",
+        help="Sorts images into buckets near their own aspect ratio, so that little is cropped. Off crops all images to the resolution.",
     )
     min_bucket_reso: int = setting(
         256,
         ge=64,
         le=8192,
-        title="Shortest bucket side",
+        title="Min bucket resolution",
         unit="pixels",
         kohya="min_bucket_reso",
-        help="No bucket has a side below this. It is lowered to half the resolution where it would leave no choice.",
+        help="Shortest allowed side of a bucket. Lowered to half the resolution if it would leave no choice of buckets.",
     )
     max_bucket_reso: int | None = setting(
         None,
         ge=64,
         le=16384,
-        title="Longest bucket side",
+        title="Max bucket resolution",
         unit="pixels",
         kohya="max_bucket_reso",
-        help="No bucket has a side above this. Empty is twice the resolution.",
+        help="Longest allowed side of a bucket. Empty is twice the resolution.",
     )
     bucket_reso_steps: int = setting(
         64,
         ge=8,
         le=512,
         multiple_of=8,
-        title="Bucket step",
+        title="Bucket resolution steps",
         unit="pixels",
         kohya="bucket_reso_steps",
-        help="Sides of buckets are multiples of this. Smaller crops less and makes more, smaller buckets.",
+        help="Bucket sides are multiples of this. Smaller values crop less but make more, smaller buckets. 64 is usual.",
     )
     bucket_no_upscale: bool = setting(
         False,
-        title="Never enlarge",
+        title="No upscaling",
         kohya="bucket_no_upscale",
-        help="Images smaller than the resolution train at their own size.",
+        help="Trains images smaller than the resolution at their own size.",
     )
     skip_image_resolution: float = setting(
         0,
         ge=0,
         le=16384,
-        title="Leave out images up to",
+        title="Skip small images",
         unit="pixels",
         kohya="skip_image_resolution",
-        help="Images whose width times height is at most this number squared do not train, and are listed. 0 takes all.",
+        help="Skips and lists images with no more pixels than this number squared. 0 uses all images.",
     )
     resize_interpolation: Literal["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"] = setting(
         "auto",
-        title="Resize by",
+        title="Interpolation",
         kohya="resize_interpolation",
-        labels={"auto": "as usual"},
-        help="How images are brought to their bucket's size. As usual: area to shrink, Lanczos to enlarge. Nearest is for pixel art.",
+        labels={"auto": "auto"},
+        help="Resampling method for resizing images to their bucket. auto uses area to shrink and Lanczos to enlarge; nearest is for pixel art.",
     )
     flip_aug: bool = setting(
         False,
-        title="Mirror by chance",
+        title="Random horizontal flip",
         kohya="flip_aug",
-        help="Half of the draws show the image mirrored. Not for faces with a marked side, or for writing.",
-        costs="Twice the room in the latent cache.",
+        help="Mirrors images at random, half of the time. Not for asymmetric faces or text.",
+        costs="Doubles the size of the latent cache.",
     )
     color_aug: bool = setting(
         False,
-        title="Change colors by chance",
+        title="Color augmentation",
         kohya="color_aug",
-        help="A third of the draws shift the hue or the brightness a little. Latents cannot be cached then.",
-        costs="Each step encodes its images anew.",
+        help="Slightly shifts hue or brightness at random, a third of the time. Latents cannot be cached.",
+        costs="Images are encoded at every step.",
     )
     random_crop: bool = setting(
         False,
-        title="Crop by chance",
+        title="Random crop",
         kohya="random_crop",
-        help="Each draw cuts another part of the image rather than its middle. Latents cannot be cached then.",
-        costs="Each step encodes its images anew.",
+        help="Crops a random part of the image instead of the center. Latents cannot be cached.",
+        costs="Images are encoded at every step.",
     )
     face_crop_aug_range: tuple[FaceSizes, FaceSizes] | None = setting(
         None,
-        title="Face crop",
+        title="Face crop range",
         kohya="face_crop_aug_range",
-        help="Smallest and largest crop in sizes of the face: with 2, 4 the face fills a half to a quarter of it. For images named _x_y_width_height by the face tool, with image shapes not kept; empty is off.",
+        help="Smallest and largest crop as multiples of the face size: with 2, 4 the face fills a half to a quarter of the crop. For images named _x_y_width_height by the face tool, with bucketing off; empty is off.",
     )
     alpha_mask: bool = setting(
         False,
-        title="Transparency is a mask",
+        title="Alpha mask",
         kohya="alpha_mask",
-        help="Transparent parts of an image do not count in the loss.",
+        help="Uses the alpha channel as a loss mask: transparent areas do not count.",
     )
     alpha_color: str = setting(
         "#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
-        title="Color behind transparency",
-        help="Transparent images are put on this color: #ffffff is white, #000000 black.",
+        title="Background color",
+        help="Color behind transparent areas: #ffffff is white, #000000 black.",
     )
     conditioning_data_dir: str | None = setting(
         None,
         title="Mask folder",
         widget="folder",
         kohya="conditioning_data_dir",
-        help="A folder that holds, for each image, a mask of the same name: white counts, black does not.",
+        help="A folder with a mask of the same name for each image: white areas count in the loss, black areas do not.",
         names="path",
     )
     masked_loss: bool = setting(
         False,
-        title="Use the masks",
+        title="Masked loss",
         kohya="masked_loss",
-        help="Only what the masks leave white counts in the loss.",
+        help="Limits the loss to the white areas of the masks.",
     )
     network_multiplier: float = setting(
         1.0,
         ge=-10,
         le=10,
-        title="Network strength",
+        title="Network multiplier",
         kohya="network_multiplier",
-        help="How strongly a LoRA takes part while it trains these images. 1 is usual.",
+        help="Strength of the LoRA while it trains on these images. 1 is usual.",
     )

@@ -1,4 +1,4 @@
-"""The jobs: groups of settings put together. Every job is whole, frozen and checked before anything starts."""
+"""The jobs, each made of groups of settings, complete and validated before anything starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMA_VERSION = 2
 
 
 class TrainJob(Settings):
-    """A training. All groups are always present; a method only grays what it does not use."""
+    """A training run. All groups are always present; the form grays out what a method does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -42,33 +42,33 @@ class TrainJob(Settings):
     captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
     network: NetworkSettings = Field(default_factory=NetworkSettings, title="Network")
     embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings, title="Embedding")
-    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, title="Optimizer and rate")
-    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and schedule")
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, title="Optimizer")
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, title="Length and scheduler")
     noise: NoiseSettings = Field(default_factory=NoiseSettings, title="Noise and loss")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
-    sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="Sharing over GPUs")
+    sharding: ShardingSettings = Field(default_factory=ShardingSettings, title="DeepSpeed ZeRO")
     saving: SavingSettings = Field(default_factory=SavingSettings, title="Saving")
-    resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Where to begin")
-    hub: HubSettings = Field(default_factory=HubSettings, title="Upload to the hub")
+    resume: ResumeSettings = Field(default_factory=ResumeSettings, title="Resume")
+    hub: HubSettings = Field(default_factory=HubSettings, title="Hugging Face Hub")
     samples: SampleSettings = Field(default_factory=SampleSettings, title="Samples")
     validation: ValidationSettings = Field(default_factory=ValidationSettings, title="Validation")
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
 
 
 def new_project() -> TrainJob:
-    """What a new project begins with. Holding images out changes what trains, so that the declared default, which settings of
-    other programs and the command line get, does without; a new project holds out and shows which."""
+    """The job of a new project: with validation images, which the declared default leaves off so that imported settings
+    and command lines train on everything."""
     return TrainJob(validation=ValidationSettings(best_checkpoint="auto"))
 
 
 class PrepareJob(TrainJob):
-    """Fill the caches that a training with the same settings will use."""
+    """Fills the caches that training with the same settings will use."""
 
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 
 
 class GenerateJob(Settings):
-    """Draw images."""
+    """Generates images."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     generate: GenerateSettings = Field(default_factory=GenerateSettings, title="Generate")
@@ -76,7 +76,7 @@ class GenerateJob(Settings):
 
 
 class CaptionJob(Settings):
-    """Report on the captions of a folder, and write missing ones."""
+    """Reports on the captions of a folder and writes missing ones."""
 
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
     captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
@@ -84,7 +84,7 @@ class CaptionJob(Settings):
 
 
 class ClassImagesJob(Settings):
-    """Make regularization images of a class with the base model, at the sizes that the dataset trains at."""
+    """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
@@ -94,13 +94,13 @@ class ClassImagesJob(Settings):
 
 
 class ToolJob(Settings):
-    """A small job on a file."""
+    """Runs a file tool."""
 
     tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
 
 
 class ImagesJob(Settings):
-    """Copies of a folder's images: other sizes, other formats, numbers, faces, edges."""
+    """Runs an image tool on a folder."""
 
     images: ImageToolSettings = Field(default_factory=ImageToolSettings, title="Image tools")
 
@@ -116,7 +116,7 @@ JOBS: dict[str, type[Settings]] = {
     "images": ImagesJob,
 }
 
-# A recipe leaves these to the person: what is taught, to which model, under which name.
+# A recipe leaves these to the user: what is trained, on which model, under which name.
 NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
 NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
 

@@ -1,4 +1,4 @@
-"""The memory and speed slider: each place stands for values of the memory group. Plain functions, for the page."""
+"""The memory and speed slider: each level sets values of the memory group."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import ADAFACTOR, adapts, find
 
 USUAL = 1
-GROUPS = 10  # of weights that step together: a tenth of the gradients is held
+GROUPS = 10  # fused optimizer groups: a tenth of the gradients is held
 
-TITLES = ("fastest", "as usual", "less memory", "little memory", "least memory")
+TITLES = ("fastest", "default", "less memory", "low memory", "lowest memory")
 WORDS = (
-    "Nothing is saved on; several images are encoded at once.",
-    "What suits most GPUs.",
-    "Parts of the model are computed twice rather than remembered: a third more time, the same result.",
-    "What need not be exact lies in fewer bits.",
-    "Everything that saves memory.",
+    "No memory savings; several images are encoded at once.",
+    "Suits most GPUs.",
+    "Gradient checkpointing: a third more time, the same result.",
+    "Also stores weights in fewer bits: fp8 where frozen, 16 bits where trained.",
+    "Everything that saves memory, including a 16-bit VAE.",
 )
 
 
 @dataclass(frozen=True)
 class Level:
-    """A place of the slider. values: {dotted path: value} that it stands for in this job."""
+    """A level of the slider. values: {dotted path: value} that it sets in this job."""
 
     number: int
     title: str
@@ -33,9 +33,9 @@ class Level:
 
 
 def levels(job: TrainJob, device: str = "") -> list[Level]:
-    """The places that differ for this job, from the fastest to the one that takes least memory.
+    """The levels that differ for this job, from the fastest to the one that uses the least memory.
 
-    device   "mps" has no 8-bit numbers; others have all
+    device   "mps" has no fp8
     """
     found: list[Level] = []
     for number, (title, words) in enumerate(zip(TITLES, WORDS, strict=True)):
@@ -46,7 +46,7 @@ def levels(job: TrainJob, device: str = "") -> list[Level]:
 
 
 def level_of(job: TrainJob, device: str = "") -> int | None:
-    """The number of the place whose values the job has; None for a mixture of its own."""
+    """The number of the level whose values the job has; None for a custom mix."""
     for level in levels(job, device):
         if all(value_of(job, path) == value for path, value in level.values.items()):
             return level.number
@@ -66,7 +66,7 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
-    """8-bit weights where none of them trains; the VAE in 16 bits."""
+    """fp8 for frozen weights; the VAE in 16 bits."""
     may = not job.method.whole_model and not device.startswith("mps")
     text = may and number >= 4 and job.method.kind == "lora"
     return {
@@ -77,7 +77,7 @@ def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 
 
 def _whole_model(job: TrainJob, number: int) -> dict[str, Any]:
-    """Weights that train in 16 bits, then steps within the backward pass, as far as the optimizer allows it."""
+    """Trained weights in 16 bits, then a fused backward pass if the optimizer supports it."""
     computed = job.memory.mixed_precision
     kind = "fp16" if computed == "fp16" else "bf16"
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where numbers are written besides the run's own journal."""
+"""Trackers and console output, besides the run's own journal."""
 
 from __future__ import annotations
 
@@ -8,86 +8,75 @@ from core.settings.base import Settings, setting
 
 
 class LoggingSettings(Settings):
-    """Trackers, and what the terminal says."""
+    """Trackers and console output."""
 
     log_with: Literal["tensorboard", "wandb", "all", "none"] = setting(
         "tensorboard",
-        title="Also write",
+        title="Trackers",
         kohya="log_with",
-        labels={
-            "tensorboard": "TensorBoard files",
-            "wandb": "to Weights & Biases",
-            "all": "both",
-            "none": "nothing",
-        },
-        help="TensorBoard files lie in the run's logs folder and can be opened from Monitor. For wandb its package must be installed; the key comes from WANDB_API_KEY or from the keys of this machine.",
+        labels={"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "all": "both", "none": "none"},
+        help="TensorBoard logs are saved in the run's logs folder and can be opened from Monitor. Weights & Biases needs the wandb package; its key comes from WANDB_API_KEY or the keys saved on this machine.",
         names="tracker",
     )
     logging_dir: str | None = setting(
         None,
-        title="Folder of the logs",
+        title="Logging folder",
         widget="folder",
         kohya="logging_dir",
-        help="Logs go into a folder of their own in there, named by prefix and time. Empty is the run's logs folder.",
+        help="Logs go into a new subfolder named by prefix and time. Empty is the run's logs folder.",
         names="path",
     )
     log_prefix: str | None = setting(
         None,
         max_length=100,
-        title="Prefix",
+        title="Log prefix",
         kohya="log_prefix",
-        help="Stands before the time in the name of the logs' folder.",
+        help="Put before the time in the name of the log folder.",
         names="part",
     )
     log_tracker_name: str | None = setting(
         None,
         max_length=200,
-        title="Tracker's name",
+        title="Tracker name",
         kohya="log_tracker_name",
-        help="The project at wandb, a folder in TensorBoard's. Empty is sd-scripts' name of the method: network_train, dreambooth, finetuning or textual_inversion.",
+        help="The wandb project, or a folder in TensorBoard. Empty is sd-scripts' name of the method: network_train, dreambooth, finetuning or textual_inversion.",
         names="part",
     )
     wandb_run_name: str | None = setting(
-        None, max_length=200, title="Run's name at wandb", kohya="wandb_run_name", help="Empty lets wandb choose one."
+        None, max_length=200, title="wandb run name", kohya="wandb_run_name", help="Empty lets wandb choose one."
     )
     log_tracker_config: str | None = setting(
         None,
-        title="Trackers' own settings",
+        title="Tracker config file",
         widget="file",
         kohya="log_tracker_config",
-        help="A .toml with a table for each tracker, [wandb] or [tensorboard]: given to it as it begins, in place of the run's name.",
+        help="A .toml with a table [wandb] or [tensorboard] that is passed to the tracker when it starts, in place of the run name.",
         names="tracker settings",
     )
     log_config: bool = setting(
         False,
-        title="Write the settings too",
+        title="Log all settings",
         kohya="log_config",
-        help="Sends all settings of the run to the trackers, but for folders and files of this machine. Keys are never among them.",
+        help="Sends the settings of the run to the trackers, except local files and folders. Keys are never included.",
     )
     console_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting(
         "INFO",
-        title="Say in the terminal",
+        title="Console log level",
         kohya="console_log_level",
-        labels={
-            "DEBUG": "everything",
-            "INFO": "what is done",
-            "WARNING": "warnings and errors",
-            "ERROR": "errors",
-            "CRITICAL": "nothing",
-        },
-        help="How much a training on the command line says; everything includes what libraries say. The journal always has it all.",
+        labels={"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "nothing"},
+        help="How much training prints on the command line; debug includes messages of libraries. The journal always records everything.",
     )
     console_log_file: str | None = setting(
         None,
-        title="Into a file instead",
+        title="Console log file",
         widget="file",
         kohya="console_log_file",
-        help="What the terminal would say goes into this file; the progress bar stays.",
+        help="Writes console messages to this file instead; the progress bar stays in the terminal.",
         names="path",
     )
     console_log_simple: bool = setting(
         False,
-        title="Plain lines",
+        title="Simple console output",
         kohya="console_log_simple",
-        help="No progress bar that draws over itself: for consoles that show every line, and for files.",
+        help="No progress bar that redraws itself. For log files and consoles that cannot redraw a line.",
     )

@@ -10,111 +10,105 @@ from core.settings.base import Settings, setting, zero_is_off
 
 
 class MemorySettings(Settings):
-    """What the machine is asked for."""
+    """Precision, memory and speed."""
 
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting(
         "auto",
-        title="Precision",
+        title="Mixed precision",
         level="shown",
         kohya="mixed_precision",
-        labels={"auto": "as the machine allows", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="The type that the model computes in. What trains is kept in fp32, unless its own type says otherwise.",
-        costs="bf16 and fp16 halve the memory of the model; fp32 is the most exact.",
+        labels={"auto": "auto", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
+        help="The dtype the model computes in; auto picks the best for the device. Trained weights are kept in fp32 unless their own dtype is set.",
+        costs="bf16 and fp16 halve the memory of the model; fp32 is the most accurate.",
     )
     gradient_checkpointing: bool = setting(
         False,
         title="Gradient checkpointing",
         level="shown",
         kohya="gradient_checkpointing",
-        help="Computes parts of the model twice rather than remembering them. The result is the same.",
+        help="Recomputes activations in the backward pass instead of storing them. The result is the same.",
         costs="Far less memory, about a third more time.",
     )
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
-        title="Blocks that compute twice",
-        labels={"all": "all", "outer": "the two largest sizes", "inner": "the others"},
-        help="With gradient checkpointing. In SD 1.x and 2.x nearly all memory is in the outer blocks, in SDXL in the inner ones: leaving the others out saves time.",
+        title="Blocks to checkpoint",
+        labels={"all": "all", "outer": "outer (two largest sizes)", "inner": "inner (the others)"},
+        help="For gradient checkpointing. Nearly all activation memory is in the outer blocks for SD 1.x and 2.x, in the inner blocks for SDXL; checkpointing only those saves time.",
     )
     cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
         "auto",
-        title="Latent cache",
+        title="Cache latents",
         level="shown",
         kohya="cache_latents, cache_latents_to_disk",
         labels={
-            "auto": "on disk where possible",
-            "disk": "on disk",
-            "memory": "in memory",
-            "device": "on the training device",
-            "off": "none",
+            "auto": "auto (disk if possible)",
+            "disk": "disk",
+            "memory": "RAM",
+            "device": "training device",
+            "off": "off",
         },
-        help="Images are encoded once. On disk they are found again by the next run; in memory or on the device nothing is written. Off encodes at each step, which chance crops and colors need.",
-        costs="Off keeps the VAE on the device and makes each step slower.",
+        help="Encodes each image only once. A cache on disk is reused by later runs; in RAM or on the device nothing is written. Off encodes images at each step, as random crop and color augmentation require.",
+        costs="Off keeps the VAE on the device and slows each step.",
     )
     fp8_base: bool = setting(
         False,
-        title="Whole base model in fp8",
+        title="fp8 base model",
         kohya="fp8_base",
         source="Micikevicius et al. 2022, arXiv:2209.05433",
-        help="Keeps the frozen U-Net and text encoders as 8-bit numbers (float8_e4m3fn), widened at each use. For LoRA and textual inversion. Norms and embeddings stay as they are.",
-        costs="Half the memory of 16-bit weights; a little slower and less exact.",
+        help="Stores the frozen U-Net and text encoders as 8-bit floats (float8_e4m3fn), cast up at each use. For LoRA and textual inversion. Norms and embeddings keep their precision.",
+        costs="Half the memory of 16-bit weights; slightly slower and less accurate.",
     )
     fp8_base_unet: bool = setting(
         False,
-        title="U-Net in fp8",
+        title="fp8 U-Net",
         kohya="fp8_base_unet",
-        help="The same for the U-Net alone: the text encoder stays exact.",
-        costs="SDXL: 2.4 GB less than in 16 bits, SD 1.5: 0.8 GB.",
+        help="Stores only the frozen U-Net in fp8; the text encoders keep their precision.",
+        costs="Saves 2.4 GB for SDXL and 0.8 GB for SD 1.5, compared with 16 bits.",
     )
     full_precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32",
-        title="Type of what trains",
+        title="Trained weights dtype",
         kohya="full_bf16, full_fp16",
         labels={"fp32": "fp32", "bf16": "bf16 (full bf16)", "fp16": "fp16 (full fp16)"},
-        help="What trains in bf16 or fp16, and its gradients, take half the memory. Each step is computed in fp32 and rounded back. For whole models; a LoRA or new words are so small that fp32 is better.",
-        costs="Weights and gradients take half; the smallest changes are rounded away, or by chance with stochastic rounding.",
+        help="Keeps trained weights and their gradients in 16 bits; steps are computed in fp32 and rounded back. For full models; a LoRA or embedding is small enough for fp32.",
+        costs="Halves the memory of weights and gradients; the smallest changes are rounded away unless stochastic rounding is on.",
     )
     stochastic_rounding: bool = setting(
         True,
         title="Stochastic rounding",
         source="Zamirai et al. 2020, arXiv:2010.06192",
-        help="Rounds bf16 weights up or down by chance, in proportion: changes smaller than a bf16 step then count on average. Off rounds to the nearest, where they are lost.",
+        help="Rounds bf16 weights up or down at random in proportion, so that changes smaller than a bf16 step still add up. Off rounds to nearest and loses them.",
     )
     fused_backward_pass: bool = setting(
         False,
-        title="Step within the backward pass",
+        title="Fused backward pass",
         kohya="fused_backward_pass",
-        help="AdaFactor moves each tensor as soon as its gradient is there and frees that at once: the gradients of the whole model are never held together. Clipping then counts each tensor by itself.",
-        costs="Saves as much memory as the weights take. No gradient accumulation.",
+        help="AdaFactor updates each tensor as soon as its gradient is computed and frees the gradient, so the gradients of the model are never held all at once. Gradients are clipped per tensor.",
+        costs="Saves as much memory as the weights use. No gradient accumulation.",
     )
     fused_optimizer_groups: int | None = setting(
         None,
         ge=1,
         le=100,
         unit="groups",
-        title="Step in groups within the backward pass",
+        title="Fused optimizer groups",
         kohya="fused_optimizer_groups",
-        help="The same for any optimizer that keeps the rate it is given: tensors in so many groups, each moved when all its gradients are there. 4 to 10; more saves more. Empty or 0 is off.",
+        help="The same for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each when its gradients are complete. 4 to 10 is usual; more saves more. Empty or 0 is off.",
     )
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = setting(
         "auto",
-        title="Attention",
+        title="Attention implementation",
         kohya="sdpa, xformers, mem_eff_attn, diffusers_xformers",
-        labels={
-            "auto": "the best there is",
-            "sdpa": "torch's own (SDPA)",
-            "xformers": "xformers",
-            "sliced": "some heads at a time",
-            "plain": "plain products",
-        },
-        help="How the U-Net compares each place with all others. All give the same but for rounding; SDPA is fast everywhere. Slices are for devices where it has no kernel.",
-        costs="Plain products take several times the memory at 1024 pixels; slices a little less.",
+        labels={"auto": "auto", "sdpa": "SDPA", "xformers": "xFormers", "sliced": "sliced", "plain": "math"},
+        help="How the U-Net computes attention. Results are the same up to rounding; SDPA is fast everywhere, sliced is for devices without an SDPA kernel.",
+        costs="math takes several times the memory at 1024 pixels, sliced a little less.",
     )
     torch_compile: bool = setting(
         False,
-        title="Compile the U-Net",
+        title="torch.compile",
         kohya="torch_compile",
-        help="Writes code for this very card and these sizes (torch.compile) and steps with it; the result is the same but for rounding. For long trainings on a GPU: try some steps of both. Needs a C++ compiler and, for a GPU, triton.",
-        costs="The first steps take minutes, and so does each new size of images. On a CPU slower.",
+        help="Compiles the U-Net for this GPU and these image sizes; the result is the same up to rounding. For long runs on a GPU: compare the speed of a few steps. Needs a C++ compiler and, on a GPU, Triton.",
+        costs="The first steps take minutes, and so does each new image size. Slower on a CPU.",
     )
     dynamo_backend: Literal[
         "inductor",
@@ -132,85 +126,85 @@ class MemorySettings(Settings):
         "tensort",
     ] = setting(
         "inductor",
-        title="Compiler",
+        title="Dynamo backend",
         kohya="dynamo_backend",
-        help="Who writes the code. inductor is torch's own. eager and aot_eager write none, and show whether a fault is the compiler's; the others need packages of their own, and which of them work is told before the start.",
+        help="The compiler backend of torch.compile. inductor is the default; eager and aot_eager compile nothing and help find compiler bugs; the others need extra packages and are checked before the start.",
     )
     allow_tf32: bool = setting(
         False,
-        title="TF32 products",
+        title="Allow TF32",
         kohya="allow_tf32",
-        help="On Nvidia cards from 2020 on, fp32 products with 10 binary digits instead of 23. Changes nothing in bf16 and fp16.",
-        costs="fp32 training several times faster, less exact.",
+        help="Computes fp32 matrix products in TF32 (10-bit mantissa) on NVIDIA GPUs since Ampere (2020). No effect in bf16 and fp16.",
+        costs="fp32 training is several times faster and less accurate.",
     )
     vae_precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
-        title="Precision of the VAE",
+        title="VAE precision",
         kohya="no_half_vae",
-        labels={"auto": "as usual: fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="What images are encoded in. SDXL's VAE overflows fp16 and gets bf16 instead, unless it is a repaired one. An image whose latents are not finite is encoded again in fp32.",
-        costs="16 bits are faster and take half, and cost visible precision. Latents are cached for each apart.",
+        labels={"auto": "auto (fp32)", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
+        help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is a fixed one. Images with non-finite latents are encoded again in fp32.",
+        costs="16 bits are faster, use half the memory and cost visible accuracy. Latents are cached separately for each dtype.",
     )
     vae_batch_size: int = setting(
         1,
         ge=1,
         le=64,
         unit="images",
-        title="Images encoded at once",
+        title="VAE batch size",
         kohya="vae_batch_size",
-        help="While latents are cached.",
+        help="Images encoded at once while latents are cached.",
     )
     latent_draw: Literal["sample", "mean", "frozen"] = setting(
         "sample",
-        title="Draw from the latent",
-        labels={"sample": "anew each time", "mean": "its mean", "frozen": "once, as sd-scripts"},
-        help="The VAE gives each image a mean and a spread. Anew is what the model was trained with; frozen repeats one draw for the whole run.",
+        title="Latent sampling",
+        labels={"sample": "resample each time", "mean": "mean", "frozen": "sample once (sd-scripts)"},
+        help="The VAE encodes each image as a distribution. Resampling each time is how the base model was trained; 'sample once' repeats the same latents for the whole run.",
     )
     npz_caches: bool = setting(
         False,
-        title="Use .npz caches of sd-scripts",
+        title="Use .npz caches",
         kohya="skip_existing",
-        help="Takes latents from .npz files beside the images where they fit in size. They do not say which VAE made them or whether the image changed since; off encodes anew.",
+        help="Loads latents from sd-scripts' .npz files beside the images if the size fits. They do not record which VAE made them or whether the image has changed since; off encodes again.",
     )
     text_cache_bytes: int = setting(
         1 << 30,
         ge=1 << 20,
         le=1 << 40,
         unit="bytes",
-        title="Room for encoded captions",
-        help="Encoded captions kept in memory; the least recently used make room.",
+        title="Text cache size",
+        help="Memory for cached text encoder outputs; the least recently used are dropped.",
     )
     lowram: bool = setting(
         False,
-        title="Little RAM",
+        title="Low RAM",
         kohya="lowram",
-        help="For machines with less RAM than graphics memory, such as Colab: the VAE does not wait in RAM, but is read again whenever samples are drawn. A U-Net in fp8 comes to the GPU in 16 bits and is made narrow there; as a rule that is done in RAM. Other models are loaded straight to the device in any case.",
+        help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of waiting in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
         costs="A second or so before samples.",
     )
     highvram: bool = setting(
         False,
-        title="Much graphics memory",
+        title="High VRAM",
         kohya="highvram",
-        help="Keeps what was set aside on the GPU from one batch of images to the next while latents are encoded.",
-        costs="Faster encoding, more graphics memory meanwhile.",
+        help="Keeps allocated VRAM between batches while latents are encoded.",
+        costs="Faster encoding, more VRAM meanwhile.",
     )
     num_processes: int = setting(
         1,
         ge=1,
         le=64,
-        title="GPUs",
+        title="Number of GPUs",
         kohya="num_processes",
-        help="How many train together, each on its share of a batch, which grows as many times. Under accelerate launch it follows the number launched.",
-        costs="Each card holds the whole model.",
+        help="GPUs that train together, each on its own share of a batch; the effective batch size grows as many times. accelerate launch sets it.",
+        costs="Each GPU holds the whole model.",
     )
     ddp_timeout: float = setting(
         30.0,
         gt=0,
         le=10080,
         unit="minutes",
-        title="Patience with the others",
+        title="DDP timeout",
         kohya="ddp_timeout",
-        help="With several GPUs: how long one of them may take for a step before the run is taken for broken.",
+        help="With several GPUs: how long a step may take on one of them before the run fails.",
     )
 
     @field_validator("fused_optimizer_groups", mode="before")
@@ -220,5 +214,5 @@ class MemorySettings(Settings):
 
     @property
     def narrow_unet(self) -> bool:
-        """Whether the U-Net lies in 8 bits where it does not train."""
+        """Whether a frozen U-Net is stored in fp8."""
         return self.fp8_base or self.fp8_base_unet

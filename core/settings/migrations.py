@@ -1,4 +1,4 @@
-"""What older presets, queues and projects call by another name: each step brings values from one schema version to the next."""
+"""Migrates the values of older presets, queues and projects from one schema version to the next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Values = dict[str, Any]
 
-# old name -> present name, by schema version
+# old name -> current name, by schema version
 _TASKS_2 = {"class_pictures": "class_images", "pictures": "images"}
 _NAMES_2 = {"validation_pictures": "validation_images"}
 _CHOICES_2 = {
@@ -19,7 +19,7 @@ _FOLDERS_2 = {"models/starter/pictures": "models/starter/images"}
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """The task and its groups of settings as version 2 calls them; what is called so already stays."""
+    """The task and its groups of settings under their names in version 2; current names are kept."""
     return _TASKS_2.get(task, task), {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
 
 

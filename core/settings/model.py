@@ -1,4 +1,4 @@
-"""The model that training starts from, or that draws."""
+"""The model to train or to generate with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.settings.base import Settings, setting
 
 
 class ModelSettings(Settings):
-    """Which weights to start from."""
+    """Which model to load."""
 
     base_model: str = setting(
         "models/starter",
@@ -16,7 +16,7 @@ class ModelSettings(Settings):
         level="shown",
         widget="model",
         kohya="pretrained_model_name_or_path",
-        help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a hub id such as owner/name.",
+        help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a Hugging Face id such as owner/name.",
         names="path or name",
     )
     vae: str | None = setting(
@@ -24,24 +24,23 @@ class ModelSettings(Settings):
         title="VAE",
         widget="model",
         kohya="vae",
-        help="Another VAE than the model's own: a file, a folder or a hub id. Empty keeps the model's.",
+        help="A VAE to use instead of the model's own: a file, a folder or a Hugging Face id. Empty uses the model's own.",
         names="path or name",
     )
     family: Literal["auto", "sd1", "sd2", "sdxl"] = setting(
         "auto",
         title="Model family",
         kohya="v2",
-        labels={"auto": "detect", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
-        help="Detected from the file. Set it only when the detection is wrong.",
+        labels={"auto": "auto", "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"},
+        help="Detected from the file. Set it only if the detection is wrong.",
     )
     prediction: Literal["auto", "epsilon", "v"] = setting(
         "auto",
         title="Prediction type",
         kohya="v_parameterization",
-        labels={"auto": "detect", "epsilon": "epsilon (noise)", "v": "v"},
+        labels={"auto": "auto", "epsilon": "epsilon (noise)", "v": "v-prediction"},
         source="Salimans and Ho 2022, arXiv:2202.00512",
-        help="What the model was trained to predict: most models the noise (epsilon), SD 2.x at 768 px v. An SD 2.x file "
-        "that does not say is found out by one pass.",
+        help="What the model was trained to predict: noise (epsilon) for most models, v for SD 2.x at 768 px. An SD 2.x file that does not state it is tested with one forward pass.",
     )
     clip_skip: int | None = setting(
         None,
@@ -50,14 +49,13 @@ class ModelSettings(Settings):
         unit="layers",
         title="Clip skip",
         kohya="clip_skip",
-        help="Which text-encoder layer is read, counted from the last. Empty or 1 is the last; many anime models use 2. "
-        "SDXL ignores it: it always reads the last but one.",
+        help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
     )
     compatibility: Literal["none", "kohya"] = setting(
         "none",
-        title="SDXL files exactly as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="sd-scripts reads one matrix of SDXL's second text encoder turned over when the model is a single file, so its LoRAs train with another summary of the caption than other programs draw with. Choose it to repeat old results only.",
+        title="Match sd-scripts SDXL loading",
+        labels={"none": "off", "kohya": "as sd-scripts"},
+        help="sd-scripts transposes SDXL's text projection when it loads a single file, so its LoRAs train with a different pooled embedding than other programs use. Choose it only to reproduce old results.",
     )
 
     @property

@@ -1,5 +1,5 @@
-"""What a job names outside itself, and whether a shared page may name it. Asked once, where a job enters the engine,
-whatever made it: a form, the JSON pane, a tool, another process."""
+"""What a job refers to outside itself, and whether a shared page may use it. Checked once, where a job enters the
+engine, wherever it comes from: a form, the JSON pane, a tool, another process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from core.record.workspace import PROJECT, Workspace, resolve_path
 from core.settings.base import names_what
 from core.settings.names import bad_name
 
-KEYS_FIX = "leave it out; whoever runs the page can allow it with --lend-keys"
+KEYS_FIX = "leave it out; the owner of the machine can allow it with --lend-keys"
 USES_KEY = {"wandb", "all"}  # values of a tracker setting
 DRIVE = re.compile(r"\s*[A-Za-z]:")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What jobs of a shared page may name: files in `folders` (resolved) that are not in `closed`, and keys where lent."""
+    """What jobs of a shared page may use: files in `folders` (resolved) but not in `closed`, and keys if lent."""
 
     folders: Sequence[Path]
     closed: Sequence[Path] = ()
@@ -33,12 +33,12 @@ class Limits:
 
     @classmethod
     def of(cls, workspace: Workspace, keys: bool = False) -> Limits:
-        """Those of a shared page: outputs, models and presets, without the engine's own folder."""
+        """Limits of a shared page: outputs, models and presets, without the engine's private folder."""
         folders = [path.resolve() for path in (workspace.outputs, workspace.models, workspace.presets)]
         return cls(folders, [workspace.private.resolve()], keys)
 
     def opens(self, text: str) -> bool:
-        """Whether a path of a setting lies in an open folder, also without the quotation marks that were pasted with it."""
+        """Whether a path of a setting is in an open folder, also after quotation marks are stripped."""
         return all(self._opens(each) for each in {text, text.strip(), text.strip().strip("\"'")} if each)
 
     def _opens(self, text: str) -> bool:
@@ -48,14 +48,14 @@ class Limits:
             return False
         if not lies_in(path, self.folders):
             return False
-        real = os.path.normcase(path.resolve()).casefold()  # a disk may not tell letters' cases apart
+        real = os.path.normcase(path.resolve()).casefold()  # a disk may be case-insensitive
         return not any(
             (real + os.sep).startswith(os.path.normcase(folder).casefold() + os.sep) for folder in self.closed
         )
 
     @property
     def words(self) -> str:
-        """The open folders as a person knows them."""
+        """The open folders, for messages."""
         return ", ".join(
             folder.relative_to(PROJECT).as_posix() if folder.is_relative_to(PROJECT) else folder.name
             for folder in self.folders
@@ -64,7 +64,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Named:
-    """One value of a setting that names something. where: "dataset.sources.0.folder"."""
+    """A setting's value that refers to something outside. where: "dataset.sources.0.folder"."""
 
     where: str
     what: str
@@ -73,7 +73,7 @@ class Named:
 
 
 def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
-    """Every value of a job that names something outside it, also those of folders and LoRAs in lists."""
+    """Every value of a job that refers to something outside, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
         where, value = f"{place}{name}", getattr(job, name)
         what = names_what(info)
@@ -90,35 +90,35 @@ def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
 
 
 def not_open(text: str, where: str, limits: Limits) -> Problem:
-    """The answer for a path outside, whether or not something is there."""
+    """The problem for a path outside, whether or not it exists."""
     fix = f"use a path inside {limits.words}, or open the page on the machine itself"
-    return Problem(f"'{text}' is not open to a shared page", where, fix)
+    return Problem(f"'{text}' is not accessible from a shared page", where, fix, code="shared.path-closed")
 
 
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
-    """What a shared page may not name, each with its setting."""
+    """Problems for everything a shared page may not use, each with its setting."""
     return [problem for named in named_in(job) if (problem := _problem(named, limits))]
 
 
 def admit(job: BaseModel, limits: Limits | None) -> None:
-    """Raise ProblemsError with everything that this job may not name. None: no limits, as on the machine itself."""
+    """Raises ProblemsError for everything this job may not use. None: no limits, as on the machine itself."""
     found = leaving(job) + (refused(job, limits) if limits else [])
     if found:
         raise ProblemsError(found)
 
 
 def leaving(job: BaseModel) -> list[Problem]:
-    """Parts of names that lead out of the folder they stand in, on any page: "../x", "/x", "C:x"."""
-    fix = "write a name without a folder's way out: no .., no / or drive in front"
+    """Problems for name parts that lead out of their folder, on any page: "../x", "/x", "C:x"."""
+    fix = "use a name without .., a leading / or a drive letter"
     return [
-        Problem(f"'{named.value}' leads out of its folder", named.where, fix)
+        Problem(f"'{named.value}' leads out of its folder", named.where, fix, code="settings.leaves-folder")
         for named in named_in(job)
         if named.what == "part" and leads_out(named.value)
     ]
 
 
 def leads_out(text: str) -> bool:
-    """Whether text that becomes a part of a path can lead elsewhere, on any system."""
+    """Whether text used as part of a path can lead out of its folder, on any system."""
     parts = text.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in (part.strip() for part in parts) or bool(DRIVE.match(text)) or "\0" in text
 
@@ -142,23 +142,24 @@ def _problem(named: Named, limits: Limits) -> Problem | None:
 def _of_another_kind(named: Named, limits: Limits) -> Problem | None:
     text, where = named.value, named.where
     if named.what == "part" and any(bad_name(part.strip(". ") or ".") for part in text.split("/")):
-        return Problem(f"'{text}' is not a name for a file", where, "use letters, digits, - and _")
+        fix = "use letters, digits, - and _"
+        return Problem(f"'{text}' cannot be used as a file name", where, fix, code="settings.bad-name")
     if named.what == "tracker settings":
-        return Problem("A shared page takes no settings file for trackers", where, "leave it empty")
+        what = "A tracker config file cannot be used from a shared page"
+        return Problem(what, where, "leave it empty", code="shared.tracker-config")
     if named.what == "download" and ":" in text:  # any other address, also of this machine's own network
-        return Problem(
-            f"'{text}' is not a model of the hub", where, "give owner/name; links are fetched on the machine itself"
-        )
+        fix = "write owner/name; links can only be downloaded on the machine itself"
+        return Problem(f"'{text}' is not a Hugging Face id", where, fix, code="shared.download-link")
     if named.what == "upload" and not limits.keys:
-        return Problem("Uploads from a shared page would use the owner's key", where, KEYS_FIX)
+        return Problem("Uploads from a shared page would use the owner's key", where, KEYS_FIX, code="shared.owner-key")
     if named.what == "tracker" and text in USES_KEY and not limits.keys:
-        return Problem("wandb from a shared page would use the owner's key", where, KEYS_FIX)
+        return Problem("wandb from a shared page would use the owner's key", where, KEYS_FIX, code="shared.owner-key")
     return None
 
 
 def _leaves(text: str, limits: Limits) -> bool:
-    """Whether text that may be a name (of a model, LoRA, run, or at the hub) is a path outside. What is no path with
-    a way out is looked for in the open folders alone (core/record/allowed.py)."""
+    """Whether text that may be a name (of a model, LoRA, run or Hugging Face id) is a path outside. Everything else is
+    only looked up in the open folders (core/record/allowed.py)."""
     plain = text.strip().strip("\"'")
     parts = plain.replace("\\", "/").split("/")
     is_path = parts[0] == "" or ":" in parts[0] or parts[0].startswith("~") or ".." in (part.strip() for part in parts)

@@ -1,4 +1,4 @@
-"""What a file may be called on every system."""
+"""File names that are valid on every system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)),
 
 
 def without_signs(text: str) -> str:
-    """What a file can be called of these words: without the signs that no file's name holds."""
+    """The text without characters that file names cannot contain."""
     return "".join(letter for letter in text if letter not in FORBIDDEN_IN_NAMES).strip(". ")
 
 
 def bad_name(name: str) -> str | None:
-    """Why `name` cannot be a file's name on every system, or None."""
+    """Why `name` is not a valid file name on every system, or None."""
     if not name.strip():
         return "it is empty"
     bad = sorted(
@@ -23,11 +23,11 @@ def bad_name(name: str) -> str | None:
         }
     )
     if bad:
-        return "it holds " + " ".join(repr(letter)[1:-1] for letter in bad)
+        return "it contains " + " ".join(repr(letter)[1:-1] for letter in bad)
     if name.strip(". ") != name:
         return "it begins or ends with a dot or a space"
     if name.split(".")[0].lower() in WINDOWS_NAMES:
-        return "Windows keeps this name for itself"
+        return "it is reserved on Windows"
     if len(name.encode("utf-8")) > 200:
         return "it is too long"
     return None

@@ -1,4 +1,4 @@
-"""The adapter that trains."""
+"""The LoRA network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from core.settings.base import Settings, setting, zero_is_off
 
-# Lists of numbers that stand in one text, as sd-scripts takes them; lists of a JSON file are taken too.
+# Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
     "block_dims",
     "block_alphas",
@@ -22,7 +22,7 @@ NUMBER_TEXTS = (
 
 
 class NetworkSettings(Settings):
-    """Size and reach of a LoRA."""
+    """Rank, alpha, layers and initial weights of a LoRA."""
 
     kind: Literal["lora"] = setting(
         "lora",
@@ -34,60 +34,60 @@ class NetworkSettings(Settings):
         16,
         ge=1,
         le=1024,
-        title="Rank",
+        title="Network rank (dim)",
         level="shown",
         kohya="network_dim",
         source="Hu et al. 2021, arXiv:2106.09685",
-        help="How much the LoRA can hold. 4 to 16 for a subject, 16 to 64 for a style.",
+        help="Capacity of the LoRA. 4 to 16 for a subject, 16 to 64 for a style.",
         costs="File size and optimizer memory grow with it; speed hardly changes.",
     )
     alpha: float = setting(
         16.0,
         ge=0,
         le=4096,
-        title="Alpha",
+        title="Network alpha",
         kohya="network_alpha",
-        help="The LoRA acts with alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 is the rank, that of its block where ranks differ.",
+        help="The LoRA is scaled by alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 uses the rank (of the block, if ranks differ).",
     )
     conv_rank: int | None = setting(
         None,
         ge=1,
         le=1024,
-        title="Rank of 3x3 convolutions",
+        title="Conv rank (dim)",
         kohya="conv_dim",
-        help="Trains the 3x3 convolutions too (C3Lier, also called LoCon): better for textures and styles. Empty or 0 is off.",
-        costs="About half again the time of a step.",
+        help="Also trains 3x3 convolutions (LoRA-C3Lier / LoCon), which helps with textures and styles. Empty or 0 trains Linear and 1x1 conv layers only (LoRA-LierLa).",
+        costs="Steps take about half again as long.",
     )
     conv_alpha: float | None = setting(
         None,
         gt=0,
         le=4096,
-        title="Alpha of 3x3 convolutions",
+        title="Conv alpha",
         kohya="conv_alpha",
-        help="Acts with alpha / rank of the 3x3 convolutions. Empty or 0 is the same as their rank.",
+        help="3x3 convolutions are scaled by conv alpha / conv rank. Empty or 0 uses the conv rank.",
     )
     train_unet: bool = setting(
         True,
-        title="Train the U-Net",
+        title="Train U-Net",
         kohya="network_train_text_encoder_only",
-        help="The part that draws. Nearly always on.",
+        help="Trains LoRA layers in the U-Net, which generates the image. Nearly always on.",
     )
     train_text_encoder: bool = setting(
         False,
-        title="Train the text encoder",
+        title="Train text encoder",
         level="shown",
         kohya="network_train_unet_only",
-        help="The part that reads. Helps with new words; off is safer, faster and lets captions be encoded once.",
+        help="Trains LoRA layers in the text encoder. Helps with new trigger words; off is safer, faster and lets captions be encoded once.",
         costs="More memory and time: captions are encoded at every step.",
     )
     network_dropout: float = setting(
         0.0,
         ge=0,
         le=1,
-        title="Dropout",
+        title="Network dropout",
         kohya="network_dropout",
         source="Srivastava et al. 2014, JMLR 15",
-        help="Share of the numbers between the down and the up matrix that a step leaves out. 0.1 to 0.3 against overfitting.",
+        help="Dropout on the LoRA's hidden activations. 0.1 to 0.3 reduces overfitting.",
     )
     rank_dropout: float = setting(
         0.0,
@@ -95,7 +95,7 @@ class NetworkSettings(Settings):
         le=1,
         title="Rank dropout",
         kohya="rank_dropout",
-        help="Share of the rank that a step leaves out, drawn for each image. 0.1 to 0.3 makes the ranks independent of each other.",
+        help="Drops ranks of the LoRA with this probability, separately for each image. 0.1 to 0.3 reduces overfitting.",
     )
     module_dropout: float = setting(
         0.0,
@@ -103,113 +103,113 @@ class NetworkSettings(Settings):
         le=1,
         title="Module dropout",
         kohya="module_dropout",
-        help="Share of the layers that a step trains without their LoRA. 0.1 to 0.3 keeps a layer from leaning on others.",
+        help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting.",
     )
     scale_weight_norms: float | None = setting(
         None,
         gt=0,
         le=1000,
-        title="Longest weight change",
+        title="Max weight norm",
         kohya="scale_weight_norms",
-        help="After each step, a layer whose change of the weights is longer than this is shortened to it. 1 is usual; empty or 0 is off.",
+        help="After each step, scales down a layer's weight change if its norm exceeds this value. 1 is usual; empty or 0 is off.",
     )
     block_dims: str | None = setting(
         None,
-        title="Ranks by block",
+        title="Block ranks (dims)",
         kohya="block_dims",
         widget="numbers",
-        help="A rank for each block of the U-Net: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 leaves a block out. Empty is the rank everywhere.",
+        help="A rank for each U-Net block: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 skips a block. Empty uses the network rank everywhere.",
     )
     block_alphas: str | None = setting(
         None,
-        title="Alphas by block",
+        title="Block alphas",
         kohya="block_alphas",
         widget="numbers",
-        help="An alpha for each block, as many numbers as ranks by block. Empty is the alpha everywhere.",
+        help="An alpha for each block, as many numbers as block ranks. Empty uses the network alpha everywhere.",
     )
     conv_block_dims: str | None = setting(
         None,
-        title="Ranks of 3x3 convolutions by block",
+        title="Conv block ranks (dims)",
         kohya="conv_block_dims",
         widget="numbers",
-        help="A rank for the 3x3 convolutions of each block; 0 leaves a block's out. Empty is their one rank everywhere.",
+        help="A rank for the 3x3 convolutions of each block; 0 skips those of a block. Empty uses the conv rank everywhere.",
     )
     conv_block_alphas: str | None = setting(
         None,
-        title="Alphas of 3x3 convolutions by block",
+        title="Conv block alphas",
         kohya="conv_block_alphas",
         widget="numbers",
-        help="An alpha for the 3x3 convolutions of each block. Empty is their one alpha, or their rank.",
+        help="An alpha for the 3x3 convolutions of each block. Empty uses the conv alpha, or their rank.",
     )
     down_lr_weight: str | None = setting(
         None,
-        title="Rates of the down blocks",
+        title="Down block LR weights",
         kohya="down_lr_weight",
         widget="numbers",
-        help="Factors of the U-Net's rate from the image inwards: 12 numbers (SDXL: 9), one for all, or sine, cosine, linear, reverse_linear, zeros, also with +0.25 added. 0 leaves a block out.",
+        help="Multipliers of the U-Net learning rate, from the image inwards: 12 numbers (SDXL: 9), one number for all, or sine, cosine, linear, reverse_linear, zeros, optionally with an offset such as +0.25. 0 skips a block.",
     )
     mid_lr_weight: str | None = setting(
         None,
-        title="Rates of the middle block",
+        title="Mid block LR weights",
         kohya="mid_lr_weight",
         widget="numbers",
-        help="Factor of the U-Net's rate in the middle: one number (SDXL: 3). 0 leaves it out.",
+        help="Multiplier of the U-Net learning rate in the middle block: one number (SDXL: 3). 0 skips it.",
     )
     up_lr_weight: str | None = setting(
         None,
-        title="Rates of the up blocks",
+        title="Up block LR weights",
         kohya="up_lr_weight",
         widget="numbers",
-        help="As for the down blocks, from the middle outwards to the image.",
+        help="As for the down blocks, from the middle out to the image.",
     )
     block_lr_zero_threshold: float = setting(
         0.0,
         ge=0,
         le=100,
-        title="Rates by block that count as 0",
+        title="Block LR zero threshold",
         kohya="block_lr_zero_threshold",
-        help="Factors up to this one become 0: the block then has no LoRA.",
+        help="LR weights up to this value count as 0: the block gets no LoRA.",
     )
     network_weights: str | None = setting(
         None,
-        title="Start from a LoRA",
+        title="Initial LoRA weights",
         kohya="network_weights",
         widget="lora",
-        help="Goes on with the weights of this file, with a fresh optimizer. Its ranks must be those set here, or be taken from it.",
+        help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match those set here, or be taken from it.",
         names="path or name",
     )
     dim_from_weights: bool = setting(
         False,
-        title="Ranks and alphas of that LoRA",
+        title="Rank from weights",
         kohya="dim_from_weights",
-        help="Layers, ranks and alphas are those of the LoRA to start from; what is set here for them does not count.",
+        help="Takes layers, ranks and alphas from the initial LoRA; those set here are ignored.",
     )
     weights_scale: Literal["file", "kohya"] = setting(
         "file",
-        title="Strength of that LoRA",
-        labels={"file": "as it was saved", "kohya": "by the alpha set here"},
-        help="Where its alpha is another than set here: sd-scripts trains with the one set here and saves the file's, so that the result acts with another strength than in training.",
+        title="Initial LoRA alpha",
+        labels={"file": "from the file", "kohya": "as set here (sd-scripts)"},
+        help="Which alpha is used if the initial LoRA has another one than set here. sd-scripts trains with the one set here but saves the file's, so the result has a different strength than in training.",
     )
     base_weights: list[str] = setting(
         default_factory=list,
-        title="LoRAs merged into the base model",
+        title="LoRAs to merge first",
         kohya="base_weights",
         widget="lines",
-        help="LoRA files that become part of the base model before training, one a line. The new LoRA then needs them too.",
+        help="LoRA files merged into the base model before training, one per line. The trained LoRA then needs them too.",
         names="path or name",
     )
     base_weights_multiplier: str | None = setting(
         None,
-        title="Strengths of the merged LoRAs",
+        title="Merge multipliers",
         kohya="base_weights_multiplier",
         widget="numbers",
-        help="One number for each merged LoRA, in their order. Empty, or numbers that are missing, are 1.",
+        help="Strength of each merged LoRA, in order. Missing numbers are 1.",
     )
     base_weights_layers: Literal["own", "kohya"] = setting(
         "own",
-        title="Layers trained after a merge",
-        labels={"own": "the same as without", "kohya": "more, as sd-scripts"},
-        help="After merging LoRAs, sd-scripts trains the U-Net's residual blocks too, but not their 3x3 convolutions. Choose it to repeat old results only.",
+        title="Layers after merge",
+        labels={"own": "unchanged", "kohya": "more (sd-scripts)"},
+        help="After merging LoRAs, sd-scripts also trains the U-Net's residual blocks, but not their 3x3 convolutions. Choose it only to reproduce old results.",
     )
 
     @field_validator("scale_weight_norms", "conv_rank", "conv_alpha", mode="before")
@@ -220,7 +220,7 @@ class NetworkSettings(Settings):
     @field_validator(*NUMBER_TEXTS, mode="before")
     @classmethod
     def _from_list(cls, value: Any) -> Any:
-        """[1, 0.5] and 1 are taken as "1,0.5" and "1": what is no number is said by the rules."""
+        """[1, 0.5] and 1 become "1,0.5" and "1"; anything that is not a number is reported by the rules."""
         if isinstance(value, bool):
             return value
         if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
@@ -234,15 +234,15 @@ class NetworkSettings(Settings):
 
     @property
     def has_block_rates(self) -> bool:
-        """Whether the U-Net's rate differs by block."""
+        """Whether the U-Net's learning rate differs by block."""
         return bool(self.down_lr_weight or self.mid_lr_weight or self.up_lr_weight)
 
     @property
     def trains_conv(self) -> bool:
-        """Whether residual and resampling blocks are hooked too, with their 3x3 convolutions."""
+        """Whether 3x3 convolutions get a LoRA too, in residual and resampling blocks."""
         return self.conv_rank is not None or bool(self.conv_block_dims)
 
     @property
     def hooks_residual(self) -> bool:
-        """Whether they are hooked, with or without their 3x3 convolutions."""
+        """Whether residual and resampling blocks get a LoRA, with or without their 3x3 convolutions."""
         return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")

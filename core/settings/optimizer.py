@@ -1,4 +1,4 @@
-"""How weights are moved."""
+"""The optimizer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from core.settings.base import Settings, setting
 from core.settings.optimizers import parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=-10, le=10)]  # negative ones train away: rules/training.py says where they may stand
+Rate = Annotated[float, Field(ge=-10, le=10)]  # negative rates unlearn; rules/learning_rate.py limits them
 
 
 class OptimizerSettings(Settings):
-    """The optimizer and its rates."""
+    """The optimizer and its learning rates."""
 
     optimizer_type: str = setting(
         "AdamW",
@@ -24,64 +24,64 @@ class OptimizerSettings(Settings):
         kohya="optimizer_type, use_8bit_adam, use_lion_optimizer",
         widget="optimizer",
         source="AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101; 8 bits: Dettmers et al. 2022, arXiv:2110.02861",
-        help="AdamW suits everything; AdamW8bit keeps its memory of gradients in a quarter of the space; Prodigy finds the rate itself. A name of sd-scripts or of torch, or a path such as pytorch_optimizer.CAME.",
+        help="AdamW works for everything; AdamW8bit uses a quarter of its optimizer memory; Prodigy finds the learning rate automatically. A name from sd-scripts or torch, or a path such as pytorch_optimizer.CAME.",
     )
     learning_rate: Rate = setting(
         1e-4,
-        title="Trained rate",
+        title="Learning rate",
         level="shown",
         kohya="learning_rate",
-        help="How far each step moves. 1e-4 for a LoRA of SD 1.5, 2e-6 for a whole model, 5e-3 for a new word; too high burns the image, too low trains nothing.",
+        help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low trains nothing.",
     )
     unet_lr: Rate | None = setting(
         None,
-        title="Rate of the U-Net",
+        title="U-Net learning rate",
         kohya="unet_lr",
-        help="Empty is the learning rate; 0 leaves the U-Net as it is.",
+        help="Empty uses the learning rate; 0 freezes the U-Net.",
     )
     text_encoder_lr: Rate | tuple[Rate, Rate] | None = setting(
         None,
-        title="Rate of the text encoder",
+        title="Text encoder learning rate",
         kohya="text_encoder_lr, learning_rate_te, learning_rate_te1, learning_rate_te2",
-        help="Empty is the learning rate; half of it is usual. 0 leaves the text encoder as it is. Two numbers are for the two of SDXL.",
+        help="Empty uses the learning rate; half of it is usual. 0 freezes the text encoder. Two numbers are for SDXL's two text encoders.",
     )
     scale_lr: bool = setting(
         False,
-        title="Scale rates with the batch",
+        title="Scale learning rate",
         kohya="scale_lr",
-        help="Multiplies every rate by batch size, gradient accumulation and number of processes. The summary shows the product.",
+        help="Multiplies every learning rate by batch size, gradient accumulation steps and number of processes. The summary shows the product.",
     )
     loraplus_lr_ratio: float | None = setting(
         None,
         gt=0,
         le=1000,
-        title="LoRA+ ratio",
+        title="LoRA+ LR ratio",
         kohya="loraplus_lr_ratio",
         source="Hayou et al. 2024, arXiv:2402.12354",
-        help="The up matrices train this many times faster than the down matrices. The paper suggests 16; empty is off.",
+        help="Multiplies the learning rate of the LoRA's up matrices. The paper suggests 16; empty is off.",
     )
     loraplus_unet_lr_ratio: float | None = setting(
         None,
         gt=0,
         le=1000,
-        title="LoRA+ ratio of the U-Net",
+        title="LoRA+ U-Net LR ratio",
         kohya="loraplus_unet_lr_ratio",
-        help="Instead of the LoRA+ ratio, for the U-Net.",
+        help="Replaces the LoRA+ LR ratio for the U-Net.",
     )
     loraplus_text_encoder_lr_ratio: float | None = setting(
         None,
         gt=0,
         le=1000,
-        title="LoRA+ ratio of the text encoder",
+        title="LoRA+ text encoder LR ratio",
         kohya="loraplus_text_encoder_lr_ratio",
-        help="Instead of the LoRA+ ratio, for the text encoders.",
+        help="Replaces the LoRA+ LR ratio for the text encoders.",
     )
     optimizer_args: dict[str, JsonValue] = setting(
         default_factory=dict,
-        title="Arguments of the optimizer",
+        title="Optimizer arguments",
         kohya="optimizer_args",
         widget="arguments",
-        help="What this optimizer takes besides, one name=value a line, such as d_coef=2. Checked against its list.",
+        help="Further arguments of the optimizer, one name=value per line, such as d_coef=2. Unknown names are reported.",
     )
     weight_decay: float | None = setting(
         None,
@@ -89,13 +89,13 @@ class OptimizerSettings(Settings):
         le=10,
         title="Weight decay",
         kohya="optimizer_args",
-        help="Pulls weights towards zero at every step. Empty is the optimizer's own: 0.01 for AdamW, 0 for most others.",
+        help="Pulls weights toward zero at every step. Empty is the optimizer's default: 0.01 for AdamW, 0 for most others.",
     )
     betas: tuple[Beta, Beta] | None = setting(
         None,
         title="Betas",
         kohya="optimizer_args",
-        help="How long gradients and their squares are remembered. Empty is the optimizer's own, mostly 0.9 and 0.999.",
+        help="Decay rates of the moving averages of the gradients and their squares. Empty is the optimizer's default, mostly 0.9 and 0.999.",
     )
     eps: float | None = setting(
         None,
@@ -103,37 +103,37 @@ class OptimizerSettings(Settings):
         le=1,
         title="Epsilon",
         kohya="optimizer_args",
-        help="Keeps the division of AdamW and its kin finite. Empty is the optimizer's own.",
+        help="Added to the denominator for numerical stability. Empty is the optimizer's default.",
     )
     max_grad_norm: float = setting(
         1.0,
         ge=0,
         le=1e6,
-        title="Gradient clipping",
+        title="Max gradient norm",
         kohya="max_grad_norm",
-        help="Longest gradient, over all trained weights together. 0 is off.",
+        help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",
     )
     compatibility: Literal["none", "kohya"] = setting(
         "none",
-        title="Clipping exactly as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Repeats old results: a part of a LoRA or a block of the U-Net (block_lr) whose rate is 0 counts in the gradient's length all the same, with what earlier steps left of it, and for a new word the whole table of words does, in SDXL that of the second text encoder alone. What trains is then clipped more.",
+        title="Match sd-scripts clipping",
+        labels={"none": "off", "kohya": "as sd-scripts"},
+        help="Reproduces old results: the gradient norm includes LoRA parts and U-Net blocks (block_lr) with a learning rate of 0, with gradients left from earlier steps, and for textual inversion the whole embedding table (in SDXL only that of the second text encoder). Trained weights are then clipped more.",
     )
 
     @field_validator("optimizer_args", mode="before")
     @classmethod
     def _from_words(cls, value: Any) -> Any:
-        """sd-scripts' list of "name=value" words is taken too."""
+        """Also accepts sd-scripts' list of "name=value" strings."""
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
 
     @property
     def clips_as_kohya(self) -> bool:
-        """Whether gradients are clipped together that sd-scripts clips together."""
+        """Whether the gradient norm for clipping covers the same weights as in sd-scripts."""
         return self.compatibility == "kohya" and self.max_grad_norm > 0
 
-    # -- rates by part
+    # -- learning rates by part
 
     @property
     def unet_rate(self) -> float:
@@ -141,12 +141,12 @@ class OptimizerSettings(Settings):
 
     @property
     def text_rates(self) -> tuple[float, float]:
-        """Of the first and the second text encoder."""
+        """Learning rates of the first and the second text encoder."""
         own = self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
         return own if isinstance(own, tuple) else (own, own)
 
     def rate_of(self, part: str) -> float:
-        """Of "unet", "text_encoder", "text_encoder_2" or any other part, which has the learning rate."""
+        """Learning rate of "unet", "text_encoder" or "text_encoder_2"; other parts have the main learning rate."""
         if part == "unet":
             return self.unet_rate
         if part.startswith("text_encoder"):
@@ -154,6 +154,6 @@ class OptimizerSettings(Settings):
         return self.learning_rate
 
     def plus_ratio(self, part: str) -> float:
-        """LoRA+: how many times faster the up matrices of this part train."""
+        """LoRA+: the learning rate multiplier of this part's up matrices."""
         own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
         return next((ratio for ratio in (own, self.loraplus_lr_ratio) if ratio is not None), 1.0)

@@ -1,4 +1,4 @@
-"""What preparing a dataset writes besides our own caches."""
+"""What preparing a dataset writes besides Atelier's caches."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ class PrepareSettings(Settings):
         None,
         title="Metadata file",
         kohya="out_json",
-        help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An earlier file is kept in the trash beside it.",
+        help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An existing file is moved to the trash folder beside it.",
         names="path",
     )
     full_path: bool = setting(
         False,
-        title="Whole paths",
+        title="Full paths",
         kohya="full_path",
-        help="The metadata names images by their whole path; off, by their path below the folder without the ending.",
+        help="Lists images in the metadata by full path; off, by path within the folder without extension.",
     )
     write_npz: bool = setting(
         False,
         title="Write .npz caches",
         kohya="cache_latents_to_disk",
-        help="Writes the latents beside the images in the form sd-scripts reads. Files that are there already stay.",
+        help="Writes latents beside the images in sd-scripts' format. Existing files are kept.",
     )

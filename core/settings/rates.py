@@ -1,4 +1,4 @@
-"""The rates that a job trains its parts at."""
+"""The learning rates of a job's parts."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from core.settings.job import TrainJob
 
 
 def scale_factor(job: TrainJob, processes: int = 1) -> int:
-    """What every rate is multiplied by: 1, or with scale_lr the images that one step sees."""
+    """The multiplier of every learning rate: 1, or with scale_lr the effective batch size."""
     if not job.optimizer.scale_lr:
         return 1
     return math.prod(_images(job, processes))
 
 
 def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
-    """Batch, accumulation, processes. Folders may have batch sizes of their own: the largest counts."""
+    """Batch size (the largest of all folders), accumulation steps, processes."""
     own = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
     batch = max(own, default=job.dataset.train_batch_size)
     return batch, job.schedule.gradient_accumulation_steps, processes
 
 
 def trains_unet(job: TrainJob) -> bool:
-    """Whether the U-Net, or a network's layers in it, train, unless their rate is 0."""
+    """Whether the U-Net, or a network in it, is trained, unless its learning rate is 0."""
     return job.method.kind != "embedding" and (job.method.whole_model or job.network.train_unet)
 
 
 def trains_text(job: TrainJob) -> bool:
-    """Whether the text encoders, or a network's layers in them, train, unless their rate is 0."""
+    """Whether the text encoders, or a network in them, are trained, unless their learning rate is 0."""
     if job.method.kind == "embedding":
         return True
     return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
 
 
 def has_frozen_blocks(job: TrainJob) -> bool:
-    """Whether block_lr has blocks at rate 0, which sd-scripts counts in the norm that gradients are clipped by."""
+    """Whether block_lr has blocks with learning rate 0, which sd-scripts includes in the gradient norm for clipping."""
     if not job.method.whole_model or not job.method.block_lr:
         return False
     within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups
@@ -44,7 +44,7 @@ def has_frozen_blocks(job: TrainJob) -> bool:
 
 
 def own_rates(job: TrainJob) -> dict[str, float]:
-    """{part: rate as written} of the parts that train; parts with rate 0 are left out. LoRA+ stands as "unet plus"."""
+    """{part: learning rate} of the trained parts, before scale_lr; 0 is left out. LoRA+ matrices are "unet plus"."""
     optimizer = job.optimizer
     first, second = optimizer.text_rates
     parts: dict[str, float] = {}
@@ -66,7 +66,7 @@ def own_rates(job: TrainJob) -> dict[str, float]:
 
 
 def _block_rates(text: str) -> dict[str, float]:
-    """{"unet_block0": rate ...}; nothing for a text that the rules refuse."""
+    """{"unet_block0": rate ...}; empty for a text that the rules report."""
     try:
         return {f"unet_block{number}": rate for number, rate in enumerate(numbers(text))}
     except ValueError:
@@ -74,18 +74,18 @@ def _block_rates(text: str) -> dict[str, float]:
 
 
 def effective_rates(job: TrainJob, processes: int = 1) -> dict[str, float]:
-    """{part: rate}, with scale_lr taken in: what the curve is multiplied with."""
+    """{part: learning rate} with scale_lr: the base values of the scheduler."""
     factor = scale_factor(job, processes)
     return {part: rate * factor for part, rate in own_rates(job).items()}
 
 
 def scale_sentence(job: TrainJob, processes: int = 1) -> str:
-    """The product of scale_lr in words, or "" where it changes nothing."""
+    """The product of scale_lr in words, or "" if it changes nothing."""
     factor = scale_factor(job, processes)
     if factor == 1:
         return ""
     rate = job.optimizer.learning_rate
-    names = ("a batch of", "accumulation", "processes")
+    names = ("batch size", "accumulation", "processes")
     named = zip(names, _images(job, processes), strict=True)
     words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
-    return f"Trained rate {rate:g} x {words} = {rate * factor:g}"
+    return f"Learning rate {rate:g} x {words} = {rate * factor:g}"

@@ -1,4 +1,4 @@
-"""Where a training begins, when not at the beginning."""
+"""Starting from a training state or a later step."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from core.settings.base import Settings, setting
 
 
 class ResumeSettings(Settings):
-    """From a state of another run, or from a later step. A run that was interrupted needs none of this: it is continued."""
+    """Start from another run's training state or at a later step. An interrupted run can be resumed without these."""
 
     resume: str | None = setting(
         None,
-        title="Begin from a state",
+        title="Resume from state",
         widget="folder",
         kohya="resume",
-        help="A run, or one of its state folders: weights, optimizer and step are taken from it. With the next switch an address on the hub, owner/name/folder:revision:model. Empty begins anew.",
+        help="A run or one of its training states: weights, optimizer and step are loaded from it. With the next switch, an address on Hugging Face, owner/name/folder:revision:model. Empty starts from scratch.",
         names="state",
     )
     resume_from_huggingface: bool = setting(
         False,
-        title="The state lies on the hub",
+        title="Resume from Hugging Face",
         kohya="resume_from_huggingface",
-        help="Fetches it first. Written as owner/name/folder, with :revision and :model or :dataset behind it where needed.",
+        help="Downloads the training state first. Written as owner/name/folder, followed by :revision and :model or :dataset where needed.",
     )
     initial_step: int | None = setting(
         None,
         ge=0,
         le=10_000_000,
         unit="steps",
-        title="Begin at step",
+        title="Initial step",
         kohya="initial_step",
-        help="Counts the first so many steps as done: learning rate, names and numbers of files go on from there. Also with weights of an earlier LoRA. Empty is 0, or the step of the state.",
+        help="Counts this many steps as done: learning rate, file names and numbers continue from there. Also works with initial LoRA weights. Empty is 0, or the step of the state.",
     )
     initial_epoch: int | None = setting(
         None,
         ge=1,
         le=100_000,
         unit="epochs",
-        title="Begin at epoch",
+        title="Initial epoch",
         kohya="initial_epoch",
         help="The same by epoch, counted from 1: 3 counts two epochs as done.",
     )
     skip_until_initial_step: bool = setting(
         True,
-        title="Images go on from there too",
+        title="Skip to initial step",
         kohya="skip_until_initial_step",
-        help="On shows the images that come after the beginning step. Off shows those of the first step first.",
+        help="Continues with the images that follow the initial step. Off starts with the images of the first step.",
     )

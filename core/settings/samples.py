@@ -1,4 +1,4 @@
-"""Images drawn while training goes on."""
+"""Sample images generated during training."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 
 
 def sampler_name(text: Any) -> Any:
-    """The sampler that sd-scripts calls so; what is no such name stays as it is."""
+    """The sampler for a name of sd-scripts; other names are returned unchanged."""
     return ALSO_CALLED.get(text, text) if isinstance(text, str) else text
 
 
 class SampleSettings(Settings):
-    """What is drawn to watch the training, and when."""
+    """Sample images during training: prompts, schedule and sampler."""
 
     sample_prompts: list[str] = setting(
         default_factory=list,
         title="Sample prompts",
         level="shown",
         widget="lines",
-        help="One a line. The same seed is used each time, so that only the training changes the image. Behind a prompt: --n not wanted --w width --h height --d seed --s steps --l guidance --ss sampler.",
+        help="One per line. The same seed is used each time, so that only training changes the image. Options after a prompt: --n negative prompt --w width --h height --d seed --s steps --l guidance --ss sampler.",
     )
     sample_prompts_file: str | None = setting(
         None,
-        title="Sample prompts from a file",
+        title="Sample prompts file",
         widget="file",
         kohya="sample_prompts",
-        help="A .txt with one prompt a line, a .toml or a .json as sd-scripts reads them; drawn after those above.",
+        help="A .txt with one prompt per line, or a .toml or .json in sd-scripts' format; generated after the prompts above.",
         names="path",
     )
-    negative_prompt: str = setting("", title="Not wanted in samples", help="What the samples should not show.")
+    negative_prompt: str = setting("", title="Negative sample prompt", help="What the samples should not show.")
     prompt_weights: bool = setting(
         True,
         title="Prompt weights",
-        help="(word:1.3), (word) and [word] in sample prompts are weights; \\( and \\) are brackets. Off: brackets are text.",
+        help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
     sample_every_n_steps: int | None = setting(
         None,
@@ -63,42 +63,46 @@ class SampleSettings(Settings):
         title="Sample every n steps",
         level="shown",
         kohya="sample_every_n_steps",
-        help="Empty or 0 is off. Epochs, when set, decide alone.",
+        help="Empty or 0 is off. Ignored if 'Sample every n epochs' is set.",
     )
     sample_every_n_epochs: int | None = setting(
         None, unit="epochs", title="Sample every n epochs", kohya="sample_every_n_epochs", help="Empty or 0 is off."
     )
     sample_at_first: bool = setting(
         True,
-        title="Draw the base model first",
+        title="Sample before training",
         kohya="sample_at_first",
-        help="One image a prompt before the first step, to compare with.",
+        help="Generates one image per prompt before the first step, for comparison.",
     )
     sample_sampler: SAMPLERS = setting(
-        "ddim", title="Sampler", kohya="sample_sampler", labels=SAMPLER_LABELS, help="How samples are drawn."
+        "ddim", title="Sampler", kohya="sample_sampler", labels=SAMPLER_LABELS, help="The sampling method for samples."
     )
     sample_steps: int = setting(
-        20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample image."
+        20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
     )
     guidance_scale: float | None = setting(
         None,
         ge=0,
         le=50,
-        title="Guidance",
+        title="Guidance scale",
         source="Ho and Salimans 2022, arXiv:2207.12598",
-        help="How strictly the prompt is followed. Empty is the model's own: 4 for the starter, 7.5 for others. 1 or less switches guidance off.",
+        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     width: Side | None = setting(None, unit="pixels", title="Width", help="Empty is the training resolution.")
     height: Side | None = setting(None, unit="pixels", title="Height", help="Empty is the training resolution.")
     seed: int = setting(
-        1, ge=0, le=2**32 - 1, title="Sample seed", help="The first prompt's; the next prompts count up from it."
+        1,
+        ge=0,
+        le=2**32 - 1,
+        title="Sample seed",
+        help="Seed of the first prompt; it increases by 1 for each further prompt.",
     )
 
     compatibility: Literal["none", "kohya"] = setting(
         "none",
-        title="Samples as sd-scripts",
-        labels={"none": "no", "kohya": "as sd-scripts"},
-        help="Draws as sd-scripts' trainers do, to compare with old samples: 512 x 512 unless a size is given, also for SDXL; DDIM and Heun cut what they see to -1..1, which spoils colors; the schedule is never stretched for zero terminal SNR; weighted words keep the prompt's mean (SD 1.x and 2.x). Training is the same.",
+        title="Match sd-scripts samples",
+        labels={"none": "off", "kohya": "as sd-scripts"},
+        help="Generates samples as sd-scripts does, to compare with old ones: 512 x 512 by default, also for SDXL; DDIM and Heun clip predictions to -1..1, which distorts colors; the schedule is never rescaled for zero terminal SNR; prompt weights keep the prompt's mean (SD 1.x and 2.x). Training is not affected.",
     )
 
     @field_validator("sample_sampler", mode="before")

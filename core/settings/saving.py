@@ -1,4 +1,4 @@
-"""What is kept of a run."""
+"""What a run saves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Literal
 
 from core.settings.base import Settings, setting
 
-# save_model_as -> the end of a file's name; a folder has none
+# save_model_as -> file extension; a folder has none
 EXTENSIONS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "pt": ".pt", "diffusers": "", "diffusers_safetensors": ""}
 
 
 class SavingSettings(Settings):
-    """Names, moments and forms of the saved files. In every "every n" and "keep" field, empty and 0 are off."""
+    """Names, intervals and formats of checkpoints and training states. In "every n" and "keep" fields, empty and 0 are off."""
 
     output_name: str = setting(
         "my_lora",
@@ -20,7 +20,7 @@ class SavingSettings(Settings):
         title="Output name",
         level="shown",
         kohya="output_name",
-        help="Name of the finished file, without extension.",
+        help="Name of the final file, without extension.",
         names="part",
     )
     save_every_n_epochs: int | None = setting(
@@ -41,104 +41,104 @@ class SavingSettings(Settings):
     )
     save_n_evenly: int | None = setting(
         None,
-        unit="files",
-        title="Saves spread evenly",
+        unit="checkpoints",
+        title="Evenly spaced checkpoints",
         level="shown",
-        help="This many files over the whole run, the last at its end. Empty or 0 is off.",
+        help="Saves this many checkpoints over the run, the last at its end. Empty or 0 is off.",
     )
     save_n_epoch_ratio: int | None = setting(
         None,
-        unit="files",
-        title="Saves at epoch ends, at least n",
+        unit="checkpoints",
+        title="Min epoch checkpoints",
         kohya="save_n_epoch_ratio",
-        help="Saves at the end of every so many epochs that there are at least this many files. Empty or 0 is off.",
+        help="Saves at epoch ends, at an interval that gives at least this many checkpoints. Empty or 0 is off.",
     )
     save_last_n: int | None = setting(
         None,
-        unit="saves",
-        title="Keep the last n",
-        help="Older saved files are removed, the final one never. An epoch's file and a step's of the same moment count once. Empty or 0 keeps all.",
+        unit="checkpoints",
+        title="Keep last n checkpoints",
+        help="Deletes older checkpoints, never the final one. An epoch checkpoint and a step checkpoint of the same moment count once. Empty or 0 keeps all.",
     )
     save_last_n_epochs: int | None = setting(
         None,
-        unit="files",
-        title="Keep the last n epoch files",
+        unit="checkpoints",
+        title="Keep last n (epochs)",
         kohya="save_last_n_epochs",
-        help="Counts files saved at epoch ends alone. Empty or 0 keeps all.",
+        help="Counts only checkpoints saved at epoch ends. Empty or 0 keeps all.",
     )
     save_last_n_steps: int | None = setting(
         None,
         unit="steps",
-        title="Keep step files of the last n steps",
+        title="Keep last n (steps)",
         kohya="save_last_n_steps",
-        help="A number of steps, not of files: with a file every 10 steps, 30 keeps those of the last 30 steps. Empty or 0 keeps all.",
+        help="A number of steps, not of checkpoints: with a checkpoint every 10 steps, 30 keeps those of the last 30 steps. Empty or 0 keeps all.",
     )
     save_every_minutes: float | None = setting(
         10.0,
         unit="minutes",
         title="Back up every n minutes",
-        help="Saves what is needed to continue after a crash. Empty or 0 is off.",
+        help="Saves a training state to resume from after a crash. Empty or 0 is off.",
     )
     save_state: bool = setting(
         True,
-        title="A state with every file",
+        title="Save training state",
         kohya="save_state",
-        help="Saves what is needed to continue beside every saved file, and at the end. Off leaves the back-ups by minutes; a kill then loses the steps since the last.",
+        help="Saves a training state with every checkpoint and at the end. Off leaves only the timed backups, and a killed run loses the steps since the last one.",
     )
     save_state_on_train_end: bool = setting(
         True,
-        title="A state at the end",
+        title="Save state at end",
         kohya="save_state_on_train_end",
-        help="Needed to train a finished run further.",
+        help="Needed to continue training a finished run.",
     )
     save_last_n_states: int = setting(
         2,
         ge=1,
         le=1000,
         unit="states",
-        title="States kept",
-        help="Older ones are removed. Two, so that a damaged newest one leaves another.",
+        title="Keep last n states",
+        help="Older states are deleted. With 2, another one is left if the newest is damaged.",
     )
     save_last_n_epochs_state: int | None = setting(
         None,
-        unit="saves",
-        title="States of the last n epoch saves",
+        unit="checkpoints",
+        title="Keep states (epochs)",
         kohya="save_last_n_epochs_state",
-        help="Keeps the states of so many epoch saves, and those in between, instead of a number of them. Without epoch saves it counts epochs. Empty or 0 is off.",
+        help="Keeps the states of the last n epoch checkpoints, and those in between, instead of a fixed number. Without epoch checkpoints it counts epochs. Empty or 0 is off.",
     )
     save_last_n_steps_state: int | None = setting(
         None,
         unit="steps",
-        title="States of the last n steps",
+        title="Keep states (steps)",
         kohya="save_last_n_steps_state",
-        help="Keeps the states of so many steps instead of a number of them. Empty or 0 is off.",
+        help="Keeps the states of the last n steps instead of a fixed number. Empty or 0 is off.",
     )
     save_precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
-        title="Saved as",
+        title="Save precision",
         level="shown",
         kohya="save_precision",
-        help="fp16 is small and loads everywhere.",
+        help="Dtype of the saved weights. fp16 is small and loads everywhere.",
     )
     save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors", "source"] = setting(
         "safetensors",
-        title="Form of the file",
+        title="Save model as",
         kohya="save_model_as, use_safetensors",
         labels={
-            "safetensors": "one .safetensors file",
-            "ckpt": "one .ckpt file",
-            "pt": "one .pt file",
-            "diffusers": "diffusers folder, .bin",
-            "diffusers_safetensors": "diffusers folder",
-            "source": "as the base model is",
+            "safetensors": ".safetensors",
+            "ckpt": ".ckpt",
+            "pt": ".pt",
+            "diffusers": "diffusers folder (.bin)",
+            "diffusers_safetensors": "diffusers folder (.safetensors)",
+            "source": "same as base model",
         },
-        help="safetensors loads everywhere and cannot hold programs, in a diffusers folder too; .ckpt, .pt and .bin are Python pickles and have no metadata. Folders, and the form of the base model, are for whole models.",
+        help=".safetensors loads everywhere and cannot contain code; .ckpt, .pt and .bin are Python pickles and have no metadata. Diffusers folders and 'same as base model' are for full models.",
     )
     sd2_projections: Literal["matrices", "convolutions"] = setting(
         "matrices",
         title="SD 2.x projections",
-        labels={"matrices": "matrices (diffusers)", "convolutions": "1x1 conv (sd-scripts)"},
-        help="How a LoRA for SD 2.x holds proj_in and proj_out. diffusers reads matrices only. sd-scripts' network_weights refuses them with a base model in a single file, where these layers are 1x1 convolutions. Atelier reads both.",
+        labels={"matrices": "linear (diffusers)", "convolutions": "1x1 conv (sd-scripts)"},
+        help="How a LoRA for SD 2.x stores proj_in and proj_out. diffusers reads linear layers only. sd-scripts' network_weights rejects them with a single-file base model, where these layers are 1x1 convolutions. Atelier reads both.",
     )
     copy_to: str | None = setting(
         None,
@@ -149,60 +149,68 @@ class SavingSettings(Settings):
         names="path",
     )
     training_comment: str | None = setting(
-        None, max_length=2000, title="Comment", kohya="training_comment", help="Written into the file's metadata."
+        None,
+        max_length=2000,
+        title="Training comment",
+        kohya="training_comment",
+        help="Written to the file's metadata.",
     )
     no_metadata: bool = setting(
         False,
-        title="Little metadata",
+        title="Minimal metadata",
         kohya="no_metadata",
-        help="Leaves out everything about settings and images but what other programs need to load the file.",
+        help="Leaves out settings and dataset details; keeps only what other programs need to load the file.",
     )
     metadata_title: str | None = setting(
         None, max_length=500, title="Title", kohya="metadata_title", help="Empty is the output name."
     )
     metadata_author: str | None = setting(
-        None, max_length=500, title="Author", kohya="metadata_author", help="Who made it."
+        None, max_length=500, title="Author", kohya="metadata_author", help="Who made the model."
     )
     metadata_description: str | None = setting(
-        None, max_length=10000, title="Description", kohya="metadata_description", help="What it is for."
+        None, max_length=10000, title="Description", kohya="metadata_description", help="What the model is for."
     )
     metadata_license: str | None = setting(
-        None, max_length=500, title="License", kohya="metadata_license", help="What others may do with it."
+        None, max_length=500, title="License", kohya="metadata_license", help="What others may do with the model."
     )
     metadata_tags: str | None = setting(
         None,
         max_length=2000,
         title="Tags",
         kohya="metadata_tags",
-        help="Words to find it by, with commas between them.",
+        help="Keywords, separated by commas.",
     )
     metadata_usage_hint: str | None = setting(
-        None, max_length=2000, title="Usage hint", kohya="metadata_usage_hint", help="How it is best used."
+        None, max_length=2000, title="Usage hint", kohya="metadata_usage_hint", help="How to use the model."
     )
     metadata_thumbnail: str | None = setting(
         None,
         title="Thumbnail",
         widget="file",
         kohya="metadata_thumbnail",
-        help="An image, at most 1 MB, that is put into the file's metadata.",
+        help="An image of at most 1 MB that is embedded in the metadata.",
         names="path",
     )
     metadata_trigger_phrase: str | None = setting(
         None,
         max_length=2000,
-        title="Trigger words",
+        title="Trigger phrase",
         kohya="metadata_trigger_phrase",
-        help="What to write in a prompt. Empty takes the trigger word and the identifiers of the folders.",
+        help="What to write in a prompt. Empty uses the trigger word and the folders' identifiers.",
     )
     metadata_merged_from: str | None = setting(
-        None, max_length=2000, title="Merged from", kohya="metadata_merged_from", help="Names of models it was made of."
+        None,
+        max_length=2000,
+        title="Merged from",
+        kohya="metadata_merged_from",
+        help="Names of the models it was merged from.",
     )
     metadata_preprocessor: str | None = setting(
         None, max_length=500, title="Preprocessor", kohya="metadata_preprocessor", help="For control models."
     )
     metadata_is_negative_embedding: bool = setting(
         False,
-        title="For negative prompts",
+        title="Negative embedding",
         kohya="metadata_is_negative_embedding",
-        help="Says that a trained word belongs into the negative prompt.",
+        help="Marks an embedding that belongs in the negative prompt.",
     )

@@ -1,4 +1,4 @@
-"""One folder of the dataset, with the settings that it does not share with the others."""
+"""One folder of the dataset, with its own settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from core.settings.captions import CaptionSettings
 from core.settings.images import ImageSettings
 from core.settings.validation import ValidationSettings
 
-# Whose settings a folder can have of its own. Names are unique over the three, so they stand flat, as in sd-scripts.
+# Groups whose settings a folder can override. Names are unique over the three, so they are flat, as in sd-scripts.
 SHARED: tuple[type[Settings], ...] = (ImageSettings, CaptionSettings, ValidationSettings)
-# Belong to the run, not to a folder.
+# Settings of the run, not of a folder.
 ONE_FOR_ALL = frozenset(
     ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
 ) - {"validation_split"}
 
 
 def _own_fields() -> dict[str, Any]:
-    """Every shared setting once more, empty by default: empty takes what holds for all folders."""
+    """Every shared setting again, empty by default: empty uses the common value."""
     fields: dict[str, Any] = {}
     for group in SHARED:
         for name, info in group.model_fields.items():
@@ -41,29 +41,31 @@ else:
 
 
 class Source(OwnSettings):
-    """One folder of images. Any setting of ImageSettings, CaptionSettings and the validation share can be given here
-    too; what is not given is taken from the dataset, captions and validation groups."""
+    """One folder of images. It can override ImageSettings, CaptionSettings and the validation split; what is not set
+    is taken from the dataset, captions and validation groups."""
 
-    folder: str = setting(title="Folder", help="Images in it and below it train.", kohya="image_dir", names="path")
+    folder: str = setting(
+        title="Folder", help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path"
+    )
     metadata_file: str | None = setting(
         None,
         title="Metadata file",
         kohya="metadata_file",
-        help="A fine-tuning .json or .jsonl: it names the images and holds their captions and tags. The folder then says where they lie.",
+        help="A fine-tuning .json or .jsonl that lists the images with their captions and tags. The folder is where the images are.",
         names="path",
     )
-    enabled: bool = setting(True, title="Use it", help="Off leaves the folder out without forgetting it.")
+    enabled: bool = setting(True, title="Enabled", help="Off skips the folder and keeps its settings.")
     recursive: bool = setting(
         True,
-        title="With sub-folders",
-        help="Off takes only the images that lie in the folder itself, as the image_dir of an sd-scripts dataset file does.",
+        title="Include subfolders",
+        help="Off uses only images directly in the folder, like image_dir in an sd-scripts dataset config.",
     )
     role: Literal["train", "regularization", "validation"] = setting(
         "train",
         title="Role",
         kohya="is_reg",
         labels={"train": "train", "regularization": "regularization", "validation": "validation"},
-        help="Regularization images keep the class as the model knows it; validation images never train.",
+        help="Regularization images preserve what the model knows of the class; validation images are never trained.",
     )
     num_repeats: int | None = setting(
         None,
@@ -71,57 +73,57 @@ class Source(OwnSettings):
         le=10000,
         title="Repeats",
         kohya="num_repeats",
-        help="How often each image is shown in an epoch. Empty takes the number in front of the folder's name, else 1.",
+        help="How often each image is shown per epoch. Empty uses the number at the start of the folder name, or 1.",
     )
     samples_per_epoch: int | None = setting(
         None,
         ge=1,
         le=1_000_000,
-        title="Views per epoch",
-        help="Instead of repeats: how many views of the folder an epoch has, shared evenly; over the epochs all images come round.",
+        title="Images per epoch",
+        help="Instead of repeats: how many images of the folder an epoch shows, spread evenly so that all are used over the epochs.",
     )
     identifier: str | None = setting(
         None, title="Identifier", help="The rare word that stands for the subject, such as sks."
     )
     class_word: str | None = setting(
-        None, title="Class", help="What the subject is: dog, woman, watercolor. Identifier and class make the caption."
+        None, title="Class", help="What the subject is: dog, woman, watercolor. Identifier and class form the caption."
     )
     class_tokens: str | None = setting(
         None,
-        title="Words for images without a caption",
+        title="Class tokens",
         kohya="class_tokens",
-        help="Empty takes identifier and class, else the folder's own words.",
+        help="Caption of images that have none. Empty uses identifier and class, or else the words of the folder name.",
     )
     loss_weight: float = setting(
-        1.0, ge=0, le=100, title="Loss weight", help="How much these images count. 1 is usual."
+        1.0, ge=0, le=100, title="Loss weight", help="Multiplies the loss on these images. 1 is usual."
     )
     validation_images: list[str] = setting(
         default_factory=list,
-        title="Images for validation",
+        title="Validation images",
         widget="lines",
-        help="Names of images of this folder that are held out, in any case.",
+        help="Names of images in this folder that are always held out.",
     )
     cache_info: bool = setting(
         False,
-        title="Read metadata_cache.json",
+        title="Use metadata_cache.json",
         kohya="cache_info",
-        help="Takes names, sizes and captions from sd-scripts' list in the folder, as it stands; the list is written where there is none.",
+        help="Takes names, sizes and captions from sd-scripts' cache file in the folder without checking the images; writes it if missing.",
     )
     batch_group: str | None = setting(
         None,
         title="Batch group",
-        help="Folders of one group share batches. Empty puts folders with equal sizes and batch size together.",
+        help="Folders with the same group share batches. Empty groups folders with equal sizes and batch size.",
     )
     custom_attributes: dict[str, JsonValue] = setting(
         default_factory=dict,
         title="Custom attributes",
         kohya="custom_attributes",
-        help="Passed on with each image. diff_output_preservation: true keeps what the base model draws for these.",
+        help="Passed on with each image. diff_output_preservation: true preserves what the base model generates for these.",
     )
 
     @model_serializer(mode="wrap")
     def _without_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Files and pages show what was given, not the sixty settings that were not."""
+        """Only settings that differ from the default, and those of ALWAYS_WRITTEN."""
         plain = Source.model_fields
         return {
             name: value

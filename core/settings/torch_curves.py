@@ -1,4 +1,4 @@
-"""torch's learning-rate schedules that a job may name, with their arguments."""
+"""torch's learning rate schedulers that a job may use, with their arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "torch.optim.lr_scheduler."
 
 @cache
 def offered() -> dict[str, dict[str, Argument]]:
-    """{class name: arguments} of torch's schedules that are functions of the step alone."""
+    """{class name: arguments} of torch's schedulers that depend on the step only."""
     return {
         item["path"].removeprefix(PREFIX): {
             each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
@@ -26,11 +26,11 @@ def offered() -> dict[str, dict[str, Argument]]:
 
 
 def type_problems(name: str, arguments: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with a lr_scheduler_type and its arguments, without torch."""
+    """Problems of lr_scheduler_type and its arguments, checked without torch."""
     bare = name.strip().removeprefix(PREFIX)
     known = offered().get(bare)
     if known is not None:
         return argument_problems(arguments, known, bare, "schedule.lr_scheduler_args")
     near = difflib.get_close_matches(bare.rsplit(".", 1)[-1], offered(), n=1, cutoff=0.5)
-    problem = module_problem(name, "curve", WHERE, near[0] if near else "")
+    problem = module_problem(name, "scheduler", WHERE, near[0] if near else "")
     return [problem] if problem is not None else []

@@ -1,6 +1,6 @@
 """The usual learning rates, declared once: by method, part of the model, optimizer and a LoRA's alpha / rank.
 
-Advice and the set-up for new images are read from here. Nothing is refused: a rate far from the usual ones is named.
+Used for advice and for the setup of new projects. Unusual rates only get advice, never an error.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
 from core.settings.rates import effective_rates, trains_unet
 
-MARGIN = 3  # times beyond the usual range before a rate is called far
+MARGIN = 3  # a rate this many times outside the usual range gets advice
 PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train this many times faster
 
 
 @dataclass(frozen=True)
 class Usual:
-    """Rates that people train with. start: where to begin."""
+    """The usual range of a learning rate. start: a good first value."""
 
     low: float
     start: float
@@ -29,7 +29,7 @@ class Usual:
         return Usual(self.low * low, self.start * start, self.high * high)
 
     def far(self, rate: float) -> str:
-        """ "above", "below", or "" for a rate that is usual or near to it."""
+        """ "above", "below", or "" if the rate is usual or close to it."""
         if not rate > self.low / MARGIN * (1 - 1e-9):
             return "below"
         return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
@@ -46,7 +46,7 @@ WITH_ADAMW: dict[tuple[str, str], Usual] = {
     ("fine_tune", "text_encoder"): Usual(1e-7, 1e-6, 1e-5),
     ("embedding", "text_encoder"): Usual(5e-4, 5e-3, 1e-2),
 }
-ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the step size that Prodigy and D-Adaptation find
+ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the learning rate that Prodigy and D-Adaptation find
 # How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
 # match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
 # steps are tiny at AdamW's rates; schedule-free averages bear more (Defazio et al. 2024, arXiv:2405.15682: up to 10 times).
@@ -62,7 +62,7 @@ ANY_OTHER = (0.1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Far:
-    """A rate far from the usual ones. part: as in `own_rates`; where: the setting that fixes it."""
+    """An unusual learning rate. part: as in `own_rates`; where: the setting that fixes it."""
 
     part: str
     where: str
@@ -72,16 +72,18 @@ class Far:
 
 
 def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
-    """The usual rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job; None where
-    the optimizer takes none."""
+    """The usual learning rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job;
+    None if the optimizer sets it."""
     if relative_steps(job.optimizer):
         return None
     if adapts(job.optimizer.optimizer_type):
-        return None if part.endswith(" plus") else ADAPTING  # the rules of training tell that it takes no LoRA+
+        return (
+            None if part.endswith(" plus") else ADAPTING
+        )  # rules/learning_rate.py reports that it does not support LoRA+
     which = "unet" if part.startswith("unet") and job.method.kind != "embedding" else "text_encoder"
     usual = WITH_ADAMW[job.method.kind, which].times(*_compared(job))
     if job.method.kind == "lora":
-        # alpha / rank scales what a step changes; people follow it by half only, so more than 3 times is not asked for.
+        # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
         scale = (job.network.alpha or job.network.rank) / job.network.rank
         factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
         usual = usual.times(factor, factor, factor)
@@ -97,16 +99,16 @@ def _compared(job: TrainJob) -> tuple[float, float, float]:
 
 
 def far_rates(job: TrainJob) -> list[Far]:
-    """The rates that are far from usual, one for each setting that they stand in."""
+    """The unusual learning rates, one per setting."""
     found: dict[str, Far] = {}
     rates = effective_rates(job, job.memory.num_processes)
     for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
         usual = usual_rates(job, part)
         if rate < 0 or usual is None or not (way := usual.far(rate)):
-            continue  # what a negative rate does is told by the rules of training
+            continue  # negative rates are reported by rules/learning_rate.py
         where = _where(job, part)
         if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
-            continue  # the same number, told of the U-Net
+            continue  # the same setting, already reported for the U-Net
         found.setdefault(where, Far(part, where, rate, usual, way))
     return list(found.values()) or _by_block(job, rates)
 
@@ -125,13 +127,13 @@ def _where(job: TrainJob, part: str) -> str:
 
 
 def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
-    """A LoRA's rate by block: the U-Net's times a factor."""
+    """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
     usual = usual_rates(job)
     if job.method.kind != "lora" or "unet" not in rates or usual is None:
         return []
     try:
         factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []
-    except ValueError:  # the rules refuse the text
+    except ValueError:  # reported by the rules
         return []
     where = next((f"network.{name}_lr_weight" for name in ("down", "mid", "up") if _weights(job, name)), "")
     for factor in factors:
@@ -147,6 +149,6 @@ def _weights(job: TrainJob, side: str) -> str | None:
 
 
 def short(number: float) -> str:
-    """A rate as people write it: 1e-4, 0.005."""
+    """A learning rate in short form: 1e-4, 0.005."""
     text = f"{number:.2g}" if number >= 1e-3 else f"{number:.1e}".replace(".0e", "e")
     return text.replace("e-0", "e-").replace("e+0", "e")

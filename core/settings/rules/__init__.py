@@ -1,7 +1,7 @@
-"""Rules over several settings, one file a topic: what is wrong together, what is worth saying, what has no effect now.
+"""Rules over several settings, one file per topic: errors, advice and settings without effect.
 
-A topic offers `problems(job)`, errors and advice that follow from the settings alone, and `without_effect(job)`, the
-settings that change nothing as the others stand, each with the reason.
+A topic has `problems(job)`, errors and advice that follow from the settings alone, and `without_effect(job)`, the
+settings that have no effect with the current values of the others, each with the reason.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ TOPICS = (
 
 
 def training_problems(job: TrainJob) -> list[Problem]:
-    """Errors and advice, before any file is looked at."""
+    """Errors and advice, before any file is read."""
     return limited([problem for topic in TOPICS for problem in topic.problems(job)])
 
 
 def ineffective(job: TrainJob) -> dict[str, str]:
-    """{dotted path: reason}: the page grays these fields with the reason."""
+    """{dotted path: reason}: the page grays out these fields and shows the reason."""
     return {path: reason for topic in TOPICS for path, reason in topic.without_effect(job)}
 
 
 def set_without_effect(job: TrainJob) -> list[Problem]:
-    """Advice for those of them that were set to something: the command line has no fields to gray."""
+    """Advice for those that are not at their default: the command line has no fields to gray out."""
     defaults = {entry.path: entry.default for entry in declared(TrainJob)}
     return [
-        Problem(f"{path} has no effect", path, reason, "advice")
+        Problem(f"{path} has no effect", path, reason, "advice", code="settings.no-effect")
         for path, reason in ineffective(job).items()
         if value_of(job, path) != defaults[path]
     ]

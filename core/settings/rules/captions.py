@@ -1,4 +1,4 @@
-"""Captions. A setting has an effect where any folder uses it."""
+"""Captions. A setting has an effect if any folder uses it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from core.settings.job import TrainJob
 def problems(job: TrainJob) -> Iterator[Problem]:
     skipped = job.model.clip_skip or 1
     if job.model.family == "sd2" and skipped > 1:
-        what = f"SD 2.x was made with the last layer but one of its text encoder, and reads it anyway; a clip skip of {skipped} leaves out more"
-        yield Problem(what, "model.clip_skip", "leave it empty", "advice")
+        what = f"SD 2.x already uses the second to last text encoder layer; a clip skip of {skipped} skips more"
+        yield Problem(what, "model.clip_skip", "leave it empty", "advice", code="model.clip-skip-sd2")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -22,7 +22,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         return own.shuffle_caption or own.caption_tag_dropout_rate > 0 or own.token_warmup_step > 0
 
     def separates(each: Concept) -> bool:
-        """Joined files, a word put in front and a mark taken out use the separator too; a metadata file joins as well."""
+        """Joined caption files, metadata files, a trigger word and a keep-tokens separator also use the tag separator."""
         own = each.captions
         joins = own.sidecars == "joined" or bool(each.source.metadata_file)
         return joins or bool(own.secondary_separator or own.trigger_word or own.keep_tokens_separator)
@@ -32,8 +32,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         if not anywhere(job, separates):
             yield "captions.caption_separator", "ignored: tags are neither shuffled nor dropped"
     if not anywhere(job, lambda each: each.captions.token_warmup_step > 0):
-        yield "captions.token_warmup_min", "ignored: there is no tag warm-up"
+        yield "captions.token_warmup_min", "ignored: token warmup is off"
     if not job.captions.weighted_captions:
-        yield "captions.weighted_mean", "ignored: captions have no weights"
+        yield "captions.weighted_mean", "ignored: weighted captions are off"
     if not anywhere(job, lambda each: each.captions.sidecars == "drawn"):
-        yield "captions.sentence_share", "ignored: no caption file is drawn"
+        yield "captions.sentence_share", "ignored: no folder picks a caption file at random"

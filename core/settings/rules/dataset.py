@@ -1,5 +1,4 @@
-"""Images: sizes, chance, masks, regularization, caches. What holds for one folder may not for another, so a setting has an
-effect where any folder uses it."""
+"""Images: resolution, augmentation, masks, regularization, caches. A setting has an effect if any folder uses it."""
 
 from __future__ import annotations
 
@@ -14,23 +13,26 @@ from core.settings.job import TrainJob
 def problems(job: TrainJob) -> Iterator[Problem]:
     longest, size = job.dataset.max_bucket_reso, _long_side(job)
     if job.dataset.enable_bucket and longest is not None and longest < size:
-        what = f"The longest bucket side ({longest}) is below the resolution ({size})"
-        yield Problem(what, "dataset.max_bucket_reso", "leave it empty, or raise it")
+        what = f"The max bucket resolution ({longest}) is below the resolution ({size})"
+        fix = "leave it empty, or raise it"
+        yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     for concept in concepts_of(job):
         if concept.images.network_multiplier == 0 and job.method.kind == "lora":
-            what = f"The network strength of {concept.source.folder} is 0, so its images would teach nothing"
-            yield Problem(what, "dataset.network_multiplier", "use 1, or switch the folder off")
+            what = f"The network multiplier of {concept.source.folder} is 0, so its images train nothing"
+            fix = "use 1, or disable the folder"
+            yield Problem(what, "dataset.network_multiplier", fix, code="dataset.network-multiplier-zero")
         faces = concept.images.face_crop_aug_range
         if faces is not None and faces[0] > faces[1]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
-            yield Problem(what, "dataset.face_crop_aug_range", "write the smaller number first, such as 2, 4")
+            fix = "write the smaller number first, such as 2, 4"
+            yield Problem(what, "dataset.face_crop_aug_range", fix, code="dataset.face-crop-range")
 
 
 def changes_by_chance(images: ImageSettings) -> list[str]:
-    """The settings that give an image another look at each draw, so that its latents cannot be encoded once.
+    """The augmentations that change an image at each step, so that its latents cannot be cached.
 
-    Mirroring is none of them: both sides are encoded.
+    Flips can: both sides are cached.
     """
     found = [name for name in ("color_aug", "random_crop") if getattr(images, name)]
     if images.face_crop_aug_range is not None and not images.enable_bucket:
@@ -39,16 +41,16 @@ def changes_by_chance(images: ImageSettings) -> list[str]:
 
 
 def cache_problems(job: TrainJob) -> list[Problem]:
-    """Latents that are kept cannot change at each draw."""
+    """Random augmentations cannot be used with a latent cache."""
     if job.memory.cache_latents in ("auto", "off"):
         return []
     titles = {name: info.title or name for name, info in ImageSettings.model_fields.items()}
     return [
         Problem(
-            f"'{titles[name]}' needs its images encoded at each step, and the latent cache keeps them"
-            f" ({concept.source.folder})",
+            f"'{titles[name]}' cannot be used with a latent cache ({concept.source.folder})",
             "memory.cache_latents",
-            "set it to auto: the images of this folder are then encoded at each step, all others once",
+            "set it to auto: images of this folder are then encoded at each step, all others once",
+            code="dataset.augmentation-with-latent-cache",
         )
         for concept in concepts_of(job)
         for name in changes_by_chance(concept.images)
@@ -68,16 +70,16 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not anywhere(job, lambda each: each.images.enable_bucket):
         for name in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"):
-            yield f"dataset.{name}", "ignored: image shapes are not kept"
+            yield f"dataset.{name}", "ignored: aspect ratio bucketing is off"
     elif not anywhere(job, lambda each: each.images.enable_bucket and not each.images.bucket_no_upscale):
         for name in ("min_bucket_reso", "max_bucket_reso"):
-            yield f"dataset.{name}", "ignored: images are never enlarged"
+            yield f"dataset.{name}", "ignored: images are not upscaled"
     if not anywhere(job, lambda each: not each.images.enable_bucket):
-        yield "dataset.face_crop_aug_range", "ignored: image shapes are kept"
+        yield "dataset.face_crop_aug_range", "ignored: aspect ratio bucketing is on"
     if not anywhere(job, lambda each: each.images.train_batch_size > 1):
-        yield "dataset.short_batches", "ignored: a batch is one image"
+        yield "dataset.short_batches", "ignored: the batch size is 1"
     if job.model.family in ("sd1", "sd2"):
-        yield "dataset.crop_conditioning", "ignored: only SDXL is told the crop"
+        yield "dataset.crop_conditioning", "ignored: only SDXL has crop conditioning"
 
 
 def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -90,8 +92,8 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.images.masked_loss):
-        yield "dataset.conditioning_data_dir", "ignored: masks are not used"
+        yield "dataset.conditioning_data_dir", "ignored: masked loss is off"
     if job.validation.best_checkpoint == "off" and not anywhere(job, lambda each: each.holds_out):
-        yield "validation.validation_seed", "ignored: no image is held out"
+        yield "validation.validation_seed", "ignored: there are no validation images"
     if job.memory.cache_latents == "off":
         yield "memory.npz_caches", "ignored: latents are not cached"

@@ -1,4 +1,4 @@
-"""Textual inversion: what it needs, and what it leaves without effect."""
+"""Textual inversion: what it needs, and which settings it does not use."""
 
 from __future__ import annotations
 
@@ -10,55 +10,62 @@ from core.settings.job import TrainJob
 from core.settings.names import without_signs
 from core.settings.saving import SavingSettings
 
+WHERE = "embedding.token_string"
+
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     if job.method.kind != "embedding":
         return
     settings = job.embedding
     if not settings.words:
-        yield Problem(
-            "Textual inversion has no word to train", "embedding.token_string", "write a new word, such as zkw"
-        )
+        what, fix = "Textual inversion has no token to train", "write a new token, such as zkw"
+        yield Problem(what, WHERE, fix, code="embedding.no-token")
     for word in settings.words:
         if len(word.split()) != 1 or not word.isprintable():
-            yield Problem(f"'{word}' is not one word", "embedding.token_string", "separate several words by commas")
+            what, fix = f"'{word}' is not a single token", "separate several tokens with commas"
+            yield Problem(what, WHERE, fix, code="embedding.not-one-token")
     if len({word.casefold() for word in settings.words}) < len(settings.words):
-        yield Problem("A new word is given twice", "embedding.token_string", "remove one")
-    named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # files of their own
+        yield Problem("A token is given twice", WHERE, "remove one", code="embedding.token-twice")
+    named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # the first is named by output_name
     for place, (word, name) in enumerate(named):
         if not name or name in [other for _, other in named[:place]]:
-            what = f"The file of the new word '{word}' would have no name of its own"
-            yield Problem(what, "embedding.token_string", "write it with other letters or digits")
+            what = f"The token '{word}' does not give a unique file name"
+            yield Problem(what, WHERE, "use other letters or digits", code="embedding.token-no-file-name")
     if settings.words and job.saving.output_name == SavingSettings().output_name:
-        what = f"The file would be called {job.saving.output_name}, and programs read an embedding by its file's name"
-        yield Problem(what, "saving.output_name", f"call it as the word, {settings.words[0]}", "advice")
+        what = (
+            f"The file would be called {job.saving.output_name}, and programs use an embedding's file name as its token"
+        )
+        fix = f"use the token as the name: {settings.words[0]}"
+        yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
     given = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(given) > max(1, len(settings.words)):
-        what = f"{len(given)} words to begin with are given for {len(settings.words)} new ones"
-        yield Problem(what, "embedding.init_word", "give one for all, or one for each")
-    if settings.extended and job.model.family == "sdxl":
-        yield Problem("A vector for each layer is for SD 1.x and 2.x", "embedding.extended", "switch it off for SDXL")
-    if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
-        what = "Several new words are trained, so each caption must hold the one that its image shows"
+        what = f"{len(given)} initializer words are given for {len(settings.words)} tokens"
         yield Problem(
-            what, "embedding.token_string", "look at the captions; images without any teach nothing", "advice"
+            what, "embedding.init_word", "give one for all, or one for each", code="embedding.init-word-count"
         )
+    if settings.extended and job.model.family == "sdxl":
+        what = "Extended textual inversion (XTI) supports SD 1.x and 2.x only"
+        yield Problem(what, "embedding.extended", "turn it off for SDXL", code="embedding.xti-sdxl")
+    if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
+        what = "With several tokens, each caption must contain the one that its image shows"
+        fix = "check the captions; images without a token train nothing"
+        yield Problem(what, WHERE, fix, "advice", code="embedding.captions-need-token")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if job.method.kind != "embedding":
         for entry in declared(TrainJob):
             if entry.group == "embedding":
-                yield entry.path, "ignored: no new word is trained"
+                yield entry.path, "ignored: no embedding is trained"
         return
     for entry in declared(TrainJob):
         if entry.group == "network":
-            yield entry.path, "ignored: a word is trained, without a network"
-    yield "optimizer.unet_lr", "ignored: the U-Net stays as it is"
-    yield "method.prior", "ignored: a new word leaves the model, and so the class, as it is"
-    yield "method.class_caption", "ignored: a new word leaves the model, and so the class, as it is"
-    yield "memory.text_cache_bytes", "ignored: texts are encoded anew at each step"
+            yield entry.path, "ignored: an embedding is trained, not a network"
+    yield "optimizer.unet_lr", "ignored: the U-Net is frozen"
+    yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
+    yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+    yield "memory.text_cache_bytes", "ignored: captions are encoded at each step"
     if job.model.family == "sdxl" and not job.embedding.extended:  # else it is refused
-        yield "embedding.extended", "ignored: a vector for each layer is for SD 1.x and 2.x"
+        yield "embedding.extended", "ignored: XTI supports SD 1.x and 2.x only"
     if job.embedding.embedding_weights:
-        yield "embedding.init_word", "ignored: the embedding's file says how to begin"
+        yield "embedding.init_word", "ignored: training starts from the initial embedding"

@@ -1,4 +1,4 @@
-"""What trains, and at which rates."""
+"""Which parts are trained, and at which learning rates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from core.settings.usual_rates import PLUS, Far, far_rates, short
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     if not (trains_unet(job) or trains_text(job)):
-        yield Problem("Nothing would be trained", "network", "train the U-Net, the text encoder, or both")
+        fix = "train the U-Net, the text encoder, or both"
+        yield Problem("Nothing would be trained", "network", fix, code="training.nothing-to-train")
         return
     rates = own_rates(job)
     if not rates and not relative_steps(job.optimizer):
-        what = "Every learning rate is 0, so nothing would change"
-        yield Problem(what, "optimizer", "give a rate above 0, such as 1e-4")
+        what = "Every learning rate is 0, so nothing would be trained"
+        yield Problem(what, "optimizer", "set a learning rate above 0, such as 1e-4", code="learning-rate.all-zero")
     yield from _negative(job, rates)
     if not relative_steps(job.optimizer):
         yield from _adapting(job, rates)
@@ -27,13 +28,13 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 WORDS = {"lora": "a LoRA", "dreambooth": "DreamBooth", "fine_tune": "fine-tuning", "embedding": "textual inversion"}
 HAPPENS = {
-    "above": "the training is likely to diverge and ruin the images",
+    "above": "training is likely to diverge",
     "below": "next to nothing would be trained",
 }
 
 
 def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
-    """Advice on rates that were meant for another method or optimizer, or lost a digit."""
+    """Advice on learning rates meant for another method or optimizer, or mistyped."""
     entry = find(job.optimizer.optimizer_type)
     optimizer = entry.name.rsplit(".", 1)[-1] if entry else job.optimizer.optimizer_type
     for far in far_rates(job):
@@ -43,18 +44,18 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
         what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
         what += f"{WORDS[job.method.kind]} with {optimizer}"
-        what += ", which finds the step size itself" if adapts(job.optimizer.optimizer_type) else ""
+        what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
-        yield Problem(what, far.where, _fix(job, far), "advice")
+        yield Problem(what, far.where, _fix(job, far), "advice", code="learning-rate.unusual")
 
 
 def _fix(job: TrainJob, far: Far) -> str:
     if "loraplus" in far.where:
         return f"use a ratio of {PLUS}"
     if far.where.endswith("_lr_weight"):
-        return "use factors near 1"
+        return "use weights near 1"
     start = short(far.usual.start / scale_factor(job, job.memory.num_processes))
-    return f"use {start} to start with"
+    return f"start with {start}"
 
 
 def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
@@ -62,16 +63,18 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     if not below:
         return
     where = _rate_setting(job, below[0])
-    if not job.method.whole_model:  # what trains beside a model has nothing to unlearn
+    if not job.method.whole_model:  # a LoRA or embedding has nothing to unlearn
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
-        yield Problem(what, where, "give a rate above 0; training away is for whole models only")
+        fix = "set a rate above 0; unlearning is for full models only"
+        yield Problem(what, where, fix, code="learning-rate.negative")
     else:
-        what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these images, without an end"
-        yield Problem(what, where, "use very small ones, such as -1e-7, and few steps", "advice")
+        what = f"The learning rate of {below[0].replace('_', ' ')} is negative: the model unlearns these images without limit"
+        fix = "use a very small rate, such as -1e-7, and few steps"
+        yield Problem(what, where, fix, "advice", code="learning-rate.unlearning")
 
 
 def _rate_setting(job: TrainJob, part: str) -> str:
-    """The setting that the rate of a part ("unet", "text_encoder plus", "unet_block3") is written in."""
+    """The setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
     if part.startswith("unet_block"):
         return "method.block_lr"
     name = "unet_lr" if part.startswith("unet") else "text_encoder_lr"
@@ -79,7 +82,7 @@ def _rate_setting(job: TrainJob, part: str) -> str:
 
 
 def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
-    """D-Adaptation and Prodigy: the rate is a factor of the step size they find."""
+    """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
     entry = find(job.optimizer.optimizer_type)
     if entry is None:
         return
@@ -87,22 +90,24 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     words = " and ".join(f"{rate:g}" for rate in several)
     parts = "optimizer.unet_lr, text_encoder_lr, loraplus_lr_ratio"
     if "one_rate" in entry.traits and len(several) > 1:
-        what = f"{entry.name} takes one rate for all parts, and there are {len(several)}: {words}"
-        yield Problem(what, parts, "give all parts the same rate, and no LoRA+ ratio")
+        what = f"{entry.name} supports one learning rate for all parts, but {len(several)} are set: {words}"
+        fix = "use the same rate for all parts, and no LoRA+ ratio"
+        yield Problem(what, parts, fix, code="learning-rate.one-for-all")
     elif adapts(entry.name) and len(several) > 1:
-        what = f"{entry.name} finds one step size for all parts; only the relation of the rates {words} counts"
-        yield Problem(what, parts, "use rates near 1, such as 1 for the U-Net and 0.5 for the text encoder", "advice")
+        what = f"{entry.name} adapts one learning rate for all parts; the rates {words} only set their ratio"
+        fix = "use rates near 1, such as 1 for the U-Net and 0.5 for the text encoder"
+        yield Problem(what, parts, fix, "advice", code="learning-rate.ratio-only")
     if adapts(entry.name) and job.optimizer.scale_lr:
-        what = f"{entry.name} finds the step size itself; scaling the rate with the batch overrides that"
-        yield Problem(what, "optimizer.scale_lr", "switch it off", "advice")
+        what = f"{entry.name} adapts its learning rate; scaling it with the batch interferes with that"
+        yield Problem(what, "optimizer.scale_lr", "turn it off", "advice", code="learning-rate.scaled-adaptive")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
     if job.model.family in ("sd1", "sd2"):
-        yield "model.compatibility", "ignored: only SDXL's files are concerned"
+        yield "model.compatibility", "ignored: it concerns SDXL only"
     elif job.model.family == "sdxl":
-        yield "model.clip_skip", "ignored: SDXL always reads the last layer but one"
+        yield "model.clip_skip", "ignored: SDXL always uses the second to last layer"
     if not job.network.trains_conv:
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
     if not text:
@@ -113,15 +118,15 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "optimizer.loraplus_unet_lr_ratio", "ignored: the U-Net is not trained"
         yield "network.conv_rank", "ignored: the U-Net is not trained"
     if relative_steps(rates):
-        yield from _adafactor_finds_it()
+        yield from _adafactor_relative()
     own = [(unet, rates.unet_lr), (text, rates.text_encoder_lr)]
     if any(trained for trained, _ in own) and all(rate is not None for trained, rate in own if trained):
-        yield "optimizer.learning_rate", "ignored: every part has a rate of its own"
+        yield "optimizer.learning_rate", "ignored: every part has its own learning rate"
     if text:
-        yield "memory.text_cache_bytes", "ignored: the text encoder is trained, so no text is kept"
+        yield "memory.text_cache_bytes", "ignored: the text encoder is trained, so its outputs are not cached"
 
 
-def _adafactor_finds_it() -> Iterator[tuple[str, str]]:
+def _adafactor_relative() -> Iterator[tuple[str, str]]:
     own = ("learning_rate", "unet_lr", "text_encoder_lr", "scale_lr")
     for name in (*own, "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
-        yield f"optimizer.{name}", "ignored: AdaFactor finds the rate itself (relative_step); 0 still leaves a part out"
+        yield f"optimizer.{name}", "ignored: AdaFactor sets the learning rate (relative_step); 0 still freezes a part"

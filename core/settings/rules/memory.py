@@ -1,4 +1,4 @@
-"""Memory and speed: what cannot be together, and what changes nothing now."""
+"""Memory and speed: conflicts and settings without effect."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     memory = job.memory
     own, computed = memory.full_precision, memory.mixed_precision
     if own != "fp32" and computed not in ("auto", own):
-        what = f"Weights that train in {own} need {own} for computing too, and that is {TYPES[computed]}"
-        yield Problem(what, "memory.full_precision, mixed_precision", f"set memory.mixed_precision to {own} or auto")
+        what = f"Full {own} training needs mixed precision {own}, not {TYPES[computed]}"
+        fix = f"set memory.mixed_precision to {own} or auto"
+        yield Problem(what, "memory.full_precision, mixed_precision", fix, code="memory.full-precision-mismatch")
     if memory.torch_compile and job.method.kind == "lora" and job.network.dropped_out:
-        what = "The dropouts of a LoRA are drawn for each layer and step, and compiled code is the same for all"
-        yield Problem(what, "memory.torch_compile, network", "switch compiling off, or set the dropouts to 0")
+        what = "torch.compile does not support LoRA dropout"
+        fix = "turn torch.compile off, or set the dropouts to 0"
+        yield Problem(what, "memory.torch_compile, network", fix, code="memory.compile-with-dropout")
     if memory.torch_compile and job.sharding.active:
-        what = "DeepSpeed puts the weights together and apart again around each layer, which compiled code knows nothing of"
-        yield Problem(what, "memory.torch_compile, sharding.deepspeed", "switch one of them off")
+        what = "torch.compile does not work with DeepSpeed"
+        where = "memory.torch_compile, sharding.deepspeed"
+        yield Problem(what, where, "turn one of them off", code="memory.compile-with-deepspeed")
     for name in FP8:
         if getattr(memory, name) and job.method.whole_model:
-            what = "8-bit weights cannot train, and this trains the model itself"
-            yield Problem(what, f"memory.{name}", "switch it off; full bf16 or AdaFactor save memory here")
+            what = "fp8 weights cannot be trained, and this method trains the full model"
+            fix = "turn it off; full bf16 or AdaFactor save memory here"
+            yield Problem(what, f"memory.{name}", fix, code="memory.fp8-full-model")
     if memory.mixed_precision == "no" and memory.narrow_unet and not job.method.whole_model:
-        what = "The base model is kept in 8 bits and widened to fp32 at each use: fp32's exactness is lost, and its memory is used"
-        yield Problem(what, "memory.mixed_precision", "set it to auto or bf16, as sd-scripts requires", "advice")
+        what = "fp8 weights are cast to fp32 at each use: the memory of fp32 without its accuracy"
+        fix = "set it to auto or bf16, as sd-scripts requires"
+        yield Problem(what, "memory.mixed_precision", fix, "advice", code="memory.fp8-with-fp32")
     if memory.attention in ("plain", "sliced") and not memory.gradient_checkpointing:
-        what = "This attention keeps every product for the backward pass, several times the memory of torch's own"
-        yield Problem(what, "memory.attention", "use auto, or switch on gradient checkpointing", "advice")
+        what = "This attention stores all attention scores for the backward pass, several times the memory of SDPA"
+        fix = "use auto, or turn on gradient checkpointing"
+        yield Problem(what, "memory.attention", fix, "advice", code="memory.attention-without-checkpointing")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     memory = job.memory
     if memory.full_precision != "bf16":
-        yield "memory.stochastic_rounding", "ignored: no weights train in bf16"
+        yield "memory.stochastic_rounding", "ignored: no weights are trained in bf16"
     if not memory.torch_compile:
-        yield "memory.dynamo_backend", "ignored: nothing is compiled"
+        yield "memory.dynamo_backend", "ignored: torch.compile is off"
     if not memory.gradient_checkpointing:
         yield "memory.checkpoint_blocks", "ignored: gradient checkpointing is off"
     if memory.fp8_base:
         yield "memory.fp8_base_unet", "ignored: the whole base model is in fp8"
     if memory.mixed_precision in ("bf16", "fp16"):
-        yield "memory.allow_tf32", "ignored: nothing large is computed in fp32"
+        yield "memory.allow_tf32", "ignored: the model computes in 16 bits"
     if not memory.narrow_unet and not job.samples.sample_prompts and not job.samples.sample_prompts_file:
-        yield "memory.lowram", "ignored: without samples the VAE waits for nothing"
+        yield "memory.lowram", "ignored: there are no samples to keep the VAE for"

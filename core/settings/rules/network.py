@@ -1,4 +1,4 @@
-"""The network: dropouts, lists by block, the files it starts from."""
+"""The network: dropout, block-wise lists, initial and merged weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.optimizers import adapts, find, relative_steps
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
 LARGEST_RANK = 1024
-OF_THE_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS)  # what dim_from_weights takes from the file
+FROM_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS)  # what dim_from_weights takes from the file
 FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
@@ -28,38 +28,37 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
-        what = (
-            "The rate of the text encoder is 0: its layers are saved as they are, and captions are encoded at each step"
-        )
-        yield Problem(what, "network.train_text_encoder", "switch it off, or give it a rate", "advice")
+        what = "The text encoder learning rate is 0: its layers are saved untrained and only slow training"
+        fix = "turn text encoder training off, or set a learning rate"
+        yield Problem(what, "network.train_text_encoder", fix, "advice", code="network.text-encoder-rate-zero")
 
 
 def _several_rates(optimizer: str) -> Iterator[Problem]:
-    """D-Adaptation and Prodigy: the rate is a factor of the step size they find."""
+    """D-Adaptation and Prodigy: the learning rate is a factor of the one they find."""
     entry = find(optimizer)
     where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
     if entry is not None and "one_rate" in entry.traits:
-        what = f"{entry.name} takes one rate for all weights, and rates by block give each block its own"
-        yield Problem(what, where, "leave them empty, or choose AdamW")
+        what = f"{entry.name} supports one learning rate for all weights, which rules out block LR weights"
+        yield Problem(what, where, "leave them empty, or choose AdamW", code="learning-rate.one-for-all")
     elif entry is not None and adapts(entry.name):
-        what = f"{entry.name} finds one step size for all weights; of rates by block only the relation counts"
-        yield Problem(what, where, "leave out blocks with 0, or choose AdamW", "advice")
+        what = f"{entry.name} adapts one learning rate for all weights; block LR weights only set their ratio"
+        fix = "use only 0 and 1 to skip blocks, or choose AdamW"
+        yield Problem(what, where, fix, "advice", code="learning-rate.ratio-only")
 
 
 def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
     for name in DROPOUTS:
         share, title = getattr(network, name), _title(name)
         if share == 1:
-            yield Problem(
-                f"{title} is 1, which leaves nothing to train", f"network.{name}", "use 0.1 to 0.3, or 0 for off"
-            )
+            what, fix = f"{title} is 1, so nothing would be trained", "use 0.1 to 0.3, or 0 for off"
+            yield Problem(what, f"network.{name}", fix, code="network.dropout-all")
         elif share > MUCH:
-            what = f"{title} is {share:g}: more than half of the LoRA is left out at each step"
-            yield Problem(what, f"network.{name}", "0.1 to 0.3 is usual", "advice")
+            what = f"{title} is {share:g}: more than half of the LoRA is dropped at each step"
+            yield Problem(what, f"network.{name}", "use 0.1 to 0.3", "advice", code="network.dropout-high")
 
 
 def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Problem]:
-    """What is wrong with the lists by block. family: "sd1" ..., None where it is not known yet."""
+    """Problems of the block-wise lists. family: "sd1" ..., None if not known yet."""
     counts = {COUNTS[family]} if family else set(FAMILIES)
     for name in LISTS:
         text = getattr(network, name)
@@ -70,8 +69,9 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
         if text:
             yield from _side(name, text, family)
     if network.conv_block_alphas and not network.trains_conv:
-        what = "Alphas of 3x3 convolutions are given, and these are not trained"
-        yield Problem(what, "network.conv_block_alphas", "give network.conv_block_dims or network.conv_rank")
+        what = "Conv block alphas are set, but 3x3 convolutions are not trained"
+        fix = "set network.conv_block_dims or network.conv_rank"
+        yield Problem(what, "network.conv_block_alphas", fix, code="network.conv-alphas-without-ranks")
 
 
 def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
@@ -79,20 +79,20 @@ def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
     try:
         found = numbers(text)
     except ValueError:
-        yield Problem(
-            f"{title}: '{_short(text)}' is no list of numbers", where, "write numbers with commas between them"
-        )
+        what = f"{title}: '{_short(text)}' is not a list of numbers"
+        yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
     if len(found) not in counts:
         wanted = " or ".join(f"{count} ({FAMILIES[count]})" for count in sorted(counts, reverse=True))
-        yield Problem(f"{title} has {len(found)} numbers; it takes {wanted}", where, "give one number for each block")
+        what = f"{title}: {len(found)} numbers instead of {wanted}"
+        yield Problem(what, where, "give one number for each block", code="network.block-count")
     ranks = name.endswith("dims")
     if any(number < 0 for number in found):
-        yield Problem(
-            f"{title} has a number below 0", where, "use 0 to leave a block out" if ranks else "use 0 or more"
-        )
+        fix = "use 0 to skip a block" if ranks else "use 0 or more"
+        yield Problem(f"{title}: a number is below 0", where, fix, code="network.block-negative")
     if ranks and any(number != int(number) or number > LARGEST_RANK for number in found):
-        yield Problem(f"{title} has a number that can be no rank", where, f"use whole numbers from 0 to {LARGEST_RANK}")
+        fix = f"use whole numbers from 0 to {LARGEST_RANK}"
+        yield Problem(f"{title}: a number is not a valid rank", where, fix, code="network.block-not-a-rank")
 
 
 def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
@@ -102,22 +102,25 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
         found = rate_numbers(text, wanted[0])
     except ValueError:
         what = f"{title}: '{_short(text)}' is neither a list of numbers nor one of {', '.join(PRESETS)}"
-        yield Problem(what, where, "write such as 0,0,0.5,1 or cosine or linear+0.25")
+        fix = "write for example 0,0,0.5,1 or cosine or linear+0.25"
+        yield Problem(what, where, fix, code="settings.not-numbers")
         return
     if any(factor < 0 for factor in found):
-        yield Problem(f"{title} has a factor below 0", where, "use 0 to leave a block out")
+        yield Problem(f"{title}: a weight is below 0", where, "use 0 to skip a block", code="network.block-negative")
     count = len(found)
     if text.strip().partition("+")[0].strip() in PRESETS or count in wanted:
         return
     words = " or ".join(str(number) for number in wanted)
-    ends = "those that are missing count 1" if count < wanted[-1] else "those beyond are not read"
-    yield Problem(f"{title} has {count} factors of {words}; {ends}", where, "give one for each block", "advice")
+    ends = "missing ones count as 1" if count < wanted[-1] else "the rest is ignored"
+    what = f"{title}: {count} weights instead of {words}; {ends}"
+    yield Problem(what, where, "give one for each block", "advice", code="network.block-count")
 
 
 def _files(network: NetworkSettings) -> Iterator[Problem]:
     if network.dim_from_weights and not network.network_weights:
-        what = "Ranks are to be taken from a LoRA, and there is none to start from"
-        yield Problem(what, "network.dim_from_weights", "choose one under network.network_weights, or switch it off")
+        what = "Ranks are to be taken from the initial LoRA, but none is set"
+        fix = "set network.network_weights, or turn it off"
+        yield Problem(what, "network.dim_from_weights", fix, code="network.dim-without-weights")
     text = network.base_weights_multiplier
     if not text:
         return
@@ -125,11 +128,12 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
     try:
         count = len(numbers(text))
     except ValueError:
-        yield Problem(f"'{_short(text)}' is no list of numbers", where, "write numbers with commas between them")
+        what = f"'{_short(text)}' is not a list of numbers"
+        yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
     if count > len(network.base_weights) > 0:
-        what = f"There are {count} strengths for {len(network.base_weights)} merged LoRAs"
-        yield Problem(what, where, "give one for each")
+        what = f"There are {count} multipliers for {len(network.base_weights)} merged LoRAs"
+        yield Problem(what, where, "give one for each", code="network.merge-multiplier-count")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -141,27 +145,27 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in SIDES:
             yield (
                 f"network.{name}",
-                "ignored: AdaFactor finds the rate itself (relative_step); 0 still leaves a block out",
+                "ignored: AdaFactor sets the learning rate (relative_step); 0 still skips a block",
             )
     if not any(getattr(network, name) for name in SIDES):
-        yield "network.block_lr_zero_threshold", "ignored: there are no rates by block"
+        yield "network.block_lr_zero_threshold", "ignored: no block LR weights are set"
     if network.conv_block_dims:
-        yield "network.conv_rank", "ignored: 3x3 convolutions have ranks by block"
+        yield "network.conv_rank", "ignored: conv block ranks are set"
     if network.conv_block_alphas:
-        yield "network.conv_alpha", "ignored: 3x3 convolutions have alphas by block"
+        yield "network.conv_alpha", "ignored: conv block alphas are set"
     if network.network_weights is None:
         for name in ("dim_from_weights", "weights_scale"):
-            yield f"network.{name}", "ignored: there is no LoRA to start from"
+            yield f"network.{name}", "ignored: there are no initial LoRA weights"
     elif network.dim_from_weights:
-        for name in (*OF_THE_FILE, "weights_scale"):
-            yield f"network.{name}", "ignored: it is taken from the LoRA to start from"
+        for name in (*FROM_FILE, "weights_scale"):
+            yield f"network.{name}", "ignored: it is taken from the initial LoRA"
     if not network.base_weights:
         yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
         yield "network.base_weights_layers", "ignored: no LoRAs are merged"
     elif network.trains_conv:
-        yield "network.base_weights_layers", "ignored: the residual blocks are trained with their convolutions"
+        yield "network.base_weights_layers", "ignored: residual blocks and their 3x3 convolutions are trained"
     elif network.dim_from_weights:
-        yield "network.base_weights_layers", "ignored: the layers are those of the LoRA to start from"
+        yield "network.base_weights_layers", "ignored: the layers are those of the initial LoRA"
 
 
 def _title(name: str) -> str:

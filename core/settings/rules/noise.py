@@ -14,71 +14,78 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     noise = job.noise
     low, high = noise.min_timestep, noise.max_timestep
     if low > high:
-        what = f"The lowest timestep ({low}) is above the highest ({high})"
-        yield Problem(what, "noise.min_timestep", "lower it, or raise noise.max_timestep")
+        what = f"The min timestep ({low}) is above the max timestep ({high})"
+        fix = "lower it, or raise noise.max_timestep"
+        yield Problem(what, "noise.min_timestep", fix, code="noise.timestep-order")
     if noise.adaptive_noise_scale is not None and not noise.noise_offset:
-        what = "The adaptive scale adds to the noise offset, and that is off"
-        yield Problem(what, "noise.adaptive_noise_scale", "set noise.noise_offset, such as 0.05, or leave both empty")
+        what = "Adaptive noise scale needs a noise offset"
+        fix = "set noise.noise_offset, such as 0.05, or leave both empty"
+        yield Problem(what, "noise.adaptive_noise_scale", fix, code="noise.adaptive-without-offset")
     if noise.noise_offset and noise.multires_noise_iterations is not None:
-        what = "Noise offset and multi-resolution noise are both on; they serve the same end and add up"
-        yield Problem(what, "noise.multires_noise_iterations", "use one of them", "advice")
+        what = "Noise offset and multires noise are both on and add up"
+        where = "noise.multires_noise_iterations"
+        yield Problem(what, where, "use one of them", "advice", code="noise.offset-and-multires")
     if noise.min_snr_gamma is not None and noise.debiased_estimation_loss:
-        what = "Min-SNR and debiased estimation both weigh the timesteps, and their weights are multiplied"
-        yield Problem(what, "noise.debiased_estimation_loss", "use one of them", "advice")
-    if job.model.prediction != "auto":  # else asked again when the model is known
+        what = "Min-SNR and debiased estimation are both on, and their loss weights are multiplied"
+        where = "noise.debiased_estimation_loss"
+        yield Problem(what, where, "use one of them", "advice", code="noise.min-snr-and-debiased")
+    if job.model.prediction != "auto":  # else checked once the model is known
         yield from prediction_problems(noise, job.model.prediction)
 
 
 def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Problem]:
-    """What does not go with what the model predicts, "epsilon" or "v"."""
+    """Settings that do not fit the prediction type, "epsilon" or "v"."""
     if prediction == "v":
         if noise.v_pred_like_loss:
-            what = "A share of a v loss is for models that predict noise; this one predicts v"
-            yield Problem(what, "noise.v_pred_like_loss", "leave it empty")
+            what = "v-prediction-like loss is for noise-prediction models; this is a v-prediction model"
+            yield Problem(what, "noise.v_pred_like_loss", "leave it empty", code="noise.v-like-loss-for-v")
         return
     if noise.scale_v_pred_loss_like_noise_pred:
-        what = "Weighing the v loss like a noise loss needs a model that predicts v; this one predicts noise"
-        yield Problem(what, "noise.scale_v_pred_loss_like_noise_pred", "switch it off, or set model.prediction to v")
+        what = "Scale v-prediction loss needs a v-prediction model; this one predicts noise"
+        fix = "turn it off, or set model.prediction to v"
+        yield Problem(what, "noise.scale_v_pred_loss_like_noise_pred", fix, code="noise.scale-v-loss-for-epsilon")
     if not noise.zero_terminal_snr:
         return
     if not noise.as_kohya:
         yield from _infinite_weights(noise)
-    what = "Zero terminal SNR is for models that predict v; a model that predicts noise trains nothing at the last timestep"
-    yield Problem(what, "noise.zero_terminal_snr", "switch it off, or set model.prediction to v", "advice")
+    what = "Zero terminal SNR is for v-prediction models; noise prediction trains nothing at the last timestep"
+    fix = "turn it off, or set model.prediction to v"
+    yield Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.zero-snr-for-epsilon")
 
 
 def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
-    """Weights that divide by the SNR, which is 0 at the end of the stretched schedule."""
+    """Loss weights that divide by the SNR, which is 0 at the last timestep of the rescaled schedule."""
     for name, on in (
         ("debiased_estimation_loss", noise.debiased_estimation_loss),
         ("v_pred_like_loss", bool(noise.v_pred_like_loss)),
     ):
         if on:
             title = NoiseSettings.model_fields[name].title
-            what = f"With zero terminal SNR, '{title}' would weigh the last timestep infinitely"
-            yield Problem(what, f"noise.{name}", "switch it or noise.zero_terminal_snr off")
+            what = f"With zero terminal SNR, '{title}' gives the last timestep infinite weight"
+            fix = "turn it or noise.zero_terminal_snr off"
+            yield Problem(what, f"noise.{name}", fix, code="noise.infinite-weight")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     noise = job.noise
     kohya = noise.as_kohya
     if not noise.noise_offset:
-        yield "noise.noise_offset_random_strength", "ignored: there is no noise offset"
+        yield "noise.noise_offset_random_strength", "ignored: noise offset is off"
     if not noise.ip_noise_gamma:
-        yield "noise.ip_noise_gamma_random_strength", "ignored: there is no input perturbation"
+        yield "noise.ip_noise_gamma_random_strength", "ignored: IP noise gamma is off"
     if noise.multires_noise_iterations is None:
-        yield "noise.multires_noise_discount", "ignored: there is no multi-resolution noise"
+        yield "noise.multires_noise_discount", "ignored: multires noise is off"
     if noise.loss_type not in ("huber", "smooth_l1"):
         for name in ("huber_schedule", "huber_c", "huber_scale"):
-            yield f"noise.{name}", "ignored: the loss is neither Huber nor smooth l1"
+            yield f"noise.{name}", "ignored: the loss type is not Huber or smooth L1"
     elif kohya and noise.huber_schedule == "snr":
-        yield "noise.huber_scale", "ignored: sd-scripts leaves it out of the schedule snr"
+        yield "noise.huber_scale", "ignored: sd-scripts does not use it with the SNR schedule"
     if not _masked(job):
         yield "noise.mask_mean", "ignored: there are no masks"
     elif kohya:
-        yield "noise.mask_mean", "ignored: sd-scripts takes the mean over the image"
+        yield "noise.mask_mean", "ignored: sd-scripts averages over the whole image"
     if not kohya_differs(job):
-        yield "noise.compatibility", "ignored: with these settings the step is the same"
+        yield "noise.compatibility", "ignored: these settings give the same result either way"
 
 
 def _masked(job: TrainJob) -> bool:
@@ -86,7 +93,7 @@ def _masked(job: TrainJob) -> bool:
 
 
 def kohya_differs(job: TrainJob) -> bool:
-    """Whether the chosen compatibility, or one of them where none is, changes anything as the other settings stand."""
+    """Whether the chosen compatibility, or any if none is chosen, changes anything with the other settings."""
     noise = job.noise
     weighed = (
         noise.min_snr_gamma is not None
@@ -101,9 +108,7 @@ def kohya_differs(job: TrainJob) -> bool:
         or noise.multires_noise_iterations is not None
     ) and anywhere(job, lambda each: each.images.train_batch_size > 1)
     halved = job.memory.mixed_precision != "no"
-    if (
-        job.method.kind == "lora"
-    ):  # in 0.9 alone; "auto" is often bf16, but nobody who repeats old results leaves it to that
+    if job.method.kind == "lora":  # only in 0.9; "auto" may be bf16, but reproducing old results sets the dtype
         asked = job.memory.mixed_precision in ("bf16", "fp16")
         halved = {"none": asked, "kohya": False, "kohya_0.9": halved}[noise.compatibility]
     gathered = job.schedule.gradient_accumulation_steps > 1

@@ -1,4 +1,4 @@
-"""The optimizer, its arguments, and what it asks of the rest."""
+"""The optimizer, its arguments, and what it needs of other groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     for name in COMMON:
         if getattr(own, name) is not None and name in own.optimizer_args:
             what = f"{name} is given twice: {getattr(own, name)} as a setting and {own.optimizer_args[name]} as an argument"
-            yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them")
+            yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them", code="optimizer.argument-twice")
     entry = find(own.optimizer_type)
     if entry is not None:
         yield from settings_problems(own, entry)
@@ -37,30 +37,34 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield from _adafactor(job)
         if averages(entry.name) and job.schedule.lr_warmup_steps:
             how = "warmup_steps=100 in its arguments" if "warmup_steps" in entry.arguments else "its own arguments"
-            what = f"{entry.name} is schedule-free: it ignores the warm-up of the curve"
-            yield Problem(what, "schedule.lr_warmup_steps", f"use {how}", "advice")
+            what = f"{entry.name} is schedule-free and ignores the scheduler's warmup"
+            yield Problem(
+                what, "schedule.lr_warmup_steps", f"use {how}", "advice", code="optimizer.schedule-free-warmup"
+            )
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:
     arguments, schedule = job.optimizer.optimizer_args, job.schedule
     if relative_steps(job.optimizer):
         if schedule.lr_warmup_steps:
-            what = "AdaFactor finds the rate itself (relative_step), and a warm-up cannot be added to that"
-            fix = "set the warm-up to 0, and warmup_init=true in its arguments for its own; or relative_step=false"
-            yield Problem(what, "schedule.lr_warmup_steps", fix)
+            what = "AdaFactor with relative_step sets the learning rate and cannot use the scheduler's warmup"
+            fix = "set warmup steps to 0 (warmup_init=true is its own warmup), or use relative_step=false"
+            yield Problem(what, "schedule.lr_warmup_steps", fix, code="optimizer.adafactor-relative-warmup")
         return
     if arguments.get("warmup_init"):
-        what = "warmup_init is the warm-up of AdaFactor's own rate, which relative_step=false switches off"
-        yield Problem(what, ARGUMENTS, "remove warmup_init, or relative_step=false")
+        what = "AdaFactor's warmup_init needs relative_step"
+        fix = "remove warmup_init, or relative_step=false"
+        yield Problem(what, ARGUMENTS, fix, code="optimizer.adafactor-warmup-init")
     if job.optimizer.max_grad_norm != 0:
-        what = "AdaFactor clips its updates itself; clipping the gradient too slows it"
-        yield Problem(what, "optimizer.max_grad_norm", "use 0", "advice")
+        what = "AdaFactor clips its own updates; gradient clipping on top slows training"
+        yield Problem(what, "optimizer.max_grad_norm", "use 0", "advice", code="optimizer.adafactor-clipping")
     if schedule.lr_scheduler != "constant_with_warmup":
-        what = "AdaFactor with a given rate is usually trained with a constant rate after a warm-up"
-        yield Problem(what, "schedule.lr_scheduler", "use 'constant with warm-up'", "advice")
+        what = "AdaFactor with a fixed learning rate usually trains with a constant scheduler after a warmup"
+        fix = "use 'constant with warmup'"
+        yield Problem(what, "schedule.lr_scheduler", fix, "advice", code="optimizer.adafactor-scheduler")
     if arguments.get("clip_threshold", 1.0) != 1.0:
         what = f"AdaFactor's clip_threshold is {arguments['clip_threshold']}; 1 is usual"
-        yield Problem(what, ARGUMENTS, "remove it", "advice")
+        yield Problem(what, ARGUMENTS, "remove it", "advice", code="optimizer.adafactor-clip-threshold")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -69,28 +73,28 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "optimizer.compatibility", f"ignored: {why}"
     if averages(job.optimizer.optimizer_type):
         why = "ignored: this optimizer is schedule-free"
-        yield from ((f"schedule.{name}", why) for name in CURVE)
+        yield from ((f"schedule.{name}", why) for name in SCHEDULER)
     elif relative_steps(job.optimizer):
-        why = "ignored: AdaFactor finds the rate itself (relative_step)"
-        yield from ((f"schedule.{name}", why) for name in CURVE if name != "lr_warmup_steps")
+        why = "ignored: AdaFactor sets the learning rate (relative_step)"
+        yield from ((f"schedule.{name}", why) for name in SCHEDULER if name != "lr_warmup_steps")
 
 
 def _clipped_the_same(job: TrainJob) -> str:
-    """Why clipping is the same with sd-scripts' choice; empty where it is another."""
+    """Why clipping as sd-scripts makes no difference; empty if it does."""
     own = job.optimizer
     if own.max_grad_norm == 0:
-        return "nothing is clipped"
+        return "gradient clipping is off"
     if job.sharding.active:
-        return "DeepSpeed clips what trains"
+        return "DeepSpeed clips the gradients"
     if job.method.whole_model:
-        return "" if has_frozen_blocks(job) else "no block has the rate 0, or the optimizer is within the backward pass"
-    unet_rests = trains_unet(job) and own.unet_rate == 0
-    if job.method.kind == "lora" and not unet_rests and not (trains_text(job) and 0 in own.text_rates):
-        return "no part of the LoRA has the rate 0"
+        return "" if has_frozen_blocks(job) else "no block has learning rate 0, or the backward pass is fused"
+    unet_frozen = trains_unet(job) and own.unet_rate == 0
+    if job.method.kind == "lora" and not unet_frozen and not (trains_text(job) and 0 in own.text_rates):
+        return "no part of the LoRA has learning rate 0"
     return ""
 
 
-CURVE = (
+SCHEDULER = (
     "lr_scheduler",
     "lr_warmup_steps",
     "lr_decay_steps",

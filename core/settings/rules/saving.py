@@ -1,4 +1,4 @@
-"""Saves, back-ups and samples."""
+"""Checkpoints, training states, uploads, samples and logging."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ PERIODS = (
     "validation.validate_every_n_epochs",
     "validation.max_validation_steps",
 )
-OF_WHOLE_MODELS = {
+FULL_MODEL_FORMATS = {
     "diffusers": "A diffusers folder",
     "diffusers_safetensors": "A diffusers folder",
-    "source": "The base model's form",
+    "source": "The base model's format",
 }
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 METADATA = "metadata_"
@@ -42,24 +42,25 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         value = value_of(job, path)
         if value is not None and value < 0:
             what = f"{titles[path]} is {value}, which is treated as off"
-            yield Problem(what, path, "leave it empty or write 0", "advice")
+            yield Problem(what, path, "leave it empty or write 0", "advice", code="saving.negative-interval")
     yield from _states(job)
     name = job.saving.output_name
     reason = bad_name(name)
     if reason is not None:
-        what = f"'{name}' cannot be a file name: {reason}"
-        yield Problem(what, "saving.output_name", "use letters, digits, - and _")
+        what = f"'{name}' cannot be used as a file name: {reason}"
+        yield Problem(what, "saving.output_name", "use letters, digits, - and _", code="settings.bad-name")
     form = job.saving.save_model_as
-    if form in OF_WHOLE_MODELS and not job.method.whole_model:
-        what = f"{OF_WHOLE_MODELS[form]} holds a whole model, and this training makes a small file"
-        yield Problem(what, "saving.save_model_as", "use safetensors")
+    if form in FULL_MODEL_FORMATS and not job.method.whole_model:
+        what = f"{FULL_MODEL_FORMATS[form]} is for full models, and this method saves a small file"
+        yield Problem(what, "saving.save_model_as", "use safetensors", code="saving.full-model-format")
     if job.resume.resume_from_huggingface and not job.resume.resume:
-        what = "A state on the hub is asked for, and its address is missing"
-        yield Problem(what, "resume.resume", "write owner/name/folder, or switch it off")
+        what = "Resume from Hugging Face is on, but no address is set"
+        fix = "write owner/name/folder, or turn it off"
+        yield Problem(what, "resume.resume", fix, code="resume.no-address")
     repository = job.hub.huggingface_repo_id
     if repository and not REPOSITORY.fullmatch(repository):
-        what = f"'{repository}' is no repository of the hub"
-        yield Problem(what, "hub.huggingface_repo_id", "write owner/name")
+        what = f"'{repository}' is not a Hugging Face repository id"
+        yield Problem(what, "hub.huggingface_repo_id", "write owner/name", code="hub.bad-repository")
 
 
 def _states(job: TrainJob) -> Iterator[Problem]:
@@ -67,12 +68,15 @@ def _states(job: TrainJob) -> Iterator[Problem]:
     with_files = own.save_state and (every(own.save_every_n_steps) or every(own.save_every_n_epochs))
     if not every(own.save_every_minutes) and not (own.save_state and every(own.save_every_n_steps)):
         what = (
-            "A crash would lose everything since the last epoch save" if with_files else "A crash would lose everything"
+            "A crash would lose everything since the last epoch checkpoint"
+            if with_files
+            else "A crash would lose everything"
         )
-        yield Problem(what, "saving.save_every_minutes", "back up every 10 minutes", "advice")
+        fix = "back up every 10 minutes"
+        yield Problem(what, "saving.save_every_minutes", fix, "advice", code="saving.no-backups")
     if own.save_last_n_states == 1 and not _by_distance(job):
-        what = "Only one state is kept: if it is damaged, there is none to continue from"
-        yield Problem(what, "saving.save_last_n_states", "keep 2", "advice")
+        what = "Only one training state is kept: if it is damaged, the run cannot be resumed"
+        yield Problem(what, "saving.save_last_n_states", "keep 2", "advice", code="saving.one-state")
 
 
 def _by_distance(job: TrainJob) -> bool:
@@ -84,21 +88,21 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not every(own.save_every_n_epochs) and not every(own.save_n_epoch_ratio):
         yield "saving.save_last_n_epochs", "ignored: nothing is saved at epoch ends"
     if every(own.save_every_n_epochs) and every(own.save_n_epoch_ratio):
-        yield "saving.save_every_n_epochs", "ignored: the number of files decides"
+        yield "saving.save_every_n_epochs", "ignored: the min number of epoch checkpoints is set"
     if not every(own.save_every_n_steps) and not every(own.save_n_evenly):
         yield "saving.save_last_n_steps", "ignored: nothing is saved at steps"
     if own.save_state:
-        yield "saving.save_state_on_train_end", "ignored: a state is saved with every file, the last too"
+        yield "saving.save_state_on_train_end", "ignored: a state is saved with every checkpoint, including the last"
     if _by_distance(job):
-        yield "saving.save_last_n_states", "ignored: epochs or steps of states are set"
+        yield "saving.save_last_n_states", "ignored: states are kept by epochs or steps"
     if own.save_model_as in ("ckpt", "pt"):
         for name in type(own).model_fields:
             if name.startswith(METADATA) or name in ("training_comment", "no_metadata"):
                 yield f"saving.{name}", f"ignored: .{own.save_model_as} files have no metadata"
     elif own.no_metadata:
-        yield "saving.training_comment", "ignored: metadata is left out"
+        yield "saving.training_comment", "ignored: metadata is minimal"
     if job.method.kind != "lora" or job.model.family not in ("auto", "sd2"):
-        yield "saving.sd2_projections", "ignored: this training makes no LoRA for SD 2.x"
+        yield "saving.sd2_projections", "ignored: it applies to LoRAs for SD 2.x only"
     yield from _resume(job)
     if not job.hub.huggingface_repo_id:
         for name in type(job.hub).model_fields:
@@ -112,21 +116,21 @@ def _logging(job: TrainJob) -> Iterator[tuple[str, str]]:
     own = job.logging
     if own.log_with == "none":
         for name in ("logging_dir", "log_prefix", "log_tracker_name", "log_tracker_config", "log_config"):
-            yield f"logging.{name}", "ignored: nothing is written but the journal"
+            yield f"logging.{name}", "ignored: there are no trackers"
     elif not own.logging_dir:
-        yield "logging.log_prefix", "ignored: logs lie in the run's own folder"
+        yield "logging.log_prefix", "ignored: logs are saved in the run's own folder"
     if own.log_with not in ("wandb", "all"):
-        yield "logging.wandb_run_name", "ignored: nothing is sent to wandb"
+        yield "logging.wandb_run_name", "ignored: wandb is off"
 
 
 def _resume(job: TrainJob) -> Iterator[tuple[str, str]]:
     own = job.resume
     if own.initial_step is not None:
-        yield "resume.initial_epoch", "ignored: the step is set"
+        yield "resume.initial_epoch", "ignored: the initial step is set"
     if own.initial_step is None and own.initial_epoch is None:
-        yield "resume.skip_until_initial_step", "ignored: the training begins at the beginning, or at a state"
+        yield "resume.skip_until_initial_step", "ignored: no initial step or epoch is set"
     if not own.resume:
-        yield "resume.resume_from_huggingface", "ignored: no state is given"
+        yield "resume.resume_from_huggingface", "ignored: no state is set"
 
 
 def _samples(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -135,4 +139,4 @@ def _samples(job: TrainJob) -> Iterator[tuple[str, str]]:
             if entry.group == "samples" and entry.name not in ("sample_prompts", "sample_prompts_file"):
                 yield entry.path, "ignored: there are no sample prompts"
     elif every(job.samples.sample_every_n_epochs):
-        yield "samples.sample_every_n_steps", "ignored: samples come at epoch ends"
+        yield "samples.sample_every_n_steps", "ignored: samples are generated at epoch ends"

@@ -1,4 +1,4 @@
-"""DeepSpeed: what it needs, what it cannot serve, and what has no effect as the others stand."""
+"""DeepSpeed: what it needs, what it does not support, and settings without effect."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from core.settings.optimizers import find
 DEEPSPEED, STAGE = "sharding.deepspeed", "sharding.zero_stage"
 OPTIMIZER, PARAM = "sharding.offload_optimizer_device", "sharding.offload_param_device"
 MASTERS = "sharding.fp16_master_weights_and_gradients"
-INSTALL = "./launch.sh deepspeed installs it; elsewhere DS_BUILD_OPS=0 pip install --no-build-isolation -r requirements-deepspeed.txt"
+INSTALL = (
+    "run ./launch.sh deepspeed; elsewhere DS_BUILD_OPS=0 pip install --no-build-isolation -r requirements-deepspeed.txt"
+)
 SYSTEMS = {"win32": "Windows", "darwin": "macOS"}
-# Optimizers that treat each number by itself: a part of a tensor moves as it would within the whole.
-BY_NUMBER = (
+# Element-wise optimizers, which give the same result on a partition of a tensor.
+ELEMENTWISE = (
     "torch.optim.AdamW",
     "torch.optim.Adam",
     "torch.optim.Adamax",
@@ -27,7 +29,7 @@ BY_NUMBER = (
     "torch.optim.SGD",
     "lion_pytorch.Lion",
 )
-ADAM = ("torch.optim.AdamW", "torch.optim.Adam")  # those that DeepSpeed computes on the CPU itself
+ADAM = ("torch.optim.AdamW", "torch.optim.Adam")  # those that DeepSpeed implements on the CPU
 ADAM_ARGUMENTS = {"betas", "eps", "weight_decay"}
 
 
@@ -35,13 +37,14 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if not job.sharding.deepspeed:
         return
     if job.sharding.zero_stage == 0:
-        what = "ZeRO stage 0 shares nothing: each card holds everything, as without DeepSpeed"
-        yield Problem(what, STAGE, "use 1 to 3, or switch DeepSpeed off", "advice")
+        what = "ZeRO stage 0 partitions nothing, as without DeepSpeed"
+        yield Problem(what, STAGE, "use 1 to 3, or turn DeepSpeed off", "advice", code="deepspeed.stage-0")
     elif sys.platform != "linux":
         system = SYSTEMS.get(sys.platform, sys.platform)
-        yield Problem(f"DeepSpeed runs on Linux only, and this is {system}", DEEPSPEED, "switch it off, or use WSL")
+        what = f"DeepSpeed runs on Linux only, and this is {system}"
+        yield Problem(what, DEEPSPEED, "turn it off, or use WSL", code="deepspeed.not-linux")
     elif find_spec("deepspeed") is None:
-        yield Problem("DeepSpeed is not installed", DEEPSPEED, INSTALL)
+        yield Problem("DeepSpeed is not installed", DEEPSPEED, INSTALL, code="deepspeed.not-installed")
     yield from _offload(job)
     if job.sharding.active:
         yield from _method(job)
@@ -53,87 +56,105 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
     settings = job.sharding
     stage, optimizer, param = settings.zero_stage, settings.offload_optimizer_device, settings.offload_param_device
     if optimizer is not None and stage == 0:
-        yield Problem("ZeRO stage 0 leaves the optimizer on the GPU", f"{STAGE}, {OPTIMIZER}", "use stage 2")
+        what = "ZeRO stage 0 cannot offload the optimizer state"
+        yield Problem(what, f"{STAGE}, {OPTIMIZER}", "use stage 2", code="deepspeed.offload-optimizer-stage")
     if optimizer == "nvme" and stage in (1, 2):
-        what = f"The optimizer's memory lies on a disk with ZeRO stage 3 only, and this is stage {stage}"
-        yield Problem(what, f"{STAGE}, {OPTIMIZER}", "use stage 3, or put it into RAM (cpu)")
+        what = f"Offloading the optimizer state to NVMe needs ZeRO stage 3, and this is stage {stage}"
+        fix = "use stage 3, or offload to RAM (cpu)"
+        yield Problem(what, f"{STAGE}, {OPTIMIZER}", fix, code="deepspeed.offload-optimizer-stage")
     if param is not None and stage != 3:
-        what = f"Weights leave the GPU with ZeRO stage 3 only, and this is stage {stage}"
-        yield Problem(what, f"{STAGE}, {PARAM}", "use stage 3, or leave it empty")
+        what = f"Offloading parameters needs ZeRO stage 3, and this is stage {stage}"
+        fix = "use stage 3, or leave it empty"
+        yield Problem(what, f"{STAGE}, {PARAM}", fix, code="deepspeed.offload-param-stage")
     for name, place in (("optimizer", optimizer), ("param", param)):
         path = f"sharding.offload_{name}_nvme_path"
         if place == "nvme" and not getattr(settings, f"offload_{name}_nvme_path"):
-            yield Problem("There is no folder on a fast disk to put it in", path, "give one, such as /nvme/atelier")
+            what, fix = "Offloading to NVMe needs a folder", "set one, such as /nvme/atelier"
+            yield Problem(what, path, fix, code="deepspeed.no-nvme-path")
 
 
 def _method(job: TrainJob) -> Iterator[Problem]:
     memory, method = job.memory, job.method
     if method.kind == "embedding":
-        what = "Textual inversion trains a few rows of numbers: there is nothing to share"
-        yield Problem(what, DEEPSPEED, "switch DeepSpeed off")
+        what = "DeepSpeed does not support textual inversion"
+        yield Problem(what, DEEPSPEED, "turn DeepSpeed off", code="deepspeed.textual-inversion")
         return
     if memory.fused_backward_pass or memory.fused_optimizer_groups:
-        what = "DeepSpeed gathers the whole gradient, and weights are to move within the backward pass"
-        yield Problem(what, "memory.fused_backward_pass, fused_optimizer_groups", "switch that off, or DeepSpeed")
+        what = "DeepSpeed does not support a fused backward pass"
+        where = "memory.fused_backward_pass, fused_optimizer_groups"
+        yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
     if method.whole_model and method.stop_text_encoder_training is not None:
-        what = "DeepSpeed moves all that trains at every step, and the text encoder is to stop"
-        yield Problem(what, "method.stop_text_encoder_training", "empty it, or switch DeepSpeed off")
+        what = "DeepSpeed cannot stop training the text encoder during a run"
+        where = "method.stop_text_encoder_training"
+        yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
     if not method.whole_model and job.network.module_dropout > 0:
-        what = "DeepSpeed moves all that trains at every step, and module dropout leaves layers out"
-        yield Problem(what, "network.module_dropout", "set it to 0, or switch DeepSpeed off")
+        what = "DeepSpeed does not support module dropout"
+        where = "network.module_dropout"
+        yield Problem(what, where, "set it to 0, or turn DeepSpeed off", code="deepspeed.module-dropout")
     if not method.whole_model and job.network.scale_weight_norms is not None:
-        what = "The change of a weight is measured over the whole matrix, and DeepSpeed cuts it"
-        yield Problem(what, "network.scale_weight_norms", "empty it, or switch DeepSpeed off")
+        what = "DeepSpeed does not support a max weight norm"
+        where = "network.scale_weight_norms"
+        yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.max-weight-norm")
     if job.sharding.shares_weights and memory.narrow_unet:
-        what = "ZeRO stage 3 gathers weights in the type they compute in, and these lie in 8 bits"
-        yield Problem(what, "memory.fp8_base, fp8_base_unet", "use stage 2, or switch 8 bits off")
+        what = "ZeRO stage 3 does not support fp8 weights"
+        where = "memory.fp8_base, fp8_base_unet"
+        yield Problem(what, where, "use stage 2, or turn fp8 off", code="deepspeed.stage-3-fp8")
     if job.sharding.shares_weights and memory.torch_compile:
-        what = "ZeRO stage 3 gathers weights between layers, and compiled blocks know no layers"
-        yield Problem(what, "memory.torch_compile", "use stage 2, or switch the compiler off")
+        what = "ZeRO stage 3 does not support torch.compile"
+        fix = "use stage 2, or turn torch.compile off"
+        yield Problem(what, "memory.torch_compile", fix, code="deepspeed.stage-3-compile")
     if job.sharding.shares_weights and job.sharding.zero3_init_flag and method.prior == "model":
-        what = "The untrained model is asked before the parts are on the GPUs"
-        yield Problem(what, "sharding.zero3_init_flag", "switch it off, or use regularization images (method.prior)")
+        what = "ZeRO-3 init does not support prior preservation with the base model"
+        fix = "turn it off, or use regularization images (method.prior)"
+        yield Problem(what, "sharding.zero3_init_flag", fix, code="deepspeed.zero3-init-prior")
     if method.whole_model and method.ema and job.sharding.offload_optimizer_device == "nvme":
-        yield Problem("An average cannot be kept of weights on a disk", "method.ema", "switch it off, or use RAM")
+        what, fix = "EMA does not work with weights offloaded to NVMe", "turn EMA off, or offload to RAM"
+        yield Problem(what, "method.ema", fix, code="deepspeed.ema-nvme")
 
 
 def _optimizer(job: TrainJob) -> Iterator[Problem]:
     where = "optimizer.optimizer_type"
     entry = find(job.optimizer.optimizer_type)
     path = entry.path if entry is not None else ""
-    if path not in BY_NUMBER:
-        names = ", ".join(name.rpartition(".")[2] for name in BY_NUMBER)
-        what = f"DeepSpeed cuts weights anywhere, and {job.optimizer.optimizer_type} looks at whole tensors or at all of them"
-        yield Problem(what, where, f"choose one that takes each number by itself: {names}")
+    if path not in ELEMENTWISE:
+        names = ", ".join(name.rpartition(".")[2] for name in ELEMENTWISE)
+        what = f"DeepSpeed needs an element-wise optimizer, which {job.optimizer.optimizer_type} is not"
+        yield Problem(what, where, f"choose one of {names}", code="deepspeed.optimizer")
         return
     given = set(job.optimizer.optimizer_args) - ADAM_ARGUMENTS
     for needed, why in (
-        (job.sharding.offload_optimizer_device == "nvme", "on a disk"),
-        (job.sharding.fp16_master_weights_and_gradients, "with master weights in fp16"),
+        (job.sharding.offload_optimizer_device == "nvme", "with NVMe offload"),
+        (job.sharding.fp16_master_weights_and_gradients, "with fp16 master weights"),
     ):
         if needed and path not in ADAM:
-            yield Problem(f"DeepSpeed steps {why} with AdamW and Adam only", where, "choose AdamW")
+            what = f"DeepSpeed {why} supports AdamW and Adam only"
+            yield Problem(what, where, "choose AdamW", code="deepspeed.adam-only")
         elif needed and given:
             names = ", ".join(sorted(given))
-            what = f"DeepSpeed's own AdamW, which steps {why}, does not know {names}"
-            yield Problem(what, "optimizer.optimizer_args", "leave that out")
+            what = f"DeepSpeed's AdamW, used {why}, does not support {names}"
+            yield Problem(what, "optimizer.optimizer_args", "remove it", code="deepspeed.adam-arguments")
 
 
 def _precision(job: TrainJob) -> Iterator[Problem]:
     memory, settings = job.memory, job.sharding
     if memory.full_precision != "fp32":
-        what = f"DeepSpeed shares fp32 weights that train, and they are to train in {memory.full_precision}"
-        fix = "set it to fp32: a whole model lies on the card in the type of memory.mixed_precision all the same"
-        yield Problem(what, "memory.full_precision", fix)
+        what = f"DeepSpeed keeps fp32 master weights and does not support full {memory.full_precision} training"
+        fix = "set it to fp32: the weights on the GPU use memory.mixed_precision anyway"
+        yield Problem(what, "memory.full_precision", fix, code="deepspeed.full-precision")
     if not settings.fp16_master_weights_and_gradients:
         return
     if not job.method.whole_model:
-        yield Problem("A network's master weights are fp32", MASTERS, "switch it off: they are small")
+        what = "fp16 master weights are for full models only"
+        yield Problem(what, MASTERS, "turn it off", code="deepspeed.fp16-masters-network")
     elif memory.mixed_precision != "fp16":
-        yield Problem("Master weights in fp16 are for fp16", f"memory.mixed_precision, {MASTERS}", "set it to fp16")
+        what = "fp16 master weights need mixed precision fp16"
+        yield Problem(
+            what, f"memory.mixed_precision, {MASTERS}", "set it to fp16", code="deepspeed.fp16-masters-precision"
+        )
     if settings.zero_stage != 2 or settings.offload_optimizer_device != "cpu":
-        what = "Master weights in fp16 are for ZeRO stage 2 with the optimizer in RAM"
-        yield Problem(what, f"{STAGE}, {OPTIMIZER}, {MASTERS}", "use stage 2 and cpu, or switch it off")
+        what = "fp16 master weights need ZeRO stage 2 with the optimizer offloaded to RAM"
+        fix = "use stage 2 and cpu, or turn it off"
+        yield Problem(what, f"{STAGE}, {OPTIMIZER}, {MASTERS}", fix, code="deepspeed.fp16-masters-stage")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -145,9 +166,9 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         return
     for name in ("optimizer", "param"):
         if getattr(settings, f"offload_{name}_device") != "nvme":
-            yield f"sharding.offload_{name}_nvme_path", "ignored: nothing is put on a disk"
+            yield f"sharding.offload_{name}_nvme_path", "ignored: nothing is offloaded to NVMe"
     if not settings.shares_weights:
-        yield "sharding.zero3_init_flag", "ignored: only ZeRO stage 3 shares the weights"
-        yield "sharding.zero3_save_16bit_model", "ignored: only ZeRO stage 3 shares the weights"
+        yield "sharding.zero3_init_flag", "ignored: it needs ZeRO stage 3"
+        yield "sharding.zero3_save_16bit_model", "ignored: it needs ZeRO stage 3"
     elif not job.method.whole_model or job.memory.mixed_precision == "no":
-        yield "sharding.zero3_save_16bit_model", "ignored: what trains is fp32 throughout"
+        yield "sharding.zero3_save_16bit_model", "ignored: the weights are fp32 throughout"
