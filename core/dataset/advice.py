@@ -107,7 +107,7 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
             continue
         if len(group) > 1:
             names = names_of([each.image for each in group])
-            what = f"{len(group)} captions were read as {encoding} rather than UTF-8: {names}"
+            what = f"{len(group)} captions were read as {encoding}, not UTF-8: {names}"
             problem = replace(problem, what=what, where=printable(group[0].image.path.parent))
         found.append(problem)
     return found
