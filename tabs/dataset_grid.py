@@ -125,8 +125,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
 
 
 def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
-    readable = row.bucket is not None or "narrow" in row.why or "bucket" in row.why or "small" in row.why
-    if row.size is None or not readable:
+    if row.size is None or not row.readable:
         return '<span class="pic none">cannot be read</span>'
     width, height = row.size
     frame = crop_frame(row.frame) if row.frame else ""

@@ -1,4 +1,4 @@
-"""Findings that do not block a start: captions, sizes, balance. Each says what, where and what to do."""
+"""Warnings that do not block a start: captions, image sizes, regularization balance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from core.dataset.files import printable
 from core.dataset.image_info import ImageInfo, count, listed, names_of
 from core.dataset.look import Look
 from core.dataset.rotation import Turn
+from core.dataset.titles import title
 from core.record.problems import Problem
-from core.settings.captions import LENGTHS
+from core.settings.captions import LENGTHS, CaptionSettings
+from core.settings.dataset import DatasetSettings
+from core.settings.images import ImageSettings
 
-ENLARGED_FROM = 1.05  # scale from which an image is named as smaller than its bucket
+ENLARGED_FROM = 1.05  # scale from which an image is reported as upscaled
 MOST_REMARKS = 20  # kinds of damage that are listed
-KEPT_BELOW = 0.5  # share of an image below which its crop is named
+KEPT_BELOW = 0.5  # fraction of the area left after the crop below which an image is reported
 
 Key = tuple[str, str]
 
 
 def caption_advice(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:
-    """counted: tokens by image key; limit: tokens that are read."""
+    """Problems with captions. counted: tokens by image key; limit: the text encoder's token limit."""
     return [
         *_without_captions(placed),
         *_other_caption_files(placed),
@@ -43,23 +46,27 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
     for (source, text), images in groups.items():
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
         if source == "blank":
-            what = f"{number} have an empty caption file and would be trained as an empty caption: {names}."
-            fix = "Write captions, or delete the files so that the folder's words are used."
+            code = "dataset.empty-captions"
+            what = f"{number} have an empty caption file and train with an empty caption: {names}"
+            fix = "write captions, or delete the files to use the folder's default caption"
         elif source == "metadata":
-            what = f"{number} have no caption in their metadata file, so an empty caption is trained: {names}."
-            fix = "Write a caption or tags into the metadata file."
+            code = "dataset.no-metadata-captions"
+            what = f"{number} have no caption in their metadata file and train with an empty caption: {names}"
+            fix = "add a caption or tags to the metadata file"
         elif source == "words":
-            what = f"{number} have no caption file; the folder's words are used: {text}"
-            fix = "Write captions on the Captions tab where images differ in more than these words say."
+            code = "dataset.default-captions"
+            what = f"{number} have no caption file and use the folder's default caption: {text}"
+            fix = "write captions on the Captions tab if the default does not describe them well"
         else:
-            what = f"{number} have no caption and their folder no words, so an empty caption is trained: {names}."
-            fix = "Write captions, or set the words of this folder."
-        found.append(Problem(what, printable(images[0].path.parent), fix, "advice"))
+            code = "dataset.no-captions"
+            what = f"{number} have no caption and train with an empty one: {names}"
+            fix = "write captions, or set a default caption for this folder"
+        found.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
     return found
 
 
 def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
-    """Files of the other extension, which the setting leaves unread."""
+    """Caption files with an extension that the settings do not select."""
     unread = [
         each.image
         for each in placed
@@ -76,11 +83,12 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
     used = Counter(
         os.path.splitext(each.caption.path.name)[1].lower() for each in placed if each.caption.source == "file"
     )
-    counts = f"beside them lie {_listed(endings)}, read are {_listed(used)}"
+    counts = f"{_listed(endings)} next to them; {_listed(used)} used"
     have = "has" if len(unread) == 1 else "have"
-    what = f"{count(len(unread), 'image')} {have} caption files that are not read: {counts}."
-    fix = "Choose which is read in Captions, Caption files, or use both by Several caption files."
-    return [Problem(what, printable(unread[0].path.parent), fix, "advice")]
+    what = f"{count(len(unread), 'image')} {have} caption files that are not used: {counts}"
+    which, both = title(CaptionSettings, "caption_extension"), title(CaptionSettings, "sidecars")
+    fix = f"choose the file type under '{which}', or combine both types under '{both}'"
+    return [Problem(what, printable(unread[0].path.parent), fix, "advice", code="dataset.unused-captions")]
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -99,7 +107,7 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
             continue
         if len(group) > 1:
             names = names_of([each.image for each in group])
-            what = f"{len(group)} captions were read as {encoding} rather than UTF-8: {names}."
+            what = f"{len(group)} captions were read as {encoding}, not UTF-8: {names}"
             problem = replace(problem, what=what, where=printable(group[0].image.path.parent))
         found.append(problem)
     return found
@@ -116,29 +124,28 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
     if not cut:
         return []
     longest = max(counted.values())
-    what = (
-        f"{len(cut)} captions are longer than {limit} tokens (the longest has {longest}) and are cut: {names_of(cut)}."
-    )
+    what = f"{len(cut)} captions are longer than {limit} tokens (the longest has {longest}) and get truncated: {names_of(cut)}"
     room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
-    fix = f"Shorten them, or raise the longest caption to {room}." if room > limit else "Shorten them."
-    return [Problem(what, "captions.max_token_length", fix, "advice")]
+    fix = f"shorten them, or raise the maximum caption length to {room}" if room > limit else "shorten them"
+    return [Problem(what, "captions.max_token_length", fix, "advice", code="dataset.long-captions")]
 
 
 def remark_advice(placed: Sequence[Placed], looks: Mapping[Key, Look]) -> list[Problem]:
-    """Images that could be read although something in them is damaged, by what that is."""
+    """Images that decode although part of the file is damaged, grouped by the decoder's remark."""
     groups: dict[str, list[ImageInfo]] = defaultdict(list)
     for each in placed:
         look = looks.get(each.image.key)
         if look and look.remark:
             groups[look.remark].append(each.image)
-    fix = "Look at them; if one looks wrong, save it again or replace it."
+    fix = "check them; if one looks wrong, save it again or replace it"
     found = [(remark, printable(images[0].path.parent), images) for remark, images in groups.items()]
     return [
         Problem(
-            f"{count(len(images), 'image')} with damaged data that was skipped ({remark}): {names_of(images)}.",
+            f"{count(len(images), 'image')} with damaged data that was skipped ({remark}): {names_of(images)}",
             where,
             fix,
             "advice",
+            code="image.damaged-data",
         )
         for remark, where, images in found[:MOST_REMARKS]
     ]
@@ -148,55 +155,58 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     found = []
     turned = [each.image for each in placed if each.image.rotated]
     if turned:
-        how = "is stored sideways and is" if len(turned) == 1 else "are stored sideways and are"
-        what = f"{count(len(turned), 'image')} {how} turned upright as their EXIF says: {names_of(turned)}."
-        fix = "Nothing needs to be done; captions should describe them upright."
-        found.append(Problem(what, printable(turned[0].path.parent), fix, "advice"))
+        how = "is" if len(turned) == 1 else "are"
+        what = (
+            f"{count(len(turned), 'image')} {how} rotated upright according to the EXIF orientation: {names_of(turned)}"
+        )
+        fix = "describe them upright in captions; nothing else to do"
+        found.append(Problem(what, printable(turned[0].path.parent), fix, "advice", code="image.exif-rotation"))
     other = [each.image for each in placed if each.image.really]
     if other:
         names = listed([f"{image.relative} ({image.really})" for image in other])
-        what = f"{count(len(other), 'file')} of another kind than the name says, read as what they are: {names}."
-        fix = "Nothing needs to be done here; other programs may refuse them until they are renamed."
-        found.append(Problem(what, printable(other[0].path.parent), fix, "advice"))
+        has = "has" if len(other) == 1 else "have"
+        what = f"{count(len(other), 'file')} {has} an extension that does not match the image format: {names}"
+        fix = "rename them if other programs refuse them; training reads them correctly"
+        found.append(Problem(what, printable(other[0].path.parent), fix, "advice", code="image.wrong-extension"))
     small = sorted(
         (each for each in placed if each.placement.scale > ENLARGED_FROM), key=lambda each: -each.placement.scale
     )
     if small:
         most = small[0].placement.scale
-        what = f"{len(small)} of {len(placed)} images are smaller than their bucket and are enlarged, "
-        what += f"the most by {most:.1f} times: {names_of([each.image for each in small])}."
-        fix = "Use larger images, a lower resolution, or turn on 'Never enlarge'."
-        found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice"))
+        what = f"{len(small)} of {len(placed)} images are smaller than their bucket and are upscaled, "
+        what += f"by up to {most:.1f} times: {names_of([each.image for each in small])}"
+        fix = f"use larger images or a lower resolution, or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
+        found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice", code="image.upscaled"))
     cropped = sorted(
         (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
     )
     if cropped:
         least = cropped[0].placement.kept
-        what = f"{len(cropped)} of {len(placed)} images lose more than half of themselves to the crop, "
-        what += f"at the most all but {least:.0%}: {names_of([each.image for each in cropped])}."
-        fix = "Crop them by hand, or raise the longest bucket side."
-        found.append(Problem(what, printable(cropped[0].image.path.parent), fix, "advice"))
+        what = f"{len(cropped)} of {len(placed)} images lose more than half of their area to cropping "
+        what += f"(as little as {least:.0%} is left): {names_of([each.image for each in cropped])}"
+        fix = f"crop them manually, or raise '{title(ImageSettings, 'max_bucket_reso')}'"
+        found.append(Problem(what, printable(cropped[0].image.path.parent), fix, "advice", code="image.cropped"))
     return found
 
 
 def balance_advice(epochs: Epochs) -> list[Problem]:
-    """Regularization without anything to balance, and what no epoch shows."""
+    """Regularization images without training images, and images that no epoch uses."""
     found = []
     for part in epochs.parts:
         if isinstance(part, Turn) and part.pool and not len(part):
-            what = f"{part.pool} regularization images have nothing to balance and are not shown."
-            fix = "Add images to train, or put both into the same batch group."
-            found.append(Problem(what, "dataset.sources", fix, "advice"))
+            what = f"{part.pool} regularization images are not used: their batch group has no training images"
+            fix = "add training images, or put both into the same batch group"
+            found.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
     unused = epochs.not_needed()
     if unused and not found:
-        what = f"{len(unused)} regularization images never train: sd-scripts' balance takes the first ones, until there"
-        what += f" are as many views as of the others: {names_of([each.image for each in unused])}."
-        fix = "Set 'Balance of regularization' to all in turn, or add images to train."
-        found.append(Problem(what, "dataset.reg_balance", fix, "advice"))
+        what = f"{len(unused)} regularization images are never used: the sd-scripts way of balancing takes them in"
+        what += f" order until there are as many as training images: {names_of([each.image for each in unused])}"
+        fix = f"set '{title(DatasetSettings, 'reg_balance')}' to use all in turn, or add training images"
+        found.append(Problem(what, "dataset.reg_balance", fix, "advice", code="dataset.regularization-unused"))
     never = epochs.never_shown()
     if never:
-        what = f"{len(never)} images never train: their buckets do not fill a batch, and short batches are left out: "
+        what = f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
         what += names_of([each.image for each in never])
-        fix = "Set 'Buckets that do not fill a batch' to short batches, or lower the batch size."
-        found.append(Problem(what + ".", "dataset.short_batches", fix, "advice"))
+        fix = f"choose another option for '{title(DatasetSettings, 'short_batches')}', or lower the batch size"
+        found.append(Problem(what, "dataset.short_batches", fix, "advice", code="dataset.never-used"))
     return found

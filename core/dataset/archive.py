@@ -1,4 +1,4 @@
-"""A zip of images -> a folder: nothing is written outside it, and it is there whole or not at all."""
+"""Unpack a zip of images into a new dataset folder: nothing is written outside it, and it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from core.record.space import require_space
 KEPT_EXTENSIONS = IMAGE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
 MAX_BYTES = 200 << 30
-MAX_LISTING_BYTES = 24_000_000  # of the list of members; that of 200,000 files with names of 60 letters
-# A zip is given up once this many of its images cannot be opened, if they are the larger part of those seen.
+MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters
+# Unpacking stops once this many images cannot be opened, if they are the majority of those seen.
 BROKEN_IMAGES = 100
-# A packed text may shrink 1000 times; 64 MB that unpack from under a thousandth of it are a zip made to fill the disk.
+# Text may compress 1000:1; 64 MB and more at a higher ratio is a zip bomb.
 MAX_RATIO, RATIO_FROM_BYTES = 1000, 64 << 20
-TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all together: images hardly shrink
+TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all members together: images hardly compress
 _CHUNK = 1 << 20
 MAX_DEPTH = 32  # folders within folders
 LONGEST_NAME = 150  # bytes
@@ -55,12 +55,12 @@ class _Entry:
 def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None) -> Path:
     """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
 
-    The folder has the zip's name, numbered when that exists. A single plain folder around everything is taken off.
-    ProblemsError says what is wrong with a zip that is damaged, encrypted, too large, hostile or without images.
+    The folder has the zip's name, numbered when that exists. A single plain top-level folder is stripped.
+    Raises ProblemsError for a zip that is damaged, encrypted, too large, hostile or without images.
     """
     zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
     where = printable(zip_path.name)
-    fix = "pack the images again as .zip, or unpack it yourself and give the folder"
+    fix = "pack the images again as .zip, or unpack it yourself and choose the folder"
     with open_regular(zip_path) as handle, open_zip(handle, where, fix, MAX_LISTING_BYTES) as archive:
         datasets_dir.mkdir(parents=True, exist_ok=True)
         entries = _entries(archive, where)
@@ -75,7 +75,7 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
 
 
 def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
-    """What is to be unpacked, with safe names that do not collide."""
+    """Members to unpack, with safe names that do not collide."""
     entries: list[_Entry] = []
     for info in archive.infolist():
         if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
@@ -83,32 +83,35 @@ def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
         raw = [part.strip() for part in re.split(r"[/\\]", _name(info))]
         if ".." in raw:
             raise ProblemsError.one(
-                "The zip names a file outside its own folder, so nothing was unpacked.",
+                "The zip contains a path that leads outside its folder; nothing was unpacked",
                 f"{where}, {printable('/'.join(raw))}",
-                "Do not trust this file.",
+                "do not trust this file",
+                code="zip.unsafe-path",
             )
         # Without roots of any system: /, //server, C:
         parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
         if not parts or any(is_junk(part) for part in parts) or extension(parts[-1]) not in KEPT_EXTENSIONS:
             continue
         if info.flag_bits & 1:
-            raise ProblemsError.one("The zip is protected by a password.", where, "Pack the images again without one.")
+            raise ProblemsError.one(
+                "The zip is encrypted", where, "pack the images again without a password", "zip.encrypted"
+            )
         # Deeper ones are refused below; no more of a name of thousands of parts is made.
         entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
     if not any(is_image_name(entry.parts[-1]) for entry in entries):
-        raise ProblemsError.one("There is no image in the zip.", where, "Pack .png, .jpg, .webp or other images.")
+        raise ProblemsError.one("The zip contains no images", where, "pack .png, .jpg or .webp images", "zip.no-images")
     return _all_apart(_without_outer_folder(entries))
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Zips made on older Windows hold names in the local encoding and do not say which; zipfile reads them as cp437."""
+    """The member's name. Older Windows zips use the local code page without naming it; zipfile reads them as cp437."""
     if info.flag_bits & 0x800:
         return info.filename
     try:
         decoded = decode_text(info.filename.encode("cp437"))
     except UnicodeEncodeError:
         return info.filename
-    # Western Windows packs in its DOS page, which is what zipfile took it for.
+    # Western Windows uses its DOS code page, which zipfile already assumed.
     return info.filename if decoded.encoding in ("cp1252", "latin-1") else decoded.text
 
 
@@ -119,7 +122,7 @@ def _safe_name(part: str) -> str:
 
 
 def _all_apart(entries: list[_Entry]) -> list[_Entry]:
-    """Files get a number where an earlier one has their name, on file systems that know no case too."""
+    """Number files whose name is taken by an earlier one, ignoring case as Windows and macOS do."""
     last: dict[tuple[str, ...], int] = {}
     apart = []
     for entry in entries:
@@ -141,7 +144,7 @@ def _without_case(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
-    """A zip of one folder: its files directly. A `<repeats>_<words>` folder stays, its name says something."""
+    """Strip a single top-level folder, unless it is `<repeats>_<words>`, whose name carries settings."""
     tops = {entry.parts[0] for entry in entries}
     if len(tops) != 1 or any(len(entry.parts) == 1 for entry in entries) or repeats_and_words(next(iter(tops))):
         return entries
@@ -152,23 +155,24 @@ def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: s
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
         most = f"{MAX_FILES} files and {MAX_BYTES >> 30} GB"
-        what = f"The zip holds {len(entries)} files of {total / 2**30:.1f} GB; the most is {most}."
-        raise ProblemsError.one(what, where, "Unpack it yourself and give the folder.")
+        what = f"The zip has {len(entries)} files with {total / 2**30:.1f} GB; the limit is {most}"
+        raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
     inside = {entry.parts[:-1] for entry in entries}
     if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:
-        what = f"The zip's folders lie more than {MAX_DEPTH} deep, or are more than {MAX_FILES}."
-        raise ProblemsError.one(what, where, "Unpack it yourself and give the folder.")
+        what = f"The zip's folders are nested more than {MAX_DEPTH} deep, or there are more than {MAX_FILES}"
+        raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-deep")
     bombs = [
         entry.info.filename
         for entry in entries
         if entry.info.file_size > max(RATIO_FROM_BYTES, MAX_RATIO * entry.info.compress_size)
     ]
-    # Measured by the zip itself: members can claim the same bytes of it.
+    # Measured against the zip's own size: members can claim the same bytes of it.
     if bombs or total > max(TOTAL_FROM_BYTES, TOTAL_RATIO * packed):
         raise ProblemsError.one(
-            "The zip is made to fill the disk, so nothing was unpacked.",
+            "The zip expands to far more than images do (zip bomb); nothing was unpacked",
             ", ".join([where, *map(printable, bombs[:1])]),
-            "Do not trust it.",
+            "do not trust this file",
+            code="zip.bomb",
         )
     require_space(folder, total, "Unpacking", "free some space, or start with --outputs on another disk")
 
@@ -186,24 +190,26 @@ def _write(
             with archive.open(entry.info) as packed, open(target, "xb") as out:
                 _copy(packed, out, entry.info.file_size)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
-            what = "The zip is damaged; nothing was kept of it."
-            raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "Copy or download it again.") from error
+            what, place = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, place, "copy or download it again", "zip.damaged") from error
         except (FileExistsError, NotADirectoryError) as error:
-            what = "The zip has a file and a folder of one name; nothing was kept of it."
-            raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "Unpack it yourself.") from error
+            what = "The zip has a file and a folder of the same name; nothing was unpacked"
+            place = f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
         except OSError as error:
-            kept = "nothing was kept of the zip"
+            kept = "nothing was unpacked"
             raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
         if is_image_name(target.name):
             images, reason = images + 1, _why_broken(target)
             broken += bool(reason)
             if broken > max(BROKEN_IMAGES, images / 2):
-                what = f"{broken} of the first {images} images in the zip cannot be opened, so nothing was kept: the last one {reason}"
-                raise ProblemsError.one(what, f"{where}, {'/'.join(entry.parts)}", "pack the images again")
+                what = f"{broken} of the first {images} images in the zip cannot be opened; nothing was unpacked: the last one {reason}"
+                place = f"{where}, {'/'.join(entry.parts)}"
+                raise ProblemsError.one(what, place, "pack the images again", "zip.broken-images")
 
 
 def _why_broken(image: Path) -> str:
-    """By its header alone, which takes 0.1 ms; the rest is for the scan."""
+    """Why the image's header cannot be read (0.1 ms), else empty; the scan checks the rest."""
     try:
         read_header(image)
     except BrokenImage as error:
@@ -212,7 +218,7 @@ def _why_broken(image: Path) -> str:
 
 
 def _copy(packed, out, promised: int) -> None:
-    """At most as many bytes as the zip's table promised: the limits above were checked against them."""
+    """Copy at most as many bytes as the zip's directory promised, which the limits above were checked against."""
     written = 0
     while chunk := packed.read(_CHUNK):
         written += len(chunk)
@@ -226,7 +232,7 @@ def _give_name(temporary: Path, parent: Path, name: str) -> Path:
     while True:
         target = parent / (name if number == 1 else f"{name}-{number}")
         if not target.exists():
-            # `replace` would silently take the place of an empty folder; a folder that appears meanwhile is not empty.
+            # On POSIX `replace` silently replaces an empty folder; one created meanwhile is not empty.
             try:
                 replace(temporary, target)
             except OSError as error:

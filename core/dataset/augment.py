@@ -1,4 +1,4 @@
-"""Changes of color by chance, exactly as defined: a turn of the hue, a power of the values."""
+"""Color augmentation: hue shift and gamma."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _HUES = 180.0  # OpenCV's units of the full circle
 
 
 def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarray:
-    """pixels float32 [H, W, 3], 0..255 -> the same with its hue turned and its values raised to a power."""
+    """pixels float32 [H, W, 3], 0..255 -> the same with hue shifted and gamma applied."""
     if hue:
         pixels_HWC = shift_hue(pixels_HWC, hue)
     if gamma != 1:
@@ -19,17 +19,17 @@ def change_colors(pixels_HWC: np.ndarray, hue: float, gamma: float) -> np.ndarra
 def raise_values(pixels: np.ndarray, gamma: float) -> np.ndarray:
     """v ** gamma of the 0..255 values, then clipped to them: brighter above 1, darker below. Reference: section 3.4.
 
-    (Of 0..255 and not of 0..1, so 128 becomes 163 at 1.05. It is what sd-scripts does under the name gamma.)
+    (On 0..255, not 0..1, so 128 becomes 163 at 1.05, as in sd-scripts.)
     """
     result: np.ndarray = np.power(pixels, np.float32(gamma), dtype=np.float32).clip(0, 255)
     return result
 
 
 def shift_hue(pixels_HWC: np.ndarray, hue: float) -> np.ndarray:
-    """The hue of HSV turned by `hue` units of 180; saturation and value stay. float32 [H, W, 3], 0..255.
+    """HSV hue shifted by `hue` (units of 180); saturation and value unchanged. float32 [H, W, 3], 0..255.
 
     HSV -> RGB in the form c(n) = V - V S max(0, min(k, 4 - k, 1)), k = (n + H / 60 degrees) mod 6, n = 5, 3, 1.
-    sd-scripts rounds the hue to OpenCV's 2 degrees on the way; nothing is rounded here.
+    sd-scripts rounds the hue to OpenCV's 2 degrees; nothing is rounded here.
     """
     value, low = pixels_HWC.max(axis=2), pixels_HWC.min(axis=2)
     span = value - low  # V S

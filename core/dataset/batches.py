@@ -1,4 +1,4 @@
-"""What a training sees: an image at its place, and images of one size put together for one forward pass."""
+"""An image with its bucket and caption, and batches of such images of one size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings.dataset import DatasetSettings
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An image that trains, at one size: where it goes and what is said about it (before the caption pipeline).
+    """An image at one training size: bucket, crop, and caption (before the caption pipeline).
 
     concept   its folder with the settings in force
     variant   which of several resolutions this is ("1024x1024"); empty for the first
@@ -37,11 +37,11 @@ class Placed:
 
     @property
     def bucket(self) -> tuple[str, Size]:
-        """What shares batches: the size, among folders that may be mixed."""
+        """What can share a batch: batch group and bucket size."""
         return (self.concept.batch_group, self.placement.bucket)
 
     def loss_weight(self, dataset: DatasetSettings) -> float:
-        """How much it counts beside the others."""
+        """Factor on this image's loss."""
         prior = dataset.prior_loss_weight if self.concept.role == "regularization" else 1.0
         return prior * self.concept.source.loss_weight
 
@@ -58,5 +58,5 @@ class Batch:
 
 
 def accumulation_groups(batches: Sequence[Batch], accumulation: int) -> list[list[Batch]]:
-    """The batches of each optimizer update, in order; the last group may be short: an epoch's end closes it."""
+    """The batches of each optimizer step, in order; the epoch's last group may be short."""
     return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: the sizes images train at, which one an image takes, how it is resized and cropped to it.
+"""Aspect ratio buckets: the training sizes, which one an image gets, how it is resized and cropped to it.
 
 The rules and their numbers are sd-scripts' (reference: sections 3.1 to 3.3), so that an image trains at the size it
 would have there. Sizes are (width, height) in pixels.
@@ -15,15 +15,15 @@ from core.settings.images import ImageSettings
 Size = tuple[int, int]
 
 LATENT_PIXELS = 8  # one latent pixel stands for 8 x 8 pixels, so every size is a multiple of it
-MIN_KEPT = 0.05  # an image of which less than this would train is too narrow for its bucket
+MIN_KEPT = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How an image comes to its bucket: resized to cover it, then cropped in the middle.
+    """How an image is fitted to its bucket: resized to cover it, then center-cropped.
 
-    image  its own size              bucket  the size that trains
-    resized  its size before the crop  crop    (left, top) of the bucket in the resized image
+    image    original size           bucket  training size
+    resized  size before the crop    crop    (left, top) of the bucket in the resized image
     """
 
     image: Size
@@ -33,27 +33,27 @@ class Placement:
 
     @property
     def scale(self) -> float:
-        """Resized to own size, the larger of both sides: above 1 the image is enlarged."""
+        """Resize factor, the larger of both sides: above 1 the image is upscaled."""
         return max(self.resized[0] / self.image[0], self.resized[1] / self.image[1])
 
     @property
     def kept(self) -> float:
-        """Share of the image's area that trains, 0 to 1."""
+        """Fraction of the image's area left after the crop, 0 to 1."""
         return (self.bucket[0] * self.bucket[1]) / (self.resized[0] * self.resized[1])
 
     @property
     def frame(self) -> tuple[float, float, float, float]:
-        """What trains, as fractions of the image: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
+        """The crop as fractions of the image: (left, top, right, bottom), 0 to 1; drawn on thumbnails."""
         (width, height), (left, top) = self.resized, self.crop
         return (left / width, top / height, (left + self.bucket[0]) / width, (top + self.bucket[1]) / height)
 
 
 @dataclass(frozen=True)
 class BucketPlan:
-    """The sizes of one dataset, and the rule that gives an image its own.
+    """The buckets of one dataset, and the rule that assigns images to them.
 
-    sizes   sorted by (width, height); empty when every image makes its own (no_upscale)
-    area    most pixels a bucket has      step    sides are multiples of it
+    sizes   sorted by (width, height); empty when every image gets its own (no_upscale)
+    area    max pixels of a bucket        step    sides are multiples of it
     """
 
     sizes: tuple[Size, ...]
@@ -64,14 +64,14 @@ class BucketPlan:
     _known: dict[Size, Placement | None] = field(default_factory=dict, compare=False, repr=False)
 
     def assign(self, width: int, height: int) -> Placement | None:
-        """Where an image of this size goes; None when it is too narrow for any bucket."""
+        """The bucket and crop for an image of this size; None when it is too narrow for any bucket."""
         if (width, height) not in self._known:
             find = self._own_size if self.no_upscale else self._nearest
             self._known[width, height] = find(width, height)
         return self._known[width, height]
 
     def _nearest(self, width: int, height: int) -> Placement:
-        """The bucket of nearest width / height (plain difference; the first of equals), covered without a gap."""
+        """The bucket with the nearest aspect ratio (absolute difference of width / height; the first of equals)."""
         ratio = width / height
         if (width, height) in self.sizes:
             bucket = (width, height)
@@ -80,7 +80,7 @@ class BucketPlan:
         return cover((width, height), bucket)
 
     def _own_size(self, width: int, height: int) -> Placement | None:
-        """Never enlarged: shrunk to the area where it is larger, then cropped to multiples of the step."""
+        """Never upscaled: downscaled to the area if larger, then cropped to multiples of the step."""
         resized = (width, height)
         if width * height > self.area:
             shrunk = _shrink_to_area(width / height, self.area, self.step)
@@ -92,7 +92,7 @@ class BucketPlan:
 
 
 def cover(image: Size, bucket: Size) -> Placement:
-    """Resized to cover the bucket without a gap, cropped in the middle."""
+    """Resize to cover the bucket, then center-crop."""
     width, height = image
     scale = bucket[1] / height if width / height > bucket[0] / bucket[1] else bucket[0] / width
     return _placement(image, bucket, (int(width * scale + 0.5), int(height * scale + 0.5)))
@@ -103,8 +103,8 @@ def _placement(image: Size, bucket: Size, resized: Size) -> Placement:
 
 
 def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
-    """The size of this ratio near `area` with one side on the step; of both choices the one whose bucket has the nearer
-    ratio (the height on the step when equal). None where a side would vanish."""
+    """The size of this aspect ratio near `area` with one side a multiple of the step; of both candidates the one whose
+    bucket has the nearer ratio (the height on the step when equal). None where a side would be 0."""
 
     def on_step(length: float) -> int:
         whole = int(length + 0.5)
@@ -120,11 +120,11 @@ def _shrink_to_area(ratio: float, area: int, step: int) -> Size | None:
     return (int(height_first * ratio + 0.5), height_first)
 
 
-# ---- the list of sizes
+# ---- the list of buckets
 
 
 def plan_buckets(settings: ImageSettings) -> BucketPlan:
-    """The sizes that the settings ask for. ProblemsError where they contradict each other."""
+    """The buckets that the settings ask for. Raises ProblemsError where they contradict each other."""
     resolution = settings.resolution
     width, height = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     step = settings.bucket_reso_steps
@@ -135,9 +135,12 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
         return BucketPlan((), area, step, no_upscale=True)
     square = _square(area, step)
     if square == 0:
-        what = f"The resolution {width} x {height} is smaller than the bucket step {step}: no size is left."
+        what = f"The bucket step {step} is larger than the resolution {width} x {height}"
         raise ProblemsError.one(
-            what, "dataset.bucket_reso_steps", f"Use a step of at most {math.isqrt(area) // 8 * 8}."
+            what,
+            "dataset.bucket_reso_steps",
+            f"use a step of at most {math.isqrt(area) // 8 * 8}",
+            code="dataset.bucket-step",
         )
     highest = settings.max_bucket_reso or 2 * max(width, height)
     lowest = settings.min_bucket_reso
@@ -145,42 +148,41 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
     if lowest >= square or lowest > min(width, height):
         lowered = min(width, height) // 2
         if lowest != ImageSettings.model_fields["min_bucket_reso"].default:
-            what = f"Shortest bucket side {lowest} leaves no choice at {width} x {height}; half the resolution is used."
-            advice.append(
-                Problem(what, "dataset.min_bucket_reso", f"Use {lowered} or less, or turn buckets off.", "advice")
-            )
+            what = f"The min bucket resolution {lowest} is too high for {width} x {height}; {lowered} is used"
+            fix = f"use {lowered} or less, or turn off bucketing"
+            advice.append(Problem(what, "dataset.min_bucket_reso", fix, "advice", code="dataset.min-bucket-resolution"))
         lowest = lowered
     lowest, highest = rounded_limits(lowest, highest, step)
     if highest < max(width, height):
-        what = f"Longest bucket side {highest} is below the resolution {width} x {height}."
-        fix = f"Leave it empty (twice the resolution), or use {max(width, height)} or more."
-        raise ProblemsError.one(what, "dataset.max_bucket_reso", fix)
+        what = f"The max bucket resolution {highest} is below the resolution {width} x {height}"
+        fix = f"leave it empty (twice the resolution), or use {max(width, height)} or more"
+        raise ProblemsError.one(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-resolution")
     return BucketPlan(tuple(bucket_sizes((width, height), lowest, highest, step)), area, step, advice=tuple(advice))
 
 
 def _one_size(width: int, height: int) -> BucketPlan:
-    """Buckets off: every image is cropped to one size."""
+    """Bucketing off: every image is cropped to one size."""
     fitting = (width - width % LATENT_PIXELS, height - height % LATENT_PIXELS)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):
-        what = f"Sizes must be multiples of {LATENT_PIXELS}: {width} x {height} trains as {fitting[0]} x {fitting[1]}."
-        fix = f"Set the resolution to {fitting[0]} x {fitting[1]}."
-        advice = (Problem(what, "dataset.resolution", fix, "advice"),)
+        what = f"The resolution {width} x {height} is rounded down to {fitting[0]} x {fitting[1]} (multiples of {LATENT_PIXELS})"
+        fix = f"set the resolution to {fitting[0]} x {fitting[1]}"
+        advice = (Problem(what, "dataset.resolution", fix, "advice", code="dataset.resolution-rounded"),)
     return BucketPlan((fitting,), fitting[0] * fitting[1], LATENT_PIXELS, advice=advice)
 
 
 def rounded_limits(lowest: int, highest: int, step: int) -> tuple[int, int]:
-    """Shortest side down and longest side up to multiples of the step; the shortest is at least one step."""
+    """Min side rounded down and max side rounded up to multiples of the step; the min is at least one step."""
     return max(lowest // step * step, step), -(-highest // step) * step
 
 
 def _square(area: int, step: int) -> int:
-    """Side of the largest square on the step within the area."""
+    """Side of the largest square within the area whose side is a multiple of the step."""
     return int(math.sqrt(area) // step) * step
 
 
 def bucket_sizes(resolution: Size, lowest: int, highest: int, step: int) -> list[Size]:
-    """Every size on the step of at most the resolution's area, for each width the tallest, both ways round, sorted.
+    """Every bucket of at most the resolution's area: for each width the tallest, in both orientations, sorted.
 
     lowest, highest   limits of a side, multiples of the step
     """

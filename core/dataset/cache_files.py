@@ -1,4 +1,4 @@
-"""Tensors in small files named by their key: whole or absent."""
+"""Cached tensors in small safetensors files named by their key."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ NO_SHAPES: Shapes = {}
 
 
 def key_of(*parts: object) -> str:
-    """One name for everything that a cached value depends on: 40 digits of SHA-256."""
+    """Hash of everything that a cached value depends on: 40 hex digits of SHA-256."""
     words = "\x1f".join(str(part) for part in parts)
     return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def file_of(folder: Path, key: str) -> Path:
-    """Spread over 256 sub-folders: file systems slow down with many names in one."""
+    """Path of an entry, spread over 256 subfolders: file systems slow down with many names in one."""
     return folder / key[:2] / f"{key}.safetensors"
 
 
 def is_whole(path: Path, shapes: Shapes = NO_SHAPES) -> bool:
-    """Whether the file is there, as long as its own header says, and with floats of these shapes; reads no tensors."""
+    """Whether the file exists, has the length its header states, and float tensors of these shapes; reads no tensors."""
     try:
         with open_regular(path) as handle:
             length = int.from_bytes(handle.read(8), "little")
@@ -58,7 +58,7 @@ def _is(entry: dict[str, Any], shape: tuple[int | None, ...]) -> bool:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write and return the size in bytes. Renamed into place, but not waited for on the disk: a cache may be lost."""
+    """Write atomically, without fsync (a cache may be lost), and return the size in bytes."""
     from safetensors.torch import save
 
     data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
@@ -72,16 +72,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
         finally:
             remove(temporary)
     except OSError as error:
-        kept = "what is cached so far is kept"
+        kept = "entries cached so far are kept"
         raise unwritten(error, "The cache cannot be written", str(path.parent), kept) from error
     return len(data)
 
 
 def read_tensors(path: Path, shapes: Shapes = NO_SHAPES) -> dict[str, Tensor] | None:
-    """The tensors, or None where the file is absent, damaged or without those of these shapes.
+    """The tensors, or None where the file is missing, damaged or has other shapes.
 
-    They are copied: a mapped file cannot be replaced on Windows.
-    A file that is read is given the present time, so that `prune` knows what is in use.
+    They are copied: a mapped file cannot be replaced on Windows. Reading updates the file's time, for `prune`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -92,7 +91,7 @@ def read_tensors(path: Path, shapes: Shapes = NO_SHAPES) -> dict[str, Tensor] | 
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    with suppress(OSError):  # a cache on a disk that is only read still serves
+    with suppress(OSError):  # read-only disk
         os.utime(path)
     return tensors
 
@@ -106,7 +105,7 @@ class Entry(NamedTuple):
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """Every entry of a cache folder, in no order."""
+    """Every entry of a cache folder, unsorted."""
     for path in folder.glob("??/*.safetensors"):
         with suppress(OSError):
             found = os.stat(path)
@@ -114,9 +113,9 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 
 def prune(folder: Path, keep_bytes: int, needed: frozenset[str] | set[str] = frozenset()) -> int:
-    """Delete the entries that were not used for longest until the folder holds at most `keep_bytes`; return the bytes freed.
+    """Delete the least recently used entries until the folder has at most `keep_bytes`; return the bytes freed.
 
-    needed   names (keys) that stay in any case
+    needed   keys that are never deleted
     """
     found = sorted(entries(folder))
     over = sum(entry.bytes for entry in found) - keep_bytes

@@ -1,7 +1,7 @@
-"""sd-scripts' metadata_cache.json: compared with the disk when it is used, written where there is none.
+"""sd-scripts' metadata_cache.json: compared with the folder when it is used, written where there is none.
 
-sd-scripts takes the list for the folder: new images and edited captions go unnoticed there (reference: section 5.4).
-Here the list counts too, and every difference is said.
+sd-scripts reads the list instead of the folder, so new images and edited captions go unnoticed there (reference:
+section 5.4). Here the list is used too, and every difference is reported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def compare_with_disk(
     settings: CaptionSettings,
     path: Path,
 ) -> list[Problem]:
-    """Captions that were edited after the list was written. files: of the images, with their caption files."""
+    """Warn of captions that were edited after the list was written. files: of the images, with their caption files."""
     beside = {file.path: file for file in files if file.sidecars}
     edited = []
     for image in images:
@@ -41,9 +41,9 @@ def compare_with_disk(
             edited.append(image)
     if not edited:
         return []
-    what = f"{len(edited)} of {len(images)} captions differ from the list, whose words train: {names_of(edited)}."
-    fix = f"Delete {path.name} to read the caption files, or turn off reading it."
-    return [Problem(what, printable(path), fix, "advice")]
+    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {names_of(edited)}"
+    fix = f"delete {path.name} to read the caption files, or turn off reading it"
+    return [Problem(what, printable(path), fix, "advice", code="dataset.stale-caption-cache")]
 
 
 def _same(text: str, said: str) -> bool:
@@ -53,7 +53,7 @@ def _same(text: str, said: str) -> bool:
 
 
 def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:
-    """Write the list of a folder that has none, in sd-scripts' form. A folder that may not be written to is said."""
+    """Write metadata_cache.json for a folder that has none, in sd-scripts' format; a failed write gives a warning."""
     if not images:
         return []
     said = {}
@@ -65,8 +65,7 @@ def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSetting
     try:
         atomic.write_json(path, said)
     except OSError as error:
-        what = f"The list of images could not be written ({error.strerror}); the folder itself was read."
-        return [
-            Problem(what, printable(path), "Allow writing there, or turn off reading metadata_cache.json.", "advice")
-        ]
+        what = f"{path.name} could not be written ({error.strerror}); the folder itself was read"
+        fix = "allow writing there, or turn off reading metadata_cache.json"
+        return [Problem(what, printable(path), fix, "advice", code="dataset.caption-cache-unwritten")]
     return []

@@ -1,4 +1,4 @@
-"""Bytes of a caption -> text: marks and valid UTF-8 are certain, older encodings are guessed by their traces."""
+"""Decode caption files: byte order marks and valid UTF-8 are certain, legacy encodings are guessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Text of a file. guessed: the encoding is not certain, so a person should look."""
+    """Text of a file. guessed: the encoding is not certain."""
 
     text: str
     encoding: str
@@ -16,7 +16,7 @@ class Decoded:
 
 
 def decode_text(data: bytes) -> Decoded:
-    """Bytes -> text. Byte-order marks and valid UTF-8 are certain; the rest is a guess between old encodings."""
+    """Bytes -> text. Byte order marks and valid UTF-8 are certain; the rest is a guess among legacy encodings."""
     for mark, encoding in (
         (b"\xef\xbb\xbf", "utf-8"),
         (b"\xff\xfe\0\0", "utf-32"),
@@ -39,7 +39,7 @@ def decode_text(data: bytes) -> Decoded:
 
 
 def _utf16_without_mark(data: bytes) -> Decoded:
-    """Latin text in UTF-16 has a zero in every second byte: in the odd ones when the low byte comes first."""
+    """Latin text in UTF-16 has a zero in every second byte: in the odd ones when little-endian."""
     encoding = "utf-16-le" if data[1::2].count(0) >= data[0::2].count(0) else "utf-16-be"
     try:
         return Decoded(data.decode(encoding), encoding, guessed=True)
@@ -54,13 +54,13 @@ _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 
 
 def _old_encoding(data: bytes) -> Decoded:
-    """Shift-JIS, EUC-JP, EUC-KR, GBK and Windows' Cyrillic leave their own traces; all else is Windows' Western."""
+    """Guess between Shift-JIS, EUC-JP, EUC-KR, GBK and Windows-1251; anything else is Windows-1252."""
     runs = _HIGH_RUNS.findall(data)
     text = _try(data, "cp932")
     if text and _KANA.search(text) and not _HALF_KANA.search(text):
         return Decoded(text, "shift-jis", guessed=True)
     longest = max(map(len, runs))
-    # Both bytes of the EUC family are high, and words are two characters or more. (German has pairs too: "Größe".)
+    # EUC encodings set the high bit of both bytes, and words are two characters or more. (German has pairs too: "Größe".)
     in_pairs = longest >= 4 and all(len(run) % 2 == 0 for run in runs)
     if in_pairs:
         text = _try(data, "euc_jp")
@@ -68,7 +68,7 @@ def _old_encoding(data: bytes) -> Decoded:
             return Decoded(text, "euc-jp", guessed=True)
         text = _try(data, "euc_kr") or ""
         syllables = len(_HANGUL.findall(text))
-        # Hangul begins with B0 to C8; Chinese text soon has a character from beyond.
+        # Hangul lead bytes are B0 to C8; Chinese text soon goes beyond.
         if syllables >= 3 and syllables * 2 == sum(map(len, runs)):
             return Decoded(text, "euc-kr", guessed=True)
     high = sum(map(len, runs))

@@ -1,6 +1,7 @@
-"""Caption files beside images: found, read in any encoding, saved and rewritten with a way back.
+"""Caption files next to images: found, read in any encoding, saved and rewritten with undo.
 
-A sentence (`.caption`) beside tags (`.txt`) is the normal result of a captioner plus a tagger; settings say which is used.
+A sentence (`.caption`) next to tags (`.txt`) is the usual result of a captioner plus a tagger; settings choose which is
+used.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from core.settings.captions import CaptionSettings
 if TYPE_CHECKING:
     from core.dataset.image_info import ImageInfo
 
-MAX_CAPTION_BYTES = 1 << 20  # a larger "caption" is some other file
+MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
-OWN = ("file", "metadata")  # sources of a caption that is the image's own
+OWN = ("file", "metadata")  # sources of a caption written for the image itself
 
-# "name_0512_0300_0120_0140.png": a face cut out of name.png, whose caption it shares (reference: 2.2, 6.8).
+# "name_0512_0300_0120_0140.png": a face crop of name.png, whose caption it shares (reference: 2.2, 6.8).
 _FACE = re.compile(r"(.+)_[0-9]+_[0-9]+_[0-9]+_[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is said about an image before the pipeline.
+    """An image's caption before the caption pipeline.
 
-    source    "file", "blank" (a caption file with nothing in it), "metadata" (a list named it), "words" (the folder's)
-              or "none"
+    source    "file", "blank" (an empty caption file), "metadata" (from a metadata file), "words" (the folder's default
+              caption) or "none"
     path      the caption file, or where one would be written
     encoding  of the file ("utf-8" when there is none)
-    sentence, tags   the texts of both files, or of both entries of the metadata, where settings join them or draw one each
-              time; `text` is then what a person is shown: both joined, or the tags
+    sentence, tags   texts of both files, or of both metadata entries, where settings join them or pick one at random;
+              `text` is then what is displayed: both joined, or the tags
     """
 
     text: str
@@ -57,7 +58,7 @@ class Caption:
 
     @property
     def whole(self) -> str:
-        """Everything that may be trained of it: what changes it changes the training."""
+        """All text that training may use."""
         return self.text if self.sentence is None else f"{self.sentence}\n{self.tags}"
 
 
@@ -65,7 +66,7 @@ class Caption:
 
 
 def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
-    """An image's caption: from its metadata, else the files beside it, else its folder's words."""
+    """An image's caption: from its metadata, else the files next to it, else its folder's default caption."""
     if image.given is not None:
         return _given(image, settings)
     if settings.sidecars == "one":
@@ -84,9 +85,9 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 
 
 def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
-    """The one caption file beside an image, else its folder's words: what is edited and saved.
+    """The one caption file next to an image, else its folder's default caption: what is edited and saved.
 
-    Line ends become \\n; blanks around are taken off.
+    Line ends become \\n; surrounding whitespace is stripped.
     """
     own = caption_files(image.path, caption_extension, image.sidecars)
     for path in dict.fromkeys((*own, *_shared_files(image.path, caption_extension))):
@@ -95,7 +96,7 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
         except MissingFile:
             if not os.path.islink(path):
                 continue
-            return _from_words(image, path, _unreadable(path, "is a link that leads nowhere"))
+            return _from_words(image, path, _unreadable(path, "is a broken link"))
         except ProblemsError as error:
             return _from_words(image, path, _unreadable(path, f"cannot be read: {error.problems[0].what}"))
         return _from_file(path, data)
@@ -103,10 +104,10 @@ def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Capt
 
 
 def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | None = None) -> str:
-    """A sentence and tags as one caption: sentence, separator (or `glue`), tags, with no blank added (reference: 2.3).
+    """A sentence and tags as one caption: sentence, separator (or `glue`), tags, without added spaces (reference: 2.3).
 
-    Of several lines each gets the tags, so whichever is taken has them; sd-scripts does that for drawn lines only, and
-    loses the tags where it takes the first.
+    Each of several lines gets the tags; sd-scripts does that for random lines only, and loses the tags where it takes
+    the first line.
     """
     if not sentence or not tags:
         return sentence or tags
@@ -120,12 +121,12 @@ def join_texts(sentence: str, tags: str, settings: CaptionSettings, glue: str | 
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines that are not blank, without blanks around them."""
+    """The stripped lines that are not blank."""
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> list[Path]:
-    """Where an image's own caption may lie, best first. sidecars: names seen beside it (A.TXT is one too)."""
+    """Candidate paths of an image's own caption, best first. sidecars: names found next to it (A.TXT is one too)."""
     candidates: list[Path] = []
     for ending in _endings(caption_extension):
         candidates += [image.parent / name for name in sidecars if name.lower().endswith(ending.lower())]
@@ -134,7 +135,7 @@ def caption_files(image: Path, caption_extension: str, sidecars: Sequence[str] =
 
 
 def _shared_files(image: Path, caption_extension: str) -> list[Path]:
-    """For a face that was cut out of an image: the image's caption. Read only, for it belongs to the other."""
+    """For a face crop: caption files of the image it came from (read only)."""
     face = _FACE.fullmatch(os.path.splitext(image.name)[0])
     return [image.parent / (face[1] + ending) for ending in _endings(caption_extension)] if face else []
 
@@ -144,7 +145,7 @@ def _endings(caption_extension: str) -> tuple[str, ...]:
 
 
 def caption_path(image: Path, caption_extension: str, sidecars: Sequence[str] = ()) -> Path:
-    """The caption file that is there, else the one to write."""
+    """The existing caption file, else the one to write."""
     candidates = caption_files(image, caption_extension, sidecars)
     return next((path for path in candidates if path.is_file()), candidates[0])
 
@@ -158,25 +159,26 @@ def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
         return Caption(text, "metadata", path)
-    what = "The metadata have no caption for it: the image would be trained as an empty caption."
-    fix = "Write a caption or tags into the metadata file."
-    return Caption("", "metadata", path, problem=Problem(what, printable(image.path), fix, "advice"))
+    what = "The metadata file has no caption for this image, which trains with an empty caption"
+    fix = "add a caption or tags to the metadata file"
+    problem = Problem(what, printable(image.path), fix, "advice", code="caption.empty")
+    return Caption("", "metadata", path, problem=problem)
 
 
 def _from_file(path: Path, data: bytes) -> Caption:
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
-        what = "The caption file is empty: its image would be trained as an empty caption."
-        fix = "Write a caption, or delete the file so that the folder's words are used."
-        return Caption("", "blank", path, decoded.encoding, Problem(what, printable(path), fix, "advice"))
-    problem = None
-    if decoded.encoding not in UTF_8:
-        how = "was read as" if decoded.guessed else "is written in"
-        what = f"The caption {how} {decoded.encoding} rather than UTF-8: {text.splitlines()[0][:60]}"
-        problem = Problem(
-            what, printable(path), "Check the words. Saving it on the Captions tab writes it as UTF-8.", "advice"
-        )
+        what = "The caption file is empty, so the image trains with an empty caption"
+        fix = "write a caption, or delete the file to use the folder's default caption"
+        problem = Problem(what, printable(path), fix, "advice", code="caption.empty")
+        return Caption("", "blank", path, decoded.encoding, problem)
+    if decoded.encoding in UTF_8:
+        return Caption(text, "file", path, decoded.encoding)
+    how = "was read as" if decoded.guessed else "is encoded in"
+    what = f"The caption {how} {decoded.encoding}, not UTF-8: {text.splitlines()[0][:60]}"
+    fix = "check the text, and save it on the Captions tab to convert it to UTF-8"
+    problem = Problem(what, printable(path), fix, "advice", code="caption.not-utf8")
     return Caption(text, "file", path, decoded.encoding, problem)
 
 
@@ -191,10 +193,11 @@ def _from_words(image: ImageInfo, path: Path, problem: Problem | None) -> Captio
 
 def _unreadable(path: Path, reason: str) -> Problem:
     return Problem(
-        f"The caption file {reason}, so the folder's words are used.",
+        f"The caption file {reason}; the folder's default caption is used",
         printable(path),
-        "Replace or remove it.",
+        "replace or remove it",
         "advice",
+        code="caption.unreadable",
     )
 
 
@@ -204,10 +207,10 @@ def _unreadable(path: Path, reason: str) -> Problem:
 def save_caption(
     image_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
 ) -> str | None:
-    """Write an image's caption as UTF-8 and keep the earlier one; None when nothing changed.
+    """Write an image's caption as UTF-8 and keep the previous one; None when nothing changed.
 
-    extension   ".txt", ".caption" or "auto": the file that is there, else .txt
-    trash_dir   where earlier texts go; by default `_atelier_trash` beside the image, which every scan skips
+    extension   ".txt", ".caption" or "auto": the existing file, else .txt
+    trash_dir   where previous texts go; by default `_atelier_trash` next to the image, which every scan skips
     returns     a token for `undo`
     """
     image_path = Path(image_path)
@@ -224,7 +227,7 @@ def save_caption(
 
 
 def undo(token: str) -> str | None:
-    """Put back what a save replaced. The text that is there now is kept as well: the returned token redoes it."""
+    """Restore what a save replaced. The current text is kept as well: the returned token redoes it."""
     record = Path(token)
     try:
         said = read_json_object(record)
@@ -232,18 +235,19 @@ def undo(token: str) -> str | None:
         path = Path(said["path"])
     except (ProblemsError, OSError, ValueError, KeyError, TypeError) as error:
         raise ProblemsError.one(
-            "The earlier caption is no longer in the trash folder.",
+            "The previous caption is no longer in the trash folder; nothing was changed",
             printable(token),
-            "Type it again; nothing was changed.",
+            "type it again",
+            code="trash.missing-record",
         ) from error
     return _replace_text(path, earlier, record.parent)
 
 
 def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None) -> list[str]:
-    """Write caption files of any encoding as UTF-8 without a mark, with \\n as line end; all of them or none.
+    """Convert caption files of any encoding to UTF-8 without a BOM and with \\n line ends; all of them or none.
 
-    trash     where the earlier bytes go; by default `_atelier_trash` beside each file
-    returns   tokens for `undo`, in the order of `paths`; files that are so already have none
+    trash     where the original files go; by default `_atelier_trash` next to each file
+    returns   tokens for `undo`, in the order of `paths`, of the files that changed
     """
     texts: list[tuple[Path, bytes]] = []
     problems: list[Problem] = []
@@ -252,7 +256,7 @@ def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None
             text = decode_text(read_regular(path, MAX_CAPTION_BYTES)).text
         except ProblemsError as error:
             problems += [
-                Problem(f"No caption was rewritten. {each.what}", each.where, each.fix) for each in error.problems
+                replace(each, what=f"No caption was converted: {_lower(each.what)}") for each in error.problems
             ]
             continue
         texts.append((path, text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")))
@@ -269,15 +273,20 @@ def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None
 
 
 def _taken_back(tokens: Sequence[str]) -> list[Problem]:
-    """Undo these; what could not be undone is said, with where its earlier text lies."""
+    """Undo these; a problem for each that could not be undone, with the path of its original."""
     problems: list[Problem] = []
     for token in reversed(tokens):
         try:
             undo(token)
         except ProblemsError:
-            what = "A caption that was already rewritten as UTF-8 could not be put back."
-            problems.append(Problem(what, printable(token), "Its words are the same; the earlier file lies there."))
+            what = "A caption already converted to UTF-8 could not be restored"
+            fix = "leave it, or copy the original from there; the text is the same"
+            problems.append(Problem(what, printable(token), fix, code="caption.not-restored"))
     return problems
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -288,7 +297,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
-    """Make the file hold `data` (None: make it absent), its former content first put into the trash."""
+    """Write `data` (None: delete the file) after putting the previous content into the trash."""
     try:
         if path.exists():
             check_regular(path)
@@ -301,15 +310,14 @@ def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
         else:
             atomic.write_bytes(path, data)
     except OSError as error:
-        what = f"The caption could not be saved ({error.strerror}); the earlier one is unchanged."
-        raise ProblemsError.one(
-            what, printable(path), "Check that the folder may be written to and the disk is not full."
-        ) from error
+        what = f"The caption could not be saved ({error.strerror}); the previous one is unchanged"
+        fix = "check that the folder is writable and the disk is not full"
+        raise ProblemsError.one(what, printable(path), fix, code="caption.unwritten") from error
     return token
 
 
 def _keep(path: Path, earlier: bytes | None, trash: Path) -> str:
-    """A record `<stem>.<time>.json` beside the earlier bytes; both names are new."""
+    """Write a record `<stem>.<time>.json` next to the previous bytes; both names are new."""
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     base = f"{printable(path.stem)[:80]}.{time.time_ns()}.{mark}"
     if earlier is not None:

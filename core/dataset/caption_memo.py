@@ -1,4 +1,4 @@
-"""Captions of many images, remembered as long as no caption file beside them changed: a folder reopens without reading them."""
+"""Captions of many images, cached until a caption file changes, so that a folder reopens without reading them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from core.dataset.memo import Memo
 from core.record.problems import Problem
 from core.settings.captions import CaptionSettings
 
-_KIND = (
-    "caption 1"  # of fact in the memo; the number changes when `read_caption` makes something else of the same files
-)
-# What `read_caption` looks at besides the files. The rest acts later, when a caption is drawn.
+_KIND = "caption 2"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
+# Settings that `read_caption` depends on. The others act later in the caption pipeline.
 READ_BY = (
     "caption_extension",
     "sidecars",
@@ -34,7 +32,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """An image with the state of all that its caption comes from, in the form that the memo compares."""
+    """An image with the state of its caption files, in the form that the memo compares."""
 
     path: Path
     bytes: int
@@ -47,10 +45,10 @@ def captions_of(
     memo: Memo | Path | str | None = None,
     check: Callable[[], None] | None = None,
 ) -> dict[tuple[str, str], Caption]:
-    """{image key: what `read_caption` gives}. Only images whose caption files changed since are read.
+    """{image key: its caption, as `read_caption`}. Reads only images whose caption files changed.
 
-    settings_by_concept   number of the concept -> its caption settings
-    check   called now and then; what it raises (a cancel) ends the work
+    settings_by_concept   concept number -> its caption settings
+    check   called now and then; may raise to cancel
     """
     memo = memo if isinstance(memo, Memo) else Memo(memo)
     groups: dict[int, list[ImageInfo]] = {}
@@ -66,7 +64,7 @@ def captions_of(
 
 
 def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> dict[tuple[str, str], Caption]:
-    """All of one concept. An image without caption files is not remembered: there is nothing to read again."""
+    """Captions of one concept's images. Images without caption files are not cached: there is nothing to read again."""
     states = {image.key: _state(image, settings) for image in group if _rememberable(image)}
     known = memo.known(_KIND, list(states.values()))
     found: dict[tuple[str, str], Caption] = {}
@@ -88,8 +86,8 @@ def _rememberable(image: ImageInfo) -> bool:
 
 
 def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
-    """Names, sizes and times of the caption files, the folder's words, which stand in where a file is no use, and the
-    settings. They are no part of the kind, so the memo holds one caption for each image, the last."""
+    """Hash of the caption files' names, sizes and times, the folder's default caption and the settings. It is not part of
+    the memo's key, so the memo has one caption for each image, the latest."""
     looked_at = [getattr(settings, name) for name in READ_BY]
     mark = _digest([_NAMES, image.sidecars, image.sidecar_states, image.words, looked_at])
     return _State(image.path, sum(size for size, _ in image.sidecar_states), mark)
@@ -102,7 +100,7 @@ def _digest(value: Any) -> int:
 
 
 def _written(caption: Caption) -> str:
-    """JSON of all its parts; the path by its name, since it lies beside the image."""
+    """The caption as JSON; of its path only the file name, since it is next to the image."""
     values = {name: getattr(caption, name) for name in _NAMES}
     values["path"] = caption.path.name
     values["problem"] = asdict(caption.problem) if caption.problem else None

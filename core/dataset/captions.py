@@ -1,7 +1,7 @@
-"""Captions -> the words that are trained: lines, prefix, choices, kept and shuffled tags, dropout, sentences.
+"""The caption pipeline: lines, prefix and suffix, wildcards, kept and shuffled tags, dropout, templates.
 
 The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
-same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will really use.
+same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will use.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from core.dataset.caption_templates import TEMPLATES
 from core.record import draws
 from core.settings.captions import CaptionSettings
 
-# Between a sentence and its tags while they pass the pipeline: a character that Unicode keeps out of texts.
+# Separates a sentence from its tags inside the pipeline: a Unicode noncharacter.
 JOINT = "\ufdd0"
 
 
 class Random(Protocol):
-    """What the pipeline draws with: random.Random, or nothing at all."""
+    """The random source of the pipeline: random.Random, or a fixed one."""
 
     def random(self) -> float: ...
     def choice(self, seq: Sequence[Any], /) -> Any: ...
@@ -30,7 +30,7 @@ class Random(Protocol):
 
 
 class _Still:
-    """Draws nothing: all is kept, in its order, and the first of several is taken."""
+    """No randomness: everything is kept in order, and the first of several is taken."""
 
     def random(self) -> float:
         return 1.0
@@ -43,7 +43,7 @@ class _Still:
 
 
 class _Longest(_Still):
-    """Keeps all, and takes the longest of several."""
+    """Keeps everything and takes the longest of several."""
 
     def choice(self, seq: Sequence[Any], /) -> Any:
         return max(seq, key=len)
@@ -53,10 +53,10 @@ STILL, LONGEST = _Still(), _Longest()
 
 
 class Showing(NamedTuple):
-    """One time that an image is shown: what its caption follows from.
+    """One use of an image in training: what its caption depends on.
 
     key    the image's address           repeat   which of its repeats, from 0
-    words  what its folder calls it        step     optimizer step (from 0) at which it is shown; for the tag warm-up
+    words  its folder's default caption  step     optimizer step (from 0) that uses it; for token warmup
     """
 
     key: Sequence[str]
@@ -68,7 +68,7 @@ class Showing(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A caption that a training will use. epoch and repeat are counted from 1, as a person counts."""
+    """A caption that training will use. epoch and repeat count from 1."""
 
     epoch: int
     repeat: int
@@ -90,10 +90,10 @@ def training_caption(
     total_steps: int = 0,
     words: str = "",
 ) -> str:
-    """What the image is trained with at this draw.
+    """The caption an image trains with in this epoch and repeat.
 
-    epoch        from 0                   step, total_steps   needed with a tag warm-up (see `needs_steps`)
-    image_key  its address in draws     words               what its folder calls it, for sentences around it
+    epoch      from 0                   step, total_steps   needed with token warmup (see `needs_steps`)
+    image_key  its address in draws     words               its folder's default caption, for templates
     """
     raw, is_sentence = _text_of(caption, settings, seed, epoch, image_key, repeat)
     random = draws.python_random(seed, "caption", epoch, *image_key, repeat) if is_random(settings) else STILL
@@ -105,7 +105,7 @@ def training_caption(
 def _text_of(
     caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, image_key: Sequence[str], repeat: int
 ) -> tuple[str, bool]:
-    """The text to begin with, and whether it is a sentence without tags. Of two files: one drawn, or both joined."""
+    """The pipeline's input, and whether it is a sentence without tags. Of two files: one at random, or both joined."""
     if isinstance(caption, str):
         return caption, False
     if caption.sentence is None or settings.sidecars == "one":
@@ -113,13 +113,13 @@ def _text_of(
     if settings.sidecars == "drawn":
         drawn = draws.uniform(seed, "sentence or tags", epoch, *image_key, repeat) < settings.sentence_share
         return (caption.sentence, True) if drawn else (caption.tags, False)
-    # sd-scripts joins by the separator and so shuffles the parts of the sentence among the tags.
+    # sd-scripts joins by the separator and so shuffles parts of the sentence among the tags.
     glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
     return join_texts(caption.sentence, caption.tags, settings, glue), False
 
 
 def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
-    """What one showing is trained with."""
+    """The caption of one use of an image."""
     key, repeat, caption, settings, words, step = shown
     return training_caption(
         caption, settings, seed, epoch, key, repeat, step=step, total_steps=total_steps, words=words
@@ -127,7 +127,7 @@ def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0)
 
 
 def caption_variants_of_epoch(showings: Iterable[Showing], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
-    """Every caption an epoch will use, each once, in the order of first use: what must be encoded at its start."""
+    """The distinct captions an epoch will use, in order of first use: what must be encoded at its start."""
     return list(dict.fromkeys(showing_caption(shown, seed, epoch, total_steps) for shown in showings))
 
 
@@ -145,8 +145,8 @@ def caption_preview(
 ) -> list[Drawn]:
     """The captions that epochs 1 to `epochs` use for an image, in order.
 
-    step_of   (epoch from 0, repeat from 0) -> the step at which it is shown; only a tag warm-up asks for it, and without
-              it the warm-up is taken to be over
+    step_of   (epoch from 0, repeat from 0) -> the step that uses it; only token warmup needs it, which counts as
+              finished without it
     """
     over = max(total_steps, math.ceil(settings.token_warmup_step))
     found = []
@@ -159,7 +159,7 @@ def caption_preview(
 
 
 def is_random(settings: CaptionSettings) -> bool:
-    """Whether an image's caption can differ from one draw, epoch or step to the next."""
+    """Whether an image's caption can differ between repeats, epochs or steps."""
     if settings.caption_dropout_rate >= 1 or settings.caption_dropout_every_n_epochs == 1:
         return False  # always empty
     return (
@@ -176,7 +176,7 @@ def is_random(settings: CaptionSettings) -> bool:
 
 
 def needs_steps(settings: CaptionSettings) -> bool:
-    """Whether a caption follows from the step too: the tag warm-up."""
+    """Whether captions depend on the step (token warmup)."""
     return settings.token_warmup_step > 0
 
 
@@ -193,37 +193,37 @@ def apply_pipeline(
     total_steps: int = 0,
     words: str = "",
 ) -> str:
-    """A caption after all steps, drawn from `rng` in sd-scripts' order: dropout, line, choices, shuffle, tags, sentence.
+    """A caption after the whole pipeline, with draws in sd-scripts' order: dropout, line, wildcards, shuffle, tags, template.
 
     epoch   from 0, where sd-scripts counts from 1       step   optimizer step, from 0
-    words   what stands in a sentence when there is no trigger word
+    words   what a template uses when there is no trigger word
     """
     return "" if _dropped(settings, rng, epoch) else _worded(raw, settings, rng, step, total_steps, words, False)
 
 
 def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
-    """The caption without draws: nothing shuffled or dropped, of choices, lines and sentences the first."""
+    """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
     return _worded(raw, settings, STILL, 1 << 62, 0, words, False)
 
 
 def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "") -> list[str]:
-    """The longest that chance may give: nothing dropped, of choices, lines and sentences the longest, of two files both."""
+    """The longest possible captions: nothing dropped, the longest wildcard options, lines and templates, both files."""
     drawn = caption.sentence is not None and settings.sidecars == "drawn"
     texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
     return [_worded(text, settings, LONGEST, 1 << 62, 0, words, False) for text in texts]
 
 
 def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
-    """Whether the image is trained without its caption: by chance, and in the epochs n, 2n, ... as a person counts."""
+    """Whether the caption is dropped: at random, and in every n-th epoch (counted from 1)."""
     rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
-    by_chance = rate > 0 and (rate >= 1 or rng.random() < rate)
-    return by_chance or (every > 0 and (epoch + 1) % every == 0)
+    randomly = rate > 0 and (rate >= 1 or rng.random() < rate)
+    return randomly or (every > 0 and (epoch + 1) % every == 0)
 
 
 def _worded(
     raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
 ) -> str:
-    """All steps after the dropout. is_sentence: it has no tags to shuffle or drop."""
+    """All steps after caption dropout. is_sentence: there are no tags to shuffle or drop."""
     caption = _surrounded_line(raw, settings, rng)
     if settings.enable_wildcard:
         caption = choose(caption, rng)
@@ -241,7 +241,7 @@ def _worded(
 def _surrounded_line(raw: str, settings: CaptionSettings, rng: Random) -> str:
     """One line of the caption with prefix and suffix.
 
-    sd-scripts puts them around the whole first: a suffix is then lost with the later lines, a prefix only on the first.
+    sd-scripts adds them before splitting: a suffix is then on the last line only, a prefix on the first only.
     """
     if settings.compatibility == "kohya":
         caption = _surrounded(raw, settings)
@@ -252,8 +252,8 @@ def _surrounded_line(raw: str, settings: CaptionSettings, rng: Random) -> str:
 def _line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
     if settings.caption_lines == "all":
         return " ".join(lines_of(caption))
-    by_chance = settings.caption_lines == "random" or settings.enable_wildcard
-    return str(rng.choice(lines)) if by_chance and len(lines) > 1 else lines[0]
+    randomly = settings.caption_lines == "random" or settings.enable_wildcard
+    return str(rng.choice(lines)) if randomly and len(lines) > 1 else lines[0]
 
 
 def _surrounded(caption: str, settings: CaptionSettings) -> str:
@@ -268,12 +268,12 @@ _GROUP = re.compile(r"\{([^}]+)\}")
 
 
 def choose(caption: str, rng: Random) -> str:
-    """{a|b} becomes one of its parts, an empty one too; {{ and }} become braces. Groups do not nest."""
+    """Expand wildcards: {a|b} becomes one of its options, which may be empty; {{ and }} become braces. No nesting."""
     if "{" not in caption and "}" not in caption:
         return caption
     opening, closing = "\ufdd1", "\ufdd2"
     caption = caption.replace("{{", opening).replace("}}", closing)
-    groups, last, rest = caption.rpartition("}")  # behind it each opening brace would be searched to the end in vain
+    groups, last, rest = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
     caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + rest
     return caption.replace(opening, "{").replace(closing, "}")
 
@@ -290,10 +290,9 @@ def _arranged(
     trigger: str,
     is_sentence: bool,
 ) -> str:
-    """Tags kept, grown by the warm-up, shuffled and dropped; the trigger word in front.
+    """Keep tokens, token warmup, shuffle and tag dropout; the trigger word comes first.
 
-    Where none of it is wanted the caption stays as it is written. sd-scripts then leaves the mark after kept tags in the
-    caption as well.
+    With all of these off the caption stays as written; sd-scripts then leaves the keep_tokens separator in it as well.
     """
     mark = settings.keep_tokens_separator
     divides = not is_sentence and (
@@ -318,9 +317,9 @@ def _arranged(
 
 
 def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
-    """Tags that stay in front, those that may move, those that stay at the end.
+    """Tags fixed in front, tags that may move, tags fixed at the end.
 
-    A mark divides before the number of kept tags does, and drops empty tags, which the number leaves in (as sd-scripts).
+    keep_tokens_separator wins over keep_tokens, and drops empty tags, which keep_tokens leaves in (as sd-scripts).
     """
     mark, separator = settings.keep_tokens_separator, settings.caption_separator
     if not mark or mark not in caption:
@@ -328,7 +327,7 @@ def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[s
     head, _, rest = caption.partition(mark)
     middle, _, tail = rest.partition(mark)
     if settings.compatibility != "kohya":
-        tail = tail.replace(mark, separator)  # a third mark is no word to be trained
+        tail = tail.replace(mark, separator)  # a third separator is not part of the caption
     return _filled(head, separator), _filled(middle, separator), _filled(tail, separator)
 
 
@@ -337,15 +336,15 @@ def _filled(part: str, separator: str) -> list[str]:
 
 
 def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str], list[str]]:
-    """The first `keep_tokens` tags, which stay in front, and the rest. Blanks are taken off, empty tags kept."""
+    """The first `keep_tokens` tags, which stay in front, and the rest. Tags are stripped, empty ones kept."""
     tags = [tag.strip() for tag in caption.strip().split(separator)]
     return tags[:keep_tokens], tags[keep_tokens:]
 
 
 def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
-    """How many of `count` tags this step sees: from `token_warmup_min` evenly up to all (reference: 4.3).
+    """How many of `count` tags this step uses: linear from `token_warmup_min` to all (reference: 4.3).
 
-    The product is taken in sd-scripts' order, for its rounding decides where a tag falls short of a whole number.
+    The product is computed in sd-scripts' order, since rounding decides the whole number.
     """
     steps = settings.token_warmup_step
     if 0 < steps < 1:
@@ -365,7 +364,7 @@ def _word(trigger: str) -> re.Pattern[str]:
 
 
 def _led_by(trigger: str, caption: str, separator: str) -> str:
-    """The trigger word in front of a caption that does not have it: as a tag where there are tags."""
+    """Prepend the trigger word to a caption without it: as a tag where there are tags."""
     if not trigger or _word(trigger).search(caption):
         return caption
     if not caption.strip():
@@ -374,7 +373,7 @@ def _led_by(trigger: str, caption: str, separator: str) -> str:
 
 
 def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
-    """The trigger word among the tags that stay: moved there with the tag that holds it, or put in front."""
+    """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
     word = _word(trigger)
     if not word.search(caption):
         return [trigger, *head], flexible if any(flexible) else []

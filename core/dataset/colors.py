@@ -1,4 +1,4 @@
-"""Colors of any kind -> RGB in sRGB, and transparency: palettes, CMYK, Lab, 16 bits, ICC profiles."""
+"""Color conversion to sRGB, and alpha: palettes, CMYK, Lab, 16 bits, ICC profiles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def composite(colors: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]) -> Image.Image:
-    """RGB on a color, where alpha (L) lets it through; the colors themselves where alpha is None."""
+    """RGB composited on a background color by alpha (L); unchanged where alpha is None."""
     if alpha is None:
         return colors
     return Image.composite(colors, Image.new("RGB", colors.size, background), alpha)
@@ -45,7 +45,7 @@ def color_of(text: str) -> tuple[int, int, int]:
 def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """16-bit, 32-bit and float gray -> 8 bit by scaling. (Pillow's own conversion clips 16 bits to white.)
 
-    Also its alpha, where the file names one of the values as transparent.
+    Also its alpha, where the file marks one value as transparent.
     """
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
@@ -60,7 +60,7 @@ def _to_eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 
 
 def _from_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Colors by their ICC profile to sRGB; without one, or with one that does not fit, Pillow's plain conversion."""
+    """Convert to sRGB by the ICC profile; without a valid one, by Pillow's plain conversion."""
     try:
         if image.mode == "LAB":  # Pillow converts it by a profile only
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))

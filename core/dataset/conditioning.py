@@ -1,4 +1,4 @@
-"""Masks and control images: each image with the one of its name in another folder; what is missing or left over."""
+"""Masks and control images: pairs each image with the file of the same name in another folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paired:
-    """images: all of them, with `conditioning` where there is one. unusable: key -> why its mask cannot be used."""
+    """images: all, with `conditioning` set where there is one. unusable: key -> why its mask cannot be used."""
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
@@ -34,7 +34,7 @@ class Paired:
 
 
 def conditioning_folder(typed: str | None) -> Path | None:
-    """The folder of a setting, as a path; None when none is set."""
+    """The folder of a setting as a path; None when not set."""
     text = (typed or "").strip().strip("\"'")
     return reachable(resolve_path(text)) if text else None
 
@@ -48,17 +48,19 @@ def pair(
     cancel: CancelToken | None = None,
     level: str = "error",
 ) -> Paired:
-    """Give each image the file of its name below `folder`: any image extension, any case, sub-folders mirrored.
+    """Pair each image with the file of its name below `folder`: any image extension, any case, same subfolders.
 
-    inside   source id -> where its folder lies below the one of the settings ("10_fox"), which the masks may mirror too
+    inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
     level    of a mask that cannot be read
 
-    A size that differs is no error: the mask is resized with its image. (sd-scripts refuses it; reference 7.2.)
+    A mask of another size is resized with its image. (sd-scripts refuses it; reference 7.2.)
     """
     shown = printable(folder)
     if not os.path.isdir(folder):
-        what = "The folder of masks does not exist." if not os.path.exists(folder) else "The mask folder is a file."
-        return Paired(list(images), {}, [Problem(what, shown, "Check the spelling, or leave the setting empty.")])
+        missing = not os.path.exists(folder)
+        what = "The mask folder does not exist" if missing else "The mask folder is a file"
+        code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
+        return Paired(list(images), {}, [Problem(what, shown, "check the path, or leave the setting empty", code=code)])
     found = walk(folder, cancel)
     by_stem: dict[str, list[File]] = defaultdict(list)
     for file in found.files:
@@ -88,12 +90,12 @@ def pair(
         paired.append(replace(image, conditioning=partner.path))
     taken = {file.path for file in used}
     extra = [file.relative for file in found.files if file.path not in taken]
-    missing = [image for image in images if image.key not in partners]
-    return Paired(paired, unusable, [*problems, *_advice(shown, len(images), missing, extra, other_size)])
+    unmasked = [image for image in images if image.key not in partners]
+    return Paired(paired, unusable, [*problems, *_advice(shown, len(images), unmasked, extra, other_size)])
 
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
-    """Of the masks and control images that go with them, each once."""
+    """Paths of the images' masks and control images, each once."""
     return list(dict.fromkeys(each.conditioning for each in images if each.conditioning is not None))
 
 
@@ -104,10 +106,10 @@ def unreadable_masks(
     memo_path: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[tuple[str, str], str], int]:
-    """{image key: why} of images whose mask or control image cannot be decoded, and how many masks were not decoded
-    yet. Findings are remembered.
+    """{image key: why} of images whose mask or control image cannot be decoded, and the number of masks not decoded yet.
+    Results are cached.
 
-    decode   False: nothing is decoded, what an earlier decoding found still counts
+    decode   False: nothing is decoded, only cached results are used
     """
     paths = mask_paths(images)
     files = [file_at(path, str(number)) for number, path in enumerate(paths)]
@@ -132,7 +134,7 @@ def unreadable_masks(
 def blank_masks(
     placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
 ) -> list[Problem]:
-    """Images that train nothing, since their mask is wholly black or they are wholly transparent, as far as they have been
+    """Warn of images without any loss: their mask is all black or they are fully transparent, as far as they have been
     decoded. looks: of the images themselves."""
     masked = {
         each.image.key: (each.image, each.image.conditioning)
@@ -150,18 +152,23 @@ def blank_masks(
     ]
     return [
         Problem(
-            f"{len(found)} of the images {words}, so nothing of them trains: {names_of(found)}",
+            f"{len(found)} of the images {words} and do not affect training: {names_of(found)}",
             printable(found[0].path.parent),
-            "change the masks so that what should train is white, or remove these images",
+            "paint the area to train white in the masks, or remove these images",
             "advice",
+            code=code,
         )
-        for found, words in ((black, "have a wholly black mask"), (clear, "are wholly transparent"))
+        for found, words, code in (
+            (black, "have an all-black mask", "mask.all-black"),
+            (clear, "are fully transparent", "image.fully-transparent"),
+        )
         if found
     ]
 
 
 def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]]) -> File | None:
-    """Mirrored below the settings' folder, then below its own, then of the bare name; the same extension first."""
+    """The mask at the same path below the settings' folder, else below the image's own folder, else of the same name;
+    the same extension first."""
     stem = os.path.splitext(image.relative)[0]
     places = (f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2])
     for place in dict.fromkeys(places):
@@ -177,12 +184,16 @@ def _advice(
 ) -> list[Problem]:
     found = []
     if missing:
-        what = f"{len(missing)} of {total} images have no mask of their name and count as a whole: {names_of(missing)}."
-        found.append(Problem(what, shown, "Add the missing ones, if parts of these should not count.", "advice"))
+        what = f"{len(missing)} of {total} images have no mask and train on the whole image: {names_of(missing)}"
+        fix = "add the missing masks if parts of these images should be excluded"
+        found.append(Problem(what, shown, fix, "advice", code="mask.missing"))
     if extra:
-        what = f"{count(len(extra), 'file')} of the mask folder belong to no image: {listed(extra)}."
-        found.append(Problem(what, shown, "Rename them like their images, or leave them.", "advice"))
+        what = f"{count(len(extra), 'file')} in the mask folder match no image: {listed(extra)}"
+        found.append(
+            Problem(what, shown, "rename them like their images, or ignore this", "advice", code="mask.unmatched")
+        )
     if other_size:
-        what = f"{count(len(other_size), 'mask')} of another size than the image are resized: {listed(other_size, 3)}."
-        found.append(Problem(what, shown, "Make them of the image's size if edges must be exact.", "advice"))
+        what = f"{count(len(other_size), 'mask')} with another size than the image will be resized: {listed(other_size, 3)}"
+        fix = "save them at the image's size if the edges must be exact"
+        found.append(Problem(what, shown, fix, "advice", code="mask.other-size"))
     return found

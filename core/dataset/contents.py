@@ -1,4 +1,4 @@
-"""SHA-256 of image files, read once and remembered: the part of cache keys that says which image it is."""
+"""SHA-256 of image files, read once and cached: the part of cache keys that identifies the image."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def content_hashes(
 ) -> dict[tuple[str, str], str]:
     """{image key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
 
-    check   called between chunks of files; what it raises (a cancel) ends the work, hashes so far are remembered
+    check   called between chunks of files; may raise to cancel; hashes so far are kept
 
-    ProblemsError names the files that cannot be read.
+    Raises ProblemsError with the files that cannot be read.
     """
     memo = Memo(memo_path)
     known = memo.known("sha256", images)
@@ -44,8 +44,8 @@ def content_hashes(
             found: dict[Path, str] = {}
             for image, said in zip(part, pool.map(_sha256, part), strict=True):
                 if isinstance(said, OSError):
-                    fix = "Put it back, or start again so that the folder is read anew."
-                    problems.append(Problem(f"The image cannot be read ({said.strerror}).", printable(image.path), fix))
+                    what, fix = f"The image cannot be read ({said.strerror})", "restore it, or scan the folder again"
+                    problems.append(Problem(what, printable(image.path), fix, code="image.unreadable"))
                 else:
                     found[image.path] = said
             memo.remember("sha256", found, part)

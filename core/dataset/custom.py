@@ -1,8 +1,8 @@
-"""A dataset class of the user's own: package.module.Class lists the images instead of folders.
+"""Custom dataset classes: package.module.Class lists the images instead of folders.
 
-It is code, so the owner of the machine must have allowed its module (record/allowed.py); a preset that came from elsewhere
-names one and gets a refusal. The class is called with the dataset's settings as a dict; what it then gives, by being
-iterated or by `.images()`, are dicts: {path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
+It is code, so its module must be allowed on this machine (record/allowed.py); a preset from elsewhere that names one is
+refused. The class is called with the dataset's settings as a dict; iterating it, or its `.images()`, gives dicts:
+{path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def scan_class(
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
 ) -> Scan:
-    """What the dataset class lists, in its order. Problems are returned; only a cancel raises.
+    """The images that the dataset class lists, in its order. Problems are returned; only a cancel raises.
 
-    concepts   whose settings hold: the first of the role "train" for images, of "regularization" for those of is_reg
+    concepts   settings to use: the first with the role "train" for images, with "regularization" for those with is_reg
     """
     name = (dataset.dataset_class or "").strip()
     try:
@@ -51,18 +51,19 @@ def scan_class(
     gathered.problems += _wrong(name, rows)
     known = [row for row in rows if not _complaints(row)]
     if not known and not gathered.problems:
-        gathered.problems.append(Problem(f"The dataset class {name} lists no image.", _WHERE, "See to its source."))
+        gathered.problems.append(
+            Problem(f"The dataset class {name} lists no images", _WHERE, "check its data", code="dataset-class.empty")
+        )
     for is_reg in (False, True):
         part = [row for row in known if bool(row.get("is_reg", False)) == is_reg]
         if not part:
             continue
         concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
         if concept is None:
-            what = (
-                f"The dataset class {name} lists {'regularization ' if is_reg else ''}images without settings for them."
-            )
-            fix = "Add a folder of the regularization role." if is_reg else "Let it list images to train, too."
-            gathered.problems.append(Problem(what, _WHERE, fix))
+            role = "regularization" if is_reg else "train"
+            what = f"The dataset class {name} lists images with the role '{role}', but no folder has this role"
+            fix = f"add a folder with the role '{role}'"
+            gathered.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
             continue
         _take(gathered, part, name.rpartition(".")[2], concept)
     return gathered.result()
@@ -83,7 +84,7 @@ def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
 
 
 def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
-    """Each with an address of its own: the file's name, and where two have the same one, folders in front or a number."""
+    """Files with unique addresses: the file's name, with parent folders or a number where two share a name."""
     taken: set[str] = set()
     files = []
     for row in rows:
@@ -103,15 +104,17 @@ def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
 
 
 def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
-    """Import the class, call it and take all it gives."""
+    """Import the class, call it and collect its rows."""
     module_name, _, class_name = name.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
-        raise ProblemsError.one(f"'{name}' names no class.", _WHERE, "Write package.module.Class.")
+        raise ProblemsError.one(
+            f"'{name}' is not a class path", _WHERE, "use package.module.Class", "dataset-class.name"
+        )
     top = name.partition(".")[0]
     if top not in allowed_modules():
-        what = f"The dataset class {name} is code of the module '{top}', which is not allowed to run on this machine."
-        fix = f"If you trust it, start with --allow-module {top}, or write {top} into {FILE.name} beside webui.py."
-        raise ProblemsError.one(what, _WHERE, fix)
+        what = f"The dataset class {name} needs the module '{top}', which is not allowed on this machine"
+        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
+        raise ProblemsError.one(what, _WHERE, fix, code="module.not-allowed")
     try:
         made = getattr(importlib.import_module(module_name), class_name)(dataset.model_dump(mode="json"))
         given: Iterable[Any] = made.images() if hasattr(made, "images") else made
@@ -122,18 +125,18 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
             rows.append(dict(row) if isinstance(row, Mapping) else row)
         return rows
     except ModuleNotFoundError as error:
-        what = f"The dataset class {name} cannot be imported: there is no module {error.name}."
-        fix = "Install it into Atelier's own Python, or put it beside webui.py."
-        raise ProblemsError.one(what, _WHERE, fix) from error
+        what = f"The dataset class {name} cannot be imported: there is no module {error.name}"
+        fix = "install it into Atelier's Python environment, or put it next to webui.py"
+        raise ProblemsError.one(what, _WHERE, fix, code="dataset-class.no-module") from error
     except (Exception, SystemExit) as error:
         if cancel and cancel.wanted:
             raise
         what = f"The dataset class {name} failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(what, _place(error), "Fix the class there.") from error
+        raise ProblemsError.one(what, _place(error), "fix the class there", "dataset-class.failed") from error
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the class's own code that the error came through."""
+    """The last line of the class's own code in the traceback."""
     library = os.path.dirname(os.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename
@@ -148,24 +151,24 @@ def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
     found = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
     if not found:
         return []
-    what = f"The dataset class {name} lists images that cannot be used: {listed(found)}."
-    fix = "Give dicts of path, and where wanted caption, repeats, words, is_reg."
-    return [Problem(what, _WHERE, fix)]
+    what = f"The dataset class {name} returns invalid images: {listed(found)}"
+    fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"
+    return [Problem(what, _WHERE, fix, code="dataset-class.invalid-row")]
 
 
 def _complaints(row: Any) -> list[str]:
-    """What is wrong with one of the dicts."""
+    """What is wrong with one row."""
     if not isinstance(row, dict):
         return [f"is {type(row).__name__}, not a dict"]
     found = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]
     if not isinstance(row.get("path"), str | os.PathLike) or not os.fspath(row["path"]).strip():
         found.append("has no path")
     found += [
-        f"has a {key} that is no text" for key in ("caption", "words") if not isinstance(row.get(key), str | None)
+        f"has a {key} that is not a string" for key in ("caption", "words") if not isinstance(row.get(key), str | None)
     ]
     repeats = row.get("repeats")
     if repeats is not None and (type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS):
         found.append(f"has repeats of {repeats!r}, not 1 to {MAX_REPEATS}")
     if not isinstance(row.get("is_reg", False), bool):
-        found.append("has an is_reg that is neither True nor False")
+        found.append("has an is_reg that is not a bool")
     return found

@@ -1,4 +1,4 @@
-"""Every image decoded whole, once: which cannot be read, and what the others look like; remembered by file."""
+"""Decode every image once: which cannot be read, and measurements of the others, cached by file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def look_at_all(
     memo_path: Path | str | None = None,
     threads: int = 4,
 ) -> dict[ImageKey, Look]:
-    """Decode every image that is not known yet; {image key: what it looks like, or why it is broken} of all.
+    """Decode every image that is not cached yet; {image key: its measurements, or why it is broken} of all.
 
-    A header can be right where the rest is cut off. Each finding is remembered by path, size and time in `memo_path`,
-    also when a cancel ends the work early; not so what may change while the file does not (rights, memory, readers).
-    progress is called with (done, all).
+    A header can be valid where the rest is truncated. Results are cached by path, size and time in `memo_path`, also
+    after a cancel, except errors that may pass while the file stays the same (permissions, memory, missing decoders).
+    progress is called with (done, total).
     """
     memo = Memo(memo_path)
     known = memo.known(FACT, images)
@@ -47,7 +47,7 @@ def look_at_all(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         while part := list(islice(remaining, 8 * threads)):
             with _alone(cancel):
-                known |= memo.known(FACT, part)  # another reader may have had these since
+                known |= memo.known(FACT, part)  # another thread may have decoded these meanwhile
                 facts: dict[Path, str] = {}
                 for image, look, lasting in _decoded([each for each in part if each.path not in known], pool, cancel):
                     known[image.path] = to_text(look)
@@ -66,7 +66,7 @@ def look_at_all(
 
 @contextmanager
 def _alone(cancel: CancelToken | None) -> Iterator[None]:
-    """Readers of this process take turns, part by part: two tabs and a start that read the same images decode each once."""
+    """One decoding at a time in this process, part by part, so that two tabs and a start decode each image once."""
     while not _TURN.acquire(timeout=0.1):
         if cancel:
             cancel.check()
@@ -79,7 +79,7 @@ def _alone(cancel: CancelToken | None) -> Iterator[None]:
 def _decoded(
     images: Sequence[ImageInfo], pool: Executor, cancel: CancelToken | None
 ) -> Iterator[tuple[ImageInfo, Look, bool]]:
-    """As they are done; after a cancel only those that were begun."""
+    """Results as they complete; after a cancel only those already started."""
 
     def decode(image: ImageInfo) -> tuple[ImageInfo, Look, bool] | None:
         return None if cancel and cancel.wanted else (image, *_look_at(image))
@@ -90,12 +90,12 @@ def _decoded(
 
 
 def _look_at(image: ImageInfo) -> tuple[Look, bool]:
-    """Decode one image; what is wrong with it is in the result. Whether that lasts as long as the file does."""
+    """Decode one image: its measurements or error, and whether that is valid as long as the file is unchanged."""
     try:
         with remarks() as said:
             opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
         if opened.size != (image.width, image.height):
-            return Look("has another size than its header says"), True
+            return Look("has another size than its header states"), True
         red = opened.on(BLACK).getchannel("R")
         found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]

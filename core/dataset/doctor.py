@@ -1,8 +1,7 @@
-"""The dataset doctor: copies, blur, borders, sizes and captions that harm a training, each with a way to fix it.
+"""The dataset doctor: finds duplicates, blur, borders, sizes and captions that harm training, each with a fix.
 
-It reads what the decode pass has measured (`decoding.look_at_all`) and decodes anew only what must be seen twice.
-Nothing is changed by an examination; `treat` moves images into the trash folder, from where `trash.put_back` returns
-them.
+It uses the measurements of the decode pass (`decoding.look_at_all`) and decodes again only what needs a closer look.
+Examining changes nothing; `treat` moves images to the trash folder, from where `trash.put_back` restores them.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ def examine(
 ) -> tuple[Finding, ...]:
     """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing.
 
-    dataset    a preflight's report, or images with their places (validation is then told by their folder's role)
-    memo_path  where measures of files are remembered, as for the decode pass
-    progress   called with (done, all) while images are decoded: first those never seen, then those to see twice
+    dataset    a preflight's report, or placed images (the validation set is then their folders with that role)
+    memo_path  where measurements are cached, as for the decode pass
+    progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
     """
     limits = settings or Limits()
     patients = _patients(dataset)
@@ -58,8 +57,8 @@ def examine(
 
 
 def held_out_copies(report: Report, memo_path: Path | str | None, cancel: CancelToken | None = None) -> list[Problem]:
-    """The one finding that blocks a training: exact copies that both train and validate. Decodes nothing, and looks at
-    nothing where nothing is held out."""
+    """The one finding that blocks training: exact duplicates in both the training and the validation set. Decodes
+    nothing, and does nothing without validation images."""
     if not report.validation:
         return []
     found = copies_by_content(_patients(report), memo_path, cancel)
@@ -67,19 +66,18 @@ def held_out_copies(report: Report, memo_path: Path | str | None, cancel: Cancel
 
 
 def treat(finding: Finding, dataset_folder: Path | str) -> str:
-    """Put the advised images of a finding away, with what belongs to them; a token for `trash.put_back`."""
+    """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`."""
     advised = set(finding.advised)
     chosen = [seen for group in finding.images for seen in group if seen.key in advised]
     if not chosen:
-        raise ProblemsError.one(
-            "This finding has no images to put away.", KINDS.get(finding.kind, finding.kind), finding.fix
-        )
+        what = "This finding has no images to move to the trash"
+        raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
     beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
     return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
 
 
 def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
-    """Each image once, however many resolutions it trains at: at the first, which comes first."""
+    """Each image once, at the first of its resolutions."""
     found: dict[tuple[str, str], Patient] = {}
     if isinstance(dataset, Report):
         both = [(dataset.placed, ""), (dataset.validation, "validation")]

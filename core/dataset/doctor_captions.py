@@ -1,4 +1,4 @@
-"""The doctor's findings about captions: none, the same for all, nearly the same, file names, tags that occur once."""
+"""The doctor's findings about captions: missing, identical, near-identical, file names, tags used once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import median
 
 from core.dataset.doctor_finding import Finding, Patient, joined_groups, one_by_one
 
-SIMILAR = 0.9  # shared words over all words (Jaccard): one word of twenty differs
+SIMILAR = 0.9  # Jaccard similarity of the words: one word of twenty differs
 SIMILAR_FROM_WORDS = 8  # shorter captions share nine in ten words only when they are the same
-TAGS_FROM = 4  # pieces of a typical caption between separators, of at most TAG_WORDS words each: then these are tags
+TAGS_FROM = 4  # captions are tags if they have this many parts of at most TAG_WORDS words each
 TAG_WORDS = 3
 NAMED_TAGS = 3  # of an image's rare tags shown beside it
 
@@ -20,31 +20,31 @@ _WORD = re.compile(r"\w+")
 
 
 def caption_findings(patients: Sequence[Patient]) -> list[Finding]:
-    """Everything about captions of what trains and validates. Regularization images do with their folder's words."""
+    """All findings about captions. Regularization images are exempt: their folder's default caption is enough."""
     patients = [patient for patient in patients if patient.role != "regularization"]
     own = [patient for patient in patients if _is_own(patient)]
     return [*_none(patients), *_one_for_all(own), *_alike(own), *_file_names(own), *_rare_tags(own)]
 
 
 def _is_own(patient: Patient) -> bool:
-    """Whether something was written for this image."""
+    """Whether the image has a caption of its own."""
     caption = patient.placed.caption
     return caption.source in ("file", "metadata") and bool(caption.text.strip())
 
 
 def _none(patients: Sequence[Patient]) -> list[Finding]:
-    """Images without words of their own."""
+    """Images without a caption of their own."""
     lacking = [patient for patient in patients if not _is_own(patient)]
 
     def note(patient: Patient) -> str:
         words = patient.placed.caption.text.strip()
-        return f"trained as: {words}" if words else "trained as an empty caption"
+        return f"default caption: {words}" if words else "empty caption"
 
     return one_by_one(
         "no caption",
         lacking,
-        "{n} without a caption of their own.",
-        "Write captions where images differ in more than their folder's words say.",
+        "{n} without a caption",
+        "write captions if the folder's default caption does not describe them well",
         note,
     )
 
@@ -53,8 +53,8 @@ def _one_for_all(own: Sequence[Patient]) -> list[Finding]:
     texts = {_plain(patient.placed.caption.text) for patient in own}
     if len(own) < 3 or len(texts) != 1:
         return []
-    what = "All captions are the same: everything that the images share is trained under it, their backgrounds too."
-    fix = "Say in each caption what differs, so that only what is the same is trained as the subject."
+    what = "All captions are identical: everything the images share, backgrounds included, becomes part of the subject"
+    fix = "describe in each caption what differs, so that only the subject is shared"
     return [Finding("one caption", "advice", what, fix, tuple((patient.seen(),) for patient in own))]
 
 
@@ -72,18 +72,18 @@ def _alike(own: Sequence[Patient]) -> list[Finding]:
     if not groups:
         return []
     said = "1 group of images has" if len(groups) == 1 else f"{len(groups)} groups of images have"
-    what = f"{said} the same caption or nearly so, though the images differ ({sum(map(len, groups))} images)."
+    what = f"{said} the same or nearly the same caption ({sum(map(len, groups))} images)"
     shown = tuple(
         tuple(own[number].seen(own[number].placed.caption.text[:120]) for number in group) for group in groups
     )
-    return [Finding("alike captions", "advice", what, "Say in each what is different in its image.", shown)]
+    return [Finding("alike captions", "advice", what, "describe in each caption how the image differs", shown)]
 
 
 def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
-    """Every pair with a Jaccard similarity of at least SIMILAR, connected: pairs that others already connect may lack.
+    """Pairs with a Jaccard similarity of at least SIMILAR; pairs already connected through others may be missing.
 
-    Two sets that alike share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
-    filter, Chaudhuri et al. 2006), so only sets that meet in one of these are compared. Equal sets are compared once.
+    Two sets this similar share one of their rarest words: of n words, the n - ceil(t n) + 1 rarest suffice (prefix
+    filter, Chaudhuri et al. 2006), so only sets that share one of these are compared. Equal sets are compared once.
     """
     counts = Counter(word for said in sets for word in said)
     meeting: dict[str, list[int]] = defaultdict(list)
@@ -102,7 +102,7 @@ def _similar_pairs(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _file_names(own: Sequence[Patient]) -> list[Finding]:
-    """IMG_0231 as a caption was made by a program, not by a person. A word that is the image's subject is fine."""
+    """Captions that are just the file name, such as IMG_0231. A word that names the subject is fine."""
     named = [
         patient
         for patient in own
@@ -112,14 +112,14 @@ def _file_names(own: Sequence[Patient]) -> list[Finding]:
     return one_by_one(
         "file name",
         named,
-        "{n} captioned with the file's name.",
-        "Write what is to be seen.",
+        "{n} captioned with the file name",
+        "describe what the image shows",
         lambda patient: patient.placed.caption.text[:80],
     )
 
 
 def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
-    """Tags of a single image: often slips of the pen (blue_eye), and trained from that image alone."""
+    """Tags used by one image only: often typos (blue_eye), and trained from that image alone."""
     tags = [_tags(patient) for patient in own]
     pieces = [tag for each in tags for tag in each]
     if len(own) < 5 or median(map(len, tags)) < TAGS_FROM or _mean_words(pieces) > TAG_WORDS:
@@ -130,8 +130,8 @@ def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
     if not holders:
         return []
     total = sum(len(said) for _, said in holders)
-    what = f"{total} of {len(counts)} tags occur in one image only."
-    fix = "Look for slips of the pen and for two words for one thing; what is left is trained from that image alone."
+    what = f"{total} of {len(counts)} tags are used by one image only"
+    fix = "check for typos and synonyms; a tag used once is trained from that image alone"
     shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 
@@ -152,5 +152,5 @@ def _some(tags: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words alone, in lower case: "A_red  Fox." and "a red fox" are one."""
+    """The words alone, in lower case: "A_red  Fox." and "a red fox" are equal."""
     return " ".join(_WORD.findall(text.lower().replace("_", " ")))

@@ -1,4 +1,4 @@
-"""What the dataset doctor finds, as plain data for the page: which images, why, and what a bulk action would put away."""
+"""The dataset doctor's findings as plain data for the page: which images, why, and what a bulk action would move."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Key = tuple[str, str]
 
 # kind of a finding -> its heading
 KINDS = {
-    "leak": "The same images in training and validation",
-    "near leak": "Nearly the same images in training and validation",
-    "class": "The same images in training and regularization",
-    "near class": "Nearly the same images in training and regularization",
-    "copy": "The same image more than once",
-    "near copy": "Nearly the same image more than once",
-    "plain": "One color only",
-    "blur": "Blurred",
-    "border": "Frames and bars",
+    "leak": "Duplicates in training and validation",
+    "near leak": "Near duplicates in training and validation",
+    "class": "Duplicates in training and regularization",
+    "near class": "Near duplicates in training and regularization",
+    "copy": "Duplicates",
+    "near copy": "Near duplicates",
+    "plain": "Single color",
+    "blur": "Blurry",
+    "border": "Borders and bars",
     "small": "Very small",
-    "enlarged": "Enlarged much",
-    "long": "Very long or very wide",
-    "no caption": "No caption of its own",
-    "one caption": "One caption for all",
-    "alike captions": "Captions that are alike",
-    "file name": "File names for captions",
-    "rare tags": "Tags that occur once",
+    "enlarged": "Strongly upscaled",
+    "long": "Extreme aspect ratio",
+    "no caption": "No caption",
+    "one caption": "Identical captions",
+    "alike captions": "Similar captions",
+    "file name": "File names as captions",
+    "rare tags": "Tags used once",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One image of a finding. note: what it is about this one ("320 x 240, validation"); beside: its mask, if any."""
+    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask, if any."""
 
     key: Key
     path: Path
@@ -53,10 +53,10 @@ class Finding:
 
     kind      "same", "near", "leak", "blur", ...: see KINDS
     level     "error" blocks a start, "advice" does not
-    what, fix   one sentence each
-    images  groups that belong together (copies of one image); single images are groups of one
-    advised   keys of those that `doctor.treat` puts away
-    action    "put away" where that fixes it, "open" where a person has to look or write
+    what, fix   as in Problem
+    images    groups that belong together (duplicates); single images are groups of one
+    advised   keys of those that `doctor.treat` moves to the trash
+    action    "put away" where that fixes it, "open" where the user has to look or write
     """
 
     kind: str
@@ -69,23 +69,23 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """The same for the same finding about the same images: how a page asks for it."""
+        """Stable for the same finding about the same images: how a page refers to it."""
         keys = sorted("/".join(seen.key) for group in self.images for seen in group)
         text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
         return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
 
     @property
     def count(self) -> int:
-        """Images it is about."""
+        """Number of images."""
         return sum(map(len, self.images))
 
     def problem(self) -> Problem:
-        """The form that a preflight lists."""
+        """The finding as a Problem, for the preflight."""
         where = printable(self.images[0][0].path.parent) if self.images else "dataset"
-        return Problem(self.what, where, self.fix, self.level)
+        return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON. Names that are no Unicode are shown with marks, so actions go by `id`."""
+        """As plain JSON. Names that are not valid Unicode are shown with replacement characters, so actions go by `id`."""
         advised = set(self.advised)
         groups = [
             [
@@ -115,7 +115,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """An image as the doctor sees it. role: "train", "regularization" or "validation"."""
+    """An image to examine. role: "train", "regularization" or "validation"."""
 
     placed: Placed
     role: str
@@ -163,7 +163,7 @@ def size_of(patient: Patient) -> str:
 
 
 def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
-    """Numbers 0 to count - 1 that pairs connect, in groups of two and more, each sorted (union-find)."""
+    """Connected components of two and more of the numbers 0 to count - 1, each sorted (union-find)."""
     parent = list(range(count))
 
     def root(number: int) -> int:

@@ -1,4 +1,4 @@
-"""The doctor's findings about images themselves: copies, blur, borders, sizes."""
+"""The doctor's findings about images: duplicates, blur, borders, sizes."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from core.dataset.look import Look
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenImage, open_rgb
 from core.dataset.scan import ImageInfo
+from core.dataset.titles import title
 from core.record.cancel import CancelToken
+from core.settings.images import ImageSettings
 
 Progress = Callable[[int, int], None]
 
 # Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
-# in up to 11, different images in 15 and more. Chance pairs of a large set are sorted out by the second look.
+# in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
 NEAR_DISTANCE = 8
 # Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
 NEAR_DIFFERENCE = 0.5
 # Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and 220,
 # drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
 BLUR_BELOW = 100.0
-BORDER_FROM = 0.03  # share of the area; thinner ones are a pixel row of a scan
-STRONG_SCALE = 1.5  # twice as many pixels and more are made up: softness is trained as the style
+BORDER_FROM = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
+STRONG_SCALE = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
 SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
-EXTREME_ASPECT = 3.0  # longer than any bucket of the usual ranges, so much is cropped or shrunk away
+EXTREME_ASPECT = 3.0  # beyond the usual buckets, so much is cropped
 
-_CLOSER = "closer 2"  # the memo's name for a second look
+_CLOSER = "closer 2"  # the memo's name for the closer look
 _SIDE = 16
 _EVEN, _CLEAR = 8, 16  # levels of 255: still the border's color; clearly another
-_STRAIGHT = (
-    0.6  # share of the first line inside a border that is clearly another color: bars end at once, grounds do not
-)
+_STRAIGHT = 0.6  # fraction of the first line inside a border that is clearly another color: bars end in a straight line
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a finding begins."""
+    """Thresholds of the findings."""
 
     near_distance: int = NEAR_DISTANCE
     near_difference: float = NEAR_DIFFERENCE
@@ -57,7 +57,7 @@ class Limits:
     extreme_aspect: float = EXTREME_ASPECT
 
 
-# ---- copies
+# ---- duplicates
 
 
 def copies(
@@ -68,7 +68,7 @@ def copies(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
-    """Exact copies by content and near ones by look: within training, and across training, validation and classes."""
+    """Exact and near duplicates, within the training set and across training, validation and regularization."""
     exact = _same_content(patients, memo_path, cancel)
     near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
     return _by_roles((exact, ""), (near, "near "))
@@ -77,12 +77,12 @@ def copies(
 def copies_by_content(
     patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
 ) -> list[Finding]:
-    """Exact copies alone: nothing is decoded for them."""
+    """Exact duplicates only; nothing is decoded."""
     return _by_roles((_same_content(patients, memo_path, cancel), ""))
 
 
 def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
-    """A finding for each kind of copies, told by what the images are for."""
+    """A finding for each kind of duplicates, by the images' roles."""
     found: dict[str, list[list[Patient]]] = defaultdict(list)
     for groups, alike in alike_groups:
         for group in groups:
@@ -92,37 +92,37 @@ def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
     return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
 
 
-# kind -> (level, what, fix); {groups} and {n} are put in
+# kind -> (level, what, fix); {groups} and {n} are filled in
 _COPIES = {
     "leak": (
         "error",
-        "{groups} in training and in validation: the validation loss would praise what was overfitted and says nothing.",
-        "Put the copies away, or take that folder out of the validation.",
+        "{groups} in both the training and the validation set, so the validation loss would not show overfitting",
+        "move the duplicates to the trash, or remove that folder from validation",
     ),
     "near leak": (
         "advice",
-        "{groups}, nearly alike, in training and in validation: the validation loss would be far too good to be true.",
-        "Look at each pair, and put the copies away.",
+        "{groups} with near duplicates in both the training and the validation set, so the validation loss is too low",
+        "check each pair, and move the duplicates to the trash",
     ),
     "class": (
         "advice",
-        "{groups} in training and among the regularization images: these teach the opposite of each other.",
-        "Put the regularization copies away.",
+        "{groups} in both the training and the regularization images, which have opposite goals",
+        "move the regularization duplicates to the trash",
     ),
     "near class": (
         "advice",
-        "{groups}, nearly alike, in training and among the regularization images: these teach the opposite of each other.",
-        "Look at each pair, and put the regularization copies away.",
+        "{groups} with near duplicates in both the training and the regularization images, which have opposite goals",
+        "check each pair, and move the regularization duplicates to the trash",
     ),
     "copy": (
         "advice",
-        "{groups} more than once, byte for byte: {n} too many, which are trained that much more strongly.",
-        "Put the copies away; for more weight, set repeats instead.",
+        "{groups} with exact duplicates: {n} too many, which weight these images more",
+        "move the duplicates to the trash; use repeats to weight an image more",
     ),
     "near copy": (
         "advice",
-        "{groups} nearly more than once, at another size or quality: {n} that may be too many.",
-        "Look at each group, and put the copies away.",
+        "{groups} with near duplicates at another size or quality: {n} possibly too many",
+        "check each group, and move the duplicates to the trash",
     ),
 }
 
@@ -130,14 +130,14 @@ _COPIES = {
 def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
     level, what, fix = _COPIES[kind]
     advised = [patient.key for group in groups for patient in _too_many(group)]
-    said = "1 image is there" if len(groups) == 1 else f"{len(groups)} images are there"
+    said = "1 image" if len(groups) == 1 else f"{len(groups)} images"
     shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
     what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
     return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
 
 
 def _too_many(group: Sequence[Patient]) -> list[Patient]:
-    """All but the first. One file that two entries name cannot be put away without losing both."""
+    """All but the first, without the first's own file, which two entries may share."""
     return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
 
 
@@ -145,7 +145,7 @@ _ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
 
 
 def _worth(patient: Patient) -> tuple:
-    """The copy to keep comes first: one that trains, has a caption, has more pixels, more bytes, the first name."""
+    """Sort key that puts the duplicate to keep first: trained, captioned, more pixels, more bytes, first name."""
     image = patient.image
     captioned = patient.placed.caption.source in ("file", "metadata")
     pixels = image.width * image.height
@@ -155,7 +155,7 @@ def _worth(patient: Patient) -> tuple:
 def _same_content(
     patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
 ) -> list[list[Patient]]:
-    """Groups of equal bytes. Only files of equal length are read."""
+    """Groups of files with equal bytes. Only files of equal size are read."""
     lengths = Counter(patient.image.bytes for patient in patients)
     suspects = [patient for patient in patients if lengths[patient.image.bytes] > 1]
     hashes = content_hashes([patient.image for patient in suspects], memo_path, cancel.check if cancel else None)
@@ -174,7 +174,7 @@ def _near(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[list[Patient]]:
-    """Groups of images that look alike; of exact copies only the one to keep takes part."""
+    """Groups of near duplicates; of exact duplicates only the one to keep takes part."""
     left_out = set()
     for group in exact:
         ordered = sorted(group, key=_worth)
@@ -198,8 +198,8 @@ def _near(
 def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
     """Every pair (i, j), i < j, of hashes (16 hex digits) that differ in at most `distance` bits; exact.
 
-    All pairs are counted, a row at a time: 50 million XORs with a bit count take a fraction of a second, where a tree
-    of distances in Python takes longer and a table of bands misses some.
+    Brute force, a row at a time: 50 million XORs with a bit count take a fraction of a second; a BK-tree in Python is
+    slower, and hash bands miss some pairs.
     """
     values = np.array([int(each, 16) for each in hashes], dtype=np.uint64)
     for number in range(len(values) - 1):
@@ -211,17 +211,17 @@ def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Root mean square of the difference of two grays over the smaller contrast of both (at least 8 levels)."""
+    """RMS difference of two grayscale images over the smaller contrast of both (at least 8 levels)."""
     contrast = max(8.0, min(float(one.std()), float(other.std())))
     return float(np.sqrt(((one - other) ** 2).mean())) / contrast
 
 
-# ---- a second look
+# ---- a closer look
 
 
 @dataclass(frozen=True, slots=True)
 class Closer:
-    """What a second decode tells. gray: float32 [16, 16]; frame: share of the area of bars with straight edges."""
+    """Measurements of a second decode. gray: float32 [16, 16]; frame: fraction of the area in straight-edged bars."""
 
     gray: np.ndarray
     frame: float
@@ -234,7 +234,7 @@ def second_look(
     progress: Progress | None = None,
     threads: int = 4,
 ) -> dict[Key, Closer]:
-    """Decode those images small and keep what is needed to be sure; remembered by file."""
+    """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
     memo = Memo(memo_path)
     known = memo.known(_CLOSER, images)
     remaining = iter([image for image in images if image.path not in known])
@@ -269,10 +269,10 @@ def _look_closer(image: ImageInfo) -> str:
 
 
 def frame_share(pixels_HWC: np.ndarray) -> float:
-    """Share of the area that bars or a frame of one color take, 0 where an even ground just surrounds something.
+    """Fraction of the area in bars or a frame of one color; 0 for an object on a plain background.
 
-    A bar ends in one line: most of the first line inside is clearly another color. The outline of a thing on an even
-    ground is curved or pointed at some side, so the line that first meets it holds little of it.
+    A bar ends in a straight line: most of the first line inside is clearly another color. The outline of an object on a
+    plain background is curved, so the first line that touches it contains little of it.
     """
     colors: np.ndarray = pixels_HWC.astype(np.float32)
     height, width = colors.shape[:2]
@@ -286,7 +286,7 @@ def frame_share(pixels_HWC: np.ndarray) -> float:
         ends.append(int(np.argmin(even)))
     top, bottom, left, right = ends
     if not (min(top, bottom) or min(left, right)):
-        return 0.0  # bars come in pairs; one even side is a floor or a sky
+        return 0.0  # bars come in pairs; one plain side is a floor or a sky
     inner = colors[top : height - bottom, left : width - right]
     # One line further in: area-averaging mixes the bar's last line with the image's first.
     sides = (
@@ -312,7 +312,7 @@ def looks_wrong(
     cancel: CancelToken | None,
     progress: Progress | None,
 ) -> list[Finding]:
-    """Blurred, empty and framed images."""
+    """Blurry, single-color and framed images."""
     whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
     plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
     rest = [patient for patient in whole if seen[patient.key].border < 1.0]
@@ -331,23 +331,23 @@ def looks_wrong(
         *one_by_one(
             "plain",
             plain,
-            "{n} of one color and nothing else: there is nothing to train.",
-            "Put them away.",
+            "{n} a single color, with nothing to train on",
+            "move them to the trash",
             put_away=True,
         ),
         *one_by_one(
             "blur",
             blurred,
-            "{n} blurred or very soft: what is trained on them draws soft images.",
-            "Look at each, and put away those that are not meant to be soft.",
+            "{n} blurry or very soft, which makes generated images soft too",
+            "check each, and move those that are not meant to be soft to the trash",
             lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
             put_away=True,
         ),
         *one_by_one(
             "border",
             framed,
-            "{n} framed or between bars of one color: the frame is trained with the image.",
-            "Crop them with the image tools, or put them away.",
+            "{n} framed or letterboxed: the border is trained with the image",
+            "crop them with the image tools, or move them to the trash",
             lambda patient: f"{frames[patient.key]:.0%} is border",
             put_away=True,
         ),
@@ -355,7 +355,7 @@ def looks_wrong(
 
 
 def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
-    """Images that are enlarged much, tiny or very long."""
+    """Images that are strongly upscaled, tiny, or have an extreme aspect ratio."""
 
     def aspect(patient: Patient) -> float:
         sides = sorted((patient.image.width, patient.image.height))
@@ -372,24 +372,24 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
         *one_by_one(
             "small",
             small,
-            f"{{n}} under {limits.small_side} pixels at the short side: hardly anything of them is left for the model to see.",
-            "Find larger ones, or put them away.",
+            f"{{n}} under {limits.small_side} pixels on the short side, too small to train on",
+            "use larger versions, or move them to the trash",
             size_of,
             put_away=True,
         ),
         *one_by_one(
             "enlarged",
             enlarged,
-            f"{{n}} enlarged more than {limits.strong_scale:g} times: the softness is trained as the style.",
-            "Find larger ones, train at a lower resolution, turn on 'Never enlarge', or put them away.",
+            f"{{n}} upscaled more than {limits.strong_scale:g} times: the model learns the softness",
+            f"use larger versions or a lower resolution, turn on '{title(ImageSettings, 'bucket_no_upscale')}', or move them to the trash",
             lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
             put_away=True,
         ),
         *one_by_one(
             "long",
             long,
-            f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: most is cropped away or shrunk.",
-            "Crop them with the image tools.",
-            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} trains",
+            f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: a large part is cropped",
+            "crop them with the image tools",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} left after the crop",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Images through the VAE: decoded ahead by threads, encoded in batches of one size, each result checked."""
+"""VAE encoding of images: decoded ahead by threads, encoded in batches of one size, each result checked for NaN."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRITES_WAITING = 64
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """An image as it is, or mirrored: what has one entry in a cache."""
+    """An image, plain or flipped: one entry of a cache."""
 
     placed: Placed
     mirrored: bool = False
@@ -40,7 +40,7 @@ class Side:
 
 
 def sides(placed: Placed) -> tuple[Side, ...]:
-    """Those that an epoch can ask for."""
+    """The plain image, and the flipped one with random flips on."""
     plain = Side(placed)
     return (plain, Side(placed, True)) if placed.concept.images.flip_aug else (plain,)
 
@@ -56,14 +56,14 @@ def encode_sides(
     check: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Encode each and hand it to `keep` (on one thread of its own); return how many. Images are decoded ahead by
-    `threads` threads, of which at most threads + 2 batches wait in memory.
+    """Encode each and pass it to `keep` (called on a separate thread); return how many. `threads` threads decode images
+    ahead; at most threads + 2 batches wait in memory.
 
     retry     encodes one image again, in fp32, when the first result is not finite (fp16 VAEs overflow)
-    check     called between batches; what it raises (a cancel) ends the work, what was kept stays
-    progress  called with (done, all)
+    check     called between batches; may raise to cancel; results kept so far stay
+    progress  called with (done, total)
 
-    ProblemsError at the end names every image that could not be read or encoded; the others are kept.
+    Raises ProblemsError at the end with every image that could not be read or encoded; the others are kept.
     """
     problems: list[Problem] = []
     done = 0
@@ -117,7 +117,7 @@ def _decoded_ahead(
 
 
 def pixels_of(placed: Placed) -> np.ndarray:
-    """The image at its place, without changes by chance: float32 [3, H, W] in [-1, 1]."""
+    """The image in its bucket, without random augmentation: float32 [3, H, W] in [-1, 1]."""
     return load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
 
 
@@ -142,7 +142,7 @@ def _encode(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[T
 
 
 class _Results:
-    """Takes results one batch late: reading a result waits for the device, which meanwhile has the next batch."""
+    """Reads results one batch late, so that the device already has the next batch while the CPU waits."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class _Results:
             else:
                 self._keeping.append(self._writer.submit(self._keep, side, *one))
         while len(self._keeping) > WRITES_WAITING or (self._keeping and self._keeping[0].done()):
-            self._keeping.popleft().result()  # raises what the keeping met: a full disk ends the work here
+            self._keeping.popleft().result()  # raises errors of `keep`, such as a full disk
 
     def _again(self, side: Side, pixels: np.ndarray) -> tuple[Tensor, Tensor] | None:
         if self._retry is None:
@@ -193,5 +193,5 @@ def _finite(parts: Iterable[Tensor]) -> bool:
 
 def _not_finite(placed: Placed) -> Problem:
     name = printable(placed.image.relative)
-    what = f"The VAE gives no finite numbers (NaN) for the image {name}."
-    return Problem(what, printable(placed.image.path), "Remove the image, or choose another VAE.")
+    what = f"The VAE returns NaN or infinity for the image {name}"
+    return Problem(what, printable(placed.image.path), "remove the image, or choose another VAE", code="image.vae-nan")

@@ -1,4 +1,4 @@
-"""The batches of every epoch, known ahead from the dataset, the settings and the seed."""
+"""The batches of every epoch, determined by the dataset, the settings and the seed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from core.record import draws
 from core.settings.dataset import DatasetSettings
 
 Bucket = tuple[str, Size]
-LOOKED_AT = 8  # epochs, for what never fills a batch where images come in turn
+LOOKED_AT = 8  # epochs to check for buckets that never fill a batch, where epochs differ
 
 
 class Epochs:
-    """How the epochs of a dataset are cut into batches and updates. Epochs, steps and batches count from 0.
+    """How the epochs of a dataset are split into batches and optimizer steps. Epochs, steps and batches count from 0.
 
-    placed          what trains, regularization with it
-    accumulation    batches to one optimizer update
-    processes       that train as one: a batch is then as many times as large, and each takes its share
+    placed          training and regularization images
+    accumulation    batches per optimizer step
+    processes       data parallel processes: the global batch is that many times as large, and each takes its part
     """
 
     def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
@@ -32,7 +32,7 @@ class Epochs:
         self._size: dict[Bucket, int] = {
             each.bucket: each.concept.images.train_batch_size * processes for each in placed
         }
-        # Order is drawn by these names: several processes see what one with such batches sees.
+        # Addresses of the shuffle: several processes see the order of a single one with batches of the global size.
         self._drawn_as = {
             each.bucket: (each.concept.batch_group_of(processes), each.placement.bucket) for each in placed
         }
@@ -40,13 +40,13 @@ class Epochs:
         for each in placed:
             self._members[each.bucket].append(each)
         self._counts: dict[int, int] = {}
-        self._first: list[int] = [0]  # the first update of each epoch
+        self._first: list[int] = [0]  # the first optimizer step of each epoch
 
     # -- counting
 
     @property
     def views(self) -> int:
-        """Images shown in an epoch, repeats counted."""
+        """Images in an epoch, repeats counted."""
         return sum(len(part) for part in self.parts)
 
     @property
@@ -55,11 +55,11 @@ class Epochs:
 
     @property
     def steady(self) -> bool:
-        """Whether every epoch has the same buckets, and so the same number of batches."""
+        """Whether every epoch has the same images, and so the same number of batches."""
         return all(hasattr(part, "views") for part in self.parts)
 
     def batches_in(self, epoch: int) -> int:
-        """How many batches `batches` makes, without making them."""
+        """The number of batches of an epoch, without building them."""
         epoch = 0 if self.steady else epoch
         if epoch not in self._counts:
             filled = Counter(each.bucket for each, _ in self.views_of(epoch))
@@ -70,11 +70,11 @@ class Epochs:
         return count // size if self._short == "drop" else -(-count // size)
 
     def updates_in(self, epoch: int) -> int:
-        """Optimizer updates of an epoch. An accumulation that is open at its end is closed there."""
+        """Optimizer steps in an epoch. An accumulation still open at the end is closed there."""
         return -(-self.batches_in(epoch) // self._accumulation)
 
     def first_update(self, epoch: int) -> int:
-        """The number of updates before this epoch."""
+        """The number of optimizer steps before this epoch."""
         if self.steady:
             return epoch * self.updates_in(0)
         while len(self._first) <= epoch:
@@ -82,7 +82,7 @@ class Epochs:
         return self._first[epoch]
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that update `step` belongs to."""
+        """The epoch of optimizer step `step`."""
         if self.steady:
             return step // self.updates_in(0)
         while self._first[-1] <= step:
@@ -90,7 +90,7 @@ class Epochs:
         return bisect_right(self._first, step) - 1
 
     def never_shown(self) -> list[Placed]:
-        """Images that no epoch shows, because their bucket never fills a batch and short ones are left out."""
+        """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped."""
         if self._short != "drop":
             return []
         filled: Counter[Bucket] = Counter()
@@ -101,14 +101,14 @@ class Epochs:
         ]
 
     def not_needed(self) -> list[Placed]:
-        """Regularization images that no epoch shows: there is nothing to balance, or sd-scripts' balance stops before."""
+        """Regularization images that no epoch uses: there are no training images, or sd-scripts' balancing stops before."""
         shown = {each.key for part in self.parts for each in part.images}
         return [each for members in self._members.values() for each in members if each.key not in shown]
 
-    # -- making
+    # -- building
 
     def views_of(self, epoch: int) -> list[View]:
-        """What an epoch shows, in no particular order."""
+        """The views of an epoch, unordered."""
         return [view for part in self.parts for view in part.of_epoch(epoch)]
 
     def batches(self, seed: int, epoch: int) -> list[Batch]:
@@ -130,11 +130,11 @@ class Epochs:
         return made
 
     def groups(self, seed: int, epoch: int) -> list[list[Batch]]:
-        """The batches of each update of an epoch."""
+        """The batches of each optimizer step of an epoch."""
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
     def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
-        """Further showings of the bucket's own images, until its last batch is full."""
+        """Extra views of the bucket's own images to fill its last batch."""
         lacking = -len(views) % self._size[bucket]
         shown = Counter(each.key for each, _ in views)
         order = list({each.key: each for each, _ in views}.values())

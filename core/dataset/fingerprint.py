@@ -20,9 +20,9 @@ def dataset_fingerprint(
     cancel: CancelToken | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """What a run trained on, for its dataset.json: every image with its caption, place and content.
+    """What a run trained on, for its dataset.json: every image with its caption, bucket and content hash.
 
-    hashes   also the SHA-256 of each file's bytes, read once and then remembered in `memo_path`
+    hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
     """
     found = (
         content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None, progress)

@@ -1,4 +1,4 @@
-"""A folder of the settings -> the folders to read: itself, or each `<repeats>_<words>` folder in it, with repeats and words."""
+"""The folders to read for a folder in the settings: itself, or each `<repeats>_<words>` folder in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.record.problems import Problem
 from core.record.workspace import resolve_path
 from core.settings.source import Source
 
-MANY_REPEATS = 500  # above it the number in a folder's name is more likely a year
+MANY_REPEATS = 500  # from here the number in a folder's name is more likely a year
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Root:
     repeats: int
     words: str
     named: bool = False
-    left_out: frozenset[str] = frozenset()  # names of direct sub-folders that are roots of their own
+    left_out: frozenset[str] = frozenset()  # names of direct subfolders that are separate roots
     inside: str = ""
 
 
 def words_for(source: Source, own: str) -> str:
-    """What is said about an image without a caption: the words set for it, identifier and class, else the folder's own.
+    """The default caption of images without one: the words set for the folder, identifier and class, else its name.
 
-    Regularization images show the class, not the subject, so the identifier is not theirs.
+    Regularization images show the class, not the subject, so they do not get the identifier.
     """
     if source.class_tokens is not None:
         return source.class_tokens
@@ -41,12 +41,13 @@ def words_for(source: Source, own: str) -> str:
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
-    """The folder as typed, found. A pasted path often comes in quotation marks, or with a space at its end."""
+    """The existing folder for a typed path, which may have quotes or trailing spaces from pasting."""
     typed = source.folder
     if not typed.strip().strip("\"'"):  # it would mean the project's own folder
-        if source.metadata_file and source.metadata_file.strip():  # sd-scripts lets the folder out there
+        if source.metadata_file and source.metadata_file.strip():  # optional there, as in sd-scripts
             return resolve_path(source.metadata_file.strip().strip("\"'")).parent, None
-        return None, Problem("A folder of the dataset has no name.", "dataset", "Choose a folder, or remove the entry.")
+        fix = "choose a folder, or remove the entry"
+        return None, Problem("A dataset folder is empty", "dataset", fix, code="dataset.empty-folder-setting")
     path = reachable(resolve_path(typed))
     if not os.path.isdir(path):
         path = reachable(resolve_path(typed.strip().strip("\"'")))
@@ -55,7 +56,7 @@ def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
 
 
 def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
-    """The folders of one source. A parent of `<repeats>_<words>` folders gives one each, itself for the rest."""
+    """The folders of one source: each `<repeats>_<words>` folder in it, and itself for the rest."""
     shown = printable(path)
     name = path.name or os.path.basename(os.path.realpath(path))
     own = repeats_and_words(name)
@@ -68,7 +69,8 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
         with os.scandir(path) as entries:
             children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
     except OSError as error:
-        return [], [Problem("The image folder cannot be opened.", shown, f"Check its permissions ({error.strerror}).")]
+        what = f"The image folder cannot be opened ({error.strerror})"
+        return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
     named = {child: said for child in children if (said := repeats_and_words(child))}
     roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
     problems: list[Problem] = []
@@ -80,7 +82,7 @@ def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
 
 
 def whole_root(source: Source, path: Path) -> Root:
-    """The folder and all below it as one, where a list says what trains."""
+    """The folder and everything below it as one root, where a metadata file lists the images."""
     own = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
     return Root(path, source.num_repeats or max(own[0], 1), words_for(source, own[1]))
 
@@ -88,16 +90,16 @@ def whole_root(source: Source, path: Path) -> Root:
 def _named_root(
     path: Path, said: tuple[int, str], source: Source, inside: str = ""
 ) -> tuple[list[Root], list[Problem]]:
-    """A `<repeats>_<words>` folder; what the source sets itself comes first."""
+    """A `<repeats>_<words>` folder; the source's own settings win."""
     repeats = source.num_repeats or said[0]
     if repeats == 0:
-        fix = "Rename the folder, or give it repeats, if its images should train."
-        return [], [Problem("A folder's name says 0 repeats, so it is left out.", printable(path), fix, "advice")]
+        what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"
+        return [], [Problem(what, printable(path), fix, "advice", code="dataset.zero-repeats")]
     problems = []
     if repeats >= MANY_REPEATS and source.num_repeats is None:
-        what = f"Each image of {printable(path.name)} would be shown {repeats} times an epoch, as its name says."
-        fix = "If the number is a year or a count, set this folder's repeats to 1."
-        problems.append(Problem(what, printable(path), fix, "advice"))
+        what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
+        fix = "set this folder's repeats to 1 if the number is not meant as repeats"
+        problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
     return [Root(path, repeats, words_for(source, said[1]), named=True, inside=inside)], problems
 
 
@@ -105,11 +107,10 @@ def _not_a_folder(path: Path, shown: str) -> Problem | None:
     if os.path.isdir(path):
         return None
     if not os.path.exists(path):
-        return Problem("The image folder does not exist.", shown, "Check the spelling, or choose another folder.")
+        fix = "check the path, or choose another folder"
+        return Problem("The image folder does not exist", shown, fix, code="dataset.missing-folder")
     if path.suffix.lower() == ".zip":
-        return Problem(
-            "A zip file was given where a folder is needed.", shown, "Drop the zip on the Dataset tab, or unpack it."
-        )
-    return Problem(
-        "A file was given where a folder is needed.", shown, f"Give the folder that holds it: {printable(path.parent)}"
-    )
+        fix = "drop the zip on the Dataset tab, or unpack it"
+        return Problem("The image folder is a zip file", shown, fix, code="dataset.zip-as-folder")
+    fix = f"choose the folder that contains it: {printable(path.parent)}"
+    return Problem("The image folder is a file", shown, fix, code="dataset.not-a-folder")

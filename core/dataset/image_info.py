@@ -1,4 +1,4 @@
-"""What a scan finds: images that can be read, files that cannot, the folders they lie in."""
+"""Results of a scan: readable images, broken files, and their folders."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from core.record.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """One image that can be read, as its header tells.
+    """One readable image, from its header.
 
     source     id of its folder (base name, made unique)     relative   path below that folder, with "/"
-    width, height   pixels, after the rotation its EXIF asks for
-    repeats    how often it is shown in an epoch             words      what is said about it without a caption file
-    sidecars   names of the caption files beside it
+    width, height   pixels, after EXIF rotation
+    repeats    uses per epoch                                words      its folder's default caption
+    sidecars   names of the caption files next to it
     concept    number of the folder's settings (settings/concepts.py)
-    given      its caption from a metadata file or a dataset class; None: captions lie beside the image
-    given_both   (caption, tags) where a metadata file has both; `given` is then both as one
-    conditioning   its mask or control image             own_bucket   the size that metadata gives it
-    really     what kind of file it is where its name says another ("JPEG"), else empty
-    sidecar_states   (bytes, mtime_ns) of each of the sidecars, and of those it shares with the image that it was cut
-              out of, so that their texts can be remembered
+    given      its caption from a metadata file or a dataset class; None: captions are files next to the image
+    given_both   (caption, tags) where a metadata file has both; `given` is then both joined
+    conditioning   its mask or control image                 own_bucket   its bucket from the metadata file
+    really     its format where the extension is another ("JPEG"), else empty
+    sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
+              their texts can be cached
     """
 
     source: str
@@ -55,7 +55,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A file that is named like an image and cannot train."""
+    """A file with an image extension that cannot be read."""
 
     source: str
     relative: str
@@ -65,7 +65,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that images were taken from. named: its name gave the repeats and words; concept: whose settings hold."""
+    """A scanned folder. named: its name sets the repeats and words; concept: number of its settings."""
 
     id: str
     path: Path
@@ -78,9 +78,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Scan:
-    """Images sorted by folder and path; broken ones apart; problems are errors and advice, for a person.
+    """Images sorted by folder and path; broken files; problems (errors and advice).
 
-    left_out   images that can be read and do not train, each with the reason
+    left_out   readable images that do not train, each with the reason
     """
 
     images: tuple[ImageInfo, ...]

@@ -1,4 +1,4 @@
-"""Images as they train: on the chosen color, resized, cropped to their bucket, changed as the draw says."""
+"""Training images: composited on the background color, resized, cropped to their bucket, augmented."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def load_bucketed(
     path: Path | str, placement: Placement, flip: bool = False, images: ImageSettings | None = None
 ) -> Image.Image:
-    """The image as it trains: RGB at the bucket's size. BrokenImage when unreadable or of a changed size.
+    """The training image: RGB at the bucket's size. Raises BrokenImage when unreadable or of a changed size.
 
-    images   its folder's settings: the color behind transparency and the filter; None is white and "auto"
+    images   its folder's settings: background color and resize filter; None is white and "auto"
     """
     background = color_of(images.alpha_color) if images else WHITE
     opened = open_decoded(path, enough=enough_for(placement))
     if opened.size != placement.image:
         was, now = "{} x {}".format(*placement.image), "{} x {}".format(*opened.size)
-        raise BrokenImage(f"was {was} pixels when the folder was read and is {now} now")
+        raise BrokenImage(f"was {was} pixels when the folder was scanned and is {now} now")
     return in_view(opened.on(background), placement, flip, images.resize_interpolation if images else "auto")
 
 
 def enough_for(placement: Placement) -> tuple[int, int]:
-    """Pixels that a very large image is first reduced to: twice what it trains at, which its own filter then resizes."""
+    """Size that a very large image is first reduced to: twice its training size; the resize filter does the rest."""
     return (2 * placement.resized[0], 2 * placement.resized[1])
 
 
@@ -44,7 +44,7 @@ def load_pixels(
 ) -> np.ndarray:
     """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes.
 
-    view   a draw; or its placement alone, then `flip` says whether it is mirrored
+    view   the augmentation; or the placement alone, with `flip`
     """
     if not isinstance(view, View):
         view = View(view, flip)
@@ -53,7 +53,7 @@ def load_pixels(
 
 
 def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "auto") -> Image.Image:
-    """An image, its mask or its conditioning image: resized, cropped and mirrored, all in the same way."""
+    """An image, its mask or its conditioning image: resized, cropped and flipped, all in the same way."""
     image = resize(image, placement.resized, interpolation)
     left, top = placement.crop
     image = image.crop((left, top, left + placement.bucket[0], top + placement.bucket[1]))

@@ -1,8 +1,8 @@
-"""What the VAE sees in each image, encoded once: on disk by content, in memory during a run.
+"""The latent cache: VAE posteriors of images, encoded once, on disk by content and in memory during a run.
 
-An entry is named by everything it depends on (image bytes, size, crop, mirroring, the color behind transparency, VAE
-weights, type, this code), so a stale one is never found, whatever the image or its folder is called. Mean and
-log-variance are kept, not a sample: each draw of an epoch makes its own.
+An entry's key covers everything it depends on (image bytes, size, crop, flip, background color, VAE weights, dtype, this
+code), so a stale entry is never used, whatever the image or its folder is called. Mean and log variance are cached, not
+a sample: each epoch samples again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the 
 Check = Callable[[], None]
 
 CODE_VERSION = 2  # raised when resizing, cropping or colors change
-NO_COLOR = ImageSettings().alpha_color  # of images that let nothing through, whatever the color behind them
+NO_COLOR = ImageSettings().alpha_color  # used in the key of opaque images, whatever the background color
 
 
 class LatentCache:
     """Posteriors of images under one VAE.
 
-    folder     where entries lie; several VAEs and datasets share it
-    vae_id     hash of the VAE's weights      dtype   the type it computes in ("fp32")
-    memo_path  where the hashes of image files and their looks are remembered, so that a warm start reads no image
-    writes     False: what is encoded stays in memory, nothing is written
-    others     reads a side from elsewhere (caches of other programs), None where it has none; asked first
+    folder     the cache folder, shared by several VAEs and datasets
+    vae_id     hash of the VAE's weights      dtype   the dtype it computes in ("fp32")
+    memo_path  where hashes and measurements of image files are cached, so that a warm start reads no image
+    writes     False: results stay in memory, nothing is written
+    others     reads a side from another program's cache, None where there is none; asked first
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LatentCache:
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
-        """Those with a side that is not on disk yet; of images with one content and place, the first stands for all."""
+        """Items with a side that is not cached yet; of images with equal content and crop, only the first."""
         found = {side.placed.key: side.placed for side in self._missing(items, check).values()}
         return list(found.values())
 
@@ -80,8 +80,8 @@ class LatentCache:
         check: Check | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Encode and store those that are missing; return how many. See `encode_sides`: what was stored stays stored
-        whatever ends the work, so the next call goes on from there."""
+        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
+        next call continues from there (see `encode_sides`)."""
         missing = self._missing(items, check)
         files = {side.key: path for path, side in missing.items()}
         todo = list(missing.values())
@@ -106,7 +106,7 @@ class LatentCache:
         )
 
     def load(self, items: Sequence[Placed], check: Check | None = None) -> dict[SideKey, Posterior]:
-        """Every side of the items; images of one content share tensors."""
+        """Every side of the items; images of equal content share tensors."""
         loaded: dict[Path, Posterior] = {}
         result: dict[SideKey, Posterior] = {}
         for side, path in self._files(items, check):
@@ -116,7 +116,7 @@ class LatentCache:
         return result
 
     def read(self, side: Side) -> Posterior:
-        """One side that `missing` did not name."""
+        """One cached side."""
         other = self.others(side) if self.others else None
         if other is not None:
             return other
@@ -126,9 +126,10 @@ class LatentCache:
         tensors = read_tensors(path, _shapes(side.placed))
         if tensors is None:
             raise ProblemsError.one(
-                "The encoded form of an image is missing from the cache.",
+                "The latents of an image are missing from the cache",
                 printable(side.placed.image.path),
-                "Start again: it is encoded anew.",
+                "start again; it will be encoded again",
+                code="cache.missing-latents",
             )
         return tensors["mean"], tensors["logvar"]
 
@@ -145,7 +146,7 @@ class LatentCache:
         return self._files_of([side for placed in items for side in sides(placed)], check)
 
     def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
-        """Each side with its entry. Contents are read once in the life of this object, and once ever with a memo."""
+        """Each side with its file. Images are hashed once per object, and only once ever with a memo."""
         unread = {_state(side.placed): side.placed.image for side in wanted}
         unread = {state: image for state, image in unread.items() if state not in self._contents}
         hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
@@ -179,7 +180,7 @@ class LatentCache:
 
 
 def _state(placed: Placed) -> tuple:
-    """An image file as the scan saw it."""
+    """Identity of an image file at the time of the scan."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
 
@@ -190,13 +191,13 @@ def _shapes(placed: Placed) -> Shapes:
 
 
 def posterior_bytes(placed: Placed) -> int:
-    """Mean and log-variance of 4 channels in float32, of one side."""
+    """Bytes of one side: mean and log variance of 4 channels in float32."""
     width, height = placed.placement.bucket
     return width // LATENT_PIXELS * (height // LATENT_PIXELS) * 4 * 4 * 2
 
 
 def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:
-    """All of them on a device; what shares tensors goes on sharing them."""
+    """All posteriors on a device; shared tensors stay shared."""
     moved: dict[int, Posterior] = {}
     for mean, logvar in posteriors.values():
         if id(mean) not in moved:
@@ -207,15 +208,15 @@ def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKe
 def sample_latent(
     mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
 ) -> Tensor:
-    """One draw from an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
+    """A sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
 
     The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
-    log-variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    log variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
     """
     noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
     return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
 
 
 def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
-    """The one draw that sd-scripts keeps for a whole run: each side of an image has its own."""
+    """The fixed sample that sd-scripts uses for a whole run, one for each side of an image."""
     return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")

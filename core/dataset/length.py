@@ -1,4 +1,4 @@
-"""How long a training is: batches, steps, epochs, and the sentence that spells the arithmetic out."""
+"""Length of a training: batches, steps, epochs, and a sentence with the arithmetic."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Protocol
 
 from core.settings.schedule import ScheduleSettings
 
-# Few images are trained in about 100 passes. Many need fewer each, though more in all: 1500 views for 15 images,
-# 3000 for 300.
+# Few images need about 100 epochs. Many need fewer, though more steps in all: 1500 views for 15 images, 3000 for 300.
 FEW_IMAGES, MANY_IMAGES = 15, 300
-MOST_PASSES, LEAST_PASSES = 100, 10
-LEAST_UPDATES = 100
+MOST_EPOCHS, LEAST_EPOCHS = 100, 10
+LEAST_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Length:
-    """epochs: passes begun, the last may be cut short. chosen_by: "steps", "epochs" or "advice".
+    """epochs: epochs started, the last may be partial. chosen_by: "steps", "epochs" or "advice".
 
-    steps_per_epoch   of the first epoch; where regularization images come in turn, others may differ a little
+    steps_per_epoch   of the first epoch; others may differ a little where regularization images rotate
     """
 
     steps_per_epoch: int
@@ -28,24 +27,24 @@ class Length:
 
 
 def advised_epochs(views: int, batch_size: int = 1, batches: int | None = None) -> int:
-    """Passes over each image to begin with, for a first LoRA.
+    """Recommended number of epochs for a first LoRA.
 
-    100 for up to 15 images, then falling as 1500 views grow evenly to 3000 at 300 images, never below 10. A large
-    batch makes few updates of many views, so passes are added until there are 100 updates.
-    views     images with their repeats in one epoch
-    batches   of one epoch; ceil(views / batch_size) when not given
+    100 for up to 15 images, then falling as the views grow linearly from 1500 to 3000 at 300 images, never below 10.
+    With a large batch, epochs are added until there are 100 steps.
+    views     images times repeats in one epoch
+    batches   of one epoch; ceil(views / batch_size) by default
     """
     if views <= 0:
-        return LEAST_PASSES
+        return LEAST_EPOCHS
     share = (min(max(views, FEW_IMAGES), MANY_IMAGES) - FEW_IMAGES) / (MANY_IMAGES - FEW_IMAGES)
-    wanted = FEW_IMAGES * MOST_PASSES * (1 + share)
-    passes = max(LEAST_PASSES, min(MOST_PASSES, round(wanted / views)))
-    updates = batches if batches is not None else -(-views // batch_size)
-    return max(passes, -(-LEAST_UPDATES // updates))
+    wanted = FEW_IMAGES * MOST_EPOCHS * (1 + share)
+    epochs = max(LEAST_EPOCHS, min(MOST_EPOCHS, round(wanted / views)))
+    steps = batches if batches is not None else -(-views // batch_size)
+    return max(epochs, -(-LEAST_STEPS // steps))
 
 
 class Counts(Protocol):
-    """What is known of the epochs of a dataset without making their batches (epochs.Epochs)."""
+    """Facts about a dataset's epochs that need no batches (epochs.Epochs)."""
 
     @property
     def views(self) -> int: ...
@@ -60,7 +59,7 @@ class Counts(Protocol):
 
 
 def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
-    """Steps win over epochs; neither takes the advised epochs."""
+    """The length from max_train_steps, else max_train_epochs, else the recommended number of epochs."""
     steps = epochs.updates_in(0)
     if not steps:
         return Length(0, 0, 0, "steps" if schedule.max_train_steps is not None else "epochs")
@@ -76,38 +75,38 @@ def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
 
 
 def length_sentence(length: Length, epochs: Counts, images: int, accumulation: int) -> str:
-    """ "24 images x 66 passes / batch 4 = 396 steps". Where some batches are short, the batches are counted instead.
+    """ "24 images x 66 epochs / batch 4 = 396 steps". With incomplete batches, batches are counted instead.
 
-    images   how many train, repeats not counted
+    images   number of training images, without repeats
     """
     views, batches = epochs.views, epochs.batches_in(0)
     if not batches:
-        return "No image trains."
+        return "No images to train on"
     size = epochs.batch_sizes[-1]
     who = _count(images, "image") + (f" ({views} with repeats)" if views > images else "")
     if views < images:
-        who = f"{_count(views, 'view')} of {who} in turn"
+        who = f"{_count(views, 'view')} of {who} in rotation"
     even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not even:
         about = "" if epochs.steady else "about "
         who += f" in {about}{_count(batches, 'batch', 'es')} of up to {size}"
     if accumulation > 1:
-        who += f", {accumulation} batches to a step, so {_count(length.steps_per_epoch, 'step')} a pass"
+        who += f", {accumulation} batches per step, {_count(length.steps_per_epoch, 'step')} per epoch"
     per = f" / batch {size}" if even else ""
     if length.chosen_by == "steps":
-        return f"{_count(length.total_steps, 'step')} = {_passes(length, epochs, who + per)}"
-    end = f" = {_count(length.total_steps, 'step')}" + (" (advised length)" if length.chosen_by == "advice" else "")
-    return f"{who} x {_count(length.epochs, 'pass', 'es')}{per}{end}"
+        return f"{_count(length.total_steps, 'step')} = {_epochs_of_steps(length, epochs, who + per)}"
+    end = f" = {_count(length.total_steps, 'step')}" + (" (recommended)" if length.chosen_by == "advice" else "")
+    return f"{who} x {_count(length.epochs, 'epoch')}{per}{end}"
 
 
-def _passes(length: Length, epochs: Counts, who: str) -> str:
-    """What so many steps are: whole passes over `who`, and what is left of one that is cut short."""
+def _epochs_of_steps(length: Length, epochs: Counts, who: str) -> str:
+    """So many steps as whole epochs of `who`, and the steps of a partial last one."""
     last = length.epochs - 1
     steps, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
     if steps == whole:
-        return f"{_count(length.epochs, 'pass', 'es')} x {who}"
+        return f"{_count(length.epochs, 'epoch')} x {who}"
     part = f"{steps} of {_count(whole, 'step')}"
-    return f"{_count(last, 'pass', 'es')} x {who}, then {part} of another" if last else f"{part} of one pass: {who}"
+    return f"{_count(last, 'epoch')} x {who}, then {part} of another" if last else f"{part} of one epoch: {who}"
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

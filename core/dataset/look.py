@@ -1,4 +1,4 @@
-"""What a decoded image looks like, in a few numbers: for finding near duplicates, blurred and framed images."""
+"""Measurements of decoded images, for finding near duplicates, blurry and framed images."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from core.dataset.memo import Memo
 if TYPE_CHECKING:
     from core.dataset.scan import ImageInfo
 
-MEASURED_SIDE = 256  # pixels of the longer side at which everything is measured, so that sizes compare
-FACT = "look 2"  # the memo's name for it; counted up when a measure changes
+MEASURED_SIDE = 256  # pixels of the longer side that everything is measured at, so that images of any size compare
+FACT = "look 2"  # kind of entry in the memo; raised when a measure changes
 _EVEN = 8  # levels of 255 within which an edge row still counts as one color (JPEG leaves some noise)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a full decode told about an image.
+    """Measurements of a full decode.
 
-    reason       why it cannot be decoded, to be put after "the image"; empty when it can. Broken ones have no measures
-    remark       what its reader found damaged and passed over, such as metadata; empty when nothing
-    transparent  at least one pixel lets something through
-    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). An image of one
-                 color has only zeros, which says nothing
-    blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurred ones a few
-    brightest    highest level of red on black, 0 to 255: what a mask lets train; opaque: highest level of the transparency
-    border       share of the area that even rows and columns of one color take at the edges, 0 to 1
+    reason       why it cannot be decoded, worded to follow "the image"; empty when it can. Broken images have no measures
+    remark       damage that the decoder skipped, such as bad metadata; empty for none
+    transparent  at least one pixel is not opaque
+    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). All zeros for an image of
+                 one color
+    blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurry ones a few
+    brightest    max of the red channel on black, 0 to 255 (the max of a mask); opaque: max of alpha
+    border       fraction of the area in edge rows and columns of one color, 0 to 1
     """
 
     reason: str = ""
@@ -46,14 +46,14 @@ class Look:
 
 
 def measure(image: Image.Image, transparent: bool = False) -> Look:
-    """The numbers of a decoded image (RGB, upright). `transparent` is passed on: the image has lost it by now."""
+    """Measurements of a decoded image (RGB, upright). transparent: whether the file has alpha."""
     small = _small(image)
     gray = np.asarray(small.convert("L"), dtype=np.float32)
     return Look("", transparent, difference_hash(small), laplacian_variance(gray), border_share(np.asarray(small)))
 
 
 def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
-    """{image key: what it looks like} of those that were decoded before (`decoding.look_at_all`); decodes nothing."""
+    """{image key: measurements} of images decoded before (`decoding.look_at_all`); decodes nothing."""
     if not isinstance(memo, Memo):
         memo = Memo(memo)
     known = memo.known(FACT, images)
@@ -69,7 +69,7 @@ def from_text(text: str) -> Look:
 
 
 def hash_distance(one: str, other: str) -> int:
-    """In how many of their 64 bits two hashes differ. Copies at other sizes and qualities: at most about 6."""
+    """Hamming distance of two hashes. Copies at other sizes and qualities: at most about 6 of 64 bits."""
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
@@ -77,7 +77,7 @@ def hash_distance(one: str, other: str) -> int:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    """At most 256 pixels long, by the mean over the covered area."""
+    """The image at most 256 pixels long, by area averaging."""
     longer = max(image.size)
     if longer <= MEASURED_SIDE:
         return image
@@ -102,16 +102,16 @@ def laplacian_variance(gray_HW: np.ndarray) -> float:
 
 
 def border_share(pixels_HWC: np.ndarray) -> float:
-    """Share of the area taken by rows and columns at the edges that are one color, the color of the outermost.
+    """Fraction of the area in edge rows and columns of one color, the color of the outermost.
 
-    Rows and columns are peeled in turn until none is left to peel, each side in the one color it began with, so that
-    a sky that slowly changes is no border. An image of one color is all border (1.0).
+    Rows and columns are removed in turn while they match, each side in the color it started with, so that a gradual sky
+    does not count as a border. An image of one color is all border (1.0).
     """
     inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
-    colors: dict[tuple[int, bool], np.ndarray] = {}  # of the sides that were peeled before
-    peeled = True
-    while peeled:
-        peeled = False
+    colors: dict[tuple[int, bool], np.ndarray] = {}  # of the sides removed before
+    removed = True
+    while removed:
+        removed = False
         for axis in (0, 1):  # rows, then (turned) columns
             counts = []
             for side, lines in ((False, inner), (True, inner[::-1])):
@@ -121,12 +121,12 @@ def border_share(pixels_HWC: np.ndarray) -> float:
                     colors[axis, side] = color
             if sum(counts) >= len(inner):
                 return 1.0
-            peeled = peeled or sum(counts) > 0
+            removed = removed or sum(counts) > 0
             inner = inner[counts[0] : len(inner) - counts[1]].transpose(1, 0, 2)
     return 1.0 - inner.shape[0] * inner.shape[1] / area
 
 
 def _even_lines(pixels: np.ndarray, color: np.ndarray) -> int:
-    """How many of the first lines [N, M, C] are of this color [C]."""
+    """How many of the first lines [N, M, C] have this color [C]."""
     even = (np.abs(pixels.astype(np.float32) - color) <= _EVEN).all(axis=(1, 2))
     return len(even) if even.all() else int(np.argmin(even))

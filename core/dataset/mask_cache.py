@@ -1,4 +1,4 @@
-"""Masks at the size of latents: computed once from the mask's or image's content, kept beside the latents."""
+"""Masks at latent size: computed once from the mask's or image's content, cached next to the latents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CODE_VERSION = 1
 
 
 def mask_source(placed: Placed) -> Path | None:
-    """The file that an image's mask comes from: its mask image, else its own transparency; None without a mask."""
+    """The file that an image's mask comes from: its mask image, else its own alpha channel; None without a mask."""
     settings = placed.concept.images
     if settings.masked_loss and placed.image.conditioning is not None:
         return placed.image.conditioning
@@ -37,7 +37,7 @@ def mask_source(placed: Placed) -> Path | None:
 
 
 class MaskCache:
-    """folder: where entries lie; memo_path: remembered hashes of files; writes False: nothing is written."""
+    """folder: the cache folder; memo_path: cached hashes of files; writes False: nothing is written."""
 
     def __init__(self, folder: Path | str, memo_path: Path | str | None = None, *, writes: bool = True):
         self._folder, self._memo_path, self._writes = Path(folder), memo_path, writes
@@ -45,9 +45,9 @@ class MaskCache:
     def load(
         self, items: Sequence[Placed], *, threads: int = 2, check: Callable[[], None] | None = None
     ) -> dict[tuple[str, ...], Tensor]:
-        """{image key: [1, h, w] float32 in 0..1}, of those of the items whose mask leaves something out.
+        """{image key: [1, h, w] float32 in 0..1} of the items whose mask is not all ones.
 
-        A disk that takes no more is no end: the masks are then computed again next time.
+        A failed write is ignored: the masks are then computed again next time.
         """
         files = self._files(items, check)
         result: dict[tuple[str, ...], Tensor] = {}
@@ -104,7 +104,7 @@ class MaskCache:
 
 
 def _source_as_file(placed: Placed) -> ImageInfo:
-    """The file of the mask as the hashing wants it."""
+    """The mask's file, in the form that the hashing takes."""
     source = mask_source(placed)
     assert source is not None
     if source == placed.image.path:
@@ -112,12 +112,12 @@ def _source_as_file(placed: Placed) -> ImageInfo:
     try:
         found = os.stat(source)
     except OSError as error:
-        raise ProblemsError([problem_of(source, BrokenImage("is gone, or is a link that leads nowhere"))]) from error
+        raise ProblemsError([problem_of(source, BrokenImage("is missing or a broken link"))]) from error
     return replace(placed.image, path=source, bytes=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def plain_mask(placed: Placed) -> np.ndarray:
-    """What counts of an image at its place, [1, H, W] in 0..1; ones where nothing is left out."""
+    """The image's loss mask in its bucket, [1, H, W] in 0..1; ones without a mask."""
     import numpy as np
 
     mask = load_mask(placed, View(placed.placement))
@@ -126,7 +126,7 @@ def plain_mask(placed: Placed) -> np.ndarray:
 
 
 def at_latent_size(mask: np.ndarray) -> Tensor:
-    """[1, H, W] -> [1, h, w]: the mean of the pixels that one latent pixel stands for."""
+    """[1, H, W] -> [1, h, w]: the mean over the pixels of each latent pixel."""
     import torch
     from torch.nn.functional import avg_pool2d
 

@@ -1,4 +1,4 @@
-"""What counts of an image (masks) and what belongs to it (conditioning images), cropped and mirrored with it."""
+"""Loss masks and conditioning images, cropped and flipped with their image."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def load_mask(placed: Placed, view: View) -> np.ndarray | None:
-    """float32 [1, H, W], 0 does not count to 1 counts, at the bucket's size; None where all of the image counts.
+    """The loss mask, float32 [1, H, W] in 0..1 at the bucket's size; None for an image without one.
 
-    From the file of the mask folder where masked_loss uses it (its red channel, transparent parts black), else from
-    the image's transparency where alpha_mask says so. A mask of another size than its image is taken to show the
-    same frame (`conditioning.py` lists it): it is resized as the image is, by the same filter, so both stay aligned.
+    From the mask folder with masked_loss (red channel, transparent parts black), else from the image's alpha channel
+    with alpha_mask. A mask of another size than its image is resized with it by the same filter, so both stay aligned
+    (`conditioning.py` reports it).
     """
     images = placed.concept.images
     if images.masked_loss and placed.image.conditioning is not None:
@@ -41,9 +41,9 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
 
 
 def load_conditioning(placed: Placed, view: View) -> np.ndarray:
-    """float32 [3, H, W] in [-1, 1]: the conditioning image, on black, cropped and mirrored with its image.
+    """The conditioning image, float32 [3, H, W] in [-1, 1], on black, cropped and flipped with its image.
 
-    Its colors are never changed by chance. BrokenImage when there is none.
+    Color augmentation does not apply to it. Raises BrokenImage when there is none.
     """
     path = placed.image.conditioning
     if path is None:
@@ -53,7 +53,7 @@ def load_conditioning(placed: Placed, view: View) -> np.ndarray:
 
 
 def _beside(path: Path, kind: str, view: View) -> Opened:
-    """An image that belongs to another one; what is wrong with it is said of that other one. Its numbers are data,
+    """A mask or conditioning image. Errors are worded to follow the name of the image it belongs to. Its values are data,
     so no color profile is applied."""
     try:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))

@@ -1,7 +1,7 @@
-"""What was found out about a file, remembered as long as its size and time stay the same.
+"""Facts about files, cached as long as a file's size and time stay the same.
 
-One small SQLite file, which may be deleted at any time. Where a disk cannot hold one (network drives without locks), it
-lies among the machine's temporary files for as long as the process lives.
+One small SQLite file, which may be deleted at any time. Where a disk does not support one (network drives without
+locks), it is a temporary file of the process.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Protocol
 from core.record.atomic import remove
 
 _WAIT_SECONDS = 5
-_ELSEWHERE: dict[Path, Path] = {}  # files that their disk cannot hold -> where they lie instead
-_AT_ONCE = 500  # variables in one question; SQLite's limit is 999 in old builds
+_ELSEWHERE: dict[Path, Path] = {}  # files their disk does not support -> where they are instead
+_AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
 
 class FileFacts(Protocol):
@@ -37,18 +37,18 @@ class FileFacts(Protocol):
 
 
 class Memo:
-    """kind of fact, file -> text. path None: nothing is remembered."""
+    """(kind of fact, file) -> text. path None: nothing is cached."""
 
     def __init__(self, path: Path | str | None):
         self._wanted = Path(path) if path is not None else None
 
     @property
     def path(self) -> Path | None:
-        """Where it lies."""
+        """The database file in use."""
         return _ELSEWHERE.get(self._wanted, self._wanted) if self._wanted is not None else None
 
     def known(self, kind: str, files: Sequence[FileFacts]) -> dict[Path, str]:
-        """What is known about those files that have not changed since."""
+        """Cached facts of those files that have not changed since."""
         if self.path is None or not self.path.exists():
             return {}
         wanted = {os.fsencode(file.path): file for file in files}
@@ -69,7 +69,7 @@ class Memo:
         return found
 
     def remember(self, kind: str, facts: Mapping[Path, str], files: Iterable[FileFacts]) -> None:
-        """Keep what was found out about those of the files that `facts` names."""
+        """Store the facts of those files that `facts` contains."""
         if self.path is None or not facts:
             return
         rows = [
@@ -103,8 +103,8 @@ class Memo:
         return connection
 
     def _moved_after(self, error: Exception) -> bool:
-        """Start again after what went wrong: anew where the file is damaged (removed: it was only a memory), elsewhere
-        (True) where the disk cannot hold one. Another process that writes for long is neither."""
+        """Recover from an error: a damaged database is deleted; where the disk does not support one, a temporary file takes
+        its place (True). A lock held by another process is neither."""
         if self.path is None or self._wanted is None:
             return False
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -120,7 +120,7 @@ class Memo:
 
 
 def _holds_databases(folder: Path) -> bool:
-    """Whether a new one can be written there."""
+    """Whether an SQLite database can be created there."""
     probe = folder / f".tmp-{uuid.uuid4().hex}.sqlite"
     try:
         with closing(sqlite3.connect(str(probe), timeout=0.1)) as connection, connection:
@@ -135,7 +135,7 @@ def _holds_databases(folder: Path) -> bool:
 
 @cache
 def _own_folder() -> Path:
-    """Of this process, gone when it ends."""
+    """A temporary folder of this process, deleted when it ends."""
     folder = tempfile.mkdtemp(prefix="atelier-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

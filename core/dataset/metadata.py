@@ -1,7 +1,7 @@
-"""Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json -> entries, and the images they name.
+"""Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json: entries, and the images they name.
 
 Written by us, by sd-scripts and by its merge tools (reference: sections 2.3 and 5.4). Keys are stems, relative paths or
-full paths; a full path of another computer is found again by its end.
+absolute paths; an absolute path of another computer is matched by its end.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from core.settings.captions import CaptionSettings
 
 Size = tuple[int, int]
 
-MAX_BYTES, MAX_VALUES = 256_000_000, 2_000_000  # four values an image
+MAX_BYTES, MAX_VALUES = 256_000_000, 2_000_000  # four values per image
 CACHE_LIST = "metadata_cache.json"
 BUCKET_UNIT = 8  # pixels to a latent
 # Which of a.png and a.jpg the key "a" means: the order of sd-scripts' list, then the formats it does not know.
 _ORDER = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 _KEY_NAMES = ("image_path", "file_name", "path")  # of JSON lines: sd-scripts, Hugging Face, others
-_MOST_LATENTS = 5_000  # missing images for which cached latents are looked for, in three places each
-_MOST_NAMES = 20_000  # nearest names are looked for among no more: the search takes milliseconds per thousand
+_MOST_LATENTS = 5_000  # missing images to look for cached latents of, in three places each
+_MOST_NAMES = 20_000  # names to search for the nearest one: the search takes milliseconds per thousand
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a metadata file says about one image."""
+    """One image's entry in a metadata file."""
 
     key: str
     caption: str | None = None
@@ -50,18 +50,18 @@ class Entry:
 
     @property
     def both(self) -> tuple[str, str] | None:
-        """Caption and tags; None where one of them is not there."""
+        """Caption and tags; None where one of them is missing."""
         return (self.caption, self.tags) if self.caption and self.tags else None
 
     def text(self, settings: CaptionSettings) -> str:
-        """Caption and tags as one, by sd-scripts' rule (see `join_texts`)."""
+        """Caption and tags joined by sd-scripts' rule (see `join_texts`)."""
         caption, tags = (self.caption, self.tags) if self.caption is not None else (self.tags, None)
         return join_texts(caption or "", tags or "", settings)
 
 
 @dataclass
 class Metadata:
-    """A file's entries in its order, and what is wrong with it."""
+    """A file's entries in order, and its problems."""
 
     path: Path
     entries: list[Entry] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Metadata:
 
     @property
     def buckets(self) -> bool:
-        """Whether the sizes of train_resolution hold: only when every entry has one."""
+        """Whether train_resolution is used: only when every entry has one."""
         return bool(self.entries) and all(entry.train_resolution for entry in self.entries)
 
 
@@ -77,46 +77,52 @@ class Metadata:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read a metadata file. Problems are returned; a file that is no JSON gives one error with line and column."""
+    """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
     found = Metadata(path)
     shown = printable(path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
     except MissingFile:
-        fix = "Check the spelling, or choose another file."
-        found.problems.append(Problem("The metadata file does not exist.", shown, fix))
+        fix = "check the path, or choose another file"
+        found.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
         return found
     except ProblemsError as error:
         found.problems += error.problems
         return found
     if decoded.guessed:
-        what = f"The metadata file was read as {decoded.encoding} rather than UTF-8."
-        found.problems.append(Problem(what, shown, "Check the captions; save the file as UTF-8.", "advice"))
+        what, fix = (
+            f"The metadata file was read as {decoded.encoding}, not UTF-8",
+            "check the captions, and save it as UTF-8",
+        )
+        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
     try:
         pairs = list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
     except _NotJson as error:
-        found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix))
+        found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
         return found
     _take(pairs, found)
     return found
 
 
 class _NotJson(Exception):
-    def __init__(self, what: str, place: str, fix: str):
+    def __init__(self, what: str, place: str, fix: str, code: str):
         super().__init__(what)
-        self.what, self.place, self.fix = what, place, fix
+        self.what, self.place, self.fix, self.code = what, place, fix, code
 
 
 def _load(text: str, line: int = 0) -> Any:
-    """JSON where objects are lists of pairs, so that a key given twice is seen. line: of the file, before the text."""
+    """Parse JSON with objects as lists of pairs, to detect duplicate keys. line: lines of the file before the text."""
     try:
         return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
     except ProblemsError as error:
-        cause, fix = error.__cause__, "correct it there, or write the file again"
+        cause, fix = error.__cause__, "correct it there, or create the file again"
         if isinstance(cause, json.JSONDecodeError):
-            what = f"The metadata file is not valid JSON: {cause.msg}."
-            raise _NotJson(what, f"line {line + cause.lineno}, column {cause.colno}", fix) from error
-        raise _NotJson(error.problems[0].what, f"line {line + 1}" if line else "the whole file", fix) from error
+            what = f"The metadata file is not valid JSON: {cause.msg}"
+            place = f"line {line + cause.lineno}, column {cause.colno}"
+            raise _NotJson(what, place, fix, "json.invalid") from error
+        (problem,) = error.problems
+        place = f"line {line + 1}" if line else "the whole file"
+        raise _NotJson(problem.what, place, fix, problem.code) from error
 
 
 class _Pairs(list):
@@ -132,8 +138,8 @@ def _whole(text: str) -> Iterator[tuple[str, Any]]:
         for number, value in enumerate(said, 1):
             yield _keyed(value, f"entry {number}")
     else:
-        fix = 'It should be {"name": {"caption": "..."}, ...}.'
-        raise _NotJson("The metadata file holds no list of images.", "line 1", fix)
+        fix = 'use the form {"name": {"caption": "..."}, ...}'
+        raise _NotJson("The metadata file is not a list of images", "line 1", fix, "metadata.not-a-list")
 
 
 def _lines(text: str) -> Iterator[tuple[str, Any]]:
@@ -146,15 +152,15 @@ def _keyed(value: Any, place: str) -> tuple[str, Any]:
     said = dict(value) if isinstance(value, _Pairs) else {}
     key = next((said[name] for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
     if key is None:
-        fix = 'Each should be {"image_path": "...", "caption": "..."}.'
-        raise _NotJson("An entry of the metadata file names no image.", place, fix)
+        fix = 'use the form {"image_path": "...", "caption": "..."}'
+        raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
     if "text" in said and "caption" not in said:  # Hugging Face's name for it
         value = _Pairs([*value, ("caption", said["text"])])
     return key, value
 
 
 def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
-    """Pairs -> entries. The last of a key given twice counts, as in every reader of JSON."""
+    """Add entries for the pairs. The last of duplicate keys wins, as in every JSON parser."""
     by_key: dict[str, Entry] = {}
     twice: list[str] = []
     wrong: list[str] = []
@@ -168,20 +174,19 @@ def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
     found.entries = list(by_key.values())
     shown = printable(found.path)
     if twice:
-        what = (
-            f"{count(len(twice), 'key')} of the metadata file stand in it twice; the last one counts: {listed(twice)}."
-        )
-        found.problems.append(Problem(what, shown, "Remove the others.", "advice"))
+        what = f"{count(len(twice), 'duplicate key')} in the metadata file; the last one is used: {listed(twice)}"
+        found.problems.append(Problem(what, shown, "remove the others", "advice", code="metadata.duplicate-keys"))
     if wrong:
-        what = f"{count(len(wrong), 'value')} of the metadata file cannot be used: {'; '.join(wrong[:5])}."
-        found.problems.append(Problem(what, shown, "Fix or remove them."))
+        what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
+        found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
     if not pairs:
-        found.problems.append(Problem("The metadata file is empty.", shown, "Write it again, or choose another one."))
+        fix = "create it again, or choose another one"
+        found.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
     sized = sum(entry.train_resolution is not None for entry in found.entries)
     if 0 < sized < len(found.entries):
-        what = f"{sized} of {len(found.entries)} entries have a train_resolution, so none is used."
-        fix = "Buckets follow from the images' own sizes. Give all entries one to use those."
-        found.problems.append(Problem(what, shown, fix, "advice"))
+        what = f"Only {sized} of {len(found.entries)} entries have a train_resolution, so buckets come from the image sizes"
+        fix = "add train_resolution to all entries to use it"
+        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
 
 
 def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
@@ -194,7 +199,7 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
             text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
         if text is not None and not isinstance(text, str):
-            wrong.append(f"{name} of {printable(key)} is {_kind(text)}, not a text")
+            wrong.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
             text = None
         texts[name] = text
     sizes: dict[str, Size | None] = {}
@@ -218,21 +223,21 @@ def _size(value: Any) -> Size | None:
 
 
 def _kind(value: Any) -> str:
-    names = {_Pairs: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number"}
+    names = {_Pairs: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number"}
     return "empty" if value is None else names.get(type(value), "a number")
 
 
-# ---- which image an entry means
+# ---- matching entries to images
 
 
 @dataclass
 class Matches:
-    """pairs: entry and file, in the file's order of names. missing: entries without an image.
+    """pairs: entry and file, sorted by file name. missing: entries without an image.
 
     only_latents   of the missing: those with an .npz where the image should be
-    by_name   found by the end of a path that does not exist here     chosen   keys that fit several images
-    unlisted  images of the folder that no entry names
-    closed    of the missing: those that lead to files which a shared page may not reach
+    by_name   matched by the end of a path that does not exist here     chosen   keys that match several images
+    unlisted  images of the folder without an entry
+    closed    of the missing: paths that a shared page may not access
     """
 
     pairs: list[tuple[Entry, File]] = field(default_factory=list)
@@ -245,7 +250,7 @@ class Matches:
 
 
 class Finder:
-    """Looks up keys among the images of a folder. beside: the folder of the metadata file."""
+    """Finds the images of a folder by metadata keys. beside: the folder of the metadata file."""
 
     def __init__(self, files: Sequence[File], folder: Path, beside: Path):
         self.files, self.folder, self.beside = files, folder, beside
@@ -291,7 +296,7 @@ class Finder:
         return found
 
     def _under(self, key: str) -> list[File]:
-        """Below the folder: by relative path, with or without extension, or by a full path that leads there."""
+        """Images below the folder: by relative path, with or without extension, or by an absolute path."""
         for form in dict.fromkeys((key, self._inside(key))):
             if form is None:
                 continue
@@ -304,17 +309,17 @@ class Finder:
         return []
 
     def _inside(self, key: str) -> str | None:
-        """The path below the folder that a full path, or one relative to the metadata file, leads to."""
+        """The path below the folder, for an absolute path or one relative to the metadata file."""
         full = os.path.abspath(os.path.join(self.beside, key if os.path.isabs(key) else _plain(key)))
         inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
         return full[len(self._root) :].replace(os.sep, "/") if inside else None
 
     def _elsewhere(self, key: str) -> File | None:
-        """An image that lies outside the folder: a full path, or one relative to the metadata file."""
+        """An image outside the folder: by absolute path, or relative to the metadata file."""
         if extension(key) not in IMAGE_EXTENSIONS:
             return None
         path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
-        if not may_reach(path):  # before looking whether it is there, which is nobody's business either
+        if not may_reach(path):  # before checking whether it exists, which must not leak either
             self._closed.add(key)
             return None
         if not os.path.isfile(path):
@@ -322,7 +327,7 @@ class Finder:
         return file_at(path, self._name_outside(path))
 
     def _name_outside(self, path: Path) -> str:
-        """As few parts of the path as are unique: addresses of random draws hold no absolute paths."""
+        """The shortest unique end of the path: addresses of random draws contain no absolute paths."""
         parts = [part for part in path.parts if part != path.anchor]
         names = ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
         name = next((name for name in names if name not in self._exact and name not in self._outside), str(path))
@@ -330,7 +335,7 @@ class Finder:
         return name
 
     def _by_end(self, key: str) -> list[File]:
-        """The image of this name, if there is only one: a full path of another computer, or a stem in a sub-folder."""
+        """The image of this name, if there is only one: for an absolute path of another computer, or a stem in a subfolder."""
         name = _plain(key).rpartition("/")[2].casefold()
         bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
         found = self._names.get(name) or self._names.get(bare) or []
@@ -344,7 +349,7 @@ class Finder:
         return any(os.path.isfile(f"{place}.npz") for place in (bare, self.folder / bare, self.folder / name))
 
     def nearest(self, key: str) -> str | None:
-        """The image whose name is most like the key's."""
+        """The image with the name most similar to the key."""
         name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
         stems = list(self._stems)[:_MOST_NAMES]
         near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
@@ -352,7 +357,7 @@ class Finder:
 
 
 def _plain(key: str) -> str:
-    """Written on Windows or here, with or without ./ in front."""
+    """The key with forward slashes and without a leading ./."""
     return key.replace("\\", "/").removeprefix("./")
 
 
@@ -362,40 +367,49 @@ def _preferred(file: File) -> tuple[int, str]:
 
 
 def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
-    """What a person should know about entries without images and images without entries."""
+    """Problems with entries without images and images without entries."""
     shown, folder = printable(metadata.path), printable(finder.folder)
     total = len(metadata.entries)
     problems = []
-    told = {entry.key for entry in (*found.only_latents, *found.closed)}
-    gone = [entry for entry in found.missing if entry.key not in told]
+    level = "advice" if found.pairs else "error"
+    reported = {entry.key for entry in (*found.only_latents, *found.closed)}
+    gone = [entry for entry in found.missing if entry.key not in reported]
     if gone:
         named = [_with_nearest(entry, finder) for entry in gone[:3]]
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        what = f"{len(gone)} of {total} entries of the metadata file match no image: {', '.join(named)}{more}."
-        fix = f"Put the images into {folder}, or remove the entries. Keys are names without extension, or paths."
-        problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
+        what = f"{len(gone)} of {total} entries of the metadata file match no image: {', '.join(named)}{more}"
+        fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
+        problems.append(Problem(what, shown, fix, level, code="metadata.no-image"))
     if found.only_latents:
         names = listed([entry.key for entry in found.only_latents])
-        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz), no image: {names}."
-        fix = "Put the images beside the .npz files; latents alone are not trained on."
-        problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
+        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz) but no image: {names}"
+        fix = "put the images next to the .npz files; training needs the images"
+        problems.append(Problem(what, shown, fix, level, code="metadata.latents-only"))
     if found.closed:
         names = listed([entry.key for entry in found.closed])
-        what = f"{len(found.closed)} of {total} paths of the metadata file are not open to a shared page: {names}."
-        fix = "Put the images into the folder, or open the page on the machine itself."
-        problems.append(Problem(what, shown, fix, "advice" if found.pairs else "error"))
+        what = (
+            f"{len(found.closed)} of {total} paths in the metadata file are not accessible from a shared page: {names}"
+        )
+        fix = "put the images into the folder, or open the page on the machine itself"
+        problems.append(Problem(what, shown, fix, level, code="metadata.no-access"))
     if found.by_name:
         names = listed([entry.key for entry in found.by_name], 3)
-        what = f"{len(found.by_name)} of {total} paths lead nowhere; their images were found by name: {names}."
-        problems.append(Problem(what, shown, "Nothing needs to be done, unless a name fits the wrong image.", "advice"))
+        what = f"{len(found.by_name)} of {total} paths do not exist; their images were matched by file name: {names}"
+        fix = "check that they are the right images"
+        problems.append(Problem(what, shown, fix, "advice", code="metadata.matched-by-name"))
     if found.chosen:
         names = listed([file.relative for file in found.chosen])
-        what = f"{count(len(found.chosen), 'key')} of the metadata file fit several images; used: {names}."
-        problems.append(Problem(what, shown, "Write the extension into the key, or remove the other image.", "advice"))
+        has = "matches" if len(found.chosen) == 1 else "match"
+        what = f"{count(len(found.chosen), 'key')} of the metadata file {has} several images; used: {names}"
+        fix = "add the extension to the key, or remove the other image"
+        problems.append(Problem(what, shown, fix, "advice", code="metadata.ambiguous-key"))
     if found.unlisted and found.pairs:
         names = listed([file.relative for file in found.unlisted])
-        what = f"{count(len(found.unlisted), 'image')} of the folder are not in the metadata file and do not train: {names}."
-        problems.append(Problem(what, folder, f"Add them to {printable(metadata.path.name)}.", "advice"))
+        what = (
+            f"{count(len(found.unlisted), 'image')} in the folder not listed in the metadata file and not used: {names}"
+        )
+        fix = f"add them to {printable(metadata.path.name)} to train on them"
+        problems.append(Problem(what, folder, fix, "advice", code="metadata.unlisted-images"))
     return problems
 
 

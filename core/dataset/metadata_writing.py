@@ -1,6 +1,6 @@
-"""A dataset -> a fine-tuning metadata JSON with buckets, for sd-scripts and what reads its files.
+"""Write a dataset as fine-tuning metadata JSON with buckets, for sd-scripts and compatible programs.
 
-The counterpart of merge_captions_to_metadata, merge_dd_tags_to_metadata and the sizes of prepare_buckets_latents
+Does what merge_captions_to_metadata, merge_dd_tags_to_metadata and the bucketing of prepare_buckets_latents do
 (reference: sections 2.3, 6.1, 6.2, 6.4).
 """
 
@@ -29,8 +29,8 @@ from core.record.regular import read_regular
 
 @dataclass(frozen=True)
 class Written:
-    """images: entries that are ours. kept: entries of the earlier list that stand as they were. backup: the file that
-    was replaced, None where there was none."""
+    """images: entries written. kept: unchanged entries of the list added to. backup: the replaced file, None where there
+    was none."""
 
     images: int
     kept: int
@@ -47,20 +47,20 @@ def write_metadata(
     buckets: bool = True,
     in_json: Path | None = None,
 ) -> Written:
-    """Write caption, tags and bucket of each image; the earlier file of that name goes to the trash folder beside it.
+    """Write caption, tags and bucket of each image; an existing file of that name goes to the trash folder next to it.
 
-    full_path    keys are absolute paths; else paths without extension below the folder of all images: in a flat folder
-                 the stem. That folder is the image_dir to give with the file
-    caption_extension, tags_extension   whose text becomes `caption` and `tags`; None leaves that out. An image that has
-                 neither file gets what is said about it otherwise as its caption (metadata, the folder's words)
+    full_path    keys are absolute paths; else paths without extension below the images' common folder (in a flat
+                 folder the stem), which is the image_dir to use with the file
+    caption_extension, tags_extension   files whose text becomes `caption` and `tags`; None omits it. An image with
+                 neither file gets its other caption (metadata, the folder's default)
     buckets      write train_resolution, the bucket's size
-    in_json      a list to add to: its entries keep what is not written anew, and those of other images stay
+    in_json      an existing file to add to: its other keys and images are kept
 
-    ProblemsError when two images would have one key, or a list to add to cannot be read. Nothing is written then.
+    Raises ProblemsError, with nothing written, when two images share a key or in_json cannot be read.
     """
     if not may_reach(path):
-        what, fix = "The metadata file may not be written there by a shared page.", "Choose a path inside outputs."
-        raise ProblemsError.one(what, printable(path), fix)
+        what, fix = "A shared page may not write the metadata file there", "choose a path inside outputs"
+        raise ProblemsError.one(what, printable(path), fix, code="path.no-access")
     once = list({each.image.path: each for each in reversed(placed)}.values())[::-1]  # one size of each image
     earlier = _read(in_json) if in_json is not None else {}
     keys = _keys(once, full_path, earlier, path)
@@ -77,14 +77,14 @@ def write_metadata(
         backup = _put_away(path)
         atomic.write_json(path, said)
     except OSError as error:
-        what = f"The metadata file could not be written ({error.strerror}); an earlier one is unchanged."
-        fix = "Check that the folder may be written to and the disk is not full."
-        raise ProblemsError.one(what, printable(path), fix) from error
+        what = f"The metadata file could not be written ({error.strerror}); an existing one is unchanged"
+        fix = "check that the folder is writable and the disk is not full"
+        raise ProblemsError.one(what, printable(path), fix, code="metadata.unwritten") from error
     return Written(len(once), len(said) - len(set(keys.values())), backup)
 
 
 def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], path: Path) -> dict[Path, str]:
-    """Each image's key; the one that it has in the earlier list comes first, whichever form it has there."""
+    """Each image's key; the one it has in the list added to comes first, in whichever form."""
     folder = _folder_of_all(placed)
     absolute = {each.image.path: os.path.abspath(each.image.path) for each in placed}
     below = {
@@ -104,13 +104,14 @@ def _keys(placed: Sequence[Placed], full_path: bool, earlier: dict[str, Any], pa
         owners.setdefault(key, []).append(each.image.relative)
     shared = [f"{key} for {listed(names)}" for key, names in owners.items() if len(names) > 1]
     if shared:
-        what = f"Images would share a key of the metadata file, so it was not written: {listed(shared)}."
-        raise ProblemsError.one(what, printable(path), "Write full paths as keys, or rename the images.")
+        what = f"The metadata file was not written because images would share a key: {listed(shared)}"
+        fix = "use full paths as keys, or rename the images"
+        raise ProblemsError.one(what, printable(path), fix, code="metadata.shared-key")
     return keys
 
 
 def _folder_of_all(placed: Sequence[Placed]) -> str | None:
-    """The folder that the images' folders have in common; None where there is none (two drives of Windows)."""
+    """The common parent folder of all images; None where there is none (two Windows drives)."""
     folders = {os.path.abspath(each.image.path.parents[each.image.relative.count("/")]) for each in placed}
     try:
         return os.path.commonpath(sorted(folders)) if folders else None
@@ -131,18 +132,18 @@ def _texts(each: Placed, caption_extension: str | None, tags_extension: str | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The list to add to, with whatever else its entries hold."""
+    """The existing metadata to add to, with all its keys."""
     shown = printable(path)
     text = decode_text(read_regular(path, MAX_BYTES)).text
-    said = parse_json(text, shown, "correct it there, or write a new list", max_values=MAX_VALUES)
+    said = parse_json(text, shown, "correct it there, or write a new file", max_values=MAX_VALUES)
     if not isinstance(said, dict) or not all(isinstance(entry, dict) for entry in said.values()):
-        fix = 'It should be {"name": {"caption": "..."}, ...}.'
-        raise ProblemsError.one("The metadata file to add to holds no list of images.", shown, fix)
+        fix = 'use the form {"name": {"caption": "..."}, ...}'
+        raise ProblemsError.one("The metadata file is not a list of images", shown, fix, code="metadata.not-a-list")
     return said
 
 
 def _put_away(path: Path) -> Path | None:
-    """A copy of the file in the trash folder beside it. The file itself stays until the new one takes its place."""
+    """Copy the file into the trash folder next to it. The file itself stays until the new one replaces it."""
     if not path.exists():
         return None
     backup = path.parent / TRASH_FOLDER / f"{path.name}.{time.time_ns()}.bak"

@@ -1,9 +1,9 @@
-"""Latent caches of sd-scripts beside the images: read where they fit, written for other programs.
+"""sd-scripts' latent caches (.npz) next to the images: read where they fit, exported for other programs.
 
-They hold one sample of the posterior, not multiplied by the VAE's factor, and say neither which VAE made them nor what
-the image looked like. Layouts (reference: sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x
-<height>_sd.npz` or `_sdxl.npz`; keys with the latents' size (`latents_64x48`: height x width); and the oldest, one bare
-array in `<stem>.npz` with the mirrored image's in `<stem>_flip.npz`.
+They contain one unscaled sample of the posterior, and no hash of the VAE or the image. Layouts (reference:
+sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x<height>_sd.npz` or `_sdxl.npz`; keys with the
+latents' size (`latents_64x48`: height x width); and the oldest, one unnamed array in `<stem>.npz` with the flipped
+image's in `<stem>_flip.npz`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 CHANNELS = 4
 BARE = "arr_0"  # what numpy calls an array without a name
 HEADER_BYTES = 4096
-NO_SPREAD = -30.0  # log-variance at which a draw is the sample itself, to float32's last digits
+NO_SPREAD = -30.0  # log variance at which sampling returns the mean, to float32's last digits
 SHOWN = 5
 
 
 class Unfit(Exception):
-    """Why a file is not used. Its text follows the file's name."""
+    """Why a file is not used, worded to follow the file's name."""
 
 
 class NpzCaches:
-    """Posteriors from .npz files beside images, for LatentCache's `others`.
+    """Posteriors from .npz files next to images, for LatentCache's `others`.
 
-    kind   "sd" or "sdxl": the family's ending in newer names
+    kind   "sd" or "sdxl": the suffix in newer file names
     """
 
     def __init__(self, items: Sequence[Placed], kind: str = "sd"):
@@ -61,7 +61,7 @@ class NpzCaches:
         self.refused: dict[str, str] = {}  # name of a file -> why
 
     def __call__(self, side: Side) -> Posterior | None:
-        """The sample as a posterior without spread; None where no file fits. Decided once for each side."""
+        """The sample as a posterior without variance; None where no file fits. Decided once for each side."""
         if side.key not in self._found:
             self._found[side.key] = self._choose(side)
         path = self._found[side.key]
@@ -72,8 +72,8 @@ class NpzCaches:
             name = printable(path.name)
             try:
                 if _stem(side.placed) in self._shared:
-                    raise Unfit("stands for several images of one name")
-                for each in sides(side.placed):  # a file without the mirrored side is of no use to flip_aug
+                    raise Unfit("belongs to several images of the same name")
+                for each in sides(side.placed):  # flip_aug needs the flipped side too
                     read_latents(path, each)
             except Unfit as error:
                 self.refused[name] = str(error)
@@ -88,15 +88,15 @@ class NpzCaches:
         return [path for path in (beside(stem, ".npz"), stem.parent / sized) if path.is_file()]
 
     def said(self) -> list[str]:
-        """For the log: how many were used, and which were not and why."""
+        """Lines for the log: how many files were used, and which were not and why."""
         used = {path for path in self._found.values() if path is not None}
         lines = []
         if used:
             names = [printable(path.name) for path in sorted(used)]
-            lines.append(f"Latents of {len(used)} .npz caches are used: {shortened(names)}")
+            lines.append(f"Using cached latents from {len(used)} .npz files: {shortened(names)}")
         if self.refused:
             reasons = [f"{name} {why}" for name, why in self.refused.items()]
-            lines.append(f"{len(reasons)} .npz caches are not used: {shortened(reasons, '; ')}")
+            lines.append(f"Ignoring {len(reasons)} .npz files: {shortened(reasons, '; ')}")
         return lines
 
 
@@ -107,12 +107,12 @@ def shortened(names: Sequence[str], between: str = ", ") -> str:
 
 
 def _stem(placed: Placed) -> Path:
-    """The image's path without its ending."""
+    """The image's path without its extension."""
     return placed.image.path.with_suffix("")
 
 
 def beside(stem: Path, ending: str) -> Path:
-    """with_suffix would cut a name such as `fox.v2` again."""
+    """The stem with an extension; with_suffix would cut a name such as `fox.v2`."""
     return stem.parent / (stem.name + ending)
 
 
@@ -120,7 +120,7 @@ def beside(stem: Path, ending: str) -> Path:
 
 
 def read_latents(path: Path, side: Side) -> np.ndarray:
-    """The sample of one side, float32 [4, h, w]. Unfit says why the file does not fit this image at this size."""
+    """The sample of one side, float32 [4, h, w]. Raises Unfit where the file does not fit this image at this size."""
     placed = side.placed
     width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
     try:
@@ -132,23 +132,23 @@ def read_latents(path: Path, side: Side) -> np.ndarray:
             _check_size(file, f"original_size{end}", placed)
             name = ("latents_flipped" if side.mirrored else "latents") + end
             if name not in names:
-                raise Unfit("lacks the mirrored image" if side.mirrored else "holds no latents")
+                raise Unfit("lacks the flipped image" if side.mirrored else "contains no latents")
             return _array(file, name, (width, height))
     except (*DAMAGED, ProblemsError) as error:
         raise Unfit("cannot be read") from error
 
 
 def _ending(names: set[str], size: Size) -> str:
-    """Of the keys for this size: with the latents' height x width, or without any."""
+    """Suffix of the keys for this size: the latents' height x width, or none."""
     width, height = size
     return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
 
 
 def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
-    """The oldest layout: one array a file."""
+    """The oldest layout: one array per file."""
     where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
     if not where.is_file():
-        raise Unfit(f"lacks the mirrored image ({printable(where.name)})")
+        raise Unfit(f"lacks the flipped image ({printable(where.name)})")
     with open_regular(where) as handle, open_zip(handle, where) as file:
         return _array(file, BARE, size)
 
@@ -165,12 +165,12 @@ def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
         raise Unfit(other)
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise Unfit("holds numbers that are not finite (NaN)")
+        raise Unfit("contains NaN or infinity")
     return array
 
 
 def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
-    """An array of numbers. Its header is checked before it is believed: numpy makes room for whatever it claims."""
+    """A numeric array. Its header is validated first: numpy allocates whatever it claims."""
     import numpy as np
 
     data = read_member(file, file.getinfo(f"{name}.npy"), max_bytes)
@@ -181,27 +181,27 @@ def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, kind = read(stream, max_header_size=HEADER_BYTES)
-    except Exception as error:  # a header is an expression, and Python's parser raises TokenError, MemoryError ...
+    except Exception as error:  # the header is a Python expression; parsing it can raise TokenError, MemoryError ...
         raise ValueError("an array with a damaged header") from error
     if kind.kind not in "fiu" or prod(shape) * kind.itemsize > len(data) or any(side < 0 for side in shape):
-        raise ValueError("an array that is longer than the file, or of no numbers")
+        raise ValueError("an array longer than the file, or not numeric")
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=HEADER_BYTES)
 
 
 def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
-    """The size of the image that it was made of, where the file says it."""
+    """Compare the original image size, where the file has it."""
     if f"{name}.npy" not in file.namelist():
         return
     lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
     if lengths.size != 2:
-        raise ValueError("the image's size is no pair")
+        raise ValueError("the image size is not a pair")
     was = tuple(int(length) for length in lengths)
     image = placed.image
     if was == (image.width, image.height) and not (image.rotated and was[0] == was[1]):
         return
-    if image.rotated:  # sd-scripts does not look at EXIF
-        raise Unfit("shows the image before its rotation")
-    raise Unfit(f"was made of an image of {was[0]} x {was[1]} pixels; it has {image.width} x {image.height} now")
+    if image.rotated:  # sd-scripts ignores EXIF
+        raise Unfit("was made before the image was rotated by EXIF")
+    raise Unfit(f"was made from an image of {was[0]} x {was[1]} pixels, which is {image.width} x {image.height} now")
 
 
 def _as_posterior(sample: np.ndarray) -> Posterior:
@@ -216,7 +216,7 @@ def _as_posterior(sample: np.ndarray) -> Posterior:
 
 @dataclass
 class Exported:
-    """What an export did. kept: files that were there already, or stand for several images; nothing is overwritten."""
+    """Result of an export. kept: files skipped because they exist or belong to several images; nothing is overwritten."""
 
     written: int = 0
     kept: list[str] = field(default_factory=list)
@@ -228,12 +228,12 @@ def export_npz(
     mask: Callable[[Placed], np.ndarray],
     check: Callable[[], None] | None = None,
 ) -> Exported:
-    """Write `<stem>.npz` beside each image, for sd-scripts and tools that read its caches.
+    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches.
 
     sample   the latents of a side, float32 [4, h, w], not scaled
-    mask     what counts of an image, [1, H, W] in 0..1 at its bucket's size; asked where transparency is a mask
+    mask     the loss mask of an image, [1, H, W] in 0..1 at its bucket's size; called with alpha_mask on
 
-    Further resolutions of an image go into the same file under keys with their size.
+    More resolutions of an image go into the same file under keys with their size.
     """
     done = Exported()
     files: dict[Path, list[Placed]] = defaultdict(list)
@@ -253,15 +253,15 @@ def export_npz(
         try:
             write_npz(path, arrays)
         except OSError as error:
-            what = f"An .npz cache cannot be written ({error.strerror or error})."
-            fix = "Free some space, or allow writing in the folder; those that are written are whole."
-            raise ProblemsError.one(what, printable(path), fix) from error
+            what = f"An .npz cache cannot be written ({error.strerror or error})"
+            fix = "free some space, or make the folder writable; files written so far are complete"
+            raise ProblemsError.one(what, printable(path), fix, code="npz.unwritten") from error
         done.written += 1
     return done
 
 
 def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
-    """The arrays of one image at one size, by sd-scripts' names."""
+    """The arrays of one image at one size, under sd-scripts' names."""
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -277,7 +277,7 @@ def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Pl
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """Whole or absent. Uncompressed, as sd-scripts writes them."""
+    """Write atomically and uncompressed, as sd-scripts does."""
     import numpy as np
 
     with open_atomic(path) as temporary, open(temporary, "wb") as out:

@@ -1,4 +1,4 @@
-"""Opening image files: what the header says, the decoded colors and transparency, and why a file cannot be read."""
+"""Open image files: header, decoded colors and alpha, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from PIL import (  # the readers register themselves when imported
 from core.dataset.colors import WHITE, composite, to_srgb
 from core.dataset.files import printable
 from core.dataset.plugins import LOADED, plugin_for, readable_formats
+from core.dataset.titles import title
 from core.record.heap import give_back
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import MissingFile, check_regular
+from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
+from core.settings.dataset import DatasetSettings
 
-# Above twice its limit Pillow raises, which is reported by name; its warning at the limit itself helps nobody.
+# Above twice its limit Pillow raises, which is reported; its warning at the limit itself is useless.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.Image$")  # advice for programmers
 # Pillow refuses a PNG whose text chunk is above 1 MB. Programs that generate images store whole workflows there.
@@ -46,7 +48,7 @@ _heard = threading.local()
 
 
 class _Remarks:
-    """In place of `warnings` in Pillow's readers: what is damaged in a file belongs to its report, not on the terminal."""
+    """Replaces `warnings` in Pillow's decoders, so that damage goes into the report and not to the terminal."""
 
     @staticmethod
     def warn(message: object, *more: object, **named: object) -> None:
@@ -60,7 +62,7 @@ for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
-    """Collects what Pillow's readers remark about the files that this thread opens meanwhile."""
+    """Collects the warnings of Pillow's decoders about files that this thread opens meanwhile."""
     found: list[str] = []
     _heard.said = found
     try:
@@ -70,7 +72,7 @@ def remarks() -> Iterator[list[str]]:
 
 
 class _BoundedStream(PngImagePlugin.PngStream):
-    """Pillow reads any chunk of a PNG that is not pixels into memory, whatever its length."""
+    """Limits the length of PNG chunks: Pillow reads any non-pixel chunk into memory."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         if length > MAX_TEXT and cid not in (b"IDAT", b"fdAT"):
@@ -81,7 +83,7 @@ class _BoundedStream(PngImagePlugin.PngStream):
 PngImagePlugin.PngStream = _BoundedStream  # type: ignore[misc]
 
 SKIP = "dataset.skip_broken"
-LEAVE_OUT = "turn on 'Leave out broken images'"
+LEAVE_OUT = f"turn on '{title(DatasetSettings, 'skip_broken')}'"
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {
@@ -96,16 +98,16 @@ _TURNS = {
 
 
 class BrokenImage(Exception):
-    """An image that cannot be read. Its text says why, to be put after "the image"."""
+    """An image that cannot be read. The message is worded to follow "the image"."""
 
 
 class UnreachableImage(BrokenImage):
-    """One that may be readable tomorrow, the file being the same: rights, memory, a reader that is not installed."""
+    """An image that may become readable without a change to the file: permissions, memory, a missing decoder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image's first bytes tell. width, height: pixels, the right way up."""
+    """An image's header. width, height: pixels, after EXIF rotation."""
 
     width: int
     height: int
@@ -117,11 +119,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A decoded image, the right way up.
+    """A decoded image, upright.
 
-    colors   RGB in sRGB, also where it is transparent (hidden colors are whatever the file holds there)
+    colors    RGB in sRGB, also where it is transparent
     alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
-    whole     (width, height) of the file, the right way up, where `colors` are smaller
+    whole     (width, height) of the file, upright, where `colors` are smaller
     """
 
     colors: Image.Image
@@ -130,22 +132,22 @@ class Opened:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the file, the right way up."""
+        """(width, height) of the file, upright."""
         return self.whole or self.colors.size
 
     def on(self, background: tuple[int, int, int]) -> Image.Image:
-        """RGB, on this color where it is transparent."""
+        """RGB, composited on this color."""
         return composite(self.colors, self.alpha, background)
 
 
 def read_header(path: Path | str) -> Header:
-    """Size and kind without decoding (about 0.1 ms). BrokenImage says what is wrong with a file that has none."""
+    """Size and format without decoding (about 0.1 ms). Raises BrokenImage for a file without a valid header."""
     with open_image(path) as image:
         turn = _orientation(image)
         width, height = image.size
         if turn in _SIDEWAYS:
             width, height = height, width
-        # several images in one MPO or HEIC file are views and bursts, not the frames of a film
+        # several images in one MPO or HEIC file are views and bursts, not animation frames
         animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
         return Header(width, height, image.format or "", image.mode, turn in _TURNS, animated)
 
@@ -156,11 +158,11 @@ def open_decoded(
     managed: bool = True,
     enough: tuple[int, int] | None = None,
 ) -> Opened:
-    """The whole image, decoded: the first frame, the right way up, colors and transparency apart.
+    """The decoded image: first frame, upright, colors and alpha separate.
 
-    draft     (width, height) that will do: a JPEG is then decoded at the nearest larger eighth, which is faster
-    enough    the same for images of more than LARGE_PIXELS alone, of any format: what others give does not change
-    managed   colors are brought to sRGB by the file's profile; False leaves the numbers alone (masks)
+    draft     (width, height) that is sufficient: a JPEG is then decoded at the nearest larger eighth, which is faster
+    enough    the same for images of more than LARGE_PIXELS only, of any format; smaller images are not affected
+    managed   convert to sRGB by the file's profile; False leaves the values alone (masks)
     """
     with open_image(path) as image:
         if image.width * image.height <= LARGE_PIXELS:
@@ -170,13 +172,13 @@ def open_decoded(
                 return _decoded(image, draft, managed, draft or enough)
             finally:
                 image.close()
-                give_back()  # else each thread keeps the room of the largest image that it has seen
+                give_back()  # else each thread keeps the memory of its largest image
 
 
 def _decoded(
     image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
 ) -> Opened:
-    """enough: (width, height) to reduce it to, or a little more; None keeps all pixels."""
+    """Decode an opened image. enough: (width, height) to reduce it to, or slightly more; None keeps all pixels."""
     turn = _orientation(image)  # before load(): the size that was planned came from the header alone
     width, height = image.size
     if enough is not None and turn in _SIDEWAYS:
@@ -193,7 +195,7 @@ def _decoded(
     except MemoryError as error:
         raise UnreachableImage(f"of {width} x {height} pixels does not fit in memory") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
-        if isinstance(error, OSError) and error.errno:  # of the disk or network; those of decoders have none
+        if isinstance(error, OSError) and error.errno:  # disk or network; decoder errors have no errno
             raise UnreachableImage(f"cannot be read ({error.strerror})") from error
         raise BrokenImage(_plain_reason(error)) from error
     if turn in _TURNS:
@@ -204,7 +206,7 @@ def _decoded(
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Each factor x factor pixels as their mean; strip by strip, so that no second copy of a large image is made."""
+    """Box-downscaled by factor, strip by strip, so that no second copy of a large image is made."""
     rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
     small: Image.Image | None = None
     for top in range(0, image.height, rows):
@@ -218,7 +220,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _averageable(image: Image.Image) -> Image.Image:
-    """The same in a mode whose values can be averaged: no numbers of a palette, no color that stands for "see through"."""
+    """The image in a mode whose values can be averaged: no palette indices, no color key transparency."""
     if image.mode in ("P", "PA", "La", "RGBa") or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
         image = image.convert("RGBA")
         image.info.pop("transparency", None)
@@ -230,33 +232,35 @@ def _averageable(image: Image.Image) -> Image.Image:
 def open_rgb(
     path: Path | str, draft: tuple[int, int] | None = None, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """The whole image as RGB, on `background` where it was transparent; see `open_decoded`."""
+    """The decoded image as RGB, composited on `background`; see `open_decoded`."""
     return open_decoded(path, draft).on(background)
 
 
 def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
-    """A broken image in the form a person meets; as advice, it is left out already."""
-    fix = "It is left out. Replace it to train it." if level == "advice" else f"Replace or remove it, or {LEAVE_OUT}."
+    """The Problem of a broken image; with level "advice" it is skipped."""
+    fix = "replace it to train on it" if level == "advice" else f"replace or remove it, or {LEAVE_OUT}"
     package = re.search(r"pip install ([\w-]+)", str(error))
     if package:
-        fix = f'Run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG.'
-    what = f"The image {os.path.basename(printable(path))} {error}."
-    return Problem(what, printable(path), fix, level, SKIP)
+        fix = f'run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG'
+    skipped = " (skipped)" if level == "advice" else ""
+    what = f"The image {os.path.basename(printable(path))} {error}{skipped}"
+    return Problem(what, printable(path), fix, level, SKIP, code="image.unreadable")
 
 
 # ---- what goes wrong
 
 
 def reason_of(refusal: ProblemsError) -> str:
-    """Why a file is not opened, to be put after "the image"."""
+    """Why a file cannot be opened, worded to follow "the image"."""
     if isinstance(refusal, MissingFile):
-        return "is gone, or is a link that leads nowhere"
-    what = refusal.problems[0].what
-    return what.replace("This is", "is", 1) if what.startswith("This is") else f"cannot be read: {what}"
+        return "is missing or a broken link"
+    problem = refusal.problems[0]
+    kind = SPECIAL_FILES.get(problem.code)
+    return f"is {kind}, not a file" if kind else f"cannot be read: {problem.what}"
 
 
 def open_image(path: Path | str) -> ImageFile.ImageFile:
-    """Pillow's image with its header read. BrokenImage says why a file has none."""
+    """Pillow's image with its header read. Raises BrokenImage."""
     try:
         check_regular(path)
     except ProblemsError as error:
@@ -265,11 +269,9 @@ def open_image(path: Path | str) -> ImageFile.ImageFile:
         return Image.open(path, formats=readable_formats())
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise BrokenImage(
-            f"says it has more than {limit} million pixels, which is more than is safe to open"
-        ) from error
+        raise BrokenImage(f"has more than {limit} million pixels, which is not safe to open") from error
     except PermissionError as error:
-        raise UnreachableImage("may not be read (no permission)") from error
+        raise UnreachableImage("cannot be read (permission denied)") from error
     except Exception as error:
         start = _start(path)
         plugin = plugin_for(start)
@@ -287,27 +289,27 @@ def _start(path: Path | str) -> bytes:
 
 
 def _what_it_is_instead(start: bytes) -> str:
-    """Common contents of files that are named like images and are none, by their first bytes."""
+    """What a file with an image extension contains instead, by its first bytes."""
     if not start:
         return "is empty (0 bytes)"
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "is a web page that was saved under an image's name"
+        return "is a web page saved as an image"
     if text.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer; the image itself was not downloaded"
+        return "is a Git LFS pointer; the image was not downloaded"
     plugin = plugin_for(start)
     if plugin is not None:
-        return f"is a damaged or cut off {plugin.kind} image"
+        return f"is a damaged or truncated {plugin.kind} image"
     if not start.strip(b"\0"):
-        return "holds only zeros (an unfinished copy or download)"
-    return "is not an image that can be read"
+        return "contains only zeros (an incomplete copy or download)"
+    return "is not a supported image"
 
 
 def _too_much_text(error: Exception) -> str:
-    """Pillow takes no more of a PNG's text than it was told above."""
+    """The reason where Pillow refused a PNG's text as longer than MAX_TEXT, else empty."""
     text = str(error)
     if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
-        return f"holds more than {MAX_TEXT >> 20} MB of text or metadata; save it without"
+        return f"contains more than {MAX_TEXT >> 20} MB of text or metadata; save it without"
     return ""
 
 
@@ -316,33 +318,33 @@ def _plain_reason(error: Exception) -> str:
     if text != str(error):
         return text
     if "truncated" in text.lower() or isinstance(error, EOFError):
-        return "is cut off (truncated)"
+        return "is truncated"
     return f"is damaged ({text or type(error).__name__})"
 
 
-# ---- what readers leave to us
+# ---- what Pillow's decoders do not do
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF (or XMP) orientation, 1 to 8, from what was read at opening.
 
-    Image.Image.getexif and not the PNG reader's own, which decodes the whole image to look for a tag at its end.
+    Image.Image.getexif, not the PNG decoder's own, which decodes the whole image to look for a tag at its end.
     """
     info = image.info
-    if image.format == "TIFF":  # its reader turns the image itself and gives the turned size
+    if image.format == "TIFF":  # its decoder rotates the image and returns the rotated size
         return 1
     if image.format == "JXL" and not getattr(image, "jpeg", False):
-        return 1  # turned by the decoder, from its own header; a JPEG inside comes out as it was stored
+        return 1  # rotated by the decoder by its own header; a JPEG inside is returned as stored
     if not ("exif" in info or "xmp" in info or "Raw profile type exif" in info or "XML:com.adobe.xmp" in info):
         return 1
     try:
         return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF: viewers show such an image unturned
+    except Exception:  # damaged EXIF: viewers show such an image unrotated
         return 1
 
 
 def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
-    """A PNG of 2, 4 or 16 bits names its transparent color in its own levels, while Pillow gives pixels of 8 bits."""
+    """Scale the transparent color of a 2, 4 or 16-bit PNG to the 8-bit pixels that Pillow returns."""
     value = image.info.get("transparency")
     if image.format != "PNG" or value is None or not image.tile:
         return

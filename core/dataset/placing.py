@@ -1,4 +1,4 @@
-"""From images to what trains: held-out ones apart, each of the others at its size or sizes."""
+"""Assign images to buckets at each resolution, and split off the validation set."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from core.settings.concepts import Concept, own_settings
 from core.settings.images import ImageSettings
 
 Key = tuple[str, str]
-Bucket = tuple[str, Size]  # what shares batches, and the size
+Bucket = tuple[str, Size]  # batch group and size
 UNLIMITED = (1 << 30, 1 << 30)
-AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16  # images held out without a word
+AUTOMATIC_FROM, AUTOMATIC_SHARE, AUTOMATIC_LEAST, AUTOMATIC_MOST = 40, 0.03, 2, 16  # automatic validation split
 SIZE_SETTINGS = (
     "resolution",
     "enable_bucket",
@@ -33,7 +33,7 @@ SIZE_SETTINGS = (
 
 @dataclass
 class Placing:
-    """Where every image went. refused: key -> why it does not train."""
+    """The placed images. refused: key -> why it does not train."""
 
     placed: list[Placed] = field(default_factory=list)
     validation: list[Placed] = field(default_factory=list)
@@ -51,11 +51,11 @@ def place(
     processes: int = 1,
     level: str = "error",
 ) -> Placing:
-    """Give every image its place at each resolution of its folder.
+    """Assign every image a bucket at each resolution of its folder.
 
     held_out   keys of validation images (see `held_out`)
-    merge      images of buckets that cannot fill one batch, of all processes, go to the nearest bucket
-    level      of the finding about images that are too narrow
+    merge      move images of buckets that cannot fill one global batch to the nearest bucket
+    level      of the problem about images that are too narrow
     """
     result = Placing()
     plans = _Plans(images, concepts, result.problems)
@@ -63,7 +63,7 @@ def place(
         concept = concepts[image.concept]
         placements = plans.places(image, concept)
         if placements is None:
-            result.refused[image.key] = "has no bucket: the sizes cannot be planned"
+            result.refused[image.key] = "has no bucket: the bucket settings are invalid"
             continue
         fitting = [(place, name) for place, name in placements if place is not None and place.kept >= MIN_KEPT]
         if not fitting:
@@ -80,7 +80,7 @@ def place(
 
 
 class _Plans:
-    """The sizes of each folder, planned once for each different wish. What contradicts itself is said once."""
+    """Bucket plans, one for each distinct set of size settings; problems are reported once."""
 
     def __init__(self, images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]):
         self._problems = problems
@@ -88,7 +88,7 @@ class _Plans:
         self._own = _own_buckets(images, concepts, problems)
 
     def places(self, image: ImageInfo, concept: Concept) -> list[tuple[Placement | None, str]] | None:
-        """The placement for each resolution with the variant's name; None where the sizes cannot be planned."""
+        """The placement at each resolution with the variant's name; None where the settings are invalid."""
         size = (image.width, image.height)
         if image.concept in self._own and image.own_bucket is not None:
             return [(cover(size, image.own_bucket), "")]
@@ -98,7 +98,7 @@ class _Plans:
             if plan is None:
                 return None
             placement = plan.assign(*size)
-            if any(placement == other for other, _ in found):  # never enlarged: the same at every resolution
+            if any(placement == other for other, _ in found):  # never upscaled: the same at every resolution
                 continue
             found.append((placement, "" if number == 0 else _name(settings.resolution)))
         return found
@@ -118,7 +118,7 @@ class _Plans:
 
 
 def _sizes_of(settings: ImageSettings) -> list[ImageSettings]:
-    """The settings once for each resolution asked for."""
+    """The settings once for each resolution."""
     wanted = [settings.resolution, *settings.more_resolutions]
     return [settings.model_copy(update={"resolution": each}) for each in dict.fromkeys(wanted)]
 
@@ -129,36 +129,40 @@ def _name(resolution: int | Size) -> str:
 
 
 def _own_buckets(images: Sequence[ImageInfo], concepts: Sequence[Concept], problems: list[Problem]) -> set[int]:
-    """Numbers of the folders whose metadata gives every image its size, as prepare_buckets_latents writes it."""
+    """Numbers of the folders whose metadata sets every image's bucket, as prepare_buckets_latents writes it."""
     with_size = Counter(each.concept for each in images if each.own_bucket is not None)
     whole = Counter(each.concept for each in images)
     found = {number for number, count in with_size.items() if count == whole[number]}
     for number, count in with_size.items():
         if number not in found:
-            what = f"{count} of {whole[number]} images have a size in the metadata; as not all have, none is used."
-            fix = "Write the sizes of all, or of none; the sizes are planned anew."
-            problems.append(Problem(what, printable(concepts[number].source.metadata_file or ""), fix, "advice"))
+            where = printable(concepts[number].source.metadata_file or "")
+            what = f"Only {count} of {whole[number]} images have a bucket in the metadata, so all are assigned by size"
+            fix = "add train_resolution to all entries, or to none"
+            problems.append(Problem(what, where, fix, "advice", code="metadata.partial-resolutions"))
     return found
 
 
 def _too_narrow(image: ImageInfo, level: str) -> Problem:
-    what = f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket."
-    fix = "It is left out. Crop it by hand to train it." if level == "advice" else f"Crop it by hand, or {LEAVE_OUT}."
-    return Problem(what, printable(image.path), fix, level, SKIP)
+    skipped = " (skipped)" if level == "advice" else ""
+    what = (
+        f"The image {printable(image.relative)} ({image.width} x {image.height}) is too narrow for any bucket{skipped}"
+    )
+    fix = "crop it to train on it" if level == "advice" else f"crop it, or {LEAVE_OUT}"
+    return Problem(what, printable(image.path), fix, level, SKIP, code="image.too-narrow")
 
 
 # ---- buckets that cannot fill a batch
 
 
 def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
-    """Images of buckets with fewer views than a batch go to the nearest bucket by shape that they can share.
+    """Move images of buckets with fewer views than a batch to the nearest bucket by aspect ratio in the same group.
 
     The smallest bucket moves first; a bucket that has grown to a batch stays. Regularization and other folders that
-    share batches count together. Images that are never enlarged only go where none of them would be.
+    share batches count together. Images with bucket_no_upscale only go where none of them would be upscaled.
     """
     views: Counter[Bucket] = Counter()
     members: defaultdict[Bucket, list[int]] = defaultdict(list)
-    most: dict[Bucket, Size] = {}  # the largest size that a bucket's images fill without being enlarged
+    most: dict[Bucket, Size] = {}  # the largest size that a bucket's images fill without upscaling
     result = list(placed)
     for index, each in enumerate(result):
         views[each.bucket] += each.repeats
@@ -181,7 +185,7 @@ def merged(placed: Sequence[Placed], processes: int = 1) -> list[Placed]:
 
 
 def _largest(placed: Placed) -> Size:
-    """The largest size that the image may have: its own where it is never enlarged."""
+    """The largest size the image may get: its own with bucket_no_upscale."""
     settings = placed.concept.images
     kept = settings.enable_bucket and settings.bucket_no_upscale
     return (placed.image.width, placed.image.height) if kept else UNLIMITED
@@ -192,7 +196,7 @@ def _smaller(one: Size | None, other: Size) -> Size:
 
 
 def _nearest(bucket: Bucket, members: Mapping[Bucket, object], most: Size) -> tuple[Bucket, Bucket] | None:
-    """(bucket, the other bucket of the same group that is nearest in shape), near in area too and of at most that size."""
+    """(bucket, the nearest other bucket of the group by aspect ratio, with at least half and at most twice its area)."""
     group, (width, height) = bucket
     others = [
         other
@@ -217,14 +221,13 @@ def held_out(
     contents: Callable[[Sequence[ImageInfo]], Mapping[Key, str]],
     seed: int,
 ) -> frozenset[Key]:
-    """Keys of the images that never train: whole folders of that role, those named, and each folder's share; else the
-    few that find the best checkpoint (see `_automatic`).
+    """Keys of the validation images: folders with that role, images named, and each folder's validation split; else a
+    few for finding the best checkpoint (see `_automatic`).
 
-    contents   images -> SHA-256 of their bytes; asked only where a share is held out
+    contents   images -> SHA-256 of their bytes; called only with a validation split
 
-    The share goes by content, not by name or place: a folder that is renamed or moved holds out the same images, and
-    two copies of an image are never on both sides, wherever they lie. A file that several entries reach (a folder at
-    two resolutions) is held out of all of them.
+    The split goes by content, not by name or path: a renamed or moved folder gives the same split, and two copies of an
+    image are never on both sides. A file in several entries (a folder at two resolutions) is held out of all of them.
     """
     found: set[Key] = set()
     by_share: set[Key] = set()
@@ -253,7 +256,7 @@ def held_out(
 
 
 def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> set[Key]:
-    """Images of any folder whose content is held out. Only those that are as long in bytes are read."""
+    """Images of any folder with the content of a held-out image. Only files of equal size are read."""
     lengths = {each.bytes for each in images if each.key in out}
     alike = [each for each in images if each.bytes in lengths]
     if len(alike) == len(out):
@@ -264,7 +267,7 @@ def _copies(out: set[Key], images: Sequence[ImageInfo], contents: Callable) -> s
 
 
 def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, str], seed: int) -> set[Key]:
-    """The share of the images whose content's hash comes first, copies together; at least one of two or more."""
+    """The fraction of the images whose content hash sorts first, copies together; at least one of two or more."""
     order = {each.key: sha256(f"{seed} {contents[each.key]}".encode()).hexdigest() for each in members}
     wanted = len(members) if share >= 1 else min(max(round(share * len(members)), 1), len(members) - 1)
     if wanted <= 0:
@@ -278,16 +281,16 @@ def _share(members: Sequence[ImageInfo], share: float, contents: Mapping[Key, st
 
 
 def automatic_count(images: int) -> int:
-    """How many of so many training images are held out to find the best checkpoint."""
+    """How many of this many training images are held out to find the best checkpoint."""
     return min(max(round(AUTOMATIC_SHARE * images), AUTOMATIC_LEAST), AUTOMATIC_MOST) if images >= AUTOMATIC_FROM else 0
 
 
 def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], contents: Callable, seed: int) -> set[Key]:
-    """A few training images, from each folder in proportion and at most half of it, in an order that follows from the seed
-    and their names: hashing every file of a large dataset before each look would cost minutes.
+    """A few training images, from each folder in proportion and at most half of it, ordered by a hash of seed and name
+    (hashing every file's content before each scan would take minutes for a large dataset).
 
     Copies go together or not at all: those within a folder count as many, those across folders or roles stay.
-    A folder whose own share is set, be it to 0, gives none.
+    A folder with its own validation_split, even 0, gives none.
     """
     if not any(each.validation.best_checkpoint == "auto" for each in concepts):
         return set()
@@ -314,7 +317,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], content
 
 
 def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """So many of each folder, in proportion (largest remainders first) and at most half of one."""
+    """Number of images per folder, in proportion (largest remainders first) and at most half of each."""
     whole = sum(sizes.values())
     exact = {name: wanted * size / whole for name, size in sizes.items()}
     given = {name: min(int(exact[name]), size // 2) for name, size in sizes.items()}
@@ -329,7 +332,7 @@ def _quotas(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:
 
 
 class _Alike:
-    """Which images are copies of one another. Only those that are as long in bytes as another one are read."""
+    """Which images are copies of one another. Only files of equal size are read."""
 
     def __init__(self, images: Sequence[ImageInfo], contents: Callable):
         self._contents = contents
@@ -339,7 +342,7 @@ class _Alike:
             self._by_length[each.bytes].append(each)
 
     def of(self, image: ImageInfo) -> set[Key]:
-        """The image and its copies. A file that several entries reach counts once, as the last of them."""
+        """The image and its copies. A file in several entries counts once, as the last of them."""
         same = {each.path: each for each in self._by_length[image.bytes]}
         if len(same) == 1:
             return {image.key}

@@ -1,4 +1,4 @@
-"""Readers of image formats that are separate packages: used where they are installed, named where they are missing."""
+"""Image decoders in optional packages: used where installed, named where missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.dataset.files import IMAGE_FORMATS
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """kind: its name for people; format: Pillow's name; package: what pip installs; module: what is imported."""
+    """kind: displayed name; format: Pillow's name; package: on PyPI; module: to import."""
 
     kind: str
     format: str
@@ -19,13 +19,13 @@ class Plugin:
     marks: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
 
     def begins(self, start: bytes) -> bool:
-        """Whether a file's first bytes are of this kind."""
+        """Whether a file starts with this format's magic bytes."""
         return any(start[at : at + len(mark)] == mark for at, mark in self.marks)
 
     @property
     def missing(self) -> str:
-        """Why such an image cannot be read here, to be put after "the image"."""
-        return f"is a {self.kind} image, for which a reader is needed: pip install {self.package}"
+        """Why such an image cannot be read here, worded to follow "the image"."""
+        return f"is a {self.kind} image, which needs a decoder: pip install {self.package}"
 
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -42,7 +42,7 @@ PLUGINS = (
 
 
 def load_plugins() -> frozenset[str]:
-    """Import those that are installed; their names as Pillow has them. One that fails to load counts as missing."""
+    """Import the installed ones; returns their Pillow names. One that fails to load counts as missing."""
     found = set()
     for plugin in PLUGINS:
         try:
@@ -59,10 +59,10 @@ LOADED = load_plugins()
 
 
 def readable_formats() -> tuple[str, ...]:
-    """What Pillow may open here, by its own names."""
+    """Formats to open, by Pillow's names."""
     return IMAGE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
 
 
 def plugin_for(start: bytes) -> Plugin | None:
-    """The plug-in, here or not, that reads a file with these first bytes; None when none would."""
+    """The plugin, installed or not, that reads a file with these first bytes; None when there is none."""
     return next((plugin for plugin in PLUGINS if plugin.begins(start)), None)

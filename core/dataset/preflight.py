@@ -1,4 +1,4 @@
-"""Everything that can be known before a start, without a model: what trains, how, for how long, and what is wrong."""
+"""Check and plan a dataset before the start, without a model: what trains, how long, and all problems."""
 
 from __future__ import annotations
 
@@ -49,11 +49,10 @@ def preflight(
 ) -> Report:
     """Read the dataset of a job and plan it. Problems are returned, all at once; only a cancel raises.
 
-    count_tokens   caption -> tokens, begin and end marks not counted; handed in, so that no tokenizer is needed here
-    decode         also decode every image whole (remembered, see `look_at_all`); without it, what an earlier
-                   decoding found broken still counts
-    advice         findings about the settings themselves, listed with the dataset's own
-    progress       called with (done, all) images and masks while decoding
+    count_tokens   caption -> number of tokens without start and end tokens
+    decode         also decode every image (cached, see `look_at_all`); without it, cached results still count
+    advice         problems with the settings, listed with the dataset's own
+    progress       called with (done, total) images and masks while decoding
     """
     concepts = concepts_of(job)
     memo = workspace.private / "index.sqlite"
@@ -70,7 +69,12 @@ def preflight(
     problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         problems.append(
-            Problem("No image is left to train.", "dataset", "Add images, or see the findings beside this one.")
+            Problem(
+                "No images are left to train on",
+                "dataset",
+                "add images, or fix the other problems",
+                code="dataset.no-images",
+            )
         )
     report = _report(job, found, placing, epochs, counted, problems, once, images)
     return replace(report, undecoded=undecoded)
@@ -79,7 +83,7 @@ def preflight(
 def _looked_at(
     images: Sequence[ImageInfo], memo: Path, decode: bool, cancel: CancelToken | None, progress: Progress | None
 ) -> tuple[dict[Key, Look], dict[Key, str], int]:
-    """What the images look like, why masks cannot be used, and how many of both nobody has decoded yet."""
+    """Measurements of the images, why masks cannot be used, and how many of both are not decoded yet."""
     say = progress or (lambda done, total: None)
     total = len(images) + len(mask_paths(images))
     looks = look_at_all(images, cancel, lambda done, _: say(done, total), memo) if decode else looks_of(images, memo)
@@ -95,7 +99,7 @@ def _place(
     memo: Path,
     cancel: CancelToken | None,
 ) -> Placing:
-    """Every image at its place; those that cannot be decoded, or whose mask cannot, are refused by name."""
+    """Place every image; those that cannot be decoded, or whose mask cannot, are refused."""
     level = "advice" if job.dataset.skip_broken else "error"
     check = cancel.check if cancel else None
     whole = [image for image in found.images if image.key not in broken]
@@ -118,7 +122,7 @@ def _place(
 
 
 def _each_once(placed: Iterable[Placed]) -> list[Placed]:
-    """One of each image, however many resolutions it trains at."""
+    """Each image once, however many resolutions it trains at."""
     return list({each.image.key: each for each in reversed(list(placed))}.values())[::-1]
 
 
@@ -162,15 +166,16 @@ def _buckets(placed: Sequence[Placed], epochs: Epochs) -> dict[Size, tuple[int, 
 
 
 def _folders(found: Scan, refused: Mapping[Key, str]) -> tuple[Folder, ...]:
-    """The folders with the number of their images that can be used, as everywhere else on the page."""
+    """The folders with their number of usable images."""
     left = Counter(image.source for image in found.images if image.key not in refused)
     return tuple(replace(folder, images=left[folder.id]) for folder in found.folders)
 
 
 def _never_shown(epochs: Epochs) -> dict[Key, str]:
-    """{image key: why no epoch shows it, at any of its resolutions}."""
-    why = {each.key: "is not needed to balance the images to train" for each in epochs.not_needed()}
-    why |= {each.key: "its bucket never fills a batch, and short batches are left out" for each in epochs.never_shown()}
+    """{image key: why no epoch uses it, at any of its resolutions}."""
+    why = {each.key: "is not needed to balance the training images" for each in epochs.not_needed()}
+    unfilled = "is in a bucket that never fills a batch, and incomplete batches are dropped"
+    why |= {each.key: unfilled for each in epochs.never_shown()}
     shown = {each.image.key for each in epochs.placed if each.key not in why}
     return {each.image.key: why[each.key] for each in epochs.placed if each.image.key not in shown}
 
@@ -182,7 +187,7 @@ def _rows(
     never: Mapping[Key, str],
     looks: Mapping[Key, Look],
 ) -> list[Row]:
-    """Every image, broken ones too, by folder and path."""
+    """Every image, including broken ones, by folder and path."""
     places: dict[Key, list[Placed]] = {}
     for each in [*placing.placed, *placing.validation]:
         places.setdefault(each.image.key, []).append(each)
@@ -195,11 +200,13 @@ def _rows(
         row = _row(image, at, why, counted)
         transparent = image.key in looks and looks[image.key].transparent
         role = "validation" if held else row.role
-        rows.append(replace(row, role=role, really=image.really, transparent=transparent))
+        readable = not looks[image.key].reason if image.key in looks else True
+        rows.append(replace(row, role=role, really=image.really, transparent=transparent, readable=readable))
     rows += [_row(image, [], why, counted) for image, why in found.left_out]
     for broken in found.broken:
         key = (broken.source, broken.relative)
-        rows.append(Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason))
+        row = Row(key, broken.path, None, None, None, None, 0, "", None, "none", None, False, broken.reason)
+        rows.append(replace(row, readable=False))
     order = {name: place for place, name in enumerate(dict.fromkeys(row.key[0] for row in rows))}
     return sorted(rows, key=lambda row: (order[row.key[0]], row.key[1]))
 
@@ -247,8 +254,7 @@ def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key,
 
 
 def _count_all(placing: Placing, count_tokens: Callable[[str], int] | None) -> dict[Key, int]:
-    """Tokens by image, of the longest caption that it may have. A shuffle does not change them, a dropout only takes
-    away."""
+    """Tokens by image, of the longest caption it may have (shuffling keeps the number, dropout lowers it)."""
     if count_tokens is None:
         return {}
     known: dict[str, int] = {}

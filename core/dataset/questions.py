@@ -1,4 +1,4 @@
-"""What a dataset leaves open, found by looking at it: transparency, several caption files, captions of several lines."""
+"""Questions about a dataset that settings should answer: transparency, several caption files, multi-line captions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EXAMPLES = 4
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something to be asked once. kind: "transparency", "sidecars" or "lines".
+    """A question to ask once. kind: "transparency", "sidecars" or "lines".
 
-    images   how many it concerns      examples   names of some
-    counts     what was found -> how many (".txt": 24, ".caption": 20)
+    images   number of images concerned    examples   names of some
+    counts   what was found -> how many (".txt": 24, ".caption": 20)
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Question:
 
 
 def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]) -> tuple[Question, ...]:
-    """placed: each image once. looks: of those that were decoded; whether others are transparent is not known yet."""
+    """The questions of a dataset. placed: each image once; looks: measurements of the images decoded so far."""
     nothing = Look()
     transparent = [each for each in placed if looks.get(each.image.key, nothing).transparent]
     endings = {each.key: {extension(name) for name in each.image.sidecars} for each in placed}

@@ -1,4 +1,4 @@
-"""What a look at a dataset found, as plain data: every image with its place, the arithmetic, the findings."""
+"""The preflight report as plain data: every image with its bucket, the length, the problems."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from core.record.problems import Problem, errors
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image as the page lists it.
+    """One image in the page's list.
 
-    caption   after prefix and suffix, before draws      source    as in Caption
-    frame     what trains, as fractions of the image: (left, top, right, bottom)
-    scale     above 1 it is enlarged                     tokens    of the longest that may be drawn; None: not counted
-    trains    False: `why` says the reason               role      "train", "regularization" or "validation"
-    concept   number of its folder's settings            more      its buckets at the further resolutions
-    really, transparent   its kind where the name says another; whether it is seen through (once it was decoded)
-    mask      whether a mask or control image goes with it
+    caption   with prefix and suffix, before randomness  source    as in Caption
+    frame     the crop as fractions of the image: (left, top, right, bottom)
+    scale     above 1 it is upscaled                     tokens    of its longest possible caption; None: not counted
+    trains    False: `why` has the reason, worded to follow "it"   role   "train", "regularization" or "validation"
+    concept   number of its folder's settings            more      its buckets at the other resolutions
+    really, transparent   its format where the extension is another; whether it has transparency (once decoded)
+    mask      whether it has a mask or control image     readable  False: the image file cannot be read or decoded
     """
 
     key: tuple[str, str]
@@ -46,12 +46,13 @@ class Row:
     mask: bool = False
     really: str = ""
     transparent: bool = False
+    readable: bool = True
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a start would do. `placed` is what the training takes over; `problems`: errors (they block) and advice.
-    `undecoded`: images and masks of which only the header was read, so that damage behind it is not known yet."""
+    """What a start would do. `placed`: what trains; `problems`: errors (blocking) and advice; `undecoded`: number of images
+    and masks of which only the header was read so far."""
 
     problems: tuple[Problem, ...]
     placed: tuple[Placed, ...]
@@ -75,7 +76,7 @@ class Report:
 
     @property
     def trained(self) -> int:
-        """Images that train, each counted once however many resolutions it trains at."""
+        """Number of training images, each counted once however many resolutions it trains at."""
         return sum(row.trains for row in self.rows)
 
     @property
@@ -87,7 +88,7 @@ class Report:
     total_steps = property(lambda self: self.length.total_steps)
 
     def summary(self) -> dict[str, Any]:
-        """Without the rows, as plain JSON."""
+        """The report without its rows, as plain JSON."""
         return {
             "sentence": self.sentence,
             "trained": self.trained,

@@ -1,4 +1,4 @@
-"""Bringing an image to another size, by the named filter."""
+"""Resize images by the named filter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
-# Pillow's filters widen when they shrink, so that fine patterns do not flicker; OpenCV's bilinear and bicubic, which
-# sd-scripts uses under these names, do not. Enlarged, bilinear is the same; bicubic has a = -0.5 here and -0.75 there.
+# Pillow's filters antialias when downscaling; OpenCV's bilinear and bicubic, which
+# sd-scripts uses under these names, do not. When upscaling, bilinear is the same; bicubic has a = -0.5 here and -0.75 there.
 _PILLOW = {
     "lanczos": Image.Resampling.LANCZOS,
     "bilinear": Image.Resampling.BILINEAR,
@@ -20,8 +20,8 @@ _PILLOW = {
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto") -> Image.Image:
     """An image (RGB or L) at exactly `size` (width, height).
 
-    interpolation   one of settings/images.py. "auto": area average where neither side grows, else Lanczos, which is
-                    sd-scripts' choice (INTER_AREA or Pillow's LANCZOS), so that an image trains as it does there
+    interpolation   one of settings/images.py. "auto": area averaging where neither side grows, else Lanczos, which is
+                    sd-scripts' choice (INTER_AREA or Pillow's LANCZOS)
     """
     if image.size == size:
         return image
@@ -35,7 +35,7 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto
 
 
 def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each new pixel is the one that its center falls into; of two at equal distance the later. [H, W, ...] as given."""
+    """Nearest-neighbor resize; of two at equal distance the later. [H, W, ...] as given."""
     height, width = pixels.shape[:2]
     rows = (2 * np.arange(size[1]) + 1) * height // (2 * size[1])
     columns = (2 * np.arange(size[0]) + 1) * width // (2 * size[0])
@@ -43,9 +43,9 @@ def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each new pixel is the mean of the area it covers, shares of pixels included: what OpenCV calls INTER_AREA.
+    """Each new pixel is the mean of the area it covers, with fractional pixels: OpenCV's INTER_AREA.
 
-    Pillow's BOX counts a pixel wholly or not at all, which shifts edges by up to half a pixel at odd ratios.
+    Pillow's BOX uses whole pixels only, which shifts edges by up to half a pixel at odd ratios.
     pixels   uint8 [H, W, C] or [H, W];  size (width, height);  returns uint8 of that size
     """
     width, height = size
@@ -57,9 +57,9 @@ def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
-    """[N, W, C] -> float32 [count, W, C]: the mean over N / count rows each, the first and last of them by their share.
+    """[N, W, C] -> float32 [count, W, C]: the mean over N / count rows each, the first and last of them weighted by their fraction.
 
-    One new row at a time, so that it stays in the CPU's cache: a fifth of the time that all at once takes.
+    One new row at a time stays in the CPU's cache: five times as fast as all at once.
     """
     n = pixels.shape[0]
     if count == n:

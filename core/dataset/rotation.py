@@ -1,6 +1,6 @@
-"""Which views of a folder an epoch shows: all of it, a number of them in turn, or as many as balance the others.
+"""Which images of a folder an epoch uses: all, a fixed number in rotation, or as many as balance the training images.
 
-What an epoch shows depends on the settings alone and not on the seed, so the steps counted before a start are those made.
+This depends on the settings only, not on the seed, so the steps counted before a start are exact.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from core.dataset.batches import Placed
 from core.record import draws
 
-View = tuple[Placed, int]  # an image, and which of its showings in the epoch this is, from 0
+View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, from 0
 
 
 class Whole:
@@ -22,7 +22,7 @@ class Whole:
 
     @property
     def images(self) -> list[Placed]:
-        """Those that some epoch shows."""
+        """Images that some epoch uses."""
         return [each for each, _ in self.views]
 
     def __len__(self) -> int:
@@ -33,9 +33,9 @@ class Whole:
 
 
 class Turn:
-    """A fixed number of views; each epoch goes on where the last one ended, so that all images come round.
+    """A fixed number of views; each epoch continues where the last one ended, so that all images are used in rotation.
 
-    pool    in the order of the turn: an image stands in it as often as its repeats      count   views in an epoch
+    pool    in shuffled order, each image as often as its repeats      count   views per epoch
     """
 
     def __init__(self, placed: Sequence[Placed], count: int, name: str):
@@ -48,7 +48,7 @@ class Turn:
 
     @property
     def images(self) -> list[Placed]:
-        """Those that some epoch shows."""
+        """Images that some epoch uses."""
         return self._pool if self._count else []
 
     @property
@@ -70,7 +70,7 @@ Part = Whole | Turn
 
 
 def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
-    """The dataset as parts that are shown each epoch. Regularization balances what trains in the same batch group."""
+    """The parts that make up each epoch. Regularization images balance the training images of their batch group."""
     folders: defaultdict[int, list[Placed]] = defaultdict(list)
     for each in placed:
         folders[each.concept.number].append(each)
@@ -95,8 +95,8 @@ def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
 
 
 def first_ones(images: Sequence[Placed], wanted: int) -> Whole:
-    """sd-scripts' balance, the same views in every epoch: in order with their repeats until `wanted` is reached; if it is
-    not, once more each, round after round. The last image of the first round may overshoot; the rest is never shown."""
+    """sd-scripts' balancing, the same in every epoch: images in order with their repeats until `wanted` is reached, then
+    once more each, round after round. The last image of the first round may overshoot; the rest is never used."""
     repeats: dict[int, int] = {}
     count = 0
     while count < wanted and images:

@@ -1,8 +1,8 @@
-"""Folders -> images: what lies there, how large it is, how often it is shown; everything that is wrong, by name.
+"""Scan dataset folders: images with size, repeats and captions, and all problems.
 
-Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with sub-folders, `<repeats>_<words>`,
-or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). Where a
-metadata file or sd-scripts' list says what trains, it does.
+Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
+or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). A metadata
+file or sd-scripts' metadata_cache.json, where given, lists the images instead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core.dataset.image_info import Broken, Folder, ImageInfo, Scan, count, list
 from core.dataset.memo import Memo
 from core.dataset.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.opening import BrokenImage, problem_of
+from core.dataset.titles import title
 from core.dataset.walk import File, Walk, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -34,7 +35,7 @@ from core.settings.validation import ValidationSettings
 
 __all__ = ["Broken", "Folder", "ImageInfo", "Scan", "names_of", "recognize", "scan", "scan_dataset"]
 
-Listed = dict[Path, Entry]  # what a list says about a file
+Listed = dict[Path, Entry]  # metadata entries by file
 
 
 def scan_dataset(
@@ -43,7 +44,7 @@ def scan_dataset(
     cancel: CancelToken | None = None,
     memo_path: Path | str | None = None,
 ) -> Scan:
-    """What a job trains on: its folders, or what its dataset class lists. concepts None: captions are read as by default."""
+    """Scan a job's folders, or its dataset class. concepts None: default caption settings."""
     if concepts is None:
         concepts = concepts_in(dataset, CaptionSettings(), ValidationSettings())
     if dataset.dataset_class:
@@ -62,13 +63,13 @@ def scan(
 ) -> Scan:
     """Read every folder. Problems are returned, not raised; only a cancel raises.
 
-    memo_path     where headers are remembered by path, size and time; None: nowhere
-    skip_broken   images that cannot be read are advice rather than errors
+    memo_path     where headers are cached by path, size and time; None: nowhere
+    skip_broken   unreadable images are advice rather than errors
     """
     gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
-        fix = "Choose the folder that holds the images to train."
-        gathered.problems.append(Problem("No image folder is chosen.", "dataset.folder", fix))
+        fix = "choose the folder that holds the images to train"
+        gathered.problems.append(Problem("No image folder is chosen", "dataset.folder", fix, code="dataset.no-folder"))
     for concept in concepts:
         gathered.add(concept)
     return gathered.result()
@@ -95,11 +96,11 @@ def recognize(folder: str | os.PathLike) -> str:
     names = ", ".join(printable(root.path.name) for root, _ in named[:6]) + (", ..." if len(named) > 6 else "")
     total = sum(len(found.files) for _, found in named)
     said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
-    return said + (f", and {count(loose, 'image')} beside" if loose else "")
+    return said + (f", and {count(loose, 'image')} outside them" if loose else "")
 
 
 class Gathered:
-    """What was found so far, folder by folder."""
+    """Results of a scan so far, folder by folder."""
 
     def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
         self.memo, self.cancel, self.level = memo, cancel, level
@@ -111,19 +112,19 @@ class Gathered:
         self._ids: set[str] = set()
         self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
         self._settings: dict[int, ImageSettings] = {}
-        self._from_lists: set[tuple[str, str]] = set()  # keys of images that a metadata file named
+        self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
 
     def add(self, concept: Concept) -> None:
-        """One folder of the settings."""
+        """Scan one folder of the settings."""
         self._settings[concept.number] = concept.images
         path, problem = folder_of(concept.source)
         if path is None:
             self.problems += [problem] if problem else []
             return
         if self._given_before(concept, path):
-            what = "This folder is given twice; it trains once."
-            fix = "Remove one entry, set its repeats, or give one of them other settings."
-            self.problems.append(Problem(what, printable(path), fix, "advice"))
+            what = "The folder is listed twice; it is used once"
+            fix = "remove one entry, or use different settings for it"
+            self.problems.append(Problem(what, printable(path), fix, "advice", code="dataset.duplicate-folder"))
             return
         if concept.source.metadata_file and concept.source.metadata_file.strip():
             self._add_listed(concept, path, concept.source.metadata_file)
@@ -148,8 +149,8 @@ class Gathered:
     # ---- one folder of the settings
 
     def _given_before(self, concept: Concept, path: Path) -> bool:
-        """Whether an earlier entry trains the same in the same way. With other settings it is a dataset of its own: one
-        folder at two resolutions is usual."""
+        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset: one folder
+        at two resolutions is common."""
         source = concept.source
         where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
         earlier = self._given[where]
@@ -180,7 +181,7 @@ class Gathered:
         self.finish(taken, concept, inside)
 
     def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
-        """The images of one folder: all, or those of sd-scripts' list where that is asked for."""
+        """The images of one folder: all, or those in metadata_cache.json with cache_info."""
         path = root.path / CACHE_LIST
         if not concept.source.cache_info:
             return self.read(files, id, root, concept)
@@ -196,7 +197,7 @@ class Gathered:
         return images
 
     def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
-        """Images that a metadata file names."""
+        """Scan the images listed in a metadata file."""
         said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
         root = whole_root(concept.source, path)
         without = self._without(concept, path)
@@ -208,15 +209,17 @@ class Gathered:
         id = self.new_id(printable(path.name) or "images")
         images = self.read(kept, id, root, concept, entries, said.buckets)
         if said.buckets and concept.images.bucket_no_upscale:
-            what = "The metadata file sets the bucket of each image, so 'Never enlarge' has no effect on them."
-            fix = "Turn it off, or take train_resolution out of the file."
-            self.problems.append(Problem(what, printable(said.path), fix, "advice"))
+            setting = title(ImageSettings, "bucket_no_upscale")
+            what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"
+            fix = "turn it off, or remove train_resolution from the file"
+            where = printable(said.path)
+            self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
         self.finish(images, concept, {})
 
     def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
-        """The files that the list names, with what it says about each; its problems are noted."""
+        """The files that the metadata lists, with their entries; problems are recorded."""
         self.problems += said.problems
         if not said.entries:
             return [], {}
@@ -226,7 +229,7 @@ class Gathered:
         return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
 
     def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
-        """What two metadata files name trains as the later one says, if both train it at the same sizes."""
+        """Images in two metadata files use the later one, if both train at the same sizes."""
         now = {image.path for image in images}
         again = {
             image.key
@@ -237,19 +240,22 @@ class Gathered:
             return
         twice = [image for image in self.images if image.key in again]
         self.images = [image for image in self.images if image.key not in again]
-        what = f"{count(len(twice), 'image')} stand in two metadata files; the later one counts: {names_of(twice)}."
-        where = printable(concept.source.metadata_file or "")
-        self.problems.append(Problem(what, where, "Take them out of one of the files.", "advice"))
+        are = "is" if len(twice) == 1 else "are"
+        what = (
+            f"{count(len(twice), 'image')} {are} listed in two metadata files; the later one is used: {names_of(twice)}"
+        )
+        where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
+        self.problems.append(Problem(what, where, fix, "advice", code="metadata.duplicate-images"))
 
     def _without(self, concept: Concept, path: Path) -> list[Path]:
-        """Folders inside this one that hold no images to train: the masks."""
+        """Folders inside this one to skip: the masks."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
 
     # ---- files to images
 
     def new_id(self, name: str) -> str:
-        """The folder's name; the second of that name gets " #2", or the next number that no folder bears itself."""
+        """The folder's name; further ones of that name get " #2" or the next free number."""
         id, number = name, 1
         while id in self._ids:
             number += 1
@@ -266,7 +272,7 @@ class Gathered:
         entries: Listed | None = None,
         buckets: bool = False,
     ) -> list[ImageInfo]:
-        """Files with a header become images, the others broken ones. entries: what a list says about each of them."""
+        """Read headers: files become images or broken files. entries: metadata entries by file."""
         good: list[ImageInfo] = []
         for file, header in headers(files, self.memo, self.cancel):
             if isinstance(header, str):
@@ -301,7 +307,7 @@ class Gathered:
         return good
 
     def finish(self, images: list[ImageInfo], concept: Concept, inside: dict[str, str]) -> None:
-        """Masks are paired and small images left out; the rest is what was found."""
+        """Pair masks, leave out small images, and add the rest to the result."""
         masks = conditioning_folder(concept.images.conditioning_data_dir)
         if masks and images:
             paired = pair(images, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
@@ -311,23 +317,27 @@ class Gathered:
         limit = concept.images.skip_image_resolution
         small = [each for each in images if each.width * each.height <= limit * limit] if limit else []
         if small:
-            why = f"has no more pixels than {limit:g} x {limit:g}"
+            why = f"has at most {limit:g} x {limit:g} pixels"
             self.left_out += [(each, why) for each in small]
-            what = f"{count(len(small), 'image')} have no more pixels than {limit:g} x {limit:g} and are left out: "
-            fix = "Lower 'Leave out images up to' to train them."
-            self.problems.append(Problem(what + names_of(small) + ".", printable(small[0].path.parent), fix, "advice"))
+            have = "has" if len(small) == 1 else "have"
+            what = (
+                f"{count(len(small), 'image')} {have} at most {limit:g} x {limit:g} pixels, skipped: {names_of(small)}"
+            )
+            fix = f"lower '{title(ImageSettings, 'skip_image_resolution')}' to train on them"
+            where = printable(small[0].path.parent)
+            self.problems.append(Problem(what, where, fix, "advice", code="image.too-small"))
             gone = {each.key for each in small}
             images = [each for each in images if each.key not in gone]
         self.images += images
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:
-    """Endings of caption files beside the concept's images, in lower case."""
+    """Extensions of the concept's caption files, in lower case."""
     chosen = concept.captions.caption_extension.lower()
     return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
 
 
-# ---- findings
+# ---- problems
 
 
 def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
@@ -335,26 +345,28 @@ def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
     for found in walks:
         others.update(found.others)
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
-    what = "There is no image in the folder." + (f" It holds other files: {kinds}." if kinds else " It is empty.")
-    return Problem(what, printable(path), "Choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files.")
+    what = f"The folder contains no images, only other files: {kinds}" if kinds else "The folder is empty"
+    fix = "choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files"
+    return Problem(what, printable(path), fix, code="dataset.no-images")
 
 
 def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
-    """Images that were replaced since the list was written. sd-scripts writes sizes before the EXIF rotation."""
+    """Images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
     other = [
-        f"{image.relative} ({size[0]} x {size[1]} in the list, {image.width} x {image.height} now)"
+        f"{image.relative} ({size[0]} x {size[1]} in the metadata, {image.width} x {image.height} now)"
         for image in images
         if (size := entries[image.path].image_size) and sorted(size) != sorted((image.width, image.height))
     ]
     if not other:
         return []
-    what = f"{count(len(other), 'image')} have another size than the list says; their own size is used: "
-    fix = "Write the list again."
-    return [Problem(what + listed(other, 3) + ".", printable(images[0].path.parent), fix, "advice")]
+    have = "has" if len(other) == 1 else "have"
+    what = f"{count(len(other), 'image')} {have} another size than in the metadata; the actual size is used: {listed(other, 3)}"
+    where = printable(images[0].path.parent)
+    return [Problem(what, where, "create the metadata again", "advice", code="metadata.other-size")]
 
 
 def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
-    """a.png and a.jpg share the caption a.txt; a.png and A.png are one file on Windows and macOS."""
+    """Warn of images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
     stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
     for image in images:
         stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
@@ -364,11 +376,15 @@ def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
             continue
         names = {os.path.splitext(image.relative)[0] for image in group}
         if len(names) == 1:
-            what = f"{names_of(group)} differ only in the extension: they share a caption and may be one image twice."
+            code = "image.same-stem"
+            what = (
+                f"{names_of(group)} differ only in the extension: they share a caption file and may be the same image"
+            )
         else:
-            what = f"{names_of(group)} differ only in upper and lower case: on Windows and macOS they get in each other's way."
-        fix = "Rename one of them, or remove it."
-        found.append(Problem(what, printable(group[0].path.parent), fix, "advice"))
+            code = "image.same-name-ignoring-case"
+            what = f"{names_of(group)} differ only in case, so they conflict on Windows and macOS"
+        fix = "rename or remove one of them"
+        found.append(Problem(what, printable(group[0].path.parent), fix, "advice", code=code))
     return found
 
 
@@ -376,13 +392,13 @@ def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
     moving = [image for image in images if image.animated]
     if not moving:
         return []
-    what = f"{count(len(moving), 'animated image')}: only the first frame trains ({names_of(moving)})."
-    fix = "Save the frame you want as an image of its own."
-    return [Problem(what, printable(moving[0].path.parent), fix, "advice")]
+    what = f"{count(len(moving), 'animated image')}: only the first frame is used ({names_of(moving)})"
+    fix = "save the frame you want as a separate image"
+    return [Problem(what, printable(moving[0].path.parent), fix, "advice", code="image.animated")]
 
 
 def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
-    """Images that two different entries reach, such as regularization images below the training folder."""
+    """Warn of images in two different entries, such as regularization images below the training folder."""
     paths = {folder.id: folder.path for folder in folders}
     first: dict[Path, ImageInfo] = {}
     twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
@@ -392,11 +408,12 @@ def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Prob
             twice[paths[earlier.source], paths[image.source]].append(image)
     return [
         Problem(
-            f"{count(len(group), 'image')} are reached by two entries and count with both"
-            f" (held out by one, they never train): {names_of(group)}.",
+            f"{count(len(group), 'image')} {'is' if len(group) == 1 else 'are'} in two dataset entries and used by both"
+            f" (or by neither, if held out for validation): {names_of(group)}",
             f"{printable(one)} and {printable(other)}",
-            "Move one folder out of the other, or remove an entry.",
+            "move one folder out of the other, or remove an entry",
             "advice",
+            code="dataset.overlapping-folders",
         )
         for (one, other), group in twice.items()
     ]

@@ -1,8 +1,8 @@
-"""Text states of captions, encoded once: the most recently used in memory, the rest on disk.
+"""The text encoder cache: hidden states of captions, the most recently used in memory, the rest on disk.
 
-An entry is named by everything it depends on (caption, encoder weights, clip skip, token length, type), so an edited
-caption or another model never meets a stale one. What a run starts with is kept on disk for the next; variants that a
-shuffle draws later are written only when memory runs short.
+An entry's key covers everything it depends on (caption, encoder weights, clip skip, token length, dtype), so an edited
+caption or another model never gets a stale entry. The captions at the start of a run are kept on disk for the next run;
+later shuffled variants are written only when memory runs short.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 EncodeText = Callable[[Sequence[str]], TextStates]
 
 CODE_VERSION = 2
-# Always this many at a time, the last batch filled up: products of another shape differ in their last bits, and a run
-# that was resumed asks for other captions together than one that was not.
+# Fixed batch size, the last batch padded: another shape changes the last bits of the result, and a resumed run encodes
+# other captions together than an uninterrupted one.
 ENCODED_AT_ONCE = 8
 DISK_BYTES = 8 << 30
 
 
 class TextCache:
-    """States by caption, for the text encoders of a model and one way of reading them.
+    """Hidden states by caption, for the text encoders of a model and their settings.
 
-    folder      where entries lie; several encoders share it      room_bytes   what memory may hold
-    at_once     texts that are encoded together
-    encoder_id  hash of the encoders' weights                    disk_bytes   what the folder may hold
+    folder      the cache folder, shared by several encoders     room_bytes   limit in memory
+    encoder_id  hash of the encoders' weights                    disk_bytes   limit of the folder
+    at_once     captions encoded together
 
-    A disk that takes no more is no end: what does not fit is encoded again when it is asked for. `unwritten` then says
-    what was wrong, and `warn` is called with it once.
+    A failed write does not end the run: what is not cached is encoded again when needed. `unwritten` is then the
+    problem, and `warn` is called with it once.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class TextCache:
         self._needed: set[str] = set()
 
     def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
-        """Make `get` of these captions find them without an encoder; return how many had to be encoded.
+        """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
 
-        Costs next to nothing when asked again for the same captions. The first call also keeps them for later runs.
+        Cheap when repeated with the same captions. The first call also writes them to disk for later runs.
         """
         if self._begun and captions == self._ensured:
             return 0
@@ -86,7 +86,7 @@ class TextCache:
         return len(missing)
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
-        """On the CPU, in the order asked. What is neither in memory nor on disk goes through `encode`."""
+        """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
         keys = {self._key(caption): caption for caption in captions}
         found: dict[str, TextStates] = {}
         missing: list[str] = []
@@ -106,7 +106,7 @@ class TextCache:
         return stack_texts([found[self._key(caption)] for caption in captions])
 
     def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
-        """States of each caption on the CPU, through a batch of fixed size."""
+        """States of each caption on the CPU, encoded in a batch of fixed size."""
         filled = [*captions, *[captions[-1]] * (self._at_once - len(captions))]
         states = encode(filled).each(lambda tensor: tensor.detach().cpu())
         return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
@@ -117,7 +117,7 @@ class TextCache:
     # -- memory
 
     def _find(self, key: str) -> bool:
-        """Whether it is held, if need be by reading it from disk; it is then the most recently used."""
+        """Whether the entry is in memory, loading it from disk if needed; marks it as most recently used."""
         if key in self._held:
             self._held.move_to_end(key)
             return True
@@ -155,7 +155,7 @@ class TextCache:
         self._on_disk.add(key)
 
     def _prune(self) -> None:
-        """Delete what was not used for longest and is not needed now while the folder holds more than it may."""
+        """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
         if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
             self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
 

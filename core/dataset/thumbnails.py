@@ -1,4 +1,4 @@
-"""Small copies of images for the page, made once for each state of the file."""
+"""Thumbnails of images for the page, created once per version of the file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from core.record.atomic import open_atomic
 
 
 def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path:
-    """A small JPEG of the image, at most `size` pixels a side, made once for each state of the file.
+    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file.
 
-    BrokenImage when it cannot be read. The name is a hash of path, size and time, so a changed one gets another.
+    Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
     """
     try:
         found = os.stat(path)
     except OSError as error:
-        raise BrokenImage("is gone, or is a link that leads nowhere") from error
+        raise BrokenImage("is missing or a broken link") from error
     state = f"{os.path.abspath(path)}\x1f{found.st_size}\x1f{found.st_mtime_ns}\x1f{size}"
     name = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()[:40]
     target = Path(thumbs_dir) / name[:2] / f"{name}.jpg"

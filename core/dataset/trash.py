@@ -1,7 +1,7 @@
-"""Images put away and put back: files move into `_atelier_trash` in the dataset's folder, and nothing is deleted.
+"""The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
 
-One folder per action, `_atelier_trash/<time>/`, holds the files below their own names and a record of where each came
-from. The record is written before the first file moves, so also a power cut leaves a way back.
+One folder per action, `_atelier_trash/<time>/`, has the files under their own names and a record of where each came
+from. The record is written before the first file moves, so that even a power cut can be undone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from core.record.problems import Problem, ProblemsError
 
 RECORD = "put_away.json"
 _FILES = "files"
-# Caches that sd-scripts writes beside an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
+# Caches that sd-scripts writes next to an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
 # OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png).
 _CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?", re.IGNORECASE)
 _LABEL_ENDINGS = ("-masklabel", "-condlabel")
@@ -54,20 +54,30 @@ def put_away(
     reason: str,
     extra: Mapping[Path, Sequence[Path]] | None = None,
 ) -> str:
-    """Move images with their captions, masks and npz caches into the trash; return the token for `put_back`.
+    """Move images with their captions, masks and npz caches to the trash; return the token for `put_back`.
 
-    extra   {image: files elsewhere that belong to it}, such as its image in a mask folder
+    extra   {image: files elsewhere that belong to it}, such as its mask in a mask folder
 
-    All or nothing: when one file cannot be moved, those before it go back and ProblemsError says which it was. What
-    another image uses too (a.png and a.jpg share a.txt) stays.
+    All or nothing: when one file cannot be moved, the others are moved back and ProblemsError names it. Files that
+    another image uses too (a.png and a.jpg share a.txt) stay.
     """
     folder = Path(os.path.abspath(dataset_folder))
     images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
     gone = [path for path in images if not os.path.lexists(path)]
     if gone or not images:
         raise ProblemsError(
-            [Problem("The image is not there any more.", printable(path), "Read the folder again.") for path in gone]
-            or [Problem("No image is chosen.", printable(folder), "Choose the images to put away.")]
+            [
+                Problem("The image no longer exists", printable(path), "scan the folder again", code="image.missing")
+                for path in gone
+            ]
+            or [
+                Problem(
+                    "No images are selected",
+                    printable(folder),
+                    "select the images to move to the trash",
+                    code="trash.nothing-selected",
+                )
+            ]
         )
     moved = [*images, *companions(images)]
     for path in images:
@@ -87,17 +97,16 @@ def put_away(
         _move_all([(path, place / _FILES / kept) for path, kept in pairs])
     except OSError as error:
         _tidy(place)
-        fix = "Close programs that use it, check that the folder may be written to, and try again. Nothing was moved."
-        what = f"A file could not be put away ({error.strerror or error})."
-        raise ProblemsError.one(what, printable(error.filename or folder), fix) from error
+        fix = "close programs that use it, check that the folder is writable, and try again"
+        what = f"A file could not be moved to the trash ({error.strerror or error}); nothing was moved"
+        raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-moved") from error
     return str(place / RECORD)
 
 
 def put_back(token: str) -> tuple[Path, ...]:
-    """Move everything of one action back to where it was; return the files. Nothing is ever overwritten.
+    """Restore all files of one action to where they were; return them. Nothing is ever overwritten.
 
-    A file that was deleted from the trash by hand is left out. ProblemsError names what stands in the way: then
-    nothing was moved.
+    Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
     """
     record = Path(token)
     folder, said = _read(record)
@@ -107,27 +116,29 @@ def put_back(token: str) -> tuple[Path, ...]:
         if not os.path.lexists(source):
             continue
         if os.path.lexists(target):
-            fix = "Rename or move that file, then undo again. Nothing was moved."
-            problems.append(Problem("Another file has taken the place of one put away.", printable(target), fix))
+            what, fix = (
+                "Nothing was restored: another file has this name now",
+                "rename or move that file, then undo again",
+            )
+            problems.append(Problem(what, printable(target), fix, code="trash.name-taken"))
         waiting.append((source, target))
     if problems:
         raise ProblemsError(problems)
     if not waiting:
-        raise ProblemsError.one(
-            "These images are no longer in the trash folder.", printable(token), "Nothing was changed."
-        )
+        what, fix = "The images are no longer in the trash folder; nothing was changed", "restore them from a backup"
+        raise ProblemsError.one(what, printable(token), fix, code="trash.empty")
     try:
         _move_all(waiting)
     except OSError as error:
-        what = f"A file could not be put back ({error.strerror or error}); nothing was moved."
-        fix = "Close programs that use it, and try again."
-        raise ProblemsError.one(what, printable(error.filename or folder), fix) from error
+        what = f"A file could not be restored ({error.strerror or error}); nothing was moved"
+        fix = "close programs that use it, and try again"
+        raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-restored") from error
     _tidy(record.parent)
     return tuple(target for _, target in waiting)
 
 
 def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
-    """What can be put back, the newest first."""
+    """Actions that can be undone, newest first."""
     found = []
     for record in _records(Path(dataset_folder)):
         try:
@@ -142,7 +153,7 @@ def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
 
 
 def empty(dataset_folder: Path | str) -> tuple[int, int]:
-    """Delete for good what was put away from this folder; return (files, bytes). Earlier captions are kept."""
+    """Permanently delete this folder's trashed images; return (files, bytes). Previous captions are kept."""
     files = size = 0
     for record in _records(Path(dataset_folder)):
         for place, _, names in os.walk(record.parent / _FILES):
@@ -155,7 +166,7 @@ def empty(dataset_folder: Path | str) -> tuple[int, int]:
 
 
 def companions(images: Sequence[Path]) -> list[Path]:
-    """Captions, masks and npz caches beside these images that no other image uses."""
+    """Captions, masks and npz caches next to these images that no other image uses."""
     leaving: dict[Path, set[str]] = defaultdict(set)
     for path in images:
         leaving[path.parent].add(path.name)
@@ -176,7 +187,7 @@ def companions(images: Sequence[Path]) -> list[Path]:
 
 
 def split_label(stem: str) -> tuple[str, str]:
-    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image beside its image, as OneTrainer names them."""
+    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image next to its image, as OneTrainer names them."""
     for label in _LABEL_ENDINGS:
         if stem.casefold().endswith(label) and len(stem) > len(label):
             return stem[: -len(label)], stem[-len(label) :]
@@ -184,7 +195,7 @@ def split_label(stem: str) -> tuple[str, str]:
 
 
 def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
-    """Whether a file goes with an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
+    """Whether a file belongs to an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
     stem, ending = os.path.splitext(name)
     stem, ending = stem.casefold(), ending.lower()
     if ending in CAPTION_EXTENSIONS:
@@ -203,7 +214,7 @@ def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
 
 
 def _new_place(folder: Path) -> Path:
-    """A new folder for one action."""
+    """Create a new folder for one action."""
     base = folder / TRASH_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")
     number = 1
     while True:
@@ -214,14 +225,13 @@ def _new_place(folder: Path) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            what = f"The trash folder cannot be made ({error.strerror}), so nothing was put away."
-            raise ProblemsError.one(
-                what, printable(place.parent), "Check that the folder may be written to."
-            ) from error
+            what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
+            fix = "check that the folder is writable"
+            raise ProblemsError.one(what, printable(place.parent), fix, code="trash.not-created") from error
 
 
 def _named(path: Path, folder: Path) -> str:
-    """Below the dataset's folder by its relative name, so that the folder may be moved as a whole; else absolute."""
+    """The path relative to the dataset's folder, so that the folder may be moved as a whole; else absolute."""
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:
@@ -229,7 +239,7 @@ def _named(path: Path, folder: Path) -> str:
 
 
 def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
-    """Each file with its place in the trash: its relative name; what lies elsewhere by its name in `outside-<n>`."""
+    """Each file with its path in the trash: its relative path, or `outside-<n>/<name>` for files elsewhere."""
     places: dict[Path, int] = {}
     pairs = []
     for path in paths:
@@ -251,7 +261,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def _read(record: Path) -> tuple[Path, dict[str, Any]]:
-    """The dataset's folder and what the record says. Only records in a trash folder are read: tokens come from a page."""
+    """The dataset's folder and the record. Only records in a trash folder are read: tokens come from a page."""
     try:
         if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
             raise ValueError
@@ -263,19 +273,21 @@ def _read(record: Path) -> tuple[Path, dict[str, Any]]:
             raise ValueError
         float(said["when"]), str(said["reason"])
     except (ProblemsError, ValueError, KeyError, TypeError) as error:
-        raise ProblemsError.one(
-            "There is no record of this in the trash folder any more.", printable(record), "Nothing was changed."
-        ) from error
+        what, fix = (
+            "The trash folder no longer has a record of this; nothing was changed",
+            "move the files back manually",
+        )
+        raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
     return record.parent.parent.parent, said
 
 
 def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """(place in the trash, place it came from) of every file."""
+    """(path in the trash, original path) of every file."""
     return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
 
 
 def _tidy(place: Path) -> None:
-    """Take the action's folder away once no file is left in it, and the trash folder when it was the last."""
+    """Remove the action's folder once it has no files left, and the trash folder after the last one."""
     if any(names for _, _, names in os.walk(place / _FILES)):
         return
     with suppress(OSError):
@@ -287,7 +299,7 @@ def _tidy(place: Path) -> None:
 
 
 def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move each file, or, when one cannot be moved, none: OSError names it."""
+    """Move all files, or none: raises OSError with the file that cannot be moved."""
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in pairs:
@@ -295,7 +307,7 @@ def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
             done.append((source, target))
     except OSError as error:
         for source, target in reversed(done):
-            with suppress(OSError):  # what cannot go back either is in the record
+            with suppress(OSError):  # files that cannot be moved back are in the record
                 _move(target, source)
         if not error.filename:
             error.filename = str(source)
@@ -303,7 +315,7 @@ def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename without overwriting; onto another disk by a copy that is whole before the source goes."""
+    """Rename without overwriting; to another disk by a complete copy before the source is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "another file is there", str(target))

@@ -1,4 +1,4 @@
-"""How one draw shows an image: mirrored, cropped elsewhere, its colors changed. Every choice is an addressed draw."""
+"""Random augmentation of an image: flip, crop, colors. Every choice is an addressed draw."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 FLIP_SHARE = 0.5
 COLOR_SHARE = 0.33
 _COLOR_DRAW = "colour"  # an address (core/record/draws.py): with another word every training of a seed would change
-HUE_SHIFT = 8.0  # at most, in OpenCV's hue units: 180 make the circle
+HUE_SHIFT = 8.0  # at most, in OpenCV's hue units: 180 are a full circle
 GAMMA = (0.95, 1.05)
 _FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One draw of an image.
+    """An augmented view of an image.
 
-    placement  as planned, or with another crop        flip   mirrored, after the crop
+    placement  as planned, or with another crop          flip   horizontal, after the crop
     hue        shift in OpenCV's units, -8 to 8; 0 none    gamma  power of the 0..255 values, 0.95 to 1.05; 1 none
     """
 
@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """Where the face is, in pixels of the image: center and size."""
+    """A face's center and size in pixels of the image."""
 
     x: int
     y: int
@@ -50,14 +50,14 @@ class Face:
 
 
 def is_varied(images: ImageSettings) -> bool:
-    """Whether draws differ in more than mirroring, so that each must be encoded anew. Mirroring alone has two forms."""
+    """Whether augmentation does more than flipping, so that latents cannot be cached."""
     return bool(changes_by_chance(images))
 
 
 def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
-    """What (epoch, repeat) shows of an image, by its folder's settings.
+    """The view of an image in (epoch, repeat), by its folder's settings.
 
-    Flip, crop and colors have addresses of their own, so that one setting does not change what another one draws.
+    Flip, crop and colors have separate addresses, so that one setting does not change the draws of another.
     """
     images = placed.concept.images
     placement, flip, hue, gamma = placed.placement, False, 0.0, 1.0
@@ -75,7 +75,7 @@ def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
 
 
 def _colors(draw: random.Random) -> tuple[float, float]:
-    """(hue shift, gamma): with a chance of 0.33 exactly one of them, either as likely."""
+    """(hue shift, gamma): with probability 0.33 exactly one of them, equally likely."""
     if draw.random() >= COLOR_SHARE:
         return 0.0, 1.0
     if draw.random() < 0.5:
@@ -87,15 +87,15 @@ def _colors(draw: random.Random) -> tuple[float, float]:
 
 
 def random_crop(placement: Placement, draw: random.Random) -> Placement:
-    """The bucket anywhere in the resized image, every offset as likely. The size before the crop stays: a side that
-    fits exactly is not cropped."""
+    """A random crop of the resized image, every offset equally likely. The image is not resized larger: a side that fits
+    exactly is not cropped."""
     (width, height), bucket = placement.resized, placement.bucket
     crop = (draw.randint(0, width - bucket[0]), draw.randint(0, height - bucket[1]))
     return Placement(placement.image, bucket, placement.resized, crop)
 
 
 def face_of(name: str) -> Face | None:
-    """The face that a file's name tells: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140."""
+    """The face in a file's name: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140."""
     match = _FACE_NAME.fullmatch(PurePath(name).stem)
     if match is None:
         return None
@@ -106,11 +106,11 @@ def face_of(name: str) -> Face | None:
 def face_crop(
     placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, draw: random.Random
 ) -> Placement:
-    """The bucket around the face, its shorter side between `sizes` times the face (reference: section 3.6).
+    """A crop around the face, its shorter side between `sizes` times the face (reference: section 3.6).
 
-    jitter   random_crop: the window moves far; without it by at most a twentieth of a face that is large enough
+    jitter   random_crop: the window moves far; without it by at most a twentieth of a large enough face
 
-    The image always covers the bucket: one that is smaller is enlarged to it, where sd-scripts refuses it.
+    A smaller image is upscaled to cover the bucket, where sd-scripts refuses it.
     """
     low, high = sorted(sizes)
     (own_width, own_height), bucket = placement.image, placement.bucket
@@ -137,16 +137,15 @@ def face_crop(
     return Placement(placement.image, bucket, resized, (crop[0], crop[1]))
 
 
-# ---- what SDXL is told
+# ---- SDXL size conditioning
 
 
 def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[Size, tuple[int, int], Size]:
-    """(original size (width, height), crop (left, top), target size (width, height)) of one draw, in pixels.
+    """(original size (width, height), crop (left, top), target size (width, height)) of one view, in pixels.
 
-    mode   "true": what was cut off at the left and the top of the resized image, as in the SDXL paper (Podell et al.
-           2023, arXiv:2307.01952, section 2.2); of a mirrored draw, what was cut from the mirrored image, so its
-           left is what the plain image loses at the right
-           "kohya": sd-scripts' number, from the image fitted into the bucket (reference: section 3.7)
+    mode   "true": pixels cropped at the left and top of the resized image, as in the SDXL paper (Podell et al. 2023,
+           arXiv:2307.01952, section 2.2); of a flipped view, the crop of the flipped image
+           "kohya": sd-scripts' values, from the image fitted into the bucket (reference: section 3.7)
     """
     placement = view.placement
     crop = _kohya_crop(placement, view.flip) if mode == "kohya" else _true_crop(placement, view.flip)
@@ -159,13 +158,13 @@ def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
 
 
 def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
-    """What stays free at the left and top when the image is fitted inside its bucket; never the crop that was drawn."""
+    """The margins at the left and top when the image is fitted inside its bucket; independent of the actual crop."""
     left, top, right, _ = recorded_crop(placement.bucket, placement.image)
     return int(placement.bucket[0] - right if flip else left), int(top)
 
 
 def recorded_crop(bucket: Size, image: Size) -> tuple[float, float, float, float]:
-    """What sd-scripts records as left, top, right, bottom: the image fitted inside the bucket (section 3.7)."""
+    """sd-scripts' crop_ltrb (left, top, right, bottom): the image fitted inside the bucket (section 3.7)."""
     ratio = image[0] / image[1]
     if bucket[0] / bucket[1] > ratio:
         width, height = bucket[1] * ratio, float(bucket[1])

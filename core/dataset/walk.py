@@ -1,4 +1,4 @@
-"""A folder -> its image files, with their caption files and states; then their headers, remembered between scans."""
+"""Find a folder's image files with their caption files, and read their headers, cached between scans."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular
 
-HEADER_THREADS = 4  # they wait for disks and network drives, not for the CPU
-_CHUNK, _AT_ONCE = 1024, 32  # files between two looks at a cancel; files one thread takes at a time
-_KIND = "header 2"  # of fact in the memo; the number changes when `read_header` finds other things
+HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
+_CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
+_KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is named like an image.
+    """A file with an image extension.
 
-    sidecars   names of the caption files beside it
-    sidecar_states   (bytes, mtime_ns) of each, and of those it shares with the image that it was cut out of
+    sidecars   names of the caption files next to it
+    sidecar_states   (bytes, mtime_ns) of each, and for a face crop of those of its source image
     """
 
     relative: str
@@ -52,18 +52,18 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is kept of a header."""
+    """Facts from a header."""
 
     width: int
     height: int
     rotated: bool
     animated: bool
-    really: str = ""  # its kind, where the name says another
+    really: str = ""  # its format, where the extension is another
 
 
 @dataclass
 class Walk:
-    """What a walk found."""
+    """Result of a walk."""
 
     files: list[File] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -81,8 +81,8 @@ def walk(
 ) -> Walk:
     """Every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
 
-    left_out   names of direct sub-folders to pass over      without   folders to pass over wherever they lie
-    endings    of caption files, in lower case                recursive   False: the folder alone
+    left_out   names of direct subfolders to skip          without   folders to skip anywhere
+    endings    extensions of caption files, in lower case  recursive   False: only the folder itself
     """
     found = Walk()
     visited: set[object] = set()
@@ -90,7 +90,7 @@ def walk(
         try:
             visited.add(_identity(folder))
         except OSError:
-            continue  # it does not exist, so it cannot be met
+            continue  # it does not exist
     waiting: list[tuple[Path, str]] = [(root, "")]
     while waiting:
         if cancel:
@@ -103,9 +103,9 @@ def walk(
             visited.add(identity)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            fix = "Allow reading it, or move it elsewhere."
-            what = f"A folder cannot be opened ({error.strerror})."
-            found.problems.append(Problem(what, printable(folder), fix, "advice"))
+            fix = "check its permissions, or move it elsewhere"
+            what = f"A subfolder cannot be opened ({error.strerror})"
+            found.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue
         before = len(found.files)
         subfolders = _sort_out(entries, folder, prefix, found, left_out if not prefix else frozenset(), endings)
@@ -128,7 +128,7 @@ def _sort_out(
     left_out: frozenset[str],
     endings: Sequence[str],
 ) -> list[tuple[Path, str]]:
-    """Put a folder's images into the walk; return its sub-folders. A caption may differ from its image in case."""
+    """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
     sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
     for entry in entries:
         ending = _caption_ending(entry.name, endings)
@@ -151,24 +151,25 @@ def _sort_out(
 
 
 def _dead_link(path: Path) -> Problem:
-    """Most likely a folder of images on a drive that is not there; or a link to itself, or into a closed folder."""
-    what = f"The link {printable(path.name)} {_refusal_of(path)}, so nothing behind it is used"
-    return Problem(what, printable(path), "connect the drive or allow reading it, or remove the link", "advice")
+    """Most likely a folder on a drive that is not connected; or a link to itself, or into an unreadable folder."""
+    what = f"The link {printable(path.name)} {_refusal_of(path)} and is skipped"
+    fix = "connect the drive, check its permissions, or remove the link"
+    return Problem(what, printable(path), fix, "advice", code="dataset.broken-link")
 
 
 def _refusal_of(path: Path) -> str:
-    """Why there is no file to read at the path, to be put after "the image"; empty where there is one."""
+    """Why the path cannot be read, worded to follow "the image"; empty where it can."""
     try:
         check_regular(path)
     except MissingFile as error:
-        return "is a link that leads nowhere" if os.path.islink(path) else reason_of(error)
+        return "is a broken link" if os.path.islink(path) else reason_of(error)
     except ProblemsError as error:
         return reason_of(error)
     return ""
 
 
 def _caption_ending(name: str, endings: Sequence[str]) -> str:
-    """The longest of the endings that the name has; "" when none."""
+    """The longest matching caption extension; "" when none."""
     lowered = name.lower()
     return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
 
@@ -189,13 +190,13 @@ def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, lis
 
 
 def _state(entry: os.DirEntry) -> tuple[int, int]:
-    """(-1, -1) for what cannot be looked at: no state is remembered under it."""
+    """(bytes, mtime_ns); (-1, -1) for an unreadable file, which is never cached."""
     found = _stat(entry)
     return (found.st_size, found.st_mtime_ns) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
-    """Of what a link leads to; costs nothing on Windows. None where the system answers with an error."""
+    """Facts of the file, following links; free on Windows. None where the system returns an error."""
     try:
         return entry.stat()
     except (OSError, ValueError):
@@ -203,7 +204,7 @@ def _stat(entry: os.DirEntry) -> os.stat_result | None:
 
 
 def file_at(path: Path, relative: str) -> File:
-    """A file that was named by its path, without what lies beside it."""
+    """A file given by its path, without caption files."""
     try:
         found = check_regular(path)
     except ProblemsError:
@@ -217,8 +218,8 @@ def file_at(path: Path, relative: str) -> File:
 def headers(
     files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
 ) -> Iterator[tuple[File, Seen | str]]:
-    """Each file with its header, or with the reason why it has none, in order. Headers of unchanged files are not read
-    again; what was wrong with a file is, since rights and links change without a trace in it."""
+    """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
+    errors are not cached, since permissions and links change without changing the file."""
     memo = memo or Memo(None)
     known = memo.known(_KIND, files)
     remaining = iter(files)

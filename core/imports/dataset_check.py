@@ -80,9 +80,9 @@ def check_document(document: Document) -> tuple[dict[str, Any], list[Dataset]]:
         if name not in ("general", "datasets"):
             near = difflib.get_close_matches(name, ["general", "datasets"], n=1)
             fix = (
-                f"Did you mean {near[0]}?"
+                f"did you mean {near[0]}?"
                 if near
-                else "Put options into [general], [[datasets]] or [[datasets.subsets]]."
+                else "put options into [general], [[datasets]] or [[datasets.subsets]]"
             )
             document.error(f"'{name}' has no place at the top of the file.", name, fix)
     general = raw.get("general", {})
@@ -191,9 +191,9 @@ def _value_fits(document: Document, option: Option, value: Any, place: str) -> b
     """Whether type and range are right; says so where they are not."""
     name = option.name
     if not fits(option.kind, value):
-        fix = f"Write {EXPECTED[option.kind]}."
+        fix = f"write {EXPECTED[option.kind]}"
         if isinstance(value, bool) and option.kind in ("int", "number"):
-            fix = f"Write {EXPECTED[option.kind]}; sd-scripts would take {shorten(value)} for {int(value)}."
+            fix = f"write {EXPECTED[option.kind]}; sd-scripts would take {shorten(value)} for {int(value)}"
         document.error(f"{name} is {shorten(value)}, which is not {EXPECTED[option.kind].split(':')[0]}.", place, fix)
         return False
     if refused_there(option.kind, value):

@@ -160,7 +160,7 @@ def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Su
     sizes = _metadata_sizes(document, subsets) if dataset.method == FINE_TUNING else []
     if sizes:
         if options["bucket_no_upscale"]:
-            what = "bucket_no_upscale cannot be used with metadata that holds train_resolution."
+            what = "bucket_no_upscale cannot be used with metadata that holds train_resolution"
             document.error(what, f"{dataset.path}.bucket_no_upscale", "Remove it.")
         for subset in subsets:
             subset.options["enable_bucket"] = True
@@ -172,16 +172,16 @@ def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Su
     elif options["resolution"] is None and "resolution" in dataset.given:
         return  # it was told already what is wrong with it
     elif options["resolution"] is None:
-        fix = "Add resolution = 512, or the size that you train at."
+        fix = "add resolution = 512, or the size that you train at"
         document.error(f"{dataset.path} has no resolution.", dataset.path, fix)
     else:
         _check_sides(document, dataset, options)
     for subset in subsets:
         if dataset.method == CONDITIONED and subset.options["random_crop"]:
-            what = "random_crop cannot be used with a conditioning_data_dir."
+            what = "random_crop cannot be used with a conditioning_data_dir"
             document.error(what, f"{subset.path}.random_crop", "Switch it off for this folder.")
         if subset.options["face_crop_aug_range"] is not None and options["enable_bucket"]:
-            what = "face_crop_aug_range has no effect while enable_bucket is on."
+            what = "face_crop_aug_range has no effect while enable_bucket is on"
             document.advise(what, f"{subset.path}.face_crop_aug_range", "Switch one of them off.")
 
 
@@ -197,11 +197,11 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     default = "; what sd-scripts takes where none is given"
     if min(width, height) < lowest:
         given = default if options["min_bucket_reso"] == 256 else ""
-        what = f"min_bucket_reso ({lowest}{given}) is above the resolution {width} x {height}."
+        what = f"min_bucket_reso ({lowest}{given}) is above the resolution {width} x {height}"
         say(what, f"{dataset.path}.min_bucket_reso", f"Set min_bucket_reso to {min(width, height)} or less.")
     if max(width, height) > highest:
         given = default if options["max_bucket_reso"] == 1024 else ""
-        what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}."
+        what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}"
         say(what, f"{dataset.path}.max_bucket_reso", f"Set max_bucket_reso to {2 * max(width, height)}.")
     if step % 64:
         note = (
@@ -229,13 +229,13 @@ def _without_twins(document: Document, dataset: Dataset, subsets: list[Subset]) 
     for subset in subsets:
         options = subset.options
         if options["num_repeats"] < 1:
-            what = f"num_repeats is {options['num_repeats']}: the folder is left out, as by sd-scripts."
+            what = f"num_repeats is {options['num_repeats']}: the folder is left out, as by sd-scripts"
             document.advise(what, f"{subset.path}.num_repeats", "Use 1 or more if it should train.")
             subset.enabled = False
         names = ("metadata_file",) if dataset.method == FINE_TUNING else ("image_dir", "conditioning_data_dir")
         key = tuple(options.get(name) for name in names)
         if subset.enabled and key in kept:
-            what = f"This folder stands in {dataset.path} already; it counts once, as in {kept[key].path}."
+            what = f"This folder stands in {dataset.path} already; it counts once, as in {kept[key].path}"
             document.advise(what, subset.path, "Remove one, or put it into a dataset of its own.")
             continue
         kept[key if subset.enabled else (subset.path,)] = subset
@@ -315,7 +315,7 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
     """One seed chooses what is held out of every folder."""
     seeds = {subset.options["validation_seed"] for subset in subsets} - {None}
     if len(seeds) > 1:
-        what = f"Datasets have different values of validation_seed; one holds for all here: {min(seeds)}."
+        what = f"Datasets have different values of validation_seed; one holds for all here: {min(seeds)}"
         document.advise(what, "datasets", "Give one in [general].")
     return {"validation_seed": min(seeds)} if seeds else {}
 

@@ -71,7 +71,7 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     target = open_home(path)
     kind = kind or target.suffix.lower().lstrip(".")
     if kind not in ("toml", "json"):
-        raise ProblemsError.one(f"'{target.name}' is neither .toml nor .json.", str(target), "Name it dataset.toml.")
+        raise ProblemsError.one(f"'{target.name}' is neither .toml nor .json", str(target), "name it dataset.toml")
     if target.suffix.lower() != f".{kind}":
         target = target.with_name(f"{target.name}.{kind}")
     config, problems = dataset_config(job)
@@ -79,13 +79,13 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
         problems += _only_toml(config)
     text = dataset_toml(config) if kind == "toml" else dataset_json(config)
     if kind == "toml" and not _reads_back(text, config):
-        fix = "Write a .json file, or rename what has unusual characters."
-        raise ProblemsError.one("The dataset cannot be written as TOML that sd-scripts reads.", str(target), fix)
+        fix = "write a .json file, or rename what has unusual characters"
+        raise ProblemsError.one("The dataset cannot be written as TOML that sd-scripts reads", str(target), fix)
     try:
         atomic.write_text(target, text)
     except OSError as error:
         raise ProblemsError.one(
-            f"The file cannot be written: {error.strerror}.", str(target), "Choose a folder that can be written to."
+            f"The file cannot be written: {error.strerror}", str(target), "choose a folder that can be written to"
         ) from None
     return Exported(target, config, problems)
 
@@ -106,8 +106,8 @@ def _only_toml(config: dict[str, Any]) -> list[Problem]:
             for name, value in list(subset.get("custom_attributes", {}).items()):
                 if not survives({name: value}):
                     del subset["custom_attributes"][name]
-                    what = f"The custom attribute '{name}' cannot be written as TOML."
-                    problems.append(Problem(what, subset.get("image_dir", ""), "Write a .json file.", "advice"))
+                    what = f"The custom attribute '{name}' cannot be written as TOML"
+                    problems.append(Problem(what, subset.get("image_dir", ""), "write a .json file", "advice"))
     return problems
 
 
@@ -115,7 +115,7 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     """The content of the file, and advice on what it cannot hold. Only looks at folders, and writes nothing."""
     concepts = [*_all_concepts(job)]
     if not concepts:
-        raise ProblemsError.one("There is no folder to write.", "dataset.sources", "Choose an image folder first.")
+        raise ProblemsError.one("There is no folder to write", "dataset.sources", "choose an image folder first")
     problems = unwritten(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
     places: dict[str, set[tuple]] = defaultdict(set)
@@ -131,9 +131,9 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
                 places[concept.batch_group].add(key)
     if any(len(keys) > 1 for keys in places.values()):
         what = (
-            "Folders that share batches here become datasets of their own: sd-scripts never mixes datasets in a batch."
+            "Folders that share batches here become datasets of their own: sd-scripts never mixes datasets in a batch"
         )
-        problems.append(Problem(what, "dataset.sources", "Give them equal sizes if they should share.", "advice"))
+        problems.append(Problem(what, "dataset.sources", "give them equal sizes if they should share", "advice"))
     return _tidy(list(datasets.values()), _seed(job, concepts)), problems
 
 
@@ -262,8 +262,8 @@ def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
     lost = [name for name, ending in _captions_in(folder) if ending != written]
     if lost:
         other = ".caption" if written == ".txt" else ".txt"
-        what = f"sd-scripts reads one ending in a folder, {written} here, and not the {other} of {listed(lost, 3)}."
-        yield Problem(what, folder.path, f"Rename these {other} files to {written}.", "advice")
+        what = f"sd-scripts reads one ending in a folder, {written} here, and not the {other} of {listed(lost, 3)}"
+        yield Problem(what, folder.path, f"rename these {other} files to {written}", "advice")
 
 
 # ---- which folders
@@ -304,12 +304,12 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
             found.append(_Folder(written, root.repeats, root.words, _masks_of(parent, top, masks)))
         others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
     if others:
-        what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files."
-        problems.append(Problem(what, path, "Convert them to .png.", "advice"))
+        what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
+        problems.append(Problem(what, path, "convert them to .png", "advice"))
     if not found:
         said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
-        what = "No image is found in the folder; it is written as it stands, without sub-folders."
-        problems.append(Problem(what, path, "Check it on the machine that trains.", "advice"))
+        what = "No image is found in the folder; it is written as it stands, without sub-folders"
+        problems.append(Problem(what, path, "check it on the machine that trains", "advice"))
         found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]
     return found
 

@@ -120,7 +120,7 @@ def _read_text(document: Document, suffix: str) -> str | None:
                 document.notes.append(f"The file is no UTF-8; it was read as {encoding}, as sd-scripts would here.")
                 return text
         document.problems.append(
-            Problem("The file is not UTF-8 text.", f"{document.path}, line {line}", "Save it as UTF-8 in your editor.")
+            Problem("The file is not UTF-8 text", f"{document.path}, line {line}", "save it as UTF-8 in your editor")
         )
         return None
 
@@ -169,14 +169,14 @@ def _tell_of_path(document: Document, suffix: str, key: str, line: int, meant: s
     where = document.where(place) if place else f"{document.path}, line {line}, {key}"
     slashed = meant.replace("\\", "/")
     if suffix == ".toml":
-        what = f'{key} is written with single backslashes in "...": TOML reads \\n in it as a line break, \\t as a tab.'
+        what = f'{key} is written with single backslashes in "...": TOML reads \\n in it as a line break, \\t as a tab'
         quoted = f"{key} = '{meant}'" if "'" not in meant and not meant.endswith("\\") else f'{key} = "{slashed}"'
-        fix = f'Write {quoted}, or with slashes: "{slashed}".'
+        fix = f'write {quoted}, or with slashes: "{slashed}"'
     else:
-        what = f"{key} is written with single backslashes: JSON reads \\n in it as a line break, \\t as a tab."
-        fix = f'Write "{key}": "{slashed}", or double each backslash.'
+        what = f"{key} is written with single backslashes: JSON reads \\n in it as a line break, \\t as a tab"
+        fix = f'write "{key}": "{slashed}", or double each backslash'
     if os.path.exists(resolve_path(meant)):
-        document.problems.append(Problem(f"{what} It was taken for {meant}, which exists.", where, fix, "advice"))
+        document.problems.append(Problem(f"{what} It was taken for {meant}, which exists", where, fix, "advice"))
     else:
         document.problems.append(Problem(what, where, fix))
 
@@ -228,7 +228,7 @@ def _parse_json(document: Document, text: str) -> None:
     except ProblemsError as error:
         cause = error.__cause__
         if isinstance(cause, json.JSONDecodeError):
-            what = f"The file is not valid JSON: {cause.msg[:1].lower()}{cause.msg[1:]}."
+            what = f"The file is not valid JSON: {cause.msg[:1].lower()}{cause.msg[1:]}"
             _broken_text(document, what, cause.lineno, cause.colno)
         else:
             document.problems += error.problems
@@ -237,9 +237,9 @@ def _parse_json(document: Document, text: str) -> None:
     for path, line in twice:
         document.problems.append(
             Problem(
-                f"{path} is given twice; the last one counts, as in sd-scripts.",
+                f"{path} is given twice; the last one counts, as in sd-scripts",
                 f"{document.path}, line {line}",
-                "Remove one of them.",
+                "remove one of them",
                 "advice",
             )
         )

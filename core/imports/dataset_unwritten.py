@@ -51,7 +51,7 @@ def unwritten(job: TrainJob, concepts: Sequence[Concept]) -> list[Problem]:
 
 
 def _lost(title: str, where: str, fix: str) -> Problem:
-    return Problem(f"'{title}' cannot be written to a dataset file of sd-scripts.", where, fix, "advice")
+    return Problem(f"'{title}' cannot be written to a dataset file of sd-scripts", where, fix, "advice")
 
 
 def _of_a_folder(concept: Concept) -> Iterator[Problem]:
@@ -67,14 +67,14 @@ def _of_a_folder(concept: Concept) -> Iterator[Problem]:
     if source.validation_images:
         yield _lost("Images for validation", folder, "Put them into a folder of their own with the validation role.")
     if not source.enabled:
-        what = "The folder is switched off; it is written with num_repeats = 0, which leaves it out."
-        yield Problem(what, folder, "Remove it from the file, or give it repeats.", "advice")
+        what = "The folder is switched off; it is written with num_repeats = 0, which leaves it out"
+        yield Problem(what, folder, "remove it from the file, or give it repeats", "advice")
     if images.more_resolutions:
-        what = "Further resolutions are written as further datasets over the same folder."
-        yield Problem(what, folder, "Nothing is to be done.", "advice")
+        what = "Further resolutions are written as further datasets over the same folder"
+        yield Problem(what, folder, "nothing is to be done", "advice")
     if images.bucket_reso_steps % 64 and images.enable_bucket:
-        what = f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}."
-        yield Problem(what, folder, "Use a multiple of 64 (SDXL: 32).", "advice")
+        what = f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}"
+        yield Problem(what, folder, "use a multiple of 64 (SDXL: 32)", "advice")
     yield from _of_masks_and_metadata(concept)
 
 
@@ -84,9 +84,9 @@ def _of_masks_and_metadata(concept: Concept) -> Iterator[Problem]:
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     if masks and images.masked_loss:
         yield Problem(
-            "Masks are used only with an option on the command line.",
+            "Masks are used only with an option on the command line",
             folder,
-            "Give sd-scripts --masked_loss.",
+            "give sd-scripts --masked_loss",
             "advice",
         )
     elif masks:
@@ -100,7 +100,7 @@ def _of_masks_and_metadata(concept: Concept) -> Iterator[Problem]:
     if masks and images.alpha_mask:
         yield _lost("Transparency is a mask", folder, "The mask folder is used alone.")
     if masks and images.random_crop:
-        yield Problem("sd-scripts refuses Crop by chance beside a mask folder.", folder, "Switch it off.", "advice")
+        yield Problem("sd-scripts refuses Crop by chance beside a mask folder", folder, "switch it off", "advice")
     if (masks or metadata) and concept.role == "regularization":
         yield _lost("Role: regularization", folder, "sd-scripts knows it for folders without masks and metadata.")
     if masks and (source.class_tokens or source.identifier or source.class_word):

@@ -1,4 +1,4 @@
-"""A person's file, opened only if it is one: a named pipe would wait forever, a device may answer without end."""
+"""Open user files only if they are regular files: a named pipe would block forever, a device may never end."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from typing import BinaryIO
 from core.record.problems import ProblemsError
 
 _KINDS = (
-    (stat.S_ISDIR, "This is a folder, not a file", "choose a file in it"),
-    (stat.S_ISFIFO, "This is a named pipe, not a file", "choose a regular file"),
-    (stat.S_ISSOCK, "This is a socket, not a file", "choose a regular file"),
-    (stat.S_ISCHR, "This is a device, not a file", "choose a regular file"),
-    (stat.S_ISBLK, "This is a device, not a file", "choose a regular file"),
+    (stat.S_ISDIR, "file.is-folder"),
+    (stat.S_ISFIFO, "file.is-pipe"),
+    (stat.S_ISSOCK, "file.is-socket"),
+    (stat.S_ISCHR, "file.is-device"),
+    (stat.S_ISBLK, "file.is-device"),
 )
+# Problem code -> what is at the path instead of a file.
+SPECIAL_FILES = {
+    "file.is-folder": "a folder",
+    "file.is-pipe": "a named pipe",
+    "file.is-socket": "a socket",
+    "file.is-device": "a device",
+}
 
 
 class MissingFile(ProblemsError):
-    """There is no file at the path."""
+    """No file exists at the path."""
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
     """The file for reading bytes. Raises ProblemsError, MissingFile where nothing is there.
 
-    What the path leads to is asked before it is opened (opening a pipe waits for its writer, opening a device can move
-    it), and once more after, without waiting, since it may have been replaced between.
+    The path is checked before opening (opening a pipe waits for its writer, opening a device can move it), and again
+    after, without blocking, since it may have been replaced in between.
     """
     try:
         _refuse_special(os.stat(path).st_mode, path)
@@ -43,7 +50,7 @@ def open_regular(path: Path | str, buffering: int = -1) -> BinaryIO:
 
 
 def check_regular(path: Path | str) -> os.stat_result:
-    """The same refusals for a file that a library is about to open by its name. Returns its facts."""
+    """The same checks for a file that a library is about to open by name. Returns its stat result."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:
@@ -53,39 +60,42 @@ def check_regular(path: Path | str) -> os.stat_result:
 
 
 def read_regular(path: Path | str, max_bytes: int) -> bytes:
-    """The whole file, refused where it has more than `max_bytes`, whatever its size is said to be."""
+    """The whole file; raises ProblemsError where it has more than `max_bytes`, whatever size the system reports."""
     with open_regular(path) as handle:
         try:
             data = handle.read(max_bytes + 1)
         except OSError as error:
             raise _unreadable(error, path) from error
     if len(data) > max_bytes:
-        raise ProblemsError.one(
-            f"The file is too large: more than {_size(max_bytes)}", str(path), "check that it is the right file"
-        )
+        what = f"The file is larger than the limit of {_size(max_bytes)}"
+        raise ProblemsError.one(what, str(path), "check that it is the right file", "file.too-large")
     return data
 
 
 def _refuse_special(mode: int, path: Path | str) -> None:
-    for is_kind, what, fix in _KINDS:
+    for is_kind, code in _KINDS:
         if is_kind(mode):
-            raise ProblemsError.one(what, str(path), fix)
+            fix = "choose a file in it" if code == "file.is-folder" else "choose a regular file"
+            raise ProblemsError.one(f"The path is {SPECIAL_FILES[code]}, not a file", str(path), fix, code)
     if not stat.S_ISREG(mode):
-        raise ProblemsError.one("This is not a regular file", str(path), "choose a regular file")
+        raise ProblemsError.one(
+            "The path is not a regular file", str(path), "choose a regular file", "file.not-regular"
+        )
 
 
 def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
     where = str(path)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return MissingFile.one("There is no such file", where, "check the path")
+        return MissingFile.one("The file does not exist", where, "check the path", "file.missing")
     if not isinstance(error, OSError):
-        return MissingFile.one("This cannot be the name of a file", where, "check the path")
+        return MissingFile.one("The path is not a valid file name", where, "check the path", "file.invalid-name")
     if error.errno == errno.ELOOP:
-        return ProblemsError.one("The link leads back to itself", where, "replace the link with the file")
+        return ProblemsError.one("The link points to itself", where, "replace the link with the file", "file.link-loop")
     if error.errno == errno.ENAMETOOLONG:
-        return MissingFile.one("The path is too long for this system", where, "use a shorter name or path")
+        fix = "use a shorter name or path"
+        return MissingFile.one("The path is too long for this system", where, fix, "file.path-too-long")
     fix = "check its permissions" if isinstance(error, PermissionError) else "check the drive, or copy the file again"
-    return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix)
+    return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
 
 
 def _size(count: int) -> str:

@@ -66,9 +66,9 @@ def weights_folder() -> Path:
             if all((folder / f"{name}.lz4").is_file() for name in _NETWORKS):
                 return folder
     raise ProblemsError.one(
-        "The face detector is not installed.",
+        "The face detector is not installed",
         "images.action",
-        f"Run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
+        f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
     )
 
 

@@ -56,9 +56,9 @@ def rename_in_place(images: Sequence[Path], asked: ImageToolSettings, folder: Pa
     going = {old for old, _ in pairs}
     taken = [new for _, new in pairs if os.path.lexists(new) and new not in going]
     if taken:
-        fix = "Choose other words before the number, or move these files. Nothing was renamed."
+        fix = "choose other words before the number, or move these files. Nothing was renamed"
         raise ProblemsError(
-            [Problem("A file of this name is there already.", printable(path), fix) for path in taken[:20]]
+            [Problem("A file of this name is there already", printable(path), fix) for path in taken[:20]]
         )
     record = _record(folder, pairs)
     _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
@@ -90,8 +90,8 @@ def rename_back(folder: Path) -> int:
         going = {now for _, now, _ in there}
         taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
         if taken:
-            fix = "Rename or move that file, then try again. Nothing was renamed."
-            raise ProblemsError([Problem("Another file has the earlier name.", printable(p), fix) for p in taken[:20]])
+            fix = "rename or move that file, then try again. Nothing was renamed"
+            raise ProblemsError([Problem("Another file has the earlier name", printable(p), fix) for p in taken[:20]])
         _rename(there, folder, _COMING)
         atomic.remove(record)
         with suppress(OSError):
@@ -99,7 +99,7 @@ def rename_back(folder: Path) -> int:
             record.parent.parent.rmdir()
         return len(there)
     raise ProblemsError.one(
-        "There is no numbering to take back.", printable(folder), "Only files that were numbered in place can go back."
+        "There is no numbering to take back", printable(folder), "only files that were numbered in place can go back"
     )
 
 
@@ -146,8 +146,8 @@ def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     try:
         atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
     except OSError as error:
-        what = f"The record that takes a numbering back cannot be written ({error.strerror}), so nothing was renamed."
-        raise ProblemsError.one(what, printable(place), "Check that the folder may be written to.") from error
+        what = f"The record that takes a numbering back cannot be written ({error.strerror}), so nothing was renamed"
+        raise ProblemsError.one(what, printable(place), "check that the folder may be written to") from error
     return place / RECORD
 
 
@@ -171,6 +171,6 @@ def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, 
                 atomic.replace(target, source)
         if record is not None:
             atomic.remove_folder(record.parent)
-        what = f"A file could not be renamed ({error.strerror or error}); all have their earlier names."
+        what = f"A file could not be renamed ({error.strerror or error}); all have their earlier names"
         where = printable(error.filename or folder)
-        raise ProblemsError.one(what, where, "Close programs that use it, and try again.") from error
+        raise ProblemsError.one(what, where, "close programs that use it, and try again") from error

@@ -86,7 +86,7 @@ def run_images(
         return ToolReport(folder)
     images, others = images_of(folder, asked.recursive)
     if not images:
-        raise ProblemsError.one("There is no image in the folder.", printable(folder), "Choose another folder.")
+        raise ProblemsError.one("There is no image in the folder", printable(folder), "choose another folder")
     if asked.action == "number" and asked.number_in_place:
         return _in_place(images, others, asked, folder, on_event)
     report = ToolReport(output, others=others)
@@ -108,25 +108,25 @@ def check_images(job: ImagesJob, workspace: Workspace) -> tuple[Path, Path]:
     text = asked.folder.strip().strip("\"'")
     folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
     if not text:
-        problems.append(Problem("No folder is chosen.", "images.folder", "Choose the folder with the images."))
+        problems.append(Problem("No folder is chosen", "images.folder", "choose the folder with the images"))
     elif not os.path.isdir(folder):
-        fix = "Check the spelling, or choose another folder."
-        problems.append(Problem("The image folder does not exist.", printable(folder), fix))
+        fix = "check the spelling, or choose another folder"
+        problems.append(Problem("The image folder does not exist", printable(folder), fix))
     output = workspace.datasets / asked.action / (folder.name or "images")
     if asked.output and asked.output.strip():
         output = Path(os.path.abspath(resolve_path(asked.output.strip().strip("\"'"))))
     copies = asked.action != "undo_number" and not (asked.action == "number" and asked.number_in_place)
     if copies and text and _inside(output, folder):
-        fix = "Choose a folder beside it: copies among the images would train too."
-        problems.append(Problem("Copies would be written into the image folder itself.", "images.output", fix))
+        fix = "choose a folder beside it: copies among the images would train too"
+        problems.append(Problem("Copies would be written into the image folder itself", "images.output", fix))
     if copies and os.path.exists(output) and not output.is_dir():
-        problems.append(Problem("A file is in the place of the output folder.", printable(output), "Choose another."))
+        problems.append(Problem("A file is in the place of the output folder", printable(output), "choose another"))
     if asked.action == "resize" and not asked.max_resolution:
-        problems.append(Problem("No size is given.", "images.max_resolution", "Give at least one, such as 512."))
+        problems.append(Problem("No size is given", "images.max_resolution", "give at least one, such as 512"))
     if asked.action == "faces":
         if asked.face_resize != "none" and asked.face_crop != "size":
-            what = "Faces can only be scaled with a window of a fixed size."
-            problems.append(Problem(what, "images.face_resize", "Set the window to the crop size, or scale nothing."))
+            what = "Faces can only be scaled with a window of a fixed size"
+            problems.append(Problem(what, "images.face_resize", "set the window to the crop size, or scale nothing"))
         try:
             weights_folder()
         except ProblemsError as error:

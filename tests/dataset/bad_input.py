@@ -59,9 +59,9 @@ class Seen:
         self.problems = self.report.problems
         return self.report
 
-    def told(self, what, where, fix, blocks=False):
-        """The one finding with these words in what, where and fix."""
-        return told(self.problems, what, where, fix, blocks)
+    def told(self, code, where, about="", blocks=False):
+        """The one problem of this code and place that names `about`."""
+        return told(self.problems, code, where, about, blocks)
 
     def row(self, name):
         (found,) = [each for each in self.report.rows if each.key[1] == name]
@@ -75,14 +75,15 @@ class Seen:
         assert sorted(each.key[1] for each in self.report.rows if each.trains) == sorted(names)
 
 
-def told(problems, what, where, fix, blocks=False):
+def told(problems, code, where, about="", blocks=False):
     level = "error" if blocks else "advice"
     found = [
         each
         for each in problems
-        if what in each.what and where in each.where and fix in each.fix and each.level == level
+        if each.code == code and where in each.where and about in f"{each.what}; {each.fix}" and each.level == level
     ]
-    assert len(found) == 1, f"{what} / {where} / {fix} ({level}) is not among:\n" + "\n".join(map(str, problems))
+    listed = "\n".join(f"{each.code}: {each}" for each in problems)
+    assert len(found) == 1, f"{code} / {where} / {about} ({level}) is not among:\n{listed}"
     return found[0]
 
 

@@ -38,7 +38,7 @@ def a_photo_that_exif_turns(theirs):
     seen = yield {}
     assert seen.row("phone.jpg").size == (96, 160) and seen.placed("phone.jpg").image.rotated
     assert open_rgb(path).size == (96, 160)
-    assert any("phone.jpg" in line and "turned upright" in line for line in report_lines(seen.job, seen.report))
+    assert any("phone.jpg" in line and "EXIF" in line for line in report_lines(seen.job, seen.report))
 
 
 @table.row(2)
@@ -86,7 +86,7 @@ def animated_files(theirs):
     for name in ("wave.gif", "turn.webp", "spin.png"):
         frames[0].save(theirs / name, save_all=True, append_images=frames[1:])
     seen = yield {}
-    seen.told("only the first frame trains (spin.png, turn.webp, wave.gif)", str(theirs), "Save the frame you want")
+    seen.told("image.animated", str(theirs), "(spin.png, turn.webp, wave.gif)")
     seen.trains("wave.gif", "turn.webp", "spin.png")
 
 
@@ -101,10 +101,10 @@ def files_that_are_cut_off_or_no_images(theirs):
     seen = yield {}
     broken = {"cut.png": "truncated", "page.jpg": "a web page", "zeros.png": "only zeros", "nothing.webp": "0 bytes"}
     for name, why in broken.items():
-        seen.told(why, str(theirs / name), "turn on 'Leave out broken images'", blocks=True)
+        seen.told("image.unreadable", str(theirs / name), why, blocks=True)
     seen.look(dataset={"skip_broken": True})
     for name, why in broken.items():
-        seen.told(why, str(theirs / name), "It is left out")
+        seen.told("image.unreadable", str(theirs / name), why)
         assert why in seen.row(name).why and not seen.row(name).trains
     assert seen.report.ok and seen.report.steps_per_epoch == 1  # the length is that of what is left
     seen.trains("good.png")
@@ -120,7 +120,7 @@ def an_image_that_says_it_is_enormous(theirs):
     notes.add_text("workflow", "x" * (2 << 20), zip=True)  # Pillow refuses it by default (kohya_ss 817)
     image(theirs / "workflow.png", pnginfo=notes)
     seen = yield {}
-    seen.told("bomb.png says it has more than", str(theirs / "bomb.png"), "Replace or remove it", blocks=True)
+    seen.told("image.unreadable", str(theirs / "bomb.png"), "bomb.png has more than", blocks=True)
     seen.trains("workflow.png")
 
 
@@ -139,9 +139,9 @@ def images_too_small_to_train(theirs):
     image(theirs / "line.png", 400, 20)
     seen = yield {"dataset": {"bucket_no_upscale": True}}
     path = str(theirs / "line.png")
-    seen.told("line.png (400 x 20) is too narrow for any bucket", path, "Crop it by hand", blocks=True)
+    seen.told("image.too-narrow", path, "line.png (400 x 20)", blocks=True)
     seen.look(dataset={"bucket_no_upscale": True, "skip_broken": True})
-    seen.told("line.png (400 x 20) is too narrow for any bucket", path, "Crop it by hand")
+    seen.told("image.too-narrow", path, "line.png (400 x 20)")
 
 
 @table.row(9)
@@ -150,7 +150,7 @@ def a_longest_side_below_the_resolution(theirs):
     seen = yield {"dataset": {"resolution": 1024, "bucket_reso_steps": 64}}
     assert seen.report.ok and seen.row("a.png").bucket == (2048, 512)  # empty is twice the resolution, not 1024
     seen.look(dataset={"resolution": 1024, "max_bucket_reso": 768})
-    seen.told("768 is below the resolution 1024 x 1024", "dataset.max_bucket_reso", "Leave it empty", blocks=True)
+    seen.told("dataset.max-bucket-resolution", "dataset.max_bucket_reso", "1024 x 1024", blocks=True)
 
 
 @table.row(10)
@@ -161,9 +161,9 @@ def names_that_differ_in_the_ending_or_in_case_only(theirs):
     image(theirs / "b.png", 96, 160)
     two_cases = (theirs / "B.png").read_bytes() != (theirs / "b.png").read_bytes()  # not on Windows and macOS
     seen = yield {}
-    seen.told("a.jpg, a.png differ only in the extension", str(theirs), "Rename one of them")
+    seen.told("image.same-stem", str(theirs), "a.jpg, a.png")
     if two_cases:
-        seen.told("B.png, b.png differ only in upper and lower case", str(theirs), "Rename one of them")
+        seen.told("image.same-name-ignoring-case", str(theirs), "B.png, b.png")
     assert len(latent_cache(seen).missing(seen.report.placed)) == (4 if two_cases else 3)  # an entry each
 
 
@@ -176,9 +176,9 @@ def caches_of_what_was_changed_since(theirs):
     (theirs / "metadata_cache.json").write_text(json.dumps(said))
     seen = yield {"dataset": {"folder": None, "sources": [{"folder": str(theirs), "cache_info": True}]}}
     shown = str(theirs / "metadata_cache.json")
-    seen.told("1 of 1 captions differ from the list, whose words train: a.png", shown, "Delete metadata_cache.json")
-    seen.told("a.png (512 x 512 in the list, 160 x 96 now)", str(theirs), "Write the list again")
-    seen.told("gone.png", shown, "")
+    seen.told("dataset.stale-caption-cache", shown, "a.png")
+    seen.told("metadata.other-size", str(theirs), "a.png (512 x 512 in the metadata, 160 x 96 now)")
+    seen.told("metadata.no-image", shown, "gone.png")
     others = NpzCaches(seen.report.placed)
     assert others(Side(seen.placed("a.png"))) is None and "a.npz" in others.refused
     assert latent_cache(seen).fill(seen.report.placed, finite) == 1 and not latent_cache(seen).missing(
@@ -197,8 +197,8 @@ def captions_under_another_ending(theirs):
     seen = yield {}
     assert seen.row("a.png").caption == "a fox" and seen.report.captions_found == 2  # auto takes either
     seen.look(captions={"caption_extension": ".caption"})
-    seen.told("1 image has caption files that are not read", str(theirs), "Choose which is read in Captions")
-    seen.told("1 of 2 images have no caption file; the folder's words are used: theirs", str(theirs), "Write captions")
+    seen.told("dataset.unused-captions", str(theirs), "1 image has")
+    seen.told("dataset.default-captions", str(theirs), "1 of 2 images")
     assert seen.report.captions_found == 1
 
 
@@ -210,8 +210,8 @@ def captions_in_other_encodings(theirs):
     image(theirs / "japan.png").with_suffix(".txt").write_bytes(words.encode("cp932"))
     seen = yield {}
     assert {each.caption for each in seen.report.rows} == {words}
-    seen.told("read as shift-jis rather than UTF-8", str(theirs / "japan.txt"), "Saving it on the Captions tab")
-    seen.told("written in utf-16 rather than UTF-8", str(theirs / "wide.txt"), "Saving it on the Captions tab")
+    seen.told("caption.not-utf8", str(theirs / "japan.txt"), "read as shift-jis")
+    seen.told("caption.not-utf8", str(theirs / "wide.txt"), "encoded in utf-16")
 
 
 @table.row(14)
@@ -220,7 +220,7 @@ def empty_captions_and_leading_blank_lines(theirs):
     image(theirs / "blank.png", caption=" \n\n")
     image(theirs / "late.png", caption="\n\na fox\n")
     seen = yield {}
-    said = seen.told("2 of 3 images have an empty caption file", str(theirs), "Write captions, or delete the files")
+    said = seen.told("dataset.empty-captions", str(theirs), "2 of 3 images")
     assert "blank.png, empty.png" in said.what
     assert seen.row("late.png").caption == "a fox"
 
@@ -253,11 +253,11 @@ def the_leaf_folder_the_parent_and_none_at_all(theirs):
     seen.look(dataset={"folder": str(theirs / "plain")})
     assert (seen.row("b.png").repeats, seen.row("b.png").caption) == (1, "plain")
     seen.look(dataset={"folder": str(theirs / "papers")})
-    seen.told("It holds other files: 1 .pdf", str(theirs / "papers"), "Choose a folder with .png", blocks=True)
+    seen.told("dataset.no-images", str(theirs / "papers"), "1 .pdf", blocks=True)
     seen.look(dataset={"folder": str(theirs / "nowhere")})
-    seen.told("does not exist", str(theirs / "nowhere"), "Check the spelling", blocks=True)
+    seen.told("dataset.missing-folder", str(theirs / "nowhere"), blocks=True)
     seen.look(dataset={"folder": str(leaf / "a.png")})
-    seen.told("A file was given", "a.png", str(leaf), blocks=True)
+    seen.told("dataset.not-a-folder", "a.png", str(leaf), blocks=True)
 
 
 @table.row(17)
@@ -268,7 +268,7 @@ def windows_paths_in_toml(theirs):
     yield {}
     found = read_dataset_config(theirs / "set.toml")
     where = f"{theirs / 'set.toml'}, line 4, datasets[0].subsets[0].image_dir"
-    told(found.problems, "single backslashes", where, "Write image_dir = 'C:\\new\\train'", blocks=True)
+    told(found.problems, "dataset-config.backslashes", where, "image_dir = 'C:\\new\\train'", blocks=True)
     found = read_dataset_config(theirs / "right.toml")
     assert not found.problems and found.values["dataset"]["sources"][0]["folder"] == "C:\\new\\train"
 
@@ -312,7 +312,7 @@ def a_vae_that_gives_no_finite_numbers(theirs):
     cache = latent_cache(seen)
     with pytest.raises(ProblemsError) as caught:
         cache.fill(seen.report.placed, overflows)
-    told(caught.value.problems, "(NaN) for the image a.png", str(theirs / "a.png"), "choose another VAE", blocks=True)
+    told(caught.value.problems, "image.vae-nan", str(theirs / "a.png"), "the image a.png", blocks=True)
     assert cache.fill(seen.report.placed, overflows, retry=finite) == 1 and not cache.missing(seen.report.placed)
 
 
@@ -322,13 +322,13 @@ def more_regularization_than_images(theirs):
         image(theirs / name)
     folders = {"folder": str(theirs / "fox"), "reg_data_dir": str(theirs / "dog")}
     seen = yield {"dataset": folders}
-    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("4 views of 7 images in turn")
+    assert seen.report.views == {0: 2, 1: 2} and seen.report.sentence.startswith("4 views of 7 images in rotation")
     epochs = Epochs(seen.report.placed, seen.job.dataset)
     shown = {each.key for epoch in range(3) for each, _ in epochs.views_of(epoch) if each.concept.number == 1}
     assert len(shown) == 5  # no unused tail: three epochs of two views show all five
     seen.look(dataset={"folder": None, "reg_data_dir": str(theirs / "dog")})
-    seen.told("5 regularization images have nothing to balance", "dataset.sources", "Add images to train")
-    seen.told("No image is left to train", "dataset", "Add images", blocks=True)
+    seen.told("dataset.regularization-alone", "dataset.sources", "5 regularization images")
+    seen.told("dataset.no-images", "dataset", blocks=True)
 
 
 @table.row(22)
@@ -354,9 +354,9 @@ def masks_of_another_size_missing_and_left_over(theirs):
     image(masks / "old.png", caption=None)
     folders = {"folder": str(theirs / "set"), "conditioning_data_dir": str(masks), "masked_loss": True}
     seen = yield {"dataset": folders}
-    seen.told("1 of 2 images have no mask of their name", str(masks), "Add the missing ones")
-    seen.told("belong to no image: old.png", str(masks), "Rename them")
-    seen.told("a.png (80 x 48 for 160 x 96)", str(masks), "Make them of the image's size")
+    seen.told("mask.missing", str(masks), "1 of 2 images")
+    seen.told("mask.unmatched", str(masks), "old.png")
+    seen.told("mask.other-size", str(masks), "a.png (80 x 48 for 160 x 96)")
     assert seen.report.ok and seen.row("a.png").mask and not seen.row("b.png").mask
 
 

@@ -35,7 +35,7 @@ def test_every_image_gets_the_bucket_size_and_crop_that_sd_scripts_gives_it(case
             assert placement is None, item
             continue
         got = (placement.bucket, placement.resized, placement.crop)
-        assert got == tuple(tuple(item[name]) for name in ("bucket", "resized", "center_crop_left_top")), item
+        assert got == tuple(tuple(item[name]) for name in ("bucket", "resized", "centre_crop_left_top")), item
 
 
 def test_limits_are_rounded_outwards_to_the_step():
@@ -96,8 +96,9 @@ def test_a_longest_side_below_the_resolution_is_an_error():
 
 
 def test_a_step_above_the_resolution_is_an_error():
-    with pytest.raises(ProblemsError, match="no size is left"):
+    with pytest.raises(ProblemsError) as caught:
         plan_buckets(DatasetSettings(resolution=64, bucket_reso_steps=128))
+    assert caught.value.codes == ["dataset.bucket-step"]
 
 
 def test_buckets_off_is_one_size_for_all():

@@ -43,8 +43,8 @@ def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):
     found = look(tmp_path / "set")
     assert [read_caption(p, CaptionSettings()).text for p in found.images] == ["of the list"]
     unlisted, edited = found.problems
-    assert "new.png" in unlisted.what and "do not train" in unlisted.what
-    assert "1 of 1 captions differ from the list" in edited.what and "a.png" in edited.what
+    assert unlisted.code == "metadata.unlisted-images" and "new.png" in unlisted.what
+    assert edited.code == "dataset.stale-caption-cache" and "1 of 1" in edited.what and "a.png" in edited.what
     assert {unlisted.level, edited.level} == {"advice"}
     assert "Delete metadata_cache.json" in edited.fix
 
@@ -60,14 +60,14 @@ def test_entries_whose_image_is_gone_and_images_that_changed_are_said(tmp_path, 
     )
     whats = [problem.what for problem in look(tmp_path / "set").problems]
     assert any("match no image" in what and "gone.png" in what for what in whats)
-    assert any("a.png (99 x 48 in the list, 64 x 48 now)" in what for what in whats)
+    assert any("a.png (99 x 48 in the metadata, 64 x 48 now)" in what for what in whats)
 
 
 def test_a_list_of_another_computer_is_found_by_name(tmp_path, add):
     add("set/a.png")
     write(tmp_path / "set", {"D:\\old\\a.png": {"caption": "x", "resolution": [64, 48]}})
     found = look(tmp_path / "set")
-    assert [p.relative for p in found.images] == ["a.png"] and "found by name" in found.problems[0].what
+    assert [p.relative for p in found.images] == ["a.png"] and found.problems[0].code == "metadata.matched-by-name"
 
 
 def test_a_folder_that_takes_no_list_trains_all_the_same_and_it_is_said(tmp_path, add, monkeypatch):

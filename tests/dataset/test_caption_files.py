@@ -95,7 +95,7 @@ def test_an_empty_caption_file_is_an_empty_caption_and_said(tmp_path, content):
     (tmp_path / "a.txt").write_bytes(content)
     caption = read_caption(image(tmp_path, words="fox"), CaptionSettings())
     assert (caption.text, caption.source) == ("", "blank")
-    assert "empty" in caption.problem.what and "words" in caption.problem.fix
+    assert caption.problem.code == "caption.empty"
 
 
 def test_a_caption_file_of_megabytes_is_not_taken_for_a_caption(tmp_path):

@@ -60,7 +60,7 @@ def test_missing_and_extra_masks_are_listed_as_advice(tmp_path, add):
     assert pairs(found) == {"a.png": "a.png", "b.png": None}
     missing, extra = found.problems
     assert "1 of 2 images have no mask" in missing.what and "b.png" in missing.what
-    assert "1 file of the mask folder" in extra.what and "c.png" in extra.what
+    assert extra.code == "mask.unmatched" and "1 file" in extra.what and "c.png" in extra.what
     assert (missing.level, extra.level) == ("advice", "advice")
 
 
@@ -94,9 +94,9 @@ def test_a_mask_folder_that_is_not_there_is_an_error_and_the_images_are_still_li
     add("set/a.png")
     found = look(tmp_path / "set", tmp_path / "nowhere")
     (problem,) = found.problems
-    assert "folder of masks does not exist" in problem.what and problem.level == "error" and len(found.images) == 1
+    assert problem.code == "dataset.missing-folder" and problem.level == "error" and len(found.images) == 1
     (problem,) = look(tmp_path / "set", tmp_path / "set/a.png").problems
-    assert "is a file" in problem.what
+    assert problem.code == "dataset.not-a-folder"
 
 
 @pytest.mark.parametrize(("skip", "level"), [(False, "error"), (True, "advice")])
@@ -113,7 +113,7 @@ def test_a_mask_that_is_cut_off_is_found_by_the_full_decode_and_remembered(tmp_p
     for decode in (True, False):
         report = preflight(job, workspace, decode=decode)
         assert {row.key[1]: row.why for row in report.rows if not row.trains} == {
-            "a.png": "has a mask, a.png, that is cut off (truncated)"
+            "a.png": "has a mask, a.png, that is truncated"
         }
         (problem,) = [problem for problem in report.problems if "mask" in problem.what]
         assert problem.level == level and "a.png" in problem.where

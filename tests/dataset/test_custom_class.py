@@ -72,7 +72,7 @@ def rows(module, value):
 def test_a_preset_alone_can_import_nothing_and_is_told_how_to_allow_it(tmp_path, module):
     found = look(tmp_path, f"{module}.own.Images")
     (problem,) = found.problems
-    assert "not allowed to run" in problem.what and problem.level == "error" and not found.images
+    assert problem.code == "module.not-allowed" and problem.level == "error" and not found.images
     assert f"--allow-module {module}" in problem.fix and "allowed_modules.txt" in problem.fix
     assert f"{module}.own" not in sys.modules and module not in sys.modules
 
@@ -121,14 +121,14 @@ def test_errors_of_the_class_are_named_and_end_nothing_else(tmp_path, module, na
 
 def test_a_name_that_is_no_class_is_said(tmp_path, module):
     for name in ("Class", "a.b-c", "a..b"):
-        assert "names no class" in look(tmp_path, name).problems[0].what
+        assert look(tmp_path, name).problems[0].code == "dataset-class.name"
 
 
 BAD = [
     ("a text", "is str, not a dict"),
     ({}, "has no path"),
     ({"path": "", "caption": "x"}, "has no path"),
-    ({"path": "a.png", "caption": 5}, "has a caption that is no text"),
+    ({"path": "a.png", "caption": 5}, "has a caption that is not a string"),
     ({"path": "a.png", "repeats": 0}, "has repeats of 0"),
     ({"path": "a.png", "repeats": True}, "has repeats of True"),
     ({"path": "a.png", "is_reg": "yes"}, "has an is_reg"),

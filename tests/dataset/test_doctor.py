@@ -159,7 +159,7 @@ def test_captions_that_teach_little_are_found(folder):
     (folder / "black.txt").write_text("Under a cloudy autumn sky, a tall old tower, beside a calm lake")
     found = findings(folder)
     assert names(found["no caption"]) == [["red.png"]]
-    assert found["no caption"].images[0][0].note == "trained as: set"
+    assert found["no caption"].images[0][0].note == "default caption: set"
     assert names(found["file name"]) == [["IMG_0231.png"]]
     assert names(found["alike captions"]) == [["black.png", "blue.png"]]
     for path in folder.glob("*.txt"):
@@ -199,8 +199,9 @@ def test_treating_a_finding_moves_the_advised_and_can_be_undone(folder):
     trash.put_back(token)
     assert sorted(path.name for path in folder.iterdir()) == before
     (folder / "red.txt").unlink()
-    with pytest.raises(ProblemsError, match="no images to put away"):
+    with pytest.raises(ProblemsError) as caught:
         treat(findings(folder)["no caption"], folder)
+    assert caught.value.codes == ["doctor.nothing-to-move"]
 
 
 def test_one_file_named_by_two_entries_is_never_put_away(folder, tmp_path):

@@ -125,7 +125,7 @@ def test_one_decoding_tells_what_is_broken_and_what_the_others_look_like(folder,
     assert looks(images, memo) == looks(images, Memo(memo)) == found
     assert [found["fox", name].transparent for name in ("a.png", "b.png", "c.png")] == [False, True, False]
     assert found["fox", "a.png"] == measure(scene(0))
-    assert "cut off" in found["fox", "c.png"].reason and not found["fox", "c.png"].dhash
+    assert "truncated" in found["fox", "c.png"].reason and not found["fox", "c.png"].dhash
     assert reasons_of(found) == reasons_of(looks(images, memo))
     assert list(reasons_of(found)) == [("fox", "c.png")]
 

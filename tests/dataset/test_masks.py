@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_mask_is_said_of_its_image(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "mask.png").write_bytes(b"x")
     each = placed(tmp_path / "a.png", tmp_path / "mask.png", masked_loss=True)
-    with pytest.raises(BrokenImage, match=r"has a mask, mask\.png, that is not an image"):
+    with pytest.raises(BrokenImage, match=r"has a mask, mask\.png, that is not a supported image"):
         load_mask(each, View(each.placement))
     with pytest.raises(BrokenImage, match="no conditioning image"):
         load_conditioning(placed(tmp_path / "a.png"), View(each.placement))

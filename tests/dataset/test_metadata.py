@@ -46,6 +46,10 @@ def whats(found):
     return [problem.what for problem in found.problems]
 
 
+def codes(found):
+    return [problem.code for problem in found.problems]
+
+
 @pytest.mark.parametrize("form", ["stem", "name", "full", "relative", "windows", "case", "dotted"])
 def test_a_key_of_any_form_finds_its_image(tmp_path, add, look, form):
     path = add("set/sub/a.b.png")
@@ -67,7 +71,7 @@ def test_a_full_path_of_another_computer_is_found_by_its_name_and_said(tmp_path,
     found = look({"D:\\train\\hero\\a.png": {"caption": "a fox"}})
     assert given(found) == {"a.png": "a fox"}
     (problem,) = found.problems
-    assert "found by name" in problem.what and "D:\\train" in problem.what and problem.level == "advice"
+    assert problem.code == "metadata.matched-by-name" and "D:\\train" in problem.what and problem.level == "advice"
 
 
 def test_an_image_outside_the_folder_trains_under_an_address_without_its_absolute_path(tmp_path, add, look):
@@ -141,7 +145,7 @@ def test_sizes_of_some_entries_are_not_used_and_that_is_said(add, look):
     add("set/b.png")
     found = look({"a": {"train_resolution": [512, 768]}, "b": {"caption": "x"}})
     assert [image.own_bucket for image in found.images] == [None, None]
-    assert "1 of 2 entries have a train_resolution, so none is used" in whats(found)[0]
+    assert codes(found) == ["metadata.partial-resolutions"] and "1 of 2" in whats(found)[0]
 
 
 def test_never_enlarge_beside_sizes_of_the_metadata_is_said(add, look):
@@ -163,7 +167,7 @@ def test_another_size_than_the_list_says_is_pointed_out_unless_it_is_only_turned
     add("set/b.png", 40, 30)
     found = look({"a": {"image_size": [30, 40]}, "b": {"image_size": [99, 40]}})
     (what,) = whats(found)
-    assert "b.png (99 x 40 in the list, 40 x 30 now)" in what and "a.png" not in what
+    assert "b.png (99 x 40 in the metadata, 40 x 30 now)" in what and "a.png" not in what
 
 
 def test_keys_that_match_nothing_are_listed_once_with_the_nearest_name(add, look):
@@ -184,7 +188,7 @@ def test_an_entry_with_cached_latents_alone_is_named_as_lacking_its_image(tmp_pa
     add("set/a.png")
     (tmp_path / "set/b.npz").write_bytes(b"latents")
     (problem,) = look({"a": {}, "b": {"caption": "x"}}).problems
-    assert "only cached latents (.npz), no image: b" in problem.what
+    assert problem.code == "metadata.latents-only" and problem.what.endswith(": b")
 
 
 def test_images_that_the_list_does_not_name_are_said(add, look):
@@ -192,20 +196,20 @@ def test_images_that_the_list_does_not_name_are_said(add, look):
     add("set/b.png")
     found = look({"a": {"caption": "x"}})
     assert given(found) == {"a.png": "x"}
-    assert "b.png" in whats(found)[0] and "not in the metadata file" in whats(found)[0]
+    assert codes(found) == ["metadata.unlisted-images"] and "b.png" in whats(found)[0]
 
 
 def test_of_two_images_that_a_stem_fits_the_one_is_taken_that_sd_scripts_takes(add, look):
     add("set/a.jpg")
     add("set/a.png")
     found = look({"a": {"caption": "x"}})
-    assert list(given(found)) == ["a.png"] and any("fit several images; used: a.png" in what for what in whats(found))
+    assert list(given(found)) == ["a.png"] and "metadata.ambiguous-key" in codes(found)
 
 
 def test_of_a_key_that_stands_twice_the_last_counts_and_it_is_said(add, look):
     add("set/a.png")
     found = look('{"a": {"caption": "first"}, "a": {"caption": "last"}}')
-    assert given(found) == {"a.png": "last"} and "twice" in whats(found)[0]
+    assert given(found) == {"a.png": "last"} and "metadata.duplicate-keys" in codes(found)
 
 
 def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, add):
@@ -218,7 +222,7 @@ def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, a
     ]
     found = scan_dataset(DatasetSettings.model_validate({"sources": sources}))
     assert [(p.relative, p.given) for p in found.images] == [("b.png", "1"), ("a.png", "2")]
-    assert any("two metadata files; the later one counts: a.png" in what for what in whats(found))
+    assert "metadata.duplicate-images" in codes(found)
     sources[1]["resolution"] = 768  # another dataset: both train
     assert len(scan_dataset(DatasetSettings.model_validate({"sources": sources})).images) == 3
 
@@ -228,7 +232,7 @@ def test_an_image_of_two_metadata_files_trains_as_the_later_one_says(tmp_path, a
     [
         (b'{\n "a": {"caption": "x",}\n}', "line 2, column 23", "not valid JSON"),
         (b'{"a": ', "line 1, column 7", "not valid JSON"),
-        (b'"a"', "line 1", "no list of images"),
+        (b'"a"', "line 1", "not a list of images"),
         (b"", "line 1, column 1", "not valid JSON"),
         (b"{}", "meta.json", "empty"),
         (b'{"a": 5}', "meta.json", "a is a number, not an object"),
@@ -249,7 +253,7 @@ def test_a_broken_line_of_json_lines_is_named(add, look):
     problem = look('{"image_path": "a.png"}\n{"image_path": }\n', "meta.jsonl").problems[0]
     assert problem.where.endswith("line 2, column 16")
     problem = look('{"image_path": "a.png"}\n{"caption": "x"}\n', "meta.jsonl").problems[0]
-    assert "names no image" in problem.what and problem.where.endswith("line 2")
+    assert problem.code == "metadata.no-path" and problem.where.endswith("line 2")
 
 
 def test_a_metadata_file_that_is_not_there_is_said(tmp_path, add):
@@ -299,8 +303,6 @@ def test_a_shared_page_reaches_no_image_outside_its_folders_by_a_metadata_file(t
     found = look(said)
     assert list(given(found)) == ["a.png"]
     (problem,) = found.problems
-    assert (
-        "2 of 3 paths of the metadata file are not open to a shared page" in problem.what
-    )  # nor whether they are there
+    assert problem.code == "metadata.no-access" and "2 of 3" in problem.what  # nor whether they exist
     found = look({"elsewhere/b.png": {}, "set/../elsewhere/b.png": {}})
     assert not found.images and found.problems[0].level == "error"

@@ -145,7 +145,7 @@ def test_sizes_from_metadata_are_the_buckets_when_all_images_have_one():
     assert placing.placed[0].placement.resized == (427, 640)  # covered and cropped, not squashed
     placing = place([*with_size, image(3)], folders({}), no_caption)
     assert placing.placed[0].placement.bucket != (384, 640) or placing.problems
-    assert "2 of 3 images have a size in the metadata" in placing.problems[0].what
+    assert placing.problems[0].code == "metadata.partial-resolutions" and "2 of 3" in placing.problems[0].what
 
 
 def test_contradicting_sizes_are_said_once_for_all_images():

@@ -55,7 +55,9 @@ def test_a_parent_gives_each_named_folder_its_repeats_and_trains_the_rest_once(t
         (("10_fox", "a.png"), 10, "fox"),
         (("5_my_style", "b.png"), 5, "my_style"),
     ]
-    assert recognize(tmp_path / "set") == ("2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images beside")
+    assert recognize(tmp_path / "set") == (
+        "2 folders with repeats: 10_fox, 5_my_style (2 images), and 2 images outside them"
+    )
 
 
 def test_what_a_source_sets_itself_comes_before_its_name(tmp_path, add):
@@ -96,7 +98,7 @@ def test_the_same_folder_twice_trains_once_and_is_said(tmp_path, add):
     add("fox/1.png")
     found = look(tmp_path / "fox", tmp_path / "fox" / ".." / "fox")
     assert len(found.images) == 1
-    assert "given twice" in found.problems[0].what and found.problems[0].level == "advice"
+    assert found.problems[0].code == "dataset.duplicate-folder" and found.problems[0].level == "advice"
 
 
 def test_extensions_in_any_case_and_names_in_any_script_are_images(tmp_path, add):
@@ -140,7 +142,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path, add):
     (tmp_path / "fox/dangling.png").symlink_to(tmp_path / "nowhere.png")
     found = look(tmp_path / "fox")
     assert keys(found) == [("fox", "a.png"), ("fox", "c.png"), ("fox", "more/b.png")]
-    assert [(each.relative, each.reason) for each in found.broken] == [("dangling.png", "is a link that leads nowhere")]
+    assert [(each.relative, each.reason) for each in found.broken] == [("dangling.png", "is a broken link")]
 
 
 def test_the_size_is_the_one_after_the_rotation_that_exif_asks_for(tmp_path, add):
@@ -168,12 +170,12 @@ def test_captions_beside_an_image_are_noted(tmp_path, add):
 
 BAD = {
     "zero.png": (b"", "is empty (0 bytes)"),
-    "text.jpg": (b"no image at all", "is not an image that can be read"),
+    "text.jpg": (b"no image at all", "is not a supported image"),
     "page.jpg": (b"<!DOCTYPE html><html>404</html>", "is a web page"),
     "lfs.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
-    "holes.webp": (b"\0" * 4096, "holds only zeros"),
-    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not an image that can be read"),
-    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image that can be read"),
+    "holes.webp": (b"\0" * 4096, "contains only zeros"),
+    "short.png": (b"\x89PNG\r\n\x1a\n\0\0", "is not a supported image"),
+    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a supported image"),
 }
 
 
@@ -187,7 +189,7 @@ def test_a_file_that_is_no_image_is_named_and_kept_apart(tmp_path, add, name):
     assert [each.relative for each in found.broken] == [name] and reason in found.broken[0].reason
     (problem,) = found.problems
     assert name in problem.what and reason in problem.what and name in problem.where
-    assert "Leave out broken images" in problem.fix and problem.level == "error"
+    assert problem.remedy == "dataset.skip_broken" and problem.level == "error"
     assert look(tmp_path / "fox", skip_broken=True).problems[0].level == "advice"
 
 
@@ -228,7 +230,7 @@ def test_no_folder_at_all_is_said():
 
 def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
     (problem,) = look(tmp_path).problems
-    assert "It is empty" in problem.what
+    assert problem.code == "dataset.no-images" and "empty" in problem.what
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "b.mp4").write_bytes(b"x")
     (problem,) = look(tmp_path).problems
@@ -239,10 +241,10 @@ def test_an_empty_folder_is_said_with_what_it_holds_instead(tmp_path):
 def test_a_file_in_place_of_a_folder_is_said(tmp_path, add):
     image = add("fox/a.png")
     (problem,) = look(image).problems
-    assert "A file was given" in problem.what and str(tmp_path / "fox") in problem.fix
+    assert problem.code == "dataset.not-a-folder" and str(tmp_path / "fox") in problem.fix
     (tmp_path / "fox.zip").write_bytes(b"PK")
     (problem,) = look(tmp_path / "fox.zip").problems
-    assert "zip" in problem.what
+    assert problem.code == "dataset.zip-as-folder"
 
 
 def test_a_path_pasted_with_quotation_marks_is_understood(tmp_path, add):
@@ -262,7 +264,7 @@ def test_a_year_in_front_of_a_folders_name_is_pointed_out(tmp_path, add):
     add("2024_holiday/a.png")
     found = look(tmp_path / "2024_holiday")
     assert found.images[0].repeats == 2024
-    assert "2024 times" in found.problems[0].what and "year" in found.problems[0].fix
+    assert found.problems[0].code == "dataset.many-repeats" and "2024 repeats" in found.problems[0].what
 
 
 def test_two_images_that_share_a_caption_are_pointed_out(tmp_path, add):

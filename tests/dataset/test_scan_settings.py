@@ -75,7 +75,7 @@ def test_one_folder_trains_twice_where_its_settings_differ(tmp_path, add):
     found = look({"folder": folder}, {"folder": folder, "resolution": 768}, {"folder": folder, "caption_prefix": "x"})
     assert [image.source for image in found.images] == ["fox", "fox #2", "fox #3"] and not found.problems
     found = look({"folder": folder}, {"folder": folder, "num_repeats": 5})
-    assert len(found.images) == 1 and "given twice" in found.problems[0].what
+    assert len(found.images) == 1 and found.problems[0].code == "dataset.duplicate-folder"
 
 
 def test_regularization_images_below_the_training_folder_are_pointed_out(tmp_path, add):
@@ -83,7 +83,7 @@ def test_regularization_images_below_the_training_folder_are_pointed_out(tmp_pat
     add("set/reg/b.png")
     found = look(tmp_path / "set", {"folder": str(tmp_path / "set/reg"), "role": "regularization"})
     (problem,) = found.problems
-    assert "reached by two entries" in problem.what and "b.png" in problem.what and problem.level == "advice"
+    assert problem.code == "dataset.overlapping-folders" and "b.png" in problem.what and problem.level == "advice"
 
 
 def test_sub_folders_can_be_left_alone(tmp_path, add):
@@ -101,8 +101,8 @@ def test_small_images_are_left_out_and_listed(tmp_path, add):
     found = look(tmp_path / "fox", skip_image_resolution=32)
     assert [image.relative for image in found.images] == ["long.png"]
     assert [(image.relative, why) for image, why in found.left_out] == [
-        ("exact.png", "has no more pixels than 32 x 32"),
-        ("tiny.png", "has no more pixels than 32 x 32"),
+        ("exact.png", "has at most 32 x 32 pixels"),
+        ("tiny.png", "has at most 32 x 32 pixels"),
     ]
     (problem,) = found.problems
     assert "2 images" in problem.what and "exact.png, tiny.png" in problem.what and problem.level == "advice"
@@ -168,7 +168,7 @@ def test_names_that_differ_in_case_alone_are_pointed_out(tmp_path, add):
         pytest.skip("this disk knows no case")
     found = look(tmp_path / "fox")
     assert len(found.images) == 2
-    assert "A.png, a.png differ only in upper and lower case" in found.problems[0].what
+    assert found.problems[0].code == "image.same-name-ignoring-case"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the test's own tools stop at 260 characters there")
