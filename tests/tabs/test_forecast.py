@@ -126,7 +126,7 @@ def with_another(job, entry):
     if entry.kind == "bool":
         return with_value(job, entry.path, not value)
     if entry.kind == "choice":
-        return with_value(job, entry.path, next(choice for choice in entry.choices if choice != value))
+        return with_value(job, entry.path, next((choice for choice in entry.choices if choice != value), value))
     if entry.kind in ("int", "float"):
         whole = int if entry.kind == "int" else float
         return with_value(job, entry.path, next(whole(each) for each in numbers if each > 0 and each != value))
