@@ -15,8 +15,9 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump, to_values
 from tests.tabs.work_parts import wait_until
-from tests.training.test_samples_and_generate import begin, same_images, store  # noqa: F401
+from tests.training import test_samples_and_generate as again
 
+store = again.store
 KIND = {"network": {"kind": "gain"}, "gain": {"start": 0.01}}
 
 
@@ -78,8 +79,8 @@ def test_goes_through_the_queue(make_job, workspace):
 
 
 def test_a_sample_of_its_training_is_generated_again_from_its_file(train, store):
-    training = begin(train, "a (fox:1.3) --d 3 --s 3", **KIND, optimizer={"learning_rate": 0.1})
-    same_images(training, store, loras=[{"file": str(training.file())}])
+    training = again.begin(train, "a (fox:1.3) --d 3 --s 3", **KIND, optimizer={"learning_rate": 0.1})
+    again.same_images(training, store, loras=[{"file": str(training.file())}])
 
 
 def test_merging_it_equals_attaching_it(make_job):

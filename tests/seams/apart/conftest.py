@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
-from core import extensions
+from core import extensions  # noqa: E402
 
 extensions.EXTENSIONS += ("tests.seams.toys.gain",)
 
