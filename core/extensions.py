@@ -1,10 +1,15 @@
-"""What the product is extended by: one line for each network kind. A module named here registers what it offers when it is imported."""
+"""What extends the product, one line each: a module named here registers methods or network kinds when it is imported."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-EXTENSIONS = ("core.networks.kinds.lora",)
+EXTENSIONS = (
+    "core.methods.kinds.lora",
+    "core.methods.kinds.full",
+    "core.methods.kinds.embedding",
+    "core.networks.kinds.lora",
+)
 
 
 def load() -> None:

@@ -178,9 +178,9 @@ class NoiseSettings(Settings):
         """Whether loss and noise match sd-scripts."""
         return self.compatibility != "none"
 
-    def halves_latents(self, method: str) -> bool:
+    def halves_latents(self, changes: str) -> bool:
         """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a LoRA."""
-        return self.as_kohya and (method != "lora" or self.compatibility == "kohya_0.9")
+        return self.as_kohya and (changes != "network" or self.compatibility == "kohya_0.9")
 
     @field_validator("min_snr_gamma", "multires_noise_iterations", mode="before")
     @classmethod

@@ -124,7 +124,7 @@ def image_losses(
 
     noise_settings, device = run.job.noise, run.context.device
     latents, masks = run.latents.batch(epoch, batch.items)
-    if noise_settings.halves_latents(run.job.method.kind):
+    if noise_settings.halves_latents(run.job.method.changes):
         latents = scaled_in(run.precision.compute, latents, run.latents.scale)
     drawn = draw_noises(noise_settings, latents, addresses)
     strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group

@@ -26,7 +26,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _far_from_usual(job)
 
 
-WORDS = {"lora": "a LoRA", "dreambooth": "DreamBooth", "fine_tune": "fine-tuning", "embedding": "textual inversion"}
 HAPPENS = {
     "above": "training is likely to diverge",
     "below": "next to nothing would be trained",
@@ -43,7 +42,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         whose = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
         what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
-        what += f"{WORDS[job.method.kind]} with {optimizer}"
+        what += f"{job.method.spec.words} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
         yield Problem(what, far.where, _fix(job, far), "advice", code="learning-rate.unusual")

@@ -19,7 +19,7 @@ FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if job.method.kind != "lora":
+    if job.method.changes != "network":
         return
     network = job.network
     yield from _dropouts(network)

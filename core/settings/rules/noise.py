@@ -108,7 +108,7 @@ def kohya_differs(job: TrainJob) -> bool:
         or noise.multires_noise_iterations is not None
     ) and anywhere(job, lambda each: each.images.train_batch_size > 1)
     halved = job.memory.mixed_precision != "no"
-    if job.method.kind == "lora":  # only in 0.9; "auto" may be bf16, but reproducing old results sets the dtype
+    if job.method.changes == "network":  # only in 0.9; "auto" may be bf16, but reproducing old results sets the dtype
         asked = job.memory.mixed_precision in ("bf16", "fp16")
         halved = {"none": asked, "kohya": False, "kohya_0.9": halved}[noise.compatibility]
     gathered = job.schedule.gradient_accumulation_steps > 1

@@ -89,7 +89,7 @@ def _clipped_the_same(job: TrainJob) -> str:
     if job.method.whole_model:
         return "" if has_frozen_blocks(job) else "no block has learning rate 0, or the backward pass is fused"
     unet_frozen = trains_unet(job) and own.unet_rate == 0
-    if job.method.kind == "lora" and not unet_frozen and not (trains_text(job) and 0 in own.text_rates):
+    if job.method.changes == "network" and not unet_frozen and not (trains_text(job) and 0 in own.text_rates):
         return "no part of the LoRA has learning rate 0"
     return ""
 
