@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.record.allowed import allowed_modules
@@ -316,42 +317,41 @@ def relative_steps(settings: OptimizerSettings) -> bool:
 
 
 def settings_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
-    """Problems of the optimizer's arguments, also of those that are settings of their own."""
-    given, found = given_arguments(settings), []
-    for name, value in given.items():
-        problem = _argument_problem(name, value, entry.arguments, entry.name, "optimizer.optimizer_args")
-        if problem is not None and name not in settings.optimizer_args:
-            argument, fix = entry.arguments.get(name), "empty it (null)"
-            fix += f" for the library's own, or use {argument.words}" if argument is not None else ""
-            problem = replace(problem, where=f"optimizer.{name}", fix=fix)
-        found += [problem] if problem is not None else []
-    return found + _missing_arguments(given, entry.arguments, entry.name, "optimizer.optimizer_args")
+    """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
+    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
+    own = {name: f"optimizer.{name}" for name in given}
+    where = "optimizer.optimizer_args"
+    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, where, own)
+    fixes = {path: _empty_or(entry.arguments.get(name)) for name, path in own.items()}
+    return [replace(each, fix=fixes[each.where]) if each.where in fixes else each for each in found]
 
 
-def argument_problems(given: Mapping[str, Any], known: Mapping[str, Argument], owner: str, where: str) -> list[Problem]:
-    """Unknown names with the nearest known one, values of the wrong kind, and required arguments that are missing."""
-    found = [_argument_problem(name, value, known, owner, where) for name, value in given.items()]
-    return [each for each in found if each is not None] + _missing_arguments(given, known, owner, where)
+def _empty_or(argument: Argument | None) -> str:
+    return "leave it empty (null)" if argument is None else f"leave it empty (null), or use {argument.words}"
 
 
-def _argument_problem(name: str, value: Any, known: Mapping[str, Argument], owner: str, where: str) -> Problem | None:
-    argument = known.get(name)
-    if argument is None:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        all_of = ", ".join(known) or "none"
-        fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
-        return Problem(f"{owner} has no argument '{name}'", where, fix, code="arguments.unknown")
-    if argument.takes(value):
-        return None
-    what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-    return Problem(what, f"{where}, {name}", f"use {argument.words}", code="arguments.bad-value")
-
-
-def _missing_arguments(
-    given: Mapping[str, Any], known: Mapping[str, Argument], owner: str, where: str
+def argument_problems(
+    given: Mapping[str, Any],
+    known: Mapping[str, Argument],
+    owner: str,
+    where: str,
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Problem]:
-    return [
-        Problem(f"{owner} needs the argument '{name}'", where, f"give it: {argument.words}", code="arguments.missing")
-        for name, argument in known.items()
-        if argument.required and name not in given
-    ]
+    """Unknown names with the nearest known one, and values of the wrong kind. places: where single arguments are set."""
+    found = []
+    for name, value in given.items():
+        argument = known.get(name)
+        if argument is None:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            all_of = ", ".join(known) or "none"
+            fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
+            what = f"{owner} has no argument '{name}'"
+            found.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
+        elif not argument.takes(value):
+            what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
+            place = places.get(name, f"{where}, {name}")
+            found.append(Problem(what, place, f"use {argument.words}", code="arguments.bad-value"))
+    for name in (name for name, argument in known.items() if argument.required and name not in given):
+        what = f"{owner} needs the argument '{name}'"
+        found.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
+    return found
