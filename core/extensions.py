@@ -1,10 +1,11 @@
-"""What extends the product, one line each: a module named here registers methods or network kinds when it is imported."""
+"""What extends the product, one line each: a module named here registers methods, objectives ... when it is imported."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
 EXTENSIONS = (
+    "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",

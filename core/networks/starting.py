@@ -34,7 +34,7 @@ def start_network(
 
     With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the
     file must have their ranks. The file's alpha counts in training as it does in any program that reads the file; with
-    `weights_scale = "kohya"` the settings' alpha counts in training and the file's is saved.
+    `model.compatibility` the settings' alpha counts in training and the file's is saved.
     """
     targets = list(targets)
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
@@ -115,9 +115,7 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     if settings.weights_scale == "kohya":
         what = f"The LoRA's alpha is another than set here ({words}): it trains with the one set here and is saved with its own"
         return [
-            Problem(
-                what, WHERE, "set network.weights_scale to file, to train it at the strength it is used with", "advice"
-            )
+            Problem(what, WHERE, "turn model.compatibility off to train it at the strength it is used with", "advice")
         ]
     what = f"The LoRA's alpha counts, not the one set here: {words}"
     return [Problem(what, WHERE, "set the same alpha, or leave it so", "advice")]
