@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 EXTENSIONS = (
     "core.diffusion.objectives",
@@ -11,6 +13,15 @@ EXTENSIONS = (
     "core.methods.kinds.embedding",
     "core.networks.kinds.lora",
 )
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that is imported when it is called: registering stays cheap and free of circles."""
+
+    def call(*args: Any) -> Any:
+        return getattr(import_module(module), name)(*args)
+
+    return call
 
 
 def load() -> None:

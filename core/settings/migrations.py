@@ -34,6 +34,7 @@ _SWITCHES_1 = {
     "samples.compatibility": "none",
 }
 _WHERE = "model.compatibility"
+_OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
@@ -62,9 +63,17 @@ def _with_one_compatibility(groups: Values) -> Values:
         group, name = path.split(".")
         if path != _WHERE and isinstance(groups.get(group), dict):
             groups[group] = {key: value for key, value in groups[group].items() if key != name}
+    for source in _sources(groups):
+        source.pop(_OF_A_FOLDER, None)
     if on and isinstance(groups.get("model"), dict):
         groups["model"] = groups["model"] | {"compatibility": _version(on)}
     return groups
+
+
+def _sources(groups: Mapping[str, Any]) -> list[Values]:
+    dataset = groups.get("dataset")
+    sources = dataset.get("sources") if isinstance(dataset, Mapping) else None
+    return [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
 
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
@@ -76,6 +85,8 @@ def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
         value = fields.get(name, off) if isinstance(fields, Mapping) else off
         if value != off and isinstance(value, str) and value.startswith("kohya"):
             found[path] = value
+    if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
+        found.setdefault("captions.compatibility", "kohya")
     return found
 
 

@@ -14,12 +14,13 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 
 
-def job_of(*sources, captions=None, **dataset):
+def job_of(*sources, captions=None, compatibility="none", **dataset):
     return build(
         TrainJob,
         {
             "dataset": {"sources": list(sources), **dataset},
             "captions": {"caption_extension": ".txt"} | (captions or {}),
+            "model": {"compatibility": compatibility},
         },
     )
 
@@ -42,7 +43,7 @@ def test_the_file_is_short_and_reads_as_a_person_would_write_it(tmp_path):
         plain("D:\\sets\\it's a fox", num_repeats=10, class_tokens="sks fox", keep_tokens=1),
         plain("D:\\sets\\reg", role="regularization", class_tokens="fox"),
         resolution=768,
-        reg_balance="kohya",
+        compatibility="sd-scripts-0.10",
     )
     written = write_dataset_config(job, tmp_path / "set.toml")
     assert written.problems == []
@@ -184,7 +185,7 @@ def test_auto_takes_the_ending_of_more_captions_and_names_those_that_are_not_rea
 
 LOST = {
     "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularization"),
-    "dataset.balance": ({}, {}, {}, "Balance of regularization"),
+    "dataset.balance": ({}, {}, {}, "first regularization images"),
     "dataset.short": ({}, {"short_batches": "merge"}, {}, "Buckets that do not fill a batch"),
     "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken images"),
     "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "Dataset class"),

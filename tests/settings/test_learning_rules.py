@@ -269,25 +269,3 @@ def test_the_list_of_the_page_holds_what_the_device_runs_and_the_docs_what_is_of
     assert dict(optimizer_list.refused())["torch.optim.LBFGS"].endswith("(a closure)")
     text = optimizer_list.TARGET.read_text("utf-8")
     assert text == optimizer_list.render(), "run python -m core.settings.optimizer_list"
-
-
-FROZEN = "no block has the rate 0, or the optimizer is within the backward pass"
-
-
-@pytest.mark.parametrize(
-    ("groups", "ignored"),
-    [
-        ({}, "no part of the LoRA has the rate 0"),
-        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0}}, None),
-        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0, "max_grad_norm": 0}}, "nothing is clipped"),
-        ({"optimizer": {"text_encoder_lr": 0}}, "no part of the LoRA has the rate 0"),
-        ({"method": {"kind": "embedding"}}, None),
-        ({"method": {"kind": "embedding"}, "sharding": {"deepspeed": True}}, "DeepSpeed clips what trains"),
-        ({"method": {"kind": "fine_tune"}}, FROZEN),
-        ({"method": {"kind": "fine_tune", "block_lr": ",".join(["1e-5"] * 23)}}, FROZEN),
-        ({"method": {"kind": "fine_tune", "block_lr": "0," + ",".join(["1e-5"] * 22)}}, None),
-    ],
-)
-def test_clipping_as_sd_scripts_is_called_without_effect_where_it_has_none(groups, ignored):
-    found = ineffective(build(TrainJob, groups)).get("optimizer.compatibility")
-    assert found == (f"ignored: {ignored}" if ignored else None)
