@@ -8,6 +8,6 @@ sys.path.insert(0, str(ROOT))
 
 from core import extensions  # noqa: E402
 
-extensions.EXTENSIONS += ("tests.seams.toys.gain", "tests.seams.toys.biases")
+extensions.EXTENSIONS += ("tests.seams.toys.gain", "tests.seams.toys.biases", "tests.seams.toys.straight")
 
 from tests.training.conftest import *  # noqa: E402, F403
