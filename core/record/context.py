@@ -1,4 +1,4 @@
-"""What a job is given to work with: folders, device, its journal, the commands to it."""
+"""What a job works with: folders, device, its journal, the commands to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGE_SECONDS = 0.25
 
 @dataclass
 class JobContext:
-    """One job's surroundings. `store` keeps a loaded model between generate jobs, `processes` are those that train as one."""
+    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one."""
 
     workspace: Workspace
     folder: RunFolder
@@ -36,7 +36,7 @@ class JobContext:
     _stage_text: str = ""
 
     def stage(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Say what is being done; counts are told at most a few times a second, the last always."""
+        """Report what is being done; counts are written at most a few times a second, and always at the end."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
@@ -56,7 +56,7 @@ class JobContext:
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:
-        """For what is quick and belongs to the end of a stopped job: only a further stop ends it."""
+        """For a short final part of a stopped job: only another stop cancels it."""
         stopped, self.token = self.token, CancelToken()
         try:
             yield
@@ -64,7 +64,7 @@ class JobContext:
             self.token = stopped
 
     def check(self) -> None:
-        """Between units of work outside a training's loop: raise Cancelled when a stop was asked for. Others are kept."""
+        """Between units of work outside of the training loop: raise Cancelled if a stop was requested. Other commands are kept."""
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()

@@ -27,7 +27,8 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
     while index < len(words):
         word, index = words[index], index + 1
         if not word.startswith("--"):
-            problems.append(Problem(f"'{word}' stands alone", "command line", "write settings as --group.name value"))
+            fix = "write settings as --group.name value"
+            problems.append(Problem(f"'{word}' stands alone", "command line", fix, code="flags.stray-word"))
             continue
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known
@@ -45,7 +46,8 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
         else:
             if not equals:
                 if not takes_next:
-                    problems.append(Problem(f"--{path} has no value", "command line", f"write --{path} VALUE"))
+                    fix = f"write --{path} VALUE"
+                    problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
                     continue
                 text, index = words[index], index + 1
             value = coerce(entry, text)
@@ -125,10 +127,10 @@ def _unknown(path: str, known: dict[str, Declared], nearest: bool) -> Problem:
     name = path.rsplit(".", 1)[-1]
     meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
     if not meant and name in ELSEWHERE:
-        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name])
+        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name], code="settings.unknown-name")
     meant = meant or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
     fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
-    return Problem(f"There is no setting --{path}", "command line", fix)
+    return Problem(f"There is no setting --{path}", "command line", fix, code="settings.unknown-name")
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -68,3 +68,13 @@ def test_settings_load_without_torch_and_without_the_page():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["concepts", "rates", "usual_rates", "rules", "methods", "levels", "job"])
+def test_any_module_of_settings_can_be_the_first_that_is_loaded(name):
+    """Methods register while settings load, and themselves load settings."""
+    import subprocess
+    import sys
+
+    code = f"import core.settings.{name}"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
