@@ -1,4 +1,4 @@
-"""What the product is extended by: one line for each network kind. A module named here registers what it offers when it is imported."""
+"""What extends the product: one line per network kind. A module listed here registers itself when imported."""
 
 from __future__ import annotations
 
