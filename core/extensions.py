@@ -1,10 +1,16 @@
-"""What extends the product: one line per network kind. A module listed here registers itself when imported."""
+"""What extends the product, one line each: a module listed here registers methods, objectives ... when imported."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-EXTENSIONS = ("core.networks.kinds.lora",)
+EXTENSIONS = (
+    "core.diffusion.objectives",
+    "core.methods.kinds.lora",
+    "core.methods.kinds.full",
+    "core.methods.kinds.embedding",
+    "core.networks.kinds.lora",
+)
 
 
 def load() -> None:

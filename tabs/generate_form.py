@@ -192,7 +192,7 @@ def draw_with(page: Page, name: str) -> None:
         sample = _first_sample(job, base)
         if sample and before["prompt"] in _not_written(kept):
             kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
-    if job is not None and job.method.kind == "embedding":
+    if job is not None and job.method.changes == "embedding":
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
     elif job is not None and job.method.whole_model:  # its VAE is in the file

@@ -177,6 +177,7 @@ def job_from(task: str, options: Options) -> Settings:
                     )
                 )
             else:
+                options.advice += preset.notes
                 below = {
                     name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields
                 }

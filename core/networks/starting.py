@@ -34,7 +34,7 @@ def start_network(
 
     With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the
     file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with
-    `weights_scale = "kohya"` the settings' alpha is used in training and the file's is saved.
+    `model.compatibility` the settings' alpha is used in training and the file's is saved.
     """
     targets = list(targets)
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
@@ -120,7 +120,7 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
             Problem(
                 what,
                 WHERE,
-                "set network.weights_scale to file to train at the strength it is used with",
+                "turn model.compatibility off to train at the strength it is used with",
                 "advice",
                 code="network.start-alpha-saved",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from core import extensions
-from core.settings.base import Settings
+from core.settings.base import Job, Settings
 from core.settings.caption import CaptionWriteSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
@@ -33,7 +33,7 @@ from core.settings.validation import ValidationSettings
 SCHEMA_VERSION = 2
 
 
-class TrainJob(Settings):
+class TrainJob(Job):
     """A training run. All groups are always present; the form grays out what a method does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
@@ -67,7 +67,7 @@ class PrepareJob(TrainJob):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 
 
-class GenerateJob(Settings):
+class GenerateJob(Job):
     """Generates images."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -75,7 +75,7 @@ class GenerateJob(Settings):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class CaptionJob(Settings):
+class CaptionJob(Job):
     """Reports on the captions of a folder and writes missing ones."""
 
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
@@ -83,7 +83,7 @@ class CaptionJob(Settings):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
-class ClassImagesJob(Settings):
+class ClassImagesJob(Job):
     """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -93,13 +93,13 @@ class ClassImagesJob(Settings):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class ToolJob(Settings):
+class ToolJob(Job):
     """Runs a file tool."""
 
     tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
 
 
-class ImagesJob(Settings):
+class ImagesJob(Job):
     """Runs an image tool on a folder."""
 
     images: ImageToolSettings = Field(default_factory=ImageToolSettings, title="Image tools")

@@ -7,23 +7,16 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.settings.base import Settings, setting
-
-WHOLE_MODEL = ("dreambooth", "fine_tune")  # methods that train the full model and save a checkpoint
+from core.settings.methods import Changes, MethodSpec, methods
 
 
 class MethodSettings(Settings):
     """The training method; the form shows what it uses."""
 
-    kind: Literal["lora", "dreambooth", "fine_tune", "embedding"] = setting(
+    kind: Literal["lora"] = setting(
         "lora",
         title="Training method",
         level="shown",
-        labels={
-            "lora": "LoRA: small adapter file",
-            "dreambooth": "DreamBooth: full model, one subject",
-            "fine_tune": "Fine-tuning: full model, many images",
-            "embedding": "Textual inversion: embedding",
-        },
         help="A LoRA is a small file that adds a subject or style to a model. DreamBooth and fine-tuning train the model itself and save a full checkpoint. Textual inversion trains an embedding of a few kilobytes.",
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
         costs="A full model takes several times the memory of a LoRA, and 2 to 10 GB per file.",
@@ -115,12 +108,16 @@ class MethodSettings(Settings):
         return value
 
     @property
-    def whole_model(self) -> bool:
-        """Whether the full model is trained."""
-        return self.kind in WHOLE_MODEL
+    def spec(self) -> MethodSpec:
+        """What the chosen method answers."""
+        return methods()[self.kind]
 
     @property
-    def trains_text(self) -> bool:
-        """Whether full-model training includes the text encoders, unless their learning rate is 0."""
-        wanted = self.kind == "dreambooth" if self.train_text_encoder == "auto" else self.train_text_encoder == "yes"
-        return wanted and self.stop_text_encoder_training != 0
+    def changes(self) -> Changes:
+        """What trains: "network", "model" or "embedding"."""
+        return self.spec.changes
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether the full model is trained."""
+        return self.changes == "model"

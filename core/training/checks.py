@@ -49,7 +49,7 @@ def problems_without_model(
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
-    if job.method.kind == "embedding":
+    if job.method.changes == "embedding":
         from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
 
         found += new_word_problems(job, report.placed)
@@ -97,7 +97,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Whether the embedding that a new word begins from is there and has the vectors that the settings ask for."""
     start = job.embedding.embedding_weights
-    if job.method.kind != "embedding" or not start:
+    if job.method.changes != "embedding" or not start:
         return []
     try:
         path = model_path(start, workspace, EMBEDDING)

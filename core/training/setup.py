@@ -21,7 +21,7 @@ from core.families.locate import model_path, model_problems
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads
-from core.methods import Method
+from core.methods import Method, MethodInputs
 from core.networks.files import merge_files
 from core.networks.narrow import narrow
 from core.record import atomic, machine
@@ -34,12 +34,12 @@ from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
-from core.training.building import compile_blocks, load_trained, make_method, make_stepper, prepare_prior
+from core.training.building import compile_blocks, load_trained, make_stepper, prepare_prior
 from core.training.checks import problems_with_model, problems_without_model
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import DAMAGED_FIX, LossBuffer
 from core.training.network_files import merged_identity, network_files
-from core.training.objective import checked_prediction
+from core.training.objective import objective_of
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
 from core.training.resume import first_step
@@ -106,7 +106,8 @@ class Builder:
             self.plan.begin = first_step(job, self.plan) or 0
         self.validation = Validation(job, self.report, self._length())
         self.files = network_files(job, context.workspace, self.memo)
-        self.method: Method = make_method(self)
+        inputs = MethodInputs(job, context.workspace, self.seed, self.model, self.vae, self.files)
+        self.method: Method = job.method.spec.make(inputs)
         self.precision = self._precision()
         self.prompts = prompts_of(job, self.model)
         self.prompt_texts: PromptTexts  # when the encoders are there
@@ -323,7 +324,7 @@ class Builder:
     @property
     def narrow_text(self) -> bool:
         """Whether text encoders lie in fp8. New words need theirs whole: their gradients are small."""
-        return self.job.memory.fp8_base and self.job.method.kind == "lora"
+        return self.job.memory.fp8_base and self.job.method.changes == "network"
 
     def save_memory(self, loaded: Any) -> None:
         """The switches of the memory group, on the parts that are loaded."""
@@ -367,7 +368,6 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
 
 def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, undo: ExitStack) -> Run:
     """undo: what the process is left with where this ends in an error"""
-    from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
 
@@ -409,8 +409,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         optimizer=stepper.optimizer,
         guard=guard,
         stepper=stepper,
-        alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
-        prediction=checked_prediction(job, context, components.prediction),
+        objective=objective_of(job, context, components),
         tracker=tracker,
         tasks=None,  # type: ignore[arg-type]
         facts={

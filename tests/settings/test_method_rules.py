@@ -4,6 +4,7 @@ import pytest
 
 from core.settings.check import build, problems_of
 from core.settings.job import TrainJob
+from core.settings.rates import trains_text
 from core.settings.rules import ineffective, training_problems
 
 TUNE = {"kind": "fine_tune"}
@@ -111,7 +112,7 @@ def test_what_has_no_effect_is_told_for_each_kind():
 
 def test_dreambooth_trains_the_text_encoder_unless_told_otherwise():
     def trains(**method):
-        return build(TrainJob, {"method": method}).method.trains_text
+        return trains_text(build(TrainJob, {"method": method}))
 
     assert trains(kind="dreambooth") and not trains(kind="fine_tune")
     assert not trains(kind="dreambooth", train_text_encoder="no") and trains(kind="fine_tune", train_text_encoder="yes")

@@ -7,7 +7,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
-from core.settings.rules.sharding import BY_NUMBER
+from core.settings.rules.sharding import ELEMENTWISE
 
 TUNE = {"method": {"kind": "fine_tune"}}
 
@@ -130,7 +130,7 @@ def test_what_has_no_effect_is_named():
     assert "sharding.zero3_init_flag" in two and "sharding.zero_stage" not in two
 
 
-@pytest.mark.parametrize("path", BY_NUMBER)
+@pytest.mark.parametrize("path", ELEMENTWISE)
 def test_an_optimizer_that_is_taken_moves_a_part_as_within_the_whole(path):
     import torch
 

@@ -107,7 +107,8 @@ def kind_named(name: str) -> NetworkKind:
 def described(job: TrainJob) -> str:
     """The settings of the job's network as text, a cache key; `settings_of` parses it."""
     own = kind_named(job.network.kind).own(job)
-    return json.dumps([job.network.model_dump(mode="json"), own.model_dump(mode="json") if own is not None else None])
+    network = {name: getattr(job.network, name) for name in type(job.network).model_fields}
+    return json.dumps([network, own.model_dump(mode="json") if own is not None else None])
 
 
 def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
