@@ -1,4 +1,4 @@
-"""What extends the product, one line each: a module named here registers methods, objectives ... when it is imported."""
+"""What extends the product, one line each: a module listed here registers methods, objectives ... when imported."""
 
 from __future__ import annotations
 

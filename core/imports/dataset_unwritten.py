@@ -44,9 +44,9 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
         if getattr(model, name) != info.default:
             found.append(_lost(name, f"{group}.{name}", fix, info.title))
     if with_regularization and job.dataset.reg_balance != "kohya":
-        what = "sd-scripts shows the first regularization images only"
+        what = "sd-scripts uses only the first regularization images"
         fix = "set model.compatibility to compare with it"
-        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset-config.lost.reg_balance"))
+        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset-config.regularization-balance"))
     for concept in concepts:
         found += _of_a_folder(concept)
     return list(dict.fromkeys(found))
