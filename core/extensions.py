@@ -1,10 +1,10 @@
-"""What the product is extended by: one line for each network kind. A module named here registers what it offers when it is imported."""
+"""What the product is extended by, a line each: tasks, network kinds. A module named here registers what it offers when it is imported."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-EXTENSIONS = ("core.networks.kinds.lora",)
+EXTENSIONS = ("core.builtin", "core.networks.kinds.lora")
 
 
 def load() -> None:
