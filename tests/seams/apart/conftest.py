@@ -8,6 +8,6 @@ sys.path.insert(0, str(ROOT))
 
 from core import extensions  # noqa: E402
 
-extensions.EXTENSIONS += ("tests.seams.toys.gain",)
+extensions.EXTENSIONS += ("tests.seams.toys.gain", "tests.seams.toys.count", "tests.seams.toys.spell")
 
 from tests.training.conftest import *  # noqa: E402, F403
