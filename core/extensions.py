@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 EXTENSIONS = (
+    "core.builtin",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE, FAILED
-from core.cli.options import SUBCOMMAND, Options, job_from, split_options
+from core.cli.options import OWN, Options, job_from, split_options
 from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
 from core.record.problems import Problem, ProblemsError, errors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["train"])
+    options = split_options(words, OWN["train"])
     check_launch()
     if "continue" in options.values:
         return go_on(options)

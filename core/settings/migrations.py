@@ -35,6 +35,53 @@ _SWITCHES_1 = {
 }
 _WHERE = "model.compatibility"
 _OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
+# Version 3 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
+# the chosen tool read beside the folder.
+_COPIES = {"output", "recursive", "copy_captions"}
+_ENCODED = _COPIES | {"format", "quality"}
+_FACES = {
+    "crop_size", "interpolation", "face_rotate", "face_crop", "face_crop_ratio", "face_resize", "resize_face_size",
+    "face_min_size", "face_max_size", "multiple_faces", "face_min_score",
+}  # fmt: skip
+FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
+    "tool": (
+        "name",
+        "inspect",
+        {"inspect": {"file"}, "export_diffusers": {"file", "output"}, "download": {"hub_id"}},
+    ),
+    "images": (
+        "action",
+        "resize",
+        {
+            "resize": {"folder", "max_resolution", "divisible_by", "interpolation"} | _ENCODED,
+            "crop": {"folder", "crop_size", "crop_scaled", "interpolation"} | _ENCODED,
+            "convert": {"folder"} | _ENCODED,
+            "number": {"folder", "number_in_place", "number_prefix", "number_start", "number_digits"} | _COPIES,
+            "undo_number": {"folder"},
+            "faces": {"folder"} | _FACES | _COPIES,
+            "edges": {"folder", "output", "recursive", "edge_low", "edge_high"},
+        },
+    ),
+}
+
+
+def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """The task and its groups of settings in version 3: a former file or image tool under its own name, with the settings
+    that it reads. A name that no version knew is left, to be refused with the others."""
+    if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
+        return task, dict(values)
+    chooser, usual, tools = FORMER_TOOLS[task]
+    name = group.get(chooser, usual)
+    if not isinstance(name, str) or name not in tools:
+        return task, dict(values)
+    known = set().union(*tools.values())
+    kept = {key: value for key, value in group.items() if key in tools[name] or key not in known | {chooser}}
+    return name, {key: value for key, value in values.items() if key != task} | {name: kept}
+
+
+def to_present(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """The same of any version: each step leaves alone what is newer."""
+    return to_version_3(*to_version_2(task, values))
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:

@@ -21,7 +21,7 @@ from core.settings.base import Settings, declared, value_of
 from core.settings.check import build, shorten
 from core.settings.foreign import foreign_problem, toml_values
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
-from core.settings.migrations import switches_lost, to_version_2
+from core.settings.migrations import switches_lost, to_version_2, to_version_3
 from core.settings.names import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
@@ -29,7 +29,10 @@ HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
 MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
-MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {1: to_version_2}
+MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    1: to_version_2,
+    2: to_version_3,
+}
 
 
 @dataclass(frozen=True)
