@@ -51,14 +51,19 @@ def _text(entry: Declared, value: Any) -> str:
     return str(text_of(entry, value))
 
 
-def field(entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "") -> str:
+def field(
+    entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "", elem: str = ""
+) -> str:
     """A labeled control that reports `act` with `arg`.
 
     common   what holds when this is left empty; the control then offers to leave it so
     hint     stands in the empty field in place of the common value
+    elem     the id of the control
     """
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
+    about += f' id="{esc(elem)}"' if elem else ""
+    about += ' list="tool-files"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
     lines = entry.kind == "list" or _is_json(entry)
     wide = " wide" if lines or is_path(entry) else ""
@@ -154,7 +159,12 @@ def in_words(names: Iterable[str], source: Source) -> str:
 
 
 def fields(
-    known: Mapping[str, Declared], values: Mapping[str, Any], names: Iterable[str], act: str, hints: Mapping[str, str]
+    known: Mapping[str, Declared],
+    values: Mapping[str, Any],
+    names: Iterable[str],
+    act: str,
+    hints: Mapping[str, str],
+    ids: Mapping[str, str] = {},
 ) -> str:
     """The fields of a form whose values are kept by the server. hints: what stands in an empty one."""
     return "".join(
@@ -165,6 +175,7 @@ def fields(
             name,
             common=None if known[name].optional else NOT_OWN,
             hint=hints.get(name, ""),
+            elem=ids.get(name, ""),
         )
         for name in names
     )

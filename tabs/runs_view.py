@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
+from core.engine.run_summary import RunSummary
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.settings.job import TrainJob
 from core.settings.presets import differences

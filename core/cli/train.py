@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE, FAILED
-from core.cli.options import SUBCOMMAND, Options, job_from, split_options
-from core.engine.extend import extend, job_of
+from core.cli.options import OWN, Options, job_from, split_options
+from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.processes import check_launch, launched_processes, only_follows
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["train"])
+    options = split_options(words, OWN["train"])
     check_launch()
     if "continue" in options.values:
         return go_on(options)
@@ -56,7 +56,7 @@ def go_on(options: Options) -> int:
     changes, wrong = read_flags(TrainJob, options.settings)
     if wrong:
         raise ProblemsError(wrong)
-    job = extend(folder, changes) if changes and not only_follows() else job_of(folder)
+    job = extend(folder, changes) if changes and not only_follows() else job_to_resume(folder)
     return run_job("train", job, job.saving.output_name, options, resume=folder)
 
 

@@ -203,8 +203,8 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     if unused and not found:
         what = f"{len(unused)} regularization images are never used: the sd-scripts way of balancing takes them in"
         what += f" order until there are as many as training images: {names_of([each.image for each in unused])}"
-        fix = f"set '{title(DatasetSettings, 'reg_balance')}' to use all in turn, or add training images"
-        found.append(Problem(what, "dataset.reg_balance", fix, "advice", code="dataset.regularization-unused"))
+        fix = "turn compatibility with sd-scripts off to use all in turn, or add training images"
+        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset.regularization-unused"))
     never = epochs.never_shown()
     if never:
         what = f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "

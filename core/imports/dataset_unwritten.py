@@ -18,7 +18,6 @@ OF_THE_JOB: tuple[tuple[str, str, str], ...] = (
 )
 WITH_REGULARIZATION: tuple[tuple[str, str, str], ...] = (
     ("dataset", "prior_loss_weight", "give sd-scripts --prior_loss_weight"),
-    ("dataset", "reg_balance", "set it to kohya to compare: sd-scripts uses only the first regularization images"),
 )
 ONLY_HERE: tuple[tuple[str, str, str], ...] = (
     ("dataset", "short_batches", "expect incomplete batches: sd-scripts always keeps them"),
@@ -42,9 +41,12 @@ def not_representable(job: TrainJob, concepts: Sequence[Concept]) -> list[Proble
     for group, name, fix in OF_THE_JOB + ONLY_HERE + (WITH_REGULARIZATION if with_regularization else ()):
         model = getattr(job, group)
         info = type(model).model_fields[name]
-        plain = "kohya" if name == "reg_balance" else info.default
-        if getattr(model, name) != plain:
+        if getattr(model, name) != info.default:
             found.append(_lost(name, f"{group}.{name}", fix, info.title))
+    if with_regularization and job.dataset.reg_balance != "kohya":
+        what = "sd-scripts uses only the first regularization images"
+        fix = "set model.compatibility to compare with it"
+        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset-config.regularization-balance"))
     for concept in concepts:
         found += _of_a_folder(concept)
     return list(dict.fromkeys(found))

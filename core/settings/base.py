@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
@@ -64,6 +64,43 @@ def setting(
             default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds
         )
     return Field(default, title=title, description=help, json_schema_extra={"about": about}, **bounds)
+
+
+def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:
+    """A field that nobody sets: it follows `model.compatibility` of the job (see `Job`), and is in no preset or form."""
+    values: Any = {"none": plain, "sd-scripts-0.10": sd_scripts, "sd-scripts-0.9": sd_scripts_09 or sd_scripts}
+    return Field(plain, exclude=True, json_schema_extra={"compatibility": values})
+
+
+@cache
+def following(group: type[BaseModel]) -> dict[str, dict[str, str]]:
+    """{field: {compatibility: value}} of the fields of a group that follow `model.compatibility`."""
+    found: dict[str, dict[str, str]] = {}
+    for name, info in group.model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and "compatibility" in extra:
+            found[name] = extra["compatibility"]  # type: ignore[assignment]
+    return found
+
+
+class Job(Settings):
+    """Groups of settings, complete. What follows `model.compatibility` is kept in step with it, also in copies."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        return self._follow()
+
+    def _follow(self) -> Self:
+        chosen = getattr(getattr(self, "model", None), "compatibility", "none")
+        for name in type(self).model_fields:
+            group: Settings = getattr(self, name)
+            wanted = {field: values[chosen] for field, values in following(type(group)).items()}
+            if any(getattr(group, field) != value for field, value in wanted.items()):
+                self.__dict__[name] = group.model_copy(update=wanted)
+        return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        return super().model_copy(update=update, deep=deep)._follow()
 
 
 def zero_is_off(value: Any) -> Any:
@@ -192,12 +229,17 @@ def _constraints(info: FieldInfo) -> list[Any]:
     return found
 
 
+def fields_of(group: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a group that a person sets."""
+    return {name: info for name, info in group.model_fields.items() if name not in following(group)}
+
+
 def declared(model: type[BaseModel]) -> Iterator[Declared]:
     """Every setting of a job model, group by group, in the order of declaration."""
     for group, group_info in model.model_fields.items():
         group_type = group_info.annotation
         if isinstance(group_type, type) and issubclass(group_type, Settings):
-            for name, info in group_type.model_fields.items():
+            for name, info in fields_of(group_type).items():
                 yield Declared(f"{group}.{name}", group, name, info)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 
 Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
 LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
@@ -171,9 +171,4 @@ class CaptionSettings(Settings):
         kohya="max_token_length",
         help="Longer captions are cut. Each chunk of 75 tokens is encoded separately and the results are joined. sd-scripts supports up to 225.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Match sd-scripts captions",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="Reproduces old results where sd-scripts handles captions differently: suffixes after multi-line captions, a prefix on the first line only, blank lines that can be picked, separators left in unshuffled captions, joined sentences that are shuffled.",
-    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")

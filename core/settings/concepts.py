@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from core.settings.base import Settings
+from core.settings.base import Settings, fields_of
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.images import ImageSettings
@@ -122,7 +122,7 @@ def own_settings(source: Source) -> dict[str, Any]:
 def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
     return {
         name: value
-        for name in group.model_fields
+        for name in fields_of(group)
         if name not in ONE_FOR_ALL and (value := getattr(source, name)) is not None
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import setting
+from core.settings.base import follows_compatibility, setting
 from core.settings.images import ImageSettings
 from core.settings.source import Source
 
@@ -44,12 +44,7 @@ class DatasetSettings(ImageSettings):
         source="Ruiz et al. 2022, arXiv:2208.12242",
         help="Weight of the loss on regularization images relative to training images. 1 is usual.",
     )
-    reg_balance: Literal["rotate", "kohya"] = setting(
-        "rotate",
-        title="Regularization balance",
-        labels={"rotate": "rotate through all", "kohya": "first images only (sd-scripts)"},
-        help="An epoch shows as many regularization images as training images. 'Rotate' continues where the last epoch ended, so that all of them are used.",
-    )
+    reg_balance: Literal["rotate", "kohya"] = follows_compatibility("rotate", "kohya")
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
         "keep",
         title="Incomplete batches",
@@ -61,12 +56,7 @@ class DatasetSettings(ImageSettings):
         },
         help="What to do with the last batch of a bucket if it is not full. A short batch is weighted by its number of images.",
     )
-    crop_conditioning: Literal["true", "kohya"] = setting(
-        "true",
-        title="SDXL crop conditioning",
-        labels={"true": "actual crop", "kohya": "as sd-scripts"},
-        help="The crop coordinates that SDXL is conditioned on. sd-scripts derives them from the bucket; choose it only to reproduce old results.",
-    )
+    crop_conditioning: Literal["true", "kohya"] = follows_compatibility("true", "kohya")
     skip_broken: bool = setting(
         False,
         title="Skip broken images",

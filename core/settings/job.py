@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from core import extensions
-from core.settings.base import Settings
-from core.settings.caption import CaptionWriteSettings
+from core import extensions, tasks
+from core.settings.base import Job
+from core.settings.caption import CaptioningSettings, CaptionWriteSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
 from core.settings.hub import HubSettings
-from core.settings.image_tools import ImageToolSettings
 from core.settings.logging import LoggingSettings
 from core.settings.memory import MemorySettings
 from core.settings.method import MethodSettings
@@ -27,13 +26,12 @@ from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
 from core.settings.sharding import ShardingSettings
-from core.settings.tool import ToolSettings
 from core.settings.validation import ValidationSettings
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
-class TrainJob(Settings):
+class TrainJob(Job):
     """A training run. All groups are always present; the form grays out what a method does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
@@ -67,7 +65,7 @@ class PrepareJob(TrainJob):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 
 
-class GenerateJob(Settings):
+class GenerateJob(Job):
     """Generates images."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -75,7 +73,7 @@ class GenerateJob(Settings):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class CaptionJob(Settings):
+class CaptionJob(Job):
     """Reports on the captions of a folder and writes missing ones."""
 
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
@@ -83,7 +81,15 @@ class CaptionJob(Settings):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
-class ClassImagesJob(Settings):
+class CaptionerJob(Job):
+    """Describes the images of a dataset. Each captioner adds a group with its own settings."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
+
+
+class ClassImagesJob(Job):
     """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -93,31 +99,10 @@ class ClassImagesJob(Settings):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class ToolJob(Settings):
-    """Runs a file tool."""
-
-    tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
-
-
-class ImagesJob(Settings):
-    """Runs an image tool on a folder."""
-
-    images: ImageToolSettings = Field(default_factory=ImageToolSettings, title="Image tools")
-
-
-JOBS: dict[str, type[Settings]] = {
-    "train": TrainJob,
-    "probe": TrainJob,
-    "prepare": PrepareJob,
-    "generate": GenerateJob,
-    "caption": CaptionJob,
-    "class_images": ClassImagesJob,
-    "tool": ToolJob,
-    "images": ImagesJob,
-}
+JOBS = tasks.JobModels()
 
 # A recipe leaves these to the user: what is trained, on which model, under which name.
 NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
 NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
 
-extensions.load()  # what is registered adds its choices and groups
+extensions.load()  # what is registered adds its tasks, choices and groups

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from core.settings.base import Settings, setting, zero_is_off
+from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
@@ -184,12 +184,7 @@ class NetworkSettings(Settings):
         kohya="dim_from_weights",
         help="Takes layers, ranks and alphas from the initial LoRA; those set here are ignored.",
     )
-    weights_scale: Literal["file", "kohya"] = setting(
-        "file",
-        title="Initial LoRA alpha",
-        labels={"file": "from the file", "kohya": "as set here (sd-scripts)"},
-        help="Which alpha is used if the initial LoRA has another one than set here. sd-scripts trains with the one set here but saves the file's, so the result has a different strength than in training.",
-    )
+    weights_scale: Literal["file", "kohya"] = follows_compatibility("file", "kohya")
     base_weights: list[str] = setting(
         default_factory=list,
         title="LoRAs to merge first",
@@ -205,12 +200,7 @@ class NetworkSettings(Settings):
         widget="numbers",
         help="Strength of each merged LoRA, in order. Missing numbers are 1.",
     )
-    base_weights_layers: Literal["own", "kohya"] = setting(
-        "own",
-        title="Layers after merge",
-        labels={"own": "unchanged", "kohya": "more (sd-scripts)"},
-        help="After merging LoRAs, sd-scripts also trains the U-Net's residual blocks, but not their 3x3 convolutions. Choose it only to reproduce old results.",
-    )
+    base_weights_layers: Literal["own", "kohya"] = follows_compatibility("own", "kohya")
 
     @field_validator("scale_weight_norms", "conv_rank", "conv_alpha", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from core.settings.base import Settings, setting, zero_is_off
+from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
 
 
 class NoiseSettings(Settings):
@@ -166,12 +166,13 @@ class NoiseSettings(Settings):
         kohya="max_timestep",
         help="Timesteps from here up are not trained. Lower it to train detail and keep the composition. If equal to the minimum, only that timestep is trained.",
     )
-    compatibility: Literal["none", "kohya", "kohya_0.9"] = setting(
-        "none",
-        title="Match sd-scripts loss",
-        labels={"none": "off", "kohya": "as sd-scripts", "kohya_0.9": "as sd-scripts 0.9"},
-        help="Reproduces old results where sd-scripts differs: loss weights ignore the rescaled schedule of zero terminal SNR, the Huber scale has no effect with the SNR schedule, masked loss averages over the whole image, random strengths and the size of multires noise are shared by a batch, noise is added in half precision (for a LoRA only in 0.9), and with gradient accumulation all batches count the same however short, with those of an epoch's incomplete last step counting less.",
+    objective: Literal["auto"] = setting(
+        "auto",
+        title="Objective",
+        labels={"auto": "auto (the model's own)"},
+        help="What the model is trained to predict. Auto is how models of this family were trained.",
     )
+    compatibility: Literal["none", "kohya", "kohya_0.9"] = follows_compatibility("none", "kohya", "kohya_0.9")
 
     @property
     def as_kohya(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 from core.settings.optimizers import parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -113,12 +113,7 @@ class OptimizerSettings(Settings):
         kohya="max_grad_norm",
         help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Match sd-scripts clipping",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="Reproduces old results: the gradient norm includes LoRA parts and U-Net blocks (block_lr) with a learning rate of 0, with gradients left from earlier steps, and for textual inversion the whole embedding table (in SDXL only that of the second text encoder). Trained weights are then clipped more.",
-    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
     @field_validator("optimizer_args", mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from core.settings.base import Settings, declared, value_of
 from core.settings.check import build, shorten
 from core.settings.foreign import foreign_problem, toml_values
 from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
-from core.settings.migrations import to_version_2
+from core.settings.migrations import switches_lost, to_version_2, to_version_3
 from core.settings.names import bad_name
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
@@ -29,7 +29,10 @@ HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
 MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
-MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {1: to_version_2}
+MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    1: to_version_2,
+    2: to_version_3,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Preset:
     values: dict[str, Any]
     title: str = ""
     description: str = ""
+    notes: tuple[Problem, ...] = ()  # what its migration could not keep
 
 
 def to_values(job: Settings) -> dict[str, Any]:
@@ -83,10 +87,11 @@ def parse(raw: Any, where: str) -> Preset:
             where,
             "update Atelier",
         )
+    notes: tuple[Problem, ...] = ()
     while version < SCHEMA_VERSION:
-        task, groups = MIGRATIONS[version](
-            str(raw.get("task", "train")), {name: value for name, value in raw.items() if name not in HEADER}
-        )
+        given = {name: value for name, value in raw.items() if name not in HEADER}
+        notes += tuple(switches_lost(given)) if version == 1 else ()
+        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), given)
         raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
@@ -102,7 +107,9 @@ def parse(raw: Any, where: str) -> Preset:
             f"kind: job or recipe; task: {', '.join(JOBS)}",
         )
     values = {key: value for key, value in raw.items() if key not in HEADER}
-    return Preset(Path(where).stem, kind, task, values, str(raw.get("title", "")), str(raw.get("description", "")))
+    return Preset(
+        Path(where).stem, kind, task, values, str(raw.get("title", "")), str(raw.get("description", "")), notes
+    )
 
 
 def read(path: Path) -> Preset:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 
 SAMPLERS = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"
@@ -98,12 +98,7 @@ class SampleSettings(Settings):
         help="Seed of the first prompt; it increases by 1 for each further prompt.",
     )
 
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Match sd-scripts samples",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="Generates samples as sd-scripts does, to compare with old ones: 512 x 512 by default, also for SDXL; DDIM and Heun clip predictions to -1..1, which distorts colors; the schedule is never rescaled for zero terminal SNR; prompt weights keep the prompt's mean (SD 1.x and 2.x). Training is not affected.",
-    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
     @field_validator("sample_sampler", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 from core.settings.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -157,12 +157,7 @@ class ScheduleSettings(Settings):
         title="Warmup from zero",
         help="As in sd-scripts, the first step has learning rate 0 and changes nothing. Off, the first step already has its share of the warmup.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Match sd-scripts scheduler",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="Reproduces old results: polynomial ends at 1e-7 of the main learning rate instead of each part's own, with several processes the warmup is shorter by their number, and in fp16 it pauses at steps whose gradient overflowed.",
-    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
     skip_non_finite: int = setting(
         0,
         ge=0,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_model, model_serializer
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, fields_of, setting
 from core.settings.captions import CaptionSettings
 from core.settings.images import ImageSettings
 from core.settings.validation import ValidationSettings
@@ -23,7 +23,7 @@ def _own_fields() -> dict[str, Any]:
     """Every shared setting again, empty by default: empty uses the common value."""
     fields: dict[str, Any] = {}
     for group in SHARED:
-        for name, info in group.model_fields.items():
+        for name, info in fields_of(group).items():
             if name in ONE_FOR_ALL:
                 continue
             kind: Any = info.rebuild_annotation()

@@ -46,7 +46,7 @@ def file_metadata(run: Run) -> dict[str, str]:
         session_id=address(0, "session", run.context.folder.name) % 2**32,
         started_at=_started(run),
         family=run.components.family,
-        prediction=run.prediction,
+        prediction=run.objective.prediction,
         mixed_precision=run.precision.name,
         seed=run.seed,
         num_train_images=len(shown) - regularization,

@@ -91,8 +91,7 @@ class ModelPrior:
     def losses(self, run: Run, batch: Batch, loss: Callable[..., Tensor], sizes: Tensor | None) -> Tensor:
         """What the prior adds to each image's loss, [B]; nothing for regularization images, which keep the class themselves.
 
-        loss   training_loss with this batch's latents, noise and timesteps: (predict, base_predict=, preserved=,
-               sample_weights=) -> [B]
+        loss   training_loss with this batch's latents, noise and timesteps: (predict, preserved=, sample_weights=) -> [B]
         """
         import torch
 
@@ -112,7 +111,6 @@ class ModelPrior:
         device = run.context.device
         return loss(
             lambda noisy, at: run.predict(noisy, at, now, sizes),
-            base_predict=untrained,
-            preserved=torch.ones(len(counts), dtype=torch.bool, device=device),
+            preserved=(untrained, torch.ones(len(counts), dtype=torch.bool, device=device)),
             sample_weights=queued(torch.tensor(counts), device),
         )

@@ -39,7 +39,7 @@ from core.training.checks import problems_with_model, problems_without_model
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import DAMAGED_FIX, LossBuffer
 from core.training.network_files import merged_identity, network_files
-from core.training.objective import checked_prediction
+from core.training.objective import objective_of
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
 from core.training.resume import first_step
@@ -368,7 +368,6 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
 
 def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, undo: ExitStack) -> Run:
     """undo: what the process is left with where this ends in an error"""
-    from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
 
@@ -410,8 +409,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         optimizer=stepper.optimizer,
         guard=guard,
         stepper=stepper,
-        alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
-        prediction=checked_prediction(job, context, components.prediction),
+        objective=objective_of(job, context, components),
         tracker=tracker,
         tasks=None,  # type: ignore[arg-type]
         facts={

@@ -14,7 +14,7 @@ import pytest
 from core.cli import bench
 from core.cli.jobs import StopOnSignal, find_run
 from core.cli.main import main, print_problems
-from core.cli.options import SUBCOMMAND, split_options
+from core.cli.options import commands, split_options
 from core.cli.progress import TerminalProgress
 from core.record import machine
 from core.record.cancel import CancelToken
@@ -26,13 +26,13 @@ STARTER = PROJECT / "models" / "starter"
 
 
 def test_an_option_whose_value_is_missing_does_not_swallow_the_next_option():
-    options = split_options(["--outputs", "--device", "cpu"], SUBCOMMAND["train"])
+    options = split_options(["--outputs", "--device", "cpu"], commands()["train"])
     assert [problem.what for problem in options.problems] == ["--outputs has no value"]
     assert options.values == {"device": "cpu"} and options.preset is None
 
 
 def test_a_switch_with_a_value_is_said():
-    options = split_options(["--check=false"], SUBCOMMAND["train"])
+    options = split_options(["--check=false"], commands()["train"])
     assert [problem.what for problem in options.problems] == ["--check takes no value"]
 
 

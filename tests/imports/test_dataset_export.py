@@ -14,12 +14,13 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 
 
-def job_of(*sources, captions=None, **dataset):
+def job_of(*sources, captions=None, compatibility="none", **dataset):
     return build(
         TrainJob,
         {
             "dataset": {"sources": list(sources), **dataset},
             "captions": {"caption_extension": ".txt"} | (captions or {}),
+            "model": {"compatibility": compatibility},
         },
     )
 
@@ -42,7 +43,7 @@ def test_the_file_is_short_and_reads_as_a_person_would_write_it(tmp_path):
         plain("D:\\sets\\it's a fox", num_repeats=10, class_tokens="sks fox", keep_tokens=1),
         plain("D:\\sets\\reg", role="regularization", class_tokens="fox"),
         resolution=768,
-        reg_balance="kohya",
+        compatibility="sd-scripts-0.10",
     )
     written = write_dataset_config(job, tmp_path / "set.toml")
     assert written.problems == []
@@ -186,34 +187,34 @@ def test_auto_takes_the_ending_of_more_captions_and_names_those_that_are_not_rea
 
 
 LOST = {
-    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "prior_loss_weight"),
-    "dataset.balance": ({}, {}, {}, "reg_balance"),
-    "dataset.short": ({}, {"short_batches": "merge"}, {}, "short_batches"),
-    "dataset.broken": ({}, {"skip_broken": True}, {}, "skip_broken"),
-    "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "dataset_class"),
-    "dataset.color": ({}, {"alpha_color": "#000000"}, {}, "alpha_color"),
-    "captions.length": ({}, {}, {"max_token_length": 150}, "max_token_length"),
-    "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "sidecars"),
-    "captions.lines": ({}, {}, {"caption_lines": "all"}, "caption_lines"),
-    "captions.trigger": ({}, {}, {"trigger_word": "zwx"}, "trigger_word"),
-    "captions.template": ({}, {}, {"caption_template": "style"}, "caption_template"),
-    "source.samples": ({"samples_per_epoch": 20}, {}, {}, "samples_per_epoch"),
-    "source.weight": ({"loss_weight": 0.5}, {}, {}, "loss_weight"),
-    "source.held": ({"validation_images": ["a.png"]}, {}, {}, "validation_images"),
-    "masks alone": ({"masked_loss": True}, {}, {}, "masked_loss"),
-    "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "masked_loss"),
-    "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "metadata_file"),
-    "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "alpha_mask"),
-    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "class_tokens"),
-    "list and role": ({"metadata_file": "/m.json", "role": "regularization"}, {}, {}, "role"),
-    "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "cache_info"),
+    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "lost.prior_loss_weight"),
+    "dataset.balance": ({}, {}, {}, "regularization-balance"),
+    "dataset.short": ({}, {"short_batches": "merge"}, {}, "lost.short_batches"),
+    "dataset.broken": ({}, {"skip_broken": True}, {}, "lost.skip_broken"),
+    "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "lost.dataset_class"),
+    "dataset.color": ({}, {"alpha_color": "#000000"}, {}, "lost.alpha_color"),
+    "captions.length": ({}, {}, {"max_token_length": 150}, "lost.max_token_length"),
+    "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "lost.sidecars"),
+    "captions.lines": ({}, {}, {"caption_lines": "all"}, "lost.caption_lines"),
+    "captions.trigger": ({}, {}, {"trigger_word": "zwx"}, "lost.trigger_word"),
+    "captions.template": ({}, {}, {"caption_template": "style"}, "lost.caption_template"),
+    "source.samples": ({"samples_per_epoch": 20}, {}, {}, "lost.samples_per_epoch"),
+    "source.weight": ({"loss_weight": 0.5}, {}, {}, "lost.loss_weight"),
+    "source.held": ({"validation_images": ["a.png"]}, {}, {}, "lost.validation_images"),
+    "masks alone": ({"masked_loss": True}, {}, {}, "lost.masked_loss"),
+    "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "lost.masked_loss"),
+    "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "lost.metadata_file"),
+    "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "lost.alpha_mask"),
+    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "lost.class_tokens"),
+    "list and role": ({"metadata_file": "/m.json", "role": "regularization"}, {}, {}, "lost.role"),
+    "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "lost.cache_info"),
 }
 
 
 @pytest.mark.parametrize("case", LOST)
 def test_what_sd_scripts_has_no_option_for_is_named(case):
     source, dataset, captions, name = LOST[case]
-    code = f"dataset-config.lost.{name}"
+    code = f"dataset-config.{name}"
     job = job_of(plain(**source), plain("/reg", role="regularization"), captions=captions, **dataset)
     _, problems = dataset_config(job)
     found = [problem for problem in problems if problem.code == code]

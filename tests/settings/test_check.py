@@ -205,14 +205,12 @@ def test_a_setting_that_one_folder_uses_has_an_effect():
         "captions.sentence_share",
         "dataset.face_crop_aug_range",
         "dataset.prior_loss_weight",
-        "dataset.reg_balance",
         "validation.validation_seed",
         "validation.validate_every_n_steps",
         "validation.validate_every_n_epochs",
         "validation.max_validation_steps",
         "dataset.masked_loss",
         "noise.mask_mean",
-        "noise.compatibility",
     }
     assert set(quiet) - set(used) == freed
 

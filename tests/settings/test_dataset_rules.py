@@ -50,12 +50,6 @@ def test_a_caption_setting_called_without_effect_changes_no_caption(chosen, text
     assert before == after
 
 
-@pytest.mark.parametrize(("family", "ignored"), [("auto", False), ("sdxl", False), ("sd1", True), ("sd2", True)])
-def test_the_crop_is_told_to_sdxl(family, ignored):
-    job = build(TrainJob, {"model": {"family": family}})
-    assert ("dataset.crop_conditioning" in ineffective(job)) is ignored
-
-
 @pytest.mark.parametrize("own", [{"role": "validation"}, {"validation_images": ["a.png"]}, {"validation_split": 0.1}])
 def test_the_seed_of_validation_counts_wherever_images_are_held_out(own):
     off = {"validation": {"best_checkpoint": "off"}}

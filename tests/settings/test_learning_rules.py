@@ -288,22 +288,3 @@ def test_the_list_of_the_page_holds_what_the_device_runs_and_the_docs_what_is_of
     assert dict(optimizer_list.refused())["torch.optim.LBFGS"].endswith("(a closure)")
     text = optimizer_list.TARGET.read_text("utf-8")
     assert text == optimizer_list.render(), "run python -m core.settings.optimizer_list"
-
-
-@pytest.mark.parametrize(
-    ("groups", "ignored"),
-    [
-        ({}, "LoRA"),
-        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0}}, None),
-        ({"network": TEXT, "optimizer": {"text_encoder_lr": 0, "max_grad_norm": 0}}, "is off"),
-        ({"optimizer": {"text_encoder_lr": 0}}, "LoRA"),
-        ({"method": {"kind": "embedding"}}, None),
-        ({"method": {"kind": "embedding"}, "sharding": {"deepspeed": True}}, "DeepSpeed"),
-        ({"method": {"kind": "fine_tune"}}, "block"),
-        ({"method": {"kind": "fine_tune", "block_lr": ",".join(["1e-5"] * 23)}}, "block"),
-        ({"method": {"kind": "fine_tune", "block_lr": "0," + ",".join(["1e-5"] * 22)}}, None),
-    ],
-)
-def test_clipping_as_sd_scripts_is_called_without_effect_where_it_has_none(groups, ignored):
-    found = ineffective(build(TrainJob, groups)).get("optimizer.compatibility")
-    assert (found is None) if ignored is None else (found.startswith("ignored: ") and ignored in found)

@@ -139,17 +139,11 @@ def test_settings_without_effect_are_named():
         "conv_alpha",
         "block_lr_zero_threshold",
         "dim_from_weights",
-        "weights_scale",
         "base_weights_multiplier",
-        "base_weights_layers",
     ):
         assert f"network.{name}" in now, name
-    merged = {"base_weights": ["a"], "base_weights_layers": "kohya"}
-    assert "network.base_weights_layers" not in ineffective(job(**merged))
-    for more in ({"conv_rank": 4}, {"network_weights": "a", "dim_from_weights": True}):
-        assert "network.base_weights_layers" in ineffective(job(**merged, **more))
     by_file = ineffective(job(network_weights="a", dim_from_weights=True))
-    assert {"network.rank", "network.alpha", "network.block_dims", "network.weights_scale"} <= by_file.keys()
+    assert {"network.rank", "network.alpha", "network.block_dims"} <= by_file.keys()
     by_block = ineffective(job(conv_rank=4, conv_block_dims=TWENTY_FIVE, conv_block_alphas=TWENTY_FIVE))
     assert {"network.conv_rank", "network.conv_alpha"} <= by_block.keys()
     assert "network.conv_alpha" not in ineffective(job(conv_block_dims=TWENTY_FIVE))

@@ -36,9 +36,8 @@ def test_what_only_another_family_has_is_grayed_by_the_family_of_the_file():
     assert needs.with_family(found, known("SD 1.x")).model.family == "sd1"
     assert needs.with_family(given, known("SDXL")) is given  # as the job says
     assert needs.with_family(found, known()) is found  # not known yet
-    assert "dataset.crop_conditioning" in ineffective(needs.with_family(found, known("SD 1.x")))
-    sdxl = ineffective(needs.with_family(found, known("SDXL")))
-    assert "dataset.crop_conditioning" not in sdxl and "SDXL" in sdxl["model.clip_skip"]
+    assert "model.clip_skip" not in ineffective(needs.with_family(found, known("SD 1.x")))
+    assert "SDXL" in ineffective(needs.with_family(found, known("SDXL")))["model.clip_skip"]
 
 
 def known(family: str = "", numbers: int = 0) -> dict:

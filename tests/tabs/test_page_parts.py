@@ -322,6 +322,7 @@ def test_a_tool_tells_what_a_file_is_and_refuses_what_is_not_there(page):
         with pytest.raises(ProblemsError):
             tools.use(data, browser)
     tools.use({"tool": "rm", "about": "x"}, browser)
+    tools.use({"tool": "train", "about": "x"}, browser)
     assert len(tools.parts("Tools", {})["works"]) == 1
     assert tools.parts("Generate", {}) == {}
 

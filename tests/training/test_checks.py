@@ -68,8 +68,6 @@ def test_a_class_that_nobody_names_is_told_before_the_start(make_job, workspace)
 @pytest.mark.parametrize(
     ("groups", "told"),
     [
-        ({"dataset": {"crop_conditioning": "kohya"}}, [("dataset.crop_conditioning", "advice")]),
-        ({"model": {"family": "sd1"}, "dataset": {"crop_conditioning": "kohya"}}, []),  # the rules say it
         ({"method": {"kind": "fine_tune", "block_lr": ",".join(["1e-6"] * 23)}}, [("method.block_lr", "error")]),
         ({"network": {"block_dims": ",".join(["4"] * 23)}}, [("network.block_dims", "error")]),
         ({"network": {"block_dims": "4,4"}}, []),
