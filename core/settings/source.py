@@ -15,7 +15,7 @@ from core.settings.validation import ValidationSettings
 SHARED: tuple[type[Settings], ...] = (ImageSettings, CaptionSettings, ValidationSettings)
 # Settings of the run, not of a folder.
 ONE_FOR_ALL = frozenset(
-    ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
+    ("compatibility", "max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
 ) - {"validation_split"}
 
 
