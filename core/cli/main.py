@@ -23,6 +23,7 @@ ABOUT = {
     "class_images": "make regularization images of a class with the base model",
     "tool": "inspect a file, export a LoRA for diffusers, download a model",
     "images": "resize, crop, convert or number images, crop faces, draw edges",
+    "presets": "list the presets, or say what one of them sets and why",
     "check": "say what works on this machine, how well, and what to do about the rest (at most 3 minutes)",
     "bench": "measure this machine",
 }
@@ -91,5 +92,5 @@ Settings of a training, as --group.name VALUE (null is off):
 
 def subcommand_help(name: str) -> str:
     settings = f"\nSettings, as --group.name VALUE (null is off):\n\n{help_text(JOBS[name])}" if name in JOBS else ""
-    preset = "[PRESET] " if name in JOBS else ""
+    preset = "[PRESET] " if name in JOBS or name == "presets" else ""
     return f"python webui.py {name} {preset}[options]\n{ABOUT[name]}\n\nOptions:\n{options_help(SUBCOMMAND[name])}\n{settings}"

@@ -77,6 +77,7 @@ SUBCOMMAND = {
     "class_images": JOB,
     "tool": JOB,
     "images": JOB,
+    "presets": {"presets": COMMON["presets"]},
     "check": {
         **COMMON,
         "json": ("FILE", "write what was found, for a bug report"),
