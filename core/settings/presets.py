@@ -7,6 +7,7 @@ leaves the model, the data and the names to the user. One pure step dict -> dict
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -252,8 +253,14 @@ def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def _stems(folder: Path) -> list[str]:
-    """Names of the presets in a folder; one with a dot in front is still being written."""
-    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
+    """Names of the presets in a folder, 8 before 12; one with a dot in front is still being written."""
+    stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(
+        stems, key=lambda stem: [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
+    )
+
+
+_NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is a number
 
 
 class PresetStore:

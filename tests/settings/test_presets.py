@@ -206,6 +206,12 @@ def test_odd_presets_are_problems_and_no_crash(tmp_path, text):
         read(path)
 
 
+def test_presets_are_listed_by_name_with_numbers_in_their_order(tmp_path):
+    for name in ("lora_12gb", "lora_8gb", "lora_b_8gb", "9", "a"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert PresetStore(tmp_path).names() == ["9", "a", "lora_8gb", "lora_12gb", "lora_b_8gb"]
+
+
 def test_a_preset_that_is_being_written_is_not_listed(tmp_path):
     (tmp_path / "user").mkdir()
     for name in ("a", ".tmp-x"):

@@ -111,7 +111,7 @@ def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
     name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
     project.edit("dataset.folder", "my/images")
     left = project.load_preset(name)
-    assert left == ["model", "images", "sample prompts", "output name"]
+    assert left == ["model", "images", "trigger words", "sample prompts", "output name"]
     assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64
     project.edit("dataset.folder", "other/images")
     assert project.changed() == {}
