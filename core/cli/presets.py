@@ -6,7 +6,7 @@ import json
 
 from core.cli.main import DONE
 from core.cli.options import SUBCOMMAND, preset_path, split_options
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.settings.base import declared
 from core.settings.job import JOBS
 from core.settings.presets import Preset, PresetStore, read
@@ -14,8 +14,12 @@ from core.settings.presets import Preset, PresetStore, read
 
 def run(words: list[str]) -> int:
     options = split_options(words, SUBCOMMAND["presets"])
-    if options.problems:
-        raise ProblemsError(options.problems)
+    problems = list(options.problems)
+    for word in options.settings:
+        fix = "leave it out"
+        problems.append(Problem(f"'{word}' is not an option here", "command line", fix, code="command.unknown-option"))
+    if problems:
+        raise ProblemsError(problems)
     workspace = options.workspace()
     if options.preset is not None:
         print("\n".join(described(read(preset_path(options.preset, workspace)))))
