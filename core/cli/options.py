@@ -77,7 +77,7 @@ SUBCOMMAND = {
     "class_images": JOB,
     "tool": JOB,
     "images": JOB,
-    "presets": {"presets": COMMON["presets"]},
+    "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "check": {
         **COMMON,
         "json": ("FILE", "write what was found, for a bug report"),
