@@ -7,9 +7,9 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
+from core.settings import presets, recipe_docs
 from core.settings.base import declared, value_of
 from core.settings.check import build
-from core.settings.docs import RECIPES, render_recipes
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import PresetStore, apply, differences, kept, read, refused
@@ -46,6 +46,11 @@ def loaded(name: str, over: TrainJob | None = None) -> TrainJob:
     job = apply(RECIPE[name], over or users(RECIPE[name].family))
     assert isinstance(job, TrainJob)
     return job
+
+
+def test_what_is_the_users_is_named_as_it_is_declared():
+    assert presets._REFUSED | presets._SIZES | presets._KEPT <= set(SETTINGS)
+    assert presets._REFUSED_GROUPS | presets._KEPT_GROUPS <= {entry.group for entry in SETTINGS.values()}
 
 
 def test_the_recipes_cover_each_family_and_method():
@@ -148,4 +153,4 @@ def test_a_recipe_with_a_damaged_head_is_refused(tmp_path, head):
 
 
 def test_the_page_of_recipes_in_the_docs_is_fresh():
-    assert RECIPES.read_text("utf-8") == render_recipes(), "run ./launch.sh docs"
+    assert recipe_docs.TARGET.read_text("utf-8") == recipe_docs.render(), "run ./launch.sh docs"
