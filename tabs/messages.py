@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.settings.presets import dump
 from core.settings.rules import ineffective, training_problems
-from tabs import form, method_needs
+from tabs import form, method_needs, presets_bar
 from tabs.browsers import Browser
 from tabs.project import FIELDS
 
@@ -91,7 +91,8 @@ def _group(
 
 def preset_facts(page: Page) -> dict[str, Any]:
     name = page.project.preset
-    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names()}
+    recipe = presets_bar.recipe_facts(page)
+    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names(), "recipe": recipe}
 
 
 def names(page: Page) -> dict[str, str]:

@@ -14,6 +14,8 @@ from core.settings import presets as preset_files
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from tabs.browsers import Browser
+from tabs.form import shown_value
+from tabs.project import FIELDS
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -38,6 +40,23 @@ def shown_name(page: Page, name: str) -> str:
         return page.presets.load(name).title or name
     except ProblemsError:
         return name
+
+
+def recipe_facts(page: Page) -> dict[str, Any] | None:
+    """What the loaded recipe is for, and each value that it sets with its reason; None where no recipe is loaded."""
+    recipe = page.project.recipe()
+    if recipe is None:
+        return None
+    sets = [
+        {
+            "field": path,
+            "title": FIELDS[path].title,
+            "value": shown_value(FIELDS[path], value),
+            "why": recipe.reasons.get(path, ""),
+        }
+        for path, value in recipe.stated().items()
+    ]
+    return {"about": recipe.description, "sets": sets}
 
 
 def dropdown(page: Page) -> gr.Dropdown:
@@ -128,8 +147,7 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
         raise ProblemsError.one(
             f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line"
         )
-    current = page.project.job
-    job = preset_files.apply(preset, current)
+    job = preset_files.apply(preset, page.project.job)
     stem = Path(given).stem
     stem = stem if bad_name(stem) is None else "opened"
     taken = set(page.presets.names())
@@ -138,7 +156,7 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
         for number in range(1, 10**6)
         if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken
     )
-    kept = page.presets.save(name, job, kind=preset.kind)
+    kept = page.presets.keep(name, preset) if preset.kind == "recipe" else page.presets.save(name, job)
     unsaved = _unsaved(page)
     page.project.load_preset(kept, session=browser.session, stamp=stamp)
     _say_replaced(page, browser, f"Opened {given} and kept it as {name}.", unsaved)

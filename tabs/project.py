@@ -108,6 +108,14 @@ class Project:
             self.preset, loaded = "", new_project()
         return loaded if isinstance(loaded, TrainJob) else new_project()
 
+    def recipe(self) -> preset_files.Preset | None:
+        """The loaded preset where it is a recipe."""
+        try:
+            preset = self.presets.load(self.preset) if self.preset else None
+        except ProblemsError:
+            return None
+        return preset if preset is not None and preset.kind == "recipe" else None
+
     def changed(self) -> dict[str, Any]:
         """{path: the preset's value} for every field that differs from the preset."""
         return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
@@ -183,7 +191,7 @@ class Project:
         before, name = self.job.saving.output_name, word_name(job)
         shipped = not self.preset.startswith("user/")
         given = {TrainJob().saving.output_name, word_name(self.job)}
-        given |= {self.reference().saving.output_name} if shipped else set()
+        given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
@@ -235,7 +243,7 @@ class Project:
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
-        return ["model", "images", "sample prompts", "output name"] if preset.kind == "recipe" else []
+        return ["model", "images", "trigger words", "sample prompts", "output name"] if preset.kind == "recipe" else []
 
     def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
         """Follow a preset that got another name (or "" when it is gone)."""

@@ -85,6 +85,7 @@ def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
             with gr.Column(min_width=120, elem_id="preset-column"):
                 preset = presets_bar.dropdown(page)
                 gr.HTML(piece("preset_bar"), elem_id="preset-bar-holder")
+        gr.HTML(piece("recipe"), elem_id="recipe-holder", apply_default_css=False)
         with gr.Row(elem_classes="fields two"):
             make("model.base_model")
             make("dataset.folder")

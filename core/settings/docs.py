@@ -63,6 +63,8 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
 
 if __name__ == "__main__":
     from core.record.atomic import write_text
+    from core.settings import recipe_docs
 
-    write_text(TARGET, render())
-    print(f"wrote {TARGET.name}")
+    for target, text in ((TARGET, render()), (recipe_docs.TARGET, recipe_docs.render())):
+        write_text(target, text)
+        print(f"wrote {target.name}")

@@ -165,6 +165,18 @@
       const needs = button.dataset.needs;
       button.disabled = (needs === "own" && !preset.own) || (needs === "changes" && !count);
     }
+    paintRecipe(preset.recipe);
+  };
+
+  /** Each value that the loaded recipe sets, with its reason. */
+  const paintRecipe = (recipe) => {
+    const list = byId("recipe-sets"), key = JSON.stringify(recipe || null);
+    if (!list || list.dataset.key === key) return;
+    list.dataset.key = key;
+    show(byId("recipe"), !!recipe);
+    text(byId("recipe-about"), recipe ? recipe.about : "");
+    list.replaceChildren(...(recipe ? recipe.sets : []).map((each) =>
+      h("div", {}, h("dt", {}, h("button", {type: "button", class: "link", "data-field": each.field}, each.title), ` ${each.value}`), h("dd", {}, each.why))));
   };
 
   const nameCheck = (name) => !name ? "Write a name." : /[<>:"/\\|?*]/.test(name) ? "These signs cannot be in a file's name: < > : \" / \\ | ? *" : "";
