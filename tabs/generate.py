@@ -41,13 +41,13 @@ KEYS = """
 document.addEventListener('keydown', (event) => {
   const box = element.querySelector('.lightbox');
   if (!box || element.offsetParent === null) return;
-  const press = (name) => {
-    const found = [...box.querySelectorAll('button')].find((each) => each.textContent === name);
+  const press = (which) => {
+    const found = box.querySelector(`.bar-top ${which}`);
     if (found && !found.disabled) found.click();
   };
-  if (event.key === 'Escape') press('Close');
-  else if (event.key === 'ArrowLeft') press('Previous');
-  else if (event.key === 'ArrowRight') press('Next');
+  if (event.key === 'Escape') press('[data-act=shut]');
+  else if (event.key === 'ArrowLeft') press('[data-act=open]');
+  else if (event.key === 'ArrowRight') press('[data-act=open] ~ [data-act=open]');
   else if (event.key === 'Tab') {
     const stops = [...box.querySelectorAll('button:not(:disabled), a')];
     const last = event.shiftKey ? stops[0] : stops[stops.length - 1];
@@ -61,7 +61,7 @@ watch('value', () => {
   const box = element.querySelector('.lightbox');
   if (box && !box.contains(document.activeElement)) {
     before = document.activeElement;
-    [...box.querySelectorAll('button')].find((each) => each.textContent === 'Close').focus();
+    box.querySelector('[data-act=shut]').focus();
   }
   if (!box && before) { if (before.isConnected) before.focus(); before = null; }
 });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.names import without_signs
 from core.settings.presets import to_values
-from tabs.values import BadText, text_of, value_from
+from core.settings.values import BadText, text_of, value_from
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -65,13 +66,13 @@ def values_of(
             path = find_lora(use.file, workspace)
             loras.append({"file": portable_name(path, workspace), "strength": use.strength})
         except ProblemsError as error:
-            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
+            notes += [replace(each, level="advice") for each in error.problems]
     values["loras"], values["embeddings"] = loras, []
     for text in job.generate.embeddings:
         try:
             values["embeddings"].append(find_word(text, workspace).setting(workspace))
         except ProblemsError as error:
-            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
+            notes += [replace(each, level="advice") for each in error.problems]
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
     if found is None:

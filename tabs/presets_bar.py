@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,5 +177,4 @@ def _read_text(given: str, text: str) -> preset_files.Preset:
 
 def _placed(problem: Problem, path: str, given: str) -> Problem:
     """The problem with the file's own name; one that names a setting says where to find it."""
-    where = problem.where.replace(path, given)
-    return Problem(problem.what.replace(path, given), where, problem.fix, problem.level)
+    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

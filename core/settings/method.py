@@ -17,6 +17,8 @@ class MethodSettings(Settings):
     kind: Literal["lora", "dreambooth", "fine_tune", "embedding"] = setting(
         "lora",
         title="Training method",
+        first="method",
+        brief="LoRA is a good start.",
         level="shown",
         labels={
             "lora": "LoRA: small adapter file",
@@ -41,13 +43,14 @@ class MethodSettings(Settings):
         ge=0,
         unit="steps",
         title="Stop training the text encoder at step",
+        hint="trains to the end",
         kohya="stop_text_encoder_training",
         help="Freezes the text encoder from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )
     prior: Literal["images", "model"] = setting(
         "images",
         title="Prior preservation",
-        labels={"images": "regularization images, if any", "model": "frozen base model"},
+        labels={"images": "regularization images", "model": "frozen base model"},
         source="Ruiz et al. 2022, arXiv:2208.12242, section 3.3",
         help="Regularization images are in folders with that role. 'Frozen base model' needs none: the prior loss compares with its prediction for the class caption. The prior loss weight applies to both.",
         costs="The base model takes twice the time and, for full-model training, a second U-Net in memory (SD 1.5: 1.7 GB, SDXL: 5.1 GB in 16 bits).",
@@ -124,3 +127,8 @@ class MethodSettings(Settings):
         """Whether full-model training includes the text encoders, unless their learning rate is 0."""
         wanted = self.kind == "dreambooth" if self.train_text_encoder == "auto" else self.train_text_encoder == "yes"
         return wanted and self.stop_text_encoder_training != 0
+
+    def summary(self, job: object) -> str:
+        parts = [self.label("kind")]
+        parts += ["text encoder too"] if self.train_text_encoder == "yes" else []
+        return ", ".join(parts + (["EMA"] if self.ema else []))

@@ -83,10 +83,13 @@ class Source(OwnSettings):
         help="Instead of repeats: how many images of the folder an epoch shows, spread evenly so that all are used over the epochs.",
     )
     identifier: str | None = setting(
-        None, title="Identifier", help="The rare word that stands for the subject, such as sks."
+        None, title="Identifier", hint="such as sks", help="The rare word that stands for the subject, such as sks."
     )
     class_word: str | None = setting(
-        None, title="Class", help="What the subject is: dog, woman, watercolor. Identifier and class form the caption."
+        None,
+        title="Class",
+        hint="such as dog",
+        help="What the subject is: dog, woman, watercolor. Identifier and class form the caption.",
     )
     class_tokens: str | None = setting(
         None,
