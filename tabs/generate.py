@@ -13,11 +13,13 @@ from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.run import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.settings.base import Settings
 from core.settings.job import GenerateJob
 from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.context import Page
 from tabs.form import choices, label
+from tabs.form_presets import FormPresets, KeptForm
 from tabs.markup import act_of, board, news, on_act, page_of, short
 
 TAB = "Generate"
@@ -73,6 +75,7 @@ def build(page: Page) -> None:
     desk = Desk(page)
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
+            presets = board("gen-presets", desk.presets.html())
             fields = _prompts()
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
@@ -120,24 +123,25 @@ def build(page: Page) -> None:
             gallery = board("gen-gallery", script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
-    widgets = [fields[name] for name in form.FIELDS] + [model, compare, words]
+    given = [fields[name] for name in form.FIELDS] + [model, compare, words]
+    widgets = [*given, presets]
     lists = [add, loras, status, gallery]
     page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
     for name in form.FIELDS:
         typed = isinstance(fields[name], gr.Textbox)
         events = [fields[name].blur, fields[name].submit] if typed else [fields[name].input]
-        shown = loras if name == "zero_terminal_snr" else None
-        page.on_given(events, desk.setter(name, shown is not None), fields[name], shown)
+        page.on_given(events, desk.setter(name), fields[name], [loras, presets])
     own = [fields[name] for name in form.OWN]
-    page.on_given(model.input, desk.choose_model, model, [loras, *own])
-    page.listen(compare.input, desk.setter("compare"), compare, None, trigger_mode="always_last")
-    page.on_given(words.input, desk.setter("embeddings", True), words, loras)
-    page.listen(add.input, desk.add, add, [add, loras])
+    page.on_given(model.input, desk.choose_model, model, [loras, presets, *own])
+    page.listen(compare.input, desk.setter("compare"), compare, [loras, presets], trigger_mode="always_last")
+    page.on_given(words.input, desk.setter("embeddings"), words, [loras, presets])
+    page.listen(add.input, desk.add, add, [add, loras, presets])
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
-    page.listen(draw.click, desk.draw, widgets, status)
+    page.listen(draw.click, desk.draw, given, [status, presets])
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
-    on_act(page, loras, desk.change_lora, None, loras)
+    on_act(page, loras, desk.change_lora, None, [loras, presets])
+    on_act(page, presets, desk.preset_act, None, [*widgets, loras])
     on_act(page, status, desk.status_act, None, status)
     on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
@@ -191,6 +195,17 @@ class Desk:
         self.page = page
         self._lock = threading.RLock()
         self._images: tuple[Any, list[view.Shown]] = (None, [])
+        kept = KeptForm(
+            id="gen",
+            task="generate",
+            titles=form.TITLES,
+            load=self._values,
+            keep=lambda values: self._keep(values=values),
+            fresh=lambda: form.start_values(page.project.job),
+            job=lambda values: form.job_of(values, page.project.job),
+            values=self._of_preset,
+        )
+        self.presets = FormPresets(page, kept)
 
     # -- what is kept
 
@@ -204,21 +219,31 @@ class Desk:
         with self._lock:
             self.page.project.keep(TAB, self._state() | changes)
 
-    def setter(self, name: str, tells: bool = False) -> Any:
-        """A listener that keeps one field as it stands. tells: what the files say may be another thing then."""
+    def setter(self, name: str) -> Any:
+        """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, and the
+        presets."""
 
-        def keep(value: Any) -> Any:
+        def keep(value: Any) -> tuple[str, str]:
             with self._lock:
-                self._keep(values=self._values() | {name: _as_text(name, value)})
-            return self._loras() if tells else None
+                self.presets.put(self._values() | {name: _as_text(name, value)})
+            return self._loras(), self.presets.html()
 
         return keep
 
+    def _of_preset(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        assert isinstance(job, GenerateJob)
+        return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
+
+    def preset_act(self, event: gr.EventData) -> tuple[Any, ...]:
+        with self._lock:
+            self.presets.act(*act_of(event))
+        return *self._widgets(), self._loras()
+
     def choose_model(self, value: Any) -> tuple[Any, ...]:
         """Another base model; its own size and guidance stand in the fields that are empty."""
-        loras = self.setter("base_model", True)(value)
+        shown = self.setter("base_model")(value)
         own = form.own_of(self._values(), self.page.project.job, self.page.workspace)
-        return loras, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
+        return *shown, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
 
     # -- showing
 
@@ -269,7 +294,7 @@ class Desk:
             gr.Textbox(value=values[name], placeholder=own[name]) if name in own else values[name]
             for name in form.FIELDS
         ]
-        return (*shown, model, values["compare"], self._words(values))
+        return (*shown, model, values["compare"], self._words(values), self.presets.html())
 
     def _words(self, values: dict[str, Any]) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -338,15 +363,15 @@ class Desk:
             if chosen not in paths:
                 raise ProblemsError.one("This LoRA is no longer there", short(chosen), "press Refresh and choose again")
             with self._lock:
-                self._keep(values=form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras()
+                self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
+        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras(), self.presets.html()
 
     def change_lora(self, event: gr.EventData):
         act, arg, value = act_of(event)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         with self._lock:
-            self._keep(values=form.change_lora(self._values(), number, value if act == "strength" else None))
-        return self._loras()
+            self.presets.put(form.change_lora(self._values(), number, value if act == "strength" else None))
+        return self._loras(), self.presets.html()
 
     # -- drawing
 
@@ -355,14 +380,14 @@ class Desk:
         names = (*form.FIELDS, "base_model", "compare", "embeddings")
         with self._lock:
             given = self._values() | {name: _as_text(name, value) for name, value in zip(names, values, strict=True)}
-            self._keep(values=given)
+            self.presets.put(given)
         now = self.page.project.job
         jobs = form.jobs_to_draw(form.job_of(given, now), bool(given["compare"]), now)
         for job in jobs:
             self._check_files(job)
         for job in jobs:
             self.page.engine.submit("generate", job)
-        return self._status()
+        return self._status(), self.presets.html()
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -406,10 +431,10 @@ class Desk:
             values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
             if record.source != "atelier":  # it names no model of ours, so the chosen one stays
                 values |= {"base_model": now["base_model"], "model": now["model"]}
-                notes = [note for note in notes if note.where != "base model"]
-            self._keep(values=values)
+                notes = [note for note in notes if note.code != form.NO_MODEL]
+            self.presets.put(values | {"count": "1"})
         self.page.say("done", f"The settings of {what} are in the fields.", problems=record.notes + notes)
-        return values
+        return self._values()
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
         """Pages, enlarging, and taking an image's settings over."""
@@ -417,7 +442,7 @@ class Desk:
         shown = self._shown()
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         place = dict(place)
-        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 3)
+        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 4)
         lists: tuple[Any, ...] = (gr.skip(),) * 4
         if act == "page":
             place["page"] = page_of(value or arg, 10**6)

@@ -33,6 +33,8 @@ EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name in ENTRIES if name not in ("loras", "embeddings"))
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
+NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
+TITLES = {name: entry.title for name, entry in ENTRIES.items()} | {"base_model": "Base model"}
 SEEDS = 2**32
 
 
@@ -58,7 +60,6 @@ def values_of(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
     values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
-    values["count"] = "1"
     notes: list[Problem] = []
     loras = []
     for use in job.generate.loras:
@@ -77,7 +78,13 @@ def values_of(
     found = find_file(wanted, workspace)
     if found is None:
         notes.append(
-            Problem(f"The model '{wanted}' is not on this machine; the chosen one is kept", "base model", "", "advice")
+            Problem(
+                f"The model '{wanted}' is not on this machine; the chosen one is kept",
+                "model.base_model",
+                "download it, or choose another",
+                "advice",
+                code=NO_MODEL,
+            )
         )
     else:
         same = find_file(project.base_model, workspace)

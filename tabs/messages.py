@@ -92,7 +92,7 @@ def _group(
 
 def preset_facts(page: Page) -> dict[str, Any]:
     name = page.project.preset
-    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names()}
+    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names("train")}
 
 
 def names(page: Page) -> dict[str, str]:

@@ -508,7 +508,7 @@ def queue_of(desk: Desk) -> list:
 def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert "Make regularization images" in desk._render()[CARDS]
+    assert 'data-act="class" data-arg="-1"' in desk._render()[CARDS]
     desk.act(event("class", "-1"))
     assert 'data-arg="negative_prompt"' in desk._render()[CARDS]
     desk.act(event("class_field", "number", "12"))
@@ -529,6 +529,18 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
 def test_class_images_without_a_class_are_refused_with_the_fix(desk):
     made = queue_of(desk)
     desk.act(event("class", "-1"))
-    with pytest.raises(ProblemsError, match="No class is given"):
+    with pytest.raises(ProblemsError) as refused:
         desk.act(event("class_make", "-1"))
-    assert not made
+    assert refused.value.codes == ["class-images.no-class"] and not made
+
+
+def test_regularization_images_have_presets_of_their_own(desk):
+    desk.act(event("class", "-1"))
+    desk.act(event("class_field", "steps", "12"))
+    desk.act(event("preset_save", "", "quick"))
+    desk.act(event("class_field", "steps", "40"))
+    assert desk.class_form.presets.changed() == {"steps": 12}
+    desk.act(event("preset_load", "", "user/quick"))
+    assert desk.class_form.values()["steps"] == 12 and desk.page.presets.names("class_images") == ["user/quick"]
+    desk.act(event("preset_undo"))
+    assert desk.class_form.values()["steps"] == 40

@@ -70,7 +70,7 @@ def draw(path, **generate):
 
 def press(desk, **changes):
     values = form.start_values() | changes
-    return desk.draw(*(values[name] for name in (*form.FIELDS, "base_model", "compare", "embeddings")))
+    return desk.draw(*(values[name] for name in (*form.FIELDS, "base_model", "compare", "embeddings")))[0]
 
 
 def embedding(path):
@@ -203,7 +203,7 @@ def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     name = "outputs/runs/r/checkpoints/zunkel.safetensors"
     assert desk.refresh()[2].choices == [("r / zunkel", name)]
     desk.setter("embeddings")([name])
-    assert desk._widgets()[-1].value == [name]
+    assert desk._widgets()[-2].value == [name]
     press(desk, embeddings=[name, f"brabol={name}"])
     assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
     with pytest.raises(ProblemsError, match="no embedding 'gone'"):
@@ -318,8 +318,10 @@ def test_only_loras_of_the_list_are_added(desk, monkeypatch):
     assert [use["file"] for use in desk._values()["loras"]] == [name]
     with pytest.raises(ProblemsError):
         desk.add("/etc/passwd")
-    assert "glyphs" in desk.change_lora(event("strength", "0", "0.4")) and desk._values()["loras"][0]["strength"] == 0.4
-    assert "No LoRA" in desk.change_lora(event("remove", "0"))
+    assert (
+        "glyphs" in desk.change_lora(event("strength", "0", "0.4"))[0] and desk._values()["loras"][0]["strength"] == 0.4
+    )
+    assert "No LoRA" in desk.change_lora(event("remove", "0"))[0]
 
 
 def test_names_of_loras_never_become_markup():
