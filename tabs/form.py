@@ -15,7 +15,7 @@ from core.settings.job import TrainJob
 from core.settings.values import shown_value, text_of
 from tabs.project import FIELDS
 
-WIDE = {"lines", "sizes", "arguments"}
+WIDE = {"lines", "sizes", "arguments", "prompt"}
 LONG = 220  # letters of help that are a tower in one column
 RADIO_CHOICES = 4
 RADIO_LETTERS = 34
@@ -50,8 +50,8 @@ def group_title(group: str) -> str:
 
 
 def label(entry: Declared) -> str:
-    """Title and unit: "Warm-up (steps)"."""
-    told = entry.unit.lower().removesuffix("s") in entry.title.lower()
+    """Title and unit: "Warmup (steps)"; on the first screen the line below the title says the unit."""
+    told = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
     return entry.title if told else f"{entry.title} ({entry.unit})"
 
 
@@ -71,7 +71,9 @@ def choices(entry: Declared) -> list[tuple[str, Any]]:
     return none + [(entry.labels.get(choice, str(choice)), choice) for choice in entry.choices]
 
 
-def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None) -> Any:
+def widget(
+    entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None, elem_id: str = ""
+) -> Any:
     """The widget for one setting, chosen by its type. `paths` lists what a model or folder field may offer."""
     value = text_of(entry, getattr(getattr(job, entry.group), entry.name))
     about = entry.brief or entry.help
@@ -79,7 +81,7 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     common: dict[str, Any] = {
         "label": label(entry),
         "info": about,
-        "elem_id": element_id(entry.path),
+        "elem_id": elem_id or element_id(entry.path),
         "elem_classes": ["field", f"field-{entry.kind}", *(["field-wide"] if wide else [])],
         "interactive": True,
         "min_width": 120,
@@ -94,7 +96,8 @@ def widget(entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]
     if paths is not None and entry.widget in ("model", "folder", "optimizer"):
         return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
     if entry.widget in WIDE:
-        return gr.Textbox(value=value, lines=2 if entry.widget == "sizes" else 3, max_lines=8, **common)
+        lines = 2 if entry.widget in ("sizes", "prompt") else 3
+        return gr.Textbox(value=value, lines=lines, max_lines=8, **common)
     number = entry.kind in ("int", "float", "pair")
     return gr.Textbox(
         value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common

@@ -171,7 +171,7 @@ class FormPresets:
         )
         state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
         return (
-            f'<div class="form-presets{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
+            f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
             f'<label class="own"><span>Preset</span><select id="{self.form.id}-preset" data-act="preset_load">{options}'
             f'</select></label><div class="line"><span class="state" aria-live="polite">{state}</span>'
             f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._undo, again=True)}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -13,18 +15,17 @@ from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.run import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
-from core.settings.base import Settings
+from core.settings.base import Declared, Settings
 from core.settings.job import GenerateJob
 from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.context import Page
-from tabs.form import choices, label
+from tabs.form import events, label, widget
 from tabs.form_presets import FormPresets, KeptForm
 from tabs.markup import act_of, board, news, on_act, page_of, short
 
 TAB = "Generate"
 MOST_IMAGES = 5000
-SMALL = ("width", "height", "steps", "guidance_scale", "seed", "count")
 
 # Ctrl + Enter draws, from any field.
 DRAW_KEY = """
@@ -73,10 +74,11 @@ watch('value', () => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
+    entries = [form.ENTRIES[name] for name in form.FIELDS]
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
             presets = board("gen-presets", desk.presets.html())
-            fields = _prompts()
+            fields = _fields(entry for entry in entries if entry.widget == "prompt")
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
                 label="Compare with the base model (same seeds, drawn by it alone)",
@@ -104,7 +106,7 @@ def build(page: Page) -> None:
                 info=entry.help,
                 elem_id="gen-embeddings",
             )
-            fields |= _small_fields()
+            fields |= _fields(entry for entry in entries if entry.widget != "prompt")
             model = gr.Dropdown(
                 label="Base model",
                 info="As in Train, another one of the list, or a path.",
@@ -129,9 +131,7 @@ def build(page: Page) -> None:
     page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
     for name in form.FIELDS:
-        typed = isinstance(fields[name], gr.Textbox)
-        events = [fields[name].blur, fields[name].submit] if typed else [fields[name].input]
-        page.on_given(events, desk.setter(name), fields[name], [loras, presets])
+        page.on_given(events(fields[name]), desk.setter(name), fields[name], [loras, presets])
     own = [fields[name] for name in form.OWN]
     page.on_given(model.input, desk.choose_model, model, [loras, presets, *own])
     page.listen(compare.input, desk.setter("compare"), compare, [loras, presets], trigger_mode="always_last")
@@ -146,45 +146,16 @@ def build(page: Page) -> None:
     on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
 
-def _text(name: str, lines: int = 1, **more: Any) -> gr.Textbox:
-    """A field with the title, unit and help of its declaration."""
-    entry = form.ENTRIES[name]
-    most = 8 if lines > 1 else 1
-    return gr.Textbox(
-        label=label(entry),
-        info=entry.help,
-        lines=lines,
-        max_lines=most,
-        elem_id=f"gen-{name.replace('_', '-')}",
-        **more,
-    )
-
-
-def _prompts() -> dict[str, Any]:
-    return {"prompt": _text("prompt", 2), "negative_prompt": _text("negative_prompt")}
-
-
-def _small_fields() -> dict[str, Any]:
-    """Numbers two a row, then the choices."""
+def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
+    """The widgets of these settings by name, numbers two a row."""
     made: dict[str, Any] = {}
-    for first in range(0, len(SMALL), 2):
-        with gr.Row(equal_height=True, elem_classes="level"):
-            for name in SMALL[first : first + 2]:
-                hint = "random" if name == "seed" else "model's own" if name in form.OWN else ""
-                made[name] = _text(name, text_align="right", placeholder=hint, min_width=120)
-    for name in ("sampler", "zero_terminal_snr"):
-        entry = form.ENTRIES[name]
-        made[name] = gr.Dropdown(
-            choices(entry),
-            label=label(entry),
-            info=entry.help,
-            filterable=False,
-            elem_id=f"gen-{name.replace('_', '-')}",
-        )
-    entry = form.ENTRIES["prompt_weights"]
-    made["prompt_weights"] = gr.Checkbox(
-        label=label(entry), info=entry.help, container=False, elem_id="gen-prompt-weights"
-    )
+    for number, group in groupby(entries, lambda entry: entry.kind in ("int", "float")):
+        row = list(group)
+        size = 2 if number else 1
+        for first in range(0, len(row), size):
+            with gr.Row(equal_height=True, elem_classes="level"):
+                for entry in row[first : first + size]:
+                    made[entry.name] = widget(entry, GenerateJob(), elem_id=f"gen-{entry.name.replace('_', '-')}")
     return made
 
 

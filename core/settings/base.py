@@ -261,6 +261,24 @@ def group_shown(job: BaseModel, group: str) -> bool:
     return not chooser or value_of(job, str(chooser)) == group
 
 
+def item_of(entry: Declared) -> type[Settings] | None:
+    """What a list setting is made of, where its items have settings of their own: a folder of the dataset, a LoRA."""
+    for member in union_members(entry.info.annotation):
+        for item in get_args(member):
+            if isinstance(item, type) and issubclass(item, Settings):
+                return item
+    return None
+
+
+def item_settings(entry: Declared) -> list[Declared]:
+    """The settings of a list's items that they do not share with groups of the job: "dataset.sources[].num_repeats"."""
+    item = item_of(entry)
+    names = item.__annotations__ if item is not None else ()
+    place = f"{entry.path}[]"
+    fields = item.model_fields if item is not None else {}
+    return [Declared(f"{place}.{name}", place, name, info) for name, info in fields.items() if name in names]
+
+
 def value_of(job: BaseModel, path: str) -> Any:
     """The value at a dotted path ("noise.min_snr_gamma")."""
     group, name = path.split(".", 1)

@@ -39,11 +39,11 @@ class ClassImageSettings(Settings):
         min_length=1,
         title="Prompt",
         level="shown",
-        widget="text",
+        widget="prompt",
         help="{class} is replaced by the class.",
     )
     negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="text", help="What the images should not show."
+        "", title="Negative prompt", level="shown", widget="prompt", help="What the images should not show."
     )
     caption: str = setting(
         "{class}",

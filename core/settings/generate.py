@@ -26,9 +26,11 @@ class LoraUse(Settings):
 class GenerateSettings(Settings):
     """Prompt, size and sampler."""
 
-    prompt: str = setting("a fox, glyph style", title="Prompt", level="shown", widget="text", help="What to generate.")
+    prompt: str = setting(
+        "a fox, glyph style", title="Prompt", level="shown", widget="prompt", help="What to generate."
+    )
     negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="text", help="What the image should not show."
+        "", title="Negative prompt", level="shown", widget="prompt", help="What the image should not show."
     )
     width: Side | None = setting(
         None,

@@ -110,9 +110,9 @@ def test_all_as_for_all_empties_only_what_folders_share(desk):
 
 
 def test_custom_attributes_are_json(desk):
-    found = own(desk, "custom_attributes", '{"diff_output_preservation": true}')
-    assert found.custom_attributes == {"diff_output_preservation": True}
-    assert '{"diff_output_preservation": true}' in html.unescape(card(desk))
+    found = own(desk, "custom_attributes", '{"kept": true}')
+    assert found.custom_attributes == {"kept": True}
+    assert '{"kept": true}' in html.unescape(card(desk))
 
 
 def test_a_regularization_folder_given_shortly_is_a_card_and_stays_short():
