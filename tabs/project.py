@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from core.settings.job import TrainJob, new_project
 from core.settings.migrations import to_version_2
 from core.settings.names import bad_name, without_signs
 from core.settings.presets import PresetStore, differences, to_values
-from tabs.values import BadText, text_of, value_from
+from core.settings.values import BadText, text_of, value_from
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
@@ -195,7 +195,7 @@ class Project:
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
-        bad = Bad(raw, Problem(problem.what, path, problem.fix.replace(NULL, "")))
+        bad = Bad(raw, replace(problem, where=path, fix=problem.fix.replace(NULL, "")))
         if self.bad.get(path) == bad:
             return False
         self._remember(f"change of {FIELDS[path].title}")

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -266,16 +267,33 @@ def _stems(folder: Path) -> list[str]:
 _NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is a number
 
 
+@lru_cache(maxsize=500)
+def _task_of(path: Path, changed: int) -> str:
+    """The task of a preset file; one that cannot be read counts as a training's, where loading it says why."""
+    try:
+        raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
+    except ProblemsError:
+        return "train"
+    return str(raw.get("task", "train")) if isinstance(raw, dict) else "train"
+
+
 class PresetStore:
     """Presets by name: shipped ones in presets/, the person's own in presets/user/. Shipped ones are never changed."""
 
     def __init__(self, folder: Path):
         self.shipped, self.user = folder, folder / "user"
 
-    def names(self) -> list[str]:
-        """Own presets as "user/name", shipped ones by name, each sorted."""
-        own = [f"user/{name}" for name in _stems(self.user)]
-        return _stems(self.shipped) + own
+    def names(self, task: str = "") -> list[str]:
+        """Own presets as "user/name", shipped ones by name, each sorted; of one task, or of all."""
+        found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        return [name for name in found if not task or self._task(name) == task]
+
+    def _task(self, name: str) -> str:
+        try:
+            path = self.path(name)
+            return _task_of(path, path.stat().st_mtime_ns)
+        except (OSError, ProblemsError):
+            return "train"
 
     def path(self, name: str) -> Path:
         """The file of a preset; names with path parts are refused."""

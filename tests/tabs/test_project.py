@@ -34,7 +34,7 @@ def test_an_edit_is_kept_across_a_restart_with_the_preset_and_the_bad_texts(proj
     again = Project(project.file, store)
     assert again.job == project.job and again.job.network.rank == 32
     assert again.shown("optimizer.learning_rate") == "fast"
-    assert again.bad["optimizer.learning_rate"].problem.what == "Trained rate is 'fast', which is not a number"
+    assert again.bad["optimizer.learning_rate"].problem.what == "Learning rate is 'fast', which is not a number"
     assert again.tab_state("Generate") == {"prompt": "a fox"}
     assert again.revision > project.revision - 1
 
@@ -103,7 +103,7 @@ def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(proje
     project.redo()
     ranks.append(project.job.network.rank)
     assert ranks == [8, 4, 8]
-    assert project.can_undo == "change of Rank"
+    assert project.can_undo == f"change of {FIELDS['network.rank'].title}"
     project.edit("network.rank", "9")
     project.redo()
     assert project.job.network.rank == 9 and project.can_redo == ""
