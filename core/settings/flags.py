@@ -9,7 +9,7 @@ from typing import Any
 
 from core.record.bounded_json import parse_json
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared
+from core.settings.base import Declared, Settings, declared, item_settings
 from core.settings.elsewhere import ELSEWHERE
 
 MAX_VALUES = 10_000  # in one flag
@@ -149,11 +149,17 @@ def help_text(model: type[Settings], width: int = 110) -> str:
         if entry.group != group:
             group = entry.group
             lines += ["", f"{model.model_fields[group].title or group}:"]
-        default = json.dumps(entry.default, default=str)
-        facts = "; ".join(part for part in (f"default {default}", entry.range_text, entry.unit) if part)
-        lines.append(f"  --{entry.path}  [{facts}]")
-        lines += [f"        {line}" for line in _wrap(f"{entry.title}. {entry.help}", width - 8)]
+        lines += _help_of(entry, f"--{entry.path}", width)
+        for item in item_settings(entry):
+            lines += _help_of(item, f"  {item.path}", width)
     return "\n".join(lines).lstrip("\n")
+
+
+def _help_of(entry: Declared, name: str, width: int) -> list[str]:
+    default = "required" if entry.info.is_required() else f"default {json.dumps(entry.default, default=str)}"
+    facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)
+    lines = _wrap(f"{entry.title}. {entry.help}", width - 8)
+    return [f"  {name}  [{facts}]", *(f"        {line}" for line in lines)]
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -101,8 +101,4 @@ class ClassImagesJob(Job):
 
 JOBS = tasks.JobModels()
 
-# A recipe leaves these to the user: what is trained, on which model, under which name.
-NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
-NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
-
 extensions.load()  # what is registered adds its tasks, choices and groups

@@ -14,7 +14,6 @@ from core.families import family
 from core.optimization.schedules import set_learning_rates
 from core.record.queued import queued
 from core.training.losses import StepRecord
-from core.training.prior import PRESERVE
 from core.training.step import Predict, training_loss
 from core.training.watching import Seen
 
@@ -138,7 +137,7 @@ def image_losses(
         with run.method.untrained():
             return run.predict(noisy, at, text, sizes)
 
-    preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
+    preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
     at = queued(torch.tensor(list(timesteps)), device)
 
     def loss_of(predict: Predict, **more: Any) -> Tensor:
