@@ -1,11 +1,11 @@
 @echo off
-rem Finds a Python that fits (3.11 to 3.13) and hands over to core\setup\launch.py with all arguments. "launch.bat help" tells more.
-rem No administrator, no activation, no execution policy, no Git. 3.11 first, as in launch.sh.
-rem Paths may hold spaces and brackets: each stands in quotes, and none in a bracketed block, which cmd would read as a whole.
+rem Finds a suitable Python (3.11 to 3.13) and runs core\setup\launch.py with all arguments. See "launch.bat help".
+rem Needs no administrator rights, activation, execution policy or Git. 3.11 first, as in launch.sh.
+rem Paths may contain spaces and brackets: each is quoted, and none is in a bracketed block, which cmd would expand at once.
 setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>&1
 set "PYTHONUTF8=1"
-rem The Python install manager would download a version that is only asked for.
+rem The Python install manager would download a missing version.
 set "PYTHON_MANAGER_AUTOMATIC_INSTALL=false"
 set "answer=%TEMP%\atelier_%RANDOM%.txt"
 set "list=%TEMP%\atelier_%RANDOM%_list.txt"
@@ -20,7 +20,7 @@ set "python=%ATELIER_PYTHON%"
 goto run
 
 :look
-rem The py launcher knows the Pythons that are installed but not on PATH.
+rem The py launcher finds Pythons that are installed but not on PATH.
 for %%v in (3.11 3.12 3.13) do call :ask_py %%v
 for %%v in (311 312 313) do call :ask_file "%LOCALAPPDATA%\Programs\Python\Python%%v\python.exe"
 for %%v in (311 312 313) do call :ask_file "%ProgramFiles%\Python%%v\python.exe"
@@ -31,15 +31,15 @@ del "%answer%" "%list%" >nul 2>&1
 if defined python goto run
 if defined found goto wrong
 if defined stub goto store
-echo Atelier needs Python 3.11, 3.12 or 3.13 and found none: install Python 3.11 (64-bit) from python.org, then start launch.bat again.
+echo Atelier needs Python 3.11, 3.12 or 3.13 but found none: install Python 3.11 (64-bit) from python.org, then start launch.bat again.
 goto end
 
 :wrong
-echo Atelier needs Python 3.11, 3.12 or 3.13 (64-bit) and found only%found%: install Python 3.11 from python.org, then start launch.bat again.
+echo Atelier needs Python 3.11, 3.12 or 3.13 (64-bit) but found only%found%: install Python 3.11 from python.org, then start launch.bat again.
 goto end
 
 :store
-echo Atelier needs Python, and what Windows calls python is only a link to the Microsoft Store: install Python 3.11 from python.org, then start launch.bat again.
+echo Atelier needs Python, but python on this Windows is only a link to the Microsoft Store: install Python 3.11 from python.org, then start launch.bat again.
 goto end
 
 :run
@@ -47,8 +47,8 @@ goto end
 set "code=%ERRORLEVEL%"
 
 :end
-rem After a double click the window would close before the message is read. Windows then names this file by its full path in quotes,
-rem without arguments; typed in a console it is named as typed, and there is nothing to wait for.
+rem After a double click the window would close before the message can be read. Windows then passes this file's full path in quotes
+rem without arguments; when typed in a console, no pause is needed.
 if "%code%"=="0" exit /b 0
 if defined CI exit /b %code%
 if not "%~1"=="" exit /b %code%
@@ -71,7 +71,7 @@ if not exist "%~1" exit /b 0
 call :judge
 if "%fit%"=="ok" set "python=%~1"
 if defined fit exit /b 0
-rem The Store's stub answers nothing; a Python that was really installed from the Store answers like any other.
+rem The Store's stub prints nothing; a Python installed from the Store prints like any other.
 set "place=%~1"
 if /i not "%place:\WindowsApps\=%"=="%place%" set "stub=1"
 exit /b 0

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Finds a Python that fits (3.11 to 3.13) and hands over to core/setup/launch.py with all arguments. `./launch.sh help` tells more.
-# 3.11 first: of the three it has wheels for the most packages, and it is the one that every change is tested on.
+# Finds a suitable Python (3.11 to 3.13) and runs core/setup/launch.py with all arguments. See `./launch.sh help`.
+# 3.11 first: it has wheels for the most packages, and every change is tested on it.
 set -u
 
 script=$0
@@ -14,7 +14,7 @@ done
 root=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P) || exit 1
 home=${HOME:-/nonexistent}
 
-# Every file of this name on PATH, not only the first: that may be a pyenv shim that refuses.
+# Every file of this name on PATH, not only the first, which may be a pyenv shim that refuses to run.
 on_path() {
     old_ifs=$IFS
     IFS=:
@@ -50,11 +50,11 @@ candidates() {
     done
 }
 
-# Sets `python` to the best fit, or leaves it empty with `others` (versions that do not fit) and `novenv` (one that lacks venv).
+# Sets `python` to the best one, or leaves it empty with `others` (unsuitable versions) and `novenv` (one without venv).
 choose_python() {
     python='' twelve='' thirteen='' others='' novenv=''
     while IFS= read -r candidate; do
-        # Apple's own python3 opens a window that offers to install developer tools, and is too old in any case.
+        # Apple's python3 opens a window offering to install developer tools, and is too old anyway.
         if [ "$candidate" = /usr/bin/python3 ] && [ "$(uname -s)" = Darwin ]; then continue; fi
         answer=$("$candidate" "$root/core/setup/probe.py" 2>/dev/null </dev/null) || continue
         path=${answer#*|*|}
@@ -89,10 +89,10 @@ elif [ -x "$root/.venv/bin/python" ] && "$root/.venv/bin/python" -c '' 2>/dev/nu
 else
     choose_python
     if [ -z "$python" ] && [ -n "$novenv" ]; then
-        echo "Atelier: Python $novenv is here without the part that makes environments: install it (sudo apt install python$novenv-venv), then run ./launch.sh again." >&2
+        echo "Atelier: Python $novenv was found but has no venv module: install it (sudo apt install python$novenv-venv), then run ./launch.sh again." >&2
         exit 1
     elif [ -z "$python" ]; then
-        echo "Atelier needs Python 3.11, 3.12 or 3.13 (64-bit) and found ${others:+only }${others:-none}: install Python 3.11 with your package manager or from python.org, then run ./launch.sh again." >&2
+        echo "Atelier needs Python 3.11, 3.12 or 3.13 (64-bit) but found ${others:+only }${others:-none}: install Python 3.11 with your package manager or from python.org, then run ./launch.sh again." >&2
         exit 1
     fi
 fi

@@ -10,8 +10,8 @@ if sys.version_info < (3, 11):
         + ". Start it with launch.sh or launch.bat."
     )
 
-# Before any library loads: large tensors lie in large pages of memory (Linux: handing out small ones takes half of a large
-# optimizer's time), and nothing is reported home.
+# Before any library loads: use large memory pages for large tensors (on Linux small ones cost a large optimizer half of its
+# time), and disable telemetry.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -24,6 +24,6 @@ if __name__ == "__main__":
             from core.cli.main import main
 
             code = main(sys.argv[1:])
-    except KeyboardInterrupt:  # also while the first modules load
+    except KeyboardInterrupt:  # even while the first modules load
         code = 130
     sys.exit(code)

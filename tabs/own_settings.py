@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,11 +14,11 @@ from core.settings.base import Declared, Settings, union_members
 from core.settings.check import NULL, allowed
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.source import ONE_FOR_ALL, SHARED, Source
-from tabs.form import label, shown_value
+from core.settings.values import BadText, shown_value, text_of, value_from
+from tabs.form import label
 from tabs.markup import esc
 from tabs.project import FIELDS
 from tabs.safety import Roots
-from tabs.values import BadText, text_of, value_from
 
 NOTHING = '""'  # typed in a field whose emptiness means "as for all"
 NOT_OWN: Any = object()  # the field has no common value behind it
@@ -129,7 +130,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
     try:
         return value_from(entry, text)
     except BadText as error:
-        raise ProblemsError.one(error.problem.what, entry.title, error.problem.fix) from None
+        raise ProblemsError([replace(error.problem, where=entry.title)]) from None
 
 
 def refused(entry: Declared, text: str) -> ProblemsError:

@@ -1,1 +1,1 @@
-"""The benchmark: this machine's own rates beside what training reaches of them."""
+"""The benchmark: this machine's own rates, and what training reaches of them."""

@@ -1,9 +1,9 @@
-"""A plain trainer of the usual kind, to hold ours against: diffusers' U-Net, autocast, torch's AdamW, the loss read back at each step.
+"""A plain trainer to compare with: diffusers' U-Net, autocast, torch's AdamW, the loss read back at every step.
 
-It is written as the widely used training scripts are, on purpose, and in its favor where they differ: latents are given,
+Deliberately written like the widely used training scripts, and in its favor where they differ: latents are given,
 no VAE is loaded, nothing is saved, no image is decoded. Started as a process of its own:
 
-    python -m core.bench.baseline SPEC.json        prints what it measured as JSON
+    python -m core.bench.baseline SPEC.json        prints its measurements as JSON
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TRAIN_STEPS = 1000
 
 @dataclass(frozen=True)
 class Spec:
-    """What the plain trainer trains. size in pixels; rank of a LoRA; model: a diffusers folder.
-    frozen: type of weights that do not train. training: type of a whole model's weights ("fp32" masters under autocast as a rule).
+    """A conventional training. size in pixels; rank of a LoRA; model: a diffusers folder.
+    frozen: dtype of frozen weights. trainable: dtype of a full model's weights (usually "fp32" masters under autocast).
     """
 
     method: str  # "lora", "dreambooth", "fine_tune" or "embedding"
@@ -40,7 +40,7 @@ class Spec:
     steps: int
     batch: int = 1
     rank: int = 16
-    text: bool = False  # whether text encoders train (embedding: their table always does)
+    text: bool = False  # whether text encoders train (embedding: the token table always does)
     frozen: str = "bf16"
     trainable: str = "fp32"
     autocast: bool = True
@@ -53,7 +53,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class WrappedLinear(nn.Module):
-    """A linear layer (or 1x1 convolution) with a LoRA beside it, as the usual scripts wrap it. Its weights train in fp32."""
+    """A linear layer (or 1x1 convolution) with a LoRA, wrapped like in the usual scripts. Its weights train in fp32."""
 
     def __init__(self, base: nn.Module, rank: int):
         super().__init__()
@@ -72,7 +72,7 @@ class WrappedLinear(nn.Module):
 
 
 def wrap(model: nn.Module, rank: int, wanted: Callable[[str, nn.Module], bool]) -> list[nn.Parameter]:
-    """Put a LoRA beside every wanted layer; returns what trains."""
+    """Put a LoRA on every wanted layer; returns the trainable parameters."""
     trainable: list[nn.Parameter] = []
     for name, layer in [(name, layer) for name, layer in model.named_modules() if wanted(name, layer)]:
         parent, _, last = name.rpartition(".")
@@ -94,7 +94,7 @@ def in_transformer(unet: nn.Module) -> Callable[[str, nn.Module], bool]:
 
 
 class PlainTrainer:
-    """The parts of one training, in fp32 as the usual scripts load them, then in the types of the spec."""
+    """The parts of one training, loaded in fp32 like the usual scripts, then cast as specified."""
 
     def __init__(self, spec: Spec):
         from diffusers import UNet2DConditionModel
@@ -116,7 +116,7 @@ class PlainTrainer:
         self.alpha_bar = torch.cumprod(1 - steps_done, 0).to(spec.device)
 
     def _place(self) -> list[nn.Parameter]:
-        """Types, devices and what trains, by method."""
+        """Casts, moves and freezes the parts by method; returns the trainable parameters."""
         spec, frozen = self.spec, DTYPES[self.spec.frozen]
         whole = spec.method in ("dreambooth", "fine_tune")
         self.unet.to(spec.device, DTYPES[spec.trainable] if whole else frozen)
@@ -151,7 +151,7 @@ class PlainTrainer:
         return torch.optim.AdamW(self.trainable, lr=self.spec.rate, weight_decay=0.01)
 
     def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Captions are encoded at every step, training or not, as the usual scripts do."""
+        """Captions are encoded at every step, whether or not the text encoder trains, like the usual scripts."""
         trains = any(parameter.requires_grad for text in self.texts for parameter in text.parameters())
         with torch.enable_grad() if trains else torch.no_grad():
             if len(self.texts) == 1:
@@ -163,7 +163,7 @@ class PlainTrainer:
             return states, {"text_embeds": read[1].text_embeds, "time_ids": sizes}
 
     def step(self, latents: torch.Tensor, ids: torch.Tensor) -> float:
-        """One update; the loss is read back at once."""
+        """One optimizer step; the loss is read back immediately."""
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, TRAIN_STEPS, (len(latents),), device=latents.device)
         clean = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
@@ -184,7 +184,7 @@ class PlainTrainer:
         return loss.item()
 
     def _put_back(self) -> None:
-        """All rows of the table but the new word's return to what they were, as diffusers' script does."""
+        """Restore all rows of the table but the trained token's, as diffusers' script does."""
         with torch.no_grad():
             for table, before in zip(self.trainable, self.before, strict=True):
                 others = torch.ones(len(table), dtype=torch.bool)
@@ -197,7 +197,7 @@ class PlainTrainer:
         return torch.autocast(torch.device(self.spec.device).type, torch.bfloat16)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Latents and captions of a few tokens, made up; the benchmark counts time and memory, not images."""
+        """Made-up latents and captions of a few tokens; the benchmark measures time and memory, not images."""
         drawn = torch.Generator().manual_seed(1)
         side = self.spec.size // 8
         while True:

@@ -1,4 +1,4 @@
-"""Caching numbers: encoding images of a camera's size into the latent cache beside the VAE alone on the same pixels."""
+"""Caching speed: encoding camera-size images into the latent cache, compared with the VAE alone on the same pixels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDS = 3
 
 
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Images a second, once as a training fills its cache and once by the VAE alone: the best of several rounds each."""
+    """Images per second, once filling a cache as a training does and once with the VAE alone: the best of several rounds."""
     from core.dataset.encoding import pixels_of
     from core.families import sd1
     from core.training.latents import decode_threads
 
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         folder = Path(name)
-        say("making images of 1 to 4 million pixels")
+        say("creating images of 1 to 4 million pixels")
         placed = sorted(_placed(folder / "images", IMAGES // (3 if quick else 1)), key=lambda each: each.bucket)
         pixels = [pixels_of(each) for each in placed]
         vae = random_vae(device)
@@ -40,7 +40,7 @@ def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dic
         def encode(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return sd1.encode_image_latents(vae, batch)
 
-        _alone(pixels[:1], encode, device)  # the first time sets up memory and kernels
+        _alone(pixels[:1], encode, device)  # the first call sets up memory and kernels
         alone, filled = float("inf"), float("inf")
         for number in range(ROUNDS):
             say(f"encoding them, round {number + 1} of {ROUNDS}")
@@ -67,7 +67,7 @@ def random_vae(device: str) -> Any:
 
 
 def _placed(folder: Path, count: int) -> list[Placed]:
-    """Images with the detail of photographs, at their places."""
+    """Images with photographic detail, placed in buckets."""
     from PIL import Image
 
     from core.dataset.batches import Placed
@@ -95,7 +95,7 @@ def _placed(folder: Path, count: int) -> list[Placed]:
 
 
 def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> float:
-    """Seconds of the VAE for images that are decoded already."""
+    """Seconds of the VAE for images already decoded."""
     import torch
 
     wait(device)
@@ -107,7 +107,7 @@ def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> 
 
 
 def _filled(folder: Path, placed: Sequence[Placed], encode: Callable[[Any], Any], threads: int) -> float:
-    """Seconds from image files to entries on the disk."""
+    """Seconds from image files to cache entries on disk."""
     from core.dataset.latent_cache import LatentCache
 
     started = time.perf_counter()
@@ -116,7 +116,7 @@ def _filled(folder: Path, placed: Sequence[Placed], encode: Callable[[Any], Any]
 
 
 def caching_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """For the table."""
+    """Rows of the benchmark's table."""
     return [
         ("cached", result["what"]),
         ("the VAE alone", f"{result['vae_images_per_second']:.2f} images/s"),

@@ -1,4 +1,4 @@
-"""Ours beside the plain trainer of baseline.py: time of a step and peak memory of each, in processes of their own."""
+"""Compares our trainer with the plain one in baseline.py: step time and peak memory, each in its own process."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from core.settings.presets import dump
 
 @dataclass(frozen=True)
 class Case:
-    """One training. goal_*: what ours may take, as a share of the plain trainer's. needs_gb: memory of the hungrier of the two,
-    estimated from the sizes of weights, gradients and the optimizer's memory."""
+    """One training. goal_*: our target as a fraction of the plain trainer's. needs_gb: memory of the larger of the two,
+    estimated from the sizes of weights, gradients and optimizer state."""
 
     what: str
     method: str
@@ -54,17 +54,17 @@ CASES = {
     "sdxl_lora": Case("SDXL LoRA, U-Net", "lora", False, 0.7, 0.6, family="sdxl", needs_gb=20),
     "sdxl_embedding": Case("SDXL textual inversion", "embedding", False, 1.0, family="sdxl", needs_gb=12),
     "sdxl_fine_tune": Case(
-        "SDXL fine-tune, U-Net, full bf16, Adafactor, ours with the step within the backward pass",
+        "SDXL fine-tune, U-Net, full bf16, Adafactor, ours with the fused backward pass",
         "fine_tune",
         False,
         1.0,
         family="sdxl",
         needs_gb=19,
         ours={"memory": {"full_precision": "bf16", "fused_backward_pass": True}, "optimizer": ADAFACTOR},
-        plain={"training": "bf16", "autocast": False, "optimizer": "Adafactor"},
+        plain={"trainable": "bf16", "autocast": False, "optimizer": "Adafactor"},
     ),
 }
-QUICK = {  # the packages alone take most of its memory: it shows that the comparison runs, and has no goals
+QUICK = {  # the packages take most of its memory: it only shows that the comparison runs, without goals
     f"starter_{case.method}": replace(
         case, what=case.what.replace("SD 1.5", "starter"), size=128, needs_gb=1.5, goal_time=None, goal_memory=None
     )
@@ -76,7 +76,7 @@ QUICK = {  # the packages alone take most of its memory: it shows that the compa
 def compare(
     folder: Path, device: str, *, quick: bool, case: str | None, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Every case, or the one named. quick: the starter, few steps, one round."""
+    """All cases, or the named one. quick: the starter, few steps, one round."""
     chosen = QUICK if quick and case is None else CASES
     found = {}
     for name, each in ({**CASES, **QUICK} if case else chosen).items():
@@ -84,7 +84,7 @@ def compare(
             continue
         free = psutil.virtual_memory().available / 1e9
         if device == "cpu" and free < each.needs_gb:
-            say(f"left out: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
+            say(f"skipped: {each.what} needs about {each.needs_gb:.0f} GB, {free:.0f} are free")
             found[name] = {"what": each.what, "left_out": f"needs about {each.needs_gb:.0f} GB, {free:.0f} were free"}
             continue
         found[name] = measure_case(each, folder, device, 8 if quick else 20, 1 if quick else 2, say)
@@ -94,7 +94,7 @@ def compare(
 def measure_case(
     case: Case, folder: Path, device: str, steps: int, rounds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Both in turn, `rounds` times; the better time and the lower peak of each counts."""
+    """Both in turn, `rounds` times; the faster time and the lower peak of each count."""
     model = model_of(case, folder)
     images = workload.make_images(folder, case.size)
     outputs = folder / "outputs"
@@ -121,7 +121,7 @@ def measure_case(
 def summary(
     case: Case, device: str, ours: list[tuple[float, int]], plain: dict[str, list[tuple[float, int]]]
 ) -> dict[str, Any]:
-    """Ratios of the better rounds. On a GPU resident memory says nothing of the card's: no ratio of memory."""
+    """Ratios of the best rounds. On a GPU, resident memory does not include VRAM, so there is no memory ratio."""
 
     def best(measured: list[tuple[float, int]]) -> dict[str, Any]:
         return {
@@ -153,7 +153,7 @@ def model_of(case: Case, folder: Path) -> Path:
 
 
 def our_values(case: Case, model: Path, images: Path, steps: int) -> dict[str, Any]:
-    """Our settings for the same training: the defaults, but for what the case says."""
+    """Our settings for the same training: the defaults, except what the case sets."""
     base = workload.job_values(model, images, case.size, steps, "auto")
     base["network"]["train_text_encoder"] = case.text
     more: dict[str, Any] = {"method": {"kind": case.method}}
@@ -163,8 +163,8 @@ def our_values(case: Case, model: Path, images: Path, steps: int) -> dict[str, A
 
 
 def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, Spec]:
-    """The plain trainer's settings by name. A LoRA is trained in two usual ways: on a model in bf16 and on one in fp32. On a
-    CPU, where bf16 is the slower type now and then, it has fp32 throughout as well."""
+    """The plain trainer's settings by name. LoRAs are usually trained on a model in bf16 or in fp32. On a
+    CPU, where bf16 can be slower, fp32 throughout is included too."""
     spec = Spec(case.method, str(model), case.size, steps, text=case.text, device=device, **case.plain)
     lora = {"model in fp32": replace(spec, frozen="fp32"), "model in bf16": spec}
     specs = lora if case.method == "lora" else {"as usual": spec}
@@ -174,7 +174,7 @@ def plain_specs(case: Case, model: Path, steps: int, device: str) -> dict[str, S
 
 
 def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
-    """`webui.py prepare`, so that neither trainer encodes images while it is measured."""
+    """`webui.py prepare`, so that neither trainer encodes images while being measured."""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
@@ -186,7 +186,7 @@ def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
 
 
 def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
-    """Median seconds of a step after the warm-up, and the process's peak in bytes."""
+    """Median seconds per step after the warm-up, and the process's peak memory in bytes."""
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
     words = [sys.executable, "-m", "core.bench.baseline", str(file)]
@@ -206,7 +206,7 @@ def compare_rows(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     rows = []
     for case in found.values():
         if "left_out" in case:
-            rows.append((case["what"], f"left out: {case['left_out']}"))
+            rows.append((case["what"], f"skipped: {case['left_out']}"))
             continue
         rows.append((case["what"], f"ours {_words(case['ours'])}{_goal(case)}"))
         for name, plain in case["plain"].items():

@@ -1,4 +1,4 @@
-"""Dataset numbers: how fast a folder of many images is read, opened again, and planned; and the memory that takes."""
+"""Dataset speed: how fast a folder of many images is scanned, reopened and planned, and the memory used."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SIZES = ((64, 64), (96, 64), (64, 96), (80, 64), (64, 80), (112, 64), (64, 112)
 
 
 def measure_datasets(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Each number in a process of its own, since the memory of one would hide that of the next."""
+    """Each number in its own process, since the memory of one would hide that of the next."""
     images, planned = (IMAGES // 10, PLANNED // 10) if quick else (IMAGES, PLANNED)
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         folder, memo = Path(name) / "images", Path(name) / "index.sqlite"
-        say(f"making {images} images with captions")
+        say(f"creating {images} images with captions")
         make_many(folder, images)
         say("reading the folder")
-        warm_up = _in_a_process("scan", str(folder), str(Path(name) / "other.sqlite"))  # the system's own file cache
+        warm_up = _in_a_process("scan", str(folder), str(Path(name) / "other.sqlite"))  # the system's file cache
         first = _in_a_process("scan", str(folder), str(memo))
-        say("opening it again")
+        say("reopening it")
         again = _in_a_process("scan", str(folder), str(memo))
     say(f"planning an epoch of {planned} images")
     plan = _in_a_process("plan", str(planned))
@@ -45,7 +45,7 @@ def measure_datasets(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def make_many(folder: Path, count: int) -> None:
-    """Small JPEG and PNG files of several shapes, in ten sub-folders, each with a caption of twenty tags."""
+    """Small JPEG and PNG files of several shapes in ten subfolders, each with a caption of twenty tags."""
     from PIL import Image
 
     samples: dict[str, list[bytes]] = {}
@@ -68,7 +68,7 @@ def make_many(folder: Path, count: int) -> None:
 
 
 def _in_a_process(*words: str) -> dict[str, Any]:
-    """Run this file's own command line; the last line of what it prints is JSON."""
+    """Run this file's command line; the last line it prints is JSON."""
     done = subprocess.run(
         [sys.executable, "-m", "core.bench.datasets", *words], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -96,7 +96,7 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
 
 
 def _plan(count: int) -> dict[str, Any]:
-    """An epoch of images of many shapes, placed in buckets of 1024 pixels, batch size 4."""
+    """An epoch of images of many shapes in buckets of 1024 pixels, batch size 4."""
     from core.dataset.batches import Placed
     from core.dataset.buckets import plan_buckets
     from core.dataset.caption_files import Caption
@@ -116,7 +116,7 @@ def _plan(count: int) -> dict[str, Any]:
         path = Path(f"{number}.png")
         image = ImageInfo("images", path.name, path, width, height, 1, 1)
         placement = plan.assign(width, height)
-        assert placement is not None  # only slivers have none
+        assert placement is not None  # only extremely narrow images have none
         placed.append(Placed(image, placement, Caption("", "words", path), concept))
     start = time.perf_counter()
     batches = Epochs(placed, dataset).batches(0, 0)

@@ -1,4 +1,4 @@
-"""The arithmetic of one training step, counted on a model without numbers."""
+"""The arithmetic of one training step, counted on a model without weights."""
 
 from __future__ import annotations
 

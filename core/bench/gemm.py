@@ -1,4 +1,4 @@
-"""What this machine multiplies: the rate that everything else is held against."""
+"""The matrix multiplication rate of this machine, the reference for all other numbers."""
 
 from __future__ import annotations
 

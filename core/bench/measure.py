@@ -1,4 +1,4 @@
-"""Measure whole trainings in processes of their own, from the journal they leave and what the system says of them."""
+"""Measures whole trainings in their own processes, from their journal and the system's statistics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAUSE = 0.5  # seconds between two requests for the page
 @dataclass(frozen=True)
 class Measured:
     """seconds_per_step: median after the warm-up. peak_bytes: resident memory of the process and its children.
-    start_to_first_step: from the start of the process until the first step begins; ..._done: until its loss is there.
+    start_to_first_step: from process start until the first step begins; ..._done: until its loss is known.
     """
 
     seconds_per_step: float
@@ -42,7 +42,7 @@ class Measured:
 
 
 def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Measured:
-    """Run `webui.py train` on these settings and read what happened."""
+    """Run `webui.py train` with these settings and read the results."""
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(
@@ -88,7 +88,7 @@ def _read(journal: Path, started: float, peak: int) -> Measured:
 
 
 class PeakWatch:
-    """Highest resident memory of a process tree, sampled; on Linux the kernel's own high-water mark of the process counts too."""
+    """Peak resident memory of a process tree, sampled; on Linux the kernel's high-water mark counts too."""
 
     def __init__(self, pid: int):
         self._process = psutil.Process(pid)
@@ -119,7 +119,7 @@ class PeakWatch:
 
 
 def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: int) -> dict[str, float]:
-    """Answer times of the page, in seconds, while a training of these settings runs in it."""
+    """Response times of the page, in seconds, while a training of these settings runs in it."""
     import urllib.request
 
     from core.engine.owner import hand_in
@@ -143,7 +143,7 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
 
         hand_in(Workspace.of(outputs), "train", "bench", values)
         journal = _wait_for_steps(outputs)
-        # A browser keeps the page's cookie; who comes without one as often is refused while a job runs.
+        # A browser keeps the page's cookie; clients without it are throttled while a job runs.
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         times = []
         for _ in range(requests):
@@ -165,7 +165,7 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
 
 
 def _address(process: subprocess.Popen[str]) -> str:
-    """The address that the page prints."""
+    """The address printed by the page."""
     assert process.stdout is not None
     for line in process.stdout:
         for word in line.split():
@@ -175,11 +175,11 @@ def _address(process: subprocess.Popen[str]) -> str:
 
 
 def _wait_for_steps(outputs: Path, seconds: float = 120.0) -> Path:
-    """Wait until a run of this folder has made a few steps."""
+    """Wait until a run in this folder has made a few steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for folder in list_runs(outputs / "runs")[:1]:
             if sum(line["kind"] == "steps" for line in read_lines(folder.journal_file)) >= WARM_UP_STEPS:
                 return folder.journal_file
         time.sleep(0.5)
-    raise RuntimeError("the training in the page did not begin")
+    raise RuntimeError("the training in the page did not start")

@@ -1,4 +1,4 @@
-"""Models of random numbers with the published architectures: for the benchmark and the tests, since no weights are shipped."""
+"""Models of random weights with the published architectures, for the benchmark and tests, since none are shipped."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
 
 
 def empty_sd15() -> tuple[Any, Any]:
-    """U-Net and text encoder without numbers, on the meta device: for counting."""
+    """U-Net and text encoder without weights, on the meta device: for counting."""
     return make_empty("unet", shipped_config("unet")), make_empty("text_encoder", shipped_config("text_encoder"))
 
 
 def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights of unit gain, small biases, norms about 1: activations keep their size through the model.
 
-    All are cut from one pattern of random numbers: drawing a billion of them would take most of a minute. Each takes no
-    more of it than it has numbers: a small model has a thousand tensors.
+    All are cut from one pattern of random numbers: generating a billion of them would take most of a minute. Each tensor
+    uses no more of it than it has elements: a small model has a thousand tensors.
     """
     pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed)).repeat(2)
     state, place = {}, 0
@@ -52,7 +52,7 @@ def random_state(name: str, config: dict[str, Any], dtype: torch.dtype, seed: in
 
 
 def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
-    """The pattern again and again, up to `count` numbers."""
+    """The pattern repeated to `count` elements."""
     tiled = torch.empty(count, dtype=pattern.dtype)
     for start in range(0, count, len(pattern)):
         tiled[start : start + len(pattern)] = pattern[: count - start]
@@ -60,7 +60,7 @@ def _tiled(pattern: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _spread(key: str, count: int, shape: torch.Size) -> tuple[float, float]:
-    """Deviation and mean of a tensor's numbers."""
+    """Standard deviation and mean of a tensor."""
     if key.endswith("bias"):
         return 0.02, 0.0
     if "norm" in key.split(".")[-2]:
@@ -87,7 +87,7 @@ def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str,
 
 
 def write_rest(folder: Path, family_name: str = "sd1") -> None:
-    """Scheduler, tokenizers and the index."""
+    """Scheduler, tokenizers and model_index.json."""
     configs = family(family_name).LAYOUT.configs
     for inside in (configs / "scheduler", *configs.glob("tokenizer*")):
         shutil.copytree(inside, folder / inside.name, dirs_exist_ok=True)

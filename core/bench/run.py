@@ -1,4 +1,4 @@
-"""The benchmark: this machine's GEMM rate first, then what trainings and the page reach on it."""
+"""The benchmark: this machine's GEMM rate first, then what trainings and the page achieve."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ SIZE = 256
 
 
 def known_part(name: str) -> bool:
-    """Whether `--only` knows it: a part, or one case of the baseline (baseline:sd15_lora)."""
+    """Whether `--only` accepts it: a part, or one case of the baseline (baseline:sd15_lora)."""
     return name in PARTS or (name.startswith(CASE) and name.removeprefix(CASE) in {**CASES, **QUICK})
 
 
 def run_bench(
     outputs: Path, device: str, *, quick: bool, only: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All numbers as plain JSON. Ratios within one run are what counts: machines differ and are noisy."""
+    """All numbers as plain JSON. Ratios within one run are what matters: machines differ and are noisy."""
     import torch
 
     torch.set_num_threads(machine.threads())
     folder = outputs / ".atelier" / "bench"
     result: dict[str, Any] = {"machine": machine_facts(device)}
-    if only == "datasets":  # nothing of it computes tensors
+    if only == "datasets":  # computes no tensors
         return result | {"datasets": measure_datasets(quick, say)}
-    if only is not None and only.startswith("baseline"):  # hours for the large ones: on request alone
+    if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
     say("measuring the GEMM rate")
@@ -74,14 +74,14 @@ def machine_facts(device: str) -> dict[str, Any]:
 def train_part(
     folder: Path, device: str, rates: dict[str, float], quick: bool, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: first with empty caches, then with full ones."""
-    say("making a model of random numbers with SD 1.5's architecture")
+    """SD 1.5, LoRA rank 16 on U-Net and text encoder, 256 px, batch 1, bf16: with empty caches, then with full ones."""
+    say("creating a model of random weights with SD 1.5's architecture")
     model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
-    say("counting the work of a step")
+    say("counting the FLOPs of a step")
     flops = step_flops(SIZE, SIZE, 1, NetworkSettings(rank=16, alpha=16.0, train_text_encoder=True))
     values = workload.job_values(model, images, SIZE, 6 if quick else 20, "bf16")
     outputs = folder / "outputs"
-    shutil.rmtree(Workspace.of(outputs).cache, ignore_errors=True)  # an earlier benchmark has filled them
+    shutil.rmtree(Workspace.of(outputs).cache, ignore_errors=True)  # filled by an earlier benchmark
     say("training with empty caches")
     cold = measure_training(values, outputs, device)
     say("training with full caches")
@@ -103,8 +103,8 @@ def train_part(
 
 
 def page_part(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """HTTP round trips for the whole page while SD 1.5 trains in it."""
-    say("asking the page while it trains")
+    """HTTP response times for the whole page while SD 1.5 trains in it."""
+    say("measuring the page while it trains")
     model, images = workload.make_model(folder), workload.make_images(folder, SIZE)
     values = workload.job_values(model, images, SIZE, 100000, "bf16")
     return measure_page(values, folder / "page_outputs", device, 15 if quick else 60)
@@ -127,17 +127,17 @@ def table(result: dict[str, Any]) -> str:
     if train := result.get("train"):
         rows += [
             ("job", train["what"]),
-            ("work of a step", f"{train['flops_per_step'] / 1e12:.3f} TFLOP"),
+            ("FLOPs of a step", f"{train['flops_per_step'] / 1e12:.3f} TFLOP"),
             ("seconds per step", f"{train['seconds_per_step']:.3f}"),
-            ("share of the bf16 GEMM rate", f"{train['share_of_bf16_gemm']:.0%}"),
-            ("start until the first step begins, caches full", f"{train['start_to_first_step_seconds']:.1f} s"),
-            ("start until the first step is done, caches full", f"{train['start_to_first_step_done_seconds']:.1f} s"),
+            ("fraction of the bf16 GEMM rate", f"{train['share_of_bf16_gemm']:.0%}"),
+            ("time to the start of the first step, full caches", f"{train['start_to_first_step_seconds']:.1f} s"),
+            ("time to the end of the first step, full caches", f"{train['start_to_first_step_done_seconds']:.1f} s"),
             (
-                "start until the first step begins, caches empty",
+                "time to the start of the first step, empty caches",
                 f"{train['start_to_first_step_with_empty_caches_seconds']:.1f} s",
             ),
-            ("peak memory, caches full", f"{train['peak_bytes'] / 1e9:.2f} GB"),
-            ("peak memory, caches empty", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
+            ("peak memory, full caches", f"{train['peak_bytes'] / 1e9:.2f} GB"),
+            ("peak memory, empty caches", f"{train['peak_bytes_with_empty_caches'] / 1e9:.2f} GB"),
             ("caching", f"{train['cached_images_per_second'] or 0:.2f} images/s"),
         ]
     if page := result.get("page"):
@@ -159,8 +159,8 @@ def table(result: dict[str, Any]) -> str:
 def dataset_rows(datasets: dict[str, Any]) -> list[tuple[str, str]]:
     many = f"{datasets['images']} images with captions"
     return [
-        (f"reading {many}", f"{datasets['scan_images_per_second']:.0f} images/s"),
-        (f"opening {many} again", f"{datasets['reopen_seconds']:.2f} s"),
+        (f"scanning {many}", f"{datasets['scan_images_per_second']:.0f} images/s"),
+        (f"reopening {many}", f"{datasets['reopen_seconds']:.2f} s"),
         (f"memory for {many}", f"{datasets['memory_bytes'] / 1e6:.0f} MB"),
         (f"planning an epoch of {datasets['planned_images']} images", f"{datasets['plan_seconds']:.2f} s"),
     ]

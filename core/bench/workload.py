@@ -1,4 +1,4 @@
-"""Something to train on: models of random numbers of real sizes and a few images, made once in the benchmark's folder."""
+"""A workload to train: real-size models of random weights and a few images, created once in the benchmark's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_model(folder: Path, family_name: str = "sd1") -> Path:
 
 
 def make_images(folder: Path, size: int, count: int = IMAGES) -> Path:
-    """Colored images of `size` x `size` with captions; random, so that nothing is compressed away."""
+    """Colored images of `size` x `size` with captions; random, so that they do not compress well."""
     from PIL import Image
 
     images = folder / f"images_{size}"

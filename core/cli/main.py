@@ -17,6 +17,7 @@ from core.settings.flags import help_text
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 OTHERS = {
+    "presets": "list the presets, or say what one of them sets and why",
     "check": "report what works on this machine, how well, and how to fix the rest (at most 3 minutes)",
     "bench": "measure this machine",
 }
@@ -93,7 +94,8 @@ Settings of a training, as --group.name VALUE (null is off):
 def subcommand_help(name: str) -> str:
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
-        return f"python webui.py {name} [options]\n{OTHERS[name]}\n\n{options}"
+        preset = "[PRESET] " if name == "presets" else ""
+        return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
     settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job)}"
     return f"python webui.py {name} [PRESET] [options]\n{task.about}\n\n{options}\n{settings}"

@@ -73,6 +73,7 @@ OWN = {
         "lora": ("FILE[:STRENGTH]", "generate with this LoRA, and none of the preset's; may be repeated"),
         "embedding": ("[WORD=]FILE", "generate with this embedding, and none of the preset's; may be repeated"),
     },
+    "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "check": {
         **COMMON,
         "json": ("FILE", "write what was found, for a bug report"),
@@ -181,6 +182,7 @@ def job_from(task: str, options: Options) -> Settings:
                     )
                 )
             else:
+                options.advice += preset.notes
                 below = {
                     name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields
                 }

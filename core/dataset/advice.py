@@ -175,7 +175,9 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         most = small[0].placement.scale
         what = f"{len(small)} of {len(placed)} images are smaller than their bucket and are upscaled, "
         what += f"by up to {most:.1f} times: {names_of([each.image for each in small])}"
-        fix = f"use larger images or a lower resolution, or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
+        fix = "use larger images or a lower resolution"
+        if any(each.concept.images.enable_bucket for each in small):
+            fix += f", or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
         found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice", code="image.upscaled"))
     cropped = sorted(
         (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
@@ -201,8 +203,8 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     if unused and not found:
         what = f"{len(unused)} regularization images are never used: the sd-scripts way of balancing takes them in"
         what += f" order until there are as many as training images: {names_of([each.image for each in unused])}"
-        fix = f"set '{title(DatasetSettings, 'reg_balance')}' to use all in turn, or add training images"
-        found.append(Problem(what, "dataset.reg_balance", fix, "advice", code="dataset.regularization-unused"))
+        fix = "turn compatibility with sd-scripts off to use all in turn, or add training images"
+        found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset.regularization-unused"))
     never = epochs.never_shown()
     if never:
         what = f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "

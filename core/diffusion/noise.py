@@ -7,17 +7,106 @@ All draws are float32 on the CPU; the caller moves them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from core.record.draws import normal, python_random, uniform
+from core.record.draws import integer, normal, python_random, uniform
 from core.record.queued import queued
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from core.settings.noise import NoiseSettings
+
 ImageInfo = tuple[str, ...]
+Address = tuple[int, int, ImageInfo, int]  # seed, epoch, image, repeat
+
+
+@dataclass(frozen=True)
+class Noises:
+    """Everything random of a batch's latents. An option's random part acts when both its setting and its tensor are there.
+
+    noise, perturbation    standard normal, [B, C, H, W]; the perturbation is scaled by `ip_noise_gamma`
+    offset                 standard normal [B, C, 1, 1], scaled by `noise_offset` and the adaptive scale
+    multires               the levels of multi-resolution noise, enlarged, discounted and summed, [B, C, H, W]
+    offset_strength, perturbation_strength   the share of `noise_offset` and `ip_noise_gamma` that counts, one number or
+                           [B]: what a random strength drew, in 0..1
+    """
+
+    noise: Tensor
+    offset: Tensor | None = None
+    multires: Tensor | None = None
+    perturbation: Tensor | None = None
+    offset_strength: Tensor | float = 1.0
+    perturbation_strength: Tensor | float = 1.0
+
+
+def draw_timesteps(settings: NoiseSettings, addresses: Sequence[Address]) -> list[int]:
+    """A timestep for each image."""
+    return [draw_timestep(settings.min_timestep, settings.max_timestep, *address) for address in addresses]
+
+
+def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> int:
+    """A timestep from [low, high), every one as likely, or `high` where low is not below it, as in sd-scripts 0.10."""
+    if low >= high:
+        return high
+    return integer(low, high, seed, "timestep", epoch, image, repeat)
+
+
+def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Address]) -> Noises:
+    """The noise of each image and what the settings ask beside it, on the device of the latents. Float32, but noise and
+    perturbation in the latents' type with `compatibility`.
+
+    latents     [B, C, H, W]; only their form is read
+    addresses   of the batch's images. With `compatibility` the first one's decides what sd-scripts draws once for a
+                batch: random strengths and the sizes of multi-resolution levels
+    """
+    import torch
+
+    shape, device = latents.shape[1:], latents.device
+    shared = [addresses[0]] * len(addresses) if settings.as_kohya else addresses
+    dtype = latents.dtype if settings.as_kohya else torch.float32
+
+    def each(draw: Callable[..., Tensor]) -> Tensor:
+        return stack_draws([draw(shape, *address) for address in addresses], device).to(dtype)
+
+    found: dict[str, Any] = {"noise": each(draw_noise)}
+    if settings.noise_offset:
+        found["offset"] = stack_draws([draw_offset_noise(shape[0], *address) for address in addresses], device)
+        if settings.noise_offset_random_strength:
+            found["offset_strength"] = _strengths("noise_offset", shared, device)
+    if settings.multires_noise_iterations is not None:
+        found["multires"] = _multires(settings, shape, addresses, shared, device)
+    if settings.ip_noise_gamma:
+        found["perturbation"] = each(draw_perturbation)
+        if settings.ip_noise_gamma_random_strength:
+            found["perturbation_strength"] = _strengths("ip_noise_gamma", shared, device)
+    return Noises(**found)
+
+
+def _strengths(option: str, addresses: Sequence[Address], device: torch.device) -> Tensor:
+    import torch
+
+    return stack_draws([torch.tensor(draw_strength(option, *address)) for address in addresses], device)
+
+
+def _multires(
+    settings: NoiseSettings,
+    shape: Sequence[int],
+    addresses: Sequence[Address],
+    shared: Sequence[Address],
+    device: torch.device,
+) -> Tensor:
+    channels, height, width = shape
+    iterations, discount = settings.multires_noise_iterations, settings.multires_noise_discount
+    assert iterations is not None
+    draws = [
+        draw_multires(channels, multires_sizes(height, width, iterations, *sizes_of), discount, *address)
+        for address, sizes_of in zip(addresses, shared, strict=True)
+    ]
+    return stack_draws(draws, device)
 
 
 def draw_noise(shape: Sequence[int], seed: int, epoch: int, image: ImageInfo, repeat: int) -> Tensor:

@@ -14,7 +14,7 @@ from core import tasks
 from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
-from core.engine.extend import extend, job_of
+from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
@@ -190,7 +190,7 @@ class Engine:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
             raise ProblemsError.one(f"'{run_name}' is in the queue already", run_name, "wait for its turn")
-        job = extend(folder, changes, self.limits) if changes else self.run_job(run_name)
+        job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
         admit(job, self.limits)
         entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)

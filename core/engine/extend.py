@@ -30,10 +30,20 @@ def job_of(folder: RunFolder) -> TrainJob:
     return build(TrainJob, parse(folder.job(), str(folder.job_file)).values, str(folder.job_file))
 
 
+def job_to_resume(folder: RunFolder) -> TrainJob:
+    """The same, where they can train on as before. ProblemsError for a run of an earlier version that followed sd-scripts
+    in some things only: it would not go the same way."""
+    preset = parse(folder.job(), str(folder.job_file))
+    if preset.notes:
+        fix = "start a new run from its settings, or finish it with the version that began it"
+        raise ProblemsError([Problem(note.what, note.where, fix, code=note.code) for note in preset.notes])
+    return build(TrainJob, preset.values, str(folder.job_file))
+
+
 def extend(folder: RunFolder, changes: Mapping[str, Any], limits: Limits | None = None) -> TrainJob:
     """Write the run's settings with these changes ({"schedule": {"max_train_epochs": 20}}); the old ones stay beside them
     as job-1.json, job-2.json ... Raises ProblemsError with everything that may not change."""
-    before = job_of(folder)
+    before = job_to_resume(folder)
     after = build(TrainJob, merge(to_values(before), dict(changes)), folder.name)
     admit(after, limits)
     if after == before:

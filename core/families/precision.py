@@ -72,7 +72,7 @@ def choose_precision(
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and bf16_pays():
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    beside_a_network = method is None or method.kind == "lora"
+    beside_a_network = method is None or method.changes == "network"
     trainable = types[name if beside_a_network else settings.full_precision]
     return Precision(name, types[name], scaled=name == "fp16" and trains, trainable=trainable)
 

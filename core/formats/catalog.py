@@ -11,18 +11,18 @@ from typing import Any, Literal
 from core.formats.fetch import part_bytes
 from core.record import atomic
 
-RECORD = ".downloads.json"  # under models/: what was fetched, from where, with which hash
+RECORD = ".downloads.json"  # under models/: each downloaded file's source and hash
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model file that can be fetched.
+    """A model file offered for download.
 
-    use       the setting that it is for                 family   a key of detect.FAMILY_NAMES
-    size      bytes                                      place    where it lies, below models/
-    revision  the commit of the hub repository: its bytes never change
-    names     what people type for it, without signs and in lower case
-    gone      repositories that held it and are no longer there
+    use       the setting it is for                       family   a key of detect.FAMILY_NAMES
+    size      bytes                                      place    its path below models/
+    revision  the commit of the hub repository, so the bytes never change
+    names     what people type for it, lower case without punctuation
+    gone      repositories that used to hold it and no longer exist
     """
 
     id: str
@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def page(self) -> str:
-        """Where a person reads about it and can fetch it by hand."""
+        """The web page that describes it and offers it for download."""
         return f"https://huggingface.co/{self.repository}"
 
 
@@ -53,7 +53,7 @@ ENTRIES = (
         title="Stable Diffusion 1.5",
         use="base_model",
         family="sd1",
-        purpose="512 px. The smallest and fastest to train; a LoRA is meant for 4 GB of VRAM and more.",
+        purpose="512 px. The smallest and fastest to train; a LoRA needs 4 GB of VRAM or more.",
         size=4_265_146_304,
         license="CreativeML Open RAIL-M",
         license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
@@ -70,7 +70,7 @@ ENTRIES = (
         title="Stable Diffusion 2.1",
         use="base_model",
         family="sd2",
-        purpose="768 px, v-prediction. Another text encoder than 1.5 and SDXL; choose it to continue work made with it.",
+        purpose="768 px, v-prediction. Uses a different text encoder than 1.5 and SDXL; choose it to continue work based on it.",
         size=5_214_604_494,
         license="CreativeML Open RAIL++-M",
         license_url="https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
@@ -87,7 +87,7 @@ ENTRIES = (
         title="SDXL base 1.0",
         use="base_model",
         family="sdxl",
-        purpose="1024 px. The best images of the three; a LoRA takes from about 8 GB of VRAM, 12 with room to spare.",
+        purpose="1024 px. The best images of the three; a LoRA needs about 8 GB of VRAM, better 12.",
         size=6_938_078_334,
         license="CreativeML Open RAIL++-M",
         license_url="https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
@@ -100,7 +100,7 @@ ENTRIES = (
     ),
     Entry(
         id="sdxl-vae",
-        title="SDXL VAE, repaired for fp16",
+        title="SDXL VAE, fp16 fix",
         use="vae",
         family="sdxl",
         purpose="SDXL's own VAE overflows in fp16 and returns black images; this one does not. Set it as the VAE of SDXL.",
@@ -118,7 +118,7 @@ ENTRIES = (
 
 
 def named(text: str) -> Entry | None:
-    """The entry that a person means by "sd1.5", "SDXL", its file's name, or the id of a repository that is gone."""
+    """The entry meant by "sd1.5", "SDXL", its file name, or the id of a repository that no longer exists."""
     wanted = text.strip()
     plain = re.sub(r"[^a-z0-9]", "", wanted.lower().removesuffix(".safetensors"))
     for entry in ENTRIES:
@@ -129,7 +129,7 @@ def named(text: str) -> Entry | None:
 
 
 def of_hub(repository: str, file: str | None) -> Entry | None:
-    """The entry of a hub repository's file; of a repository that is gone, whatever file is asked for."""
+    """The entry of a hub repository's file; for a repository that no longer exists, whichever file is asked for."""
     return next(
         (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
         None,
@@ -146,7 +146,7 @@ def target(entry: Entry, models: Path) -> Path:
 
 
 def here(entry: Entry, models: Path) -> Path | None:
-    """Where the whole file lies: at its place, in its hub folder, or under its own name in models/ or a folder of it."""
+    """The path of the complete file: at its place, in its hub folder, or under its own name in models/ or a subfolder."""
     owner, name = entry.repository.split("/")
     places = [target(entry, models), models / f"{owner}--{name}" / entry.file, models / name / entry.file]
     places += [models / entry.file, *sorted(models.glob(f"*/{entry.file}"))]
@@ -160,7 +160,7 @@ def here(entry: Entry, models: Path) -> Path | None:
 
 
 def state(entry: Entry, models: Path) -> dict[str, Any]:
-    """What the page shows of an entry: "here" with its path, else how many bytes of it have come."""
+    """What the page shows of an entry: "here" with its path, else how many bytes have been downloaded."""
     found = here(entry, models)
     return {
         "id": entry.id,
@@ -184,11 +184,11 @@ def _size(path: Path) -> int | None:
         return None
 
 
-# ---- what was fetched ----
+# ---- downloaded files ----
 
 
 def recorded(models: Path) -> dict[str, dict[str, Any]]:
-    """{path below models/: {"source", "sha256", "size"}} of the files that were fetched one by one."""
+    """{path below models/: {"source", "sha256", "size"}} of single-file downloads."""
     try:
         facts = json.loads((models / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
@@ -197,7 +197,7 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
 
 
 def record(path: Path, models: Path, source: str, sha256: str) -> None:
-    """Remember where a file came from and its hash, as it was checked."""
+    """Remember where a file came from and its verified hash."""
     facts = {"source": source, "sha256": sha256, "size": path.stat().st_size}
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 

@@ -1,6 +1,6 @@
-"""Where the weights of a model's parts lie, in one file or a diffusers folder, under diffusers' names.
+"""Finds the weights of a model's parts in a single file or a diffusers folder and lists them under diffusers' names.
 
-Only headers are read here; `read_part` then brings in one part's tensors, one at a time, in the type asked for.
+Only headers are read here; `read_part` then loads one part's tensors, one at a time, in the requested dtype.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from core.record.cancel import CancelToken
 
-# Names of a weight file in a diffusers folder, best first: full precision before 16 bits, safetensors before a pickle.
+# Weight file names in a diffusers folder, preferred first: full precision before 16 bits, safetensors before a pickle.
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -40,7 +40,7 @@ WEIGHT_FILES = (
     "pytorch_model.fp16.bin",
 )
 VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-# Metadata of a single file whose model is not of the published sizes: {part: {a config's key: value}}, as JSON.
+# Metadata of a single file whose model does not have the published sizes: {part: {config key: value}}, as JSON.
 SIZES_KEY = "atelier_sizes"
 PART_TITLES = {
     "unet": "U-Net",
@@ -52,8 +52,8 @@ PART_TITLES = {
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor: the file, its name there, and where it lies. The entry may be a part of the one of that name, or
-    read its rows as columns."""
+    """One tensor: the file, its name there, and its byte range. The entry may be a slice of the tensor of that name, or
+    its transpose."""
 
     file: Path
     name: str
@@ -64,9 +64,9 @@ class Place:
 class Part:
     """One part of a model.
 
-    places   by diffusers' names (of CLIP without `text_model.`)    config  of the folder; None in a single file
-    reading  "kohya" where tensors are read as sd-scripts reads them, which is another model; else empty
-    sizes    what a single file says of a config that is not the published one
+    places   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
+    reading  "kohya" where tensors are read as sd-scripts reads them, which gives a different model; else empty
+    sizes    config values of a single file that differ from the published ones
     """
 
     name: str
@@ -77,7 +77,7 @@ class Part:
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
-        """The folder's own config; of a single file the published one with the sizes that the file names."""
+        """The folder's own config; for a single file the published one with the sizes named in the file."""
         return dict(self.config) if self.config is not None else {**published, **self.sizes}
 
     @property
@@ -85,7 +85,7 @@ class Part:
         return sorted({place.file for place in self.places.values()})
 
     def weight_bytes(self, item_bytes: int | None = None) -> int:
-        """Bytes as stored, or with `item_bytes` for each number."""
+        """Bytes as stored, or with `item_bytes` per element."""
         return sum(
             prod(place.entry.shape) * (item_bytes or ITEM_BYTES[place.entry.dtype]) for place in self.places.values()
         )
@@ -93,7 +93,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk, its header read: what it is and where its parts lie."""
+    """A model on disk with its header read: what it is and where its parts are."""
 
     path: Path
     kind: ModelKind
@@ -103,9 +103,9 @@ class Checkpoint:
 def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: bool = False) -> Checkpoint:
     """Find the parts of a single file or a diffusers folder.
 
-    family            names the layout of a file that does not tell its family
+    family            decides the layout of a file whose family cannot be detected
     kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training
-                      section 1.11), for results that must repeat its own; folders are read the same either way
+                      section 1.11), to reproduce its results; folders are read the same either way
     """
     path = Path(path)
     if path.is_dir():
@@ -118,7 +118,7 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
 
 
 def open_vae(path: Path | str) -> Part:
-    """A VAE from its own file or folder, or out of a whole model's file or folder."""
+    """A VAE from its own file or folder, or from a full checkpoint's file or folder."""
     path = Path(path)
     if path.is_dir():
         for folder in (path, path / "vae"):
@@ -126,16 +126,20 @@ def open_vae(path: Path | str) -> Part:
             if config is not None and config.get("_class_name") == "AutoencoderKL":
                 return _folder_part("vae", folder, config)
         raise ProblemsError.one(
-            "This folder holds no VAE",
+            "This folder does not contain a VAE",
             str(path),
             "choose a folder whose config.json names AutoencoderKL, or a VAE file",
+            code="model.no-vae",
         )
     entries, metadata = read_header(path)
     part = _vae_part(path, entries)
     if part is None:
         kind = identify_header(entries, metadata)
         raise ProblemsError.one(
-            f"This is no VAE but: {kind}", str(path), "choose a VAE, or leave the VAE setting empty"
+            f"This is not a VAE but: {kind}",
+            str(path),
+            "choose a VAE, or leave the VAE setting empty",
+            "model.not-a-vae",
         )
     return part
 
@@ -144,7 +148,9 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
     fix = "save the model again, or use its diffusers folder"
     found = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
     if not isinstance(found, dict) or not all(isinstance(sizes, dict) for sizes in found.values()):
-        raise ProblemsError.one(f"The model's sizes in the file's metadata ({SIZES_KEY}) are damaged", str(path), fix)
+        raise ProblemsError.one(
+            f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid", str(path), fix, code="model.bad-sizes"
+        )
     for part, sizes in found.items():
         if part in PART_TITLES:
             check_config(part, sizes, f"{path}, {SIZES_KEY}", whole=False)
@@ -175,7 +181,7 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
 
 
 def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) -> dict[str, TensorEntry]:
-    """transformers' name -> where it lies, of one tensor of OpenCLIP."""
+    """{transformers' name: its entry} for one OpenCLIP tensor."""
     names = sd_keys.open_clip_to_diffusers(name)
     if len(names) == 3:
         return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
@@ -185,7 +191,7 @@ def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) ->
 
 
 def _thirds(entry: TensorEntry) -> list[TensorEntry]:
-    """The three stacked along the first axis."""
+    """The three slices of q, k and v stacked along the first axis."""
     rows = entry.shape[0] // 3
     row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
     found = []
@@ -201,7 +207,7 @@ def _transposed(entry: TensorEntry) -> TensorEntry:
 
 
 def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
-    """The VAE of a file under any of its prefixes; losses and averages of its own training are left out."""
+    """The VAE of a file under any of its prefixes, without the losses and EMA weights of its own training."""
     for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
         places = {
             sd_keys.vae_to_diffusers(name.removeprefix(prefix)): Place(path, name, entry)
@@ -234,7 +240,7 @@ def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The file with the weights, or the shards that an index names."""
+    """The weight file, or the shards listed in an index."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
@@ -244,22 +250,26 @@ def _weight_files(folder: Path) -> list[Path]:
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ProblemsError.one(
-                    f"A part of the model is missing: {missing[0]}", str(folder), "download it into this folder"
+                    f"A part of the model is missing: {missing[0]}",
+                    str(folder),
+                    "download it into this folder",
+                    code="model.missing-part",
                 )
             return [folder / shard for shard in shards]
     raise ProblemsError.one(
-        "The folder holds no weights",
+        "The folder contains no weights",
         str(folder),
         f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it",
+        code="model.no-weights",
     )
 
 
 def _shards(listed: Any, folder: Path) -> list[str]:
-    """The files that an index names, all of its own folder."""
+    """The files listed in an index, all directly in its folder."""
     names = list(listed.values()) if isinstance(listed, dict) else []
     if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
-        what = "The index of the model's parts does not name the files beside it"
-        raise ProblemsError.one(what, str(folder), "download the folder again")
+        what = "The index of the model's shards lists files that are not beside it"
+        raise ProblemsError.one(what, str(folder), "download the folder again", code="model.bad-index")
     return sorted(set(names))
 
 
@@ -275,7 +285,7 @@ def _without_ballast(part: str, places: Mapping[str, Place]) -> dict[str, Place]
 
 
 def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
-    """(file, its tensors in the order of their bytes): disks like to be read forwards."""
+    """(file, its tensors in byte order): disks are fastest when read forwards."""
     places = sorted(part.places.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
     for file, group in groupby(places, key=lambda item: item[1].file):
         yield file, list(group)
@@ -284,7 +294,7 @@ def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
 def read_part(
     part: Part, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", cancel: CancelToken | None = None
 ) -> dict[str, torch.Tensor]:
-    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors, and one more at a time."""
+    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time."""
     state = {}
     for file, places in in_file_order(part):
         with TensorFile(file) as handle:
@@ -296,9 +306,9 @@ def read_part(
 
 
 def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> str:
-    """SHA-256 of a part's names, types, shapes and bytes: equal for the same weights in a file and in a folder.
+    """SHA-256 of a part's names, dtypes, shapes and bytes: equal for the same weights in a file and in a folder.
 
-    Caches of latents and text states are keyed by it.
+    Latent and text encoder caches are keyed by it.
     """
     memo = memo or HashMemo()
     return memo.get(f"part:{part.name}{part.reading}", part.files, lambda: _digest(part, cancel))
@@ -320,7 +330,7 @@ def _digest(part: Part, cancel: CancelToken | None) -> str:
 
 
 def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
-    """The tensor's bytes in the order of its indices."""
+    """The tensor's bytes in row-major order."""
     if entry.strides is None:
         handle.seek(entry.start)
         return handle.read(entry.stop - entry.start)
@@ -331,7 +341,7 @@ def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | mem
 
 
 def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A linear layer and a 1x1 convolution are the same weights: trailing ones of 3 and 4 dimensions are left out."""
+    """A linear layer and a 1x1 convolution hold the same weights, so trailing ones of 3 and 4 dimensions are dropped."""
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

@@ -1,4 +1,4 @@
-"""Copies of saved files in folders of other programs: whole or absent, and never over another file."""
+"""Copies saved files into folders of other programs: complete or not at all, and never over another file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from core.record.problems import ProblemsError, unwritten
 from core.record.regular import check_regular, open_regular
 from core.record.space import require_space
 
-# Programs list files by their suffix: one that is still being written has none that they know.
+# Programs list files by suffix, so a file being written has one that none of them knows.
 PREFIX, SUFFIX = ".atelier-", ".part"
-SYNC_BYTES = 1 << 26  # a slow drive is waited for on the way, so that progress is true and a cancel is heard
+SYNC_BYTES = 1 << 26  # sync as we go, so that progress is honest on slow drives and a cancel takes effect
 MOST_NAMES = 1000
 CHOOSE = "choose another folder"
-KEPT = "nothing was kept of the copy"
+KEPT = "the partial copy was removed"
 Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What `copy_into` leaves. new: False where the folder held the same content already."""
+    """The result of `copy_into`. new: False where the folder already had the same content."""
 
     path: Path
     new: bool
@@ -38,11 +38,11 @@ class Copied:
 def copy_into(
     source: Path, folder: Path, cancel: CancelToken | None = None, report: Report = lambda share, text: None
 ) -> Copied:
-    """Copy a file, or a folder (a model in diffusers' form), into a folder that must be there.
+    """Copy a file or a folder (a diffusers model) into an existing folder.
 
-    report   (share from 0 to 1, what is going on)
-    returns  the copy, under its own name or name-2, name-3 where another file has it
-    Raises ProblemsError, or Cancelled; then nothing is left of the copy.
+    report   (fraction done, what is being done)
+    returns  the copy, under its own name or name-2, name-3 if another file has it
+    Raises ProblemsError or Cancelled; in both cases nothing of the copy is left behind.
     """
     cancel = cancel or CancelToken()
     require_folder(folder, source)
@@ -65,21 +65,25 @@ def copy_into(
                     return Copied(target, new=True)
     except OSError as error:
         raise _failed(error, source, folder) from error
-    raise ProblemsError.one(f"All names from '{source.name}' on are taken", str(folder), CHOOSE)
+    raise ProblemsError.one(f"All names like '{source.name}' are taken", str(folder), CHOOSE, code="copy.no-free-name")
 
 
 def require_folder(folder: Path, source: Path) -> None:
-    """Refuse a folder that is not there or takes no files, and one inside of what is to be copied."""
+    """Refuse a folder that does not exist or is not writable, and one inside of what is being copied."""
     try:
         os.stat(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise ProblemsError.one("There is no such folder", str(folder), f"create it, or {CHOOSE}") from None
+        raise ProblemsError.one(
+            "The folder does not exist", str(folder), f"create it, or {CHOOSE}", code="copy.missing-folder"
+        ) from None
     except OSError as error:
         raise unwritten(error, "The folder cannot be opened", str(folder)) from None
     if not folder.is_dir():
-        raise ProblemsError.one("This is a file, not a folder", str(folder), "choose the folder to copy into")
+        raise ProblemsError.one(
+            "This is a file, not a folder", str(folder), "choose the folder to copy into", code="copy.not-a-folder"
+        )
     if folder.resolve().is_relative_to(source.resolve()):
-        raise ProblemsError.one("A folder cannot be copied into itself", str(folder), CHOOSE)
+        raise ProblemsError.one("A folder cannot be copied into itself", str(folder), CHOOSE, code="copy.into-itself")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -88,14 +92,19 @@ def require_folder(folder: Path, source: Path) -> None:
 
 
 def _parts(source: Path) -> dict[Path, tuple[int, int]]:
-    """Size and change time of each file by its place below `source`; of a single file, whose place is Path()."""
+    """Size and modification time of each file by its path below `source`; the path is Path() for a single file."""
     if not source.is_dir():
         return {Path(): _facts(source)}
     found: dict[Path, tuple[int, int]] = {}
     for root, folders, names in os.walk(source):
         for each in [Path(root, name) for name in (*folders, *names)]:
             if each.is_symlink():
-                raise ProblemsError.one("The folder holds a link", str(each), "replace the link with what it leads to")
+                raise ProblemsError.one(
+                    "The folder contains a link",
+                    str(each),
+                    "replace the link with the file it points to",
+                    code="copy.link",
+                )
         found |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
     return found
 
@@ -106,7 +115,7 @@ def _facts(path: Path) -> tuple[int, int]:
 
 
 def _names(source: Path, folder: Path) -> Iterator[Path]:
-    """Its own name, then name-2.safetensors and so on."""
+    """The name itself, then name-2.safetensors and so on."""
     suffix = "" if source.is_dir() else source.suffix
     stem = source.name.removesuffix(suffix)
     yield folder / source.name
@@ -114,7 +123,7 @@ def _names(source: Path, folder: Path) -> Iterator[Path]:
 
 
 def _same(source: Path, parts: dict[Path, tuple[int, int]], target: Path, cancel: CancelToken, report: Report) -> bool:
-    """Whether both hold the same, byte by byte. What cannot be read is not the same."""
+    """Whether both have the same content, byte by byte. An unreadable file counts as different."""
     try:
         if os.path.samefile(source, target):
             return True
@@ -138,7 +147,7 @@ def _equal(one: Path, other: Path, cancel: CancelToken, tell: Callable[[int], No
 
 
 def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int], None]:
-    """What adds bytes up and reports their share."""
+    """A callback that adds up bytes and reports the fraction done."""
     done = 0
 
     def tell(count: int) -> None:
@@ -151,7 +160,7 @@ def _counter(total: int, report: Report, text: str = "copying") -> Callable[[int
 
 @contextmanager
 def _beside(folder: Path, as_folder: bool) -> Iterator[Path]:
-    """A temporary file or folder there, which is gone in the end unless it was given another name."""
+    """A temporary file or folder there, removed at the end unless it was renamed."""
     if as_folder:
         path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
     else:
@@ -161,7 +170,7 @@ def _beside(folder: Path, as_folder: bool) -> Iterator[Path]:
     try:
         yield path
     finally:
-        with suppress(OSError):  # the drive may be gone, which is told already
+        with suppress(OSError):  # the drive may be gone, which was reported already
             (atomic.remove_folder if as_folder else atomic.remove)(path)
 
 
@@ -172,7 +181,7 @@ def _write(
     cancel: CancelToken,
     tell: Callable[[int], None],
 ) -> None:
-    """The content of `source`, whole and on the disk."""
+    """The content of `source`, complete and synced to disk."""
     cancel.check()
     for part, facts in parts.items():
         target = temporary / part
@@ -181,7 +190,10 @@ def _write(
         _write_file(source / part, target, cancel, tell)
         if _facts(source / part) != facts:
             raise ProblemsError.one(
-                f"The file changed while it was copied; {KEPT}", str(source / part), "copy it again"
+                f"The file changed while it was being copied; {KEPT}",
+                str(source / part),
+                "copy it again",
+                code="copy.changed",
             )
         atomic.give_usual_mode(target)
     for each in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())) if temporary.is_dir() else ():
@@ -205,20 +217,25 @@ def _write_file(source: Path, target: Path, cancel: CancelToken, tell: Callable[
 
 
 def _read(handle: BinaryIO, source: Path) -> bytes:
-    """So that a disk which cannot be read is not told as one that cannot be written."""
+    """Read errors raise their own problem, so that they are not reported as write errors."""
     try:
         return handle.read(CHUNK_BYTES)
     except OSError as error:
         what = f"The file cannot be read ({error.strerror or error}); {KEPT}"
-        raise ProblemsError.one(what, str(source), "check the drive that it lies on") from error
+        raise ProblemsError.one(what, str(source), "check the drive it is on", code="copy.unreadable") from error
 
 
 def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
     if not folder.is_dir():
         return ProblemsError.one(
-            f"The folder is no longer there; {KEPT}", str(folder), f"connect its drive again, or {CHOOSE}"
+            f"The folder no longer exists; {KEPT}",
+            str(folder),
+            f"connect its drive again, or {CHOOSE}",
+            code="copy.folder-gone",
         )
     if error.errno == errno.EFBIG:
         fix = f"{CHOOSE}: a drive formatted as FAT32 holds files of up to 4 GB"
-        return ProblemsError.one(f"'{source.name}' is too large for this drive; {KEPT}", str(folder), fix)
+        return ProblemsError.one(
+            f"'{source.name}' is too large for this drive; {KEPT}", str(folder), fix, code="copy.too-large"
+        )
     return unwritten(error, f"'{source.name}' cannot be copied", str(folder), KEPT, then="copy it again")

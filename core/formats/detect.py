@@ -1,6 +1,6 @@
-"""Tell what a model file or folder is from its header: checkpoint, LoRA, VAE, embedding ..., and of which family.
+"""Detects what a model file or folder is from its header: checkpoint, LoRA, VAE, embedding ..., and its family.
 
-The keys and shapes that decide are those of the published models; sizes of files decide nothing.
+Decides by the keys and shapes of the published models, never by file sizes.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ FAMILY_NAMES = {
     "flux": "Flux",
     "other": "other",
 }
-# Width of the text states that cross-attention reads.
+# Width of the text encoder states that cross-attention takes.
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
-# Channels of the U-Net's input: 4 of the latent, and what a variant adds.
+# Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
 KIND_NAMES = {
     "checkpoint": "checkpoint",
-    "unet": "U-Net alone",
-    "text_encoder": "text encoder alone",
+    "unet": "U-Net",
+    "text_encoder": "text encoder",
     "vae": "VAE",
     "lora": "LoRA",
     "embedding": "textual inversion embedding",
     "controlnet": "ControlNet",
     "controlnet_lllite": "ControlNet-LLLite",
     "hypernetwork": "hypernetwork",
-    "unknown": "model of a kind that is not known here",
+    "unknown": "model of an unknown kind",
 }
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a path holds.
+    """What a file or folder contains.
 
-    kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None where nothing tells
-    layout      "single_file" or "diffusers"; of a LoRA whose names it uses: "kohya", "peft", "diffusers"
+    kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None if unknown
+    layout      "single_file" or "diffusers"; for a LoRA its naming scheme: "kohya", "peft", "diffusers"
     prediction  "epsilon", "v" or None (SD 2 files do not say)
-    evidence    one sentence: what told           variant     "inpainting", "loha" ..., or None for the plain kind
-    zero_terminal_snr   whether the file says that it was trained on the schedule that ends in pure noise
+    evidence    one sentence: how it was detected variant     "inpainting", "loha" ..., or None for the plain kind
+    zero_terminal_snr   whether the file is marked as trained with zero terminal SNR
     """
 
     kind: str
@@ -68,7 +68,7 @@ class ModelKind:
     zero_terminal_snr: bool = False
 
     def __str__(self) -> str:
-        """In words: "SDXL checkpoint", "SD 1.x inpainting checkpoint"."""
+        """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint"."""
         words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", KIND_NAMES[self.kind]]
         return " ".join(word for word in words if word and word != "other")
 
@@ -87,17 +87,17 @@ def identify(path: Path | str) -> ModelKind:
 
 @lru_cache(maxsize=256)
 def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
-    """What it is, or what is wrong with it; remembered while the file is as it was, since a check asks half a dozen times."""
+    """What it is, or what is wrong with it; cached until the file changes, since one check asks several times."""
     try:
         return identify_header(*read_header(path))
     except ProblemsError as error:
-        if isinstance(error.__cause__, OSError):  # a drive that was away for a moment
+        if isinstance(error.__cause__, OSError):  # a drive may have been unavailable for a moment
             raise
         return tuple(error.problems)
 
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
-    """The same for a header that has been read. The order of the questions matters: a checkpoint holds a VAE too."""
+    """The same for a header that was already read. The order matters: a checkpoint contains a VAE too."""
     for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         answer = question(tensors, metadata)
         if answer is not None:
@@ -108,13 +108,13 @@ def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, s
 
 
 def _zero_terminal_snr(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bool:
-    """Of a whole model by its marker tensor, of what was trained beside one by what sd-scripts writes."""
+    """For a checkpoint by its marker tensor, for other files by the metadata that sd-scripts writes."""
     return "ztsnr" in tensors or metadata.get("ss_zero_terminal_snr") == "True"
 
 
 def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
     if not tensors:
-        return "it holds no tensors"
+        return "it contains no tensors"
     return "its first keys are " + ", ".join(list(tensors)[:3])
 
 
@@ -159,7 +159,7 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
 
 
 def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """Models that have SDXL's shape and another noise law, or parts of SDXL only."""
+    """Models with SDXL's shapes but a different noise schedule, or with only some of SDXL's layers."""
     if "edm_vpred.sigma_max" in tensors:
         return "CosXL"
     if "edm_mean" in tensors or "edm_std" in tensors:
@@ -176,9 +176,9 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> str | None:
-    """Evidence, best first: metadata, marker tensors, steps of the published SD 2 files, the family's only law."""
+    """Checked in order: metadata, marker tensors, step counts of the published SD 2 files, the family's only prediction type."""
     said = metadata.get("modelspec.prediction_type")
-    # Merge tools write "v" for every SD 2 file because they cannot know: there it says nothing.
+    # Merge tools write "v" into every SD 2 file because they cannot know, so it is ignored there.
     if said in ("epsilon", "v", "v_prediction") and not (family == "sd2" and "modelspec.merged_from" in metadata):
         return "epsilon" if said == "epsilon" else "v"
     if "v_pred" in tensors:
@@ -188,9 +188,9 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
     return "epsilon" if family in ("sd1", "sdxl", "sdxl_refiner") else None
 
 
-# ---- LoRA and its kin ----
+# ---- LoRA and related adapters ----
 
-LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first found names the file
+LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first match wins
     ("hada_w1_a", "LoHa"),
     ("lokr_w1", "LoKr"),
     ("lokr_w1_a", "LoKr"),
@@ -202,7 +202,7 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first found nam
     ("w_norm", "norm difference"),
 )
 LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
-# The matrix that reads the text states: its input width is the family's.
+# The projection of the text encoder states: its input width identifies the family.
 CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
 NAMES_FAMILY = (
     (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
@@ -210,9 +210,9 @@ NAMES_FAMILY = (
     (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
 )
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
-# Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add theirs.
+# Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add their own.
 ADAPTER_INPUTS = {"lora_A.weight", "lora_A.default.weight", "down.weight", "hada_w1_b"}
-ADAPTER_KEYS: dict[str, tuple[str, ...]] = {}  # network kind -> the endings that its files have for each layer
+ADAPTER_KEYS: dict[str, tuple[str, ...]] = {}  # network kind -> the key endings its files have for each layer
 OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
 
@@ -242,7 +242,7 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    extensions.load()  # network kinds tell their keys
+    extensions.load()  # network kinds register their keys
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
@@ -255,7 +255,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     version = metadata.get("ss_base_model_version", "")
     for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
         if version.startswith(start):
-            return family, f"its metadata say {version}"
+            return family, f"its metadata says {version}"
     architecture = metadata.get("modelspec.architecture", "")
     for start, family in (
         ("stable-diffusion-xl", "sdxl"),
@@ -265,8 +265,8 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
         ("flux", "flux"),
     ):
         if architecture.lower().startswith(start):
-            return family, f"its metadata say {architecture}"
-    for name, entry in tensors.items():  # a LoRA of the text encoder only: its width tells
+            return family, f"its metadata says {architecture}"
+    for name, entry in tensors.items():  # for a LoRA of the text encoder only, its width decides
         reads = any(name.endswith(tuple(f"self_attn{dot}q_proj.{key}" for dot in "_.")) for key in ADAPTER_INPUTS)
         if reads and entry.side(-1) in (768, 1024):
             return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
@@ -281,7 +281,7 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 
 def _in_deep_transformer(name: str) -> bool:
-    """In a second or later transformer of a U-Net's attention. In one expression it would take the square of a name's length."""
+    """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length."""
     block = name.find("_block") if name.startswith(("lora_unet_", "unet.")) else -1
     return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
 
@@ -296,7 +296,7 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
         if family is None and context is not None:
             family = CONTEXT_FAMILY.get(context.side(-1))
         return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding")
-    bare = "input_hint_block.0.weight" in tensors  # kohya's own trainer leaves the prefix out
+    bare = "input_hint_block.0.weight" in tensors  # kohya's trainer leaves the prefix out
     if not bare and not any(name.startswith("control_model.") for name in tensors):
         return None
     prefix = "" if bare else "control_model."
@@ -316,7 +316,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     if names & {"clip_l", "clip_g"} and names <= {"clip_l", "clip_g"}:
         return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
-    named = bool(vectors)  # then it is one at any width; the starter model's is 64
+    named = bool(vectors)  # then any width will do; the starter model's is 64
     if not vectors and len(names) == 1:
         vectors = [name for name in names if len(tensors[name].shape) <= 2]
     for name in vectors:
@@ -328,7 +328,7 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
-    """A VAE, U-Net or text encoder alone."""
+    """A VAE, U-Net or text encoder on its own."""
     for prefix in ("", "first_stage_model.", "vae."):
         if f"{prefix}encoder.conv_in.weight" in tensors or f"{prefix}decoder.conv_in.weight" in tensors:
             diffusers = any(
@@ -382,12 +382,12 @@ def _identify_folder(path: Path) -> ModelKind:
 
 
 def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    """By the width of the text states; a model of another width with SD 1's topology (the starter) is SD 1."""
+    """By the width of the text encoder states; another width with SD 1's topology (the starter model) is SD 1."""
     width = _whole(config, "cross_attention_dim")
     if config.get("addition_embed_type") == "text_time":
         return ("sdxl_refiner" if width == 1280 else "sdxl"), "its U-Net takes size conditions (text_time)"
     if width in CONTEXT_FAMILY:
-        return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+        return CONTEXT_FAMILY[width], f"its cross-attention is {width} wide"
     blocks = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
     if (
         config.get("down_block_types") == blocks
@@ -395,23 +395,24 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
     ):
         family = "sd2" if config.get("use_linear_projection") else "sd1"
         return family, f"its U-Net has {FAMILY_NAMES[family]}'s blocks"
-    return None, "its U-Net has blocks of no known family"
+    return None, "its U-Net's blocks match no known family"
 
 
 def _whole(config: Mapping[str, Any], name: str) -> int:
-    """A config's number; 0 where it is none."""
+    """An integer of the config; 0 if it is not one."""
     value = config.get(name)
     return value if type(value) is int else 0
 
 
 def _identify_part_folder(path: Path) -> ModelKind:
-    """A folder that holds one model: its config.json names the class."""
+    """A folder with a single model part: its config.json names the class."""
     config = read_json(path / "config.json")
     if config is None:
         raise ProblemsError.one(
-            "This folder holds no model: it has neither model_index.json nor unet/config.json",
+            "This folder does not contain a model: it has neither model_index.json nor unet/config.json",
             str(path),
             "choose a diffusers folder, or a .safetensors file in it",
+            code="model.empty-folder",
         )
     classes = config.get("architectures")
     name = str(config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else ""))
@@ -431,7 +432,7 @@ def _identify_part_folder(path: Path) -> ModelKind:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None when the file is missing; a damaged one is a problem with its place."""
+    """A JSON object, None if the file is missing; invalid JSON raises a problem with its position."""
     try:
         return read_json_object(path)
     except MissingFile:

@@ -1,4 +1,4 @@
-"""A whole model as a diffusers folder: a folder for each part with its config, tokenizers, scheduler, model_index.json."""
+"""Writes a model as a diffusers folder: one folder per part with its config, tokenizers, scheduler, model_index.json."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 State = Mapping[str, LazyTensor]
-# Stem of the weight files in a part's folder -> by whether it is diffusers' or transformers'; ending by form.
+# Stem of the weight files in a part's folder, for diffusers and for transformers; extension by format.
 DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
-SHARD_BYTES = 10 * 10**9  # diffusers 0.42 cuts there: the U-Net of SDXL in fp32 is 10.3 GB
+SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
 VAE_ATTENTION = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
 PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
-NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # of the machine the config comes from
+NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specific to the machine the config comes from
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is shipped of a family: `configs` has a folder for each part, `vocabulary` is CLIP's tokenizer.json."""
+    """What is shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json."""
 
     configs: Path
     vocabulary: Path
@@ -43,7 +43,7 @@ class Published:
 
 
 def folder_tensors(part: str, state: State, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """A part's tensors under the names and in the shapes that its config asks for."""
+    """A part's tensors with the names and shapes that its config requires."""
     if part == "unet":
         ones = () if config.get("use_linear_projection") else (1, 1)
         return {
@@ -57,12 +57,12 @@ def folder_tensors(part: str, state: State, config: Mapping[str, Any]) -> dict[s
             else tensor
             for name, tensor in state.items()
         }
-    # With the level `text_model.`, which every version of transformers reads.
+    # With the `text_model.` prefix, which every version of transformers reads.
     return {text_keys.full_name(name): tensor for name, tensor in state.items()}
 
 
 def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
-    """The tensors in runs of at most `limit` bytes, in their order; one that is larger stands alone."""
+    """The tensors in groups of at most `limit` bytes, in order; a larger tensor gets its own group."""
     found: list[dict[str, LazyTensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():
@@ -84,13 +84,13 @@ def write_part(
     metadata: Mapping[str, str],
     cancel: CancelToken | None = None,
 ) -> None:
-    """config.json and the weights, in shards with an index where they are large. `metadata` in the U-Net's files only."""
+    """config.json and the weights, sharded with an index if large. `metadata` goes into the U-Net's files only."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", clean_config(config, tensors))
     stem, ending = DIFFUSERS_STEM, ".bin" if pickled else ".safetensors"
     if part.startswith("text_encoder"):
         stem = f"pytorch_{TRANSFORMERS_STEM}" if pickled else TRANSFORMERS_STEM
-    # diffusers finds no pickle that is cut, unless it is told to look for pickles only.
+    # diffusers does not find sharded pickles unless told to load pickles only.
     pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
     names = [f"{stem}{ending}"]
     if len(pieces) > 1:
@@ -106,7 +106,7 @@ def write_part(
 
 
 def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
-    """Without the paths of other machines, and with the type that the weights are saved in (transformers loads by it)."""
+    """Without paths of other machines, and with the dtype the weights are saved in (transformers loads by it)."""
     found = {key: value for key, value in config.items() if key not in NOT_SAVED}
     for key in ("dtype", "torch_dtype"):
         if key in found:
@@ -120,7 +120,7 @@ def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -
 def write_rest(
     folder: Path, published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> None:
-    """Scheduler and tokenizers of the source folder, else the published ones; and the index over all."""
+    """Scheduler and tokenizers of the source folder, or the published ones; and model_index.json."""
     scheduler = scheduler_config(published, source, prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -135,7 +135,7 @@ def write_rest(
 def scheduler_config(
     published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """The source folder's or the published one, with what the model predicts now."""
+    """The source folder's or the published one, with the current prediction type."""
     name = "scheduler_config.json"
     found = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
     if found is None or "_class_name" not in found:
@@ -143,10 +143,10 @@ def scheduler_config(
     if prediction is not None:
         found["prediction_type"] = {"v": "v_prediction"}.get(prediction, prediction)
     if zero_terminal_snr:
-        if found["_class_name"] == "PNDMScheduler":  # knows no such schedule; DDIM is the same but for its steps
+        if found["_class_name"] == "PNDMScheduler":  # does not support it; DDIM is the same except for its steps
             found["_class_name"] = "DDIMScheduler"
             found.pop("skip_prk_steps", None)
-        # Lin et al. 2024, arXiv:2305.08891: sampling has to begin at the last step, which is all noise.
+        # Lin et al. 2024, arXiv:2305.08891: sampling has to start at the last timestep, which is pure noise.
         found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return {key: value for key, value in found.items() if key not in NOT_SAVED}
 
@@ -171,8 +171,8 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
 
 
 def write_older_vocabulary(folder: Path) -> None:
-    """vocab.json and merges.txt from tokenizer.json, where they are missing: transformers below 5 (sd-scripts' own) reads
-    CLIP's tokenizer from them alone. Words that were added to the vocabulary stand in a third file there."""
+    """Write vocab.json and merges.txt from tokenizer.json if missing: transformers below 5 (used by sd-scripts) reads
+    CLIP's tokenizer only from them. Added tokens go into a third file."""
     source = folder / "tokenizer.json"
     if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return

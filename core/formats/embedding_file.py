@@ -1,4 +1,4 @@
-"""Files of textual inversion: vectors of a new word, one tensor for each text encoder (or for each layer, XTI)."""
+"""Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer, XTI)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LAYERS = (
 def write_embedding(
     path: Path, vectors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], dtype: torch.dtype
 ) -> None:
-    """.safetensors with metadata, or .pt (torch.save of the same names), whole or not at all.
+    """.safetensors with metadata, or .pt (torch.save of the same names), complete or not at all.
 
-    vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one for each of LAYERS
+    vectors   {"emb_params": [n, C]}, {"clip_l": ..., "clip_g": ...} or one per name in LAYERS
     """
     from safetensors.torch import save_file
 
@@ -46,9 +46,9 @@ def write_embedding(
 
 
 def read_embedding(path: Path) -> dict[str, torch.Tensor]:
-    """{name: float32 [n, C]} under this program's names, from a .safetensors or .pt file of any of the usual programs.
+    """{name: float32 [n, C]} under this program's names, from a .safetensors or .pt file of any common program.
 
-    A1111's own (string_to_param), diffusers' and others' single tensors are taken as "emb_params".
+    A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
     """
     import torch
 
@@ -59,14 +59,14 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
-    """{name: (n, C)} of the same tensors, from the header alone."""
+    """{name: (n, C)} of the same tensors, from the header only."""
     entries, _ = read_header(path)
     shapes = {name: entries[own].shape for name, own in _names(entries, path).items()}
     return {name: (shape[0] if len(shape) == 2 else 1, shape[-1]) for name, shape in shapes.items()}
 
 
 def _names(entries: Mapping[str, TensorEntry], path: Path) -> dict[str, str]:
-    """This program's names -> the file's, of those that are vectors of words."""
+    """This program's names -> the file's, for tensors that are token vectors."""
     vectors = {name for name, entry in entries.items() if _are_vectors(entry)}
     for names in (LAYERS, SDXL):
         if set(names) & vectors:
@@ -76,14 +76,22 @@ def _names(entries: Mapping[str, TensorEntry], path: Path) -> dict[str, str]:
         tables = [name for name in entries if name in vectors]
         found = {ONE[0]: tables[0]} if tables else {}
     if not found:
-        raise ProblemsError.one("The file holds no embedding", str(path), "choose a textual inversion's file")
+        raise ProblemsError.one(
+            "The file does not contain an embedding",
+            str(path),
+            "choose a textual inversion embedding",
+            code="embedding.not-an-embedding",
+        )
     if sum(prod(entries[own].shape) for own in found.values()) > MOST_NUMBERS:
         raise ProblemsError.one(
-            "The file is too large for an embedding", str(path), "choose a textual inversion's file"
+            "The file is too large for an embedding",
+            str(path),
+            "choose a textual inversion embedding",
+            code="embedding.too-large",
         )
     return found
 
 
 def _are_vectors(entry: TensorEntry) -> bool:
-    """One, or several in rows, of numbers with a point."""
+    """A floating-point vector, or several as rows."""
     return len(entry.shape) in (1, 2) and 0 not in entry.shape and entry.dtype in FLOATS

@@ -1,6 +1,6 @@
-"""One file from a web server: resumed where it stopped, checked, and under its name only when it is whole.
+"""Downloads one file from a web server: resumed where it stopped, verified, and named only when complete.
 
-Beside the target lie `<name>.part` with the bytes so far and `<name>.part.json` with what they are of.
+Beside the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 15.0
-TRIES = 6  # in a row that bring no byte
+TRIES = 6  # in a row without receiving a byte
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between them; a server's Retry-After counts up to the longest
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
-OnBytes = Callable[[int, int], None]  # bytes so far, bytes in all (0 where the server does not say)
+OnBytes = Callable[[int, int], None]  # bytes so far, total bytes (0 if the server does not say)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a web server. size and sha256: as known before it is asked for."""
+    """A file on a web server. size and sha256: as known before the request."""
 
     url: str
     size: int | None = None
@@ -40,10 +40,10 @@ class Remote:
 
 
 class FetchError(Exception):
-    """Why a file did not come.
+    """Why a download failed.
 
-    advice       what to do, where that is not to fetch it by hand
-    again        whether asking again may help, after retry_after seconds
+    advice       what to do, if not downloading by hand
+    again        whether a retry may help, after retry_after seconds
     """
 
     def __init__(self, reason: str, advice: str = "", again: bool = False, retry_after: float = 0.0):
@@ -61,12 +61,12 @@ def require_room(folder: Path, needed: int, what: str) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where the bytes lie until the file is whole."""
+    """Path of the partial download."""
     return path.with_name(path.name + ".part")
 
 
 def part_bytes(path: Path) -> int:
-    """How much of the file is here already."""
+    """How many bytes of the file were downloaded already."""
     try:
         return part_of(path).stat().st_size
     except OSError:
@@ -74,7 +74,7 @@ def part_bytes(path: Path) -> int:
 
 
 def forget_part(path: Path) -> None:
-    """Remove what an unfinished download left."""
+    """Remove a partial download."""
     for left in (part_of(path), _note_of(path)):
         atomic.remove(left)
 
@@ -84,18 +84,18 @@ def _note_of(path: Path) -> Path:
 
 
 def fetch(remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None = None) -> str:
-    """Fetch a file to `path` and return its SHA-256. Raises FetchError; Cancelled keeps what has come."""
+    """Download a file to `path` and return its SHA-256. Raises FetchError; Cancelled keeps the partial download."""
     return _Transfer(remote, path, on_bytes, cancel).run()
 
 
 class _Transfer:
-    """One download, over as many requests as it takes."""
+    """One download, over as many requests as needed."""
 
     def __init__(self, remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None):
         self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
         self.part, self.note = part_of(path), _note_of(path)
         self.have, self.total, self.etag = 0, remote.size or 0, ""
-        self.answered = False  # whether the server did, in this try
+        self.answered = False  # whether the server did, in this attempt
         self.wanted = remote.sha256
         self.digest = hashlib.sha256()
 
@@ -108,7 +108,7 @@ class _Transfer:
             try:
                 if self._request():
                     return self._finish()
-                failure = FetchError("the server does not keep to what it sends", AGAIN)
+                failure = FetchError("the server's answers are inconsistent", AGAIN)
             except FetchError as error:
                 if not error.again:
                     raise
@@ -139,7 +139,7 @@ class _Transfer:
             self.cancel.check()
 
     def _take_up(self) -> None:
-        """Go on from what an earlier try left, if it is of the same file. Its bytes are read once more for the hash."""
+        """Resume a partial download if it is of the same file. Its bytes are read again for the hash."""
         try:
             noted = json.loads(self.note.read_text("utf-8"))
             same = noted["url"] == self.remote.url and noted["sha256"] == (self.remote.sha256 or "")
@@ -161,11 +161,11 @@ class _Transfer:
         self.have, self.etag, self.digest = 0, "", hashlib.sha256()
 
     def _request(self) -> bool:
-        """Ask for what is missing and write it down. True when the file is whole."""
+        """Request the missing bytes and write them. True when the file is complete."""
         from huggingface_hub.utils import get_session
 
         self._look_at_cancel()
-        # Ranges and sizes are of the bytes as stored, so they must not come packed.
+        # Ranges and sizes refer to the stored bytes, so they must not be compressed.
         headers = {**self.remote.headers, "Accept-Encoding": "identity"}
         if self.have:
             headers |= {"Range": f"bytes={self.have}-"} | ({"If-Range": self.etag} if self.etag else {})
@@ -184,7 +184,7 @@ class _Transfer:
         return not self.total or self.have >= self.total
 
     def _beyond_the_end(self, response: Any) -> bool:
-        """The server has nothing after what is here: it is all of it, or of another file."""
+        """The server has no more bytes: the partial file is complete, or belongs to another file."""
         total = response.headers.get("content-range", "").rpartition("/")[2]
         if total == str(self.have):
             return True
@@ -197,13 +197,13 @@ class _Transfer:
         stated = _stated_sha256(response)
         if stated and self.remote.sha256 and stated != self.remote.sha256:
             raise FetchError(
-                f"the server states another SHA-256 ({stated[:10]}...) than is known of {self.path.name}",
-                "do not use it; look for the file elsewhere",
+                f"the server states another SHA-256 ({stated[:10]}...) than expected for {self.path.name}",
+                "do not use it; download the file elsewhere",
             )
         self.wanted = self.remote.sha256 or stated
 
     def _continues(self, response: Any) -> bool:
-        """Whether these bytes follow those that are here, or begin the file. A changed file is begun anew."""
+        """Whether these bytes continue the partial file or start it. A changed file is started over."""
         etag = _strong_etag(response)
         length = response.headers.get("content-length", "")
         if response.status_code == 206:
@@ -233,7 +233,7 @@ class _Transfer:
                 self.on_bytes(self.have, self.total)
 
     def _finish(self) -> str:
-        """The file gets its name, unless it is not what was asked for."""
+        """Rename the file to its final name, unless its hash is wrong."""
         found = self.digest.hexdigest()
         size = self.remote.size if self.remote.size and not self.wanted else self.total
         if (self.wanted and found != self.wanted) or (size and size != self.have):
@@ -248,7 +248,7 @@ class _Transfer:
 
 
 def _of_the_connection(error: Exception) -> bool:
-    """Whether it is one of the web client's errors of the connection (huggingface_hub decides which client that is)."""
+    """Whether the web client failed to connect (huggingface_hub decides which client that is)."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
@@ -260,8 +260,8 @@ def _refusal(response: Any) -> FetchError:
             "the server does not allow it (403)",
             "accept the terms on its page, then store a Hugging Face token in Tools or set HF_TOKEN",
         ),
-        404: ("there is no such file (404)", ""),
-        410: ("the file is no longer there (410)", ""),
+        404: ("the file does not exist (404)", ""),
+        410: ("the file no longer exists (410)", ""),
         429: ("the server asks to slow down (429)", f"wait a few minutes, then {AGAIN}"),
     }
     again = status in (408, 425, 429) or status >= 500
@@ -271,7 +271,7 @@ def _refusal(response: Any) -> FetchError:
 
 
 def _stated_sha256(response: Any) -> str | None:
-    """What the hub states of a large file before it leads to the place where that is stored."""
+    """The SHA-256 that the hub states for a large file before redirecting to its storage."""
     for answer in (*response.history, response):
         etag = answer.headers.get("x-linked-etag", "").strip('"')
         if SHA256.fullmatch(etag):
@@ -280,13 +280,13 @@ def _stated_sha256(response: Any) -> str | None:
 
 
 def _strong_etag(response: Any) -> str:
-    """A weak one does not promise equal bytes, which a range needs."""
+    """A weak one does not guarantee equal bytes, which a range request needs."""
     etag = response.headers.get("etag", "")
     return "" if etag.startswith("W/") else etag
 
 
 def _content_range(response: Any) -> tuple[int, int]:
-    """(first byte, bytes in all) of a partial answer; -1 where it does not say."""
+    """(first byte, total bytes) of a partial response; -1 if not given."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
     if match is None:
         return -1, 0

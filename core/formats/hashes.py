@@ -1,4 +1,4 @@
-"""Hashes that other programs know files by, and a memo so that a file is read for them once."""
+"""Hashes by which other programs identify files, and a memo so that each file is hashed once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 CHUNK_BYTES = 1 << 22
-HOLLOW = 20  # times as much claimed as there is
+HOLLOW = 20  # claimed size over size on disk
 LEGACY_START, LEGACY_BYTES = 0x100000, 0x10000  # A1111's first hash reads 64 KiB there
 
 
 class HashMemo:
-    """Remembers values computed from files by path, size and change time; on disk when given a path (one JSON file)."""
+    """Remembers values computed from files by path, size and modification time; on disk (one JSON file) if given a path."""
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path else None
@@ -36,7 +36,7 @@ class HashMemo:
                 self._known = read_json_object(self.path)
 
     def get(self, purpose: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
-        """The remembered value while no file has changed, else `compute()`."""
+        """The remembered value unless a file has changed, else `compute()`."""
         key = f"{purpose}|" + "|".join(str(real_path(file)) for file in files)
         stamps = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
         known = self._known.get(key)
@@ -46,14 +46,14 @@ class HashMemo:
         with self._lock:
             self._known[key] = {"stamps": stamps, "value": value}
             if self.path is not None:
-                with suppress(OSError):  # a memo that cannot be kept costs time, nothing else
+                with suppress(OSError):  # a memo that cannot be saved only costs time
                     atomic.write_json(self.path, self._known)
         return value
 
 
 def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int = 0) -> str:
-    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is looked at between them. Raises ProblemsError for a file
-    that is nearly all holes, which may claim terabytes."""
+    """SHA-256 of a file's bytes from `start` on, in chunks; `cancel` is checked between them. Raises ProblemsError for a
+    sparse file, which may claim terabytes."""
     digest = hashlib.sha256()
     with open_regular(path) as handle:
         _check_is_whole(path, os.fstat(handle.fileno()))
@@ -66,11 +66,13 @@ def file_sha256(path: Path | str, cancel: CancelToken | None = None, start: int 
 
 
 def _check_is_whole(path: Path | str, found: os.stat_result) -> None:
-    """Some file systems do not tell what a file takes: then it counts as whole."""
+    """Some file systems do not report the size on disk: then the file counts as complete."""
     there = getattr(found, "st_blocks", 0) * 512
     if 0 < there < found.st_size / HOLLOW and found.st_size > CHUNK_BYTES:
-        what = f"The file claims {found.st_size / 1e9:,.1f} GB and takes {there / 1e9:,.3f} GB of the disk: it was not written to its end"
-        raise ProblemsError.one(what, display_path(path), "get it again")
+        what = (
+            f"The file claims {found.st_size / 1e9:,.1f} GB but takes {there / 1e9:,.3f} GB on disk: it is incomplete"
+        )
+        raise ProblemsError.one(what, display_path(path), "download or copy it again", code="file.incomplete")
 
 
 def legacy_hash(path: Path | str) -> str:
@@ -81,7 +83,7 @@ def legacy_hash(path: Path | str) -> str:
 
 
 def model_hashes(path: Path | str, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> tuple[str, str]:
-    """(old hash, SHA-256) of a model as LoRA metadata name it; sd-scripts' words for a folder and for nothing."""
+    """(old hash, SHA-256) of a model as LoRA metadata has them; sd-scripts' placeholders for a folder and for none."""
     path = Path(path)
     if path.is_dir():
         return "IsADirectory", "IsADirectory"

@@ -1,4 +1,4 @@
-"""What a model file holds, read from its first bytes: names, types, shapes and places of its tensors."""
+"""What a model file contains, from its header: names, dtypes, shapes and byte ranges of its tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.record.bounded_json import MAX_BYTES, parse_json
 from core.record.problems import ProblemsError
 from core.record.regular import check_regular, open_regular
 
-# Bytes of one element, by the names that safetensors uses.
+# Bytes per element, by safetensors' dtype names.
 ITEM_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -34,12 +34,12 @@ ITEM_BYTES = {
     "I64": 8,
     "U64": 8,
 }
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself: tells that a file is one
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit, used to recognize a file
 MAX_TENSORS = 20_000  # SDXL has 2,515, a LoRA of all its layers with dropout and norms 10,000
 MAX_NAME = 300
 MAX_AXES = 8
 MAX_ELEMENTS = 1 << 48
-# A tensor may show the bytes of another once more (shared weights), or repeat them by a stride of 0.
+# A tensor may repeat another's bytes (shared weights), or its own through a stride of 0.
 MAX_TIMES_FILE, SMALL_BYTES = 4, 16_000_000
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 AGAIN = "download or copy the file again"
@@ -47,7 +47,7 @@ AGAIN = "download or copy the file again"
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file, from byte `start` to `stop`; `strides` (in elements) only where not row by row."""
+    """One tensor of a file, from byte `start` to `stop`; `strides` (in elements) only if not row-major."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -56,12 +56,12 @@ class TensorEntry:
     strides: tuple[int, ...] | None = None
 
     def side(self, axis: int) -> int:
-        """The length of an axis; 0 where there is none."""
+        """The length of an axis; 0 if there is none."""
         return self.shape[axis] if -len(self.shape) <= axis < len(self.shape) else 0
 
 
 def sniff(path: Path | str) -> str:
-    """What the first bytes say, whatever the name says: safetensors, zip, pickle, empty, page, pointer or unknown."""
+    """The format by the first bytes, ignoring the name: safetensors, zip, pickle, empty, page, pointer or unknown."""
     with open_regular(path) as handle:
         first = handle.read(512)
     if not first:
@@ -86,7 +86,7 @@ NOT_A_MODEL = {
         "download the file itself",
     ),
     "pointer": (
-        "This is a Git LFS pointer, not the model it stands for",
+        "This is a Git LFS pointer, not the model itself",
         "run `git lfs pull`, or download the file itself",
     ),
     "unknown": ("This is not a model file", "choose a .safetensors, .ckpt, .pt or .bin file, or a diffusers folder"),
@@ -94,9 +94,9 @@ NOT_A_MODEL = {
 
 
 def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The tensors and the metadata of a model file, without reading a weight and without running anything from it.
+    """The tensors and metadata of a model file, without reading weights or running anything from it.
 
-    For a pickle the metadata are its plain top-level numbers and words (global_step, epoch ...).
+    For a pickle the metadata are its plain top-level numbers and strings (global_step, epoch ...).
     """
     path = Path(path)
     size = check_regular(path).st_size
@@ -104,7 +104,7 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
         form = sniff(path)
         if form in NOT_A_MODEL:
             what, fix = NOT_A_MODEL[form]
-            raise ProblemsError.one(what, str(path), fix)
+            raise ProblemsError.one(what, str(path), fix, f"model.{form}-file")
         if form == "safetensors":
             tensors, metadata = _safetensors_header(path)
         else:
@@ -113,7 +113,10 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
             tensors, metadata = read_pickled_header(path, form)
     except OSError as error:
         raise ProblemsError.one(
-            f"The file cannot be read: {error.strerror or error}", str(path), "check its permissions"
+            f"The file cannot be read: {error.strerror or error}",
+            str(path),
+            "check its permissions",
+            code="file.unreadable",
         ) from error
     _check_entries(path, tensors, size)
     return tensors, metadata
@@ -126,63 +129,63 @@ def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, s
         if 8 + length > size:
             raise _cut_short(path, 8 + length, size)
         if length > MAX_BYTES:
-            raise _damaged(path, f"its header has more than {MAX_BYTES / 1e6:.0f} MB")
+            raise _damaged(path, f"its header is larger than {MAX_BYTES / 1e6:.0f} MB")
         listing = parse_json(handle.read(length), str(path), AGAIN, object_pairs_hook=_each_once)
     if not isinstance(listing, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     metadata = listing.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise _damaged(path, "its metadata are no JSON object")
+        raise _damaged(path, "its metadata is not a JSON object")
     try:
         tensors = {name: _entry(described, 8 + length) for name, described in listing.items()}
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     except (KeyError, TypeError) as error:
-        raise _damaged(path, "a tensor is described wrongly") from error
+        raise _damaged(path, "a tensor's entry is invalid") from error
     _refuse_overlaps(path, tensors)
     return tensors, {key: str(value) for key, value in metadata.items()}
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two equal names JSON readers keep one, and not all the same one."""
+    """JSON readers keep one of two equal names, and not all keep the same one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"'{name[:100]}' is in it twice")
+        raise ValueError(f"'{name[:100]}' appears twice")
     return found
 
 
 def _entry(described: Any, data_start: int) -> TensorEntry:
-    """One line of a safetensors header, checked: the bytes must be as many as type and shape ask for."""
+    """One entry of a safetensors header, checked: its byte count must match dtype and shape."""
     dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"a tensor has the unknown type {str(dtype)[:20]}")
+        raise ValueError(f"a tensor has the unknown dtype {str(dtype)[:20]}")
     if len(shape) > MAX_AXES or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError("a tensor is described wrongly")
+        raise ValueError("a tensor's entry is invalid")
     if end - begin != prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"a tensor of {dtype} {list(shape)} does not fit its {end - begin} bytes")
     return TensorEntry(dtype, shape, data_start + begin, data_start + end)
 
 
 def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
-    """The format allows none; a small file could else claim any number of bytes."""
+    """The format allows none; otherwise a small file could claim any number of bytes."""
     before = 0
     for entry in sorted(tensors.values(), key=lambda entry: (entry.start, entry.stop)):
         if entry.start < before and entry.stop > entry.start:
-            raise _damaged(path, "tensors lie upon each other")
+            raise _damaged(path, "tensors overlap")
         before = max(before, entry.stop)
 
 
 def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
-    """What holds for every form: bounded numbers, names that can be shown, and no more bytes than the file can mean."""
+    """Rules for every format: bounded sizes, printable names, and no more bytes than the file can hold."""
     if len(tensors) > MAX_TENSORS:
         raise _damaged(path, f"it lists more than {MAX_TENSORS:,} tensors")
     claimed = 0
     for name, entry in tensors.items():
         if len(name) > MAX_NAME or CONTROL.search(name):
-            raise _damaged(path, "a tensor has a name that is too long or has control characters")
+            raise _damaged(path, "a tensor's name is too long or contains control characters")
         if len(entry.shape) > MAX_AXES or prod(max(side, 1) for side in entry.shape) > MAX_ELEMENTS:
-            raise _damaged(path, "a tensor has too many numbers or axes")
+            raise _damaged(path, "a tensor has too many elements or axes")
         if entry.stop > size:
             raise _cut_short(path, entry.stop, size)
         claimed += prod(entry.shape) * ITEM_BYTES[entry.dtype]
@@ -191,12 +194,9 @@ def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) ->
 
 
 def _damaged(path: Path, why: str) -> ProblemsError:
-    return ProblemsError.one(f"The file's list of tensors is damaged: {why}", str(path), AGAIN)
+    return ProblemsError.one(f"The file's header is invalid: {why}", str(path), AGAIN, code="model.bad-header")
 
 
 def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:
-    return ProblemsError.one(
-        f"The file is cut short: {found:,} bytes of {promised:,} are there",
-        str(path),
-        "download or copy the whole file again",
-    )
+    what = f"The file is truncated: {found:,} of {promised:,} bytes"
+    return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")

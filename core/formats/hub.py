@@ -1,5 +1,5 @@
-"""Models by name: a file or folder that is here, or one that can be fetched into models/: a catalog entry, a hub id
-(owner/name), the link of a file."""
+"""Resolves model references: a local file or folder, or one to download into models/: a catalog entry, a hub id
+(owner/name) or a link to a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class HubId:
-    """A model on the hub; `file` is one file of it ("v1-5-pruned-emaonly.safetensors")."""
+    """A model on the hub; `file` selects one of its files ("v1-5-pruned-emaonly.safetensors")."""
 
     owner: str
     name: str
@@ -62,12 +62,12 @@ class Link:
     url: str
 
     def __str__(self) -> str:
-        """Without what stands behind the ?: it may be a key."""
+        """Without the query string: it may contain a key."""
         return self.url.partition("?")[0]
 
     @property
     def file(self) -> str:
-        """Its name under models/: the last part of the address."""
+        """Its name under models/: the last part of the URL."""
         return unquote(urlsplit(self.url).path).rpartition("/")[2]
 
 
@@ -75,31 +75,34 @@ Source = HubId | Link
 
 
 def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
-    """What a model setting stands for.
+    """What a model setting refers to.
 
-    A path (absolute, or relative to the project), a name under models/ with or without its ending, `outputs/...` for what
-    was trained, wherever that folder is, or a catalog entry ("sd15") or hub id whose model lies under models/ already:
-    its path. One of these that is not here: the HubId. Anything else is a problem.
+    For a path (absolute, or relative to the project), a name under models/ with or without its extension, `outputs/...` for
+    trained files wherever that folder is, or a catalog entry ("sd15") or hub id already downloaded to models/: its
+    path. For one of these that is not here yet: the HubId. Anything else raises ProblemsError.
     """
     text, models = reference.strip(), Path(models)
     if not text:
-        raise ProblemsError.one("No model is chosen", "model", "choose a file, a folder or a hub id")
+        raise ProblemsError.one(
+            "No model is selected", "model", "choose a file, a folder or a hub id", code="model.none"
+        )
     for candidate in _candidates(text, models, outputs):
-        if may_reach(candidate) and os.path.exists(candidate):  # false, not an error, for a name that no disk takes
+        if may_reach(candidate) and os.path.exists(candidate):  # false, not an error, for an invalid file name
             return _model_in(candidate)
     hub_id = parse_hub_id(text)
     if hub_id is None:
         raise ProblemsError.one(
-            f"There is no model '{reference}'",
+            f"The model '{reference}' does not exist",
             display_path(models),
-            f"choose a file or folder that exists, a hub id (owner/name), or one of: {catalog.known_names()}",
+            f"choose an existing file or folder, a hub id (owner/name), or one of: {catalog.known_names()}",
+            code="model.not-found",
         )
     found = _downloaded(hub_id, models)
     return hub_id if found is None else found
 
 
 def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
-    """Places where a name may lie, in the order they are looked at."""
+    """Paths that a name may refer to, in the order they are tried."""
     if "\0" in text:
         return []
     places = [resolve_path(text)]
@@ -115,7 +118,7 @@ def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
 
 
 def parse_hub_id(text: str) -> HubId | None:
-    """`owner/name`, `owner/name/file` or the name of a catalog entry; None for what can only be a path on this machine."""
+    """`owner/name`, `owner/name/file` or a catalog entry; None for what can only be a local path."""
     entry = catalog.named(text)
     if entry is not None:
         owner, name = entry.repository.split("/")
@@ -125,25 +128,26 @@ def parse_hub_id(text: str) -> HubId | None:
         return None
     owner, name, file = match.groups()
     if file is None and name.lower().endswith(WEIGHT_SUFFIXES):
-        return None  # folder/file.safetensors: a path that is not there
+        return None  # folder/file.safetensors: a missing local path
     return HubId(owner, name, file)
 
 
 def parse_source(text: str) -> Source:
-    """What can be fetched: a catalog entry, a hub id, or a link. Raises ProblemsError."""
+    """What to download: a catalog entry, a hub id or a link. Raises ProblemsError."""
     text = text.strip()
     source = _parse_link(text) if re.match(r"[a-z]+://", text, re.IGNORECASE) else parse_hub_id(text)
     if source is None:
         raise ProblemsError.one(
-            f"'{text}' is no catalog entry, no hub id and no link" if text else "No model is named",
+            f"'{text}' is not a catalog entry, a hub id or a link" if text else "No model is given",
             "tool.hub_id",
             f"write {catalog.known_names()}, owner/name, owner/name/file.safetensors, or the https link of a model file",
+            code="model.bad-source",
         )
     return source
 
 
 def _parse_link(text: str) -> Source:
-    """A link of a file. One of the hub's own links is the hub id that it stands for, so that its hash is known."""
+    """A link to a file. The hub's own links become hub ids, so that the hash is known."""
     try:
         parts = urlsplit(text)
         host = (parts.hostname or "").lower()
@@ -151,7 +155,10 @@ def _parse_link(text: str) -> Source:
         host = ""
     if not host or parts.scheme.lower() not in ("http", "https") or parts.username is not None:
         raise ProblemsError.one(
-            f"'{text}' is not a link that can be used", "tool.hub_id", "write a link that begins with https://"
+            f"'{text}' is not a valid link",
+            "tool.hub_id",
+            "use a link that starts with https://",
+            code="model.bad-link",
         )
     on_hub = re.fullmatch(r"/([^/]+)/([^/]+)/(?:resolve|blob)/main/(.+)", unquote(parts.path))
     if host == HUB and on_hub:
@@ -161,9 +168,10 @@ def _parse_link(text: str) -> Source:
     link = Link(text)
     if not link.file.lower().endswith(WEIGHT_SUFFIXES) or not re.fullmatch(r"[\w][\w .()+-]{0,150}", link.file):
         raise ProblemsError.one(
-            "The link does not end in the name of a model file",
+            "The link does not end in a model file name",
             text,
-            "use a link that ends in .safetensors or .ckpt, or fetch the file in your browser and put it into models/",
+            "use a link that ends in .safetensors or .ckpt, or download the file in your browser and put it into models/",
+            code="model.link-without-file",
         )
     return link
 
@@ -182,7 +190,7 @@ def _downloaded(hub_id: HubId, models: Path) -> Path | None:
 
 
 def _model_in(path: Path) -> Path:
-    """A folder that only wraps one weight file stands for that file."""
+    """A folder with a single weight file stands for that file."""
     if path.is_dir() and not any((path / name).is_file() for name in ("model_index.json", "config.json")):
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
         if len(files) == 1:
@@ -200,11 +208,11 @@ def download(
     cancel: CancelToken | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """Fetch what is needed of a model into models/ and return its path there.
+    """Download the needed files of a model into models/ and return its path there.
 
-    It appears whole or not at all; an interrupted download goes on where it stopped. on_progress(bytes done, in all).
-    The access token is that of the environment (HF_TOKEN), the one stored in Tools, or huggingface_hub's own login; only
-    the hub gets it, and jobs of a shared page have none unless it is lent.
+    It appears complete or not at all; an interrupted download resumes. on_progress(bytes done, total bytes).
+    The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to
+    the hub only, and jobs of a shared page have none unless the owner allows it.
     """
     models = Path(models)
     progress = on_progress or (lambda done, total: None)
@@ -225,7 +233,7 @@ def download(
 
 
 def forget(source: Source, models: Path | str) -> None:
-    """Remove what an unfinished download left."""
+    """Remove a partial download."""
     models = Path(models)
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if isinstance(source, Link):
@@ -239,10 +247,13 @@ def forget(source: Source, models: Path | str) -> None:
 def _download_file(
     source: Source, remote: Remote, target: Path, models: Path, on_progress: Progress, cancel: CancelToken | None
 ) -> Path:
-    """One file to its place. What lies there already is another file, or it would not have been asked for."""
+    """Download one file to its place. A file already there is a different one, or it would not have been requested."""
     if target.exists():
         raise ProblemsError.one(
-            f"There is another file of the name {target.name}", display_path(target), "rename it or move it away first"
+            f"Another file is named {target.name}",
+            display_path(target),
+            "rename it or move it away first",
+            code="model.name-taken",
         )
     if remote.size:
         require_room(target.parent, remote.size - part_bytes(target), target.name)
@@ -254,7 +265,7 @@ def _download_file(
 def _download_folder(
     hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None, endpoint: str | None
 ) -> Path:
-    """The files of a hub repository that are needed, as a folder of their own."""
+    """Download the needed files of a hub repository into a folder."""
     target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
     wanted = choose_files(hub_id, _listing(hub_id, endpoint))
     here = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
@@ -282,7 +293,7 @@ def _headers() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a hub model. sha256 is known of large ones."""
+    """A file of a hub model. sha256 is known for large ones."""
 
     name: str
     size: int
@@ -290,7 +301,7 @@ class RemoteFile:
 
 
 def _token() -> str | bool | None:
-    """The token of the environment or of Tools; None takes huggingface_hub's own login, False none."""
+    """The token of the environment or of Tools; None for huggingface_hub's login, False for none."""
     return secret("huggingface_token") or None if may_use_keys() else False
 
 
@@ -307,7 +318,7 @@ def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
 
 
 def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
-    """Only what is needed: one form of the weights (fp16 and safetensors first), configs and vocabulary."""
+    """Only what is needed: one format of the weights (fp16 and safetensors preferred), configs and vocabulary."""
     by_name = {file.name: file for file in files}
     if hub_id.file is not None:
         if hub_id.file not in by_name:
@@ -320,7 +331,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
             wanted += [name for name in inside if name.endswith(SMALL_SUFFIXES) and not name.endswith(".index.json")]
             wanted += _one_form(inside)
         return [by_name[name] for name in wanted]
-    if "config.json" in by_name:  # one part alone, such as a VAE
+    if "config.json" in by_name:  # a single part, such as a VAE
         return [by_name[name] for name in ("config.json", *_one_form([name for name in by_name if "/" not in name]))]
     single = [name for name in by_name if name.lower().endswith(".safetensors") and "/" not in name]
     if len(single) != 1:
@@ -329,7 +340,7 @@ def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
 
 
 def _one_form(names: list[str]) -> list[str]:
-    """The weights of one folder in one form, shards and their index together."""
+    """The weights of one folder in one format, shards with their index."""
     for pattern in (
         r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
         r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
@@ -346,9 +357,10 @@ def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
     files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
     shown = ", ".join(files[:5]) or "none"
     return ProblemsError.one(
-        f"'{hub_id}' does not say which file to get; it has: {shown}",
+        f"'{hub_id}' does not name a file to download; it has: {shown}",
         str(hub_id),
         f"name one of its files, for example {hub_id.repository}/{files[0]}" if files else "choose another model",
+        code="model.file-not-named",
     )
 
 
@@ -374,22 +386,25 @@ def _fetch_all(
 
 
 def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
-    """A file's name as a path inside the model's folder; names come from outside and must not lead out of it."""
+    """A file name as a path inside the model's folder; names are untrusted and must not lead outside."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
         raise ProblemsError.one(
-            f"'{hub_id}' has a file whose name is not allowed: {name!r}", "", "choose another model"
+            f"'{hub_id}' contains a file with an unsafe name: {name!r}",
+            "",
+            "choose another model",
+            code="model.unsafe-name",
         )
     return inside
 
 
 def _progress_after(on_progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one file among those that are done already."""
+    """Progress of one file after those already done."""
     return lambda now, _: on_progress(before + now, total)
 
 
 def _move_in(partial: Path, target: Path) -> None:
-    """The finished folder gets its name; into a folder that is there already, file by file."""
+    """Rename the finished folder; if the target exists, move file by file."""
     if not target.exists():
         atomic.replace(partial, target)
         return
@@ -401,20 +416,22 @@ def _move_in(partial: Path, target: Path) -> None:
 
 
 def _failed(source: Source, models: Path, error: Exception) -> ProblemsError:
-    """One line: what failed, and what to do without the network."""
+    """One line: what failed, and how to proceed without a network."""
     if isinstance(error, OSError) and not _is_network(error):
-        return ProblemsError.one(f"'{source}' could not be written: {error.strerror or error}", display_path(models))
+        what = f"'{source}' could not be written: {error.strerror or error}"
+        return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")
     reason, advice = (error.reason, error.advice) if isinstance(error, FetchError) else _reason(error)
-    return ProblemsError.one(f"'{source}' could not be downloaded: {reason}; {advice or _by_hand(source, models)}")
+    what = f"'{source}' could not be downloaded: {reason}"
+    return ProblemsError.one(what, "", advice or _by_hand(source, models), "model.download-failed")
 
 
 def _by_hand(source: Source, models: Path) -> str:
-    """Where to put what was fetched elsewhere."""
+    """Where to put the files when downloading them elsewhere."""
     entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
     if entry is not None:
-        return f"fetch {entry.file} from {entry.page} on another machine and put it at {display_path(catalog.target(entry, models))}"
+        return f"download {entry.file} from {entry.page} on another machine and save it as {display_path(catalog.target(entry, models))}"
     if isinstance(source, Link):
-        return f"fetch {source.file} elsewhere and put it into {display_path(models)}"
+        return f"download {source.file} elsewhere and put it into {display_path(models)}"
     return (
         f"put its folder at {display_path(models / source.folder_name)}, "
         f"or a .safetensors file into {display_path(models)}, by hand"
@@ -422,19 +439,19 @@ def _by_hand(source: Source, models: Path) -> str:
 
 
 def _is_network(error: OSError) -> bool:
-    """Errors of the connection are OSErrors too; those of the disk have a file name or say that space ran out."""
+    """Connection errors are OSErrors too; those of the disk have a file name or report a full disk."""
     return error.filename is None and error.errno not in (28, 122) and not isinstance(error, PermissionError)
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Why, and where that needs other advice than fetching it by hand, the advice."""
+    """Why it failed, and the advice if that is not to download by hand."""
     kinds: Mapping[str, tuple[str, str]] = {
         "GatedRepoError": (
-            "its owner asks for consent",
+            "its owner requires you to accept its terms",
             "accept the terms on its page, then store a Hugging Face token in Tools or set HF_TOKEN",
         ),
         "RepositoryNotFoundError": (
-            "there is no such model, or it is private",
+            "the model does not exist or is private",
             "check the spelling; for a private one store a Hugging Face token in Tools or set HF_TOKEN",
         ),
         "OfflineModeIsEnabled": ("offline mode is on (HF_HUB_OFFLINE)", ""),

@@ -1,4 +1,4 @@
-"""Files to the Hugging Face hub: looked at before the start; what fails later is said, and ends no training."""
+"""Uploads files to the Hugging Face hub: checked before the start; later failures are logged and never stop a training."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from core.record.problems import Problem
 if TYPE_CHECKING:
     from core.settings.hub import HubSettings
 
-LOOK_SECONDS = 8.0  # for the hub's answer before a start
+LOOK_SECONDS = 8.0  # to wait for the hub before a start
 WHERE = "hub.huggingface_repo_id"
 Say = Callable[[str, str, str], None]  # text, level, fix
 
 
 def place_in_repo(settings: HubSettings, name: str) -> str:
-    """Where a file of this name goes: under its own name in the folder of the settings."""
+    """The path in the repository: the file's own name in the folder of the settings."""
     folder = settings.huggingface_path_in_repo.replace("\\", "/").strip("/")
     return f"{folder}/{name}" if folder else name
 
 
 def missing_key(settings: HubSettings, token: str | None) -> Problem | None:
-    """An upload without a key cannot succeed; told without asking the hub."""
+    """An upload without a token cannot succeed; checked without asking the hub."""
     if not settings.huggingface_repo_id or token:
         return None
     fix = "store a Hugging Face token in Tools or set HF_TOKEN, or leave the repository empty"
-    return Problem("Uploads to the hub need a token, and there is none", WHERE, fix)
+    return Problem("Uploads to the hub need a token", WHERE, fix, code="hub.no-token")
 
 
 def upload_problem(settings: HubSettings, token: str | None, endpoint: str | None = None) -> Problem | None:
-    """What the hub says about an upload before anything is sent: an error where it will be refused, advice where the hub
-    does not answer, which may be different by the first save. Nothing is made or changed there."""
+    """What the hub answers before anything is sent: an error if the upload will be refused, advice if the hub does not
+    answer, since it may by the first save. Nothing is created or changed there."""
     if not settings.huggingface_repo_id or not token:
         return missing_key(settings, token)
     found: list[Problem | None] = []
@@ -45,8 +45,10 @@ def upload_problem(settings: HubSettings, token: str | None, endpoint: str | Non
 
 
 def _unreachable(why: str) -> Problem:
-    fix = "check the connection; training runs anyway, and every file is kept in the run folder"
-    return Problem(f"The hub cannot be reached ({why}), so uploads may fail", WHERE, fix, level="advice")
+    fix = "check the connection; training starts anyway, and every file stays in the run folder"
+    return Problem(
+        f"The hub cannot be reached ({why}), so uploads may fail", WHERE, fix, level="advice", code="hub.unreachable"
+    )
 
 
 def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | None:
@@ -65,30 +67,39 @@ def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | N
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
-            fix = "make a new token with write access at huggingface.co/settings/tokens and store it in Tools"
-            return Problem("The hub does not accept the token: it is wrong or has expired", WHERE, fix)
+            fix = "create a new token with write access at huggingface.co/settings/tokens and store it in Tools"
+            return Problem(
+                "The hub does not accept the token: it is wrong or has expired", WHERE, fix, code="hub.bad-token"
+            )
         if status == 403:
             fix = "use a token with write access to it, or another repository"
-            return Problem(f"The token may not write to {repository}", WHERE, fix)
+            return Problem(f"The token may not write to {repository}", WHERE, fix, code="hub.no-write-access")
         return _unreachable(
             f"it answered {status}" if status else (str(error).strip().splitlines() or [repr(error)])[0]
         )
 
 
 def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
-    """A repository that is not there is made at the first upload, by whom its owner's name belongs to."""
+    """A missing repository is created at the first upload, which only its owner can do."""
     names = [str(who.get("name", "")), *(str(org.get("name", "")) for org in who.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
-        what = f"{repository} is not there or not open to this token, and it belongs to {names[0]}"
-        return Problem(what, WHERE, f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token")
+        what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
+        return Problem(
+            what,
+            WHERE,
+            f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token",
+            code="hub.other-owner",
+        )
     if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
-        fix = "make a token with write access at huggingface.co/settings/tokens"
-        return Problem(f"The token can only read, so {repository} cannot be made", WHERE, fix)
+        fix = "create a token with write access at huggingface.co/settings/tokens"
+        return Problem(
+            f"The token is read-only, so {repository} cannot be created", WHERE, fix, code="hub.read-only-token"
+        )
     return None
 
 
 class Uploads:
-    """Uploads of one run, one after the other, beside the training. Does nothing without a repository."""
+    """Uploads of one run, one after the other, in a background thread. Does nothing without a repository."""
 
     def __init__(self, settings: HubSettings, token: str | None, say: Say, endpoint: str | None = None):
         self._settings, self._token, self._say, self._endpoint = settings, token, say, endpoint
@@ -97,7 +108,7 @@ class Uploads:
         self._api: Any = None
 
     def look(self) -> None:
-        """Say now, beside the training, what would fail at the first save."""
+        """Check in the background what would fail at the first save."""
         if self._pool is not None:
             self._pool.submit(self._look)
 
@@ -107,7 +118,7 @@ class Uploads:
             self._say(problem.what, "warning", problem.fix)
 
     def send(self, path: Path, wait: bool = False) -> None:
-        """Upload a file or a folder. wait: come back when it and all before it are there."""
+        """Upload a file or a folder. wait: return when it and all before it are uploaded."""
         if self._pool is None:
             return
         self._waiting = [each for each in self._waiting if not each.done()]
@@ -120,7 +131,7 @@ class Uploads:
             self.send(path)
 
     def finish(self) -> None:
-        """Wait for everything that is on its way."""
+        """Wait for all pending uploads."""
         for each in self._waiting:
             each.result()
         self._waiting = []
@@ -145,16 +156,16 @@ class Uploads:
         except Exception as error:
             words = str(error).strip().splitlines()
             fix = (
-                "set HF_TOKEN, or give the key of the hub"
+                "set HF_TOKEN or store a Hugging Face token in Tools"
                 if self._token is None
-                else "it is whole here; upload it by hand"
+                else "the local file is complete; upload it by hand"
             )
             self._say(
                 f"{path.name} could not be uploaded to {repository}: {words[0] if words else error!r}", "warning", fix
             )
 
     def _connected(self, repository: str) -> Any:
-        """The hub, with the repository made where it was not there."""
+        """The hub, with the repository created if missing."""
         if self._api is None:
             from huggingface_hub import HfApi
 

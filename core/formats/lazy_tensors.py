@@ -1,4 +1,4 @@
-"""Tensors that are read at the moment they are written, from memory or from files, so that no second model is held."""
+"""Tensors that are read at the moment they are written, from memory or files, so that no second model is held."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor to come: `fetch(dtype)` gives it on the CPU in that type, in this shape, row by row."""
+    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -32,31 +32,31 @@ class LazyTensor:
         return self.fetch(self.dtype)
 
     def cast(self, dtype: torch.dtype | None) -> LazyTensor:
-        """In another type; integers keep theirs, and None changes nothing."""
+        """In another dtype; integers keep theirs, and None changes nothing."""
         if dtype is None or not self.dtype.is_floating_point:
             return self
         return replace(self, dtype=dtype)
 
     def in_shape(self, *shape: int) -> LazyTensor:
-        """The same numbers in a shape that holds as many."""
+        """Reshaped, with the same number of elements."""
         if shape == self.shape:
             return self
-        assert prod(shape) == prod(self.shape), f"{self.shape} is no {shape}"
+        assert prod(shape) == prod(self.shape), f"{self.shape} does not reshape to {shape}"
         return replace(self, shape=shape, fetch=lambda dtype: self.fetch(dtype).reshape(shape))
 
     def transposed(self) -> LazyTensor:
-        """Of a matrix."""
+        """Transposed; for a matrix."""
         rows, columns = self.shape
         return replace(self, shape=(columns, rows), fetch=lambda dtype: self.fetch(dtype).T.contiguous())
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
-    """A tensor on any device; it is brought to the CPU when it is read."""
+    """A tensor on any device; it is copied to the CPU when it is read."""
     return LazyTensor(tensor.dtype, tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous())
 
 
 def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
-    """One after the other along the first axis."""
+    """Concatenated along the first axis."""
     import torch
 
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
@@ -64,7 +64,7 @@ def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
 
 
 class OpenFiles:
-    """Files that tensors are still to be read from. Close it before one of them is replaced."""
+    """Open files with tensors still to be read. Close before replacing one of them."""
 
     def __init__(self) -> None:
         self._open: dict[Path, TensorFile] = {}
@@ -76,12 +76,12 @@ class OpenFiles:
         self.close()
 
     def close(self) -> None:
-        """A file that is read again is opened again."""
+        """A file that is read again is reopened."""
         while self._open:
             self._open.popitem()[1].__exit__()
 
     def lazy(self, place: Place) -> LazyTensor:
-        """The tensor that lies there."""
+        """The tensor at this place."""
         import torch
 
         stored = getattr(torch, TORCH_NAMES[place.entry.dtype])

@@ -1,4 +1,4 @@
-"""What a LoRA file says about its making: sd-scripts' words (`ss_*`) and Stability's model spec (`modelspec.*`).
+"""The metadata of a LoRA file: sd-scripts' keys (`ss_*`) and Stability's model spec (`modelspec.*`).
 
 A1111, Forge, ComfyUI managers and kohya tools read these; every value is a string.
 """
@@ -22,16 +22,16 @@ BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run knows beside its settings, at the moment of a save.
+    """What a run adds to its settings at the moment of a save.
 
-    started_at, saved_at    Unix seconds            epoch, step  counted from 1, those that are finished
+    started_at, saved_at    Unix seconds            epoch, step  finished ones, counted from 1
     num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
     dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
     tag_frequency           folder name -> {tag: n}
-    datasets                one entry for each set of folders that share batches, when folders have settings of their own
+    datasets                one entry per set of folders that share batches, if folders have settings of their own
     bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
-    network_module, network_args    as sd-scripts names the kind of network and its arguments
-    extra                   more metadata, taken as they are
+    network_module, network_args    sd-scripts' names for the kind of network and its arguments
+    extra                   more metadata, copied as is
     """
 
     session_id: int = 0
@@ -67,7 +67,7 @@ class RunFacts:
 
 
 def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
-    """Everything that is written into a LoRA file of this job at this moment, but for the hashes of its weights."""
+    """All metadata of a LoRA file of this job at this moment, except the hashes of its weights."""
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
     values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
@@ -89,7 +89,7 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
         "ss_steps": facts.step,
         "ss_max_train_steps": facts.max_train_steps,
         "ss_seed": job.schedule.seed if facts.seed is None else facts.seed,
-        "ss_sd_scripts_commit_hash": "(unknown)",  # its word where there is none
+        "ss_sd_scripts_commit_hash": "(unknown)",  # its placeholder
     }
 
 
@@ -122,7 +122,7 @@ def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
 
 
 def _rates(job: TrainJob) -> dict[str, Any]:
-    """AdaFactor's relative steps leave no rate but its schedule's, and that only reports (as sd-scripts says it)."""
+    """AdaFactor's relative steps have no rate but the schedule's, which only reports (as in sd-scripts)."""
     optimizer, schedule = job.optimizer, job.schedule
     if relative_steps(optimizer):
         given = dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
@@ -136,7 +136,7 @@ def _rates(job: TrainJob) -> dict[str, Any]:
 
 
 def _noise_values(job: TrainJob) -> dict[str, Any]:
-    """The step's options; sd-scripts writes those of Huber also where another loss is used."""
+    """The step's options; sd-scripts writes the Huber ones with every loss type."""
     noise = job.noise
     return {
         "ss_noise_offset": noise.noise_offset,
@@ -212,5 +212,5 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Python's own words, as sd-scripts writes them: "True", "None", "0.0001"."""
+    """Python's spelling, as sd-scripts writes it: "True", "None", "0.0001"."""
     return {key: str(value) for key, value in values.items()}

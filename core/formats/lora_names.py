@@ -1,4 +1,4 @@
-"""kohya's layer names <-> module paths. Underscores stand for dots there, so the names of modules must be known."""
+"""kohya's layer names <-> module paths. Underscores replace dots there, so the names of modules must be known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.formats.text_keys import full_name
 
 T = TypeVar("T")
 PREFIXES = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
-# Names of modules that hold an underscore; every other underscore is a dot.
+# Module names that contain an underscore; every other underscore is a dot.
 JOINED = {
     *(
         "down_blocks",
@@ -46,7 +46,7 @@ LONGEST = max(name.count("_") + 1 for name in JOINED)
 def module_path(name: str) -> tuple[str, str] | None:
     """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for another name.
 
-    SDXL's original block names become diffusers' too. Paths of text encoders begin with `text_model.`.
+    SDXL's original block names become diffusers'. Paths of text encoders start with `text_model.`.
     """
     head, words = _split(name)
     if head is None:
@@ -74,7 +74,7 @@ def _split(name: str) -> tuple[str | None, list[str]]:
 
 
 def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
-    """The other way: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's under its original blocks; None for another part."""
+    """The inverse: ("unet", "conv_in") -> `lora_unet_conv_in`, SDXL's with the original block names; None for another part."""
     if part == "unet":
         own = sd_keys.unet_to_ldm(path, "sdxl") if family == "sdxl" else path
         return "lora_unet_" + own.replace(".", "_")
@@ -83,7 +83,7 @@ def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """{"name.alpha": tensor} -> {"name": {"alpha": tensor}}. Module names hold no dots."""
+    """{"name.alpha": tensor} -> {"name": {"alpha": tensor}}. Module names contain no dots."""
     grouped: dict[str, dict[str, T]] = {}
     for key, tensor in tensors.items():
         name, _, rest = key.partition(".")

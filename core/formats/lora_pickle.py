@@ -1,4 +1,4 @@
-"""LoRA files as .ckpt and .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them. They hold no metadata."""
+"""LoRA files as .ckpt and .pt: torch.save of {kohya key: tensor}, as sd-scripts writes them, without metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:
-    """Whole or not at all; `torch.load(weights_only=True)` reads it. Weights too large for `dtype` keep float32: advice."""
+    """Complete or not at all, readable with `torch.load(weights_only=True)`. Weights too large for `dtype` stay float32: advice."""
     import torch
 
     refuse_no_numbers(not_finite(tensors), path)

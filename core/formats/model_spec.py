@@ -1,4 +1,4 @@
-"""Stability's model metadata (`modelspec.*`, 1.0.1), which every kind of trained file carries; every value is a string."""
+"""Stability's model metadata (`modelspec.*`, 1.0.1), written into every trained file; every value is a string."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 
 def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
-    """As A1111 and ComfyUI managers look it up: `stable-diffusion-v2-768-v/lora`."""
+    """The name by which A1111 and ComfyUI managers look it up: `stable-diffusion-v2-768-v/lora`."""
     names = {
         "sd1": "stable-diffusion-v1",
         "sd2": "stable-diffusion-v2-768-v" if prediction == "v" else "stable-diffusion-v2-512",
@@ -26,14 +26,14 @@ def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
 
 
 def implementation(family: str, kind: Kind) -> str:
-    """Whose names the tensors have: diffusers' in folders and in LoRAs of SD 1 and 2, the original ones elsewhere."""
+    """Whose key names the tensors have: diffusers' in folders and in LoRAs of SD 1 and 2, the original ones elsewhere."""
     return "diffusers" if kind == "folder" or (kind == "lora" and family != "sdxl") else GENERATIVE_MODELS
 
 
 def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:
     """The metadata as sd-scripts fills it; `facts.extra` may add author, description, license, tags ... (hash: never).
 
-    saved_at  Unix seconds; None: of the facts, else now
+    saved_at  Unix seconds; None: from the facts, else now
     """
     if saved_at is None:
         saved_at = time.time() if facts.saved_at is None else facts.saved_at

@@ -1,4 +1,4 @@
-"""Weights that a smaller number type cannot hold, found before anything is written."""
+"""Finds weights that overflow in a smaller dtype, before anything is written."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ TYPE_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
 
 def overflowing(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[str]:
-    """Names of those whose numbers become infinite in `dtype`. (Those that hold no number already are not among them.)"""
+    """Names of tensors that become infinite in `dtype`, not counting those that contain NaN or inf already."""
     return beyond({name: largest(value) for name, value in tensors.items()}, dtype)
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of those that hold values that are no numbers, or infinite."""
+    """Names of tensors with NaN or infinite values."""
     return no_numbers({name: largest(value) for name, value in tensors.items()})
 
 
 def largest(value: torch.Tensor) -> float:
-    """The largest size of a tensor's numbers: nan where one is none; 0 of integers and of nothing."""
+    """The largest absolute value of a tensor: nan if it contains one; 0 for integers and empty tensors."""
     if not value.is_floating_point() or value.numel() == 0:
         return 0.0
-    value = value.detach() if value.dtype.itemsize > 1 else value.detach().float()  # fp8 knows no minimum
-    low, high = value.aminmax()  # nan where one is among them
+    value = value.detach() if value.dtype.itemsize > 1 else value.detach().float()  # fp8 has no aminmax
+    low, high = value.aminmax()  # nan if one is among them
     return float(high.abs().maximum(low.abs()))
 
 
 def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
-    """The same of each, read one after the other."""
+    """The same for each tensor, read one after the other."""
     return {name: largest(tensor.read()) for name, tensor in tensors.items()}
 
 
 def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
-    """Those whose largest number becomes infinite in `dtype`."""
+    """Names of those whose largest value becomes infinite in `dtype`."""
     import torch
 
     return [
@@ -57,23 +57,25 @@ def no_numbers(sizes: Mapping[str, float]) -> list[str]:
 
 
 def refuse_no_numbers(names: Sequence[str], where: object) -> None:
-    """A file with such values gives black or noisy images only."""
+    """A file with NaN or inf only makes black or noisy images."""
     if names:
         raise ProblemsError.one(
-            f"The weights hold values that are not numbers: {shown(names)}",
+            f"The weights contain NaN or infinite values: {shown(names)}",
             str(where),
-            "lower the learning rate and go on from an earlier file",
+            "lower the learning rate and resume from an earlier state",
+            code="weights.not-finite",
         )
 
 
 def kept_wide(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
-    """What is said where a file is written in fp32 because of these."""
+    """The advice for a file that is written in fp32 because of these."""
     name = TYPE_NAMES.get(str(dtype).removeprefix("torch."), str(dtype))
     return Problem(
         f"Some weights are too large for {name}, so this file was written in fp32: {shown(names)}",
         str(where),
         "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
         level="advice",
+        code="weights.overflow",
     )
 
 

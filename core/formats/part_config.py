@@ -1,4 +1,4 @@
-"""The config of a model's part, checked before modules are built by it: types, and numbers that a model can have."""
+"""Checks the config of a model part before modules are built from it: types and plausible numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from core.record.problems import ProblemsError
 
-FIX = "download the model's folder again"
+FIX = "download the model folder again"
 MOST_BLOCKS = 8
 
 
@@ -17,7 +17,7 @@ def _whole(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _or_list(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """One for all blocks, or one for each; a block may have a list of its own."""
+    """A value for all blocks, or a list with one per block; a block may have a list of its own."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, list):
@@ -63,7 +63,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "scaling_factor": _factor,
     "sample_size": _or_none(_or_list(_SIZE)),
 }
-# Without these a config says nothing: classes would take sizes of their own.
+# Required: without them the classes would fall back to defaults.
 NEEDED = {
     "unet": ("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim"),
     "vae": ("block_out_channels", "down_block_types", "up_block_types"),
@@ -73,17 +73,19 @@ NEEDED["text_encoder_2"] = NEEDED["text_encoder"]
 
 
 def check_config(part: str, config: Mapping[str, Any], where: str, *, whole: bool = True) -> None:
-    """Raise ProblemsError for a config that no model of this part can have.
+    """Raise ProblemsError for a config that is invalid for this part.
 
-    whole  whether it stands alone, so that nothing may be missing
+    whole  whether it is complete, so that nothing may be missing
     """
     for name in NEEDED[part] if whole else ():
         if config.get(name) is None:
-            raise ProblemsError.one(f"The config lacks {name}", where, FIX)
+            raise ProblemsError.one(f"The config has no {name}", where, FIX, code="model.bad-config")
     for name, value in config.items():
         accepts = RULES.get(name)
         if accepts is not None and not accepts(value):
-            raise ProblemsError.one(f"The config's {name} is {_shown(value)}, which no model has", where, FIX)
+            raise ProblemsError.one(
+                f"The config's {name} is invalid: {_shown(value)}", where, FIX, code="model.bad-config"
+            )
 
 
 def _shown(value: Any) -> str:

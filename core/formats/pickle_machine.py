@@ -1,7 +1,7 @@
-"""A pickle read without Python's own reader: its steps are taken one at a time, in a loop, within limits.
+"""Reads a pickle without Python's unpickler: its opcodes are run one at a time, in a loop, within limits.
 
-A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and notes of where tensors lie; every
-other class and function is an inert stand-in. Nothing it names is called, no step calls another (nesting costs no
+A pickle is a program. Here it can build dicts, lists, tuples, numbers, strings and references to tensors; every
+other class and function is an inert stand-in. Nothing it names is called, no opcode calls another (nesting uses no
 stack), and memory is bounded by the number of steps and the bytes read: a memo index is a key, not a length.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-MAX_STEPS = 600_000  # SDXL takes 70,000; also counts the items of tuples and lists that are copied
+MAX_STEPS = 600_000  # SDXL takes 70,000; copied items of tuples and lists count too
 MAX_BYTES = 32_000_000  # of all strings together
 MAX_LINE = 10_000
 MAX_NUMBER_BYTES = 10  # torch's mark of a legacy file has 80 bits, all others fit 64
@@ -36,11 +36,11 @@ REBUILD_PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
 
 class Damaged(ValueError):
-    """The pickle is not one, or goes beyond the limits."""
+    """The pickle is invalid or exceeds the limits."""
 
 
 class Inert:
-    """Stands for any object of a class that is not known. It keeps its state and does nothing."""
+    """Stands for an object of any unknown class. It keeps its state and does nothing."""
 
     __slots__ = ("state",)
 
@@ -49,14 +49,14 @@ class Inert:
 
 
 class InertKey:
-    """Stands for a key that is no number or string. Hashing a tuple visits all that it holds, each time."""
+    """Stands for a key that is neither number nor string. Hashing a tuple visits everything in it, each time."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A class or function that the pickle names."""
+    """A class or function named in the pickle."""
 
     module: str
     name: str
@@ -82,9 +82,9 @@ _FORMS = {form: struct.Struct(form) for form in ("<B", "<H", "<i", "<I", "<Q", "
 
 
 class Machine:
-    """Reads one pickle from where the file stands; afterwards the file stands behind it.
+    """Reads one pickle from the file's position and leaves the position behind it.
 
-    storages  those that it named, by key      odd_keys  whether a dict or set has keys that are no numbers or strings
+    storages  the storages it names, by key     odd_keys  whether a dict or set has keys that are not numbers or strings
     """
 
     def __init__(self, handle: BinaryIO, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
@@ -102,13 +102,13 @@ class Machine:
         while True:
             self._steps -= 1
             if self._steps < 0:
-                raise Damaged("it takes too many steps")
+                raise Damaged("it has too many opcodes")
             code = read(1)
             if code == b".":
                 return self.pop()
             action = actions.get(code)
             if action is None:
-                raise Damaged("it is cut short" if not code else "it has an unknown step")
+                raise Damaged("it is truncated" if not code else "it has an unknown opcode")
             action(self)
 
     # ---- reading
@@ -119,7 +119,7 @@ class Machine:
         self._bytes -= count
         data = self._read(count)
         if len(data) != count:
-            raise Damaged("it is cut short")
+            raise Damaged("it is truncated")
         return data
 
     def number(self, form: str) -> Any:
@@ -129,17 +129,17 @@ class Machine:
     def line(self) -> str:
         data = self._readline(MAX_LINE)
         if data[-1:] != b"\n":
-            raise Damaged("it has a line that is cut short or too long")
+            raise Damaged("a line is truncated or too long")
         self._bytes -= len(data)
         if self._bytes < 0:
             raise Damaged("its strings are too long")
         return data[:-1].decode("utf-8", "replace")
 
     def spend(self, count: int) -> None:
-        """Work that one step does for several."""
+        """Work that one opcode does for several."""
         self._steps -= count
         if self._steps < 0:
-            raise Damaged("it takes too many steps")
+            raise Damaged("it has too many opcodes")
 
     # ---- the stack
 
@@ -153,9 +153,9 @@ class Machine:
         return value
 
     def pop_mark(self) -> list[Any]:
-        """What stands above the last mark, which is taken away."""
+        """The items above the last mark, which is removed."""
         stack, place = self._stack, len(self._stack) - 1
-        while stack[place] is not _MARK:  # each item was pushed by a step, and is looked at once
+        while stack[place] is not _MARK:  # each item was pushed by one opcode and is visited once
             place -= 1
             if place < 0:
                 raise Damaged("it has no mark")
@@ -181,18 +181,18 @@ class Machine:
     # ---- objects
 
     def fill(self, items: list[Any]) -> None:
-        """Keys and values in turns, for the dict on top of the stack."""
+        """Alternating keys and values, for the dict on top of the stack."""
         target = self.top()
         if isinstance(target, dict):
             for place in range(0, len(items) - 1, 2):
                 target[self.key(items[place])] = items[place + 1]
         elif not isinstance(target, Inert):
-            raise Damaged("it sets an item of what has none")
+            raise Damaged("it sets an item of something that is not a dict")
 
     def key(self, value: Any) -> Any:
         if value is None or isinstance(value, (str, bytes, float, bool)):
             return value
-        # Larger numbers could be chosen to have one hash, and a dict of those takes the square of its length.
+        # Larger numbers could be chosen to share one hash, and a dict of those takes quadratic time.
         if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
             return value
         self.odd_keys = True
@@ -203,20 +203,20 @@ class Machine:
         if isinstance(target, list):
             target += items
         elif not isinstance(target, Inert):
-            raise Damaged("it appends to what is no list")
+            raise Damaged("it appends to something that is not a list")
 
     def build(self) -> None:
-        """The state of an inert object. That of a dict (`_metadata` of a state_dict) has nothing that is read here."""
+        """The state of an inert object. A dict's (`_metadata` of a state_dict) contains nothing that is needed."""
         state = self.pop()
         if isinstance(self.top(), Inert):
             self.top().state = state
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """What is known of a call; an inert object for every other."""
+        """The result of a known call; an inert object for every other."""
         if not isinstance(function, Named):
             if isinstance(function, Inert):
                 return Inert()
-            raise Damaged("it calls what is no function")
+            raise Damaged("it calls something that is not a function")
         if not isinstance(arguments, tuple):
             raise Damaged("it calls a function without arguments")
         if (function.module, function.name) == ("collections", "OrderedDict"):
@@ -244,10 +244,10 @@ class Machine:
     def persistent(self, note: Any) -> None:
         """("storage", storage class, key, device, element count, [view of another storage: unused since torch 0.4])."""
         if not isinstance(note, tuple) or not 5 <= len(note) <= 6:
-            raise Damaged("it names a storage wrongly")
+            raise Damaged("it refers to an invalid storage")
         _, kind, key, _, count = note[:5]
         if not isinstance(key, (str, int)) or not _is_size(count):
-            raise Damaged("it names a storage wrongly")
+            raise Damaged("it refers to an invalid storage")
         known = isinstance(kind, Named) and kind.module in ("torch", "torch.storage")
         storage = Storage(str(key), STORAGES.get(kind.name, "") if known else "", count)
         self.storages[storage.key] = storage
@@ -260,11 +260,11 @@ def _is_size(value: Any) -> bool:
 
 def _tensor(arguments: tuple) -> Tensor:
     if len(arguments) < 4:
-        raise Damaged("a tensor is described wrongly")
+        raise Damaged("a tensor's entry is invalid")
     storage, offset, shape, strides = arguments[:4]
     sides = [*shape[: MAX_AXES + 1], *strides[: MAX_AXES + 1]] if _tuples(shape, strides) else [None]
     if not isinstance(storage, Storage) or not _is_size(offset) or not all(map(_is_size, sides)):
-        raise Damaged("a tensor is described wrongly")
+        raise Damaged("a tensor's entry is invalid")
     if len(shape) != len(strides) or len(shape) > MAX_AXES:
         raise Damaged("a tensor has too many axes")
     return Tensor(storage, offset, shape, strides)
@@ -274,7 +274,7 @@ def _tuples(*values: Any) -> bool:
     return all(isinstance(value, tuple) for value in values)
 
 
-# ---- the steps, by their codes (pickletools.opcodes)
+# ---- the opcodes (pickletools.opcodes)
 
 
 def _whole(data: bytes) -> int:
@@ -346,7 +346,7 @@ def _append_one(machine: Machine) -> None:
 
 
 def _add_items(machine: Machine) -> None:
-    for item in machine.pop_mark():  # of a set, which holds nothing that is read here
+    for item in machine.pop_mark():  # of a set, which contains nothing that is needed
         machine.key(item)
 
 
@@ -363,7 +363,7 @@ def _name(machine: Machine) -> None:
 def _stack_name(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-        raise Damaged("it names a class wrongly")
+        raise Damaged("it refers to an invalid class")
     machine.push(Named(module, name))
 
 
@@ -375,7 +375,7 @@ def _instance(machine: Machine) -> None:
 def _object(machine: Machine) -> None:
     items = machine.pop_mark()
     if not items:
-        raise Damaged("it makes an object of no class")
+        raise Damaged("it creates an object without a class")
     machine.push(machine.call(items[0], tuple(items[1:])))
 
 
@@ -385,7 +385,7 @@ def _call(machine: Machine) -> None:
 
 
 def _call_named(machine: Machine) -> None:
-    machine.pop()  # arguments by name, which none of the known functions takes
+    machine.pop()  # keyword arguments, which none of the known functions takes
     _call(machine)
 
 

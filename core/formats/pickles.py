@@ -1,6 +1,6 @@
-"""Pickled model files (.ckpt, .pt, .bin), read without running anything from them.
+"""Reads pickled model files (.ckpt, .pt, .bin) without running anything from them.
 
-`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints that carry training callbacks
+`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks
 (which `torch.load(weights_only=True)` refuses) can still be read.
 """
 
@@ -22,11 +22,11 @@ from core.record.regular import open_regular
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 LEGACY_PROTOCOL = 1001
-FEW_STEPS = 1000  # of the small pickles before the model's own in the legacy form
+FEW_STEPS = 1000  # for the small pickles before the model in the legacy form
 MAX_WRAPS = 8
 MAX_VISITS = 200_000
 MAX_NAME_CHARACTERS = 16_000_000
-Places = dict[str, tuple[int, int]]  # of each storage its absolute (start, bytes)
+Places = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
 
 
 def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -43,14 +43,14 @@ def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], 
 
 
 def refuse_hostile(path: Path) -> None:
-    """What speaks against giving a file of `torch.save` (zip form) to `torch.load(weights_only=True)`, which runs nothing
-    but trusts sizes. Raises ProblemsError."""
+    """Raise ProblemsError for a `torch.save` file (zip form) that is unsafe to give to `torch.load(weights_only=True)`,
+    which runs nothing but trusts sizes."""
     try:
         machine, _, places = _read_zip(path)
         if machine.odd_keys:
-            raise Damaged("it has keys that are no numbers or strings")
+            raise Damaged("it has keys that are not numbers or strings")
         if sum(length for _, length in places.values()) > path.stat().st_size:
-            raise Damaged("its storages lie upon each other")
+            raise Damaged("its storages overlap")
     except ProblemsError:
         raise
     except Exception as error:
@@ -58,35 +58,46 @@ def refuse_hostile(path: Path) -> None:
 
 
 def load_state_file(path: Path) -> Any:
-    """What `torch.save` wrote: dicts, lists, numbers and tensors, nothing that runs. Raises ProblemsError."""
+    """The content of a `torch.save` file: dicts, lists, numbers and tensors, nothing executable. Raises ProblemsError."""
     import torch
 
     refuse_hostile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises anything at all on a damaged file
+    except Exception as error:  # torch's reader can raise anything on a damaged file
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> ProblemsError:
     why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
     return ProblemsError.one(
-        f"The file is damaged or is not a model: {why}", str(path), AGAIN + "; a .safetensors version is best"
+        f"The file is damaged or is not a model: {why}",
+        str(path),
+        AGAIN + "; a .safetensors version is best",
+        code="model.damaged",
     )
 
 
 def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
-    """The machine that read it, the pickled object, and where the storages lie."""
+    """The machine that read it, the pickled object, and the places of the storages."""
     with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if listing is None:
-            raise ProblemsError.one("This zip file holds no model", str(path), "unpack it and choose the model in it")
+            raise ProblemsError.one(
+                "This zip file does not contain a model",
+                str(path),
+                "unpack it and choose the model in it",
+                code="model.zip-without-model",
+            )
         root = listing.removesuffix("data.pkl")
         order = members.get(root + "byteorder")
         if order is not None and read_member(archive, order, 100) != b"little":
             raise ProblemsError.one(
-                "The file was written on a big-endian machine", str(path), "use a .safetensors version"
+                "The file was written on a big-endian machine",
+                str(path),
+                "use a .safetensors version",
+                code="model.big-endian",
             )
         machine = Machine(io.BytesIO(read_member(archive, members[listing], MAX_BYTES)))
         content = machine.load()
@@ -96,17 +107,20 @@ def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
             if name.startswith(root + "data/"):
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise ProblemsError.one(
-                        "The file was packed again by another program", str(path), "use the original file"
+                        "The file was repacked by another program",
+                        str(path),
+                        "use the original file",
+                        code="model.repacked",
                     )
                 start = _member_start(handle, info)
                 if start + info.file_size > size:
-                    raise ProblemsError.one("The file is cut short", str(path), AGAIN)
+                    raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
                 places[name.removeprefix(root + "data/")] = (start, info.file_size)
     return machine, content, places
 
 
 def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after a header of 30 bytes, the name, and filling (torch aligns by it)."""
+    """Where a stored member's bytes begin: after a 30-byte header, the name, and padding (torch aligns with it)."""
     handle.seek(info.header_offset + 26)
     name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
     return info.header_offset + 30 + name_bytes + extra_bytes
@@ -119,7 +133,10 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
         handle.seek(0)
         if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
             raise ProblemsError.one(
-                "This pickle is not a model", str(path), "choose a .safetensors, .ckpt or .pt model"
+                "This pickle is not a model",
+                str(path),
+                "choose a .safetensors, .ckpt or .pt model",
+                code="model.not-a-model-pickle",
             )
         _small(handle)
         machine = Machine(handle)
@@ -130,7 +147,7 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
             length = count * ITEM_BYTES[machine.storages[str(key)].dtype]
             places[str(key)] = (handle.tell(), length)
             if count < 0 or handle.tell() + length > size:
-                raise ProblemsError.one("The file is cut short", str(path), AGAIN)
+                raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
             handle.seek(length, 1)
     return machine, content, places
 
@@ -140,17 +157,17 @@ def _small(handle: BinaryIO) -> Any:
 
 
 def _unwrap(content: Any) -> Any:
-    """Training files wrap the weights in "state_dict", sometimes more than once."""
+    """The weights inside of "state_dict" wrappers, of which training files may have several."""
     for _ in range(MAX_WRAPS):
         if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
             return content
         content = content["state_dict"]
-    raise Damaged("its state_dict holds itself")
+    raise Damaged("its state_dict contains itself")
 
 
 @dataclass
 class _Budget:
-    """What the walk below may still take: one dict can be in many places, and so be walked many times."""
+    """What the walk below may still use: one dict can be in many places, and so be walked many times."""
 
     visits: int = MAX_VISITS
     characters: int = MAX_NAME_CHARACTERS
@@ -159,7 +176,7 @@ class _Budget:
         self.visits -= 1
         self.characters -= len(name)
         if self.visits < 0 or self.characters < 0:
-            raise Damaged("its dicts hold each other too often")
+            raise Damaged("its dicts are nested too many times")
 
 
 def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
@@ -183,9 +200,9 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budg
 
 
 def _entry(tensor: Tensor, places: Places) -> TensorEntry:
-    """Where a tensor's elements lie in the file; its span must be inside its storage."""
+    """A tensor's position in the file; its span must be inside its storage."""
     if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in places:
-        raise Damaged("a tensor has a type that is not known here, or no numbers")
+        raise Damaged("a tensor has an unknown dtype or no elements")
     start, length = places[tensor.storage.key]
     item = ITEM_BYTES[tensor.storage.dtype]
     count = prod(tensor.shape)

@@ -17,7 +17,7 @@ OPEN_CLIP_PREFIXES = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.emb
 
 
 class BlockPlan(NamedTuple):
-    """Which U-Net blocks have attention; index 0 is nearest to the image on the way down."""
+    """Which U-Net blocks have attention; index 0 is nearest to the image in the encoder."""
 
     down_attention: tuple[bool, ...]
     up_attention: tuple[bool, ...]
@@ -35,7 +35,7 @@ RESNET = {  # inside a resnet of the U-Net, LDM -> diffusers
     "skip_connection": "conv_shortcut",
 }
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-# diffusers before 0.17 named the VAE's attention so; old folders and VAE files still do.
+# Names of the VAE's attention in diffusers before 0.17; old folders and VAE files still use them.
 OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 OPEN_CLIP_LAYER = {  # inside a layer of OpenCLIP's text model -> transformers
@@ -53,13 +53,13 @@ OPEN_CLIP_OUTSIDE = {
     "text_projection": "text_projection.weight",
 }
 OPEN_CLIP_RESBLOCK = "transformer.resblocks"
-LONGEST = 8  # components of a module's name that is known here, with room
+LONGEST = 8  # components of the longest known module name, with margin
 TRANSFORMERS_LAYER = "encoder.layers"
 
 
 @cache
 def _unet_modules(family: str) -> dict[str, str]:
-    """LDM module -> diffusers module, for every module of the U-Net that has another name (attentions: their root)."""
+    """{LDM module: diffusers module} for every renamed module of the U-Net (attentions: their root)."""
     plan = UNET_PLANS[family]
     names = {
         "time_embed.0": "time_embedding.linear_1",
@@ -92,7 +92,7 @@ def _unet_modules(family: str) -> dict[str, str]:
 
 @cache
 def _vae_modules() -> dict[str, str]:
-    """LDM module -> diffusers module of the VAE, for those with another name."""
+    """{LDM module: diffusers module} for every renamed module of the VAE."""
     names = {}
     for half, down in (("encoder", True), ("decoder", False)):
         names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
@@ -124,7 +124,7 @@ def _inverse(part: str, family: str) -> dict[str, str]:
 
 
 def _rename(name: str, modules: dict[str, str]) -> str:
-    """Replace the longest leading run of components that is a known module; a name with none stays."""
+    """Replace the longest leading run of components that is a known module; a name without one is returned unchanged."""
     components = name.split(".")
     for length in range(min(len(components), LONGEST), 0, -1):
         found = modules.get(".".join(components[:length]))
@@ -139,12 +139,12 @@ def unet_to_diffusers(name: str, family: str = "sd1") -> str:
 
 
 def unet_to_ldm(name: str, family: str = "sd1") -> str:
-    """The other way."""
+    """The inverse."""
     return _rename(name, _inverse("unet", family))
 
 
 def vae_to_diffusers(name: str) -> str:
-    """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names: today's."""
+    """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names become current ones."""
     name = _rename(name, _vae_modules())
     components = name.split(".")
     if "attentions" in components[:-1] and components[-2] in OLD_VAE_ATTENTION:
@@ -153,25 +153,25 @@ def vae_to_diffusers(name: str) -> str:
 
 
 def vae_to_ldm(name: str) -> str:
-    """The other way. The weights of q, k, v and proj_out are 1x1 convolutions there: give them two dimensions more."""
+    """The inverse. The weights of q, k, v and proj_out are 1x1 convolutions there: give them two more dimensions."""
     return _rename(name, _inverse("vae", ""))
 
 
 def clip_to_diffusers(name: str) -> str:
-    """CLIP-L's names without prefix are transformers' own, with or without `text_model.`; without is ours."""
+    """CLIP-L's names without prefix are transformers', with or without `text_model.`; ours are without."""
     return bare_name(name)
 
 
 def clip_to_ldm(name: str) -> str:
-    """Single files have the `text_model.` level."""
+    """Single files have the `text_model.` prefix."""
     return full_name(name)
 
 
 def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
-    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which one tensor holds
-    in thirds along its first axis; none for what transformers does not have (logit_scale, attn_mask).
+    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which are stacked
+    along the first axis of one tensor; none for what transformers does not have (logit_scale, attn_mask).
 
-    `text_projection` holds the matrix that transformers' `text_projection.weight` is the transpose of.
+    `text_projection` is the transpose of transformers' `text_projection.weight`.
     """
     if name.startswith(OPEN_CLIP_RESBLOCK + "."):
         number, _, inner = name.removeprefix(OPEN_CLIP_RESBLOCK + ".").partition(".")
@@ -187,7 +187,7 @@ def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
 
 
 def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
-    """The other way: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), or None for the whole tensor."""
+    """The inverse: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), or None for the whole tensor."""
     name = bare_name(name)
     if name.startswith(TRANSFORMERS_LAYER + "."):
         number, _, inner = name.removeprefix(TRANSFORMERS_LAYER + ".").partition(".")

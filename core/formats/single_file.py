@@ -1,4 +1,4 @@
-"""A whole model as one file: the names, shapes and extra tensors that other programs expect of it.
+"""A model as a single file: the key names, shapes and extra tensors that other programs expect.
 
 SD 1: cond_stage_model.transformer. (CLIP)             SD 2: cond_stage_model.model. (OpenCLIP)
 SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model. (OpenCLIP)
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 State = Mapping[str, LazyTensor]
 VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
 PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
-# Averages of the weights before this training (EMA): beside trained weights they would be another model.
+# EMA weights from before this training would not match the trained weights.
 STALE = ("model_ema.",)
-V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others look for
+V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others check for
 POSITIONS = "embeddings.position_ids"
-# What of the configs decides shapes and results, and cannot be read off the tensors alone.
+# Config values that affect shapes or results and cannot be derived from the tensors.
 SIZES = (
     *(
         "block_out_channels",
@@ -40,10 +40,10 @@ SIZES = (
 
 
 def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:
-    """The parts of a model under the names of a single file.
+    """The parts of a model under the key names of a single file.
 
     states            part -> {diffusers' or transformers' name: tensor}
-    kohya_projection  the text projection was read untransposed, as sd-scripts does, and goes back so
+    kohya_projection  the text projection was read untransposed, as sd-scripts does, and is written back that way
     """
     tensors: dict[str, LazyTensor] = {}
     open_clip = open_clip_part(family)
@@ -61,12 +61,12 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
 
 
 def open_clip_part(family: str) -> str | None:
-    """The text encoder that is OpenCLIP's."""
+    """The name of the text encoder that is OpenCLIP."""
     return {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:
-    """SD 1 files have the projections of its transformers as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    """SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
     found = {}
     for name, tensor in state.items():
         if name.endswith(PROJECTIONS):
@@ -76,7 +76,7 @@ def _unet(state: State, family: str) -> dict[str, LazyTensor]:
 
 
 def _vae(state: State) -> dict[str, LazyTensor]:
-    """Its attention is 1x1 convolutions there."""
+    """Attention weights become 1x1 convolutions."""
     found = {}
     for name, tensor in state.items():
         name = sd_keys.VAE_PREFIX + sd_keys.vae_to_ldm(name)
@@ -99,10 +99,10 @@ def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, L
 
 
 def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
-    """What SD 2 files have beyond what is used: OpenCLIP's last layer, its projection and scale.
+    """What SD 2 files contain beyond what is used: OpenCLIP's last layer, its projection and scale.
 
-    Other programs build it with 24 layers and read the last but one. Where no file gives them they are made as sd-scripts
-    makes them: the layer before again, ones, and 1.
+    Other programs build it with 24 layers and read the second to last. If no source has them they are made as in
+    sd-scripts: a copy of the layer before, ones, and 1.
     """
     if family != "sd2":
         return {}
@@ -127,7 +127,7 @@ def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, Laz
 
 
 def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
-    """Empty tensors that say how the model predicts, since its weights do not."""
+    """Empty tensors that mark the prediction type, which the weights do not reveal."""
     import torch
 
     wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
@@ -142,8 +142,8 @@ def survivors(
     dtype: torch.dtype | None,
     prediction: str | None,
 ) -> dict[str, LazyTensor]:
-    """What the source file has beside the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
-    buffers and losses. The text encoder's own get the saved type, the rest keep theirs.
+    """Tensors of the source file besides the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
+    buffers and losses. The text encoder's get the saved dtype, the rest keep theirs.
     """
     if source.path.is_dir():
         return {}
@@ -153,7 +153,7 @@ def survivors(
         for ours, place in part.places.items()
         if ours in states.get(name, {})
     }
-    # Of a VAE that was replaced nothing may stay, also where it had a tensor more.
+    # Nothing of a replaced VAE may remain, even if it had more tensors.
     written |= {place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set()
     text = (sd_keys.CLIP_PREFIXES.get(family, "\0"), sd_keys.OPEN_CLIP_PREFIXES.get(family, "\0"))
     entries, _ = read_header(source.path)
@@ -170,7 +170,7 @@ def survivors(
 
 
 def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
-    """CLIP's counter anew: files in 16 bits have it rounded. Under its usual name, `text_model.` included."""
+    """A fresh position_ids tensor for CLIP: 16-bit files round it. Under its usual name with `text_model.`."""
     import torch
 
     prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")

@@ -1,4 +1,4 @@
-"""Files of many tensors, written one tensor after the other: safetensors, and torch's own form."""
+"""Writes files of many tensors one after the other: safetensors, and torch's own format."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
-HEADER_BYTES_PER_TENSOR = 256  # more than any line of a header takes: for the check of free space
+HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
 
 
 def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], cancel: CancelToken | None = None
 ) -> None:
-    """Header, then the bytes of one tensor after the other: only one is in memory beside the model.
+    """Header, then the bytes of one tensor after the other: only one is in memory besides the model.
 
     metadata   all strings; `format: pt` is added, without which transformers refuses a file
     """
-    # Wide types first, as the library does it: so every tensor begins at a multiple of its own item.
+    # Wide dtypes first, as the library does: every tensor then starts at a multiple of its item size.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     listing: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     place = 0
@@ -52,7 +52,7 @@ def _bytes(tensor: LazyTensor, name: str) -> memoryview:
     import torch
 
     value = tensor.read()
-    assert tuple(value.shape) == tensor.shape and value.dtype == tensor.dtype, f"{name} is another than promised"
+    assert tuple(value.shape) == tensor.shape and value.dtype == tensor.dtype, f"{name} differs from its declaration"
     return memoryview(value.reshape(-1).view(torch.uint8).numpy())
 
 
@@ -63,10 +63,10 @@ def write_pickle(
     plain: Mapping[str, int | str] | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
-    """torch.save of {name: tensor}, which `torch.load(weights_only=True)` reads. Memory: all tensors in the type they are
-    saved in, where that is not the type they have.
+    """torch.save of {name: tensor}, readable with `torch.load(weights_only=True)`. Memory: all tensors in the dtype they
+    are saved in, if that differs from the one they have.
 
-    wrap   a key that the tensors stand under        plain  numbers and words beside them
+    wrap   a key to nest the tensors under           plain  numbers and strings beside them
     """
     state = {}
     for name, tensor in tensors.items():
@@ -77,7 +77,7 @@ def write_pickle(
 
 
 def save_pickle(content: Any, path: Path) -> None:
-    """torch.save, but a disk that is full is an OSError, as everywhere, and not torch's RuntimeError."""
+    """torch.save, but a full disk raises OSError, as everywhere, instead of torch's RuntimeError."""
     import torch
 
     with open(path, "wb") as handle:
@@ -90,18 +90,18 @@ def save_pickle(content: Any, path: Path) -> None:
 
 
 def type_named(precision: str) -> torch.dtype:
-    """The type that files are saved in, by its name in `saving.save_precision`."""
+    """The dtype files are saved in, by its name in `saving.save_precision`."""
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    """torch saves the whole memory that a tensor is a part of: a part gets its own."""
+    """torch saves the whole storage of a view: a view gets its own."""
     whole = tensor.untyped_storage().nbytes()
     return tensor if whole == tensor.numel() * tensor.element_size() else tensor.clone()
 
 
 def file_bytes(tensors: Mapping[str, LazyTensor]) -> int:
-    """Bytes that a file of these takes, and a little more."""
+    """An upper estimate of the bytes a file of these takes."""
     return sum(tensor.byte_count + HEADER_BYTES_PER_TENSOR for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""Read tensors out of a model file one at a time, into memory of their own.
+"""Reads tensors of a model file one at a time, into memory of their own.
 
 Nothing stays mapped: on Windows a mapped file cannot be replaced.
 """
@@ -36,7 +36,7 @@ TORCH_NAMES = {
 
 
 class TensorFile:
-    """An open model file: safetensors or pickle, told by its first bytes. For one thread at a time."""
+    """An open model file: safetensors or pickle, by its first bytes. For one thread at a time."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -52,17 +52,19 @@ class TensorFile:
         self._scratch = None
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The tensor on the CPU, in its own type or converted to `dtype`; integers are never converted."""
+        """The tensor on the CPU, in its own dtype or converted to `dtype`; integers are never converted."""
         return self.read_entry(self.entries[name], dtype)
 
     def read_entry(self, entry: TensorEntry, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The same for any stretch of the file's bytes that is a tensor, such as a third of one."""
+        """The same for any byte range of the file that is a tensor, such as a third of one."""
         try:
             return self._read_entry(entry, dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
             size = f"{prod(entry.shape) * ITEM_BYTES[entry.dtype]:,} bytes"
             fix = "free some memory, or check that it is the right file"
-            raise ProblemsError.one(f"A tensor of {size} could not be read into memory", str(self.path), fix) from error
+            raise ProblemsError.one(
+                f"A tensor of {size} could not be read into memory", str(self.path), fix, code="memory.tensor-too-large"
+            ) from error
 
     def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
         import torch
@@ -73,7 +75,7 @@ class TensorFile:
             raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
             self._fill(entry, raw)
             return raw.view(stored).view(entry.shape)
-        # Bytes that are converted next go through one buffer that is used again: fresh pages cost more than the copy.
+        # Bytes that are converted next go through one reused buffer: fresh pages cost more than the copy.
         raw = self._buffer(entry.stop - entry.start)
         self._fill(entry, raw)
         tensor = raw.view(stored)
@@ -88,13 +90,16 @@ class TensorFile:
         return self._scratch[:count]
 
     def _fill(self, entry: TensorEntry, raw: torch.Tensor) -> None:
-        """Read the entry's bytes into a uint8 tensor. Released from the interpreter lock while it copies."""
+        """Read the entry's bytes into a uint8 tensor. The GIL is released while it copies."""
         view, done = memoryview(raw.numpy()), 0
         self._handle.seek(entry.start)
         while done < len(view):
             count = self._handle.readinto(view[done:])
             if not count:
                 raise ProblemsError.one(
-                    "The file ended before its last tensor", str(self.path), "download or copy it again"
+                    "The file ends before its last tensor",
+                    str(self.path),
+                    "download or copy it again",
+                    code="model.truncated",
                 )
             done += count

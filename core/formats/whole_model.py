@@ -1,4 +1,4 @@
-"""Write a whole model: one file or a diffusers folder, whole or not at all, with memory for one tensor beside the model."""
+"""Writes a full model: one file or a diffusers folder, complete or not at all, holding one tensor besides the model."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
 ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}
-SPARE_BYTES = 64 << 20  # left free on the disk; tokenizers and configs take 10 MB of it
+SPARE_BYTES = 64 << 20  # kept free on the disk; tokenizers and configs take 10 MB of it
 States = Mapping[str, Mapping[str, LazyTensor]]
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model says of itself beside its weights.
+    """A model's metadata beside its weights.
 
-    metadata     all strings, into safetensors files (core.formats.model_spec)
-    prediction   "epsilon" or "v", told by a marker in a file and by the scheduler of a folder; None: as the source says
-    epoch, step  of this training; a .ckpt gets them added to the source's
+    metadata     all strings, for safetensors files (core.formats.model_spec)
+    prediction   "epsilon" or "v", marked in a file and by the scheduler of a folder; None: as in the source
+    epoch, step  of this training; a .ckpt adds them to the source's
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class _Model:
-    """Everything that is going to be written."""
+    """Everything to be written."""
 
     family: str
     states: States
@@ -63,7 +63,7 @@ class _Model:
 
 
 def form_of(source: Path | str) -> Form:
-    """The form a model has: what an empty `save_model_as` means."""
+    """The format of a model: what an empty `save_model_as` means."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
@@ -85,19 +85,19 @@ def write_model(
     kohya_projection: bool = False,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
-    """Write a model; it appears whole at `target` or not at all. Returns what a person should know (advice).
+    """Write a model; it appears complete at `target` or not at all. Returns advice.
 
-    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Those that did not train are best
-             left out: they are then copied from `source` as it stores them
-    source   the model that was trained. Also gives a file's unknown keys, epoch and step, and a folder's configs,
+    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that did not
+             train: they are then copied from `source` as stored there
+    source   the model that was trained. Also provides a file's unknown keys, epoch and step, and a folder's configs,
              tokenizers and scheduler
-    vae      a file or folder whose VAE takes the place of the source's
-    dtype    of all weights; None keeps them as they are in memory, or as stored
-    kohya_projection   SDXL's text projection was read from a file as sd-scripts reads it, and goes back so
+    vae      a file or folder whose VAE replaces the source's
+    dtype    of all weights; None keeps them as in memory, or as stored
+    kohya_projection   SDXL's text projection was read as sd-scripts reads it, and is written back that way
     """
     target, source = Path(target), Path(source) if source is not None else None
     _refuse_target(target, source, form)
-    atomic.remove_leftovers(target.parent)  # they may be what fills the disk
+    atomic.remove_leftovers(target.parent)  # they may be filling the disk
     opened = open_checkpoint(source, family, kohya_projection=kohya_projection) if source is not None else None
     chosen = _chosen_parts(parts, opened, vae, published, target)
     configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}
@@ -125,21 +125,28 @@ def write_model(
 
 
 def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
-    """Never over the base model, nor over a folder that holds anything but a model."""
+    """Never over the base model, nor over a folder that contains anything but a model."""
     if source is not None and target.exists() and source.exists() and target.samefile(source):
         raise ProblemsError.one(
-            "The trained model would be written over the model it was trained from",
+            "The output would overwrite the base model",
             str(target),
             "choose another output name or folder",
+            code="saving.over-base-model",
         )
     if target.exists() and target.is_dir() != (ENDINGS[form] == ""):
         kind = "folder" if target.is_dir() else "file"
         raise ProblemsError.one(
-            f"A {kind} of this name is in the way", str(target), "rename it, or save as another name"
+            f"A {kind} of this name already exists",
+            str(target),
+            "rename it, or save as another name",
+            code="saving.name-taken",
         )
     if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
         raise ProblemsError.one(
-            "The folder holds other things than a model and is not replaced", str(target), "choose another output name"
+            "The folder contains files that are not part of a model, so it was not replaced",
+            str(target),
+            "choose another output name",
+            code="saving.foreign-folder",
         )
 
 
@@ -150,7 +157,7 @@ def _chosen_parts(
     published: Published,
     target: Path,
 ) -> dict[str, Mapping[str, torch.Tensor] | Part]:
-    """Every part of the family: as given, else from the source."""
+    """Every part of the family: the given one, else the source's."""
     found: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **given}
     if vae is not None and "vae" not in given:
         found["vae"] = open_vae(vae)
@@ -159,7 +166,8 @@ def _chosen_parts(
         raise ProblemsError.one(
             f"The model to be saved has no {' and no '.join(missing)}",
             str(target),
-            "set a VAE in the model settings" if missing == ["VAE"] else "train from a whole model",
+            "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint",
+            code="saving.missing-parts",
         )
     return {name: found[name] for name in published.parts}
 
@@ -167,7 +175,7 @@ def _chosen_parts(
 def _config(
     name: str, part: Mapping[str, torch.Tensor] | Part, source: Checkpoint | None, published: Published
 ) -> Mapping[str, Any]:
-    """A part's own config, else of the source where the weights in memory come from it, else the published one."""
+    """A part's own config; the source's if the weights in memory come from it; else the published one."""
     if not isinstance(part, Part) and source is not None and name in source.parts:
         part = source.parts[name]
     config = published.config(name)
@@ -177,7 +185,7 @@ def _config(
 def _state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
-    """A part's tensors by the names of core.formats.checkpoint, without counters and layers that are never read."""
+    """A part's tensors by the names of core.formats.checkpoint, without counters and unused layers."""
     if isinstance(part, Part):
         found = {name: files.lazy(place) for name, place in part.places.items()}
     else:
@@ -191,7 +199,7 @@ def _state(
 
 
 def _layer(name: str) -> int:
-    """`encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of all layers."""
+    """`encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
     words = name.split(".")
     return int(words[words.index("layers") + 1]) if "layers" in words else -1
 
@@ -199,7 +207,7 @@ def _layer(name: str) -> int:
 def _fitting_type(
     states: States, trained: set[str], dtype: torch.dtype | None, target: Path
 ) -> tuple[torch.dtype | None, list[Problem]]:
-    """The wanted type, or fp32 where that cannot hold a weight. Weights that are no numbers are refused."""
+    """The requested dtype, or fp32 if it would overflow. NaN and inf are refused."""
     import torch
 
     sizes: dict[str, float] = {}
@@ -237,7 +245,7 @@ def one_file(model: _Model) -> dict[str, LazyTensor]:
 
 
 def _sizes(model: _Model) -> dict[str, str]:
-    """Where the model is not of the published sizes, as the starter: what a single file must say to be read again."""
+    """For models without the published sizes, such as the starter: what a single file needs to be loadable again."""
     other = {}
     for name, config in model.configs.items():
         published = model.published.config(name)
@@ -252,7 +260,7 @@ def _write_safetensors(model: _Model, target: Path) -> None:
     _refuse_full_disk(target, file_bytes(tensors))
     with atomic.open_atomic(target) as temporary:
         write_safetensors(temporary, tensors, {**model.facts.metadata, **_sizes(model)}, model.cancel)
-        model.files.close()  # before the file is put in place: Windows replaces none that is open
+        model.files.close()  # before the file is put in place: Windows cannot replace an open one
 
 
 def _write_ckpt(model: _Model, target: Path) -> None:

@@ -1,1 +1,1 @@
-"""From a prompt to images: pipeline, LoRAs in use, the model kept between jobs, what is written into an image."""
+"""From a prompt to images: pipeline, LoRAs and embeddings in use, the model kept between jobs, image metadata."""

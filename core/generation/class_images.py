@@ -1,4 +1,4 @@
-"""Regularization images drawn with the base model into a folder: only the missing ones, each whole or not there."""
+"""Generates regularization images with the base model into a folder: only the missing ones, each complete or absent."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def make_class_images(
     on_event: OnEvent = lambda kind, **facts: None,
     cancel: CancelToken | None = None,
 ) -> list[Path]:
-    """Draw the regularization images that are missing; returns their files, in the order in which they were drawn.
+    """Generate the missing regularization images; returns their files in order of generation.
 
     on_event   as of core.generation.run.run_generate
-    A cancelled or broken-off job keeps what is finished; the same job again makes the rest, byte for byte as it would
+    A cancelled or interrupted job keeps finished images; running it again makes the rest, byte for byte as they would
     have been.
     """
-    on_event("progress", text="looking at the dataset", done=0, total=0)
+    on_event("progress", text="scanning the dataset", done=0, total=0)
     plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
     drawn_by = with_own_guidance(drawn_by, sources.model)
-    on_event("progress", text="looking for the files", done=0, total=0)
+    on_event("progress", text="looking for files", done=0, total=0)
     hashes = file_hashes(sources, workspace, cancel)
     manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, cancel))
     for problem in said:
@@ -92,7 +92,7 @@ def make_class_images(
     shown = display_path(plan.folder)
     on_event(
         "log",
-        text=f"The regularization images lie in {shown}",
+        text=f"The regularization images are in {shown}",
         level="info",
         fix=f"set dataset.reg_data_dir to {shown}",
     )
@@ -100,22 +100,22 @@ def make_class_images(
 
 
 def wanted_of(plan: ClassPlan) -> int:
-    """How many images are ours to make: those that others put into the folder count."""
+    """How many images to generate: those that others put into the folder count."""
     return max(0, plan.number - len(images_of_others(plan.folder)))
 
 
 def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
     there = plan.number - wanted
     text = (
-        f"{todo} of {plan.number} regularization images are to be made"
+        f"{todo} of {plan.number} regularization images to generate"
         if todo
-        else f"All {plan.number} regularization images are there"
+        else f"All {plan.number} regularization images already exist"
     )
-    return text + (f"; {there} images of your own in the folder count" if there > 0 else "")
+    return text + (f", including {there} of your own images" if there > 0 else "")
 
 
 def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
-    """What draws the images, size and seed left open."""
+    """The job that generates the images, size and seed left open."""
     asked = job.class_images
     generate = GenerateSettings(
         prompt=plan.prompt,
@@ -123,7 +123,7 @@ def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
         steps=asked.steps,
         guidance_scale=asked.guidance_scale,
         sampler=asked.sampler,
-        prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, read as training reads it
+        prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, parsed as in training
     )
     return GenerateJob(model=job.model, generate=generate, memory=job.memory)
 
@@ -159,7 +159,7 @@ def settings_of(
 
 
 def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> str | None:
-    """SHA-256 of a VAE that is not the model's own."""
+    """SHA-256 of a separate VAE; None if the model's own is used."""
     if sources.vae is None:
         return None
     memo, path = HashMemo(workspace.private / "hashes.json"), sources.vae
@@ -169,10 +169,10 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
 
 
 class _Maker:
-    """The missing images of one folder, drawn in fixed groups of one size.
+    """The missing images of one folder, generated in fixed groups of one size.
 
-    A group is drawn whole even where only some of it are missing: an image differs by rounding with the number that is
-    drawn beside it, and the folder shall hold the same bytes however often the job was broken off.
+    A group is generated as a whole even if only some of it are missing: rounding depends on how many images are
+    generated together, and the folder must get the same bytes however often the job was interrupted.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class _Maker:
         return made
 
     def _group_of(self, index: int, batch: int | None) -> list[int]:
-        """The images that are drawn together with this one: the n-th handful of its size."""
+        """The images generated together with this one: the n-th group of its size."""
         sizes = self.manifest.sizes
         size = sizes[index]
         name = f"{size[0]}x{size[1]}"
@@ -230,7 +230,7 @@ class _Maker:
         return same[start : start + at_once]
 
     def _draw_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
-        """None when several images together took more memory than the device has; one alone raises as ever."""
+        """None if several images together ran out of memory; a single one raises as usual."""
         import torch
 
         try:
@@ -239,7 +239,7 @@ class _Maker:
             if len(group) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several images at once do not fit into memory; going on one by one", level="info")
+        self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
         return None
 
     def _draw(self, group: list[int], counted: int) -> list[Image]:
@@ -247,7 +247,7 @@ class _Maker:
         width, height = self.manifest.sizes[group[0]]
 
         def on_step(done: int, total: int) -> None:
-            # At most a few times a second: each report is a line in the job's journal.
+            # At most a few times per second: each report is a line in the job's journal.
             if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
                 self._progress(done * counted)
 
@@ -269,11 +269,11 @@ class _Maker:
     def _progress(self, steps_of_next: int) -> None:
         self.said = time.monotonic()
         steps = self.drawn_by.generate.steps
-        text = f"drawing regularization image {min(self.done + 1, self.total)} of {self.total}"
+        text = f"generating regularization image {min(self.done + 1, self.total)} of {self.total}"
         self.on_event("progress", text=text, done=self.done * steps + steps_of_next, total=self.total * steps)
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
-        """The caption first: an image that is there is finished."""
+        """The caption first: an existing image counts as finished."""
         path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
         width, height = self.manifest.sizes[index]
         if self.plan.caption and not path.with_suffix(ending).exists():
@@ -297,7 +297,7 @@ class _Maker:
 
 
 def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:
-    """One sentence for who asks before the start. Raises ProblemsError like the job itself."""
+    """One sentence for a dry run. Raises ProblemsError like the job itself."""
     plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
@@ -309,5 +309,5 @@ def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:
     for index in todo:
         counts[manifest.sizes[index]] = counts.get(manifest.sizes[index], 0) + 1
     sizes = ", ".join(f"{count} of {width} x {height}" for (width, height), count in sorted(counts.items()))
-    text = f"{len(todo)} of {plan.number} regularization images of '{plan.prompt}' would be made"
+    text = f"{len(todo)} of {plan.number} regularization images of '{plan.prompt}' would be generated"
     return f"{text}{': ' + sizes if sizes else ''}, in {display_path(plan.folder)}"

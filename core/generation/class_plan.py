@@ -1,7 +1,7 @@
-"""Which regularization images to make: the class, how many, at which sizes, and what their folder holds already. Loads no model.
+"""Plans regularization images: the class, how many, at which sizes, and what their folder already contains. Loads no model.
 
-A regularization image is what the base model draws of a class ("dog") by itself. Shown beside the images of one dog, it
-keeps the model's idea of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
+A regularization image is what the base model generates for a class ("dog"). Trained beside the images of one dog, it
+preserves the model's prior of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Size = tuple[int, int]
 
 MANIFEST, FORMER_MANIFEST = "class_images.json", "class_pictures.json"  # the second as version 1 wrote it
 FORMAT = 1
-MOST_BY_ITSELF = 200  # images, where no number is given; DreamBooth's authors use about 200 for one subject
-SMALLEST_SIDE = 64  # pixels; a smaller image has no room for what a U-Net halves three times
+MOST_BY_ITSELF = 200  # images if no number is set; DreamBooth's authors use about 200 per subject
+SMALLEST_SIDE = 64  # pixels; a U-Net halves a smaller image too often
 OURS = re.compile(r"class_\d{4,}\.png")
 END_OF_PNG = b"IEND\xaeB`\x82"
-# What must be the same for all images of a folder, with the words for it.
+# What must be equal for all images of a folder, with its name for messages.
 TITLES = {
     "prompt": "prompt",
     "negative_prompt": "negative prompt",
@@ -51,10 +51,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """What a job asks for.
+    """What a job requests.
 
-    sizes   (width, height) of image 0, 1, ... as the present dataset gives them, for all of `number`
-    views   how many views of an epoch have which size      number   asked for, those of others in the folder included
+    sizes   (width, height) of image 0, 1, ... for the current dataset, for all of `number`
+    views   how many views of an epoch have which size      number   requested, including images of others in the folder
     """
 
     folder: Path
@@ -71,10 +71,10 @@ class ClassPlan:
 
 @dataclass
 class Manifest:
-    """What class_images.json says of a folder: how its images are made and which size each has.
+    """The content of class_images.json: how the images of a folder are made and which size each has.
 
-    settings   of TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; made or still missing
-    at_once    how many of a size ("512x768") are drawn together: rounding depends on it, so it stays
+    settings   of TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; generated or still missing
+    at_once    how many of a size ("512x768") are generated together: rounding depends on it, so it is fixed
     """
 
     settings: dict[str, Any]
@@ -92,7 +92,7 @@ class Manifest:
 
 
 def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
-    """What the job asks for, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
+    """What the job requests, from the headers of its dataset. Raises ProblemsError with everything that is wrong."""
     asked, dataset = job.class_images, job.dataset
     problems: list[Problem] = []
     word = (asked.class_word or first_class_word(dataset) or "").strip()
@@ -100,19 +100,26 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
         fix = "set class_images.class_word to what the subject is, such as dog"
         if "{class}" not in asked.prompt:
             fix += ", or write class_images.caption without {class}"
-        problems.append(Problem("No class is given for the regularization images.", "class_images.class_word", fix))
+        problems.append(
+            Problem(
+                "The regularization images have no class", "class_images.class_word", fix, code="class-images.no-class"
+            )
+        )
     prompt = asked.prompt.replace("{class}", word).strip()
     if not prompt:
-        problems.append(
-            Problem("The prompt of the regularization images is empty.", "class_images.prompt", "write one")
-        )
+        what = "The prompt of the regularization images is empty"
+        problems.append(Problem(what, "class_images.prompt", "write a prompt", code="class-images.no-prompt"))
     folder = class_folder(asked.folder, word or prompt, workspace)
     problems += _folder_problems(folder, dataset)
     report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)
     if not report.placed:
         problems += [problem for problem in report.problems if problem.level == "error"]
         if not problems:
-            problems.append(Problem("The dataset has no image to take sizes from.", "dataset", "add images"))
+            problems.append(
+                Problem(
+                    "The dataset has no image to take sizes from", "dataset", "add images", code="dataset.no-images"
+                )
+            )
     raise_if_errors(problems)
     views: dict[Size, int] = {}
     for (width, height), (_, shown) in report.buckets.items():
@@ -137,7 +144,7 @@ def class_folder(chosen: str | None, words: str, workspace: Workspace) -> Path:
 
 
 def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
-    """The folders whose shapes count: those of this class, else all that train."""
+    """The folders whose sizes count: those of this class, else all training folders."""
     sources = [source for source in dataset.all_sources() if source.role == "train"]
     own = [source for source in sources if (source.class_word or "").strip() == word]
     return dataset.model_copy(
@@ -154,7 +161,10 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     if is_file:
         return [
             Problem(
-                "A file stands where the regularization images would go.", printable(folder), "choose another folder"
+                "The regularization folder is a file",
+                printable(folder),
+                "choose another folder",
+                code="file.not-a-folder",
             )
         ]
     inside = [
@@ -164,8 +174,10 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     ]
     if not inside:
         return []
-    what = f"The regularization images would lie inside a training folder ({printable(inside[0])}) and be trained as the subject."
-    return [Problem(what, printable(folder), "choose a folder beside it")]
+    what = f"The regularization images would be inside a training folder ({printable(inside[0])}) and be trained as the subject"
+    return [
+        Problem(what, printable(folder), "choose a folder outside of it", code="class-images.inside-training-folder")
+    ]
 
 
 def _real(folder: str) -> Path:
@@ -173,15 +185,15 @@ def _real(folder: str) -> Path:
 
 
 def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size] = ()) -> list[Size]:
-    """A size for each of `number` images, so that any first n of them are spread as the views are (within one image).
+    """A size for each of `number` images, so that any first n of them are distributed like the views (within one image).
 
-    Each next image takes the size that is furthest behind its share; of equals the first by (width, height). So a
-    larger number only adds images. begun: sizes that are given; the others make up for them.
+    Each image takes the size furthest behind its share; ties go by (width, height). So a
+    larger number only adds images. begun: given sizes; the others compensate for them.
     """
     sizes, total = list(begun[:number]), sum(views.values())
     made = {size: sizes.count(size) for size in sorted(views)}
     while len(sizes) < number:
-        # In whole numbers: share * (n + 1) - made, times the total.
+        # In integers: share * (n + 1) - made, times the total.
         behind = {size: views[size] * (len(sizes) + 1) - made[size] * total for size in made}
         size = max(behind, key=lambda one: behind[one])
         made[size] += 1
@@ -190,20 +202,20 @@ def sizes_by_views(views: Mapping[Size, int], number: int, begun: Sequence[Size]
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of an image (from 0): addressed, so that it does not depend on which others are made."""
+    """The seed of an image (from 0): addressed, so that it does not depend on which other images are made."""
     return draws.integer(0, 2**32, seed, "class picture", number)  # the address of version 1: seeds stay
 
 
 def image_name(number: int) -> str:
-    """class_0001.png is image 0: people count from one."""
+    """class_0001.png is image 0: file names count from one."""
     return f"class_{number + 1:04d}.png"
 
 
-# ---- what lies in the folder
+# ---- what the folder contains
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """None where there is none. Raises ProblemsError for one that cannot be read."""
+    """None if there is none. Raises ProblemsError if it is unreadable."""
     path = folder / MANIFEST
     if not path.exists() and (folder / FORMER_MANIFEST).exists():
         path = folder / FORMER_MANIFEST
@@ -222,17 +234,18 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError):
         raise ProblemsError.one(
-            "The list of what was made in this folder cannot be read.",
+            "The list of generated images in this folder cannot be read",
             printable(path),
             "choose a new folder (class_images.folder)",
+            code="class-images.bad-manifest",
         ) from None
 
 
 def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, list[Problem]]:
-    """The folder's manifest, with a size for each image of the plan; and what is worth saying about it.
+    """The folder's manifest with a size for each image of the plan, and advice.
 
-    Images that were planned before keep their sizes, new ones follow the present dataset. Raises ProblemsError where
-    the folder's images were made otherwise: two kinds of images are never mixed.
+    Images planned before keep their sizes, new ones follow the current dataset. Raises ProblemsError if
+    the folder's images were made with other settings: they are never mixed.
     """
     found = read_manifest(plan.folder)
     if found is None:
@@ -240,38 +253,48 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
         found = Manifest(settings, plan.class_word)
     different = [name for name in TITLES if found.settings.get(name) != settings.get(name)]
     if different:
-        told = "; ".join(
+        changes = "; ".join(
             f"{TITLES[name]} {_change(name, found.settings.get(name), settings.get(name))}" for name in different
         )
         raise ProblemsError.one(
-            f"The regularization images in this folder were made otherwise, and are not mixed with others: {told}.",
+            f"The regularization images in this folder were generated with other settings: {changes}",
             printable(plan.folder),
-            f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or set these back",
+            f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or restore these settings",
+            code="class-images.other-settings",
         )
     said = []
     if found.sizes and not set(found.sizes) <= set(plan.views):
-        what = "The training images have other sizes than when these regularization images were planned; those keep their sizes."
-        said.append(Problem(what, printable(plan.folder), "for the present sizes choose a new folder", "advice"))
+        what = "The training image sizes changed after these regularization images were planned; those keep their sizes"
+        said.append(
+            Problem(
+                what,
+                printable(plan.folder),
+                "choose a new folder to use the current sizes",
+                "advice",
+                code="class-images.other-sizes",
+            )
+        )
     wanted = max(0, plan.number - len(images_of_others(plan.folder)))
     found.sizes = sizes_by_views(plan.views, max(wanted, len(found.sizes)), found.sizes)
     return found, said
 
 
 def _refuse_unlisted(folder: Path) -> None:
-    """Our names without our list: nothing tells how they were made."""
+    """Images with our names but without the manifest: their settings are unknown."""
     ours = [name for name in _names(folder) if OURS.fullmatch(name)]
     if ours:
         raise ProblemsError.one(
-            f"Regularization images lie here ({sorted(ours)[0]}), but {MANIFEST}, which says how they were made, is gone.",
+            f"The folder has regularization images ({sorted(ours)[0]}) but no {MANIFEST}, which says how they were made",
             printable(folder),
             "choose a new folder (class_images.folder)",
+            code="class-images.no-manifest",
         )
 
 
 def _change(name: str, before: Any, now: Any) -> str:
     if name in ("model", "vae"):
-        return "is another file"
-    return f"was {before!r}, is {now!r}"
+        return "is a different file"
+    return f"was {before!r}, now {now!r}"
 
 
 def _free_folder(folder: Path) -> Path:
@@ -286,7 +309,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def images_of_others(folder: Path) -> list[Path]:
-    """Images in the folder and below it that this helper did not make. They count towards the number."""
+    """Images in the folder and its subfolders that were not generated by this program. They count towards the number."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_junk(name)]
@@ -300,12 +323,12 @@ def images_of_others(folder: Path) -> list[Path]:
 
 
 def missing(folder: Path, manifest: Manifest, number: int) -> list[int]:
-    """Which of the first `number` images are not there whole."""
+    """Which of the first `number` images are missing or incomplete."""
     return [index for index in range(min(number, len(manifest.sizes))) if not _whole(folder / image_name(index))]
 
 
 def _whole(path: Path) -> bool:
-    """There, and a PNG to its end: a copy that was cut short is made anew."""
+    """Exists and is a complete PNG: a truncated copy is generated again."""
     try:
         with open(path, "rb") as handle:
             handle.seek(-len(END_OF_PNG), os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Embeddings in use: new words of prompts, read from files, on a model that is afterwards as it was, to the bit."""
+"""Embeddings in use: tokens read from files and added to a model, which is restored afterwards, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WHERE = "embeddings"
-TABLE = "token_embedding.weight"  # how its name ends in every single file, the first encoder's first
+TABLE = "token_embedding.weight"  # the end of its name in every single file, the first encoder's first
 
 
 @dataclass(frozen=True)
 class NewWord:
-    """A word of prompts and the file with its vectors."""
+    """A token in prompts and the file with its vectors."""
 
     word: str
     path: Path
 
     def setting(self, workspace: Workspace) -> str:
-        """As the settings of an image name it, without the machine's folders."""
+        """As in the settings stored in an image, without the machine's folders."""
         name = portable_name(self.path, workspace)
         return name if self.word == self.path.stem and "=" not in name else f"{self.word}={name}"
 
 
 def find_word(text: str, workspace: Workspace) -> NewWord:
-    """ "FILE", whose name without its ending is the word, or "WORD=FILE". Raises ProblemsError for a missing file."""
+    """ "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a missing file."""
     word, equals, file = text.partition("=")
     if not equals or "/" in word or "\\" in word:
         word, file = "", text
@@ -49,37 +49,47 @@ def find_word(text: str, workspace: Workspace) -> NewWord:
 
 
 def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Path) -> None:
-    """Raise ProblemsError unless the file fits the model, by the headers of both, and no other has its word."""
+    """Raise ProblemsError unless the file fits the model, by the headers of both, and no other file has its token."""
     where = display_path(word.path)
     if any(word.word.casefold() == other.word.casefold() for other in others):
-        raise ProblemsError.one(f"Two embeddings are for the word '{word.word}'", where, "write one as WORD=FILE")
+        raise ProblemsError.one(
+            f"Two embeddings have the token '{word.word}'",
+            where,
+            "write one as TOKEN=FILE",
+            code="embedding.token-twice",
+        )
     found = identify(word.path)
     if found.kind != "embedding":
-        what = f"{word.path.name} is no embedding but: {found} ({found.evidence})"
-        raise ProblemsError.one(what, where, "choose a file of textual inversion")
+        what = f"{word.path.name} is not an embedding but: {found} ({found.evidence})"
+        raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
     shapes = read_shapes(word.path)
     wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
-    name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a model that fits"
+    name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
     if found.family not in (None, family):
         its = FAMILY_NAMES[found.family]
-        raise ProblemsError.one(f"{word.path.name} is an embedding for {its}; the model is {name}", where, fix)
+        raise ProblemsError.one(
+            f"{word.path.name} is an embedding for {its}; the model is {name}",
+            where,
+            fix,
+            code="embedding.other-family",
+        )
     if set(shapes) != set(wanted):
-        what = f"{word.path.name} holds {', '.join(shapes)}; {name} reads {' and '.join(wanted)}"
-        raise ProblemsError.one(what, where, fix)
+        what = f"{word.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(wanted)}"
+        raise ProblemsError.one(what, where, fix, code="embedding.other-tensors")
     widths = token_widths(model)
     for number, key in enumerate(wanted):
         count, width = shapes[key]
         reads = widths[0 if wanted is LAYERS else number] if widths else width
         if width != reads:
-            what = f"{word.path.name} has vectors of {width} numbers; this model's words have {reads}"
-            raise ProblemsError.one(what, where, fix)
+            what = f"{word.path.name} has vectors of width {width}; this model's have {reads}"
+            raise ProblemsError.one(what, where, fix, code="embedding.other-width")
         if count != shapes[wanted[0]][0]:
-            what = f"{word.path.name} holds another number of vectors in {key} than in {wanted[0]}"
-            raise ProblemsError.one(what, where, "choose another file")
+            what = f"{word.path.name} has different numbers of vectors in {key} and {wanted[0]}"
+            raise ProblemsError.one(what, where, "choose another file", code="embedding.unequal-counts")
 
 
 def token_widths(model: Path) -> list[int]:
-    """Numbers in a word's vector of each text encoder, without loading; empty where the model does not tell."""
+    """Width of the token vectors of each text encoder, without loading; empty if the model does not tell."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
         return [entry.side(-1) for _, entry in tables]
@@ -89,10 +99,10 @@ def token_widths(model: Path) -> list[int]:
 
 
 class Words:
-    """Encodes prompts in which the new words are spelled out as their tokens.
+    """Encodes prompts after replacing each embedding's name with its tokens.
 
-    components  with tokenizers that know these     counts  vectors of each word
-    layered     words with a vector for each layer (XTI)
+    components  with tokenizers that know these     counts  vectors per name
+    layered     names with one vector per layer (XTI)
     """
 
     def __init__(self, components: Any, counts: dict[str, int], layered: set[str]):
@@ -101,7 +111,7 @@ class Words:
     def encode(
         self, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
     ) -> PromptStates:
-        """As `encode_prompts`; with layered words the context is [1, 16, T, C]."""
+        """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
         import torch
 
         each = [
@@ -122,7 +132,7 @@ class Words:
         )
 
     def missing(self, *texts: str) -> list[str]:
-        """The words that none of the texts holds."""
+        """The names that occur in none of the texts."""
         from core.methods.new_words import word_pattern
 
         if not self._counts:
@@ -144,10 +154,10 @@ class Words:
 
 @contextmanager
 def embeddings_attached(components: Any, words: Sequence[NewWord]) -> Iterator[Words]:
-    """Run the block with these words, whose files were checked.
+    """Run the block with these embeddings, whose files were checked.
 
-    No weight is touched: rows stand beside the encoders' tables, and copies of the tokenizers train the words. At the
-    end, also after an error, the model's own tables are back and the layers of the U-Net read one text again.
+    No weight is changed: rows are appended to the encoders' tables, and copies of the tokenizers learn the tokens. At the
+    end, also after an error, the model's own tables are restored and all layers of the U-Net read one context again.
     """
     if not words:
         yield Words(components, {}, set())
@@ -191,9 +201,15 @@ def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], 
 
 
 def unused(words: Words, *prompts: str) -> list[Problem]:
-    """Advice about each word that no prompt holds."""
-    fix = "write the word where the prompt means it, or leave the embedding out"
+    """Advice about each embedding that no prompt uses."""
+    fix = "write its name into the prompt, or remove the embedding"
     return [
-        Problem(f"No prompt holds the word '{word}', so its embedding does nothing", WHERE, fix, level="advice")
+        Problem(
+            f"No prompt contains '{word}', so its embedding has no effect",
+            WHERE,
+            fix,
+            level="advice",
+            code="embedding.unused",
+        )
         for word in words.missing(*prompts)
     ]

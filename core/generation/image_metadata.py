@@ -1,7 +1,7 @@
-"""What an image was drawn with, written into its PNG and read back.
+"""The settings of a generated image, written into its PNG and read back.
 
 Two text chunks: `parameters`, the block that A1111, Forge and image sites read, and `atelier`, the whole job as JSON.
-Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is given away.
+Names of models and LoRAs are relative to the project or the models folder, so no path of the machine is revealed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,28 +22,28 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
 from core.settings.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
-from core.settings.samples import SAMPLER_LABELS, SAMPLERS
+from core.settings.samples import SAMPLER_LABELS
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 CHUNK = "atelier"
-FORMAT = 2  # 1: drawn before prompts were weighed and zero terminal SNR was read
+FORMAT = 2  # 1: before prompt weights and zero terminal SNR
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
 ZERO_SNR = "Zero Terminal SNR"  # in A1111's block
 LONGEST_TEXT = 200_000  # characters of A1111's whole block
-LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is no list of settings
+LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is not a list of settings
 
-# One `Name: value` of A1111's last line; a value with commas or colons stands in double quotes, escaped as in JSON.
+# One `Name: value` of A1111's last line; a value with commas or colons is in double quotes, escaped as in JSON.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 LORA_TAG = re.compile(r" ?<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 as hex text; of the LoRAs, by their names in the settings, the one A1111 shows (of the tensors alone); of
-    embeddings, by their words, of the whole file."""
+    """SHA-256 as hex text; for LoRAs, by their names in the settings, the one A1111 shows (tensors only); for
+    embeddings, by their tokens, of the whole file."""
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
@@ -52,12 +52,12 @@ class Hashes:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What an image tells about itself.
+    """The settings found in an image.
 
-    job       the settings that draw it again; None when the image tells nothing that can be used
-    source    "atelier" or "a1111"; "" when there is no job
-    reason    why there is no job, in one plain sentence
-    notes     what could not be taken over as it stands
+    job       settings that generate it again; None if there are none that can be used
+    source    "atelier" or "a1111"; "" if there is no job
+    reason    why there is no job, in one sentence
+    notes     what could not be used as it is
     """
 
     job: GenerateJob | None = None
@@ -68,8 +68,8 @@ class ImageRecord:
 
 
 def portable_name(path: str | Path, workspace: Workspace) -> str:
-    """A name without the machine's folders: `models/...` or `outputs/...` for what lies in those folders, relative for
-    what else lies in the project, else the bare file name. `library.find_lora` and `formats.hub.resolve` find it again
+    """A name without the machine's folders: `models/...` or `outputs/...` for files in those folders, relative for
+    other files in the project, else the bare file name. `library.find_lora` and `formats.hub.resolve` find it
     on any machine that has the file."""
     resolved = real_path(Path(path).expanduser())
     for root, prefix in ((workspace.models, "models/"), (workspace.outputs, "outputs/"), (PROJECT, "")):
@@ -82,7 +82,7 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 
 
 def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngInfo:
-    """The text chunks for one image. `job` holds the settings of this very image: its seed, its size, count 1."""
+    """The text chunks for one image. `job` has the settings of this very image: its seed, its size, count 1."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -116,7 +116,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
         "Clip skip": job.model.clip_skip,
         "Lora hashes": ", ".join(f"{Path(name).stem}: {digest[:12]}" for name, digest in hashes.loras.items()),
         "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
-        # A1111's words for weights without its scaling to the former mean, and for brackets that are text.
+        # A1111's names for weights without restoring the original mean, and for brackets taken literally.
         "Emphasis": ("No norm" if asked.prompt_weights else "None") if brackets else None,
         "Noise schedule": ZERO_SNR if asked.zero_terminal_snr == "on" else None,
         "Version": version,
@@ -134,7 +134,7 @@ def _quoted(value: Any) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was drawn with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
+    """The settings an image was generated with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
     from core.dataset.opening import BrokenImage, open_image
 
     try:
@@ -148,16 +148,16 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     block = texts.get("parameters") or comment
     if block:
         return from_a1111_text(block)
-    return ImageRecord(reason="This image holds no settings; a site or program it went through may have stripped them.")
+    return ImageRecord(reason="This image contains no settings; a website or program may have removed them.")
 
 
 def _texts(image: Any) -> dict[str, str]:
-    """The text chunks. They mostly stand before the pixels; where ours is not there, the rest of the file is read."""
+    """The text chunks. They are usually before the pixels; if ours is not, the rest of the file is read."""
     from core.dataset.opening import LARGE_PIXELS
 
     small = image.width * image.height <= LARGE_PIXELS
     if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():
-        with suppress(Exception):  # cut short or damaged in the pixels, in one of a dozen kinds of errors
+        with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
             image.load()
     return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
 
@@ -166,13 +166,13 @@ def _exif_comment(image: Any) -> str:
     """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
     try:
         raw = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
-    except Exception:  # damaged EXIF, in one of a dozen kinds of errors
+    except Exception:  # damaged EXIF raises a dozen kinds of errors
         return ""
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
     if raw.startswith(b"UNICODE"):
         body = raw[8:]
-        # A1111 writes big-endian whatever the file's own order; a Latin letter then has its zero byte first.
+        # A1111 writes big-endian regardless of the file's byte order; a Latin letter then has its zero byte first.
         return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", errors="replace")
     return raw[8:].decode("utf-8", errors="replace")
 
@@ -181,7 +181,9 @@ def _from_chunk(text: str) -> ImageRecord:
     try:
         content = parse_json(text, "the image's settings")
         if content["format"] > FORMAT:
-            return ImageRecord(reason="This image was drawn by a newer Atelier; update to read its settings.")
+            return ImageRecord(
+                reason="This image was generated by a newer version of Atelier; update to read its settings."
+            )
         if content["format"] == 1:
             content["job"]["generate"] |= {"prompt_weights": False, "zero_terminal_snr": "off"}
         job = GenerateJob.model_validate(content["job"])
@@ -192,14 +194,14 @@ def _from_chunk(text: str) -> ImageRecord:
         )
         hashes = Hashes(str(stored.get("model", "")), loras, words)
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
-        return ImageRecord(reason="The settings in this image are damaged or were changed by hand.")
+        return ImageRecord(reason="The settings in this image are damaged or were edited.")
     return ImageRecord(job=job, source="atelier", hashes=hashes)
 
 
 def from_a1111_text(text: str) -> ImageRecord:
-    """A1111's block as settings. What this program draws otherwise is noted, never dropped in silence."""
+    """A1111's block as settings. Differences to this program are noted, never dropped silently."""
     if len(text) > LONGEST_TEXT:
-        return ImageRecord(reason=f"This image holds a text of {len(text):,} letters, too long for settings.")
+        return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
     lines = text.strip().replace("\r\n", "\n").split("\n")
     pairs: dict[str, str] = {}
     if len(lines[-1]) <= LONGEST_LINE and PARAMETER.match(lines[-1]):
@@ -208,7 +210,7 @@ def from_a1111_text(text: str) -> ImageRecord:
             pairs = found
             lines = lines[:-1]
     if not pairs:
-        return ImageRecord(reason="This image holds a text, but not the settings it was drawn with.")
+        return ImageRecord(reason="This image contains a text, but no generation settings.")
     start = next((number for number, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt = "\n".join(lines[:start]).strip()
     negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
@@ -227,7 +229,9 @@ def from_a1111_text(text: str) -> ImageRecord:
     wanted["prompt_weights"] = pairs.get("Emphasis") != "None"
     if wanted["prompt_weights"] and pairs.get("Emphasis") != "No norm" and _weighs(prompt, negative):
         notes.append(
-            _advice("Its weighted words kept the prompt's mean, as is usual there; the image will differ a little")
+            _advice(
+                "Prompt weights were scaled to the original mean, so the image will differ slightly", "prompt-weights"
+            )
         )
     wanted["zero_terminal_snr"] = "on" if pairs.get("Noise schedule") == ZERO_SNR else "auto"
     kept = _valid(wanted, notes)
@@ -236,8 +240,9 @@ def from_a1111_text(text: str) -> ImageRecord:
     if pairs.get("Model"):
         notes.append(
             _advice(
-                f"It was drawn with the model {pairs['Model']}; the chosen model is kept",
-                "choose that model to draw it again",
+                f"It was generated with the model {pairs['Model']}; the selected model is kept",
+                "other-model",
+                "choose that model to generate it again",
             )
         )
     job = GenerateJob.model_validate({"generate": kept, "model": model})
@@ -250,12 +255,12 @@ def _weighs(*texts: str) -> bool:
 
 
 def _listed(pairs: dict[str, str], name: str) -> dict[str, str]:
-    """A list of `name: hash` within one value."""
+    """The `name: hash` pairs within one value."""
     return dict(re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]+)", pairs.get(name, "")))
 
 
-def _advice(what: str, fix: str = "") -> Problem:
-    return Problem(what, "the image's settings", fix, level="advice")
+def _advice(what: str, slug: str, fix: str = "") -> Problem:
+    return Problem(what, "the image's settings", fix, level="advice", code=f"image-settings.{slug}")
 
 
 def _unquoted(value: str) -> str:
@@ -274,7 +279,7 @@ def _take(
         try:
             wanted[setting_name] = convert(pairs[name])
         except ValueError:
-            notes.append(_advice(f"{name} '{pairs[name]}' was not understood and is left as it is"))
+            notes.append(_advice(f"{name} '{pairs[name]}' was not understood and is ignored", "unreadable-value"))
 
 
 def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
@@ -282,37 +287,40 @@ def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, st
     if size:
         wanted["width"], wanted["height"] = int(size[1]), int(size[2])
     elif "Size" in pairs:
-        notes.append(_advice(f"Size '{pairs['Size']}' was not understood and is left as it is"))
+        notes.append(_advice(f"Size '{pairs['Size']}' was not understood and is ignored", "unreadable-value"))
 
 
 def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
-    """The sampler by its label; a noise schedule of another program (Karras ...) is noted, as none is offered here."""
+    """The sampler by its label; noise schedules of other programs (Karras ...) are noted, as none is offered here."""
     label = pairs.get("Sampler")
     if label is None:
         return
     plain = re.sub(r"\s+(Karras|Exponential|SGM Uniform|Automatic)$", "", label, flags=re.IGNORECASE)
-    by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {
-        name: name for name in get_args(SAMPLERS)
-    }
+    by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {name: name for name in SAMPLER_LABELS}
     if plain.lower() in by_label:
         wanted["sampler"] = by_label[plain.lower()]
     else:
-        notes.append(_advice(f"The sampler {label} is not offered here; {SAMPLER_LABELS['ddim']} is chosen"))
+        notes.append(_advice(f"The sampler {label} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler"))
         return
     schedule = pairs.get("Schedule type", "Automatic")
     if plain != label or schedule.lower() not in ("automatic", "uniform"):
         named = label if plain != label else schedule
-        notes.append(_advice(f"It was drawn with another noise schedule ({named}); the image will differ a little"))
+        notes.append(
+            _advice(
+                f"It was generated with another noise schedule ({named}), so the image will differ slightly",
+                "noise-schedule",
+            )
+        )
 
 
 def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
-    """The settings that are within range; the others are noted and left at their defaults."""
+    """The settings that are within range; the others are noted and keep their defaults."""
     try:
         GenerateSettings.model_validate(wanted)
     except ValidationError as error:
         for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
             title = GenerateSettings.model_fields[name].title or name
-            notes.append(_advice(f"{title} '{wanted[name]}' is out of range here and is left as it is"))
+            notes.append(_advice(f"{title} '{wanted[name]}' is out of range and is ignored", "out-of-range"))
             del wanted[name]
     return wanted
 
@@ -330,10 +338,10 @@ def one_image(
     embeddings: Sequence[str] = (),
     zero_terminal_snr: bool = False,
 ) -> GenerateJob:
-    """The job that draws one image of `job` again: its seed and size, count 1, and portable names for its files.
+    """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
 
-    embeddings  as the settings name them, portable already
-    zero_terminal_snr   whether the schedule was stretched, whatever the files will say later
+    embeddings  as named in the settings, already portable
+    zero_terminal_snr   whether it was in effect, whatever the files say later
     """
     loras = [
         LoraUse(file=portable_name(path, workspace), strength=use.strength)

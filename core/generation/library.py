@@ -1,4 +1,4 @@
-"""Which models, LoRAs and embeddings there are: under the models folder and among the results of runs."""
+"""Lists models, LoRAs and embeddings in the models folder and among the results of runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every file of textual inversion, in the same way."""
+    """(label, path) of every textual inversion embedding, in the same way."""
     return _best_first(_newest_first(workspace, "embedding"), workspace)
 
 
@@ -46,7 +46,7 @@ def _labeled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
 
 
 def _changed(path: Path) -> int:
-    """0 for a file that has gone since it was listed."""
+    """0 for a file that no longer exists."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -54,7 +54,7 @@ def _changed(path: Path) -> int:
 
 
 def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every whole model, files and diffusers folders: those under models/ by name, then results."""
+    """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
     folders = [(_label(path, workspace.models), path) for path in _diffusers_folders(workspace.models)]
     ours = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
     results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
@@ -67,14 +67,14 @@ def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
-    """Files in their order, but of each run its best checkpoint first, which its label says."""
+    """The same files, but each run's best checkpoint first, marked in its label."""
     run_of = {
         path: workspace.runs / path.relative_to(workspace.runs).parts[0]
         for _, path in found
         if path.is_relative_to(workspace.runs)
     }
     marks = {run / best[0]: best[1] for run in set(run_of.values()) if (best := read_best(run)) is not None}
-    first: dict[Path, int] = {}  # of each run, the place of its newest file
+    first: dict[Path, int] = {}  # per run, the position of its newest file
     for number, (_, path) in enumerate(found):
         first.setdefault(run_of.get(path, path), number)
     order = sorted(
@@ -91,13 +91,13 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
 
 
 def find_lora(name: str, workspace: Workspace) -> Path:
-    """The file a LoRA's name stands for: a path as in `find_file`, else a label or a file name with or without its
-    ending. Of several with that name, the newest. Raises ProblemsError."""
+    """The file of a LoRA's name: a path as in `find_file`, else a label or a file name with or without extension.
+    The newest if there are several. Raises ProblemsError."""
     return _find(name, workspace, "LoRA")
 
 
 def find_embedding(name: str, workspace: Workspace) -> Path:
-    """The file that an embedding's name stands for, in the same way."""
+    """The file of an embedding's name, in the same way."""
     return _find(name, workspace, "embedding")
 
 
@@ -111,11 +111,16 @@ def _find(name: str, workspace: Workspace, kind: str) -> Path:
     for label, path in known:
         if wanted in (_plain(label), _plain(path.name)):
             return path
-    raise ProblemsError.one(f"There is no {kind} '{name}'", f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"))
+    raise ProblemsError.one(
+        f"The {kind} '{name}' does not exist",
+        f"{kind}s",
+        _advice(wanted, known, f"{kind.lower()}s"),
+        f"{kind.lower()}.not-found",
+    )
 
 
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
-    """Places where a path may lie; `models/...` and `outputs/...` mean those folders, wherever they are."""
+    """Paths that a name may refer to; `models/...` and `outputs/...` mean those folders, wherever they are."""
     if "\0" in text:
         return
     yield resolve_path(text)
@@ -142,11 +147,11 @@ def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
     return f"choose one from the list, for example {', '.join(shown)}"
 
 
-# -- walking
+# -- scanning
 
 
 def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
-    """Model files of a kind below a folder; the parts of diffusers folders and hidden folders are passed over."""
+    """Model files of a kind below a folder, without the parts of diffusers folders and hidden folders."""
     for folder, names, files in os.walk(root):
         if INDEX in files:
             names[:] = []
@@ -159,7 +164,7 @@ def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
 
 
 def _listed_as(path: Path, root: Path) -> str:
-    """The kind of list that a file belongs into. An unreadable one is looked for where it lies, or among its neighbors."""
+    """The kind of list a file belongs to. An unreadable one is listed by its folder, or like its neighbors."""
     kind = kind_of(path)
     if kind != UNREADABLE:
         return kind
@@ -192,7 +197,7 @@ def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
 
 
 def _run_words(run: Path) -> str:
-    """The folder's name, with the title in front that a person gave the run."""
+    """The folder's name, after the user's title for the run."""
     folder = RunFolder(run)
     title = title_of(folder)
     return run.name if title == given_title(folder) else f"{title} ({run.name})"
@@ -204,13 +209,13 @@ def _label(path: Path, root: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """The kind that `formats.detect` names ("lora", "checkpoint" ...), remembered while the file does not change;
+    """The kind from `formats.detect` ("lora", "checkpoint" ...), cached until the file changes;
     "unreadable" for a damaged file."""
     return _facts(path)[0]
 
 
 def why_unreadable(path: Path) -> str:
-    """Why a model file or folder cannot be read, in a few words; empty where it can."""
+    """Why a model file or folder cannot be read, in a few words; else empty."""
     return _facts(path)[1]
 
 
@@ -218,13 +223,13 @@ def _facts(path: Path) -> tuple[str, str]:
     try:
         facts = (path / INDEX if path.is_dir() else path).stat()
     except (OSError, ValueError):
-        return UNREADABLE, "it is gone, or leads nowhere"
+        return UNREADABLE, "it no longer exists, or is a broken link"
     return _kind(str(path), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _kind(path: str, size: int, changed: int) -> tuple[str, str]:
-    """(kind, why it is unreadable or nothing). Whatever one file holds, the others are listed."""
+    """(kind, why it is unreadable or nothing). Never raises, so that one bad file does not hide the others."""
     try:
         return identify(path).kind, ""
     except ProblemsError as error:

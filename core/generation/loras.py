@@ -1,4 +1,4 @@
-"""LoRAs in use: any number, each with a strength, on a model that is afterwards as it was, to the bit."""
+"""LoRAs in use: any number, each with a strength, on a model that is restored afterwards, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AttachedLora:
 
 @dataclass(frozen=True)
 class LorasReport:
-    """What is attached, in the order given, and advice about layers of a file that this model does not have."""
+    """What is attached, in the given order, and advice about layers of a file that this model does not have."""
 
     loras: list[AttachedLora] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -40,10 +40,10 @@ class LorasReport:
 
 @contextmanager
 def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str], Path]) -> Iterator[LorasReport]:
-    """Run the block with these LoRAs on U-Net and text encoder; their corrections add up.
+    """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
 
-    No weight is touched: modules compute with a correction beside them and lose it at the end, also after an error.
-    Everything wrong with the files is raised together, before anything is attached.
+    No weight is changed: modules add the delta to their output and stop doing so at the end, also after an error.
+    All problems with the files are raised together, before anything is attached.
     """
     from core.networks.network import attached
 
@@ -76,9 +76,10 @@ def _left_out(network: Network, path: Path) -> list[Problem]:
     return [
         Problem(
             f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
-            f"fit no layer of this model and do nothing: {shown}",
+            f"match no layer of this model and have no effect: {shown}",
             display_path(path),
-            "use it with a model of the kind it was trained on",
+            "use it with a model like the one it was trained on",
             level="advice",
+            code="lora.unmatched-layers",
         )
     ]

@@ -1,7 +1,7 @@
-"""From a prompt to images: encode the text, take the noise away step by step, decode.
+"""From a prompt to images: encode the text, denoise step by step, decode.
 
-Three parts that a training's samples and generated images share: `encode_texts`, `denoise` and `decode`; `draw` is the
-last two together. Nothing here reads torch's global random generator: all noise of an
+Three parts shared by a training's samples and generated images: `encode_texts`, `denoise` and `decode`; `draw` is the
+last two together. torch's global random generator is not used: all noise of an
 image comes from a generator seeded with that image's seed on the CPU, as in diffusers, so a seed gives the same
 image alone and in a batch, and on every device up to rounding.
 """
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4
-# Room the U-Net takes for one image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
+# Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
 LIVE_TENSORS = 64
-CPU_LATENT_PIXELS = 64 * 64  # a CPU computes no faster with more than this at once
+CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
 
 # (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> [B, 4, h, w], as the families' `predict`
 Predict = Callable[["Tensor", "Tensor", TextStates, "Tensor"], "Tensor"]
-OnStep = Callable[[int, int], None]  # (steps done, steps in all)
+OnStep = Callable[[int, int], None]  # (steps done, total steps)
 
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the U-Net reads. positive and negative: of one text each, of equal T."""
+    """What the U-Net reads. positive and negative: one text each, of equal T."""
 
     positive: TextStates
     negative: TextStates
 
 
 def tokens_read(texts: Sequence[str], count: Callable[[str], int], weighted: bool) -> int:
-    """How many tokens these texts are read with, so that they are of one length: 75, 150, 225 ...
+    """The number of tokens these texts are padded to: 75, 150, 225 ...
 
-    count     content tokens of a plain text        weighted   brackets and numbers of weights are no tokens
+    count     content tokens of a plain text        weighted   brackets and weights are not tokens
     """
     longest = max(sum(count(part) for part, _ in runs_of(text)) if weighted else count(text) for text in texts)
     return WINDOW * max(1, -(-longest // WINDOW))
@@ -64,11 +64,11 @@ def encode_texts(
     weighted: bool = True,
     mean_kept: bool = False,
 ) -> TextStates:
-    """Text states of prompts, as samples and generated images read them. One way for both, so that they are equal.
+    """Text encoder states of prompts, the same way for samples and generated images.
 
-    Long texts go through the encoders in windows of 75 tokens; all texts get as many windows as the longest needs, or
-    as `tokens` says. The windows' states are joined whole, each with its BOS and EOS: T = 77 n, as A1111, ComfyUI and
-    kohya's generator do (a training's captions are joined to 75 n + 2 instead). Each text is encoded alone: products of
+    Long texts are encoded in windows of 75 tokens; all texts get as many windows as the longest needs, or
+    as `tokens` says. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and
+    kohya's generator (a training's captions are joined to 75 n + 2 instead). Each text is encoded alone: products of
     another shape differ in their last bits.
 
     weighted   read (more) and (exactly:1.3) as weights      mean_kept   see `core.families.weighted_text.weigh`
@@ -89,7 +89,7 @@ def prompt_and_opposite(both: TextStates) -> PromptStates:
 def encode_prompts(
     components: Any, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
 ) -> PromptStates:
-    """Text states of a prompt and its opposite, of any length; see `encode_texts`."""
+    """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
     import torch
 
     with torch.no_grad():
@@ -98,7 +98,7 @@ def encode_prompts(
 
 
 def plain_sizes(width: int, height: int, count: int) -> Tensor:
-    """What SDXL is told of an image that is drawn: its own size, nothing cropped; float32 [count, 6], heights first."""
+    """SDXL's size conditioning for a generated image: its own size, no crop; float32 [count, 6], heights first."""
     import torch
 
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(count, -1)
@@ -121,19 +121,21 @@ def denoise(
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
-    """Latents of one image a seed, scaled as the U-Net knows them: float32 [B, 4, height / 8, width / 8].
+    """Latents of one image per seed, scaled for the U-Net: float32 [B, 4, height / 8, width / 8].
 
     predict      (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> noise or v, [B, 4, h, w]
-    positive     one text for all images or one each; they lie on the U-Net's device
-    negative     the same for what is not wanted; not read when guidance_scale <= 1
+    positive     one text for all images or one each, on the U-Net's device
+    negative     the same for the negative prompt; not used if guidance_scale <= 1
     width, height in pixels, multiples of 8
-    zero_terminal_snr  for a model trained with it: the sampler walks the stretched schedule
+    zero_terminal_snr  for a model trained with it: the sampler uses the rescaled schedule
     as_kohya     see `make_sampler`
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
 
-    assert width % PIXELS_PER_LATENT == 0 and height % PIXELS_PER_LATENT == 0, f"{width}x{height} is no multiple of 8"
+    assert width % PIXELS_PER_LATENT == 0 and height % PIXELS_PER_LATENT == 0, (
+        f"{width}x{height} is not a multiple of 8"
+    )
     device, count = positive.context.device, len(seeds)
     texts = [positive.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))]
     guided = guidance_scale > 1 and negative is not None
@@ -157,12 +159,12 @@ def denoise(
                 output = unwanted + guidance_scale * (wanted - unwanted)
             latents = sampler_step(way, output, timestep, latents, generators)
             if on_step is not None:
-                on_step((done + 1) * steps // len(way.timesteps), steps)  # some samplers pass twice a step
+                on_step((done + 1) * steps // len(way.timesteps), steps)  # some samplers take two evaluations per step
     return latents
 
 
 def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> list[Image]:
-    """Images of scaled latents [B, 4, h, w], decoded one at a time: the VAE takes more memory than the U-Net."""
+    """Images from scaled latents [B, 4, h, w], decoded one at a time: the VAE needs more memory than the U-Net."""
     from PIL import Image
 
     images = []
@@ -175,21 +177,22 @@ def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> l
 
 
 def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
-    """float32 [B, 3, 8h, 8w] in [0, 1] of scaled latents [B, 4, h, w]."""
+    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, 4, h, w]."""
     from core.families.vae import decode_latents
 
     pixels = decode_latents(vae, latents)
     if not bool(pixels.isfinite().all()):
         raise ProblemsError.one(
-            "The image came out as numbers that are none (NaN), and would be black",
+            "The image contains NaN values and would be black",
             "generation",
-            "set Precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged",
+            "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged",
+            code="image.nan",
         )
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def images_at_once(components: Any, width: int, height: int) -> int:
-    """How many images of this size to draw together, 1 to 4: on a CPU as many as still gain speed, else what fits in
+    """How many images of this size to generate together, 1 to 4: on a CPU as long as it gains speed, else what fits in
     half of the device's free memory."""
     import torch
 
@@ -219,7 +222,7 @@ def draw(
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Image]:
-    """One image a seed, all in one batch. `prediction` None is what the model's file says."""
+    """One image per seed, in one batch. `prediction` None uses the model's own."""
 
     def predict(noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor) -> Tensor:
         return family(components.family).predict(components, noisy, timesteps, text, sizes)

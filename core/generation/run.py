@@ -1,4 +1,4 @@
-"""A generate job from its settings to PNG files under outputs/images/<date>/."""
+"""Runs a generate job, from its settings to PNG files under outputs/images/<date>/."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Sources:
-    """The files a job draws with, found and looked at from their headers alone."""
+    """The files a job uses, found and identified by their headers only."""
 
     model: Path
     family: str
@@ -79,16 +79,16 @@ def load_model(
 
     kind = family(family_of(path, settings.family))
     components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
-    if torch.device(device).type == "cuda":  # the layout that its convolutions want; results differ by rounding only
+    if torch.device(device).type == "cuda":  # the layout that its convolutions prefer; results differ by rounding only
         components.unet.to(memory_format=torch.channels_last)
         components.vae.to(memory_format=torch.channels_last)
     if torch.device(device).type == "cpu":
-        install(components.unet)  # as training does, so that both make the same image
+        install(components.unet)  # as in training, so that both make the same image
     return components
 
 
 def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
-    """`job` with the model's own guidance where none is set."""
+    """`job` with the model's own guidance scale if none is set."""
     if job.generate.guidance_scale is not None:
         return job
     decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
@@ -96,7 +96,7 @@ def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
 
 
 def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
-    """Where the files are. All that is missing or of the wrong kind is raised together, before a model loads."""
+    """Find the files. All that are missing or of the wrong kind are raised together, before a model is loaded."""
     problems: list[Problem] = []
     model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
     name = _collect(problems, family_of, model, job.model.family) if model else None
@@ -126,29 +126,29 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Weights in the prompts that are no numbers."""
+    """Problems with weights in the prompts that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
         wrong = wrong_weight(getattr(job.generate, name))
         if wrong:
             title = GenerateSettings.model_fields[name].title
-            yield Problem(f"{title}: {wrong}", f"generate.{name}", FIX)
+            yield Problem(f"{title}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight")
 
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
-    """The files in use that say they were trained with zero terminal SNR."""
+    """The files in use that are marked as trained with zero terminal SNR."""
     loras = [path for use, path in zip(job.generate.loras, sources.loras, strict=True) if use.strength]
     files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
     return [path for path in files if identify(path).zero_terminal_snr]
 
 
 def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
-    """As asked; "auto" is what the files say."""
+    """As set; "auto" follows the files."""
     asked = job.generate.zero_terminal_snr
     return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
 
 
 def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
-    """What `look` returns; None after an error, which joins the problems."""
+    """The result of `look`; None after an error, which is added to the problems."""
     try:
         return look(*given)
     except ProblemsError as error:
@@ -165,12 +165,12 @@ def run_generate(
     on_event: OnEvent = lambda kind, **facts: None,
     cancel: CancelToken | None = None,
 ) -> list[Path]:
-    """Draw the job's images; returns their files, in the order of their seeds.
+    """Generate the job's images; returns their files in the order of their seeds.
 
-    on_event   "progress": text, done, total (in steps of all images); "image": path, seed; "log": text, level, fix
-    A cancelled job raises Cancelled and leaves the images that were finished.
+    on_event   "progress": text, done, total (steps of all images); "image": path, seed; "log": text, level, fix
+    A cancelled job raises Cancelled and keeps finished images.
     """
-    on_event("progress", text="looking for the files", done=0, total=0)
+    on_event("progress", text="looking for files", done=0, total=0)
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, cancel)
     weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
@@ -195,11 +195,11 @@ def run_generate(
 
 
 def _say_schedule(job: GenerateJob, sources: Sources, on_event: OnEvent) -> None:
-    """What of zero terminal SNR was found, where something was."""
+    """Log whether zero terminal SNR was detected and is used."""
     marked = ", ".join(path.name for path in marked_files(job, sources))
     if marked:
-        used = "it is used" if uses_zero_terminal_snr(job, sources) else "it is switched off"
-        on_event("log", text=f"Trained with zero terminal SNR: {marked}; {used}", level="info")
+        used = "used" if uses_zero_terminal_snr(job, sources) else "turned off"
+        on_event("log", text=f"Zero terminal SNR {used}; {marked} was trained with it", level="info")
 
 
 def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
@@ -250,7 +250,7 @@ class _Drawing:
         return files
 
     def _draw_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
-        """None when several images together took more memory than the device has; one alone raises as ever."""
+        """None if several images together ran out of memory; a single one raises as usual."""
         import torch
 
         try:
@@ -259,14 +259,14 @@ class _Drawing:
             if len(seeds) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several images at once do not fit into memory; going on one by one", level="info")
+        self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
         return None
 
     def _draw(self, start: int, seeds: Sequence[int]) -> list[Image]:
         asked, chosen = self.job.generate, self.job.model.prediction
 
         def on_step(done: int, total: int) -> None:
-            # At most a few times a second: each report is a line in the job's journal.
+            # At most a few times per second: each report is a line in the job's journal.
             if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
                 self._progress(start, done * len(seeds))
 
@@ -288,7 +288,7 @@ class _Drawing:
     def _progress(self, images: int, steps_of_next: int) -> None:
         self.said = time.monotonic()
         count, steps = len(self.seeds), self.job.generate.steps
-        text = f"drawing image {min(images + 1, count)} of {count}"
+        text = f"generating image {min(images + 1, count)} of {count}"
         self.on_event("progress", text=text, done=images * steps + steps_of_next, total=count * steps)
 
     def _save(self, image: Image, seed: int) -> Path:
@@ -308,7 +308,7 @@ class _Drawing:
 
 
 def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:
-    """Write an image and its settings to outputs/images/<date>/<time>_<seed>.png: whole or not at all, over none."""
+    """Write an image and its settings to outputs/images/<date>/<time>_<seed>.png: complete or not at all, replacing none."""
     now = time.localtime()
     folder = workspace.images / time.strftime("%Y-%m-%d", now)
     content = BytesIO()
@@ -317,13 +317,13 @@ def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Worksp
     try:
         atomic.write_bytes(path, content.getvalue())
     except BaseException:
-        atomic.remove(path)  # the empty file that held the name
+        atomic.remove(path)  # the empty file that reserved the name
         raise
     return path
 
 
 def _reserve(folder: Path, stem: str) -> Path:
-    """An empty file of a name that was free: stem.png, stem-2.png, ..."""
+    """An empty file with an unused name: stem.png, stem-2.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in _names(folder, stem):
         try:
@@ -343,9 +343,9 @@ def _names(folder: Path, stem: str) -> Iterator[Path]:
 
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
-    """What other programs know the files by; each file is read once for it and remembered while it does not change."""
+    """The hashes by which other programs identify the files; computed once until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
-    if sources.model.is_dir():  # no other program hashes folders: the U-Net's weights stand for it
+    if sources.model.is_dir():  # other programs do not hash folders: use the U-Net's weights
         model = family(sources.family).digest(sources.model, "unet", memo=memo, cancel=cancel)
     else:
         model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
@@ -362,7 +362,7 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
     """SHA-256 of a file without its header, so that a changed comment keeps it: what A1111 shows for a LoRA
-    (`sshs_model_hash`). Of a pickle, of the whole file."""
+    (`sshs_model_hash`). For a pickle, of the whole file."""
     if sniff(path) != "safetensors":
         return file_sha256(path, cancel)
     with open_regular(path) as handle:

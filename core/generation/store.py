@@ -1,6 +1,6 @@
-"""One model kept in memory between generate jobs, leased to one job at a time.
+"""Keeps one model in memory between generate jobs, leased to one job at a time.
 
-Training builds its own modules and asks the store to let go first, so the two never hold the device together.
+Training builds its own modules and first asks the store to release its model, so both are never on the device together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(path: Path | None) -> Fingerprint:
-    """(name, bytes, mtime in ns) of a file, or of every file of a folder: what changes when the weights do."""
+    """(name, bytes, mtime in ns) of a file, or of every file of a folder: changes when the weights change."""
     if path is None:
         return ()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
@@ -48,7 +48,7 @@ class ModelStore:
 
     @property
     def holds(self) -> str | None:
-        """The path of the model in memory, None when there is none."""
+        """The path of the model in memory, None if there is none."""
         return self._key[0] if self._key is not None else None
 
     @contextmanager
@@ -61,11 +61,11 @@ class ModelStore:
         vae_dtype: torch.dtype,
         device: torch.device | str,
     ) -> Iterator[Any]:
-        """The model's components for the length of the block; a second lease waits for the first to end.
+        """The model's components inside the block; a second lease waits for the first to end.
 
-        The same files, types and device give the modules that are already in memory. After an exception they are
-        dropped, since nobody knows their state. A cancelled job ends between units of work, and one that is refused (a
-        damaged LoRA, an image of NaN values) has taken off what it put on, so there the model is kept.
+        The same files, dtypes and device return the modules already in memory. After an exception they are
+        dropped, since their state is unknown. A cancelled job ends between units of work, and a refused one (a
+        damaged LoRA, an image of NaN values) has undone its changes, so in those cases the model is kept.
         """
         with self._lock:
             files = (str(path), fingerprint(path), fingerprint(vae_path))
@@ -83,7 +83,7 @@ class ModelStore:
                 raise
 
     def release(self) -> None:
-        """Free the model's memory. Waits for a lease that is out."""
+        """Free the model's memory. Waits for an active lease."""
         with self._lock:
             self._drop()
 
@@ -97,7 +97,7 @@ class ModelStore:
 
 
 def empty_device_cache() -> None:
-    """Give freed blocks of the accelerator back to the system, where there is one."""
+    """Return freed blocks of the accelerator to the system."""
     import torch
 
     if torch.cuda.is_available():

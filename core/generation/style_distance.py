@@ -1,7 +1,7 @@
 """How far a set of images is from a style, as one number.
 
-A style here is what stays when the subjects change: how much color there is and how light and dark are spread. So two
-distributions are taken over all pixels of a set, which forgets where things are and what they show:
+A style here is what stays when the subjects change: how colorful and how light or dark the pixels are. So two
+distributions are taken over all pixels of a set, ignoring positions and content:
 
     chroma       channel maximum minus minimum, 0 for gray, 255 for a pure color
     luminance    0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)
@@ -9,7 +9,7 @@ distributions are taken over all pixels of a set, which forgets where things are
 The distance is the sum of the two 1-Wasserstein distances: the mean amount, in gray levels of 255, by which pixels
 would have to change in chroma and in luminance to turn one set's distribution into the other's. It is 0 for equal sets,
 needs no model, and is symmetric. It suits styles that differ in palette and contrast (black glyphs against colored
-icons); it does not see strokes or texture. Measured on the starter: 74 to 88 from its own "fox, tree, car, glyph style"
+icons); it ignores strokes and texture. Measured on the starter: 74 to 88 from its own "fox, tree, car, glyph style"
 (four seeds) to the glyph images, against 9 between one half of those images and the other.
 """
 

@@ -1,1 +1,1 @@
-"""Other programs' files in and out: the dataset config of sd-scripts."""
+"""Reads and writes other programs' files: the dataset config of sd-scripts."""

@@ -1,4 +1,4 @@
-"""The rules of sd-scripts' dataset config: which key may stand where, of which type, for which kind of dataset."""
+"""The rules of sd-scripts' dataset config: which option is allowed where, of which type, in which kind of dataset."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from core.settings.base import declared
 from core.settings.check import shorten
 from core.settings.job import TrainJob
 
-_WHY_NOT = {  # (option, kind of dataset) -> why it has no place there, what to do
+_WHY_NOT = {  # option -> why this kind of dataset does not allow it, what to do
     "metadata_file": (
-        "Folders with a metadata_file and folders without one cannot be mixed in one dataset.",
-        "Put them into two [[datasets]].",
+        "A dataset cannot mix folders with and without a metadata_file",
+        "put them into two [[datasets]]",
     ),
     "conditioning_data_dir": (
-        "In a dataset either every folder has a conditioning_data_dir or none has.",
-        "Put the others into a dataset of their own.",
+        "Either all folders of a dataset have a conditioning_data_dir or none",
+        "put the others into a separate dataset",
     ),
     "alpha_mask": (
-        "alpha_mask cannot stand beside a conditioning_data_dir: the masks come from that folder.",
-        "Remove it.",
+        "alpha_mask cannot be combined with a conditioning_data_dir, which provides the masks",
+        "remove it",
     ),
     "is_reg": (
-        "Regularization (is_reg) is for DreamBooth datasets: it takes neither metadata nor masks.",
-        "Remove it.",
+        "is_reg (regularization) only works in DreamBooth datasets, without metadata or masks",
+        "remove it",
     ),
-    "class_tokens": ("class_tokens is for DreamBooth datasets.", "Remove it, or put it into [general]."),
-    "caption_extension": ("caption_extension has no place here: captions come from the metadata file.", "Remove it."),
-    "cache_info": ("cache_info has no place here: sizes and captions come from the metadata file.", "Remove it."),
+    "class_tokens": ("class_tokens only works in DreamBooth datasets", "remove it, or move it to [general]"),
+    "caption_extension": ("caption_extension is not allowed here: captions come from the metadata file", "remove it"),
+    "cache_info": ("cache_info is not allowed here: sizes and captions come from the metadata file", "remove it"),
 }
 
 
@@ -58,8 +58,8 @@ _WHY_NOT = {  # (option, kind of dataset) -> why it has no place there, what to 
 class Dataset:
     """One [[datasets]] table, checked.
 
-    values    what is right of its own options         subsets   (number in the file, its values)
-    given     every name in it and in [general], right or wrong
+    values    its own valid options                     subsets   (number in the file, its values)
+    given     every name in it and in [general], valid or not
     """
 
     number: int
@@ -74,30 +74,27 @@ class Dataset:
 
 
 def check_document(document: Document) -> tuple[dict[str, Any], list[Dataset]]:
-    """Values of [general] and every dataset. What is wrong is added to the document's problems and left out."""
+    """Values of [general] and every dataset. Invalid options are left out and added to the document's problems."""
     raw = document.raw or {}
     for name in raw:
         if name not in ("general", "datasets"):
             near = difflib.get_close_matches(name, ["general", "datasets"], n=1)
-            fix = (
-                f"did you mean {near[0]}?"
-                if near
-                else "put options into [general], [[datasets]] or [[datasets.subsets]]"
-            )
-            document.error(f"'{name}' has no place at the top of the file.", name, fix)
+            fix = f"use {near[0]}" if near else "put options into [general], [[datasets]] or [[datasets.subsets]]"
+            document.error(f"'{name}' is not allowed at the top of the file", name, fix, "unknown-table")
     general = raw.get("general", {})
     if not isinstance(general, dict):
-        document.error("general is not a table.", "general", "Write [general], and the options below it.")
+        document.error("general is not a table", "general", "write [general] with the options below it", "not-a-table")
         general = {}
     values = _check_table(document, general, "general", GENERAL, "")
     tables = _tables(document, raw.get("datasets", []), "datasets")
     if not tables and "datasets" not in raw:
-        document.error("The file has no dataset.", "", "Write [[datasets]], and [[datasets.subsets]] for each folder.")
+        fix = "write [[datasets]], and [[datasets.subsets]] for each folder"
+        document.error("The file has no dataset", "", fix, "no-dataset")
     return values, [_check_dataset(document, number, table, frozenset(general)) for number, table in tables]
 
 
 def check_command_line(document: Document, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of sd-scripts' command line that stand for defaults; those that are no dataset options are passed over."""
+    """sd-scripts' command line options that act as defaults; those that are not dataset options are ignored."""
     found: dict[str, Any] = {}
     for name, value in (given or {}).items():
         name = COMMAND_LINE_NAMES.get(name, name)
@@ -123,11 +120,14 @@ def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str
     """The elements of an array of tables."""
     if not isinstance(raw, list):
         brackets = "[[datasets]]" if path == "datasets" else "[[datasets.subsets]]"
-        document.error(f"{path} is not a list of tables.", path, f"Write {brackets}, with two brackets.")
+        document.error(
+            f"{path} is not an array of tables", path, f"write {brackets} with double brackets", "not-an-array"
+        )
         return []
     for number, table in enumerate(raw):
         if not isinstance(table, dict):
-            document.error(f"{path}[{number}] is {shorten(table)}, not a table.", f"{path}[{number}]", "Write a table.")
+            what = f"{path}[{number}] is {shorten(table)}, not a table"
+            document.error(what, f"{path}[{number}]", "write a table", "not-a-table")
     return [(number, table) for number, table in enumerate(raw) if isinstance(table, dict)]
 
 
@@ -142,12 +142,13 @@ def _check_dataset(document: Document, number: int, table: dict[str, Any], gener
         dataset.subsets.append((index, _check_table(document, subset, place, SUBSET, method)))
         _check_required(document, subset, place, method)
     if not subsets and isinstance(table.get("subsets", []), list):
-        document.advise(f"{path} has no folder.", path, "Add [[datasets.subsets]] with an image_dir, or remove it.")
+        fix = "add [[datasets.subsets]] with an image_dir, or remove the dataset"
+        document.advise(f"{path} has no folder", path, fix, "dataset-without-folder")
     return dataset
 
 
 def method_of(subsets: Iterable[Mapping[str, Any]]) -> str:
-    """The kind of a dataset, from its subsets. A mixture counts as DreamBooth; the odd keys are then refused."""
+    """The kind of a dataset, from its subsets. A mixture counts as DreamBooth, which then refuses the other keys."""
     subsets = list(subsets)
     if subsets and all("conditioning_data_dir" in subset for subset in subsets):
         return CONDITIONED
@@ -158,62 +159,65 @@ def _check_required(document: Document, subset: Mapping[str, Any], path: str, me
     for name in REQUIRED[method]:
         misspelt = [key for key in subset if key not in OPTIONS and _meant_by(key, SUBSET, method) == name]
         if name in subset and subset[name] == "":
-            document.error(f"{path} has an empty {name}.", f"{path}.{name}", "Give the folder or file.")
+            document.error(f"{path} has an empty {name}", f"{path}.{name}", "set it to a folder or file", "empty-path")
         elif name not in subset and not misspelt:
-            document.error(f"{path} has no {name}.", path, f"Give it: {name} = 'path'.")
+            document.error(f"{path} has no {name}", path, f"add {name} = 'path'", "missing-path")
 
 
 # ---- one table
 
 
 def _check_table(document: Document, table: Mapping[str, Any], path: str, level: str, method: str) -> dict[str, Any]:
-    """The values of a table that are right."""
+    """The valid values of a table."""
     good: dict[str, Any] = {}
     for name, value in table.items():
         place = f"{path}.{name}"
         option = OPTIONS.get(name)
         if option is None:
-            fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # a search each
-            document.error(f"{place} is no option of sd-scripts' dataset files.", place, fix)
+            fix = _unknown(name, level, method) if len(document.problems) < MOST else "remove it"  # the search is slow
+            document.error(f"{place} is not an option of sd-scripts dataset files", place, fix, "unknown-option")
         elif level not in option.levels:
-            document.error(f"{name} has no place in {_level_words(level)}.", place, _right_level(option))
+            what = f"{name} is not allowed in {_level_words(level)}"
+            document.error(what, place, _right_level(option), "misplaced-option")
         elif level != GENERAL and method not in option.methods:
             what, fix = _WHY_NOT[name]
-            document.error(what, place, fix)
+            document.error(what, place, fix, "wrong-dataset-kind")
         elif value is None:
-            document.notes.append(f"{place} is null, which counts as not given.")
+            document.notes.append(f"{place} is null, which counts as not set.")
         elif _value_fits(document, option, value, place):
             good[name] = value
     return good
 
 
 def _value_fits(document: Document, option: Option, value: Any, place: str) -> bool:
-    """Whether type and range are right; says so where they are not."""
+    """Whether type and range are valid; adds a problem if not."""
     name = option.name
     if not fits(option.kind, value):
         fix = f"write {EXPECTED[option.kind]}"
         if isinstance(value, bool) and option.kind in ("int", "number"):
-            fix = f"write {EXPECTED[option.kind]}; sd-scripts would take {shorten(value)} for {int(value)}"
-        document.error(f"{name} is {shorten(value)}, which is not {EXPECTED[option.kind].split(':')[0]}.", place, fix)
+            fix = f"write {EXPECTED[option.kind]}; sd-scripts would read {shorten(value)} as {int(value)}"
+        what = f"{name} is {shorten(value)}, not {EXPECTED[option.kind].split(':')[0]}"
+        document.error(what, place, fix, "wrong-type")
         return False
     if refused_there(option.kind, value):
-        document.notes.append(
-            f"{place}: {shorten(value)} was taken; sd-scripts itself wants numbers with a point here."
-        )
+        document.notes.append(f"{place}: {shorten(value)} was accepted; sd-scripts requires a decimal point here.")
     if name == "resize_interpolation" and value not in INTERPOLATIONS:
-        document.error(f"{name} is {shorten(value)}.", place, f"Use one of {', '.join(INTERPOLATIONS)}.")
+        what = f"{name} is {shorten(value)}"
+        document.error(what, place, f"use one of {', '.join(INTERPOLATIONS)}", "value-out-of-range")
         return False
     if name == "face_crop_aug_range" and value[0] > value[1]:
-        document.error(f"{name} is {shorten(value)}: the first is above the second.", place, "Swap the two numbers.")
+        what = f"{name} is {shorten(value)}: the first number is larger than the second"
+        document.error(what, place, "swap the two numbers", "range-reversed")
         return False
     if name == "num_repeats" and value < 1:
-        return True  # leaves the folder out, told where folders are made
+        return True  # excludes the folder, reported with the folders
     if name == "validation_split" and not 0 <= value <= 1:
-        document.advise(f"{name} is {shorten(value)}: outside 0 to 1 nothing is held out.", place, "Use 0 to 1.")
+        what = f"{name} is {shorten(value)}: outside 0 to 1 no image is held out"
+        document.advise(what, place, "use 0 to 1", "validation-split-out-of-range")
         return True
     wrong = range_of(option, to_setting(option, value))
     if wrong:
-        document.error(f"{name} is {shorten(value)}.", place, f"{wrong[:1].upper()}{wrong[1:]}.")
+        document.error(f"{name} is {shorten(value)}", place, wrong, "value-out-of-range")
     return not wrong
 
 
@@ -223,11 +227,11 @@ def _level_words(level: str) -> str:
 
 def _right_level(option: Option) -> str:
     tables = [_level_words(level) for level in (GENERAL, DATASET, SUBSET) if level in option.levels]
-    return f"Move it to {' or '.join(tables)}."
+    return f"move it to {' or '.join(tables)}"
 
 
 def _meant_by(name: str, level: str, method: str) -> str:
-    """The option that was probably meant by an unknown key; empty if none is near."""
+    """The option most similar to an unknown key; empty if none is."""
     if name in COMMAND_LINE_NAMES:
         return COMMAND_LINE_NAMES[name]
     known = [
@@ -245,6 +249,6 @@ def _meant_by(name: str, level: str, method: str) -> str:
 def _unknown(name: str, level: str, method: str) -> str:
     for entry in declared(TrainJob):
         if name in entry.kohya_names and name not in COMMAND_LINE_NAMES:
-            return f"It belongs to sd-scripts' command line; here it is the setting {entry.path}. Remove it."
+            return f"remove it: it is a command line option of sd-scripts, and here the setting {entry.path}"
     near = _meant_by(name, level, method)
-    return f"Did you mean {near}?" if near else "Remove it."
+    return f"use {near}" if near else "remove it"

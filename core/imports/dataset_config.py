@@ -1,7 +1,7 @@
-"""A dataset config of sd-scripts (TOML or JSON) -> the job's dataset, captions and validation groups.
+"""Reads a dataset config of sd-scripts (TOML or JSON) into the job's dataset, captions and validation groups.
 
-What a folder takes from its dataset, from [general] and from sd-scripts' own defaults is worked out here and written
-down in full, so that a file means here what it means there although some defaults differ.
+What a folder inherits from its dataset, [general] and sd-scripts' own defaults is resolved here and written out in
+full, so that a file means the same in both programs although some defaults differ.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from core.settings.check import build, shorten
 from core.settings.job import TrainJob
 from core.settings.source import Source
 
-# Stands on each folder, never in the common groups.
+# Set on each folder, never in the common groups.
 OWN = (
     "folder",
     "metadata_file",
@@ -46,7 +46,7 @@ OWN = (
     "cache_info",
     "custom_attributes",
 )
-# Ours alone, and would change what a file means: an import puts them back.
+# Unknown to sd-scripts and would change what a file means: an import resets them.
 PUT_BACK: dict[str, dict[str, Any]] = {
     "dataset": {
         "folder": None,
@@ -64,7 +64,7 @@ Job = TypeVar("Job", bound=TrainJob)
 
 @dataclass
 class Imported:
-    """What a file says. values: nested like a job's, empty where there are errors; notes: sentences for a person."""
+    """The content of a file. values: nested like a job's, empty if there are errors; notes: sentences to show."""
 
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Imported:
 
 @dataclass
 class Subset:
-    """One folder with the value of every option that holds for it (sd-scripts' names)."""
+    """One folder with the resolved value of every option (sd-scripts' names)."""
 
     dataset: int
     method: str
@@ -83,9 +83,9 @@ class Subset:
 
 
 def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any] | None = None) -> Imported:
-    """Read a dataset config. Nothing is raised: errors and advice are in `problems`, all at once.
+    """Read a dataset config. Raises nothing: all errors and advice are in `problems`.
 
-    command_line   what sd-scripts was given beside the file ({"train_batch_size": 2, "color_aug": True}): the file's
+    command_line   options given to sd-scripts besides the file ({"train_batch_size": 2, "color_aug": True}): the file's
                    own values come first, these next, sd-scripts' defaults last
     """
     document = read_document(path)
@@ -98,7 +98,8 @@ def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any]
             _check_dataset_values(document, dataset, found)
             subsets += _without_twins(document, dataset, found)
         if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
-            document.error("The file names no folder.", "datasets", "Add [[datasets.subsets]] with an image_dir.")
+            fix = "add [[datasets.subsets]] with an image_dir"
+            document.error("The file contains no folder", "datasets", fix, "no-folder")
     document.problems = limited(document.problems)
     if errors(document.problems):
         return Imported({}, document.problems, document.notes)
@@ -109,9 +110,9 @@ def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any]
 def apply_dataset_config(
     job: Job, path: str | os.PathLike, command_line: Mapping[str, Any] | None = None
 ) -> tuple[Job, Imported]:
-    """The job with the file's folders and their settings in place of its own, and the report.
+    """The job with its folders and their settings replaced by the file's, and the report.
 
-    Settings that such a file cannot hold (prior loss weight, masks' color, ...) stay. Raises ProblemsError on errors.
+    Settings that such a file cannot contain (prior loss weight, background color, ...) stay. Raises ProblemsError on errors.
     """
     report = read_dataset_config(path, command_line)
     raise_if_errors(report.problems)
@@ -121,25 +122,25 @@ def apply_dataset_config(
 
 
 def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What a person had set that is gone now."""
+    """Notes on settings of the job that were replaced or reset."""
     notes = []
     folders = [before["dataset"]["folder"], before["dataset"]["reg_data_dir"], *before["dataset"]["sources"]]
     if any(folders):
-        notes.append("The folders that were chosen before are replaced by those of the file.")
+        notes.append("The previous folders were replaced by those of the file.")
     for group, names in PUT_BACK.items():
         for name, plain in names.items():
             old = before[group][name]
             if old not in (plain, None) and name not in ("folder", "reg_data_dir") and new[group][name] != old:
                 title = next(entry.title for entry in declared(TrainJob) if entry.path == f"{group}.{name}")
-                notes.append(f"'{title}' was {shorten(old)} and is now as it was at first: the file does not know it.")
+                notes.append(f"'{title}' was {shorten(old)} and was reset: such files do not contain it.")
     return notes
 
 
-# ---- what holds for each folder
+# ---- the options of each folder
 
 
 def _resolve(dataset: Dataset, general: Mapping[str, Any], command_line: Mapping[str, Any]) -> list[Subset]:
-    """Every folder of a dataset: subset before dataset before general before command line before default."""
+    """Every folder of a dataset; precedence: subset, dataset, general, command line, default."""
     found = []
     for index, own in dataset.subsets:
         options = {}
@@ -160,8 +161,8 @@ def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Su
     sizes = _metadata_sizes(document, subsets) if dataset.method == FINE_TUNING else []
     if sizes:
         if options["bucket_no_upscale"]:
-            what = "bucket_no_upscale cannot be used with metadata that holds train_resolution"
-            document.error(what, f"{dataset.path}.bucket_no_upscale", "Remove it.")
+            what = "bucket_no_upscale cannot be used with metadata that contains train_resolution"
+            document.error(what, f"{dataset.path}.bucket_no_upscale", "remove it", "no-upscale-with-metadata-sizes")
         for subset in subsets:
             subset.options["enable_bucket"] = True
         if options["resolution"] is None:
@@ -170,19 +171,20 @@ def _check_dataset_values(document: Document, dataset: Dataset, subsets: list[Su
             for subset in subsets:
                 subset.options["resolution"] = max(64, side)
     elif options["resolution"] is None and "resolution" in dataset.given:
-        return  # it was told already what is wrong with it
+        return  # already reported
     elif options["resolution"] is None:
-        fix = "add resolution = 512, or the size that you train at"
-        document.error(f"{dataset.path} has no resolution.", dataset.path, fix)
+        fix = "add resolution = 512, or the size you train at"
+        document.error(f"{dataset.path} has no resolution", dataset.path, fix, "no-resolution")
     else:
         _check_sides(document, dataset, options)
     for subset in subsets:
         if dataset.method == CONDITIONED and subset.options["random_crop"]:
             what = "random_crop cannot be used with a conditioning_data_dir"
-            document.error(what, f"{subset.path}.random_crop", "Switch it off for this folder.")
+            document.error(what, f"{subset.path}.random_crop", "turn it off for this folder", "random-crop-with-masks")
         if subset.options["face_crop_aug_range"] is not None and options["enable_bucket"]:
             what = "face_crop_aug_range has no effect while enable_bucket is on"
-            document.advise(what, f"{subset.path}.face_crop_aug_range", "Switch one of them off.")
+            place = f"{subset.path}.face_crop_aug_range"
+            document.advise(what, place, "turn one of them off", "face-crop-with-buckets")
 
 
 def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any]) -> None:
@@ -192,21 +194,21 @@ def _check_sides(document: Document, dataset: Dataset, options: Mapping[str, Any
     size, step = options["resolution"], options["bucket_reso_steps"]
     width, height = size if isinstance(size, list) else (size, size)
     lowest, highest = options["min_bucket_reso"] // step * step, -(-options["max_bucket_reso"] // step) * step
-    # Where images are never enlarged the limits have no effect, so only sd-scripts minds.
+    # Without upscaling the limits have no effect, and only sd-scripts refuses them.
     say = document.advise if options["bucket_no_upscale"] else document.error
-    default = "; what sd-scripts takes where none is given"
+    default = "; sd-scripts' default"
     if min(width, height) < lowest:
         given = default if options["min_bucket_reso"] == 256 else ""
         what = f"min_bucket_reso ({lowest}{given}) is above the resolution {width} x {height}"
-        say(what, f"{dataset.path}.min_bucket_reso", f"Set min_bucket_reso to {min(width, height)} or less.")
+        fix = f"set min_bucket_reso to {min(width, height)} or less"
+        say(what, f"{dataset.path}.min_bucket_reso", fix, "min-bucket-above-resolution")
     if max(width, height) > highest:
         given = default if options["max_bucket_reso"] == 1024 else ""
         what = f"max_bucket_reso ({highest}{given}) is below the resolution {width} x {height}"
-        say(what, f"{dataset.path}.max_bucket_reso", f"Set max_bucket_reso to {2 * max(width, height)}.")
+        fix = f"set max_bucket_reso to {2 * max(width, height)}"
+        say(what, f"{dataset.path}.max_bucket_reso", fix, "max-bucket-below-resolution")
     if step % 64:
-        note = (
-            f"{dataset.path}: bucket_reso_steps {step} was taken; sd-scripts itself wants multiples of 64 (SDXL: 32)."
-        )
+        note = f"{dataset.path}: bucket_reso_steps {step} was accepted; sd-scripts requires multiples of 64 (SDXL: 32)."
         document.notes.append(note)
 
 
@@ -224,19 +226,19 @@ def _metadata_sizes(document: Document, subsets: list[Subset]) -> list[tuple[int
 
 
 def _without_twins(document: Document, dataset: Dataset, subsets: list[Subset]) -> list[Subset]:
-    """A folder that stands twice in one dataset counts once; repeats below 1 leave a folder out."""
+    """A folder listed twice in one dataset counts once; repeats below 1 exclude a folder."""
     kept: dict[tuple, Subset] = {}
     for subset in subsets:
         options = subset.options
         if options["num_repeats"] < 1:
-            what = f"num_repeats is {options['num_repeats']}: the folder is left out, as by sd-scripts"
-            document.advise(what, f"{subset.path}.num_repeats", "Use 1 or more if it should train.")
+            what = f"num_repeats is {options['num_repeats']}: the folder is excluded, as in sd-scripts"
+            document.advise(what, f"{subset.path}.num_repeats", "use 1 or more to train it", "no-repeats")
             subset.enabled = False
         names = ("metadata_file",) if dataset.method == FINE_TUNING else ("image_dir", "conditioning_data_dir")
         key = tuple(options.get(name) for name in names)
         if subset.enabled and key in kept:
-            what = f"This folder stands in {dataset.path} already; it counts once, as in {kept[key].path}"
-            document.advise(what, subset.path, "Remove one, or put it into a dataset of its own.")
+            what = f"This folder is already in {dataset.path}; it counts once, as in {kept[key].path}"
+            document.advise(what, subset.path, "remove one, or put it into a separate dataset", "duplicate-folder")
             continue
         kept[key if subset.enabled else (subset.path,)] = subset
     return list(kept.values())
@@ -246,7 +248,7 @@ def _without_twins(document: Document, dataset: Dataset, subsets: list[Subset]) 
 
 
 def _values(document: Document, subsets: list[Subset], masked: bool) -> dict[str, dict[str, Any]]:
-    """Folders with what each has of its own; what all share stands in the common groups."""
+    """Folders with their own values; values that all share go into the common groups."""
     grouped = len({subset.dataset for subset in subsets}) > 1
     sources = [_source(document, subset, masked) for subset in subsets]
     for subset, source in zip(subsets, sources, strict=True):
@@ -262,7 +264,7 @@ def _values(document: Document, subsets: list[Subset], masked: bool) -> dict[str
                 values[group][name] = said[0]
                 for source in sources:
                     source.pop(name, None)
-            else:  # empty on a folder means the common value, so where some have none the common one is empty
+            else:  # empty on a folder means the common value, so the common one is empty if any folder's is
                 values[group][name] = None if declaration(name).optional else said[0]
     values["validation"] |= _seed(document, subsets)
     values["dataset"]["sources"] = [
@@ -273,7 +275,7 @@ def _values(document: Document, subsets: list[Subset], masked: bool) -> dict[str
 
 
 def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
-    """One folder in our settings' names. sd-scripts neither looks into sub-folders nor reads the folder's name."""
+    """One folder under our setting names. sd-scripts neither searches subfolders nor reads the folder's name."""
     options = subset.options
     source: dict[str, Any] = {"recursive": False, "enabled": subset.enabled}
     for name, option in OPTIONS.items():
@@ -292,14 +294,14 @@ def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
     source.setdefault("alpha_mask", False)
     if subset.method == FINE_TUNING:
         source["folder"] = source["folder"] or ""  # then the metadata's own
-        source["recursive"] = True  # the metadata names the images, wherever they lie
+        source["recursive"] = True  # the metadata lists the images, wherever they are
     elif subset.method == CONDITIONED or source["class_tokens"] is None:
-        source["class_tokens"] = ""  # without a caption file an image has none; ours would take the folder's name
+        source["class_tokens"] = ""  # without a caption file an image has no caption; ours would use the folder's name
     return source
 
 
 def _path(document: Document, text: str, tell: bool = True) -> str:
-    """A path of the file. A relative one that lies beside the file, not beside the program, is made whole."""
+    """A path of the file. One relative to the file instead of the program is made absolute."""
     path = Path(text)
     if path.is_absolute() or not text or os.path.exists(PROJECT / path):
         return text
@@ -312,20 +314,20 @@ def _path(document: Document, text: str, tell: bool = True) -> str:
 
 
 def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
-    """One seed chooses what is held out of every folder."""
+    """One seed selects the validation images of every folder."""
     seeds = {subset.options["validation_seed"] for subset in subsets} - {None}
     if len(seeds) > 1:
-        what = f"Datasets have different values of validation_seed; one holds for all here: {min(seeds)}"
-        document.advise(what, "datasets", "Give one in [general].")
+        what = f"Datasets have different values of validation_seed; {min(seeds)} is used for all"
+        document.advise(what, "datasets", "set it once in [general]", "several-validation-seeds")
     return {"validation_seed": min(seeds)} if seeds else {}
 
 
 def _summary(document: Document, subsets: list[Subset], masked: bool) -> None:
-    """What was taken over, in a sentence; what sd-scripts does by an option of its command line."""
+    """What was imported, in one sentence; and what sd-scripts needs a command line option for."""
     datasets = Counter(subset.dataset for subset in subsets)
     folders = f"{len(subsets)} folder" + ("" if len(subsets) == 1 else "s")
     document.notes.insert(0, f"{folders} in {len(datasets)} dataset" + ("" if len(datasets) == 1 else "s") + ".")
     if masked and any(subset.method == CONDITIONED for subset in subsets):
         document.notes.append(
-            "'Use the masks' is on: sd-scripts takes a conditioning_data_dir only with --masked_loss."
+            f"'{declaration('masked_loss').title}' is on: sd-scripts uses a conditioning_data_dir only with --masked_loss."
         )

@@ -1,6 +1,6 @@
-"""The job's dataset, captions and validation groups -> a dataset config of sd-scripts (TOML or JSON).
+"""Writes the job's dataset, captions and validation groups as a dataset config of sd-scripts (TOML or JSON).
 
-What sd-scripts has no option for is named as advice, never dropped in silence.
+What sd-scripts has no option for is reported as advice, never dropped silently.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from core.imports.dataset_options import (
     SUBSET,
 )
 from core.imports.dataset_toml import dataset_json, dataset_toml, survives
-from core.imports.dataset_unwritten import unwritten
+from core.imports.dataset_unwritten import not_representable
 from core.record import atomic
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import open_home, resolve_path
 from core.settings.concepts import Concept, concepts_of
 from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
+from core.settings.source import PRESERVE
 
-# Written even where they are sd-scripts' defaults: the ones a reader looks for.
+# Written even if they are sd-scripts' defaults, since readers look for them.
 ALWAYS = frozenset(
     "resolution batch_size enable_bucket min_bucket_reso max_bucket_reso image_dir num_repeats caption_extension".split()
 )
-NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay beside their folder
+NOT_SHARED = frozenset("class_tokens num_repeats custom_attributes cache_info".split())  # stay with their folder
 
-READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two by plug-ins
+READ_THERE = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"))  # the last two with plugins
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. config: the file's content; problems: advice on what could not be."""
+    """The written file. config: its content; problems: advice on what could not be written."""
 
     path: Path
     config: dict[str, Any]
@@ -55,7 +56,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder as a subset of sd-scripts: its own images only. masks: its conditioning folder."""
+    """One folder as a subset of sd-scripts, without subfolders. masks: its conditioning folder."""
 
     path: str
     repeats: int
@@ -64,14 +65,19 @@ class _Folder:
 
 
 def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | None = None) -> Exported:
-    """Write the folders of a job as a dataset config. kind: "toml" or "json"; None takes it from the file's ending.
+    """Write the folders of a job as a dataset config. kind: "toml" or "json"; None uses the file's extension.
 
-    The file is whole or absent. Raises ProblemsError where there is nothing to write or no way to write it.
+    The file is complete or absent. Raises ProblemsError if there is nothing to write or it cannot be written.
     """
     target = open_home(path)
     kind = kind or target.suffix.lower().lstrip(".")
     if kind not in ("toml", "json"):
-        raise ProblemsError.one(f"'{target.name}' is neither .toml nor .json", str(target), "name it dataset.toml")
+        raise ProblemsError.one(
+            f"'{target.name}' is neither .toml nor .json",
+            str(target),
+            "name it dataset.toml",
+            "dataset-config.unknown-format",
+        )
     if target.suffix.lower() != f".{kind}":
         target = target.with_name(f"{target.name}.{kind}")
     config, problems = dataset_config(job)
@@ -79,14 +85,14 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
         problems += _only_toml(config)
     text = dataset_toml(config) if kind == "toml" else dataset_json(config)
     if kind == "toml" and not _reads_back(text, config):
-        fix = "write a .json file, or rename what has unusual characters"
-        raise ProblemsError.one("The dataset cannot be written as TOML that sd-scripts reads", str(target), fix)
+        fix = "write a .json file, or rename folders with unusual characters"
+        raise ProblemsError.one(
+            "sd-scripts could not read this dataset as TOML", str(target), fix, "dataset-config.no-toml"
+        )
     try:
         atomic.write_text(target, text)
     except OSError as error:
-        raise ProblemsError.one(
-            f"The file cannot be written: {error.strerror}", str(target), "choose a folder that can be written to"
-        ) from None
+        raise unwritten(error, "The file cannot be written", str(target)) from None
     return Exported(target, config, problems)
 
 
@@ -94,12 +100,12 @@ def _reads_back(text: str, config: dict[str, Any]) -> bool:
     try:
         text.encode("utf-8")
         return toml.loads(text) == config
-    except Exception:  # besides its own error the package raises IndexError and the like
+    except Exception:  # the package raises IndexError and the like
         return False
 
 
 def _only_toml(config: dict[str, Any]) -> list[Problem]:
-    """Custom attributes that JSON holds and TOML does not (null, mixed lists) are left out, and named."""
+    """Leave out custom attributes that TOML cannot represent (null, mixed lists), and report them."""
     problems = []
     for dataset in config["datasets"]:
         for subset in dataset["subsets"]:
@@ -107,16 +113,19 @@ def _only_toml(config: dict[str, Any]) -> list[Problem]:
                 if not survives({name: value}):
                     del subset["custom_attributes"][name]
                     what = f"The custom attribute '{name}' cannot be written as TOML"
-                    problems.append(Problem(what, subset.get("image_dir", ""), "write a .json file", "advice"))
+                    where, fix = subset.get("image_dir", ""), "write a .json file"
+                    problems.append(Problem(what, where, fix, "advice", code="dataset-config.attribute-not-toml"))
     return problems
 
 
 def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
-    """The content of the file, and advice on what it cannot hold. Only looks at folders, and writes nothing."""
+    """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing."""
     concepts = [*_all_concepts(job)]
     if not concepts:
-        raise ProblemsError.one("There is no folder to write", "dataset.sources", "choose an image folder first")
-    problems = unwritten(job, concepts)
+        raise ProblemsError.one(
+            "There is no folder to write", "dataset.sources", "choose an image folder first", "dataset.no-folder"
+        )
+    problems = not_representable(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
     places: dict[str, set[tuple]] = defaultdict(set)
     for concept in concepts:
@@ -130,15 +139,14 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
             if not variant:
                 places[concept.batch_group].add(key)
     if any(len(keys) > 1 for keys in places.values()):
-        what = (
-            "Folders that share batches here become datasets of their own: sd-scripts never mixes datasets in a batch"
-        )
-        problems.append(Problem(what, "dataset.sources", "give them equal sizes if they should share", "advice"))
+        what = "Folders that share batches here become separate datasets: sd-scripts never mixes datasets in a batch"
+        fix = "give them the same resolution and buckets if they should share batches"
+        problems.append(Problem(what, "dataset.sources", fix, "advice", code="dataset-config.separate-datasets"))
     return _tidy(list(datasets.values()), _seed(job, concepts)), problems
 
 
 def _all_concepts(job: TrainJob) -> Iterator[Concept]:
-    """Every folder, also those switched off: num_repeats = 0 leaves them out there."""
+    """Every folder including disabled ones, which num_repeats = 0 excludes there."""
     everything = job.dataset.model_copy(
         update={"sources": [source.model_copy(update={"enabled": True}) for source in job.dataset.sources]}
     )
@@ -156,7 +164,7 @@ def method_of(concept: Concept) -> str:
 
 
 def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
-    """The folder once for each of its sizes: a further one is a further dataset over the same folder."""
+    """The folder once per resolution: each additional one is another dataset over the same folder."""
     yield concept, ""
     for size in concept.images.more_resolutions:
         images = concept.images.model_copy(update={"resolution": size, "more_resolutions": []})
@@ -167,7 +175,7 @@ def _resolutions(concept: Concept) -> Iterator[tuple[Concept, str]]:
 
 
 def _dataset_options(concept: Concept) -> dict[str, Any]:
-    """What sd-scripts keeps once for a dataset."""
+    """Options that sd-scripts has once per dataset."""
     images = concept.images
     lowest, highest = _sides(images)
     split = 1.0 if concept.role == "validation" else float(concept.validation.validation_split)
@@ -187,7 +195,7 @@ def _dataset_options(concept: Concept) -> dict[str, Any]:
 
 
 def _sides(images: ImageSettings) -> tuple[int, int]:
-    """Bucket sides in force: sd-scripts refuses a shortest side above the resolution and a longest side below it."""
+    """The effective bucket sides: sd-scripts refuses a minimum above the resolution and a maximum below it."""
     size = images.resolution
     width, height = size if isinstance(size, tuple) else (size, size)
     lowest, highest = images.min_bucket_reso, images.max_bucket_reso or 2 * max(width, height)
@@ -212,7 +220,7 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "num_repeats": folder.repeats if source.enabled else 0,
         "caption_extension": _extension(concept, folder),
         "cache_info": source.cache_info,
-        "custom_attributes": dict(source.custom_attributes),
+        "custom_attributes": source.custom_attributes | ({PRESERVE: True} if source.diff_output_preservation else {}),
         "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
         "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
     }
@@ -230,8 +238,8 @@ def _number(value: float) -> int | float:
 
 
 def _extension(concept: Concept, folder: _Folder) -> str:
-    """`auto` is .txt where an image has one, else .caption; sd-scripts takes one ending for a folder: the one that more
-    images have their caption in, .txt where none has any."""
+    """`auto` is .txt if an image has one, else .caption; sd-scripts takes one extension per folder: the more frequent
+    one, .txt if there are no captions."""
     given = concept.captions.caption_extension
     if given != "auto":
         return given
@@ -240,7 +248,7 @@ def _extension(concept: Concept, folder: _Folder) -> str:
 
 
 def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
-    """(name of the image, ending of the caption file that `auto` reads) of the folder's own images that have one."""
+    """(image name, extension of the caption file that `auto` reads) of the folder's own images with captions."""
     try:
         names = sorted(os.listdir(folder.path))
     except OSError:
@@ -255,22 +263,23 @@ def _captions_in(folder: _Folder) -> list[tuple[str, str]]:
 
 
 def _unread_captions(concept: Concept, folder: _Folder) -> Iterator[Problem]:
-    """Captions that `auto` reads and sd-scripts, with the one ending of the folder, does not."""
+    """Captions that `auto` reads and sd-scripts does not, with its one extension per folder."""
     if concept.captions.caption_extension != "auto" or concept.source.metadata_file:
         return
     written = _extension(concept, folder)
     lost = [name for name, ending in _captions_in(folder) if ending != written]
     if lost:
         other = ".caption" if written == ".txt" else ".txt"
-        what = f"sd-scripts reads one ending in a folder, {written} here, and not the {other} of {listed(lost, 3)}"
-        yield Problem(what, folder.path, f"rename these {other} files to {written}", "advice")
+        what = f"sd-scripts reads one caption extension per folder, here {written}, and ignores the {other} of {listed(lost, 3)}"
+        fix = f"rename these {other} files to {written}"
+        yield Problem(what, folder.path, fix, "advice", code="dataset-config.mixed-caption-extensions")
 
 
 # ---- which folders
 
 
 def written_path(text: str) -> str:
-    """A path for another program: whole, with "/" also on Windows."""
+    """A path for another program: absolute, with "/" on Windows too."""
     windows = PureWindowsPath(text)
     if windows.drive:
         return windows.as_posix()
@@ -278,20 +287,20 @@ def written_path(text: str) -> str:
 
 
 def _folders(concept: Concept, problems: list[Problem]) -> list[_Folder]:
-    """The folders that a source stands for: sd-scripts takes neither sub-folders nor numbers in names from an image_dir."""
+    """The folders of a source: sd-scripts takes neither subfolders nor repeats in folder names from an image_dir."""
     source = concept.source
     path = written_path(source.folder) if source.folder.strip() else ""
     masks = written_path(concept.images.conditioning_data_dir) if concept.images.conditioning_data_dir else None
     if source.metadata_file:
         return [_Folder(path, source.num_repeats or 1, "", masks)]
-    words = words_for(source, "\0")  # a name that no folder has: the words are its own otherwise
+    words = words_for(source, "\0")  # an impossible folder name: what is left are the source's own words
     if not source.recursive and (source.num_repeats is not None or not source.enabled) and words != "\0":
         return [_Folder(path, source.num_repeats or 1, words, masks)]
     return _looked_into(concept, path, masks, problems)
 
 
 def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[Problem]) -> list[_Folder]:
-    """Every folder of a source that holds images of its own, with the repeats and words of where it lies."""
+    """Every folder of a source that directly contains images, with the repeats and class tokens of its path."""
     source = concept.source
     found: list[_Folder] = []
     others: Counter[str] = Counter()
@@ -305,24 +314,25 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         others.update(ending for file in walked.files if (ending := extension(file.relative)) not in READ_THERE)
     if others:
         what = f"sd-scripts does not read {', '.join(f'{number} {ending}' for ending, number in others.items())} files"
-        problems.append(Problem(what, path, "convert them to .png", "advice"))
+        problems.append(Problem(what, path, "convert them to .png", "advice", code="dataset-config.unread-images"))
     if not found:
         said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
-        what = "No image is found in the folder; it is written as it stands, without sub-folders"
-        problems.append(Problem(what, path, "check it on the machine that trains", "advice"))
+        what = "The folder contains no images; it is written as it is, without subfolders"
+        fix = "check it on the machine that trains"
+        problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))
         found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]
     return found
 
 
 def _masks_of(folder: Path, top: Path | None, masks: str | None) -> str | None:
-    """Masks of a sub-folder lie in the sub-folder of that name, or all together."""
+    """Masks of a subfolder are in the subfolder of that name, or all in one folder."""
     if masks is None or top is None or folder == top:
         return masks
     below = Path(masks, os.path.relpath(folder, top))
     return below.as_posix() if below.is_dir() else masks
 
 
-# ---- where each value stands
+# ---- where each value goes
 
 
 def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
@@ -332,7 +342,7 @@ def _seed(job: TrainJob, concepts: list[Concept]) -> dict[str, int]:
 
 
 def _tidy(datasets: list[dict[str, Any]], general: dict[str, Any]) -> dict[str, Any]:
-    """What all share goes to [general]; what sd-scripts takes anyway is left out."""
+    """Values that all share go to [general]; sd-scripts' defaults are left out."""
     for name, option in OPTIONS.items():
         if GENERAL not in option.levels or name in NOT_SHARED:
             continue

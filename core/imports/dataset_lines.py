@@ -1,4 +1,4 @@
-"""On which line of a TOML or JSON text a key stands, by its table path: "datasets[0].subsets[2].image_dir"."""
+"""The line of each key of a TOML or JSON text, by its table path: "datasets[0].subsets[2].image_dir"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 def nearest_line(lines: dict[str, int], path: str) -> int | None:
-    """The line of a path, or of the table that it stands in."""
+    """The line of a path, or of its table."""
     while path:
         if path in lines:
             return lines[path]
@@ -25,7 +25,7 @@ def nearest_line(lines: dict[str, int], path: str) -> int | None:
 
 
 def toml_lines(text: str) -> dict[str, int]:
-    """Tables and keys of a TOML text. Keys inside inline tables are not listed: their table's line stands for them."""
+    """Tables and keys of a TOML text. Keys inside inline tables are not listed: the table's line is used for them."""
     lines: dict[str, int] = {}
     counts: dict[str, int] = {}
     table, depth, quote = "", 0, ""
@@ -48,7 +48,7 @@ def _parts(dotted: str) -> list[str]:
 
 
 def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
-    """The path of a header, with the number of the latest element for each array of tables on its way."""
+    """The path of a header, with the number of the latest element of each array of tables in it."""
     path = ""
     for position, part in enumerate(parts):
         path = f"{path}.{part}" if path else part
@@ -60,7 +60,7 @@ def _table(parts: list[str], new: bool, counts: dict[str, int]) -> str:
 
 
 def _open_after(line: str, quote: str, depth: int) -> tuple[str, int]:
-    """Which text of several lines is open after this one, and how many brackets."""
+    """The quote of a multi-line string still open after this line, and the number of open brackets."""
     while True:
         if quote:
             _, found, line = line.partition(quote)
@@ -79,7 +79,7 @@ def _open_after(line: str, quote: str, depth: int) -> tuple[str, int]:
 
 
 def json_lines(text: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    """Objects and keys of a valid JSON text, and the keys that stand twice in one object: (lines, [(path, line)])."""
+    """Objects and keys of a valid JSON text, and the keys that appear twice in one object: (lines, [(path, line)])."""
     lines: dict[str, int] = {}
     twice: list[tuple[str, int]] = []
     line_at = _line_counter(text)

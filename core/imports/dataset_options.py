@@ -1,4 +1,4 @@
-"""Every option of an sd-scripts dataset config: type, default there, where it may stand, and our setting for it.
+"""Every option of an sd-scripts dataset config: type, default there, allowed tables, and our setting for it.
 
 Source: sd-scripts v0.9 to v0.10, config_util.py and train_util.py (reference: sections 1.3 to 1.6).
 """
@@ -21,7 +21,7 @@ from core.settings.validation import ValidationSettings
 
 DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned"
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))
-BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions lie beside the images
+BESIDE = frozenset((DREAMBOOTH, CONDITIONED))  # captions are beside the images
 
 GENERAL, DATASET, SUBSET = "general", "dataset", "subset"
 UP_TO_DATASET = frozenset((GENERAL, DATASET))
@@ -33,11 +33,11 @@ IN_SUBSET = frozenset((SUBSET,))
 class Option:
     """One option.
 
-    kind      int, float (a whole number is refused there), number, bool, text, path, size (one whole number or two),
+    kind      int, float (sd-scripts refuses a whole number), number, bool, text, path, size (one whole number or two),
               range (two floats) or table
-    default   what sd-scripts takes where nothing is given
-    levels    tables that it may stand in      methods   kinds of dataset that know it
-    setting   the name of ours; None: it has none and becomes something else (role, masks, ...)
+    default   of sd-scripts
+    levels    tables that allow it             methods   kinds of dataset that allow it
+    setting   our name; None: there is none and it becomes something else (role, masks, ...)
     """
 
     name: str
@@ -110,19 +110,19 @@ REQUIRED = {
     FINE_TUNING: ("metadata_file",),
     CONDITIONED: ("image_dir", "conditioning_data_dir"),
 }
-# Empty text is "not set" there; these settings of ours say so by being empty.
+# Empty text means "not set" in sd-scripts; these settings are None then.
 EMPTY_IS_NONE = ("keep_tokens_separator", "secondary_separator", "caption_prefix", "caption_suffix")
 INTERPOLATIONS = {
     **{name: name for name in ("lanczos", "nearest", "bilinear", "bicubic", "area", "box")},
     "linear": "bilinear",
     "cubic": "bicubic",
 }
-# Names of the same thing on sd-scripts' command line.
+# Names of the same options on sd-scripts' command line.
 COMMAND_LINE_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
 
 EXPECTED = {
     "int": "a whole number",
-    "float": "a number with a point, such as 1.0",
+    "float": "a number with a decimal point, such as 1.0",
     "number": "a number",
     "bool": "true or false",
     "text": "text in quotes",
@@ -134,7 +134,7 @@ EXPECTED = {
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value has the type. A whole number passes for a float; true is not 1."""
+    """Whether a value has the type. A whole number is accepted as a float; true is not 1."""
     whole = type(value) is int
     number = whole or type(value) is float
     if kind == "size":
@@ -154,14 +154,14 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def refused_there(kind: str, value: Any) -> bool:
-    """Whether sd-scripts itself refuses this value although its meaning is plain: a whole number for a float."""
+    """Whether sd-scripts refuses this value although its meaning is clear: a whole number for a float."""
     if kind == "float":
         return type(value) is int
     return kind == "range" and any(type(end) is int for end in value)
 
 
 def to_setting(option: Option, value: Any) -> Any:
-    """An option's value as our setting has it, in JSON's types. Raises KeyError for an unknown way to resize."""
+    """An option's value as our setting takes it, in JSON types. Raises KeyError for an unknown interpolation."""
     if option.name in EMPTY_IS_NONE and value == "":
         return None
     if option.name == "resize_interpolation":
@@ -174,7 +174,7 @@ def to_setting(option: Option, value: Any) -> Any:
 
 
 def range_of(option: Option, value: Any) -> str:
-    """What our setting allows, in words, where the value lies outside it; empty where it fits. value: as a setting."""
+    """What our setting allows, in words, if the value is outside it; else empty. value: as a setting."""
     if option.setting is None:
         return ""
     model = groups().get(declaration(option.setting).group, Source)
@@ -187,7 +187,7 @@ def range_of(option: Option, value: Any) -> str:
 
 
 def declaration(setting: str) -> Declared:
-    """The declaration of a setting: that of the common groups, else the folder's own."""
+    """The declaration of a setting: from the common groups, else the folder's own."""
     for group, model in groups().items():
         if setting in model.model_fields:
             return Declared(f"{group}.{setting}", group, setting, model.model_fields[setting])
@@ -195,5 +195,5 @@ def declaration(setting: str) -> Declared:
 
 
 def groups() -> Mapping[str, type[Settings]]:
-    """The job's groups that a folder can set anew."""
+    """The job's groups that a folder can override."""
     return {"dataset": ImageSettings, "captions": CaptionSettings, "validation": ValidationSettings}

@@ -1,4 +1,4 @@
-"""TOML and JSON text of a dataset config. The TOML is read back by the parser that sd-scripts uses before it is kept."""
+"""TOML and JSON text of a dataset config. The TOML is read back with sd-scripts' parser before it is used."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def dataset_toml(config: dict[str, Any]) -> str:
 
 
 def survives(value: Any) -> bool:
-    """Whether a value comes back whole from sd-scripts' TOML parser (no null, no mixed lists, ...)."""
+    """Whether a value survives sd-scripts' TOML parser (no null, no mixed lists, ...)."""
     config = {"datasets": [{"subsets": [{"x": value, "image_dir": "a"}, {"image_dir": "b"}]}]}
     try:
         return toml.loads(dataset_toml(config)) == config
-    except Exception:  # besides its own error the package raises IndexError and the like
+    except Exception:  # the package raises IndexError and the like
         return False
 
 
 def _table(values: dict[str, Any], path: str, indent: str) -> list[str]:
-    """Plain values first: what follows a sub-table's header would belong to it."""
+    """Plain values first: anything after a sub-table's header would belong to it."""
     lines = [f"{indent}{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
     for name, value in values.items():
         if isinstance(value, dict):
@@ -67,7 +67,7 @@ def _value(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """In single quotes, where a backslash is a backslash; else the plainest form that sd-scripts' parser reads back."""
+    """In single quotes, which keep backslashes; else the simplest form that sd-scripts' parser reads back."""
     literal = [f"'{text}'"] if "'" not in text and not _CONTROL.search(text) and re.search(r'[\\/"]', text) else []
     coded = (
         '"' + "".join(f"\\u{ord(each):04x}" if ord(each) < 128 and not each.isalnum() else each for each in text) + '"'
@@ -79,7 +79,7 @@ def _text(text: str) -> str:
 def _reads_as(form: str, text: str) -> bool:
     try:
         return toml.loads(f"a = {form}\nb = 1\n") == {"a": text, "b": 1}
-    except Exception:  # besides its own error the package raises IndexError and the like
+    except Exception:  # the package raises IndexError and the like
         return False
 
 

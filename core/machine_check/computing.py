@@ -1,4 +1,4 @@
-"""Items about torch and the libraries that compute: device, number types, attention, optional packages, the compiler."""
+"""Items about torch and the compute libraries: device, dtypes, attention, optional packages, the compiler."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing to do: it is optional"
 REPEATS = 3
-# Of the largest entry, against the same product in float64: a product of 256 numbers of about 1. Types keep 24, 11, 8, 11 and
-# 4 binary digits; each bound is some ten times the rounding of one number, far below any wrong kernel.
+# For the largest entry, against the same product in float64: a product of 256 values around 1. Dtypes have 24, 11, 8, 11 and
+# 4 significant bits; each bound is about ten times the rounding of one value, far below any wrong kernel.
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2, "fp8": 0.5}
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8_e4m3fn"}
 NEW_CARD = 8  # compute capability of the first NVIDIA GPUs with TF32 and bf16
 
 
 def torch_build(place: Place) -> Finding:
-    """The build of torch, and whether it can use the GPU that is there."""
+    """The build of torch, and whether it can use the installed GPU."""
     import torch
 
     facts = {
@@ -44,19 +44,17 @@ def torch_build(place: Place) -> Finding:
     seen = machine_facts()
     if (seen.nvidia_card or seen.driver or seen.amd_card) and not torch.cuda.is_available():
         if torch.version.cuda or facts["hip"]:
-            reason = (
-                "there is a GPU, and this torch cannot start it; most often the driver is older than its CUDA needs"
-            )
+            reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
             return Finding(
                 FAILED, found, reason, "install the newest driver and restart, then ./launch.sh update", facts
             )
-        reason = "there is a GPU, and this torch is built for the CPU alone"
+        reason = "there is a GPU, but this torch is built for the CPU only"
         return Finding(SLOWER, found, reason, "run ./launch.sh update, which picks the build for the GPU", facts)
     return Finding(OK, found, facts=facts)
 
 
 def device(place: Place) -> Finding:
-    """The device that jobs use, and a first product on it."""
+    """The device used by jobs, and a first product on it."""
     import torch
 
     ones = torch.ones(64, 64, device=place.device)
@@ -64,13 +62,13 @@ def device(place: Place) -> Finding:
         return Finding(
             FAILED,
             "",
-            f"a product on '{place.device}' is wrong",
-            "restart the machine, then the driver's newest version",
+            f"a product computed on '{place.device}' is wrong",
+            "restart the machine, then install the newest driver",
         )
     words = machine.device_words(place.device)
     facts: dict[str, Any] = {"device": place.device, "name": words}
     if not place.cuda:
-        reason = "" if place.device == "mps" else "no GPU that torch can use: trainings run on the CPU"
+        reason = "" if place.device == "mps" else "torch can use no GPU, so training runs on the CPU"
         fix = "" if place.device == "mps" else "nothing to do; small models at small sizes train in minutes"
         return Finding(SLOWER if reason else OK, words, reason, fix, facts)
     about = torch.cuda.get_device_properties(place.device)
@@ -84,7 +82,7 @@ def device(place: Place) -> Finding:
 
 
 def vram(place: Place) -> Finding:
-    """Memory of the GPU, and what other programs hold of it."""
+    """Memory of the GPU, and how much other programs use."""
     import torch
 
     if not place.cuda:
@@ -93,22 +91,22 @@ def vram(place: Place) -> Finding:
     facts = {"free": free, "total": total}
     found = f"{machine.memory_words(total)} VRAM, {machine.memory_words(free)} free"
     if free < total * 0.75:
-        return Finding(SLOWER, found, "other programs hold a part of the VRAM", "close them before a training", facts)
+        return Finding(SLOWER, found, "other programs use part of the VRAM", "close them before training", facts)
     return Finding(OK, found, facts=facts)
 
 
-# -- number types
+# -- dtypes
 
 
 def number_type(name: str, place: Place) -> Finding:
-    """Whether products in this type are right on this device, and how fast they are beside fp32."""
+    """Whether products in this dtype are correct on this device, and how fast they are compared with fp32."""
     import torch
 
     if name == "fp8":
         return narrow_type(place)
     if name == "tf32":
         if not place.cuda or torch.cuda.get_device_capability(place.device)[0] < NEW_CARD:
-            return Finding(ABSENT, "", "TF32 products are for NVIDIA GPUs from 2020 on", NOTHING)
+            return Finding(ABSENT, "", "TF32 needs an NVIDIA GPU from 2020 or later", NOTHING)
         with tf32_products():
             return _measured(name, "float32", place)
     return _measured(name, TYPES[name], place)
@@ -122,18 +120,18 @@ def _measured(name: str, dtype: str, place: Place) -> Finding:
     rate = gemm_rate(dtype, place.device, REPEATS)
     facts = {"flops_per_second": rate, "error": error}
     found = f"{rate / 1e12:.2f} TFLOP/s, rounding {error:.0e}"
-    if not error <= ROUNDING[name]:  # nan fails too
+    if not error <= ROUNDING[name]:  # NaN fails too
         reason = f"products in {name} are wrong: off by {error:.1e} of the largest entry"
         return Finding(FAILED, found, reason, "choose another precision, and report this", facts)
     plain = place.earlier.get("fp32", {}).get("flops_per_second")
     if plain and rate * EQUAL < plain:
-        reason = f"slower than fp32 here, by {plain / rate:.1f} times: this device has no fast {name}"
-        return Finding(SLOWER, found, reason, "leave Precision on 'as the machine allows'", facts)
+        reason = f"{plain / rate:.1f} times slower than fp32: this device has no fast {name}"
+        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
     return Finding(OK, found, facts=facts)
 
 
 def product_error(dtype: torch.dtype, device: str) -> float:
-    """Largest error of a product and its gradient against float64, as a share of the largest entry."""
+    """Largest error of a product and its gradient against float64, relative to the largest entry."""
     import torch
 
     draws = torch.Generator().manual_seed(0)
@@ -144,29 +142,29 @@ def product_error(dtype: torch.dtype, device: str) -> float:
     gradient = 2 * product @ exact[1].T / product.numel()
     pairs = ((a.detach() @ b.detach(), product), (a.grad, gradient))
     off = [(got.double().cpu() - right).abs().max() / right.abs().max() for got, right in pairs]
-    return float(torch.stack(off).max())  # nan where any is, unlike Python's max
+    return float(torch.stack(off).max())  # NaN if any is, unlike Python's max
 
 
 def narrow_type(place: Place) -> Finding:
-    """float8_e4m3fn as Atelier uses it: weights lie in 8 bits and are widened at each use."""
+    """float8_e4m3fn as Atelier uses it: weights are stored in 8 bits and upcast at each use."""
     import torch
 
     if place.device == "mps":
-        return Finding(ABSENT, "", "Apple's GPUs have no 8-bit numbers", "leave the base model's fp8 off")
+        return Finding(ABSENT, "", "Apple GPUs do not support fp8", "leave the fp8 base model off")
     wide = torch.linspace(-8, 8, 4096).to(place.device)
     begun = time.perf_counter()
     back = wide.to(torch.float8_e4m3fn).to(torch.bfloat16).float()
     error = float(((back - wide).abs() / wide.abs().clamp(min=2**-6)).max())
     facts = {"error": error, "seconds": time.perf_counter() - begun}
-    if not error <= 2**-4 * 1.01:  # 3 binary digits after the first, rounded to the nearest
+    if not error <= 2**-4 * 1.01:  # 3 mantissa bits, rounded to nearest
         return Finding(
-            FAILED, "", f"weights in fp8 come back wrong, by {error:.1e}", "leave the base model's fp8 off", facts
+            FAILED, "", f"weights stored in fp8 are off by {error:.1e}", "leave the fp8 base model off", facts
         )
-    return Finding(OK, f"weights in 8 bits come back within {error:.1%}", facts=facts)
+    return Finding(OK, f"weights stored in 8 bits are within {error:.1%}", facts=facts)
 
 
 class tf32_products:
-    """Inside, fp32 products on NVIDIA GPUs are TF32's."""
+    """Inside, fp32 products on NVIDIA GPUs use TF32."""
 
     def __enter__(self) -> None:
         from core.families.precision import use_tf32
@@ -183,7 +181,7 @@ class tf32_products:
 
 
 def attention(place: Place) -> Finding:
-    """Which kernels of torch's own attention run here, at the sizes of SD 1.5's largest map at 512 px."""
+    """Which kernels of torch's SDPA run here, at the size of SD 1.5's largest attention map at 512 px."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -202,15 +200,15 @@ def attention(place: Place) -> Finding:
     facts = {"seconds": seconds, "refused": refused}
     found = ", ".join(f"{name} {1000 * taken:.1f} ms" for name, taken in seconds.items())
     if "math" not in seconds:
-        return Finding(FAILED, found, "torch's plain attention does not run", REINSTALL, facts)
+        return Finding(FAILED, found, "torch's math attention does not run", REINSTALL, facts)
     if len(seconds) == 1:
-        reason = "torch has only its plain attention here, which takes more memory"
-        return Finding(SLOWER, found, reason, "use gradient checkpointing, or sliced attention, at large sizes", facts)
+        reason = "torch only has its math attention here, which needs more memory"
+        return Finding(SLOWER, found, reason, "use gradient checkpointing or sliced attention at large sizes", facts)
     return Finding(OK, found, facts=facts)
 
 
 def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
-    """The least of a few runs, forward and backward; the first sets things up."""
+    """The fastest of a few runs, forward and backward; the first one warms up."""
     import warnings
 
     import torch
@@ -222,18 +220,18 @@ def _attention_seconds(q: Any, k: Any, v: Any, place: Place) -> float:
         begun = time.perf_counter()
         q.requires_grad_()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says in several why a kernel does not fit
+            warnings.simplefilter("ignore")  # torch explains in several why a kernel is unsuitable
             scaled_dot_product_attention(q, k, v).float().sum().backward()
         wait(place)
         taken.append(time.perf_counter() - begun)
         if not bool(torch.isfinite(q.grad).all()):
-            raise RuntimeError("its gradient is not finite")
+            raise RuntimeError("the gradient is not finite")
         q.grad = None
     return min(taken)
 
 
 def wait(place: Place) -> None:
-    """Until the GPU has done what it was given."""
+    """Wait until the GPU has finished its queued work."""
     if place.cuda:
         import torch
 
@@ -241,11 +239,11 @@ def wait(place: Place) -> None:
 
 
 def xformers(place: Place) -> Finding:
-    """xformers' attention beside torch's own."""
+    """xFormers' attention compared with torch's."""
     if not place.cuda:
-        return Finding(ABSENT, "", "xformers has kernels for NVIDIA GPUs alone", NOTHING)
+        return Finding(ABSENT, "", "xFormers has kernels for NVIDIA GPUs only", NOTHING)
     if find_spec("xformers") is None:
-        return Finding(ABSENT, "", "xformers is not installed", "nothing to do: SDPA is as fast")
+        return Finding(ABSENT, "", "xFormers is not installed", "nothing to do: SDPA is as fast")
     import torch
     import xformers.ops
     from torch.nn.functional import scaled_dot_product_attention
@@ -255,15 +253,15 @@ def xformers(place: Place) -> Finding:
     plain = scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
     error = float((ours - plain).abs().max())
     facts = {"version": version("xformers"), "error": error}
-    if not error <= 1e-2:  # fp16 has 11 binary digits; entries are below 4
+    if not error <= 1e-2:  # fp16 has 11 significant bits; entries are below 4
         return Finding(
-            FAILED, "", f"xformers differs from torch's attention by {error:.1e}", "set Attention to SDPA", facts
+            FAILED, "", f"xFormers differs from torch's attention by {error:.1e}", "set Attention to SDPA", facts
         )
-    return Finding(OK, f"xformers {facts['version']}, equal to SDPA within {error:.0e}", facts=facts)
+    return Finding(OK, f"xFormers {facts['version']}, equal to SDPA within {error:.0e}", facts=facts)
 
 
 def bitsandbytes(place: Place) -> Finding:
-    """AdamW in 8 bits: six steps, a saved state, resumed, compared to the bit (core/optimization/trial.py)."""
+    """8-bit AdamW: six steps, a saved state, resumed, compared bit for bit (core/optimization/trial.py)."""
     if find_spec("bitsandbytes") is None:
         return Finding(ABSENT, "", "bitsandbytes is not installed", NOTHING)
     import bitsandbytes as library
@@ -284,7 +282,7 @@ def bitsandbytes(place: Place) -> Finding:
 
 
 def onnxruntime(place: Place) -> Finding:
-    """What taggers run on."""
+    """The runtime of the taggers."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
     if find_spec("onnxruntime") is None:
         return Finding(ABSENT, "", "onnxruntime is not installed", NOTHING)
@@ -295,7 +293,7 @@ def onnxruntime(place: Place) -> Finding:
     found = f"onnxruntime {library.__version__}: {', '.join(providers)}"
     if len(names) > 1:
         fix = f"run pip uninstall {' '.join(names)}, then ./launch.sh update"
-        return Finding(FAILED, found, f"{' and '.join(names)} are both installed and break each other", fix, facts)
+        return Finding(FAILED, found, f"{' and '.join(names)} are both installed and conflict", fix, facts)
     if place.cuda and "CUDAExecutionProvider" not in providers:
         return Finding(SLOWER, found, "it uses the CPU although there is a GPU", REINSTALL, facts)
     return Finding(OK, found, facts=facts)
@@ -329,6 +327,6 @@ def compiler(place: Place) -> Finding:
     found = f"a small layer compiled in {facts['seconds']:.0f} s"
     if place.device == "cpu":
         return Finding(
-            SLOWER, found, "on a CPU compiled code is slower than torch's own kernels", "leave torch.compile off", facts
+            SLOWER, found, "on a CPU compiled code is slower than torch's kernels", "leave torch.compile off", facts
         )
     return Finding(OK, found + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)

@@ -1,4 +1,4 @@
-"""Items for a GPU: no step waits for it, and SD 1.5 in its real size with each memory switch. Weights are random numbers."""
+"""Items for a GPU: no step waits for it, and SD 1.5 at full size with each memory option. Weights are random."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from core.training.memory_plan import OF_ITS_OWN
 
 SIZE = 512
 STEPS = 6
-WARM = 4  # steps before: the first ones make what the optimizer remembers, and may wait for that
+WARM = 4  # steps before: the first ones allocate optimizer state, and may wait for that
 WATCHED = 2  # a step has tens of thousands of events, which take seconds to sort
 MARK = "atelier step"
-# What the host calls to wait for the GPU, in CUDA's words and ROCm's.
+# What the host calls to wait for the GPU, in CUDA and ROCm.
 WAITS: tuple[str, ...] = (
     "cudaStreamSynchronize",
     "cudaDeviceSynchronize",
@@ -35,16 +35,16 @@ WAITS: tuple[str, ...] = (
     "hipStreamSynchronize",
 )
 WAITS += ("hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream", "hipMemcpy")
-WAITED = "called a synchronizing"  # torch's words in its mode that warns of each
-NEAR = 0.25  # of the forecast: further off is told
+WAITED = "called a synchronizing"  # torch's message in the mode that warns of each
+NEAR = 0.25  # relative to the forecast: a larger difference is reported
 
-# name: (title, what it switches); each is measured alone against `plain`, and `all` against it too
+# name: (title, what it changes); each is measured against `plain`, and so is `all`
 SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
-    "bf16": ("bf16 in place of fp32", {"memory": {"mixed_precision": "bf16"}}),
+    "bf16": ("bf16 instead of fp32", {"memory": {"mixed_precision": "bf16"}}),
     "checkpointing": ("gradient checkpointing", {"memory": {"gradient_checkpointing": True}}),
     "fp8": ("base model in fp8", {"memory": {"fp8_base": True}}),
-    "adamw8bit": ("AdamW in 8 bits", {"optimizer": {"optimizer_type": "AdamW8bit"}}),
-    "attention_plain": ("plain attention in place of SDPA", {"memory": {"attention": "plain"}}),
+    "adamw8bit": ("8-bit AdamW", {"optimizer": {"optimizer_type": "AdamW8bit"}}),
+    "attention_plain": ("math attention instead of SDPA", {"memory": {"attention": "plain"}}),
     "no_text": ("text encoder frozen", {"network": {"train_text_encoder": False}}),
     "all": (
         "bf16, checkpointing and fp8 together",
@@ -57,7 +57,7 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def no_waits(place: Place) -> Finding:
-    """Steps after the first ones under torch's profiler: how often the host waited for the GPU within them, and where."""
+    """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     from core.training.update import optimizer_update
@@ -83,13 +83,13 @@ def no_waits(place: Place) -> Finding:
         run.release()
     facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
     if counted or places:
-        reason = f"the host waits for the GPU in a step: {', '.join(counted) or places[0]}"
-        return Finding(SLOWER, "", reason, "report this: steps take longer than they need to", facts)
+        reason = f"the host waits for the GPU during a step: {', '.join(counted) or places[0]}"
+        return Finding(SLOWER, "", reason, "report this: steps take longer than necessary", facts)
     return Finding(OK, f"{WATCHED} steps under the profiler without a wait", facts=facts)
 
 
 def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
-    """How often each call that waits was made between begin and end of a marked range. Events: torch's profiler's."""
+    """How often each waiting call was made within a marked range. events: from torch's profiler."""
     listed = list(events)
     ranges = [(each.time_range.start, each.time_range.end) for each in listed if each.name == mark]
     return Counter(
@@ -101,13 +101,13 @@ def waits_within(events: Iterable[Any], mark: str = MARK) -> Counter[str]:
 
 @contextmanager
 def told_waits() -> Iterator[list[str]]:
-    """Inside, the lines of this project from which torch waited for the GPU are collected."""
+    """Inside, the lines of this project at which torch waited for the GPU are collected."""
     import torch
 
     places: list[str] = []
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-        if WAITED not in str(message):  # torch also says once that this mode is a prototype
+        if WAITED not in str(message):  # torch also warns once that this mode is a prototype
             return
         ours = [line for line in traceback.extract_stack() if "/core/" in line.filename.replace("\\", "/")]
         inner = [line for line in ours if "/machine_check/" not in line.filename.replace("\\", "/")]
@@ -123,11 +123,11 @@ def told_waits() -> Iterator[list[str]]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-# -- SD 1.5 in its real size
+# -- SD 1.5 at full size
 
 
 def real_values(place: Place, change: dict[str, Any]) -> dict[str, Any]:
-    """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 and nothing saved on memory, but for the change."""
+    """SD 1.5 LoRA of rank 16 at 512 px, batch 1, all weights in fp32 without memory savings, except for the change."""
     model = workload.make_model(place.folder)
     images = workload.make_images(place.folder, SIZE, 2)
     values = workload.job_values(model, images, SIZE, STEPS, "no")
@@ -138,20 +138,20 @@ def real_model(place: Place) -> Finding:
     """Write the model: 2.1 GB."""
     free = machine.free_disk(place.folder)
     if free < 4_000_000_000:
-        fix = "free 4 GB for a moment, or start with --outputs DIR on another disk"
-        return Finding(FAILED, "", "the disk has no room for the model of this check", fix)
+        fix = "free 4 GB temporarily, or start with --outputs DIR on another disk"
+        return Finding(FAILED, "", "the disk has no space for this check's model", fix)
     model = workload.make_model(place.folder)
     size = sum(each.stat().st_size for each in model.rglob("*") if each.is_file())
     return Finding(OK, f"SD 1.5's architecture with random weights, {size / 1e9:.1f} GB", facts={"bytes": size})
 
 
 def real_plain(place: Place) -> Finding:
-    """The training that every switch is held against."""
+    """The training that every option is compared with."""
     return _measured(place, {}, "plain")
 
 
 def real_switch(name: str, place: Place) -> Finding:
-    """One switch: what a step takes with it, what it saves, and what the forecast says that it saves."""
+    """One option: time of a step with it, what it saves, and what the forecast says it saves."""
     return _measured(place, SWITCHES[name][1], name)
 
 
@@ -168,7 +168,7 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
     finite = all(loss == loss and abs(loss) != float("inf") for loss in trained.losses)
     if not finite:
         return Finding(
-            FAILED, trained.words(), "losses are not finite", "do not train this way here, and report this", facts
+            FAILED, trained.words(), "losses are not finite", "avoid this option here, and report this", facts
         )
     found = f"{trained.words()} of tensors, {machine.memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
@@ -177,21 +177,23 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
         facts["forecast_saves_bytes"] = plain["forecast_bytes"] - forecast
         facts["time_ratio"] = trained.seconds_per_step / plain["seconds_per_step"]
         found += f"; {saving_words(facts['saves_bytes'])}, {facts['time_ratio']:.2f} of the time"
-    # The forecast counts the driver's context too, which torch's allocator does not know.
+    # The forecast includes the driver's context, which torch's allocator does not count.
     off = (trained.reserved_bytes + OF_ITS_OWN["cuda"]) / forecast - 1
     facts["forecast_off"] = off
     if off > NEAR:
-        reason = f"it takes {off:.0%} more than Train's forecast of {machine.memory_words(forecast)}"
-        return Finding(SLOWER, found, reason, "report this; leave room when a forecast is near the GPU's memory", facts)
+        reason = f"it takes {off:.0%} more than the forecast of {machine.memory_words(forecast)}"
+        return Finding(
+            SLOWER, found, reason, "report this; leave a margin when a forecast is close to the GPU's memory", facts
+        )
     return Finding(OK, f"{found} (forecast {machine.memory_words(forecast)})", facts=facts)
 
 
 def _too_large(place: Place, forecast: int) -> Finding:
-    """Nothing is wrong where the GPU is small."""
+    """A small GPU is not a failure."""
     there = machine.memory(place.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": there}
     reason = f"it does not fit: {machine.memory_words(there)} VRAM, forecast {machine.memory_words(forecast)}"
-    fix = "train with bf16, gradient checkpointing or fp8, which are measured here too"
+    fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
 
 
@@ -200,7 +202,7 @@ def saving_words(saved: int) -> str:
 
 
 def planned(place: Place, values: dict[str, Any]) -> int:
-    """Bytes that Train forecasts."""
+    """Bytes that the forecast predicts."""
     from core.training.memory_plan import facts_of, memory_plan
 
     job = build(TrainJob, values)

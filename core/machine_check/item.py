@@ -1,4 +1,4 @@
-"""An item of the check: a small function that looks at one thing and returns what it found."""
+"""An item of the check: a small function that examines one thing and returns its finding."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from core.record.workspace import Workspace
 
 OK, SLOWER, ABSENT, FAILED, SKIPPED = "ok", "slower", "absent", "failed", "skipped"
-WORDS = {OK: "ok", SLOWER: "slower way", ABSENT: "not there", FAILED: "failed", SKIPPED: "skipped"}
+WORDS = {OK: "ok", SLOWER: "limited", ABSENT: "unavailable", FAILED: "failed", SKIPPED: "skipped"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What an item found.
+    """The result of an item.
 
-    state       ok; slower: it works by a slower way; absent: it is not there, and nothing is wrong; failed; skipped
+    state       ok; slower: it works, but slower; absent: not available, and nothing is wrong; failed; skipped
     found       what there is, with numbers       reason  why it is not ok       fix  what to do
-    facts       the numbers by name, for the JSON and for later items
+    facts       the numbers by name, for the JSON and later items
     traceback   of an error
     """
 
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """What items look at. folder: for their own files, removed afterwards; earlier: facts of earlier items, by name."""
+    """What items work with. folder: for their files, removed afterwards; earlier: facts of earlier items, by name."""
 
     device: str
     workspace: Workspace
@@ -52,9 +52,9 @@ class Place:
 class Item:
     """One line of the check.
 
-    seconds   it may take; then its process is ended
-    needs     items without whose ok this one cannot work
-    gpu       shown only where torch has a CUDA device
+    seconds   time limit; then its process is killed
+    needs     items that must be ok for this one to run
+    gpu       only shown if torch has a CUDA device
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The items of the check, in their order: first what everything else stands on, last what takes longest."""
+"""The items of the check in order: first what everything else depends on, last what takes longest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from core.machine_check import computing, gpu, lives, system, trainings
 from core.machine_check.item import Item
 
-MACHINE, TYPES, LIBRARIES = "Machine", "Number types", "Attention and libraries"
+MACHINE, TYPES, LIBRARIES = "Machine", "Dtypes", "Attention and libraries"
 TRAINING, MODES, WHOLE, REAL = "12 steps of the starter", "Memory modes", "Whole jobs", "On the GPU, SD 1.5 at 512 px"
 COMPILING = "Compiling"
 BASIS = ("torch", "device")
@@ -76,7 +76,7 @@ def _gpu() -> list[Item]:
         Item(name, title, REAL, look, 60.0, ("real_model",), gpu=True) for name, title, look in gpu.switch_items()
     ]
     return [
-        Item("no_waits", "No waits in a step", REAL, gpu.no_waits, 60.0, BASIS, gpu=True),
+        Item("no_waits", "No GPU waits in a step", REAL, gpu.no_waits, 60.0, BASIS, gpu=True),
         Item("real_model", "Model", REAL, gpu.real_model, 90.0, BASIS, gpu=True),
         Item("real_plain", "LoRA in fp32", REAL, gpu.real_plain, 90.0, ("real_model",), gpu=True),
         *switches,
@@ -84,7 +84,7 @@ def _gpu() -> list[Item]:
 
 
 def _compiling() -> list[Item]:
-    """Last: a compiler takes its time."""
+    """Last: compiling takes long."""
     compiled = trainings.CASES["compiled"]
     return [
         Item("compiler", "Compiler and triton", COMPILING, computing.compiler, 60.0, BASIS),

@@ -1,4 +1,4 @@
-"""Items about whole ways through the product: a sample, a saved LoRA read back, a run resumed."""
+"""Items about whole jobs: a sample, a saved LoRA read back, a resumed run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import GenerateJob, TrainJob
 
-TONES = 8  # the sample is compared as so many rows and columns of mean grays
-# In grays of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
+TONES = 8  # the sample is compared as so many rows and columns of mean gray values
+# In gray levels of 255. Measured on a CPU: 0.4 between bf16 and fp32. Another prompt or seed is off by more than 40.
 SAMPLE_OFF = 12.0
 PROVED_STEPS = 4
 FP32 = {"memory": {"mixed_precision": "no"}}
 
 
 def drawn(place: Place, **more: Any) -> Path:
-    """One image of the starter, through the way that Generate goes."""
+    """One image from the starter, generated like in Generate."""
     from core.generation.run import make_store, run_generate
 
     values = {
@@ -37,7 +37,7 @@ def drawn(place: Place, **more: Any) -> Path:
 
 
 def tones(path: Path) -> list[float]:
-    """Mean grays of an image in TONES x TONES fields."""
+    """Mean gray values of an image in TONES x TONES fields."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -46,7 +46,7 @@ def tones(path: Path) -> list[float]:
 
 
 def sample_tones(place: Place) -> tuple[float, list[float]]:
-    """(seconds, tones) of the image that is recorded."""
+    """(seconds, tones) of the image to record."""
     begun = time.perf_counter()
     path = drawn(place)
     return time.perf_counter() - begun, tones(path)
@@ -57,14 +57,18 @@ def distance(one: list[float], other: list[float]) -> float:
 
 
 def sample(place: Place) -> Finding:
-    """One image against the recorded one."""
+    """One image compared with the recorded one."""
     seconds, found = sample_tones(place)
     off = distance(found, recorded()["sample"])
     facts = {"seconds": seconds, "difference": off, "tones": found}
-    words = f"an image of 128 px in {seconds:.1f} s with loading, within {off:.1f} of 255 of the recorded one"
+    words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
     if max(found) == min(found):
         return Finding(
-            FAILED, words, "the image is of one color: NaN values become black", "choose fp32, and report this", facts
+            FAILED,
+            words,
+            "the image has a single color: NaN values become black",
+            "choose fp32, and report this",
+            facts,
         )
     if not off <= SAMPLE_OFF:
         reason = f"the image differs from the recorded one by up to {off:.0f} of 255"
@@ -73,7 +77,7 @@ def sample(place: Place) -> Finding:
 
 
 def save_and_load(place: Place) -> Finding:
-    """Train two steps through the way that jobs go, then draw with the saved LoRA."""
+    """Train two steps like any job, then generate with the saved LoRA."""
     import torch
 
     from core.engine.execute import execute
@@ -95,16 +99,16 @@ def save_and_load(place: Place) -> Finding:
     facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}
     if not all(bool(torch.isfinite(each).all()) for each in tensors.values()):
         return Finding(
-            FAILED, "", "the saved LoRA holds values that are not finite", "choose fp32, and report this", facts
+            FAILED, "", "the saved LoRA contains NaN or infinite values", "choose fp32, and report this", facts
         )
     facts["change"] = distance(tones(drawn(place, loras=[{"file": str(file)}])), tones(drawn(place)))
     if facts["change"] < 1:
-        return Finding(FAILED, "", "the saved LoRA changes no image", "report this", facts)
+        return Finding(FAILED, "", "the saved LoRA has no effect on images", "report this", facts)
     return Finding(OK, f"a LoRA of {len(tensors)} tensors trained, saved and read back in {seconds:.1f} s", facts=facts)
 
 
 def resume(place: Place) -> Finding:
-    """Four steps at once, and two, a stop and two more."""
+    """Four steps in one run, compared with two, a stop and two more."""
     from core.training.prove import prove
 
     job = build(TrainJob, merge(starter(), FP32))
@@ -117,10 +121,10 @@ def resume(place: Place) -> Finding:
     }
     facts["different"] = list(proof.different)[:20]
     if proof.equal:
-        return Finding(OK, "a resumed run equals an unbroken one to the bit", facts=facts)
+        return Finding(OK, "a resumed run equals an uninterrupted one bit for bit", facts=facts)
     if not place.device.startswith("cpu") and proof.losses_apart <= TOLERANCE["fp32"]:
-        found = f"a resumed run has the losses of an unbroken one within {proof.losses_apart:.0e}"
-        reason = "some kernels of a GPU sum in an order of their own, so two runs differ in the last digits"
+        found = f"the losses of a resumed run match an uninterrupted one within {proof.losses_apart:.0e}"
+        reason = "some GPU kernels sum in varying order, so two runs differ in the last digits"
         return Finding(OK, found, reason, facts=facts)
     names = ", ".join(proof.different[:5]) or "its losses"
-    return Finding(FAILED, "", f"a resumed run differs from an unbroken one: {names}", "report this", facts)
+    return Finding(FAILED, "", f"a resumed run differs from an uninterrupted one: {names}", "report this", facts)

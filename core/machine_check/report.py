@@ -1,4 +1,4 @@
-"""What the check says: JSON without names of people or keys, a table for the terminal, and rows for the page."""
+"""The report of the check: JSON without personal names or keys, a table for the terminal, and rows for the page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from core.record.workspace import PROJECT, Workspace
 
 KIND, VERSION = "atelier check", 1
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
-OWN_FOLDER = re.compile(r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+")  # of a person, wherever it is named
+OWN_FOLDER = re.compile(
+    r"((?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+)[^/\\\s'\":]+"
+)  # a person's home, wherever it is named
 
 
 @dataclass(frozen=True)
 class Line:
-    """An item with what it found; None while it is looked at."""
+    """An item with its finding; None while it runs."""
 
     item: Item
     finding: Finding | None = None
@@ -42,7 +44,7 @@ class Line:
 
 
 def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds: float) -> dict[str, Any]:
-    """The JSON of a check. Names of people, keys and places of this machine are taken out of every text."""
+    """The JSON of a check. Names of people, keys and paths of this machine are removed from every text."""
     states = Counter(line.finding.state for line in lines if line.finding)
     report = {
         "kind": KIND,
@@ -59,7 +61,7 @@ def report_of(lines: Sequence[Line], workspace: Workspace, device: str, seconds:
 
 
 def hidden(workspace: Workspace) -> dict[str, str]:
-    """{text: what stands for it}: folders of this machine, and the name of the person."""
+    """{text: its replacement}: folders of this machine, and the user's name."""
     places = {
         "<outputs>": workspace.outputs,
         "<models>": workspace.models,
@@ -70,11 +72,11 @@ def hidden(workspace: Workspace) -> dict[str, str]:
         "~": Path.home(),
     }
     found = {form: short for short, path in places.items() for form in _forms(path)}
-    return dict(sorted(found.items(), key=lambda each: -len(each[0])))  # the longest first: one lies in another
+    return dict(sorted(found.items(), key=lambda each: -len(each[0])))  # longest first: one may contain another
 
 
 def _forms(path: Path) -> set[str]:
-    """A path as programs write it, with links followed and as it is, with either slash."""
+    """A path as programs write it, with links followed and unfollowed, with either slash."""
     forms = {str(path), os.path.realpath(path)}
     return {
         form for text in forms if len(text) > 3 for form in (text, text.replace("\\", "/"), text.replace("\\", "\\\\"))
@@ -82,7 +84,7 @@ def _forms(path: Path) -> set[str]:
 
 
 def cleaned(value: Any, places: Mapping[str, str]) -> Any:
-    """The same value with cleaned texts; numbers that JSON has no form for become texts."""
+    """The same value with cleaned texts; numbers that JSON cannot represent become texts."""
     if isinstance(value, Mapping):
         return {str(name): cleaned(each, places) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -93,7 +95,7 @@ def cleaned(value: Any, places: Mapping[str, str]) -> Any:
 
 
 def private(text: str, places: Mapping[str, str]) -> str:
-    """The text without keys, without this machine's folders and without the name of who uses it."""
+    """The text without keys, folders of this machine and the user's name."""
     text = mask(text)
     for long, short in places.items():
         text = text.replace(long, short)
@@ -103,7 +105,7 @@ def private(text: str, places: Mapping[str, str]) -> str:
 
 
 def _person() -> str:
-    """The name of who uses the machine; "" where it is one that many have."""
+    """The user's name; "" if it is a common one."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -111,16 +113,16 @@ def _person() -> str:
     return "" if len(name) < 4 or name.lower() in ("root", "user", "admin", "ubuntu", "administrator") else name
 
 
-# -- for people
+# -- for display
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """0 where nothing failed."""
+    """0 if nothing failed."""
     return 1 if report["counts"][FAILED] else 0
 
 
 def line_words(line: Line) -> list[str]:
-    """A line of the table, with what to do below it where there is something."""
+    """A line of the table, followed by the fix if there is one."""
     finding = line.finding
     if finding is None:
         return []
@@ -131,7 +133,7 @@ def line_words(line: Line) -> list[str]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """How many of each, and what there was no time for."""
+    """How many of each state, and what was skipped."""
     counts = ", ".join(f"{count} {WORDS[state]}" for state, count in report["counts"].items() if count)
     told = f" Skipped: {', '.join(report['skipped'])}." if report["skipped"] else ""
     return f"{counts}, in {report['seconds']:.0f} seconds.{told}"

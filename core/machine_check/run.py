@@ -1,4 +1,4 @@
-"""The check itself: item after item in another process, each within its time, all within three minutes."""
+"""Runs the check: item after item in a separate process, each within its time limit, all within three minutes."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ from core.record.workspace import PROJECT, Workspace
 
 BUDGET_SECONDS = 180.0
 POLL_SECONDS = 0.2
-END_SECONDS = 5.0  # for a process that has ended to be gone
-LAST_WORDS = 4000  # bytes of what a process wrote that gave no answer
+END_SECONDS = 5.0  # to wait for an ended process to be gone
+LAST_WORDS = 4000  # bytes of the output of a process that did not answer
 WORKER = [sys.executable, "-m", "core.machine_check.worker"]
-Told = Callable[[Sequence[Line], int], None]  # (lines so far, the last one being looked at; how many there will be)
+Told = Callable[[Sequence[Line], int], None]  # (lines so far, the last one still running; how many there will be)
 WHERE = "check"
 
 
 def refuse_while_training(workspace: Workspace) -> None:
-    """ProblemsError while a run of this workspace trains: both would be slow, and times would be wrong."""
+    """ProblemsError while a run of this workspace trains: both would be slow, and the times wrong."""
     running = next((folder.name for folder in list_runs(workspace.runs) if folder.held), None)
     if running is not None:
-        what = f"'{running}' is training, so times and memory of a check would be wrong"
-        raise ProblemsError.one(what, WHERE, "wait until it is done, or stop it; it can be resumed")
+        what = f"'{running}' is training, which would distort the check"
+        raise ProblemsError.one(
+            what, WHERE, "wait until it is done, or stop it; it can be resumed", code="check.training-runs"
+        )
 
 
 def run_check(
@@ -55,9 +57,9 @@ def run_check(
     budget: float = BUDGET_SECONDS,
     worker: Sequence[str] = WORKER,
 ) -> dict[str, Any]:
-    """Look at everything and return the report as plain JSON. Raises Cancelled, and ProblemsError where none can begin.
+    """Check everything and return the report as plain JSON. Raises Cancelled, and ProblemsError if it cannot start.
 
-    device   "" is the best there is      items, worker   others, for tests
+    device   "" for the best available      items, worker   replacements, for tests
     """
     refuse_while_training(workspace)
     lock, folder = _own_folder(workspace)
@@ -75,25 +77,27 @@ def run_check(
 
 
 def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
-    """A folder below the outputs that one check at a time has; where none can be made, one of the system's."""
+    """A folder below the outputs for one check at a time; if it cannot be created, a temporary one."""
     place = workspace.private / "check"
     lock = Lock(workspace.private / "check.lock")
     try:
         workspace.private.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except HeldElsewhere:
-        raise ProblemsError.one("A check is running already", WHERE, "wait for it") from None
-    except OSError:  # a finding of the item "disk"; the rest can be looked at
+        raise ProblemsError.one(
+            "A check is already running", WHERE, "wait until it is done", code="check.already-running"
+        ) from None
+    except OSError:  # reported by the item "disk"; the rest can still be checked
         return None, Path(tempfile.mkdtemp(prefix="atelier-check-"))
     with suppress(OSError):
-        atomic.remove_folder(place)  # of one that was killed
+        atomic.remove_folder(place)  # left by a killed check
     place.mkdir(parents=True, exist_ok=True)
     return lock, place
 
 
 @dataclass
 class Desk:
-    """Hands items to the process that looks, and starts another one when that is gone."""
+    """Passes items to the worker process, and starts another one if that is gone."""
 
     workspace: Workspace
     device: str
@@ -125,14 +129,14 @@ class Desk:
         return self.device.startswith("cuda")
 
     def _without(self, item: Item) -> Finding | None:
-        """Why the item is not looked at, if so."""
+        """Why the item is not run, if so."""
         for name in item.needs:
             state = self.states.get(name, OK)
             title = self.titles.get(name, name)
             if state in (FAILED, SKIPPED):
-                return Finding(SKIPPED, "", f"it needs {title}, which is {WORDS[state]}", f"see {title}")
+                return Finding(SKIPPED, "", f"requires {title}, which is {WORDS[state]}", f"see {title}")
             if state == ABSENT:
-                return Finding(ABSENT, "", f"it needs {title}, which is not there", f"see {title}")
+                return Finding(ABSENT, "", f"requires {title}, which is unavailable", f"see {title}")
         return None
 
     def _look(self, item: Item, end: float) -> Finding:
@@ -162,12 +166,12 @@ class Desk:
 
 
 def _no_time() -> Finding:
-    return Finding(SKIPPED, "", "the time of the check was up", "close other programs and check again")
+    return Finding(SKIPPED, "", "the check ran out of time", "close other programs and check again")
 
 
 @dataclass(frozen=True)
 class Gone:
-    """A process that gave no answer. code: of its end; hung: it was ended for taking too long; said: its last words."""
+    """A process that did not answer. code: its exit code; hung: it was killed after its time limit; said: its last output."""
 
     hung: bool
     code: int | None
@@ -175,10 +179,10 @@ class Gone:
 
     def finding(self, seconds: float) -> Finding:
         if self.hung:
-            reason = f"no answer within {seconds:.0f} seconds: its process was ended"
+            reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
             return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, self.said)
         reason = f"its process ended with {_code_words(self.code)}"
-        fix = "run ./launch.sh update (Windows: launch.bat update); if it stays, report this"
+        fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
         return Finding(FAILED, "", reason, fix, {}, self.said)
 
 
@@ -190,7 +194,7 @@ def _code_words(code: int | None) -> str:
 
 
 class Worker:
-    """The process that looks. Its standard error goes to a file: the last of it is told where the process is gone."""
+    """The worker process. Its standard error goes to a file, whose end is reported if the process is gone."""
 
     def __init__(self, words: list[str], folder: Path):
         self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
@@ -201,7 +205,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            # Ctrl-C is for the process that asks.
+            # Ctrl-C is for the parent process.
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
@@ -215,7 +219,7 @@ class Worker:
         self._answers.put(b"")
 
     def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
-        """The answer, or how the process went. Raises Cancelled."""
+        """The answer, or how the process ended. Raises Cancelled."""
         end = time.monotonic() + seconds
         assert self._process.stdin is not None
         try:
@@ -245,7 +249,7 @@ class Worker:
         self._said.close()
 
     def _kill(self) -> None:
-        """With the processes that it started, such as compilers. One that a driver holds cannot be waited for."""
+        """Including the processes it started, such as compilers. One that a driver holds cannot be waited for."""
         with suppress(OSError):
             if os.name != "nt":
                 os.killpg(self._process.pid, signal.SIGKILL)

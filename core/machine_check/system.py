@@ -1,4 +1,4 @@
-"""Items about the machine itself, which need no torch: Python, packages, RAM, driver, disk, locks."""
+"""Items about the machine itself that need no torch: Python, packages, RAM, driver, disk, locks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from core.record.workspace import PROJECT
 from core.setup.facts import machine_facts
 from core.setup.probe import fitness
 
-REINSTALL = "run ./launch.sh update (Windows: launch.bat update), which installs what is missing"
+REINSTALL = "run ./launch.sh update (Windows: launch.bat update), which installs missing packages"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "gradio", "pydantic")
-LITTLE_RAM = 6 << 30  # below, SD 1.5 in fp32 with its optimizer does not load beside a system and a browser
+LITTLE_RAM = 6 << 30  # below this, SD 1.5 in fp32 with its optimizer does not fit beside the system and a browser
 LITTLE_DISK = 10_000_000_000
 DISK_BYTES = 64 << 20
-SLOW_DISK = 50e6  # bytes a second: a checkpoint of 2 GB takes 40 s
+SLOW_DISK = 50e6  # bytes per second: a checkpoint of 2 GB takes 40 s
 
 
 def python(place: Place) -> Finding:
-    """Version, kind and operating system."""
+    """Version, build and operating system."""
     fit = fitness()
     found = f"Python {platform.python_version()}, {platform.platform()}"
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
@@ -40,7 +40,7 @@ def python(place: Place) -> Finding:
 
 
 def packages(place: Place) -> Finding:
-    """Versions of what Atelier runs on, beside those it was tested with."""
+    """Versions of Atelier's dependencies, compared with the tested ones."""
     pinned = pinned_versions((PROJECT / "requirements.txt").read_text("utf-8"))
     there, missing, other = {}, [], []
     for name in PACKAGES:
@@ -56,7 +56,7 @@ def packages(place: Place) -> Finding:
         return Finding(FAILED, "", f"not installed: {', '.join(missing)}", REINSTALL, facts)
     if other:
         fix = "if something fails, run ./launch.sh update (Windows: launch.bat update)"
-        return Finding(SLOWER, "", f"other versions than the tested ones: {', '.join(other)}", fix, facts)
+        return Finding(SLOWER, "", f"untested versions: {', '.join(other)}", fix, facts)
     return Finding(OK, ", ".join(f"{name} {number}" for name, number in there.items()), facts=facts)
 
 
@@ -74,13 +74,13 @@ def memory(place: Place) -> Finding:
         f"{machine.cores()} CPU cores"
     )
     if there.available < LITTLE_RAM:
-        reason = "little RAM is free: large models may not load"
-        return Finding(SLOWER, found, reason, "close other programs, or train the starter and LoRAs of SD 1.5", facts)
+        reason = "RAM is low: large models may not load"
+        return Finding(SLOWER, found, reason, "close other programs, or train the starter or SD 1.5 LoRAs", facts)
     return Finding(OK, found, facts=facts)
 
 
 def driver(place: Place) -> Finding:
-    """The GPU's driver as the system tells it, whether torch can use it or not."""
+    """The GPU's driver as reported by the system, whether or not torch can use it."""
     facts = machine_facts()
     known = {"driver": facts.driver, "compute_capability": list(facts.compute), "nvidia": facts.nvidia_card}
     known |= {"amd": facts.amd_card, "macos": facts.macos}
@@ -88,39 +88,39 @@ def driver(place: Place) -> Finding:
         capability = f", compute capability {', '.join(facts.compute)}" if facts.compute else ""
         return Finding(OK, f"NVIDIA driver {facts.driver}{capability}", facts=known)
     if facts.nvidia_card:
-        reason = "there is an NVIDIA GPU, and nvidia-smi does not answer: its driver is not installed or not loaded"
+        reason = "there is an NVIDIA GPU, but nvidia-smi does not respond: its driver is not installed or not loaded"
         return Finding(FAILED, "", reason, "install NVIDIA's driver, restart, then ./launch.sh update", known)
     if facts.amd_card:
-        return Finding(OK, "AMD GPU with ROCm's device", facts=known)
+        return Finding(OK, "AMD GPU with ROCm's driver", facts=known)
     if facts.macos:
-        return Finding(OK, f"macOS {facts.macos}: the GPU's driver is part of it", facts=known)
-    return Finding(ABSENT, "", "no GPU with a driver was found", "nothing to do: trainings run on the CPU", known)
+        return Finding(OK, f"macOS {facts.macos}: the GPU driver is included", facts=known)
+    return Finding(ABSENT, "", "no GPU with a driver was found", "nothing to do: training runs on the CPU", known)
 
 
 def disk(place: Place) -> Finding:
-    """Free space, and the pace of writing where runs are saved."""
+    """Free space, and the write speed where runs are saved."""
     outputs, models = place.workspace.outputs, place.workspace.models
     free = {"outputs": machine.free_disk(outputs), "models": machine.free_disk(models)}
     try:
         pace = write_pace(place.folder / "disk.bin")
     except OSError as error:
-        reason = f"the outputs folder cannot be written to: {error.strerror or error}"
+        reason = f"the outputs folder is not writable: {error.strerror or error}"
         return Finding(FAILED, "", reason, "check its permissions, or start with --outputs DIR", {"free": free})
     found = f"{size_words(free['outputs'])} free for outputs, writes {pace / 1e6:.0f} MB/s"
     facts = {"free": free, "bytes_per_second": pace}
     if free["outputs"] < RESERVE * 4:
-        return Finding(FAILED, found, "the disk is nearly full: no model can be saved", "free some space", facts)
+        return Finding(FAILED, found, "the disk is nearly full, so no model can be saved", "free some space", facts)
     if min(free.values()) < LITTLE_DISK:
-        reason = f"only {size_words(min(free.values()))} are free: a few whole models fill that"
+        reason = f"only {size_words(min(free.values()))} are free, enough for a few full models only"
         return Finding(SLOWER, found, reason, "free some space, or start with --outputs DIR on another disk", facts)
     if pace < SLOW_DISK:
         fix = "start with --outputs DIR on a local disk"
-        return Finding(SLOWER, found, "this disk writes slowly: saving a model holds a training up", fix, facts)
+        return Finding(SLOWER, found, "this disk is slow, so saving a model delays training", fix, facts)
     return Finding(OK, found, facts=facts)
 
 
 def write_pace(path: Path) -> float:
-    """Bytes a second, to the disk itself."""
+    """Bytes per second, synced to the disk."""
     block = os.urandom(1 << 20)
     begun = time.perf_counter()
     try:
@@ -135,15 +135,15 @@ def write_pace(path: Path) -> float:
 
 
 def locks(place: Place) -> Finding:
-    """Whether the drive of the outputs has file locks, by which two programs do not work on one run."""
+    """Whether the drive of the outputs has file locks, which keep two programs from working on one run."""
     place.folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(place.folder / "try.lock")
     try:
         said = lock.acquire()
     except HeldElsewhere:
-        return Finding(FAILED, "", "a new lock counts as held", "start with --outputs DIR on another drive")
+        return Finding(FAILED, "", "a new lock appears to be held already", "start with --outputs DIR on another drive")
     except OSError as error:
-        reason = f"no lock can be made: {error.strerror or error}"
+        reason = f"no lock can be created: {error.strerror or error}"
         return Finding(FAILED, "", reason, "start with --outputs DIR on another drive")
     lock.release()
     if said:

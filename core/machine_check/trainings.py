@@ -1,7 +1,7 @@
-"""Twelve steps of the starter in each precision and memory mode, held against recorded losses.
+"""Twelve steps of the starter in each precision and memory mode, compared with recorded losses.
 
-`python -m core.machine_check.trainings` records them anew, on a CPU in fp32 on one thread. They change only when what a step
-computes changes: then the changelog says why.
+`python -m core.machine_check.trainings` records them again, on a CPU in fp32 on one thread. They only change when the
+computation of a step changes: then the changelog says why.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from core.training.run import Run
 
 STEPS = 12
-WARM_UP = 2  # steps that are not timed: the first ones choose kernels and make what the optimizer remembers
+WARM_UP = 2  # steps that are not timed: the first ones choose kernels and allocate optimizer state
 RECORDED = Path(__file__).with_name("recorded.json")
-SLOWER_BY = 1.25  # of a step's time: less is other programs' doing
-# Largest difference of a step's loss, as a share of it. Measured on a CPU against the recorded ones, over the twelve steps:
+SLOWER_BY = 1.25  # relative to a step's time: less can be caused by other programs
+# Largest relative difference of a step's loss. Measured on a CPU against the recorded ones, over the twelve steps:
 #   fp32   5e-5 with other kernels (no oneDNN) or two threads
-#   16     6e-3 in bf16 and fp16, 1.5e-2 where bf16 weights train
+#   16     6e-3 in bf16 and fp16, 1.5e-2 if bf16 weights train
 #   fp8    2.5e-2
-#   apart  4.4e-3 and 1.2e-2 with a fused backward pass, whose clipping counts each group or tensor by itself
-# Each bound is some three times that, in fp32 more: a GPU sums in another order, and Adam makes a full step of a gradient near
-# 0. What they must tell apart: a training that moves nothing is off by 0.1, one at 1.1 times the learning rate by 0.013.
+#   apart  4.4e-3 and 1.2e-2 with a fused backward pass, which clips each group or tensor by itself
+# Each bound is about three times that, more for fp32: a GPU sums in another order, and Adam makes a full step of a gradient
+# near 0. They must detect a training that changes nothing (off by 0.1) and 1.1 times the learning rate (off by 0.013).
 TOLERANCE = {"fp32": 4e-3, "tf32": 1e-2, "16": 4e-2, "fp8": 6e-2, "apart": 6e-2}
 TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 6e-5}}
 SERIES: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ SERIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One way of training. series: whose recorded losses it must meet. against: the case whose time it is held against."""
+    """One training mode. series: the recorded losses it must match. against: the case its time is compared with."""
 
     title: str
     memory: dict[str, Any] = field(default_factory=dict)
@@ -89,13 +89,13 @@ PRECISIONS = {
 }
 MODES = {
     "checkpointing": Case("Gradient checkpointing", {"gradient_checkpointing": True}),
-    "attention_plain": Case("Attention: plain", {"attention": "plain"}),
+    "attention_plain": Case("Attention: math", {"attention": "plain"}),
     "attention_sliced": Case("Attention: sliced", {"attention": "sliced"}),
     "attention_xformers": Case("Attention: xFormers", {"attention": "xformers"}, needs=("xformers",)),
     "latents_memory": Case("Latents in RAM", {"cache_latents": "memory"}),
     "latents_device": Case("Latents on the device", {"cache_latents": "device"}),
     "latents_off": Case("Latents not cached", {"cache_latents": "off"}),
-    "adamw8bit": Case("AdamW in 8 bits", more={"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
+    "adamw8bit": Case("8-bit AdamW", more={"optimizer": {"optimizer_type": "AdamW8bit"}}, needs=("bitsandbytes",)),
     "fused_groups": Case(
         "Fused backward pass in groups", {"fused_optimizer_groups": 4}, series="fine_tune", tolerance="apart"
     ),
@@ -114,7 +114,7 @@ CASES = PRECISIONS | MODES
 
 
 def starter() -> dict[str, Any]:
-    """The starter's images at half their size, two a step: small enough for a minute of many trainings."""
+    """The starter's images at half their size, batch size 2: small enough for many trainings in a minute."""
     return {
         "model": {"base_model": str(STARTER)},
         "dataset": {"folder": str(STARTER / "images"), "resolution": 64, "train_batch_size": 2},
@@ -128,8 +128,8 @@ def starter() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What some steps gave. peak_bytes: tensors on the GPU at most, or the growth of resident memory; reserved_bytes: what
-    torch's allocator held of the GPU at most."""
+    """Result of some steps. peak_bytes: peak of tensors on the GPU, or growth of resident memory; reserved_bytes: peak
+    of GPU memory held by torch's allocator."""
 
     losses: list[float]
     seconds_per_step: float
@@ -141,11 +141,11 @@ class Trained:
         return {"losses": self.losses, "seconds_per_step": self.seconds_per_step} | sizes
 
     def words(self) -> str:
-        return f"{1000 * self.seconds_per_step:.0f} ms a step, {machine.memory_words(self.peak_bytes)}"
+        return f"{1000 * self.seconds_per_step:.0f} ms per step, {machine.memory_words(self.peak_bytes)}"
 
 
 def own_workspace(place: Place) -> Workspace:
-    """Runs and caches of the check lie in its own folder."""
+    """Runs and caches of the check are in its own folder."""
     workspace = Workspace(place.folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
     return workspace
@@ -158,7 +158,7 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
 
 
 def built(place: Place, job: TrainJob) -> Run:
-    """The run of this job as a training builds it, ready for its first step."""
+    """The run of this job as a training sets it up, ready for its first step."""
     from core.training.setup import build_run
 
     run = build_run(job, context_of(place, job))
@@ -167,7 +167,7 @@ def built(place: Place, job: TrainJob) -> Run:
 
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
-    """Take the steps of this job and read back the losses."""
+    """Run the steps of this job and read back the losses."""
     from core.record.memory import free_memory
     from core.training.probe import PeakMemory
     from core.training.update import optimizer_update
@@ -205,7 +205,7 @@ def _sizes(place: Place, peak: int, before: int) -> tuple[int, int]:
 
 
 def look(name: str, place: Place) -> Finding:
-    """One case: its steps against the recorded ones."""
+    """One case: its steps compared with the recorded ones."""
     from core.families.attention import memory_problems
 
     case = CASES[name]
@@ -219,24 +219,26 @@ def look(name: str, place: Place) -> Finding:
     facts = trained.facts() | {"difference": off, "tolerance": allowed}
     found = f"{trained.words()}, losses within {off:.1e} of the recorded ones"
     if not off <= allowed:
-        reason = f"losses differ from the recorded ones by {off:.1e}, and {allowed:.0e} is what rounding explains"
-        return Finding(FAILED, found, reason, "do not train this way here, and report this", facts)
+        reason = (
+            f"losses differ from the recorded ones by {off:.1e}, more than the {allowed:.0e} that rounding explains"
+        )
+        return Finding(FAILED, found, reason, "avoid this mode here, and report this", facts)
     plain = place.earlier.get(case.against, {}).get("seconds_per_step")
     if plain and trained.seconds_per_step > SLOWER_BY * plain:
         reason = f"a step takes {trained.seconds_per_step / plain:.1f} times as long as in fp32"
-        return Finding(SLOWER, found, reason, "leave Precision on 'as the machine allows'", facts)
+        return Finding(SLOWER, found, reason, "leave mixed precision on auto", facts)
     return Finding(OK, found, facts=facts)
 
 
 def difference(losses: Sequence[float], right: Sequence[float]) -> float:
-    """The largest of the steps, as a share of the right loss; infinite where a step is missing or not finite."""
+    """The largest relative difference of the steps; infinite if a step is missing or not finite."""
     if len(losses) != len(right) or not all(map(isfinite, losses)):
         return inf
     return max(abs(loss - wanted) / abs(wanted) for loss, wanted in zip(losses, right, strict=True))
 
 
 def recorded() -> dict[str, Any]:
-    """{"losses": {series: one for each step}, "sample": ...} as shipped."""
+    """{"losses": {series: one per step}, "sample": ...} as shipped."""
     return json.loads(RECORDED.read_text("utf-8"))
 
 

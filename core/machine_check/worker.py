@@ -1,7 +1,7 @@
-"""The process in which items run, so that one that crashes or hangs ends neither the page nor the check.
+"""The process in which items run, so that a crash or hang ends neither the page nor the check.
 
-Reads {"item", "earlier"} a line, answers {"device", "finding"} a line; the first line it writes says on which device it is.
-Standard output is for that alone: what libraries print goes to standard error.
+Reads {"item", "earlier"} per line, answers {"device", "finding"} per line; its first line names the device.
+Standard output is only for that: what libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPORT = "report this, with the JSON of the check"
 
 
 def guarded(item: Item, place: Place) -> Finding:
-    """What the item found; whatever it raises is a finding too."""
+    """The item's finding; an exception becomes a finding too."""
     try:
         return item.look(place)
     except Exception as error:
@@ -37,20 +37,19 @@ def guarded(item: Item, place: Place) -> Finding:
 def failed(error: Exception) -> Finding:
     """An error in plain words where it has them, and its traceback."""
     words = explain(error)
-    known = not words.what.startswith("Something unforeseen")
-    reason = words.what if known else f"{type(error).__name__}: {str(error)[:500]}"
+    reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
     facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
-    return Finding(FAILED, "", reason, words.fix if known else REPORT, facts, traceback.format_exc())
+    return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
 
 
 def is_cuda_error(error: BaseException) -> bool:
-    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; memory that ran out is none."""
+    """Whether CUDA may be unusable for the rest of this process, as after a fault in a kernel; not when out of memory."""
     text = str(error).lower()
     return ("cuda error" in text or "hip error" in text or "cublas_status" in text) and "out of memory" not in text
 
 
 def main(words: list[str], listed: Sequence[Item]) -> None:
-    """words: device ("" finds one), outputs, models, folder for what items write."""
+    """words: device ("" for the best), outputs, models, folder for files of the items."""
     device, outputs, models, folder = words
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
@@ -69,7 +68,7 @@ def main(words: list[str], listed: Sequence[Item]) -> None:
 
 
 def _found() -> str:
-    """The best device there is; a torch that does not load is the finding of its own item."""
+    """The best device available; a torch that does not load is reported by its own item."""
     try:
         return machine.default_device()
     except Exception:
@@ -79,7 +78,7 @@ def _found() -> str:
 def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         asked.put(json.loads(line))
-    os._exit(0)  # the process that asks is gone
+    os._exit(0)  # the parent process is gone
 
 
 if __name__ == "__main__":

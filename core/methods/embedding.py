@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.diffusion.text_states import TextStates
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
 from core.formats.tensor_writer import type_named
+from core.methods import Method
 from core.methods.layers import OneTextEach
 from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
-from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from core.dataset.text_cache import EncodeText
-    from core.methods import Use
+    from core.families.components import Components
     from core.settings.job import TrainJob
 
 PARTS = ("text_encoder", "text_encoder_2")
 
 
-class EmbeddingMethod:
+class EmbeddingMethod(Method):
     """What a training by textual inversion owns: rows of new words in each text encoder.
 
     With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
@@ -40,14 +37,13 @@ class EmbeddingMethod:
     trains_text = True
     trains_unet = False
     steady_gradients = False  # a word that no caption of the batch holds gets none
+    adds_up = False  # sd-scripts' optimizer holds the whole table
 
     def __init__(self, job: TrainJob, start: Path | None = None):
+        super().__init__()
         self.extension = EXTENSIONS[job.saving.save_model_as]
-        self.advice: list[Problem] = []
         self._settings = job.embedding
         self._clips_table = job.optimizer.clips_as_kohya
-        self.clipped: Sequence[nn.Parameter] | None = None
-        self.adds_up = False  # sd-scripts' optimizer holds the whole table
         self._dtype = type_named(job.memory.full_precision)
         self._start = start
         self._tables: list[WordTable] = []
@@ -62,7 +58,7 @@ class EmbeddingMethod:
     def _suffixes(self) -> list[str]:
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
-    def build(self, components: Any) -> list[Trainable]:
+    def build(self, components: Components) -> list[Trainable]:
         """Teach the tokenizers the words and put the rows beside the encoders' tables."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
@@ -161,29 +157,10 @@ class EmbeddingMethod:
         write_embedding(path, self.vectors(self.words[0]), metadata, dtype)
         return []
 
-    def metadata(self) -> dict[str, str]:
-        return {}
-
     # -- what the loop asks besides
-
-    def set_strength(self, strength: float) -> None:
-        """The words are always whole: a model without them is the same model."""
-
-    def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """Nothing depends on the images."""
-
-    def after_micro_batch(self) -> None:
-        """Nothing was set."""
 
     def after_update(self) -> dict[str, Tensor]:
         return {f"norm/{PARTS[index]}": table.rows.detach().float().norm() for index, table in enumerate(self._tables)}
-
-    def untrained(self) -> AbstractContextManager[None]:
-        """The model itself does not change; only its texts do."""
-        return nullcontext()
-
-    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        return averaged(optimizer)
 
     def release(self) -> None:
         if self._layers is not None:

@@ -16,21 +16,19 @@ from core.families.saving import modules_of, save_model
 from core.formats.sd_keys import unet_to_ldm
 from core.formats.tensor_writer import type_named
 from core.formats.whole_model import ENDINGS, Form, ModelFacts, form_of
+from core.methods import Method, Use
 from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.settings.blocks import COUNTS, numbers
-from core.settings.rates import has_frozen_blocks
+from core.settings.rates import has_frozen_blocks, trains_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from core.dataset.text_cache import EncodeText
-    from core.diffusion.text_states import TextStates
     from core.families.components import Components
-    from core.methods import Use
     from core.record.problems import Problem
     from core.settings.job import TrainJob
 
@@ -41,21 +39,21 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
     """Names of the parts that train: those that are asked for and have a rate other than 0."""
     rates = dict(zip(TEXT_PARTS[:text_encoders], job.optimizer.text_rates, strict=False))
-    found = {name for name, rate in rates.items() if rate != 0 and job.method.trains_text}
+    found = {name for name, rate in rates.items() if rate != 0 and trains_text(job)}
     if job.optimizer.unet_rate != 0 or job.method.block_lr:
         found.add("unet")
     return found
 
 
-class FullMethod:
+class FullMethod(Method):
     """What a training of the model itself owns: which weights train, their average, and the model that is saved.
 
     source  the model that training begins with; its form is taken where the settings ask for it
     vae     baked into saved models in place of the model's own
-    frozen  a second U-Net, as the model began: what the model itself makes of the class caption (method.prior)
     """
 
     def __init__(self, job: TrainJob, source: Path, vae: Path | None = None):
+        super().__init__()
         self._job, self._settings, self._vae = job, job.method, vae
         parts = trained_parts(job)
         self.trains_text = any(name in parts for name in TEXT_PARTS)
@@ -64,16 +62,14 @@ class FullMethod:
         self._form: Form = form_of(source) if wanted == "source" else wanted  # type: ignore[assignment]
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
-        self.frozen: Any = None
+        self.needs_untrained = self.trains_unet
+        self._frozen: Any = None
         self._components: Components | None = None
         self._trainable: dict[str, Any] = {}  # part's name -> module
         self._unet: Any = None
         self._weights: dict[str, nn.Parameter] = {}  # everything that trains: "unet.conv_in.weight"
         self._average: WeightAverage | None = None
         self._stopped = False
-        self.advice: list[Problem] = []
-        self.clipped: Sequence[nn.Parameter] | None = None
-        self.adds_up = True  # sd-scripts clears what its optimizer holds
 
     # -- what trains
 
@@ -109,9 +105,6 @@ class FullMethod:
 
     # -- a state
 
-    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        return encode(captions)
-
     def state_dict(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {name: weight.detach() for name, weight in self._weights.items()}
         return found | under(EMA, self.average_state())
@@ -126,19 +119,19 @@ class FullMethod:
 
     # -- moments of a run
 
-    def set_strength(self, strength: float) -> None:
-        """A model that trains itself has no strength."""
-
     @contextmanager
     def untrained(self) -> Iterator[None]:
         """Inside, the U-Net as it began: itself where it does not train, else the second one."""
         assert self._components is not None
-        assert self.frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
-        self._components.unet = self.frozen or self._unet
+        assert self._frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
+        self._components.unet = self._frozen or self._unet
         try:
             yield
         finally:
             self._components.unet = self._unet
+
+    def hold_untrained(self, unet: Any) -> None:
+        self._frozen = unet
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
         """From the step on that the settings name, the text encoders stay as they are by then."""
@@ -149,9 +142,6 @@ class FullMethod:
             if name in self._trainable:
                 self._trainable[name].requires_grad_(False)
         self._stopped = True
-
-    def after_micro_batch(self) -> None:
-        return
 
     def after_update(self) -> dict[str, Tensor]:
         if self._average is not None:
@@ -181,12 +171,6 @@ class FullMethod:
 
     # -- the file
 
-    def metadata(self) -> dict[str, str]:
-        return {}
-
-    def beside(self, path: Path) -> list[Path]:
-        return []
-
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
@@ -214,7 +198,7 @@ class FullMethod:
         )
 
     def release(self) -> None:
-        self._components = self._unet = self.frozen = self._average = None
+        self._components = self._unet = self._frozen = self._average = None
         self._trainable, self._weights = {}, {}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.formats.lora_pickle import write_lora_pickle
 from core.formats.tensor_writer import type_named
+from core.methods import Method
 from core.networks.adapter_file import with_convolutions, write_lora
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
@@ -17,26 +18,23 @@ from core.networks.kinds import kind_named
 from core.networks.network import Network
 from core.networks.sizes import part_of
 from core.networks.starting import start_network
-from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
+    from torch import Tensor
 
-    from core.dataset.text_cache import EncodeText
-    from core.diffusion.text_states import TextStates
-    from core.methods import Use
+    from core.families.components import Components
     from core.settings.job import TrainJob
 
 
-class NetworkMethod:
+class NetworkMethod(Method):
     """What a training by LoRA owns: the network, its state and its file."""
 
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
+        super().__init__()
         self.extension = EXTENSIONS[job.saving.save_model_as]
         self._settings = job.network
         self._own = kind_named(job.network.kind).own(job)
@@ -46,7 +44,6 @@ class NetworkMethod:
         self._seed = seed
         self._files = files or NetworkFiles()
         self.network: Network | None = None
-        self.advice: list[Problem] = []  # about the file that it started from
         self._strength = 1.0
         rates = job.optimizer
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
@@ -55,10 +52,8 @@ class NetworkMethod:
         self.steady_gradients = job.network.module_dropout == 0
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
         self._clips_all = rates.clips_as_kohya
-        self.clipped: Sequence[nn.Parameter] | None = None
-        self.adds_up = True  # sd-scripts clears what its optimizer holds
 
-    def build(self, components: Any) -> list[Trainable]:
+    def build(self, components: Components) -> list[Trainable]:
         """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
@@ -98,9 +93,6 @@ class NetworkMethod:
     def _built(self) -> Network:
         assert self.network is not None
         return self.network
-
-    def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        return encode(captions)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._built.state_dict()
@@ -145,9 +137,6 @@ class NetworkMethod:
         finally:
             self.set_strength(strength)
 
-    def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:
-        return averaged(optimizer)
-
     def metadata(self) -> dict[str, str]:
         """The files it was built from, and the sizes where they come from a file."""
         found = {}
@@ -165,9 +154,6 @@ class NetworkMethod:
             found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
             found["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
         return found
-
-    def beside(self, path: Path) -> list[Path]:
-        return []
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0

@@ -1,1 +1,1 @@
-"""Adapters that train beside frozen weights, and the frozen weights' fast form on CPUs."""
+"""Adapters that train on top of frozen weights, and a faster form of frozen weights for CPUs."""

@@ -1,7 +1,7 @@
-"""Modules that compute something more than their own kind does.
+"""Modules with a replaced forward pass.
 
-They get a class derived from their own. A `forward` of each module's own would do the same, but torch.compile takes that
-for code of its own: 70 equal blocks would be compiled 70 times rather than once.
+They get a subclass of their own class. Assigning a `forward` to each module would do the same, but torch.compile treats that as
+separate code: 70 equal blocks would be compiled 70 times instead of once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _DERIVED: dict[type, type] = {}
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The module's own class, adapted or not."""
+    """The module's original class, adapted or not."""
     return getattr(type(module), "adapts", type(module))
 
 
 def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """From now on the module computes `forward(module, ...)`, the same function for every module. Adapting twice is
-    adapting once."""
+    """From now on the module computes `forward(module, ...)`, the same function for every module. Adapting twice has no
+    further effect."""
     kind = kind_of(module)
     if kind not in _DERIVED:
         _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})
@@ -29,5 +29,5 @@ def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """The module is of its own class again."""
+    """Give the module its original class back."""
     module.__class__ = kind_of(module)

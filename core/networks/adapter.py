@@ -1,4 +1,4 @@
-"""`Adapter`: what changes one module; and how a module computes with any number of them."""
+"""`Adapter`: what changes one module; and the forward pass of a module with any number of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from core.networks.dropout import Dropout
 
 STACK = "_adapters"
-PLUS = "plus"  # the role of weights that LoRA+ gives a higher rate
+PLUS = "plus"  # the role of weights that train at LoRA+'s higher rate
 
 
 class Adapter(ABC):
     """The change of one Linear or Conv2d. A kind (core/networks/kinds) derives from it.
 
-    Parameters are float32 in the shapes of the kind's files; products run in the type of the module's output. The base
-    weight is not to be read unless the kind says so (`needs_base_weight`): it may be packed, in 8 bits or in parts.
+    Parameters are float32 in the shapes of the kind's files; products run in the dtype of the module's output. The base
+    weight must not be read unless the kind sets `needs_base_weight`: it may be packed, in fp8 or sharded.
 
     rank, alpha     its size, for kinds that have one
-    saved_alpha     another alpha in files than in force: sd-scripts' way with a starting file
+    saved_alpha     the alpha written to files if it differs from the one in use: sd-scripts' way with network_weights
     multiplier      strength of the network it belongs to
     """
 
@@ -36,15 +36,15 @@ class Adapter(ABC):
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
 
-    # -- what each kind answers
+    # -- implemented by each kind
 
     @abstractmethod
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        """(parameter, role): the role `PLUS` takes LoRA+'s ratio, any other is plain."""
+        """(parameter, role): the role `PLUS` gets LoRA+'s ratio, any other is plain."""
 
     @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The module's output y with this change added; x is the module's input."""
+        """The module's output y plus this change; x is the module's input."""
 
     @abstractmethod
     def delta(self) -> Tensor:
@@ -52,38 +52,38 @@ class Adapter(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds below the module's name; live, not copied."""
+        """The tensors of a file by key below the module's name; live, not copied."""
 
     @abstractmethod
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Why the tensors of a file cannot be taken over; "" where they can."""
+        """Why the tensors of a file cannot be loaded; "" if they can."""
 
     @abstractmethod
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over tensors that fit. An alpha that comes with them counts, unless `saved_alpha` is set."""
+        """Load tensors that fit. Their alpha is used, unless `saved_alpha` is set."""
 
     @abstractmethod
     def shorten(self, ratio: Tensor) -> None:
         """Multiply the change by `ratio`, 0-d on the device (max weight norm)."""
 
-    # -- what has one answer for most
+    # -- the same for most kinds
 
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""
         return self.delta().norm()
 
     def whole(self, x: Tensor) -> Tensor | None:
-        """The module's output with this change in one go, where that is faster; None: as a sum."""
+        """The module's output including this change in one product, if that is faster; None: as a sum."""
         return None
 
     @property
     def left_out(self) -> bool:
-        """Whether the module computes without this change now."""
+        """Whether the module currently computes without this change."""
         return self.multiplier == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
-    """What an adapted module computes: its own forward, then the changes in the order they were attached."""
+    """The forward pass of an adapted module: its own, then the changes in the order they were attached."""
     adapters = [adapter for adapter in module.__dict__[STACK] if not adapter.left_out]
     kind: Any = kind_of(module)
     y = adapters[0].whole(x) if adapters else None
@@ -97,6 +97,6 @@ def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def as_weight(value: Any) -> Tensor:
-    """A module's weight, for readers of types."""
+    """A module's weight, for type checkers."""
     assert isinstance(value, torch.Tensor)
     return value

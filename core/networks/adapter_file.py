@@ -1,5 +1,5 @@
-"""Files of networks: kohya's layer names and metadata, written whole or not at all; what stands behind a layer's name is the
-kind's (core/networks/kinds).
+"""Network files: kohya's layer names and metadata, written complete or not at all; the keys below a layer's name belong to the
+kind (core/networks/kinds).
 
 A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`.
 """
@@ -62,11 +62,11 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a LoRA file; the file appears whole or not at all. Adds the hashes that A1111 knows it by.
+    """Write a LoRA file, complete or not at all. Adds the hashes by which A1111 identifies it.
 
-    tensors  by kohya key, on any device     metadata  all strings; None or empty writes the hashes only
-    dtype    of the matrices; alphas stay float32, which holds them exactly. Weights too large for it are refused by name:
-             write_lora goes on in fp32
+    tensors  by kohya key, on any device     metadata  all strings; None or empty writes only the hashes
+    dtype    of the matrices; alphas stay float32, which stores them exactly. Weights that overflow are refused by name:
+             write_lora falls back to fp32
     """
     import torch
     from safetensors.torch import save
@@ -93,9 +93,9 @@ def write_lora(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[Problem]:
-    """As save_lora, for a run that must not end at its save: where `dtype` cannot hold a weight, the file is in fp32.
+    """Like save_lora, for a run that must not fail at its save: if `dtype` would overflow, the file is in fp32.
 
-    returns  the advice that says so, naming the weights
+    returns  the advice naming the weights
     """
     import torch
 
@@ -105,8 +105,8 @@ def write_lora(
 
 
 def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1]: the layers of
-    SD 2.x are so where sd-scripts reads a single file."""
+    """proj_in and proj_out of the U-Net in the shapes of 1x1 convolutions, [r, in, 1, 1] and [out, r, 1, 1], as the layers of
+    SD 2.x have them when sd-scripts reads a single file."""
     return {
         name: value[:, :, None, None] if value.ndim == 2 and PROJECTION.search(name) else value
         for name, value in tensors.items()
@@ -114,14 +114,15 @@ def with_convolutions(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
-    """Before anything is written: values that are no numbers, or become infinite in the type."""
+    """Before anything is written: refuse NaN, inf, and values that overflow in the dtype."""
     refuse_no_numbers(not_finite(tensors), path)
     names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
     if names:
         raise ProblemsError.one(
-            f"Some weights are too large for the type they were to be saved in: {shown(names)}",
+            f"Some weights are too large for the dtype of the file: {shown(names)}",
             str(path),
             "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
+            code="weights.overflow",
         )
 
 
@@ -131,7 +132,7 @@ def _matrices(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _weight_hashes(serialized: bytes) -> dict[str, str]:
-    """A1111's two hashes of a LoRA, both of the file as it is with the `ss_` metadata only.
+    """A1111's two hashes of a LoRA, both of the file with the `ss_` metadata only.
 
     sshs_model_hash: SHA-256 after the header. sshs_legacy_hash: 8 digits of that of 64 KiB at 1 MiB.
     """
@@ -144,14 +145,14 @@ def _weight_hashes(serialized: bytes) -> dict[str, str]:
 
 
 def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, str]) -> None:
-    """The same tensors under a header with other metadata. Their bytes need not be written twice for it."""
+    """The same tensors under a header with other metadata, without serializing them again."""
     length = int.from_bytes(serialized[:8], "little")
     listing = json.loads(serialized[8 : 8 + length])
     listing.pop("__metadata__", None)
     text = json.dumps({"__metadata__": dict(metadata), **listing}, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8"
     )
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     content = memoryview(serialized)[8 + length :]
     with open(path, "wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)
@@ -163,9 +164,9 @@ def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, s
 
 
 def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
-    """Read a LoRA of kohya's or PEFT's layout. Anything else is refused with what it is.
+    """Read a LoRA in kohya's or PEFT's layout. Anything else is refused with its kind.
 
-    shapes   only the header and the alphas are read; the weights have shapes and no numbers (torch's "meta" device)
+    shapes   read only the header and the alphas; the weights are on torch's "meta" device
     """
     path = Path(path)
     with TensorFile(path) as file:
@@ -191,30 +192,36 @@ def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
     if kind.kind != "lora":
-        raise ProblemsError.one(f"This is no LoRA but: {kind} ({kind.evidence})", str(path), "choose a LoRA file")
+        raise ProblemsError.one(
+            f"This file is not a LoRA but: {kind} ({kind.evidence})", str(path), "choose a LoRA file", "lora.not-a-lora"
+        )
     if kind.variant is not None:
         raise ProblemsError.one(
-            f"This is a {kind.variant} file; LoRAs of that kind cannot be used here",
+            f"This is a {kind.variant} file, which is not supported",
             str(path),
             "choose a plain LoRA file",
+            code="lora.unsupported-variant",
         )
     if kind.layout not in ("kohya", "peft"):
         raise ProblemsError.one(
-            "This LoRA has the names of an old diffusers version",
+            "This LoRA has the key names of an old diffusers version",
             str(path),
-            "load and save it once with a current diffusers",
+            "load and save it with a current diffusers version",
+            code="lora.old-diffusers",
         )
 
 
 def _from_peft(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path, family: str | None
 ) -> dict[str, torch.Tensor]:
-    """PEFT's names -> kohya's. Alphas stand in the metadata (`lora_adapter_metadata`), else alpha = rank."""
+    """PEFT's names -> kohya's. Alphas are in the metadata (`lora_adapter_metadata`), else alpha = rank."""
     import torch
 
     settings = parse_json(metadata.get("lora_adapter_metadata", "{}"), f"{path}, lora_adapter_metadata", AGAIN)
     if not isinstance(settings, dict):
-        raise ProblemsError.one("The LoRA's metadata (lora_adapter_metadata) are damaged", str(path), AGAIN)
+        raise ProblemsError.one(
+            "The LoRA's metadata (lora_adapter_metadata) is invalid", str(path), AGAIN, code="lora.bad-metadata"
+        )
     endings = {short: key for each in kinds().values() for short, key in (each.from_peft or {}).items()}
     found: dict[str, torch.Tensor] = {}
     unknown = []
@@ -236,18 +243,23 @@ def _from_peft(
             given = pattern.get(inner) if isinstance(pattern, dict) else None
             alpha = settings.get(f"{part}.lora_alpha") if given is None else given
             if alpha is not None and type(alpha) not in (int, float):
-                raise ProblemsError.one(f"The LoRA's alpha of {inner} is no number", str(path), AGAIN)
-            if alpha is not None:  # none: its rank
+                raise ProblemsError.one(
+                    f"The LoRA's alpha of {inner} is not a number", str(path), AGAIN, code="lora.bad-metadata"
+                )
+            if alpha is not None:  # otherwise its rank
                 found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
     if unknown:
         raise ProblemsError.one(
-            f"The LoRA names layers of no known part: {unknown[0]}", str(path), "choose a LoRA for Stable Diffusion"
+            f"The LoRA has layers of an unknown part: {unknown[0]}",
+            str(path),
+            "choose a LoRA for Stable Diffusion",
+            code="lora.unknown-layer",
         )
     return found
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Each layer is of a known kind and has what the kind needs; every alpha is a number."""
+    """Every layer is of a known kind and complete; every alpha is a number."""
     problems = [flaw for name, layer in group_by_module(tensors).items() if (flaw := _flaw(name, layer))]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -255,12 +267,12 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with one layer of a file, or nothing."""
+    """What is wrong with one layer of a file, or ""."""
     near = [kind for kind in kinds().values() if layer.keys() & {*kind.keys, *kind.optional}]
     known = {key for kind in near for key in (*kind.keys, *kind.optional)}
     unknown = sorted(layer.keys() - known)
     if unknown:
-        return f"{name}.{unknown[0]} is of no known kind"
+        return f"{name}.{unknown[0]} is of an unknown kind"
     return min((kind.flaw(name, layer) for kind in near), key=len)
 
 
@@ -268,10 +280,10 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
 
 
 def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA as diffusers and PEFT name it, with alpha / rank multiplied into B: every layer's alpha is its rank.
+    """The LoRA with diffusers' and PEFT's names, with alpha / rank multiplied into B: every layer's alpha is its rank.
 
-    diffusers 0.42 reads kohya files right only when all layers have one alpha; this form it reads right for any.
-    dtype    float32 by default: the multiplied B would be rounded once more in 16 bits
+    diffusers 0.42 reads kohya files correctly only if all layers have one alpha; this form works for any.
+    dtype    float32 by default: in 16 bits the multiplied B would be rounded again
     returns  tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and metadata
     """
     import torch
@@ -282,7 +294,7 @@ def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict
         found, kind = module_path(name), kind_of_keys(layer)
         if found is None or kind is None or kind.to_peft is None:
             raise ProblemsError.one(
-                f"The LoRA has a layer of no known part or kind: {name}",
+                f"The LoRA has a layer of an unknown part or kind: {name}",
                 str(lora.path or ""),
                 "choose a LoRA for Stable Diffusion",
                 "lora.unknown-layer",

@@ -1,4 +1,4 @@
-"""Which block of the U-Net a layer of a LoRA is in, by its name (the numbers of core.settings.blocks)."""
+"""The U-Net block of a LoRA layer, by its name (numbered as in core.settings.blocks)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAST = 22  # SDXL's last convolution
 def block_of(name: str) -> int:
     """`lora_unet_down_blocks_1_attentions_0_proj_in` -> 4; `lora_unet_input_blocks_4_1_proj_in` -> 5.
 
-    What lies outside of the blocks (embeddings of time and size) is in block 0; SDXL's last convolution in 22.
+    Layers outside of the blocks (time and size embeddings) are in block 0; SDXL's last convolution in 22.
     """
     found = ORIGINAL.match(name)
     if found:

@@ -1,9 +1,9 @@
-"""What a step leaves out of a network: numbers between down and up, ranks, whole layers.
+"""Dropout in a network: of activations between down and up, of ranks, of whole layers.
 
-Each mask is a function of its address (seed, step, micro-batch, layer, image) and of nothing else: an image has the same
-masks in any batch and any process, on a CPU or a GPU, and when gradient checkpointing computes a layer a
-second time. A generator would have to be rebuilt for each layer and image, on the CPU; the masks are hashes of
-counters instead, computed for a whole batch where it lies.
+Each mask depends only on its address (seed, step, micro-batch, layer, image): an image has the same
+masks in any batch and any process, on a CPU or a GPU, and when gradient checkpointing recomputes a layer.
+Generators would have to be created for each layer and image, on the CPU; the masks are hashes of
+counters instead, computed for a whole batch on its device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BITS = 32
 
 @dataclass(frozen=True)
 class Showing:
-    """What the network sees now. keys: the images' addresses in two halves, int32 [B, 2] on the device."""
+    """The current batch. keys: the images' addresses in two halves, int32 [B, 2] on the device."""
 
     step: int
     micro_batch: int
@@ -35,8 +35,8 @@ class Showing:
 
 
 class Dropout:
-    """The dropouts of a network, for all its layers. Nothing is left out while no images are shown: then it is used,
-    not trained."""
+    """The dropouts of a network, for all its layers. Nothing is dropped while no images are set: the network is
+    used, not trained."""
 
     def __init__(self, settings: NetworkSettings, seed: int):
         self.elements, self.ranks, self.modules = (
@@ -48,7 +48,7 @@ class Dropout:
         self._now: Showing | None = None
 
     def show(self, step: int, micro_batch: int, images: Sequence[object], device: torch.device | str) -> None:
-        """From here on the layers see these images (any values that name them), in the order of the batch."""
+        """Set the images of the current batch (any values that identify them), in the order of the batch."""
         found = [address(self._seed, "dropout", step, micro_batch, image) for image in images]
         halves = torch.tensor([_halves(number) for number in found], dtype=torch.int32)
         self._now = Showing(step, micro_batch, queued(halves, device))
@@ -58,7 +58,7 @@ class Dropout:
         self._now = None
 
     def leaves_out(self, name: str) -> bool:
-        """Whether the whole layer is left out now (module_dropout)."""
+        """Whether the whole layer is dropped now (module_dropout)."""
         now = self._now
         if now is None or not self.modules:
             return False
@@ -66,13 +66,13 @@ class Dropout:
 
     @property
     def thins(self) -> bool:
-        """Whether numbers or ranks are left out now."""
+        """Whether activations or ranks are dropped now."""
         return self._now is not None and (self.elements > 0 or self.ranks > 0)
 
     def thinned(self, hidden: Tensor, name: str, channels: int) -> tuple[Tensor, float]:
-        """`hidden` with what is left out set to 0, and the factor that makes up for it.
+        """`hidden` with dropped values set to 0, and the factor that compensates for them.
 
-        hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each image has as many rows (text windows)
+        hidden    down(x): [rows, ..., rank] or [rows, rank, h, w]; each image has equally many rows (text windows)
         channels  the dimension of the rank
         """
         assert self._now is not None
@@ -90,7 +90,7 @@ class Dropout:
         return hidden, factor
 
     def _kept(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:
-        """True where a number stays: with the probability 1 - share."""
+        """True for kept values, with probability 1 - share."""
         count = torch.Size(shape).numel() // len(keys)
         lowest = -(1 << (BITS - 1))
         return (hashes(keys, _layer_key(purpose, name), count) >= lowest + int(share * (1 << BITS))).view(shape)

@@ -1,4 +1,4 @@
-"""LoRA files for a model: read as networks, and merged into the base model before a training."""
+"""LoRA files for a model: loaded as networks, or merged into the base model before a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergedFile:
-    """A LoRA that becomes part of the base model. sha256: of the file."""
+    """A LoRA merged into the base model. sha256: of the file."""
 
     path: Path
     strength: float
@@ -29,7 +29,7 @@ class MergedFile:
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """The files that a network is built from: the one it starts from, and those merged into the base model before."""
+    """The files a network is built from: the one it starts from, and those merged into the base model first."""
 
     start: Path | None = None
     start_sha256: str | None = None
@@ -37,28 +37,33 @@ class NetworkFiles:
 
 
 def check_file(path: Path, family_name: str) -> None:
-    """Raise ProblemsError unless the file is a LoRA that this family can use, judged by its header."""
+    """Raise ProblemsError unless the file is a LoRA that this family can use, by its header."""
     found = identify(path)
     if found.kind != "lora":
         raise ProblemsError.one(
-            f"{path.name} is no LoRA but: {found} ({found.evidence})", display_path(path), "choose a LoRA file"
+            f"{path.name} is not a LoRA but: {found} ({found.evidence})",
+            display_path(path),
+            "choose a LoRA file",
+            code="lora.not-a-lora",
         )
     if found.family not in (None, family_name):
         raise ProblemsError.one(
             f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}",
             display_path(path),
             f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})",
+            code="lora.other-family",
         )
     if found.variant is not None:
         raise ProblemsError.one(
-            f"{path.name} is a {found.variant}; only plain LoRAs can be used here",
+            f"{path.name} is a {found.variant} file, which is not supported",
             display_path(path),
             "choose a plain LoRA file",
+            code="lora.unsupported-variant",
         )
 
 
 def targets_of(components: Any, *, conv: bool) -> Iterator[Target]:
-    """The layers of the parts that are loaded, text encoders first as in kohya's files."""
+    """The layers of the loaded parts, text encoders first as in kohya's files."""
     kind = family(components.family)
     for part in (*components.text_encoders, components.unet):
         if part is not None:
@@ -79,17 +84,18 @@ def read_network(components: Any, path: Path, strength: float) -> Network:
     network = Network.from_tensors(lora.tensors, targets_of(components, conv=True), strength)
     if not network.adapters:
         raise ProblemsError.one(
-            f"The LoRA {path.name} fits no layer of this model",
+            f"The LoRA {path.name} matches no layer of this model",
             display_path(path),
             "use it with the model it was trained on, or one of the same size",
+            code="lora.no-matching-layers",
         )
     return network
 
 
 def merge_files(components: Any, files: Sequence[MergedFile]) -> None:
-    """Make LoRAs part of the weights that are loaded, for good, each with its strength, in their order.
+    """Merge LoRAs permanently into the loaded weights, each with its strength, in order.
 
-    Called at each load: parts that are loaded later get theirs then. A LoRA may have nothing for these parts.
+    Called at each load: parts that are loaded later are merged then. A LoRA may have nothing for these parts.
     """
     from core.networks.network import Network
 

@@ -1,14 +1,14 @@
-"""Frozen convolutions on a CPU, with their weights put into oneDNN's blocked order once instead of at every call.
+"""Frozen convolutions on a CPU, with their weights converted to oneDNN's blocked layout once instead of at every call.
 
 A convolution whose weight does not train needs only two products: its output, and the gradient of its input. The second
 is itself a convolution, of the output's gradient with the weight flipped in space and transposed in channels. Both
-weights are prepacked; the plain one is given up meanwhile, so the cost in memory is one copy more, not two. 1x1
+weights are prepacked and the plain one is dropped meanwhile, so the memory cost is one extra copy, not two. 1x1
 convolutions become matrix products over the channels, which need no packing.
 
-Measured on the shapes of SD 1.5 at 256 px in bf16 on 2 cores, each call by itself: 0.53 s instead of 1.17 s a step.
+Measured on the shapes of SD 1.5 at 256 px in bf16 on 2 cores, each call alone: 0.53 s instead of 1.17 s per step.
 
-The calls are private ones of torch, so they run behind one probe that compares them with the plain convolution; where
-it fails, nothing is installed and everything works as before, slower.
+The calls are private to torch, so they are used only after a probe that compares them with the plain convolution; if
+it fails, nothing is installed and everything works as before, but slower.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from core.record.heap import GivingBack
 
 ATTRIBUTE = "_conv_forward"  # nn.Conv2d.forward is this method with its weight and bias
 _memory = GivingBack()
-SMALLEST = 16  # channels; below, packing gains nothing (the first and last layer of a U-Net)
+SMALLEST = 16  # channels; fewer gain nothing from packing (the first and last layer of a U-Net)
 
 
 def install(model: nn.Module) -> int:
-    """Give every frozen convolution of `model` that can have it the fast form; returns how many have it now.
+    """Convert every suitable frozen convolution of `model`; returns how many are converted now.
 
-    From its first use until `uninstall`, the weight of a 3x3 convolution holds NaN without taking memory: shape and
-    type can be read, the values cannot. Frozen ones that cannot have it keep their values, with the channels together
-    in memory: so does each where packing does not work on this machine. Where it would take more than half of the free
-    memory, nothing changes. 0 is returned in both cases.
+    From its first use until `uninstall`, the weight of a 3x3 convolution is NaN and takes no memory: its shape and
+    dtype can be read, its values cannot. Unsuitable frozen ones keep their values in channels_last
+    layout, and so do all if packing does not work on this machine. If it would take more than half of the free
+    memory, nothing changes. Both cases return 0.
     """
     if extra_bytes(model) > psutil.virtual_memory().available / 2:
         return 0
@@ -54,16 +54,16 @@ def install(model: nn.Module) -> int:
 
 
 def _lay_channels_together(conv: nn.Conv2d) -> None:
-    """Its output is then in the order that the fast forms make and want: else each sum of both is put in order anew."""
+    """Its output then has the layout that the fast forms use: otherwise every sum of both would be reordered."""
     conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
 def packed_copies(model: nn.Module) -> Iterator[None]:
-    """Inside, convolutions that train have the fast form too, by packed copies of their weights as they are now.
+    """Inside, trainable convolutions use the fast form too, with packed copies of their current weights.
 
-    Their products differ from the plain ones in the last bits: samples of a whole model would not be what the saved model
-    makes. For passes without gradients; where `install` would do nothing, nothing changes.
+    Their results differ from the plain ones in the last bits: samples of a full model would not be what the saved model
+    generates. For passes without gradients; if `install` would do nothing, nothing changes.
     """
     convolutions = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and module.weight.requires_grad
@@ -89,7 +89,7 @@ def packed_copies(model: nn.Module) -> Iterator[None]:
 
 
 def extra_bytes(model: nn.Module) -> int:
-    """Memory that `install` costs once both directions have run: as much again as the packed weights take."""
+    """Memory that `install` costs once both directions have run: as much as the packed weights take."""
     return _pack_bytes(module for module in model.modules() if isinstance(module, nn.Conv2d) and suits(module))
 
 
@@ -99,7 +99,7 @@ def _pack_bytes(convolutions: Iterable[nn.Conv2d]) -> int:
 
 
 def uninstall(model: nn.Module) -> None:
-    """Put the plain convolutions and their weights back, bit for bit as they were."""
+    """Restore the plain convolutions and their weights, bit for bit."""
     for module in model.modules():
         fast = module.__dict__.pop(ATTRIBUTE, None)
         if isinstance(fast, PackedConv):
@@ -107,12 +107,12 @@ def uninstall(model: nn.Module) -> None:
 
 
 def suits(conv: nn.Conv2d) -> bool:
-    """Frozen, and of a kind that can be packed."""
+    """Frozen, and of a type that can be packed."""
     return fits(conv) and not conv.weight.requires_grad and (conv.bias is None or not conv.bias.requires_grad)
 
 
 def fits(conv: nn.Conv2d) -> bool:
-    """On the CPU, of a type oneDNN packs, and with an output of its input's size."""
+    """On the CPU, of a dtype oneDNN packs, and with an output of its input's size."""
     weight = conv.weight
     same_size = (
         tuple(2 * p for p in conv.padding) == tuple(k - 1 for k in conv.kernel_size)
@@ -133,7 +133,7 @@ def fits(conv: nn.Conv2d) -> bool:
 
 @lru_cache
 def works(dtype: torch.dtype) -> bool:
-    """Whether prepacked convolutions of this type exist here and agree with plain ones, forwards and backwards."""
+    """Whether prepacked convolutions of this dtype are available and agree with plain ones, forward and backward."""
     if not torch.backends.mkldnn.is_available():
         return False
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -147,7 +147,7 @@ def works(dtype: torch.dtype) -> bool:
             (plain_grad,) = torch.autograd.grad(plain, x, grad)
             packed = PackedConv(conv)(x, conv.weight, conv.bias)
             (packed_grad,) = torch.autograd.grad(packed, x, grad)
-    except (RuntimeError, AttributeError, TypeError):  # the private calls are not there, or take other arguments
+    except (RuntimeError, AttributeError, TypeError):  # the private calls do not exist, or take other arguments
         return False
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4  # a few roundings of numbers near 1
     return all(
@@ -157,13 +157,13 @@ def works(dtype: torch.dtype) -> bool:
 
 
 class PackedConv:
-    """Stands for a 3x3 convolution's `_conv_forward`.
+    """Replaces a 3x3 convolution's `_conv_forward`.
 
-    There is one pack for each direction, made for the image size that comes first. Other sizes use the same packs,
-    which oneDNN reorders at the call if it must: right for any size, and hardly slower than the plain convolution. So
+    There is one pack for each direction, made for the first image size. Other sizes use the same packs,
+    which oneDNN reorders at the call if necessary: correct for any size, and hardly slower than the plain convolution. So
     memory does not grow with the number of buckets.
 
-    copies   the plain weight stays beside its pack
+    copies   keep the plain weight beside its pack
     """
 
     def __init__(self, conv: nn.Conv2d, copies: bool = False):
@@ -185,7 +185,7 @@ class PackedConv:
         return self._convolve(x, self.forward_pack, self.conv.bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
-        """What reaches the input: [B, out, H, W] -> [B, in, H, W]."""
+        """The gradient of the input: [B, out, H, W] -> [B, in, H, W]."""
         if self.backward_pack is None:
             assert self.forward_pack is not None
             self.backward_pack = self._pack(self.forward_pack.to_dense().flip(2, 3).transpose(0, 1), grad)
@@ -209,13 +209,13 @@ class PackedConv:
         return torch.ops.mkldnn._convolution_pointwise(x, pack, bias, pad, ones, ones, 1, "none", [], "")
 
     def _give_up_weight(self) -> None:
-        """Leave shape, type and device readable; any use of the values shows as NaN."""
+        """Keep shape, dtype and device readable; any use of the values shows as NaN."""
         weight = self.conv.weight
         weight.data = torch.full((1, 1, 1, 1), float("nan"), dtype=weight.dtype).expand(weight.shape)
 
 
 class PointwiseConv:
-    """Stands for a 1x1 convolution's `_conv_forward`: a matrix product over the channels."""
+    """Replaces a 1x1 convolution's `_conv_forward`: a matrix product over the channels."""
 
     def __init__(self, conv: nn.Conv2d):
         self.conv = conv

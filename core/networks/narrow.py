@@ -1,7 +1,7 @@
-"""Frozen weights kept in 8 bits (float8_e4m3fn: Micikevicius et al. 2022, arXiv:2209.05433) and widened at each use.
+"""Frozen weights stored in fp8 (float8_e4m3fn: Micikevicius et al. 2022, arXiv:2209.05433) and upcast at each use.
 
-Each output channel has a factor of its own, so that its largest weight is the type's largest number: sd-scripts casts the
-weights as they are, and most of a U-Net's are so small that two or three digits are left of them.
+Each output channel has its own scale, so that its largest weight is the dtype's largest value: sd-scripts casts the
+weights directly, and most of a U-Net's are so small that only two or three digits remain.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.nn.grad import conv2d_input
 
 NARROW = torch.float8_e4m3fn
 LARGEST = torch.finfo(NARROW).max
-# Inside of these lie nearly all weights; what is outside (first and last layers, embeddings) stays as it is.
+# Nearly all weights are in these; the others (first and last layers, embeddings) are unchanged.
 PLACES = ("down_blocks.", "mid_block.", "up_blocks.", "encoder.layers.", "text_model.encoder.layers.")
 
 
 class NarrowLinear(nn.Linear):
-    """A frozen Linear with its weight in 8 bits. `factors`: [out, 1], of the type that it computes in."""
+    """A frozen Linear with its weight in fp8. `factors`: [out, 1], in the dtype it computes in."""
 
     factors: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # which makes the wide weight anew in the backward pass too
+        if torch.compiler.is_compiling():  # which also recomputes the upcast weight in the backward pass
             return linear(input.to(self.factors.dtype), widened(self.weight, self.factors), self.bias)
         y: Tensor = _Linear.apply(input.to(self.factors.dtype), self.weight, self.factors, self.bias)
         return y
 
 
 class NarrowConv(nn.Conv2d):
-    """A frozen convolution with its weight in 8 bits. `factors`: [out, 1, 1, 1]."""
+    """A frozen convolution with its weight in fp8. `factors`: [out, 1, 1, 1]."""
 
     factors: Tensor
 
@@ -46,7 +46,7 @@ class NarrowConv(nn.Conv2d):
 
 
 def narrow(model: nn.Module) -> int:
-    """Keep the weights of the model's blocks in 8 bits, but for those that train; returns the bytes that this saves."""
+    """Store the weights of the model's blocks in fp8, except trainable ones; returns the bytes saved."""
     saved = 0
     for name, module in model.named_modules():
         kind = {nn.Linear: NarrowLinear, nn.Conv2d: NarrowConv}.get(type(module))
@@ -61,7 +61,7 @@ def _narrow(module: Any, kind: type[nn.Module]) -> int:
     weight = module.weight
     largest = weight.float().abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
     factors = (largest / LARGEST).view(-1, *(1 for _ in weight.shape[1:]))
-    # Clamped: rounding up by a digit would be beyond the type, which has no infinity.
+    # Clamped: rounding up could exceed the dtype's range, which has no infinity.
     small = (weight.float() / factors).clamp(-LARGEST, LARGEST).to(NARROW)
     saved = weight.numel() * (weight.element_size() - 1)
     module.weight = nn.Parameter(small, requires_grad=False)
@@ -75,7 +75,7 @@ def widened(weight: Tensor, factors: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """The wide weight is made anew in the backward pass: kept until then, it would take the memory that was saved."""
+    """The upcast weight is recomputed in the backward pass: keeping it would use the memory that was saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Network`: a set of adapters of any kinds beside one frozen model. Names, shapes and alphas are those of kohya's files."""
+"""`Network`: a set of adapters of any kinds on one frozen model. Names, shapes and alphas are those of kohya's files."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """A set of adapters, by kohya name, for one model. Nothing of the model changes while it is not attached."""
+    """A set of adapters, by kohya name, for one model. The model is unchanged while it is not attached."""
 
     def __init__(self, adapters: Iterable[Adapter], unmatched: Iterable[str] = (), dropout: Dropout | None = None):
         self.adapters = {adapter.name: adapter for adapter in adapters}
-        self.unmatched = tuple(unmatched)  # module names of the file it was made from that this model cannot take
+        self.unmatched = tuple(unmatched)  # module names of its file that this model does not have
         self.attached = False
         self.dropout = dropout
         for adapter in self.adapters.values():
             adapter.dropout = dropout
 
-    # -- making one
+    # -- creation
 
     @classmethod
     def create(
@@ -45,7 +45,7 @@ class Network:
         size_of: SizeOf | None = None,
         own: Settings | None = None,
     ) -> Network:
-        """A fresh network over those of the targets that have a size: by the settings, unless told otherwise.
+        """A fresh network on the targets that have a size: by the settings, unless given.
 
         own   the settings of its kind
         """
@@ -57,9 +57,9 @@ class Network:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], targets: Iterable[Target], multiplier: float = 1.0) -> Network:
-        """The network a file holds, each layer of the kind that its keys say, with its own rank and alpha.
+        """The network in a file, each layer of the kind of its keys, with its own rank and alpha.
 
-        Modules this model lacks, or whose keys are of no known kind, are listed in `unmatched`.
+        Modules this model lacks, or whose keys are of an unknown kind, are listed in `unmatched`.
         """
         targets = list(targets)
         by_module = named_as(group_by_module(tensors), [target.name for target in targets])
@@ -80,7 +80,7 @@ class Network:
     # -- weights
 
     def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
-        """The trained parameters by part, in the order of the file; a part without modules has an empty list."""
+        """The trained parameters by part, in file order; a part without modules has an empty list."""
         parts: dict[str, list[nn.Parameter]] = {"text_encoder": [], "unet": []}
         for name, adapter in self.adapters.items():
             parts[part_of(name)] += [parameter for parameter, _ in adapter.parameters()]
@@ -91,7 +91,7 @@ class Network:
         return parts["text_encoder"] + parts["unet"]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """File key -> float32 tensor; the weights are the live ones, not copies."""
+        """File key -> float32 tensor; the weights are live, not copied."""
         return {
             f"{name}.{key}": tensor
             for name, adapter in self.adapters.items()
@@ -99,7 +99,7 @@ class Network:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a file with the same modules and sizes; its alphas count. All or nothing."""
+        """Load the weights of a file with the same modules and sizes; its alphas are used. All or nothing."""
         by_module = group_by_module(tensors)
         wrong = [f"{name} is not trained" for name in by_module if name not in self.adapters]
         for name, adapter in self.adapters.items():
@@ -109,7 +109,7 @@ class Network:
         if wrong:
             shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             raise ProblemsError.one(
-                f"{len(wrong)} modules of the LoRA differ from what is trained: {shown}",
+                f"{len(wrong)} modules of the LoRA differ from the trained network: {shown}",
                 "the LoRA's weights",
                 "use the network settings it was trained with",
                 "network.other-modules",
@@ -118,23 +118,23 @@ class Network:
             adapter.take(by_module[name])
 
     def set_multiplier(self, multiplier: float) -> None:
-        """Strength of the whole network: 0 gives exactly the model without it, 1 is as trained, below 0 reverses."""
+        """Strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 reversed."""
         for adapter in self.adapters.values():
             adapter.multiplier = multiplier
 
     def apply_max_norm(self, limit: float) -> NormFacts:
-        """Shorten the weight changes that are longer than `limit`; the facts stay on the device."""
+        """Scale down weight changes whose norm exceeds `limit`; the facts stay on the device."""
         return apply_max_norm(self.adapters.values(), limit)
 
     def to(self, dtype: torch.dtype) -> None:
-        """Keep the weights, and so their gradients, in this type. Before an optimizer takes them."""
+        """Keep the weights, and so their gradients, in this dtype. Call before creating an optimizer."""
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
 
-    # -- what a step shows
+    # -- the current step
 
     def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
-        """Until `hide`, the adapters see these images, in the batch's order, and leave out what their dropouts say."""
+        """Until `hide`, the adapters process these images, in the batch's order, with dropout."""
         if self.dropout is not None:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
@@ -154,14 +154,14 @@ class Network:
         self.attached = True
 
     def lay_in_modules(self) -> None:
-        """Make the weights parameters of the modules they change: who gathers a module's weights finds them there."""
+        """Register the weights as parameters of the modules they change, where code that gathers a module's weights finds them."""
         for adapter in self.adapters.values():
             number = len(adapter.module.__dict__[STACK])
             for place, (parameter, _) in enumerate(adapter.parameters()):
                 adapter.module.register_parameter(f"adapter_{number}_{place}", parameter)
 
     def detach(self) -> None:
-        """Take the changes away again; a module without any left is as it was, to the bit."""
+        """Remove the changes; a module without any left is restored, bit for bit."""
         assert self.attached
         for adapter in self.adapters.values():
             stack = adapter.module.__dict__[STACK]
@@ -173,7 +173,7 @@ class Network:
 
     @torch.no_grad()
     def merge_to(self) -> None:
-        """Write the changes into the model's weights for good: added in float32, then cast to the weight's type."""
+        """Merge the changes permanently into the model's weights: added in float32, then cast to the weight's dtype."""
         for adapter in self.adapters.values():
             weight = as_weight(adapter.module.weight)
             change = adapter.delta() * adapter.multiplier
@@ -182,7 +182,7 @@ class Network:
 
 @contextmanager
 def attached(*networks: Network) -> Iterator[None]:
-    """Run the block with these networks on the model; afterwards, also after an error, the model is as before."""
+    """Run the block with these networks attached; afterwards, also after an error, the model is as before."""
     done = []
     try:
         for network in networks:
@@ -195,7 +195,7 @@ def attached(*networks: Network) -> Iterator[None]:
 
 
 def named_as(modules: dict[str, dict[str, Tensor]], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """The same modules under the names of a model's layers: SDXL's blocks are written as the original's or as diffusers'."""
+    """The same modules under the names of a model's layers: SDXL's blocks have the original's or diffusers' names."""
     known = set(names)
     if modules.keys() <= known:
         return modules

@@ -1,4 +1,4 @@
-"""Limits the length of a network's weight changes (sd-scripts' scale_weight_norms), without waiting for the device."""
+"""Limits the norm of a network's weight changes (max weight norm, sd-scripts' scale_weight_norms) without a device sync."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormFacts:
-    """Lengths of the weight changes after limiting, 0-d on the device. scaled: how many layers were too long."""
+    """Norms of the weight changes after limiting, 0-d on the device. scaled: how many layers were limited."""
 
     scaled: Tensor
     mean: Tensor
@@ -24,7 +24,7 @@ class NormFacts:
 
 @torch.no_grad()
 def apply_max_norm(adapters: Iterable[Adapter], limit: float) -> NormFacts:
-    """Shorten each change W to a Frobenius norm of `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) / n."""
+    """Scale each change W to a Frobenius norm of `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) / n."""
     adapters = list(adapters)
     lengths = torch.stack([adapter.norm() for adapter in adapters])
     n = lengths.clamp(min=limit / 2)

@@ -21,10 +21,10 @@ CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 
 
 class Target(Protocol):
-    """A layer to be hooked, as the families list them (see core.families.targets)."""
+    """A layer that can get an adapter, as the families list it (see core.families.targets)."""
 
     @property
-    def name(self) -> str: ...  # in kohya's spelling
+    def name(self) -> str: ...  # kohya's name
     @property
     def parent(self) -> nn.Module: ...  # the module it sits in
     @property
@@ -35,7 +35,7 @@ SizeOf = Callable[[Target], BlockSize | None]
 
 
 def part_of(name: str) -> str:
-    """The part that a kohya module name belongs to: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
+    """The part of a kohya module name: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
     return "unet" if name.startswith("lora_unet") else "text_encoder"
 
 
@@ -45,18 +45,18 @@ def has_large_kernel(module: nn.Module) -> bool:
 
 
 def needs_conv_rank(target: Target) -> bool:
-    """Hooked only by C3Lier: 3x3 convolutions, and whatever else sits in the residual and resampling blocks."""
+    """Hooked only by C3Lier: 3x3 convolutions, and everything else in the residual and resampling blocks."""
     return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 
 def wanted(settings: NetworkSettings, name: str) -> bool:
-    """Whether the part that a layer is in is trained."""
+    """Whether the part of a layer is trained."""
     return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
 
 
 def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> SizeOf:
     """Parts by `train_unet` and `train_text_encoder`, residual and resampling blocks by `hooks_residual`, ranks and alphas of
-    the U-Net by block. Only 3x3 convolutions have those of 3x3 convolutions."""
+    the U-Net by block. Conv rank and alpha apply to 3x3 convolutions only."""
     plain, wide = block_sizes(settings, block_count(target.name for target in targets))
 
     def size_of(target: Target) -> BlockSize | None:
@@ -72,9 +72,9 @@ def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> S
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:
-    """The file's own layers, ranks and alphas, of the parts that are trained and the blocks that have a rate.
+    """The file's own layers, ranks and alphas, for the trained parts and the blocks with a learning rate.
 
-    modules  layer -> its tensors, by what stands behind its name in the file
+    modules  layer -> its tensors, by the key below its name in the file
     """
     rates, kind = block_rates(settings, block_count(modules)), kind_named(settings.kind)
 

@@ -1,4 +1,4 @@
-"""A network that starts from the weights of a file (network_weights), and what of the file does not fit it."""
+"""A network that starts from the weights of a file (network_weights), and advice about what does not match."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def start_network(
     tensors: Mapping[str, Tensor],
     own: Settings | None = None,
 ) -> tuple[Network, list[Problem]]:
-    """The network to train with the weights of a file in it, and advice about what does not correspond.
+    """The network with the weights of a file loaded, and advice about what does not match.
 
     With `dim_from_weights` the network has the file's layers, ranks and alphas; otherwise those of the settings, and the
-    file must have their ranks. The file's alpha counts in training as it does in any program that reads the file; with
-    `weights_scale = "kohya"` the settings' alpha counts in training and the file's is saved.
+    file must have the same ranks. The file's alpha is used in training, as in any program that reads the file; with
+    `model.compatibility` the settings' alpha is used in training and the file's is saved.
     """
     targets = list(targets)
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
@@ -71,7 +71,7 @@ def _take_over(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of the model, as kinds take it."""
+    """A layer of the model, in the form that kinds take."""
 
     name: str
     module: nn.Module
@@ -85,23 +85,25 @@ def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: S
     problems = []
     for (given, asked, setting), count in Counter(ranks.values()).items():
         names = [name for name, three in ranks.items() if three == (given, asked, setting)]
-        what = f"{count} layers of the LoRA have rank {given}, and rank {asked} is set here: {_some(names)}"
-        fix = f"set network.{setting} to {given}, or switch on network.dim_from_weights"
+        what = f"{count} layers of the LoRA have rank {given}, but rank {asked} is set: {_some(names)}"
+        fix = f"set network.{setting} to {given}, or turn on network.dim_from_weights"
         if setting.endswith("dims"):
-            fix = f"give these blocks rank {given} in network.{setting}, or switch on network.dim_from_weights"
-        problems.append(Problem(what, f"{WHERE}, {setting}", fix))
+            fix = f"give these blocks rank {given} in network.{setting}, or turn on network.dim_from_weights"
+        problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
-        what = f"{len(shapes)} layers of the LoRA are of another size than the model's: {_some(shapes)}"
-        problems.append(Problem(what, WHERE, "choose a LoRA of the same model family"))
+        what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {_some(shapes)}"
+        problems.append(Problem(what, WHERE, "choose a LoRA of the same model family", code="network.start-shape"))
     if not problems and not found:
-        what = "The LoRA to start from has no layer that is trained here"
-        problems.append(Problem(what, WHERE, "choose another, or train the part that it has"))
+        what = "The LoRA to start from has no trained layer"
+        problems.append(
+            Problem(what, WHERE, "choose another LoRA, or train the parts it has", code="network.start-without-layers")
+        )
     if problems:
         raise ProblemsError(problems)
 
 
 def _rank_setting(name: str, module: nn.Module, settings: NetworkSettings) -> str:
-    """The setting that a layer's rank is from."""
+    """The setting that a layer's rank comes from."""
     if has_large_kernel(module):
         return "conv_block_dims" if settings.conv_block_dims else "conv_rank"
     return "block_dims" if settings.block_dims and part_of(name) == "unet" else "rank"
@@ -113,14 +115,18 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     pairs = Counter(alphas.values()).most_common(SHOWN)
     words = "; ".join(f"{given:g} in {count} layers where {asked:g} is set" for (given, asked), count in pairs)
     if settings.weights_scale == "kohya":
-        what = f"The LoRA's alpha is another than set here ({words}): it trains with the one set here and is saved with its own"
+        what = f"The LoRA's alpha differs from the settings ({words}): it trains with the one set and is saved with its own"
         return [
             Problem(
-                what, WHERE, "set network.weights_scale to file, to train it at the strength it is used with", "advice"
+                what,
+                WHERE,
+                "turn model.compatibility off to train at the strength it is used with",
+                "advice",
+                code="network.start-alpha-saved",
             )
         ]
-    what = f"The LoRA's alpha counts, not the one set here: {words}"
-    return [Problem(what, WHERE, "set the same alpha, or leave it so", "advice")]
+    what = f"The LoRA's alpha is used instead of the setting: {words}"
+    return [Problem(what, WHERE, "set the same alpha, or keep it as it is", "advice", code="network.start-alpha")]
 
 
 def _about_layers(
@@ -129,19 +135,31 @@ def _about_layers(
     problems = []
     fresh = [name for name in network.adapters if name not in found]
     if fresh:
-        what = f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start fresh: {_some(fresh)}"
-        problems.append(Problem(what, WHERE, "nothing, if that is meant", "advice"))
+        what = (
+            f"{len(fresh)} of {len(network.adapters)} layers are not in the LoRA and start from scratch: {_some(fresh)}"
+        )
+        problems.append(
+            Problem(what, WHERE, "check that this is intended", "advice", code="network.start-fresh-layers")
+        )
     left = [name for name in modules if name not in network.adapters]
     untrained = [name for name in left if not wanted(settings, name)]
     if untrained:
-        what = (
-            f"{len(untrained)} layers of the LoRA are of a part that is not trained here, and will not be in the result"
+        what = f"{len(untrained)} layers of the LoRA belong to a part that is not trained and will be missing in the result"
+        problems.append(
+            Problem(what, WHERE, "train that part too to keep it", "advice", code="network.start-untrained-part")
         )
-        problems.append(Problem(what, WHERE, "train that part too, if it should stay", "advice"))
     others = [name for name in left if wanted(settings, name)]
     if others:
-        what = f"{len(others)} layers of the LoRA are left out here: {_some(others)}"
-        problems.append(Problem(what, WHERE, "switch on network.dim_from_weights to train all of them", "advice"))
+        what = f"{len(others)} layers of the LoRA are not used: {_some(others)}"
+        problems.append(
+            Problem(
+                what,
+                WHERE,
+                "turn on network.dim_from_weights to train all of them",
+                "advice",
+                code="network.start-unused-layers",
+            )
+        )
     return problems
 
 

@@ -1,1 +1,1 @@
-"""How weights are moved: optimizers, learning-rate curves, clipping, and the guard against non-finite numbers."""
+"""Optimizer steps: optimizers, learning rate schedules, clipping, and the guard against non-finite values."""

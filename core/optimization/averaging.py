@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 def averages(optimizer: Optimizer) -> bool:
-    """Whether it has a second set of weights for use: schedule-free ones (Defazio et al. 2024, arXiv:2405.15682) and
-    some that follow them."""
+    """Whether it has a second set of weights for evaluation: schedule-free optimizers (Defazio et al. 2024, arXiv:2405.15682)
+    and some similar ones."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 def ready_to_train(optimizer: Optimizer) -> None:
-    """Put the weights to the point where gradients are taken: after building, before the first step."""
+    """Switch the weights to the point where gradients are taken: after building, before the first step."""
     if averages(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """The averaged weights inside, for saving, sampling and validating; the training ones outside.
+    """The averaged weights inside, for saving, sampling and validation; the training ones outside.
 
-    The way back is a copy, not the optimizer's own `train()`: that one computes, and each visit would round the weights
-    a little, so that a run that sampled more often would end elsewhere. Copies lie in the computer's memory.
+    The training weights are restored from a copy, not by the optimizer's own `train()`: that one computes, and rounding would
+    make a run that samples more often end elsewhere. Copies are kept in RAM.
     """
     import torch
 
@@ -54,7 +54,7 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
 
 
 def _turn(optimizer: Optimizer, way: str) -> None:
-    """`optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, as their second set is."""
+    """`optimizer.eval()` or `.train()`, with 16-bit weights in fp32 meanwhile, like their second set."""
     narrow = [(weight, weight.data) for weight in _weights(optimizer) if weight.dtype in NARROW]
     try:
         for weight, old in narrow:

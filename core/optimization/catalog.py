@@ -1,7 +1,7 @@
-"""core/settings/optimizers.json, written from the installed packages: `python -m core.optimization.catalog`.
+"""Writes core/settings/optimizers.json from the installed packages: `python -m core.optimization.catalog`.
 
-Only the packages named here are looked into. Each optimizer found trains a small net, saves and resumes; one that does
-not resume to the bit is listed with the reason instead of being offered. A test fails when the file is stale.
+Only the packages named here are searched. Each optimizer found trains a small net, saves and resumes; one that does
+not resume bit for bit is listed with the reason instead of being offered. A test fails if the file is stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "pytorch_optimizer": ("pytorch_optimizer",),
 }
 NOT_OPTIMIZERS = {"LayerWiseDummyOptimizer", "CoreOptimiser"}  # parts of others
-# what a constructor insists on, or cannot run without
+# arguments a constructor requires, or cannot run without
 NEEDED: dict[str, dict[str, Any]] = {
     **{
         f"bitsandbytes.optim.{name}{bits}": {"momentum": 0.9}
@@ -44,7 +44,7 @@ GIVEN_BY_PERSON: dict[str, dict[str, Any]] = {
     "pytorch_optimizer.Ranger21": {"num_iterations": 100},
     "pytorch_optimizer.BSAM": {"num_data": 100},
 }
-ALSO_AT = {  # other paths of the same classes that people's configurations hold
+ALSO_AT = {  # other paths of the same classes found in users' configurations
     "transformers.optimization.Adafactor": ("transformers.Adafactor",),
     "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree": ("prodigyplus.ProdigyPlusScheduleFree",),
 }
@@ -60,7 +60,7 @@ SCHEDULES = (
     "CyclicLR",
     "OneCycleLR",
 )
-# closures and the like: words of the libraries' errors -> the reason as people read it
+# phrases of the libraries' errors -> the reason shown to users
 REASONS = (
     (("closure",), "it evaluates the loss several times a step (a closure)"),
     (
@@ -99,7 +99,7 @@ def candidates() -> Iterator[tuple[str, str, type]]:
 
 
 def describe(package: str, path: str, found: type) -> dict[str, Any]:
-    """What the file says about one optimizer, without the trial's outcome."""
+    """The file's entry for one optimizer, without the trial's result."""
     arguments = [as_data(argument) for argument in arguments_of(found)]
     names = {argument["name"] for argument in arguments}
     definition = f"{found.__module__}.{found.__name__}"
@@ -113,13 +113,13 @@ def describe(package: str, path: str, found: type) -> dict[str, Any]:
 
 
 def tried(item: dict[str, Any]) -> dict[str, Any]:
-    """The item with the outcome of its trial on this machine: reason, traits, only_on."""
+    """The item with the result of its trial on this machine: reason, traits, only_on."""
     entry = entry_from(item)
     result, rates_differ = trial(entry)
     traits = [*item["traits"], *([] if rates_differ else ["one_rate"]), *result.traits]
     found = {**item, "traits": traits}
     if result.reason and entry.package == "bitsandbytes":
-        # Its CPU kernels are a second thought, and the same code trains on CUDA, which it is made for.
+        # Its CPU kernels are an afterthought, and the same code trains on CUDA, its main target.
         found["only_on"] = ["cuda"]
     elif result.reason:
         found["reason"] = in_words(result.reason)
@@ -127,7 +127,7 @@ def tried(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def trial(entry: Entry) -> tuple[Result, bool]:
-    """(outcome, whether groups may have rates that differ)."""
+    """(result, whether groups may have different rates)."""
     extra = GIVEN_BY_PERSON.get(entry.path, {})
     rate = 1.0 if "adapts" in entry.traits else 1e-3
 
@@ -141,7 +141,7 @@ def trial(entry: Entry) -> tuple[Result, bool]:
 
 
 def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments: Mapping[str, Any]) -> Any:
-    """The optimizer of a trial, with its own defaults but for what its entry implies."""
+    """The optimizer of a trial, with its own defaults except what its entry requires."""
     from core.optimization.optimizers import load_class
 
     given = {**entry.implied, **arguments}
@@ -157,7 +157,7 @@ def in_words(reason: str) -> str:
 
 
 def as_data(argument: Argument) -> dict[str, Any]:
-    """What differs from the plain form, for a short file."""
+    """The fields that differ from the plain form, for a short file."""
     plain = vars(Argument(argument.name))
     data = {name: value for name, value in vars(argument).items() if name == "name" or value != plain[name]}
     if "choices" in data:
@@ -166,7 +166,7 @@ def as_data(argument: Argument) -> dict[str, Any]:
 
 
 def schedules() -> list[dict[str, Any]]:
-    """torch's learning-rate schedules that are functions of the step alone."""
+    """torch's learning rate schedulers that depend on the step only."""
     import torch
 
     found = []
@@ -177,7 +177,7 @@ def schedules() -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Without the build's mark: 2.13.0+cpu and 2.13.0 have the same optimizers."""
+    """Without the build tag: 2.13.0+cpu and 2.13.0 have the same optimizers."""
     return {package: version(package).partition("+")[0] for package in PACKAGES}
 
 
@@ -186,7 +186,7 @@ def described() -> list[dict[str, Any]]:
 
 
 def render() -> str:
-    """The file's text: one line an optimizer."""
+    """The file's text: one line per optimizer."""
     content = {"packages": versions(), "optimizers": [tried(item) for item in described()], "schedules": schedules()}
     rows = {
         name: ",\n".join("    " + json.dumps(item, ensure_ascii=False) for item in content[name])  # type: ignore[union-attr]

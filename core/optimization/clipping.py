@@ -1,4 +1,4 @@
-"""Gradient clipping and the guard against non-finite numbers, without waiting for the device."""
+"""Gradient clipping and the guard against non-finite values, without a device sync."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients together so that their norm is at most `max_norm` (0: leave them); returns the norm before.
+    """Scale all gradients together so that their norm is at most `max_norm` (0: unchanged); returns the norm before.
 
-    The L2 norm is 0-d and stays on the device. A non-finite one leaves non-finite gradients: `NonFiniteGuard` then
-    withholds the update.
+    The L2 norm is 0-d and stays on the device. If it is non-finite, so are the gradients: `NonFiniteGuard` then
+    skips the step.
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in with_gradient if parameter.grad is not None])
@@ -28,22 +28,22 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 class NonFiniteGuard:
-    """A flag on the device that a non-finite loss or gradient sets, so that its step moves no weight.
+    """A flag on the device, set by a non-finite loss or gradient, whose step then changes no weight.
 
-    Once there were more than `allowed` such steps it stays set: the host may read it steps later and the run still stops
-    at the true step, the weights being those before it.
+    After more than `allowed` such steps it stays set: the host may read it steps later and the run still stops
+    at the right step, with the weights before it.
     """
 
     def __init__(self, device: torch.device | str, allowed: int = 0, undo: bool | None = None):
-        """undo: steps are taken and taken back rather than waited for; as a rule where waiting costs, on a card."""
+        """undo: steps are taken and undone instead of waiting; the default where waiting is expensive, on a GPU."""
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self._skipped = torch.zeros_like(self.flag)
         self._allowed = allowed
         undo = self.flag.device.type != "cpu" if undo is None else undo
-        self._undo = undo and allowed == 0  # numbers on the host would count a step that is left out and gone on from
+        self._undo = undo and allowed == 0  # counters on the host would include a skipped step
 
     def begin(self) -> None:
-        """A new step: what an earlier one set counts, and holds only when there were too many. Nothing waits."""
+        """A new step: earlier flags are counted, and stay set only if there were too many. No sync."""
         self._skipped.add_(self.flag)
         self.flag.copy_(self._skipped > self._allowed)
 
@@ -54,8 +54,8 @@ class NonFiniteGuard:
             self.flag.copy_(torch.maximum(self.flag, bad.to(self.flag)))
 
     def step(self, optimizer: Optimizer) -> None:
-        """`optimizer.step()`, unless the flag is set. torch's fused ones read the flag on the device; others take a step
-        back there; what does neither makes the host wait, once: see `can_undo`."""
+        """`optimizer.step()`, unless the flag is set. torch's fused optimizers read the flag on the device; others undo a step
+        there; the rest makes the host wait once: see `can_undo`."""
         if _reads_flags(optimizer):
             optimizer.found_inf = self.flag  # type: ignore[attr-defined]
             optimizer.step()
@@ -72,13 +72,13 @@ class NonFiniteGuard:
         max_norm: float,
         beside: Sequence[nn.Parameter] = (),
     ) -> Tensor:
-        """The same with scaled losses: unscale, clip, step unless the gradient overflowed or the flag is set, scale anew.
-        Returns the norm before clipping. The scaler itself makes the host wait for any optimizer but torch's fused ones.
+        """The same with scaled losses: unscale, clip, step unless the gradient overflowed or the flag is set, update the scale.
+        Returns the norm before clipping. The scaler makes the host wait for any optimizer but torch's fused ones.
 
-        parameters  clipped together       beside  those among them that the optimizer does not hold
+        parameters  clipped together       beside  those of them that the optimizer does not have
         """
         waits = self._allowed > 0 or not _reads_flags(optimizer)
-        if not waits:  # what the scaler looks for on the device, for the flag's sake
+        if not waits:  # the scaler's own check on the device, for the flag
             held = (parameter for group in optimizer.param_groups for parameter in group["params"])
             gradient = next(parameter.grad for parameter in held if parameter.grad is not None)
             gradient.masked_fill_(self.flag > 0, float("nan"))
@@ -93,10 +93,10 @@ class NonFiniteGuard:
         return norm
 
     def tripped(self) -> bool:
-        """Whether this step is withheld. Waits for the device."""
+        """Whether this step is skipped. Waits for the device."""
         return bool(self.flag.item())
 
 
 def _reads_flags(optimizer: Optimizer) -> bool:
-    """Whether it is one of torch's fused ones, which leave out a step by a flag on the device."""
+    """Whether it is one of torch's fused optimizers, which skip a step by a flag on the device."""
     return bool(optimizer.defaults.get("fused") and getattr(optimizer, "_step_supports_amp_scaling", False))

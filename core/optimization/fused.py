@@ -1,4 +1,4 @@
-"""Weights that are moved while the gradients are still being computed, so that a model's gradients are never all held."""
+"""Fused backward pass: steps weights while gradients are still being computed, so that a model's gradients are never all held."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """Weights that are moved together. group: place of the optimizer's group that they are of (the groups themselves are
-    others once a state was loaded); waiting: gradients still to come."""
+    """Weights that are stepped together. group: index of their optimizer group (the groups themselves are
+    replaced when a state is loaded); waiting: gradients still to come."""
 
     group: int
     weights: list[nn.Parameter]
@@ -30,15 +30,15 @@ class Part:
 
 
 class FusedBackward:
-    """Moves each part of the weights as soon as all its gradients are there, and frees these.
+    """Steps each part of the weights as soon as all its gradients are computed, and frees these.
 
-    The result is that of the plain step but for clipping, which counts each tensor by itself: the whole gradient is
-    never there to be measured. One backward pass an update. A non-finite number sets the guard's flag: later parts stay
-    as they are, and no later update moves anything.
+    The result equals the plain step except for clipping, which handles each tensor alone: the whole gradient never
+    exists at once. One backward pass per step. A non-finite value sets the guard's flag: later parts and
+    steps change nothing.
 
-    by_tensor      a part for each tensor, for optimizers that keep all they know with the weight (AdaFactor);
+    by_tensor      one part per tensor, for optimizers that keep all their state with the weight (AdaFactor);
                    otherwise the optimizer's groups are the parts: see `split_groups`
-    max_grad_norm  longest gradient of a tensor; 0 is off
+    max_grad_norm  maximum gradient norm of a tensor; 0 is off
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FusedBackward:
             part.waiting = {weight for weight in part.weights if weight.requires_grad}
 
     def end(self) -> Tensor:
-        """After it: moves parts of which a tensor had no gradient; returns the L2 norm of all gradients, 0-d."""
+        """After it: steps parts with a tensor without gradient; returns the L2 norm of all gradients, 0-d."""
         for part in self._each():
             if part.waiting and any(weight.grad is not None for weight in part.weights):
                 self._move(part)
@@ -71,7 +71,7 @@ class FusedBackward:
         return torch.stack(self._norms).norm() if self._norms else torch.zeros_like(self._guard.flag)
 
     def release(self) -> None:
-        """The weights are plain ones again."""
+        """Remove the hooks from the weights."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._parts = [], {}
@@ -96,7 +96,7 @@ class FusedBackward:
             weight.grad.mul_((self._longest / (norm + 1e-6)).clamp(max=1.0).to(weight.grad.dtype))
 
     def _move(self, part: Part) -> None:
-        # A group that is a part goes as it is: some optimizers count their steps in it.
+        # A group that is a part is passed as it is: some optimizers count their steps in it.
         group = self._optimizer.param_groups[part.group]
         if self._by_tensor:
             group = {**group, "params": part.weights}
@@ -104,7 +104,7 @@ class FusedBackward:
 
 
 def split_groups(groups: Sequence[Group], count: int) -> list[Group]:
-    """Groups of at most ceil(tensors / count) tensors, each of one rate, in the order they came (as sd-scripts cuts them)."""
+    """Groups of at most ceil(tensors / count) tensors, each of one rate, in their order (as sd-scripts splits them)."""
     size = ceil(sum(len(group["params"]) for group in groups) / count)
     return [
         {**group, "params": group["params"][start : start + size]}

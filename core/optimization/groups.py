@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     from core.settings.optimizer import OptimizerSettings
 
-Group = dict[str, Any]  # "name", "params", "lr": what a torch optimizer takes
-ORDER = ("text_encoder", "text_encoder_2", "unet")  # as sd-scripts orders them; other parts follow
+Group = dict[str, Any]  # "name", "params", "lr", as for a torch optimizer
+ORDER = ("text_encoder", "text_encoder_2", "unet")  # sd-scripts' order; other parts follow
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """Weights that share a rate.
+    """Weights that share a learning rate.
 
-    part        "unet", "text_encoder", "text_encoder_2", or another, which trains at the learning rate
+    part        "unet", "text_encoder", "text_encoder_2", or another, which uses the learning rate
     parameters  the weights
-    role        "plus" for those that LoRA+ gives a higher rate; else "plain"
-    name        of the group in logs; empty is the part's
+    role        "plus" for LoRA+'s higher rate; else "plain"
+    name        of the group in logs; empty for the part's
     factor      of the part's rate: a block's own (block-wise rates)
-    rate        instead of the part's rate, factor not counted (block_lr of full training)
+    rate        replaces the part's rate and factor (block_lr of full training)
     """
 
     part: str
@@ -42,13 +42,13 @@ def parameter_groups(
     parts: Mapping[str, Sequence[nn.Parameter]] | Sequence[Trainable],
     scale: float = 1.0,
 ) -> list[Group]:
-    """One group for all weights of a name and a rate, text encoders first; a rate of 0 leaves weights out.
+    """One group for all weights of a name and a rate, text encoders first; a rate of 0 excludes weights.
 
-    Weights left out stop asking for gradients, so nothing is computed for them and they do not count in the gradient's
+    Excluded weights get requires_grad False, so nothing is computed for them and they do not count in the gradient
     norm. They are still saved with the network.
 
-    parts   {part: weights}, or learners where a part has several rates
-    scale   what every rate is multiplied by (scale_lr)
+    parts   {part: weights}, or Trainables if a part has several rates
+    scale   factor of every rate (scale_lr)
     """
     trainables = (
         [Trainable(part, weights) for part, weights in parts.items()] if isinstance(parts, Mapping) else list(parts)
@@ -68,14 +68,15 @@ def parameter_groups(
             group["params"].extend(trainable.parameters)
     if not groups:
         raise ProblemsError.one(
-            "Nothing would be trained: every part is off or has a learning rate of 0",
+            "No part is trained: each is off or has a learning rate of 0",
             "optimizer.learning_rate, unet_lr, text_encoder_lr",
-            "switch on a part under Network and give it a learning rate above 0",
+            "turn on a part and give it a learning rate above 0",
+            code="training.nothing-to-train",
         )
     return list(groups.values())
 
 
 def rate_of(settings: OptimizerSettings, trainable: Trainable) -> float:
-    """The learner's rate before scale_lr and the curve."""
+    """The learning rate before scale_lr and the schedule."""
     own = settings.rate_of(trainable.part) * trainable.factor if trainable.rate is None else trainable.rate
     return own * settings.plus_ratio(trainable.part) if trainable.role == "plus" else own

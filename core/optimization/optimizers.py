@@ -1,4 +1,4 @@
-"""From a job to its optimizer: the class, its arguments, its groups and its state."""
+"""Builds a job's optimizer: the class, its arguments, its groups and its state."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ if TYPE_CHECKING:
     from core.settings.optimizer import OptimizerSettings
 
 WHERE = "optimizer.optimizer_type"
-FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel a step, on every device
+FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device
 INSTEAD_OF_FUSED = {"fused", "foreach", "differentiable", "capturable"}
 
 
 def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: int = 0) -> Optimizer:
-    """The optimizer over these groups. Each group keeps its own rate in `initial_lr` for the learning-rate curve.
+    """The optimizer for these groups. Each group keeps its own rate in `initial_lr` for the learning rate schedule.
 
-    Schedule-free ones stand ready to train. `seed` is for those that draw random numbers.
+    Schedule-free ones are ready to train. `seed` is for those that use random numbers.
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
         raise ProblemsError.one(
-            f"A learning rate is no number: {rates}", "optimizer", "give a finite rate, for example 1e-4"
+            f"A learning rate is not a finite number: {rates}",
+            "optimizer",
+            "use a finite rate such as 1e-4",
+            code="learning-rate.not-finite",
         )
     entry = resolve(settings.optimizer_type)
     raise_if_errors(
@@ -59,17 +62,18 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
     rates = [group.pop("lr") for group in groups]
     relative = relative_steps(settings)
     if "lr" not in entry.arguments and not relative:
-        # The default must be above 0 for several libraries; what counts are the groups' rates, set below.
+        # Several libraries require a default above 0; the groups' rates, set below, are what counts.
         arguments["lr"] = abs(settings.learning_rate) or abs(rates[0])
     try:
         optimizer: Optimizer = load_class(entry)(groups, **arguments)
     except ProblemsError:
         raise
-    except Exception as error:  # a library's own check of its arguments, or of this machine
+    except Exception as error:  # the library's own check of its arguments or this machine
         raise ProblemsError.one(
-            f"{entry.name} cannot be set up: {str(error) or type(error).__name__}",
+            f"{entry.name} cannot be created: {str(error) or type(error).__name__}",
             "optimizer.optimizer_args",
             "correct the argument it names, or choose another optimizer",
+            code="optimizer.refused",
         ) from error
     if not relative:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -78,7 +82,7 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
 
 
 def resolve(name: str) -> Entry:
-    """The entry for a job's optimizer_type; one of an allowed module is described from its class. Raises ProblemsError."""
+    """The entry for a job's optimizer_type; one from an allowed module is described from its class. Raises ProblemsError."""
     problem = type_problem(name)
     if problem is not None:
         raise ProblemsError([problem])
@@ -93,23 +97,22 @@ def resolve(name: str) -> Entry:
 
 
 def load_class(entry: Entry) -> Any:
-    """Import the class. Only for entries of the list or of a module that the owner allowed."""
+    """Import the class. Only for listed optimizers or modules that the owner allowed."""
     module, _, attribute = entry.path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (
-        Exception
-    ) as error:  # a library without a build for this machine fails in many ways: ImportError, OSError ...
+    except Exception as error:  # a library without a build for this machine raises ImportError, OSError ...
         top = entry.package or module.partition(".")[0]
         raise ProblemsError.one(
             f"{entry.name} needs {top}, which does not work here ({type(error).__name__}: {error})",
             WHERE,
             f"choose AdamW, or install {top} for this machine",
+            code="optimizer.package-broken",
         ) from error
 
 
 def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
-    """What is known before the start about an optimizer on a device ("cpu", "cuda:0", "mps")."""
+    """Problems known before the start about an optimizer on a device ("cpu", "cuda:0", "mps")."""
     entry = find(settings.optimizer_type)
     kind = device.partition(":")[0]
     if entry is None or not entry.only_on or kind in entry.only_on:
@@ -117,16 +120,17 @@ def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
     near = entry.name.replace("32bit", "8bit") if "32bit" in entry.name else "AdamW"
     return [
         Problem(
-            f"{entry.name} runs on {' or '.join(entry.only_on)} only, and this training runs on {kind}",
+            f"{entry.name} runs only on {' or '.join(entry.only_on)}, but this training runs on {kind}",
             WHERE,
             f"choose {near}",
+            code="optimizer.other-device",
         )
     ]
 
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """`load_state_dict`, keeping the number formats of the state: torch casts them to the weights', and an optimizer that
-    keeps bfloat16 states would go on from other numbers than it was saved with."""
+    """`load_state_dict`, keeping the dtypes of the state: torch casts them to the weights', and an optimizer with
+    bfloat16 states would resume from other values than it was saved with."""
     import torch
 
     optimizer.load_state_dict(dict(state))
@@ -142,7 +146,7 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def step_sizes(optimizer: Optimizer) -> dict[str, float]:
-    """Group name -> d * lr of optimizers that find the step size themselves, where it is known without waiting."""
+    """Group name -> d * lr of optimizers that find the step size themselves, if known without a sync."""
     found = {}
     for group in optimizer.param_groups:
         d = group.get("d")

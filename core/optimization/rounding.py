@@ -1,4 +1,4 @@
-"""Steps of 16-bit weights, computed in fp32 and rounded back: by chance, so that small changes count on average."""
+"""Steps of 16-bit weights, computed in fp32 and rounded back stochastically, so that small changes count on average."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from core.optimization.groups import Group
 
 STEP = "rounding_step"  # in the first group, and so in the saved state: steps taken
-LARGEST = 1 << 26  # numbers that are fp32 at once: 256 MB of weights and as much of gradients
-# Numbers that are rounded at a time: few enough for a CPU's cache, many enough that its threads need not be woken for
-# each little; a multiple of 4, as draws come in fours.
+LARGEST = 1 << 26  # elements in fp32 at once: 256 MB of weights and as much of gradients
+# Elements rounded at a time: few enough for a CPU's cache, many enough that its threads need not be woken for
+# each small piece; a multiple of 4, since random numbers come in fours.
 PIECE = 1 << 20
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -27,21 +27,21 @@ NARROW = (torch.bfloat16, torch.float16)
 Shorts = Callable[[int], "Tensor"]  # how many -> integers -32768 to 32767, int16, on the device of the weights
 
 
-def round_by_chance(values: Tensor, shorts: Shorts) -> Tensor:
-    """float32 -> float32 that bfloat16 can hold: one of the two neighbors, each with the chance that makes the mean right
-    (Zamirai et al. 2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. What bf16 can hold
-    stays as it is.
+def round_stochastically(values: Tensor, shorts: Shorts) -> Tensor:
+    """float32 -> float32 that bfloat16 can hold: one of the two neighbors, with probabilities that keep the mean exact
+    (Zamirai et al. 2020, arXiv:2010.06192): 16 random bits are added to the 16 that are cut off. Values that bf16
+    represents exactly are unchanged.
     """
-    # A NaN's bits, counted up, may become a number. On a CPU a sum tells quickly that there is none.
+    # A NaN's bits, incremented, may become a number. On a CPU a sum quickly shows that there is none.
     nan = values.isnan() if values.device.type != "cpu" or not torch.isfinite(values.sum()) else None
-    bits = values.contiguous().view(torch.int32).view(-1) + 32768  # as the shorts begin at -32768
-    bits.add_(shorts(bits.numel())).bitwise_and_(-65536)  # a bf16 number is the upper half of an fp32 one
+    bits = values.contiguous().view(torch.int32).view(-1) + 32768  # since the shorts start at -32768
+    bits.add_(shorts(bits.numel())).bitwise_and_(-65536)  # bf16 is the upper half of fp32
     rounded = bits.view(torch.float32).view(values.shape)
     return rounded if nan is None else rounded.masked_fill_(nan, float("nan"))
 
 
 def draws(seed: int, device: torch.device) -> Shorts:
-    """Four shorts from each number drawn, as drawing is what takes the time: on a CPU torch's own generator would
+    """Four shorts from each random number, since generating them takes the time: on a CPU torch's own generator would
     take ten times as long."""
     if device.type == "cpu":
         source = numpy.random.SFC64(seed)
@@ -56,14 +56,14 @@ def draws(seed: int, device: torch.device) -> Shorts:
 
 
 class WideStep:
-    """Takes the place of `optimizer.step`: 16-bit weights and gradients are fp32 while they are moved.
+    """Replaces `optimizer.step`: 16-bit weights and gradients are fp32 during the step.
 
-    The optimizer's own state is fp32 then. A part of the weights is widened at a time; an optimizer that counts steps
+    The optimizer's state is then fp32. Part of the weights is upcast at a time; an optimizer that counts steps
     for all its weights together gets them all at once.
 
-    seed         of the draws, which are addressed by step and weight: a resumed run rounds as an unbroken one
-    stochastic   False: to the nearest. fp16 always is: it has digits enough
-    by_parts     whether the optimizer keeps its state for each weight by itself
+    seed         of the random numbers, addressed by step and weight: a resumed run rounds like an uninterrupted one
+    stochastic   False: to nearest, as always for fp16, which is precise enough
+    by_parts     whether the optimizer keeps its state per weight
     """
 
     def __init__(self, optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool):
@@ -73,7 +73,7 @@ class WideStep:
         optimizer.param_groups[0].setdefault(STEP, 0)
 
     def __call__(self, closure: Any = None) -> None:
-        """All weights that have a gradient; gradients are given up as soon as they are used."""
+        """All weights with a gradient; gradients are freed as soon as they are used."""
         assert closure is None
         groups = self._optimizer.param_groups
         for part in parts_of(groups) if self._by_parts else [groups]:
@@ -81,16 +81,16 @@ class WideStep:
         self.count()
 
     def count(self) -> None:
-        """A step is over."""
+        """A step is done."""
         self._optimizer.param_groups[0][STEP] += 1
 
     @torch.no_grad()
     def move(self, groups: Sequence[Group], withheld: Tensor | None = None) -> None:
-        """Move the weights of these groups alone.
+        """Step the weights of these groups only.
 
-        withheld   0-d on the device: above 0, they stay as they are
+        withheld   0-d on the device: above 0, they are unchanged
         """
-        asked = withheld is not None and withheld.device.type == "cpu"  # where asking makes nobody wait
+        asked = withheld is not None and withheld.device.type == "cpu"  # where reading it costs no sync
         weights = [weight for weight in _weights(groups) if weight.grad is not None]
         before = [weight.data for weight in weights]
         for weight in weights:
@@ -112,13 +112,13 @@ class WideStep:
                 continue
             chance = self._chance(weight)
             for target, values in in_pieces(old, new):
-                rounded = values if chance is None else round_by_chance(values, chance)
+                rounded = values if chance is None else round_stochastically(values, chance)
                 if withheld is not None and not asked:
                     rounded = torch.where(withheld > 0, target, rounded.to(target.dtype))
                 target.copy_(rounded)
 
     def _chance(self, weight: nn.Parameter) -> Shorts | None:
-        """Where the draws of this weight's rounding come from; None rounds to the nearest."""
+        """The random numbers for rounding this weight; None rounds to nearest."""
         if weight.dtype != torch.bfloat16 or not self._stochastic:
             return None
         step = self._optimizer.param_groups[0][STEP]
@@ -126,7 +126,7 @@ class WideStep:
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views [PIECE] of tensors of one shape, side by side. Whole ones on a card, and where memory is not in order."""
+    """Views [PIECE] of tensors of one shape, side by side. Whole tensors on a GPU, and if they are not contiguous."""
     if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
         yield tensors
         return
@@ -136,7 +136,7 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def wide_norm(values: Tensor) -> Tensor:
-    """The L2 norm, 0-d, fp32, also of 16-bit numbers."""
+    """The L2 norm, 0-d, fp32, also of 16-bit tensors."""
     if values.device.type != "cpu":
         return torch.linalg.vector_norm(values, dtype=torch.float32)
     parts = [torch.linalg.vector_norm(piece.float()) for (piece,) in in_pieces(values)]
@@ -144,7 +144,7 @@ def wide_norm(values: Tensor) -> Tensor:
 
 
 def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """The groups cut into pieces of at most LARGEST numbers, a larger weight by itself."""
+    """The groups in pieces of at most LARGEST elements, a larger weight alone."""
     for group in groups:
         held: list[Any] = []
         size = 0
@@ -159,7 +159,7 @@ def parts_of(groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 
 def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: bool) -> WideStep:
-    """From now on `optimizer.step()` moves 16-bit weights in fp32. fp32 weights move as before."""
+    """From now on `optimizer.step()` steps 16-bit weights in fp32. fp32 weights step as before."""
     wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts)
     if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
         optimizer.step = wide  # type: ignore[method-assign]
@@ -167,7 +167,7 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
 
 
 def _step(optimizer: Optimizer, plain: Any, groups: Sequence[Group]) -> None:
-    """The optimizer's own step over these groups alone; its state is keyed by weight, so it needs to know no others."""
+    """The optimizer's own step for these groups only; its state is keyed by weight, so it does not need the others."""
     everything = optimizer.param_groups
     optimizer.param_groups = list(groups)
     try:

@@ -1,4 +1,4 @@
-"""Loss scaling for fp16, also where the weights themselves are fp16."""
+"""Loss scaling for fp16, also if the weights themselves are fp16."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class HalfWeightScaler(torch.amp.GradScaler):
-    """torch's scaler refuses fp16 gradients, because it expects fp32 weights. With full fp16 there are none, and it is told
-    not to mind, as sd-scripts tells accelerate's."""
+    """torch's scaler refuses fp16 gradients because it expects fp32 weights. With full fp16 there are none, so it is
+    told to accept them, as in sd-scripts."""
 
     def _unscale_grads_(
         self, optimizer: Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
@@ -22,6 +22,6 @@ class HalfWeightScaler(torch.amp.GradScaler):
 
 
 def make_scaler(device: str, weights: torch.dtype) -> Any:
-    """The scaler for a device ("cpu", "cuda:0") and the type of what trains."""
+    """The scaler for a device ("cpu", "cuda:0") and the dtype of the trained weights."""
     kind = HalfWeightScaler if weights == torch.float16 else torch.amp.GradScaler
     return kind(device.partition(":")[0])

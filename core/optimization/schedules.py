@@ -1,7 +1,7 @@
-"""Trained-rate curves as pure functions of the step: nothing to save, nothing to resume, and no torch to draw them.
+"""Learning rate schedules as pure functions of the step: nothing to save or resume, and no torch needed to plot them.
 
 The values are those of sd-scripts (transformers' and diffusers' schedules): the first optimizer step is tick 0, so
-under a warm-up its rate is 0.
+with warmup its rate is 0.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.settings.optimizer import OptimizerSettings
 
-FLOOR = 1e-7  # where the polynomial ends unless told otherwise (transformers' lr_end)
+FLOOR = 1e-7  # the polynomial's default end (transformers' lr_end)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a curve is computed from. Ticks are optimizer steps, unless compatibility with several processes stretches them.
+    """The inputs of a schedule. Ticks are optimizer steps, unless compatibility with several processes stretches them.
 
-    tick 0 .. total  where the run stands       warmup, decay  ticks
+    tick 0 .. total  position in the run            warmup, decay  ticks
     rate             the reference of the polynomial's floor
     """
 
@@ -41,11 +41,11 @@ class Shape:
 
     @property
     def done(self) -> float:
-        """Part of the way from the warm-up's end to the last tick, 0 to 1."""
+        """Progress from the end of warmup to the last tick, 0 to 1."""
         return min(1.0, (self.tick - self.warmup) / max(1, self.total - self.warmup))
 
     def argument(self, name: str, default: Any) -> Any:
-        """One of the curve's further arguments."""
+        """One of the schedule's extra arguments."""
         return self.settings.lr_scheduler_args.get(name, default)
 
 
@@ -60,7 +60,7 @@ def _restarts(shape: Shape) -> float:
 
 def _polynomial(shape: Shape) -> float:
     rate, floor = abs(shape.rate), shape.argument("lr_end", FLOOR)
-    if rate <= floor:  # there is nothing to fall to
+    if rate <= floor:  # nothing to decay to
         return 1.0
     left = (1.0 - shape.done) ** shape.settings.lr_scheduler_power
     return ((rate - floor) * left + floor) / rate
@@ -82,7 +82,7 @@ def _cosine_with_min_lr(shape: Shape) -> float:
 
 def _stable_decay(shape: Shape) -> float:
     low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
-    into = shape.tick - (shape.total - shape.decay)  # a decay longer than what the warm-up leaves is cut by it
+    into = shape.tick - (shape.total - shape.decay)  # a decay longer than the time after warmup is shortened
     if into < 0:
         return 1.0
     if into >= shape.decay:
@@ -101,7 +101,7 @@ def _piecewise(shape: Shape) -> float:
     return next((factor for factor, until in rules if shape.tick < until), last)
 
 
-# after the warm-up
+# after warmup
 CURVES: dict[str, Callable[[Shape], float]] = {
     "constant": lambda shape: 1.0,
     "constant_with_warmup": lambda shape: 1.0,
@@ -127,12 +127,12 @@ def multiplier(
     reference_rate: float | None = None,
     processes: int = 1,
 ) -> float:
-    """What a group's own rate is multiplied by at optimizer step `step` (the first is 0).
+    """The factor of a group's own rate at optimizer step `step` (the first is 0).
 
-    total           optimizer steps of the whole run, warm-up included; later steps keep the curve's end
-    base_rate       the group's own rate: the polynomial's floor and torch's cyclic curves depend on it
+    total           optimizer steps of the whole run including warmup; later steps keep the last value
+    base_rate       the group's own rate, used by the polynomial's floor and torch's cyclic schedules
     reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
-    processes       sd-scripts counts ticks of all processes, but the warm-up in ticks: only with compatibility
+    processes       sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
     """
     kohya = settings.compatibility == "kohya"
     ticks = _ticks(settings, processes)
@@ -168,14 +168,14 @@ def _rise(shape: Shape) -> float:
 
 
 def without_curve(optimizer: OptimizerSettings) -> bool:
-    """Whether the optimizer goes its own way: AdaFactor with relative steps, and schedule-free ones."""
+    """Whether the optimizer uses no schedule: AdaFactor with relative steps, and schedule-free ones."""
     return relative_steps(optimizer) or averages(optimizer.optimizer_type)
 
 
 def rates_at(job: TrainJob, step: int, total: int, own: Mapping[str, float], processes: int = 1) -> dict[str, float]:
-    """{group: rate in force at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
+    """{group: rate at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
 
-    AdaFactor's relative step is told before the size of the weights scales it (transformers' Adafactor, `_get_lr`).
+    AdaFactor's relative step is given before scaling by the size of the weights (transformers' Adafactor, `_get_lr`).
     """
     if relative_steps(job.optimizer):
         first = 1e-6 * (step + 1) if job.optimizer.optimizer_args.get("warmup_init") else 1e-2
@@ -192,7 +192,7 @@ def rates_at(job: TrainJob, step: int, total: int, own: Mapping[str, float], pro
 def set_learning_rates(
     optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1
 ) -> dict[str, float]:
-    """Put the rates of this step in force, each group from its own (`initial_lr`); returns {group's name: rate}."""
+    """Set the rates of this step, each group from its own (`initial_lr`); returns {group's name: rate}."""
     rates = group_rates(optimizer, job, step, total, processes)
     if not without_curve(job.optimizer):
         for group in optimizer.param_groups:
@@ -202,7 +202,7 @@ def set_learning_rates(
 
 
 def _set_momentum(group: dict[str, Any], job: TrainJob, step: int, total: int, processes: int) -> None:
-    """A few of torch's curves move the momentum with the rate: it, or in Adam's kin the first beta."""
+    """Some of torch's schedules change the momentum with the rate: momentum itself, or the first beta in Adam variants."""
     schedule = job.schedule
     if not schedule.lr_scheduler_type or not ("betas" in group or "momentum" in group):
         return
@@ -221,18 +221,18 @@ def _set_momentum(group: dict[str, Any], job: TrainJob, step: int, total: int, p
 
 
 def _ticks(settings: ScheduleSettings, processes: int) -> int:
-    """How far a step moves the curve: sd-scripts counts the steps of every process."""
+    """Ticks per step: sd-scripts counts the steps of every process."""
     return processes if settings.compatibility == "kohya" else 1
 
 
 def group_rates(optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1) -> dict[str, float]:
-    """{group's name: rate at this step}, for reports: the same numbers, with nothing changed."""
+    """{group's name: rate at this step}, for reports: the same numbers, without changing anything."""
     own = {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups}
     return rates_at(job, step, total, own, processes)
 
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
-    """[(step, {part: rate})] from the first step to the last, for a drawing: the numbers that train."""
+    """[(step, {part: rate})] from the first step to the last, for a chart: the rates used in training."""
     own = effective_rates(job, processes)
     return [(step, rates_at(job, step, total, own, processes)) for step in _spread(total, points)]
 

@@ -1,4 +1,4 @@
-"""Random numbers of optimizers that draw some: by address, so that a resumed run draws the same."""
+"""Random numbers of optimizers, by address, so that a resumed run gets the same."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ STEP = "draws_step"  # in the first group, and so in the saved state: steps take
 
 
 def seed_steps(optimizer: Optimizer, seed: int) -> None:
-    """From now on every step finds the process's generators at a place given by (seed, step), and leaves them as they
-    were. For libraries that draw from the global generators; our own draws have addresses (core/record/draws.py)."""
+    """From now on every step seeds the process's generators by (seed, step) and restores them afterwards.
+    For libraries that use the global generators; our own draws have addresses (core/record/draws.py)."""
     optimizer.param_groups[0].setdefault(STEP, 0)
     kept: list[Any] = []
 
@@ -42,7 +42,7 @@ def seed_globally(seed: int) -> None:
 
 
 def global_state() -> tuple[bytes, Any, str]:
-    """What a draw would change, to compare."""
+    """The state of all generators, to detect whether one was used."""
     import numpy
     import torch
 

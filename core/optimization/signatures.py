@@ -1,4 +1,4 @@
-"""What a constructor takes, read from its signature."""
+"""Arguments of a constructor, read from its signature."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from core.settings.optimizers import Argument
 
 
 def arguments_of(found: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:
-    """The arguments of a constructor with kind and default, but for what a job states elsewhere or cannot state."""
+    """A constructor's arguments with type and default, except those that a job sets elsewhere or cannot set."""
     try:
         hints = typing.get_type_hints(found.__init__)
-    except Exception:  # a library's annotation that cannot be evaluated: the defaults speak
+    except Exception:  # an annotation that cannot be evaluated: use the defaults
         hints = {}
     arguments = []
     for name, parameter in list(inspect.signature(found.__init__).parameters.items())[1:]:
@@ -39,7 +39,7 @@ def _argument(name: str, parameter: inspect.Parameter, hint: Any) -> Argument | 
         return None
     kind = "choice" if choices and all(isinstance(choice, str) for choice in choices) else _kind(default, members)
     if default == float("inf"):
-        default = None  # JSON has no infinity; leaving the argument out gives it
+        default = None  # JSON has no infinity; omitting the argument means it
     elif kind == "numbers" and default is not None:
         default = list(default)
     elif kind == "any" and not isinstance(default, (int, float, str, type(None))):
@@ -54,18 +54,18 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _kind(default: Any, members: tuple[Any, ...]) -> str:
-    """bool, int, number, numbers, text or any: from the default, and where that is None from the annotation."""
+    """bool, int, number, numbers, text or any: from the default, or from the annotation if that is None."""
     plain = {typing.get_origin(member) or member for member in members}
     if isinstance(default, bool) or (default is None and bool in plain):
         return "bool"
     if default is None and plain & {tuple, list} and plain & {float, int}:
-        return "any"  # one number for all groups, or one for each
+        return "any"  # one number for all groups, or one each
     if isinstance(default, (tuple, list)) or (default is None and plain & {tuple, list}):
         return "numbers"
     if isinstance(default, float) or float in plain:
         return "number"
     if isinstance(default, int) or int in plain:
-        # `weight_decay: int = 0` is an oversight of its library: 0.01 is meant to be given
+        # `weight_decay: int = 0` is a library's oversight: 0.01 must be accepted
         return "int" if int in plain or (not members and default not in (0, 1)) else "number"
     if isinstance(default, str) or str in plain:
         return "text"

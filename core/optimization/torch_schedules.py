@@ -1,4 +1,4 @@
-"""torch's learning-rate schedules, run beside the training on an optimizer of nothing and kept as lists of numbers."""
+"""torch's learning rate schedulers, run on a dummy optimizer and stored as lists of numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from core.record.problems import ProblemsError
 from core.settings.torch_curves import PREFIX, offered, type_problems
 
-MOMENTUM = ("CyclicLR", "OneCycleLR")  # these move it too, against the rate, unless cycle_momentum is false
+MOMENTUM = ("CyclicLR", "OneCycleLR")  # these also change it, opposite to the rate, unless cycle_momentum is false
 
 
 def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float) -> float:
-    """The multiplier at this step of a group with this rate."""
+    """The factor at this step for a group with this rate."""
     factors, _ = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
     return factors[min(step, len(factors) - 1)]
 
@@ -24,7 +24,7 @@ def simulated(name: str, arguments: Mapping[str, Any], step: int, total: int, ba
 def simulated_momentum(
     name: str, arguments: Mapping[str, Any], step: int, total: int, base_rate: float
 ) -> float | None:
-    """The momentum, or first beta, that the schedule asks for at this step; None where it leaves it alone."""
+    """The momentum, or first beta, of the scheduler at this step; None if it does not change it."""
     if _bare(name) not in MOMENTUM or not arguments.get("cycle_momentum", True):
         return None
     _, momenta = _run(name, json.dumps(arguments, sort_keys=True), total, base_rate)
@@ -37,7 +37,7 @@ def _bare(name: str) -> str:
 
 @lru_cache(maxsize=32)
 def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The rate of every step over the base rate, and its momentum, by running the schedule once."""
+    """The rate of every step relative to the base rate, and its momentum, from one run of the scheduler."""
     import torch
 
     given = json.loads(arguments)
@@ -63,6 +63,9 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
                     schedule.step()
     except Exception as error:  # the library's own check of its arguments
         raise ProblemsError.one(
-            f"{bare} cannot be set up: {error}", "schedule.lr_scheduler_args", "correct the argument it names"
+            f"{bare} cannot be created: {error}",
+            "schedule.lr_scheduler_args",
+            "correct the argument it names",
+            code="schedule.refused",
         ) from error
     return tuple(value / rate for value in rates), tuple(momenta)

@@ -1,4 +1,4 @@
-"""A trial of an optimizer on a small net: three steps, a saved state, three more. What passes is offered to people."""
+"""Tries an optimizer on a small net: three steps, a saved state, three more. Those that pass are offered."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ STEPS = 3
 
 @dataclass
 class Result:
-    """How a trial went. reason: why it is not offered, empty where it is."""
+    """The result of a trial. reason: why it is not offered, empty if it is."""
 
     reason: str = ""
-    traits: list[str] = field(default_factory=list)  # "draws": it needs random numbers; "averages": schedule-free
+    traits: list[str] = field(default_factory=list)  # "draws": uses random numbers; "averages": schedule-free
 
 
 class Small:
-    """Weights of every shape that is trained: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors."""
+    """Weights of every trained shape: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors."""
 
     def __init__(self, device: str = "cpu"):
         import torch
@@ -34,10 +34,10 @@ class Small:
         self.conv, self.bias, self.norm = make(4, 1, 3, 3), make(96), make(96, scale=1.0)
         self.groups = [[self.down, self.up], [self.big, self.conv, self.bias, self.norm]]
         self.parameters = [weight for group in self.groups for weight in group]
-        self.drew = False  # whether a step moved a random generator
+        self.drew = False  # whether a step used a random generator
 
     def loss(self, step: int) -> Any:
-        """A regression to a fixed random map; other inputs at each step."""
+        """A regression to a fixed random map; different inputs at each step."""
         import torch
 
         draw = torch.Generator().manual_seed(1000 + step)
@@ -56,7 +56,7 @@ class Small:
         ]
 
     def train(self, optimizer: Any, steps: Sequence[int]) -> None:
-        """Train. The global generators are seeded by the step, as SeededSteps does it in a run."""
+        """Train. The global generators are seeded by the step, as core.optimization.seeded does in a run."""
         from core.optimization.seeded import global_state, seed_globally
 
         for step in steps:
@@ -72,10 +72,10 @@ Make = Callable[[list[dict[str, Any]]], Any]
 
 
 def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu") -> Result:
-    """Train, save, resume in a new optimizer, compare to the bit. Whatever goes wrong is the reason."""
+    """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the reason."""
     try:
         return _attempt(make, rate, same_rate, device)
-    except Exception as error:  # any library, any failure: it is what the list tells
+    except Exception as error:  # any failure of any library goes into the list
         return Result(_words(error))
 
 
@@ -92,7 +92,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
     net.train(optimizer, range(STEPS))
     buffer = io.BytesIO()
     with averaged(optimizer):
-        pass  # a file was saved: that must change nothing
+        pass  # saving a file must not change anything
     torch.save(optimizer.state_dict(), buffer)
     again = Small(device)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
     traits = [name for name, has in (("draws", net.drew), ("averages", averages(optimizer))) if has]
     if not all(torch.equal(a, b) for a, b in zip(net.parameters, again.parameters, strict=True)):
         return Result("a resumed run differs from an unbroken one", traits)
-    net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some begin with steps of size 0, such as RAdam
+    net.train(optimizer, range(2 * STEPS, 5 * STEPS))  # some start with steps of size 0, such as RAdam
     if not all(bool(torch.isfinite(weight).all()) for weight in net.parameters):
         return Result("its weights are not finite after a few steps", traits)
     if all(torch.equal(now, then) for now, then in zip(net.parameters, before, strict=True)):
@@ -115,7 +115,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
 
 
 def _words(error: Exception) -> str:
-    """The first line of an error, without addresses in memory or paths."""
+    """The first line of an error, without memory addresses or paths."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     text = re.sub(r"0x[0-9a-f]+", "...", text)
     return text if len(text) <= 160 else text[:157] + "..."

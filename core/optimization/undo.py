@@ -1,4 +1,4 @@
-"""Steps that the device takes back if they should not have been taken, so that the host need not ask it before them."""
+"""Steps undone on the device if they should not have been taken, so that the host need not wait before them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-MOST = 512 << 20  # bytes of weights and state that are copied for a step; whole models have far more
+MOST = 512 << 20  # bytes of weights and state copied per step; full models have far more
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-Place = tuple[Any, Any]  # a dictionary or list, and the key of a tensor in it
+Place = tuple[Any, Any]  # a dict or list, and the key of a tensor in it
 
 
 def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
-    """Whether a step of it can be taken back: all it knows lies in tensors that are there and are few.
+    """Whether its steps can be undone: all its state is in known tensors of limited size.
 
-    D-Adaptation and Prodigy keep the step size they found on the host, and wait for the device in each step themselves.
+    D-Adaptation and Prodigy keep their step size on the host and sync with the device in each step anyway.
     """
     if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
         return False
@@ -29,7 +29,9 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
         return False
     there = [tensor for tensor in held if tensor.device == device]
     return (
-        all(tensor.device == device or tensor.numel() == 1 for tensor in held)  # torch's own count steps on the host
+        all(
+            tensor.device == device or tensor.numel() == 1 for tensor in held
+        )  # torch's optimizers count steps on the host
         and all(tensor.element_size() in BITS for tensor in there)
         and sum(tensor.numel() * tensor.element_size() for tensor in there) <= MOST
     )
@@ -37,7 +39,7 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
 
 @torch.no_grad()
 def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
-    """`optimizer.step()`; where `withheld` (0-d on the device) is above 0, weights and state are as before, to the bit."""
+    """`optimizer.step()`; if `withheld` (0-d on the device) is above 0, weights and state are as before, bit for bit."""
     places = [(box, key) for box, key in _places(optimizer) if box[key].device == withheld.device]
     before = [box[key].detach() for box, key in places]
     copies = [torch.empty_like(tensor) for tensor in before]
@@ -51,14 +53,14 @@ def step_or_undo(optimizer: Optimizer, withheld: Tensor) -> None:
             new.append(now.detach().view(BITS[copy.element_size()]))
             old.append(copy.view(BITS[copy.element_size()]))
     for size, (new, old) in by_size.items():
-        # As whole numbers: of floats, 0 times NaN would be NaN.
+        # As integers: for floats, 0 times NaN would be NaN.
         torch._foreach_mul_(new, (withheld <= 0).to(BITS[size]))
         torch._foreach_mul_(old, (withheld > 0).to(BITS[size]))
         torch._foreach_add_(new, old)
 
 
 def _places(optimizer: Optimizer) -> Iterator[Place]:
-    """Where the weights and all tensors of the state and the groups are. TypeError for what may hide some."""
+    """The places of the weights and all tensors of the state and groups. TypeError for types that may hide some."""
     for group in optimizer.param_groups:
         for place in range(len(group["params"])):
             yield group["params"], place
@@ -75,4 +77,4 @@ def _tensors(values: Any, box: Any) -> Iterator[Place]:
         elif isinstance(value, (dict, list, tuple)):
             yield from _tensors(value, value)
         elif value is not None and not isinstance(value, (bool, int, float, str, torch.dtype)):
-            raise TypeError(f"{type(value).__name__} may hold tensors")
+            raise TypeError(f"{type(value).__name__} may contain tensors")

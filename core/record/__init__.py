@@ -1,1 +1,1 @@
-"""What a run leaves behind: folders, journal, events, commands, atomic files, problems and addressed draws."""
+"""The records of a run: folders, journal, events, commands, atomic files, problems and addressed random draws."""

@@ -1,6 +1,6 @@
-"""What the owner of the machine lets jobs do: modules whose code they may run, files that a shared page may reach.
+"""What the owner of the machine permits jobs: modules whose code they may run, files a shared page may access.
 
-A preset or a metadata file that came from elsewhere can name both, and can allow neither.
+A preset or metadata file from elsewhere can name both but can permit neither.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from core.record.workspace import PROJECT, is_share
 FILE = PROJECT / "allowed_modules.txt"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _by_flag: set[str] = set()
-OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes that a shared page has launched
-KEYS_LENT = "ATELIER_KEYS_LENT"  # set beside it where their jobs may use the owner's keys
+OPEN_FOLDERS = "ATELIER_OPEN_FOLDERS"  # a JSON list, set for processes launched by a shared page
+KEYS_LENT = "ATELIER_KEYS_LENT"  # set with it if their jobs may use the owner's keys
 _open_folders: Sequence[Path] | None = None
 _keys_lent = False
 
@@ -28,29 +28,30 @@ def allow(name: str) -> None:
     """Allow a top-level module until this process ends: the command line's --allow-module."""
     if not _NAME.fullmatch(name):
         raise ProblemsError.one(
-            f"--allow-module {name}: this is no module's name",
+            f"--allow-module {name}: not a module name",
             "command line",
-            "give the first part of package.module.Class: package",
+            "use the first part of package.module.Class: package",
+            code="module.bad-name",
         )
     _by_flag.add(name)
 
 
 def allowed_modules(extra: Iterable[str] = (), file: Path | None = None) -> frozenset[str]:
-    """Names of top-level modules: the command line's and the lines of allowed_modules.txt. # begins a comment."""
+    """Names of top-level modules: the command line's and the lines of allowed_modules.txt. # starts a comment."""
     return frozenset({*_by_flag, *extra, *_lines(file or FILE)})
 
 
 def _lines(file: Path) -> set[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):  # no file, or none that can be read: nothing is allowed
+    except (OSError, UnicodeDecodeError):  # no readable file: nothing is allowed
         return set()
     names = {line.partition("#")[0].strip() for line in text.splitlines()}
     return {name for name in names if _NAME.fullmatch(name)}
 
 
 def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> None:
-    """From now on jobs of this process reach only files in these folders: those of a shared page. None: all.
+    """From now on jobs of this process may only access files in these folders (a shared page). None: all files.
 
     keys   whether such jobs may use the owner's keys (Hugging Face, wandb)
     """
@@ -60,7 +61,7 @@ def keep_files_inside(folders: Sequence[Path] | None, *, keys: bool = False) -> 
 
 
 def limits_of_launched() -> dict[str, str]:
-    """What stands in the environment of processes that this one launches, so that they keep to the same limits."""
+    """The environment that makes launched processes keep the same limits."""
     if _open_folders is None:
         return {}
     folders = {OPEN_FOLDERS: json.dumps([str(folder) for folder in _open_folders])}
@@ -68,7 +69,7 @@ def limits_of_launched() -> dict[str, str]:
 
 
 def take_limits() -> None:
-    """Keep to the limits of the process that launched this one, if it did."""
+    """Adopt the limits of the process that launched this one, if any."""
     if folders := os.environ.get(OPEN_FOLDERS):
         keep_files_inside([Path(folder) for folder in json.loads(folders)], keys=bool(os.environ.get(KEYS_LENT)))
 
@@ -79,13 +80,13 @@ def may_use_keys() -> bool:
 
 
 def may_reach(path: Path) -> bool:
-    """Whether a path that stands in a file, or is written to by a setting, may be touched."""
+    """Whether a path from a file or a setting may be accessed."""
     return _open_folders is None or lies_in(path, _open_folders)
 
 
 def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
-    """Whether a path lies in one of these folders, themselves resolved; None: anywhere. Links are followed first, so none
-    leads outside. What is no path at all lies nowhere."""
+    """Whether a path is inside one of these folders, themselves resolved; None: anywhere. Links are followed first, so none
+    leads outside. An invalid path is inside none."""
     folders = None if folders is None else list(folders)
     if folders is not None and is_share(path) and not any(is_share(folder) for folder in folders):
         return False
@@ -100,8 +101,8 @@ def lies_in(path: str | os.PathLike, folders: Iterable[Path] | None) -> bool:
 
 
 def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
-    r"""The same for an absolute Windows path, by its text alone. What Windows reads as something else than a plain path
-    lies nowhere: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
+    r"""The same for an absolute Windows path, by its text only. What Windows does not read as a plain path is inside none
+    of them: \\?\ and \\.\ devices, streams (a.txt:b), reserved names (CON, LPT1.txt), parts that end in a dot or space."""
     path = _EXTENDED.sub(lambda found: "\\\\" if found.group(1) else "", path.replace("/", "\\"))
     whole = PureWindowsPath(ntpath.normpath(path))
     if not whole.is_absolute() or whole.drive.startswith(("\\\\?", "\\\\.", "//?", "//.")):
@@ -112,12 +113,12 @@ def lies_in_on_windows(path: str, folders: Iterable[str]) -> bool:
 
 
 def windows_trap(part: str) -> bool:
-    """Whether Windows takes this part of a path for something else than a file or folder of that name."""
+    """Whether Windows takes this part of a path for something other than a file or folder of that name."""
     if not part or part != part.rstrip(". ") or any(sign in '<>:"|?*' or ord(sign) < 32 for sign in part):
         return True
     stem = part.split(".")[0].rstrip(" ").upper()
     return stem in ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$") or bool(_PORT.fullmatch(stem))
 
 
-_EXTENDED = re.compile(r"^\\\\\?\\(?:(UNC)\\|(?=[A-Za-z]:\\))")  # the form that long paths are opened by
+_EXTENDED = re.compile(r"^\\\\\?\\(?:(UNC)\\|(?=[A-Za-z]:\\))")  # the form for opening long paths
 _PORT = re.compile("(COM|LPT)[0-9¹²³]")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside the target, flushed to the disk, then renamed over it."""
+"""Files that are complete or absent: written beside the target, flushed to disk, then renamed over it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEFTOVER_SECONDS = 3600
 
 
 def _umask() -> int:
-    """It can only be read by setting it, for all threads: so once, at the start."""
+    """It can only be read by setting it, for all threads, so only once at the start."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -45,10 +45,10 @@ def replace(source: Path | str, target: Path | str) -> None:
 
 
 def put_new(source: Path, target: Path) -> None:
-    """Rename `source` to a name that must be free: FileExistsError rather than anything replaced."""
+    """Rename `source` to an unused name: FileExistsError instead of replacing anything."""
     if os.name != "nt" and not source.is_dir():
         try:
-            os.link(source, target)  # refuses a taken name, which a rename does not
+            os.link(source, target)  # refuses an existing name, unlike a rename
         except FileExistsError:
             raise
         except OSError:  # a drive without hard links
@@ -73,7 +73,7 @@ def remove_folder(path: Path | str) -> None:
 
 
 def sync_file(path: Path | str) -> None:
-    """Wait until the file's bytes are on the disk, where the drive can (not every network drive)."""
+    """Wait until the file's bytes are on disk, if the drive supports it (not every network drive does)."""
     with open(path, "rb+") as handle:
         try:
             os.fsync(handle.fileno())
@@ -83,7 +83,7 @@ def sync_file(path: Path | str) -> None:
 
 
 def sync_folder(path: Path | str) -> None:
-    """Wait until the folder's entries are on the disk, where the system can (not Windows, not every network drive)."""
+    """Wait until the folder's entries are on disk, if supported (not on Windows, not on every network drive)."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -96,7 +96,7 @@ def sync_folder(path: Path | str) -> None:
 
 @contextmanager
 def open_atomic(target: Path | str) -> Iterator[Path]:
-    """Give a temporary path in the target's folder; when the block ends well it becomes the target, else it is removed."""
+    """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
@@ -114,7 +114,7 @@ def open_atomic(target: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def folder_atomic(target: Path | str) -> Iterator[Path]:
-    """The same for a folder. One that was there gives way when the new one is whole, and is then deleted."""
+    """The same for a folder. An existing one is replaced when the new one is complete, and then deleted."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
@@ -133,7 +133,7 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*") -> None:
-    """Take away what killed processes left half-written there. A write that goes on has touched its file within the hour."""
+    """Remove what killed processes left half-written there. An ongoing write has touched its file within the hour."""
     with suppress(OSError):
         for path in Path(folder).glob(pattern):
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
@@ -142,11 +142,11 @@ def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*") -> None:
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Folders cannot be renamed over one another: the old one steps aside, and back should the new one not arrive."""
+    """Folders cannot be renamed over one another: the old one is moved aside, and back if the new one fails."""
     if not target.exists():
         replace(temporary, target)
         return
-    # Were the power to fail between the two, a person finds the old one by its name.
+    # If the power fails between the two, the old one can be found by its name.
     aside = target.with_name(f".old-{target.name}-{temporary.name.removeprefix('.tmp-')}")
     replace(target, aside)
     try:
@@ -158,7 +158,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def give_usual_mode(path: Path) -> None:
-    """mkstemp makes what only the owner can read; results are ordinary. USB sticks and network drives refuse modes."""
+    """mkstemp creates files only the owner can read; results get the usual mode. USB sticks and network drives refuse modes."""
     if os.name != "nt":
         with suppress(OSError):
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
@@ -170,11 +170,11 @@ def write_bytes(target: Path | str, data: bytes) -> None:
 
 
 def write_text(target: Path | str, text: str) -> None:
-    """UTF-8 without a byte-order mark, line ends as given."""
+    """UTF-8 without a byte order mark, line endings as given."""
     write_bytes(target, text.encode("utf-8"))
 
 
 def write_json(target: Path | str, value: Any) -> None:
-    """JSON in UTF-8. What is no Unicode (half a name of a file in another encoding) becomes JSON's own escape."""
+    """JSON in UTF-8. Invalid Unicode (file names in another encoding) becomes JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(target, text.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is best by what was measured at each save, and how sure that is."""
+"""Which checkpoint of a run is best by the loss measured at each save, and how certain that is."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Best:
     measured_on  "held_out", or "training": training images, which cannot show overfitting
     images       how many were measured
     others       how many other checkpoints were measured the same way
-    as_good      steps of those within noise of it        unknown   of those that the measurement cannot compare
-    unclear      how many are worse than some that are clearly worse, and vary too much to say so of them alone
+    as_good      steps within noise of it                     unknown   steps that cannot be compared with it
+    unclear      how many are worse than some clearly worse ones but too noisy to tell on their own
     """
 
     file: str
@@ -43,7 +43,7 @@ class Best:
 
     @property
     def what(self) -> str:
-        """What was measured, in words."""
+        """What was measured, as text."""
         count = f"{self.images} {'held-out' if self.measured_on == 'held_out' else 'training'} images"
         if self.measured_on == "held_out":
             return f"loss on {count}"
@@ -51,22 +51,22 @@ class Best:
 
     @property
     def sure(self) -> str:
-        """How sure it is, in words."""
+        """How certain it is, as text."""
         if not self.others:
-            return "the only checkpoint that was measured"
+            return "the only measured checkpoint"
         if self.unknown and not self.as_good:
-            return "how sure that is was not measured"
+            return "certainty was not measured"
         better = self.others - len(self.as_good) - len(self.unknown)
         how = "better" if self.unclear else "clearly better"
         if not self.as_good:
             return f"{how} than the other {better}" if better > 1 else f"{how} than the other one"
         steps = ", ".join(f"{step:,}" for step in self.as_good[:6]) + (" and more" if len(self.as_good) > 6 else "")
-        noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}: any of these is as good"
+        noise = f"within noise of step{'s' if len(self.as_good) > 1 else ''} {steps}, so they are equally good"
         return f"{noise}; {how} than the other {better}" if better else noise
 
     @property
     def label(self) -> str:
-        """What stands behind its name in a list of files."""
+        """The mark behind its name in a list of files."""
         return "best" if self.measured_on == "held_out" else "lowest loss on training images"
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,10 +74,10 @@ class Best:
 
 
 def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping[str, Any]]) -> Best | None:
-    """The best of the checkpoints that are still there; None where none of them was measured.
+    """The best of the remaining checkpoints; None if none of them was measured.
 
-    saved      (step, file) of those that are there; of several files of one step the first stands for it
-    measured   "validated" events as the journal holds them, the newest of a step last
+    saved      (step, file) of existing ones; the first of several files of one step counts
+    measured   "validated" events as in the journal, the newest of a step last
     """
     files: dict[int, str] = {}
     for step, file in saved:
@@ -90,10 +90,12 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
     same = [line for line in found if line.get("each_of", "") == newest.get("each_of", "")]
     best = min(same, key=lambda line: (line["loss"], line["step"]))
     others = [line for line in same if line is not best]
-    pairs = len(same) * len(others) // 2  # the lowest was picked by looking at all: any pair could have been this one
+    pairs = len(same) * len(others) // 2  # the lowest was picked among all: correct for every pair
     verdicts = {line["step"]: clearly_lower(best.get("each") or (), line.get("each") or (), pairs) for line in others}
     worse = min((line["loss"] for line in others if verdicts[line["step"]]), default=math.inf)
-    near = {line["step"] for line in others if line["loss"] < worse}  # none is as good that lies behind one that is not
+    near = {
+        line["step"] for line in others if line["loss"] < worse
+    }  # a checkpoint worse than a clearly worse one is not as good
     within = sorted(step for step, clearly in verdicts.items() if clearly is False)
     return Best(
         files[best["step"]],
@@ -111,8 +113,8 @@ def best_checkpoint(saved: Iterable[tuple[int, str]], measured: Iterable[Mapping
 def clearly_lower(these: Sequence[float], those: Sequence[float], compared: int = 1) -> bool | None:
     """Whether the first losses are lower than the second ones beyond noise: a paired t-test over (image, timestep).
 
-    compared   how many differences were looked at: the more, the less one of them proves (Bonferroni)
-    returns    None where the two do not compare, or are too few to say
+    compared   how many comparisons were made: the more, the weaker each one (Bonferroni)
+    returns    None if the two are not comparable, or too few to tell
     """
     if len(these) != len(those) or len(these) < LEAST_PAIRS:
         return None
@@ -137,7 +139,7 @@ def student_t(probability: float, freedom: int) -> float:
 
 
 class Told:
-    """What a journal tells of measurements and files, line by line."""
+    """Collects measurements and files from a journal, line by line."""
 
     def __init__(self) -> None:
         self.measured: list[Line] = []
@@ -145,14 +147,14 @@ class Told:
         self._found: tuple[Any, Best | None] | None = None
 
     def take(self, line: Line) -> None:
-        """A run that continues from an earlier state repeats steps: the newer lines count."""
+        """A run resumed from an earlier state repeats steps: the newer lines count."""
         if line["kind"] == "validated":
             self.measured = [old for old in self.measured if old["step"] < line["step"]] + [line]
         elif line["kind"] == "saved":
             self.saved = [old for old in self.saved if old["file"] != line["file"]] + [line]
 
     def best(self, folder: Path) -> Best | None:
-        """Found anew only where something was measured or written, or a file is gone."""
+        """Recomputed only when something was measured or written, or a file is gone."""
         there = tuple((line["step"], line["file"]) for line in self.saved if (folder / line["file"]).exists())
         key = (len(there) and there, self.measured and (len(self.measured), self.measured[-1]["seq"]))
         if self._found is None or self._found[0] != key:
@@ -160,17 +162,17 @@ class Told:
         return self._found[1]
 
 
-# ---- for lists of files, which read no journals
+# ---- for lists of files, which do not read journals
 
 
 def write_best(folder: Path, best: Best | None) -> None:
-    """Keep what the run last found; a list of files asks for it."""
+    """Store what the run found, for lists of files."""
     if best is not None:
         atomic.write_json(folder / FILE, best.to_dict())
 
 
 def read_best(folder: Path) -> tuple[str, str] | None:
-    """(file relative to the run folder, its label) as the run last found it; None where that file is gone."""
+    """(file relative to the run folder, its label) as last stored by the run; None if that file is gone."""
     try:
         found = read_json_object(folder / FILE)
         file, label = str(found["file"]), str(found["label"])

@@ -1,7 +1,7 @@
-"""JSON from a person's file or from inside one: read within limits, refused in words.
+"""Reads JSON from user files within limits, and reports what is wrong.
 
-Python's own reader ends in a RecursionError 1,000 lists deep, takes NaN and 1e999 (infinity) for numbers, and makes 20
-bytes of memory from one of text.
+Python's own parser raises RecursionError at 1,000 nested lists, accepts NaN and 1e999 (infinity), and uses 20
+bytes of memory per byte of text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_BYTES = 32_000_000
 MAX_VALUES = 1_000_000  # CLIP's tokenizer.json has 200,000
 MAX_DEPTH = 100
 MAX_DIGITS = 40  # 2 ** 64 has 20
-# A whole string, even an unclosed one (so that no position is looked at twice), or what opens, closes or parts values.
+# A whole string, even an unclosed one (so that no position is visited twice), or what opens, closes or separates values.
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]|,', re.DOTALL)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 AGAIN = "download or copy it again"
@@ -28,24 +28,26 @@ AGAIN = "download or copy it again"
 def read_json(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> Any:
-    """What a JSON file holds. Raises ProblemsError (MissingFile where there is none)."""
+    """The content of a JSON file. Raises ProblemsError (MissingFile if there is none)."""
     return parse_json(read_regular(path, max_bytes), str(path), fix, max_values=max_values, finite=finite)
 
 
 def read_json_object(
     path: Path | str, fix: str = AGAIN, *, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES, finite: bool = True
 ) -> dict[str, Any]:
-    """The same where anything but an object is refused."""
+    """The same, refusing anything but an object."""
     value = read_json(path, fix, max_bytes=max_bytes, max_values=max_values, finite=finite)
     if not isinstance(value, dict):
-        raise ProblemsError.one("The file must hold a JSON object: { ... }", str(path), fix)
+        raise ProblemsError.one(
+            "The file must contain a JSON object: { ... }", str(path), fix, code="file.not-json-object"
+        )
     return value
 
 
 def parse_json(
     text: str | bytes, where: str, fix: str = AGAIN, *, max_values: int = MAX_VALUES, finite: bool = True, **hooks: Any
 ) -> Any:
-    """What the text holds, in UTF-8 or with a mark of UTF-16 or 32 at its start. Raises ProblemsError.
+    """The content of the text, in UTF-8 or with a byte order mark of UTF-16 or 32. Raises ProblemsError.
 
     finite  refuse NaN and infinity      hooks  of `json.loads`, such as object_pairs_hook (may raise ValueError)
     """
@@ -62,17 +64,19 @@ def parse_json(
             _check_strings(value)
         return value
     except (ValueError, RecursionError) as error:
-        raise ProblemsError.one(f"This is not valid JSON: {_reason(error)}", where, fix) from error
+        raise ProblemsError.one(
+            f"This is not valid JSON: {_reason(error)}", where, fix, code="file.not-json"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _check_structure(text: str, max_values: int) -> None:
-    """Depth and number of values, counted before any is made."""
+    """Limits depth and number of values before any is created."""
     depth = values = 0
     for match in _TOKENS.finditer(text):
         first = text[match.start()]
@@ -87,7 +91,7 @@ def _check_structure(text: str, max_values: int) -> None:
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
         if values > max_values:
-            raise ValueError(f"it holds more than {max_values:,} values")
+            raise ValueError(f"it contains more than {max_values:,} values")
 
 
 def _whole(digits: str) -> int:
@@ -110,7 +114,7 @@ def _check_strings(value: Any) -> None:
         value = rest.pop()
         if isinstance(value, str):
             if _HALF_PAIR.search(value):
-                raise ValueError("a string holds half of a surrogate pair")
+                raise ValueError("a string contains half of a surrogate pair")
         elif isinstance(value, dict):
             rest += value
             rest += value.values()

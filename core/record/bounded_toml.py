@@ -1,4 +1,4 @@
-"""TOML from a person's file: read within limits, refused in words (as bounded_json.py does for JSON)."""
+"""Reads TOML from user files within limits (as bounded_json.py does for JSON)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ MAX_BYTES = 4_000_000
 
 
 def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
-    """What a TOML file holds. Raises ProblemsError (MissingFile where there is none)."""
+    """The content of a TOML file. Raises ProblemsError (MissingFile if there is none)."""
     data = read_regular(path, MAX_BYTES)
     try:
         return parse_toml(data.decode("utf-8-sig"), where, fix)
     except UnicodeDecodeError:
-        raise ProblemsError.one("The file is not UTF-8 text", where, "save it as UTF-8 in your editor") from None
+        raise ProblemsError.one(
+            "The file is not UTF-8 text", where, "save it as UTF-8 in your editor", code="file.not-utf8"
+        ) from None
 
 
 def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
-    """What the text holds. Raises ProblemsError."""
+    """The content of the text. Raises ProblemsError."""
     try:
         found = tomllib.loads(text)
         check_depth(found)
         return found
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise ProblemsError.one(f"This is not valid TOML: {reason}", where, fix) from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ProblemsError.one(f"This is not valid TOML: {reason}", where, fix, code="file.not-toml") from None
 
 
 def check_depth(value: Any) -> None:
-    """ValueError for tables and lists nested deeper than what the program itself walks through."""
+    """ValueError for tables and lists nested deeper than the program itself can walk."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -1,4 +1,4 @@
-"""Zip files of a person (PyTorch checkpoints, .npz), opened and read within limits: a small one can claim or hold gigabytes."""
+"""Reads user zip files (PyTorch checkpoints, .npz) within limits: a small one can claim or expand to gigabytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from core.record.problems import ProblemsError
 
 MAX_LISTING_BYTES = 4_000_000  # its list of members; SDXL's has 190,000
-# bz2 and LZMA unpack without a limit to the memory that they take.
+# bz2 and LZMA decompress without a memory limit.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What `zipfile` raises on damage. KeyError: a member that is not there.
+# What `zipfile` raises on damage. KeyError: a missing member.
 DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(NotImplementedError, RuntimeError, ValueError, KeyError),
@@ -21,7 +21,7 @@ DAMAGED = (
 
 
 class _Bounded:
-    """An open file as `zipfile` sees it while it reads the list of members, which it does at once."""
+    """An open file as `zipfile` sees it while reading the list of members, which it does in one read."""
 
     def __init__(self, handle: BinaryIO, limit: int) -> None:
         self._handle = handle
@@ -41,20 +41,20 @@ class _Bounded:
 def open_zip(
     handle: BinaryIO, path: Path | str, fix: str = "download or copy it again", max_listing: int = MAX_LISTING_BYTES
 ) -> zipfile.ZipFile:
-    """The archive in an open file, which stays its owner's to close. Raises ProblemsError."""
+    """The archive in an open file, which the caller closes. Raises ProblemsError."""
     bounded = _Bounded(handle, max_listing)
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
     except DAMAGED as error:
-        raise ProblemsError.one(f"The zip file is damaged: {error}", str(path), fix) from error
+        raise ProblemsError.one(f"The zip file is damaged: {error}", str(path), fix, code="zip.damaged") from error
     bounded.limit = None
     return archive
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    """A member's bytes. Raises zipfile.BadZipFile where it is longer, whatever the list says, or packed in another way."""
+    """A member's bytes. Raises zipfile.BadZipFile if it is longer than listed or compressed in an unsupported way."""
     if info.compress_type not in METHODS:
-        raise zipfile.BadZipFile(f"{info.filename[:100]} is compressed in a way that is not read here")
+        raise zipfile.BadZipFile(f"{info.filename[:100]} uses an unsupported compression")
     if info.file_size > max_bytes:
         raise zipfile.BadZipFile(f"{info.filename[:100]} is too large")
     with archive.open(info) as member:

@@ -1,4 +1,4 @@
-"""A word that a job looks at between its units of work (step, image, layer)."""
+"""A flag that a job checks between its units of work (step, image, layer)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class Cancelled(Exception):
-    """The person asked to stop: finished units are kept, an open one is removed."""
+    """The user asked to stop: finished units are kept, an open one is removed."""
 
 
 class CancelToken:

@@ -1,4 +1,4 @@
-"""Commands to a run: appended to its commands.jsonl with ids, read at step ends. One way for the page, a terminal and other processes."""
+"""Commands to a run: appended to its commands.jsonl with ids, read after each step, for the page, a terminal and other processes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ MAX_BYTES = 1 << 20  # read at once; a command has 100
 
 
 class NoCommands:
-    """Of a process that only follows another one, which hears the commands."""
+    """For a process that follows another one, which reads the commands."""
 
     def new(self) -> list[str]:
         return []
 
 
 class CommandReader:
-    """Reads the commands that arrived since it was made (older ones belong to an earlier life of the run)."""
+    """Reads the commands that arrived since it was created (older ones belong to an earlier process of the run)."""
 
     def __init__(self, folder: Path):
         self._path = folder / "commands.jsonl"
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def new(self) -> list[str]:
-        """Names of new commands in their order. Costs one stat when there are none."""
+        """Names of new commands in order. Costs one stat if there are none."""
         try:
             if self._path.stat().st_size <= self._offset:
                 return []

@@ -1,4 +1,4 @@
-"""What a job is given to work with: folders, device, its journal, the commands to it."""
+"""What a job works with: folders, device, its journal, the commands to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass
 class JobContext:
-    """One job's surroundings. `store` keeps a loaded model between generate jobs, `processes` are those that train as one.
+    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one.
 
     pauses  whether `check` waits while the job is paused; trainings wait at the end of a step instead
     """
@@ -50,7 +50,7 @@ class JobContext:
     _stage_text: str = ""
 
     def stage(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Say what is being done; counts are told at most a few times a second, the last always."""
+        """Report what is being done; counts are written at most a few times a second, and always at the end."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
@@ -70,7 +70,7 @@ class JobContext:
 
     @contextmanager
     def after_stop(self) -> Iterator[None]:
-        """For what is quick and belongs to the end of a stopped job: only a further stop ends it."""
+        """For a short final part of a stopped job: only another stop cancels it."""
         stopped, self.token = self.token, CancelToken()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Randomness is addressed, not consumed: each draw has its own generator, keyed by what it is for.
+"""Randomness is addressed, not consumed: each draw has its own generator, keyed by its purpose.
 
 So an image gets the same noise however many workers or processes run, wherever the run was resumed, on CPU or GPU.
 """

@@ -1,4 +1,4 @@
-"""What a run tells: frozen events, one JSON line each in the run's journal."""
+"""The events of a run, frozen, one JSON line each in its journal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events. The journal adds v, seq and time. Urgent ones are flushed at once."""
+    """Base of all events. The journal adds v, seq and time. Urgent events are flushed at once."""
 
     kind: ClassVar[str] = ""
     urgent: ClassVar[bool] = False
@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True)
 class StateChanged(Event):
-    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" is never written, it is what a reader concludes."""
+    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" is never written but inferred by readers."""
 
     kind: ClassVar[str] = "state"
     urgent: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class StateChanged(Event):
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """What is being done now, with a count where there is one."""
+    """What is being done now, with a count if there is one."""
 
     kind: ClassVar[str] = "stage"
     text: str
@@ -52,7 +52,7 @@ class Result(Event):
 
 @dataclass(frozen=True)
 class Planned(Event):
-    """Length of the run, said once it is known."""
+    """Length of the run, once it is known."""
 
     kind: ClassVar[str] = "planned"
     total: int
@@ -64,10 +64,10 @@ class Planned(Event):
 
 @dataclass(frozen=True)
 class Steps(Event):
-    """Losses read back from the device for some steps; rates are by part.
+    """Losses read back from the device for some steps; learning rates by part.
 
-    corrected    each loss divided by what was to be expected of its timesteps (core/training/watching.py)
-    grad_norm    of the newest step, before clipping       weight_norm  of all that trains, now and then
+    corrected    each loss divided by the expected loss at its timesteps (core/training/watching.py)
+    grad_norm    of the newest step, before clipping       weight_norm  of all trained weights, now and then
     """
 
     kind: ClassVar[str] = "steps"
@@ -83,7 +83,7 @@ class Steps(Event):
 
 @dataclass(frozen=True)
 class Forecasted(Event):
-    """What a training will take, from a few steps of it (core/training/probe.py)."""
+    """The forecast of a training, from a few of its steps (core/training/probe.py)."""
 
     kind: ClassVar[str] = "forecast"
     urgent: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class Forecasted(Event):
 
 @dataclass(frozen=True)
 class MemoryUsed(Event):
-    """The most memory that a training took: of its GPU, or resident memory of its process."""
+    """Peak memory of a training: of its GPU, or resident memory of its process."""
 
     kind: ClassVar[str] = "memory"
     urgent: ClassVar[bool] = True
@@ -106,13 +106,13 @@ class MemoryUsed(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """The loss on held-out images at fixed timesteps with fixed noise, and on as many that train.
+    """The loss on held-out images at fixed timesteps with fixed noise, and on as many training images.
 
-    gap          loss - train_loss: what is known better of the images that train; both None where it is not measured
+    gap          loss - train_loss, which grows with overfitting; both None if not measured
     by_timestep  {timestep as text: loss on held-out images}
-    measured_on  "held_out", or "training": on training images, where none is held out
-    each         the loss of each (image, timestep), always in the same order; evenly picked where they are thousands
-    each_of      names that order and the images: only measurements with equal names compare
+    measured_on  "held_out", or "training" if no image is held out
+    each         the loss of each (image, timestep), always in the same order; an even subset if there are thousands
+    each_of      identifies that order and the images: only measurements with equal values are comparable
     """
 
     kind: ClassVar[str] = "validated"
@@ -130,7 +130,7 @@ class Validated(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample image was drawn. step 0 is the base model. file is relative to the run folder."""
+    """A sample was generated. step 0 is the base model. file is relative to the run folder."""
 
     kind: ClassVar[str] = "sample"
     urgent: ClassVar[bool] = True
@@ -143,7 +143,7 @@ class Sampled(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """A file for people was written. file is relative to the run folder."""
+    """A checkpoint was written. file is relative to the run folder."""
 
     kind: ClassVar[str] = "saved"
     urgent: ClassVar[bool] = True
@@ -154,7 +154,7 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class BackedUp(Event):
-    """A state to continue from was written."""
+    """A training state was written."""
 
     kind: ClassVar[str] = "backed_up"
     urgent: ClassVar[bool] = True
@@ -163,7 +163,7 @@ class BackedUp(Event):
 
 @dataclass(frozen=True)
 class Said(Event):
-    """A line for the log, in plain language. level: "info", "warning" or "error"."""
+    """A log message. level: "info", "warning" or "error"."""
 
     kind: ClassVar[str] = "log"
     level: str
@@ -174,7 +174,7 @@ class Said(Event):
 
 @dataclass(frozen=True)
 class Drawn(Event):
-    """A generated image. file is absolute: it lies under outputs/images."""
+    """A generated image. file is absolute: it is in outputs/images."""
 
     kind: ClassVar[str] = "image"
     urgent: ClassVar[bool] = True

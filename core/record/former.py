@@ -1,4 +1,4 @@
-"""What files of earlier versions call by another name: journals, states, records and presets stay readable."""
+"""Names that earlier versions used in journals, states, records and presets, so that those stay readable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = {"picture": "image"}
 
 
 def renewed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its keys, and its kind if it is an event, as they are called now."""
+    """The record with its keys, and its kind if it is an event, under their current names."""
     now = {NAMES.get(key, key): value for key, value in record.items()}
     if isinstance(kind := now.get("kind"), str):
         now["kind"] = KINDS.get(kind, kind)

@@ -1,8 +1,8 @@
-"""Freed memory of this process: given back to the system, or kept for the next large tensor.
+"""Freed memory of this process: returned to the system, or kept for the next large tensor.
 
-glibc keeps what is freed between two blocks that are still used: after a model's weights were put into another order,
-nearly a gigabyte. It is given back only when asked. A large block goes back at once, and the system clears the next one's
-pages anew: an optimizer that makes tensors as large as a weight, for each weight, waits for that half of its time.
+glibc keeps freed memory between two blocks in use: nearly a gigabyte after a model's weights were
+reordered. It returns it only when asked. A large block is returned at once, and the system clears the next one's
+pages again: an optimizer that allocates a temporary as large as each weight spends half its time waiting for that.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-OFTEN_ENOUGH = 64 << 20  # bytes; asking takes some milliseconds
+OFTEN_ENOUGH = 64 << 20  # bytes; a call takes some milliseconds
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # mallopt's numbers
-# While a process runs, glibc itself raises the first two as far as this, until it is told one; the third is its default.
+# While a process runs, glibc raises the first two up to these values until one is set; the third is its default.
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 
@@ -34,13 +34,13 @@ def _glibc() -> Any:
 
 
 def give_back() -> bool:
-    """Whether the system was given something. Does nothing but on Linux with glibc."""
+    """Return freed memory to the system; whether there was any. Only on Linux with glibc."""
     library = _glibc()
     return bool(library is not None and library.malloc_trim(0))
 
 
 def one_heap() -> None:
-    """All threads share one heap: only that one can keep large blocks. To be called before there are threads."""
+    """All threads share one heap: only that one can keep large blocks. Call before any thread starts."""
     library = _glibc()
     if library is not None:
         library.mallopt(ARENA_MAX, 1)
@@ -48,7 +48,7 @@ def one_heap() -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Inside, what is freed stays with the process; afterwards the system gets it back. Does nothing but with glibc."""
+    """Inside, freed memory stays with the process; afterwards the system gets it back. Only with glibc."""
     library = _glibc()
     if library is None:
         yield
@@ -65,7 +65,7 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Inside, Python looks for no garbage: what libraries and pages build is none, and looking takes a fifth of the time."""
+    """Inside, Python does not collect garbage: libraries and pages build none, and looking takes a fifth of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -76,13 +76,13 @@ def uncollected() -> Iterator[None]:
 
 
 def set_aside() -> None:
-    """Nothing that is there now is ever looked at for garbage again: half a million objects of libraries and the page took a
-    third of a second each time, in which no request was answered. To be called while no job has anything in memory."""
+    """Exclude everything that exists now from garbage collection: half a million objects of libraries and the page took a
+    third of a second each time, in which no request was answered. Call while no job has anything in memory."""
     gc.freeze()
 
 
 class GivingBack:
-    """Gives back now and then, as much is freed."""
+    """Returns memory to the system now and then, as much is freed."""
 
     def __init__(self) -> None:
         self._freed = 0

@@ -1,4 +1,4 @@
-"""A run's journal: events in memory first, then as JSON lines, flushed each second and at state changes."""
+"""A run's journal: events are buffered in memory and written as JSON lines every second and at state changes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from core.record.secrets import mask
 
 FLUSH_SECONDS = 1.0
 END_BYTES = 1 << 16
-MAX_LINE = 16 << 20  # what follows a longer line is damage, and is not read
+MAX_LINE = 16 << 20  # anything after a longer line is damage and is not read
 Line = dict[str, Any]
 
 
 class Journal:
-    """The one writer of a run's events.jsonl. Thread-safe; a thread of its own flushes and touches the heartbeat."""
+    """The only writer of a run's events.jsonl. Thread-safe; its own thread flushes and updates the heartbeat."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
         self.path = folder / "events.jsonl"
@@ -39,7 +39,7 @@ class Journal:
         self._thread.start()
 
     def listen(self, listener: Callable[[Line], None]) -> None:
-        """Call `listener` with each further line, in the writer's thread."""
+        """Call `listener` with each new line, in the writer's thread."""
         self._listeners.append(listener)
 
     def put(self, event: Event) -> Line:
@@ -63,13 +63,13 @@ class Journal:
         return line
 
     def flush(self) -> None:
-        """Write what waits. A full disk is not allowed to end a training: the lines wait on and are tried again."""
+        """Write pending lines. A full disk must not end a training: the lines are kept and tried again."""
         with self._lock:
             if not self._waiting:
                 return
             text = "\n".join(self._waiting) + "\n"
             try:
-                # backslashreplace: a file name that is no Unicode becomes JSON's own escape
+                # backslashreplace: invalid Unicode in a file name becomes a JSON escape
                 with open(self.path, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as handle:
                     handle.write(text)
             except OSError:
@@ -98,7 +98,7 @@ class Journal:
 
 
 class SilentJournal(Journal):
-    """Of a process that only follows another one, which writes the run's journal."""
+    """For a process that follows another one, which writes the run's journal."""
 
     def __init__(self) -> None:
         self._listeners = []
@@ -114,7 +114,7 @@ class SilentJournal(Journal):
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove an unfinished last line, left by a process that was killed while writing."""
+    """Remove an incomplete last line left by a killed process."""
     try:
         with open(path, "rb+") as handle:
             end = handle.seek(0, os.SEEK_END)
@@ -129,13 +129,13 @@ def cut_torn_line(path: Path) -> None:
 
 
 class Tail:
-    """A journal's events, each handed out once: a later call reads only what was appended since. For one thread at a time."""
+    """A journal's events, each returned once: a later call reads only what was appended since. For one thread at a time."""
 
     def __init__(self, path: Path):
         self._path, self._place = path, 0
 
     def lines(self) -> Iterator[Line]:
-        """What is new. A damaged line is left out, a torn last one waits for its rest."""
+        """New events. A damaged line is skipped, an incomplete last one waits for its rest."""
         try:
             handle = open_regular(self._path)
         except ProblemsError:
@@ -153,17 +153,17 @@ class Tail:
 
 
 def read_lines(path: Path, since_seq: int = 0) -> Iterator[Line]:
-    """The journal's events after `since_seq`; a torn or damaged line is left out."""
+    """The journal's events after `since_seq`; incomplete and damaged lines are skipped."""
     return (line for line in Tail(path).lines() if line["seq"] > since_seq)
 
 
 def last_of_kind(path: Path, kind: str) -> Line | None:
-    """The newest event of a kind among the last lines, which are all that is read of a long journal; None without one."""
+    """The newest event of a kind among the last lines (long journals are read from the end); None if there is none."""
     try:
         with open_regular(path) as handle:
             begin = max(0, handle.seek(0, os.SEEK_END) - END_BYTES)
             handle.seek(begin)
-            lines = handle.read().split(b"\n")[:-1]  # what stands behind the last line end is torn
+            lines = handle.read().split(b"\n")[:-1]  # anything behind the last newline is incomplete
     except (OSError, ProblemsError):
         return None
     for text in reversed(lines[1:] if begin else lines):
@@ -173,7 +173,7 @@ def last_of_kind(path: Path, kind: str) -> Line | None:
 
 
 def _line(text: bytes) -> Line | None:
-    """None for a damaged line, or one that is no event's."""
+    """None for a damaged line or one that is not an event."""
     try:
         line = json.loads(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A process that was launched with others ends when its launcher does: one that is killed cannot tell them."""
+"""Ends a launched process when its launcher ends, since a killed launcher cannot notify it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from core.record.processes import SUPERVISED, only_follows
 
 LOOK_SECONDS = 0.5
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by accelerate launch and torchrun, which stay the parent of what they start
-WORDS = "\nThe program that launched this training is gone, so it stops as after a kill. Continue the run to go on.\n"
+WORDS = "\nThe program that launched this training is gone, so the training stops. Resume the run to continue.\n"
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends at once when its launcher is gone, or the page that had it launched.
+    """From now on this process ends at once when its launcher, or the page that launched it, is gone.
 
-    As after `kill -9`: files are whole or absent, and the newest state is there to continue from.
+    As after `kill -9`: files are complete or absent, and the newest state can be resumed.
     """
     pids = [os.getppid()] if LAUNCHED in os.environ else []
     if page := os.environ.get(SUPERVISED):
@@ -29,7 +29,7 @@ def end_with_launcher() -> None:
 
 
 def _found(pids: Sequence[int]) -> list[psutil.Process | None]:
-    """None for one that is gone already."""
+    """None for one that is already gone."""
     found: list[psutil.Process | None] = []
     for pid in pids:
         try:

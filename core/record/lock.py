@@ -1,4 +1,4 @@
-"""Who works in a folder: told by a lock of the system, or, on drives that have none, by a sign of life that is renewed."""
+"""Locks for folders: a file lock of the system, or, on drives without them, a heartbeat file that is renewed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from filelock import FileLock, Timeout
 
 from core.record import atomic
 
-LOOK_SECONDS = 5.0  # longer than `is_held` looks at a lock, which it does by taking it for a moment
+LOOK_SECONDS = 5.0  # longer than `is_held` holds a lock to test it
 BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # without a sign of life: its process is gone
-SETTLE_SECONDS = 0.5  # between writing the sign and reading it back: of two that begin at once the later one stays
-# What drives without locks answer (some network mounts, Google Drive in Colab).
+STALE_SECONDS = 60.0  # without a heartbeat: its process is gone
+SETTLE_SECONDS = 0.5  # between writing the heartbeat and reading it back: of two at once the later one wins
+# Errors of drives without locks (some network mounts, Google Drive in Colab).
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
 
 class HeldElsewhere(Exception):
-    """Another process holds the lock. age: seconds since its sign of life; None where the system tells it."""
+    """Another process holds the lock. age: seconds since its heartbeat; None if the system manages the lock."""
 
     def __init__(self, age: float | None = None):
         super().__init__("held by another process")
@@ -30,18 +30,18 @@ class HeldElsewhere(Exception):
 
 
 class Lock:
-    """A lock file that one process holds at a time. Lasts until it is released or the process ends; by a sign of life until
+    """A lock file that one process holds at a time. Held until it is released or the process ends; with a heartbeat until
     STALE_SECONDS after that."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._lock = FileLock(path, timeout=LOOK_SECONDS, fallback_to_soft=False)  # a soft lock outlasts a kill
+        self._lock = FileLock(path, timeout=LOOK_SECONDS, fallback_to_soft=False)  # a soft lock survives a kill
         self._token = uuid.uuid4().hex
         self._end = threading.Event()
         self._beating: threading.Thread | None = None
 
     def acquire(self) -> list[str]:
-        """Hold it; returns what a person should know of how. Raises HeldElsewhere, or OSError where nothing can be
+        """Hold it; returns messages about how. Raises HeldElsewhere, or OSError if nothing can be
         written."""
         age = sign_age(self._path)
         if age is not None and age < STALE_SECONDS:
@@ -61,19 +61,17 @@ class Lock:
 
     def _hold_by_sign(self, age: float | None) -> list[str]:
         sign = sign_file(self._path)
-        said = [
-            f"This drive has no file locks: a sign of life every {BEAT_SECONDS:g} seconds tells others not to work here"
-        ]
+        said = [f"This drive has no file locks: a heartbeat every {BEAT_SECONDS:g} seconds marks the folder as in use"]
         if age is not None:
-            if _renewed(sign):  # clocks of two machines differ: it only looked old
+            if _renewed(sign):  # the clocks of two machines differ: it only looked old
                 raise HeldElsewhere(0.0)
-            said.append(f"Taken over from a process that gave no sign of life for {_words(age)}")
+            said.append(f"Taken over from a process without a heartbeat for {_words(age)}")
         atomic.write_text(sign, self._token)
         time.sleep(SETTLE_SECONDS)
         if not self._is_mine():
             raise HeldElsewhere(0.0)
         self._end.clear()
-        self._beating = threading.Thread(target=self._beat, name="sign of life", daemon=True)
+        self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beating.start()
         return said
 
@@ -86,7 +84,7 @@ class Lock:
     def _beat(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
             try:
-                if not self._is_mine():  # this process was asleep for long, and another took over
+                if not self._is_mine():  # this process was suspended, and another took over
                     return
                 os.utime(sign_file(self._path))
             except OSError:
@@ -126,7 +124,7 @@ def sign_file(path: Path) -> Path:
 
 
 def sign_age(path: Path) -> float | None:
-    """Seconds since the sign of life beside a lock file; None without one."""
+    """Seconds since the heartbeat beside a lock file; None if there is none."""
     try:
         return abs(time.time() - sign_file(path).stat().st_mtime)
     except OSError:
@@ -134,15 +132,15 @@ def sign_age(path: Path) -> float | None:
 
 
 def held_words(held: HeldElsewhere) -> tuple[str, str]:
-    """What to add to who holds it, and to what can be done."""
+    """What to append to who holds it, and to the fix."""
     if held.age is None:
         return "", ""
     wait = f"if that process was killed, try again in {_words(STALE_SECONDS)}"
-    return f", which gave a sign of life {_words(held.age)} ago", f"; {wait}"
+    return f", with a heartbeat {_words(held.age)} ago", f"; {wait}"
 
 
 def _renewed(sign: Path) -> bool:
-    """Whether the sign of life changes within the time of two."""
+    """Whether the heartbeat changes within two intervals."""
     try:
         before = sign.stat().st_mtime_ns
         time.sleep(2 * BEAT_SECONDS)

@@ -1,4 +1,4 @@
-"""The machine: devices, memory, CPU abilities. Answers without torch where it can, so that the page starts fast."""
+"""The machine: devices, memory, CPU features. Avoids torch where it can, so that the page starts fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 
 
 def memory_words(size: float) -> str:
-    """Bytes of memory in the GB that cards and machines are sold by (2 to the 30th): "3.4 GB", "120 MB"."""
+    """Bytes of memory in GB as memory is sold (2 to the 30th): "3.4 GB", "120 MB"."""
     return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{max(1, round(size / 2**20))} MB"
 
 
@@ -30,9 +30,14 @@ def default_device() -> str:
 
 
 def check_device(device: str, *, look: bool = True) -> None:
-    """Raise ProblemsError for a name that is no device; with `look` also for one that this machine lacks (loads torch)."""
+    """Raise ProblemsError for an invalid device name; with `look` also for a missing device (loads torch)."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
-        raise ProblemsError.one(f"'{device}' is no device", "--device", "use cpu, cuda, cuda:1 or mps, or leave it out")
+        raise ProblemsError.one(
+            f"'{device}' is not a device",
+            "--device",
+            "use cpu, cuda, cuda:1 or mps, or leave it out",
+            code="device.unknown",
+        )
     if not look or device == "cpu":
         return
     import torch
@@ -40,12 +45,17 @@ def check_device(device: str, *, look: bool = True) -> None:
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= count:
-        there = f"torch finds {count} of this kind" if count else "torch finds none of this kind here"
-        raise ProblemsError.one(f"There is no device '{device}': {there}", "--device", "leave it out, or use cpu")
+        there = f"torch found {count}" if count else "torch found none"
+        raise ProblemsError.one(
+            f"The device '{device}' does not exist ({there})",
+            "--device",
+            "leave it out, or use cpu",
+            code="device.missing",
+        )
 
 
 def threads() -> int:
-    """Threads for computing: the cores this process may use, or the first number of OMP_NUM_THREADS."""
+    """Threads for computing: the cores available to this process, or the first number of OMP_NUM_THREADS."""
     wanted = re.match(r"\s*([1-9]\d{0,3})\b", os.environ.get("OMP_NUM_THREADS", ""))
     return int(wanted[1]) if wanted else cores()
 
@@ -70,7 +80,7 @@ def device_words(device: str) -> str:
 
 @cache
 def bf16_is_fast(device: str) -> bool:
-    """Whether bf16 products run in hardware: AMX or AVX-512 bf16 on a CPU, compute capability 8 and up on CUDA."""
+    """Whether bf16 runs in hardware: AMX or AVX-512 bf16 on a CPU, compute capability 8 and up on CUDA."""
     if device.startswith("cuda"):
         import torch
 
@@ -85,7 +95,7 @@ def bf16_is_fast(device: str) -> bool:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """(bytes used, bytes in all) of the device; for a CPU, this process's resident memory and the machine's."""
+    """(bytes used, total bytes) of the device; for a CPU, this process's resident memory and the machine's RAM."""
     if device.startswith("cuda") and "torch" in sys.modules:
         import torch
 
@@ -95,7 +105,7 @@ def memory(device: str) -> tuple[int, int]:
 
 
 def free_disk(folder: Path) -> int:
-    """Free bytes where `folder` lies or will lie."""
+    """Free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return psutil.disk_usage(str(folder)).free

@@ -1,4 +1,4 @@
-"""When memory runs out: how it shows, and how it is given back."""
+"""Out-of-memory errors: how to recognize them, and how to free memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from core.record.heap import give_back
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch's and Python's ways of saying it."""
+    """Whether torch or Python ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()  # an AcceleratorError too: "an illegal memory access" is another thing
+    text = str(error).lower()  # also of an AcceleratorError, where "an illegal memory access" is something else
     return isinstance(error, RuntimeError) and (
         "out of memory" in text
         or "can't allocate memory" in text
@@ -23,11 +23,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what nothing holds any more: frames first, then the device's cache."""
+    """Free unused memory: frames of tracebacks first, then the device's cache."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        # After a poisoning error this raises it once more, which must not hide how the job ended.
+        # After a sticky CUDA error this raises again, which must not hide how the job ended.
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
     give_back()

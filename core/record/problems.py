@@ -1,4 +1,4 @@
-"""What went wrong, where, and how to fix it: the one form in which a person meets an error."""
+"""What went wrong, where, and how to fix it: the one form of every error shown to the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# What quotes a file can be as long as the file. Letters that a name may hold and no screen can show become a mark.
+# Text quoted from a file can be as long as the file. Unpaired surrogates, which names may contain, are replaced.
 _LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
 MOST = 200  # problems listed at once
 
@@ -23,14 +23,14 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing a person can act on.
+    """One thing the user can act on.
 
     what   one clause without a final full stop: what is wrong
     where  the file, setting or image it is about
     fix    what to do, beginning with a verb in lower case
     level  "error" blocks a start, "advice" does not
-    remedy the setting that a button switches on against it ("dataset.skip_broken"), else empty
-    code   which problem this is ("dataset.no-images"): what code and tests compare, whatever the words are
+    remedy the setting that a button turns on to fix it ("dataset.skip_broken"), else empty
+    code   stable identifier ("dataset.no-images"), compared by code and tests instead of the words
     """
 
     what: str
@@ -59,7 +59,7 @@ class Problem:
 
 
 class ProblemsError(Exception):
-    """Everything that is wrong with a request, listed at once. Nothing was started or written."""
+    """Everything that is wrong with a request, in one list. Nothing was started or written."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = limited(list(problems))
@@ -75,19 +75,29 @@ class ProblemsError(Exception):
 
 
 def limited(problems: list[Problem]) -> list[Problem]:
-    """The first MOST, and how many more there are."""
+    """The first MOST problems, and how many more there are."""
     more = len(problems) - MOST
     if more <= 0:
         return problems
     return [
         *problems[:MOST],
-        Problem(f"{more:,} more problems are not listed", problems[MOST].where, "fix these first"),
+        Problem(
+            f"{more:,} more problems are not listed", problems[MOST].where, "fix these first", code="problems.more"
+        ),
     ]
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
     """Those that block a start."""
     return [problem for problem in problems if problem.level == "error"]
+
+
+def errors_first(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, errors before advice, otherwise in the given order."""
+    once = {
+        (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
+    }
+    return sorted(reversed(once.values()), key=lambda problem: problem.level != "error")
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:
@@ -97,13 +107,14 @@ def raise_if_errors(problems: Iterable[Problem]) -> None:
 
 
 def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str = "start again") -> ProblemsError:
-    """Why something could not be written.
+    """The problem with writing a file.
 
-    what   begins the sentence unless the disk is full: "The cache cannot be written"
-    kept   what became of the rest, such as "nothing was kept of the zip"
+    what   starts the sentence unless the disk is full: "The cache cannot be written"
+    kept   what happened to the rest, such as "nothing was kept of the zip"
     then   what to do once there is space
     """
     rest = f"; {kept}" if kept else ""
     if error.errno == errno.ENOSPC:
-        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}")
-    return ProblemsError.one(f"{what} ({error.strerror or error}){rest}", where, "check the folder's permissions")
+        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}", "disk.full")
+    what = f"{what} ({error.strerror or error}){rest}"
+    return ProblemsError.one(what, where, "check the folder's permissions", "file.unwritable")

@@ -1,8 +1,8 @@
 """Several processes that train as one: on several GPUs or machines, started by `accelerate launch`.
 
-Each process computes its share of every batch; gradients are summed once an update. As all draws are addressed by
+Each process computes its share of every batch; gradients are summed once per step. As all random draws are addressed by
 image, N processes with batch size B train like one with batch size N x B. The first process owns the run folder: it
-writes files, draws samples and hears commands; the others follow.
+writes files, generates samples and reads commands; the others follow.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-SUPERVISED = "ATELIER_SUPERVISED"  # set for processes that a page has launched, which holds the output folder for them
-STEP_MINUTES = 30  # how long a step's exchange may take before the group is taken for broken
-WAIT_DAYS = 30  # how long the others wait for a word of the first one, which may be paused, or draw samples
+SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
+STEP_MINUTES = 30  # timeout of a step's exchange
+WAIT_DAYS = 30  # timeout for the first process, which may be paused or generating samples
 
 
 def launched_processes() -> int:
@@ -31,24 +31,25 @@ def launched_processes() -> int:
 
 
 def only_follows() -> bool:
-    """Whether this is one of several, and not the first: it says and checks nothing of its own. Needs no torch."""
+    """Whether this is one of several processes and not the first: it logs and checks nothing. Needs no torch."""
     return launched_processes() > 1 and os.environ.get("RANK", "0") != "0"
 
 
 def check_launch() -> None:
-    """Raise ProblemsError where `accelerate launch` was asked for several processes and started one: without --multi_gpu
-    it does so on a CPU or a single GPU, leaves only the group's address in the environment and says nothing."""
+    """Raise ProblemsError if `accelerate launch` was asked for several processes and started one: without --multi_gpu
+    it does so silently on a CPU or a single GPU, setting only the group's address in the environment."""
     alone = "WORLD_SIZE" not in os.environ
     if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise ProblemsError.one(
             "accelerate launch was asked for several processes and started only one",
             "command line",
             "add --multi_gpu to accelerate launch, also on a CPU, or leave out --num_processes",
+            code="launch.one-process",
         )
 
 
 class Processes:
-    """One process alone: every operation is the plain one."""
+    """A single process: every operation is the plain one."""
 
     rank, count = 0, 1
     first = True
@@ -58,29 +59,29 @@ class Processes:
         return items
 
     def sum_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by the sum over all processes."""
+        """Replace each tensor by its sum over all processes."""
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
-        """Replace each gradient by the sum over all processes; a process without one adds zeros.
+        """Replace each gradient by its sum over all processes; a process without one adds zeros.
 
-        steady  whether the same weights get gradients at each step, so that it is found out once
+        steady  whether the same weights get gradients at every step, so that it is determined once
         """
 
     def tell(self, value: T) -> T:
-        """What the first process has, in all of them."""
+        """The first process's value, in all of them."""
         return value
 
     def hear(self, value: T) -> list[T]:
-        """What each process has, in all of them."""
+        """Every process's value, in all of them."""
         return [value]
 
     def agree(self, flag: bool) -> bool:
-        """What the first process decided. Cheap enough for every step; the others wait for it here."""
+        """The first process's decision. Cheap enough for every step; the others wait for it here."""
         return flag
 
     @contextmanager
     def first_does(self) -> Iterator[None]:
-        """The first process goes ahead, the others follow: for files that they share."""
+        """The first process runs the block before the others: for files that they share."""
         yield
 
     def close(self) -> None:
@@ -88,8 +89,8 @@ class Processes:
 
 
 class Together(Processes):
-    """One of several. Gradients travel by the device's own means, words by the CPU, so that a card need not be
-    waited for."""
+    """One of several processes. Gradients are exchanged by the device's backend, flags through the CPU, so that nothing
+    waits for the GPU."""
 
     def __init__(self, step_minutes: float = STEP_MINUTES):
         import torch
@@ -117,7 +118,7 @@ class Together(Processes):
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], steady: bool = True) -> None:
         import torch
 
-        if self._used is None or not steady:  # those that nobody has stay without
+        if self._used is None or not steady:  # gradients that no process has stay None
             have = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
             self._reduce_words(have)
             self._used = [bool(number > 0) for number in have]
@@ -179,7 +180,7 @@ class Together(Processes):
 
 
 def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> None:
-    """One exchange for all tensors of a type: many small ones would each cost a round trip."""
+    """One exchange for all tensors of a dtype: many small ones would each cost a round trip."""
     import torch
 
     types = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Copies to the device that trains, in the order of its work."""
+"""Copies to the training device, in the order of its work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def queued(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on `device`; for a GPU the copy is queued and nothing waits for it.
 
-    A plain copy to a card waits for everything queued before it, and so may one from memory that the system can move: the
-    driver copies that through a room of its own. So it goes by pinned memory, which torch keeps and uses again.
+    A plain copy to a GPU waits for everything queued before it, and so may one from pageable memory, which the driver
+    copies through a staging buffer. So it goes through pinned memory, which torch caches and reuses.
     """
     if tensor.device.type == "cpu" and str(device).startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)

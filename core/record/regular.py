@@ -17,7 +17,7 @@ _KINDS = (
     (stat.S_ISCHR, "file.is-device"),
     (stat.S_ISBLK, "file.is-device"),
 )
-# Problem code -> what is at the path instead of a file.
+# Problem code -> what the path is instead of a file.
 SPECIAL_FILES = {
     "file.is-folder": "a folder",
     "file.is-pipe": "a named pipe",

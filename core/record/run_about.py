@@ -1,4 +1,4 @@
-"""What a person wrote about a run: a title in place of its name, and a note. In a file of its own; the folder keeps its name."""
+"""The user's title and note for a run, in a file of their own; the folder keeps its name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.record.run_folder import RunFolder
 FILE = "about.json"
 MOST_TITLE, MOST_NOTE = 80, 2000
 MAX_BYTES = 32_000
-FIX = "repair the file, or delete it and write title and note again"
+FIX = "repair the file, or delete it and enter title and note again"
 
 
 @dataclass(frozen=True)
 class RunAbout:
-    """title: "" for the name that the run was started with."""
+    """title: "" for the name the run was started with."""
 
     title: str = ""
     note: str = ""
@@ -37,13 +37,13 @@ def read_about(folder: RunFolder) -> RunAbout:
 
 @lru_cache(maxsize=2000)
 def _read(path: Path, changed: int, size: int) -> RunAbout:
-    """Lists ask for hundreds every few seconds: a file is read again when it has changed."""
+    """Lists ask for hundreds every few seconds: a file is only read again after it changed."""
     held = read_json_object(path, FIX, max_bytes=MAX_BYTES)
     return RunAbout(_clean(held.get("title", ""), MOST_TITLE), _clean(held.get("note", ""), MOST_NOTE, lines=True))
 
 
 def write_about(folder: RunFolder, *, title: str | None = None, note: str | None = None) -> RunAbout:
-    """Change one of the two, or both. Raises ProblemsError, also when what is there is damaged: nothing is lost then."""
+    """Change title, note or both. Raises ProblemsError, also if the existing file is damaged: nothing is lost then."""
     before = read_about(folder)
     given = (("title", title, MOST_TITLE), ("note", note, MOST_NOTE))
     changes = {name: _checked(name, text, most) for name, text, most in given if text is not None}
@@ -58,10 +58,10 @@ def write_about(folder: RunFolder, *, title: str | None = None, note: str | None
 
 
 def title_of(folder: RunFolder) -> str:
-    """The title that a person gave, else the name after the time stamp."""
+    """The user's title, else the name after the time stamp."""
     try:
         return read_about(folder).title or given_title(folder)
-    except ProblemsError:  # told where the run is open
+    except ProblemsError:  # reported where the run is open
         return given_title(folder)
 
 
@@ -73,12 +73,17 @@ def given_title(folder: RunFolder) -> str:
 def _checked(name: str, text: str, most: int) -> str:
     clean = _clean(text, len(text), lines=name == "note")
     if len(clean) > most:
-        raise ProblemsError.one(f"The {name} has {len(clean):,} characters; {most:,} fit", name, "shorten it")
+        raise ProblemsError.one(
+            f"The {name} has {len(clean):,} characters; the limit is {most:,}",
+            name,
+            "shorten it",
+            code="run.text-too-long",
+        )
     return clean
 
 
 def _clean(text: object, most: int, lines: bool = False) -> str:
-    """Without control characters and signs that turn the direction of writing; a title is one line."""
+    """Without control characters and bidirectional marks; a title is one line."""
     if not isinstance(text, str):
         return ""
     kept = "".join(sign for sign in text.replace("\r\n", "\n") if sign.isprintable() or sign in "\n\t")

@@ -1,4 +1,4 @@
-"""A run is a folder: settings, journal, samples, files for people, states to continue from. What is not in it did not happen."""
+"""A run is a folder: settings, journal, samples, checkpoints, training states. What is not in it did not happen."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, name: str, job: dict[str, Any], now: float | None = None) -> RunFolder:
-        """Make a new run folder with its job.json. `job` is a preset's content (kind, schema_version, groups)."""
+        """Create a run folder with its job.json. `job` is a preset's content (kind, schema_version, groups)."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         stem = f"{stamp}_{safe_name(name)}"
         for number in range(1, 1000):
@@ -55,30 +55,35 @@ class RunFolder:
                     path.rmdir()
                 raise _unwritable(runs, error) from None
             return folder
-        raise ProblemsError.one("A thousand runs began in this second", str(runs), "wait a moment")
+        raise ProblemsError.one(
+            "A thousand runs were started in this second", str(runs), "wait a moment", code="run.no-free-name"
+        )
 
     def job(self) -> dict[str, Any]:
-        """The content of job.json. Raises ProblemsError when it is damaged."""
+        """The content of job.json. Raises ProblemsError if it is damaged."""
         return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
 
     @property
     def preset(self) -> str:
-        """The preset that the run was started from, as it was called then; "" when that is not known."""
+        """The preset that the run was started from, by its name then; "" if unknown."""
         try:
             return str(self.job().get("preset") or "")
         except ProblemsError:
             return ""
 
     def lock(self) -> list[str]:
-        """Hold the folder: while it is held, the run counts as running. Raises ProblemsError when another process holds
-        it; returns what a person should know where the drive has no locks."""
+        """Lock the folder: while it is locked, the run counts as running. Raises ProblemsError if another process has it
+        locked; returns messages if the drive has no locks."""
         lock = Lock(self.path / "lock")
         try:
             said = lock.acquire()
         except HeldElsewhere as held:
             more, wait = held_words(held)
             raise ProblemsError.one(
-                f"'{self.name}' is already running{more}", str(self.path), f"watch it in Monitor{wait}"
+                f"'{self.name}' is already running{more}",
+                str(self.path),
+                f"watch it in Monitor{wait}",
+                code="run.already-running",
             ) from None
         except OSError as error:
             raise unwritten(error, "The run's folder cannot be written", str(self.path)) from None
@@ -91,7 +96,7 @@ class RunFolder:
             self._lock = None
 
     def remove_half_written(self) -> None:
-        """What a kill left of files for people, states and samples: only the run that holds the folder writes those."""
+        """Remove checkpoints, states and samples left incomplete by a kill: only the process that holds the folder writes those."""
         for folder in (self.checkpoints, self.states, self.samples):
             for left in folder.glob(".tmp-*"):
                 with suppress(OSError):
@@ -99,17 +104,17 @@ class RunFolder:
 
     @property
     def held(self) -> bool:
-        """Whether some process runs this folder now."""
+        """Whether a process is running this run now."""
         return self._lock is not None or is_held(self.path / "lock")
 
 
 def _unwritable(runs: Path, error: OSError) -> ProblemsError:
-    what = f"The output folder cannot be written: {error.strerror}"
-    return ProblemsError.one(what, str(runs), "choose another with --outputs")
+    what = f"The output folder is not writable: {error.strerror}"
+    return ProblemsError.one(what, str(runs), "choose another folder with --outputs", code="outputs.not-writable")
 
 
 def safe_name(text: str) -> str:
-    """A part of a file name that every system takes: letters and digits of any script, - and _; at most 60 characters."""
+    """A valid part of a file name on every system: letters and digits of any script, - and _; at most 60 characters."""
     text = unicodedata.normalize("NFC", text).strip()
     text = re.sub(r"[^\w\-]+", "_", text).strip("_")
     return text[:60] or "run"
@@ -137,7 +142,7 @@ COMPLETE = "complete.json"
 
 
 def seal_state(folder: Path) -> None:
-    """Write complete.json (sizes and SHA-256 of every file), last: from now on the state counts."""
+    """Write complete.json (sizes and SHA-256 of every file) last: from then on the state is valid."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
     atomic.write_json(
         folder / COMPLETE, {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
@@ -145,7 +150,7 @@ def seal_state(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file that complete.json names, which is one at least, is there with its size and hash."""
+    """Whether every file in complete.json, at least one, exists with its size and hash."""
     try:
         listed = read_json_object(folder / COMPLETE)
         return bool(listed) and all(
@@ -162,7 +167,7 @@ def state_step(folder: Path) -> int:
 
 
 def states_in(states: Path) -> list[Path]:
-    """The folders of states, newest first, whole or not."""
+    """State folders, newest first, complete or not."""
     if not states.is_dir():
         return []
     folders = [path for path in states.iterdir() if path.is_dir() and state_step(path) >= 0]
@@ -170,5 +175,5 @@ def states_in(states: Path) -> list[Path]:
 
 
 def newest_state(states: Path) -> Path | None:
-    """The newest whole state, or None."""
+    """The newest complete state, or None."""
     return next((folder for folder in states_in(states) if is_whole(folder)), None)

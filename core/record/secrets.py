@@ -1,6 +1,6 @@
-"""Keys of this person on this machine: from the environment, else from a file that only they can read.
+"""Keys of the user on this machine: from the environment, else from a file that only they can read.
 
-They are in no job, preset, run folder, log or file's metadata. `mask` takes them out of text that is on its way there.
+They are never in a job, preset, run folder, log or metadata. `mask` removes them from text that is written there.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from core.record.allowed import may_use_keys
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 
-# name -> environment variables, the first that is set counts
+# name -> environment variables; the first one set is used
 NAMES = {
     "huggingface_token": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     "wandb_api_key": ("WANDB_API_KEY",),
 }
 FILE_VARIABLE = "ATELIER_KEYS"  # another place for the file
 MASK = "***"
-SHORTEST = 8  # letters: shorter words would be masked where they are no secret
+SHORTEST = 8  # characters: shorter keys would mask ordinary text
 
 
 def keys_file() -> Path:
-    """Outside of the project, so that no copy of its folder carries it."""
+    """Outside of the project, so that no copy of its folder contains it."""
     given = os.environ.get(FILE_VARIABLE)
     if given:
         return Path(given)
@@ -37,7 +37,7 @@ def keys_file() -> Path:
 
 
 def secret(name: str) -> str | None:
-    """The key of this name; None where there is none, and in jobs of a shared page to which it was not lent."""
+    """The key of this name; None if there is none, and in jobs of a shared page unless it was lent."""
     if not may_use_keys():
         return None
     for variable in NAMES[name]:
@@ -47,12 +47,12 @@ def secret(name: str) -> str | None:
 
 
 def is_stored(name: str) -> bool:
-    """Whether the file holds it, whatever the environment says."""
+    """Whether the file contains it, whatever the environment says."""
     return bool(_stored().get(name))
 
 
 def store(name: str, value: str | None) -> None:
-    """Write a key into the file; None or empty takes it out. Raises ProblemsError where the file cannot be written."""
+    """Write a key into the file; None or empty removes it. Raises ProblemsError if the file cannot be written."""
     if name not in NAMES:
         raise ValueError(f"unknown key {name!r}")
     keys = _stored()
@@ -63,9 +63,10 @@ def store(name: str, value: str | None) -> None:
         _write(keys_file(), keys)
     except OSError as error:
         raise ProblemsError.one(
-            f"The key could not be kept: {error.strerror or error}",
+            f"The key could not be stored: {error.strerror or error}",
             str(keys_file()),
             f"set the environment variable {NAMES[name][0]} instead",
+            code="file.unwritable",
         ) from None
 
 
@@ -101,7 +102,7 @@ _read: dict[tuple[str, int, int], dict[str, str]] = {}  # the file as last read,
 
 
 def _write(path: Path, keys: dict[str, str]) -> None:
-    """Whole or not at all, and never readable for others, not even for a moment."""
+    """Complete or not at all, and never readable for others, not even for a moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)  # 0600
     try:
@@ -109,7 +110,7 @@ def _write(path: Path, keys: dict[str, str]) -> None:
             json.dump(keys, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(OSError):  # file systems without rights
+        with suppress(OSError):  # file systems without permissions
             os.chmod(name, stat.S_IRUSR | stat.S_IWUSR)
         atomic.replace(name, path)
     finally:

@@ -1,4 +1,4 @@
-"""Space on the disk: what a folder takes, whether something fits, and emptying a folder."""
+"""Disk space: the size of a folder, whether something fits, and emptying a folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from core.record import atomic, machine
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 
-RESERVE = 256_000_000  # stays free beside what is written: journals, previews and other programs need some
+RESERVE = 256_000_000  # kept free: journals, previews and other programs need some
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; what vanishes meanwhile does not count."""
+    """Bytes of all files below a folder; files that vanish meanwhile do not count."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -25,7 +25,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def clear(folder: Path) -> int:
-    """Delete all that is in a folder, and return the bytes freed. What another program holds stays."""
+    """Delete everything in a folder and return the bytes freed. Files in use by other programs stay."""
     before = folder_bytes(folder)
     for each in list(folder.iterdir()) if folder.is_dir() else []:
         with suppress(OSError):
@@ -34,24 +34,22 @@ def clear(folder: Path) -> int:
 
 
 def size_words(count: float) -> str:
-    """Bytes in words: "1 MB" for whatever is less, "850 MB", "4.3 GB"."""
+    """Bytes as text: "1 MB" for anything less, "850 MB", "4.3 GB"."""
     if count <= 0:
         return "0 MB"
     return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
 
 
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
-    """Refuse what would fill the disk. what: "Unpacking the zip", which takes `needed` bytes more."""
+    """Refuse what would fill the disk. what: "Unpacking the zip", which needs `needed` more bytes."""
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return
-    raise ProblemsError.one(
-        f"{what} takes {size_words(needed)} and {size_words(reserve)} must stay free, but only {_rounded_down(free)} are free",
-        display_path(folder),
-        fix,
-    )
+    needs = f"needs {size_words(needed)} plus {size_words(reserve)} kept free"
+    what = f"{what} {needs}, but only {_rounded_down(free)} are available"
+    raise ProblemsError.one(what, display_path(folder), fix, "disk.space")
 
 
 def _rounded_down(free: int) -> str:
-    """So that the numbers add up to a refusal."""
+    """Rounded down, so that the numbers in the message explain the refusal."""
     return f"{math.floor(free / 1e8) / 10:.1f} GB" if free >= 1e9 else f"{free // 1_000_000} MB"

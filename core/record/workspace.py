@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one server. Relative paths of settings mean relative to the project folder."""
+    """The folders of one server. Relative paths in settings are relative to the project folder."""
 
     outputs: Path = PROJECT / "outputs"
     models: Path = PROJECT / "models"
@@ -20,7 +20,7 @@ class Workspace:
 
     @classmethod
     def of(cls, outputs=None, models=None, presets=None) -> Workspace:
-        """Folders as given on the command line, relative to where it was typed; the project's own where not given."""
+        """Folders from the command line, relative to the working directory; the project's own if not given."""
         return cls(
             outputs=open_home(outputs).resolve() if outputs else PROJECT / "outputs",
             models=open_home(models).resolve() if models else PROJECT / "models",
@@ -61,7 +61,7 @@ class Workspace:
 
 
 def open_home(text: str | os.PathLike) -> Path:
-    """A path with `~` opened; a `~name` that is no user stays as it was written."""
+    """A path with `~` expanded; an unknown `~name` stays as written."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -70,28 +70,28 @@ def open_home(text: str | os.PathLike) -> Path:
 
 
 def resolve_path(text: str | os.PathLike) -> Path:
-    """A path of a setting: `~` opened, relative ones against the project folder."""
+    """The path of a setting: `~` expanded, relative ones below the project folder."""
     path = open_home(text)
     return path if path.is_absolute() else PROJECT / path
 
 
 def real_path(path: str | os.PathLike) -> Path:
-    """With links followed. A circle of links stays where it is; `Path.resolve` raises RuntimeError there before Python 3.13."""
+    """With links followed. A loop of links is left as it is; `Path.resolve` raises RuntimeError there before Python 3.13."""
     return Path(os.path.realpath(path))
 
 
 def is_share(path: str | os.PathLike) -> bool:
-    r"""Whether a path is another machine's by its text (\\server\share, //server/share). Windows signs in there as soon as it is
-    looked at, so this is asked before anything is looked up."""
+    r"""Whether a path is on another machine by its text (\\server\share, //server/share). Windows authenticates as soon as
+    such a path is accessed, so this is checked first."""
     text = os.fspath(path).replace("\\", "/")
     return text.startswith("//") and not _LONG.match(text)
 
 
-_LONG = re.compile("//[?]/[A-Za-z]:")  # how Windows writes long paths of its own drives
+_LONG = re.compile("//[?]/[A-Za-z]:")  # Windows' form for long paths of local drives
 
 
 def display_path(path: str | os.PathLike) -> str:
-    """The short form to show: relative to the project folder where it lies inside."""
+    """A short form to show: relative to the project folder if inside."""
     path = Path(path)
     if is_share(path) and not is_share(PROJECT):
         return str(path)

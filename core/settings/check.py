@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared
+from core.settings.base import Declared, Settings, declared, following
 from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
@@ -26,9 +26,29 @@ def build(model: type[Job], values: dict[str, Any], where: str = "") -> Job:
     Types are strict, as in JSON: "5" is not a number and 1 is not true. Raises ProblemsError with all problems.
     """
     try:
-        return model.model_validate_json(json.dumps(values), strict=True)
+        made = model.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ProblemsError(explain(model, error, where)) from None
+    if found := _not_for_people(model, values, where):
+        raise ProblemsError(found)
+    return made
+
+
+def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str) -> list[Problem]:
+    """Names of fields that follow another setting and cannot be set."""
+    groups = {name: info.annotation for name, info in model.model_fields.items() if isinstance(values.get(name), dict)}
+    return [
+        Problem(
+            f"There is no setting '{group}.{name}'",
+            f"{where}, {group}.{name}" if where else f"{group}.{name}",
+            "use model.compatibility",
+            code="settings.unknown-name",
+        )
+        for group, kind in groups.items()
+        if isinstance(kind, type) and issubclass(kind, Settings)
+        for name in following(kind)
+        if name in values[group]
+    ]
 
 
 def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") -> list[Problem]:

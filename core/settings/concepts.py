@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.settings.base import Settings
+from core.settings.base import Settings, fields_of
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.images import ImageSettings
-from core.settings.job import TrainJob
 from core.settings.source import ONE_FOR_ALL, Source
 from core.settings.validation import ValidationSettings
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
 
 
 @dataclass(frozen=True, eq=False)  # one object for each folder of a job
@@ -81,7 +83,7 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 def concepts_of(job: TrainJob) -> list[Concept]:
     """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
     found = concepts(job.dataset, captions_in_force(job), job.validation)
-    if job.method.kind == "lora":
+    if job.method.changes == "network":
         return found
     plain = {"network_multiplier": ImageSettings().network_multiplier}
     return [replace(each, images=each.images.model_copy(update=plain)) for each in found]
@@ -90,7 +92,7 @@ def concepts_of(job: TrainJob) -> list[Concept]:
 def captions_in_force(job: TrainJob) -> CaptionSettings:
     """The captions group; a single new word of textual inversion is the trigger word, so that no caption lacks it."""
     words = job.embedding.words
-    if job.method.kind != "embedding" or len(words) != 1 or job.captions.trigger_word:
+    if job.method.changes != "embedding" or len(words) != 1 or job.captions.trigger_word:
         return job.captions
     return job.captions.model_copy(update={"trigger_word": words[0]})
 
@@ -120,7 +122,7 @@ def own_settings(source: Source) -> dict[str, Any]:
 def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
     return {
         name: value
-        for name in group.model_fields
+        for name in fields_of(group)
         if name not in ONE_FOR_ALL and (value := getattr(source, name)) is not None
     }
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from core import tasks
-from core.settings.base import Settings, declared
+from core.settings.base import Settings, declared, item_settings
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -45,13 +45,13 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
             "| setting | default | allowed | what it does | sd-scripts | source |",
             "|---|---|---|---|---|---|",
         ]
-        for entry in entries:
+        for entry in [part for each in entries for part in (each, *item_settings(each))]:
             allowed = " ".join(part for part in (entry.range_text, f"({entry.unit})" if entry.unit else "") if part)
-            default = json.dumps(entry.default, default=str)
+            default = "required" if entry.info.is_required() else f"`{json.dumps(entry.default, default=str)}`"
             text = " ".join(part for part in (f"**{entry.title}.**", entry.help, entry.costs) if part)
             row = (
                 f"`{entry.path}`",
-                f"`{default}`",
+                default,
                 allowed,
                 text,
                 f"`{entry.kohya}`" if entry.kohya else "",
@@ -63,6 +63,8 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
 
 if __name__ == "__main__":
     from core.record.atomic import write_text
+    from core.settings import recipe_docs
 
-    write_text(TARGET, render())
-    print(f"wrote {TARGET.name}")
+    for target, text in ((TARGET, render()), (recipe_docs.TARGET, recipe_docs.render())):
+        write_text(target, text)
+        print(f"wrote {target.name}")

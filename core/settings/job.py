@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from core import extensions, tasks
-from core.settings.base import Settings
+from core.settings.base import Job
 from core.settings.caption import CaptioningSettings, CaptionWriteSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
@@ -31,7 +31,7 @@ from core.settings.validation import ValidationSettings
 SCHEMA_VERSION = 3
 
 
-class TrainJob(Settings):
+class TrainJob(Job):
     """A training run. All groups are always present; the form grays out what a method does not use."""
 
     method: MethodSettings = Field(default_factory=MethodSettings, title="Method")
@@ -65,7 +65,7 @@ class PrepareJob(TrainJob):
     prepare: PrepareSettings = Field(default_factory=PrepareSettings, title="Files for other programs")
 
 
-class GenerateJob(Settings):
+class GenerateJob(Job):
     """Generates images."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -73,7 +73,7 @@ class GenerateJob(Settings):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class CaptionJob(Settings):
+class CaptionJob(Job):
     """Reports on the captions of a folder and writes missing ones."""
 
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
@@ -81,7 +81,7 @@ class CaptionJob(Settings):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
-class CaptionerJob(Settings):
+class CaptionerJob(Job):
     """Describes the images of a dataset. Each captioner adds a group with its own settings."""
 
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
@@ -89,7 +89,7 @@ class CaptionerJob(Settings):
     captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
 
 
-class ClassImagesJob(Settings):
+class ClassImagesJob(Job):
     """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
@@ -100,9 +100,5 @@ class ClassImagesJob(Settings):
 
 
 JOBS = tasks.JobModels()
-
-# A recipe leaves these to the user: what is trained, on which model, under which name.
-NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
-NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
 
 extensions.load()  # what is registered adds its tasks, choices and groups

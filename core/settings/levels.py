@@ -68,7 +68,7 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
     """fp8 for frozen weights; the VAE in 16 bits."""
     may = not job.method.whole_model and not device.startswith("mps")
-    text = may and number >= 4 and job.method.kind == "lora"
+    text = may and number >= 4 and job.method.changes == "network"
     return {
         "memory.fp8_base_unet": may and number >= 3 and not text,
         "memory.fp8_base": text,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from core.record.problems import Problem
+
 Values = dict[str, Any]
 
 # old name -> current name, by schema version
@@ -18,6 +20,21 @@ _CHOICES_2 = {
 _FOLDERS_2 = {"models/starter/pictures": "models/starter/images"}
 
 
+# Version 1 had a switch for each thing that follows sd-scripts: path -> its value when off
+_SWITCHES_1 = {
+    "model.compatibility": "none",
+    "dataset.reg_balance": "rotate",
+    "dataset.crop_conditioning": "true",
+    "captions.compatibility": "none",
+    "network.weights_scale": "file",
+    "network.base_weights_layers": "own",
+    "optimizer.compatibility": "none",
+    "schedule.compatibility": "none",
+    "noise.compatibility": "none",
+    "samples.compatibility": "none",
+}
+_WHERE = "model.compatibility"
+_OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
 # Version 3 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
 # the chosen tool read beside the folder.
 _COPIES = {"output", "recursive", "copy_captions"}
@@ -69,7 +86,59 @@ def to_present(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """The task and its groups of settings under their names in version 2; current names are kept."""
-    return _TASKS_2.get(task, task), {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
+    found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
+    return _TASKS_2.get(task, task), _with_one_compatibility(found)
+
+
+def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
+    """Advice where version 1 followed sd-scripts in some things and not in others, which one setting cannot."""
+    on = _switched_on(values)
+    off = [path for path in _SWITCHES_1 if path not in on and isinstance(values.get(path.split(".")[0]), Mapping)]
+    if not on or not off:
+        return []
+    what = (
+        f"{_WHERE} is now one setting for all that follows sd-scripts: {', '.join(on)} had it on, {', '.join(off)} off"
+    )
+    fix = f"{_WHERE} is set to {_version(on)}; choose none to follow it in nothing"
+    return [Problem(what, _WHERE, fix, "advice", code="preset.compatibility-merged")]
+
+
+def _with_one_compatibility(groups: Values) -> Values:
+    """The switches of version 1 taken out, and `model.compatibility` set where one of them was on."""
+    on = _switched_on(groups)
+    for path in _SWITCHES_1:
+        group, name = path.split(".")
+        if path != _WHERE and isinstance(groups.get(group), dict):
+            groups[group] = {key: value for key, value in groups[group].items() if key != name}
+    for source in _sources(groups):
+        source.pop(_OF_A_FOLDER, None)
+    if on and isinstance(groups.get("model"), dict):
+        groups["model"] = groups["model"] | {"compatibility": _version(on)}
+    return groups
+
+
+def _sources(groups: Mapping[str, Any]) -> list[Values]:
+    dataset = groups.get("dataset")
+    sources = dataset.get("sources") if isinstance(dataset, Mapping) else None
+    return [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
+
+
+def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
+    """{path: value} of the switches of version 1 that are on."""
+    found = {}
+    for path, off in _SWITCHES_1.items():
+        group, name = path.split(".")
+        fields = groups.get(group)
+        value = fields.get(name, off) if isinstance(fields, Mapping) else off
+        if value != off and isinstance(value, str) and value.startswith("kohya"):
+            found[path] = value
+    if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
+        found.setdefault("captions.compatibility", "kohya")
+    return found
+
+
+def _version(on: Mapping[str, str]) -> str:
+    return "sd-scripts-0.9" if "kohya_0.9" in on.values() else "sd-scripts-0.10"
 
 
 def _renamed(value: Any) -> Any:

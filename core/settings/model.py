@@ -13,6 +13,8 @@ class ModelSettings(Settings):
     base_model: str = setting(
         "models/starter",
         title="Base model",
+        first="model",
+        brief="A file, a diffusers folder, or owner/name on the Hub.",
         level="shown",
         widget="model",
         kohya="pretrained_model_name_or_path",
@@ -22,6 +24,7 @@ class ModelSettings(Settings):
     vae: str | None = setting(
         None,
         title="VAE",
+        hint="the model's own",
         widget="model",
         kohya="vae",
         help="A VAE to use instead of the model's own: a file, a folder or a Hugging Face id. Empty uses the model's own.",
@@ -51,14 +54,20 @@ class ModelSettings(Settings):
         kohya="clip_skip",
         help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
+    compatibility: Literal["none", "sd-scripts-0.10", "sd-scripts-0.9"] = setting(
         "none",
-        title="Match sd-scripts SDXL loading",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="sd-scripts transposes SDXL's text projection when it loads a single file, so its LoRAs train with a different pooled embedding than other programs use. Choose it only to reproduce old results.",
+        title="Compatibility",
+        labels={"none": "off", "sd-scripts-0.10": "sd-scripts 0.10", "sd-scripts-0.9": "sd-scripts 0.9"},
+        help="Computes as this version of sd-scripts wherever Atelier differs, in loss, noise, captions, scheduler, clipping and samples (docs/sd_scripts.md lists all). Only to compare with it or to reproduce old results.",
     )
 
     @property
     def kohya_projection(self) -> bool:
         """Whether SDXL's text projection is read from single files as sd-scripts reads it."""
-        return self.compatibility == "kohya"
+        return self.compatibility != "none"
+
+    def summary(self, job: object) -> str:
+        parts = [f"VAE {self.vae}" if self.vae else "own VAE"]
+        parts += [f"family {self.family}"] if self.family != "auto" else []
+        parts += [f"{self.prediction} prediction"] if self.prediction != "auto" else []
+        return ", ".join(parts + ([f"clip skip {self.clip_skip}"] if (self.clip_skip or 1) > 1 else []))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from core.settings.blocks import numbers
 from core.settings.concepts import concepts_of
-from core.settings.job import TrainJob
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
 
 
 def scale_factor(job: TrainJob, processes: int = 1) -> int:
@@ -25,14 +28,12 @@ def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
 
 def trains_unet(job: TrainJob) -> bool:
     """Whether the U-Net, or a network in it, is trained, unless its learning rate is 0."""
-    return job.method.kind != "embedding" and (job.method.whole_model or job.network.train_unet)
+    return job.method.spec.trains_unet(job)
 
 
 def trains_text(job: TrainJob) -> bool:
     """Whether the text encoders, or a network in them, are trained, unless their learning rate is 0."""
-    if job.method.kind == "embedding":
-        return True
-    return job.method.trains_text if job.method.whole_model else job.network.train_text_encoder
+    return job.method.spec.trains_text(job)
 
 
 def has_frozen_blocks(job: TrainJob) -> bool:
@@ -60,7 +61,7 @@ def own_rates(job: TrainJob) -> dict[str, float]:
     for part, rate in parts.items():
         if rate != 0:
             found[part] = rate
-            if job.method.kind == "lora" and optimizer.plus_ratio(part) != 1:
+            if job.method.changes == "network" and optimizer.plus_ratio(part) != 1:
                 found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
     return found
 

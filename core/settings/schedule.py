@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 from core.settings.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -32,6 +32,9 @@ class ScheduleSettings(Settings):
         ge=1,
         le=100000,
         title="Epochs",
+        hint="suggested",
+        first="length",
+        brief="Empty uses the suggested length.",
         level="shown",
         unit="epochs",
         kohya="max_train_epochs",
@@ -42,6 +45,8 @@ class ScheduleSettings(Settings):
         ge=1,
         le=10000000,
         title="Steps",
+        first="length",
+        brief="Used instead of epochs.",
         level="shown",
         unit="steps",
         kohya="max_train_steps",
@@ -157,12 +162,7 @@ class ScheduleSettings(Settings):
         title="Warmup from zero",
         help="As in sd-scripts, the first step has learning rate 0 and changes nothing. Off, the first step already has its share of the warmup.",
     )
-    compatibility: Literal["none", "kohya"] = setting(
-        "none",
-        title="Match sd-scripts scheduler",
-        labels={"none": "off", "kohya": "as sd-scripts"},
-        help="Reproduces old results: polynomial ends at 1e-7 of the main learning rate instead of each part's own, with several processes the warmup is shorter by their number, and in fp16 it pauses at steps whose gradient overflowed.",
-    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
     skip_non_finite: int = setting(
         0,
         ge=0,
@@ -176,6 +176,7 @@ class ScheduleSettings(Settings):
         ge=0,
         le=2**32 - 1,
         title="Seed",
+        hint="random",
         kohya="seed",
         help="The same seed and settings give the same result. Empty picks a random seed and records it.",
     )
@@ -192,6 +193,13 @@ class ScheduleSettings(Settings):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
+
+    def summary(self, job: object) -> str:
+        warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
+        parts = [self.label("lr_scheduler")]
+        parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
+        parts += [f"{batches} batches per step"] if batches > 1 else []
+        return ", ".join([*parts, f"seed {self.seed}" if self.seed is not None else "random seed"])
 
 
 def span(value: Any) -> int | float | str:

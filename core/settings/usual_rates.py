@@ -1,4 +1,4 @@
-"""The usual learning rates, declared once: by method, part of the model, optimizer and a LoRA's alpha / rank.
+"""The usual learning rates, declared once: by method and part of the model (core/methods/kinds), optimizer and a LoRA's alpha / rank.
 
 Used for advice and for the setup of new projects. Unusual rates only get advice, never an error.
 """
@@ -7,45 +7,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.settings.blocks import COUNTS, block_rates
-from core.settings.job import TrainJob
+from core.settings.methods import MARGIN, Usual
 from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
 from core.settings.rates import effective_rates, trains_unet
 
-MARGIN = 3  # a rate this many times outside the usual range gets advice
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
+
 PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train this many times faster
 
 
-@dataclass(frozen=True)
-class Usual:
-    """The usual range of a learning rate. start: a good first value."""
-
-    low: float
-    start: float
-    high: float
-
-    def times(self, low: float, start: float, high: float) -> Usual:
-        return Usual(self.low * low, self.start * start, self.high * high)
-
-    def far(self, rate: float) -> str:
-        """ "above", "below", or "" if the rate is usual or close to it."""
-        if not rate > self.low / MARGIN * (1 - 1e-9):
-            return "below"
-        return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
-
-
-# With AdamW, by method and part of the model. LoRA: sd-scripts' documents (1e-4 to 1e-3) and its presets; DreamBooth: Ruiz
-# et al. 2022 and diffusers' examples (1e-6 to 5e-6); textual inversion: Gal et al. 2022 (5e-3) and diffusers (5e-4).
-WITH_ADAMW: dict[tuple[str, str], Usual] = {
-    ("lora", "unet"): Usual(3e-5, 1e-4, 1e-3),
-    ("lora", "text_encoder"): Usual(1e-5, 5e-5, 1e-3),
-    ("dreambooth", "unet"): Usual(5e-7, 2e-6, 1e-5),
-    ("dreambooth", "text_encoder"): Usual(1e-7, 1e-6, 1e-5),
-    ("fine_tune", "unet"): Usual(5e-7, 5e-6, 2e-5),
-    ("fine_tune", "text_encoder"): Usual(1e-7, 1e-6, 1e-5),
-    ("embedding", "text_encoder"): Usual(5e-4, 5e-3, 1e-2),
-}
 ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the learning rate that Prodigy and D-Adaptation find
 # How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
 # match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
@@ -80,9 +54,10 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
         return (
             None if part.endswith(" plus") else ADAPTING
         )  # rules/learning_rate.py reports that it does not support LoRA+
-    which = "unet" if part.startswith("unet") and job.method.kind != "embedding" else "text_encoder"
-    usual = WITH_ADAMW[job.method.kind, which].times(*_compared(job))
-    if job.method.kind == "lora":
+    which = "unet" if part.startswith("unet") else "text_encoder"
+    spec = job.method.spec
+    usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
+    if spec.changes == "network":
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
         scale = (job.network.alpha or job.network.rank) / job.network.rank
         factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
@@ -129,7 +104,7 @@ def _where(job: TrainJob, part: str) -> str:
 def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
     usual = usual_rates(job)
-    if job.method.kind != "lora" or "unet" not in rates or usual is None:
+    if job.method.changes != "network" or "unet" not in rates or usual is None:
         return []
     try:
         factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []

@@ -1,1 +1,1 @@
-"""Making and keeping `.venv`, and starting what runs in it. Standard library only: nothing is installed yet."""
+"""Creates and updates `.venv`, and starts what runs in it. Standard library only: nothing is installed yet."""

@@ -1,4 +1,4 @@
-"""Finds the Chromium that the page's tests drive, and installs Debian's where it may."""
+"""Finds the Chromium used by the page's tests, and installs Debian's if possible."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PLACES = (
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 MISSING = (
-    "the tests of the page need Chromium or Chrome, and none was found: install one (on Debian and Ubuntu: "
-    "sudo apt install chromium), or name it in ATELIER_BROWSER."
+    "the tests of the page need Chromium or Chrome, but none was found: install one (on Debian and Ubuntu: "
+    "sudo apt install chromium), or set ATELIER_BROWSER to its path."
 )
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium, Chrome or Edge; ATELIER_BROWSER first."""
+    """Path of Chromium, Chrome or Edge; ATELIER_BROWSER first."""
     named = os.environ.get("ATELIER_BROWSER")
     if named:
         return shutil.which(named)
@@ -34,7 +34,7 @@ def find_browser() -> str | None:
 
 
 def install_browser() -> None:
-    """Debian's package, where this process may install it (root, apt-get), with fonts: without them text is boxes."""
+    """Install Debian's package if this process may (root, apt-get), with fonts: without them text is boxes."""
     if sys.platform == "win32" or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,10 +1,10 @@
-"""Which builds of torch, xformers and onnxruntime fit a machine. Pure functions: facts in, choice out, no looking up.
+"""Chooses the builds of torch, xformers and onnxruntime for a machine. Pure functions: facts in, choice out.
 
-Facts behind the table (torch 2.13). Wheels for CUDA 12.6 hold kernels for compute capability 5.0 to 9.0, those for
+Facts behind the table (torch 2.13). Wheels for CUDA 12.6 contain kernels for compute capability 5.0 to 9.0, those for
 CUDA 13.0 for 7.5 to 12.0 (PyTorch's release compatibility matrix). A CUDA 13 build needs driver 580 or newer; a CUDA 12
 build runs, by minor version compatibility, from 525.60 on Linux and 528.33 on Windows (NVIDIA's CUDA compatibility
 guide). ROCm wheels exist for Linux x86_64 only. macOS wheels need Apple silicon and macOS 14; Intel Macs have had none
-since torch 2.3. The default index carries the CUDA 13.0 build for Linux, a CPU build for Windows and the Apple build
+since torch 2.3. The default index has the CUDA 13.0 build for Linux, a CPU build for Windows and the Apple build
 for macOS; its xformers wheel is built for CUDA 12 and does not load beside a CUDA 13 torch.
 """
 
@@ -39,13 +39,13 @@ class MachineFacts:
     """What the choice depends on.
     system       platform.system(): Linux, Windows or Darwin
     machine      the interpreter's CPU: x86_64, AMD64, aarch64, arm64, ARM64
-    driver       NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None when none answers
-    compute      compute capability of each NVIDIA card, ("8.6", "6.1"); empty when the driver is too old to tell
-    nvidia_card  an NVIDIA card is on the bus, whether or not its driver answers
-    amd_card     an AMD card whose kernel driver offers compute (/dev/kfd)
+    driver       NVIDIA driver version as nvidia-smi prints it ("580.65.06"), None without one
+    compute      compute capability of each NVIDIA GPU, ("8.6", "6.1"); empty if the driver is too old to report it
+    nvidia_card  an NVIDIA GPU is on the bus, whether or not its driver works
+    amd_card     an AMD GPU whose kernel driver supports compute (/dev/kfd)
     macos        macOS version, "14.5"; empty elsewhere
-    glibc        C library of Linux, "2.36"; empty where it is another (Alpine's musl) or on other systems
-    translated   an Intel Python that runs on Apple silicon through Rosetta
+    glibc        C library of Linux, "2.36"; empty with another library (Alpine's musl) and on other systems
+    translated   an Intel Python running on Apple silicon through Rosetta
     """
 
     system: str
@@ -71,15 +71,15 @@ class Pins:
 
 @dataclass(frozen=True)
 class Build:
-    """What is installed.
+    """What to install.
     name         cu130, cu126, rocm7.2, cpu, apple, or `none` with a problem
-    title        the same in words, for the message
+    title        its name for messages
     index_url    PyTorch's wheel index for torch and xformers; None: pip's default index
     torch        requirement, "torch==2.13.0"
-    xformers     requirement, or None where it has no kernels for this machine
+    xformers     requirement, or None if it has no kernels for this machine
     onnxruntime  requirement of one of its two flavours
-    notes        sentences said aloud
-    problem      why nothing can be installed on this machine, in one sentence; None when all is well
+    notes        sentences to print
+    problem      why nothing can be installed on this machine, in one sentence; else None
     """
 
     name: str
@@ -93,7 +93,7 @@ class Build:
 
 
 def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index: str = TORCH_INDEX) -> Build:
-    """The build for a machine. `want` (a key of TITLES) overrides what was found, `index` is PyTorch's or a mirror."""
+    """The build for a machine. `want` (a key of TITLES) overrides detection, `index` is PyTorch's or a mirror."""
     problem = unsupported(facts)
     if problem:
         return Build("none", "nothing", None, "", None, "", problem=problem)
@@ -108,11 +108,11 @@ def choose_build(facts: MachineFacts, pins: Pins, want: str | None = None, index
 
 
 def unsupported(facts: MachineFacts) -> str | None:
-    """The sentence for machines that torch has no wheel for; None for the others."""
+    """The message for machines without torch wheels; None for the others."""
     if facts.system == "Darwin" and facts.machine != "arm64":
         if facts.translated:
             return (
-                "This is Apple silicon, but this Python was built for Intel and PyTorch has no wheel for it: "
+                "This Mac has Apple silicon, but this Python was built for Intel, for which PyTorch has no wheel: "
                 "install Python 3.11 for Apple silicon (brew install python@3.11) and start again."
             )
         return "Macs with an Intel CPU are not supported: PyTorch has published no wheel for them since version 2.3."
@@ -120,7 +120,7 @@ def unsupported(facts: MachineFacts) -> str | None:
         return f"macOS {facts.macos} is not supported: PyTorch needs macOS 14 or newer."
     if facts.system == "Windows" and facts.machine not in X86_64:
         return (
-            "This Python was built for ARM, and PyTorch has no wheel of this version for Windows on ARM: "
+            "This Python was built for ARM, but this PyTorch version has no wheel for Windows on ARM: "
             "install the 64-bit x86 (AMD64) Python 3.11, which Windows runs by emulation, and start again."
         )
     if facts.system == "Linux" and facts.machine not in (*X86_64, "aarch64"):
@@ -128,7 +128,7 @@ def unsupported(facts: MachineFacts) -> str | None:
     if facts.system == "Linux" and (not facts.glibc or numbers(facts.glibc) < (2, 28)):
         found = f"glibc {facts.glibc}" if facts.glibc else "another C library"
         return (
-            f"This Linux has {found}, and PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
+            f"This Linux has {found}, but PyTorch needs glibc 2.28 or newer (Debian 10, Ubuntu 20.04, RHEL 8 or later)."
         )
     if facts.system not in ("Linux", "Windows", "Darwin"):
         return f"{facts.system} is not supported: PyTorch has wheels for Linux, Windows and macOS."
@@ -136,30 +136,30 @@ def unsupported(facts: MachineFacts) -> str | None:
 
 
 def accelerator(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
-    """(build name, notes) for Linux and Windows by driver and cards."""
+    """(build name, notes) for Linux and Windows by driver and GPUs."""
     if facts.driver:
         return nvidia_build(facts)
     if facts.amd_card and facts.system == "Linux" and facts.machine in X86_64:
         return "rocm7.2", ()
     if facts.nvidia_card:
         return "cpu", (
-            "An NVIDIA card is here, but its driver does not answer: install driver 580 or newer, then run the update. "
+            "An NVIDIA GPU was found, but its driver does not respond: install driver 580 or newer, then run the update. "
             "Until then Atelier uses the CPU.",
         )
     if facts.amd_card:
-        return "cpu", ("PyTorch has wheels for AMD cards on Linux x86_64 only: Atelier uses the CPU here.",)
+        return "cpu", ("PyTorch has wheels for AMD GPUs on Linux x86_64 only: Atelier uses the CPU here.",)
     return "cpu", ()
 
 
 def nvidia_build(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
-    """(build name, notes) for a machine whose NVIDIA driver answers."""
+    """(build name, notes) for a machine with a working NVIDIA driver."""
     driver = numbers(facts.driver or "")
     cards = sorted(numbers(card) for card in facts.compute)
-    # A driver that cannot tell the capability (before 510) is too old in any case: take the card for an ordinary one.
+    # A driver that cannot report the capability (before 510) is too old in any case: assume an ordinary GPU.
     newest = cards[-1] if cards else CUDA_13_CARDS
     if newest < CUDA_12_CARDS:
         return "cpu", (
-            f"NVIDIA cards of compute capability {max(facts.compute)} are too old for PyTorch: Atelier uses the CPU.",
+            f"NVIDIA GPUs of compute capability {max(facts.compute)} are too old for PyTorch: Atelier uses the CPU.",
         )
     if driver < CUDA_12_DRIVER[facts.system]:
         return "cpu", (
@@ -169,30 +169,30 @@ def nvidia_build(facts: MachineFacts) -> tuple[str, tuple[str, ...]]:
     if driver < CUDA_13_DRIVER:
         if newest > CUDA_12_NEWEST_CARDS:
             return "cu130", (
-                f"This NVIDIA card needs driver 580 or newer, and {facts.driver} is installed: "
+                f"This NVIDIA GPU needs driver 580 or newer, but {facts.driver} is installed: "
                 "update the driver. Until then Atelier uses the CPU.",
             )
         return "cu126", ()
     if newest < CUDA_13_CARDS:
         return "cu126", ()
     if cards and cards[0] < CUDA_13_CARDS:
-        return "cu130", ("One of the NVIDIA cards is too old for CUDA 13 and is not used.",)
+        return "cu130", ("One of the NVIDIA GPUs is too old for CUDA 13 and is not used.",)
     return "cu130", ()
 
 
 def xformers_for(
     name: str, facts: MachineFacts, pins: Pins, notes: tuple[str, ...]
 ) -> tuple[str | None, tuple[str, ...]]:
-    """(requirement or None, notes). It has kernels for CUDA on x86_64 and cards from 7.5 on."""
+    """(requirement or None, notes). It has kernels for CUDA on x86_64 and compute capability 7.5 and up."""
     if not name.startswith("cu") or facts.machine not in X86_64:
         return None, notes
     if facts.compute and max(numbers(card) for card in facts.compute) < XFORMERS_CARDS:
-        return None, (*notes, "xformers has no kernels for this card: PyTorch's own attention is used.")
+        return None, (*notes, "xformers has no kernels for this GPU: PyTorch's attention is used.")
     return f"xformers=={pins.xformers}", notes
 
 
 def onnxruntime_for(name: str, facts: MachineFacts, pins: Pins) -> str:
-    """The GPU flavour where torch brings the CUDA libraries it needs; elsewhere the much smaller CPU one."""
+    """The GPU package if torch brings the CUDA libraries it needs; otherwise the much smaller CPU one."""
     if name == "cu130" and facts.machine in X86_64:
         return f"onnxruntime-gpu=={pins.onnxruntime_gpu}"
     if name == "cu126" and facts.machine in X86_64:
@@ -201,7 +201,7 @@ def onnxruntime_for(name: str, facts: MachineFacts, pins: Pins) -> str:
 
 
 def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
-    """The same build when PyTorch's wheel index does not answer, and what that costs, said in its notes."""
+    """The same build if PyTorch's wheel index is unreachable, with notes on the drawbacks."""
     if build.index_url is None:
         return build
     notes = build.notes
@@ -215,7 +215,7 @@ def on_default_index(build: Build, facts: MachineFacts, pins: Pins) -> Build:
             )
         return dataclasses.replace(changed, notes=notes)
     if build.name == "cpu":
-        more = "The default index's PyTorch for Linux may bring CUDA libraries along: a larger download, no harm."
+        more = "The default index's PyTorch for Linux may include CUDA libraries: a larger download, but harmless."
         return dataclasses.replace(changed, notes=(*notes, more))
     notes = (
         *notes,
@@ -239,5 +239,5 @@ def adapted_requirements(requirements: str, build: Build) -> str:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """ "580.65.06" -> (580, 65, 6): for comparing versions by value."""
+    """ "580.65.06" -> (580, 65, 6), for comparing versions."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

@@ -1,4 +1,4 @@
-"""`.venv`: made beside the old one as `.venv-new`, tried out, and only then put in its place."""
+"""`.venv`: built beside the old one as `.venv-new`, tested, and only then put in its place."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from core.setup.choose import (
 from core.setup.facts import machine_facts
 from core.setup.stamp import SCHEMA, digest, is_current, python_of, python_version, read_stamp, write_stamp
 
-INDEX_SECONDS = 6.0  # an index that has not answered by then is skipped
+INDEX_SECONDS = 6.0  # an index that has not responded by then is skipped
 RENAME_TRIES, RENAME_PAUSE = 20, 0.05  # a virus scanner on Windows holds new files for a moment
 
-# torch is the one package whose wheel can install and yet not run (a missing system library, a driver too old).
+# torch is the one package whose wheel can install but not run (a missing system library, an old driver).
 TRY_OUT = """
 import torch
 cuda = torch.cuda.is_available()
@@ -42,18 +42,18 @@ print(f"PyTorch {torch.__version__} works here on: {device}")
 
 
 class SetupError(Exception):
-    """Ends the setting up; the message is for the user."""
+    """Stops the setup; the message is for the user."""
 
 
 def say(message: str) -> None:
-    """Everything the launcher says goes to stderr: stdout belongs to the command that is run."""
+    """Messages of the launcher go to stderr: stdout belongs to the command being run."""
     print(f"Atelier: {message}", file=sys.stderr, flush=True)
 
 
 def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None = None) -> None:
-    """Make `.venv` fit requirements.txt and this machine. Without `force`, one that fits is left alone, without a look
+    """Make `.venv` match requirements.txt and this machine. Without `force`, a matching one is kept without looking
     at the machine.
-    probe   (index url) -> whether it answers; for tests
+    probe   (index url) -> whether it responds; for tests
     raises  SetupError, with the old environment still in place
     """
     with lock(root):
@@ -78,7 +78,7 @@ def sync(root: Path, *, force: bool = False, probe: Callable[[str], bool] | None
 
 
 def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> Build:
-    """The build for this machine; its index is given up if it does not answer. raises SetupError: none fits"""
+    """The build for this machine, without its index if that does not respond. Raises SetupError if none fits."""
     want = os.environ.get("ATELIER_BUILD") or None
     if want and want not in TITLES:
         raise SetupError(f"ATELIER_BUILD is '{want}': use one of {', '.join(TITLES)}, or unset it.")
@@ -91,7 +91,7 @@ def build_for(root: Path, facts: MachineFacts, probe: Callable[[str], bool]) -> 
     if build.problem:
         raise SetupError(build.problem)
     if build.index_url and not probe(build.index_url):
-        say(f"{build.index_url} does not answer: PyTorch comes from pip's default index instead.")
+        say(f"{build.index_url} does not respond: installing PyTorch from pip's default index instead.")
         build = on_default_index(build, facts, pins)
     return build
 
@@ -107,12 +107,12 @@ def stamp_for(root: Path, build: Build) -> dict:
 
 
 def same(found: dict | None, wanted: dict) -> bool:
-    """Whether an environment was made from exactly this; what was added for the tests does not count."""
+    """Whether an environment was made from exactly this; packages added for the tests do not count."""
     return found is not None and all(found.get(key) == value for key, value in wanted.items())
 
 
 def index_answers(url: str) -> bool:
-    """Whether a wheel index answers for torch within INDEX_SECONDS. In a thread: a name look-up has no time limit."""
+    """Whether a wheel index responds for torch within INDEX_SECONDS. In a thread: a name lookup has no timeout."""
     answers: list[bool] = []
 
     def ask() -> None:
@@ -120,7 +120,7 @@ def index_answers(url: str) -> bool:
             with urllib.request.urlopen(f"{url}/torch/", timeout=INDEX_SECONDS):
                 answers.append(True)
         except urllib.error.URLError as error:
-            # Someone is there, but this Python has no certificates (macOS, company proxies): pip brings its own.
+            # A server responds, but this Python has no certificates (macOS, company proxies): pip brings its own.
             answers.append(isinstance(error.reason, ssl.SSLError))
         except (OSError, ValueError, http.client.HTTPException):
             answers.append(False)
@@ -132,9 +132,9 @@ def index_answers(url: str) -> bool:
 
 
 def make(root: Path, target: Path, build: Build) -> None:
-    """A new environment in `target`: torch and xformers together from their index, the rest, and a first import."""
+    """A new environment in `target`: torch and xformers together from their index, the rest, and a test import."""
     remove(target)
-    say(f"making an environment with Python {python_version()} and PyTorch for {build.title}.")
+    say(f"creating an environment with Python {python_version()} and PyTorch for {build.title}.")
     run_step([sys.executable, "-m", "venv", "--prompt", ".venv", str(target)], VENV_FAILED)
     text = adapted_requirements((root / "requirements.txt").read_text(encoding="utf-8"), build)
     listed = target / "requirements.txt"
@@ -143,14 +143,12 @@ def make(root: Path, target: Path, build: Build) -> None:
         pair = [line for line in (build.torch, build.xformers) if line]
         say(f"installing {' and '.join(pair)} from {build.index_url}.")
         pip(target, ["install", "--index-url", build.index_url, *pair])
-    say("installing what requirements.txt lists.")
+    say("installing the packages in requirements.txt.")
     pip(target, ["install", "-r", str(listed)])
     run_step([python_of(str(target)), "-c", TRY_OUT], TORCH_FAILED)
 
 
-VENV_FAILED = (
-    "this Python could not make an environment. On Debian and Ubuntu: sudo apt install python3-venv. Then start again."
-)
+VENV_FAILED = "this Python could not create an environment. On Debian and Ubuntu: sudo apt install python3-venv. Then start again."
 PIP_FAILED = "the installation did not finish (see above): check the network and the free disk space, then start again."
 TORCH_FAILED = "PyTorch was installed but does not start (see above)."
 if os.name == "nt":
@@ -183,13 +181,13 @@ def run_step(command: list[str], failed: str) -> None:
 
 
 def swap(root: Path) -> None:
-    """`.venv` -> `.venv-old`, `.venv-new` -> `.venv`, then the old one goes. raises SetupError, the old one in place"""
+    """`.venv` -> `.venv-old`, `.venv-new` -> `.venv`, then delete the old one. Raises SetupError, keeping the old one."""
     new, current, old = root / ".venv-new", root / ".venv", root / ".venv-old"
     remove(old)
     if current.exists() and not rename(current, old):
         raise SetupError(
             "the old environment is in use, so it was not replaced: close the running Atelier and start again. "
-            "The new one is ready and will be put in place then."
+            "The new one is ready and will be used then."
         )
     if not rename(new, current):
         if old.exists():
@@ -202,7 +200,7 @@ def swap(root: Path) -> None:
 
 
 def recover(root: Path) -> None:
-    """After a stop in the middle of a swap: the old environment goes back, unless the new one made it."""
+    """After an interruption during a swap: the old environment is restored, unless the new one is in place."""
     current, old = root / ".venv", root / ".venv-old"
     if old.exists() and not current.exists():
         rename(old, current)
@@ -227,7 +225,7 @@ def remove(folder: Path) -> None:
 
 
 def point_scripts_to(environment: Path, made_as: str) -> None:
-    """An environment's scripts hold the path it was made under. Windows' .exe scripts are left: none is called."""
+    """An environment's scripts contain the path it was created under. Windows' .exe scripts are left: none is used."""
     for script in (environment / ("Scripts" if os.name == "nt" else "bin")).iterdir():
         if script.is_symlink() or not script.is_file() or script.stat().st_size > 100_000:
             continue

@@ -1,6 +1,6 @@
 """`python -m core.setup.in_place`: install into the Python that runs this, without `.venv`.
 
-For Colab and containers, which bring their own torch and are thrown away after use.
+For Colab and containers, which bring their own torch and are discarded after use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def install(root: Path) -> None:
 
 
 def installed_torch() -> str | None:
-    """Version of the torch that is there, such as "2.13.0+cu126"; None without one."""
+    """Version of the installed torch, such as "2.13.0+cu126"; None if there is none."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -50,8 +50,8 @@ def installed_torch() -> str | None:
 
 def plan(present: str | None, build: Build, requirements: str) -> tuple[list[list[str]], str]:
     """(arguments of pip for torch and xformers, text of the requirements for the last step).
-    present   the torch that is there; kept when its version is the pinned one, whatever CUDA it was built for, because
-              its makers fitted it to the machine
+    present   the installed torch; kept if it has the pinned version, whatever CUDA it was built for, because
+              it was built for that machine
     """
     if present and f"torch=={present.split('+')[0]}" == build.torch:
         if build.index_url and build.xformers and present.endswith(f"+{build.name}"):

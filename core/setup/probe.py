@@ -1,7 +1,7 @@
-"""Asked of every Python the launchers find: prints `version|fitness|path`, for example `3.11|ok|/usr/bin/python3.11`.
+"""Run by every Python the launchers find: prints `version|fitness|path`, for example `3.11|ok|/usr/bin/python3.11`.
 
-Fitness is `ok`, or why this Python cannot carry Atelier: `old`, `new`, `32bit`, `freethreaded`, `pypy`, or `novenv`
-(Debian ships Python without the part that makes environments). Runs on every Python since 2.7: an old one must answer.
+Fitness is `ok`, or why this Python cannot run Atelier: `old`, `new`, `32bit`, `freethreaded`, `pypy`, or `novenv`
+(Debian ships Python without venv). Works on every Python since 2.7: an old one must answer.
 """
 
 import sys

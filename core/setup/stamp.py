@@ -1,6 +1,6 @@
-"""`.venv/atelier.json`: what an environment was made from, so that a start sees in milliseconds whether it still fits.
+"""`.venv/atelier.json`: what an environment was made from, so that a start checks in milliseconds whether it is current.
 
-Kept small: this is all that runs between `./launch.sh` and the page when nothing has changed.
+Kept small: this is all that runs between `./launch.sh` and the page if nothing has changed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ SCHEMA = 1
 
 
 def digest(path: str) -> str:
-    """SHA-256 of a text file whatever its line endings: a zip made on Windows holds the same requirements."""
+    """SHA-256 of a text file regardless of line endings: a zip made on Windows has the same requirements."""
     with open(path, "rb") as file:
         return hashlib.sha256(file.read().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def python_of(environment: str) -> str:
-    """The environment's interpreter. Always called as `python -m ...`: its other scripts hold absolute paths."""
+    """The environment's interpreter. Always called as `python -m ...`: its other scripts contain absolute paths."""
     parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return os.path.join(environment, *parts)
 
 
 def read_stamp(environment: str) -> dict | None:
-    """None when the environment is missing, unfinished or not made by this launcher."""
+    """None if the environment is missing, incomplete or not made by this launcher."""
     try:
         with open(os.path.join(environment, STAMP_FILE), encoding="utf-8") as file:
             stamp = json.load(file)
@@ -38,7 +38,7 @@ def read_stamp(environment: str) -> dict | None:
 
 
 def write_stamp(environment: str, stamp: dict) -> None:
-    """Written last: an environment without it is unfinished."""
+    """Written last: an environment without it is incomplete."""
     path = os.path.join(environment, STAMP_FILE)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump(stamp, file, indent=1)
@@ -50,7 +50,7 @@ def python_version() -> str:
 
 
 def is_current(root: str) -> bool:
-    """Whether `.venv` was made from today's requirements.txt, for this Python and the build that is asked for."""
+    """Whether `.venv` was made from the current requirements.txt, for this Python and the requested build."""
     stamp = read_stamp(os.path.join(root, ".venv"))
     if stamp is None:
         return False

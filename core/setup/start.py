@@ -1,4 +1,4 @@
-"""What `launch.sh` and `launch.bat` do with their arguments, once a fitting Python runs."""
+"""What `launch.sh` and `launch.bat` do with their arguments, once a suitable Python runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from core.setup.stamp import is_current, python_of, read_stamp
 
 USAGE = """\
 Atelier: usage (launch.bat on Windows)
-  ./launch.sh                     start the page (and set everything up the first time)
+  ./launch.sh                     start the page (the first time, this installs everything)
   ./launch.sh train|prepare|caption|generate|tool|bench ...   a job without the page
-  ./launch.sh update              newer code (with Git) and a matching environment
-  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice=3/8: an eighth of those)
+  ./launch.sh update              update the code (with Git) and the environment
+  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice=3/8: a third of eight parts)
   ./launch.sh check               format, lint and types
-  ./launch.sh docs                write docs/settings.md anew
+  ./launch.sh docs                regenerate docs/settings.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
 Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser
   ./launch.sh train --help        every setting of a training
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
-PyTorch's wheel index), ATELIER_BROWSER (for the tests). docs/install.md tells more.
+PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.
 """
 
-POISONED = 75  # webui.py: a CUDA error that only a new process gets rid of
+POISONED = 75  # webui.py: a CUDA error that only a new process can clear
 RESTARTS, SHORT_RUN = 3, 120.0  # give up after so many runs in a row that were shorter than so many seconds
 
 
@@ -54,7 +54,7 @@ def run(root: str, arguments: list[str]) -> int:
 
 
 def set_up(root: str, *, force: bool = False) -> bool:
-    """Whether there is an environment to start with: a fitting one, or the old one after an update that failed."""
+    """Whether there is an environment to start with: a current one, or the old one after a failed update."""
     if not force and is_current(root):
         return True
     from pathlib import Path
@@ -68,7 +68,7 @@ def set_up(root: str, *, force: bool = False) -> bool:
         say(str(error))
         if force or read_stamp(os.path.join(root, ".venv")) is None:
             return False
-        say("the environment from before is still whole, so it starts with that one.")
+        say("the previous environment still works, so it is used.")
         return True
 
 
@@ -79,7 +79,7 @@ def replace_by(command: list[str]) -> int:
 
 
 def page(command: list[str]) -> int:
-    """Run the page, and start it again when it ends because CUDA broke (exit code 75): its queue goes on by itself."""
+    """Run the page, and restart it if it ends because CUDA broke (exit code 75): its queue resumes by itself."""
     import time
 
     short_runs = 0
@@ -91,17 +91,17 @@ def page(command: list[str]) -> int:
         short_runs = short_runs + 1 if time.monotonic() - started < SHORT_RUN else 0
         if short_runs > RESTARTS:
             sys.stderr.write(
-                f"Atelier: the GPU failed {short_runs} times in a row, so it is not started again: "
-                "restart the computer or update the card's driver.\n"
+                f"Atelier: the GPU failed {short_runs} times in a row, so the page is not restarted: "
+                "restart the computer or update the GPU driver.\n"
             )
             return code
-        sys.stderr.write("Atelier: the GPU's driver gave up on this process: starting again.\n")
+        sys.stderr.write("Atelier: the GPU driver failed: restarting.\n")
         if "--no-browser" not in command:
             command = [*command, "--no-browser"]  # the tab is open already
 
 
 def supervise(command: list[str]) -> int:
-    """Run a child to its end; its exit code. Ctrl-C is the child's; a signal to this process alone is passed on."""
+    """Run a child to its end; returns its exit code. The child handles Ctrl-C; other signals are forwarded."""
     import signal
     import subprocess
 
@@ -115,7 +115,7 @@ def supervise(command: list[str]) -> int:
     before = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        # A signal that is ignored (nohup, a job in the background) stays ignored, here and in the child.
+        # An ignored signal (nohup, a background job) stays ignored, here and in the child.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, pass_on)
     try:
@@ -124,11 +124,11 @@ def supervise(command: list[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code if code >= 0 else 128 - code  # a child that a signal ended: 130 for SIGINT, as shells say
+    return code if code >= 0 else 128 - code  # a child killed by a signal: 130 for SIGINT, as in shells
 
 
 def terminal_is_ours() -> bool:
-    """Whether Ctrl-C reaches the child by itself: both are in the terminal's foreground group (Windows: always)."""
+    """Whether Ctrl-C reaches the child directly: both are in the terminal's foreground group (Windows: always)."""
     if os.name == "nt":
         return True
     try:
@@ -152,7 +152,7 @@ def run_tests(root: str, arguments: list[str]) -> int:
     try:
         sync_deepspeed(Path(root))
     except SetupError:
-        say("DeepSpeed could not be installed: its tests are left out.")
+        say("DeepSpeed could not be installed: its tests are skipped.")
     if find_browser() is None:
         install_browser()
     if find_browser() is None:
@@ -160,15 +160,15 @@ def run_tests(root: str, arguments: list[str]) -> int:
         if os.environ.get("CI"):
             return 1
     os.chdir(root)
-    # In two processes, a file each: one waits for a browser or a disk while the other computes. Files keep the order that
-    # tests/selection.py gives them. Who names tests gets one process: their output comes at once, and a debugger works.
+    # Two processes, one file each: one waits for a browser or disk while the other computes. Files keep the order given by
+    # tests/selection.py. Named tests run in one process: their output appears at once, and a debugger works.
     whole = all(word == "--all" or word.startswith("--slice=") for word in arguments)
     split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if whole else []
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
 
 
 def run_checks(root: str, arguments: list[str]) -> int:
-    """Every check runs, whatever an earlier one said."""
+    """Every check runs, even if an earlier one failed."""
     import subprocess
     from pathlib import Path
 
@@ -207,7 +207,7 @@ def add_deepspeed(root: str, arguments: list[str]) -> int:
     except SetupError as error:
         say(str(error))
         return 1
-    say("DeepSpeed is installed: switch on sharding.deepspeed.")
+    say("DeepSpeed is installed: turn on sharding.deepspeed.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`launch.sh update`: newer code through Git, then an environment for it. If either fails, both stay as they were."""
+"""`launch.sh update`: updates the code with Git, then the environment. If either fails, both stay as they were."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from pathlib import Path
 from core.setup.environment import say
 
 WITHOUT_GIT = (
-    "this copy was not made by Git, so new code comes by hand: unpack the new zip into a new folder, move your models, "
-    "outputs and presets/user there, and start it. The environment of this copy is checked now."
+    "this copy is not a Git checkout, so update it by hand: unpack the new zip into a new folder, move your models, "
+    "outputs and presets/user there, and start it. Now checking the environment of this copy."
 )
 
 
 def update(root: Path) -> int:
-    """0 when all is new and works, else the exit code; models, presets/user and outputs are never touched."""
+    """0 on success, else the exit code; models, presets/user and outputs are never touched."""
     before = None
     if has_git(root):
         before = git(root, "rev-parse", "HEAD").stdout.strip()
         pulled = git(root, "pull", "--ff-only", show=True)
         if pulled.returncode:
-            say(
-                "the update did not go through (see above) and nothing was changed: solve what Git says, and try again."
-            )
+            say("the update failed (see above) and nothing was changed: fix what Git reports and try again.")
             return 1
     else:
         say(WITHOUT_GIT)
-    # A new process, because the launcher itself may just have been replaced.
+    # A new process, because the launcher itself may have been replaced.
     code = subprocess.run([sys.executable, str(root / "core" / "setup" / "launch.py"), "sync"], check=False).returncode
     if code and before:
-        # --keep moves the code back and refuses rather than lose a change that was not committed.
+        # --keep moves the code back and fails rather than lose uncommitted changes.
         if git(root, "reset", "--keep", before).returncode == 0:
-            say("the update failed, so the code is back at the version from before: it works as it did.")
+            say("the update failed, so the previous version of the code was restored.")
     return code
 
 

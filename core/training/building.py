@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.families.attention import set_attention
 from core.families.compiling import CompiledBlocks, try_compiling
-from core.families.locate import model_path
 from core.formats.tensor_writer import type_named
-from core.methods import Method
-from core.methods.embedding import EmbeddingMethod
-from core.methods.full import TEXT_PARTS, FullMethod, trained_parts
-from core.methods.network import NetworkMethod
+from core.methods.full import TEXT_PARTS, trained_parts
 from core.settings.optimizers import find
 from core.training import prior
-from core.training.checks import EMBEDDING
 from core.training.prior import ModelPrior
 from core.training.stepper import Stepper
 
@@ -33,16 +28,6 @@ if TYPE_CHECKING:
 
 # Libraries whose optimizers keep all they know with each weight, so that weights may be moved in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
-
-
-def make_method(builder: Builder) -> Method:
-    """The method that the job asks for."""
-    if builder.job.method.whole_model:
-        return FullMethod(builder.job, builder.model, builder.vae)
-    if builder.job.method.kind == "embedding":
-        start = builder.job.embedding.embedding_weights
-        return EmbeddingMethod(builder.job, model_path(start, builder.context.workspace, EMBEDDING) if start else None)
-    return NetworkMethod(builder.job, builder.seed, builder.files)
 
 
 def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
@@ -83,15 +68,16 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
 
     job, method = builder.job, builder.method
     placed = builder.plan.placed
-    if isinstance(method, FullMethod) and method.trains_unet and prior.needs_untrained_model(job, placed):
+    if method.needs_untrained and prior.needs_untrained_model(job, placed):
         builder.context.stage("loading the untrained model")
         compute, device = builder.precision.compute, builder.context.device
-        method.frozen = builder.family.load(builder.model, parts=("unet",), dtype=compute, device=device).unet
-        set_attention(method.frozen, job.memory.attention)
+        unet = builder.family.load(builder.model, parts=("unet",), dtype=compute, device=device).unet
+        method.hold_untrained(unet)
+        set_attention(unet, job.memory.attention)
         if device.startswith("cpu"):
             from core.networks.frozen import install
 
-            install(method.frozen)
+            install(unet)
     captions = prior.captions(job, placed)
     if not captions:
         return None

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.doctor import held_out_copies
 from core.families import family, family_of
 from core.families.attention import memory_problems
-from core.families.locate import model_path
+from core.families.locate import model_path, model_problems
 from core.families.trained_size import trained_size
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub_upload import upload_problem
 from core.generation.embeddings import token_widths
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
 from core.record.workspace import Workspace
 from core.settings.concepts import training_resolution
@@ -33,6 +35,32 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding.embedding_weights"
 
 
+def problems_before_start(
+    job: TrainJob,
+    workspace: Workspace,
+    report: Report,
+    device: str | None = None,
+    *,
+    begins: bool = True,
+    copies: bool = True,
+    model: bool = True,
+    cancel: CancelToken | None = None,
+) -> list[Problem]:
+    """Everything against a start, errors first and each once: the one list of page, command line and run.
+
+    device  None where it is not known yet: what it cannot do is then reported later
+    begins  the run has no training state yet
+    copies  look for images that are in both the training and the validation set, which reads files
+    model   look at the base model and VAE too; the command line may have to download them first
+    """
+    found = problems_without_model(job, workspace, report, device, begins=begins)
+    if begins and copies:
+        found += held_out_copies(report, workspace.private / "index.sqlite", cancel)
+    if model:
+        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+    return errors_first(found)
+
+
 def problems_without_model(
     job: TrainJob,
     workspace: Workspace,
@@ -49,7 +77,7 @@ def problems_without_model(
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
-    if job.method.kind == "embedding":
+    if job.method.changes == "embedding":
         from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
 
         found += new_word_problems(job, report.placed)
@@ -97,7 +125,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Whether the embedding that a new word begins from is there and has the vectors that the settings ask for."""
     start = job.embedding.embedding_weights
-    if job.method.kind != "embedding" or not start:
+    if job.method.changes != "embedding" or not start:
         return []
     try:
         path = model_path(start, workspace, EMBEDDING)

@@ -46,7 +46,7 @@ def file_metadata(run: Run) -> dict[str, str]:
         session_id=address(0, "session", run.context.folder.name) % 2**32,
         started_at=_started(run),
         family=run.components.family,
-        prediction=run.prediction,
+        prediction=run.objective.prediction,
         mixed_precision=run.precision.name,
         seed=run.seed,
         num_train_images=len(shown) - regularization,
@@ -72,10 +72,11 @@ def file_metadata(run: Run) -> dict[str, str]:
         network_args=kind.network_args(run.job),
         extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
-    if run.job.method.kind == "embedding":
-        return model_spec(run.job, facts, "embedding") | _schedule(run)
-    if run.job.method.whole_model:  # as sd-scripts: how it was trained is said in files of networks alone
-        return model_spec(run.job, facts, "model" if run.method.extension else "folder")
+    saved = run.job.method.spec.saves
+    if saved == "embedding":
+        return model_spec(run.job, facts, saved) | _schedule(run)
+    if saved == "model":  # as sd-scripts: how it was trained is said in files of networks alone
+        return model_spec(run.job, facts, saved if run.method.extension else "folder")
     found = lora_metadata(run.job, facts)
     return shortened(found) | _schedule(run) if run.job.saving.no_metadata else found
 

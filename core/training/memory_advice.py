@@ -106,10 +106,10 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
             yield "ZeRO stage 3", {"sharding.zero_stage": 3}
     if whole and memory.full_precision == "fp32":
         yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
-    if trains_text(job) and job.method.kind != "embedding":
+    if trains_text(job) and job.method.changes != "embedding":
         path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
         yield "leaving the text encoder as it is", {path: value}
-    if job.method.kind == "lora" and job.network.rank > 8:
+    if job.method.changes == "network" and job.network.rank > 8:
         yield f"rank {job.network.rank // 2}", {"network.rank": job.network.rank // 2}
     smaller = smaller_resolution(job)
     if smaller is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.formats.tensor_writer import type_named
-from core.networks.kinds import described, settings_of
+from core.networks.kinds import described
 from core.settings.concepts import concepts_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
@@ -221,7 +220,7 @@ def _cast(facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
     """Numbers of the table of words whose gradients sd-scripts clips with a new word's: the last encoder's."""
-    if job.method.kind != "embedding" or not job.optimizer.clips_as_kohya:
+    if job.method.changes != "embedding" or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[[name for name in TEXT_PARTS if name in facts.parts][-1]].config
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
@@ -241,40 +240,7 @@ def _bytes(dtype: Any) -> int:
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
     """{part: numbers that train}."""
-    texts = [name for name in TEXT_PARTS if name in facts.parts] if trains_text(job) else []
-    if job.method.kind == "embedding":
-        rows = max(1, len(job.embedding.words)) * 8
-        return {name: rows * int(facts.parts[name].config.get("hidden_size", 768)) for name in texts}
-    if job.method.whole_model:
-        return {name: facts.parts[name].numbers for name in [*(["unet"] if trains_unet(job) else []), *texts]}
-    return _network_numbers(facts.family, described(job), _configs(facts, ("unet", *TEXT_PARTS)))
-
-
-def _configs(facts: MemoryFacts, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    import json
-
-    found = {name: facts.parts[name].config for name in names if name in facts.parts}
-    return tuple((name, json.dumps(config, default=str)) for name, config in found.items())
-
-
-@lru_cache(maxsize=64)
-def _network_numbers(family_name: str, settings: str, configs: tuple[tuple[str, str], ...]) -> dict[str, int]:
-    """Numbers of the network, by part: made on parts without numbers."""
-    import json
-
-    from core.families import family
-    from core.families.loading import make_empty
-    from core.networks.network import Network
-
-    network, own = settings_of(settings)
-    kind = family(family_name)
-    targets = [
-        target
-        for name, config in configs
-        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.hooks_residual)
-    ]
-    parts = Network.create(targets, network, 0, own=own).parameters_by_part()
-    return {part: sum(weight.numel() for weight in weights) for part, weights in parts.items()}
+    return job.method.spec.trained_numbers(job, facts.family, facts.parts)
 
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
@@ -284,7 +250,7 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
     total = 0 if whole else sum(trainable.values()) * own
     for name in names:
         part, trains = facts.parts[name], whole and name in trainable
-        reads_what_trains = job.method.kind == "embedding" and name != "unet"
+        reads_what_trains = job.method.changes == "embedding" and name != "unet"
         item = own if trains or reads_what_trains else compute
         narrow = not trains and is_narrow(job, name)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
@@ -309,7 +275,7 @@ def is_narrow(job: TrainJob, part: str) -> bool:
     """Whether a frozen part lies in fp8; text encoders do so for LoRA only."""
     if part == "unet":
         return job.memory.narrow_unet
-    return job.memory.fp8_base and job.method.kind == "lora"
+    return job.memory.fp8_base and job.method.changes == "network"
 
 
 def _vae_bytes(job: TrainJob) -> int:
@@ -330,7 +296,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     if job.method.whole_model:
         trains = "weights" if trains_unet(job) else "text"
     else:
-        trains = "network" if job.method.kind == "lora" and job.network.train_unet else "text"
+        trains = "network" if job.method.changes == "network" and job.network.train_unet else "text"
     if trains == "network":
         network = job.network.model_copy(update={"train_text_encoder": False})
     settings = described(job.model_copy(update={"network": network})) if trains == "network" else ""

@@ -26,7 +26,7 @@ START = "network.network_weights"
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """What is wrong with the network's files, now that the model tells its family; nothing where there is no model (then
     others say so)."""
-    if job.method.kind != "lora":
+    if job.method.changes != "network":
         return []
     try:
         family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
@@ -67,7 +67,7 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
     """Where they lie, with their hashes for the metadata and the caches. Raises ProblemsError for one that is not there."""
-    if job.method.kind != "lora":
+    if job.method.changes != "network":
         return NetworkFiles()
     network = job.network
     start = _find(network.network_weights, START, workspace) if network.network_weights else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def new_word_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """One error for each new word that stands in no caption."""
-    if job.method.kind != "embedding":
+    if job.method.changes != "embedding":
         return []
     texts = {text for each in placed for text in _texts(each)}
     return [

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from core.diffusion.objectives import make_objective
+from core.families import family
 from core.families.locate import model_path
 from core.formats.detect import identify
 from core.record.context import JobContext
@@ -9,6 +13,10 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.rules.noise import prediction_problems
+
+if TYPE_CHECKING:
+    from core.diffusion.objective import Objective
+    from core.families.components import Components
 
 
 def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -23,7 +31,13 @@ def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     return [] if told is None else list(prediction_problems(job.noise, told))
 
 
-def checked_prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
+def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
+    """The run's objective, for the loaded model."""
+    prediction = _prediction(job, context, components.prediction)
+    return make_objective(job, family(components.family).OBJECTIVE, prediction, context.device)
+
+
+def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
     """What the run's model predicts, "epsilon" or "v": as set, else as found when it was loaded. Some files do not tell
     before, so what does not go with it is heard here at the latest.
 

@@ -176,7 +176,7 @@ def _changes(
         yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter makes only icons")
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     name = name_of(folder)
-    if value_of(job, NAME) in (value_of(demo(), NAME), DEFAULTS[NAME]) and job.method.kind != "embedding":
+    if value_of(job, NAME) in (value_of(demo(), NAME), DEFAULTS[NAME]) and job.method.changes != "embedding":
         yield change(NAME, name, "the folder's name")
     if value_of(job, PROMPTS) in (value_of(demo(), PROMPTS), DEFAULTS[PROMPTS]):
         prompts, where = prompts_of(job, report, name)
@@ -265,7 +265,7 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
         prompts = words[::apart][:PROMPTS_SET]
     else:
         prompts, said = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
-    new = job.embedding.words[0] if job.method.kind == "embedding" and job.embedding.words else ""
+    new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]
     return prompts, said

@@ -20,6 +20,7 @@ from core.training.watching import Watch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from core.diffusion.objective import Objective
     from core.diffusion.text_states import TextStates
     from core.families.compiling import CompiledBlocks
     from core.families.precision import Precision
@@ -72,8 +73,7 @@ class Run:
     optimizer: Any
     guard: NonFiniteGuard
     stepper: Stepper
-    alpha_bar: Tensor
-    prediction: str
+    objective: Objective
     tracker: Tracker
     tasks: Tasks
     facts: dict[str, Any]

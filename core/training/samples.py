@@ -116,7 +116,7 @@ def draw_samples(run: Run) -> None:
                 sampler=prompt.sampler or "",
                 steps=prompt.steps or 1,
                 guidance_scale=prompt.guidance or 0.0,
-                prediction=run.prediction,
+                prediction=run.objective.prediction,
                 zero_terminal_snr=run.components.zero_terminal_snr or run.job.noise.zero_terminal_snr,
                 as_kohya=run.job.samples.compatibility == "kohya",
                 on_step=lambda done, steps: context.check(),

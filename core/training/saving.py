@@ -72,6 +72,7 @@ def write_file(run: Run, name: str, final: bool = False) -> Path:
     path = run.context.folder.checkpoints / name
     step = run.state.step
     epoch = run.plan.epoch_of(step)
+    path.parent.mkdir(exist_ok=True)
     written = run.method.write(path, file_metadata(run), run.job.saving.save_precision, epoch=epoch, step=step)
     for problem in written:
         run.context.say(problem.what, "warning", problem.fix)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.doctor import held_out_copies
 from core.dataset.files import printable
 from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.metadata_writing import write_metadata
@@ -17,11 +16,11 @@ from core.dataset.report import Report
 from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
 from core.families import family, family_of, type_speed
 from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
-from core.families.locate import model_path, model_problems
+from core.families.locate import model_path
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads
-from core.methods import Method
+from core.methods import Method, MethodInputs
 from core.networks.files import merge_files
 from core.networks.narrow import narrow
 from core.record import atomic, machine
@@ -34,12 +33,12 @@ from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
-from core.training.building import compile_blocks, load_trained, make_method, make_stepper, prepare_prior
-from core.training.checks import problems_with_model, problems_without_model
+from core.training.building import compile_blocks, load_trained, make_stepper, prepare_prior
+from core.training.checks import problems_before_start
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import DAMAGED_FIX, LossBuffer
 from core.training.network_files import merged_identity, network_files
-from core.training.objective import checked_prediction
+from core.training.objective import objective_of
 from core.training.plan import Plan
 from core.training.prior import captions as class_captions
 from core.training.resume import first_step
@@ -80,11 +79,9 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         progress=lambda done, total: context.stage("checking images", done, total),
     )
     begins = not context.folder.states.is_dir()
-    found = problems_without_model(job, context.workspace, report, context.device, begins=begins)
-    found += model_problems(job.model, context.workspace)
-    if begins:
-        found += held_out_copies(report, context.workspace.private / "index.sqlite", context.token)
-    raise_if_errors([*found, *problems_with_model(job, context.workspace)])
+    raise_if_errors(
+        problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
+    )
     return report
 
 
@@ -106,7 +103,8 @@ class Builder:
             self.plan.begin = first_step(job, self.plan) or 0
         self.validation = Validation(job, self.report, self._length())
         self.files = network_files(job, context.workspace, self.memo)
-        self.method: Method = make_method(self)
+        inputs = MethodInputs(job, context.workspace, self.seed, self.model, self.vae, self.files)
+        self.method: Method = job.method.spec.make(inputs)
         self.precision = self._precision()
         self.prompts = prompts_of(job, self.model)
         self.prompt_texts: PromptTexts  # when the encoders are there
@@ -323,7 +321,7 @@ class Builder:
     @property
     def narrow_text(self) -> bool:
         """Whether text encoders lie in fp8. New words need theirs whole: their gradients are small."""
-        return self.job.memory.fp8_base and self.job.method.kind == "lora"
+        return self.job.memory.fp8_base and self.job.method.changes == "network"
 
     def save_memory(self, loaded: Any) -> None:
         """The switches of the memory group, on the parts that are loaded."""
@@ -367,7 +365,6 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
 
 def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, undo: ExitStack) -> Run:
     """undo: what the process is left with where this ends in an error"""
-    from core.diffusion.schedule import schedule_in_force
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
 
@@ -409,8 +406,7 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         optimizer=stepper.optimizer,
         guard=guard,
         stepper=stepper,
-        alpha_bar=schedule_in_force(job.noise.zero_terminal_snr).to(device),
-        prediction=checked_prediction(job, context, components.prediction),
+        objective=objective_of(job, context, components),
         tracker=tracker,
         tasks=None,  # type: ignore[arg-type]
         facts={

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from core.formats.pickles import load_state_file
 from core.formats.tensor_writer import save_pickle
-from core.methods.full import FullMethod
-from core.methods.network import NetworkMethod
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
@@ -105,7 +103,7 @@ class ShardedStepper(Stepper):
         self._settings, self._whole, self._device = job.sharding, job.method.whole_model, context.device
         self._scale = LossScale() if scaled else None
         shares = self._settings.shares_weights
-        if isinstance(method, NetworkMethod) and shares:
+        if shares:
             method.lay_in_modules()
         exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._whole else {}
         if self._whole:
@@ -123,8 +121,7 @@ class ShardedStepper(Stepper):
             self._begin_exactly(exact)
             for module in () if shares else modules:  # what does not train
                 module.to(context.device)
-            if isinstance(method, FullMethod):
-                method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
+            method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
             self._joined = stack.pop_all()
 
     def _begin_exactly(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
@@ -206,7 +203,7 @@ class ShardedStepper(Stepper):
         return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
 
     def _own_state(self) -> dict[str, Any]:
-        average = self._method.average_state() if isinstance(self._method, FullMethod) else {}
+        average = self._method.average_state()
         scale = vars(self._scale) if self._scale is not None else None
         return {"scale": scale, "average": dict(average)}
 
@@ -228,8 +225,7 @@ class ShardedStepper(Stepper):
             raise ProblemsError.one(f"The state's parts do not fit this run: {error}", str(folder), fix) from None
         if self._scale is not None and part["own"]["scale"] is not None:
             vars(self._scale).update(part["own"]["scale"])
-        if isinstance(self._method, FullMethod):
-            self._method.load_average(part["own"]["average"])
+        self._method.load_average(part["own"]["average"])
         self.paused = content.get("paused", 0)
         self._loaded = True
 
@@ -269,7 +265,7 @@ class ShardedStepper(Stepper):
     def _showing(self, use: Use) -> Iterator[None]:
         """The weights for this use, whole on each process; for files in fp32, unless those of 16 bits are wanted."""
         with ExitStack() as stack:
-            if isinstance(self._method, FullMethod) and self._method.shows_average(use):
+            if self._method.shows_average(use):
                 stack.enter_context(self._averaged(use))
             if self._settings.shares_weights:
                 stack.enter_context(whole(self._engine))

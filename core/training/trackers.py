@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from core.record.events import Validated
     from core.settings.job import TrainJob
+    from core.settings.methods import MethodSpec
     from core.training.losses import ReadBack
     from core.training.run import Run
 
@@ -32,18 +33,6 @@ PRIVATE = {
     "hub.huggingface_repo_id",
     "hub.huggingface_path_in_repo",
 }
-# What sd-scripts' scripts call a group's rate, each in its own spelling; others are lr/ and the group's name.
-NETWORK_RATES = {"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"}
-MODEL_RATES = {"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"}
-WORD_RATES = {"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"}
-RATES = {"lora": NETWORK_RATES, "dreambooth": MODEL_RATES, "fine_tune": MODEL_RATES, "embedding": WORD_RATES}
-PROJECTS = {  # its names too: old and new runs of a method stand in one project
-    "lora": "network_train",
-    "dreambooth": "dreambooth",
-    "fine_tune": "finetuning",
-    "embedding": "textual_inversion",
-}
-
 
 RETRY_SECONDS = 30
 PROBE_BYTES = 64 * 1024  # more than a writer holds back before it finds out that the disk is full
@@ -232,7 +221,7 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
         return Trackers([], say)
     place = log_folder(job, folder)
     more = tracker_config(own.log_tracker_config)
-    name = own.log_tracker_name or PROJECTS[job.method.kind]
+    name = own.log_tracker_name or job.method.spec.project
     found: list[Tracker] = []
     if own.log_with in ("tensorboard", "all"):
         found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))
@@ -288,21 +277,21 @@ def wandb_problem(job: TrainJob) -> Problem | None:
     return Problem("The package wandb is not installed", "logging.log_with", fix)
 
 
-def rate_name(method: str, group: str) -> str:
+def rate_name(method: MethodSpec, group: str) -> str:
     """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
     a model's unet_block3 is lr/block3."""
     part, space, rest = group.partition(" ")
-    if method != "lora":
+    if method.changes != "network":
         part = part.replace("unet_block", "block")
-    return RATES[method].get(part, f"lr/{part}") + space + rest
+    return method.logged.get(part, f"lr/{part}") + space + rest
 
 
 def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
     """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
     from core.optimization.optimizers import step_sizes
 
-    add, step, method = run.tracker.add, read.steps[-1], run.job.method.kind
-    each, epoch = ("loss/current", "loss/epoch_average") if method == "lora" else ("loss", "loss/epoch")
+    add, step, method = run.tracker.add, read.steps[-1], run.job.method.spec
+    each, epoch = ("loss/current", "loss/epoch_average") if method.changes == "network" else ("loss", "loss/epoch")
     for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
         add(each, loss, number)
         add("loss/corrected", quotient, number)

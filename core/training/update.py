@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.batches import Batch
 from core.dataset.views import draw_view, size_conditioning
+from core.diffusion.noise import Address, draw_noises, draw_timesteps
 from core.families import family
 from core.optimization.schedules import set_learning_rates
 from core.record.queued import queued
-from core.training.draws import draw_noises, draw_timesteps
 from core.training.losses import StepRecord
-from core.training.prior import PRESERVE
-from core.training.step import training_loss
+from core.training.step import Predict, training_loss
 from core.training.watching import Seen
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.training.draws import Address
     from core.training.prior import ModelPrior
     from core.training.run import Run
 
@@ -124,9 +122,9 @@ def image_losses(
 
     noise_settings, device = run.job.noise, run.context.device
     latents, masks = run.latents.batch(epoch, batch.items)
-    if noise_settings.halves_latents(run.job.method.kind):
+    if noise_settings.halves_latents(run.job.method.changes):
         latents = scaled_in(run.precision.compute, latents, run.latents.scale)
-    drawn = draw_noises(noise_settings, latents, addresses)
+    noises = draw_noises(noise_settings, latents, addresses)
     strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group
     run.method.set_strength(strength)
     text = run.text.states(captions)
@@ -139,27 +137,17 @@ def image_losses(
         with run.method.untrained():
             return run.predict(noisy, at, text, sizes)
 
-    preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
-    noise, at = drawn.pop("noise"), queued(torch.tensor(list(timesteps)), device)
+    preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
+    at = queued(torch.tensor(list(timesteps)), device)
 
-    def loss_of(predict: Callable[[Tensor, Tensor], Tensor], **more: Any) -> Tensor:
-        return training_loss(
-            predict,
-            latents,
-            noise,
-            at,
-            noise_settings,
-            alpha_bar=run.alpha_bar,
-            prediction=run.prediction,
-            **{**drawn, **more},
-        )
+    def loss_of(predict: Predict, **more: Any) -> Tensor:
+        return training_loss(run.objective, predict, latents, noises, at, **more)
 
     losses_B = loss_of(
         predict,
         sample_weights=_weights(run, batch),
         masks=None if masks is None else queued(masks, device),
-        base_predict=base_predict if any(preserved) else None,
-        preserved=queued(torch.tensor(preserved), device) if any(preserved) else None,
+        preserved=(base_predict, queued(torch.tensor(preserved), device)) if any(preserved) else None,
     )
     return losses_B if prior is None else losses_B + prior.losses(run, batch, loss_of, sizes)
 

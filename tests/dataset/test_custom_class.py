@@ -157,4 +157,5 @@ def test_images_that_are_broken_or_not_there_are_named_like_those_of_a_folder(tm
 
 def test_a_word_that_is_no_module_is_refused_on_the_command_line():
     (problem,) = split_options(["--allow-module", "a.b"], commands()["train"]).problems
-    assert "no module's name" in problem.what and "first part" in problem.fix
+    assert (problem.code, problem.where) == ("module.bad-name", "command line")
+    assert "a.b" in problem.what and "package.module.Class" in problem.fix

@@ -7,10 +7,10 @@ from core.diffusion.noise import (
     draw_offset_noise,
     draw_perturbation,
     draw_strength,
+    draw_timestep,
     multires_sizes,
     stack_draws,
 )
-from core.diffusion.timesteps import draw_timestep
 
 FOX, BEAR = ("set", "fox.png"), ("set", "bear.png")
 

@@ -3,7 +3,7 @@
 import torch
 from pytest import approx, mark
 
-from core.diffusion.losses import element_loss, huber_c
+from core.diffusion.objective import element_loss, huber_c
 from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
 from core.settings.noise import NoiseSettings
 

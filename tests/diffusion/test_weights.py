@@ -1,9 +1,15 @@
 import torch
 from pytest import approx, mark
 
+from core.diffusion.objective import (
+    PREDICTIONS,
+    debiased_weight,
+    like_noise_weight,
+    like_v_weight,
+    min_snr_weight,
+    timestep_weight,
+)
 from core.diffusion.schedule import schedule_in_force, sd_alpha_bar, snr
-from core.diffusion.targets import PREDICTIONS
-from core.diffusion.weights import debiased_weight, like_noise_weight, like_v_weight, min_snr_weight, timestep_weight
 from core.settings.noise import NoiseSettings
 
 

@@ -254,7 +254,7 @@ def test_a_file_without_a_part_says_which(tmp_path):
             "This is an SDXL checkpoint; this job works with SD 1.x",
         ),
         ("lora", {"lora_te1_x.lora_down.weight": (4, 8)}, "This is no whole model but: SDXL LoRA"),
-        ("odd", {"a": (1, 1)}, "This is no whole model but: model of a kind that is not known here"),
+        ("odd", {"a": (1, 1)}, "This is no whole model but: model of an unknown kind"),
     ],
 )
 def test_what_is_no_sd1_model_is_refused_by_its_name(tmp_path, name, content, words):
@@ -265,8 +265,8 @@ def test_what_is_no_sd1_model_is_refused_by_its_name(tmp_path, name, content, wo
 
 
 def test_missing_empty_and_broken_paths_are_named(tmp_path, copy):
-    assert problems_of(tmp_path / "none.safetensors")[0].what == "There is no such file"
-    assert problems_of(tmp_path)[0].what.startswith("This folder holds no model")
+    assert problems_of(tmp_path / "none.safetensors")[0].code == "file.missing"
+    assert problems_of(tmp_path)[0].code == "model.empty-folder"
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    assert "cut short" in problems_of(copy)[0].what
+    assert problems_of(copy)[0].code == "model.truncated"

@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.space import RESERVE
 from tests.local_server import Answers, serving
 from tests.offline import no_network
+from tests.refusals import refused
 
 DATA = bytes((n * 7 + n // 251) % 256 for n in range(3_000_000))
 HASH = hashlib.sha256(DATA).hexdigest()
@@ -156,7 +157,7 @@ def test_all_bytes_here_and_only_the_name_missing(tmp_path, server):
         ([serve(b"<html>", Content_Type="text/html; charset=utf-8")], None, None, "web page"),
         ([status(401)], HASH, None, "login"),
         ([status(403)], HASH, None, "403"),
-        ([status(404)], HASH, None, "no such file"),
+        ([status(404)], HASH, None, "404"),
         ([status(410)], HASH, None, "410"),
         ([status(429)], HASH, None, "slow down"),
         ([status(503)], HASH, None, "503"),
@@ -219,7 +220,7 @@ def test_a_redirect_is_followed_and_what_the_hub_states_before_it_counts(tmp_pat
 
 def test_room_is_looked_for_as_soon_as_the_size_is_known(tmp_path, server, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + len(DATA) - 1)
-    with pytest.raises(ProblemsError, match="must stay free"):
+    with refused("disk.space"):
         get(server, tmp_path)
     assert fetch.part_bytes(tmp_path / "model.safetensors") == 0
 
@@ -289,7 +290,7 @@ def test_a_file_put_there_by_hand_is_noticed_once_it_is_whole(tmp_path, entry):
 
 def test_another_file_at_its_place_is_not_written_over(tmp_path, server, entry):
     (tmp_path / entry.place).write_bytes(b"a person's own")
-    with pytest.raises(ProblemsError, match="another file"):
+    with refused("model.name-taken"):
         download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
     assert (tmp_path / entry.place).read_bytes() == b"a person's own" and server.asked == []
 
@@ -305,7 +306,7 @@ def test_an_unfinished_download_shows_its_bytes_and_can_be_dropped(tmp_path, ser
 
 def test_too_little_room_is_said_with_the_reserve_before_anything_is_asked(tmp_path, server, entry, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 40_000_000)
-    with pytest.raises(ProblemsError, match="takes 3 MB and 256 MB must stay free, but only 40 MB are free"):
+    with refused("disk.space", "3 MB", "256 MB", "40 MB"):
         download(parse_source("sd15"), tmp_path, endpoint=server.endpoint)
     assert server.asked == []
 
@@ -315,8 +316,8 @@ def test_offline_one_line_says_which_file_goes_where(tmp_path, monkeypatch):
     with no_network(allow_attempts=True), pytest.raises(ProblemsError) as caught:
         download(parse_source("sdxl"), tmp_path)
     (problem,) = caught.value.problems
-    assert "\n" not in str(problem)
-    for words in ("does not answer", "sd_xl_base_1.0.safetensors", str(tmp_path / ENTRIES[2].place)):
+    assert problem.code == "model.download-failed" and "\n" not in problem.what + problem.fix
+    for words in ("sd_xl_base_1.0.safetensors", str(tmp_path / ENTRIES[2].place)):
         assert words in str(problem)
 
 

@@ -13,8 +13,8 @@ from core.families.token_count import VOCABULARY
 from core.formats.checkpoint import SIZES_KEY
 from core.formats.diffusers_folder import Published
 from core.formats.whole_model import write_model
-from core.record.problems import ProblemsError
 from tests.models import tiny_folder
+from tests.refusals import refused
 
 STARTER = Path(__file__).parents[2] / "models" / "starter"
 
@@ -55,9 +55,11 @@ def test_so_it_is_for_the_other_families(tmp_path, name):
     assert_same(family(name).load(write(tmp_path / "file.ckpt", name, "ckpt", folder)), before)
 
 
-@pytest.mark.parametrize("said", ["{", "[1]", '{"unet": 3}'])
-def test_sizes_that_cannot_be_read_are_named(tmp_path, said):
+@pytest.mark.parametrize(
+    ("said", "code"), [("{", "file.not-json"), ("[1]", "model.bad-sizes"), ('{"unet": 3}', "model.bad-sizes")]
+)
+def test_sizes_that_cannot_be_read_are_named(tmp_path, said, code):
     file = tmp_path / "odd.safetensors"
     save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, file, metadata={SIZES_KEY: said})
-    with pytest.raises(ProblemsError, match=SIZES_KEY):
+    with refused(code, SIZES_KEY):
         family("sd1").load(file)

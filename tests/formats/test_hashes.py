@@ -74,5 +74,6 @@ def test_a_file_of_holes_is_refused_before_terabytes_of_nothing_are_read(tmp_pat
         pytest.skip("this file system keeps no holes, or does not tell")
     with pytest.raises(ProblemsError) as refused:
         file_sha256(hollow)
-    assert refused.value.problems[0].where == display_path(hollow) and "1,099.5 GB" in refused.value.problems[0].what
+    assert refused.value.codes == ["file.incomplete"] and refused.value.problems[0].where == display_path(hollow)
+    assert "1,099.5 GB" in refused.value.problems[0].what
     assert len(file_sha256(small)) == 64

@@ -28,11 +28,12 @@ def model(tmp_path):
 
 
 def problem_of(path):
+    """(code, what) of the one problem with this file."""
     with pytest.raises(ProblemsError) as caught:
         read_header(path)
     (problem,) = caught.value.problems
     assert str(path) == problem.where and problem.fix
-    return problem.what
+    return problem.code, problem.what
 
 
 def test_names_types_and_shapes_are_read_without_the_weights(model):
@@ -78,9 +79,10 @@ def test_a_file_cut_short_says_how_many_bytes_are_missing(model):
     path, _ = model
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
-    assert problem_of(path) == f"The file is cut short: {len(whole) - 3:,} bytes of {len(whole):,} are there"
+    code, what = problem_of(path)
+    assert code == "model.truncated" and f"{len(whole) - 3:,} of {len(whole):,} bytes" in what
     path.write_bytes(whole[:20])
-    assert "cut short" in problem_of(path)
+    assert problem_of(path)[0] == "model.truncated"
 
 
 def test_a_name_that_is_listed_twice_is_refused(tmp_path):
@@ -88,7 +90,8 @@ def test_a_name_that_is_listed_twice_is_refused(tmp_path):
     lines = [json.dumps({"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]}) for at in (0, 4)]
     text = f'{{"a": {lines[0]}, "a": {lines[1]}}}'
     (tmp_path / "twice.safetensors").write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(8))
-    assert "'a'" in problem_of(tmp_path / "twice.safetensors")
+    code, what = problem_of(tmp_path / "twice.safetensors")
+    assert code == "file.not-json" and "'a'" in what
 
 
 @pytest.mark.parametrize(
@@ -106,30 +109,30 @@ def test_a_header_that_contradicts_itself_is_damaged(tmp_path, entry):
     text = json.dumps({"a": entry}).encode()
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(24))
-    assert problem_of(path).startswith("The file's list of tensors is damaged")
+    assert problem_of(path)[0] == "model.bad-header"
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "code"),
     [
-        (b"", "empty"),
-        (b"<!DOCTYPE html><html>Log in", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-        (b"just text that is long enough to be read", "not a model file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a model file"),
-        (b"\x80\x02not really a pickle", "damaged"),
-        (b"PK\x03\x04not really a zip", "damaged"),
+        (b"", "model.empty-file"),
+        (b"<!DOCTYPE html><html>Log in", "model.page-file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "model.pointer-file"),
+        (b"just text that is long enough to be read", "model.unknown-file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "model.unknown-file"),
+        (b"\x80\x02not really a pickle", "model.damaged"),
+        (b"PK\x03\x04not really a zip", "zip.damaged"),
     ],
 )
-def test_what_is_no_model_is_named(tmp_path, content, words):
+def test_what_is_no_model_is_named(tmp_path, content, code):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    assert words in problem_of(path)
+    assert problem_of(path)[0] == code
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    assert problem_of(tmp_path / "none.safetensors") == "There is no such file"
-    assert problem_of(tmp_path) == "This is a folder, not a file"
+    assert problem_of(tmp_path / "none.safetensors")[0] == "file.missing"
+    assert problem_of(tmp_path)[0] == "file.is-folder"
 
 
 def test_looking_at_files_does_not_import_torch():

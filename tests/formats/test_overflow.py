@@ -43,4 +43,5 @@ def test_integers_and_empty_tensors_have_no_size():
 
 def test_the_advice_names_three_and_counts_the_others():
     problem = kept_wide(list("abcde"), torch.float16, "x.safetensors")
-    assert problem.level == "advice" and problem.what.endswith("fp32: a, b, c and 2 more")
+    assert (problem.level, problem.code) == ("advice", "weights.overflow")
+    assert "fp32" in problem.what and "a, b, c and 2 more" in problem.what

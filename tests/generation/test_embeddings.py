@@ -178,19 +178,17 @@ def test_files_that_do_not_fit_are_refused_together_before_anything_loads(worksp
     ]
     with pytest.raises(ProblemsError) as caught:
         find_sources(job_of(embeddings=asked), workspace)
-    said = [problem.what for problem in caught.value.problems]
-    assert len(said) == 6
-    for number, words in enumerate(
-        (
-            "vectors of 768 numbers; this model's words have 64",
-            "an embedding for SD 2.x; the model is SD 1.x",
-            "an embedding for SDXL; the model is SD 1.x",
-            "is no embedding",
-            "Two embeddings are for the word 'Good'",
-            "There is no embedding 'nowhere'",
-        )
-    ):
-        assert words in said[number]
+    expected = {
+        "embedding.other-width": ("768", "64"),
+        "embedding.other-family": ("SD 2.x", "SD 1.x"),
+        "embedding.other-family 2": ("SDXL", "SD 1.x"),
+        "embedding.not-an-embedding": (),
+        "embedding.token-twice": ("'Good'",),
+        "embedding.not-found": ("'nowhere'",),
+    }
+    assert caught.value.codes == [code.removesuffix(" 2") for code in expected]
+    for problem, facts in zip(caught.value.problems, expected.values(), strict=True):
+        assert all(fact in problem.what for fact in facts)
     xl = tiny_folder("sdxl", tmp_path / "xl_model")
     asked = [
         file("lone", clip_l=(1, 32)),
@@ -200,10 +198,14 @@ def test_files_that_do_not_fit_are_refused_together_before_anything_loads(worksp
     ]
     with pytest.raises(ProblemsError) as caught:
         find_sources(job_of(xl, embeddings=asked), workspace)
-    said = " ".join(problem.what for problem in caught.value.problems)
-    assert len(caught.value.problems) == 4
-    assert "lone.safetensors holds clip_l; SDXL reads clip_l and clip_g" in said
-    assert "another number of vectors in clip_g" in said and "this model's words have 32" in said
+    assert caught.value.codes == [
+        "embedding.other-tensors",
+        "embedding.other-tensors",
+        "embedding.unequal-counts",
+        "embedding.other-width",
+    ]
+    assert "lone.safetensors" in (lone := caught.value.problems[0].what) and "clip_l and clip_g" in lone
+    assert "32" in caught.value.problems[3].what
 
 
 def test_widths_are_read_from_files_and_folders_alike(tmp_path):

@@ -13,10 +13,10 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.loras import loras_attached, read_network
 from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompts, plain_sizes
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
-from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.generate import LoraUse
 from tests.models import tiny_folder
+from tests.refusals import refused
 
 STARTER = PROJECT / "models" / "starter"
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -133,7 +133,7 @@ def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
 def test_a_lora_of_another_family_is_refused(model, tmp_path):
     path = model.lora(tmp_path / "own.safetensors")
     starter = family("sd1").load(STARTER, parts=("unet",))
-    with pytest.raises(ProblemsError, match=f"is a LoRA for {FAMILY_NAMES[model.name]}; the model is SD 1.x"):
+    with refused("lora.other-family", FAMILY_NAMES[model.name], "SD 1.x"):
         read_network(starter, path, 1.0)
 
 

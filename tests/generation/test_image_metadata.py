@@ -103,8 +103,9 @@ def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
     assert asked.sampler == "dpmsolver++"
     assert asked.loras == [LoraUse(file="armor_v2", strength=0.8)]
     assert record.hashes == Hashes("93b79e09ed", {"armor_v2": "1a2b3c4d5e6f"})
-    said = " ".join(note.what for note in record.notes)
-    assert "Karras" in said and "anything-v4.5" in said
+    noted = {note.code: note.what for note in record.notes}
+    assert "Karras" in noted["image-settings.noise-schedule"]
+    assert "anything-v4.5" in noted["image-settings.other-model"]
     assert all(note.level == "advice" for note in record.notes)
 
 
@@ -206,15 +207,19 @@ def test_texts_made_to_be_slow_are_answered_at_once(text):
     assert time.process_time() - began < 5
 
 
+def codes_of(record):
+    return [note.code for note in record.notes]
+
+
 def test_weights_and_zero_terminal_snr_are_written_as_a1111_writes_them_and_read_back():
     for weights, schedule in ((True, "on"), (False, "off")):
         asked = {"prompt": "a (fox:1.3)", "prompt_weights": weights, "zero_terminal_snr": schedule, "seed": 1}
         text = a1111_text(build(GenerateJob, {"generate": asked}), Hashes())
         found = from_a1111_text(text)
-        assert found.job.generate.prompt_weights is weights and not any("mean" in note.what for note in found.notes)
+        assert found.job.generate.prompt_weights is weights and "image-settings.prompt-weights" not in codes_of(found)
         assert found.job.generate.zero_terminal_snr == ("on" if schedule == "on" else "auto")
     theirs = from_a1111_text("a (fox:1.3)\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64")
-    assert theirs.job.generate.prompt_weights and any("mean" in note.what for note in theirs.notes)
+    assert theirs.job.generate.prompt_weights and "image-settings.prompt-weights" in codes_of(theirs)
 
 
 def test_an_image_of_before_weights_were_read_is_made_again_as_it_was(tmp_path):

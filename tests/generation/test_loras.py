@@ -178,10 +178,15 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
 
     with pytest.raises(ProblemsError) as caught, loras_attached(starter, uses, find):
         pass
-    said = [problem.what for problem in caught.value.problems]
-    assert len(said) == 5
-    for words, sentence in zip(["SDXL", "LoHa", "fits no layer", "VAE", "no LoRA 'missing'"], said, strict=True):
-        assert words in sentence
+    expected = [
+        ("lora.other-family", "SDXL"),
+        ("lora.unsupported-variant", "LoHa"),
+        ("lora.no-matching-layers", "stranger"),
+        ("lora.not-a-lora", "VAE"),
+        ("lora.not-found", "'missing'"),
+    ]
+    assert caught.value.codes == [code for code, _ in expected]
+    assert all(fact in problem.what for (_, fact), problem in zip(expected, caught.value.problems, strict=True))
     assert all(problem.where and problem.fix for problem in caught.value.problems)
     assert not any(hasattr(type(module), "adapts") for module in starter.unet.modules())
 
@@ -194,7 +199,10 @@ def test_layers_that_the_model_lacks_are_named_and_the_others_used(starter, plai
     with loras_attached(starter, [LoraUse(file="a", strength=0.7)], lambda name: path) as report:
         [problem] = report.problems
         [used] = report.loras
-    assert "lora_unet_mid_block_attentions_9_proj_in" in problem.what and problem.level == "advice"
+    assert "lora_unet_mid_block_attentions_9_proj_in" in problem.what and (problem.level, problem.code) == (
+        "advice",
+        "lora.unmatched-layers",
+    )
     assert (used.path, used.strength, used.modules) == (path, 0.7, len(tensors) // 3)
 
 

@@ -27,8 +27,8 @@ from core.generation.pipeline import (
     images_at_once,
 )
 from core.record.cancel import Cancelled, CancelToken
-from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
+from tests.refusals import refused
 
 STARTER = PROJECT / "models" / "starter"
 # Every number is given: none comes from a model's scheduler config.
@@ -201,7 +201,7 @@ def test_steps_are_reported_and_a_cancelled_drawing_ends_at_the_next(starter):
 
 
 def test_numbers_that_are_none_are_an_error_and_no_black_image(starter):
-    with pytest.raises(ProblemsError, match="NaN"):
+    with refused("image.nan"):
         decode(starter.vae, torch.full((1, 4, 8, 8), float("nan")))
 
 

@@ -14,12 +14,13 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 
 
-def job_of(*sources, captions=None, **dataset):
+def job_of(*sources, captions=None, compatibility="none", **dataset):
     return build(
         TrainJob,
         {
             "dataset": {"sources": list(sources), **dataset},
             "captions": {"caption_extension": ".txt"} | (captions or {}),
+            "model": {"compatibility": compatibility},
         },
     )
 
@@ -42,7 +43,7 @@ def test_the_file_is_short_and_reads_as_a_person_would_write_it(tmp_path):
         plain("D:\\sets\\it's a fox", num_repeats=10, class_tokens="sks fox", keep_tokens=1),
         plain("D:\\sets\\reg", role="regularization", class_tokens="fox"),
         resolution=768,
-        reg_balance="kohya",
+        compatibility="sd-scripts-0.10",
     )
     written = write_dataset_config(job, tmp_path / "set.toml")
     assert written.problems == []
@@ -82,13 +83,15 @@ def test_json_holds_the_same(tmp_path):
 
 def test_the_kind_comes_from_the_name_or_is_added_to_it(tmp_path):
     assert write_dataset_config(job_of(plain()), tmp_path / "set.v2", "json").path.name == "set.v2.json"
-    with pytest.raises(ProblemsError, match="neither"):
+    with pytest.raises(ProblemsError) as refused:
         write_dataset_config(job_of(plain()), tmp_path / "set.yaml")
+    assert refused.value.codes == ["dataset-config.unknown-format"]
 
 
 def test_nothing_to_write_is_told_and_no_file_is_made(tmp_path):
-    with pytest.raises(ProblemsError, match="no folder to write"):
+    with pytest.raises(ProblemsError) as refused:
         write_dataset_config(TrainJob(), tmp_path / "set.toml")
+    assert refused.value.codes == ["dataset.no-folder"]
     assert not list(tmp_path.iterdir())
 
 
@@ -99,7 +102,7 @@ def test_folders_with_equal_sizes_become_one_dataset_and_others_their_own():
         ["/a", "/c"],
         ["/b"],
     ]
-    assert "become datasets of their own" in problems[0].what, "here they could share a bucket"
+    assert problems[0].code == "dataset-config.separate-datasets", "here they could share a bucket"
 
 
 def test_batch_groups_keep_folders_apart():
@@ -130,7 +133,7 @@ def test_further_resolutions_are_further_datasets():
     config, problems = dataset_config(job_of(plain(), more_resolutions=[768, [512, 1024]]))
     assert [dataset["resolution"] for dataset in config["datasets"]] == [512, 768, [512, 1024]]
     assert [dataset["max_bucket_reso"] for dataset in config["datasets"]] == [1024, 1536, 2048]
-    assert "further datasets over the same folder" in problems[0].what
+    assert problems[0].code == "dataset-config.more-resolutions"
 
 
 def test_a_folder_that_is_switched_off_is_left_out_by_no_repeats_and_stays_in_the_file(tmp_path):
@@ -175,71 +178,72 @@ def test_auto_takes_the_ending_of_more_captions_and_names_those_that_are_not_rea
     config, problems = dataset_config(job_of(*map(plain, (few, many, both)), captions=captions[0]))
     found = [subset["caption_extension"] for subset in config["datasets"][0]["subsets"]]
     assert found == [".txt", ".caption", ".txt"]
-    assert [(problem.where, problem.fix) for problem in problems] == [
-        (few.as_posix(), "Rename these .caption files to .txt."),
-        (many.as_posix(), "Rename these .txt files to .caption."),
+    assert [(problem.where, problem.code) for problem in problems] == [
+        (few.as_posix(), "dataset-config.mixed-caption-extensions"),
+        (many.as_posix(), "dataset-config.mixed-caption-extensions"),
     ]
+    assert ".caption files to .txt" in problems[0].fix and ".txt files to .caption" in problems[1].fix
     assert "c.png" in problems[0].what and "a.png" in problems[1].what
 
 
 LOST = {
-    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "Weight of regularization"),
-    "dataset.balance": ({}, {}, {}, "Balance of regularization"),
-    "dataset.short": ({}, {"short_batches": "merge"}, {}, "Buckets that do not fill a batch"),
-    "dataset.broken": ({}, {"skip_broken": True}, {}, "Leave out broken images"),
-    "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "Dataset class"),
-    "dataset.color": ({}, {"alpha_color": "#000000"}, {}, "Color behind transparency"),
-    "captions.length": ({}, {}, {"max_token_length": 150}, "Longest caption"),
-    "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "Several caption files"),
-    "captions.lines": ({}, {}, {"caption_lines": "all"}, "Captions of several lines"),
-    "captions.trigger": ({}, {}, {"trigger_word": "zwx"}, "Trigger word"),
-    "captions.template": ({}, {}, {"caption_template": "style"}, "Sentences instead of captions"),
-    "source.samples": ({"samples_per_epoch": 20}, {}, {}, "Views per epoch"),
-    "source.weight": ({"loss_weight": 0.5}, {}, {}, "Loss weight"),
-    "source.held": ({"validation_images": ["a.png"]}, {}, {}, "Images for validation"),
-    "masks alone": ({"masked_loss": True}, {}, {}, "Use the masks"),
-    "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "Use the masks: off"),
-    "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "Metadata file"),
-    "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "Transparency is a mask"),
-    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "Words for images without"),
-    "list and role": ({"metadata_file": "/m.json", "role": "regularization"}, {}, {}, "Role: regularization"),
-    "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "Read metadata_cache.json"),
+    "dataset.more": ({}, {"prior_loss_weight": 0.5}, {}, "lost.prior_loss_weight"),
+    "dataset.balance": ({}, {}, {}, "regularization-balance"),
+    "dataset.short": ({}, {"short_batches": "merge"}, {}, "lost.short_batches"),
+    "dataset.broken": ({}, {"skip_broken": True}, {}, "lost.skip_broken"),
+    "dataset.class": ({}, {"dataset_class": "a.b.C"}, {}, "lost.dataset_class"),
+    "dataset.color": ({}, {"alpha_color": "#000000"}, {}, "lost.alpha_color"),
+    "captions.length": ({}, {}, {"max_token_length": 150}, "lost.max_token_length"),
+    "captions.sidecars": ({}, {}, {"sidecars": "joined"}, "lost.sidecars"),
+    "captions.lines": ({}, {}, {"caption_lines": "all"}, "lost.caption_lines"),
+    "captions.trigger": ({}, {}, {"trigger_word": "zwx"}, "lost.trigger_word"),
+    "captions.template": ({}, {}, {"caption_template": "style"}, "lost.caption_template"),
+    "source.samples": ({"samples_per_epoch": 20}, {}, {}, "lost.samples_per_epoch"),
+    "source.weight": ({"loss_weight": 0.5}, {}, {}, "lost.loss_weight"),
+    "source.held": ({"validation_images": ["a.png"]}, {}, {}, "lost.validation_images"),
+    "masks alone": ({"masked_loss": True}, {}, {}, "lost.masked_loss"),
+    "masks unused": ({"conditioning_data_dir": "/m"}, {}, {}, "lost.masked_loss"),
+    "masks and list": ({"conditioning_data_dir": "/m", "metadata_file": "/m.json"}, {}, {}, "lost.metadata_file"),
+    "masks and alpha": ({"conditioning_data_dir": "/m", "alpha_mask": True}, {}, {}, "lost.alpha_mask"),
+    "masks and words": ({"conditioning_data_dir": "/m", "class_tokens": "x"}, {}, {}, "lost.class_tokens"),
+    "list and role": ({"metadata_file": "/m.json", "role": "regularization"}, {}, {}, "lost.role"),
+    "list and cache": ({"metadata_file": "/m.json", "cache_info": True}, {}, {}, "lost.cache_info"),
 }
 
 
 @pytest.mark.parametrize("case", LOST)
 def test_what_sd_scripts_has_no_option_for_is_named(case):
-    source, dataset, captions, title = LOST[case]
+    source, dataset, captions, name = LOST[case]
+    code = f"dataset-config.{name}"
     job = job_of(plain(**source), plain("/reg", role="regularization"), captions=captions, **dataset)
     _, problems = dataset_config(job)
-    found = [problem for problem in problems if title in problem.what and "cannot be written" in problem.what]
+    found = [problem for problem in problems if problem.code == code]
     assert found and found[0].level == "advice" and found[0].fix and found[0].where
     if "balance" not in case:
         _, before = dataset_config(job_of(plain(), plain("/reg", role="regularization")))
-        assert not [problem for problem in before if title in problem.what]
+        assert not [problem for problem in before if problem.code == code]
 
 
 def test_masks_need_an_option_on_the_command_line():
     _, problems = dataset_config(job_of(plain(conditioning_data_dir="/m", masked_loss=True)))
-    assert [problem.fix for problem in problems] == ["Give sd-scripts --masked_loss."]
+    (problem,) = problems
+    assert problem.code == "dataset-config.masks-need-option" and "--masked_loss" in problem.fix
 
 
 def test_a_bucket_step_and_files_that_sd_scripts_refuses_are_told(tmp_path):
     image(tmp_path / "a", ".gif")
     _, problems = dataset_config(job_of({"folder": str(tmp_path)}, bucket_reso_steps=8))
-    assert {problem.what for problem in problems} == {
-        "sd-scripts refuses a bucket step of 8.",
-        "sd-scripts does not read 1 .gif files.",
-    }
+    named = {problem.code: problem.what for problem in problems}
+    assert named.keys() == {"dataset-config.bucket-step", "dataset-config.unread-images"}
+    assert " 8" in named["dataset-config.bucket-step"] and "1 .gif" in named["dataset-config.unread-images"]
 
 
 def test_attributes_that_toml_cannot_hold_are_named_and_json_keeps_them(tmp_path):
     job = job_of(plain(custom_attributes={"a": None, "b": [1, "x"], "c": {"d": [1, 2]}, "e f": "'\"\\#\t"}))
     written = write_dataset_config(job, tmp_path / "set.toml")
-    assert [problem.what for problem in written.problems] == [
-        "The custom attribute 'a' cannot be written as TOML.",
-        "The custom attribute 'b' cannot be written as TOML.",
-    ]
+    assert {problem.code for problem in written.problems} == {"dataset-config.attribute-not-toml"}
+    assert ["'a'" in problem.what and "'b'" not in problem.what for problem in written.problems] == [True, False]
+    assert "'b'" in written.problems[1].what
     assert subsets(toml.load(written.path))[0]["custom_attributes"] == {"c": {"d": [1, 2]}, "e f": "'\"\\#\t"}
     whole = write_dataset_config(job, tmp_path / "set.json")
     assert whole.problems == [] and apply_dataset_config(TrainJob(), whole.path)[0].dataset.sources[

@@ -1,7 +1,5 @@
 """Textual inversion: new rows train and nothing else; its files are those of sd-scripts."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
@@ -10,13 +8,14 @@ from torch import nn
 
 from core.families import family
 from core.formats.embedding_file import LAYERS, read_embedding, write_embedding
+from core.methods import MethodInputs
 from core.methods.embedding import EmbeddingMethod
 from core.methods.new_words import WordTable, spelled_out
+from core.networks.files import NetworkFiles
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.building import make_method
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -115,7 +114,7 @@ def test_the_file_to_go_on_from_is_the_one_that_was_set(components, tmp_path):
     embedding = {"token_string": "zunkel", "embedding_weights": str(tmp_path / "given.safetensors")}
     job = build(TrainJob, {"method": {"kind": "embedding"}, "embedding": embedding})
     workspace = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets")
-    own = make_method(SimpleNamespace(job=job, model=STARTER, vae=None, context=SimpleNamespace(workspace=workspace)))
+    own = job.method.spec.make(MethodInputs(job, workspace, 0, STARTER, None, NetworkFiles()))
     own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], given)
 

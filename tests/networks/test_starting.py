@@ -14,6 +14,7 @@ from core.networks.network import Network, attached
 from core.networks.starting import start_network
 from core.record.problems import ProblemsError
 from core.settings.network import NetworkSettings
+from tests.refusals import refused
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 OUT = "lora_unet_up_blocks_1_attentions_0_proj_out"
@@ -60,6 +61,10 @@ def said(problems):
     return " ".join(problem.what for problem in problems)
 
 
+def codes(problems):
+    return [problem.code for problem in problems]
+
+
 def test_a_network_starts_with_the_weights_of_the_file(model):
     tensors = trained(model, rank=4, alpha=2.0)
     network, problems = started(model, tensors, rank=4, alpha=2.0)
@@ -70,7 +75,8 @@ def test_a_network_starts_with_the_weights_of_the_file(model):
 def test_the_alpha_of_the_file_counts_and_that_is_said(model):
     network, problems = started(model, trained(model, rank=4, alpha=2.0), rank=4, alpha=4.0)
     assert {layer.alpha for layer in network.adapters.values()} == {2.0}
-    assert "2 in 3 layers where 4 is set" in said(problems) and problems[0].level == "advice"
+    assert "2 in 3 layers where 4 is set" in said(problems)
+    assert [(problem.level, problem.code) for problem in problems] == [("advice", "network.start-alpha")]
 
 
 def test_as_sd_scripts_the_alpha_set_here_trains_and_that_of_the_file_is_saved(model):
@@ -78,7 +84,7 @@ def test_as_sd_scripts_the_alpha_set_here_trains_and_that_of_the_file_is_saved(m
     settings = {"rank": 4, "alpha": 4.0, "weights_scale": "kohya"}
     network, problems = started(model, tensors, **settings)
     assert {layer.scale for layer in network.adapters.values()} == {1.0}
-    assert float(network.state_dict()[f"{Q}.alpha"]) == 2.0 and "saved with its own" in said(problems)
+    assert float(network.state_dict()[f"{Q}.alpha"]) == 2.0 and codes(problems) == ["network.start-alpha-saved"]
     again, _ = started(model, tensors, **settings)
     again.load_state(network.state_dict())  # a run that continues
     assert {layer.scale for layer in again.adapters.values()} == {1.0}
@@ -89,7 +95,8 @@ def test_another_rank_is_refused_with_the_layers_and_the_two_ways_out(model):
     with raises(ProblemsError) as caught:
         started(model, trained(model, rank=4), rank=8)
     (problem,) = caught.value.problems
-    assert "3 layers of the LoRA have rank 4, and rank 8 is set here" in problem.what and TEXT in problem.what
+    assert problem.code == "network.start-rank" and TEXT in problem.what
+    assert "3 layers" in problem.what and "rank 4" in problem.what and "rank 8" in problem.what
     assert "set network.rank to 4" in problem.fix and "dim_from_weights" in problem.fix
 
 
@@ -115,8 +122,8 @@ def test_each_kind_of_mismatch_is_listed(model):
     with raises(ProblemsError) as caught:
         started(model, tensors, rank=8)
     text = said(caught.value.problems)
-    assert "1 layers of the LoRA have rank 4" in text and "1 layers of the LoRA have rank 2" in text
-    assert "another size than the model's" in text
+    assert "rank 4" in text and "rank 2" in text
+    assert codes(caught.value.problems) == ["network.start-rank", "network.start-rank", "network.start-shape"]
 
 
 def test_layers_that_the_file_lacks_start_fresh_and_its_others_are_named(model):
@@ -128,14 +135,17 @@ def test_layers_that_the_file_lacks_start_fresh_and_its_others_are_named(model):
     network, problems = started(model, tensors, train_text_encoder=False)
     assert set(network.adapters) == {Q, OUT} and not network.adapters[OUT].up.any() and network.adapters[Q].up.any()
     text = said(problems)
-    assert "1 of 2 layers are not in the LoRA and start fresh" in text and OUT in text
-    assert "1 layers of the LoRA are of a part that is not trained" in text
-    assert "1 layers of the LoRA are left out here: lora_unet_conv_in" in text
+    assert "1 of 2 layers" in text and OUT in text and "lora_unet_conv_in" in text
+    assert codes(problems) == [
+        "network.start-fresh-layers",
+        "network.start-untrained-part",
+        "network.start-unused-layers",
+    ]
 
 
 def test_a_file_without_any_layer_that_is_trained_is_refused(model):
     tensors = {key: value for key, value in trained(model).items() if key.startswith(TEXT)}
-    with raises(ProblemsError, match="no layer that is trained"):
+    with refused("network.start-without-layers"):
         started(model, tensors, train_text_encoder=False)
 
 

@@ -11,6 +11,7 @@ from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.record.problems import ProblemsError
 from core.settings.optimizer import OptimizerSettings
+from tests.refusals import refused
 
 
 def parts_of(seed=0):
@@ -49,9 +50,9 @@ def test_a_part_with_rate_0_is_left_out_and_asks_for_no_gradients():
 
 
 def test_a_run_in_which_nothing_would_train_is_refused():
-    with raises(ProblemsError, match="Nothing would be trained"):
+    with refused("training.nothing-to-train"):
         parameter_groups(OptimizerSettings(learning_rate=0.0), parts_of())
-    with raises(ProblemsError, match="Nothing would be trained"):
+    with refused("training.nothing-to-train"):
         parameter_groups(OptimizerSettings(unet_lr=0.0), {"text_encoder": [], "unet": parts_of()["unet"]})
 
 
@@ -331,5 +332,5 @@ def test_what_was_trained_comes_back_also_when_saving_fails():
 
 def test_a_refusal_of_the_library_is_a_problem_with_its_words():
     settings = OptimizerSettings(optimizer_type="SGDNesterov", optimizer_args={"dampening": 0.5})
-    with raises(ProblemsError, match="Nesterov momentum requires"):
+    with refused("optimizer.refused", "Nesterov momentum requires"):
         build_optimizer(settings, parameter_groups(settings, parts_of()))

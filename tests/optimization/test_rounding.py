@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core.optimization import rounding
-from core.optimization.rounding import draws, round_by_chance, widen_steps
+from core.optimization.rounding import draws, round_stochastically, widen_steps
 
 
 def drawn(seed=0):
@@ -19,16 +19,16 @@ def shorts(seed=0):
 def test_rounding_by_chance_is_right_on_average():
     """Of n draws of a number between two neighbors at distance u, the mean is the number, within 4 u / (2 sqrt n)."""
     value, n = 1.0 + 0.3 * 2**-7, 20000  # 2 ** -7: the distance of bf16 numbers above 1
-    rounded = round_by_chance(torch.full((n,), value), shorts()).float()
+    rounded = round_stochastically(torch.full((n,), value), shorts()).float()
     assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
     assert rounded.mean().item() == pytest.approx(value, abs=4 * 2**-7 / (2 * n**0.5))
-    negative = round_by_chance(torch.full((n,), -value), shorts(1)).float()
+    negative = round_stochastically(torch.full((n,), -value), shorts(1)).float()
     assert negative.mean().item() == pytest.approx(-value, abs=4 * 2**-7 / (2 * n**0.5))
 
 
 def test_each_of_many_numbers_has_a_chance_of_its_own():
     values = torch.rand(4001, generator=drawn(2)) + 1
-    error = torch.stack([round_by_chance(values, shorts(seed)).float() - values for seed in range(400)])
+    error = torch.stack([round_stochastically(values, shorts(seed)).float() - values for seed in range(400)])
     assert error.mean(dim=0).abs().max().item() < 5 * 2**-7 / (2 * 400**0.5)
     neighbors = torch.corrcoef(error[:, :8].T)
     assert (neighbors - torch.eye(8)).abs().max().item() < 5 / 400**0.5, "four come from one draw, and are independent"
@@ -36,20 +36,20 @@ def test_each_of_many_numbers_has_a_chance_of_its_own():
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -3.0, float("inf"), float("-inf"), 2.0**-130])
 def test_what_bf16_can_hold_stays_as_it_is(value):
-    assert round_by_chance(torch.full((64,), value), shorts()).unique().tolist() == [value]
+    assert round_stochastically(torch.full((64,), value), shorts()).unique().tolist() == [value]
 
 
 def test_what_is_no_number_stays_none():
     ones = torch.full((64,), -1, dtype=torch.int32).view(torch.float32)  # a NaN that counts up to 0, as CUDA has them
     for values in (torch.full((64,), float("nan")), ones, (ones.view(torch.int32) ^ -(2**31)).view(torch.float32)):
-        assert values.isnan().all() and round_by_chance(values, shorts()).isnan().all()
+        assert values.isnan().all() and round_stochastically(values, shorts()).isnan().all()
 
 
 def test_of_many_numbers_one_that_is_none_is_none_alone():
     values = torch.randn(100, generator=drawn())
     values[7] = torch.full((), 2**31 - 1, dtype=torch.int32).view(torch.float32)  # as CUDA has them
     values[9] = float("inf")
-    rounded = round_by_chance(values, shorts())
+    rounded = round_stochastically(values, shorts())
     assert rounded.isnan().nonzero().tolist() == [[7]] and rounded[9] == float("inf")
     assert torch.equal(rounded.nan_to_num(), rounded.to(torch.bfloat16).float().nan_to_num())
 

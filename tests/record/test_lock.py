@@ -1,4 +1,4 @@
-"""A folder has one worker at a time, also on drives without file locks: there a sign of life stands for the lock."""
+"""A folder has one worker at a time, also on drives without file locks, where a heartbeat replaces the lock."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from tests.refusals import refused
 from tests.tasks import stand_in
 
 NONE_THERE = [OSError(number, "no locks") for number in sorted(lock.NO_LOCKS)] + [NotImplementedError("no flock")]
@@ -55,9 +56,7 @@ def test_without_locks_a_run_works_and_a_second_start_is_refused(lockless, folde
     (said,) = folder.lock()
     assert "no file locks" in said
     assert folder.held and RunFolder(folder.path).held
-    with pytest.raises(
-        ProblemsError, match=r"(?s)running, which gave a sign of life \d seconds ago.*try again in 60 s"
-    ):
+    with refused("run.already-running", "heartbeat", "try again in 60 s"):
         RunFolder(folder.path).lock()
     folder.unlock()
     assert not RunFolder(folder.path).held
@@ -69,7 +68,7 @@ def test_without_locks_a_run_works_and_a_second_start_is_refused(lockless, folde
 def test_without_locks_a_run_whose_process_is_gone_is_taken_over_with_a_sentence(lockless, folder):
     leave_sign(folder.path / "lock", 3600)
     assert not folder.held
-    assert folder.lock()[1] == "Taken over from a process that gave no sign of life for 60 minutes"
+    assert "Taken over" in (taken := folder.lock()[1]) and "60 minutes" in taken
     assert RunFolder(folder.path).held
     folder.unlock()
 
@@ -86,13 +85,14 @@ def test_the_sentences_are_in_the_log_of_the_run(lockless, folder, workspace, mo
 def test_without_locks_one_output_folder_has_one_engine(lockless, workspace, capsys):
     first = Ownership(workspace, "the page")
     assert is_held(workspace) and "no file locks" in capsys.readouterr().err
-    with pytest.raises(ProblemsError, match=r"already works .* the page .* sign of life"):
+    with pytest.raises(ProblemsError, match=r"the page .*heartbeat"):
         Ownership(workspace, "a second one")
     first.release()
     assert not is_held(workspace)
     leave_sign(workspace.private / "lock", 200)
     second = Ownership(workspace, "a later one")
-    assert "Taken over from a process that gave no sign of life for 3 minutes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Taken over" in said and "3 minutes" in said
     second.release()
 
 
@@ -137,7 +137,7 @@ def test_with_locks_only_a_fresh_sign_of_another_machine_counts(folder):
     """The same drive may have locks on one machine and none on another."""
     leave_sign(folder.path / "lock", 5)
     assert folder.held
-    with pytest.raises(ProblemsError, match="sign of life"):
+    with refused("run.already-running", "heartbeat"):
         folder.lock()
     leave_sign(folder.path / "lock", 3600)
     assert not folder.held and folder.lock() == []
@@ -150,9 +150,9 @@ def test_a_folder_that_takes_no_file_is_no_drive_without_locks(folder, workspace
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(lock.FileLock, "acquire", refuse)
-    with pytest.raises(ProblemsError, match="cannot be written: Read-only file system"):
+    with pytest.raises(ProblemsError, match="Read-only file system"):
         Ownership(workspace, "a page")
-    with pytest.raises(ProblemsError, match=r"(?i)run's folder cannot be written.*read-only"):
+    with refused("file.unwritable", "Read-only"):
         folder.lock()
 
 

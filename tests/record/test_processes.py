@@ -24,7 +24,7 @@ def test_several_processes_of_which_one_was_started_are_refused(monkeypatch):
     started_alone(monkeypatch, "--num_processes", "2")
     with pytest.raises(ProblemsError) as refused:
         check_launch()
-    assert "--multi_gpu" in refused.value.problems[0].fix
+    assert refused.value.codes == ["launch.one-process"] and "--multi_gpu" in refused.value.problems[0].fix
 
 
 def test_one_process_that_was_asked_for_trains(monkeypatch):

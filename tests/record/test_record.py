@@ -2,15 +2,20 @@
 
 import errno
 import json
+import shutil
 import threading
 
 import pytest
 
+from core.engine.owner import Ownership, is_held
+from core.generation.library import list_loras, list_models
 from core.record import atomic, commands, draws
 from core.record.events import Said, StateChanged, Steps
 from core.record.journal import Journal, Tail, read_lines
-from core.record.problems import ProblemsError
-from core.record.run_folder import RunFolder, is_whole, newest_state, safe_name, seal_state
+from core.record.run_folder import RunFolder, is_whole, list_runs, newest_state, safe_name, seal_state
+from core.record.space import clear
+from core.record.workspace import PROJECT, Workspace
+from tests.refusals import refused
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path):
@@ -140,7 +145,7 @@ def test_only_one_process_may_run_a_folder(tmp_path, monkeypatch):
     assert not folder.held
     folder.lock()
     assert RunFolder(folder.path).held
-    with pytest.raises(ProblemsError, match="already running"):
+    with refused("run.already-running"):
         RunFolder(folder.path).lock()
     folder.unlock()
     assert not RunFolder(folder.path).held
@@ -174,7 +179,7 @@ def test_the_newest_whole_state_counts_and_a_damaged_one_does_not(tmp_path):
 def test_an_output_folder_that_cannot_be_written_is_a_plain_problem(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(ProblemsError, match="cannot be written"):
+    with refused("outputs.not-writable"):
         RunFolder.create(blocked / "runs", "x", {})
 
 
@@ -205,6 +210,21 @@ def test_names_that_are_no_unicode_survive_in_journal_and_json(tmp_path):
 def test_a_damaged_job_file_is_a_problem_with_a_fix(tmp_path):
     folder = RunFolder.create(tmp_path, "x", {})
     folder.job_file.write_text("{half")
-    with pytest.raises(ProblemsError, match="JSON") as caught:
+    with refused("file.not-json") as caught:
         folder.job()
     assert caught.value.problems[0].fix
+
+
+def test_the_readme_of_the_outputs_folder_is_no_run_image_model_or_job(tmp_path):
+    """It is tracked, so that the folder exists in a clone."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    shutil.copy(PROJECT / "outputs" / "README.md", outputs)
+    space = Workspace(outputs, tmp_path / "models", tmp_path / "presets")
+    owner = Ownership(space, "a test")
+    assert is_held(space)
+    owner.release()
+    run = RunFolder.create(space.runs, "mira", {"kind": "job"})
+    assert [each.path for each in list_runs(space.runs)] == [run.path]
+    assert list_models(space) == [] and list_loras(space) == []
+    assert clear(space.trash) == 0 and (outputs / "README.md").is_file()

@@ -9,7 +9,7 @@ import pytest
 from core.record import secrets
 from core.record.events import Said
 from core.record.journal import Journal
-from core.record.problems import ProblemsError
+from tests.refusals import refused
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_as_none_and_an_unknown_name_is_refused(own_file):
 def test_a_place_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(secrets.FILE_VARIABLE, str(tmp_path / "file" / "keys.json"))
-    with pytest.raises(ProblemsError, match="could not be kept"):
+    with refused("file.unwritable"):
         secrets.store("wandb_api_key", "key-of-wandb")
 
 

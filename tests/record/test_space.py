@@ -24,6 +24,7 @@ def test_a_refusal_names_what_it_takes_the_reserve_and_what_is_free_and_they_add
     monkeypatch.setattr(machine, "free_disk", lambda folder: free)
     with pytest.raises(ProblemsError) as caught:
         require_space(tmp_path, needed, "Unpacking", "free some")
+    assert caught.value.codes == ["disk.space"]
     takes, reserve, left = numbers(caught.value.problems[0].what)
     assert reserve == RESERVE and takes + reserve > left
     assert takes == 0 if needed == 0 else takes >= 1e6

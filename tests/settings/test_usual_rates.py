@@ -4,9 +4,10 @@ import pytest
 
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.methods import methods
 from core.settings.optimizers import catalog
 from core.settings.rules import training_problems
-from core.settings.usual_rates import WITH_ADAMW, far_rates, short, usual_rates
+from core.settings.usual_rates import far_rates, short, usual_rates
 
 KINDS = ("lora", "dreambooth", "fine_tune", "embedding")
 
@@ -117,4 +118,4 @@ def test_rates_are_written_as_people_write_them(number, text):
 
 
 def test_all_methods_are_declared():
-    assert {kind for kind, _ in WITH_ADAMW} == set(KINDS)
+    assert methods().keys() == set(KINDS) and all(spec.usual for spec in methods().values())

@@ -72,7 +72,7 @@ MACHINES = [
     ),
     ("Linux, Kepler K80", {**LINUX, "driver": "470.256", "compute": ("3.7",)}, "cpu", False, "cpu", "3.7"),
     ("Linux, driver of 2020 that cannot tell", {**LINUX, "driver": "450.80"}, "cpu", False, "cpu", "450.80"),
-    ("Linux, NVIDIA card, no driver", {**LINUX, "nvidia_card": True}, "cpu", False, "cpu", "does not answer"),
+    ("Linux, NVIDIA card, no driver", {**LINUX, "nvidia_card": True}, "cpu", False, "cpu", "does not respond"),
     ("Linux on ARM, GH200", {**ARM_LINUX, "driver": "580.65", "compute": ("9.0",)}, "cu130", False, "cpu", ""),
     ("Linux on ARM, no card", ARM_LINUX, "cpu", False, "cpu", ""),
     ("Linux, RX 7900", {**LINUX, "amd_card": True}, "rocm7.2", False, "cpu", ""),

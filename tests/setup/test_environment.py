@@ -152,7 +152,7 @@ def test_after_a_failed_update_the_start_goes_on_with_the_old_environment(projec
     monkeypatch.setattr(environment, "make", fail)
     monkeypatch.setattr(environment, "index_answers", silent)
     assert start.set_up(str(project))
-    assert "starts with that one" in capsys.readouterr().err
+    assert "previous environment" in capsys.readouterr().err
     assert not start.set_up(str(project), force=True), "an update that was asked for must fail aloud"
 
 
@@ -241,7 +241,7 @@ def test_a_silent_index_is_said_aloud_and_the_default_one_taken(project, monkeyp
     with pytest.raises(SetupError):
         sync(project, probe=silent)
     assert made[0].index_url is None
-    assert "https://download.pytorch.org/whl/cpu does not answer: PyTorch comes from pip's default" in (
+    assert "https://download.pytorch.org/whl/cpu does not respond: installing PyTorch from pip's default" in (
         capsys.readouterr().err
     )
 

@@ -123,7 +123,7 @@ def test_every_python_here_answers_the_probe_and_an_old_one_gets_a_sentence():
         if fitness == "old":
             run = subprocess.run([python, ROOT / "core/setup/launch.py"], capture_output=True, text=True, check=False)
             assert run.returncode == 1 and run.stderr.count("\n") == 1
-            assert run.stderr.startswith("Atelier needs Python 3.11, 3.12 or 3.13, and this is " + version)
+            assert run.stderr.startswith("Atelier needs Python 3.11, 3.12 or 3.13, but this is " + version)
 
 
 def test_probe_and_launch_agree_on_the_supported_versions():

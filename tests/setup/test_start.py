@@ -129,14 +129,14 @@ def test_exit_code_75_starts_the_page_again_without_a_second_browser_tab(project
     code, said = project.run("--port", "7861", CODES="75 75 3")
     assert code == 3
     assert project.notes("started") == [["--port", "7861"], *[["--port", "7861", "--no-browser"]] * 2]
-    assert said.count("starting again") == 2
+    assert said.count("restarting") == 2
 
 
 def test_it_gives_up_when_the_card_fails_again_and_again(project):
     code, said = project.run(CODES="75")
     assert code == 75
     assert len(project.notes("started")) == start.RESTARTS + 1
-    assert "not started again" in said
+    assert "not restarted" in said
 
 
 def test_a_job_without_the_page_is_not_run_twice(project):

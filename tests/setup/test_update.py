@@ -75,7 +75,7 @@ def test_when_the_new_environment_fails_the_old_code_comes_back(copies, capfd):
     assert update(mine) == 1
     assert git(mine, "rev-parse", "HEAD") == old and (mine / "page.txt").read_text() == "old"
     assert (mine / "notes.txt").read_text() == "not committed" and mine_is_whole(mine)
-    assert "back at the version from before" in capfd.readouterr().err
+    assert "previous version of the code was restored" in capfd.readouterr().err
 
 
 def test_a_copy_with_its_own_commits_is_not_merged_but_left(copies, capfd):

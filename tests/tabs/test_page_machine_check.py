@@ -36,7 +36,7 @@ def test_the_button_fills_a_table_and_gives_its_json(card):
     expect(start).to_be_disabled()
     expect(here.get_by_role("row")).to_have_count(4)  # with the heading's
     for name in QUICK:
-        expect(here.locator(f"tr[data-item={name}] .state")).to_have_text(re.compile("^(ok|not there)$"))
+        expect(here.locator(f"tr[data-item={name}] .state")).to_have_text(re.compile("^(ok|unavailable)$"))
     expect(here.get_by_role("status")).to_contain_text("in ")
     expect(start).to_be_enabled()
     with here.page.expect_download() as download:

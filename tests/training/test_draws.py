@@ -3,8 +3,8 @@
 import torch
 from pytest import approx, mark
 
+from core.diffusion.noise import draw_noises, draw_timesteps
 from core.settings.noise import NoiseSettings
-from core.training.draws import draw_noises, draw_timesteps
 
 FOX, BEAR, OWL = ((7, 2, ("set", f"{name}.png"), 0) for name in ("fox", "bear", "owl"))
 EVERYTHING = {
@@ -18,21 +18,23 @@ SHARED = {"offset_strength", "perturbation_strength"}
 
 
 def draws(*addresses, dtype=torch.float32, **options):
-    return draw_noises(NoiseSettings(**options), torch.zeros(len(addresses), 4, 16, 12, dtype=dtype), addresses)
+    latents = torch.zeros(len(addresses), 4, 16, 12, dtype=dtype)
+    drawn = vars(draw_noises(NoiseSettings(**options), latents, addresses))
+    return {name: value for name, value in drawn.items() if isinstance(value, torch.Tensor)}
 
 
 def test_only_what_the_settings_ask_for_is_drawn():
     assert set(draws(FOX)) == {"noise"}
     assert set(draws(FOX, noise_offset=0.0, ip_noise_gamma=0.0, noise_offset_random_strength=True)) == {"noise"}
-    assert set(draws(FOX, noise_offset=0.1)) == {"noise", "offset_noise"}
-    assert set(draws(FOX, ip_noise_gamma=0.1)) == {"noise", "perturbation_noise"}
+    assert set(draws(FOX, noise_offset=0.1)) == {"noise", "offset"}
+    assert set(draws(FOX, ip_noise_gamma=0.1)) == {"noise", "perturbation"}
     everything = draws(FOX, BEAR, **EVERYTHING)
     assert {name: tuple(value.shape) for name, value in everything.items()} == {
         "noise": (2, 4, 16, 12),
-        "offset_noise": (2, 4, 1, 1),
+        "offset": (2, 4, 1, 1),
         "offset_strength": (2,),
-        "multires_noise": (2, 4, 16, 12),
-        "perturbation_noise": (2, 4, 16, 12),
+        "multires": (2, 4, 16, 12),
+        "perturbation": (2, 4, 16, 12),
         "perturbation_strength": (2,),
     }
 
@@ -52,7 +54,7 @@ def test_as_sd_scripts_a_batch_shares_strengths_and_the_sizes_of_levels():
         assert torch.equal(value[0], value[1]) == (name in SHARED), name
     led_by_another = draws(BEAR, FOX, **options)
     assert led_by_another["offset_strength"][1] != alone["offset_strength"][0]
-    assert not torch.equal(led_by_another["multires_noise"][1], alone["multires_noise"][0])
+    assert not torch.equal(led_by_another["multires"][1], alone["multires"][0])
 
 
 def test_another_option_changes_no_draw_of_the_first():
@@ -64,7 +66,7 @@ def test_another_option_changes_no_draw_of_the_first():
 def test_noise_is_rounded_to_half_precision_only_as_sd_scripts(compatibility):
     drawn = draws(FOX, dtype=torch.bfloat16, compatibility=compatibility, **EVERYTHING)
     half = {name for name, value in drawn.items() if value.dtype == torch.bfloat16}
-    assert half == ({"noise", "perturbation_noise"} if compatibility == "kohya" else set())
+    assert half == ({"noise", "perturbation"} if compatibility == "kohya" else set())
 
 
 def test_multires_noise_of_a_step_stands_out_in_coarse_means():
@@ -76,7 +78,7 @@ def test_multires_noise_of_a_step_stands_out_in_coarse_means():
         return float(torch.nn.functional.avg_pool2d(noise, 4).var() / noise.var())
 
     assert coarse(drawn["noise"]) == approx(1 / 16, rel=0.15)
-    assert coarse(drawn["noise"] + drawn["multires_noise"]) > 0.2
+    assert coarse(drawn["noise"] + drawn["multires"]) > 0.2
 
 
 def test_timesteps_keep_to_their_range():

@@ -54,7 +54,8 @@ def losses(lines):
 
 
 CLIPPED = {
-    "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3, "compatibility": "kohya"},
+    "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3},
+    "model": {"compatibility": "sd-scripts-0.10"},
     "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2},
 }
 REST = merge(CLIPPED, {"network": {"train_text_encoder": True}, "optimizer": {"text_encoder_lr": 0.0}})

@@ -4,7 +4,8 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from pytest import fixture, mark, raises
 
-from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
+from core.diffusion.noise import Noises
+from core.diffusion.objective import Diffusion
 from core.settings.noise import NoiseSettings
 from core.training.step import training_loss
 
@@ -47,11 +48,10 @@ def kohya_loss(batch, *, v=False, gamma=None, noise_offset=None, ip=None, weight
     return loss
 
 
-def our_loss(batch, settings=None, **options):
-    settings = settings or NoiseSettings()
-    return training_loss(
-        predict, batch["latents"], batch["noise"], batch["timesteps"], settings, alpha_bar=sd_alpha_bar(), **options
-    )
+def our_loss(batch, settings=None, prediction="epsilon", offset=None, perturbation=None, **options):
+    objective = Diffusion(settings or NoiseSettings(), prediction)
+    noises = Noises(batch["noise"], offset=offset, perturbation=perturbation)
+    return training_loss(objective, predict, batch["latents"], noises, batch["timesteps"], **options)
 
 
 @mark.parametrize("v", [False, True])
@@ -63,9 +63,7 @@ def test_loss_equals_sd_scripts_for_both_predictions_with_and_without_min_snr(ba
 
 @mark.parametrize("v", [False, True])
 def test_noise_offset_shifts_noise_and_target(batch, v):
-    ours = our_loss(
-        batch, NoiseSettings(noise_offset=0.1), prediction="v" if v else "epsilon", offset_noise=batch["offset"]
-    )
+    ours = our_loss(batch, NoiseSettings(noise_offset=0.1), prediction="v" if v else "epsilon", offset=batch["offset"])
     torch.testing.assert_close(ours, kohya_loss(batch, v=v, noise_offset=0.1), **TOLERANCE)
 
 
@@ -75,7 +73,7 @@ def test_input_perturbation_changes_what_is_seen_and_not_the_target(batch, v):
         batch,
         NoiseSettings(ip_noise_gamma=0.1),
         prediction="v" if v else "epsilon",
-        perturbation_noise=batch["perturbation"],
+        perturbation=batch["perturbation"],
     )
     torch.testing.assert_close(ours, kohya_loss(batch, v=v, ip=0.1), **TOLERANCE)
 
@@ -83,9 +81,7 @@ def test_input_perturbation_changes_what_is_seen_and_not_the_target(batch, v):
 def test_all_options_together_equal_sd_scripts(batch):
     weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
     settings = NoiseSettings(min_snr_gamma=5.0, noise_offset=0.05, ip_noise_gamma=0.1)
-    ours = our_loss(
-        batch, settings, sample_weights=weights, offset_noise=batch["offset"], perturbation_noise=batch["perturbation"]
-    )
+    ours = our_loss(batch, settings, sample_weights=weights, offset=batch["offset"], perturbation=batch["perturbation"])
     torch.testing.assert_close(
         ours, kohya_loss(batch, gamma=5.0, noise_offset=0.05, ip=0.1, weights=weights), **TOLERANCE
     )
@@ -93,7 +89,7 @@ def test_all_options_together_equal_sd_scripts(batch):
 
 def test_extra_draws_act_only_when_their_setting_is_on(batch):
     plain = our_loss(batch)
-    assert torch.equal(our_loss(batch, offset_noise=batch["offset"], perturbation_noise=batch["perturbation"]), plain)
+    assert torch.equal(our_loss(batch, offset=batch["offset"], perturbation=batch["perturbation"]), plain)
 
 
 def test_offset_already_in_the_noise_is_not_added_twice(batch):
@@ -159,7 +155,7 @@ def test_preserved_images_train_what_the_base_model_predicts(batch):
         return predict(noisy_latents, timesteps) + 0.5
 
     kept = torch.tensor([True, False, False, True])
-    loss = our_loss(batch, base_predict=base, preserved=kept)
+    loss = our_loss(batch, preserved=(base, kept))
     plain = our_loss(batch)
     torch.testing.assert_close(loss[kept], torch.full((2,), 0.25), **TOLERANCE)  # half a unit off everywhere
     torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)
@@ -201,10 +197,5 @@ def test_the_loss_is_float32_whatever_the_types_given(batch):
 
 
 def test_a_share_of_0_of_a_v_loss_is_none_also_where_the_share_would_be_infinite(batch):
-    options = {"alpha_bar": schedule_in_force(True)}
-    basics = (predict, batch["latents"], batch["noise"], batch["timesteps"])
-    none, off = (
-        training_loss(*basics, NoiseSettings(zero_terminal_snr=True, v_pred_like_loss=share), **options)
-        for share in (None, 0)
-    )
+    none, off = (our_loss(batch, NoiseSettings(zero_terminal_snr=True, v_pred_like_loss=share)) for share in (None, 0))
     assert torch.equal(none, off) and bool(off.isfinite().all())

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx, mark
 
+from core.diffusion.noise import Noises
+from core.diffusion.objective import Diffusion
 from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
 from core.settings.noise import NoiseSettings
 from core.training.step import training_loss
@@ -129,21 +131,22 @@ def our_loss(batch, options, *, v, masked, weighted):
         torch.nn.functional.interpolate(level, size=SIZE[1:], mode="bilinear") * options.multires_noise_discount**i
         for i, level in enumerate(batch["levels"])
     ]
+    noises = Noises(
+        batch["noise"],
+        offset=batch["offset"],
+        offset_strength=batch["offset_share"] if options.noise_offset_random_strength else 1.0,
+        multires=sum(levels),
+        perturbation=batch["perturbation"],
+        perturbation_strength=batch["perturbation_share"] if options.ip_noise_gamma_random_strength else 1.0,
+    )
     return training_loss(
+        Diffusion(options, "v" if v else "epsilon"),
         predict,
         batch["latents"],
-        batch["noise"],
+        noises,
         batch["timesteps"],
-        options,
-        alpha_bar=schedule_in_force(options.zero_terminal_snr),
-        prediction="v" if v else "epsilon",
         sample_weights=batch["weights"] if weighted else None,
         masks=batch["masks"] if masked else None,
-        offset_noise=batch["offset"],
-        offset_strength=batch["offset_share"] if options.noise_offset_random_strength else 1.0,
-        multires_noise=sum(levels),
-        perturbation_noise=batch["perturbation"],
-        perturbation_strength=batch["perturbation_share"] if options.ip_noise_gamma_random_strength else 1.0,
     )
 
 
@@ -293,17 +296,6 @@ def test_weights_follow_the_stretched_schedule_by_default_and_the_old_one_where_
         snr = (table / (1 - table))[batch["timesteps"]]
         torch.testing.assert_close(found, snr.clip(max=5) / (snr + 1))
     assert float(weights()[-1]) == 0.0  # pure noise says nothing about x0
-    handed = training_loss(
-        predict,
-        batch["latents"],
-        batch["noise"],
-        batch["timesteps"],
-        NoiseSettings(**case),
-        alpha_bar=schedule_in_force(True),
-        snr_alpha_bar=sd_alpha_bar(),
-        prediction="v",
-    )
-    torch.testing.assert_close(handed / plain, weights(compatibility="kohya"))
 
 
 def test_what_sd_scripts_shares_in_a_batch_is_each_images_own_by_default():
@@ -323,16 +315,12 @@ def test_what_sd_scripts_shares_in_a_batch_is_each_images_own_by_default():
 def test_a_strength_for_each_image_is_that_share_of_the_setting(option):
     batch = drawn([10, 400, 800])
     shares = torch.tensor([0.0, 0.25, 1.0])
-    setting, tensor = {
-        "offset": ("noise_offset", "offset_noise"),
-        "perturbation": ("ip_noise_gamma", "perturbation_noise"),
-    }[option]
+    setting = {"offset": "noise_offset", "perturbation": "ip_noise_gamma"}[option]
 
     def loss(strength, value=0.4):
-        given = {tensor: batch[option], f"{option}_strength": strength}
-        options = NoiseSettings(**{setting: value})
-        basics = (predict, batch["latents"], batch["noise"], batch["timesteps"], options)
-        return training_loss(*basics, alpha_bar=sd_alpha_bar(), **given)
+        noises = Noises(batch["noise"], **{option: batch[option], f"{option}_strength": strength})
+        objective = Diffusion(NoiseSettings(**{setting: value}))
+        return training_loss(objective, predict, batch["latents"], noises, batch["timesteps"])
 
     mixed = loss(shares)
     assert torch.equal(mixed[0], loss(1.0, None)[0]) and torch.equal(mixed[2], loss(1.0)[2])

@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, m
     monkeypatch.setattr("core.training.setup.compile_blocks", lambda builder, unet: compiled)
     release = Stepper.release
     monkeypatch.setattr(Stepper, "release", lambda stepper: (left.append("stepper"), release(stepper)))
-    monkeypatch.setattr("core.training.setup.checked_prediction", lambda *_: 1 / 0)
+    monkeypatch.setattr("core.training.setup.objective_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train().start()
     assert left == ["stepper", "compiled"]

@@ -13,6 +13,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.methods import methods
 from core.training import trackers
 from core.training.named_files import named_file_problems
 from core.training.trackers import log_folder, logged_settings, make_tracker, rate_name, tracker_config
@@ -214,7 +215,7 @@ def test_a_training_writes_the_numbers_under_their_names(train):
     ],
 )
 def test_rates_have_the_names_of_sd_scripts_own_script(method, group, name):
-    assert rate_name(method, group) == name
+    assert rate_name(methods()[method], group) == name
 
 
 @pytest.mark.parametrize("kind, rate", [("fine_tune", "lr/unet"), ("embedding", "lr")])

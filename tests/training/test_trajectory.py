@@ -10,7 +10,8 @@ from pytest import approx, fixture
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from core.diffusion.schedule import sd_alpha_bar
+from core.diffusion.noise import Noises
+from core.diffusion.objective import Diffusion
 from core.families.sd1 import lora_targets
 from core.networks.network import Network, attached
 from core.optimization.clipping import clip_grad_norm
@@ -82,7 +83,7 @@ def replay():
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
     settings = OptimizerSettings(learning_rate=5e-3)
     optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))
-    alpha_bar, losses, rates = sd_alpha_bar(), [], []
+    objective, losses, rates = Diffusion(NoiseSettings()), [], []
     with attached(network):
         for number in range(len(record["steps"])):
             fed = {
@@ -97,14 +98,9 @@ def replay():
 
             in_force = set_learning_rates(optimizer, TrainJob(optimizer=settings), number, len(record["steps"]))
             rates.append(list(in_force.values()))
+            noises, weights_B = Noises(fed["noise"]), fed["loss_weights"]
             loss = training_loss(
-                predict,
-                fed["latents"],
-                fed["noise"],
-                fed["timesteps"],
-                NoiseSettings(),
-                alpha_bar=alpha_bar,
-                sample_weights=fed["loss_weights"],
+                objective, predict, fed["latents"], noises, fed["timesteps"], sample_weights=weights_B
             ).mean()
             loss.backward()
             clip_grad_norm(network.parameters(), settings.max_grad_norm)

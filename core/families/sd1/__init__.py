@@ -17,6 +17,7 @@ LAYOUT = Layout(
     text_encoders=("text_encoder",),
     tokenizers=(load_tokenizer,),
 )
+OBJECTIVE = "diffusion"
 READS_SIZES = False  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
@@ -26,6 +27,7 @@ weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
     "LAYOUT",
+    "OBJECTIVE",
     "READS_SIZES",
     "count_tokens",
     "decode_latents",

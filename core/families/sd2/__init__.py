@@ -19,6 +19,7 @@ LAYOUT = Layout(
     tokenizers=(partial(load_tokenizer, pad="!"),),
     find_prediction=prediction_of,
 )
+OBJECTIVE = "diffusion"
 READS_SIZES = False  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
@@ -28,6 +29,7 @@ weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
     "LAYOUT",
+    "OBJECTIVE",
     "READS_SIZES",
     "count_tokens",
     "decode_latents",

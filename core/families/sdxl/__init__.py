@@ -22,6 +22,7 @@ LAYOUT = Layout(
     vae_scale=0.13025,
     vae_overflows=True,
 )
+OBJECTIVE = "diffusion"
 READS_SIZES = True  # whether `predict` is told the sizes of images
 
 load = partial(loading.load, LAYOUT)
@@ -31,6 +32,7 @@ weight_bytes = partial(loading.weight_bytes, LAYOUT)
 
 __all__ = [
     "LAYOUT",
+    "OBJECTIVE",
     "READS_SIZES",
     "count_tokens",
     "decode_latents",

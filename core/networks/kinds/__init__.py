@@ -1,4 +1,4 @@
-"""The kinds of networks that can train beside a frozen model: one file each, registered by its name."""
+"""The kinds of networks that can train on a frozen model: one file each, registered by name."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
 
-Tensors = Mapping[str, "Tensor"]  # of one layer, by what stands after its name and a dot in a file's keys
+Tensors = Mapping[str, "Tensor"]  # of one layer, by the part of the key after its name and a dot
 
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """What Atelier asks of a kind of network.
+    """The interface of a kind of network.
 
     name, title     in presets and on the page
-    keys            what its files hold for each layer          optional    what they may hold besides
-    input_key       of the keys, the one whose tensor is as wide as the layer's input: tells a file's family
-    fresh           (layer, rank and alpha, own settings, seed) -> an adapter that changes nothing yet
-    from_tensors    (layer, its tensors) -> the adapter of a file; None where the shapes do not fit the layer
+    keys            keys its files have for each layer          optional    keys they may have besides
+    input_key       the key whose tensor is as wide as the layer's input: identifies a file's family
+    fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet
+    from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
     size            (tensors) -> the rank and alpha they have
-    flaw            (layer's name, tensors) -> what is wrong with a file's tensors, "" for nothing
+    flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
     module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
-    settings        a group of its own, named after the kind, shown while it is chosen
+    settings        its own group of settings, named after the kind, shown while it is selected
     ignores         settings of the group `network` that it does not use
-    needs_base_weight   its adapters read the layer's weight: that stays wide, unpacked and whole
+    needs_base_weight   its adapters read the layer's weight, which then stays in full precision, unpacked and unsharded
     from_peft, to_peft  key endings of PEFT's files and the kind's; tensors as PEFT writes them, the scale multiplied in
     """
 
@@ -73,19 +73,19 @@ KINDS: dict[str, NetworkKind] = {}
 
 
 def kinds() -> dict[str, NetworkKind]:
-    """All that are registered, by name."""
+    """All registered kinds, by name."""
     extensions.load()
     return KINDS
 
 
 def register(kind: NetworkKind) -> None:
-    """Offer a kind: from now on the page, presets, the command line, trainings and files know it."""
-    from core.settings.job import TrainJob  # which asks for the extensions itself
+    """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
+    from core.settings.job import TrainJob  # which loads the extensions itself
 
     KINDS[kind.name] = kind
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
-        add_group(TrainJob, kind.name, kind.settings, kind.title)
+        add_group(TrainJob, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     rebuild(TrainJob)
     if kind.input_key:
         detect.ADAPTER_INPUTS.add(kind.input_key)
@@ -96,18 +96,19 @@ def kind_named(name: str) -> NetworkKind:
     """Raises ProblemsError for a kind that is not registered."""
     if name not in kinds():
         raise ProblemsError.one(
-            f"There is no network of the kind '{name}'",
+            f"The network kind '{name}' does not exist",
             "network.kind",
-            f"choose one of {', '.join(KINDS)}",
+            f"use one of {', '.join(KINDS)}",
             "network.unknown-kind",
         )
     return KINDS[name]
 
 
 def described(job: TrainJob) -> str:
-    """The settings of the job's network as text, for memory of what was counted; `settings_of` reads them back."""
+    """The settings of the job's network as text, a cache key; `settings_of` parses it."""
     own = kind_named(job.network.kind).own(job)
-    return json.dumps([job.network.model_dump(mode="json"), own.model_dump(mode="json") if own is not None else None])
+    network = {name: getattr(job.network, name) for name in type(job.network).model_fields}
+    return json.dumps([network, own.model_dump(mode="json") if own is not None else None])
 
 
 def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
@@ -119,6 +120,6 @@ def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
 
 
 def kind_of_keys(keys: Iterable[str]) -> NetworkKind | None:
-    """The kind of a file's layer by the endings of its keys; None for one that is not known."""
+    """The kind of a file's layer by the endings of its keys; None if unknown."""
     keys = set(keys)
     return next((kind for kind in kinds().values() if kind.holds(keys)), None)

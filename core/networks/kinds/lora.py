@@ -38,7 +38,7 @@ def _from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> LoraAdapter 
 
 
 def size(tensors: Mapping[str, Tensor]) -> BlockSize:
-    """Rank and alpha of a layer in a file; without an alpha it is the rank."""
+    """Rank and alpha of a layer in a file; without an alpha it equals the rank."""
     rank = tensors[DOWN].shape[0]
     return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
 
@@ -54,15 +54,15 @@ def flaw(name: str, tensors: Mapping[str, Tensor]) -> str:
         if other not in tensors:
             return f"{name} has {key} but no {other}"
         if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
-            return f"{name}.{key} is not a matrix of a layer"
+            return f"{name}.{key} has an invalid shape"
     if DOWN in tensors and tensors[UP].shape[1] != tensors[DOWN].shape[0]:
-        return f"{name} has a {DOWN} of rank {tensors[DOWN].shape[0]} and a {UP} of another"
+        return f"{name} has a {DOWN} of rank {tensors[DOWN].shape[0]} but a {UP} of another rank"
     return ""
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
-    """What sd-scripts takes as network_args, under its names: those that are not as if they were not given. The dropout
-    stands among them too, where there are others, as sd-scripts adds it."""
+    """The network_args of sd-scripts: those that differ from its defaults. The dropout is
+    included if there are others, as sd-scripts adds it."""
     network, optimizer = job.network, job.optimizer
     found: dict[str, Any] = {}
     if network.conv_rank is not None:
@@ -81,7 +81,7 @@ def network_args(job: TrainJob) -> dict[str, str]:
 
 
 def _to_peft(tensors: Mapping[str, Tensor], dtype: Any) -> dict[str, Tensor]:
-    """The matrices as PEFT names them, with alpha / rank multiplied into B: every layer's alpha is then its rank."""
+    """The matrices with PEFT's names, with alpha / rank multiplied into B: every layer's alpha is then its rank."""
     found = size(tensors)
     up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}

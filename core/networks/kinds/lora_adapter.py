@@ -3,7 +3,7 @@
     y = W x + multiplier * scale * up(down(x)),   scale = alpha / rank
 
 down is [rank, in] (or [rank, in, kh, kw] with the module's own stride and padding), up is [out, rank] (or
-[out, rank, 1, 1]), float32 unless told otherwise; they are cast to the type the module computes in at each call.
+[out, rank, 1, 1]), float32 by default; they are cast to the dtype the module computes in at each call.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class LoraAdapter(Adapter):
 
     @classmethod
     def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> LoraAdapter:
-        """One that changes nothing yet: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
+        """A LoRA without effect: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
 
-        The draw is addressed by the module's name, so it does not depend on which other modules are trained.
+        The draw is addressed by the module's name, so it does not depend on which other modules train.
         """
         weight = as_weight(module.weight)
         place = torch.device("meta" if weight.is_meta else "cpu")
@@ -112,7 +112,7 @@ class LoraAdapter(Adapter):
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
         if shaped is None:
-            return "has another shape"
+            return "has a different shape"
         return "" if shaped[0].shape == self.down.shape else f"has rank {shaped[0].shape[0]}, not {self.rank}"
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
@@ -134,18 +134,18 @@ class LoraAdapter(Adapter):
         self.up.mul_(root.to(self.up.dtype))
 
     def norm(self) -> Tensor:
-        """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself has the
-        size of the layer's weight."""
-        wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # which Apple's devices lack
+        """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as
+        large as the layer's weight."""
+        wide = torch.float32 if self.down.device.type == "mps" else torch.float64  # not available on Apple devices
         down, up = self.down.detach().flatten(1).to(wide), self.up.detach().flatten(1).to(wide)
         square = ((up.t() @ up) * (down @ down.t())).sum()
         return (square.clamp(min=0).sqrt() * abs(self.scale)).float()
 
 
 def fit_shapes(down: Tensor, up: Tensor, module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """down and up as float32 copies in the shapes this module needs, on its device; None when they cannot fit.
+    """down and up as float32 copies in the shapes this module needs, on its device; None if they do not fit.
 
-    Weights of a 1x1 convolution fit a Linear and the reverse.
+    Weights of a 1x1 convolution fit a Linear and vice versa.
     """
     weight = as_weight(module.weight)
     rank = down.shape[0]

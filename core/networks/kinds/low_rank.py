@@ -1,4 +1,4 @@
-"""Frozen modules with `strength * up(down(x))` beside them; the backward pass computes no more than is asked for."""
+"""Frozen modules plus `strength * up(down(x))`; the backward pass only computes the required gradients."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn.functional import conv2d, linear
 def linear_with_low_rank(x: Tensor, module: nn.Linear, down: Tensor, up: Tensor, strength: float) -> Tensor:
     """W x + b + strength * up(down(x)) for a frozen Linear.
 
-    x    [..., in], of the weight's type        down    [rank, in], any floating type
+    x    [..., in], of the weight's dtype       down    [rank, in], any floating dtype
                                                 up      [out, rank]
     """
-    if torch.compiler.is_compiling():  # which writes a backward pass itself
+    if torch.compiler.is_compiling():  # which generates a backward pass itself
         return add_low_rank_linear(linear(x, module.weight, module.bias), x, down, up, strength)
     y: Tensor = _LinearWithLowRank.apply(x, module.weight, module.bias, down, up, strength)
     return y
 
 
 def add_low_rank_linear(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
-    """y + strength * up(down(x)) for a Linear's output y [..., out], in y's type."""
+    """y + strength * up(down(x)) for a Linear's output y [..., out], in y's dtype."""
     return torch.add(y, up_linear(hidden_linear(x, down), up), alpha=strength)
 
 
 def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float, conv: nn.Conv2d) -> Tensor:
     """y + strength * up(down(x)): down is a convolution of `conv`'s stride, padding and dilation, up a 1x1 one.
 
-    y is the output of `conv`, used nowhere else: with a 1x1 kernel and channels_last its memory is used again.
+    y is the output of `conv`, used nowhere else: with a 1x1 kernel and channels_last its memory is reused.
     """
     compiling = torch.compiler.is_compiling()
     if (
@@ -44,7 +44,7 @@ def add_low_rank_conv(y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: 
 
 
 def hidden_linear(x: Tensor, down: Tensor) -> Tensor:
-    """down(x): [..., in] -> [..., rank], in x's type."""
+    """down(x): [..., in] -> [..., rank], in x's dtype."""
     return linear(x, down.to(x.dtype))
 
 
@@ -53,7 +53,7 @@ def up_linear(hidden: Tensor, up: Tensor) -> Tensor:
 
 
 def hidden_conv(x: Tensor, down: Tensor, conv: nn.Conv2d) -> Tensor:
-    """down(x): [B, in, H, W] -> [B, rank, h, w], in x's type, with `conv`'s stride, padding and dilation."""
+    """down(x): [B, in, H, W] -> [B, rank, h, w], in x's dtype, with `conv`'s stride, padding and dilation."""
     return conv2d(x, down.to(x.dtype), None, conv.stride, conv.padding, conv.dilation)
 
 
@@ -62,8 +62,8 @@ def up_conv(hidden: Tensor, up: Tensor) -> Tensor:
 
 
 class _LinearWithLowRank(torch.autograd.Function):
-    """One autograd node in place of five. Products run in x's type and are summed into the frozen product as they are
-    made; the gradients of down and up come back in their own type (float32 masters). The frozen weight gets none."""
+    """One autograd node instead of five. Products run in x's dtype and are added to the frozen product as they are
+    computed; the gradients of down and up have their own dtype (float32 masters). The frozen weight gets none."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ class _LinearWithLowRank(torch.autograd.Function):
 
 
 class _AddLowRankOverChannels(torch.autograd.Function):
-    """The same sum at every place of an image: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
+    """The same sum at every position of an image: y [B, out, H, W] (in place) and x [B, in, H, W], channels_last."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, strength: float) -> Tensor:
@@ -121,14 +121,14 @@ class _AddLowRankOverChannels(torch.autograd.Function):
 
 
 def _places(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B * H * W, C], without a copy where the channels lie together."""
+    """[B, C, H, W] -> [B * H * W, C], without a copy if x is channels_last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _factor_gradients(
     ctx: Any, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor, need_x: bool, need_down: bool, need_up: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Gradients of down [rank, in] and up [out, rank] in the masters' type, and of hidden [rows, rank] (or empty)."""
+    """Gradients of down [rank, in] and up [out, rank] in the masters' dtype, and of hidden [rows, rank] (or empty)."""
     grad_up = (grad.t() @ hidden).to(ctx.master_type).mul_(ctx.strength) if need_up else None
     if not (need_x or need_down):
         return None, grad_up, hidden.new_empty(0)

@@ -12,7 +12,6 @@ from core.settings.job import TrainJob
 from core.settings.rules import (
     captions,
     dataset,
-    embedding,
     learning_rate,
     memory,
     method,
@@ -36,7 +35,6 @@ TOPICS = (
     saving,
     validation,
     method,
-    embedding,
     memory,
     sharding,
 )

@@ -18,7 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     for concept in concepts_of(job):
-        if concept.images.network_multiplier == 0 and job.method.kind == "lora":
+        if concept.images.network_multiplier == 0 and job.method.changes == "network":
             what = f"The network multiplier of {concept.source.folder} is 0, so its images train nothing"
             fix = "use 1, or disable the folder"
             yield Problem(what, "dataset.network_multiplier", fix, code="dataset.network-multiplier-zero")
@@ -78,8 +78,6 @@ def _sizes(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.face_crop_aug_range", "ignored: aspect ratio bucketing is on"
     if not anywhere(job, lambda each: each.images.train_batch_size > 1):
         yield "dataset.short_batches", "ignored: the batch size is 1"
-    if job.model.family in ("sd1", "sd2"):
-        yield "dataset.crop_conditioning", "ignored: only SDXL has crop conditioning"
 
 
 def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
@@ -87,8 +85,7 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in ("folder", "sources", "reg_data_dir"):
             yield f"dataset.{name}", "ignored: a dataset class lists the images"
     if not anywhere(job, lambda each: each.role == "regularization"):
-        for name in ("prior_loss_weight", "reg_balance"):
-            yield f"dataset.{name}", "ignored: there are no regularization images"
+        yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
     if not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.images.masked_loss):

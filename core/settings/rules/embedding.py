@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.names import without_signs
 from core.settings.saving import SavingSettings
@@ -14,8 +13,6 @@ WHERE = "embedding.token_string"
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if job.method.kind != "embedding":
-        return
     settings = job.embedding
     if not settings.words:
         what, fix = "Textual inversion has no token to train", "write a new token, such as zkw"
@@ -52,15 +49,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, WHERE, fix, "advice", code="embedding.captions-need-token")
 
 
-def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    if job.method.kind != "embedding":
-        for entry in declared(TrainJob):
-            if entry.group == "embedding":
-                yield entry.path, "ignored: no embedding is trained"
-        return
-    for entry in declared(TrainJob):
-        if entry.group == "network":
-            yield entry.path, "ignored: an embedding is trained, not a network"
+def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     yield "optimizer.unet_lr", "ignored: the U-Net is frozen"
     yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
     yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"

@@ -26,7 +26,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _far_from_usual(job)
 
 
-WORDS = {"lora": "a LoRA", "dreambooth": "DreamBooth", "fine_tune": "fine-tuning", "embedding": "textual inversion"}
 HAPPENS = {
     "above": "training is likely to diverge",
     "below": "next to nothing would be trained",
@@ -43,7 +42,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         whose = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
         what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
-        what += f"{WORDS[job.method.kind]} with {optimizer}"
+        what += f"{job.method.spec.words} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
         yield Problem(what, far.where, _fix(job, far), "advice", code="learning-rate.unusual")
@@ -104,9 +103,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    if job.model.family in ("sd1", "sd2"):
-        yield "model.compatibility", "ignored: it concerns SDXL only"
-    elif job.model.family == "sdxl":
+    if job.model.family == "sdxl":
         yield "model.clip_skip", "ignored: SDXL always uses the second to last layer"
     if not job.network.trains_conv:
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"

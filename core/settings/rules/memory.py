@@ -18,7 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = f"Full {own} training needs mixed precision {own}, not {TYPES[computed]}"
         fix = f"set memory.mixed_precision to {own} or auto"
         yield Problem(what, "memory.full_precision, mixed_precision", fix, code="memory.full-precision-mismatch")
-    if memory.torch_compile and job.method.kind == "lora" and job.network.dropped_out:
+    if memory.torch_compile and job.method.changes == "network" and job.network.dropped_out:
         what = "torch.compile does not support LoRA dropout"
         fix = "turn torch.compile off, or set the dropouts to 0"
         yield Problem(what, "memory.torch_compile, network", fix, code="memory.compile-with-dropout")

@@ -1,4 +1,4 @@
-"""DreamBooth and fine-tuning: what they need of the other groups, and what they do not use."""
+"""The training method: its own rules, and the settings of other methods."""
 
 from __future__ import annotations
 
@@ -6,131 +6,39 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.base import declared
-from core.settings.blocks import COUNTS, numbers
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, adapts, averages, find, relative_steps
-from core.settings.rates import own_rates
+from core.settings.methods import methods
 
-FUSED = "memory.fused_backward_pass"
-GROUPS = "memory.fused_optimizer_groups"
-HIGHEST_USUAL = 2e-5
 FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
 EMA_OPTIONS = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
+FUSED = ("fused_backward_pass", "fused_optimizer_groups")
+LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if job.method.whole_model:
-        yield from _within_backward(job)
-        yield from _block_rates(job)
-        yield from _rates(job)
-        if job.method.ema and averages(job.optimizer.optimizer_type):
-            what = "The optimizer is schedule-free and already averages the weights"
-            fix = "turn EMA off, or choose another optimizer"
-            yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
-        if job.saving.save_model_as == "pt":
-            what, fix = "A full model cannot be saved as .pt", "use safetensors, ckpt or a diffusers folder"
-            yield Problem(what, "saving.save_model_as", fix, code="saving.pt-full-model")
+    yield from job.method.spec.problems(job)
     if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
         what = "Prior preservation uses the base model, but the prior loss weight is 0"
         fix = "use 1, or set method.prior to images"
         yield Problem(what, "dataset.prior_loss_weight", fix, code="method.prior-weight-zero")
 
 
-def _within_backward(job: TrainJob) -> Iterator[Problem]:
-    one, groups = job.memory.fused_backward_pass, job.memory.fused_optimizer_groups
-    entry = find(job.optimizer.optimizer_type)
-    if one and groups:
-        what = "The fused backward pass and fused optimizer groups are both on"
-        yield Problem(what, f"{FUSED}, {GROUPS}", "keep one", code="memory.fused-twice")
-    if not (one or groups):
-        return
-    where = FUSED if one else GROUPS
-    if one and (entry is None or entry.path != ADAFACTOR):
-        what = f"The fused backward pass supports AdaFactor only, and the optimizer is {job.optimizer.optimizer_type}"
-        fix = "choose AdaFactor, or set memory.fused_optimizer_groups to 4 to 10 instead"
-        yield Problem(what, where, fix, code="memory.fused-optimizer")
-    if groups and adapts(job.optimizer.optimizer_type):
-        what = "D-Adaptation and Prodigy need the gradients of all weights at once, which fused groups never have"
-        fix = "choose another optimizer, or leave it empty"
-        yield Problem(what, where, fix, code="memory.fused-adaptive")
-    if job.schedule.skip_non_finite:
-        what = "A fused backward pass cannot skip NaN/inf steps: some weights are already updated"
-        fix = "set it to 0, or turn the fused backward pass off"
-        yield Problem(what, "schedule.skip_non_finite", fix, code="memory.fused-skip-non-finite")
-    if job.schedule.gradient_accumulation_steps > 1:
-        what = "A fused backward pass does not support gradient accumulation"
-        fix = "set it to 1, or turn the fused backward pass off"
-        yield Problem(what, "schedule.gradient_accumulation_steps", fix, code="memory.fused-accumulation")
-    if job.memory.num_processes > 1:
-        what = "A fused backward pass does not support several GPUs"
-        yield Problem(what, where, "turn it off, or train on one GPU", code="memory.fused-several-gpus")
-    if "fp16" in (job.memory.mixed_precision, job.memory.full_precision):
-        what = "A fused backward pass does not support fp16, whose loss scaling needs all gradients at once"
-        yield Problem(what, f"memory.mixed_precision, {where}", "use bf16 or fp32", code="memory.fused-fp16")
-
-
-def _rates(job: TrainJob) -> Iterator[Problem]:
-    """Advice on learning rates of a LoRA that are used for a full model."""
-    if adapts(job.optimizer.optimizer_type) or relative_steps(job.optimizer):
-        return
-    high = max((abs(rate) for rate in own_rates(job).values()), default=0.0)
-    if high > HIGHEST_USUAL:
-        what = f"A learning rate of {high:g} suits a LoRA; a full model forgets what it knows"
-        fix = "use 1e-6 to 5e-6, or 4e-7 for SDXL with AdaFactor"
-        yield Problem(what, "optimizer.learning_rate", fix, "advice", code="learning-rate.high-full-model")
-
-
-def _block_rates(job: TrainJob) -> Iterator[Problem]:
-    text, where = job.method.block_lr, "method.block_lr"
-    if not text:
-        return
-    try:
-        found = numbers(text)
-    except ValueError:
-        what = f"'{text[:40]}' is not a list of numbers"
-        yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
-        return
-    counts = {COUNTS[job.model.family]} if job.model.family != "auto" else set(COUNTS.values())
-    if len(found) not in counts:
-        words = " or ".join(str(count) for count in sorted(counts))
-        what, fix = (
-            f"There are {len(found)} block learning rates instead of {words}",
-            "give 23 for SDXL, 25 for SD 1.x and 2.x",
-        )
-        yield Problem(what, where, fix, code="method.block-lr-count")
-    elif not any(found):
-        what, fix = "Every U-Net block has a learning rate of 0", "set one above 0, or set optimizer.unet_lr to 0"
-        yield Problem(what, where, fix, code="method.block-lr-zero")
-    elif any(rate < 0 for rate in found):
-        what = "A block learning rate is negative: the block unlearns these images without limit"
-        fix = "use very small rates, such as -1e-7, and few steps"
-        yield Problem(what, where, fix, "advice", code="learning-rate.unlearning")
-
-
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    method = job.method
-    if method.kind != "lora":
+    method, own = job.method, job.method.spec
+    yield from own.unused(job)
+    owners = {spec.group: spec.words for spec in methods().values() if spec.group and spec.group != own.group}
+    for entry in declared(TrainJob):
+        if entry.group in owners:
+            yield entry.path, f"ignored: it is for {owners[entry.group]}"
+    if own.changes != "network":
         yield "dataset.network_multiplier", "ignored: no network is trained"
-        for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+        for name in LORA_PLUS:
             yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
-    if method.whole_model:
-        for entry in declared(TrainJob):
-            if entry.group == "network":
-                yield entry.path, "ignored: the full model is trained, without a network"
-        for name in ("fp8_base", "fp8_base_unet"):
-            if not getattr(job.memory, name):  # else it is refused
-                yield f"memory.{name}", "ignored: the full model is trained, and fp8 weights cannot be"
-    else:
-        for name in FULL_MODEL_ONLY:
-            yield f"method.{name}", "ignored: it applies to full models only"
-        for name in ("fused_backward_pass", "fused_optimizer_groups"):
-            yield f"memory.{name}", "ignored: it applies to full models only"
-    if not method.ema or not method.whole_model:
+    if own.changes != "model":
+        for path in (*(f"method.{name}" for name in FULL_MODEL_ONLY), *(f"memory.{name}" for name in FUSED)):
+            yield path, "ignored: it applies to full models only"
+    if not method.ema or own.changes != "model":
         for name in EMA_OPTIONS:
             yield f"method.{name}", "ignored: EMA is off"
     if method.prior == "images":
         yield "method.class_caption", "ignored: prior preservation uses regularization images"
-    if method.whole_model and not method.trains_text:
-        yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
-    if method.block_lr and method.whole_model:
-        yield "optimizer.unet_lr", "ignored: each block has its own learning rate"

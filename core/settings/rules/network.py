@@ -19,7 +19,7 @@ FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if job.method.kind != "lora":
+    if job.method.changes != "network":
         return
     network = job.network
     yield from _dropouts(network)
@@ -154,18 +154,12 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if network.conv_block_alphas:
         yield "network.conv_alpha", "ignored: conv block alphas are set"
     if network.network_weights is None:
-        for name in ("dim_from_weights", "weights_scale"):
-            yield f"network.{name}", "ignored: there are no initial LoRA weights"
+        yield "network.dim_from_weights", "ignored: there are no initial LoRA weights"
     elif network.dim_from_weights:
-        for name in (*FROM_FILE, "weights_scale"):
+        for name in FROM_FILE:
             yield f"network.{name}", "ignored: it is taken from the initial LoRA"
     if not network.base_weights:
         yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
-        yield "network.base_weights_layers", "ignored: no LoRAs are merged"
-    elif network.trains_conv:
-        yield "network.base_weights_layers", "ignored: residual blocks and their 3x3 convolutions are trained"
-    elif network.dim_from_weights:
-        yield "network.base_weights_layers", "ignored: the layers are those of the initial LoRA"
 
 
 def _title(name: str) -> str:

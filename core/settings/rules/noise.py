@@ -84,32 +84,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "noise.mask_mean", "ignored: there are no masks"
     elif kohya:
         yield "noise.mask_mean", "ignored: sd-scripts averages over the whole image"
-    if not kohya_differs(job):
-        yield "noise.compatibility", "ignored: these settings give the same result either way"
 
 
 def _masked(job: TrainJob) -> bool:
     return anywhere(job, lambda each: each.images.masked_loss or each.images.alpha_mask)
-
-
-def kohya_differs(job: TrainJob) -> bool:
-    """Whether the chosen compatibility, or any if none is chosen, changes anything with the other settings."""
-    noise = job.noise
-    weighed = (
-        noise.min_snr_gamma is not None
-        or noise.debiased_estimation_loss
-        or noise.scale_v_pred_loss_like_noise_pred
-        or bool(noise.v_pred_like_loss)
-    )
-    scaled = noise.loss_type in ("huber", "smooth_l1") and noise.huber_schedule == "snr" and noise.huber_scale != 1
-    shared = (
-        (bool(noise.noise_offset) and noise.noise_offset_random_strength)
-        or (bool(noise.ip_noise_gamma) and noise.ip_noise_gamma_random_strength)
-        or noise.multires_noise_iterations is not None
-    ) and anywhere(job, lambda each: each.images.train_batch_size > 1)
-    halved = job.memory.mixed_precision != "no"
-    if job.method.kind == "lora":  # only in 0.9; "auto" may be bf16, but reproducing old results sets the dtype
-        asked = job.memory.mixed_precision in ("bf16", "fp16")
-        halved = {"none": asked, "kohya": False, "kohya_0.9": halved}[noise.compatibility]
-    gathered = job.schedule.gradient_accumulation_steps > 1
-    return (noise.zero_terminal_snr and weighed) or scaled or shared or _masked(job) or halved or gathered

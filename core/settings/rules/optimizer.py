@@ -15,7 +15,6 @@ from core.settings.optimizers import (
     settings_problems,
     type_problem,
 )
-from core.settings.rates import has_frozen_blocks, trains_text, trains_unet
 
 ARGUMENTS = "optimizer.optimizer_args"
 
@@ -68,30 +67,12 @@ def _adafactor(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    why = _clipped_the_same(job)
-    if why:
-        yield "optimizer.compatibility", f"ignored: {why}"
     if averages(job.optimizer.optimizer_type):
         why = "ignored: this optimizer is schedule-free"
         yield from ((f"schedule.{name}", why) for name in SCHEDULER)
     elif relative_steps(job.optimizer):
         why = "ignored: AdaFactor sets the learning rate (relative_step)"
         yield from ((f"schedule.{name}", why) for name in SCHEDULER if name != "lr_warmup_steps")
-
-
-def _clipped_the_same(job: TrainJob) -> str:
-    """Why clipping as sd-scripts makes no difference; empty if it does."""
-    own = job.optimizer
-    if own.max_grad_norm == 0:
-        return "gradient clipping is off"
-    if job.sharding.active:
-        return "DeepSpeed clips the gradients"
-    if job.method.whole_model:
-        return "" if has_frozen_blocks(job) else "no block has learning rate 0, or the backward pass is fused"
-    unet_frozen = trains_unet(job) and own.unet_rate == 0
-    if job.method.kind == "lora" and not unet_frozen and not (trains_text(job) and 0 in own.text_rates):
-        return "no part of the LoRA has learning rate 0"
-    return ""
 
 
 SCHEDULER = (

@@ -75,7 +75,7 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
 
 def _method(job: TrainJob) -> Iterator[Problem]:
     memory, method = job.memory, job.method
-    if method.kind == "embedding":
+    if method.changes == "embedding":
         what = "DeepSpeed does not support textual inversion"
         yield Problem(what, DEEPSPEED, "turn DeepSpeed off", code="deepspeed.textual-inversion")
         return

@@ -1,0 +1,265 @@
+"""What a model is trained to predict, and how a wrong prediction counts: chosen once for a run, without switches in the step.
+
+The order of operations is that of sd-scripts, so each option gives the loss sd-scripts gives (float32, relative 1e-5).
+Everything stays on the tensors' device: nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, sigmas, snr
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from core.diffusion.noise import Noises
+    from core.settings.noise import NoiseSettings
+
+
+class Objective(ABC):
+    """What a training asks of its objective. Timesteps are integers [B], 0 to 999.
+
+    prediction   as metadata and samplers name what the model predicts: "epsilon", "v" ...
+    mask_mean    "area": the loss of a masked image is the mean over its mask; "image": over the whole image
+    """
+
+    prediction: str = "epsilon"
+    mask_mean: str = "area"
+
+    def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
+        """(x0, the target's noise, the noise that the model is shown), [B, C, H, W] each, from everything drawn."""
+        noise = noises.noise.float()
+        return latents.float(), noise, noise
+
+    @abstractmethod
+    def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents that the model is shown, [B, C, H, W]."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What it should predict, [B, C, H, W]."""
+
+    def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """The loss of each number of the prediction, float32 [B, C, H, W]."""
+        return (predicted - target) ** 2
+
+    def weight(self, timesteps: Tensor) -> Tensor | float:
+        """How much each timestep counts, float32 [B] or one number."""
+        return 1.0
+
+
+class Diffusion(Objective):
+    """Denoising diffusion (Ho et al. 2020, arXiv:2006.11239) with the options of the noise group, as Stable Diffusion 1.x,
+    2.x and SDXL are trained.
+
+    prediction      "epsilon" or "v"
+    alpha_bar       [1000], the schedule in force          snr_alpha_bar   [1000], the one whose SNR weighs the loss: with
+                    `compatibility` the schedule before zero terminal SNR rescaled it
+    """
+
+    def __init__(self, settings: NoiseSettings, prediction: str = "epsilon", device: torch.device | str = "cpu"):
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction is '{prediction}': {' or '.join(PREDICTIONS)}")
+        self.prediction, self.settings = prediction, settings
+        self.mask_mean = "image" if settings.as_kohya else settings.mask_mean
+        self.alpha_bar = schedule_in_force(settings.zero_terminal_snr).to(device)
+        unscaled = settings.as_kohya and settings.zero_terminal_snr
+        self.snr_alpha_bar = sd_alpha_bar().to(device) if unscaled else self.alpha_bar
+        self._kind = PREDICTIONS[prediction]
+
+    def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
+        """Offset first, then the multi-resolution levels and their common scale, then the perturbation, which only the
+        input meets. With `compatibility` each tensor keeps its dtype, so half-precision latents are mixed in half
+        precision; else all is float32."""
+        settings, noise = self.settings, noises.noise
+        if not settings.as_kohya:
+            latents, noise = latents.float(), noise.float()
+        if noises.offset is not None and settings.noise_offset:
+            noise = noise + self._offset_size(latents, noises.offset_strength) * noises.offset
+        if noises.multires is not None and settings.multires_noise_iterations is not None:
+            total = noise + noises.multires
+            noise = total / (total.std() if settings.as_kohya else total.std(dim=(1, 2, 3), keepdim=True))
+        shown = noise
+        if noises.perturbation is not None and settings.ip_noise_gamma:
+            shown = noise + settings.ip_noise_gamma * _per_image(noises.perturbation_strength) * noises.perturbation
+        return latents, noise, shown
+
+    def _offset_size(self, latents: Tensor, strength: Tensor | float) -> Tensor | float:
+        """What offset noise is multiplied by: a number, [B, 1, 1, 1], or with the adaptive scale [B, C, 1, 1]."""
+        assert self.settings.noise_offset is not None
+        size = self.settings.noise_offset * _per_image(strength)
+        if self.settings.adaptive_noise_scale is None:
+            return size
+        brightness = latents.mean(dim=(2, 3), keepdim=True).abs()
+        return (size + self.settings.adaptive_noise_scale * brightness).clamp_min(0.0)
+
+    def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        a, s = self._signal_and_noise(x0.dtype, timesteps)
+        return (a * x0 + s * noise).float()
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self._kind.target(x0, noise, *self._signal_and_noise(x0.dtype, timesteps)).float()
+
+    def _signal_and_noise(self, dtype: torch.dtype, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_bar ** .5, (1 - alpha_bar) ** .5), [B, 1, 1, 1] each, in this dtype: rounded to it first."""
+        bar_B = self.alpha_bar.to(dtype)[timesteps]
+        return bar_B.sqrt().view(-1, 1, 1, 1), (1.0 - bar_B).sqrt().view(-1, 1, 1, 1)
+
+    def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        alpha_bar_B = self.alpha_bar[timesteps].float()
+        return element_loss(predicted - target, timesteps, alpha_bar_B, self.settings)
+
+    def weight(self, timesteps: Tensor) -> Tensor | float:
+        return timestep_weight(snr(self.snr_alpha_bar[timesteps].float()), self.settings, self._kind)
+
+
+def _per_image(value: Tensor | float) -> Tensor | float:
+    """A number for all images as it is; one for each, [B], as [B, 1, 1, 1]."""
+    if isinstance(value, (int, float)) or value.dim() == 0:
+        return value
+    return value.reshape(-1, 1, 1, 1)
+
+
+# -- what is predicted
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model predicts. x0, noise: [B, C, H, W]; a = alpha_bar ** .5, s = (1 - alpha_bar) ** .5: [B, 1, 1, 1].
+
+    target     (x0, noise, a, s) -> [B, C, H, W]
+    per_x0     snr -> (target error) ** 2 / (x0 error) ** 2, so a weight on x0 becomes one on the target
+    min_snr_at_zero   limit of min(snr, gamma) / per_x0(snr) for snr to 0
+    debiased          snr -> weight of debiased estimation
+    """
+
+    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    per_x0: Callable[[Tensor], Tensor]
+    min_snr_at_zero: float
+    debiased: Callable[[Tensor], Tensor]
+
+
+PREDICTIONS: dict[str, Prediction] = {  # v: Salimans & Ho 2022, arXiv:2202.00512
+    "epsilon": Prediction(
+        target=lambda x0, noise, a, s: noise,
+        per_x0=lambda snr: snr,
+        min_snr_at_zero=1.0,
+        debiased=lambda snr: snr**-0.5,
+    ),
+    "v": Prediction(
+        target=lambda x0, noise, a, s: a * noise - s * x0,
+        per_x0=lambda snr: snr + 1,
+        min_snr_at_zero=0.0,
+        debiased=lambda snr: 1 / (snr + 1),
+    ),
+}
+
+
+# -- the loss of each number
+
+PLAIN_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l2": lambda error: error**2, "l1": lambda error: error.abs()}
+# Pseudo-Huber forms (Charbonnier et al. 1994): square below c, straight above. The difference of two near numbers costs
+# digits of small losses, not of gradients, and is written as sd-scripts writes it, so that losses agree.
+HUBER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "huber": lambda error, c: 2 * c * ((error**2 + c**2).sqrt() - c),
+    "smooth_l1": lambda error, c: 2 * ((error**2 + c**2).sqrt() - c),
+}
+
+
+def element_loss(error_BCHW: Tensor, timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
+    """The loss of each number of the prediction, float32 [B, C, H, W].
+
+    error_BCHW    prediction minus target
+    alpha_bar_B   of the schedule in force, float32 [B]
+    """
+    plain = PLAIN_LOSSES.get(settings.loss_type)
+    if plain is not None:
+        return plain(error_BCHW)
+    c_B = huber_c(timesteps, alpha_bar_B, settings)
+    return HUBER_LOSSES[settings.loss_type](error_BCHW, c_B.view(-1, 1, 1, 1))
+
+
+def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> Tensor:
+    """Huber's c at each timestep, float32 [B] (Khrapov et al. 2024, arXiv:2403.16728).
+
+    With `compatibility` the schedule "snr" leaves `huber_scale` out, as sd-scripts does.
+    """
+    at = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
+    unscaled = settings.as_kohya and settings.huber_schedule == "snr"
+    return at if unscaled else at * settings.huber_scale
+
+
+def _constant(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
+    import torch
+
+    return torch.full_like(alpha_bar_B, c)
+
+
+def _exponential(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
+    """1 at timestep 0, c at the end."""
+    return (timesteps.to(alpha_bar_B.dtype) * (math.log(c) / TIMESTEPS)).exp()
+
+
+def _snr(timesteps: Tensor, alpha_bar_B: Tensor, c: float) -> Tensor:
+    """Near 1 where an image is nearly clean, c where it is nothing but noise (sigma infinite)."""
+    return (1 - c) / (1 + sigmas(alpha_bar_B)) ** 2 + c
+
+
+HUBER_SCHEDULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "snr": _snr,
+    "exponential": _exponential,
+    "constant": _constant,
+}
+
+
+# -- how much each timestep counts: float32 [B], from snr_B float32 [B]
+
+MOST_SNR = 1000.0  # sd-scripts' cap: below timestep 6 the weights would run away; min-SNR has its own
+
+
+def min_snr_weight(snr_B: Tensor, gamma: float, prediction: Prediction) -> Tensor:
+    """min(SNR, gamma) measured on x0 (Hang et al. 2023, arXiv:2303.09556).
+
+    gamma     above 0; infinity gives 1 everywhere for epsilon
+    At SNR 0 (the end of a zero-terminal schedule) it is the limit: 1 for epsilon, 0 for v.
+    """
+    weight = snr_B.clip(max=gamma) / prediction.per_x0(snr_B)
+    return weight.where(snr_B > 0, prediction.min_snr_at_zero)
+
+
+def like_noise_weight(snr_B: Tensor) -> Tensor:
+    """SNR / (SNR + 1): a v loss with it is the loss that predicting the noise would give."""
+    capped = snr_B.clip(max=MOST_SNR)
+    return capped / (capped + 1.0)
+
+
+def like_v_weight(snr_B: Tensor, strength: float) -> Tensor:
+    """1 + strength * (SNR + 1) / SNR: the noise loss, and that share of the v loss on top. Infinite at SNR 0."""
+    capped = snr_B.clip(max=MOST_SNR)
+    return 1.0 + strength * (capped + 1.0) / capped
+
+
+def debiased_weight(snr_B: Tensor, prediction: Prediction) -> Tensor:
+    """Debiased estimation (Yu et al. 2023, arXiv:2310.08442): 1 / SNR ** .5 for epsilon, which is infinite at SNR 0;
+    1 / (SNR + 1) for v, as sd-scripts has it since 0.9."""
+    return prediction.debiased(snr_B.clip(max=MOST_SNR))
+
+
+def timestep_weight(snr_B: Tensor, settings: NoiseSettings, prediction: Prediction) -> Tensor | float:
+    """The product of all weights that are on, in sd-scripts' order; 1.0 when none is."""
+    weight: Tensor | float = 1.0
+    if settings.min_snr_gamma is not None:
+        weight = weight * min_snr_weight(snr_B, settings.min_snr_gamma, prediction)
+    if settings.scale_v_pred_loss_like_noise_pred:
+        weight = weight * like_noise_weight(snr_B)
+    if settings.v_pred_like_loss:
+        weight = weight * like_v_weight(snr_B, settings.v_pred_like_loss)
+    if settings.debiased_estimation_loss:
+        weight = weight * debiased_weight(snr_B, prediction)
+    return weight

@@ -1,0 +1,62 @@
+"""The objectives that a training can have: each registered by its name. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core import extensions
+from core.settings.base import Settings
+from core.settings.growth import add_choice, add_group, rebuild
+
+if TYPE_CHECKING:
+    from core.diffusion.objective import Objective
+    from core.settings.job import TrainJob
+
+
+@dataclass(frozen=True)
+class ObjectiveKind:
+    """How a model is trained to predict.
+
+    name, title   in presets and on the page
+    make          (job, what the model predicts, device) -> the objective
+    settings      a group of its own, named after it
+    """
+
+    name: str
+    title: str
+    make: Callable[[TrainJob, str, str], Objective]
+    settings: type[Settings] | None = None
+
+
+OBJECTIVES: dict[str, ObjectiveKind] = {}
+
+
+def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
+    """Offer an objective. choice: a person may choose it for any model; else only families ask for it."""
+    from core.settings.job import TrainJob
+    from core.settings.noise import NoiseSettings
+
+    OBJECTIVES[kind.name] = kind
+    if choice:
+        add_choice(NoiseSettings, "objective", kind.name, kind.title)
+    if kind.settings is not None:
+        add_group(TrainJob, kind.name, kind.settings, kind.title)
+    rebuild(TrainJob)
+
+
+def make_objective(job: TrainJob, own: str, prediction: str, device: str) -> Objective:
+    """The objective of a run: the chosen one, or the model family's `own`."""
+    extensions.load()
+    name = own if job.noise.objective == "auto" else job.noise.objective
+    return OBJECTIVES[name].make(job, prediction, device)
+
+
+def _diffusion(job: TrainJob, prediction: str, device: str) -> Objective:
+    from core.diffusion.objective import Diffusion
+
+    return Diffusion(job.noise, prediction, device)
+
+
+register(ObjectiveKind("diffusion", "Denoising diffusion", _diffusion), choice=False)

@@ -1,0 +1,1 @@
+"""The training methods' declarations, one file each: what settings, rules, page and forecast ask. Without torch."""

@@ -1,0 +1,52 @@
+"""Textual inversion (Gal et al. 2022, arXiv:2208.01618): embeddings train, the model is frozen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.extensions import later
+from core.settings.methods import MethodSpec, Parts, Usual, register
+
+if TYPE_CHECKING:
+    from core.methods import Method, MethodInputs
+    from core.settings.job import TrainJob
+
+START = "embedding.embedding_weights"
+RULES = "core.settings.rules.embedding"
+
+
+def _make(inputs: MethodInputs) -> Method:
+    from core.families.locate import model_path
+    from core.methods.embedding import EmbeddingMethod
+
+    start = inputs.job.embedding.embedding_weights
+    return EmbeddingMethod(inputs.job, model_path(start, inputs.workspace, START) if start else None)
+
+
+def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
+    """Eight vectors a token are assumed, more than is usual."""
+    rows = max(1, len(job.embedding.words)) * 8
+    texts = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
+    return {name: rows * int(parts[name].config.get("hidden_size", 768)) for name in texts}
+
+
+register(
+    MethodSpec(
+        name="embedding",
+        title="Textual inversion: embedding",
+        words="textual inversion",
+        changes="embedding",
+        make=_make,
+        trains_unet=lambda job: False,
+        trains_text=lambda job: True,
+        trained_numbers=trained_numbers,
+        usual={"text_encoder": Usual(5e-4, 5e-3, 1e-2)},  # Gal et al.: 5e-3; diffusers: 5e-4
+        project="textual_inversion",
+        saves="embedding",
+        logged={"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"},
+        group="embedding",
+        problems=later(RULES, "problems"),
+        unused=later(RULES, "unused"),
+        preserves_class=True,
+    )
+)

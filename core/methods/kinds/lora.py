@@ -1,0 +1,65 @@
+"""A network beside the frozen model: LoRA and its kin (Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from core.settings.methods import MethodSpec, Parts, Usual, register
+
+if TYPE_CHECKING:
+    from core.methods import Method, MethodInputs
+    from core.settings.job import TrainJob
+
+
+def _make(inputs: MethodInputs) -> Method:
+    from core.methods.network import NetworkMethod
+
+    return NetworkMethod(inputs.job, inputs.seed, inputs.files)
+
+
+def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
+    """{part: numbers that train}, counted on a network over parts without numbers."""
+    from core.networks.kinds import described
+
+    configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
+    return _counted(family_name, described(job), configs)
+
+
+@lru_cache(maxsize=64)
+def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ...]) -> dict[str, int]:
+    from core.families import family
+    from core.families.loading import make_empty
+    from core.networks.kinds import settings_of
+    from core.networks.network import Network
+
+    network, own = settings_of(settings)
+    kind = family(family_name)
+    targets = [
+        target
+        for name, config in configs
+        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.hooks_residual)
+    ]
+    by_part = Network.create(targets, network, 0, own=own).parameters_by_part()
+    return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}
+
+
+register(
+    MethodSpec(
+        name="lora",
+        title="LoRA: small adapter file",
+        words="a LoRA",
+        changes="network",
+        make=_make,
+        trains_unet=lambda job: job.network.train_unet,
+        trains_text=lambda job: job.network.train_text_encoder,
+        trained_numbers=trained_numbers,
+        # sd-scripts' documents (1e-4 to 1e-3) and its presets
+        usual={"unet": Usual(3e-5, 1e-4, 1e-3), "text_encoder": Usual(1e-5, 5e-5, 1e-3)},
+        project="network_train",
+        saves="lora",
+        logged={"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"},
+        group="network",
+    )
+)

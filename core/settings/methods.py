@@ -1,0 +1,108 @@
+"""The training methods as settings see them: what is asked of a method before anything is loaded. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from core import extensions
+from core.record.problems import Problem
+from core.settings.base import Settings
+from core.settings.growth import add_choice, add_group, rebuild
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
+
+Changes = Literal["network", "model", "embedding"]
+MARGIN = 3  # a rate this many times outside the usual range gets advice
+
+
+@dataclass(frozen=True)
+class Usual:
+    """The usual range of a learning rate. start: a good first value."""
+
+    low: float
+    start: float
+    high: float
+
+    def times(self, low: float, start: float, high: float) -> Usual:
+        return Usual(self.low * low, self.start * start, self.high * high)
+
+    def far(self, rate: float) -> str:
+        """ "above", "below", or "" if the rate is usual or close to it."""
+        if not rate > self.low / MARGIN * (1 - 1e-9):
+            return "below"
+        return "above" if rate > self.high * MARGIN * (1 + 1e-9) else ""
+
+
+class PartSize(Protocol):
+    """A part of a model by its header: its numbers, and its config.json."""
+
+    @property
+    def numbers(self) -> int: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
+Parts = Mapping[str, PartSize]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What Atelier asks of a training method.
+
+    name, title      in presets and on the page           words   in messages: "a LoRA"
+    changes          what trains: a network beside the frozen model, the model itself, or embeddings of its text encoders
+    make             (core.methods.MethodInputs) -> core.methods.Method; imports what it needs when it is called
+    trains_unet, trains_text    whether a part is asked to train, whatever its learning rate
+    trained_numbers  (job, family's name, parts by name) -> how many numbers train, by part
+    usual            learning rates with AdamW, by "unet" and "text_encoder"
+    group            settings that only this method uses, as a group of the job of this name; "" for none
+    settings         their model where the job does not declare the group itself
+    saves            core.formats.model_spec's kind of its file
+    project          the trackers' project name, as sd-scripts' script for the method calls it
+    logged           how its trackers name learning rates: part -> name; the others are lr/<part>
+    problems         rules of its own, besides those of every method
+    unused           (dotted path, reason) of settings that it does not use
+    preserves_class  the model itself stays as it is, and so does a class: no prior preservation
+    """
+
+    name: str
+    title: str
+    words: str
+    changes: Changes
+    make: Callable[[Any], Any]
+    trains_unet: Callable[[TrainJob], bool]
+    trains_text: Callable[[TrainJob], bool]
+    trained_numbers: Callable[[TrainJob, str, Parts], dict[str, int]]
+    usual: Mapping[str, Usual]
+    project: str
+    saves: Literal["lora", "embedding", "model"]
+    logged: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+    settings: type[Settings] | None = None
+    problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
+    unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
+    preserves_class: bool = False
+
+
+METHODS: dict[str, MethodSpec] = {}
+
+
+def methods() -> dict[str, MethodSpec]:
+    """All that are registered, by name."""
+    extensions.load()
+    return METHODS
+
+
+def register(spec: MethodSpec) -> None:
+    """Offer a method: from now on the page, presets, the command line and trainings know it."""
+    from core.settings.job import TrainJob  # which asks for the extensions itself
+    from core.settings.method import MethodSettings
+
+    METHODS[spec.name] = spec
+    add_choice(MethodSettings, "kind", spec.name, spec.title)
+    if spec.settings is not None:
+        add_group(TrainJob, spec.group, spec.settings, spec.title)
+    rebuild(TrainJob)
