@@ -38,8 +38,9 @@ def test_a_switch_with_a_value_is_said():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "cuda:9999", "cuda:999"])
 def test_a_device_that_is_none_is_bad_input(name):
-    with pytest.raises(ProblemsError, match="device"):
+    with pytest.raises(ProblemsError, match=f"'{name}'") as error:
         machine.check_device(name)
+    assert error.value.codes == ["device.missing" if name == "cuda:999" else "device.unknown"]
 
 
 @pytest.mark.parametrize(
