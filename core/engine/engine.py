@@ -35,7 +35,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.migrations import to_version_2
 from core.settings.named import Limits, admit
-from core.settings.presets import dump, to_values
+from core.settings.presets import dump, parse, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
@@ -278,7 +278,8 @@ class Engine:
                 state, words = run_in_child(folder, self.workspace, **heard)
             else:
                 state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
-        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
+        kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
+        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "", **kept)
         if words is not None and words.poisoned:
             self._restart(words)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -54,8 +56,18 @@ def download(asked: DownloadSettings, context: JobContext) -> Outcome:
     def on_progress(done: int, total: int) -> None:
         context.stage(f"downloading {source}", done, total)
 
-    path = hub.download(source, models, on_progress, context.cancel)
+    try:
+        path = hub.download(source, models, on_progress, context.cancel)
+    finally:
+        _forget_link(str(source), context)
     return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
+
+
+def _forget_link(shown: str, context: JobContext) -> None:
+    """A link may hold a key: once it is used, the job's file names only what was downloaded."""
+    with suppress(OSError, ProblemsError):
+        job = context.folder.job()
+        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
 
 
 def file_of(name: str | None, workspace: Workspace) -> Path:
