@@ -103,7 +103,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
-    layout = family(name).LAYOUT
+    layout = family(name).layout
     found = dict(open_checkpoint(path, name).parts)
     if job.model.vae:
         found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
@@ -127,7 +127,8 @@ def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, i
 
 
 def _pair(side: Any) -> Sides:
-    return tuple(side) if isinstance(side, (tuple, list)) else (side, side)  # type: ignore[return-value]
+    wide, high = side if isinstance(side, (tuple, list)) else (side, side)
+    return wide, high
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
