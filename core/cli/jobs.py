@@ -147,7 +147,7 @@ def _execute(
         return BAD_INPUT if tasks.named(task).own and words is not None and words.asked else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
-        print(" ".join(["To go on: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
+        print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
     return INTERRUPTED if stop.asked or state == "stopped" else FAILED
 
 
