@@ -234,7 +234,7 @@ def generate(tab, drawn) -> None:
 
 def tools(tab) -> None:
     go(tab, "Tools")
-    field = tab.locator("#tool-file")
+    field = tab.locator("#tool-inspect-file")
     for file in (f"models/{NAME}.safetensors", f"models/loras/lora {NAME}.safetensors", TEXT):
         field.fill(file)
         field.press("Enter")
