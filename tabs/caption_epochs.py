@@ -13,9 +13,10 @@ from core.dataset.caption_files import UTF_8, Caption, read_caption, rewrite_as_
 from core.dataset.captions import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.settings.job import TrainJob
 from core.training.plan import Plan
-from tabs.markup import button, count, esc
+from tabs.markup import button, esc
 from tabs.reading import Reading
 
 EPOCHS = 3

@@ -10,11 +10,12 @@ from core.dataset.caption_files import OWN, Caption
 from core.dataset.captions import plain_caption
 from core.dataset.files import printable
 from core.dataset.report import Report, Row
+from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
 from tabs.context import empty_state, problems_html
-from tabs.markup import count, crop_frame, esc, page_count, pager, progress, short
+from tabs.markup import crop_frame, esc, page_count, pager, progress, short
 from tabs.tokens import WINDOWS, words_on_length
 
 PAGE_SIZE = 60

@@ -7,9 +7,10 @@ from typing import Any
 
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
+from core.record.units import count
 from core.settings.presets import differences
 from tabs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
-from tabs.markup import count, esc, parted, section, short
+from tabs.markup import esc, parted, section, short
 from tabs.project import FIELDS
 from tabs.runs_view import compare_address, moment, value_words
 

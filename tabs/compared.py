@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.engine.view import best_validation
-from core.record import machine
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
+from core.record.units import clock, count, memory_words, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
-from tabs.context import clock, file_size
-from tabs.markup import count
 from tabs.project import FIELDS
 from tabs.runs_view import loss_words, when
 
@@ -277,12 +275,12 @@ def _memory(side: Side) -> str:
     peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
     if not peak:
         return UNKNOWN
-    return f"{machine.memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
+    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
 
 
 def _newest_file(side: Side) -> str:
     newest = max(side.facts.get("files", []), key=lambda file: (file["step"], -len(file["name"])), default=None)
-    return f"{file_size(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
+    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
 
 
 FACTS = (  # (title, its words for one run)

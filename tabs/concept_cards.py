@@ -10,13 +10,14 @@ from typing import Any
 from core.captioning.identifiers import identifier_note
 from core.dataset.files import printable
 from core.dataset.scan import Folder
+from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.concepts import own_settings
 from core.settings.job import TrainJob
 from core.settings.source import Source
 from tabs.concepts import Found
 from tabs.context import empty_state
-from tabs.markup import button, choice_list, count, esc, section
+from tabs.markup import button, choice_list, esc, section
 from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
 
 FOLDERS_SHOWN = 12

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from core.dataset.opening import SKIP
 from core.dataset.report import Report
 from core.record.problems import Problem
+from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import problems_html
-from tabs.markup import count, esc, progress, section
+from tabs.markup import esc, progress, section
 
 BUCKETS_SHOWN = 16
 PROBLEMS_SHOWN = 30

@@ -12,8 +12,8 @@ from core.dataset.cache_files import prune
 from core.dataset.files import TRASH_FOLDER
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
+from core.record.units import size_words
 from core.record.workspace import resolve_path
-from tabs.context import file_size
 from tabs.markup import act_of, board, button, esc, on_act, section
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class Desk:
         if act == "ask" and arg in (RUNS, IMAGES):
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
-            self.page.say("done", f"{file_size(self._prune(arg, place['keep']))} freed.")
+            self.page.say("done", f"{size_words(self._prune(arg, place['keep']))} freed.")
         elif act == "delete" and arg == asking:
-            self.page.say("done", f"{file_size(self._delete(arg))} freed.")
+            self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return place, self.html(place)
 
     def _prune(self, name: str, keep: str) -> int:
@@ -112,10 +112,10 @@ def _row(title: str, words: str, size: int, act: str) -> str:
     does = act if size else ""
     return (
         f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(words)}</span></div>'
-        f'<span class="figures">{file_size(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
+        f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
     )
 
 
 def _sure(name: str, size: int) -> str:
-    delete = button("delete", f"Delete {file_size(size)}", name, kind="danger")
+    delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
     return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name, lands=name)}'

@@ -10,10 +10,11 @@ from core.dataset.files import printable
 from core.dataset.report import Report
 from core.dataset.trash import PutAway, put_away_lately, put_back
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.source import Source
 from tabs.context import Page
-from tabs.markup import button, count, esc, progress, section
+from tabs.markup import button, esc, progress, section
 from tabs.reading import Reading
 
 IMAGES_SHOWN = 12

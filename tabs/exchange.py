@@ -11,8 +11,9 @@ from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import write_dataset_config
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from tabs.context import Page
-from tabs.markup import button, count
+from tabs.markup import button
 
 KINDS = ("toml", "json")
 

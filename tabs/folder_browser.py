@@ -10,8 +10,9 @@ from pathlib import Path
 
 from core.dataset.files import is_folder, is_image_name, is_junk, printable
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path
-from tabs.markup import button, count, esc
+from tabs.markup import button, esc
 from tabs.safety import Roots
 
 MOST_FOLDERS = 500

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.record.machine import memory_words
 from core.record.problems import ProblemsError
+from core.record.units import memory_words, size_words
 from core.settings.base import value_of
 from core.settings.check import build as build_job
 from core.settings.concepts import concepts_of
@@ -197,7 +197,7 @@ def _beside(memory: int, disk: int) -> list[str]:
     there = machine.memory("cpu")[1]
     words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
     found = [words + (": too much" if memory > there else "")] if memory else []
-    return found + ([f"the fast disk takes about {memory_words(disk)}"] if disk else [])
+    return found + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -151,10 +152,9 @@ def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for number, group in groupby(entries, lambda entry: entry.kind in ("int", "float")):
         row = list(group)
-        size = 2 if number else 1
-        for first in range(0, len(row), size):
-            with gr.Row(equal_height=True, elem_classes="level"):
-                for entry in row[first : first + size]:
+        for first in range(0, len(row), 2):
+            with gr.Row(equal_height=True, elem_classes="level") if number else nullcontext():
+                for entry in row[first : first + 2]:
                     made[entry.name] = widget(entry, GenerateJob(), elem_id=f"gen-{entry.name.replace('_', '-')}")
     return made
 

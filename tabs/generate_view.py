@@ -12,11 +12,12 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.record.problems import Problem
+from core.record.units import clock, count
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
-from tabs.context import clock, empty_state, problems_html
+from tabs.context import empty_state, problems_html
 from tabs.generate_form import signature
-from tabs.markup import button, count, esc, facts, link, page_count, pager, progress, section, short
+from tabs.markup import button, esc, facts, link, page_count, pager, progress, section, short
 
 PAGE_SIZE = 36
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs

@@ -8,13 +8,13 @@ from functools import cache
 from typing import Any
 
 from core.record.problems import ProblemsError
+from core.record.units import size_words
 from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import embedding, method, schedule, sharding
 from core.settings.values import shown_value
-from tabs.context import file_size
 from tabs.project import FIELDS
 
 TRAITS = {
@@ -101,7 +101,7 @@ def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
-    size = f"about {file_size(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "some GB"
+    size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "some GB"
     return f"The whole model trains; each saved file takes {size}."
 
 

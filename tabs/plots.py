@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from core.dataset.report import Report
+from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.markup import count, esc, section
+from tabs.markup import esc, section
 from tabs.tokens import WINDOWS
 
 WIDTH, HEIGHT = 420, 210

@@ -11,11 +11,12 @@ from typing import Any
 from core.dataset.caption_files import SENTENCES, TAGS
 from core.dataset.questions import Question
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from tabs.markup import button, count, esc, section
+from tabs.markup import button, esc, section
 
 KEPT_DATASETS = 50
 

@@ -15,10 +15,10 @@ from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.scan import recognize
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs.context import Page
-from tabs.markup import count
 from tabs.tokens import count_tokens
 
 FRESH_SECONDS = 5.0

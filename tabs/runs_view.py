@@ -12,12 +12,13 @@ from urllib.parse import quote
 from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
 from core.record.run_about import MOST_NOTE, MOST_TITLE
+from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from core.settings.values import shown_value, text_of
-from tabs.context import clock, empty_state, file_size
+from tabs.context import empty_state
 from tabs.generate_view import training_words
-from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, parted, section, short
+from tabs.markup import button, choice_list, esc, facts, link, page_count, pager, parted, section, short
 from tabs.next_step import next_step
 from tabs.project import FIELDS
 
@@ -234,7 +235,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         question = (
             f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
             f"<b>{esc(run.title)}</b> with "
-            f"{count(len(run.files), 'file')} ({file_size(size)})? Its folder moves to the trash of the "
+            f"{count(len(run.files), 'file')} ({size_words(size)})? Its folder moves to the trash of the "
             f"outputs folder.</span>"
             f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
             f"{button('keep', 'Keep it', run.name, lands='ask')}</div>"
@@ -275,7 +276,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Base model", parted(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
         ("Preset", parted(run.words.preset)),
-        ("Folder", f"<code>{parted(run.name)}</code>, {file_size(size)}"),
+        ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
@@ -331,7 +332,7 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
     )
     return (
         f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{file_size(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
+        f'{size_words(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
         f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
     )
 

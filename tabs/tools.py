@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.record.problems import ProblemsError
+from core.record.units import clock
 from core.record.workspace import display_path
 from core.settings.check import build as build_job
 from core.settings.job import ImagesJob, ToolJob
 from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
-from tabs.context import clock
 from tabs.image_tools import FIELDS, build_board
 from tabs.pieces import piece
 

@@ -46,7 +46,7 @@ def open_zip(
     try:
         archive = zipfile.ZipFile(bounded)  # type: ignore[call-overload]
     except DAMAGED as error:
-        raise ProblemsError.one(f"The zip file is damaged: {error}", str(path), fix) from error
+        raise ProblemsError.one(f"The zip file is damaged: {error}", str(path), fix, "zip.damaged") from error
     bounded.limit = None
     return archive
 

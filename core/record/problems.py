@@ -81,7 +81,9 @@ def limited(problems: list[Problem]) -> list[Problem]:
         return problems
     return [
         *problems[:MOST],
-        Problem(f"{more:,} more problems are not listed", problems[MOST].where, "fix these first"),
+        Problem(
+            f"{more:,} more problems are not listed", problems[MOST].where, "fix these first", code="problems.more"
+        ),
     ]
 
 
@@ -113,5 +115,6 @@ def unwritten(error: OSError, what: str, where: str, kept: str = "", then: str =
     """
     rest = f"; {kept}" if kept else ""
     if error.errno == errno.ENOSPC:
-        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}")
-    return ProblemsError.one(f"{what} ({error.strerror or error}){rest}", where, "check the folder's permissions")
+        return ProblemsError.one(f"The disk is full{rest}", where, f"free some space and {then}", "disk.full")
+    fix = "check the folder's permissions"
+    return ProblemsError.one(f"{what} ({error.strerror or error}){rest}", where, fix, "disk.unwritten")

@@ -33,23 +33,23 @@ def clear(folder: Path) -> int:
     return before - folder_bytes(folder)
 
 
-def size_words(count: float) -> str:
-    """Bytes in words: "1 MB" for whatever is less, "850 MB", "4.3 GB"."""
-    if count <= 0:
-        return "0 MB"
-    return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
-
-
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
     """Refuse what would fill the disk. what: "Unpacking the zip", which takes `needed` bytes more."""
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return
     raise ProblemsError.one(
-        f"{what} takes {size_words(needed)} and {size_words(reserve)} must stay free, but only {_rounded_down(free)} are free",
+        f"{what} takes {_rounded_up(needed)} and {_rounded_up(reserve)} must stay free, but only {_rounded_down(free)} are free",
         display_path(folder),
         fix,
+        "disk.no-space",
     )
+
+
+def _rounded_up(count: int) -> str:
+    if count <= 0:
+        return "0 MB"
+    return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
 
 
 def _rounded_down(free: int) -> str:

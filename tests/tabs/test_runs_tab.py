@@ -438,7 +438,7 @@ def test_runs_are_told_apart_by_what_they_were_made_of_and_found_by_it(desk, tmp
     shown = desk._main({})
     assert "red foxes · dreamy.safetensors · " in shown and "<img src=x" not in shown
     desk.act({}, event("note", folder.name, "too strong\nat 0.8"))
-    for find in ("FOXES", "dreamy", "foxes  dreamy", "fine-tune", "preset mine", "too strong", "one"):
+    for find in ("FOXES", "dreamy", "foxes  dreamy", "fine-tuning", "preset mine", "too strong", "one"):
         assert desk._main({"find": find}).count("<tr>") == 2, find
     assert "None of these." in desk._main({"find": "foxes 20260102"})
     (folder / "job.json").write_text('{"kind": "job", "schema_version": 99}')
