@@ -104,7 +104,7 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
     rows = sample_rows(a, b)
     alone = ", ".join(other_prompts(a, b))
     if not rows:
-        words = f"Both drew no prompt in common ({alone})." if alone else "Neither run drew samples."
+        words = f"The runs have no sample prompt in common ({alone})." if alone else "Neither run has samples."
         return section("Samples", f'<p class="hint">{esc(words)}</p>')
     parts = []
     for row in rows:

@@ -23,9 +23,9 @@ WHERE = "Space on the disk"
 GB = 1_000_000_000  # as disks are sold
 # name: (title, what it means to lose it)
 CACHES = {
-    "latents": ("Images as the model sees them", "Encoded anew by the next training of those images."),
-    "text": ("Captions as the model reads them", "Encoded anew by the next training of those captions."),
-    "masks": ("Masks at their sizes", "Made anew when they are needed."),
+    "latents": ("Cached latents", "Encoded again by the next training that uses the images."),
+    "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
+    "masks": ("Cached masks", "Created again when needed."),
 }
 RUNS, IMAGES = "runs", "images"
 
@@ -64,9 +64,16 @@ class Desk:
         except ValueError:
             kept = -1.0
         if not 0 <= kept < 1e6:
-            raise ProblemsError.one(f"'{keep[:20]}' is no number of GB", WHERE, "write 0 to empty it, or 10 for 10 GB")
+            raise ProblemsError.one(
+                f"'{keep[:20]}' is not a number of GB",
+                WHERE,
+                "write 0 to empty it, or 10 for 10 GB",
+                code="disk.bad-number",
+            )
         if self.page.engine.status()["job"] is not None:
-            raise ProblemsError.one("A job is running and may need what is cached", WHERE, "wait for it, or stop it")
+            raise ProblemsError.one(
+                "A job is running and may need the cache", WHERE, "wait for it, or stop it", code="disk.in-use"
+            )
         return prune(self.page.workspace.cache / name, int(kept * GB))
 
     def _delete(self, name: str) -> int:
@@ -93,8 +100,8 @@ class Desk:
             for name, (title, words) in CACHES.items()
         ]
         kept = [
-            (RUNS, "Deleted runs", "They lie in the trash of the outputs folder.", folder_bytes(space.trash)),
-            (IMAGES, "Images put away", "From the folders chosen now; Dataset puts them back.", self._put_away()),
+            (RUNS, "Deleted runs", "In the trash of the outputs folder.", folder_bytes(space.trash)),
+            (IMAGES, "Removed images", "From the current folders; restore them in Dataset.", self._put_away()),
         ]
         for name, title, words, size in kept:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
@@ -118,4 +125,4 @@ def _row(title: str, words: str, size: int, act: str) -> str:
 
 def _sure(name: str, size: int) -> str:
     delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
-    return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name, lands=name)}'
+    return f'<span role="alert">{delete}</span>{button("hold", "Keep", name, lands=name)}'

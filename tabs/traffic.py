@@ -148,7 +148,7 @@ class Traffic:
 
     async def _stream(self, scope: Any, receive: Any, send: Any, strange: bool, browser: str) -> None:
         if self._open >= STREAMS or (strange and self._strange_open >= STRANGE_STREAMS):
-            await _refuse(503, "The page has too many visitors at the moment.", 10)(scope, receive, send)
+            await _refuse(503, "The page has too many visitors right now.", 10)(scope, receive, send)
             return
         self._open += 1
         self._strange_open += strange

@@ -63,8 +63,10 @@ def test_what_cannot_be_is_refused_at_once(both):
 def test_a_shared_page_works_on_no_folder_outside(tmp_path, name):
     page = make_page(tmp_path, shared=True)
     form = ImageTools(page, Tools(page).use_on_images)
-    with pytest.raises(ProblemsError, match="not open to a shared page"):
+    with pytest.raises(ProblemsError) as refused:
         form.act(event("images", name, str(tmp_path)))
+    assert refused.value.codes == ["shared.path-closed"]
     page.project.keep("Tools", {"images": {name: str(tmp_path)}})  # an earlier, unshared page
-    with pytest.raises(ProblemsError, match="not open to a shared page"):
+    with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
+    assert refused.value.codes == ["shared.path-closed"]
