@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 EXTENSIONS = (
+    "core.builtin",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",
     "core.networks.kinds.lora",
 )
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that is imported when it is called: registering stays cheap and free of circles."""
+
+    def call(*args: Any) -> Any:
+        return getattr(import_module(module), name)(*args)
+
+    return call
 
 
 def load() -> None:

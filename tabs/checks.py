@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.families.locate import model_problems
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, errors_first
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out
-from core.training.checks import problems_with_model, problems_without_model
+from core.training.checks import problems_before_start
 from tabs import own_setup
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
+    from core.dataset.report import Report
     from core.formats.detect import ModelKind
     from core.formats.hub import HubId
     from core.training.own_images import Setup
@@ -219,7 +219,7 @@ class Checks:
         facts["setup"] = own_setup.facts(self.setup)
         return facts
 
-    def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Any:
+    def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Report:
         from core.dataset.preflight import preflight
 
         self.page.roots.admit(job)
@@ -227,37 +227,20 @@ class Checks:
             job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )
 
-    def doctor_errors(self, job: TrainJob, report: Any, *, look: bool = False) -> list[Problem]:
-        """What the dataset doctor says must be fixed: images that both train and validate.
+    def problems(self, job: TrainJob, report: Report, device: str | None = None, look: bool = False) -> list[Problem]:
+        """Everything against this job.
 
-        look   examine the images where the Dataset tab has not done so; else only what is known already counts
+        look   read the images to find those that both train and validate; else only what the Dataset tab has found counts
         """
-        if not report.validation:
-            return []
-        reading = self.page.reading
-        known = reading.findings if reading is not None and _same_images(reading.job, job) else None
-        if known is None and look:
-            from core.dataset.doctor import held_out_copies
-
-            return held_out_copies(report, self.page.workspace.private / "index.sqlite")
-        return [finding.problem() for finding in known or () if finding.level == "error"]
-
-    def problems(self, job: TrainJob, report: Any, device: str | None = None) -> list[Problem]:
-        """Everything against this job: its settings, its model, its images and, where it is known, the device."""
         if refused := self.page.roots.refused(job):
             return refused
-        workspace = self.page.workspace
-        found = problems_without_model(job, workspace, report, device)
-        model = self.model(job.model.base_model, job.model.family)
-        if model["problem"]:
-            found.append(Problem(model["problem"], "model.base_model", model["fix"]))
-        else:
-            found += model_problems(job.model, workspace)
-        found += problems_with_model(job, workspace)
-        unique: dict[tuple[str, str], Problem] = {}
-        for problem in [*found, *self.doctor_errors(job, report)]:
-            unique.setdefault((problem.what, problem.where), problem)
-        return sorted(unique.values(), key=lambda problem: problem.level != "error")
+        found = problems_before_start(job, self.page.workspace, report, device, copies=look)
+        return found if look or not report.validation else errors_first([*found, *self._found_copies(job)])
+
+    def _found_copies(self, job: TrainJob) -> list[Problem]:
+        reading = self.page.reading
+        known = reading.findings if reading is not None and _same_images(reading.job, job) else None
+        return [finding.problem() for finding in known or () if finding.level == "error"]
 
 
 def _folders(job: TrainJob) -> list[str]:

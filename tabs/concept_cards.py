@@ -23,19 +23,10 @@ FOLDERS_SHOWN = 12
 ClassForm = Callable[[int, Source | None], str]
 NONE: Mapping[int, Sequence[str]] = MappingProxyType({})
 SHORT_LIST = 3  # of a folder's own settings that are named on its card
-ON_CARD = ("enabled", "role", "folder", "num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word",
-           "class_tokens")  # fmt: skip
-# A validation folder never trains, so how often and how strongly is nothing to ask.
-SHOWN_FOR = {
-    "train": ("num_repeats", "samples_per_epoch", "loss_weight", "identifier", "class_word", "class_tokens"),
-    "regularization": ("num_repeats", "samples_per_epoch", "loss_weight", "class_word", "class_tokens"),
-    "validation": ("class_tokens",),
-}
-PLAIN = [
-    name
-    for name in Source.model_fields
-    if name not in ON_CARD and not any(name in each for each in SHARED_NAMES.values())
-]
+HEAD = ("enabled", "role", "folder")  # drawn at the top of a card
+OWN = [name for name in Source.__annotations__ if name in SOURCE and name not in HEAD]  # what only a folder has
+ON_CARD = [name for name in OWN if SOURCE[name].level == "shown"]
+PLAIN = [name for name in OWN if SOURCE[name].level != "shown"]
 
 
 def cards(
@@ -142,14 +133,13 @@ def _fields(number: int, entry: Source, found: Found) -> str:
     repeated = str(next(iter(repeats))) if len(repeats) == 1 else ("by name" if repeats else "1")
     said = (next(iter(words)) or "none") if len(words) == 1 else ("by name" if words else "none")
     both = " ".join(word for word in (entry.identifier, entry.class_word) if word)
-    hints = {"num_repeats": repeated, "samples_per_epoch": "by repeats", "class_tokens": both or said}
-    hints |= {"identifier": "such as sks", "class_word": "such as dog"}
-    drawn = ""
-    for name in SHOWN_FOR.get(entry.role, SHOWN_FOR["train"]):
-        common = NOT_OWN if name == "loss_weight" else None
-        value = getattr(entry, name)
-        drawn += field(SOURCE[name], value, "own", f"{number}:{name}", common=common, hint=hints.get(name, ""))
-    return drawn
+    hints = {"num_repeats": repeated, "class_tokens": both or said}
+    return "".join(_own(number, entry, name, hints.get(name, "")) for name in ON_CARD if _holds(name, entry.role))
+
+
+def _holds(name: str, role: str) -> bool:
+    """Whether a folder of this role uses the setting: how often a validation folder is shown is nothing to ask."""
+    return not SOURCE[name].only or role in SOURCE[name].only
 
 
 def _words(number: int, entry: Source, proposed: Sequence[str] | None) -> str:
@@ -211,7 +201,7 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
             field(SOURCE[name], getattr(entry, name), "own", f"{number}:{name}", common=common[name]) for name in names
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
-    plain = "".join(_plain(number, entry, name) for name in PLAIN)
+    plain = "".join(_own(number, entry, name) for name in PLAIN if _holds(name, entry.role))
     said = "Empties what this folder sets for itself of images, captions and validation"
     clear = button("clear", "All as for all", number, title=said, disabled=not own_settings(entry))
     return (
@@ -220,14 +210,9 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
     )
 
 
-def _plain(number: int, entry: Source, name: str) -> str:
+def _own(number: int, entry: Source, name: str, hint: str = "") -> str:
+    """The field of a setting that only folders have. hint: what an empty one means for this folder."""
     declared = SOURCE[name]
     common = None if declared.optional else NOT_OWN
-    return field(
-        declared,
-        getattr(entry, name),
-        "own",
-        f"{number}:{name}",
-        common=common,
-        hint="none" if declared.optional else "",
-    )
+    hint = hint or declared.hint or ("none" if declared.optional else "")
+    return field(declared, getattr(entry, name), "own", f"{number}:{name}", common=common, hint=hint)

@@ -324,6 +324,8 @@ class Desk:
     def _do(self, act: str, arg: str, value: str) -> Any:
         """One act; returns where to lead, gr.skip() for nowhere."""
         tabs = gr.skip()
+        if self.class_form.presets.act(act, arg, value):
+            return tabs
         if act == "show":
             self._keep(show=value or arg, page=0)
         elif act == "page":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from core.dataset.files import printable
@@ -43,9 +44,7 @@ class Exchange:
     def _named(self, problems: list[Problem], file: str) -> list[Problem]:
         """Without the place where the server keeps uploads."""
         folder = f"{Path(file).parent}"
-        return [
-            Problem(each.what, each.where.replace(folder, "").lstrip("/\\"), each.fix, each.level) for each in problems
-        ]
+        return [replace(each, where=each.where.replace(folder, "").lstrip("/\\")) for each in problems]
 
     def give(self, kind: str) -> None:
         """Write the folders to a file that can be downloaded."""

@@ -21,7 +21,7 @@ from core.settings.levels import level_of, levels
 from core.settings.presets import to_values
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
-from tabs.form import shown_value
+from core.settings.values import shown_value
 from tabs.pieces import piece
 from tabs.project import FIELDS
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -13,16 +15,17 @@ from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.run import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.settings.base import Declared, Settings
 from core.settings.job import GenerateJob
 from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.context import Page
-from tabs.form import choices, label
+from tabs.form import events, label, widget
+from tabs.form_presets import FormPresets, KeptForm
 from tabs.markup import act_of, board, news, on_act, page_of, short
 
 TAB = "Generate"
 MOST_IMAGES = 5000
-SMALL = ("width", "height", "steps", "guidance_scale", "seed", "count")
 
 # Ctrl + Enter draws, from any field.
 DRAW_KEY = """
@@ -41,13 +44,13 @@ KEYS = """
 document.addEventListener('keydown', (event) => {
   const box = element.querySelector('.lightbox');
   if (!box || element.offsetParent === null) return;
-  const press = (name) => {
-    const found = [...box.querySelectorAll('button')].find((each) => each.textContent === name);
+  const press = (which) => {
+    const found = box.querySelector(`.bar-top ${which}`);
     if (found && !found.disabled) found.click();
   };
-  if (event.key === 'Escape') press('Close');
-  else if (event.key === 'ArrowLeft') press('Previous');
-  else if (event.key === 'ArrowRight') press('Next');
+  if (event.key === 'Escape') press('[data-act=shut]');
+  else if (event.key === 'ArrowLeft') press('[data-act=open]');
+  else if (event.key === 'ArrowRight') press('[data-act=open] ~ [data-act=open]');
   else if (event.key === 'Tab') {
     const stops = [...box.querySelectorAll('button:not(:disabled), a')];
     const last = event.shiftKey ? stops[0] : stops[stops.length - 1];
@@ -61,7 +64,7 @@ watch('value', () => {
   const box = element.querySelector('.lightbox');
   if (box && !box.contains(document.activeElement)) {
     before = document.activeElement;
-    [...box.querySelectorAll('button')].find((each) => each.textContent === 'Close').focus();
+    box.querySelector('[data-act=shut]').focus();
   }
   if (!box && before) { if (before.isConnected) before.focus(); before = null; }
 });
@@ -71,9 +74,11 @@ watch('value', () => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
+    entries = [form.ENTRIES[name] for name in form.FIELDS]
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
-            fields = _prompts()
+            presets = board("gen-presets", desk.presets.html())
+            fields = _fields(entry for entry in entries if entry.widget == "prompt")
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
                 label="Compare with the base model (same seeds, drawn by it alone)",
@@ -101,7 +106,7 @@ def build(page: Page) -> None:
                 info=entry.help,
                 elem_id="gen-embeddings",
             )
-            fields |= _small_fields()
+            fields |= _fields(entry for entry in entries if entry.widget != "prompt")
             model = gr.Dropdown(
                 label="Base model",
                 info="As in Train, another one of the list, or a path.",
@@ -120,67 +125,37 @@ def build(page: Page) -> None:
             gallery = board("gen-gallery", script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
-    widgets = [fields[name] for name in form.FIELDS] + [model, compare, words]
+    given = [fields[name] for name in form.FIELDS] + [model, compare, words]
+    widgets = [*given, presets]
     lists = [add, loras, status, gallery]
     page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
     for name in form.FIELDS:
-        typed = isinstance(fields[name], gr.Textbox)
-        events = [fields[name].blur, fields[name].submit] if typed else [fields[name].input]
-        shown = loras if name == "zero_terminal_snr" else None
-        page.on_given(events, desk.setter(name, shown is not None), fields[name], shown)
+        page.on_given(events(fields[name]), desk.setter(name), fields[name], [loras, presets])
     own = [fields[name] for name in form.OWN]
-    page.on_given(model.input, desk.choose_model, model, [loras, *own])
-    page.listen(compare.input, desk.setter("compare"), compare, None, trigger_mode="always_last")
-    page.on_given(words.input, desk.setter("embeddings", True), words, loras)
-    page.listen(add.input, desk.add, add, [add, loras])
+    page.on_given(model.input, desk.choose_model, model, [loras, presets, *own])
+    page.listen(compare.input, desk.setter("compare"), compare, [loras, presets], trigger_mode="always_last")
+    page.on_given(words.input, desk.setter("embeddings"), words, [loras, presets])
+    page.listen(add.input, desk.add, add, [add, loras, presets])
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
-    page.listen(draw.click, desk.draw, widgets, status)
+    page.listen(draw.click, desk.draw, given, [status, presets])
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
-    on_act(page, loras, desk.change_lora, None, loras)
+    on_act(page, loras, desk.change_lora, None, [loras, presets])
+    on_act(page, presets, desk.preset_act, None, [*widgets, loras])
     on_act(page, status, desk.status_act, None, status)
     on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
 
-def _text(name: str, lines: int = 1, **more: Any) -> gr.Textbox:
-    """A field with the title, unit and help of its declaration."""
-    entry = form.ENTRIES[name]
-    most = 8 if lines > 1 else 1
-    return gr.Textbox(
-        label=label(entry),
-        info=entry.help,
-        lines=lines,
-        max_lines=most,
-        elem_id=f"gen-{name.replace('_', '-')}",
-        **more,
-    )
-
-
-def _prompts() -> dict[str, Any]:
-    return {"prompt": _text("prompt", 2), "negative_prompt": _text("negative_prompt")}
-
-
-def _small_fields() -> dict[str, Any]:
-    """Numbers two a row, then the choices."""
+def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
+    """The widgets of these settings by name, numbers two a row."""
     made: dict[str, Any] = {}
-    for first in range(0, len(SMALL), 2):
-        with gr.Row(equal_height=True, elem_classes="level"):
-            for name in SMALL[first : first + 2]:
-                hint = "random" if name == "seed" else "model's own" if name in form.OWN else ""
-                made[name] = _text(name, text_align="right", placeholder=hint, min_width=120)
-    for name in ("sampler", "zero_terminal_snr"):
-        entry = form.ENTRIES[name]
-        made[name] = gr.Dropdown(
-            choices(entry),
-            label=label(entry),
-            info=entry.help,
-            filterable=False,
-            elem_id=f"gen-{name.replace('_', '-')}",
-        )
-    entry = form.ENTRIES["prompt_weights"]
-    made["prompt_weights"] = gr.Checkbox(
-        label=label(entry), info=entry.help, container=False, elem_id="gen-prompt-weights"
-    )
+    for number, group in groupby(entries, lambda entry: entry.kind in ("int", "float")):
+        row = list(group)
+        size = 2 if number else 1
+        for first in range(0, len(row), size):
+            with gr.Row(equal_height=True, elem_classes="level"):
+                for entry in row[first : first + size]:
+                    made[entry.name] = widget(entry, GenerateJob(), elem_id=f"gen-{entry.name.replace('_', '-')}")
     return made
 
 
@@ -191,6 +166,17 @@ class Desk:
         self.page = page
         self._lock = threading.RLock()
         self._images: tuple[Any, list[view.Shown]] = (None, [])
+        kept = KeptForm(
+            id="gen",
+            task="generate",
+            titles=form.TITLES,
+            load=self._values,
+            keep=lambda values: self._keep(values=values),
+            fresh=lambda: form.start_values(page.project.job),
+            job=lambda values: form.job_of(values, page.project.job),
+            values=self._of_preset,
+        )
+        self.presets = FormPresets(page, kept)
 
     # -- what is kept
 
@@ -204,21 +190,31 @@ class Desk:
         with self._lock:
             self.page.project.keep(TAB, self._state() | changes)
 
-    def setter(self, name: str, tells: bool = False) -> Any:
-        """A listener that keeps one field as it stands. tells: what the files say may be another thing then."""
+    def setter(self, name: str) -> Any:
+        """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, and the
+        presets."""
 
-        def keep(value: Any) -> Any:
+        def keep(value: Any) -> tuple[str, str]:
             with self._lock:
-                self._keep(values=self._values() | {name: _as_text(name, value)})
-            return self._loras() if tells else None
+                self.presets.put(self._values() | {name: _as_text(name, value)})
+            return self._loras(), self.presets.html()
 
         return keep
 
+    def _of_preset(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        assert isinstance(job, GenerateJob)
+        return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
+
+    def preset_act(self, event: gr.EventData) -> tuple[Any, ...]:
+        with self._lock:
+            self.presets.act(*act_of(event))
+        return *self._widgets(), self._loras()
+
     def choose_model(self, value: Any) -> tuple[Any, ...]:
         """Another base model; its own size and guidance stand in the fields that are empty."""
-        loras = self.setter("base_model", True)(value)
+        shown = self.setter("base_model")(value)
         own = form.own_of(self._values(), self.page.project.job, self.page.workspace)
-        return loras, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
+        return *shown, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
 
     # -- showing
 
@@ -269,7 +265,7 @@ class Desk:
             gr.Textbox(value=values[name], placeholder=own[name]) if name in own else values[name]
             for name in form.FIELDS
         ]
-        return (*shown, model, values["compare"], self._words(values))
+        return (*shown, model, values["compare"], self._words(values), self.presets.html())
 
     def _words(self, values: dict[str, Any]) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -338,15 +334,15 @@ class Desk:
             if chosen not in paths:
                 raise ProblemsError.one("This LoRA is no longer there", short(chosen), "press Refresh and choose again")
             with self._lock:
-                self._keep(values=form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras()
+                self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
+        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras(), self.presets.html()
 
     def change_lora(self, event: gr.EventData):
         act, arg, value = act_of(event)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         with self._lock:
-            self._keep(values=form.change_lora(self._values(), number, value if act == "strength" else None))
-        return self._loras()
+            self.presets.put(form.change_lora(self._values(), number, value if act == "strength" else None))
+        return self._loras(), self.presets.html()
 
     # -- drawing
 
@@ -355,14 +351,14 @@ class Desk:
         names = (*form.FIELDS, "base_model", "compare", "embeddings")
         with self._lock:
             given = self._values() | {name: _as_text(name, value) for name, value in zip(names, values, strict=True)}
-            self._keep(values=given)
+            self.presets.put(given)
         now = self.page.project.job
         jobs = form.jobs_to_draw(form.job_of(given, now), bool(given["compare"]), now)
         for job in jobs:
             self._check_files(job)
         for job in jobs:
             self.page.engine.submit("generate", job)
-        return self._status()
+        return self._status(), self.presets.html()
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -406,10 +402,10 @@ class Desk:
             values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
             if record.source != "atelier":  # it names no model of ours, so the chosen one stays
                 values |= {"base_model": now["base_model"], "model": now["model"]}
-                notes = [note for note in notes if note.where != "base model"]
-            self._keep(values=values)
+                notes = [note for note in notes if note.code != form.NO_MODEL]
+            self.presets.put(values | {"count": "1"})
         self.page.say("done", f"The settings of {what} are in the fields.", problems=record.notes + notes)
-        return values
+        return self._values()
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
         """Pages, enlarging, and taking an image's settings over."""
@@ -417,7 +413,7 @@ class Desk:
         shown = self._shown()
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         place = dict(place)
-        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 3)
+        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 4)
         lists: tuple[Any, ...] = (gr.skip(),) * 4
         if act == "page":
             place["page"] = page_of(value or arg, 10**6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,18 @@ from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.names import without_signs
 from core.settings.presets import to_values
-from tabs.values import BadText, text_of, value_from
+from core.settings.values import BadText, text_of, value_from
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
 EMBEDDINGS = ENTRIES["embeddings"]
-FIELDS = tuple(name for name in ENTRIES if name not in ("loras", "embeddings"))
+FIELDS = tuple(name for name, entry in ENTRIES.items() if entry.kind != "list")  # lists have editors of their own
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
+NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
+TITLES = {name: entry.title for name, entry in ENTRIES.items()} | {"base_model": "Base model"}
 SEEDS = 2**32
 
 
@@ -57,7 +60,6 @@ def values_of(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
     values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
-    values["count"] = "1"
     notes: list[Problem] = []
     loras = []
     for use in job.generate.loras:
@@ -65,18 +67,24 @@ def values_of(
             path = find_lora(use.file, workspace)
             loras.append({"file": portable_name(path, workspace), "strength": use.strength})
         except ProblemsError as error:
-            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
+            notes += [replace(each, level="advice") for each in error.problems]
     values["loras"], values["embeddings"] = loras, []
     for text in job.generate.embeddings:
         try:
             values["embeddings"].append(find_word(text, workspace).setting(workspace))
         except ProblemsError as error:
-            notes += [Problem(each.what, each.where, each.fix, "advice") for each in error.problems]
+            notes += [replace(each, level="advice") for each in error.problems]
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
     if found is None:
         notes.append(
-            Problem(f"The model '{wanted}' is not on this machine; the chosen one is kept", "base model", "", "advice")
+            Problem(
+                f"The model '{wanted}' is not on this machine; the chosen one is kept",
+                "model.base_model",
+                "download it, or choose another",
+                "advice",
+                code=NO_MODEL,
+            )
         )
     else:
         same = find_file(project.base_model, workspace)

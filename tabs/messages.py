@@ -6,9 +6,11 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from core.settings.base import group_shown
 from core.settings.presets import dump
 from core.settings.rules import ineffective, training_problems
-from tabs import form, method_needs
+from core.settings.values import shown_value, summary
+from tabs import form, method_needs, presets_bar
 from tabs.browsers import Browser
 from tabs.project import FIELDS
 
@@ -50,7 +52,7 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "filled": project.revision if fresh else 0,
             "refill": not fresh,
             "preset": preset_facts(page),
-            "changed": {path: form.shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
+            "changed": {path: shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
             "errors": errors,
             "notes": notes,
             "ignored": ineffective(known),
@@ -77,12 +79,11 @@ def _group(
     group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
 ) -> dict[str, Any]:
     def inside(paths: Any) -> int:
-        return sum(
-            path.split(".")[0] == group and path not in form.FIRST and path not in form.ELSEWHERE for path in paths
-        )
+        return sum(FIELDS[path].group == group and form.in_group(FIELDS[path]) for path in paths)
 
     return {
-        "summary": form.summary(group, job),
+        "shown": group_shown(job, group),
+        "summary": summary(job, group),
         "changed": inside(changed),
         "errors": inside(errors),
         "idle": method_needs.idle_group(group, idle),
@@ -91,7 +92,8 @@ def _group(
 
 def preset_facts(page: Page) -> dict[str, Any]:
     name = page.project.preset
-    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names()}
+    recipe = presets_bar.recipe_facts(page)
+    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names("train"), "recipe": recipe}
 
 
 def names(page: Page) -> dict[str, str]:

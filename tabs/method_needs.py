@@ -12,8 +12,8 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
-from core.settings.rules import embedding, method, schedule, sharding
-from tabs import form
+from core.settings.rules import method, schedule, sharding
+from core.settings.values import shown_value
 from tabs.context import file_size
 from tabs.project import FIELDS
 
@@ -43,17 +43,13 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields that this method, this curve and DeepSpeed as it is have no use for: the form folds them
     away."""
-    found = {
-        path: reason for topic in (method, embedding, schedule, sharding) for path, reason in topic.without_effect(job)
-    }
-    return {path: reason for path, reason in found.items() if path not in form.FIRST or path in form.BY_METHOD}
+    found = {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
+    return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
 def idle_group(group: str, idle: dict[str, str]) -> str:
     """Why nothing in a group has an effect now, or ""."""
-    reasons = [
-        idle.get(path, "") for path, entry in FIELDS.items() if entry.group == group and path not in form.ELSEWHERE
-    ]
+    reasons = [idle.get(path, "") for path, entry in FIELDS.items() if entry.group == group and not entry.elsewhere]
     return reasons[0].removeprefix("ignored: ") if reasons and all(reasons) else ""
 
 
@@ -170,7 +166,7 @@ def recipe_offers(job: TrainJob) -> dict[str, list[dict[str, str]]]:
 
 
 def _sets(changed: dict[str, Any]) -> str:
-    return ", ".join(f"{FIELDS[path].title} {form.shown_value(FIELDS[path], value)}" for path, value in changed.items())
+    return ", ".join(f"{FIELDS[path].title} {shown_value(FIELDS[path], value)}" for path, value in changed.items())
 
 
 def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,11 +14,11 @@ from core.settings.base import Declared, Settings, union_members
 from core.settings.check import NULL, allowed
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.source import ONE_FOR_ALL, SHARED, Source
-from tabs.form import label, shown_value
+from core.settings.values import BadText, shown_value, text_of, value_from
+from tabs.form import label
 from tabs.markup import esc
 from tabs.project import FIELDS
 from tabs.safety import Roots
-from tabs.values import BadText, text_of, value_from
 
 NOTHING = '""'  # typed in a field whose emptiness means "as for all"
 NOT_OWN: Any = object()  # the field has no common value behind it
@@ -51,14 +52,19 @@ def _text(entry: Declared, value: Any) -> str:
     return str(text_of(entry, value))
 
 
-def field(entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "") -> str:
+def field(
+    entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "", elem: str = ""
+) -> str:
     """A labeled control that reports `act` with `arg`.
 
     common   what holds when this is left empty; the control then offers to leave it so
     hint     stands in the empty field in place of the common value
+    elem     the id of the control
     """
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
+    about += f' id="{esc(elem)}"' if elem else ""
+    about += ' list="tool-files"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
     lines = entry.kind == "list" or _is_json(entry)
     wide = " wide" if lines or is_path(entry) else ""
@@ -124,7 +130,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
     try:
         return value_from(entry, text)
     except BadText as error:
-        raise ProblemsError.one(error.problem.what, entry.title, error.problem.fix) from None
+        raise ProblemsError([replace(error.problem, where=entry.title)]) from None
 
 
 def refused(entry: Declared, text: str) -> ProblemsError:
@@ -154,7 +160,12 @@ def in_words(names: Iterable[str], source: Source) -> str:
 
 
 def fields(
-    known: Mapping[str, Declared], values: Mapping[str, Any], names: Iterable[str], act: str, hints: Mapping[str, str]
+    known: Mapping[str, Declared],
+    values: Mapping[str, Any],
+    names: Iterable[str],
+    act: str,
+    hints: Mapping[str, str],
+    ids: Mapping[str, str] = {},
 ) -> str:
     """The fields of a form whose values are kept by the server. hints: what stands in an empty one."""
     return "".join(
@@ -165,6 +176,7 @@ def fields(
             name,
             common=None if known[name].optional else NOT_OWN,
             hint=hints.get(name, ""),
+            elem=ids.get(name, ""),
         )
         for name in names
     )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
+from core.settings.values import shown_value
 from core.training.own_images import Setup, holds_demo, setup_for, with_setup
-from tabs import form
 from tabs.markup import button, esc, section, short
 from tabs.project import FIELDS
 from tabs.questions import KEPT_DATASETS, dataset_key
@@ -74,7 +74,7 @@ def rows(setup: Setup) -> list[dict[str, str]]:
 
 
 def _words(path: str, value: Any) -> str:
-    return short(form.shown_value(FIELDS[path], value), LONGEST)
+    return short(shown_value(FIELDS[path], value), LONGEST)
 
 
 def facts(setup: Setup | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from core.settings import presets as preset_files
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from tabs.browsers import Browser
+from tabs.form import shown_value
+from tabs.project import FIELDS
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -25,7 +28,7 @@ LARGEST = 1 << 20
 def choices(page: Page) -> list[tuple[str, str]]:
     """(words, name) for the list: own presets by their bare name."""
     shown = []
-    for name in page.presets.names():
+    for name in page.presets.names("train"):
         shown.append((shown_name(page, name) + (" (yours)" if name.startswith("user/") else ""), name))
     return [("Defaults", DEFAULTS), *shown]
 
@@ -38,6 +41,23 @@ def shown_name(page: Page, name: str) -> str:
         return page.presets.load(name).title or name
     except ProblemsError:
         return name
+
+
+def recipe_facts(page: Page) -> dict[str, Any] | None:
+    """What the loaded recipe is for, and each value that it sets with its reason; None where no recipe is loaded."""
+    recipe = page.project.recipe()
+    if recipe is None:
+        return None
+    sets = [
+        {
+            "field": path,
+            "title": FIELDS[path].title,
+            "value": shown_value(FIELDS[path], value),
+            "why": recipe.reasons.get(path, ""),
+        }
+        for path, value in recipe.stated().items()
+    ]
+    return {"about": recipe.description, "sets": sets}
 
 
 def dropdown(page: Page) -> gr.Dropdown:
@@ -57,8 +77,7 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
     """Load a preset, or the defaults."""
     if name == DEFAULTS:
         return reset(page, browser, stamp)
-    known = page.presets.names()
-    if name not in known:
+    if name not in page.presets.names():
         raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
     unsaved = _unsaved(page)
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
@@ -123,13 +142,12 @@ def delete(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None
 def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
     """A preset file that was opened or dropped: checked whole, kept under presets/user, loaded; or nothing at all."""
     given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
-    preset = _read_text(given, text)
+    preset = read_text(given, text)
     if preset.task != "train":
         raise ProblemsError.one(
             f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line"
         )
-    current = page.project.job
-    job = preset_files.apply(preset, current)
+    job = preset_files.apply(preset, page.project.job)
     stem = Path(given).stem
     stem = stem if bad_name(stem) is None else "opened"
     taken = set(page.presets.names())
@@ -138,7 +156,7 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
         for number in range(1, 10**6)
         if f"user/{(name := stem if number == 1 else f'{stem}-{number}')}" not in taken
     )
-    kept = page.presets.save(name, job, kind=preset.kind)
+    kept = page.presets.keep(name, preset) if preset.kind == "recipe" else page.presets.save(name, job)
     unsaved = _unsaved(page)
     page.project.load_preset(kept, session=browser.session, stamp=stamp)
     _say_replaced(page, browser, f"Opened {given} and kept it as {name}.", unsaved)
@@ -147,7 +165,7 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
 def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
     """The JSON pane's text becomes the job. Problems are listed at the pane; nothing is applied then."""
     try:
-        preset = _read_text("JSON", str(data.get("text", "")))
+        preset = read_text("JSON", str(data.get("text", "")))
         if preset.task != "train":
             raise ProblemsError.one(f"task is {preset.task}", "JSON", 'write "task": "train"')
         job = preset_files.apply(preset, page.project.job)
@@ -159,7 +177,7 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
     browser.json_problems, browser.json_applied = [], str(data.get("token", ""))[:40]
 
 
-def _read_text(given: str, text: str) -> preset_files.Preset:
+def read_text(given: str, text: str) -> preset_files.Preset:
     """Check a preset's text as a file of that name would be checked."""
     if len(text) > LARGEST:
         raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file")
@@ -176,5 +194,4 @@ def _read_text(given: str, text: str) -> preset_files.Preset:
 
 def _placed(problem: Problem, path: str, given: str) -> Problem:
     """The problem with the file's own name; one that names a setting says where to find it."""
-    where = problem.where.replace(path, given)
-    return Problem(problem.what.replace(path, given), where, problem.fix, problem.level)
+    return replace(problem, what=problem.what.replace(path, given), where=problem.where.replace(path, given))

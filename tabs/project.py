@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from core.settings.job import TrainJob, new_project
 from core.settings.migrations import to_version_2
 from core.settings.names import bad_name, without_signs
 from core.settings.presets import PresetStore, differences, to_values
-from tabs.values import BadText, text_of, value_from
+from core.settings.values import BadText, text_of, value_from
 
 STARTER_PRESET = "starter_lora"
 NAME = "saving.output_name"
@@ -108,6 +108,14 @@ class Project:
             self.preset, loaded = "", new_project()
         return loaded if isinstance(loaded, TrainJob) else new_project()
 
+    def recipe(self) -> preset_files.Preset | None:
+        """The loaded preset where it is a recipe."""
+        try:
+            preset = self.presets.load(self.preset) if self.preset else None
+        except ProblemsError:
+            return None
+        return preset if preset is not None and preset.kind == "recipe" else None
+
     def changed(self) -> dict[str, Any]:
         """{path: the preset's value} for every field that differs from the preset."""
         return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
@@ -183,11 +191,11 @@ class Project:
         before, name = self.job.saving.output_name, word_name(job)
         shipped = not self.preset.startswith("user/")
         given = {TrainJob().saving.output_name, word_name(self.job)}
-        given |= {self.reference().saving.output_name} if shipped else set()
+        given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
-        bad = Bad(raw, Problem(problem.what, path, problem.fix.replace(NULL, "")))
+        bad = Bad(raw, replace(problem, where=path, fix=problem.fix.replace(NULL, "")))
         if self.bad.get(path) == bad:
             return False
         self._remember(f"change of {FIELDS[path].title}")
@@ -235,7 +243,7 @@ class Project:
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
-        return ["model", "images", "sample prompts", "output name"] if preset.kind == "recipe" else []
+        return ["model", "images", "trigger words", "sample prompts", "output name"] if preset.kind == "recipe" else []
 
     def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
         """Follow a preset that got another name (or "" when it is gone)."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 STEPS = 10
+STAGES = 3  # of a proof: whole, first half, second half
 
 
 class Proofs:
@@ -38,8 +39,11 @@ class Proofs:
     def _prove(self, job: TrainJob, task: Any) -> Proof:
         from core.training.prove import prove
 
+        said: list[str] = []
+
         def say(text: str) -> None:
-            task.report(task.progress + 0.3, text)
+            said.append(text)
+            task.stage(text, len(said), STAGES + 1)
 
         with self._page.engine.borrow_device(task.token) as device:
             return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)

@@ -115,7 +115,7 @@ class Reading:
             self._publish(key, first, layout)
 
             def say(done: int, total: int) -> None:
-                task.report(done / max(total, 1), f"Checking that images are whole: {done:,} of {total:,}")
+                task.stage(f"Checking that images are whole: {done:,} of {total:,}", done, max(total, 1))
 
             whole = preflight(
                 job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
@@ -133,7 +133,7 @@ class Reading:
         def say(done: int, total: int) -> None:
             share = done / max(total, 1)
             self.examining = ("Looking for copies and damage", share)
-            task.report(share, f"Looking for copies and damage: {done:,} of {total:,}")
+            task.stage(f"Looking for copies and damage: {done:,} of {total:,}", done, max(total, 1))
 
         say(0, 1)
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.engine.engine import RunSummary
+from core.engine.run_summary import RunSummary
 from core.record.problems import ProblemsError
 from core.record.space import folder_bytes
 from core.settings.job import TrainJob

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from core.engine.engine import RunSummary
 from core.engine.queue import QueueEntry
+from core.engine.run_summary import RunSummary
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.settings.job import TrainJob
 from core.settings.presets import differences
+from core.settings.values import shown_value, text_of
 from tabs.context import clock, empty_state, file_size
-from tabs.form import shown_value
 from tabs.generate_view import training_words
 from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, parted, section, short
 from tabs.next_step import next_step
 from tabs.project import FIELDS
-from tabs.values import text_of
 
 PAGE_SIZE = 25
 PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.cancel import Cancelled
 from core.record.problems import Problem, ProblemsError, errors
+from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.training.checks import problem_of_uploads
@@ -53,9 +54,7 @@ def _check_and_submit(
     """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
     try:
         report = page.checks.report(job, decode=True)
-        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device()))
-        known = {problem.what for problem in problems}
-        problems += [each for each in page.checks.doctor_errors(job, report, look=True) if each.what not in known]
+        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), look=True))
         uploads = [] if problems else problem_of_uploads(job)
         problems += errors(uploads)
         if problems:
@@ -64,7 +63,7 @@ def _check_and_submit(
     except ProblemsError as error:
         number = len(error.problems)
         title = "Not started" if how == "start" else "Not added"
-        text = f"{number} thing{'' if number == 1 else 's'} to fix first:"
+        text = f"Fix {count(number, 'problem')} to start" if how == "start" else f"Fix {count(number, 'problem')} first"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
         page.checks.again()  # whole images were read: the preflight can name the same ones
         return page.browsers.say(
@@ -83,7 +82,7 @@ def _check_and_submit(
         from core.engine.explain import explain
 
         plain = explain(error)
-        problem = Problem(plain.what, "start", plain.fix)
+        problem = Problem(plain.what, "start", plain.fix, code="start.failed")
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
     ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""

@@ -1,62 +1,74 @@
-"""The Tools tab: get a base model, look into a file, export a LoRA, work on images, check this machine. Each runs on the
-light lane."""
+"""The Tools tab: get a base model, and whatever task has a card; disk space, keys, the check of this machine."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
-from core.settings.check import build as build_job
-from core.settings.job import ImagesJob, ToolJob
+from core.settings.base import Settings, value_of
+from core.tasks import Task, tasks
 from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
 from tabs.context import clock
-from tabs.image_tools import FIELDS, build_board
 from tabs.pieces import piece
+from tabs.tool_forms import build_forms, job_of, main_setting, own_settings_of
 
 if TYPE_CHECKING:
     from core.formats.hub import Source
     from tabs.context import Page
 
 KEPT = 10
-IMAGE_ACTIONS = FIELDS["action"].labels
-DOWNLOAD, INSPECT, EXPORT, IMAGES = "download", "inspect", "export_diffusers", "images"
+MOST_LINES = 300  # of a result; the whole stands in the job's journal
+DOWNLOAD = "download"
 
 
 @dataclass
 class Work:
-    """One use of a tool. `task` is the light lane's; `lines` are what the tool said."""
+    """One use of a tool. id: its job's in the queue; about: what it works on, as a person reads it."""
 
     id: str
-    tool: str
+    task: Task
     about: str
     asked: str = ""  # of a download: the whole link, which may hold a key and is not shown
-    task: Any = None
-    share: float | None = None
-    text: str = "waiting"
-    lines: list[str] = field(default_factory=list)
+    ended: dict[str, Any] = field(default_factory=dict)  # its facts, once they no longer change
     first: tuple[float, int] | None = None  # when a download brought its first bytes, and how many there were then
 
     def replaces(self, other: Work) -> bool:
         """Whether it is another try of the same download."""
-        return self.tool == other.tool == DOWNLOAD and self.about == other.about
+        return self.task.name == other.task.name == DOWNLOAD and self.about == other.about
 
-    def hear(self, kind: str, facts: dict[str, Any]) -> None:
-        """An event of the work."""
-        if kind == "progress":
-            done, total = facts.get("done", 0), facts.get("total") or 0
-            self.share = done / total if total else None
-            self.text = self._pace(done, total) if self.tool == DOWNLOAD else str(facts.get("text", ""))
-        elif kind == "log":
-            self.lines.append(str(facts.get("text", "")))
+    def facts(self, engine: Any) -> dict[str, Any]:
+        """What the page shows of it."""
+        if self.ended:
+            return self.ended
+        found = engine.progress(self.id)
+        state = {"waiting": "running", "stopped": "cancelled", "interrupted": "cancelled"}.get(
+            found["state"], found["state"]
+        )
+        text = (
+            self._pace(found["done"], found["total"]) if self.task.name == DOWNLOAD and found["done"] else found["text"]
+        )
+        facts = {
+            "id": self.id,
+            "tool": self.task.name,
+            "card": self.task.card.name if self.task.card else "",
+            "ends_paused": self.task.ends_paused,
+            "about": self.about,
+            "state": state,
+            "text": text,
+            "share": found["done"] / found["total"] if found["total"] else None,
+            "lines": found["lines"][:MOST_LINES] if state != "failed" else [],
+            "problems": found["problems"],
+        }
+        if state not in ("running", "paused"):
+            self.ended = facts | {"text": "", "share": None}
+        return facts
 
     def _pace(self, done: int, total: int) -> str:
         """What has come of a download, how fast, and how long the rest takes at that pace."""
@@ -69,14 +81,6 @@ class Work:
         left = f", {clock((total - done) / rate)} left" if total else ""
         return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
 
-    def facts(self) -> dict[str, Any]:
-        error = self.task.error if self.task is not None and self.task.done else None
-        cancelled = error is not None and self.task.token.wanted
-        state = "cancelled" if cancelled else "failed" if error else "done" if self.task.done else "running"
-        problems = [problem.to_dict() for problem in error.problems] if error and not cancelled else []
-        facts = {"id": self.id, "tool": self.tool, "about": self.about, "state": state, "text": self.text}
-        return facts | {"share": self.share, "lines": list(self.lines), "problems": problems}
-
 
 class Tools:
     """The uses of tools since the server started; every browser sees the same."""
@@ -85,61 +89,67 @@ class Tools:
         self.page = page
         self._works: list[Work] = []
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
-        """Start a tool: {"tool", "about": what to download, or a file}."""
-        from core.formats.hub import parse_source
-
-        tool, about = str(data.get("tool", "")), str(data.get("about", "")).strip()
-        if tool not in (DOWNLOAD, INSPECT, EXPORT):
+        """Start a tool on one thing: {"tool", "about": what to download, or a file}."""
+        task, about = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
+        if task is None or task.card is None:
             return
-        if not about and tool != DOWNLOAD:
-            raise ProblemsError.one("No file is named", "Tools", "choose one of the list, or write its path")
-        whole = next((work.asked for work in self._works if (work.tool, work.about) == (DOWNLOAD, about)), about)
-        about = str(parse_source(whole)) if tool == DOWNLOAD else about
-        asked = {"name": tool} | ({"hub_id": whole} if tool == DOWNLOAD else {"file": str(self._file(about))})
-        job = build_job(ToolJob, {"tool": asked})
-        work = Work(f"w{next(self._numbers)}", tool, about, asked=whole)
+        known = next((work.asked for work in self._works if (work.task.name, work.about) == (task.name, about)), "")
+        self.start(task, job_of(task, {main_setting(task): known or about}, self.page.project.job))
+
+    def start(self, task: Task, job: Settings) -> None:
+        """Start a checked job; one at a time on the same thing."""
+        self.page.roots.admit(job)
+        task.look(job, self.page.workspace)
+        asked, about = self._about(task, job)
         with self._lock:
-            if any(other.tool == tool and other.about == about and not other.task.done for other in self._works):
-                return
-            title = f"{tool} {about}"
-            work.task = self.page.engine.light(
-                self._run, work, job, title=title, kind="downloads" if tool == DOWNLOAD else "short"
-            )
+            if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self._works):
+                fix = "wait until it is done, or cancel it"
+                raise ProblemsError.one("This is running already", about, fix, "tools.running-already")
+            identity = self.page.engine.submit(task.name, job, title=f"{task.title}: {about}")
+            work = Work(identity, task, about, asked)
             self._works = [*(other for other in self._works if not work.replaces(other)), work][-KEPT:]
 
-    def use_on_images(self, job: ImagesJob) -> None:
-        """Start an image tool; one at a time for a folder."""
-        about = f"{IMAGE_ACTIONS[job.images.action]}: {job.images.folder}"
-        if not job.images.folder.strip():
-            raise ProblemsError.one(
-                "No folder is chosen", "Image folder", "write the path of the folder with the images"
-            )
-        self.page.roots.admit(job)
-        work = Work(f"w{next(self._numbers)}", IMAGES, about)
-        with self._lock:
-            if any(other.tool == IMAGES and other.about == about and not other.task.done for other in self._works):
-                raise ProblemsError.one("This is being done already", "Image tools", "wait until it is done")
-            work.task = self.page.engine.light(self._run_on_images, work, job, title=about)
-            self._works = [*self._works, work][-KEPT:]
+    def _about(self, task: Task, job: Settings) -> tuple[str, str]:
+        """What a job works on: as it was given, and as it is shown."""
+        from core.formats.hub import parse_source
+
+        name = main_setting(task)
+        asked = str(value_of(job, own_settings_of(task)[name].path) or "") if name else ""
+        shown = str(parse_source(asked)) if task.name == DOWNLOAD else asked
+        shares = sum(each.card == task.card for each in tasks().values()) > 1
+        return asked, f"{task.title}: {shown}" if shares else shown or task.title
+
+    def _runs(self, work: Work) -> bool:
+        return work.facts(self.page.engine)["state"] in ("running", "paused")
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
         """End a work. A download is paused: it resumes where it stopped when it is asked for again."""
-        for work in self._works:
-            if work.id == data.get("work"):
-                work.task.cancel()
+        for work in self._named(data):
+            self.page.engine.cancel(work.id)
+
+    def pause(self, data: dict[str, Any], browser: Browser) -> None:
+        """Pause a work, or resume it: {"work", "command": "pause" or "resume"}."""
+        command = str(data.get("command"))
+        for work in self._named(data):
+            run = self.page.engine.progress(work.id)["run"]
+            if run and command in ("pause", "resume"):
+                self.page.engine.command(run, command)
+
+    def _named(self, data: dict[str, Any]) -> list[Work]:
+        return [work for work in self._works if work.id == data.get("work") and self._runs(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
         """End a download and remove what has come of it: {"about"}."""
         from core.formats.hub import parse_source
 
         source = parse_source(str(data.get("about", "")))
-        for work in self._works:
-            if work.tool == DOWNLOAD and work.about == str(source):
-                work.task.cancel()
-        self._works = [work for work in self._works if (work.tool, work.about) != (DOWNLOAD, str(source))]
+        mine = [work for work in self._works if (work.task.name, work.about) == (DOWNLOAD, str(source))]
+        for work in mine:
+            if self._runs(work):
+                self.page.engine.cancel(work.id)
+        self._works = [work for work in self._works if work not in mine]
         # In the lane of the downloads, so after the one that still holds the file.
         self.page.engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
 
@@ -148,29 +158,12 @@ class Tools:
 
         forget(source, self.page.workspace.models)
 
-    def _file(self, about: str) -> Path:
-        """The file that a path or a LoRA's name stands for, if it is open to this page."""
-        from core.tools import file_of
-
-        return self.page.roots.check(file_of(about, self.page.workspace), "Tools")
-
-    def _run(self, work: Work, job: ToolJob, task: Any) -> None:
-        from core.tools import run_tool
-
-        run_tool(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
-        work.text, work.share = "", None
-
-    def _run_on_images(self, work: Work, job: ImagesJob, task: Any) -> None:
-        from core.tools.images import run_images
-
-        run_images(job, self.page.workspace, lambda kind, **facts: work.hear(kind, facts), task.token)
-        work.text, work.share = "", None
-
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
         """Train shows downloads beside the base model; Tools shows everything and what files there are."""
         if tab not in ("Train", "Tools"):
             return {}
-        works = [work.facts() for work in reversed(self._works) if tab == "Tools" or work.tool == DOWNLOAD]
+        shown = [work for work in reversed(self._works) if tab == "Tools" or work.task.name == DOWNLOAD]
+        works = [work.facts(self.page.engine) for work in shown]
         return {"works": works} | ({"tool_files": self._known_files()} if tab == "Tools" else {})
 
     def _known_files(self) -> list[str]:
@@ -182,11 +175,15 @@ class Tools:
 
 def build(page: Page) -> None:
     tools = Tools(page)
-    page.commands |= {"tool": tools.use, "tool_cancel": tools.cancel, "tool_discard": tools.discard}
+    page.commands |= {
+        "tool": tools.use,
+        "tool_cancel": tools.cancel,
+        "tool_pause": tools.pause,
+        "tool_discard": tools.discard,
+    }
     page.pulse_parts += [tools.parts, page.models.parts]
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
-    build_board(page, tools.use_on_images)
-    gr.HTML('<div class="tool-tasks" data-tasks="images"></div>', elem_id="tools-images-tasks", apply_default_css=False)
+    build_forms(page, tools.start)
     disk.build(page)
     keys.build(page)
     page.machine_check = machine_check.build(page)

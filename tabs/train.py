@@ -11,6 +11,7 @@ import gradio as gr
 from core.dataset.opening import SKIP
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
+from core.settings.values import with_point
 from tabs import forecast, form, method_needs, own_setup, presets_bar
 from tabs.browsers import Browser, unpack, whole
 from tabs.messages import form_part, packed, signed
@@ -19,7 +20,6 @@ from tabs.places import image_folders, model_choices, vae_choices
 from tabs.project import FIELDS, NAME, OldRevision, with_value
 from tabs.pulse import status
 from tabs.starts import press
-from tabs.values import with_point
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 LENGTH = '<p id="length-line" aria-live="polite"></p>'
 NEEDS = '<p id="method-needs" aria-live="polite" hidden></p>'
 CURVE = (
-    '<figure id="rate-sketch"><figcaption>Trained rate over the run <span id="sketch-legend" class="legend"></span>'
+    '<figure id="rate-sketch"><figcaption>Learning rate over the run <span id="sketch-legend" class="legend"></span>'
     '</figcaption><div id="sketch-chart" class="chart"></div><p id="sketch-about" class="hint"></p></figure>'
 )
+BELOW = {"model": ("needs-holder", NEEDS), "length": ("length-holder", LENGTH)}  # a row: what stands below it
 FORM = "the form"  # what messages about its fields and presets are about
 
 
@@ -61,7 +62,7 @@ def build(page: Page) -> None:
 
 def _field(page: Page, widgets: dict[str, Any], path: str, **more: Any) -> Any:
     entry = FIELDS[path]
-    offers = path in form.FIRST or entry.widget in ("model", "optimizer")
+    offers = bool(entry.first) or entry.widget in ("model", "optimizer")
     paths = functools.partial(_offers, page) if offers else None
     widgets[path] = form.widget(entry, page.project.job, paths)
     return widgets[path]
@@ -80,65 +81,53 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
 
 def _first_screen(page: Page, make: Callable[..., Any]) -> gr.Dropdown:
     with gr.Column(elem_classes="card first"):
-        with gr.Row(elem_classes="fields two"):
-            make("method.kind")
-            with gr.Column(min_width=120, elem_id="preset-column"):
-                preset = presets_bar.dropdown(page)
-                gr.HTML(piece("preset_bar"), elem_id="preset-bar-holder")
-        with gr.Row(elem_classes="fields two"):
-            make("model.base_model")
-            make("dataset.folder")
-        gr.HTML(NEEDS, elem_id="needs-holder", apply_default_css=False)
-        with gr.Row(elem_classes="fields two", elem_id="new-word"):
-            make("embedding.token_string")
-            make("embedding.init_word")
-        with gr.Row(elem_classes="fields two"):
-            make("schedule.max_train_epochs")
-            make("schedule.max_train_steps")
-        gr.HTML(LENGTH, elem_id="length-holder")
-        with gr.Row(elem_classes="fields four"):
-            make("optimizer.learning_rate")
-            make("dataset.resolution")
-            make("dataset.train_batch_size")
-            make("network.rank")
-        with gr.Row(elem_classes="fields two"):
-            make("saving.output_name")
-            make("samples.sample_prompts")
+        for row, entries in form.first_screen():
+            with gr.Row(elem_classes=["fields", "four" if len(entries) > 2 else "two"], elem_id=f"first-{row}"):
+                for entry in entries:
+                    make(entry.path)
+                if row == "method":
+                    with gr.Column(min_width=120, elem_id="preset-column"):
+                        preset = presets_bar.dropdown(page)
+                        gr.HTML(piece("preset_bar"), elem_id="preset-bar-holder")
+            if row == "method":
+                gr.HTML(piece("recipe"), elem_id="recipe-holder", apply_default_css=False)
+            if row in BELOW:
+                gr.HTML(BELOW[row][1], elem_id=BELOW[row][0], apply_default_css=False)
     return preset
 
 
 def _groups(make: Callable[..., Any]) -> None:
     """One closed accordion a group: shown fields first, the rest behind More."""
     for group, entries in form.groups().items():
-        shown = [entry.path for entry in entries if entry.level == "shown"]
-        more = [entry.path for entry in entries if entry.level != "shown"]
+        shown = [entry for entry in entries if entry.level == "shown"]
+        more = [entry for entry in entries if entry.level != "shown"]
         with gr.Accordion(form.group_title(group), open=False, elem_id=f"group-{group}", elem_classes="group"):
             _fields(make, shown or more)
             if group == "schedule":
                 gr.HTML(CURVE, elem_id="sketch-holder", apply_default_css=False)
-            for path in form.ELSEWHERE:
-                if path.startswith(f"{group}."):
-                    gr.HTML(_pointer(path), elem_classes="elsewhere", apply_default_css=False)
+            for entry in FIELDS.values():
+                if entry.group == group and entry.elsewhere:
+                    gr.HTML(_pointer(entry), elem_classes="elsewhere", apply_default_css=False)
             if shown and more:
                 with gr.Accordion(f"More ({len(more)})", open=False, elem_id=f"more-{group}", elem_classes="more"):
                     _fields(make, more)
 
 
-def _fields(make: Callable[..., Any], paths: list[str]) -> None:
+def _fields(make: Callable[..., Any], entries: list[Declared]) -> None:
     """Fields side by side, a row of its own below each heading: it is folded away with the last of its fields."""
-    for heading, below in form.sections(paths):
+    for heading, below in form.sections(entries):
         with gr.Row(elem_classes="fields"):
             if heading:
                 gr.HTML(f"<h3>{heading}</h3>", elem_classes="heading", apply_default_css=False)
-            for path in below:
-                make(path)
+            for entry in below:
+                make(entry.path)
 
 
-def _pointer(path: str) -> str:
-    """Leads to the tab that draws this setting."""
-    tab, _ = form.ELSEWHERE[path]
-    lead = f'<button type="button" class="link" data-field="{path}">Open {tab}</button>'
-    return f'<p class="hint">{FIELDS[path].title} stand on the {tab} tab as cards, with all that a folder sets for itself. {lead}</p>'
+def _pointer(entry: Declared) -> str:
+    """Leads to the tab that shows this setting."""
+    tab = entry.elsewhere.partition("#")[0]
+    lead = f'<button type="button" class="link" data-field="{entry.path}">Open {tab}</button>'
+    return f'<p class="hint">{entry.title} are on the {tab} tab, with the settings of each. {lead}</p>'
 
 
 # -- listeners

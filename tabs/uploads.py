@@ -30,7 +30,7 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
         )
     if zips:
         if task:
-            task.report(0.0, f"Unpacking {printable(zips[0].name)}")
+            task.stage(f"Unpacking {printable(zips[0].name)}")
         return unpack_zip(zips[0], datasets, token)
     return gather(paths, datasets, task)
 
@@ -51,8 +51,8 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
     try:
         for number, path in enumerate(wanted):
             if task:
-                task.token.check()
-                task.report(number / len(wanted), f"Copying {number + 1} of {len(wanted)}")
+                task.check()
+                task.stage(f"Copying {number + 1} of {len(wanted)}", number, len(wanted))
             shutil.copyfile(path, _free(temporary, path.name))
         os.chmod(temporary, 0o755)
         return _give_name(temporary, datasets, _name_for(images))

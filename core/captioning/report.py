@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from core.dataset.caption_files import Caption, read_caption, save_caption
 from core.dataset.captions import plain_caption
 from core.dataset.scan import ImageInfo, scan_dataset
-from core.record.context import JobContext
+from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, raise_if_errors
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
@@ -44,9 +44,10 @@ class CaptionReport:
         """Images without a caption of their own."""
         return [row for row in self.rows if row.caption.source in ("words", "none")]
 
-    def text(self) -> str:
-        lines = [*(row.text() for row in self.rows), *map(str, self.problems)]
-        return "\n".join([*lines, f"{len(self.rows)} images, {len(self.rows) - len(self.missing)} with a caption"])
+    def lines(self) -> list[str]:
+        captioned = len(self.rows) - len(self.missing)
+        last = f"{len(self.rows)} images, {captioned} with a caption"
+        return [*(row.text() for row in self.rows), *map(str, self.problems), last]
 
 
 def caption_report(job: CaptionJob) -> CaptionReport:
@@ -62,8 +63,8 @@ def caption_report(job: CaptionJob) -> CaptionReport:
     return CaptionReport(rows, [*found.problems, *said])
 
 
-def run_captions(job: CaptionJob, context: JobContext) -> str:
-    """The caption job: write `caption.write_missing` beside each image that has no caption file."""
+def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
+    """The caption job: report, and write `caption.write_missing` beside each image that has no caption file."""
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing
@@ -73,5 +74,6 @@ def run_captions(job: CaptionJob, context: JobContext) -> str:
         written = (text or "").replace("{words}", row.caption.text)
         save_caption(row.image.path, written, row.settings.caption_extension)
         context.stage("writing captions", number, len(missing))
-    context.say(f"{len(missing)} captions written; {len(report.rows)} images in all")
-    return "done"
+    lines = report.lines() + ([f"{len(missing)} captions written"] if text else [])
+    facts = {"images": len(report.rows), "missing": len(report.missing), "written": len(missing)}
+    return Outcome(lines=lines, facts=facts)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from core.bench.run import CASE, PARTS, known_part, run_bench, table
 from core.cli.main import DONE
-from core.cli.options import SUBCOMMAND, split_options
+from core.cli.options import OWN, split_options
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["bench"], preset_allowed=False)
+    options = split_options(words, OWN["bench"], preset_allowed=False)
     problems = [
         *options.problems,
         *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
-from core.cli.options import SUBCOMMAND, split_options
+from core.cli.options import OWN, split_options
 from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
 from core.record import atomic, machine
@@ -17,7 +17,7 @@ from core.record.problems import Problem, ProblemsError, unwritten
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["check"], preset_allowed=False)
+    options = split_options(words, OWN["check"], preset_allowed=False)
     problems = [
         *options.problems,
         *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 
+from core import tasks
 from core.cli.jobs import run_job
 from core.cli.main import DONE
-from core.cli.options import SUBCOMMAND, job_from, split_options
+from core.cli.options import OWN, job_from, split_options
 from core.cli.train import get_models
 from core.settings.job import GenerateJob
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["generate"])
+    options = split_options(words, OWN["generate"])
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
     if "lora" in options.values:
@@ -22,11 +23,9 @@ def run(words: list[str]) -> int:
     job = job_from("generate", options)
     assert isinstance(job, GenerateJob)
     get_models(job.model, options)
-    from core.generation.run import find_sources
-
-    find_sources(job, options.workspace())  # all that is missing or of the wrong kind is said before anything begins
+    would = tasks.named("generate").look(job, options.workspace())  # what is wrong is reported before anything begins
     if options.values.get("check"):
-        print("The settings are right.")
+        print(would)
         return DONE
     return run_job("generate", job, job.generate.prompt[:60] or "generate", options)
 

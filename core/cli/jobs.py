@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from core import tasks
 from core.cli.main import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from core.cli.options import Options
 from core.cli.progress import TerminalProgress
@@ -48,14 +49,16 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
         machine.check_device(options.values["device"])
     if task == "train" and launched_processes() > 1:
         return run_together(job, title, workspace, options, resume)
-    owner = Ownership(workspace, f"{task} '{title}' on the command line")
+    reads = tasks.named(task).only_reads(job)
+    owner = None if reads else Ownership(workspace, f"{task} '{title}' on the command line")
     try:
         folder = resume or _new_folder(task, job, title, workspace, options.preset_name)
         if task == "train":
             print(f"run folder: {display_path(folder.path)}", file=sys.stderr)
         return _execute(task, job, folder, workspace, options)
     finally:
-        owner.release()
+        if owner is not None:
+            owner.release()
 
 
 def run_together(job: Settings, title: str, workspace: Workspace, options: Options, resume: RunFolder | None) -> int:
@@ -115,10 +118,12 @@ def _execute(
     options: Options,
     processes: Together | None = None,
 ) -> int:
-    import torch
+    on_device = tasks.named(task).lane == "device"
+    if on_device:
+        import torch
 
-    torch.set_num_threads(machine.threads())
-    device = processes.device if processes else options.device()
+        torch.set_num_threads(machine.threads())
+    device = processes.device if processes else options.device() if on_device else "cpu"
     launched = is_launched(task, job)
     logging = job.logging if isinstance(job, TrainJob) else None
     if logging is not None and launched:  # whose first process writes the log file
@@ -137,7 +142,7 @@ def _execute(
     if state == "done":
         return DONE
     if state == "failed":
-        return BAD_INPUT if task == "tool" and words is not None and words.asked else FAILED
+        return BAD_INPUT if tasks.named(task).own and words is not None and words.asked else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
         print(" ".join(["To go on: python webui.py train --continue", folder.name, *places]), file=sys.stderr)

@@ -6,24 +6,19 @@ import os
 import sys
 from importlib import import_module
 
-from core.cli.options import PAGE, SUBCOMMAND, options_help
+from core import tasks
+from core.cli.former import FORMER, chosen, renewed
+from core.cli.options import OWN, PAGE, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import one_heap
 from core.record.problems import ProblemsError, errors
 from core.settings.flags import help_text
-from core.settings.job import JOBS
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-ABOUT = {
-    "train": "train a LoRA, a whole model or a new word",
-    "prepare": "check a dataset and fill the caches that a training will use",
-    "caption": "report on captions, and write missing ones",
-    "generate": "draw images",
-    "class_images": "make regularization images of a class with the base model",
-    "tool": "inspect a file, export a LoRA for diffusers, download a model",
-    "images": "resize, crop, convert or number images, crop faces, draw edges",
-    "check": "say what works on this machine, how well, and what to do about the rest (at most 3 minutes)",
+OTHERS = {
+    "presets": "list the presets, or say what one of them sets and why",
+    "check": "report what works on this machine, how well, and how to fix the rest (at most 3 minutes)",
     "bench": "measure this machine",
 }
 
@@ -36,13 +31,19 @@ def main(words: list[str]) -> int:
             stream.reconfigure(errors="replace")
     one_heap()
     take_limits()
-    name = words[0] if words and words[0] in SUBCOMMAND else "page"
-    rest = words if name == "page" else words[1:]
-    if "--help" in rest or "-h" in rest:
-        _print_help(page_help() if name == "page" else subcommand_help(name))
+    first = words[0] if words else ""
+    helps = "--help" in words or "-h" in words
+    if first in FORMER and helps and not chosen(words):
+        _print_help(former_help(first))
         return DONE
     try:
-        return import_module(f"core.cli.{name}").run(rest)
+        name, *rest = renewed(words) if first in FORMER else words if first in commands() else ["page", *words]
+        if helps:
+            _print_help(page_help() if name == "page" else subcommand_help(name))
+            return DONE
+        if name in ("page", *OWN):
+            return import_module(f"core.cli.{name}").run(rest)
+        return import_module("core.cli.task").run(name, rest)
     except ProblemsError as error:
         print_problems(error)
         return BAD_INPUT
@@ -70,7 +71,8 @@ def print_problems(error: ProblemsError) -> None:
 
 
 def page_help() -> str:
-    names = "\n".join(f"  {name.ljust(16)}{text}" for name, text in ABOUT.items())
+    about = {name: task.about for name, task in tasks.tasks().items() if name in commands()} | OTHERS
+    names = "\n".join(f"  {name.ljust(18)}{text}" for name, text in about.items())
     return f"""Atelier: from a folder of images to a trained LoRA and images made with it.
 
 python webui.py [options]                      the page, at localhost:7860
@@ -82,14 +84,24 @@ Options:
 Commands:
 {names}
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be continued).
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be resumed).
 
 Settings of a training, as --group.name VALUE (null is off):
 
-{help_text(JOBS["train"])}"""
+{help_text(tasks.named("train").job)}"""
 
 
 def subcommand_help(name: str) -> str:
-    settings = f"\nSettings, as --group.name VALUE (null is off):\n\n{help_text(JOBS[name])}" if name in JOBS else ""
-    preset = "[PRESET] " if name in JOBS else ""
-    return f"python webui.py {name} {preset}[options]\n{ABOUT[name]}\n\nOptions:\n{options_help(SUBCOMMAND[name])}\n{settings}"
+    options = f"Options:\n{options_help(commands()[name])}\n"
+    if name not in tasks.tasks():
+        preset = "[PRESET] " if name == "presets" else ""
+        return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
+    task = tasks.named(name)
+    settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job)}"
+    return f"python webui.py {name} [PRESET] [options]\n{task.about}\n\n{options}\n{settings}"
+
+
+def former_help(command: str) -> str:
+    """The tools that a former command offers, each with its settings."""
+    tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2])
+    return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

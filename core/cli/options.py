@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import tasks
 from core.record import machine
 from core.record.allowed import allow
 from core.record.problems import Problem, ProblemsError, errors
@@ -13,7 +14,6 @@ from core.record.workspace import Workspace, open_home
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
-from core.settings.job import JOBS
 from core.settings.presets import apply, read, to_values
 
 # name -> (placeholder of its value, or "" for a switch; help)
@@ -53,12 +53,12 @@ JOB = {
     "queue": ("", "hand the job to the page that is running on this output folder"),
 }
 DATASET = {"dataset-config": ("FILE", "train on the folders of a dataset file of sd-scripts (.toml or .json)")}
-SUBCOMMAND = {
+OWN = {
     "train": {
         **JOB,
         **DATASET,
-        "continue": ("RUN", "go on with an interrupted or stopped run; its length may be given anew"),
-        "probe": ("", "try two batches, say what memory and time the training will take, and stop"),
+        "continue": ("RUN", "resume an interrupted or stopped run; its length may be changed"),
+        "probe": ("", "try two batches, show what memory and time the training will take, and stop"),
         "prove": ("STEPS", "train so many steps in one go and in two, compare both to the bit, and stop"),
     },
     "prepare": {
@@ -67,16 +67,13 @@ SUBCOMMAND = {
         "check": ("", "list every image with its place and captions and what is wrong, and stop"),
         "debug-dataset": ("EPOCHS", "list the batches of so many epochs as a training would see them, and stop"),
     },
-    "caption": JOB,
     "generate": {
         **JOB,
         "prompt": ("TEXT", "short for --generate.prompt"),
-        "lora": ("FILE[:STRENGTH]", "draw with this LoRA, and none of the preset's; may be repeated"),
-        "embedding": ("[WORD=]FILE", "draw with this new word, and none of the preset's; may be repeated"),
+        "lora": ("FILE[:STRENGTH]", "generate with this LoRA, and none of the preset's; may be repeated"),
+        "embedding": ("[WORD=]FILE", "generate with this embedding, and none of the preset's; may be repeated"),
     },
-    "class_images": JOB,
-    "tool": JOB,
-    "images": JOB,
+    "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "check": {
         **COMMON,
         "json": ("FILE", "write what was found, for a bug report"),
@@ -87,7 +84,15 @@ SUBCOMMAND = {
         "only": ("NAME", "one part of the benchmark: train, page, caching, datasets or baseline"),
         "json": ("FILE", "write the numbers"),
     },
-}
+}  # commands with options of their own; every other task has those of JOB
+
+
+def commands() -> dict[str, dict[str, tuple[str, str]]]:
+    """The options of every command, by its name."""
+    found = {name: JOB for name in tasks.tasks() if name != "probe"}  # which is train --probe
+    return found | OWN
+
+
 REPEATED = {"lora", "embedding", "allow-module", "host"}
 
 
@@ -162,7 +167,7 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
 
 def job_from(task: str, options: Options) -> Settings:
     """Defaults below the preset below the flags. Raises ProblemsError with everything that is wrong anywhere."""
-    model = JOBS[task]
+    model = tasks.named(task).job
     problems = list(options.problems)
     below: dict[str, Any] = {}
     if options.preset is not None:
@@ -208,7 +213,9 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
 
 
 def _fits(preset_task: str, task: str) -> bool:
-    return preset_task == task or {preset_task, task} <= {"train", "prepare", "caption", "class_images"}
+    """A preset of one task with the dataset serves every other one."""
+    on_dataset = all("dataset" in tasks.named(name).job.model_fields for name in (preset_task, task))
+    return preset_task == task or on_dataset
 
 
 def preset_path(text: str, workspace: Workspace) -> Path:

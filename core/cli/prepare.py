@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from core.cli.jobs import run_job
 from core.cli.main import DONE
-from core.cli.options import SUBCOMMAND, Options, job_from, split_options
+from core.cli.options import OWN, Options, job_from, split_options
 from core.cli.train import check, checking_bar, say_advice
 from core.record.problems import ProblemsError, errors
 from core.settings.job import PrepareJob
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["prepare"])
+    options = split_options(words, OWN["prepare"])
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
     say_advice(options.advice)

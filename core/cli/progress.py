@@ -120,10 +120,14 @@ class TerminalProgress:
         self._say(f"saved {line['file']} (step {line['step']})")
 
     def _on_sample(self, line: Line) -> None:
-        self._say(f"drew {line['file']}: {line['prompt']}")
+        self._say(f"sample {line['file']}: {line['prompt']}")
 
     def _on_image(self, line: Line) -> None:
         print(line["file"], flush=True)
+
+    def _on_result(self, line: Line) -> None:
+        for text in line["lines"]:
+            print(visible(text), flush=True)
 
     def _on_log(self, line: Line) -> None:
         fix = f"\n  fix: {line['fix']}" if line["fix"] else ""

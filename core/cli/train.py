@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.cli.jobs import find_run, run_job
 from core.cli.main import DONE, FAILED
-from core.cli.options import SUBCOMMAND, Options, job_from, split_options
+from core.cli.options import OWN, Options, job_from, split_options
 from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.processes import check_launch, launched_processes, only_follows
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, SUBCOMMAND["train"])
+    options = split_options(words, OWN["train"])
     check_launch()
     if "continue" in options.values:
         return go_on(options)
@@ -89,26 +89,22 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
 
     trains  whether a training follows: then the device must be able to, and no image may both train and validate
     """
-    from core.dataset.doctor import held_out_copies
     from core.dataset.preflight import preflight
-    from core.families.locate import model_problems
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
-    from core.training.checks import problem_of_uploads, problems_with_model, problems_without_model
+    from core.training.checks import problem_of_uploads, problems_before_start
 
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
         report = preflight(job, workspace, count_tokens=count_tokens, decode=True, progress=progress)
-    found = problems_without_model(job, workspace, report, device)
-    found += set_without_effect(job)
-    if trains:
-        found += held_out_copies(report, workspace.private / "index.sqlite")
+    found = problems_before_start(job, workspace, report, device, copies=trains, model=False)
     if trains and not errors(found):
         found += problem_of_uploads(job)
     if not errors(found):
         get_models(job.model, options)
     if not errors(found) or options.values.get("check") or not _to_download(job.model, options):
-        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+        found += problems_before_start(job, workspace, report, device, copies=trains)
+    found = errors_first([*found, *set_without_effect(job)])
     if errors(found):
         raise ProblemsError(found)
     say_advice(found)

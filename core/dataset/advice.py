@@ -175,7 +175,9 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         most = small[0].placement.scale
         what = f"{len(small)} of {len(placed)} images are smaller than their bucket and are upscaled, "
         what += f"by up to {most:.1f} times: {names_of([each.image for each in small])}"
-        fix = f"use larger images or a lower resolution, or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
+        fix = "use larger images or a lower resolution"
+        if any(each.concept.images.enable_bucket for each in small):
+            fix += f", or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
         found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice", code="image.upscaled"))
     cropped = sorted(
         (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept

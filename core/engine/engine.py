@@ -1,4 +1,4 @@
-"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, a lane for light ones."""
+"""The engine: a queue, one thread for device jobs, one for jobs handed in by other processes, lanes for jobs beside the device."""
 
 from __future__ import annotations
 
@@ -7,72 +7,42 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import tasks
+from core.engine.child import run_in_child
 from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import LightLane, LightTask
 from core.engine.owner import Ownership, collect
-from core.engine.queue import Queue, QueueEntry
-from core.engine.run_words import RunWords, words_of
+from core.engine.queue import Queue, QueueEntry, lane_of
+from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
+from core.engine.run_words import words_of
 from core.engine.turn import Turn
 from core.engine.view import ENDED, RunView, best_validation, read_watch
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.journal import last_of_kind
 from core.record.problems import ProblemsError
-from core.record.run_about import RunAbout, read_about, title_of, write_about
-from core.record.run_folder import RunFolder, list_runs, state_step
+from core.record.run_about import title_of, write_about
+from core.record.run_folder import RunFolder, list_runs
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
-from core.settings.job import JOBS, TrainJob
+from core.settings.job import TrainJob
+from core.settings.migrations import to_version_2
 from core.settings.named import Limits, admit
 from core.settings.presets import dump, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE, BORROWER = "queue", "borrower"  # who may hold the device
+LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a task's lane -> whose threads do it
 KEPT_JOB_FOLDERS = 100
 LONGEST_NAME = 255  # bytes, of a folder on any system
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A run in a list of names."""
-
-    name: str
-    title: str
-    state: str
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A row of the table of runs."""
-
-    name: str
-    title: str
-    task: str
-    state: str
-    step: int
-    total: int
-    started: float
-    seconds: float
-    thumbnail: Path | None
-    files: list[Path]
-    message: str
-    folder: Path
-    resumable_step: int = -1
-    fix: str = ""
-    best: tuple[float, int] | None = None  # lowest loss on held-out images and its step
-    best_file: dict[str, Any] | None = None  # the best checkpoint (core/record/best.py)
-    words: RunWords = field(default_factory=RunWords)
-    note: str = ""
-    spoilt: str = ""  # why title and note cannot be read
 
 
 class Engine:
@@ -87,7 +57,8 @@ class Engine:
         self._wake = threading.Condition()
         self._turn = Turn()
         self._closing = False
-        self._now: QueueEntry | None = None
+        self._now: QueueEntry | None = None  # on the device
+        self._beside: dict[str, QueueEntry] = {}  # running in other lanes, by id
         self._tokens: dict[str, CancelToken] = {}
         self._views: dict[str, RunView] = {}
         self._views_lock = threading.Lock()
@@ -100,6 +71,9 @@ class Engine:
     # -- life
 
     def start(self) -> None:
+        for entry in self.queue():
+            if entry.state == "waiting":
+                self._begin_beside(entry)
         self._inbox.start()
         self._thread.start()
 
@@ -159,8 +133,24 @@ class Engine:
         """Queue a job; `preset` is the one that its settings come from, for the run to remember."""
         admit(job, self.limits)
         entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
+        self._begin_beside(entry)
         self._notify()
         return entry.id
+
+    def _begin_beside(self, entry: QueueEntry) -> None:
+        """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
+        if (lane := lane_of(entry.task)) != "device":
+            self._light.submit(self._do_beside, entry.id, title=entry.title, kind=LANES[lane])
+
+    def _do_beside(self, entry_id: str, task: LightTask) -> None:
+        entry = self._queue.begin(entry_id)
+        if entry is None:
+            return
+        self._beside[entry.id] = entry
+        try:
+            self._guarded(entry)
+        finally:
+            self._beside.pop(entry.id, None)
 
     def queue(self) -> list[QueueEntry]:
         return self._queue.entries()
@@ -239,11 +229,16 @@ class Engine:
     def _do(self, entry: QueueEntry) -> None:
         self._now = entry
         try:
+            self._guarded(entry)
+        finally:
+            self._now = None
+
+    def _guarded(self, entry: QueueEntry) -> None:
+        try:
             self._run(entry)
         except Exception as error:  # outside the job's own guard: no folder can be made, settings do not fit
             self._queue.change(entry.id, state="failed", message=explain(error).what)
         finally:
-            self._now = None
             self._tokens.pop(entry.id, None)
 
     def _take_in(self, item: Any) -> None:
@@ -253,11 +248,9 @@ class Engine:
             if item.get("run"):
                 self.continue_run(item["run"])
                 return
-            job = build(JOBS[item["task"]], item["job"])
-            admit(job, self.limits)
-            title, preset = str(item.get("title") or _title(item["task"], job)), str(item.get("preset") or "")
-            self._queue.add(item["task"], title, to_values(job), preset=preset)
-            self._notify()
+            task, values = to_version_2(item["task"], item["job"])
+            title, preset = str(item.get("title") or ""), str(item.get("preset") or "")
+            self.submit(task, build(tasks.named(task).job, values), title, preset)
         except ProblemsError as error:
             task = str(item.get("task"))
             self._queue.add(task, str(item.get("title") or task), {}, state="failed", message=_with_fixes(error))
@@ -265,28 +258,45 @@ class Engine:
             return
 
     def _run(self, entry: QueueEntry) -> None:
+        job = build(tasks.named(entry.task).job, entry.job)
+        admit(job, self.limits)  # it may have waited since before the page was shared
+        lane = lane_of(entry.task)
+        device = self._ready_device() if lane == "device" else "cpu"
+        folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
+        entry = self._queue.change(entry.id, run=folder.name)
+        view = self._view(folder.name)
+        heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
+        if lane == "device":
+            self._now = entry
+            self._last_run = folder.name if entry.task == "train" else self._last_run
+            state, words = self._on_device(entry.task, job, folder, device, heard)
+        else:
+            self._beside[entry.id] = entry
+            if lane == "process":
+                state, words = run_in_child(folder, self.workspace, **heard)
+            else:
+                state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
+        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
+        if words is not None and words.poisoned:
+            self._restart(words)
+
+    def _ready_device(self) -> str:
         import torch
 
         torch.set_num_threads(machine.threads())
         machine.check_device(self.find_device())
-        job = build(JOBS[entry.task], entry.job)
-        admit(job, self.limits)  # it may have waited since before the page was shared
-        folder = self._folder(entry.run) if entry.run else self._new_folder(entry, job)
-        entry = self._now = self._queue.change(entry.id, run=folder.name)
-        view = self._view(folder.name)
-        self._last_run = folder.name if entry.task == "train" else self._last_run
-        if entry.task in ("train", "probe") and self._store is not None:
+        return self.find_device()
+
+    def _on_device(
+        self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
+    ) -> tuple[str, Explanation | None]:
+        if task in ("train", "probe") and self._store is not None:
             self._store.release()  # training builds its own modules: the kept one makes room
-        to_run: Any = (job, folder, self.workspace, self.find_device())
-        heard: Any = {"listener": view.apply, "token": self._token_of(entry.id)}
-        if is_launched(entry.task, job):
-            state, words = supervise(*to_run, **heard)
-        else:
-            store = self._model_store() if entry.task in ("generate", "class_images") else None
-            state, words = execute(entry.task, *to_run, **heard, store=store)
-        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
-        if words is not None and words.poisoned:
-            self._restart(words)
+        if is_launched(task, job):
+            assert isinstance(job, TrainJob)
+            return supervise(job, folder, self.workspace, device, **heard)
+        store = self._model_store() if task in ("generate", "class_images") else None
+        return execute(task, job, folder, self.workspace, device, **heard, store=store)
 
     def _restart(self, words: Explanation) -> None:
         """CUDA is unusable until the process ends: the launcher starts another, and the queue goes on."""
@@ -296,7 +306,7 @@ class Engine:
 
     def _model_store(self) -> Any:
         if self._store is None:
-            from core.engine.drawing import make_store
+            from core.engine.generating import make_store
 
             self._store = make_store()
         return self._store
@@ -329,17 +339,31 @@ class Engine:
 
     def _refresh(self, run_name: str) -> RunView:
         """A view that also knows what another process wrote."""
-        now = self._now
         view = self._view(run_name)
-        if now is None or now.run != run_name:
+        if self._running(run_name) is None:
             view.catch_up()
         return view
+
+    def _running(self, run_name: str) -> QueueEntry | None:
+        """The running job whose folder this is."""
+        entries = [self._now, *list(self._beside.values())]
+        return next((entry for entry in entries if entry is not None and entry.run == run_name), None)
+
+    def progress(self, entry_id: str) -> dict[str, Any]:
+        """How far a job is: run, state, text, done, total, lines, facts, problems."""
+        entry = self._queue.get(entry_id)
+        view = self._refresh(entry.run) if entry.run else RunView(RunFolder(Path()))
+        state = "paused" if (entry.state, view.state) == ("running", "paused") else entry.state
+        found = {"run": entry.run, **view.progress(state)}
+        if state == "failed" and not found["problems"]:  # it has no folder, or nothing could be written there
+            found["problems"] = [{"what": entry.message, "fix": ""}]
+        return found
 
     def command(self, run_name: str, name: str) -> str:
         """Send "pause", "resume", "stop", "save" or "sample" to a run; returns the command's id."""
         identity = commands.send(self._folder(run_name).path, name)
-        now = self._now
-        if name == "stop" and now is not None and now.run == run_name:
+        now = self._running(run_name)
+        if name == "stop" and now is not None:
             self._token_of(now.id).cancel()  # at once, and also before the job reads commands
         return identity
 
@@ -363,8 +387,7 @@ class Engine:
         return read_watch(self._folder(run_name))
 
     def _is_held(self, view: RunView) -> bool:
-        now = self._now
-        if now is not None and now.run == view.folder.name:
+        if self._running(view.folder.name) is not None:
             return True
         return view.state not in ENDED and view.folder.held
 
@@ -396,7 +419,7 @@ class Engine:
         shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
         state = newest_state_name(folder)
         lowest = best_validation(facts["validation"])
-        about, spoilt = _about(folder)
+        about, spoilt = about_of(folder)
         return RunSummary(
             name=folder.name,
             title=facts["title"],
@@ -505,20 +528,6 @@ class Engine:
         return facts
 
 
-def newest_state_name(folder: RunFolder) -> int:
-    """The step of the newest state by its name alone (hashes are checked when it is used), -1 when there is none."""
-    if not folder.states.is_dir():
-        return -1
-    return max((state_step(path) for path in folder.states.iterdir() if (path / "complete.json").is_file()), default=-1)
-
-
-def _about(folder: RunFolder) -> tuple[RunAbout, str]:
-    try:
-        return read_about(folder), ""
-    except ProblemsError as error:
-        return RunAbout(), str(error)
-
-
 def _queue_state(state: str) -> str:
     return {"done": "done", "stopped": "cancelled", "failed": "failed"}.get(state, state)
 
@@ -531,7 +540,7 @@ def _title(task: str, job: Settings) -> str:
     if isinstance(job, TrainJob):
         return job.saving.output_name
     prompt = getattr(getattr(job, "generate", None), "prompt", "")
-    return (prompt or task)[:60]
+    return (prompt or tasks.named(task).title_of(job))[:60]
 
 
 def _seed_of(path: Path) -> int | None:

@@ -7,13 +7,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from core import tasks
 from core.engine.explain import Explanation, explain
 from core.engine.other_process import told_failure
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.commands import CommandReader
 from core.record.context import JobContext
-from core.record.events import StateChanged
+from core.record.events import Result, StateChanged
 from core.record.journal import Journal, Line
 from core.record.memory import free_memory
 from core.record.problems import ProblemsError
@@ -22,67 +23,6 @@ from core.record.run_folder import RunFolder
 from core.record.secrets import mask
 from core.record.workspace import Workspace
 from core.settings.base import Settings
-
-
-def run_train(job: Any, context: JobContext) -> str:
-    from core.training.run import run_training
-
-    return run_training(job, context)
-
-
-def run_probe(job: Any, context: JobContext) -> str:
-    from core.training.probe import run_probe
-
-    return run_probe(job, context)
-
-
-def run_prepare(job: Any, context: JobContext) -> str:
-    from core.training.setup import prepare_caches
-
-    return prepare_caches(job, context)
-
-
-def run_generate(job: Any, context: JobContext) -> str:
-    from core.engine.drawing import draw_images
-
-    return draw_images(job, context)
-
-
-def run_caption(job: Any, context: JobContext) -> str:
-    from core.captioning.report import run_captions
-
-    return run_captions(job, context)
-
-
-def run_class_images(job: Any, context: JobContext) -> str:
-    from core.engine.drawing import draw_class_images
-
-    return draw_class_images(job, context)
-
-
-def run_tool(job: Any, context: JobContext) -> str:
-    from core.engine.drawing import use_tool
-
-    return use_tool(job, context)
-
-
-def run_images(job: Any, context: JobContext) -> str:
-    from core.tools.images import use_images
-
-    return use_images(job, context)
-
-
-# Each returns the state it ended in: "done" or "stopped".
-TASKS: dict[str, Callable[[Any, JobContext], str]] = {
-    "train": run_train,
-    "probe": run_probe,
-    "prepare": run_prepare,
-    "generate": run_generate,
-    "caption": run_caption,
-    "class_images": run_class_images,
-    "tool": run_tool,
-    "images": run_images,
-}
 
 
 def execute(
@@ -106,6 +46,7 @@ def execute(
                 workspace, folder, journal, CommandReader(folder.path), device, token or CancelToken(), store
             )
             context.processes = processes or context.processes
+            context.pauses = not tasks.named(task).pauses
             journal.put(StateChanged("running"))
             for line in said:
                 context.say(line, "warning")
@@ -117,12 +58,14 @@ def execute(
 def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explanation | None]:
     journal = context.journal
     try:
-        state = TASKS[task](job, context)
-        words = _told(context) if state == "stopped" else None
+        outcome = tasks.named(task).start(job, context)
+        words = _told(context) if outcome.state == "stopped" else None
         if words is not None:  # a launcher asks the others to end when one has failed
             return _failed(context, words)
-        journal.put(StateChanged(state))
-        return state, None
+        if outcome.lines or outcome.facts:
+            journal.put(Result(list(outcome.lines), dict(outcome.facts)))
+        journal.put(StateChanged(outcome.state))
+        return outcome.state, None
     except Cancelled:
         if (words := _told(context)) is not None:
             return _failed(context, words)

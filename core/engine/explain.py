@@ -22,12 +22,14 @@ GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 
 @dataclass(frozen=True)
 class Explanation:
-    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong."""
+    """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong.
+    known: the error has words of its own here."""
 
     what: str
     fix: str = ""
     poisoned: bool = False
     asked: bool = False
+    known: bool = True
 
 
 def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
@@ -66,8 +68,9 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
             "see processes.txt in the run's logs; continue the run, with fewer processes or a setting that takes less memory",
         )
     return Explanation(
-        f"Something unforeseen went wrong: {type(error).__name__}: {text[:300]}",
-        "the log file of the run holds the details",
+        f"An unexpected error occurred: {type(error).__name__}: {text[:300]}",
+        "see the run's log file for details",
+        known=False,
     )
 
 

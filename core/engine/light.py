@@ -1,5 +1,5 @@
-"""The light lane: scans, thumbnails, checks, downloads and copies, on threads of their own, so that a long training never blocks
-them."""
+"""The lanes beside the device: scans, checks, downloads, copies and tools on threads of their own, so that a long training never
+blocks them. One of these threads waits for the processes of heavy tools (core/engine/child.py)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class LightTask:
     def done(self) -> bool:
         return self._finished.is_set()
 
-    def report(self, progress: float, text: str = "") -> None:
-        self.progress, self.text = min(max(progress, 0.0), 1.0), text
+    def stage(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Say what is being done and how far it is, as a job's context does."""
+        self.text, self.progress = text, min(max(done / total, 0.0), 1.0) if total else 0.0
+
+    def check(self) -> None:
+        self.token.check()
 
     def cancel(self) -> None:
         self.token.cancel()
@@ -55,16 +59,17 @@ class LightTask:
             self.error = error
         except Exception as error:
             words = explain(error) if not self.token.wanted else None
-            self.error = ProblemsError.one(words.what if words else "Cancelled", self.title, words.fix if words else "")
+            what, fix, code = (words.what, words.fix, "jobs.failed") if words else ("Cancelled", "", "jobs.cancelled")
+            self.error = ProblemsError.one(what, self.title, fix, code)
         finally:
             self._finished.set()
 
 
 class LightLane:
-    """Threads for short work, one for downloads, one for copies: however many of these wait, they hold up no scan."""
+    """Threads for short work, one each for downloads, copies and processes: however many of these wait, they hold up no scan."""
 
     # Dataset and Train may both be reading every image of a large set: one short one is left for the rest.
-    THREADS = {"short": 3, "downloads": 1, "copies": 1}
+    THREADS = {"short": 3, "downloads": 1, "copies": 1, "process": 1}
 
     def __init__(self) -> None:
         self._jobs: dict[str, queue.Queue[Any]] = {kind: queue.Queue() for kind in self.THREADS}

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core import tasks
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -39,9 +40,15 @@ def _entry(values: Any) -> QueueEntry:
     entry = QueueEntry(**values)
     texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset)
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
-        raise TypeError("an entry's text is none")
+        raise TypeError("an entry's field is not text")
     task, job = to_version_2(entry.task, entry.job)
     return replace(entry, task=task, job=job, added=float(entry.added))
+
+
+def lane_of(task: str) -> str:
+    """Where jobs of this task run; of one that is no longer registered, where it is refused in its turn."""
+    known = tasks.tasks()
+    return known[task].lane if task in known else "device"
 
 
 class Queue:
@@ -91,7 +98,7 @@ class Queue:
             for entry in self._entries:
                 if entry.id == identity:
                     return entry
-        raise ProblemsError.one("This job is no longer in the queue", identity, "look at the list again")
+        raise ProblemsError.one("This job is no longer in the queue", identity, "reload the list", "queue.no-such-job")
 
     def add(
         self,
@@ -131,25 +138,34 @@ class Queue:
             return True
 
     def move(self, identity: str, position: int) -> None:
-        """Put a waiting job at `position` among the waiting ones, 0 first."""
+        """Put a waiting job at `position` among those that wait for the same lane, 0 first."""
         with self._lock:
             entry = self.get(identity)
             if entry.state != "waiting":
                 return
-            waiting = [old for old in self._entries if old.state == "waiting" and old.id != identity]
+            lane = lane_of(entry.task)
+            waiting = [old for old in self._entries if old.state == "waiting" and lane_of(old.task) == lane]
+            rest = [old for old in self._entries if old not in waiting]
+            waiting.remove(entry)
             waiting.insert(max(0, min(position, len(waiting))), entry)
-            self._entries = [old for old in self._entries if old.state != "waiting"] + waiting
+            self._entries = rest + waiting
             self._write()
 
     def take(self) -> QueueEntry | None:
-        """The next waiting job, marked running; None when there is none or the queue is paused."""
+        """The next job that waits for the device, marked running; None when there is none or the queue is paused."""
         with self._lock:
             if self.paused:
                 return None
             for entry in self._entries:
-                if entry.state == "waiting":
+                if entry.state == "waiting" and lane_of(entry.task) == "device":
                     return self.change(entry.id, state="running")
         return None
+
+    def begin(self, identity: str) -> QueueEntry | None:
+        """A job of another lane, marked running; None when it no longer waits."""
+        with self._lock:
+            waits = self.get(identity).state == "waiting"
+            return self.change(identity, state="running") if waits else None
 
     def pause(self, paused: bool) -> None:
         with self._lock:

@@ -32,6 +32,8 @@ class RunView:
         self.folder = folder
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.stage = "", "", "", ""
+        self.counted = (0, 0)  # of the stage: how many are done, of how many
+        self.result: dict[str, Any] = {}
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
         self.peak_bytes, self.peak_device = 0, ""
@@ -103,6 +105,10 @@ class RunView:
     def _on_stage(self, line: Line) -> None:
         count = f" {line['done']}/{line['total']}" if line["total"] else ""
         self.stage = line["text"] + count
+        self.counted = (line["done"], line["total"])
+
+    def _on_result(self, line: Line) -> None:
+        self.result = {"lines": line["lines"], "facts": line["found"]}
 
     def _on_planned(self, line: Line) -> None:
         self.total, self.epochs, self.images = line["total"], line["epochs"], line["images"]
@@ -205,6 +211,23 @@ class RunView:
                 "samples": sorted(self.samples, key=lambda entry: (entry["index"], entry["step"])),
                 "log": list(self.log),
                 "files": self._files(),
+            }
+
+    def progress(self, state: str) -> dict[str, Any]:
+        """How far a job is in its state: stage and its count, what it said and found, what went wrong."""
+        with self._lock:
+            said = [entry for entry in self.log if entry["text"] != self.message]
+            wrong = [{"what": entry["text"], "fix": entry["fix"]} for entry in said if entry["level"] == "error"]
+            return {
+                "state": state,
+                "text": self.stage if state in ("running", "paused") else "",
+                "done": self.counted[0],
+                "total": self.counted[1],
+                "lines": self.result.get("lines") or [entry["text"] for entry in said if entry["level"] != "error"],
+                "facts": self.result.get("facts", {}),
+                "problems": [{"what": self.message, "fix": self.fix}, *wrong]
+                if state == "failed" and self.message
+                else [],
             }
 
     def _seconds(self, state: str, held: bool) -> float:

@@ -153,7 +153,12 @@ def _only_training(dataset: DatasetSettings, word: str) -> DatasetSettings:
 
 
 def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+    except OSError as error:  # a name that no disk can hold
+        what = f"The folder for the regularization images cannot be used: {error.strerror}"
+        return [Problem(what, printable(folder), "use a shorter name or path", code="class_images.bad-folder")]
+    if is_file:
         return [
             Problem(
                 "The regularization folder is a file",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
 from core.settings.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
-from core.settings.samples import SAMPLER_LABELS, SAMPLERS
+from core.settings.samples import SAMPLER_LABELS
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
@@ -296,9 +296,7 @@ def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str,
     if label is None:
         return
     plain = re.sub(r"\s+(Karras|Exponential|SGM Uniform|Automatic)$", "", label, flags=re.IGNORECASE)
-    by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {
-        name: name for name in get_args(SAMPLERS)
-    }
+    by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {name: name for name in SAMPLER_LABELS}
     if plain.lower() in by_label:
         wanted["sampler"] = by_label[plain.lower()]
     else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from core.families.word_weights import FIX, wrong_weight
 from core.record.bounded_json import read_json
@@ -14,7 +14,7 @@ from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.samples import SAMPLERS, sampler_name
+from core.settings.samples import SAMPLER_LABELS, sampler_name
 
 if TYPE_CHECKING:
     from core.settings.samples import SampleSettings
@@ -184,7 +184,7 @@ def _sampler(values: Mapping[str, Any], notes: list[Problem], where: str) -> str
     if values.get("ss") is None:
         return None
     name = sampler_name(str(values["ss"]).lower())
-    if name in get_args(SAMPLERS):
+    if name in SAMPLER_LABELS:
         return str(name)
     notes.append(
         _note(

@@ -34,6 +34,7 @@ from core.record.workspace import open_home, resolve_path
 from core.settings.concepts import Concept, concepts_of
 from core.settings.images import ImageSettings
 from core.settings.job import TrainJob
+from core.settings.source import PRESERVE
 
 # Written even if they are sd-scripts' defaults, since readers look for them.
 ALWAYS = frozenset(
@@ -219,7 +220,7 @@ def _subset_options(concept: Concept, folder: _Folder) -> dict[str, Any]:
         "num_repeats": folder.repeats if source.enabled else 0,
         "caption_extension": _extension(concept, folder),
         "cache_info": source.cache_info,
-        "custom_attributes": dict(source.custom_attributes),
+        "custom_attributes": source.custom_attributes | ({PRESERVE: True} if source.diff_output_preservation else {}),
         "resize_interpolation": None if images.resize_interpolation == "auto" else images.resize_interpolation,
         "face_crop_aug_range": [float(end) for end in images.face_crop_aug_range or ()] or None,
     }

@@ -37,10 +37,9 @@ def guarded(item: Item, place: Place) -> Finding:
 def failed(error: Exception) -> Finding:
     """An error in plain words where it has them, and its traceback."""
     words = explain(error)
-    known = not words.what.startswith("Something unforeseen")
-    reason = words.what if known else f"{type(error).__name__}: {str(error)[:500]}"
+    reason = words.what if words.known else f"{type(error).__name__}: {str(error)[:500]}"
     facts = {"poisoned": True} if words.poisoned or is_cuda_error(error) else {}
-    return Finding(FAILED, "", reason, words.fix if known else REPORT, facts, traceback.format_exc())
+    return Finding(FAILED, "", reason, words.fix if words.known else REPORT, facts, traceback.format_exc())
 
 
 def is_cuda_error(error: BaseException) -> bool:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
-from core.record.events import Said, Stage
+from core.record.events import Said, Stage, StateChanged
 from core.record.journal import Journal
 from core.record.processes import Processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 
 STAGE_SECONDS = 0.25
+PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: "done" or "stopped". lines: what it found or wrote, for people; facts: the same as plain JSON."""
+
+    state: str = "done"
+    lines: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class JobContext:
-    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one."""
+    """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one.
+
+    pauses  whether `check` waits while the job is paused; trainings wait at the end of a step instead
+    """
 
     workspace: Workspace
     folder: RunFolder
@@ -31,6 +44,7 @@ class JobContext:
     token: CancelToken = field(default_factory=CancelToken)
     store: Any = None
     processes: Processes = field(default_factory=Processes)
+    pauses: bool = True
     pending: list[str] = field(default_factory=list)
     _stage_time: float = 0.0
     _stage_text: str = ""
@@ -64,8 +78,46 @@ class JobContext:
             self.token = stopped
 
     def check(self) -> None:
-        """Between units of work outside of the training loop: raise Cancelled if a stop was requested. Other commands are kept."""
+        """Between units of work outside a training's loop: wait while paused, raise Cancelled when a stop was asked for.
+        Other commands are kept."""
+        self._hear()
+        if self.pauses and self._asked_to_wait():
+            self._wait()
+        self.token.check()
+
+    @property
+    def cancel(self) -> CancelToken:
+        """For functions that take a token: its `check` is this one's, so that they wait while the job is paused."""
+        return _Checked(self)
+
+    def _hear(self) -> None:
         self.pending += self.commands.new()
         if "stop" in self.pending:
             self.token.cancel()
-        self.token.check()
+
+    def _asked_to_wait(self) -> bool:
+        return [name for name in self.pending if name in ("pause", "resume")][-1:] == ["pause"]
+
+    def _wait(self) -> None:
+        self.journal.put(StateChanged("paused"))
+        while self._asked_to_wait() and not self.token.wanted:
+            time.sleep(PAUSE_SECONDS)
+            self._hear()
+        self.pending = [name for name in self.pending if name not in ("pause", "resume")]
+        if not self.token.wanted:
+            self.journal.put(StateChanged("running"))
+
+
+class _Checked(CancelToken):
+    def __init__(self, context: JobContext):
+        self._context = context
+
+    def cancel(self) -> None:
+        self._context.token.cancel()
+
+    @property
+    def wanted(self) -> bool:
+        return self._context.token.wanted
+
+    def check(self) -> None:
+        self._context.check()

@@ -41,6 +41,16 @@ class Stage(Event):
 
 
 @dataclass(frozen=True)
+class Result(Event):
+    """What a job found or wrote: lines for people, and the same as plain JSON."""
+
+    kind: ClassVar[str] = "result"
+    urgent: ClassVar[bool] = True
+    lines: list[str]
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Planned(Event):
     """Length of the run, once it is known."""
 

@@ -92,6 +92,14 @@ def errors(problems: Iterable[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.level == "error"]
 
 
+def errors_first(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, errors before advice, otherwise in the given order."""
+    once = {
+        (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
+    }
+    return sorted(reversed(once.values()), key=lambda problem: problem.level != "error")
+
+
 def raise_if_errors(problems: Iterable[Problem]) -> None:
     found = errors(problems)
     if found:

@@ -6,10 +6,13 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
 
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
 # before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings.
@@ -17,11 +20,24 @@ NAMES = Literal[
     "", "path", "path or name", "word=path", "part", "state", "download", "upload", "tracker", "tracker settings"
 ]
 
+# Rows of the first screen, from the top.
+FIRST = Literal["", "method", "model", "word", "length", "step", "result"]
+ROWS: tuple[str, ...] = get_args(FIRST)[1:]
+
 
 class Settings(BaseModel):
     """A group of settings: frozen, unknown names refused, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    def summary(self, job: TrainJob) -> str:
+        """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
+        return ""
+
+    def label(self, name: str) -> str:
+        """The label of the value that a choice has."""
+        value = getattr(self, name)
+        return str(Declared(name, "", name, type(self).model_fields[name]).labels.get(value, value))
 
 
 def setting(
@@ -37,6 +53,12 @@ def setting(
     widget: str = "",
     costs: str = "",
     names: NAMES = "",
+    section: str = "",
+    first: FIRST = "",
+    brief: str = "",
+    hint: str = "",
+    only: str = "",
+    elsewhere: str = "",
     default_factory: Any = None,
     **bounds: Any,
 ) -> Any:
@@ -48,6 +70,11 @@ def setting(
     labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
+    section heading above it and those after it, in a long group
+    first   its row on the first screen   brief   shown there instead of the help
+    hint    what an empty field means ("off"), shown in it
+    only    the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
+    elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")
     """
     about: Any = {
         "level": level,
@@ -57,8 +84,14 @@ def setting(
         "labels": labels or {},
         "widget": widget,
         "names": names,
+        "costs": costs,
+        "section": section,
+        "first": first,
+        "brief": brief,
+        "hint": hint,
+        "only": only,
+        "elsewhere": elsewhere,
     }
-    about["costs"] = costs
     if default_factory is not None:
         return Field(
             default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds
@@ -108,6 +141,10 @@ def zero_is_off(value: Any) -> Any:
     return None if not isinstance(value, bool) and value in (0, "0") else value
 
 
+def _text_of(name: str) -> property:
+    return property(lambda self: self._about.get(name, ""))
+
+
 @dataclass(frozen=True)
 class Declared:
     """One setting as declared. `path` is its dotted name ("noise.min_snr_gamma")."""
@@ -125,13 +162,29 @@ class Declared:
     title = property(lambda self: self.info.title or self.name)
     help = property(lambda self: self.info.description or "")
     level = property(lambda self: self._about.get("level", "more"))
-    unit = property(lambda self: self._about.get("unit", ""))
-    kohya = property(lambda self: self._about.get("kohya", ""))
-    source = property(lambda self: self._about.get("source", ""))
-    labels = property(lambda self: self._about.get("labels", {}))
-    widget = property(lambda self: self._about.get("widget", ""))
-    costs = property(lambda self: self._about.get("costs", ""))
     names = property(lambda self: names_what(self.info))
+    unit = _text_of("unit")
+    kohya = _text_of("kohya")
+    source = _text_of("source")
+    widget = _text_of("widget")
+    costs = _text_of("costs")
+    section = _text_of("section")
+    first = _text_of("first")
+    brief = _text_of("brief")
+    hint = _text_of("hint")
+    elsewhere = _text_of("elsewhere")
+    labels = property(lambda self: self._about.get("labels", {}))
+
+    @property
+    def only(self) -> list[str]:
+        """The methods or roles it is shown for; empty for all."""
+        text = str(self._about.get("only", ""))
+        return text.split(", ") if text else []
+
+    @property
+    def one_choice(self) -> bool:
+        """Whether there is nothing to choose: a single choice that cannot be left empty."""
+        return len(self.choices) == 1 and not self.optional
 
     @property
     def kohya_names(self) -> list[str]:
@@ -241,6 +294,31 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
         if isinstance(group_type, type) and issubclass(group_type, Settings):
             for name, info in fields_of(group_type).items():
                 yield Declared(f"{group}.{name}", group, name, info)
+
+
+def group_shown(job: BaseModel, group: str) -> bool:
+    """Whether a group is of use: one that belongs to a choice (a kind of network) only while that is chosen."""
+    extra = type(job).model_fields[group].json_schema_extra
+    chooser = extra.get("chosen_by") if isinstance(extra, dict) else None
+    return not chooser or value_of(job, str(chooser)) == group
+
+
+def item_of(entry: Declared) -> type[Settings] | None:
+    """What a list setting is made of, where its items have settings of their own: a folder of the dataset, a LoRA."""
+    for member in union_members(entry.info.annotation):
+        for item in get_args(member):
+            if isinstance(item, type) and issubclass(item, Settings):
+                return item
+    return None
+
+
+def item_settings(entry: Declared) -> list[Declared]:
+    """The settings of a list's items that they do not share with groups of the job: "dataset.sources[].num_repeats"."""
+    item = item_of(entry)
+    names = item.__annotations__ if item is not None else ()
+    place = f"{entry.path}[]"
+    fields = item.model_fields if item is not None else {}
+    return [Declared(f"{place}.{name}", place, name, info) for name, info in fields.items() if name in names]
 
 
 def value_of(job: BaseModel, path: str) -> Any:

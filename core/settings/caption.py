@@ -1,6 +1,8 @@
-"""What the caption job writes."""
+"""What writes captions: a template for images without one, and what all captioners have in common."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from core.settings.base import Settings, setting
 
@@ -13,4 +15,25 @@ class CaptionWriteSettings(Settings):
         title="Caption for uncaptioned images",
         level="shown",
         help="Text to write as the caption of each image that has none; {words} is replaced by the folder's class tokens. Empty writes nothing and only reports.",
+    )
+
+
+class CaptioningSettings(Settings):
+    """Which images a captioner describes, and what happens to captions that are there."""
+
+    existing: Literal["keep", "replace"] = setting(
+        "keep",
+        title="Existing captions",
+        level="shown",
+        labels={"keep": "keep", "replace": "replace"},
+        help="Keep describes only images without a caption file; replace overwrites the others too. A stopped job resumes with the images that are left.",
+    )
+    preview: int | None = setting(
+        None,
+        ge=1,
+        le=1000,
+        unit="images",
+        title="Preview images",
+        level="shown",
+        help="Describes only so many images and shows the captions without writing them. Empty describes all and writes.",
     )

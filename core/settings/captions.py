@@ -17,6 +17,7 @@ class CaptionSettings(Settings):
         "auto",
         pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
         title="Caption extension",
+        section="Files",
         kohya="caption_extension, caption_extention",
         help="Extension of the caption file beside each image: .txt, .caption or another. auto tries .txt, then .caption.",
     )
@@ -48,6 +49,7 @@ class CaptionSettings(Settings):
     caption_prefix: str | None = setting(
         None,
         title="Caption prefix",
+        section="Added text",
         kohya="caption_prefix",
         help="Added before each caption with one space; include a comma if you want one.",
     )
@@ -68,6 +70,7 @@ class CaptionSettings(Settings):
         ",",
         min_length=1,
         title="Tag separator",
+        section="Tags",
         kohya="caption_separator",
         help="The text between the tags of a caption.",
     )
@@ -96,6 +99,7 @@ class CaptionSettings(Settings):
     enable_wildcard: bool = setting(
         False,
         title="Wildcards",
+        section="Wildcards and dropout",
         kohya="enable_wildcard",
         help="{red|blue} is replaced by one of its options at random each time; write {{ and }} for literal braces. Multi-line captions contribute a random line.",
     )
@@ -155,14 +159,15 @@ class CaptionSettings(Settings):
     weighted_captions: bool = setting(
         False,
         title="Weighted captions",
+        section="Encoding",
         kohya="weighted_captions",
         help="Reads (more), (word:1.3) and [less] as prompt weights, as A1111 does. Off reads brackets as text. With shuffled tags, keep commas out of brackets.",
     )
     weighted_mean: Literal["free", "kept"] = setting(
         "free",
         title="Prompt weight normalization",
-        labels={"free": "none (sd-scripts 0.10)", "kept": "keep the mean (sd-scripts 0.9)"},
-        help="Prompt weights change the mean of a caption's embedding. 'Keep the mean' scales it back, as A1111 does and sd-scripts 0.9 did for SD 1.x and 2.x; long captions then keep the start and end tokens of each 75-token chunk.",
+        labels={"free": "as sd-scripts 0.10", "kept": "as sd-scripts 0.9"},
+        help="Prompt weights change the mean of a caption's embedding. 'As sd-scripts 0.9' scales it back for SD 1.x and 2.x, as A1111 does; long captions then keep the start and end tokens of each 75-token chunk.",
     )
     max_token_length: Length = setting(
         75,
@@ -172,3 +177,11 @@ class CaptionSettings(Settings):
         help="Longer captions are cut. Each chunk of 75 tokens is encoded separately and the results are joined. sd-scripts supports up to 225.",
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
+
+    def summary(self, job: object) -> str:
+        parts = ["as written"]
+        if self.shuffle_caption:
+            parts = ["tags shuffled" + (f", first {self.keep_tokens} kept" if self.keep_tokens else "")]
+        parts += [f"prefix '{self.caption_prefix.strip()}'"] if self.caption_prefix else []
+        parts += [f"dropout {self.caption_dropout_rate:.0%}"] if self.caption_dropout_rate else []
+        return ", ".join([*parts, f"up to {self.max_token_length} tokens"])

@@ -12,6 +12,7 @@ class ClassImageSettings(Settings):
     class_word: str | None = setting(
         None,
         title="Class",
+        hint="such as dog",
         level="shown",
         help="What the subject is: dog, woman, house. Empty uses the class of the first folder that has one.",
     )
@@ -29,6 +30,7 @@ class ClassImageSettings(Settings):
         le=10000,
         unit="images",
         title="Number of images",
+        hint="as many as an epoch shows",
         level="shown",
         help="Only missing images are generated. Empty generates as many as an epoch shows training images, up to 200.",
     )
@@ -37,11 +39,11 @@ class ClassImageSettings(Settings):
         min_length=1,
         title="Prompt",
         level="shown",
-        widget="text",
+        widget="prompt",
         help="{class} is replaced by the class.",
     )
     negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="text", help="What the images should not show."
+        "", title="Negative prompt", level="shown", widget="prompt", help="What the images should not show."
     )
     caption: str = setting(
         "{class}",
@@ -70,6 +72,7 @@ class ClassImageSettings(Settings):
         ge=0,
         le=50,
         title="Guidance scale",
+        hint="model's default",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     sampler: SAMPLERS = setting("ddim", title="Sampler", labels=SAMPLER_LABELS, help="The sampling method.")
@@ -79,6 +82,7 @@ class ClassImageSettings(Settings):
         le=64,
         unit="images",
         title="Batch size",
+        hint="as many as fit",
         help="Images of one size generated at once. Empty uses as many as fit in memory.",
         costs="Memory grows with it.",
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.settings.base import Settings, fields_of
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.images import ImageSettings
-from core.settings.job import TrainJob
 from core.settings.source import ONE_FOR_ALL, Source
 from core.settings.validation import ValidationSettings
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
 
 
 @dataclass(frozen=True, eq=False)  # one object for each folder of a job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from core.record.units import count
 from core.settings.base import follows_compatibility, setting
 from core.settings.images import ImageSettings
 from core.settings.source import Source
@@ -15,6 +16,8 @@ class DatasetSettings(ImageSettings):
     folder: str | None = setting(
         None,
         title="Image folder",
+        first="model",
+        brief="Any folder of images.",
         level="shown",
         widget="folder",
         kohya="train_data_dir",
@@ -24,6 +27,7 @@ class DatasetSettings(ImageSettings):
     sources: list[Source] = setting(
         default_factory=list,
         title="Additional folders",
+        elsewhere="Dataset#ds-sources",
         widget="sources",
         help="More image folders, each with its own settings. The image folder above is a shortcut for one entry here.",
     )
@@ -48,10 +52,11 @@ class DatasetSettings(ImageSettings):
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(
         "keep",
         title="Incomplete batches",
+        section="Batches and loading",
         labels={
             "keep": "keep",
-            "refill": "fill from the same bucket",
-            "merge": "merge with nearest bucket",
+            "refill": "fill from same bucket",
+            "merge": "merge into nearest",
             "drop": "drop",
         },
         help="What to do with the last batch of a bucket if it is not full. A short batch is weighted by its number of images.",
@@ -75,3 +80,13 @@ class DatasetSettings(ImageSettings):
         if self.reg_data_dir:
             short.append(Source(folder=self.reg_data_dir, role="regularization"))
         return short + [source for source in self.sources if source.enabled]
+
+    def summary(self, job: object) -> str:
+        size = self.resolution
+        parts = [
+            f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels",
+            f"batch {self.train_batch_size}",
+        ]
+        parts.append("buckets" if self.enable_bucket else "cropped to one size")
+        more = len([source for source in self.sources if source.enabled])
+        return ", ".join(parts + ([count(more, "more folder")] if more else []))

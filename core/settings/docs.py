@@ -5,19 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from core.settings.base import Settings, declared
-from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, ImagesJob, PrepareJob, ToolJob, TrainJob
+from core import tasks
+from core.settings.base import Settings, declared, item_settings
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
-PARTS = (
-    ("Training (`train`)", TrainJob, ()),
-    ("Preparing (`prepare`)", PrepareJob, tuple(TrainJob.model_fields)),
-    ("Drawing (`generate`)", GenerateJob, ("model", "memory")),
-    ("Captions (`caption`)", CaptionJob, ("dataset", "captions")),
-    ("Regularization images (`class_images`)", ClassImagesJob, ("model", "dataset", "captions", "memory")),
-    ("Tools (`tool`)", ToolJob, ()),
-    ("Image tools (`images`)", ImagesJob, ()),
-)
 
 
 def render() -> str:
@@ -27,10 +18,16 @@ def render() -> str:
         "Written by `./launch.sh docs` from the declarations in `core/settings`. The same names stand in the page, in presets and,",
         "as `--group.name value`, on the command line.",
     ]
-    for title, model, told_above in PARTS:
-        lines += ["", f"## {title}"]
+    shown: dict[str, object] = {}
+    for name, task in tasks.tasks().items():
+        groups = {group: info.annotation for group, info in task.job.model_fields.items()}
+        told_above = tuple(group for group, kind in groups.items() if shown.get(group) is kind)
+        if len(told_above) == len(groups):  # another way to use a job that stands above
+            continue
+        shown |= groups
+        lines += ["", f"## {task.title} (`{name}`)"]
         lines += [f"\nAs above: {', '.join(f'`{group}`' for group in told_above)}."] if told_above else []
-        lines += _tables(model, told_above)
+        lines += _tables(task.job, told_above)
     return "\n".join(lines) + "\n"
 
 
@@ -48,13 +45,13 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
             "| setting | default | allowed | what it does | sd-scripts | source |",
             "|---|---|---|---|---|---|",
         ]
-        for entry in entries:
+        for entry in [part for each in entries for part in (each, *item_settings(each))]:
             allowed = " ".join(part for part in (entry.range_text, f"({entry.unit})" if entry.unit else "") if part)
-            default = json.dumps(entry.default, default=str)
+            default = "required" if entry.info.is_required() else f"`{json.dumps(entry.default, default=str)}`"
             text = " ".join(part for part in (f"**{entry.title}.**", entry.help, entry.costs) if part)
             row = (
                 f"`{entry.path}`",
-                f"`{default}`",
+                default,
                 allowed,
                 text,
                 f"`{entry.kohya}`" if entry.kohya else "",
@@ -66,6 +63,8 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
 
 if __name__ == "__main__":
     from core.record.atomic import write_text
+    from core.settings import recipe_docs
 
-    write_text(TARGET, render())
-    print(f"wrote {TARGET.name}")
+    for target, text in ((TARGET, render()), (recipe_docs.TARGET, recipe_docs.render())):
+        write_text(target, text)
+        print(f"wrote {target.name}")

@@ -11,6 +11,9 @@ class EmbeddingSettings(Settings):
     token_string: str | None = setting(
         None,
         title="Token string",
+        first="word",
+        brief="A word that the model does not know.",
+        only="embedding",
         kohya="token_string",
         source="Gal et al. 2022, arXiv:2208.01618",
         help="The new token to train, such as zkw; captions without it get it in front. Separate several tokens with commas to train them together. It must not be a word that the model already knows.",
@@ -27,6 +30,9 @@ class EmbeddingSettings(Settings):
     init_word: str | None = setting(
         None,
         title="Initializer word",
+        first="word",
+        brief="A known word close in meaning, such as cat.",
+        only="embedding",
         kohya="init_word",
         help="Training starts from this word's embedding; pick one close in meaning, such as cat. Separate several with commas for several tokens. Empty starts from the mean of all token embeddings.",
     )
@@ -59,3 +65,9 @@ class EmbeddingSettings(Settings):
         if len(given) <= 1:
             return [given[0] if given else None] * len(self.words)
         return [given[index] if index < len(given) else None for index in range(len(self.words))]
+
+    def summary(self, job: object) -> str:
+        parts = [f"token '{self.token_string}'" if self.token_string else "no token"]
+        parts += [f"{self.num_vectors_per_token} vectors"] if self.num_vectors_per_token > 1 else []
+        parts += [f"initializer '{self.init_word}'"] if self.init_word else []
+        return ", ".join(parts + (["one per layer (XTI)"] if self.extended else []))

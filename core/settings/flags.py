@@ -9,7 +9,7 @@ from typing import Any
 
 from core.record.bounded_json import parse_json
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared
+from core.settings.base import Declared, Settings, declared, item_settings
 from core.settings.elsewhere import ELSEWHERE
 
 MAX_VALUES = 10_000  # in one flag
@@ -27,7 +27,8 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
     while index < len(words):
         word, index = words[index], index + 1
         if not word.startswith("--"):
-            problems.append(Problem(f"'{word}' stands alone", "command line", "write settings as --group.name value"))
+            fix = "write settings as --group.name value"
+            problems.append(Problem(f"'{word}' stands alone", "command line", fix, code="flags.stray-word"))
             continue
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known
@@ -45,7 +46,8 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
         else:
             if not equals:
                 if not takes_next:
-                    problems.append(Problem(f"--{path} has no value", "command line", f"write --{path} VALUE"))
+                    fix = f"write --{path} VALUE"
+                    problems.append(Problem(f"--{path} has no value", "command line", fix, code="flags.no-value"))
                     continue
                 text, index = words[index], index + 1
             value = coerce(entry, text)
@@ -125,10 +127,10 @@ def _unknown(path: str, known: dict[str, Declared], nearest: bool) -> Problem:
     name = path.rsplit(".", 1)[-1]
     meant = [entry.path for entry in known.values() if name in (entry.name, *entry.kohya_names)]
     if not meant and name in ELSEWHERE:
-        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name])
+        return Problem(f"There is no setting --{path}", "command line", ELSEWHERE[name], code="settings.unknown-name")
     meant = meant or (difflib.get_close_matches(path[:200], known, n=1, cutoff=0.6) if nearest else [])
     fix = f"did you mean --{meant[0]}?" if meant else "see --help for all settings"
-    return Problem(f"There is no setting --{path}", "command line", fix)
+    return Problem(f"There is no setting --{path}", "command line", fix, code="settings.unknown-name")
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -147,11 +149,17 @@ def help_text(model: type[Settings], width: int = 110) -> str:
         if entry.group != group:
             group = entry.group
             lines += ["", f"{model.model_fields[group].title or group}:"]
-        default = json.dumps(entry.default, default=str)
-        facts = "; ".join(part for part in (f"default {default}", entry.range_text, entry.unit) if part)
-        lines.append(f"  --{entry.path}  [{facts}]")
-        lines += [f"        {line}" for line in _wrap(f"{entry.title}. {entry.help}", width - 8)]
+        lines += _help_of(entry, f"--{entry.path}", width)
+        for item in item_settings(entry):
+            lines += _help_of(item, f"  {item.path}", width)
     return "\n".join(lines).lstrip("\n")
+
+
+def _help_of(entry: Declared, name: str, width: int) -> list[str]:
+    default = "required" if entry.info.is_required() else f"default {json.dumps(entry.default, default=str)}"
+    facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)
+    lines = _wrap(f"{entry.title}. {entry.help}", width - 8)
+    return [f"  {name}  [{facts}]", *(f"        {line}" for line in lines)]
 
 
 def _wrap(text: str, width: int) -> list[str]:

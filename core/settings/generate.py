@@ -26,15 +26,27 @@ class LoraUse(Settings):
 class GenerateSettings(Settings):
     """Prompt, size and sampler."""
 
-    prompt: str = setting("a fox, glyph style", title="Prompt", level="shown", widget="text", help="What to generate.")
+    prompt: str = setting(
+        "a fox, glyph style", title="Prompt", level="shown", widget="prompt", help="What to generate."
+    )
     negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="text", help="What the image should not show."
+        "", title="Negative prompt", level="shown", widget="prompt", help="What the image should not show."
     )
     width: Side | None = setting(
-        None, unit="pixels", title="Width", level="shown", help="Empty uses the model's native size."
+        None,
+        unit="pixels",
+        title="Width",
+        hint="model's own",
+        level="shown",
+        help="Empty uses the model's native size.",
     )
     height: Side | None = setting(
-        None, unit="pixels", title="Height", level="shown", help="Empty uses the model's native size."
+        None,
+        unit="pixels",
+        title="Height",
+        hint="model's own",
+        level="shown",
+        help="Empty uses the model's native size.",
     )
     steps: int = setting(
         20,
@@ -50,6 +62,7 @@ class GenerateSettings(Settings):
         ge=0,
         le=50,
         title="Guidance scale",
+        hint="model's own",
         level="shown",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
@@ -58,6 +71,7 @@ class GenerateSettings(Settings):
         ge=0,
         le=2**32 - 1,
         title="Seed",
+        hint="random",
         level="shown",
         help="The same seed generates the same image. Empty picks a random seed and records it.",
     )

@@ -24,10 +24,11 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     model.model_rebuild(force=True)
 
 
-def add_group(job: type[Settings], name: str, settings: type[Settings], title: str) -> None:
-    """Give a job one more group of settings, after those it has."""
+def add_group(job: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
+    """Give a job one more group of settings, after those it has. chosen_by: the setting ("network.kind") whose choice has the
+    group's name; the form shows the group only while it is chosen."""
     for each in (job, *job.__subclasses__()):
-        info: FieldInfo = Field(default_factory=settings, title=title)  # type: ignore[assignment]
+        info: FieldInfo = Field(default_factory=settings, title=title, json_schema_extra={"chosen_by": chosen_by})  # type: ignore[assignment]
         info.annotation = settings
         each.__pydantic_fields__.setdefault(name, info)
     rebuild(job)

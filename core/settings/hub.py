@@ -14,6 +14,7 @@ class HubSettings(Settings):
         None,
         max_length=200,
         title="Repository",
+        hint="off",
         kohya="huggingface_repo_id",
         help="owner/name; created if it does not exist. Empty uploads nothing.",
         names="upload",
@@ -47,3 +48,7 @@ class HubSettings(Settings):
         kohya="save_state_to_huggingface",
         help="Also uploads training states, which are two to three times as large.",
     )
+
+    def summary(self, job: object) -> str:
+        name = self.huggingface_repo_id
+        return f"to {name}, {self.huggingface_repo_visibility}" if name else "off"

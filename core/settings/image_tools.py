@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,50 +10,68 @@ from core.settings.base import Settings, setting
 
 Side = Annotated[int, Field(ge=8, le=16384)]
 Ratio = Annotated[float, Field(ge=1, le=20)]
+Interpolation = Literal["auto", "area", "lanczos", "bicubic", "bilinear", "nearest"]
 
 
-class ImageToolSettings(Settings):
-    """Processes a folder's images into copies in another folder. The images themselves are not changed."""
-
-    action: Literal["resize", "crop", "convert", "number", "undo_number", "faces", "edges"] = setting(
-        "resize",
-        title="Tool",
-        level="shown",
-        labels={
-            "resize": "Resize",
-            "crop": "Crop",
-            "convert": "Convert format",
-            "number": "Number files",
-            "undo_number": "Undo numbering",
-            "faces": "Crop faces",
-            "edges": "Detect edges (Canny)",
-        },
-        help="Resize limits the number of pixels; crop makes all images one size; convert changes the file format; number renames images and captions to 0001, 0002 ...; faces crops and levels faces in photos (drawn faces are mostly missed; transparency becomes white); edges makes Canny edge maps for training a ControlNet.",
+def _interpolation() -> Any:
+    return setting(
+        "auto",
+        title="Interpolation",
+        kohya="interpolation",
+        labels={"auto": "auto"},
+        help="Resampling method. auto uses area to shrink and Lanczos to enlarge; nearest is for pixel art.",
     )
+
+
+def _crop_size(help: str) -> Any:
+    return setting((512, 512), title="Crop size", unit="pixels", level="shown", kohya="crop_size", help=help)
+
+
+class FolderSettings(Settings):
+    """The images that a tool works on."""
+
+    tool: ClassVar[str]  # its name
+
     folder: str = setting(
         "", title="Image folder", level="shown", widget="folder", help="The images to process.", names="path"
     )
+
+
+class CopySettings(FolderSettings):
+    """Where a tool saves copies of a folder's images. The images themselves are not changed."""
+
     output: str | None = setting(
         None,
         title="Output folder",
+        hint="automatic",
         level="shown",
         widget="folder",
         help="Where copies are saved. Empty is outputs/datasets/<tool>/<folder name>. Existing files are kept.",
         names="path",
     )
     recursive: bool = setting(True, title="Include subfolders", help="Also processes the images in subfolders.")
+
+
+class CaptionedCopySettings(CopySettings):
+    """Copies whose captions go along."""
+
     copy_captions: bool = setting(
         True,
         title="Copy captions",
         kohya="copy_associated_files",
-        help="Copies each image's captions under its new name. Not used for edges, whose captions stay with the images.",
+        help="Copies each image's captions under its new name.",
     )
+
+
+class EncodedCopySettings(CaptionedCopySettings):
+    """Copies that are saved in a format of choice."""
+
     format: Literal["png", "jpg", "webp"] = setting(
         "png",
         title="Output format",
         level="shown",
         kohya="save_as_png",
-        help="For resize, crop and convert. PNG is lossless; JPEG has no transparency, which becomes white.",
+        help="PNG is lossless; JPEG has no transparency, which becomes white.",
     )
     quality: int = setting(
         100,
@@ -62,6 +80,12 @@ class ImageToolSettings(Settings):
         title="Quality",
         help="For JPEG and WebP. 100 makes WebP lossless; 90 is hard to tell from it at a quarter of the size.",
     )
+
+
+class ResizeSettings(EncodedCopySettings):
+    """Limits the number of pixels of each image."""
+
+    tool = "resize"
     max_resolution: list[Side | tuple[Side, Side]] = setting(
         default_factory=lambda: [512],
         title="Max resolutions",
@@ -69,7 +93,7 @@ class ImageToolSettings(Settings):
         level="shown",
         widget="sizes",
         kohya="max_resolution",
-        help="For resize: makes a copy for each size, with at most width times height pixels and the same aspect ratio. One per line: 768, or 768 x 1024.",
+        help="Makes a copy for each size, with at most width times height pixels and the same aspect ratio. One per line: 768, or 768 x 1024.",
     )
     divisible_by: int = setting(
         1,
@@ -78,32 +102,38 @@ class ImageToolSettings(Settings):
         title="Divisible by",
         unit="pixels",
         kohya="divisible_by",
-        help="For resize: crops width and height to multiples of this number. 1 crops nothing.",
+        help="Crops width and height to multiples of this number. 1 crops nothing.",
     )
-    interpolation: Literal["auto", "area", "lanczos", "bicubic", "bilinear", "nearest"] = setting(
-        "auto",
-        title="Interpolation",
-        kohya="interpolation",
-        labels={"auto": "auto"},
-        help="Resampling method for resize, crop and faces. auto uses area to shrink and Lanczos to enlarge; nearest is for pixel art.",
-    )
-    crop_size: tuple[Side, Side] = setting(
-        (512, 512),
-        title="Crop size",
-        unit="pixels",
-        level="shown",
-        kohya="crop_size",
-        help="Width and height for crop, and for face crops of a fixed size.",
-    )
+    interpolation: Interpolation = _interpolation()
+
+
+class CropSettings(EncodedCopySettings):
+    """Makes all images one size."""
+
+    tool = "crop"
+    crop_size: tuple[Side, Side] = _crop_size("Width and height of the copies.")
     crop_scaled: bool = setting(
         True,
         title="Resize before crop",
-        help="For crop: first resizes the image so that it just covers the crop size. Off crops the center at the original size and skips smaller images.",
+        help="First resizes the image so that it just covers the crop size. Off crops the center at the original size and skips smaller images.",
     )
+    interpolation: Interpolation = _interpolation()
+
+
+class ConvertSettings(EncodedCopySettings):
+    """Changes the file format of images."""
+
+    tool = "convert"
+
+
+class NumberSettings(CaptionedCopySettings):
+    """Renames images and their captions to 0001, 0002 ..."""
+
+    tool = "number"
     number_in_place: bool = setting(
         False,
         title="Rename in place",
-        help="For number: renames the files instead of copying them; 'Undo numbering' reverts it. Captions, masks and caches are renamed too.",
+        help="Renames the files instead of copying them; 'Undo numbering' reverts it. Captions, masks and caches are renamed too.",
     )
     number_prefix: str = setting(
         "",
@@ -115,15 +145,29 @@ class ImageToolSettings(Settings):
     )
     number_start: int = setting(1, ge=0, le=10**8, title="First number", help="Numbering starts here in each folder.")
     number_digits: int = setting(4, ge=1, le=9, title="Digits", help="Shorter numbers are padded with zeros.")
+
+
+class UndoNumberSettings(FolderSettings):
+    """Gives the files of a folder that was numbered in place their earlier names."""
+
+    tool = "undo_number"
+
+
+class FaceSettings(CaptionedCopySettings):
+    """Crops and levels faces in photos. Faces in drawings are mostly missed; transparency becomes white."""
+
+    tool = "faces"
+    crop_size: tuple[Side, Side] = _crop_size("Width and height of face crops of a fixed size.")
+    interpolation: Interpolation = _interpolation()
     face_rotate: bool = setting(
-        True, title="Level the eyes", kohya="rotate", help="For faces: rotates the image until the eyes are level."
+        True, title="Level the eyes", kohya="rotate", help="Rotates the image until the eyes are level."
     )
     face_crop: Literal["none", "size", "ratio"] = setting(
         "ratio",
         title="Face crop",
         level="shown",
         labels={"none": "whole image", "size": "fixed size", "ratio": "relative to the face"},
-        help="For faces: what to crop. The crop is shifted to stay inside the image.",
+        help="What to crop. The crop is shifted to stay inside the image.",
     )
     face_crop_ratio: tuple[Ratio, Ratio] = setting(
         (2.0, 2.0),
@@ -166,6 +210,12 @@ class ImageToolSettings(Settings):
         title="Face detection threshold",
         help="Minimum detection score. Lower values find more faces and more false positives.",
     )
+
+
+class EdgeSettings(CopySettings):
+    """Makes Canny edge maps for training a ControlNet. Captions stay with the images."""
+
+    tool = "edges"
     edge_low: int = setting(
         32,
         ge=0,

@@ -18,6 +18,8 @@ class ImageSettings(Settings):
     resolution: Side | tuple[Side, Side] = setting(
         512,
         title="Resolution",
+        first="step",
+        brief="Pixels, such as 512 or 512 x 768.",
         unit="pixels",
         level="shown",
         kohya="resolution",
@@ -27,6 +29,7 @@ class ImageSettings(Settings):
     more_resolutions: list[Side | tuple[Side, Side]] = setting(
         default_factory=list,
         title="Additional resolutions",
+        section="Sizes",
         unit="pixels",
         widget="sizes",
         help="Each image is also trained at these sizes, which makes epochs longer. One per line: 768, or 768 x 1024.",
@@ -36,6 +39,8 @@ class ImageSettings(Settings):
         ge=1,
         le=1024,
         title="Batch size",
+        first="step",
+        brief="Images per step.",
         unit="images",
         level="shown",
         kohya="train_batch_size",
@@ -62,6 +67,7 @@ class ImageSettings(Settings):
         ge=64,
         le=16384,
         title="Max bucket resolution",
+        hint="twice the resolution",
         unit="pixels",
         kohya="max_bucket_reso",
         help="Longest allowed side of a bucket. Empty is twice the resolution.",
@@ -101,6 +107,7 @@ class ImageSettings(Settings):
     flip_aug: bool = setting(
         False,
         title="Random horizontal flip",
+        section="Augmentation",
         kohya="flip_aug",
         help="Mirrors images at random, half of the time. Not for asymmetric faces or text.",
         costs="Doubles the size of the latent cache.",
@@ -122,12 +129,14 @@ class ImageSettings(Settings):
     face_crop_aug_range: tuple[FaceSizes, FaceSizes] | None = setting(
         None,
         title="Face crop range",
+        hint="off",
         kohya="face_crop_aug_range",
         help="Smallest and largest crop as multiples of the face size: with 2, 4 the face fills a half to a quarter of the crop. For images named _x_y_width_height by the face tool, with bucketing off; empty is off.",
     )
     alpha_mask: bool = setting(
         False,
         title="Alpha mask",
+        section="Masks",
         kohya="alpha_mask",
         help="Uses the alpha channel as a loss mask: transparent areas do not count.",
     )
@@ -156,6 +165,7 @@ class ImageSettings(Settings):
         ge=-10,
         le=10,
         title="Network multiplier",
+        section="Weights",
         kohya="network_multiplier",
         help="Strength of the LoRA while it trains on these images. 1 is usual.",
     )

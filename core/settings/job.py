@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from core import extensions
-from core.settings.base import Job, Settings
-from core.settings.caption import CaptionWriteSettings
+from core import extensions, tasks
+from core.settings.base import Job
+from core.settings.caption import CaptioningSettings, CaptionWriteSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
 from core.settings.hub import HubSettings
-from core.settings.image_tools import ImageToolSettings
 from core.settings.logging import LoggingSettings
 from core.settings.memory import MemorySettings
 from core.settings.method import MethodSettings
@@ -27,7 +26,6 @@ from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
 from core.settings.sharding import ShardingSettings
-from core.settings.tool import ToolSettings
 from core.settings.validation import ValidationSettings
 
 SCHEMA_VERSION = 2
@@ -83,6 +81,14 @@ class CaptionJob(Job):
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
 
 
+class CaptionerJob(Job):
+    """Describes the images of a dataset. Each captioner adds a group with its own settings."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
+
+
 class ClassImagesJob(Job):
     """Generates regularization images of a class with the base model, at the resolutions of the dataset."""
 
@@ -93,31 +99,6 @@ class ClassImagesJob(Job):
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 
-class ToolJob(Job):
-    """Runs a file tool."""
+JOBS = tasks.JobModels()
 
-    tool: ToolSettings = Field(default_factory=ToolSettings, title="Tool")
-
-
-class ImagesJob(Job):
-    """Runs an image tool on a folder."""
-
-    images: ImageToolSettings = Field(default_factory=ImageToolSettings, title="Image tools")
-
-
-JOBS: dict[str, type[Settings]] = {
-    "train": TrainJob,
-    "probe": TrainJob,
-    "prepare": PrepareJob,
-    "generate": GenerateJob,
-    "caption": CaptionJob,
-    "class_images": ClassImagesJob,
-    "tool": ToolJob,
-    "images": ImagesJob,
-}
-
-# A recipe leaves these to the user: what is trained, on which model, under which name.
-NOT_IN_A_RECIPE = {"model", "dataset", "resume", "hub"}
-NOT_IN_A_RECIPE_FIELDS = {"samples.sample_prompts", "saving.output_name"}
-
-extensions.load()  # what is registered adds its choices and groups
+extensions.load()  # what is registered adds its tasks, choices and groups

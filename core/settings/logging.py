@@ -62,6 +62,7 @@ class LoggingSettings(Settings):
     console_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting(
         "INFO",
         title="Console log level",
+        section="Terminal",
         kohya="console_log_level",
         labels={"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "nothing"},
         help="How much training prints on the command line; debug includes messages of libraries. The journal always records everything.",
@@ -80,3 +81,7 @@ class LoggingSettings(Settings):
         kohya="console_log_simple",
         help="No progress bar that redraws itself. For log files and consoles that cannot redraw a line.",
     )
+
+    def summary(self, job: object) -> str:
+        words = self.label("log_with")
+        return f"{words}, with the settings" if self.log_config and self.log_with != "none" else words

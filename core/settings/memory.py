@@ -32,7 +32,8 @@ class MemorySettings(Settings):
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
         title="Blocks to checkpoint",
-        labels={"all": "all", "outer": "outer (two largest sizes)", "inner": "inner (the others)"},
+        section="Memory",
+        labels={"all": "all", "outer": "outer two sizes", "inner": "inner (the others)"},
         help="For gradient checkpointing. Nearly all activation memory is in the outer blocks for SD 1.x and 2.x, in the inner blocks for SDXL; checkpointing only those saves time.",
     )
     cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
@@ -92,12 +93,14 @@ class MemorySettings(Settings):
         le=100,
         unit="groups",
         title="Fused optimizer groups",
+        hint="off",
         kohya="fused_optimizer_groups",
         help="The same for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each when its gradients are complete. 4 to 10 is usual; more saves more. Empty or 0 is off.",
     )
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = setting(
         "auto",
         title="Attention implementation",
+        section="Computation",
         kohya="sdpa, xformers, mem_eff_attn, diffusers_xformers",
         labels={"auto": "auto", "sdpa": "SDPA", "xformers": "xFormers", "sliced": "sliced", "plain": "math"},
         help="How the U-Net computes attention. Results are the same up to rounding; SDPA is fast everywhere, sliced is for devices without an SDPA kernel.",
@@ -140,6 +143,7 @@ class MemorySettings(Settings):
     vae_precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
         title="VAE precision",
+        section="Caches",
         kohya="no_half_vae",
         labels={"auto": "auto (fp32)", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
         help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is a fixed one. Images with non-finite latents are encoded again in fp32.",
@@ -177,6 +181,7 @@ class MemorySettings(Settings):
     lowram: bool = setting(
         False,
         title="Low RAM",
+        section="System",
         kohya="lowram",
         help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of waiting in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
         costs="A second or so before samples.",
@@ -216,3 +221,8 @@ class MemorySettings(Settings):
     def narrow_unet(self) -> bool:
         """Whether a frozen U-Net is stored in fp8."""
         return self.fp8_base or self.fp8_base_unet
+
+    def summary(self, job: object) -> str:
+        auto = self.mixed_precision == "auto"
+        checkpointing = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
+        return f"{'automatic precision' if auto else self.label('mixed_precision')}, {checkpointing}"

@@ -16,6 +16,8 @@ class MethodSettings(Settings):
     kind: Literal["lora"] = setting(
         "lora",
         title="Training method",
+        first="method",
+        brief="LoRA is a good start.",
         level="shown",
         help="A LoRA is a small file that adds a subject or style to a model. DreamBooth and fine-tuning train the model itself and save a full checkpoint. Textual inversion trains an embedding of a few kilobytes.",
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
@@ -34,13 +36,14 @@ class MethodSettings(Settings):
         ge=0,
         unit="steps",
         title="Stop training the text encoder at step",
+        hint="trains to the end",
         kohya="stop_text_encoder_training",
         help="Freezes the text encoder from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )
     prior: Literal["images", "model"] = setting(
         "images",
         title="Prior preservation",
-        labels={"images": "regularization images, if any", "model": "frozen base model"},
+        labels={"images": "regularization images", "model": "frozen base model"},
         source="Ruiz et al. 2022, arXiv:2208.12242, section 3.3",
         help="Regularization images are in folders with that role. 'Frozen base model' needs none: the prior loss compares with its prediction for the class caption. The prior loss weight applies to both.",
         costs="The base model takes twice the time and, for full-model training, a second U-Net in memory (SD 1.5: 1.7 GB, SDXL: 5.1 GB in 16 bits).",
@@ -121,3 +124,8 @@ class MethodSettings(Settings):
     def whole_model(self) -> bool:
         """Whether the full model is trained."""
         return self.changes == "model"
+
+    def summary(self, job: object) -> str:
+        parts = [self.label("kind")]
+        parts += ["text encoder too"] if self.train_text_encoder == "yes" else []
+        return ", ".join(parts + (["EMA"] if self.ema else []))

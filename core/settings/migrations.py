@@ -34,12 +34,55 @@ _SWITCHES_1 = {
     "samples.compatibility": "none",
 }
 _WHERE = "model.compatibility"
+_OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
+# Version 2 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
+# the chosen tool read beside the folder.
+_COPIES = {"output", "recursive", "copy_captions"}
+_ENCODED = _COPIES | {"format", "quality"}
+_FACES = {
+    "crop_size", "interpolation", "face_rotate", "face_crop", "face_crop_ratio", "face_resize", "resize_face_size",
+    "face_min_size", "face_max_size", "multiple_faces", "face_min_score",
+}  # fmt: skip
+FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
+    "tool": (
+        "name",
+        "inspect",
+        {"inspect": {"file"}, "export_diffusers": {"file", "output"}, "download": {"hub_id"}},
+    ),
+    "images": (
+        "action",
+        "resize",
+        {
+            "resize": {"folder", "max_resolution", "divisible_by", "interpolation"} | _ENCODED,
+            "crop": {"folder", "crop_size", "crop_scaled", "interpolation"} | _ENCODED,
+            "convert": {"folder"} | _ENCODED,
+            "number": {"folder", "number_in_place", "number_prefix", "number_start", "number_digits"} | _COPIES,
+            "undo_number": {"folder"},
+            "faces": {"folder"} | _FACES | _COPIES,
+            "edges": {"folder", "output", "recursive", "edge_low", "edge_high"},
+        },
+    ),
+}
+
+
+def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """A former file or image tool under its own name, with the settings
+    that it reads. A name that no version knew is left, to be refused with the others."""
+    if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
+        return task, dict(values)
+    chooser, usual, tools = FORMER_TOOLS[task]
+    name = group.get(chooser, usual)
+    if not isinstance(name, str) or name not in tools:
+        return task, dict(values)
+    known = set().union(*tools.values())
+    kept = {key: value for key, value in group.items() if key in tools[name] or key not in known | {chooser}}
+    return name, {key: value for key, value in values.items() if key != task} | {name: kept}
 
 
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """The task and its groups of settings under their names in version 2; current names are kept."""
     found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
-    return _TASKS_2.get(task, task), _with_one_compatibility(found)
+    return _tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found))
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
@@ -62,9 +105,17 @@ def _with_one_compatibility(groups: Values) -> Values:
         group, name = path.split(".")
         if path != _WHERE and isinstance(groups.get(group), dict):
             groups[group] = {key: value for key, value in groups[group].items() if key != name}
+    for source in _sources(groups):
+        source.pop(_OF_A_FOLDER, None)
     if on and isinstance(groups.get("model"), dict):
         groups["model"] = groups["model"] | {"compatibility": _version(on)}
     return groups
+
+
+def _sources(groups: Mapping[str, Any]) -> list[Values]:
+    dataset = groups.get("dataset")
+    sources = dataset.get("sources") if isinstance(dataset, Mapping) else None
+    return [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
 
 
 def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
@@ -76,6 +127,8 @@ def _switched_on(groups: Mapping[str, Any]) -> dict[str, str]:
         value = fields.get(name, off) if isinstance(fields, Mapping) else off
         if value != off and isinstance(value, str) and value.startswith("kohya"):
             found[path] = value
+    if any(str(source.get(_OF_A_FOLDER, "")).startswith("kohya") for source in _sources(groups)):
+        found.setdefault("captions.compatibility", "kohya")
     return found
 
 

@@ -13,6 +13,8 @@ class ModelSettings(Settings):
     base_model: str = setting(
         "models/starter",
         title="Base model",
+        first="model",
+        brief="A file, a diffusers folder, or owner/name on the Hub.",
         level="shown",
         widget="model",
         kohya="pretrained_model_name_or_path",
@@ -22,6 +24,7 @@ class ModelSettings(Settings):
     vae: str | None = setting(
         None,
         title="VAE",
+        hint="the model's own",
         widget="model",
         kohya="vae",
         help="A VAE to use instead of the model's own: a file, a folder or a Hugging Face id. Empty uses the model's own.",
@@ -62,3 +65,9 @@ class ModelSettings(Settings):
     def kohya_projection(self) -> bool:
         """Whether SDXL's text projection is read from single files as sd-scripts reads it."""
         return self.compatibility != "none"
+
+    def summary(self, job: object) -> str:
+        parts = [f"VAE {self.vae}" if self.vae else "own VAE"]
+        parts += [f"family {self.family}"] if self.family != "auto" else []
+        parts += [f"{self.prediction} prediction"] if self.prediction != "auto" else []
+        return ", ".join(parts + ([f"clip skip {self.clip_skip}"] if (self.clip_skip or 1) > 1 else []))

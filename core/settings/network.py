@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import field_validator
 
+from core.record.units import number_text
 from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
@@ -35,6 +37,9 @@ class NetworkSettings(Settings):
         ge=1,
         le=1024,
         title="Network rank (dim)",
+        first="step",
+        brief="Capacity of the LoRA.",
+        only="lora",
         level="shown",
         kohya="network_dim",
         source="Hu et al. 2021, arXiv:2106.09685",
@@ -46,6 +51,7 @@ class NetworkSettings(Settings):
         ge=0,
         le=4096,
         title="Network alpha",
+        section="Size and layers",
         kohya="network_alpha",
         help="The LoRA is scaled by alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 uses the rank (of the block, if ranks differ).",
     )
@@ -54,6 +60,7 @@ class NetworkSettings(Settings):
         ge=1,
         le=1024,
         title="Conv rank (dim)",
+        hint="off",
         kohya="conv_dim",
         help="Also trains 3x3 convolutions (LoRA-C3Lier / LoCon), which helps with textures and styles. Empty or 0 trains Linear and 1x1 conv layers only (LoRA-LierLa).",
         costs="Steps take about half again as long.",
@@ -63,6 +70,7 @@ class NetworkSettings(Settings):
         gt=0,
         le=4096,
         title="Conv alpha",
+        hint="as conv rank",
         kohya="conv_alpha",
         help="3x3 convolutions are scaled by conv alpha / conv rank. Empty or 0 uses the conv rank.",
     )
@@ -85,6 +93,7 @@ class NetworkSettings(Settings):
         ge=0,
         le=1,
         title="Network dropout",
+        section="Regularization",
         kohya="network_dropout",
         source="Srivastava et al. 2014, JMLR 15",
         help="Dropout on the LoRA's hidden activations. 0.1 to 0.3 reduces overfitting.",
@@ -110,12 +119,14 @@ class NetworkSettings(Settings):
         gt=0,
         le=1000,
         title="Max weight norm",
+        hint="off",
         kohya="scale_weight_norms",
         help="After each step, scales down a layer's weight change if its norm exceeds this value. 1 is usual; empty or 0 is off.",
     )
     block_dims: str | None = setting(
         None,
         title="Block ranks (dims)",
+        section="Blocks",
         kohya="block_dims",
         widget="numbers",
         help="A rank for each U-Net block: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 skips a block. Empty uses the network rank everywhere.",
@@ -173,6 +184,7 @@ class NetworkSettings(Settings):
     network_weights: str | None = setting(
         None,
         title="Initial LoRA weights",
+        section="Initial weights",
         kohya="network_weights",
         widget="lora",
         help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match those set here, or be taken from it.",
@@ -236,3 +248,12 @@ class NetworkSettings(Settings):
     def hooks_residual(self) -> bool:
         """Whether residual and resampling blocks get a LoRA, with or without their 3x3 convolutions."""
         return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")
+
+    def summary(self, job: object) -> str:
+        parts = [f"{self.label('kind')} rank {self.rank}", f"alpha {number_text(self.alpha)}"]
+        parts += [f"conv rank {self.conv_rank}"] if self.conv_rank else []
+        parts += ["by block"] if self.block_dims or self.conv_block_dims or self.has_block_rates else []
+        parts += ["dropout"] if self.dropped_out else []
+        parts += [f"from {PurePath(self.network_weights).stem}"] if self.network_weights else []
+        trains = [name for name, on in (("U-Net", self.train_unet), ("text encoder", self.train_text_encoder)) if on]
+        return ", ".join([*parts, " and ".join(trains) or "nothing trained"])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from core.record.units import number_text
 from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
 
 
@@ -17,6 +18,7 @@ class NoiseSettings(Settings):
         ge=0.1,
         le=20,
         title="Min-SNR gamma",
+        hint="off",
         level="shown",
         kohya="min_snr_gamma",
         source="Hang et al. 2023, arXiv:2303.09556",
@@ -25,6 +27,7 @@ class NoiseSettings(Settings):
     debiased_estimation_loss: bool = setting(
         False,
         title="Debiased estimation loss",
+        section="Loss weighting",
         kohya="debiased_estimation_loss",
         source="Yu et al. 2023, arXiv:2310.08442",
         help="Gives noisy timesteps more weight and nearly clean ones less, more gently than Min-SNR. Try it instead of Min-SNR if colors or composition train too slowly.",
@@ -41,6 +44,7 @@ class NoiseSettings(Settings):
         ge=0,
         le=100,
         title="v-prediction-like loss",
+        hint="off",
         kohya="v_pred_like_loss",
         source="sd-scripts",
         help="For noise-prediction models: adds this much of the corresponding v-prediction loss, which gives very noisy timesteps more weight. Empty or 0 is off.",
@@ -57,6 +61,7 @@ class NoiseSettings(Settings):
     huber_schedule: Literal["snr", "exponential", "constant"] = setting(
         "snr",
         title="Huber schedule",
+        section="Loss function",
         kohya="huber_schedule",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
@@ -88,6 +93,7 @@ class NoiseSettings(Settings):
         ge=0,
         le=1,
         title="Noise offset",
+        hint="off",
         level="shown",
         kohya="noise_offset",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
@@ -96,6 +102,7 @@ class NoiseSettings(Settings):
     noise_offset_random_strength: bool = setting(
         False,
         title="Noise offset random strength",
+        section="Noise",
         kohya="noise_offset_random_strength",
         help="Picks a strength between 0 and the noise offset for each image, so that the model is also trained without it.",
     )
@@ -104,6 +111,7 @@ class NoiseSettings(Settings):
         ge=-1,
         le=1,
         title="Adaptive noise scale",
+        hint="off",
         kohya="adaptive_noise_scale",
         source="sd-scripts",
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; empty is off.",
@@ -114,6 +122,7 @@ class NoiseSettings(Settings):
         le=64,
         unit="levels",
         title="Multires noise iterations",
+        hint="off",
         kohya="multires_noise_iterations",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
         help="Adds noise at coarser and coarser resolutions, so that brightness and large shapes vary more. 6 to 10 is usual; empty or 0 is off. Seldom combined with noise offset.",
@@ -131,6 +140,7 @@ class NoiseSettings(Settings):
         ge=0,
         le=1,
         title="IP noise gamma",
+        hint="off",
         kohya="ip_noise_gamma",
         source="Ning et al. 2023, arXiv:2301.11706",
         help="Input perturbation: adds a little more noise to the input than the model is trained to remove. The paper uses 0.1; empty is off.",
@@ -144,6 +154,7 @@ class NoiseSettings(Settings):
     zero_terminal_snr: bool = setting(
         False,
         title="Zero terminal SNR",
+        section="Timesteps",
         kohya="zero_terminal_snr",
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Rescales the noise schedule so that the last timestep is pure noise, which allows very dark and very bright images. For v-prediction models; use the same setting when generating.",
@@ -187,3 +198,21 @@ class NoiseSettings(Settings):
     @classmethod
     def _zero_is_off(cls, value: Any) -> Any:
         return zero_is_off(value)
+
+    def summary(self, job: object) -> str:
+        parts = [self.label("loss_type")] if self.loss_type != "l2" else []
+        parts += [f"min-SNR {number_text(self.min_snr_gamma)}"] if self.min_snr_gamma else []
+        parts += ["debiased"] if self.debiased_estimation_loss else []
+        parts += ["v-prediction weighting"] if self.scale_v_pred_loss_like_noise_pred or self.v_pred_like_loss else []
+        parts = parts or ["L2 loss"]
+        parts += [f"offset {number_text(self.noise_offset)}"] if self.noise_offset else []
+        parts += ["multi-resolution noise"] if self.multires_noise_iterations else []
+        parts += [f"perturbation {number_text(self.ip_noise_gamma)}"] if self.ip_noise_gamma else []
+        parts += ["zero terminal SNR"] if self.zero_terminal_snr else []
+        return ", ".join([*parts, self._timesteps()])
+
+    def _timesteps(self) -> str:
+        low, high = self.min_timestep, self.max_timestep
+        if (low, high) == (0, 1000):
+            return "all timesteps"
+        return f"timestep {low} only" if low == high else f"timesteps {low} to {high}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
+from core.record.units import number_text
 from core.settings.base import Settings, follows_compatibility, setting
 from core.settings.optimizers import parse_arguments
 
@@ -29,6 +30,8 @@ class OptimizerSettings(Settings):
     learning_rate: Rate = setting(
         1e-4,
         title="Learning rate",
+        first="step",
+        brief="Step size of the optimizer.",
         level="shown",
         kohya="learning_rate",
         help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low trains nothing.",
@@ -36,12 +39,15 @@ class OptimizerSettings(Settings):
     unet_lr: Rate | None = setting(
         None,
         title="U-Net learning rate",
+        hint="learning rate",
+        section="Learning rates",
         kohya="unet_lr",
         help="Empty uses the learning rate; 0 freezes the U-Net.",
     )
     text_encoder_lr: Rate | tuple[Rate, Rate] | None = setting(
         None,
         title="Text encoder learning rate",
+        hint="learning rate",
         kohya="text_encoder_lr, learning_rate_te, learning_rate_te1, learning_rate_te2",
         help="Empty uses the learning rate; half of it is usual. 0 freezes the text encoder. Two numbers are for SDXL's two text encoders.",
     )
@@ -56,6 +62,8 @@ class OptimizerSettings(Settings):
         gt=0,
         le=1000,
         title="LoRA+ LR ratio",
+        hint="off",
+        section="LoRA+",
         kohya="loraplus_lr_ratio",
         source="Hayou et al. 2024, arXiv:2402.12354",
         help="Multiplies the learning rate of the LoRA's up matrices. The paper suggests 16; empty is off.",
@@ -79,6 +87,7 @@ class OptimizerSettings(Settings):
     optimizer_args: dict[str, JsonValue] = setting(
         default_factory=dict,
         title="Optimizer arguments",
+        section="Optimizer",
         kohya="optimizer_args",
         widget="arguments",
         help="Further arguments of the optimizer, one name=value per line, such as d_coef=2. Unknown names are reported.",
@@ -88,12 +97,14 @@ class OptimizerSettings(Settings):
         ge=0,
         le=10,
         title="Weight decay",
+        hint="optimizer's default",
         kohya="optimizer_args",
         help="Pulls weights toward zero at every step. Empty is the optimizer's default: 0.01 for AdamW, 0 for most others.",
     )
     betas: tuple[Beta, Beta] | None = setting(
         None,
         title="Betas",
+        hint="optimizer's default",
         kohya="optimizer_args",
         help="Decay rates of the moving averages of the gradients and their squares. Empty is the optimizer's default, mostly 0.9 and 0.999.",
     )
@@ -102,6 +113,7 @@ class OptimizerSettings(Settings):
         gt=0,
         le=1,
         title="Epsilon",
+        hint="optimizer's default",
         kohya="optimizer_args",
         help="Added to the denominator for numerical stability. Empty is the optimizer's default.",
     )
@@ -110,6 +122,7 @@ class OptimizerSettings(Settings):
         ge=0,
         le=1e6,
         title="Max gradient norm",
+        section="Gradients",
         kohya="max_grad_norm",
         help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",
     )
@@ -152,3 +165,10 @@ class OptimizerSettings(Settings):
         """LoRA+: the learning rate multiplier of this part's up matrices."""
         own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
         return next((ratio for ratio in (own, self.loraplus_lr_ratio) if ratio is not None), 1.0)
+
+    def summary(self, job: object) -> str:
+        rates, of_text = [("learning rate", self.learning_rate), ("U-Net", self.unet_lr)], self.text_encoder_lr
+        numbers = of_text if isinstance(of_text, tuple) else (of_text,) if of_text is not None else ()
+        parts = [f"{name} {number_text(rate)}" for name, rate in rates if rate is not None]
+        parts += [f"text encoder {', '.join(map(number_text, numbers))}"] if numbers else []
+        return ", ".join([self.label("optimizer_type"), *parts])

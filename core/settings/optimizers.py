@@ -10,9 +10,10 @@ import ast
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.record.allowed import allowed_modules
@@ -217,7 +218,8 @@ def type_problem(name: str, where: str = "optimizer.optimizer_type") -> Problem 
     if entry is not None:
         if entry.offered:
             return None
-        return Problem(f"{entry.name} cannot be used here: {entry.reason}", where, "choose another, such as AdamW")
+        what = f"{entry.name} cannot be used here: {entry.reason}"
+        return Problem(what, where, "choose another, such as AdamW", code="optimizer.not-offered")
     return module_problem(name, "optimizer", where, nearest(name))
 
 
@@ -228,9 +230,10 @@ def module_problem(name: str, thing: str, where: str, near: str) -> Problem | No
         return None
     meant = f"did you mean '{near}'?" if near else "choose one from the list"
     if "." not in name:
-        return Problem(f"There is no {thing} '{name}'", where, meant)
+        return Problem(f"There is no {thing} '{name}'", where, meant, code=f"{thing}.unknown")
     let = f"to run code of '{top}', start with --allow-module {top} or write {top} into allowed_modules.txt"
-    return Problem(f"'{name}' is not in the list of {thing}s", where, f"{meant} Or, {let}" if near else let)
+    fix = f"{meant} Or, {let}" if near else let
+    return Problem(f"'{name}' is not in the list of {thing}s", where, fix, code=f"{thing}.not-listed")
 
 
 def adapts(name: str) -> bool:
@@ -315,25 +318,26 @@ def relative_steps(settings: OptimizerSettings) -> bool:
 
 def settings_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
     """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
+    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
+    own = {name: f"optimizer.{name}" for name in given}
     where = "optimizer.optimizer_args"
-    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, where)
-    for name in COMMON:
-        if getattr(settings, name) is None or name in settings.optimizer_args:
-            continue
-        argument, own = entry.arguments.get(name), f"optimizer.{name}"
-        unknown, unfit = f"{entry.name} has no argument '{name}'", f"The argument {name} of {entry.name} is "
-        fix = (
-            "empty it (null)" if argument is None else f"empty it (null) for the library's own, or use {argument.words}"
-        )
-        found = [
-            Problem(each.what, own, fix) if each.what == unknown or each.what.startswith(unfit) else each
-            for each in found
-        ]
-    return found
+    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, where, own)
+    fixes = {path: _empty_or(entry.arguments.get(name)) for name, path in own.items()}
+    return [replace(each, fix=fixes[each.where]) if each.where in fixes else each for each in found]
 
 
-def argument_problems(given: Mapping[str, Any], known: Mapping[str, Argument], owner: str, where: str) -> list[Problem]:
-    """Unknown names with the nearest known one, and values of the wrong kind."""
+def _empty_or(argument: Argument | None) -> str:
+    return "leave it empty (null)" if argument is None else f"leave it empty (null), or use {argument.words}"
+
+
+def argument_problems(
+    given: Mapping[str, Any],
+    known: Mapping[str, Argument],
+    owner: str,
+    where: str,
+    places: Mapping[str, str] = MappingProxyType({}),
+) -> list[Problem]:
+    """Unknown names with the nearest known one, and values of the wrong kind. places: where single arguments are set."""
     found = []
     for name, value in given.items():
         argument = known.get(name)
@@ -341,11 +345,13 @@ def argument_problems(given: Mapping[str, Any], known: Mapping[str, Argument], o
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             all_of = ", ".join(known) or "none"
             fix = f"did you mean '{near[0]}'? It takes: {all_of}" if near else f"it takes: {all_of}"
-            found.append(Problem(f"{owner} has no argument '{name}'", where, fix))
+            what = f"{owner} has no argument '{name}'"
+            found.append(Problem(what, places.get(name, where), fix, code="arguments.unknown"))
         elif not argument.takes(value):
             what = f"The argument {name} of {owner} is {json.dumps(value, default=str)[:60]}"
-            found.append(Problem(what, f"{where}, {name}", f"use {argument.words}"))
-    missing = [name for name, argument in known.items() if argument.required and name not in given]
-    for name in missing:
-        found.append(Problem(f"{owner} needs the argument '{name}'", where, f"give it: {known[name].words}"))
+            place = places.get(name, f"{where}, {name}")
+            found.append(Problem(what, place, f"use {argument.words}", code="arguments.bad-value"))
+    for name in (name for name, argument in known.items() if argument.required and name not in given):
+        what = f"{owner} needs the argument '{name}'"
+        found.append(Problem(what, where, f"add it: {known[name].words}", code="arguments.missing"))
     return found

@@ -1,15 +1,17 @@
 """Presets: jobs as JSON files, whole and checked.
 
-kind "job" holds every group; kind "recipe" holds all but the model, the dataset, the sample prompts and the output name,
-which it leaves as they are. One pure step dict -> dict leads from each schema version to the next.
+kind "job" holds every group. kind "recipe" states only what differs from the defaults, with a reason for each value, and
+leaves the model, the data and the names to the user. One pure step dict -> dict leads from each schema version to the next.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +19,52 @@ from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
-from core.settings.base import Settings, declared, value_of
+from core.settings.base import Declared, Settings, declared, value_of
+from core.settings.blocks import COUNTS
 from core.settings.check import build, shorten
 from core.settings.foreign import foreign_problem, toml_values
-from core.settings.job import JOBS, NOT_IN_A_RECIPE, NOT_IN_A_RECIPE_FIELDS, SCHEMA_VERSION, TrainJob
+from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
 from core.settings.migrations import switches_lost, to_version_2
 from core.settings.names import bad_name
 
-HEADER = ("kind", "schema_version", "task", "title", "description", "preset")
+HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
+
+# What a recipe cannot hold: the user's model and data, but for two sizes that memory depends on, and names.
+_REFUSED_GROUPS = frozenset(("model", "dataset", "resume", "hub"))
+_REFUSED = frozenset(("samples.sample_prompts", "saving.output_name"))
+_SIZES = frozenset(("dataset.resolution", "dataset.train_batch_size"))
+# What stays the user's unless a recipe states it, besides settings that name files, folders or trackers.
+_KEPT_GROUPS = frozenset(("validation", "logging"))
+_KEPT = frozenset(
+    (
+        "captions.trigger_word",
+        "captions.caption_prefix",
+        "captions.caption_suffix",
+        "embedding.token_string",
+        "embedding.init_word",
+        "method.class_caption",
+        "network.dim_from_weights",
+        "network.base_weights_multiplier",
+        "samples.negative_prompt",
+        "saving.training_comment",
+    )
+)
 
 MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
 
 # version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
-MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {1: to_version_2}
+MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    1: to_version_2,
+}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset file holds. `values` are only the groups (and fields) that the file's kind covers."""
+    """What a preset file holds. `values` are only the groups (and fields) that the file's kind covers.
+
+    family, vram_gb   the model family ("sdxl") and VRAM that a recipe is for; "" and 0 where it does not say
+    reasons           {dotted path: one line}
+    """
 
     name: str
     kind: str
@@ -43,6 +73,26 @@ class Preset:
     title: str = ""
     description: str = ""
     notes: tuple[Problem, ...] = ()  # what its migration could not keep
+    family: str = ""
+    vram_gb: int = 0
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def stated(self) -> dict[str, Any]:
+        """{dotted path: value} of every setting in the file, in the order of declaration."""
+        groups = {name: fields for name, fields in self.values.items() if isinstance(fields, dict)}
+        paths = (entry.path for entry in declared(JOBS[self.task]) if entry.name in groups.get(entry.group, ()))
+        return {path: groups[path.split(".")[0]][path.split(".")[1]] for path in paths}
+
+
+def refused(entry: Declared) -> bool:
+    """Whether a recipe cannot hold this setting."""
+    return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES) or entry.path in _REFUSED
+
+
+def kept(entry: Declared) -> bool:
+    """Whether loading a recipe that does not state this setting leaves it as it is."""
+    named = bool(entry.names) or entry.name.startswith("metadata_")
+    return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
 
 
 def to_values(job: Settings) -> dict[str, Any]:
@@ -51,11 +101,12 @@ def to_values(job: Settings) -> dict[str, Any]:
 
 
 def recipe_values(job: TrainJob) -> dict[str, Any]:
-    """The part of a job that a recipe covers."""
-    values = {group: fields for group, fields in to_values(job).items() if group not in NOT_IN_A_RECIPE}
-    for path in NOT_IN_A_RECIPE_FIELDS:
-        group, name = path.split(".")
-        values[group] = {key: value for key, value in values[group].items() if key != name}
+    """The part of a job that is not the user's."""
+    every = to_values(job)
+    values: dict[str, Any] = {}
+    for entry in declared(TrainJob):
+        if not kept(entry):
+            values.setdefault(entry.group, {})[entry.name] = every[entry.group][entry.name]
     return values
 
 
@@ -66,6 +117,15 @@ def dump(
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
     return head | (recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job))
+
+
+def content(preset: Preset) -> dict[str, Any]:
+    """The content of the file that a preset was read from."""
+    head = {"kind": preset.kind, "schema_version": SCHEMA_VERSION, "task": preset.task}
+    head |= {"title": preset.title, "description": preset.description}
+    about = {"family": preset.family, "vram_gb": preset.vram_gb}
+    reasons = {"reasons": dict(preset.reasons)} if preset.reasons else {}
+    return head | {name: value for name, value in about.items() if value} | preset.values | reasons
 
 
 def parse(raw: Any, where: str) -> Preset:
@@ -104,9 +164,25 @@ def parse(raw: Any, where: str) -> Preset:
             f"kind: job or recipe; task: {', '.join(JOBS)}",
         )
     values = {key: value for key, value in raw.items() if key not in HEADER}
-    return Preset(
-        Path(where).stem, kind, task, values, str(raw.get("title", "")), str(raw.get("description", "")), notes
-    )
+    head = (str(raw.get("title", "")), str(raw.get("description", "")), notes, *_about_recipe(raw, where))
+    return Preset(Path(where).stem, kind, task, values, *head)
+
+
+def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[str, str]]:
+    """Family, VRAM and reasons of a recipe."""
+    family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
+    wrong: list[tuple[str, Any, str]] = []
+    if family not in ("", *COUNTS):
+        wrong.append(("family", family, f"use one of {', '.join(COUNTS)}"))
+    if not isinstance(vram, int) or isinstance(vram, bool) or not 0 <= vram <= 1024:
+        wrong.append(("vram_gb", vram, "use a whole number of gigabytes"))
+    if not isinstance(reasons, dict) or not all(isinstance(text, str) for text in reasons.values()):
+        wrong.append(("reasons", reasons, "write an object with a line of text for each setting"))
+    if wrong:
+        raise ProblemsError(
+            Problem(f"{name} is {shorten(value)}", where, fix, code="preset.bad-header") for name, value, fix in wrong
+        )
+    return family, vram, reasons
 
 
 def read(path: Path) -> Preset:
@@ -148,29 +224,28 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     if preset.kind != "recipe":
         return []
-    inside = [group for group in preset.values if group in NOT_IN_A_RECIPE]
-    for path in sorted(NOT_IN_A_RECIPE_FIELDS):
-        group, name = path.split(".")
-        fields = preset.values.get(group)
-        inside += [path] if isinstance(fields, dict) and name in fields else []
+    stated = preset.stated()
+    inside = [entry.path for entry in declared(TrainJob) if refused(entry) and entry.path in stated]
     return [
-        Problem(f"A recipe does not hold '{name}'", where, "remove it, or make it a preset of kind job")
-        for name in inside
+        Problem(
+            f"A recipe does not hold '{path}'",
+            where,
+            "remove it, or make it a preset of kind job",
+            code="preset.not-in-a-recipe",
+        )
+        for path in inside
     ]
 
 
 def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
-    """The job that loading gives: a job preset exactly as saved, a recipe with the model, dataset, prompts and name of `current`."""
+    """The job that loading gives: a job preset exactly as saved, a recipe with the user's part of `current`."""
     model = JOBS[preset.task]
     if preset.kind == "job" or current is None:
         return build(model, preset.values, preset.name)
-    values = to_values(build(TrainJob, preset.values, preset.name))
-    kept = to_values(current)
-    for group in NOT_IN_A_RECIPE:
-        values[group] = kept[group]
-    for path in NOT_IN_A_RECIPE_FIELDS:
-        group, name = path.split(".")
-        values[group][name] = kept[group][name]
+    values, own, stated = to_values(build(TrainJob, preset.values, preset.name)), to_values(current), preset.stated()
+    for entry in declared(TrainJob):
+        if kept(entry) and entry.path not in stated:
+            values[entry.group][entry.name] = own[entry.group][entry.name]
     return build(TrainJob, values, preset.name)
 
 
@@ -181,8 +256,24 @@ def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def _stems(folder: Path) -> list[str]:
-    """Names of the presets in a folder; one with a dot in front is still being written."""
-    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
+    """Names of the presets in a folder, 8 before 12; one with a dot in front is still being written."""
+    stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(
+        stems, key=lambda stem: [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
+    )
+
+
+_NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is a number
+
+
+@lru_cache(maxsize=500)
+def _task_of(path: Path, changed: int) -> str:
+    """The task of a preset file; one that cannot be read counts as a training's, where loading it says why."""
+    try:
+        raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
+    except ProblemsError:
+        return "train"
+    return str(raw.get("task", "train")) if isinstance(raw, dict) else "train"
 
 
 class PresetStore:
@@ -191,10 +282,17 @@ class PresetStore:
     def __init__(self, folder: Path):
         self.shipped, self.user = folder, folder / "user"
 
-    def names(self) -> list[str]:
-        """Own presets as "user/name", shipped ones by name, each sorted."""
-        own = [f"user/{name}" for name in _stems(self.user)]
-        return _stems(self.shipped) + own
+    def names(self, task: str = "") -> list[str]:
+        """Own presets as "user/name", shipped ones by name, each sorted; of one task, or of all."""
+        found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        return [name for name in found if not task or self._task(name) == task]
+
+    def _task(self, name: str) -> str:
+        try:
+            path = self.path(name)
+            return _task_of(path, path.stat().st_mtime_ns)
+        except (OSError, ProblemsError):
+            return "train"
 
     def path(self, name: str) -> Path:
         """The file of a preset; names with path parts are refused."""
@@ -212,13 +310,23 @@ class PresetStore:
 
     def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
         """Write an own preset and return its name ("user/...")."""
+        return self._write(name, dump(job, kind=kind, task=task), replace)
+
+    def keep(self, name: str, preset: Preset) -> str:
+        """Write an opened preset as it was read, with its title and reasons, and return its name ("user/...")."""
+        return self._write(name, content(preset))
+
+    def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:
         name = "user/" + name.strip().removeprefix("user/")
         path = self.path(name)
         if path.exists() and not replace:
             raise ProblemsError.one(
-                f"There is a preset '{name}' already", "preset name", "take another name, or replace it"
+                f"There is a preset '{name}' already",
+                "preset name",
+                "choose another name, or replace it",
+                code="preset.exists",
             )
-        atomic.write_json(path, dump(job, kind=kind, task=task))
+        atomic.write_json(path, values)
         return name
 
     def rename(self, name: str, new: str) -> str:

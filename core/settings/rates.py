@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from core.settings.blocks import numbers
 from core.settings.concepts import concepts_of
-from core.settings.job import TrainJob
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
 
 
 def scale_factor(job: TrainJob, processes: int = 1) -> int:

@@ -46,3 +46,11 @@ class ResumeSettings(Settings):
         kohya="skip_until_initial_step",
         help="Continues with the images that follow the initial step. Off starts with the images of the first step.",
     )
+
+    def summary(self, job: object) -> str:
+        parts = ["from a training state"] if self.resume else []
+        if self.initial_step is not None:
+            parts += [f"at step {self.initial_step}"]
+        elif self.initial_epoch is not None:
+            parts += [f"at epoch {self.initial_epoch}"]
+        return ", ".join(parts) or "from the beginning"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from core.settings.base import Settings, follows_compatibility, setting
+from core.settings.base import Settings, every, follows_compatibility, setting
 
 SAMPLERS = Literal[
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"
@@ -39,6 +39,8 @@ class SampleSettings(Settings):
     sample_prompts: list[str] = setting(
         default_factory=list,
         title="Sample prompts",
+        first="result",
+        brief="One per line; generated during training.",
         level="shown",
         widget="lines",
         help="One per line. The same seed is used each time, so that only training changes the image. Options after a prompt: --n negative prompt --w width --h height --d seed --s steps --l guidance --ss sampler.",
@@ -61,12 +63,18 @@ class SampleSettings(Settings):
         None,
         unit="steps",
         title="Sample every n steps",
+        hint="off",
         level="shown",
         kohya="sample_every_n_steps",
         help="Empty or 0 is off. Ignored if 'Sample every n epochs' is set.",
     )
     sample_every_n_epochs: int | None = setting(
-        None, unit="epochs", title="Sample every n epochs", kohya="sample_every_n_epochs", help="Empty or 0 is off."
+        None,
+        unit="epochs",
+        title="Sample every n epochs",
+        hint="off",
+        kohya="sample_every_n_epochs",
+        help="Empty or 0 is off.",
     )
     sample_at_first: bool = setting(
         True,
@@ -75,7 +83,12 @@ class SampleSettings(Settings):
         help="Generates one image per prompt before the first step, for comparison.",
     )
     sample_sampler: SAMPLERS = setting(
-        "ddim", title="Sampler", kohya="sample_sampler", labels=SAMPLER_LABELS, help="The sampling method for samples."
+        "ddim",
+        title="Sampler",
+        section="Sampling",
+        kohya="sample_sampler",
+        labels=SAMPLER_LABELS,
+        help="The sampling method for samples.",
     )
     sample_steps: int = setting(
         20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
@@ -85,11 +98,16 @@ class SampleSettings(Settings):
         ge=0,
         le=50,
         title="Guidance scale",
+        hint="model's default",
         source="Ho and Salimans 2022, arXiv:2207.12598",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
-    width: Side | None = setting(None, unit="pixels", title="Width", help="Empty is the training resolution.")
-    height: Side | None = setting(None, unit="pixels", title="Height", help="Empty is the training resolution.")
+    width: Side | None = setting(
+        None, unit="pixels", title="Width", hint="training resolution", help="Empty is the training resolution."
+    )
+    height: Side | None = setting(
+        None, unit="pixels", title="Height", hint="training resolution", help="Empty is the training resolution."
+    )
     seed: int = setting(
         1,
         ge=0,
@@ -104,3 +122,11 @@ class SampleSettings(Settings):
     @classmethod
     def _also_called(cls, value: Any) -> Any:
         return sampler_name(value)
+
+    def summary(self, job: object) -> str:
+        if not (self.sample_prompts or self.sample_prompts_file):
+            return "no prompts, no samples"
+        epochs, steps = every(self.sample_every_n_epochs), every(self.sample_every_n_steps)
+        parts = [f"every {epochs} epochs"] if epochs else [f"every {steps} steps"] if steps else ["not during training"]
+        parts += ["base model first"] if self.sample_at_first else []
+        return ", ".join([*parts, f"{self.label('sample_sampler')}, {self.sample_steps} steps"])

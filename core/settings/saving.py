@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from core.record.units import number_text
+from core.settings.base import Settings, every, setting
 
 # save_model_as -> file extension; a folder has none
 EXTENSIONS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "pt": ".pt", "diffusers": "", "diffusers_safetensors": ""}
@@ -18,6 +19,8 @@ class SavingSettings(Settings):
         min_length=1,
         max_length=100,
         title="Output name",
+        first="result",
+        brief="File name of the result.",
         level="shown",
         kohya="output_name",
         help="Name of the final file, without extension.",
@@ -27,6 +30,7 @@ class SavingSettings(Settings):
         None,
         unit="epochs",
         title="Save every n epochs",
+        hint="off",
         kohya="save_every_n_epochs",
         help="Empty or 0 is off.",
         level="shown",
@@ -35,6 +39,7 @@ class SavingSettings(Settings):
         None,
         unit="steps",
         title="Save every n steps",
+        hint="off",
         kohya="save_every_n_steps",
         help="Empty or 0 is off.",
         level="shown",
@@ -43,6 +48,7 @@ class SavingSettings(Settings):
         None,
         unit="checkpoints",
         title="Evenly spaced checkpoints",
+        hint="off",
         level="shown",
         help="Saves this many checkpoints over the run, the last at its end. Empty or 0 is off.",
     )
@@ -50,6 +56,8 @@ class SavingSettings(Settings):
         None,
         unit="checkpoints",
         title="Min epoch checkpoints",
+        hint="off",
+        section="Checkpoints",
         kohya="save_n_epoch_ratio",
         help="Saves at epoch ends, at an interval that gives at least this many checkpoints. Empty or 0 is off.",
     )
@@ -57,12 +65,14 @@ class SavingSettings(Settings):
         None,
         unit="checkpoints",
         title="Keep last n checkpoints",
+        hint="keep all",
         help="Deletes older checkpoints, never the final one. An epoch checkpoint and a step checkpoint of the same moment count once. Empty or 0 keeps all.",
     )
     save_last_n_epochs: int | None = setting(
         None,
         unit="checkpoints",
         title="Keep last n (epochs)",
+        hint="keep all",
         kohya="save_last_n_epochs",
         help="Counts only checkpoints saved at epoch ends. Empty or 0 keeps all.",
     )
@@ -70,6 +80,7 @@ class SavingSettings(Settings):
         None,
         unit="steps",
         title="Keep last n (steps)",
+        hint="keep all",
         kohya="save_last_n_steps",
         help="A number of steps, not of checkpoints: with a checkpoint every 10 steps, 30 keeps those of the last 30 steps. Empty or 0 keeps all.",
     )
@@ -77,6 +88,8 @@ class SavingSettings(Settings):
         10.0,
         unit="minutes",
         title="Back up every n minutes",
+        hint="off",
+        section="Training states",
         help="Saves a training state to resume from after a crash. Empty or 0 is off.",
     )
     save_state: bool = setting(
@@ -103,6 +116,7 @@ class SavingSettings(Settings):
         None,
         unit="checkpoints",
         title="Keep states (epochs)",
+        hint="off",
         kohya="save_last_n_epochs_state",
         help="Keeps the states of the last n epoch checkpoints, and those in between, instead of a fixed number. Without epoch checkpoints it counts epochs. Empty or 0 is off.",
     )
@@ -110,6 +124,7 @@ class SavingSettings(Settings):
         None,
         unit="steps",
         title="Keep states (steps)",
+        hint="off",
         kohya="save_last_n_steps_state",
         help="Keeps the states of the last n steps instead of a fixed number. Empty or 0 is off.",
     )
@@ -123,13 +138,14 @@ class SavingSettings(Settings):
     save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors", "source"] = setting(
         "safetensors",
         title="Save model as",
+        section="File format",
         kohya="save_model_as, use_safetensors",
         labels={
             "safetensors": ".safetensors",
             "ckpt": ".ckpt",
             "pt": ".pt",
-            "diffusers": "diffusers folder (.bin)",
-            "diffusers_safetensors": "diffusers folder (.safetensors)",
+            "diffusers": "diffusers (.bin)",
+            "diffusers_safetensors": "diffusers (.safetensors)",
             "source": "same as base model",
         },
         help=".safetensors loads everywhere and cannot contain code; .ckpt, .pt and .bin are Python pickles and have no metadata. Diffusers folders and 'same as base model' are for full models.",
@@ -143,6 +159,7 @@ class SavingSettings(Settings):
     copy_to: str | None = setting(
         None,
         title="Copy finished files to",
+        hint="off",
         level="shown",
         widget="folder",
         help="A second folder, such as the models folder of another program. Empty is off.",
@@ -162,7 +179,13 @@ class SavingSettings(Settings):
         help="Leaves out settings and dataset details; keeps only what other programs need to load the file.",
     )
     metadata_title: str | None = setting(
-        None, max_length=500, title="Title", kohya="metadata_title", help="Empty is the output name."
+        None,
+        max_length=500,
+        title="Title",
+        hint="output name",
+        section="Metadata",
+        kohya="metadata_title",
+        help="Empty is the output name.",
     )
     metadata_author: str | None = setting(
         None, max_length=500, title="Author", kohya="metadata_author", help="Who made the model."
@@ -214,3 +237,15 @@ class SavingSettings(Settings):
         kohya="metadata_is_negative_embedding",
         help="Marks an embedding that belongs in the negative prompt.",
     )
+
+    def summary(self, job: object) -> str:
+        periods = ((self.save_every_n_epochs, "epochs"), (self.save_every_n_steps, "steps"))
+        parts = [f"every {period} {unit}" for period, unit in periods if every(period)]
+        parts += [f"{self.save_n_evenly} spread evenly"] if every(self.save_n_evenly) else []
+        parts += [f"at least {self.save_n_epoch_ratio} at epoch ends"] if every(self.save_n_epoch_ratio) else []
+        parts = parts or ["at the end"]
+        parts += [f"keep last {self.save_last_n}"] if every(self.save_last_n) else []
+        minutes = every(self.save_every_minutes)
+        parts += [f"training state every {number_text(minutes)} min"] if minutes is not None else []
+        parts += [self.save_precision] + ([f".{self.save_model_as}"] if self.save_model_as in ("ckpt", "pt") else [])
+        return ", ".join(parts + (["copied to a second folder"] if self.copy_to else []))

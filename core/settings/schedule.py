@@ -32,6 +32,9 @@ class ScheduleSettings(Settings):
         ge=1,
         le=100000,
         title="Epochs",
+        hint="suggested",
+        first="length",
+        brief="Empty uses the suggested length.",
         level="shown",
         unit="epochs",
         kohya="max_train_epochs",
@@ -42,6 +45,8 @@ class ScheduleSettings(Settings):
         ge=1,
         le=10000000,
         title="Steps",
+        first="length",
+        brief="Used instead of epochs.",
         level="shown",
         unit="steps",
         kohya="max_train_steps",
@@ -171,6 +176,7 @@ class ScheduleSettings(Settings):
         ge=0,
         le=2**32 - 1,
         title="Seed",
+        hint="random",
         kohya="seed",
         help="The same seed and settings give the same result. Empty picks a random seed and records it.",
     )
@@ -187,6 +193,13 @@ class ScheduleSettings(Settings):
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return parse_arguments(value)
         return value
+
+    def summary(self, job: object) -> str:
+        warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
+        parts = [self.label("lr_scheduler")]
+        parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
+        parts += [f"{batches} batches per step"] if batches > 1 else []
+        return ", ".join([*parts, f"seed {self.seed}" if self.seed is not None else "random seed"])
 
 
 def span(value: Any) -> int | float | str:

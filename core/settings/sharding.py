@@ -96,3 +96,10 @@ class ShardingSettings(Settings):
     def shares_weights(self) -> bool:
         """Whether the weights are partitioned too (ZeRO stage 3)."""
         return self.deepspeed and self.zero_stage == 3
+
+    def summary(self, job: object) -> str:
+        if not self.deepspeed:
+            return "off"
+        parts = (("optimizer", self.offload_optimizer_device), ("weights", self.offload_param_device))
+        off = [word for word, place in parts if place]
+        return f"DeepSpeed ZeRO stage {self.zero_stage}" + (f", {' and '.join(off)} offloaded" if off else "")

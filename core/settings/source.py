@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_model, model_serializer
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
 from core.settings.base import Settings, fields_of, setting
 from core.settings.captions import CaptionSettings
@@ -13,9 +13,10 @@ from core.settings.validation import ValidationSettings
 
 # Groups whose settings a folder can override. Names are unique over the three, so they are flat, as in sd-scripts.
 SHARED: tuple[type[Settings], ...] = (ImageSettings, CaptionSettings, ValidationSettings)
+PRESERVE = "diff_output_preservation"
 # Settings of the run, not of a folder.
 ONE_FOR_ALL = frozenset(
-    ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
+    ("compatibility", "max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
 ) - {"validation_split"}
 
 
@@ -72,6 +73,8 @@ class Source(OwnSettings):
         ge=1,
         le=10000,
         title="Repeats",
+        level="shown",
+        only="train, regularization",
         kohya="num_repeats",
         help="How often each image is shown per epoch. Empty uses the number at the start of the folder name, or 1.",
     )
@@ -80,22 +83,42 @@ class Source(OwnSettings):
         ge=1,
         le=1_000_000,
         title="Images per epoch",
+        hint="by repeats",
+        level="shown",
+        only="train, regularization",
         help="Instead of repeats: how many images of the folder an epoch shows, spread evenly so that all are used over the epochs.",
     )
     identifier: str | None = setting(
-        None, title="Identifier", help="The rare word that stands for the subject, such as sks."
+        None,
+        title="Identifier",
+        level="shown",
+        only="train",
+        hint="such as sks",
+        help="The rare word that stands for the subject, such as sks.",
     )
     class_word: str | None = setting(
-        None, title="Class", help="What the subject is: dog, woman, watercolor. Identifier and class form the caption."
+        None,
+        title="Class",
+        level="shown",
+        only="train, regularization",
+        hint="such as dog",
+        help="What the subject is: dog, woman, watercolor. Identifier and class form the caption.",
     )
     class_tokens: str | None = setting(
         None,
         title="Class tokens",
+        level="shown",
         kohya="class_tokens",
         help="Caption of images that have none. Empty uses identifier and class, or else the words of the folder name.",
     )
     loss_weight: float = setting(
-        1.0, ge=0, le=100, title="Loss weight", help="Multiplies the loss on these images. 1 is usual."
+        1.0,
+        ge=0,
+        le=100,
+        title="Loss weight",
+        level="shown",
+        only="train, regularization",
+        help="Multiplies the loss on these images. 1 is usual.",
     )
     validation_images: list[str] = setting(
         default_factory=list,
@@ -114,12 +137,29 @@ class Source(OwnSettings):
         title="Batch group",
         help="Folders with the same group share batches. Empty groups folders with equal sizes and batch size.",
     )
+    diff_output_preservation: bool = setting(
+        False,
+        title="Preserve base model output",
+        kohya="diff_output_preservation",
+        help="Trains these images toward what the base model generates for them, to preserve it. For folders other than the subject's.",
+    )
     custom_attributes: dict[str, JsonValue] = setting(
         default_factory=dict,
         title="Custom attributes",
         kohya="custom_attributes",
-        help="Passed on with each image. diff_output_preservation: true preserves what the base model generates for these.",
+        help="A JSON object passed on with each image of the folder.",
     )
+
+    @model_validator(mode="after")
+    def _from_attributes(self) -> Self:
+        """sd-scripts and older presets have diff_output_preservation among the custom attributes. Done after validation:
+        before it, strict JSON would no longer take a list for a pair."""
+        if PRESERVE in self.custom_attributes:
+            rest = {name: value for name, value in self.custom_attributes.items() if name != PRESERVE}
+            on = self.diff_output_preservation or bool(self.custom_attributes[PRESERVE])
+            self.__dict__.update({"custom_attributes": rest, PRESERVE: on})
+            self.__pydantic_fields_set__.add(PRESERVE)
+        return self
 
     @model_serializer(mode="wrap")
     def _without_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -1,34 +1,30 @@
-"""File tools."""
+"""Settings of the tools for model files."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from core.settings.base import Settings, setting
 
 
-class ToolSettings(Settings):
-    """Inspect, export or download a model file."""
+class InspectSettings(Settings):
+    """Shows the type, metadata, hashes and damage of a model file."""
 
-    name: Literal["inspect", "export_diffusers", "download"] = setting(
-        "inspect",
-        title="Tool",
-        level="shown",
-        labels={
-            "inspect": "Inspect a file",
-            "export_diffusers": "Export a LoRA for diffusers",
-            "download": "Download a model",
-        },
-        help="inspect shows the type and metadata of a model file; export_diffusers saves a LoRA in diffusers format; download fetches a model into models/.",
+    file: str | None = setting(
+        None, title="File", level="shown", help="A LoRA, a checkpoint or a folder.", names="path or name"
     )
-    file: str | None = setting(None, title="File", level="shown", help="The file to read.", names="path or name")
+
+
+class ExportSettings(Settings):
+    """Saves a LoRA as a copy that diffusers and PEFT load correctly whatever its alphas are."""
+
+    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA to export.", names="path or name")
     output: str | None = setting(
-        None,
-        title="Output",
-        level="shown",
-        help="Where export_diffusers saves. Empty is beside the file.",
-        names="path",
+        None, title="Output", level="shown", help="Where the copy is saved. Empty is beside the file.", names="path"
     )
+
+
+class DownloadSettings(Settings):
+    """Downloads a model into the models folder. An interrupted download resumes where it stopped."""
+
     hub_id: str | None = setting(
         None,
         title="Model to download",

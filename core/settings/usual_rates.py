@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.settings.blocks import COUNTS, block_rates
-from core.settings.job import TrainJob
 from core.settings.methods import MARGIN, Usual
 from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
 from core.settings.rates import effective_rates, trains_unet
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
 
 PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train this many times faster
 

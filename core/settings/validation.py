@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from core.settings.base import Settings, setting
+from core.record.units import count
+from core.settings.base import Settings, every, setting
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
 
 
 class ValidationSettings(Settings):
@@ -36,6 +40,7 @@ class ValidationSettings(Settings):
         None,
         unit="steps",
         title="Validate every n steps",
+        hint="off",
         kohya="validate_every_n_steps",
         help="Measures the loss on validation images and on as many training images, with fixed noise at four fixed timesteps. Validation loss that rises while training loss falls means overfitting. Empty or 0 is off.",
     )
@@ -43,6 +48,7 @@ class ValidationSettings(Settings):
         1,
         unit="epochs",
         title="Validate every n epochs",
+        hint="off",
         kohya="validate_every_n_epochs",
         help="The same at the end of every n-th epoch, and also before the first step and at the end. Empty or 0 is off.",
     )
@@ -50,6 +56,19 @@ class ValidationSettings(Settings):
         None,
         unit="batches",
         title="Max validation batches",
+        hint="all",
         kohya="max_validation_steps",
         help="Validates on only this many batches, always the same, to save time. Empty or 0 uses all.",
     )
+
+    def summary(self, job: TrainJob) -> str:
+        share, sources = self.validation_split, [source for source in job.dataset.sources if source.enabled]
+        held = sum(bool(source.validation_images) + (source.role == "validation") for source in sources)
+        ways = {"auto": "best checkpoint by validation images", "training": "checkpoints measured on training images"}
+        parts = [f"{share:.0%} of the images" if share else ways.get(self.best_checkpoint, "no validation split")]
+        parts += [f"validation images in {count(held, 'folder')}"] if held else []
+        if share or held:
+            periods = ((self.validate_every_n_epochs, "epochs"), (self.validate_every_n_steps, "steps"))
+            moments = [f"every {period} {unit}" for period, unit in periods if every(period)]
+            parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
+        return ", ".join(parts)

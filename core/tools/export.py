@@ -29,14 +29,15 @@ def export_diffusers(source: Path, output: Path | None = None) -> Path:
 
     target = export_target(source, output)
     if target.suffix.lower() != ".safetensors":
-        raise ProblemsError.one(
-            f"'{target.name}' has no ending that diffusers reads", "tool.output", "let the name end in .safetensors"
-        )
+        what, fix = f"diffusers cannot load a file named '{target.name}'", "end the name in .safetensors"
+        raise ProblemsError.one(what, "export_diffusers.output", fix, "tools.export-suffix")
     if target.exists():
-        raise ProblemsError.one("There is a file of that name already", display_path(target), "choose another output")
+        what, fix = "A file with this name exists already", "choose another output"
+        raise ProblemsError.one(what, display_path(target), fix, "tools.export-exists")
     tensors, metadata = to_diffusers(load_lora(source))
     if not tensors:
-        raise ProblemsError.one("This LoRA holds no layers", display_path(source), "choose another file")
+        what, fix = "This LoRA has no layers", "choose another file"
+        raise ProblemsError.one(what, display_path(source), fix, "tools.lora-empty")
     with atomic.open_atomic(target) as temporary:
         save_file(tensors, temporary, metadata)
     return target

@@ -67,8 +67,9 @@ def weights_folder() -> Path:
                 return folder
     raise ProblemsError.one(
         "The face detector is not installed",
-        "images.action",
+        "faces",
         f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
+        "tools.no-face-detector",
     )
 
 

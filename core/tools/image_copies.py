@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.dataset.opening import Opened, open_decoded
 from core.dataset.resize import resize
-from core.settings.image_tools import ImageToolSettings
+from core.settings.image_tools import ConvertSettings, CropSettings, ResizeSettings
 
 Box = tuple[int, int, int, int]
 
@@ -28,7 +28,7 @@ class Made:
     format: str
 
 
-def resized_copies(path: Path, asked: ImageToolSettings) -> tuple[list[Made], list[str]]:
+def resized_copies(path: Path, asked: ResizeSettings) -> tuple[list[Made], list[str]]:
     """A copy for each largest size, each made from the image itself, named `<name>+<W>x<H>`; and what was left out.
 
     sd-scripts' resize_images_to_resolution in its names and sizes; there the second copy is made from the first.
@@ -64,7 +64,7 @@ def size_within(width: int, height: int, most_pixels: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def cropped_copy(path: Path, asked: ImageToolSettings) -> Made:
+def cropped_copy(path: Path, asked: CropSettings) -> Made:
     """Exactly the asked size, from the middle."""
     opened = open_decoded(path)
     width, height = opened.colors.size
@@ -81,7 +81,7 @@ def cropped_copy(path: Path, asked: ImageToolSettings) -> Made:
 _PILLOW_NAMES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 
 
-def converted_copy(path: Path, asked: ImageToolSettings) -> Made:
+def converted_copy(path: Path, asked: ConvertSettings) -> Made:
     """In the asked format; a file that has it already is copied as it is, so that it loses nothing."""
     opened = open_decoded(path)  # also for a copy: a broken image is named, not copied
     with Image.open(path) as image:

@@ -17,7 +17,7 @@ from PIL import Image
 from core.dataset.colors import WHITE
 from core.dataset.opening import Opened, open_decoded
 from core.dataset.resize import resize
-from core.settings.image_tools import ImageToolSettings
+from core.settings.image_tools import FaceSettings
 from core.tools.faces import Face
 from core.tools.image_copies import Box, Made, Skip
 
@@ -26,7 +26,7 @@ class Detector(Protocol):
     def find(self, image: Image.Image, min_score: float) -> list[Face]: ...
 
 
-def face_copies(path: Path, asked: ImageToolSettings, detector: Detector) -> tuple[list[Made], list[str]]:
+def face_copies(path: Path, asked: FaceSettings, detector: Detector) -> tuple[list[Made], list[str]]:
     """A PNG for each face that qualifies, the largest first, and why others were left out."""
     image = open_decoded(path).on(WHITE)
     faces = detector.find(image, asked.face_min_score)
@@ -57,7 +57,7 @@ def face_copies(path: Path, asked: ImageToolSettings, detector: Detector) -> tup
     return made, left_out
 
 
-def upright(image: Image.Image, face: Face, asked: ImageToolSettings) -> tuple[Image.Image, Sequence[int]]:
+def upright(image: Image.Image, face: Face, asked: FaceSettings) -> tuple[Image.Image, Sequence[int]]:
     """The window around a face, and the face's (x, y of its middle, width, height) in it."""
     scale = 1.0
     size = max(face.size)

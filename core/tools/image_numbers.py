@@ -15,7 +15,7 @@ from core.dataset.trash import companions
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.settings.image_tools import ImageToolSettings
+from core.settings.image_tools import NumberSettings
 
 RECORD = "renamed.json"
 # Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.
@@ -30,7 +30,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def numbered_stems(images: Sequence[Path], asked: ImageToolSettings) -> dict[Path, str]:
+def numbered_stems(images: Sequence[Path], asked: NumberSettings) -> dict[Path, str]:
     """{image: its new stem}. Each folder counts for itself; a.png and a.jpg share their captions and so a number."""
     folders: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in images:
@@ -45,7 +45,7 @@ def numbered_stems(images: Sequence[Path], asked: ImageToolSettings) -> dict[Pat
     return stems
 
 
-def rename_in_place(images: Sequence[Path], asked: ImageToolSettings, folder: Path) -> tuple[str | None, int]:
+def rename_in_place(images: Sequence[Path], asked: NumberSettings, folder: Path) -> tuple[str | None, int]:
     """Number the files themselves; (token for `rename_back`, files renamed). All or none; nothing is overwritten."""
     stems = numbered_stems(images, asked)
     pairs = [(path, path.with_name(stem + path.suffix)) for path, stem in stems.items()]
@@ -56,10 +56,9 @@ def rename_in_place(images: Sequence[Path], asked: ImageToolSettings, folder: Pa
     going = {old for old, _ in pairs}
     taken = [new for _, new in pairs if os.path.lexists(new) and new not in going]
     if taken:
-        fix = "choose other words before the number, or move these files. Nothing was renamed"
-        raise ProblemsError(
-            [Problem("A file of this name is there already", printable(path), fix) for path in taken[:20]]
-        )
+        fix = "choose another prefix, or move these files; nothing was renamed"
+        what, code = "A file with this name exists already", "tools.name-taken"
+        raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
     record = _record(folder, pairs)
     _rename([(number, old, new) for number, (old, new) in enumerate(pairs)], folder, _GOING, record)
     return str(record), len(pairs)
@@ -90,17 +89,17 @@ def rename_back(folder: Path) -> int:
         going = {now for _, now, _ in there}
         taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
         if taken:
-            fix = "rename or move that file, then try again. Nothing was renamed"
-            raise ProblemsError([Problem("Another file has the earlier name", printable(p), fix) for p in taken[:20]])
+            fix = "rename or move that file, then try again; nothing was renamed"
+            what, code = "Another file has the earlier name", "tools.earlier-name-taken"
+            raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
         _rename(there, folder, _COMING)
         atomic.remove(record)
         with suppress(OSError):
             record.parent.rmdir()
             record.parent.parent.rmdir()
         return len(there)
-    raise ProblemsError.one(
-        "There is no numbering to take back", printable(folder), "only files that were numbered in place can go back"
-    )
+    fix = "choose a folder whose files were renamed in place"
+    raise ProblemsError.one("There is no numbering to undo", printable(folder), fix, "tools.no-numbering")
 
 
 def _where_now(pairs: Sequence[tuple[Path, Path]], first: Sequence[int]) -> list[tuple[Path, Path]]:
@@ -146,8 +145,9 @@ def _record(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> Path:
     try:
         atomic.write_json(place / RECORD, {"v": 1, "files": names, "first": _state(pairs[0][0])})
     except OSError as error:
-        what = f"The record that takes a numbering back cannot be written ({error.strerror}), so nothing was renamed"
-        raise ProblemsError.one(what, printable(place), "check that the folder may be written to") from error
+        what = f"The record for undoing the numbering cannot be written ({error.strerror}), so nothing was renamed"
+        fix = "check the folder's permissions"
+        raise ProblemsError.one(what, printable(place), fix, "tools.record-unwritable") from error
     return place / RECORD
 
 
@@ -173,4 +173,5 @@ def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, 
             atomic.remove_folder(record.parent)
         what = f"A file could not be renamed ({error.strerror or error}); all have their earlier names"
         where = printable(error.filename or folder)
-        raise ProblemsError.one(what, where, "close programs that use it, and try again") from error
+        fix = "close programs that use it, and try again"
+        raise ProblemsError.one(what, where, fix, "tools.rename-failed") from error

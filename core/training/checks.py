@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.doctor import held_out_copies
 from core.families import family, family_of
 from core.families.attention import memory_problems
-from core.families.locate import model_path
+from core.families.locate import model_path, model_problems
 from core.families.trained_size import trained_size
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub_upload import upload_problem
 from core.generation.embeddings import token_widths
-from core.record.problems import Problem, ProblemsError, errors
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
 from core.record.workspace import Workspace
 from core.settings.concepts import training_resolution
@@ -31,6 +33,32 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
 
 EMBEDDING = "embedding.embedding_weights"
+
+
+def problems_before_start(
+    job: TrainJob,
+    workspace: Workspace,
+    report: Report,
+    device: str | None = None,
+    *,
+    begins: bool = True,
+    copies: bool = True,
+    model: bool = True,
+    cancel: CancelToken | None = None,
+) -> list[Problem]:
+    """Everything against a start, errors first and each once: the one list of page, command line and run.
+
+    device  None where it is not known yet: what it cannot do is then reported later
+    begins  the run has no training state yet
+    copies  look for images that are in both the training and the validation set, which reads files
+    model   look at the base model and VAE too; the command line may have to download them first
+    """
+    found = problems_without_model(job, workspace, report, device, begins=begins)
+    if begins and copies:
+        found += held_out_copies(report, workspace.private / "index.sqlite", cancel)
+    if model:
+        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+    return errors_first(found)
 
 
 def problems_without_model(
@@ -91,7 +119,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
         vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     except ProblemsError:
         return []
-    return fit_problems(family(name).LAYOUT, path, vae)
+    return fit_problems(family(name).layout, path, vae)
 
 
 def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.training.run import Run
 
-PRESERVE = "diff_output_preservation"  # a folder's custom attribute: its images keep what the base model draws
-
 
 def wanted(job: TrainJob) -> bool:
     return not job.method.spec.preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
@@ -31,7 +29,7 @@ def wanted(job: TrainJob) -> bool:
 
 def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
     """Whether the model as it began is asked during training."""
-    return wanted(job) or any(each.concept.source.custom_attributes.get(PRESERVE) for each in placed)
+    return wanted(job) or any(each.concept.source.diff_output_preservation for each in placed)
 
 
 def class_caption(job: TrainJob, placed: Placed) -> str:
@@ -61,14 +59,14 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
 
 def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """With textual inversion, which never changes what the base model draws, one such folder; else when all are such."""
-    kept = {each.concept.source.folder: bool(each.concept.source.custom_attributes.get(PRESERVE)) for each in placed}
+    kept = {each.concept.source.folder: each.concept.source.diff_output_preservation for each in placed}
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and not job.method.spec.preserves_class):
         return []
     what = "These images are to stay as the base model draws them, so nothing would be trained of them"
-    fix = f"take {PRESERVE} out of the folder's custom attributes, or add a folder that is to be trained"
+    fix = "switch off diff_output_preservation of the folder, or add a folder to train"
     if job.method.spec.preserves_class:
-        fix = f"take {PRESERVE} out of the folder's custom attributes: a new word leaves the model as it is"
+        fix = "switch off diff_output_preservation of the folder: textual inversion does not change the model"
     return [Problem(what, f"folder {folder}", fix) for folder in folders]
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.doctor import held_out_copies
 from core.dataset.files import printable
 from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.metadata_writing import write_metadata
@@ -17,7 +16,7 @@ from core.dataset.report import Report
 from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
 from core.families import family, family_of, type_speed
 from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
-from core.families.locate import model_path, model_problems
+from core.families.locate import model_path
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads
@@ -35,7 +34,7 @@ from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
 from core.settings.rates import scale_factor
 from core.training.building import compile_blocks, load_trained, make_stepper, prepare_prior
-from core.training.checks import problems_with_model, problems_without_model
+from core.training.checks import problems_before_start
 from core.training.latents import build_latents, prepare_latents, write_npz_caches
 from core.training.losses import DAMAGED_FIX, LossBuffer
 from core.training.network_files import merged_identity, network_files
@@ -80,11 +79,9 @@ def checked(job: TrainJob, context: JobContext) -> Report:
         progress=lambda done, total: context.stage("checking images", done, total),
     )
     begins = not context.folder.states.is_dir()
-    found = problems_without_model(job, context.workspace, report, context.device, begins=begins)
-    found += model_problems(job.model, context.workspace)
-    if begins:
-        found += held_out_copies(report, context.workspace.private / "index.sqlite", context.token)
-    raise_if_errors([*found, *problems_with_model(job, context.workspace)])
+    raise_if_errors(
+        problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
+    )
     return report
 
 

@@ -14,7 +14,6 @@ from core.families import family
 from core.optimization.schedules import set_learning_rates
 from core.record.queued import queued
 from core.training.losses import StepRecord
-from core.training.prior import PRESERVE
 from core.training.step import Predict, training_loss
 from core.training.watching import Seen
 
@@ -138,7 +137,7 @@ def image_losses(
         with run.method.untrained():
             return run.predict(noisy, at, text, sizes)
 
-    preserved = [bool(each.concept.source.custom_attributes.get(PRESERVE)) for each, _ in batch.items]
+    preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
     at = queued(torch.tensor(list(timesteps)), device)
 
     def loss_of(predict: Predict, **more: Any) -> Tensor:
@@ -163,7 +162,7 @@ def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
     and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
     import torch
 
-    if not family(run.components.family).READS_SIZES:
+    if not family(run.components.family).reads_sizes:
         return None
     rows = []
     for placed, repeat in batch.items:

@@ -27,14 +27,18 @@
     const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
     const model = path === "model.base_model" ? state.model : null;
     const idle = state.idle.includes(path), hint = state.hints[path], recipes = state.recipes[path] || [];
-    const key = JSON.stringify([error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? [atelier.downloadOf(model.offer), atelier.titleOf(model.offer)] : null]);
+    const out = facts.only.length > 0 && !facts.only.includes(state.method);
+    const key = JSON.stringify([out, error, ignored, was, notes, idle, hint, recipes, model, model && model.offer ? [atelier.downloadOf(model.offer), atelier.titleOf(model.offer)] : null]);
     if (foot.dataset.key === key) return;
     foot.dataset.key = key;
     block.classList.toggle("has-error", !!error || notes.some((note) => note.level === "error"));
     block.classList.toggle("is-changed", was !== undefined);
     block.classList.toggle("is-ignored", !!ignored);
     /* What this method has no use for is folded away, unless it holds something of its own or is wrong. */
-    block.classList.toggle("is-idle", idle && was === undefined && !error && !facts.method);
+    block.classList.toggle("is-idle", idle && was === undefined && !error && !facts.only.length);
+    block.classList.toggle("is-out", out);
+    const row = block.closest(".first .fields");
+    if (row) row.classList.toggle("is-out", !row.querySelector(".field:not(.is-out), #preset-column"));
     for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
@@ -84,6 +88,7 @@
         button.querySelector("span").after(line);
       }
       text(line.querySelector(".group-summary"), info.idle ? `not used: ${info.idle}` : info.summary);
+      show(button.parentElement, info.shown);
       const card = button.parentElement, idle = !!info.idle && !info.changed;
       if (idle && !card.classList.contains("is-idle") && button.classList.contains("open")) button.click();
       card.classList.toggle("is-idle", idle);
@@ -112,8 +117,7 @@
   };
 
   const paintNeeds = () => {
-    const form = byId("train-form"), line = byId("method-needs");
-    if (form) attr(form, "data-method", state.method);
+    const line = byId("method-needs");
     if (!line) return;
     const {needs} = state, key = JSON.stringify(needs);
     if (line.dataset.key === key) return;
@@ -127,7 +131,7 @@
   const paintSketch = () => {
     const holder = byId("sketch-chart"), data = state.curve;
     if (!holder || !data) return;
-    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Trained rate over the run"});
+    if (!sketch || sketch.holder !== holder) sketch = new atelier.Chart(holder, {label: "Learning rate over the run"});
     const key = JSON.stringify(data);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
@@ -165,6 +169,18 @@
       const needs = button.dataset.needs;
       button.disabled = (needs === "own" && !preset.own) || (needs === "changes" && !count);
     }
+    paintRecipe(preset.recipe);
+  };
+
+  /** Each value that the loaded recipe sets, with its reason. */
+  const paintRecipe = (recipe) => {
+    const list = byId("recipe-sets"), key = JSON.stringify(recipe || null);
+    if (!list || list.dataset.key === key) return;
+    list.dataset.key = key;
+    show(byId("recipe"), !!recipe);
+    text(byId("recipe-about"), recipe ? recipe.about : "");
+    list.replaceChildren(...(recipe ? recipe.sets : []).map((each) =>
+      h("div", {}, h("dt", {}, h("button", {type: "button", class: "link", "data-field": each.field}, each.title), ` ${each.value}`), h("dd", {}, each.why))));
   };
 
   const nameCheck = (name) => !name ? "Write a name." : /[<>:"/\\|?*]/.test(name) ? "These signs cannot be in a file's name: < > : \" / \\ | ? *" : "";

@@ -33,7 +33,7 @@
     if (!board.dataset.begun) {
       board.dataset.begun = "1";
       charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
-      charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Trained rate"});
+      charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
       for (const [name, label] of [["corrected", "Loss compared with its timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       byId("loss-log").checked = charts.loss.log;

@@ -8,15 +8,18 @@
   /** The latest download of a hub id: shown in place of the button while it runs. */
   atelier.downloadOf = (hubId) => works.find((work) => work.tool === "download" && work.about === hubId);
 
+  const going = (work) => work.state === "running" || work.state === "paused";
+  const press = (words, command, data) => h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
   const line = (work) => h("div", {class: `tool-task ${work.state}`},
     h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
-      h("span", {class: "hint figures"}, {running: work.text, done: "done", failed: "failed", cancelled: work.tool === "download" ? "paused" : "cancelled"}[work.state]),
+      h("span", {class: "hint figures"}, {running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
       h("span", {class: "grow"}),
-      work.state === "running" ? h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command("tool_cancel", {work: work.id, ask: atelier.ask()}); }}, work.tool === "download" ? "Pause" : "Cancel") : null,
+      going(work) && !work.ends_paused ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
+      going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}) : null,
       work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
       work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,
       work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null),
-    work.state === "running" ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
+    going(work) ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
@@ -25,7 +28,7 @@
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
     for (const holder of document.querySelectorAll("[data-tasks]")) {
-      const mine = works.filter((work) => work.tool === holder.dataset.tasks && !atelier.inCatalog(work.about)).slice(0, 3);
+      const mine = works.filter((work) => work.card === holder.dataset.tasks && !atelier.inCatalog(work.about)).slice(0, 3);
       const key = JSON.stringify(mine);
       if (holder.dataset.key === key) continue;
       holder.dataset.key = key;
@@ -58,12 +61,5 @@
   document.addEventListener("click", (event) => {
     const forget = event.target.closest && event.target.closest("[data-forget]");
     if (forget) atelier.command("key", {key: forget.dataset.forget, value: "", ask: atelier.ask()});
-  });
-  document.addEventListener("submit", (event) => {
-    const form = event.target.closest("form[data-tool]");
-    if (!form) return;
-    event.preventDefault();
-    const field = form.querySelector("input");
-    atelier.command("tool", {tool: form.dataset.tool, about: field.value.trim(), ask: atelier.ask()});
   });
 })();

@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from core.captioning.report import caption_report, run_captions
+from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import CaptionJob
+from tests.tasks import surroundings
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def job(folders, text=None):
 
 
 def test_each_image_is_reported_with_what_its_folder_makes_of_it(folders):
-    assert caption_report(job(folders)).text().split("\n") == [
+    assert caption_report(job(folders)).lines() == [
         "a.png: fox; red",
         "b.png: fox   (no file)",
         "a.png: photo, owl, red",
@@ -45,10 +47,8 @@ def test_each_image_is_reported_with_what_its_folder_makes_of_it(folders):
 
 
 def test_missing_captions_are_written_where_the_folder_reads_them(folders, tmp_path):
-    class Context:
-        check = stage = say = staticmethod(lambda *_: None)
-
-    assert run_captions(job(folders, "a {words}"), Context()) == "done"
+    done = run_captions(job(folders, "a {words}"), surroundings(Workspace(tmp_path / "outputs")))
+    assert (done.state, done.facts) == ("done", {"images": 6, "missing": 2, "written": 2})
     assert (tmp_path / "1_fox" / "b.txt").read_text() == "a fox\n"
     assert (tmp_path / "1_owl" / "b.tags").read_text() == "a owl\n" and not (tmp_path / "1_owl" / "b.txt").exists()
     assert caption_report(job(folders)).missing == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cli.options import SUBCOMMAND, job_from, split_options
+from core.cli.options import commands, job_from, split_options
 from core.record.problems import ProblemsError
 
 FILE = "[[datasets]]\nresolution = 512\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '/set'\n"
@@ -11,7 +11,7 @@ FILE = "[[datasets]]\nresolution = 512\nbatch_size = 2\n[[datasets.subsets]]\nim
 def options_for(tmp_path, *more, task="train", text=FILE, name="--dataset_config"):
     (tmp_path / "set.toml").write_text(text)
     words = ["presets/starter_lora.json", name, str(tmp_path / "set.toml"), *more]
-    return split_options(words, SUBCOMMAND[task])
+    return split_options(words, commands()[task])
 
 
 @pytest.mark.parametrize("task", ["train", "prepare"])

@@ -82,7 +82,7 @@ def test_bad_input_exits_with_2_and_lists_everything(outputs, tmp_path):
         outputs, "--dataset.folder", str(tmp_path / "nowhere"), "--optimizer.learning_rate", "nan", "--network.rnk", "3"
     )
     assert done.returncode == 2
-    assert "Trained rate" in done.stderr and "did you mean --network.rank" in done.stderr
+    assert "optimizer.learning_rate" in done.stderr and "did you mean --network.rank" in done.stderr
     assert main(words(outputs, "--dataset.folder", str(tmp_path / "nowhere"))) == 2
     assert len(list_runs(outputs / "runs")) == before, "nothing was begun"
 

@@ -190,7 +190,7 @@ def test_a_zip_with_a_password_is_refused(tmp_path, pack, image):
 
 def test_a_zip_larger_than_the_free_space_is_refused(tmp_path, pack, image, monkeypatch):
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 1 << 20)
-    refused(pack({"a.png": image}), tmp_path / "sets", "disk.no-space", "sets")
+    refused(pack({"a.png": image}), tmp_path / "sets", "disk.space", "sets")
 
 
 def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path, pack, image, monkeypatch):

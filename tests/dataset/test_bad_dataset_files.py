@@ -4,8 +4,10 @@ remedy, or how it does without; and that nothing in the folder is changed. Rows 
 import pytest
 
 from core.dataset.captions import caption_preview
+from core.dataset.titles import title
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
+from core.settings.images import ImageSettings
 from tests.dataset.bad_input import Table, image, told, tree
 
 table = Table()
@@ -22,10 +24,11 @@ def imported(theirs, text):
     return found
 
 
-def refused(theirs, text, what, line, fix):
+def refused(theirs, text, code, line, *facts):
     """The file is refused with its name, the line, the table path and a remedy, and gives no values."""
     found = imported(theirs, text)
-    told(found.problems, what, f"{theirs / 'set.toml'}, line {line}", fix, blocks=True)
+    problem = told(found.problems, f"dataset-config.{code}", f"{theirs / 'set.toml'}, line {line}", blocks=True)
+    assert problem.fix and all(fact in f"{problem.what}; {problem.fix}" for fact in facts), problem
     assert not found.values and len(errors(found.problems)) == 1
 
 
@@ -35,51 +38,60 @@ def image_dir_missing_or_misspelt(theirs):
     refused(
         theirs,
         HEAD.replace("image_dir = 'fox'", ""),
-        "subsets[0] has no image_dir",
+        "missing-path",
         "3, datasets[0].subsets[0]",
+        "subsets[0]",
         "image_dir = ",
     )
     refused(
         theirs,
         HEAD.replace("image_dir", "image_dri"),
-        "is no option",
+        "unknown-option",
         "4, datasets[0].subsets[0].image_dri",
-        "image_dir?",
+        "image_dir",
     )
     text = HEAD.replace("image_dir = 'fox'", "metadata_fil = 'a.json'")  # then it is no fine-tuning folder either
     found = imported(theirs, text)
-    told(found.problems, "metadata_fil is no option", "line 4", "Did you mean metadata_file?", blocks=True)
+    problem = told(found.problems, "dataset-config.unknown-option", "line 4", "metadata_file", blocks=True)
+    assert problem.where.endswith("datasets[0].subsets[0].metadata_fil")
 
 
 @table.row("extra keys not allowed:")
 def unknown_keys_and_keys_at_the_wrong_level(theirs):
     yield {}
     place = "5, datasets[0].subsets[0]"
-    refused(theirs, HEAD + "shufle_caption = true\n", "is no option", f"{place}.shufle_caption", "shuffle_caption?")
-    refused(
-        theirs, HEAD + "batch_size = 2\n", "no place in [[datasets.subsets]]", f"{place}.batch_size", "[[datasets]]"
-    )
-    refused(
-        theirs, HEAD + "resolution = 2\n", "no place in [[datasets.subsets]]", f"{place}.resolution", "[[datasets]]"
-    )
+    refused(theirs, HEAD + "shufle_caption = true\n", "unknown-option", f"{place}.shufle_caption", "shuffle_caption")
+    for name in ("batch_size", "resolution"):
+        text = HEAD + f"{name} = 2\n"
+        refused(theirs, text, "misplaced-option", f"{place}.{name}", "[[datasets.subsets]]; ", "[[datasets]]")
     for name in ("is_reg", "alpha_mask"):
         text = HEAD.replace("512\n", f"512\n{name} = true\n")
-        refused(theirs, text, f"{name} has no place in [[datasets]]", f"3, datasets[0].{name}", "[[datasets.subsets]]")
+        refused(
+            theirs, text, "misplaced-option", f"3, datasets[0].{name}", name, "[[datasets]]; ", "[[datasets.subsets]]"
+        )
     # "not supported by the trainer" (caption dropout in textual inversion, masks without --masked_loss) cannot happen:
     # every method takes every option, and a folder of masks switches the masks on.
     found = imported(theirs, HEAD + "conditioning_data_dir = 'masks'\ncaption_dropout_rate = 0.1\n")
     assert not found.problems and found.values["dataset"]["masked_loss"]
-    assert any("'Use the masks' is on" in note for note in found.notes)
+    assert any(f"'{title(ImageSettings, 'masked_loss')}'" in note for note in found.notes)
 
 
 @table.row("expected int for dictionary value:")
 def values_of_the_wrong_type(theirs):
     yield {}
     place = "5, datasets[0].subsets[0]"
-    refused(theirs, HEAD + "num_repeats = '10'\n", 'num_repeats is "10"', f"{place}.num_repeats", "whole number")
-    refused(theirs, HEAD + "num_repeats = true\n", "num_repeats is true", f"{place}.num_repeats", "true for 1")
-    refused(theirs, HEAD + "flip_aug = 1\n", "flip_aug is 1", f"{place}.flip_aug", "true or false")
-    refused(theirs, HEAD + "caption_prefix = 3\n", "caption_prefix is 3", f"{place}.caption_prefix", "text")
+    refused(theirs, HEAD + "num_repeats = '10'\n", "wrong-type", f"{place}.num_repeats", ' is "10"', "whole number")
+    refused(
+        theirs,
+        HEAD + "num_repeats = true\n",
+        "wrong-type",
+        f"{place}.num_repeats",
+        " is true",
+        "whole number",
+        "true as 1",
+    )
+    refused(theirs, HEAD + "flip_aug = 1\n", "wrong-type", f"{place}.flip_aug", " is 1", "true or false")
+    refused(theirs, HEAD + "caption_prefix = 3\n", "wrong-type", f"{place}.caption_prefix", " is 3", "text")
     found = imported(
         theirs, HEAD.replace("512\n", "512\nnetwork_multiplier = 1\n")
     )  # refused there for want of a point
@@ -90,16 +102,17 @@ def values_of_the_wrong_type(theirs):
 def bucket_sides_that_contradict_the_resolution(theirs):
     yield {}
     text = HEAD.replace("512\n", "[768, 1152]\nenable_bucket = true\n")
-    refused(theirs, text, "is below the resolution 768 x 1152", "1, datasets[0]", "Set max_bucket_reso to 2304")
+    refused(theirs, text, "max-bucket-below-resolution", "1, datasets[0]", "(1024", "768 x 1152", "to 2304")
     text = HEAD.replace("512\n", "512\nenable_bucket = true\nmin_bucket_reso = 640\n")
-    refused(theirs, text, "(640) is above the resolution 512 x 512", "4, datasets[0].min_bucket_reso", "to 512 or less")
+    place = "4, datasets[0].min_bucket_reso"
+    refused(theirs, text, "min-bucket-above-resolution", place, "(640)", "512 x 512", "to 512 or less")
 
 
 @table.row("resolution is required:")
 def a_dataset_without_resolution(theirs):
     yield {}
     text = HEAD.replace("resolution = 512\n", "")
-    refused(theirs, text, "datasets[0] has no resolution", "1, datasets[0]", "resolution = 512")
+    refused(theirs, text, "no-resolution", "1, datasets[0]", "datasets[0]", "resolution = 512")
 
 
 @table.row("when caching latents, either color_aug or random_crop cannot be used:")
@@ -108,9 +121,10 @@ def cached_latents_and_changes_by_chance(theirs):
     seen = yield {"dataset": {"color_aug": True, "random_crop": True}}
     assert seen.report.ok  # auto encodes these images at each step
     seen.look(memory={"cache_latents": "disk"}, dataset={"color_aug": True, "random_crop": True})
-    for title in ("'Change colors by chance'", "'Crop by chance'"):
-        said = seen.told(title, "memory.cache_latents", "set it to auto", blocks=True)
-        assert str(theirs) in said.what
+    for name in ("color_aug", "random_crop"):
+        named, code = f"'{title(ImageSettings, name)}'", "dataset.augmentation-with-latent-cache"
+        said = seen.told(code, "memory.cache_latents", named, blocks=True)
+        assert str(theirs) in said.what and "auto" in said.fix
 
 
 @table.row("when caching Text Encoder output, either caption_dropout_rate, shuffle_caption, ... cannot be used:")
@@ -130,16 +144,17 @@ def image_shapes_not_kept(theirs):
     image(theirs / "small.png", 60, 100)
     seen = yield {"dataset": {"enable_bucket": False}}
     assert seen.report.ok and seen.report.buckets == {(128, 128): (2, 2)}  # resized and cropped, cached or not
-    said = seen.told("1 of 2 images are smaller than their bucket", str(theirs), "Use larger images")
-    assert "small.png" in said.what
+    said = seen.told("image.upscaled", str(theirs), "1 of 2 images")
+    assert "2.1 times" in said.what and "small.png" in said.what and "large.png" not in said.what
+    assert title(ImageSettings, "bucket_no_upscale") not in said.fix  # it is for buckets
 
 
 @table.row("caption file is empty:")
 def a_caption_file_of_no_bytes(theirs):
     image(theirs / "a.png", caption="")
     seen = yield {}
-    said = seen.told("empty caption file", str(theirs), "Write captions, or delete the files")
-    assert "a.png" in said.what and seen.report.ok
+    said = seen.told("dataset.empty-captions", str(theirs), "1 of 1 images")
+    assert "a.png" in said.what and said.fix and seen.report.ok
 
 
 @table.row("No data found:")
@@ -149,10 +164,10 @@ def the_folder_of_the_images_rather_than_its_parent(theirs):
     seen.trains("a.png")
     assert seen.report.ok
     seen.look(dataset={"folder": None})
-    seen.told("No image folder is chosen", "dataset.folder", "Choose the folder", blocks=True)
+    assert seen.told("dataset.no-folder", "dataset.folder", blocks=True).fix
     (theirs / "a.png").unlink()
     seen.look()
-    seen.told("There is no image in the folder. It holds other files", str(theirs), "Choose a folder", blocks=True)
+    seen.told("dataset.no-images", str(theirs), ".txt", blocks=True)
 
 
 @pytest.mark.parametrize("name", table.rows)

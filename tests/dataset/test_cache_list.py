@@ -46,7 +46,7 @@ def test_the_list_decides_what_trains_and_with_which_words(tmp_path, add):
     assert unlisted.code == "metadata.unlisted-images" and "new.png" in unlisted.what
     assert edited.code == "dataset.stale-caption-cache" and "1 of 1" in edited.what and "a.png" in edited.what
     assert {unlisted.level, edited.level} == {"advice"}
-    assert "Delete metadata_cache.json" in edited.fix
+    assert "metadata_cache.json" in edited.fix
 
 
 def test_entries_whose_image_is_gone_and_images_that_changed_are_said(tmp_path, add):

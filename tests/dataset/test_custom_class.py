@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import core.record.allowed as allowed
-from core.cli.options import SUBCOMMAND, split_options
+from core.cli.options import commands, split_options
 from core.dataset.scan import scan_dataset
 from core.settings.concepts import concepts_of
 from core.settings.dataset import DatasetSettings
@@ -80,7 +80,7 @@ def test_a_preset_alone_can_import_nothing_and_is_told_how_to_allow_it(tmp_path,
 def test_a_module_that_the_command_line_allows_lists_the_images(tmp_path, module, add):
     for name in ("a.png", "sub/a.png", "reg.png"):
         add(f"set/{name}")
-    assert not split_options(["--allow-module", module], SUBCOMMAND["train"]).problems
+    assert not split_options(["--allow-module", module], commands()["train"]).problems
     found = look(tmp_path, f"{module}.own.Images")
     assert not found.problems
     assert [(p.key, p.given, p.repeats, p.words, p.concept) for p in found.images] == [
@@ -156,5 +156,6 @@ def test_images_that_are_broken_or_not_there_are_named_like_those_of_a_folder(tm
 
 
 def test_a_word_that_is_no_module_is_refused_on_the_command_line():
-    (problem,) = split_options(["--allow-module", "a.b"], SUBCOMMAND["train"]).problems
-    assert "no module's name" in problem.what and "first part" in problem.fix
+    (problem,) = split_options(["--allow-module", "a.b"], commands()["train"]).problems
+    assert (problem.code, problem.where) == ("module.bad-name", "command line")
+    assert "a.b" in problem.what and "package.module.Class" in problem.fix

@@ -205,9 +205,9 @@ def test_too_little_space_is_said_before_anything_is_encoded(add, place, cache, 
     six(add)
     monkeypatch.setattr("core.record.machine.free_disk", lambda _: 1000)
     encoder = Encoder()
-    with pytest.raises(ProblemsError, match="are free"):
+    with pytest.raises(ProblemsError, match="6 images") as error:
         cache().fill(place(), encoder)
-    assert not encoder.batches
+    assert error.value.codes == ["disk.space"] and not encoder.batches
 
 
 def test_a_disk_that_fills_up_while_caching_is_said(add, place, cache, monkeypatch):

@@ -15,10 +15,12 @@ from core.dataset.caption_files import read_caption
 from core.dataset.captions import training_caption
 from core.dataset.metadata import Entry, Finder
 from core.dataset.scan import scan, scan_dataset
+from core.dataset.titles import title
 from core.dataset.walk import File
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
+from core.settings.images import ImageSettings
 from core.settings.validation import ValidationSettings
 
 
@@ -151,7 +153,8 @@ def test_sizes_of_some_entries_are_not_used_and_that_is_said(add, look):
 def test_never_enlarge_beside_sizes_of_the_metadata_is_said(add, look):
     add("set/a.png")
     found = look({"a": {"train_resolution": [512, 512]}}, bucket_no_upscale=True)
-    assert any("'Never enlarge' has no effect" in what for what in whats(found))
+    assert codes(found) == ["metadata.no-upscale-ignored"]
+    assert f"'{title(ImageSettings, 'bucket_no_upscale')}'" in whats(found)[0]
 
 
 def test_json_lines_are_read_and_blank_lines_passed_over(add, look):

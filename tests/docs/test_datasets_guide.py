@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from core.cli.options import DATASET, SUBCOMMAND
+from core.cli.options import DATASET, commands
 from core.record import allowed
 from core.record.workspace import PROJECT
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
@@ -39,14 +39,14 @@ def test_the_guides_that_have_examples_are_run():
 
 def test_every_option_of_prepare_train_and_bench_is_in_the_page_of_the_command_line():
     page = (DOCS / "command_line.md").read_text("utf-8")
-    for name in {*SUBCOMMAND["prepare"], *SUBCOMMAND["train"], *SUBCOMMAND["bench"], *DATASET} - {
+    for name in {*commands()["prepare"], *commands()["train"], *commands()["bench"], *DATASET} - {
         "outputs",
         "models",
         "presets",
         "device",
     }:
         assert f"--{name}" in page, name
-    for name in SUBCOMMAND:
+    for name in commands():
         assert f"python webui.py {name}" in page, name
 
 

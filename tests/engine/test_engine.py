@@ -7,7 +7,6 @@ import time
 import pytest
 
 from core.engine import engine as engine_module
-from core.engine import execute as execution
 from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
@@ -25,6 +24,7 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import JOBS, TrainJob
 from core.settings.presets import dump, to_values
+from tests.tasks import stand_in
 
 
 def job(name="a", **groups):
@@ -78,7 +78,7 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
             job, context
         )
 
-    monkeypatch.setitem(execution.TASKS, "train", by_name)
+    stand_in(monkeypatch, "train", by_name)
     for name in ("one", "bad", "two"):
         engine.submit("train", job(name))
     engine.start()
@@ -91,7 +91,7 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
 
 
 def test_a_run_remembers_the_preset_it_was_started_from_also_when_it_is_made_longer(engine, workspace, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     engine.submit("train", job("here"), preset="starter_lora")
     hand_in(workspace, "train", "there", to_values(job("there")), preset="user/mine")
     engine.submit("train", job("none"))
@@ -115,7 +115,7 @@ def test_the_best_validation_is_the_lowest_and_the_most_memory_of_all_lives_coun
             context.journal.put(MemoryUsed(peak, "cuda:0"))
         return "done"
 
-    monkeypatch.setitem(execution.TASKS, "train", measured)
+    stand_in(monkeypatch, "train", measured)
     engine.submit("train", job())
     engine.start()
     until(lambda: states(engine) == ["done"])
@@ -129,7 +129,7 @@ def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
     from core.record.problems import Problem
 
     error = ProblemsError([Problem("First wrong", "here", "fix it"), Problem("Second wrong", "there")])
-    monkeypatch.setitem(execution.TASKS, "train", stepper(error=error))
+    stand_in(monkeypatch, "train", stepper(error=error))
     engine.submit("train", job())
     engine.start()
     until(lambda: states(engine) == ["failed"])
@@ -138,7 +138,7 @@ def test_problems_of_a_job_are_all_in_its_log(engine, monkeypatch):
 
 
 def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engine, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    stand_in(monkeypatch, "train", stepper(total=10000, wait=0.01))
     first, second = engine.submit("train", job("a")), engine.submit("train", job("b"))
     engine.start()
     until(lambda: engine.status()["job"] is not None and engine.status()["job"].get("step", 0) > 2)
@@ -156,7 +156,7 @@ def test_of_jobs_for_several_cards_only_trainings_are_launched(engine, monkeypat
     """A probe that was launched trained the whole job."""
     begun = []
     monkeypatch.setattr(engine_module, "supervise", lambda *about, **more: begun.append("launched") or ("done", None))
-    monkeypatch.setitem(execution.TASKS, task, lambda job, context: begun.append("here") or "done")
+    stand_in(monkeypatch, task, lambda job, context: begun.append("here") or "done")
     engine.start()
     engine.submit(task, build(JOBS[task], {"memory": {"num_processes": 2}}))
     until(lambda: states(engine) == ["done"])
@@ -205,7 +205,7 @@ def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, works
 
 
 def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     hand_in(workspace, "train", "from a terminal", to_values(job()))
     (workspace.private / "inbox" / "0.json").write_text("{broken")
     engine.start()
@@ -215,7 +215,7 @@ def test_a_job_handed_in_by_another_process_is_taken_up(engine, workspace, monke
 
 def test_a_job_handed_in_while_another_runs_joins_the_queue_and_can_be_cancelled(engine, workspace, monkeypatch):
     hold = threading.Event()
-    monkeypatch.setitem(execution.TASKS, "train", lambda *_, **__: hold.wait(20) and "done")
+    stand_in(monkeypatch, "train", lambda *_, **__: hold.wait(20) and "done")
     engine.start()
     engine.submit("train", job("first"))
     until(lambda: states(engine) == ["running"])
@@ -228,7 +228,7 @@ def test_a_job_handed_in_while_another_runs_joins_the_queue_and_can_be_cancelled
 
 
 def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(engine, workspace, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     hand_in(workspace, "train", "of another version", to_values(job()) | {"gone": {}})
     hand_in(workspace, "train", "no such run", {}, run="20260101-120000_gone")
     hand_in(workspace, "train", "sound", to_values(job()))
@@ -240,7 +240,7 @@ def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(e
 
 
 def test_the_device_is_lent_to_one_at_a_time(engine, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     with engine.borrow_device(CancelToken()) as device:
         assert device == "cpu" and engine.lent
         engine.start()
@@ -279,7 +279,7 @@ def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hol
 
 
 def test_a_proof_that_fails_gives_the_device_back(engine, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     with pytest.raises(OSError), engine.borrow_device(CancelToken()):
         raise OSError
     assert not engine.lent
@@ -303,7 +303,7 @@ def test_a_killed_run_shows_as_interrupted_at_its_step_and_continues(engine, wor
     assert engine.snapshot(folder.name)["state"] == "interrupted"
     summary = engine.runs()[0]
     assert (summary.state, summary.step, summary.total) == ("interrupted", 5, 10)
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     engine.continue_run(folder.name)
     with pytest.raises(ProblemsError, match="in the queue already"):
         engine.continue_run(folder.name)
@@ -410,7 +410,7 @@ def test_thinning_keeps_the_first_and_last_point():
 
 def test_light_work_reports_and_fails_in_plain_words(engine):
     def work(number, task):
-        task.report(0.5, "half")
+        task.stage("half", 1, 2)
         if number < 0:
             raise ProblemsError.one("No", "here", "fix")
         return number * 2
@@ -423,7 +423,7 @@ def test_light_work_reports_and_fails_in_plain_words(engine):
 
 
 def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    stand_in(monkeypatch, "train", stepper(total=10000, wait=0.01))
     engine.submit("train", job())
     engine.start()
     until(lambda: engine.status()["job"] is not None)
@@ -466,7 +466,7 @@ def test_a_card_that_cannot_even_free_its_memory_still_ends_the_job_with_the_tru
     monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
     monkeypatch.setattr(Engine, "_restart", lambda self, words: restarted.append(words.poisoned))
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    monkeypatch.setitem(execution.TASKS, "train", stepper(error=error))
+    stand_in(monkeypatch, "train", stepper(error=error))
     engine.submit("train", job())
     engine.start()
     until(lambda: states(engine) == ["failed"])
@@ -485,7 +485,7 @@ def test_a_stop_in_a_jobs_first_moments_counts(engine, monkeypatch):
         return real(entry, job)
 
     monkeypatch.setattr(engine, "_new_folder", slow)
-    monkeypatch.setitem(execution.TASKS, "train", stepper(total=10000, wait=0.01))
+    stand_in(monkeypatch, "train", stepper(total=10000, wait=0.01))
     first = engine.submit("train", job())
     engine.start()
     assert reached.wait(120)
@@ -508,7 +508,7 @@ def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypat
         return "done"
 
     monkeypatch.setattr(atomic, "write_json", write)
-    monkeypatch.setitem(execution.TASKS, "train", fill)
+    stand_in(monkeypatch, "train", fill)
     engine.submit("train", job("a"))
     engine.submit("train", job("b"))
     engine.start()
@@ -522,7 +522,7 @@ def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypat
 
 
 def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     half = workspace.private / "inbox" / ".tmp-x.json"
     half.parent.mkdir(parents=True)
     half.write_text("{half")
@@ -534,7 +534,7 @@ def test_a_job_that_is_still_being_handed_in_is_left_alone(engine, workspace, mo
 
 def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, workspace, monkeypatch):
     folder = killed_run(workspace)
-    monkeypatch.setitem(execution.TASKS, "train", stepper())
+    stand_in(monkeypatch, "train", stepper())
     hand_in(workspace, "train", "victim", to_values(job("victim")), run=folder.name)
     engine.start()
     until(lambda: states(engine) == ["done"])

@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from tests.tasks import stand_in
 
 GONE = "Another process of this training ended without a word; the system may have ended it for want of memory"
 OTHER = Explanation("The device ran out of memory")
@@ -33,7 +34,7 @@ def workspace(tmp_path):
 
 def end_of_the_first(folder, workspace, monkeypatch, error, later=None):
     """The state and its words, when the first of two processes ends by this error. later: told only after it."""
-    monkeypatch.setitem(execute_module.TASKS, "train", lambda job, context: raise_(error))
+    stand_in(monkeypatch, "train", lambda job, context: raise_(error))
     if later is not None:
         monkeypatch.setattr(execute_module, "free_memory", lambda: tell_failure(folder, later, 2))
     two = SimpleNamespace(count=2)
@@ -87,7 +88,8 @@ def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_end
 
 
 @pytest.mark.parametrize(
-    "told, what", [(OTHER, "The device ran out of memory (in process 2)"), (None, "The processes ended without a word")]
+    "told, what",
+    [(OTHER, "The device ran out of memory (in process 2)"), (None, "The process ended without an error message")],
 )
 def test_what_another_told_is_said_also_where_the_first_is_killed(folder, workspace, monkeypatch, told, what):
     """One that waits for its card does not hear the launcher's wish to end."""

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from core.engine.extend import job_to_resume
 from core.engine.view import RunView
 from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import Journal, read_lines
+from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
@@ -69,3 +71,70 @@ def test_every_former_word_of_a_preset_is_read():
     assert (source.role, source.validation_images, job.method.prior) == ("regularization", ["b.png"], "images")
     assert job.dataset.folder == "models/starter/images"
     assert to_version_2("class_pictures", {"class_pictures": {}}) == ("class_images", {"class_images": {}})
+
+
+def switched(**groups):
+    """What version 1 had for the groups with switches, all off but those given."""
+    off = {
+        "model": {"compatibility": "none"},
+        "dataset": {"reg_balance": "rotate", "crop_conditioning": "true"},
+        "captions": {"compatibility": "none"},
+        "network": {"weights_scale": "file", "base_weights_layers": "own"},
+        **{name: {"compatibility": "none"} for name in ("optimizer", "schedule", "noise", "samples")},
+    }
+    merged = {name: fields | groups.get(name, {}) for name, fields in off.items()}
+    return parse({"kind": "job", "schema_version": 1, "task": "train", **merged}, "old")
+
+
+EVERY_ONE = {
+    "dataset": {"reg_balance": "kohya", "crop_conditioning": "kohya"},
+    "network": {"weights_scale": "kohya", "base_weights_layers": "kohya"},
+    **{name: {"compatibility": "kohya"} for name in ("model", "captions", "optimizer", "schedule", "noise", "samples")},
+}
+
+
+@pytest.mark.parametrize(
+    ("groups", "found", "codes"),
+    [
+        ({}, "none", []),
+        (EVERY_ONE, "sd-scripts-0.10", []),
+        (EVERY_ONE | {"noise": {"compatibility": "kohya_0.9"}}, "sd-scripts-0.9", []),
+        ({"noise": {"compatibility": "kohya"}}, "sd-scripts-0.10", ["preset.compatibility-merged"]),
+        (
+            {"dataset": {"sources": [{"folder": "a", "compatibility": "kohya"}]}},
+            "sd-scripts-0.10",
+            ["preset.compatibility-merged"],
+        ),
+    ],
+)
+def test_switches_become_one_compatibility_and_what_was_mixed_is_said(groups, found, codes):
+    preset = switched(**groups)
+    job = build(TrainJob, preset.values)
+    assert job.model.compatibility == found and [each.code for each in preset.notes] == codes
+    assert job.noise.as_kohya == (found != "none") and job.dataset.reg_balance == (
+        "rotate" if found == "none" else "kohya"
+    )
+
+
+def test_a_run_that_mixed_them_is_not_continued(run):
+    folder, _ = run
+    assert job_to_resume(folder).model.compatibility == "none"
+    folder.job_file.write_text(
+        folder.job_file.read_text("utf-8").replace('"compatibility": "none"', '"compatibility": "kohya"', 1)
+    )
+    with pytest.raises(ProblemsError) as caught:
+        job_to_resume(folder)
+    assert caught.value.codes == ["preset.compatibility-merged"]
+
+
+def test_the_former_switches_are_no_settings_now():
+    with pytest.raises(ProblemsError) as caught:
+        build(TrainJob, {"noise": {"compatibility": "kohya"}})
+    assert caught.value.codes == ["settings.unknown-name"]
+
+
+def test_what_follows_compatibility_follows_in_copies_too_and_is_not_saved():
+    job = build(TrainJob, {"model": {"compatibility": "sd-scripts-0.9"}})
+    assert job.noise.compatibility == "kohya_0.9" and "compatibility" not in job.model_dump()["noise"]
+    plain = job.model_copy(update={"model": job.model.model_copy(update={"compatibility": "none"})})
+    assert plain == build(TrainJob, {}) and plain.noise.compatibility == "none"

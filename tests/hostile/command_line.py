@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from core import tasks
 from core.record.workspace import PROJECT
 from tests.hostile.model_files import PICKLES, SAFETENSORS, Readers
 
@@ -29,11 +30,11 @@ def readers() -> Readers:
     def tool(name: str) -> Callable[[Path], None]:
         """Without the engine, which tidies the memory of the whole process around each job."""
         from core.record.workspace import Workspace
-        from core.settings.job import ToolJob
-        from core.tools import run_tool
+        from tests.tasks import surroundings
 
-        return lambda path: run_tool(
-            ToolJob.model_validate({"tool": {"name": name, "file": str(path)}}), Workspace(outputs=path.parent / "out")
+        task = tasks.named(name)
+        return lambda path: task.start(
+            task.job.model_validate({name: {"file": str(path)}}), surroundings(Workspace(outputs=path.parent / "out"))
         )
 
     starter = ("--model.base_model", str(STARTER))

@@ -270,6 +270,7 @@ _P = [
     b'{"schema_version": 1, "kind": {"a": 1}, "task": []}',
     b'{"schema_version": 1, "task": "tool"}',
     b'{"schema_version": 1, "kind": "recipe", "model": {}, "dataset": 1}',
+    b'{"schema_version": 2, "kind": "recipe", "family": [], "vram_gb": 1e9, "reasons": {"a": {}}}',
 ]
 
 

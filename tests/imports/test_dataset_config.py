@@ -133,7 +133,7 @@ custom_attributes = { diff_output_preservation = true }"""
     concept, _, _ = one(tmp_path, rows)
     images, captions, source = concept.images, concept.captions, concept.source
     assert (source.class_tokens, source.cache_info, source.num_repeats) == ("a fox", True, 7)
-    assert source.custom_attributes == {"diff_output_preservation": True}
+    assert source.diff_output_preservation and source.custom_attributes == {}
     assert (captions.caption_extension, captions.caption_separator, captions.keep_tokens) == (".txt", ";", 2)
     assert (captions.keep_tokens_separator, captions.secondary_separator) == ("|||", ";;;")
     assert (captions.enable_wildcard, captions.shuffle_caption) == (True, True)

@@ -73,7 +73,9 @@ def meaning(config):
                 row[name] = subset.get(name, default)
             if not listed and not masked:
                 row["class_tokens"] = look_up("class_tokens", None, subset, dataset, config.get("general", {})) or ""
-            rows.append(plain(row))
+            attributes = dict(row["custom_attributes"])
+            row["preserved"] = bool(attributes.pop("diff_output_preservation", False))  # as sd-scripts reads it
+            rows.append(plain(row | {"custom_attributes": attributes}))
         found.append(rows)
     return found
 
@@ -203,6 +205,7 @@ def parts(concept):
         source.class_tokens,
         source.cache_info,
         source.custom_attributes,
+        source.diff_output_preservation,
         source.recursive,
         concept.images.model_dump(exclude={"conditioning_data_dir"}),
         concept.captions.model_dump(exclude={"caption_extension"} if source.metadata_file else set()),

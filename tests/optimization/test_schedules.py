@@ -19,15 +19,16 @@ RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.jso
 EVERY = [name for name in ScheduleSettings.model_fields["lr_scheduler"].annotation.__args__ if name != "adafactor"]
 
 
-def job_of(case, **more):
+def job_of(case, compatibility="none"):
     """The job that these arguments of sd-scripts stand for."""
-    schedule = {"lr_scheduler": case["scheduler"], **case["args"], **more}
+    schedule = {"lr_scheduler": case["scheduler"], **case["args"]}
     if isinstance(schedule.get("lr_scheduler_args"), list):
         schedule["lr_scheduler_args"] = parse_arguments(schedule["lr_scheduler_args"])
     unet, text = RECORDED["base_lr"]
     return build(
         TrainJob,
         {
+            "model": {"compatibility": compatibility},
             "schedule": schedule,
             "optimizer": {"learning_rate": unet, "text_encoder_lr": text},
             "network": {"train_text_encoder": True},
@@ -35,11 +36,11 @@ def job_of(case, **more):
     )
 
 
-def settings(**given):
-    return build(TrainJob, {"schedule": given}).schedule
+def settings(compatibility="none", **given):
+    return build(TrainJob, {"schedule": given, "model": {"compatibility": compatibility}}).schedule
 
 
-@mark.parametrize("compatibility", ["none", "kohya"])
+@mark.parametrize("compatibility", ["none", "sd-scripts-0.10"])
 @mark.parametrize(
     "case", RECORDED["cases"], ids=lambda case: f"{case['scheduler']}-{case['max_train_steps']}-{len(case['args'])}"
 )
@@ -56,7 +57,7 @@ def test_rates_equal_those_sd_scripts_used_at_each_step(case, compatibility):
 )
 def test_the_second_group_had_half_the_rate_of_the_first_throughout(case):
     total, rates = case["max_train_steps"], RECORDED["base_lr"]
-    job = job_of(case, compatibility="kohya")
+    job = job_of(case, compatibility="sd-scripts-0.10")
     own = {"unet": rates[0], "text_encoder": rates[1]}
     for step in range(total):
         now = rates_at(job, step, total, own)
@@ -66,8 +67,8 @@ def test_the_second_group_had_half_the_rate_of_the_first_throughout(case):
 def test_the_polynomial_ends_at_1e_7_for_every_part_and_with_compatibility_at_its_share_of_that():
     own = {"unet": 1e-4, "text_encoder": 5e-5}
     right, kohya = (
-        build(TrainJob, {"schedule": {"lr_scheduler": "polynomial", "compatibility": which}})
-        for which in ("none", "kohya")
+        build(TrainJob, {"schedule": {"lr_scheduler": "polynomial"}, "model": {"compatibility": which}})
+        for which in ("none", "sd-scripts-0.10")
     )
     assert rates_at(right, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 1e-7})
     assert rates_at(kohya, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 5e-8})
@@ -146,7 +147,8 @@ def test_a_span_that_could_be_misread_is_refused_with_the_three_ways(given):
 def test_with_several_processes_the_curve_is_that_of_one_and_with_compatibility_the_warm_up_is_shorter():
     """sd-scripts counts total ticks for all processes and the warm-up once: 10 steps last 5 with two processes."""
     right, kohya = (
-        settings(lr_scheduler="linear", lr_warmup_steps=10, compatibility=which) for which in ("none", "kohya")
+        settings(lr_scheduler="linear", lr_warmup_steps=10, compatibility=which)
+        for which in ("none", "sd-scripts-0.10")
     )
     for step in range(100):
         assert multiplier(right, step, 100, processes=2) == multiplier(right, step, 100)

@@ -17,6 +17,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from tests.refusals import refused
+from tests.tasks import stand_in
 
 NONE_THERE = [OSError(number, "no locks") for number in sorted(lock.NO_LOCKS)] + [NotImplementedError("no flock")]
 
@@ -73,7 +74,7 @@ def test_without_locks_a_run_whose_process_is_gone_is_taken_over_with_a_sentence
 
 
 def test_the_sentences_are_in_the_log_of_the_run(lockless, folder, workspace, monkeypatch):
-    monkeypatch.setitem(execution.TASKS, "train", lambda job, context: "done")
+    stand_in(monkeypatch, "train", lambda job, context: "done")
     leave_sign(folder.path / "lock", 300)
     assert execution.execute("train", TrainJob(), folder, workspace, "cpu") == ("done", None)
     said = [line["text"] for line in read_lines(folder.journal_file) if line["kind"] == "log"]

@@ -2,14 +2,19 @@
 
 import errno
 import json
+import shutil
 import threading
 
 import pytest
 
+from core.engine.owner import Ownership, is_held
+from core.generation.library import list_loras, list_models
 from core.record import atomic, commands, draws
 from core.record.events import Said, StateChanged, Steps
 from core.record.journal import Journal, Tail, read_lines
-from core.record.run_folder import RunFolder, is_whole, newest_state, safe_name, seal_state
+from core.record.run_folder import RunFolder, is_whole, list_runs, newest_state, safe_name, seal_state
+from core.record.space import clear
+from core.record.workspace import PROJECT, Workspace
 from tests.refusals import refused
 
 
@@ -208,3 +213,18 @@ def test_a_damaged_job_file_is_a_problem_with_a_fix(tmp_path):
     with refused("file.not-json") as caught:
         folder.job()
     assert caught.value.problems[0].fix
+
+
+def test_the_readme_of_the_outputs_folder_is_no_run_image_model_or_job(tmp_path):
+    """It is tracked, so that the folder exists in a clone."""
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    shutil.copy(PROJECT / "outputs" / "README.md", outputs)
+    space = Workspace(outputs, tmp_path / "models", tmp_path / "presets")
+    owner = Ownership(space, "a test")
+    assert is_held(space)
+    owner.release()
+    run = RunFolder.create(space.runs, "mira", {"kind": "job"})
+    assert [each.path for each in list_runs(space.runs)] == [run.path]
+    assert list_models(space) == [] and list_loras(space) == []
+    assert clear(space.trash) == 0 and (outputs / "README.md").is_file()

@@ -14,5 +14,5 @@ from core.settings.rules import training_problems
 def test_a_clip_skip_beside_that_of_sd_2_is_advised_against(family, clip_skip, told):
     """sd-scripts warns of it: its 23 layers are the original's 24 without the last."""
     job = build(TrainJob, {"model": {"family": family, "clip_skip": clip_skip}})
-    found = [problem.level for problem in training_problems(job) if problem.where == "model.clip_skip"]
-    assert found == ["advice"] * told
+    found = [problem for problem in training_problems(job) if problem.where == "model.clip_skip"]
+    assert [(problem.code, problem.level) for problem in found] == [("model.clip-skip-sd2", "advice")] * told

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from core.settings import docs
-from core.settings.base import declared, every
+from core.settings.base import declared, every, item_settings
+from core.settings.check import build
 from core.settings.flags import help_text
 from core.settings.job import JOBS, TrainJob
+from core.settings.presets import to_values
+from core.settings.source import Source
 
 ALL = [(task, entry) for task, model in JOBS.items() for entry in declared(model)]
 
@@ -68,3 +71,41 @@ def test_settings_load_without_torch_and_without_the_page():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["concepts", "rates", "usual_rates", "rules", "methods", "levels", "job"])
+def test_any_module_of_settings_can_be_the_first_that_is_loaded(name):
+    """Methods register while settings load, and themselves load settings."""
+    import subprocess
+    import sys
+
+    code = f"import core.settings.{name}"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)
+
+
+def test_what_a_folder_has_alone_is_in_the_docs_and_the_help():
+    text, said = docs.render(), help_text(TrainJob)
+    for entry in declared(TrainJob):
+        for own in item_settings(entry):
+            assert f"| `{own.path}` |" in text and f"  {own.path}  [" in said
+    (sources,) = (entry for entry in declared(TrainJob) if entry.path == "dataset.sources")
+    own = [entry.name for entry in item_settings(sources)]
+    assert (
+        "num_repeats" in own and "diff_output_preservation" in own and "flip_aug" not in own
+    )  # a setting of all folders
+    assert {name for name in Source.model_fields if name not in own} == set(Source.__base__.model_fields)
+
+
+def test_every_setting_has_a_title_and_a_help():
+    for _, entry in ALL:
+        for each in (entry, *item_settings(entry)):
+            assert each.title and each.help, each.path
+
+
+def test_output_preservation_among_the_custom_attributes_is_read_as_the_setting():
+    for attributes, on in (({"diff_output_preservation": True}, True), ({"diff_output_preservation": False}, False)):
+        job = build(TrainJob, {"dataset": {"sources": [{"folder": "a", "custom_attributes": attributes | {"b": 1}}]}})
+        (source,) = job.dataset.sources
+        assert (source.diff_output_preservation, source.custom_attributes) == (on, {"b": 1})
+        again = build(TrainJob, to_values(job))
+        assert again == job and to_values(again) == to_values(job)

@@ -12,7 +12,8 @@ def said(**groups):
 
 def test_a_file_that_nobody_named_is_advised_the_word_it_is_read_by():
     advice = said(embedding={"token_string": "zkw, zkx"}, saving={"output_name": "my_lora"})["saving.output_name"]
-    assert advice.level == "advice" and "by its file's name" in advice.what and "zkw" in advice.fix
+    assert (advice.code, advice.level) == ("embedding.output-name", "advice")
+    assert "my_lora" in advice.what and "zkw" in advice.fix
     for name in ("zkw", "foxes"):
         assert "saving.output_name" not in said(embedding={"token_string": "zkw"}, saving={"output_name": name})
 
@@ -22,6 +23,6 @@ def test_words_whose_files_would_have_one_name_or_none_are_refused():
     assert "embedding.token_string" not in said(
         embedding={"token_string": "<a>, <b>, b*c"}, captions={"trigger_word": "x"}
     )
-    for given in ("zkw, <b>, b", "zkw, <>"):
+    for given, word in (("zkw, <b>, b", "'b'"), ("zkw, <>", "'<>'")):
         found = said(embedding={"token_string": given}, captions={"trigger_word": "x"})["embedding.token_string"]
-        assert found.level == "error" and "no name of its own" in found.what
+        assert (found.code, found.level) == ("embedding.token-no-file-name", "error") and word in found.what

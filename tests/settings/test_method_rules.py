@@ -11,17 +11,31 @@ TUNE = {"kind": "fine_tune"}
 GIVEN = {"relative_step": False}
 
 
-def said(**groups):
-    job = build(TrainJob, {"method": TUNE, **groups})
-    return [(problem.where, problem.what, problem.level) for problem in training_problems(job)]
+def found(**groups):
+    return training_problems(build(TrainJob, {"method": TUNE, **groups}))
 
 
 @pytest.mark.parametrize(
-    ("groups", "where", "words"),
+    ("groups", "where", "code", "facts"),
     [
-        ({"memory": {"full_precision": "bf16", "mixed_precision": "fp16"}}, "memory.full_precision", "need bf16"),
-        ({"memory": {"full_precision": "fp16", "mixed_precision": "no"}}, "memory.full_precision", "that is fp32"),
-        ({"memory": {"fused_backward_pass": True}}, "memory.fused_backward_pass", "AdaFactor only"),
+        (
+            {"memory": {"full_precision": "bf16", "mixed_precision": "fp16"}},
+            "memory.full_precision",
+            "memory.full-precision-mismatch",
+            "bf16 fp16",
+        ),
+        (
+            {"memory": {"full_precision": "fp16", "mixed_precision": "no"}},
+            "memory.full_precision",
+            "memory.full-precision-mismatch",
+            "fp16 fp32",
+        ),
+        (
+            {"memory": {"fused_backward_pass": True}},
+            "memory.fused_backward_pass",
+            "memory.fused-optimizer",
+            "AdaFactor AdamW",
+        ),
         (
             {
                 "memory": {"fused_backward_pass": True},
@@ -29,46 +43,58 @@ def said(**groups):
                 "schedule": {"gradient_accumulation_steps": 2},
             },
             "schedule.gradient_accumulation_steps",
-            "several batches",
+            "memory.fused-accumulation",
+            "",
         ),
         (
             {"memory": {"fused_optimizer_groups": 4}, "optimizer": {"optimizer_type": "Prodigy"}},
             "memory.fused_optimizer_groups",
-            "one step size",
+            "memory.fused-adaptive",
+            "Prodigy",
         ),
         (
             {"memory": {"fused_optimizer_groups": 4, "num_processes": 2}},
             "memory.fused_optimizer_groups",
-            "other graphics",
+            "memory.fused-several-gpus",
+            "GPUs",
         ),
-        ({"memory": {"fused_optimizer_groups": 4, "mixed_precision": "fp16"}}, "memory.mixed_precision", "scales"),
+        (
+            {"memory": {"fused_optimizer_groups": 4, "mixed_precision": "fp16"}},
+            "memory.mixed_precision",
+            "memory.fused-fp16",
+            "fp16",
+        ),
         (
             {
                 "memory": {"fused_optimizer_groups": 4, "fused_backward_pass": True},
                 "optimizer": {"optimizer_type": "AdaFactor"},
             },
             "memory.fused_backward_pass, memory.fused_optimizer_groups",
-            "both",
+            "memory.fused-twice",
+            "",
         ),
-        ({"method": {**TUNE, "block_lr": "1e-5,0"}}, "method.block_lr", "it takes 23 or 25"),
-        ({"method": {**TUNE, "block_lr": "a lot"}}, "method.block_lr", "no list of numbers"),
-        ({"method": {**TUNE, "block_lr": [0] * 23}}, "method.block_lr", "rate of 0"),
+        ({"method": {**TUNE, "block_lr": "1e-5,0"}}, "method.block_lr", "method.block-lr-count", "2 23 25"),
+        ({"method": {**TUNE, "block_lr": "a lot"}}, "method.block_lr", "settings.not-numbers", "'a lot'"),
+        ({"method": {**TUNE, "block_lr": [0] * 23}}, "method.block_lr", "method.block-lr-zero", "0"),
         (
             {"method": {**TUNE, "ema": True}, "optimizer": {"optimizer_type": "AdamWScheduleFree"}},
             "method.ema",
-            "averages the weights itself",
+            "method.ema-schedule-free",
+            "",
         ),
-        ({"saving": {"save_model_as": "pt"}}, "saving.save_model_as", ".pt"),
+        ({"saving": {"save_model_as": "pt"}}, "saving.save_model_as", "saving.pt-full-model", ".pt"),
         (
             {"method": {**TUNE, "prior": "model"}, "dataset": {"prior_loss_weight": 0}},
             "dataset.prior_loss_weight",
-            "is 0",
+            "method.prior-weight-zero",
+            "0",
         ),
     ],
 )
-def test_a_combination_that_cannot_work_is_said_with_its_fix(groups, where, words):
-    found = [(place, what) for place, what, level in said(**groups) if level == "error"]
-    assert any(where in place and words in what for place, what in found), found
+def test_a_combination_that_cannot_work_is_said_with_its_fix(groups, where, code, facts):
+    (problem,) = [each for each in found(**groups) if each.code == code]
+    assert where in problem.where and problem.level == "error" and problem.fix
+    assert all(fact in problem.what for fact in facts.split()), problem
 
 
 def test_a_whole_model_with_what_suits_it_is_fine():
@@ -79,21 +105,22 @@ def test_a_whole_model_with_what_suits_it_is_fine():
         "optimizer": adafactor,
         "schedule": {"lr_scheduler": "constant_with_warmup"},
     }
-    assert [what for _, what, level in said(**groups) if level == "error"] == []
+    assert [problem.what for problem in found(**groups) if problem.level == "error"] == []
 
 
 def test_negative_rates_are_advice_for_whole_models_and_refused_for_loras():
     rate = {"optimizer": {"learning_rate": -1e-7}}
-    assert [level for _, what, level in said(**rate) if "negative" in what] == ["advice"]
-    assert [level for _, what, level in said(method={"kind": "lora"}, **rate) if "negative" in what] == ["error"]
+    codes = ("learning-rate.negative", "learning-rate.unlearning")
+    assert [(each.code, each.level) for each in found(**rate) if each.code in codes] == [(codes[1], "advice")]
+    lora = found(method={"kind": "lora"}, **rate)
+    assert [(each.code, each.level) for each in lora if each.code in codes] == [(codes[0], "error")]
 
 
 def test_a_rate_for_loras_is_questioned():
-    assert [level for _, what, level in said(optimizer={"learning_rate": 1e-4}) if "one for a LoRA" in what] == [
-        "advice"
-    ]
+    code = "learning-rate.high-full-model"
+    assert [each.level for each in found(optimizer={"learning_rate": 1e-4}) if each.code == code] == ["advice"]
     for optimizer in ({"learning_rate": 2e-6}, {"learning_rate": 1.0, "optimizer_type": "Prodigy"}):
-        assert not [what for _, what, _ in said(optimizer=optimizer) if "one for a LoRA" in what]
+        assert code not in [each.code for each in found(optimizer=optimizer)]
 
 
 def test_what_has_no_effect_is_told_for_each_kind():
@@ -137,9 +164,10 @@ def test_a_name_of_sd_scripts_leads_to_the_setting_that_stands_for_it(name, path
 
 
 def test_fp8_that_is_widened_to_fp32_is_advised_against():
-    def said(**memory):
-        found = training_problems(build(TrainJob, {"memory": memory}))
-        return [problem.level for problem in found if problem.where == "memory.mixed_precision"]
+    def about(**memory):
+        job = build(TrainJob, {"memory": memory})
+        return [(each.code, each.level) for each in training_problems(job) if each.where == "memory.mixed_precision"]
 
-    assert said(fp8_base=True, mixed_precision="no") == said(fp8_base_unet=True, mixed_precision="no") == ["advice"]
-    assert said(fp8_base=True) == said(fp8_base=True, mixed_precision="bf16") == said(mixed_precision="no") == []
+    for name in ("fp8_base", "fp8_base_unet"):
+        assert about(**{name: True}, mixed_precision="no") == [("memory.fp8-with-fp32", "advice")]
+    assert about(fp8_base=True) == about(fp8_base=True, mixed_precision="bf16") == about(mixed_precision="no") == []

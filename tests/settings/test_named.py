@@ -19,7 +19,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, is_share
 from core.settings.base import names_what, union_members
 from core.settings.check import build
-from core.settings.job import JOBS, GenerateJob, ToolJob, TrainJob
+from core.settings.job import JOBS, GenerateJob, TrainJob
 from core.settings.named import Limits, admit, leads_out, named_in, refused
 from core.settings.presets import to_values
 from tabs.folder_browser import nearest
@@ -267,9 +267,9 @@ def test_keys_are_the_owners_unless_lent(space, monkeypatch):
 
 def test_a_shared_page_fetches_from_the_hub_alone(space):
     for text in ("https://127.0.0.1/x.safetensors", "http://169.254.169.254/x", "https://example.org/m.safetensors"):
-        assert refused(build(ToolJob, {"tool": {"name": "download", "hub_id": text}}), Limits.of(space)), text
+        assert refused(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
     for text in ("owner/name", "owner/name/file.safetensors", "sd15"):
-        assert not refused(build(ToolJob, {"tool": {"name": "download", "hub_id": text}}), Limits.of(space)), text
+        assert not refused(build(JOBS["download"], {"download": {"hub_id": text}}), Limits.of(space)), text
 
 
 def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):

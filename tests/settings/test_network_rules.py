@@ -1,5 +1,7 @@
 """What is said about the network's settings before anything loads."""
 
+import re
+
 import pytest
 
 from core.record.problems import ProblemsError
@@ -20,6 +22,10 @@ def found(family="auto", **network):
     return {problem.where: problem for problem in problems(job(family, **network))}
 
 
+def fact(found, name):
+    return found[f"network.{name}"].code, found[f"network.{name}"].level
+
+
 def test_the_defaults_are_fine():
     assert not found() and not found("sdxl")
 
@@ -27,34 +33,44 @@ def test_the_defaults_are_fine():
 @pytest.mark.parametrize("name", ["network_dropout", "rank_dropout", "module_dropout"])
 def test_a_dropout_of_1_leaves_nothing_to_train_and_much_is_advised_against(name):
     whole, much = found(**{name: 1.0})[f"network.{name}"], found(**{name: 0.6})[f"network.{name}"]
-    assert whole.level == "error" and "nothing to train" in whole.what
-    assert much.level == "advice"
+    assert (whole.level, whole.code) == ("error", "network.dropout-all") and " 1" in whole.what
+    assert (much.level, much.code) == ("advice", "network.dropout-high") and "0.6" in much.what
     assert not found(**{name: 0.3})
-    with pytest.raises(ProblemsError, match="0 to 1"):
+    with pytest.raises(ProblemsError, match="0 to 1") as caught:
         job(**{name: 1.5})
+    assert caught.value.codes == ["settings.bad-value"]
 
 
 @pytest.mark.parametrize("name", ["block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"])
 def test_a_list_of_the_wrong_length_says_how_many_are_wanted(name):
     other = {"conv_rank": 4} if name == "conv_block_alphas" else {}
     problem = found(**{name: "4,4,4"}, **other)[f"network.{name}"]
-    assert problem.level == "error" and "3 numbers; it takes 25 (SD 1.x and 2.x) or 23 (SDXL)" in problem.what
+    assert (problem.level, problem.code) == ("error", "network.block-count")
+    assert "3 numbers" in problem.what and "25 (SD 1.x and 2.x) or 23 (SDXL)" in problem.what
     assert not found(**other, **{name: TWENTY_FIVE}) and not found("sd1", **other, **{name: TWENTY_FIVE})
-    assert "it takes 23 (SDXL)" in found("sdxl", **other, **{name: TWENTY_FIVE})[f"network.{name}"].what
+    sdxl = found("sdxl", **other, **{name: TWENTY_FIVE})[f"network.{name}"]
+    assert sdxl.code == "network.block-count" and "25 numbers" in sdxl.what
+    assert "23 (SDXL)" in sdxl.what and "SD 1.x" not in sdxl.what
 
 
 def test_the_family_that_the_model_shows_is_heard_too():
     network = job(block_dims=TWENTY_FIVE).network
     assert not list(block_problems(network, "sd2"))
-    assert [problem.level for problem in block_problems(network, "sdxl")] == ["error"]
+    found = [(problem.code, problem.level) for problem in block_problems(network, "sdxl")]
+    assert found == [("network.block-count", "error")]
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("4,x" + ",4" * 23, "no list of numbers"), ("4.5" + ",4" * 24, "can be no rank"), ("-1" + ",4" * 24, "below 0")],
+    ("text", "code"),
+    [
+        ("4,x" + ",4" * 23, "settings.not-numbers"),
+        ("4.5" + ",4" * 24, "network.block-not-a-rank"),
+        ("-1" + ",4" * 24, "network.block-negative"),
+    ],
 )
-def test_what_can_be_no_rank_is_named(text, words):
-    assert words in " ".join(problem.what for problem in problems(job(block_dims=text)))
+def test_what_can_be_no_rank_is_named(text, code):
+    found = [(problem.code, problem.where, problem.level) for problem in problems(job(block_dims=text))]
+    assert found == [(code, "network.block_dims", "error")]
 
 
 def test_lists_of_numbers_are_taken_from_json_as_they_are():
@@ -69,37 +85,52 @@ def test_rates_by_block_may_be_a_list_one_number_or_a_preset(text):
 
 
 def test_rates_by_block_that_cannot_be_read_are_errors_and_lists_of_another_length_advice():
-    assert found(down_lr_weight="sinus")["network.down_lr_weight"].level == "error"
-    assert found(mid_lr_weight="-1")["network.mid_lr_weight"].level == "error"
-    short = found("sd1", down_lr_weight="1,1")["network.down_lr_weight"]
-    assert (short.level, "2 factors of 12; those that are missing count 1" in short.what) == ("advice", True)
-    long = found("sdxl", up_lr_weight="1" + ",1" * 11)["network.up_lr_weight"]
-    assert (long.level, "those beyond are not read" in long.what) == ("advice", True)
+    unread, below = found(down_lr_weight="sinus"), found(mid_lr_weight="-1")
+    assert fact(unread, "down_lr_weight") == ("settings.not-numbers", "error")
+    assert "'sinus'" in unread["network.down_lr_weight"].what
+    assert fact(below, "mid_lr_weight") == ("network.block-negative", "error")
+    short = found("sd1", down_lr_weight="1,1")
+    assert fact(short, "down_lr_weight") == ("network.block-count", "advice")
+    assert re.findall(r"\d+", short["network.down_lr_weight"].what) == ["2", "12", "1"]  # missing ones count as 1
+    long = found("sdxl", up_lr_weight="1" + ",1" * 11)
+    assert fact(long, "up_lr_weight") == ("network.block-count", "advice")
+    assert re.findall(r"\d+", long["network.up_lr_weight"].what) == ["12", "9"]
+    assert "ignored" in long["network.up_lr_weight"].what
 
 
 def test_alphas_without_what_they_belong_to_are_told():
-    assert found(conv_block_alphas=TWENTY_FIVE)["network.conv_block_alphas"].level == "error"
+    alone = found(conv_block_alphas=TWENTY_FIVE)
+    assert fact(alone, "conv_block_alphas") == ("network.conv-alphas-without-ranks", "error")
 
 
 def test_ranks_from_a_file_need_a_file_and_strengths_their_loras():
-    assert found(dim_from_weights=True)["network.dim_from_weights"].level == "error"
-    assert found(base_weights=["a"], base_weights_multiplier="1,2")["network.base_weights_multiplier"].level == "error"
-    assert found(base_weights=["a"], base_weights_multiplier="x")["network.base_weights_multiplier"].level == "error"
+    assert fact(found(dim_from_weights=True), "dim_from_weights") == ("network.dim-without-weights", "error")
+    name = "base_weights_multiplier"
+    more = found(base_weights=["a"], base_weights_multiplier="1,2")
+    assert fact(more, name) == ("network.merge-multiplier-count", "error")
+    assert re.findall(r"\d+", more[f"network.{name}"].what) == ["2", "1"]
+    assert fact(found(base_weights=["a"], base_weights_multiplier="x"), name) == ("settings.not-numbers", "error")
     assert not found(base_weights=["a", "b"], base_weights_multiplier="0.5")
 
 
 def test_a_text_encoder_that_rests_is_advised_against():
     resting = job(train_text_encoder=True, optimizer={"text_encoder_lr": 0.0})
-    assert [problem.where for problem in problems(resting)] == ["network.train_text_encoder"]
+    found = [(problem.code, problem.where, problem.level) for problem in problems(resting)]
+    assert found == [("network.text-encoder-rate-zero", "network.train_text_encoder", "advice")]
 
 
-@pytest.mark.parametrize(("name", "level"), [("DAdaptAdan", "advice"), ("Prodigy", "error"), ("AdamW", None)])
-def test_rates_by_block_are_told_to_optimizers_that_find_one(name, level):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("DAdaptAdan", [("learning-rate.ratio-only", "advice")]),
+        ("Prodigy", [("learning-rate.one-for-all", "error")]),
+        ("AdamW", []),
+    ],
+)
+def test_rates_by_block_are_told_to_optimizers_that_find_one(name, told):
     where = "network.down_lr_weight, mid_lr_weight, up_lr_weight"
-    told = [
-        each for each in problems(job(optimizer={"optimizer_type": name}, mid_lr_weight="0.5")) if each.where == where
-    ]
-    assert [each.level for each in told] == ([level] if level else [])
+    found = problems(job(optimizer={"optimizer_type": name}, mid_lr_weight="0.5"))
+    assert [(each.code, each.level) for each in found if each.where == where] == told
 
 
 def test_settings_without_effect_are_named():
@@ -108,17 +139,11 @@ def test_settings_without_effect_are_named():
         "conv_alpha",
         "block_lr_zero_threshold",
         "dim_from_weights",
-        "weights_scale",
         "base_weights_multiplier",
-        "base_weights_layers",
     ):
         assert f"network.{name}" in now, name
-    merged = {"base_weights": ["a"], "base_weights_layers": "kohya"}
-    assert "network.base_weights_layers" not in ineffective(job(**merged))
-    for more in ({"conv_rank": 4}, {"network_weights": "a", "dim_from_weights": True}):
-        assert "network.base_weights_layers" in ineffective(job(**merged, **more))
     by_file = ineffective(job(network_weights="a", dim_from_weights=True))
-    assert {"network.rank", "network.alpha", "network.block_dims", "network.weights_scale"} <= by_file.keys()
+    assert {"network.rank", "network.alpha", "network.block_dims"} <= by_file.keys()
     by_block = ineffective(job(conv_rank=4, conv_block_dims=TWENTY_FIVE, conv_block_alphas=TWENTY_FIVE))
     assert {"network.conv_rank", "network.conv_alpha"} <= by_block.keys()
     assert "network.conv_alpha" not in ineffective(job(conv_block_dims=TWENTY_FIVE))
@@ -128,7 +153,8 @@ def test_settings_without_effect_are_named():
 def test_several_rates_by_lora_plus_are_told_to_optimizers_that_find_one():
     for name in ("Prodigy", "DAdaptAdam"):
         plus = job(optimizer={"optimizer_type": name, "learning_rate": 1.0, "loraplus_lr_ratio": 16.0})
-        assert any("loraplus" in problem.where for problem in training_problems(plus)), name
+        found = [each.code for each in training_problems(plus) if "loraplus" in each.where]
+        assert "learning-rate.one-for-all" in found, name
 
 
 @pytest.mark.parametrize(
@@ -148,5 +174,6 @@ def test_an_alpha_of_0_is_the_rank_that_a_layer_has_as_in_sd_scripts(given, plai
 
 
 def test_an_alpha_below_0_is_refused():
-    with pytest.raises(ProblemsError, match="Alpha is -1"):
+    with pytest.raises(ProblemsError, match=r" is -1\b") as caught:
         build(TrainJob, {"network": {"alpha": -1}})
+    assert [(each.code, each.where) for each in caught.value.problems] == [("settings.bad-value", "network.alpha")]

@@ -8,7 +8,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.noise import NoiseSettings
 from core.settings.rules import ineffective
-from core.settings.rules.noise import kohya_differs, prediction_problems, problems
+from core.settings.rules.noise import prediction_problems, problems
 
 
 def job(prediction="auto", **noise):
@@ -49,7 +49,6 @@ def test_a_0_of_sd_scripts_settings_is_off_elsewhere_too(path):
 def test_a_share_of_0_of_a_v_loss_is_off(prediction):
     assert "noise.v_pred_like_loss" not in said(prediction, v_pred_like_loss=0, zero_terminal_snr=True)
     assert "noise.v_pred_like_loss" in said("v", v_pred_like_loss=0.1)
-    assert not kohya_differs(job(v_pred_like_loss=0, zero_terminal_snr=True))
 
 
 def test_the_defaults_are_fine_for_both_predictions():
@@ -81,11 +80,6 @@ def test_the_lowest_timestep_may_be_the_highest_and_not_above_it():
                 "noise.debiased_estimation_loss": "error",
                 "noise.v_pred_like_loss": "error",
             },
-        ),
-        (
-            "epsilon",
-            {"zero_terminal_snr": True, "debiased_estimation_loss": True, "compatibility": "kohya"},
-            {"noise.zero_terminal_snr": "advice"},  # the old table never reaches 0
         ),
         ("auto", {"noise_offset": 0.1, "multires_noise_iterations": 6}, {"noise.multires_noise_iterations": "advice"}),
         ("auto", {"min_snr_gamma": 5, "debiased_estimation_loss": True}, {"noise.debiased_estimation_loss": "advice"}),
@@ -122,43 +116,34 @@ HUBER = {"noise.huber_schedule", "noise.huber_c", "noise.huber_scale"}
         ({"loss_type": "l1"}, set()),
         ({"loss_type": "huber"}, HUBER),
         ({"loss_type": "smooth_l1"}, HUBER),
-        (
-            {"loss_type": "huber", "huber_scale": 2, "compatibility": "kohya"},
-            {*HUBER - {"noise.huber_scale"}, "noise.compatibility"},
-        ),
         ({"noise_offset": 0.1}, {"noise.noise_offset_random_strength"}),
         ({"ip_noise_gamma": 0.1}, {"noise.ip_noise_gamma_random_strength"}),
         ({"multires_noise_iterations": 6}, {"noise.multires_noise_discount"}),
         ({"zero_terminal_snr": True}, set()),
-        ({"zero_terminal_snr": True, "min_snr_gamma": 5}, {"noise.compatibility"}),
     ],
 )
 def test_options_have_an_effect_once_what_they_refine_is_on(noise, freed):
     assert set(ineffective(job())) - set(ineffective(job(**noise))) == freed
 
 
-def test_repeating_sd_scripts_is_offered_where_it_changes_something():
-    shared = {"noise": {"multires_noise_iterations": 6}}
-    assert not kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 1}}))
-    assert kohya_differs(build(TrainJob, {**shared, "dataset": {"train_batch_size": 2}}))
-    assert kohya_differs(build(TrainJob, {"schedule": {"gradient_accumulation_steps": 2}}))
-    masked = build(TrainJob, {"dataset": {"alpha_mask": True}, "noise": {"compatibility": "kohya"}})
-    assert kohya_differs(masked) and "noise.mask_mean" in ineffective(masked)
+def test_as_sd_scripts_other_weights_and_options_hold():
+    kohya = {"model": {"prediction": "epsilon", "compatibility": "sd-scripts-0.10"}}
+    snr = {"noise": {"zero_terminal_snr": True, "debiased_estimation_loss": True}}
+    assert not any(each.code == "noise.infinite-weight" for each in problems(build(TrainJob, kohya | snr)))
+    masked = build(TrainJob, kohya | {"dataset": {"alpha_mask": True}, "noise": {"loss_type": "huber"}})
+    assert {"noise.mask_mean", "noise.huber_scale"} <= ineffective(masked).keys()
 
 
 @pytest.mark.parametrize(
-    ("kind", "precision", "which", "differs"),
+    ("changes", "which", "halves"),
     [
-        ("lora", "auto", "none", False),
-        ("lora", "bf16", "none", True),
-        ("lora", "bf16", "kohya", False),
-        ("lora", "bf16", "kohya_0.9", True),
-        ("lora", "auto", "kohya_0.9", True),
-        ("lora", "no", "kohya_0.9", False),
-        ("fine_tune", "auto", "kohya", True),
-        ("embedding", "no", "kohya", False),
+        ("network", "none", False),
+        ("network", "sd-scripts-0.10", False),
+        ("network", "sd-scripts-0.9", True),
+        ("model", "none", False),
+        ("model", "sd-scripts-0.10", True),
+        ("embedding", "sd-scripts-0.10", True),
     ],
 )
-def test_latents_in_half_precision_are_repeated_for_a_lora_of_0_9_alone(kind, precision, which, differs):
-    groups = {"method": {"kind": kind}, "memory": {"mixed_precision": precision}, "noise": {"compatibility": which}}
-    assert kohya_differs(build(TrainJob, groups)) is differs
+def test_latents_are_halved_for_a_lora_of_0_9_alone(changes, which, halves):
+    assert build(TrainJob, {"model": {"compatibility": which}}).noise.halves_latents(changes) is halves

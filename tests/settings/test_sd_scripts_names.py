@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cli.options import SUBCOMMAND
+from core.cli.options import commands
 from core.settings.base import declared
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.flags import read_flags
@@ -47,7 +47,7 @@ xformers zero3_init_flag zero3_save_16bit_model zero_stage zero_terminal_snr
 
 SETTINGS = {name for model in JOBS.values() for entry in declared(model) for name in (entry.name, *entry.kohya_names)}
 OF_FOLDERS = set(Source.model_fields)
-OPTIONS = {name.replace("-", "_") for options in SUBCOMMAND.values() for name in options}
+OPTIONS = {name.replace("-", "_") for options in commands().values() for name in options}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,109 +18,136 @@ def installed(monkeypatch):
     monkeypatch.setattr(rules, "sys", type("Linux", (), {"platform": "linux"}))
 
 
-def said(sharding, groups=None):
+def found(sharding, groups=None):
+    """What is said about DeepSpeed and its settings, with DeepSpeed on."""
     job = build(TrainJob, merge({"sharding": {"deepspeed": True, **sharding}}, groups or {}))
-    found = [
-        problem for problem in training_problems(job) if "sharding" in problem.where or "DeepSpeed" in problem.what
+    return [
+        problem
+        for problem in training_problems(job)
+        if problem.code.startswith("deepspeed.") or "sharding" in problem.where or "DeepSpeed" in problem.what
     ]
-    return [(problem.where, problem.what, problem.level) for problem in found]
 
 
 @pytest.mark.parametrize(
-    ("sharding", "groups", "where", "words"),
+    ("sharding", "groups", "where", "code", "facts"),
     [
-        ({"zero_stage": 0, "offload_optimizer_device": "cpu"}, {}, "sharding.zero_stage", "stage 0 leaves"),
+        (
+            {"zero_stage": 0, "offload_optimizer_device": "cpu"},
+            {},
+            "sharding.zero_stage",
+            "offload-optimizer-stage",
+            ["stage 0"],
+        ),
         (
             {"offload_optimizer_device": "nvme", "offload_optimizer_nvme_path": "/x"},
             {},
             "sharding.zero_stage",
-            "stage 3 only, and this is stage 2",
+            "offload-optimizer-stage",
+            ["stage 3", "stage 2"],
         ),
-        ({"offload_param_device": "cpu"}, {}, "sharding.zero_stage", "stage 3 only, and this is stage 2"),
+        ({"offload_param_device": "cpu"}, {}, "sharding.zero_stage", "offload-param-stage", ["stage 3", "stage 2"]),
         (
             {"zero_stage": 3, "offload_optimizer_device": "nvme"},
             {},
             "sharding.offload_optimizer_nvme_path",
-            "no folder",
+            "no-nvme-path",
+            [],
         ),
-        ({"zero_stage": 3, "offload_param_device": "nvme"}, {}, "sharding.offload_param_nvme_path", "no folder"),
-        ({}, {"method": {"kind": "embedding"}}, "sharding.deepspeed", "few rows"),
-        ({}, TUNE | {"memory": {"fused_optimizer_groups": 4}}, "memory.fused_backward_pass", "whole gradient"),
+        ({"zero_stage": 3, "offload_param_device": "nvme"}, {}, "sharding.offload_param_nvme_path", "no-nvme-path", []),
+        ({}, {"method": {"kind": "embedding"}}, "sharding.deepspeed", "textual-inversion", []),
+        ({}, TUNE | {"memory": {"fused_optimizer_groups": 4}}, "memory.fused_backward_pass", "fused-backward", []),
         (
             {},
             {"method": {"kind": "dreambooth", "stop_text_encoder_training": 5}},
             "method.stop_text_encoder_training",
-            "every step",
+            "stop-text-encoder",
+            [],
         ),
-        ({}, {"network": {"module_dropout": 0.1}}, "network.module_dropout", "every step"),
-        ({}, {"network": {"scale_weight_norms": 1.0}}, "network.scale_weight_norms", "cuts it"),
-        ({}, {"optimizer": {"optimizer_type": "AdaFactor"}}, "optimizer.optimizer_type", "AdaFactor looks at"),
-        ({}, {"optimizer": {"optimizer_type": "Prodigy"}}, "optimizer.optimizer_type", "all of them"),
-        ({}, {"optimizer": {"optimizer_type": "AdamWScheduleFree"}}, "optimizer.optimizer_type", "cuts weights"),
+        ({}, {"network": {"module_dropout": 0.1}}, "network.module_dropout", "module-dropout", []),
+        ({}, {"network": {"scale_weight_norms": 1.0}}, "network.scale_weight_norms", "max-weight-norm", []),
+        ({}, {"optimizer": {"optimizer_type": "AdaFactor"}}, "optimizer.optimizer_type", "optimizer", ["AdaFactor"]),
+        ({}, {"optimizer": {"optimizer_type": "Prodigy"}}, "optimizer.optimizer_type", "optimizer", ["Prodigy"]),
+        (
+            {},
+            {"optimizer": {"optimizer_type": "AdamWScheduleFree"}},
+            "optimizer.optimizer_type",
+            "optimizer",
+            ["AdamWScheduleFree"],
+        ),
         (
             {"zero_stage": 3, "offload_optimizer_device": "nvme", "offload_optimizer_nvme_path": "/x"},
             {"optimizer": {"optimizer_type": "Lion"}},
             "optimizer.optimizer_type",
-            "on a disk with AdamW",
+            "adam-only",
+            ["NVMe", "AdamW"],
         ),
-        ({}, TUNE | {"memory": {"full_precision": "bf16"}}, "memory.full_precision", "train in bf16"),
+        ({}, TUNE | {"memory": {"full_precision": "bf16"}}, "memory.full_precision", "full-precision", ["bf16"]),
         (
             {"fp16_master_weights_and_gradients": True, "offload_optimizer_device": "cpu"},
             TUNE,
             "memory.mixed_precision",
-            "are for fp16",
+            "fp16-masters-precision",
+            ["fp16"],
         ),
         (
             {"fp16_master_weights_and_gradients": True},
             TUNE | {"memory": {"mixed_precision": "fp16"}},
             "sharding.zero_stage",
-            "RAM",
+            "fp16-masters-stage",
+            ["stage 2", "RAM"],
         ),
         (
             {"zero_stage": 3, "offload_optimizer_device": "nvme", "offload_optimizer_nvme_path": "/x"},
             {"method": {"kind": "fine_tune", "ema": True}},
             "method.ema",
-            "on a disk",
+            "ema-nvme",
+            ["NVMe"],
         ),
     ],
 )
-def test_what_cannot_be_together_is_said_with_its_place(sharding, groups, where, words):
-    job = build(TrainJob, merge({"sharding": {"deepspeed": True, **sharding}}, groups))
-    found = [problem for problem in training_problems(job) if words in problem.what and problem.where.startswith(where)]
-    assert found and found[0].fix
+def test_what_cannot_be_together_is_said_with_its_place(sharding, groups, where, code, facts):
+    (problem,) = [each for each in found(sharding, groups) if each.code == f"deepspeed.{code}"]
+    assert problem.where.startswith(where) and problem.level == "error" and problem.fix
+    assert all(fact in problem.what for fact in facts)
 
 
 def test_8_bit_weights_are_not_gathered():
-    job = build(TrainJob, {"sharding": {"deepspeed": True, "zero_stage": 3}, "memory": {"fp8_base": True}})
-    assert any("8 bits" in problem.what for problem in training_problems(job))
+    codes = {
+        stage: [each.code for each in found({"zero_stage": stage}, {"memory": {"fp8_base": True}})] for stage in (2, 3)
+    }
+    assert "deepspeed.stage-3-fp8" in codes[3] and "deepspeed.stage-3-fp8" not in codes[2]
 
 
 def test_compiled_blocks_are_not_gathered():
-    job = build(TrainJob, {"sharding": {"deepspeed": True, "zero_stage": 3}, "memory": {"torch_compile": True}})
-    assert any(problem.where == "memory.torch_compile" for problem in training_problems(job))
+    (problem,) = [
+        each
+        for each in found({"zero_stage": 3}, {"memory": {"torch_compile": True}})
+        if each.code == "deepspeed.stage-3-compile"
+    ]
+    assert problem.where == "memory.torch_compile" and problem.level == "error"
 
 
 def test_what_fits_is_left_alone():
-    assert said({}) == [] and said({"zero_stage": 3, "offload_param_device": "cpu"}, TUNE) == []
+    assert found({}) == [] and found({"zero_stage": 3, "offload_param_device": "cpu"}, TUNE) == []
 
 
 def test_stage_0_is_the_plain_way_and_that_is_advice():
-    ((where, what, level),) = said({"zero_stage": 0})
-    assert where == "sharding.zero_stage" and "as without DeepSpeed" in what and level == "advice"
+    (problem,) = found({"zero_stage": 0})
+    assert (problem.code, problem.where, problem.level) == ("deepspeed.stage-0", "sharding.zero_stage", "advice")
 
 
 @pytest.mark.parametrize(("platform", "name"), [("win32", "Windows"), ("darwin", "macOS")])
 def test_other_systems_are_refused_by_name(monkeypatch, platform, name):
     monkeypatch.setattr(rules.sys, "platform", platform)
-    assert any(name in what for _, what, _ in said({}))
+    assert [name in each.what for each in found({}) if each.code == "deepspeed.not-linux"] == [True]
 
 
 def test_a_missing_package_is_said_with_what_installs_it(monkeypatch):
     monkeypatch.setattr(rules, "find_spec", lambda name: None)
     job = build(TrainJob, {"sharding": {"deepspeed": True}})
-    (problem,) = [each for each in training_problems(job) if "not installed" in each.what]
+    (problem,) = [each for each in training_problems(job) if each.code == "deepspeed.not-installed"]
     assert "launch.sh deepspeed" in problem.fix and problem.level == "error"
-    assert not any("not installed" in each.what for each in training_problems(build(TrainJob, {})))
+    assert not any(each.code == "deepspeed.not-installed" for each in training_problems(build(TrainJob, {})))
 
 
 def test_what_has_no_effect_is_named():

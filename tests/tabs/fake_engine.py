@@ -8,12 +8,15 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.engine.engine import RunSummary as Summary
+from core import tasks
+from core.engine.engine import Engine
 from core.engine.light import LightLane
 from core.engine.queue import QueueEntry as Entry
+from core.engine.run_summary import RunSummary as Summary
 from core.record.problems import ProblemsError
 from core.settings.presets import to_values
 
@@ -69,6 +72,8 @@ class FakeEngine:
         self._closing.set()
         self._thread.join(5)
         self._light.close()
+        if "beside" in vars(self):
+            self.beside.close()
 
     def find_device(self) -> str:
         return self.device
@@ -80,12 +85,25 @@ class FakeEngine:
     # -- queue
 
     def submit(self, task: str, job: Any, title: str = "", preset: str = "") -> str:
+        if tasks.named(task).lane != "device":
+            return self.beside.submit(task, job, title, preset)
         with self._lock:
             title = title or (job.saving.output_name if hasattr(job, "saving") else task)
             entry = Entry(f"e{next(self._numbers)}", task, title, to_values(job), added=time.time())
             self._entries.append(entry)
             self._jobs = {**getattr(self, "_jobs", {}), entry.id: job}
             return entry.id
+
+    @cached_property
+    def beside(self) -> Engine:
+        """A real engine, never started: it runs what needs no device."""
+        return Engine(self.workspace, "cpu", "a test")
+
+    def _is_beside(self, entry_id: str) -> bool:
+        return "beside" in vars(self) and any(entry.id == entry_id for entry in self.beside.queue())
+
+    def progress(self, entry_id: str) -> dict[str, Any]:
+        return self.beside.progress(entry_id)
 
     def queue(self) -> list[Entry]:
         with self._lock:
@@ -103,6 +121,8 @@ class FakeEngine:
             self._entries = [other for other in self._entries if other.state != "waiting"] + waiting
 
     def cancel(self, entry_id: str) -> None:
+        if self._is_beside(entry_id):
+            return self.beside.cancel(entry_id)
         entry = next((entry for entry in self.queue() if entry.id == entry_id), None)
         if entry is None:
             raise ProblemsError.one("This job is no longer in the queue", entry_id, "look at the list again")
@@ -118,6 +138,9 @@ class FakeEngine:
         self.queue_paused = False
 
     def command(self, run_name: str, name: str) -> None:
+        if "beside" in vars(self) and any(entry.run == run_name for entry in self.beside.queue()):
+            self.beside.command(run_name, name)
+            return
         run = self._find(run_name)
         run.commands.append(name)
 

@@ -16,11 +16,11 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.source import Source
+from core.settings.values import text_of
 from tabs import concept_cards, dataset_grid, dataset_view, plots, questions
 from tabs.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset import TAB, Desk
 from tabs.own_settings import SHARED_NAMES, SOURCE
-from tabs.values import text_of
 
 CARDS = 5  # their place among the boards of the tab
 
@@ -110,9 +110,9 @@ def test_all_as_for_all_empties_only_what_folders_share(desk):
 
 
 def test_custom_attributes_are_json(desk):
-    found = own(desk, "custom_attributes", '{"diff_output_preservation": true}')
-    assert found.custom_attributes == {"diff_output_preservation": True}
-    assert '{"diff_output_preservation": true}' in html.unescape(card(desk))
+    found = own(desk, "custom_attributes", '{"kept": true}')
+    assert found.custom_attributes == {"kept": True}
+    assert '{"kept": true}' in html.unescape(card(desk))
 
 
 def test_a_regularization_folder_given_shortly_is_a_card_and_stays_short():
@@ -142,8 +142,9 @@ def test_the_unfolded_cards_stay_with_their_folders_when_one_is_removed(desk, tm
 def test_a_path_of_a_card_outside_the_open_folders_is_refused_when_shared(tmp_path):
     page = make_page(tmp_path, shared=True)
     for name in ("metadata_file", "conditioning_data_dir", "folder"):
-        with pytest.raises(ProblemsError, match="not open to a shared page"):
+        with pytest.raises(ProblemsError) as refused:
             changed(Source(folder="models/starter/images"), name, str(tmp_path / "secret"), page.roots)
+        assert refused.value.codes == ["shared.path-closed"]
     inside = str(page.workspace.outputs / "masks")
     assert changed(Source(folder="a"), "conditioning_data_dir", inside, page.roots)["conditioning_data_dir"] == inside
 
@@ -153,7 +154,7 @@ def test_a_mask_folder_from_a_preset_is_not_read_by_a_shared_page(tmp_path):
     desk.page.project.edit("dataset.conditioning_data_dir", str(tmp_path / "secret"))
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
-    assert desk.reading.report is None and "not open" in desk.reading.problems[0].what
+    assert desk.reading.report is None and desk.reading.problems[0].code == "shared.path-closed"
 
 
 def test_a_shared_page_does_not_check_a_job_with_a_mask_folder_outside(tmp_path):
@@ -164,7 +165,7 @@ def test_a_shared_page_does_not_check_a_job_with_a_mask_folder_outside(tmp_path)
         build(TrainJob, {"dataset": {"folder": str(page.workspace.outputs), "conditioning_data_dir": str(tmp_path)}}),
         with_entries(TrainJob(), [source]),
     ):
-        assert "not open to a shared page" in page.checks.facts(job)["problems"][0]["what"]
+        assert page.checks.facts(job)["problems"][0]["code"] == "shared.path-closed"
 
 
 def test_names_on_cards_never_become_markup(desk):
@@ -376,6 +377,10 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
         desk.act(event("back", away[0].token))
 
 
+def found_by_doctor(problems):
+    return [problem for problem in problems if problem.code.startswith("doctor.")]
+
+
 def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_path):
     copies(tmp_path / "set")
     image(tmp_path / "held" / "same.png").write_bytes((tmp_path / "set" / "1.png").read_bytes())
@@ -383,15 +388,15 @@ def test_an_image_that_trains_and_validates_is_an_error_for_the_start(desk, tmp_
     job = with_entries(desk.page.project.job, sources)
     checks = desk.page.checks
     report = checks.report(job, decode=True)
-    assert checks.doctor_errors(job, report) == []  # nobody has looked yet
-    told = checks.doctor_errors(job, report, look=True)
+    assert not found_by_doctor(checks.problems(job, report))  # nobody has looked yet
+    told = found_by_doctor(checks.problems(job, report, look=True))
     assert len(told) == 1 and told[0].level == "error"
     desk.page.project.replace(job)
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
-    assert told[0].what in [problem.what for problem in checks.problems(job, report)]
+    assert told == found_by_doctor(checks.problems(job, report))
     without = job.model_copy(update={"dataset": job.dataset.model_copy(update={"sources": []})})
-    assert checks.doctor_errors(without, checks.report(without), look=True) == []
+    assert not found_by_doctor(checks.problems(without, checks.report(without), look=True))
 
 
 def test_only_trash_of_the_chosen_folders_is_put_back(desk, tmp_path):
@@ -454,7 +459,7 @@ def test_a_shared_page_imports_no_folder_outside(tmp_path):
     desk.import_config(
         upload(tmp_path, f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n")
     )
-    assert desk.page.project.job == before and "not open to a shared page" in said(desk)
+    assert desk.page.project.job == before and "shared.path-closed" in said(desk)
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
@@ -503,7 +508,7 @@ def queue_of(desk: Desk) -> list:
 def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert "Make regularization images" in desk._render()[CARDS]
+    assert 'data-act="class" data-arg="-1"' in desk._render()[CARDS]
     desk.act(event("class", "-1"))
     assert 'data-arg="negative_prompt"' in desk._render()[CARDS]
     desk.act(event("class_field", "number", "12"))
@@ -524,6 +529,18 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
 def test_class_images_without_a_class_are_refused_with_the_fix(desk):
     made = queue_of(desk)
     desk.act(event("class", "-1"))
-    with pytest.raises(ProblemsError, match="No class is given"):
+    with pytest.raises(ProblemsError) as refused:
         desk.act(event("class_make", "-1"))
-    assert not made
+    assert refused.value.codes == ["class-images.no-class"] and not made
+
+
+def test_regularization_images_have_presets_of_their_own(desk):
+    desk.act(event("class", "-1"))
+    desk.act(event("class_field", "steps", "12"))
+    desk.act(event("preset_save", "", "quick"))
+    desk.act(event("class_field", "steps", "40"))
+    assert desk.class_form.presets.changed() == {"steps": 12}
+    desk.act(event("preset_load", "", "user/quick"))
+    assert desk.class_form.values()["steps"] == 12 and desk.page.presets.names("class_images") == ["user/quick"]
+    desk.act(event("preset_undo"))
+    assert desk.class_form.values()["steps"] == 40

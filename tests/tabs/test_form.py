@@ -6,39 +6,43 @@ import gradio as gr
 import pytest
 
 from core.settings.base import Settings, declared, setting
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective
+from core.settings.values import shown_value, summary, text_of, value_from
 from tabs import form
-from tabs.own_settings import names_elsewhere
+from tabs.own_settings import SOURCE, names_elsewhere
 from tabs.project import FIELDS, with_value
-from tabs.values import text_of, value_from
 
 
 @pytest.fixture(scope="module")
 def widgets():
     with gr.Blocks(analytics_enabled=False):
-        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items() if path not in form.ELSEWHERE}
+        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items() if not entry.elsewhere}
 
 
-@pytest.mark.parametrize("path", [path for path in FIELDS if path not in form.ELSEWHERE])
+@pytest.mark.parametrize("path", [path for path, entry in FIELDS.items() if not entry.elsewhere])
 def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path, widgets):
     entry, made = FIELDS[path], widgets[path]
-    assert entry.title in made.label and made.info == form.BRIEF.get(path, entry.help)
+    assert entry.title in made.label and made.info == (entry.brief or entry.help)
     assert made.elem_id == form.element_id(path)
     names = [event.event_name for event in form.events(made)]
     assert names and "change" not in names
 
 
+FIRST = [entry for _, entries in form.first_screen() for entry in entries]
+
+
 def test_the_first_screen_is_brief_and_the_note_has_the_whole_help():
-    assert set(form.BRIEF) == set(form.FIRST)
-    for path, words in form.BRIEF.items():
-        assert len(words) < 60 and form.facts()[path]["help"] == FIELDS[path].help
+    assert {entry.path for entry in FIRST} == {entry.path for entry in FIELDS.values() if entry.brief}
+    for entry in FIRST:
+        assert len(entry.brief) < 60 and form.facts()[entry.path]["help"] == entry.help
 
 
 def test_names_of_sd_scripts_that_are_no_field_lead_somewhere():
     found = names_elsewhere()
-    assert found["class_tokens"] == "'Words for images without a caption' stands on Dataset, on each folder's card"
-    assert found["max_data_loader_n_workers"].startswith("there is nothing to set")
+    assert SOURCE["class_tokens"].title in found["class_tokens"] and "Dataset" in found["class_tokens"]
+    assert found["max_data_loader_n_workers"] == ELSEWHERE["max_data_loader_n_workers"]
     assert not {"min_snr_gamma", "network_dim"} & set(found)
 
 
@@ -48,28 +52,34 @@ def test_ids_are_one_for_each_setting():
 
 def test_every_setting_stands_once_on_the_screen():
     below = [entry.path for entries in form.groups().values() for entry in entries]
-    assert sorted([*form.FIRST, *form.ELSEWHERE, *below]) == sorted(FIELDS)
+    others = [entry.path for entry in FIELDS.values() if entry.elsewhere or entry.one_choice]
+    assert sorted([*(entry.path for entry in FIRST), *others, *below]) == sorted(FIELDS)
+
+
+def test_a_setting_without_a_choice_is_not_shown():
+    assert FIELDS["network.kind"].one_choice and "network.kind" not in form.facts()
+    assert "network.kind" not in [entry.path for entry in form.groups()["network"]]
 
 
 def test_every_group_sums_itself_up_in_one_line():
     for group in form.groups():
-        words = form.summary(group, TrainJob())
+        words = summary(TrainJob(), group)
         assert words and "\n" not in words and len(words) < 110, group
 
 
 def test_summaries_say_what_was_changed():
     job = with_value(with_value(TrainJob(), "network.rank", 24), "optimizer.learning_rate", 0.0005)
-    assert form.summary("network", job) == "LoRA rank 24, alpha 16, U-Net"
-    assert form.summary("optimizer", job) == "AdamW, rate 5e-4"
+    assert summary(job, "network") == "LoRA rank 24, alpha 16, U-Net"
+    assert summary(job, "optimizer") == "AdamW, learning rate 5e-4"
     job = with_value(job, "validation.validation_split", 0.1)
-    assert form.summary("validation", job).startswith("10% of the images held out, measured every")
+    assert summary(job, "validation").startswith("10% of the images, measured every")
     job = with_value(job, "saving.save_every_n_steps", -1)  # negative is off, as the rule says
     chosen = {"loss_type": "huber", "min_snr_gamma": 5, "zero_terminal_snr": True, "max_timestep": 5, "min_timestep": 5}
     noisy = job
     for name, value in chosen.items():
         noisy = with_value(noisy, f"noise.{name}", value)
-    assert form.summary("noise", noisy) == "Huber, min-SNR 5, zero terminal SNR, timestep 5 alone"
-    assert form.summary("saving", job) == "at the end, back up every 10 min, fp16"
+    assert summary(noisy, "noise") == "Huber, min-SNR 5, zero terminal SNR, timestep 5 only"
+    assert summary(job, "saving") == "at the end, training state every 10 min, fp16"
 
 
 def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
@@ -80,8 +90,8 @@ def test_the_note_about_a_field_holds_default_range_and_the_sd_scripts_name():
 
 def test_a_choice_that_may_be_empty_can_be_made_empty_again():
     entry = FIELDS["sharding.offload_param_device"]
-    assert form.choices(entry)[0] == ("the GPU", "")
-    assert form.shown_value(entry, None) == "the GPU" and form.shown_value(entry, "cpu") == "RAM"
+    assert form.choices(entry)[0] == (entry.labels[""], "")
+    assert shown_value(entry, None) == entry.labels[""] and shown_value(entry, "cpu") == entry.labels["cpu"]
     assert value_from(entry, text_of(entry, None)) is None and value_from(entry, "cpu") == "cpu"
 
 
@@ -92,7 +102,7 @@ def test_a_problem_leads_to_every_field_that_it_names():
 
 
 def test_summaries_tell_a_vector_for_each_layer():
-    assert form.summary("embedding", with_value(TrainJob(), "embedding.extended", True)).endswith("one for each layer")
+    assert summary(with_value(TrainJob(), "embedding.extended", True), "embedding").endswith("one per layer (XTI)")
 
 
 def test_reasons_for_graying_name_fields_of_the_form():
@@ -122,27 +132,30 @@ def test_long_groups_are_divided_by_headings():
     groups = form.groups()
     for group, entries in groups.items():
         shown = [entry.path for entry in entries if entry.level == "shown"]
-        more = [entry.path for entry in entries if entry.level != "shown"]
+        more = [entry for entry in entries if entry.level != "shown"]
         below = form.sections(more)
-        assert [path for _, paths in below for path in paths] == more
+        assert [entry for _, entries in below for entry in entries] == more
         if shown:
-            assert max(len(paths) for _, paths in below) <= 12, f"{group} needs a heading"
+            assert max(len(entries) for _, entries in below) <= 12, f"{group} needs a heading"
     folded = {entry.path for entries in groups.values() for entry in entries if entry.level != "shown"}
-    assert set(form.HEADINGS) <= folded
+    assert {entry.path for entry in FIELDS.values() if entry.section} <= folded
 
 
 def test_a_unit_that_the_title_says_already_is_not_said_again():
-    assert form.label(FIELDS["resume.initial_step"]) == "Begin at step"
-    assert form.label(FIELDS["schedule.lr_warmup_steps"]) == "Warm-up (steps)"
+    for path in ("resume.initial_step", "schedule.lr_warmup_steps"):
+        entry = FIELDS[path]
+        told = entry.unit.removesuffix("s") in entry.title.lower()
+        assert form.label(entry) == (entry.title if told else f"{entry.title} ({entry.unit})")
+    assert "(" not in form.label(FIELDS["resume.initial_step"])
 
 
 def test_what_is_chosen_is_read_whole_in_a_narrow_list():
     for path, entry in FIELDS.items():
-        if entry.kind == "choice" and path not in form.FIRST:
+        if entry.kind == "choice" and not entry.first:
             too_long = [words for words, _ in form.choices(entry) if len(words) > 24]
             assert not too_long, f"{path}: {too_long} is cut off"
 
 
 def test_an_explanation_that_is_long_has_the_whole_width(widgets):
-    assert "field-wide" in widgets["noise.compatibility"].elem_classes
+    assert "field-wide" in widgets["model.compatibility"].elem_classes
     assert "field-wide" not in widgets["noise.huber_c"].elem_classes

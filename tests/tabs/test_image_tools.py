@@ -1,70 +1,95 @@
-"""The image tools' form."""
+"""The forms of the Tools tab: made from what tasks declare."""
 
 from __future__ import annotations
 
 import pytest
 from work_parts import event, image, make_page, wait_until
 
+from core import tasks
+from core.engine.engine import Engine
 from core.record.problems import ProblemsError
-from tabs import image_tools
-from tabs.image_tools import FIELDS, ImageTools, asked_by
+from tabs.tool_forms import ToolForm, cards, main_setting, own_settings_of
 from tabs.tools import Tools
+
+IMAGES = tasks.named("resize").card
+ACTIONS = [name for name, task in tasks.tasks().items() if task.card == IMAGES]
 
 
 @pytest.fixture
-def both(tmp_path):
-    page = make_page(tmp_path)
+def both(page):
     tools = Tools(page)
-    return tools, ImageTools(page, tools.use_on_images)
+    return tools, ToolForm(page, IMAGES, tools.start)
 
 
-def test_every_setting_is_asked_for_by_a_tool_and_every_tool_for_its_folder():
-    assert set(FIELDS) == set().union(*(asked_by(action) for action in FIELDS["action"].choices))
-    assert set(image_tools.ASKS) == set(FIELDS["action"].choices) and image_tools.CLAIMED <= set(FIELDS)
-    assert all("folder" in asked_by(action) for action in FIELDS["action"].choices)
+def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
+    for card in cards():
+        form = ToolForm(page, card, lambda task, job: None)
+        assert form.tasks
+        for name, task in form.tasks.items():
+            form._keep(**{card.name: {"action": name}})
+            shown = form.html()
+            assert all(f'data-arg="{setting}"' in shown for setting in own_settings_of(task)) and task.button in shown
 
 
-@pytest.mark.parametrize("action", FIELDS["action"].choices)
+def test_image_tools_share_a_card_and_each_asks_for_its_folder():
+    assert len(ACTIONS) == 7
+    assert all(main_setting(tasks.named(action)) == "folder" for action in ACTIONS)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
     _, form = both
-    shown = form.act(event("images", "action", action))
-    assert all(f'data-arg="{name}"' in shown for name in asked_by(action))
-    assert not any(f'data-arg="{name}"' in shown for name in set(FIELDS) - set(asked_by(action)))
-    assert form._about(form.values()) or action == "undo_number"  # whose name says it all
+    form.act(event("field", "folder", "outputs"))
+    shown = form.act(event("field", "action", action))
+    mine = set(own_settings_of(tasks.named(action)))
+    others = set().union(*(own_settings_of(tasks.named(each)) for each in ACTIONS)) - mine
+    assert all(f'data-arg="{name}"' in shown for name in mine)
+    assert not any(f'data-arg="{name}"' in shown for name in others)
+    assert 'value="outputs"' in shown  # what tools have in common stays filled in
+    assert (tasks.named(action).job.__doc__ or "")[:20].strip() in shown
 
 
 def test_copies_are_made_and_the_images_stay(both, tmp_path):
     tools, form = both
     file = image(tmp_path / "set" / "a.png", (400, 300), caption="a fox")
     before = file.read_bytes()
-    form.act(event("images", "folder", str(tmp_path / "set")))
-    form.act(event("images", "output", str(tmp_path / "small")))
-    form.act(event("images", "max_resolution", "128"))
+    form.act(event("field", "folder", str(tmp_path / "set")))
+    form.act(event("field", "output", str(tmp_path / "small")))
+    form.act(event("field", "max_resolution", "128"))
     form.act(event("go"))
-    work = tools._works[-1]
-    wait_until(lambda: work.task.done)
-    assert work.facts()["state"] == "done", work.facts()
+    work, engine = tools._works[-1], form.page.engine
+    wait_until(lambda: work.facts(engine)["state"] not in ("running", "paused"))
+    assert work.facts(engine)["state"] == "done", work.facts(engine)
     assert list((tmp_path / "small").rglob("*.png")) and file.read_bytes() == before
-    assert work.lines
+    assert work.facts(engine)["lines"]
+    (entry,) = engine.queue()
+    assert (entry.task, entry.state) == ("resize", "done")
+    assert engine._folder(entry.run).job()["resize"]["max_resolution"] == [128]
 
 
 def test_what_cannot_be_is_refused_at_once(both):
     tools, form = both
     for name, text in (("quality", "200"), ("max_resolution", "large"), ("action", "melt")):
         with pytest.raises(ProblemsError):
-            form.act(event("images", name, text))
+            form.act(event("field", name, text))
     form.page.project.edit("dataset.folder", "")
-    with pytest.raises(ProblemsError, match="No folder"):
+    with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
+    assert refused.value.codes == ["tools.no-folder-chosen"]
     assert not tools._works and form.values() == {}
 
 
 @pytest.mark.parametrize("name", ["folder", "output"])
 def test_a_shared_page_works_on_no_folder_outside(tmp_path, name):
     page = make_page(tmp_path, shared=True)
-    form = ImageTools(page, Tools(page).use_on_images)
-    with pytest.raises(ProblemsError, match="not open to a shared page"):
-        form.act(event("images", name, str(tmp_path)))
+    page.workspace.outputs.mkdir()
+    page.engine = Engine(page.workspace, "cpu", "a test")
+    form = ToolForm(page, IMAGES, Tools(page).start)
+    with pytest.raises(ProblemsError) as refused:
+        form.act(event("field", name, str(tmp_path)))
+    assert refused.value.codes == ["shared.path-closed"]
     page.project.keep("Tools", {"images": {name: str(tmp_path)}})  # an earlier, unshared page
-    with pytest.raises(ProblemsError, match="not open to a shared page"):
+    with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
+    assert refused.value.codes == ["shared.path-closed"]
+    page.engine.close()

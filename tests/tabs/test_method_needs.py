@@ -20,10 +20,10 @@ def job(**groups) -> TrainJob:
 
 def test_groups_without_use_for_the_method_are_folded_with_the_reason():
     lora, model, word = (job(method={"kind": kind}) for kind in ("lora", "fine_tune", "embedding"))
-    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "no new word is trained"
+    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "it is for textual inversion"
     assert needs.idle_group("network", needs.idle_fields(lora)) == ""
-    assert "model itself is trained" in needs.idle_group("network", needs.idle_fields(model))
-    assert "a word is trained" in needs.idle_group("network", needs.idle_fields(word))
+    assert "a LoRA" in needs.idle_group("network", needs.idle_fields(model))
+    assert "a LoRA" in needs.idle_group("network", needs.idle_fields(word))
     assert needs.idle_group("embedding", needs.idle_fields(word)) == ""
     assert "method.ema_decay" in needs.idle_fields(lora)
     assert "sharding.zero_stage" in needs.idle_fields(lora) and "sharding.deepspeed" not in needs.idle_fields(lora)
@@ -36,9 +36,8 @@ def test_what_only_another_family_has_is_grayed_by_the_family_of_the_file():
     assert needs.with_family(found, known("SD 1.x")).model.family == "sd1"
     assert needs.with_family(given, known("SDXL")) is given  # as the job says
     assert needs.with_family(found, known()) is found  # not known yet
-    assert "dataset.crop_conditioning" in ineffective(needs.with_family(found, known("SD 1.x")))
-    sdxl = ineffective(needs.with_family(found, known("SDXL")))
-    assert "dataset.crop_conditioning" not in sdxl and "SDXL" in sdxl["model.clip_skip"]
+    assert "model.clip_skip" not in ineffective(needs.with_family(found, known("SD 1.x")))
+    assert "SDXL" in ineffective(needs.with_family(found, known("SDXL")))["model.clip_skip"]
 
 
 def known(family: str = "", numbers: int = 0) -> dict:
@@ -85,7 +84,7 @@ def test_the_list_of_optimizers_holds_every_one_and_says_why_some_cannot_be_used
 def test_a_recipe_is_offered_until_it_is_followed():
     before = job(optimizer={"optimizer_type": "Prodigy"})
     (offer,) = needs.recipe_offers(before)["optimizer.optimizer_type"]
-    assert "Trained rate 1" in offer["sets"]
+    assert "Learning rate 1" in offer["sets"]
     after = needs.with_recipe(before, "optimizer.optimizer_type", offer["title"])
     assert after.optimizer.learning_rate == 1 and after.optimizer.optimizer_args["decouple"] is True
     assert needs.recipe_offers(after) == {}
@@ -116,7 +115,7 @@ def test_what_would_be_refused_is_folded_away_while_it_is_off():
 def test_arguments_and_the_product_of_rates_stand_below_their_fields():
     said = needs.hints(job(optimizer={"scale_lr": True}, dataset={"train_batch_size": 4}))
     assert "weight_decay=0.01" in said["optimizer.optimizer_args"]
-    assert said["optimizer.scale_lr"] == "Trained rate 0.0001 x a batch of 4 = 0.0004."
+    assert said["optimizer.scale_lr"] == "Learning rate 0.0001 x batch size 4 = 0.0004."
 
 
 class NoLane:

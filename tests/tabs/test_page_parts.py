@@ -192,6 +192,28 @@ def test_an_opened_file_is_kept_under_a_free_name_and_loaded(page):
         presets_bar.delete(page, {"preset": f"user/{name}"}, browser, None)
 
 
+def test_an_opened_recipe_keeps_its_reasons_and_tells_them(page):
+    browser = page.browsers.of("files")
+    recipe = {
+        "kind": "recipe",
+        "schema_version": 2,
+        "title": "Small",
+        "description": "For a test.",
+        "network": {"rank": 3},
+    }
+    recipe |= {"dataset": {"resolution": 640}, "reasons": {"network.rank": "Small."}}
+    presets_bar.take_file(page, {"file": "small.json", "text": json.dumps(recipe)}, browser, None)
+    assert page.project.preset == "user/small" and page.project.changed() == {}
+    facts = presets_bar.recipe_facts(page)
+    assert [(each["field"], each["value"], each["why"]) for each in facts["sets"]] == [
+        ("dataset.resolution", "640", ""),
+        ("network.rank", "3", "Small."),
+    ]
+    presets_bar.load(page, "starter_lora", browser, None)
+    assert presets_bar.recipe_facts(page) is None
+    presets_bar.delete(page, {"preset": "user/small"}, browser, None)
+
+
 def test_shipped_presets_are_never_changed(page):
     browser = page.browsers.of("files")
     for act, data in ((presets_bar.delete, {}), (presets_bar.rename, {"to": "mine"})):
@@ -322,6 +344,7 @@ def test_a_tool_tells_what_a_file_is_and_refuses_what_is_not_there(page):
         with pytest.raises(ProblemsError):
             tools.use(data, browser)
     tools.use({"tool": "rm", "about": "x"}, browser)
+    tools.use({"tool": "train", "about": "x"}, browser)
     assert len(tools.parts("Tools", {})["works"]) == 1
     assert tools.parts("Generate", {}) == {}
 

@@ -45,7 +45,7 @@ def test_labels_of_an_axis_never_repeat_and_axes_have_names(visit):
             const holder = document.createElement("div");
             holder.style.cssText = "width: 400px; height: 200px";
             document.body.append(holder);
-            const chart = new atelier.Chart(holder, {label: "Trained rate"});
+            const chart = new atelier.Chart(holder, {label: "Learning rate"});
             chart.set({steps: [1, 2], total: 2, lines: [{name: "rate", values, kind: "smooth"}]});
             const ticks = [...holder.querySelectorAll(".tick[text-anchor=end]")].map((one) => one.textContent);
             const names = [...holder.querySelectorAll(".axis-name")].map((one) => one.textContent);

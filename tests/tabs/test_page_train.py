@@ -371,3 +371,25 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     until(lambda: served.page.project.job.saving.output_name == "mira")
     assert served.page.project.job.saving.output_name == "mira"
     assert window.errors == [] and window.outside == []
+
+
+def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, served):
+    project = served.page.project
+    project.edit("saving.output_name", "mira")
+    folder = project.job.dataset.folder
+    tab = visit().open()
+    expect(tab.locator("#recipe")).to_be_hidden()
+    tab.locator("#preset input").click()
+    tab.get_by_role("option", name="SD 1.5 LoRA: subject, 4 GB").click()
+    expect(tab.locator("#recipe")).to_be_visible()
+    tab.get_by_text("What this recipe sets", exact=True).click()
+    rows = tab.locator("#recipe-sets dt")
+    recipe = served.page.presets.load("sd15_lora_subject_4gb")
+    expect(rows).to_have_count(len(recipe.reasons))
+    expect(tab.locator("#recipe-sets dd")).to_have_text(list(recipe.reasons.values()))
+    assert (project.job.saving.output_name, project.job.dataset.folder) == ("mira", folder)
+    assert project.job.dataset.resolution == 512 and project.job.network.rank == 8
+    tab.locator("#recipe-sets").get_by_role("button", name="Gradient checkpointing").click()
+    expect(field(tab, "memory.gradient_checkpointing")).to_be_visible()
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    expect(tab.locator("#recipe")).to_be_hidden()

@@ -34,7 +34,7 @@ def test_an_edit_is_kept_across_a_restart_with_the_preset_and_the_bad_texts(proj
     again = Project(project.file, store)
     assert again.job == project.job and again.job.network.rank == 32
     assert again.shown("optimizer.learning_rate") == "fast"
-    assert again.bad["optimizer.learning_rate"].problem.what == "Trained rate is 'fast', which is not a number"
+    assert again.bad["optimizer.learning_rate"].problem.what == "Learning rate is 'fast', which is not a number"
     assert again.tab_state("Generate") == {"prompt": "a fox"}
     assert again.revision > project.revision - 1
 
@@ -76,6 +76,16 @@ def test_an_embedding_is_called_as_its_word_until_a_person_has_named_it(project,
     assert name() == "mine"
 
 
+def test_a_shipped_recipe_leaves_the_name_that_a_person_gave_an_embedding(project, store):
+    store.shipped.mkdir(parents=True, exist_ok=True)
+    recipe = {"kind": "recipe", "schema_version": 2, "method": {"kind": "embedding"}}
+    (store.shipped / "inversion.json").write_text(json.dumps(recipe))
+    project.load_preset("inversion")
+    project.edit("saving.output_name", "mine")
+    project.edit("embedding.token_string", "zkw")
+    assert project.job.saving.output_name == "mine"
+
+
 def test_a_word_that_can_be_no_file_s_name_leaves_the_name(project):
     project.edit("method.kind", "embedding")
     for word in ("<>", "con", "..."):
@@ -93,7 +103,7 @@ def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(proje
     project.redo()
     ranks.append(project.job.network.rank)
     assert ranks == [8, 4, 8]
-    assert project.can_undo == "change of Rank"
+    assert project.can_undo == f"change of {FIELDS['network.rank'].title}"
     project.edit("network.rank", "9")
     project.redo()
     assert project.job.network.rank == 9 and project.can_redo == ""
@@ -111,7 +121,7 @@ def test_a_recipe_says_what_it_left_alone_and_never_marks_it(project, store):
     name = store.save("style", with_value(TrainJob(), "network.rank", 64), kind="recipe")
     project.edit("dataset.folder", "my/images")
     left = project.load_preset(name)
-    assert left == ["model", "images", "sample prompts", "output name"]
+    assert left == ["model", "images", "trigger words", "sample prompts", "output name"]
     assert project.job.dataset.folder == "my/images" and project.job.network.rank == 64
     project.edit("dataset.folder", "other/images")
     assert project.changed() == {}

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from core import tasks
 from core.cli.main import main
 from core.record import atomic
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.image_tools import ImageToolSettings
-from core.settings.job import ImagesJob
+from core.settings.check import build
+from core.settings.image_tools import FaceSettings
 from core.settings.presets import dump
 from core.tools.faces import Face, FaceDetector, weights_folder
 from core.tools.image_edges import canny
 from core.tools.image_faces import around, rotated, upright
-from core.tools.images import run_images
+from core.tools.image_tools import faces as crop_faces
+from tests.tasks import surroundings
 
 
 def made(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -47,20 +49,26 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
+class Report:
+    """What a tool found, under the names of its facts."""
+
+    def __init__(self, facts):
+        self.captions, self.others, self.undo = (facts.get(name) for name in ("captions", "others", "undo"))
+        self.written = [Path(path) for path in facts.get("written", ())]
+        self.skipped = [(Path(each["path"]), each["why"]) for each in facts.get("skipped", ())]
+
+
 def use(folder, /, cancel=None, detector=None, **asked):
-    lines: list[str] = []
-
-    def on_event(kind, **facts):
-        if kind == "log":
-            lines.append(facts["text"])
-
-    asked = {"folder": str(folder), "output": str(folder.parent / "out")} | asked
-    job = ImagesJob(images=ImageToolSettings(**asked))
+    task = tasks.named(asked.pop("action"))
+    known = task.given(task.job()).__class__.model_fields
+    asked = {"folder": str(folder), **({"output": str(folder.parent / "out")} if "output" in known else {})} | asked
+    job = build(task.job, {task.name: asked})
     before = tree(folder)
-    report = run_images(job, Workspace(outputs=folder.parent / "outputs"), on_event, cancel, detector)
-    if not asked.get("number_in_place") and asked["action"] != "undo_number":
+    context = surroundings(Workspace(outputs=folder.parent / "outputs"), cancel)
+    outcome = crop_faces(task.given(job), context, detector) if detector else task.start(job, context)
+    if not asked.get("number_in_place") and task.name != "undo_number":
         assert tree(folder) == before
-    return report, lines
+    return Report(outcome.facts), list(outcome.lines)
 
 
 def sizes(folder: Path) -> dict[str, tuple[int, int]]:
@@ -83,7 +91,7 @@ def test_copies_of_each_largest_size_come_from_the_image_itself(folder, tmp_path
     }
     assert (tmp_path / "out" / "wide+16x16.txt").read_text() == "a wide thing" and report.captions == 2
     assert [path.name for path, _ in report.skipped] == ["broken.png"] and report.others == 1
-    assert any("broken.png is not an image" in line for line in lines) and "1 left out" in lines[-1]
+    assert any(line.startswith("broken.png ") for line in lines) and "1 left out" in lines[-1]
     alone, _ = use(folder, action="resize", max_resolution=[(16, 16)], divisible_by=4, output=str(tmp_path / "alone"))
     name = "wide+16x16.png"
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "out" / name).read_bytes() and alone.written
@@ -263,8 +271,9 @@ def test_a_name_that_is_taken_stops_the_numbering(tmp_path):
     numbered(root)
     (root / "n1.png").mkdir()
     before = tree(root)
-    with pytest.raises(ProblemsError, match=r"there already[^\0]*n1\.png[^\0]*Nothing was renamed"):
+    with pytest.raises(ProblemsError, match=r"n1\.png[^\0]*nothing was renamed") as refused:
         use(root, action="number", number_in_place=True, number_prefix="n", number_digits=1)
+    assert refused.value.codes == ["tools.name-taken"]
     assert tree(root) == before
 
 
@@ -345,7 +354,7 @@ def test_the_window_lies_inside_the_image():
 
 def test_a_window_by_the_faces_size_is_named_by_where_the_face_is():
     image, face = tilted(10)
-    settings = ImageToolSettings(action="faces", face_crop="ratio", face_crop_ratio=(2, 1.5))
+    settings = FaceSettings(face_crop="ratio", face_crop_ratio=(2, 1.5))
     copy, info = upright(image, face, settings)
     assert copy.size == (144, 108)  # 72 pixels, the larger side, times 2 and 1.5
     assert list(info) == [70, 54, 60, 72]  # at the left edge of the image: the window is moved in
@@ -353,9 +362,7 @@ def test_a_window_by_the_faces_size_is_named_by_where_the_face_is():
 
 def test_faces_are_scaled_to_one_size_and_never_beyond_the_image():
     image, face = tilted(0)
-    settings = ImageToolSettings(
-        action="faces", face_crop="size", crop_size=(80, 64), face_resize="face", resize_face_size=36
-    )
+    settings = FaceSettings(face_crop="size", crop_size=(80, 64), face_resize="face", resize_face_size=36)
     copy, info = upright(image, face, settings)
     assert copy.size == (80, 64) and info[3] == 36
     small = settings.model_copy(update={"resize_face_size": 16})
@@ -437,16 +444,31 @@ def test_a_cancel_stops_between_images(folder):
 
 
 def test_the_command_line_runs_a_job_file(folder, tmp_path, capsys):
-    job = ImagesJob(images=ImageToolSettings(folder=str(folder), action="crop", crop_size=(512, 64)))
-    atomic.write_json(tmp_path / "job.json", dump(job, task="images"))
-    words = ["images", str(tmp_path / "job.json"), "--images.crop_size", "64,64", "--outputs", str(tmp_path / "o")]
+    job = build(tasks.named("crop").job, {"crop": {"folder": str(folder), "crop_size": (512, 64)}})
+    atomic.write_json(tmp_path / "job.json", dump(job, task="crop"))
+    former = {
+        "folder": str(folder),
+        "action": "crop",
+        "crop_size": [512, 64],
+        "face_crop": "size",
+        "max_resolution": [9],
+    }
+    atomic.write_json(
+        tmp_path / "v1.json", {"kind": "job", "schema_version": 1, "task": "pictures", "pictures": former}
+    )
+    words = ["crop", str(tmp_path / "job.json"), "--crop.crop_size", "64,64", "--outputs", str(tmp_path / "o")]
+    for former in ("v1", "job"):  # as it was written in version 1
+        again = ["images", str(tmp_path / f"{former}.json"), "--images.crop_size", "64,64", "--images.edge_low", "4"]
+        assert main([*again, "--check", "--outputs", str(tmp_path / "o")]) == 0
+        assert "crop: from" in capsys.readouterr().out
     assert main([*words, "--check"]) == 0 and "crop: from" in capsys.readouterr().out
     assert not (tmp_path / "o" / "datasets").exists()
     assert main(words) == 0
     assert set(sizes(tmp_path / "o" / "datasets" / "crop" / "set").values()) == {(64, 64)}
-    assert "2 images written" in capsys.readouterr().err
+    assert "2 images saved" in capsys.readouterr().out
     assert main(["images", "--outputs", str(tmp_path / "o")]) == 2
 
 
 def test_the_command_has_help(capsys):
-    assert main(["images", "--help"]) == 0 and "--images.face_crop_ratio" in capsys.readouterr().out
+    for words in (["faces"], ["images"], ["images", "faces"], ["tool", "faces"]):
+        assert main([*words, "--help"]) == 0 and "--faces.face_crop_ratio" in capsys.readouterr().out

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from core import tasks
 from core.networks.adapter_file import load_lora, save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.job import ToolJob
-from core.settings.tool import ToolSettings
-from core.tools import run_tool
+from core.settings.check import build
 from core.tools.inspect import in_words, inspect
+from tests.tasks import surroundings
 
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"
 CONV = "lora_unet_mid_block_resnets_0_conv1"
@@ -38,13 +39,10 @@ def lora(path, **changed):
 
 
 def use(workspace=None, **asked):
-    lines = []
-    result = run_tool(
-        ToolJob(tool=ToolSettings(**asked)),
-        workspace or Workspace(),
-        on_event=lambda kind, **facts: lines.append(facts["text"]) if kind == "log" else None,
-    )
-    return result, lines
+    """What a tool found, or the file that it wrote, and its lines."""
+    task = tasks.named(asked.pop("name"))
+    outcome = task.start(build(task.job, {task.name: asked}), surroundings(workspace or Workspace()))
+    return Path(outcome.facts["file"]) if "file" in outcome.facts else outcome.facts, list(outcome.lines)
 
 
 def test_inspect_tells_what_a_lora_is(tmp_path):
@@ -89,10 +87,15 @@ def test_inspect_tells_what_models_and_their_parts_are():
 
 def test_files_that_are_none_are_refused_in_plain_words(tmp_path):
     (tmp_path / "page.safetensors").write_text("<!doctype html><html>login")
+    for asked, code in (
+        ({"name": "inspect", "file": None}, "tools.no-file-given"),
+        ({"name": "inspect", "file": str(tmp_path / "missing.safetensors")}, "tools.no-such-file"),
+    ):
+        with pytest.raises(ProblemsError) as refused:
+            use(**asked)
+        assert refused.value.codes == [code]
     for asked, words in (
-        ({"name": "inspect", "file": None}, "No file is named"),
         ({"name": "inspect", "file": str(tmp_path / "page.safetensors")}, "web page"),
-        ({"name": "inspect", "file": str(tmp_path / "missing.safetensors")}, "There is no file"),
         ({"name": "download", "hub_id": None}, "No model is named"),
         ({"name": "download", "hub_id": "no id"}, "no hub id and no link"),
     ):
@@ -108,12 +111,15 @@ def test_a_lora_is_exported_for_diffusers_with_its_strength_in_the_weights(tmp_p
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         assert file.metadata()["modelspec.title"] == "glyph"
     assert len(tensors) == 6
-    for name, module in load_lora(path).modules.items():
+    kohya = load_lora(path).tensors
+    for name in (LAYER, CONV, TEXT):
+        down, up = (kohya[f"{name}.lora_{side}.weight"] for side in ("down", "up"))
+        scale = float(kohya[f"{name}.alpha"]) / down.shape[0]
         inner = {LAYER: "unet.mid_block.attentions.0.proj_in", CONV: "unet.mid_block.resnets.0.conv1"}.get(
             name, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
         )
-        assert torch.equal(tensors[f"{inner}.lora_A.weight"], module.down)
-        assert torch.equal(tensors[f"{inner}.lora_B.weight"], module.up * module.scale)
+        assert torch.equal(tensors[f"{inner}.lora_A.weight"], down)
+        assert torch.equal(tensors[f"{inner}.lora_B.weight"], up * scale)
 
 
 def test_an_export_writes_over_nothing(tmp_path):

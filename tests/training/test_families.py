@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.families import family, sdxl
+from core.families import family
 from core.families.saving import save_model
+from core.families.sdxl import FAMILY as sdxl
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
 from core.networks.adapter_file import save_lora
@@ -190,7 +191,10 @@ def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
 
 
 def test_what_sdxl_is_told_changes_what_is_trained(run):
-    true, kohya = (run("sdxl", dataset={"random_crop": True, "crop_conditioning": mode}) for mode in ("true", "kohya"))
+    true, kohya = (
+        run("sdxl", dataset={"random_crop": True}, model={"compatibility": mode})
+        for mode in ("none", "sd-scripts-0.10")
+    )
     true.start()
     kohya.start()
     assert true.losses() != kohya.losses()
@@ -238,8 +242,8 @@ def test_the_kohya_choice_reads_a_file_of_sdxl_as_sd_scripts_does(run, folders, 
     components = sdxl.load(folders["sdxl"])
     save_model(components, file, ["unet"], form="safetensors")
     plain = run("sdxl", model={"base_model": str(file)}, **ONE_STEP)
-    kohya = run("sdxl", model={"base_model": str(file), "compatibility": "kohya"}, **ONE_STEP)
-    folder = run("sdxl", model={"compatibility": "kohya"}, **ONE_STEP)
+    kohya = run("sdxl", model={"base_model": str(file), "compatibility": "sd-scripts-0.10"}, **ONE_STEP)
+    folder = run("sdxl", model={"compatibility": "sd-scripts-0.10"}, **ONE_STEP)
     for training in (plain, kohya, folder):
         assert training.start() == "done"
     assert plain.losses()[1] != kohya.losses()[1]

@@ -160,7 +160,7 @@ def test_the_plan_counts_it(name):
 
     unet = PartSize(1000, 100, 0, 50, tiny_configs("sd1")["unet"])
     facts = MemoryFacts("sd1", "cpu", {"unet": unet, "text_encoder": part}, 2000, (64, 64), 1)
-    clipped = build(TrainJob, {**METHODS["embedding"], "optimizer": {"compatibility": "kohya"}})
+    clipped = build(TrainJob, {**METHODS["embedding"], "model": {"compatibility": "sd-scripts-0.10"}})
     words = memory_plan(clipped, facts).gradients - memory_plan(build(TrainJob, METHODS["embedding"]), facts).gradients
     assert words == 49408 * 768 * 4, "the whole table's"
     own, wide = memory_plan(job, facts), memory_plan(exact, facts)

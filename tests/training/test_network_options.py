@@ -153,7 +153,7 @@ def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
         losses.append(merged.losses()[1])
         (written,) = json.loads(metadata_of(merged)["ss_base_weights"])
         assert (written["name"], written["multiplier"], len(written["sha256"])) == ("t.safetensors", strength, 64)
-    more = train(network=base | {"base_weights_layers": "kohya"}, **one_step)
+    more = train(network=base, model={"compatibility": "sd-scripts-0.10"}, **one_step)
     more.start()
     own, theirs = (load_file(each.file()).keys() for each in (merged, more))
     assert own < theirs and all("_resnets_" in name and "_conv1" not in name for name in theirs - own)

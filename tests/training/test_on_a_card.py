@@ -34,7 +34,7 @@ CASES = {
         }
     },
     "options of noise and loss": {"noise": NOISE},
-    "as sd-scripts": {"noise": {**NOISE, "compatibility": "kohya"}},
+    "as sd-scripts": {"model": {"compatibility": "sd-scripts-0.10"}, "noise": NOISE},
     FP8: {"memory": {"gradient_checkpointing": True, "fp8_base": True}, "schedule": {"max_train_steps": 2, "seed": 7}},
     "full bf16": {"memory": {"full_precision": "bf16"}},
     "latents in memory": {"memory": {"cache_latents": "memory"}},

@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.cli.main import main
-from core.cli.options import SUBCOMMAND, split_options
+from core.cli.options import commands, split_options
 from core.dataset.batches import Batch
+from core.engine import follow as follow_module
 from core.engine import launch as launch_module
 from core.engine.engine import Engine
 from core.engine.extend import job_of
-from core.engine.launch import _wait_for_end
+from core.engine.follow import _wait_for_end
 from core.networks.frozen import uninstall
 from core.record import allowed, journal
 from core.record.cancel import CancelToken
@@ -53,7 +54,8 @@ def losses(lines):
 
 
 CLIPPED = {
-    "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3, "compatibility": "kohya"},
+    "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e-3},
+    "model": {"compatibility": "sd-scripts-0.10"},
     "schedule": {"max_train_steps": 2, "seed": 7, "gradient_accumulation_steps": 2},
 }
 REST = merge(CLIPPED, {"network": {"train_text_encoder": True}, "optimizer": {"text_encoder_lr": 0.0}})
@@ -353,7 +355,7 @@ def test_what_the_launched_are_told(make_job, tmp_path, monkeypatch):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path)
     folder = RunFolder.create(workspace.runs, "t", {})
     launch_module._start(make_job(memory={"num_processes": 2}), folder, workspace, None)
-    assert split_options(started[0][started[0].index("train") + 1 :], SUBCOMMAND["train"]).values == {
+    assert split_options(started[0][started[0].index("train") + 1 :], commands()["train"]).values == {
         "continue": str(folder.path),
         "outputs": str(workspace.outputs),
         "models": str(workspace.models),
@@ -386,7 +388,7 @@ def test_a_journal_is_read_once_while_it_is_followed(make_job, tmp_path, monkeyp
             written.put(Stage(f"step {step}"))
         written.put(StateChanged("running"))
     monkeypatch.setattr(launch_module, "_start", lambda *about: Child())
-    monkeypatch.setattr(launch_module, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(follow_module, "POLL_SECONDS", 0.0)
     read = []
     monkeypatch.setattr(journal.json, "loads", lambda text, loads=json.loads: read.append(text) or loads(text))
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", tmp_path)

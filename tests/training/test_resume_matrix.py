@@ -76,7 +76,7 @@ OPTIONS = {
             "loss_type": "huber",
         }
     },
-    "kohya's draws": {"noise": {"compatibility": "kohya", "multires_noise_iterations": 3}},
+    "kohya's draws": {"model": {"compatibility": "sd-scripts-0.10"}, "noise": {"multires_noise_iterations": 3}},
     "images by chance": {"dataset": {"flip_aug": True, "color_aug": True, "random_crop": True}},
 }
 

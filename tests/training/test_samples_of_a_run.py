@@ -103,9 +103,9 @@ def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_chan
     denoise = pipeline.denoise
     monkeypatch.setattr(pipeline, "denoise", watched)
     files = []
-    for prompt, which in (("a (fox:1.5)", "none"), ("a (fox:1.5)", "kohya"), ("a fox", "kohya")):
-        samples = {"sample_prompts": [f"{prompt} --s 1"], "sample_at_first": False, "compatibility": which}
-        training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples)
+    for prompt, which in (("a (fox:1.5)", "none"), ("a (fox:1.5)", "sd-scripts-0.10"), ("a fox", "sd-scripts-0.10")):
+        samples = {"sample_prompts": [f"{prompt} --s 1"], "sample_at_first": False}
+        training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples, model={"compatibility": which})
         assert training.start() == "done"
         files.append(training.file().read_bytes())
     assert [each[:3] for each in drawn] == [(64, 64, False), (512, 512, True), (512, 512, True)]

@@ -270,7 +270,8 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
         sharding=zero(2),
         memory={"mixed_precision": "fp16"},
         optimizer={"learning_rate": 1e-3},
-        schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "linear", "compatibility": which},
+        schedule={"max_train_steps": 4, "seed": 7, "lr_scheduler": "linear"},
+        model={"compatibility": which},
     )
     stopped = training.again()
 

@@ -81,12 +81,12 @@ def test_an_incomplete_update_of_an_epoch_counts_less_in_sd_scripts(train, gathe
         "optimizer": {"optimizer_type": "SGD", "learning_rate": 1.0, "max_grad_norm": 0},
         "schedule": {"max_train_steps": 1, "gradient_accumulation_steps": gathered},
     }
-    plain, kohya = (change(train(noise={"compatibility": which}, **groups)) for which in ("none", "kohya"))
+    plain, kohya = (change(train(model={"compatibility": which}, **groups)) for which in ("none", "sd-scripts-0.10"))
     assert float(plain.norm()) > 0
     torch.testing.assert_close(kohya, share * plain, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize(("which", "divisors"), [("none", [5, 5, 5]), ("kohya", [3, 6, 6])])
+@pytest.mark.parametrize(("which", "divisors"), [("none", [5, 5, 5]), ("sd-scripts-0.10", [3, 6, 6])])
 def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkeypatch, which, divisors):
     found = []
 
@@ -97,7 +97,7 @@ def test_each_image_counts_the_same_or_as_in_sd_scripts_each_batch(train, monkey
     counted = update.counted
     monkeypatch.setattr(update, "counted", watched)
     schedule = {"max_train_steps": 1, "gradient_accumulation_steps": 3}
-    assert train(noise={"compatibility": which}, schedule=schedule).start() == "done"
+    assert train(model={"compatibility": which}, schedule=schedule).start() == "done"
     assert sorted(found) == list(zip([1, 2, 2], divisors, strict=True))
 
 
@@ -131,9 +131,8 @@ def norms(training):
 def test_a_part_with_rate_0_counts_in_the_clipped_norm_only_as_in_sd_scripts(train):
     groups = {"network": {"train_text_encoder": True}, "schedule": {"max_train_steps": 1}}
     rates = CLIPPED | {"text_encoder_lr": 0.0}
-    all_train, plain, kohya = (
-        train(optimizer=own, **groups) for own in (CLIPPED, rates, rates | {"compatibility": "kohya"})
-    )
+    all_train, plain = (train(optimizer=own, **groups) for own in (CLIPPED, rates))
+    kohya = train(optimizer=rates, model={"compatibility": "sd-scripts-0.10"}, **groups)
     moved = [change(training) for training in (all_train, plain, kohya)]
     (whole,), (own,), (theirs,) = (norms(training) for training in (all_train, plain, kohya))
     assert own < theirs == pytest.approx(whole, rel=1e-5)
@@ -144,12 +143,16 @@ def test_for_a_new_word_the_whole_table_is_clipped_only_as_in_sd_scripts(train):
     word = {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel", "init_word": "fox"}}
     captions = {"caption_prefix": "zunkel, ", "max_token_length": 75}
     moved, length = [], []
-    for compatibility in ("none", "kohya"):
-        optimizer = CLIPPED | {"compatibility": compatibility}
-        training = train(optimizer=optimizer, captions=captions, schedule={"max_train_steps": 1}, **word)
+    for compatibility in ("none", "sd-scripts-0.10"):
+        model = {"compatibility": compatibility}
+        training = train(optimizer=CLIPPED, model=model, captions=captions, schedule={"max_train_steps": 1}, **word)
         assert training.start() == "done"
         begun = train(
-            optimizer=optimizer | {"learning_rate": 1e-30}, captions=captions, schedule={"max_train_steps": 1}, **word
+            optimizer=CLIPPED | {"learning_rate": 1e-30},
+            model=model,
+            captions=captions,
+            schedule={"max_train_steps": 1},
+            **word,
         )
         assert begun.start() == "done"
         moved.append(*(load_file(training.file())[name] - load_file(begun.file())[name] for name in ["emb_params"]))
@@ -159,7 +162,7 @@ def test_for_a_new_word_the_whole_table_is_clipped_only_as_in_sd_scripts(train):
     torch.testing.assert_close(moved[1], moved[0] * (length[0] / length[1]), rtol=2e-2, atol=1e-7)
 
 
-@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("kohya", [0, 0, 1, 1])])
+@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("sd-scripts-0.10", [0, 0, 1, 1])])
 def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train, monkeypatch, which, ticks):
     """The gradients of the first and the third step overflow."""
     seen, step = [], Stepper.step
@@ -171,18 +174,24 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
         return step(self, loss)
 
     monkeypatch.setattr(Stepper, "step", watched)
-    schedule = {"max_train_steps": 4, "lr_scheduler": "linear", "compatibility": which}
-    training = train(memory={"full_precision": "fp16"}, optimizer={"learning_rate": 1.0}, schedule=schedule)
+    schedule = {"max_train_steps": 4, "lr_scheduler": "linear"}
+    training = train(
+        model={"compatibility": which},
+        memory={"full_precision": "fp16"},
+        optimizer={"learning_rate": 1.0},
+        schedule=schedule,
+    )
     assert training.start() == "done"
     assert seen == pytest.approx([1 - tick / 4 for tick in ticks])
 
 
 @pytest.mark.parametrize(
-    ("which", "dtype"), [("none", torch.float32), ("kohya", torch.float32), ("kohya_0.9", torch.bfloat16)]
+    ("which", "dtype"),
+    [("none", torch.float32), ("sd-scripts-0.10", torch.float32), ("sd-scripts-0.9", torch.bfloat16)],
 )
 def test_latents_of_a_lora_are_halved_only_as_in_sd_scripts_0_9(train, seen, which, dtype):
     training = train(
-        noise={"compatibility": which}, memory={"mixed_precision": "bf16"}, schedule={"max_train_steps": 1}
+        model={"compatibility": which}, memory={"mixed_precision": "bf16"}, schedule={"max_train_steps": 1}
     )
     assert training.start() == "done"
     assert {call[name].dtype for call in seen for name in ("latents", "noise")} == {dtype}

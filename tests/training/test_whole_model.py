@@ -165,16 +165,17 @@ def test_blocks_at_rate_0_count_in_the_clipped_norm_where_sd_scripts_is_repeated
     def norm(step, compatibility="none", **method):
         training = tune(
             "sdxl",
-            optimizer=plain | {"compatibility": compatibility},
+            optimizer=plain,
+            model={"compatibility": compatibility},
             method=method,
             schedule={"max_train_steps": step, "max_train_epochs": None},
         )
         assert training.start() == "done"
         return training.lines("steps")[-1]["grad_norm"]  # a line may tell of several steps: its norm is the last one's
 
-    assert norm(1, "kohya", **rest) == pytest.approx(norm(1), rel=1e-4)
+    assert norm(1, "sd-scripts-0.10", **rest) == pytest.approx(norm(1), rel=1e-4)
     assert norm(1, **rest) < 0.9 * norm(1)
-    assert norm(3, **rest) < 0.9 * norm(3, "kohya", **rest)
+    assert norm(3, **rest) < 0.9 * norm(3, "sd-scripts-0.10", **rest)
 
 
 def test_a_negative_rate_trains_away(tune, base):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core import extensions
 from core.settings.methods import MethodSpec, Parts, Usual, register
-from core.settings.rules import embedding as rules
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
     from core.settings.job import TrainJob
 
 START = "embedding.embedding_weights"
+RULES = "core.settings.rules.embedding"
 
 
 def _make(inputs: MethodInputs) -> Method:
@@ -44,8 +45,8 @@ register(
         saves="embedding",
         logged={"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"},
         group="embedding",
-        problems=rules.problems,
-        unused=rules.unused,
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
         preserves_class=True,
     )
 )

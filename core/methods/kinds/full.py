@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core import extensions
 from core.settings.methods import MethodSpec, Parts, Usual, register
-from core.settings.rates import trains_text, trains_unet
-from core.settings.rules import full_model as rules
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -30,10 +29,12 @@ def _text_trains(by_default: bool, job: TrainJob) -> bool:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """Every number of the parts that train."""
-    asked = {"unet": trains_unet(job), "text_encoder": trains_text(job), "text_encoder_2": trains_text(job)}
+    text = job.method.spec.trains_text(job)
+    asked = {"unet": True, "text_encoder": text, "text_encoder_2": text}
     return {name: parts[name].numbers for name, trains in asked.items() if trains and name in parts}
 
 
+RULES = "core.settings.rules.full_model"
 TEXT_ENCODER = Usual(1e-7, 1e-6, 1e-5)
 LOGGED = {"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"}
 
@@ -51,8 +52,8 @@ register(
         project="dreambooth",
         saves="model",
         logged=LOGGED,
-        problems=rules.problems,
-        unused=rules.unused,
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
     )
 )
 register(
@@ -69,7 +70,7 @@ register(
         project="finetuning",
         saves="model",
         logged=LOGGED,
-        problems=rules.problems,
-        unused=rules.unused,
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
     )
 )

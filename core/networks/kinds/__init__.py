@@ -85,7 +85,7 @@ def register(kind: NetworkKind) -> None:
     KINDS[kind.name] = kind
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
-        add_group(TrainJob, kind.name, kind.settings, kind.title)
+        add_group(TrainJob, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     rebuild(TrainJob)
     if kind.input_key:
         detect.ADAPTER_INPUTS.add(kind.input_key)

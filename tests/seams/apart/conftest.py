@@ -8,6 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 from core import extensions  # noqa: E402
 
-extensions.EXTENSIONS += ("tests.seams.toys.gain", "tests.seams.toys.biases")
+TOYS = ("gain", "biases", "straight", "count", "spell")
+extensions.EXTENSIONS += tuple(f"tests.seams.toys.{name}" for name in TOYS)
 
 from tests.training.conftest import *  # noqa: E402, F403

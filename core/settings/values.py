@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.record.problems import Problem
-from core.settings.base import Declared
+from core.record.units import number_text
+from core.settings.base import Declared, Settings
 from core.settings.check import allowed
 from core.settings.dataset import Source
 from core.settings.optimizers import literal
@@ -47,6 +48,34 @@ def text_of(entry: Declared, value: Any) -> Any:
     if entry.unit == "bytes":
         return bytes_text(int(value))
     return number_text(value) if isinstance(value, (int, float)) else str(value)
+
+
+def shown_value(entry: Declared, value: Any) -> str:
+    """A value in words, for notes: "empty", "on", "cosine", "1e-4"."""
+    if entry.kind == "bool":
+        return "on" if value else "off"
+    if entry.kind == "choice":
+        return str(entry.labels.get(value or "", value or "off"))
+    text = str(text_of(entry, value))
+    return text.replace("\n", "; ") if text else "empty"
+
+
+def summary(job: Settings, group: str) -> str:
+    """A group in one line, as a closed group shows it: "LoRA rank 16, alpha 16". The group's own words, else which of its
+    settings are not at their default."""
+    settings = getattr(job, group)
+    return settings.summary(job) or _what_differs(settings, group)
+
+
+def _what_differs(settings: Settings, group: str) -> str:
+    entries = [Declared(f"{group}.{name}", group, name, info) for name, info in type(settings).model_fields.items()]
+    changed = [
+        f"{entry.title} {shown_value(entry, value)[:30]}"
+        for entry in entries
+        if (value := getattr(settings, entry.name)) != entry.default
+    ]
+    more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+    return ", ".join(changed[:2]) + more if changed else "defaults"
 
 
 def value_from(entry: Declared, raw: Any) -> Any:
@@ -148,20 +177,6 @@ def _number(entry: Declared, part: str, whole: str) -> int | float:
 def _is_size(entry: Declared) -> bool:
     """A pair of whole numbers (width and height), not of rates."""
     return entry.unit == "pixels"
-
-
-def number_text(value: int | float) -> str:
-    """A number as people of the field write it: 0.0001 is 1e-4, 16.0 is 16."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    if isinstance(value, float) and 0 < abs(value) < 1e-3:
-        mantissa, exponent = f"{value!r}" if "e" in repr(value) else f"{value:e}", ""
-        mantissa, exponent = mantissa.split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa}e{int(exponent)}"
-    return repr(value)
 
 
 def bytes_text(count: int) -> str:

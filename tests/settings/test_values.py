@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from core.record.units import number_text
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.settings.source import Source
-from tabs.form import ELSEWHERE
-from tabs.project import FIELDS
-from tabs.values import BadText, number_text, text_of, value_from
+from core.settings.values import BadText, text_of, value_from
+
+FIELDS = {entry.path: entry for entry in declared(TrainJob)}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_numbers_are_written_as_people_of_the_field_do(value, text):
 
 def test_every_default_survives_the_way_through_its_widget():
     for entry in declared(TrainJob):
-        if entry.path in ELSEWHERE:
+        if entry.elsewhere:
             continue
         value = value_of(TrainJob(), entry.path)
         back = value_from(entry, text_of(entry, value))

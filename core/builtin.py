@@ -1,0 +1,65 @@
+"""The tasks that come with Atelier, a line each. Listed in core/extensions.py; loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.settings import image_tools as images
+from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
+from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
+from core.tasks import Card, Task, register, tool
+
+IMAGES = Card("images", "Image tools", "Copies of a folder's images; the images themselves are not changed.")
+CAPTIONS = Card("caption", "Captions of the dataset", "Lists the caption of every image, and writes missing ones.")
+DOWNLOADS = Card("download", "Download any other model", "An interrupted download resumes where it stopped.")
+
+
+def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
+    register(Task(name, title, about, job, f"core.engine.trainings:{name}", **more))
+
+
+def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
+    code = f"core.tools.image_tools:{name}"
+    check = "core.tools.images:what_would_be_made"
+    register(tool(name, settings, code, title=title, about=about, check=check, card=IMAGES, button=title, **more))
+
+
+_of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
+_of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob)
+_of_training("prepare", "Preparation", "check a dataset and fill the caches that a training will use", PrepareJob)
+register(
+    Task("generate", "Generation", "generate images", GenerateJob, "core.engine.generating:generate",
+         check="core.engine.generating:check_generate")
+)  # fmt: skip
+register(
+    Task("class_images", "Regularization images", "generate regularization images of a class with the base model",
+         ClassImagesJob, "core.engine.generating:class_images", check="core.engine.generating:check_class_images")
+)  # fmt: skip
+register(
+    Task("caption", "Captions", "report on captions, and write missing ones", CaptionJob,
+         "core.captioning.report:run_captions", "light", reads=lambda job: not job.caption.write_missing, card=CAPTIONS,
+         button="Report or write")
+)  # fmt: skip
+
+register(
+    tool("inspect", InspectSettings, "core.tools.files:inspect_file", title="Inspect a file",
+         about="show what a model file is", lane="light", reads=True, check="core.tools.files:check_file", button="Inspect")
+)  # fmt: skip
+register(
+    tool("export_diffusers", ExportSettings, "core.tools.files:export", title="Export a LoRA for diffusers",
+         about="save a LoRA in diffusers format", check="core.tools.files:check_file", button="Export")
+)  # fmt: skip
+register(
+    tool("download", DownloadSettings, "core.tools.files:download", title="Download a model",
+         about="download a model into the models folder", lane="downloads", ends_paused=True,
+         check="core.tools.files:check_download", card=DOWNLOADS,
+         button="Download")
+)  # fmt: skip
+
+_image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")
+_image_tool("crop", images.CropSettings, "Crop", "crop images to one size")
+_image_tool("convert", images.ConvertSettings, "Convert format", "change the file format of images")
+_image_tool("number", images.NumberSettings, "Number files", "number images and their captions")
+_image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering in place")
+_image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
+_image_tool("edges", images.EdgeSettings, "Detect edges (Canny)", "make Canny edge maps of images")

@@ -1,0 +1,63 @@
+"""The commands `tool` and `images` of version 2, which took the tool's name as a setting: `images --images.action crop`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from core import tasks
+from core.cli.options import JOB, preset_path, split_options
+from core.record.problems import ProblemsError
+from core.settings.migrations import FORMER_TOOLS as FORMER
+from core.settings.presets import read
+
+
+def chosen(words: list[str]) -> str:
+    """The tool that the words of a former command name, "" where they name none."""
+    command, rest = words[0], words[1:]
+    chooser = FORMER[command][0]
+    if rest and rest[0] in tasks.tasks():
+        return rest[0]
+    flag = f"--{command}.{chooser}"
+    given = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
+    given += [after for word, after in pairwise(rest) if word == flag]
+    return given[-1] if given else ""
+
+
+def renewed(words: list[str]) -> list[str]:
+    """The words as they are now. Settings of the command's other tools had no effect and are left out."""
+    command, rest = words[0], words[1:]
+    chooser, usual, tools = FORMER[command]
+    if rest and rest[0] in tasks.tasks():
+        rest = rest[1:]
+    name = chosen(words) or _of_preset(rest, tools) or usual
+    if name not in tools and name not in tasks.tasks():
+        fix = f"use one of {', '.join(tools)}"
+        raise ProblemsError.one(f"There is no tool '{name}'", f"{command}.{chooser}", fix, "cli.unknown-tool")
+    now, skipping = [name], False
+    for word in rest:
+        if skipping and not word.startswith("--"):
+            skipping = False
+            continue
+        setting = word.removeprefix("--").removeprefix("no-").partition("=")[0]
+        group, _, key = setting.partition(".")
+        ours = word.startswith("--") and group == command
+        skipping = ours and "=" not in word and _has_no_effect(key, name, chooser, tools)
+        if not ours or not _has_no_effect(key, name, chooser, tools):
+            now.append(word.replace(f"{command}.", f"{name}.", 1) if ours else word)
+    return now
+
+
+def _has_no_effect(key: str, name: str, chooser: str, tools: dict[str, set[str]]) -> bool:
+    return key == chooser or (key not in tools.get(name, ()) and any(key in known for known in tools.values()))
+
+
+def _of_preset(words: list[str], tools: dict[str, set[str]]) -> str:
+    """The tool of the preset that is given, "" without one of these; what is wrong with it is said when it is used."""
+    options = split_options(words, JOB)
+    if options.preset is None:
+        return ""
+    try:
+        task = read(preset_path(options.preset, options.workspace())).task
+    except ProblemsError:
+        return ""
+    return task if task in tools else ""

@@ -1,0 +1,55 @@
+"""webui.py presets: the presets by name, or what one of them sets and why."""
+
+from __future__ import annotations
+
+import json
+
+from core.cli.main import DONE
+from core.cli.options import OWN, preset_path, split_options
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import declared
+from core.settings.job import JOBS
+from core.settings.presets import Preset, PresetStore, read
+
+
+def run(words: list[str]) -> int:
+    options = split_options(words, OWN["presets"])
+    problems = list(options.problems)
+    for word in options.settings:
+        fix = "leave it out"
+        problems.append(Problem(f"'{word}' is not an option here", "command line", fix, code="command.unknown-option"))
+    if problems:
+        raise ProblemsError(problems)
+    workspace = options.workspace()
+    if options.preset is not None:
+        print("\n".join(described(read(preset_path(options.preset, workspace)))))
+        return DONE
+    store, found = PresetStore(workspace.presets), []
+    for name in store.names():
+        try:
+            preset = store.load(name)
+            found.append((name, preset.title, preset.description))
+        except ProblemsError as error:
+            found.append((name, "", f"cannot be read: {error.problems[0].what}"))
+    width = max((len(name) for name, *_ in found), default=0)
+    for name, title, about in found:
+        print(f"{name.ljust(width)}  {'. '.join(filter(None, (title, about)))}")
+    return DONE
+
+
+def described(preset: Preset) -> list[str]:
+    """Title, description and each value with its reason."""
+    lines = [text for text in (preset.title, preset.description) if text]
+    settings = {entry.path: entry for entry in declared(JOBS[preset.task])}
+    lines += ["", "It sets:"]
+    for path, value in preset.stated().items():
+        if preset.kind == "job" and value == settings[path].default:
+            continue
+        lines.append(f"  {path} = {json.dumps(value, ensure_ascii=False)}  ({settings[path].title})")
+        lines += [f"      {preset.reasons[path]}"] if path in preset.reasons else []
+    if preset.kind == "recipe":
+        lines += [
+            "",
+            "Model, images, trigger words, sample prompts and names stay as they are; the rest is at its default.",
+        ]
+    return lines

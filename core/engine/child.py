@@ -1,0 +1,83 @@
+"""A job in a process of its own, with its own threads and a low priority: neither the page nor a training waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from core import extensions
+from core.engine.execute import execute
+from core.engine.explain import Explanation
+from core.engine.follow import follow
+from core.record import machine
+from core.record.allowed import allow, allowed_modules, limits_of_launched, take_limits
+from core.record.cancel import CancelToken
+from core.record.journal import Line
+from core.record.run_folder import RunFolder
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import JOBS
+from core.settings.presets import parse
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_in_child(
+    folder: RunFolder, workspace: Workspace, *, listener: Callable[[Line], None], token: CancelToken
+) -> tuple[str, Explanation | None]:
+    """Run the job of this folder to its end. Returns (state, explanation of a failure)."""
+    return follow(lambda log: _start(folder, workspace, log), folder, listener=listener, token=token)
+
+
+def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    asked = {
+        "folder": str(folder.path.resolve()),
+        "places": [str(path.resolve()) for path in (workspace.outputs, workspace.models, workspace.presets)],
+        "extensions": extensions.EXTENSIONS,
+        "modules": sorted(allowed_modules()),
+    }
+    threads = str(max(1, machine.threads() // 2))
+    return subprocess.Popen(
+        [sys.executable, "-m", "core.engine.child", json.dumps(asked)],
+        env=os.environ | limits_of_launched() | dict.fromkeys(THREADS, threads),
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,  # whose end tells it that this process is gone
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=os.name != "nt",  # Ctrl-C is for this process, which passes it on
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
+    )
+
+
+def main(text: str) -> None:
+    """The process itself."""
+    asked = json.loads(text)
+    if hasattr(os, "nice"):
+        os.nice(10)
+    extensions.EXTENSIONS = tuple(asked["extensions"])
+    take_limits()
+    for name in asked["modules"]:
+        allow(name)
+    token = CancelToken()
+    threading.Thread(target=_cancel_with_parent, args=(token,), daemon=True).start()
+    folder = RunFolder(Path(asked["folder"]))
+    extensions.load()
+    preset = parse(folder.job(), str(folder.job_file))
+    job = build(JOBS[preset.task], preset.values, str(folder.job_file))
+    execute(preset.task, job, folder, Workspace(*map(Path, asked["places"])), "cpu", token=token)
+
+
+def _cancel_with_parent(token: CancelToken) -> None:
+    sys.stdin.buffer.read()
+    token.cancel()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

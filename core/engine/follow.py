@@ -1,0 +1,94 @@
+"""A job that other processes run: they own its folder and write its journal, this one only reads along, so that the page
+shows it like any other, and passes on a stop."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from typing import IO
+
+from core.engine.explain import Explanation
+from core.engine.other_process import told_failure
+from core.engine.view import ENDED
+from core.record import commands
+from core.record.cancel import CancelToken
+from core.record.events import StateChanged
+from core.record.journal import Journal, Line, Tail, read_lines
+from core.record.run_folder import RunFolder
+
+POLL_SECONDS = 0.3
+END_SECONDS = 20
+LOG = "processes.txt"
+
+
+def follow(
+    start: Callable[[IO[bytes]], subprocess.Popen[bytes]],
+    folder: RunFolder,
+    *,
+    listener: Callable[[Line], None],
+    token: CancelToken,
+) -> tuple[str, Explanation | None]:
+    """Start the process with a file for what it prints, and follow it to its end. Returns (state, explanation of a failure)."""
+    tail = Tail(folder.journal_file)
+    before = max((line["seq"] for line in tail.lines()), default=0)
+    folder.logs.mkdir(exist_ok=True)
+    told = False
+    with open(folder.logs / LOG, "ab") as log:
+        child = start(log)
+        try:
+            while child.poll() is None:
+                if token.wanted and not told:
+                    commands.send(folder.path, "stop")
+                    if child.stdin is not None:  # heard also before it reads commands
+                        child.stdin.close()
+                    told = True
+                _pass_on(tail, listener)
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            child.terminate()
+            child.wait(timeout=60)
+            raise
+    _wait_for_end(folder)
+    _pass_on(tail, listener)
+    return _ending(folder, before, child.returncode, listener)
+
+
+def _wait_for_end(folder: RunFolder) -> None:
+    """Until the processes have let go of the run: they notice within a second that their launcher was killed."""
+    end = time.monotonic() + END_SECONDS
+    while folder.held and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+
+
+def _pass_on(tail: Tail, listener: Callable[[Line], None]) -> None:
+    for line in tail.lines():
+        listener(line)
+
+
+def _ending(
+    folder: RunFolder, before: int, code: int, listener: Callable[[Line], None]
+) -> tuple[str, Explanation | None]:
+    """The last state in the journal after `before`. Where the first process ended without a word (the launcher kills one
+    that waits for its GPU), what another one reported is written there, or that none did."""
+    last: Line = {}
+    for line in read_lines(folder.journal_file, before):
+        if line["kind"] == "state":
+            last = line
+    state = str(last.get("state", ""))
+    if state in ENDED:
+        words = Explanation(str(last.get("message", "")), str(last.get("fix", ""))) if state == "failed" else None
+        return state, words
+    what = f"The process ended without an error message (code {code})"
+    none = Explanation(what, f"see {folder.logs / LOG}; start it again")
+    return write_failure(folder, told_failure(folder) or none, listener)
+
+
+def write_failure(
+    folder: RunFolder, words: Explanation, listener: Callable[[Line], None]
+) -> tuple[str, Explanation | None]:
+    """Put a failure that happened outside the run into its journal."""
+    with Journal(folder.path) as journal:
+        journal.listen(listener)
+        journal.put(StateChanged("failed", words.what, words.fix))
+    return "failed", words

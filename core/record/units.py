@@ -1,0 +1,45 @@
+"""Numbers, sizes, times and counts in words: the one form in which people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """1 image, 24 images, 10,000 images."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def number_text(value: int | float) -> str:
+    """A number as people of the field write it: 0.0001 is 1e-4, 16.0 is 16."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        mantissa, exponent = (repr(value) if "e" in repr(value) else f"{value:e}").split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return repr(value)
+
+
+def memory_words(size: float) -> str:
+    """Bytes of VRAM or RAM, in the GB that GPUs are sold by (2 to the 30th): "3.4 GB", "120 MB"."""
+    return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{max(1, round(size / 2**20))} MB"
+
+
+def size_words(size: float) -> str:
+    """Bytes of files and disks, in powers of 1000 as file managers show them: "512 bytes", "8.4 MB", "4.3 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def clock(seconds: float | None) -> str:
+    """h:mm:ss, or m:ss below an hour; a dash when not known."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -1,0 +1,147 @@
+"""Everything that can be run, in one registry: page, command line, presets, queue and docs read it. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, create_model
+
+from core import extensions
+from core.record.problems import ProblemsError
+from core.settings.base import Settings
+from core.settings.named import named_in
+
+if TYPE_CHECKING:
+    from core.record.context import JobContext, Outcome
+    from core.record.workspace import Workspace
+
+# device: one job at a time on the GPU or the CPU; light: threads beside it; downloads: one after another, beside it too;
+# process: a process of its own with its own threads, so that neither the page nor a training waits for it
+Lane = Literal["device", "light", "downloads", "process"]
+Code = str | Callable[..., Any]  # a function, or "module:function", imported when it is first called
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card of the Tools tab. Tasks on the same card share it, with a list to choose from."""
+
+    name: str
+    title: str
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the program asks of anything that can be run.
+
+    name, title   in presets and on the command line; on the page
+    about         what it does, one line of --help
+    job           its settings, in groups
+    run           (job, context) -> Outcome
+    lane          where it runs
+    own           the group of settings that `run` and `check` are given in place of the whole job; "" for the job
+    check         (job, workspace) -> what it would do; raises ProblemsError with everything that is wrong
+    reads         whether a job only reads, so that it may run while a page holds the outputs folder
+    pauses        it handles pause and resume itself; every other task waits in `context.check()`
+    ends_paused   pausing ends it: started again, it resumes where it stopped
+    card          where the Tools tab shows its form; None for nowhere
+    button        what starts it there
+    """
+
+    name: str
+    title: str
+    about: str
+    job: type[Settings]
+    run: Code
+    lane: Lane = "device"
+    own: str = ""
+    check: Code | None = None
+    reads: bool | Callable[[Any], bool] = False
+    pauses: bool = False
+    ends_paused: bool = False
+    card: Card | None = None
+    button: str = "Start"
+
+    def given(self, job: Settings) -> Any:
+        """What `run` and `check` are called with."""
+        return getattr(job, self.own) if self.own else job
+
+    def start(self, job: Settings, context: JobContext) -> Outcome:
+        """Run a job to its end in this thread."""
+        outcome: Outcome = loaded(self.run)(self.given(job), context)
+        return outcome
+
+    def look(self, job: Settings, workspace: Workspace) -> str:
+        """What a job would do. Raises ProblemsError for one that cannot begin."""
+        if self.check is None:
+            return "The settings are valid."
+        return str(loaded(self.check)(self.given(job), workspace))
+
+    def title_of(self, job: Settings) -> str:
+        """What a job of a tool is called in a list: the task and the file or folder that it is given."""
+        given = next((each.value for each in named_in(job)), "") if self.own else ""
+        name = given.strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return f"{self.title}: {name}" if name else self.title
+
+    def only_reads(self, job: Settings) -> bool:
+        return self.reads if isinstance(self.reads, bool) else self.reads(self.given(job))
+
+
+def tool(name: str, settings: type[Settings], run: Code, *, title: str, **about: Any) -> Task:
+    """A task with settings of its own and nothing else: `run` is given those. about: the other fields of Task."""
+    group: Any = (settings, Field(default_factory=settings, title=title))
+    job = create_model(
+        f"{name.title().replace('_', '')}Job", __base__=Settings, __doc__=settings.__doc__, **{name: group}
+    )
+    given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())} | about
+    return Task(name, title, job=job, run=run, own=name, **given)
+
+
+TASKS: dict[str, Task] = {}
+
+
+def register(task: Task) -> None:
+    """Offer a task: from now on page, presets, command line and queue know it."""
+    TASKS[task.name] = task
+
+
+def unregister(name: str) -> None:
+    del TASKS[name]
+
+
+def tasks() -> dict[str, Task]:
+    """All that are registered, by name."""
+    extensions.load()
+    return TASKS
+
+
+def named(name: str) -> Task:
+    """Raises ProblemsError for one that is not registered."""
+    if name not in tasks():
+        fix = f"use one of {', '.join(TASKS)}"
+        raise ProblemsError.one(f"There is no task '{name}'", "task", fix, "tasks.unknown")
+    return TASKS[name]
+
+
+class JobModels(Mapping[str, type[Settings]]):
+    """The job model of each registered task, by its name."""
+
+    def __getitem__(self, name: str) -> type[Settings]:
+        return tasks()[name].job
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tasks())
+
+    def __len__(self) -> int:
+        return len(tasks())
+
+
+def loaded(code: Code) -> Callable[..., Any]:
+    if callable(code):
+        return code
+    module, _, name = code.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function

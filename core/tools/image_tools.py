@@ -1,0 +1,89 @@
+"""The image tools, each made of what it does to one image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.dataset.colors import WHITE
+from core.dataset.opening import Opened, open_decoded
+from core.dataset.trash import split_label
+from core.record.context import JobContext, Outcome
+from core.settings.image_tools import (
+    ConvertSettings,
+    CropSettings,
+    EdgeSettings,
+    FaceSettings,
+    NumberSettings,
+    ResizeSettings,
+    UndoNumberSettings,
+)
+from core.tools.faces import FaceDetector
+from core.tools.image_copies import Made, Skip, converted_copy, cropped_copy, resized_copies
+from core.tools.image_edges import edge_image
+from core.tools.image_faces import Detector, face_copies
+from core.tools.image_numbers import numbered_stems, rename_back, rename_in_place
+from core.tools.images import check_images, images_to_use, make_copies
+
+
+def resize(asked: ResizeSettings, context: JobContext) -> Outcome:
+    return make_copies(asked, context, lambda path: resized_copies(path, asked))
+
+
+def crop(asked: CropSettings, context: JobContext) -> Outcome:
+    return make_copies(asked, context, lambda path: ([cropped_copy(path, asked)], []))
+
+
+def convert(asked: ConvertSettings, context: JobContext) -> Outcome:
+    return make_copies(asked, context, lambda path: ([converted_copy(path, asked)], []))
+
+
+def edges(asked: EdgeSettings, context: JobContext) -> Outcome:
+    def edges_of(path: Path) -> tuple[list[Made], list[str]]:
+        image = open_decoded(_no_label(path)).on(WHITE)
+        return [Made(path.stem, Opened(edge_image(image, asked.edge_low, asked.edge_high), None), "png")], []
+
+    return make_copies(asked, context, edges_of)
+
+
+def faces(asked: FaceSettings, context: JobContext, detector: Detector | None = None) -> Outcome:
+    """detector: finds faces; by default the one that is installed."""
+    check_images(asked, context.workspace)
+    finder = detector or FaceDetector()
+    return make_copies(asked, context, lambda path: face_copies(_no_label(path), asked, finder))
+
+
+def number(asked: NumberSettings, context: JobContext) -> Outcome:
+    """Copies under numbers, or the files themselves renamed."""
+    folder, _ = check_images(asked, context.workspace)
+    images, others = images_to_use(folder, asked.recursive)
+    own = [path for path in images if not split_label(path.stem)[1]]
+    if asked.number_in_place:
+        record, count = rename_in_place(own, asked, folder)
+        line = f"{count} files renamed; 'Undo numbering' reverts it" if record else "All files have these names already"
+        return Outcome(lines=[line], facts={"output": str(folder), "renamed": count, "others": others, "undo": record})
+    stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(own, asked).items()}
+    return make_copies(asked, context, lambda path: ([_numbered(path, stems)], []))
+
+
+def undo_number(asked: UndoNumberSettings, context: JobContext) -> Outcome:
+    folder, _ = check_images(asked, context.workspace)
+    count = rename_back(folder)
+    return Outcome(lines=[f"{count} files have their earlier names again"], facts={"renamed": count})
+
+
+def _no_label(path: Path) -> Path:
+    if split_label(path.stem)[1]:
+        raise Skip("is a mask or control image")
+    return path
+
+
+def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Made:
+    """A copy, byte for byte, under its number; a mask gets the number of its image, and its label again when it is saved."""
+    base, label = split_label(path.stem)
+    stem = stems.get((path.parent, base if label else path.stem))
+    if stem is None:
+        raise Skip("is a mask or control image without its image")
+    if not os.access(path, os.R_OK):
+        raise Skip("may not be read, or is a link that leads nowhere")
+    return Made(stem, path, path.suffix[1:])

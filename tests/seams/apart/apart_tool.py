@@ -1,0 +1,134 @@
+"""A tool that no file of the product knows: form, preset, command line, queue, process, journal, pause, cancel, result."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from core import tasks
+from core.cli.main import main
+from core.engine.engine import Engine
+from core.engine.owner import hand_in
+from core.record.journal import read_lines
+from core.record.workspace import PROJECT, Workspace
+from core.settings import docs
+from core.settings.check import build
+from core.settings.job import JOBS
+from core.settings.presets import PresetStore, dump, to_values
+from tests.tabs.work_parts import event, make_page, wait_until
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "files"
+    place.mkdir()
+    for number in range(5):
+        (place / f"{number}.txt").write_text("x")
+    (place / "other.md").write_text("x")
+    return place
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets"), "cpu", "a test")
+    engine.start()
+    yield engine
+    engine.close()
+
+
+def job_of(folder, **asked):
+    return build(JOBS["count"], {"count": {"folder": str(folder), **asked}})
+
+
+def ended(engine, entry_id):
+    wait_until(lambda: engine.progress(entry_id)["state"] not in ("waiting", "running", "paused"), 120)
+    return engine.progress(entry_id)
+
+
+def test_the_command_line_knows_it(folder, tmp_path, capsys):
+    words = ["count", "--count.folder", str(folder), "--outputs", str(tmp_path / "out")]
+    assert main(["--help"]) == 0 and "count the files of a folder" in capsys.readouterr().out
+    for asked in (["count", "--help"], ["tool", "count", "--help"]):
+        assert main(asked) == 0 and "--count.suffix" in capsys.readouterr().out
+    assert main([*words, "--count.suffix", ".txt"]) == 0 and capsys.readouterr().out == "5 files\n"
+    assert main([*words, "--check"]) == 0 and main([*words, "--count.sufix", "x"]) == 2
+    assert "count.suffix" in docs.render()
+
+
+def test_it_is_a_preset_and_a_job_file(folder, tmp_path, capsys):
+    job = job_of(folder, suffix=".md")
+    store = PresetStore(tmp_path / "presets")
+    name = store.save("mine", job, task="count")
+    assert store.load(name).task == "count" and json.loads(json.dumps(to_values(job)))["count"]["suffix"] == ".md"
+    assert main(["count", str(store.path(name)), "--outputs", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == "1 files\n"
+    assert dump(job, task="count")["task"] == "count"
+
+
+def test_it_only_reads_so_it_runs_while_a_page_holds_the_folder(engine, folder, capsys):
+    assert main(["count", "--count.folder", str(folder), "--outputs", str(engine.workspace.outputs)]) == 0
+    assert main(["number", "--number.folder", str(folder), "--outputs", str(engine.workspace.outputs)]) == 2
+
+
+def test_it_goes_through_the_queue_in_a_process_of_its_own_and_leaves_a_journal(engine, folder):
+    found = ended(engine, engine.submit("count", job_of(folder)))
+    assert (found["state"], found["lines"], found["facts"]) == ("done", ["6 files"], {"files": 6})
+    (entry,) = engine.queue()
+    assert (entry.task, entry.state) == ("count", "done") and str(folder.name) in entry.title
+    kinds = [line["kind"] for line in read_lines(engine._folder(entry.run).journal_file)]
+    assert kinds[0] == "state" and "stage" in kinds and kinds[-2:] == ["result", "state"]
+    assert (engine._folder(entry.run).logs / "processes.txt").is_file()
+
+
+def test_it_is_handed_in_from_another_terminal(engine, folder):
+    hand_in(engine.workspace, "count", "", to_values(job_of(folder)))
+    wait_until(lambda: [entry.state for entry in engine.queue()] == ["done"], 120)
+
+
+def test_it_pauses_resumes_and_stops_at_its_checks(engine, folder):
+    identity = engine.submit("count", job_of(folder, seconds=0.5))
+    wait_until(lambda: engine.progress(identity)["done"] > 0)
+    run = engine.progress(identity)["run"]
+    engine.command(run, "pause")
+    wait_until(lambda: engine.progress(identity)["state"] == "paused")
+    engine.command(run, "resume")
+    wait_until(lambda: engine.progress(identity)["state"] == "running")
+    engine.cancel(identity)
+    assert ended(engine, identity)["state"] == "cancelled"
+
+
+def test_what_goes_wrong_is_told(engine, tmp_path):
+    found = ended(engine, engine.submit("count", job_of(tmp_path / "nowhere")))
+    assert found["state"] == "failed" and found["problems"][0]["fix"]
+
+
+def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
+    from tabs.tool_forms import ToolForm, cards
+    from tabs.tools import Tools
+
+    page = make_page(tmp_path, engine)
+    tools = Tools(page)
+    (card,) = (card for card in cards() if card.name == "count")
+    form = ToolForm(page, card, tools.start)
+    assert all(words in form.html() for words in ("Count files", "Counts the files of a folder.", 'data-arg="suffix"'))
+    form.act(event("field", "suffix", ".txt"))
+    form.act(event("go", "", str(folder)))
+    wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 120)
+    (work,) = tools.parts("Tools", {})["works"]
+    assert (work["card"], work["lines"], work["problems"]) == ("count", ["5 files"], [])
+
+
+def test_it_can_be_taken_back():
+    task = tasks.named("count")
+    tasks.unregister("count")
+    try:
+        assert "count" not in JOBS and main(["count"]) == 2
+    finally:
+        tasks.register(task)
+
+
+def test_registering_it_loads_no_torch():
+    code = "from core import extensions as e; e.EXTENSIONS += ('tests.seams.toys.count', 'tests.seams.toys.spell')\n"
+    code += "import core.settings.job, sys; assert 'count' in core.settings.job.JOBS and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)

@@ -1,0 +1,60 @@
+"""A toy objective: the velocity of a straight line from image to noise, as in flow matching; and a toy sampler for it."""
+
+from types import SimpleNamespace
+
+from core.diffusion.objectives import ObjectiveKind
+from core.diffusion.objectives import register as register_objective
+from core.diffusion.samplers import register as register_sampler
+from core.settings.base import Settings, setting
+
+
+class StraightSettings(Settings):
+    """The straight line's loss."""
+
+    late_weight: float = setting(1.0, title="Late weight", help="Weight of the noisier half.", ge=0, le=10)
+
+
+def _make(job, prediction, device):
+    from core.diffusion.objective import Objective
+
+    class Straight(Objective):
+        prediction = "epsilon"
+
+        def noised(self, x0, noise, timesteps):
+            s = ((timesteps + 1) / 1000).view(-1, 1, 1, 1)
+            return (1 - s) * x0 + s * noise
+
+        def target(self, x0, noise, timesteps):
+            return noise - x0
+
+        def weight(self, timesteps):
+            return 1.0 + (timesteps >= 500).float() * (job.straight.late_weight - 1.0)
+
+    return Straight()
+
+
+def _sampler(prediction, zero_terminal_snr):
+    """Every step goes the same way along the line."""
+
+    class Line:
+        init_noise_sigma, config = 1.0, {}
+
+        def set_timesteps(self, count, device=None):
+            import torch
+
+            self.timesteps = torch.linspace(999, 999 / count, count, device=device).long()
+
+        def scale_model_input(self, latents, timestep):
+            return latents
+
+        def step(self, output, timestep, latents, return_dict=False):
+            return (latents - output / len(self.timesteps),)
+
+        def register_to_config(self, **more):
+            self.config = SimpleNamespace(**more)
+
+    return Line()
+
+
+register_objective(ObjectiveKind("straight", "Straight line", _make, StraightSettings))
+register_sampler("line", "Straight line", _sampler)

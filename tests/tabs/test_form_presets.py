@@ -1,0 +1,135 @@
+"""Presets, undo and marks of changes on Generate, without a browser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_generate_tab import Engine
+from work_parts import event, make_page, said
+
+from core.record.problems import ProblemsError
+from core.settings.job import GenerateJob, TrainJob
+from core.settings.presets import apply
+from tabs.generate import Desk
+from tabs.presets_bar import choices
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+
+
+def press(desk, act, arg="", value=""):
+    return desk.preset_act(event(act, arg, value))
+
+
+def change(desk, **fields):
+    for name, value in fields.items():
+        desk.setter(name)(value)
+
+
+def test_a_saved_preset_gives_the_same_job_again(desk):
+    change(desk, prompt="a red fox", steps="31", count="3")
+    press(desk, "preset_save", value="foxes")
+    assert desk.presets.name == "user/foxes" and desk.presets.changed() == {}
+    job = apply(desk.page.presets.load("user/foxes"))
+    assert isinstance(job, GenerateJob) and (job.generate.steps, job.generate.count) == (31, 3)
+    change(desk, steps="12", prompt="a cat")
+    assert desk.presets.changed() == {"prompt": "a red fox", "steps": "31"}
+    press(desk, "preset_back", "steps")
+    assert desk._values()["steps"] == "31" and list(desk.presets.changed()) == ["prompt"]
+    press(desk, "preset_load", value="user/foxes")
+    assert desk.presets.changed() == {} and desk._values()["prompt"] == "a red fox"
+
+
+def test_it_is_listed_on_its_own_form_alone(desk):
+    press(desk, "preset_save", value="foxes")
+    assert "user/foxes" in desk.presets.html()
+    assert "user/foxes" not in [name for _, name in choices(desk.page)]
+    desk.page.presets.save("lora", TrainJob())
+    with pytest.raises(ProblemsError) as refused:
+        press(desk, "preset_load", value="user/lora")
+    assert refused.value.codes == ["preset.other-task"]
+    with pytest.raises(ProblemsError):
+        desk.page.project.load_preset("user/foxes")
+
+
+def test_undo_and_redo_walk_through_fields_and_presets(desk):
+    first = desk._values()
+    change(desk, steps="9")
+    change(desk, steps="9")  # passed through: no step of its own
+    change(desk, seed="7")
+    press(desk, "preset_undo")
+    assert desk._values()["steps"] == "9" and desk._values()["seed"] == ""
+    press(desk, "preset_undo")
+    assert desk._values() == first
+    press(desk, "preset_redo")
+    press(desk, "preset_redo")
+    assert (desk._values()["steps"], desk._values()["seed"]) == ("9", "7")
+    press(desk, "preset_load", value="")
+    assert desk._values()["steps"] == first["steps"]
+    press(desk, "preset_undo")
+    assert desk._values()["steps"] == "9"
+
+
+def test_all_changes_are_put_back_at_once(desk):
+    change(desk, steps="9", prompt_weights=False)
+    press(desk, "preset_all_back")
+    assert desk.presets.changed() == {}
+
+
+def test_the_json_is_the_job_and_can_be_edited(desk):
+    change(desk, steps="9")
+    job = json.loads(json.dumps({"kind": "job", "schema_version": 2, "task": "generate", "generate": {"steps": 44}}))
+    press(desk, "preset_json", value=json.dumps(job))
+    assert desk._values()["steps"] == "44"
+    for wrong in (
+        "{",
+        json.dumps(job | {"task": "train", "generate": {}}),
+        json.dumps(job | {"generate": {"steps": 0}}),
+    ):
+        with pytest.raises(ProblemsError):
+            press(desk, "preset_json", value=wrong)
+    assert desk._values()["steps"] == "44"
+
+
+def test_a_form_that_cannot_be_used_is_not_saved_and_a_taken_name_not_written_over(desk):
+    change(desk, steps="many")
+    with pytest.raises(ProblemsError) as refused:
+        press(desk, "preset_save", value="bad")
+    assert [problem.where for problem in refused.value.problems] == ["generate.steps"] and desk.page.presets.names(
+        "generate"
+    ) == []
+    change(desk, steps="9")
+    press(desk, "preset_save", value="mine")
+    change(desk, steps="10")
+    with pytest.raises(ProblemsError):
+        press(desk, "preset_save", value="mine")
+    press(desk, "preset_save", "user/mine")
+    assert apply(desk.page.presets.load("user/mine")).generate.steps == 10
+
+
+def test_deleting_asks_once_more_and_keeps_the_fields(desk):
+    change(desk, steps="9")
+    press(desk, "preset_save", value="mine")
+    press(desk, "preset_delete")
+    assert desk.page.presets.names("generate") == ["user/mine"]
+    press(desk, "preset_delete")
+    assert desk.page.presets.names("generate") == [] and desk.presets.name == "" and desk._values()["steps"] == "9"
+
+
+def test_what_of_a_preset_is_not_here_is_said(desk):
+    job = {
+        "kind": "job",
+        "schema_version": 2,
+        "task": "generate",
+        "generate": {"loras": [{"file": "gone", "strength": 1}]},
+    }
+    press(desk, "preset_json", value=json.dumps(job))
+    assert desk._values()["loras"] == [] and "gone" in said(desk)
+
+
+def test_names_of_presets_never_become_markup(desk):
+    press(desk, "preset_save", value="a&b'c")
+    assert "a&amp;b" in desk.presets.html() and "a&b'" not in desk.presets.html()

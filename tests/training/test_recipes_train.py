@@ -1,0 +1,32 @@
+"""Each shipped recipe trains: on the starter, with its own values but for the size of images and the length."""
+
+import math
+
+import pytest
+
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets import apply, read, to_values
+from tests.selection import slow_unless
+from tests.training.conftest import Training
+
+RECIPES = [path for path in sorted((PROJECT / "presets").glob("*.json")) if read(path).kind == "recipe"]
+SMALL = {
+    "dataset": {"resolution": 64},
+    "schedule": {"max_train_steps": 2, "seed": 7},
+}  # what the starter's size asks for
+DIFFERENT = {"sd15_lora_c3lier_8gb", "sd15_textual_inversion_6gb", "sdxl_fine_tune_12gb", "sdxl_lora_prodigy_12gb"}
+
+
+@pytest.mark.parametrize("name", slow_unless(DIFFERENT.__contains__, [path.stem for path in RECIPES]))
+def test_a_recipe_trains_two_steps_on_the_starter(name, workspace, make_job):
+    own = make_job(embedding={"token_string": "zkwq", "init_word": "fox"})
+    recipe = read(PROJECT / "presets" / f"{name}.json")
+    job = build(TrainJob, merge(to_values(apply(recipe, own)), SMALL))
+    training = Training(job, workspace)
+    assert training.start() == "done"
+    losses = training.losses()
+    assert list(losses) == [1, 2] and all(math.isfinite(loss) for loss in losses.values())
+    assert training.file().stat().st_size > 0
