@@ -32,3 +32,9 @@ class Components:
     family: str = "sd1"
     source: Path | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> Path:
+        """Its file or folder; for a model that was loaded from one."""
+        assert self.source is not None
+        return self.source

@@ -42,6 +42,7 @@ from core.settings.job import ClassImagesJob, GenerateJob
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from core.families.components import Components
     from core.record.cancel import CancelToken
 
 
@@ -183,7 +184,7 @@ class _Maker:
         workspace: Workspace,
         sources: Sources,
         hashes: Hashes,
-        components: Any,
+        components: Components,
         states: PromptStates,
         on_event: OnEvent,
         cancel: CancelToken | None,

@@ -22,6 +22,8 @@ from core.record.workspace import Workspace, display_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.families.components import Components
+
 WHERE = "embeddings"
 TABLE = "token_embedding.weight"  # the end of its name in every single file, the first encoder's first
 
@@ -105,7 +107,7 @@ class Words:
     layered     names with one vector per layer (XTI)
     """
 
-    def __init__(self, components: Any, counts: dict[str, int], layered: set[str]):
+    def __init__(self, components: Components, counts: dict[str, int], layered: set[str]):
         self._components, self._counts, self._layered = components, counts, layered
 
     def encode(
@@ -153,7 +155,7 @@ class Words:
 
 
 @contextmanager
-def embeddings_attached(components: Any, words: Sequence[NewWord]) -> Iterator[Words]:
+def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Iterator[Words]:
     """Run the block with these embeddings, whose files were checked.
 
     No weight is changed: rows are appended to the encoders' tables, and copies of the tokenizers learn the tokens. At the

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.networks.files import check_file, read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
+    from core.families.components import Components
     from core.networks.network import Network
     from core.settings.generate import LoraUse
 
@@ -39,7 +40,9 @@ class LorasReport:
 
 
 @contextmanager
-def loras_attached(components: Any, uses: Sequence[LoraUse], find: Callable[[str], Path]) -> Iterator[LorasReport]:
+def loras_attached(
+    components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path]
+) -> Iterator[LorasReport]:
     """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
 
     No weight is changed: modules add the delta to their output and stop doing so at the end, also after an error.

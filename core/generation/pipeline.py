@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from core.families.components import Components
     from core.record.cancel import CancelToken
 
 LATENT_CHANNELS = 4
@@ -56,7 +57,7 @@ def tokens_read(texts: Sequence[str], count: Callable[[str], int], weighted: boo
 
 
 def encode_texts(
-    components: Any,
+    components: Components,
     texts: Sequence[str],
     *,
     tokens: int | None = None,
@@ -87,7 +88,12 @@ def prompt_and_opposite(both: TextStates) -> PromptStates:
 
 
 def encode_prompts(
-    components: Any, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
+    components: Components,
+    prompt: str,
+    negative_prompt: str = "",
+    *,
+    clip_skip: int | None = None,
+    weighted: bool = True,
 ) -> PromptStates:
     """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
     import torch
@@ -191,7 +197,7 @@ def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def images_at_once(components: Any, width: int, height: int) -> int:
+def images_at_once(components: Components, width: int, height: int) -> int:
     """How many images of this size to generate together, 1 to 4: on a CPU as long as it gains speed, else what fits in
     half of the device's free memory."""
     import torch
@@ -208,7 +214,7 @@ def images_at_once(components: Any, width: int, height: int) -> int:
 
 
 def draw(
-    components: Any,
+    components: Components,
     states: PromptStates,
     *,
     seeds: Sequence[int],

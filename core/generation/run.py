@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from core.families.components import Components
     from core.record.cancel import CancelToken
     from core.settings.model import ModelSettings
 
@@ -216,7 +217,7 @@ class _Drawing:
         workspace: Workspace,
         sources: Sources,
         hashes: Hashes,
-        components: Any,
+        components: Components,
         states: PromptStates,
         on_event: OnEvent,
         cancel: CancelToken | None,

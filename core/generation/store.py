@@ -18,6 +18,7 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     import torch
 
+    from core.families.components import Components
     from core.settings.model import ModelSettings
 
 # (settings, path, vae path or None, dtype, VAE's dtype, device) -> components; see core.generation.run.load_model
@@ -44,7 +45,7 @@ class ModelStore:
         self._load = load
         self._lock = threading.Lock()
         self._key: Any = None
-        self._components: Any = None
+        self._components: Components | None = None
 
     @property
     def holds(self) -> str | None:

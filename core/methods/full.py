@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from core.families import family
 from core.families.saving import modules_of, save_model
@@ -59,7 +59,7 @@ class FullMethod(Method):
         self.trains_text = any(name in parts for name in TEXT_PARTS)
         self.trains_unet = "unet" in parts
         wanted = job.saving.save_model_as
-        self._form: Form = form_of(source) if wanted == "source" else wanted  # type: ignore[assignment]
+        self._form: Form = form_of(source) if wanted == "source" else cast("Form", wanted)
         self.extension = ENDINGS[self._form]
         self.steady_gradients = job.method.stop_text_encoder_training is None
         self.needs_untrained = self.trains_unet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.families import family
 from core.formats.detect import FAMILY_NAMES, identify
@@ -14,6 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
+    from core.families.components import Components
     from core.networks.network import Network
     from core.networks.sizes import Target
 
@@ -62,7 +63,7 @@ def check_file(path: Path, family_name: str) -> None:
         )
 
 
-def targets_of(components: Any, *, conv: bool) -> Iterator[Target]:
+def targets_of(components: Components, *, conv: bool) -> Iterator[Target]:
     """The layers of the loaded parts, text encoders first as in kohya's files."""
     kind = family(components.family)
     for part in (*components.text_encoders, components.unet):
@@ -76,7 +77,7 @@ def read_file(path: Path, family_name: str) -> LoraFile:
     return load_lora(path)
 
 
-def read_network(components: Any, path: Path, strength: float) -> Network:
+def read_network(components: Components, path: Path, strength: float) -> Network:
     """The network of a LoRA file for this model. Raises ProblemsError for another kind or family."""
     from core.networks.network import Network
 
@@ -92,7 +93,7 @@ def read_network(components: Any, path: Path, strength: float) -> Network:
     return network
 
 
-def merge_files(components: Any, files: Sequence[MergedFile]) -> None:
+def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
     """Merge LoRAs permanently into the loaded weights, each with its strength, in order.
 
     Called at each load: parts that are loaded later are merged then. A LoRA may have nothing for these parts.

@@ -50,9 +50,10 @@ def narrow(model: nn.Module) -> int:
     saved = 0
     for name, module in model.named_modules():
         kind = {nn.Linear: NarrowLinear, nn.Conv2d: NarrowConv}.get(type(module))
-        if kind is None or not name.startswith(PLACES) or module.weight.requires_grad:  # type: ignore[union-attr]
+        if kind is None or not isinstance(module, (nn.Linear, nn.Conv2d)) or not name.startswith(PLACES):
             continue
-        saved += _narrow(module, kind)
+        if not module.weight.requires_grad:
+            saved += _narrow(module, kind)
     return saved
 
 

@@ -21,7 +21,8 @@ def averages(optimizer: Optimizer) -> bool:
 def ready_to_train(optimizer: Optimizer) -> None:
     """Switch the weights to the point where gradients are taken: after building, before the first step."""
     if averages(optimizer):
-        optimizer.train()  # type: ignore[attr-defined]
+        schedule_free: Any = optimizer
+        schedule_free.train()
 
 
 @contextmanager

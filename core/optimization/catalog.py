@@ -187,9 +187,13 @@ def described() -> list[dict[str, Any]]:
 
 def render() -> str:
     """The file's text: one line per optimizer."""
-    content = {"packages": versions(), "optimizers": [tried(item) for item in described()], "schedules": schedules()}
+    content: dict[str, Any] = {
+        "packages": versions(),
+        "optimizers": [tried(item) for item in described()],
+        "schedules": schedules(),
+    }
     rows = {
-        name: ",\n".join("    " + json.dumps(item, ensure_ascii=False) for item in content[name])  # type: ignore[union-attr]
+        name: ",\n".join("    " + json.dumps(item, ensure_ascii=False) for item in content[name])
         for name in ("optimizers", "schedules")
     }
     packages = json.dumps(content["packages"])

@@ -57,7 +57,7 @@ class NonFiniteGuard:
         """`optimizer.step()`, unless the flag is set. torch's fused optimizers read the flag on the device; others undo a step
         there; the rest makes the host wait once: see `can_undo`."""
         if _reads_flags(optimizer):
-            optimizer.found_inf = self.flag  # type: ignore[attr-defined]
+            vars(optimizer)["found_inf"] = self.flag
             optimizer.step()
         elif self._undo and can_undo(optimizer, self.flag.device):
             step_or_undo(optimizer, self.flag)

@@ -98,7 +98,7 @@ class WideStep:
                 gradient = weight.grad
                 weight.grad = None
                 weight.data = weight.data.float()
-                weight.grad = gradient.float()  # type: ignore[union-attr]
+                weight.grad = None if gradient is None else gradient.float()
             elif withheld is not None:
                 weight.data = weight.data.clone()
         _step(self._optimizer, self._plain, groups)
@@ -108,7 +108,7 @@ class WideStep:
             if new is old:
                 continue
             weight.data = old
-            if asked and withheld > 0:  # type: ignore[operator]
+            if asked and withheld is not None and bool(withheld > 0):
                 continue
             chance = self._chance(weight)
             for target, values in in_pieces(old, new):
@@ -162,7 +162,7 @@ def widen_steps(optimizer: Optimizer, seed: int, *, stochastic: bool, by_parts: 
     """From now on `optimizer.step()` steps 16-bit weights in fp32. fp32 weights step as before."""
     wide = WideStep(optimizer, seed, stochastic=stochastic, by_parts=by_parts)
     if any(weight.dtype in NARROW for weight in _weights(optimizer.param_groups)):
-        optimizer.step = wide  # type: ignore[method-assign]
+        vars(optimizer)["step"] = wide
     return wide
 
 

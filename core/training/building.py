@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from core.families.components import Components
     from core.optimization.clipping import NonFiniteGuard
     from core.optimization.fused import FusedBackward
     from core.training.setup import Builder
@@ -86,7 +87,11 @@ def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
 
 
 def make_stepper(
-    builder: Builder, components: Any, parameters: Sequence[nn.Parameter], optimizer: Optimizer, guard: NonFiniteGuard
+    builder: Builder,
+    components: Components,
+    parameters: Sequence[nn.Parameter],
+    optimizer: Optimizer,
+    guard: NonFiniteGuard,
 ) -> Stepper:
     """The plain way, or DeepSpeed's, after which a whole model lies in the type it computes in."""
     job, precision, processes = builder.job, builder.precision, builder.context.processes

@@ -35,7 +35,7 @@ THUMBNAIL_BYTES = 1 << 20
 
 def file_metadata(run: Run) -> dict[str, str]:
     """ss_* and modelspec metadata of a file saved now."""
-    source, vae = run.components.source, run.facts["vae_path"]
+    source, vae = run.components.origin, run.facts["vae_path"]
     # Without the token: "stop and save" has set it by now, and a hash that gave up here would lose the save.
     old_hash, sha256 = model_hashes(source, run.facts["memo"])
     vae_hash, vae_sha256 = model_hashes(vae, run.facts["memo"]) if vae else (None, None)

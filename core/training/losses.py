@@ -13,6 +13,7 @@ from core.record.problems import Problem, ProblemsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.families.components import Components
     from core.training.watching import Seen
 
 EVENT_SECONDS = 0.3
@@ -140,7 +141,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     )
 
 
-def not_finite_itself(components: Any) -> ProblemsError | None:
+def not_finite_itself(components: Components) -> ProblemsError | None:
     """Where the base model's own weights are not finite no step can be, whatever it trains from: that is told instead."""
     parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:

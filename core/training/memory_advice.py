@@ -121,8 +121,8 @@ def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
     (wide, high), batch = largest_batch(before)
     (new_wide, new_high), new_batch = largest_batch(after)
     part = (new_wide * new_high / (wide * high)) ** 0.5
-    sides = tuple(max(64, int(side * part) // 8 * 8) for side in facts.sides)
-    return replace(facts, sides=sides, batch=max(1, facts.batch * new_batch // batch))  # type: ignore[arg-type]
+    first, second = (max(64, int(side * part) // 8 * 8) for side in facts.sides)
+    return replace(facts, sides=(first, second), batch=max(1, facts.batch * new_batch // batch))
 
 
 def smaller_resolution(job: TrainJob) -> int | None:

@@ -127,7 +127,8 @@ def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, i
 
 
 def _pair(side: Any) -> Sides:
-    return tuple(side) if isinstance(side, (tuple, list)) else (side, side)  # type: ignore[return-value]
+    wide, high = side if isinstance(side, (tuple, list)) else (side, side)
+    return wide, high
 
 
 def _size(part: Any, config: Mapping[str, Any]) -> PartSize:

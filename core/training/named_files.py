@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from core.formats.hub_upload import missing_key
@@ -42,9 +43,9 @@ def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]
     if config:
         yield lambda: tracker_config(config)
     for setting, folder in written_folders(job).items():
-        yield lambda folder=folder, setting=setting: _writable(resolve_path(folder), setting)  # type: ignore[misc]
+        yield partial(_at, _writable, folder, setting)
     for setting, folder in disk_folders(job).items():
-        yield lambda folder=folder, setting=setting: _usable(resolve_path(folder), setting)  # type: ignore[misc]
+        yield partial(_at, _usable, folder, setting)
     state = job.resume.resume
     if state:
         yield (
@@ -52,6 +53,10 @@ def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]
                 parse_address(state) if job.resume.resume_from_huggingface else find_state(state, workspace, quick=True)
             )
         )
+
+
+def _at(look: Callable[[Path, str], object], folder: str, setting: str) -> object:
+    return look(resolve_path(folder), setting)
 
 
 def written_folders(job: TrainJob) -> dict[str, str]:

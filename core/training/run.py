@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from core.diffusion.objective import Objective
     from core.diffusion.text_states import TextStates
     from core.families.compiling import CompiledBlocks
+    from core.families.components import Components
     from core.families.precision import Precision
     from core.formats.hub_upload import Uploads
     from core.generation.sample_prompts import SamplePrompt
@@ -63,7 +64,7 @@ class Run:
     plan: Plan
     total: int
     precision: Precision
-    components: Any
+    components: Components
     method: Method
     latents: Latents
     text: Text
@@ -75,10 +76,10 @@ class Run:
     stepper: Stepper
     objective: Objective
     tracker: Tracker
-    tasks: Tasks
     facts: dict[str, Any]
     validation: Validation
     uploads: Uploads
+    tasks: Tasks = field(init=False)
     stop_at: int | None = None
     prior: ModelPrior | None = None
     compiled: CompiledBlocks | None = None
@@ -108,9 +109,9 @@ class Run:
         if self.compiled is not None:
             self.compiled.release()
         self.method.release()
-        self.components = self.optimizer = None
-        self.stepper = self.latents = self.text = self.prompt_texts = self.tasks = None  # type: ignore[assignment]
         self.parameters = []
+        for name in ("components", "optimizer", "stepper", "latents", "text", "prompt_texts", "tasks"):
+            vars(self)[name] = None
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:

@@ -137,7 +137,7 @@ def vae_on_device(run: Run) -> Iterator[Any]:
     device = run.context.device
     if run.components.vae is None:
         loaded = family(run.components.family).load(
-            run.components.source, parts=("vae",), vae=run.facts["vae_path"], vae_dtype=vae_type(run.job.memory)
+            run.components.origin, parts=("vae",), vae=run.facts["vae_path"], vae_dtype=vae_type(run.job.memory)
         )
         run.components.vae = loaded.vae
     vae = run.components.vae

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from core.dataset.batches import Placed
     from core.dataset.text_cache import EncodeText
     from core.diffusion.text_states import TextStates
+    from core.families.components import Components
 
 
 Choose = Callable[[Report], Report]
@@ -363,7 +364,7 @@ def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report
     return run
 
 
-def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, undo: ExitStack) -> Run:
+def _assemble(builder: Builder, components: Components, text: Text, latents: Latents, undo: ExitStack) -> Run:
     """undo: what the process is left with where this ends in an error"""
     from core.networks.frozen import install
     from core.optimization.clipping import NonFiniteGuard
@@ -408,7 +409,6 @@ def _assemble(builder: Builder, components: Any, text: Text, latents: Latents, u
         stepper=stepper,
         objective=objective_of(job, context, components),
         tracker=tracker,
-        tasks=None,  # type: ignore[arg-type]
         facts={
             "sentence": builder.report.sentence,
             "vae_path": builder.vae,

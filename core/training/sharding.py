@@ -116,7 +116,7 @@ class ShardedStepper(Stepper):
             stack.enter_context(joined(context.device))  # stage 3 asks in each pass
             stack.callback(self._engine.destroy)
             self._zero = self._engine.optimizer
-            optimizer.step = self._guarded(optimizer.step)  # type: ignore[method-assign]
+            vars(optimizer)["step"] = self._guarded(optimizer.step)
             self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
             self._begin_exactly(exact)
             for module in () if shares else modules:  # what does not train
